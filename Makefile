@@ -1,0 +1,84 @@
+# What a person types. `make` alone lists it. Everything runs in .venv, which is made on first use.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+UI_PORT ?= 5000
+OUT := data/out features/out training/out serving/out experiments/out
+
+# Nothing here reports to anybody, and nothing may wait for a network that is not there.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export PYTHON TORCH_INDEX MAKECMDGOALS
+
+# A variable counts only when given on make's command line: terminals export COLUMNS of their own.
+given = $(if $(filter command,$(firstword $(origin $(1)))),$(value $(1)))
+
+$(STAMP): requirements.lock .ci/install
+	@.ci/install
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: export DEMO_SOURCE = $(call given,SOURCE)
+demo: export DEMO_USERS = $(call given,USERS)
+demo: export DEMO_ITEMS = $(call given,ITEMS)
+demo: export DEMO_COLUMNS = $(call given,COLUMNS)
+demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS=]
+	@$(PY) -m experiments.demo $${DEMO_SOURCE:+--source "$$DEMO_SOURCE"} $${DEMO_USERS:+--users "$$DEMO_USERS"} \
+	  $${DEMO_ITEMS:+--items "$$DEMO_ITEMS"} $${DEMO_COLUMNS:+--columns "$$DEMO_COLUMNS"}
+
+.PHONY: ui
+ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]
+	@.ci/ui start "$(UI_PORT)"
+
+.PHONY: rollback
+rollback: $(STAMP) ## put the previous champion back
+	@$(PY) -m serving.deploy --rollback
+
+.PHONY: stop
+stop: ## stop MLflow and TorchServe
+	@.ci/ui stop
+	@if [ -x $(PY) ]; then $(PY) -m serving.server stop; fi
+
+.PHONY: test
+test: $(STAMP) ## the whole test suite
+	@$(PY) -m pytest
+
+.PHONY: test-fast
+test-fast: $(STAMP) ## the tests that are not slow
+	@$(PY) -m pytest -m "not slow"
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy and the import contracts
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+
+.PHONY: bench
+bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
+	@for file in benchmarks/$(or $(ONLY),*).py; do \
+	  name=$$(basename "$$file" .py); \
+	  case $$name in _*) continue;; esac; \
+	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
+	done
+
+.PHONY: lock
+lock: $(STAMP) ## write the lock files anew from pyproject.toml
+	@$(PY) .ci/lock.py
+	@touch $(STAMP)
+
+.PHONY: clean
+clean: stop ## remove every product; .venv and DVC's cache stay
+	@rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## clean, and remove .venv and DVC's cache too
+	@rm -rf .venv .venv.lock .dvc/cache .dvc/tmp

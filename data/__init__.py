@@ -1,0 +1,1 @@
+"""Raw events become clean, split, versioned interactions."""

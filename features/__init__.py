@@ -1,0 +1,1 @@
+"""Interactions become what a model eats, offline and online from the same functions."""

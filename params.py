@@ -1,0 +1,183 @@
+"""Types and bounds of params.yaml. No defaults: a default is a value that DVC cannot see."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from command import UserError
+
+ROOT = Path(__file__).resolve().parent
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section that refuses keys it does not know and cannot be changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Simulate(Section):
+    users: Count
+    items: Count
+    events: Count
+    days: Annotated[int, Field(ge=14)]
+    start: datetime
+
+
+class Ingest(Section):
+    source: Literal["auto", "simulator", "movielens-100k", "movielens-dat", "table"]
+    path: str | None
+    users: str | None
+    items: str | None
+    columns: dict[str, str]
+    event_types: list[str] | None
+    min_value: float | None
+    repeats: Literal["first", "last", "all"]
+    time_unit: Literal["auto", "s", "ms", "us"]
+
+
+class Split(Section):
+    valid_quantile: Share
+    test_quantile: Share
+    valid_start: datetime | None
+    test_start: datetime | None
+    window_days: Count
+
+
+class Trends(Section):
+    refresh_minutes: Count
+    windows_days: list[Count]
+    half_lives_days: list[Count]
+
+
+class Featurize(Section):
+    text_dimensions: Annotated[int, Field(ge=0)]
+    max_trait_values: Count
+    trait_buckets: Annotated[int, Field(ge=2)]
+    context: list[str]
+    trends: Trends
+
+
+class Popularity(Section):
+    name: Literal["popularity"]
+    days: Count | None  # trailing window; None counts everything
+
+
+class ItemKNN(Section):
+    name: Literal["item_knn"]
+    shrinkage: Annotated[float, Field(ge=0)]
+    neighbours: Count
+    max_items: Count
+
+
+class Ease(Section):
+    name: Literal["ease"]
+    l2: list[Annotated[float, Field(gt=0)]]  # the better on validation is kept
+    max_items: Count
+
+
+class Learned(Section):
+    """What every network has."""
+
+    channels: list[str]  # item trends that it weighs, of those that featurize.trends gives
+    max_history: Count  # the newest events that it reads
+    width: Count
+    heads: Count  # must divide width
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    trend_hours: Count  # between two moments whose trends training reads; serving reads live ones
+    window_questions: Annotated[int, Field(ge=0)]  # per user and epoch, asked up to a window ahead of an event
+    window_weight: Annotated[float, Field(ge=0, lt=1)]  # their share of the loss
+    batch_events: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warm_up_steps: Count
+    average_decay: Share  # of the moving average of the weights, per step
+    max_epochs: Count
+    patience: Count  # epochs without a better validation score
+
+
+class TwoTower(Learned):
+    name: Literal["two_tower"]
+    blocks: Count
+    loss: Literal["full_softmax", "in_batch"]
+
+
+class NeuralCF(Learned):
+    name: Literal["neural_cf"]
+    hidden: Annotated[int, Field(ge=2)]
+    loss: Literal["sampled_softmax", "bce"]
+    negatives: Count  # sampled per event
+    alpha: Annotated[float, Field(ge=0, le=1)]  # 0 samples items evenly, 1 by popularity
+
+
+ModelParams = Annotated[Popularity | ItemKNN | Ease | TwoTower | NeuralCF, Field(discriminator="name")]
+
+
+class Train(Section):
+    early_stopping_cases: Count
+    validation_cases: Count
+    batch_cases: Count
+    models: dict[str, ModelParams]
+
+
+class Evaluate(Section):
+    k: list[Annotated[int, Field(ge=1, le=100)]]  # rankings keep 100 ids; 10 is always measured
+    resamples: Annotated[int, Field(ge=100)]
+
+
+class Gate(Section):
+    primary: Literal["next", "window"]  # the target on which the candidate must be better
+    alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the window
+    margin: Annotated[float, Field(ge=0, lt=1)]  # how much worse, relatively, the other target may be
+    min_users: Count  # of either target; fewer decide nothing
+
+
+class Params(Section):
+    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    seed: Annotated[int, Field(ge=0)]
+    simulate: Simulate
+    ingest: Ingest
+    split: Split
+    featurize: Featurize
+    train: Train
+    evaluate: Evaluate
+    gate: Gate
+
+
+class ParamsError(UserError):
+    """params.yaml holds something that cannot be; the message names the key, the value and the bound."""
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: one line per fault: `params.yaml: split.test_quantile is 1.2; expected ...`.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist; run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_sentence(path, fault) for fault in error.errors())) from None
+
+
+def _sentence(path: Path, fault) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if fault["type"] == "extra_forbidden":
+        return f"{path.name}: {key} is not a known parameter"
+    if fault["type"] == "missing":
+        return f"{path.name}: {key} is missing"
+    return f"{path.name}: {key} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"

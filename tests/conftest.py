@@ -1,0 +1,65 @@
+"""What every test may use: the real data where it lies, verbs run as a person runs them; few threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MKL_NUM_THREADS", "2")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["DVC_NO_ANALYTICS"] = "true"
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into somebody's real tracking server
+
+Verb = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets (ml-100k, ml-1m-likes, ...); skips where there is none."""
+    folder = Path(os.environ.get("TIDEGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; TIDEGATE_REAL_DATA names another folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_verb() -> Verb:
+    """Run `python -m <module> <arguments>` as its own process and return it finished, output as text.
+
+    Keywords: cwd (default: the project's root), timeout in seconds (default: 120), env (added to this
+    process's). The project's modules are importable from any cwd.
+    """
+
+    def run(
+        module: str,
+        *arguments: object,
+        cwd: Path = ROOT,
+        timeout: float = 120,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,72 @@
+"""The import contracts of pyproject.toml hold, and would notice if they did not."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("data", "features", "training", "serving", "experiments")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the copy of the project in `folder` by the contracts that lie there."""
+    program = "from importlinter.cli import lint_imports; exit(lint_imports(no_cache=True, no_logo=True))"
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The project's code and contracts, copied to where a test may break them."""
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("out", "__pycache__"))
+    for name in ("pyproject.toml", "command.py", "params.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_contracts_hold(clone: Path) -> None:
+    result = lint_imports(clone)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("data/columns.py", "import experiments"),
+        ("features/sequences.py", "import training.models"),
+        ("training/models/base.py", "import serving"),
+        ("serving/recommender.py", "import experiments"),
+        ("features/encode.py", "import pandas"),
+        ("training/models/base.py", "import pytorch_lightning"),
+        ("serving/recommender.py", "import features.featurize"),  # which loads pandas
+        ("serving/handler.py", "def later():\n    import mlflow"),  # hidden in a function
+        ("data/columns.py", "import data.ingest"),
+    ],
+)
+def test_contracts_catch_a_planted_violation(clone: Path, file: str, line: str) -> None:
+    with (clone / file).open("a") as code:
+        code.write(f"\n{line}\n")
+
+    result = lint_imports(clone)
+
+    assert result.returncode == 1
+    assert "BROKEN" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["command.py", "params.py"])
+def test_root_modules_import_no_folder(name: str) -> None:
+    # The contracts see packages only; these two files stand below all of them.
+    tree = ast.parse((ROOT / name).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+    assert imported
+    assert not {module for module in imported if module.partition(".")[0] in FOLDERS}

@@ -1,0 +1,77 @@
+"""The folders are what they say: packages of this clone, named by a docstring, split before they grow."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("data", "features", "training", "serving", "experiments")
+MOST_LINES = 260
+MOST_TEST_LINES = 400  # tables typed into tests take room, and are read one test at a time
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Every Python file in these folders (all that hold code, if none is named), products left out."""
+    names = folders or (*FOLDERS, "benchmarks", "tests", ".ci")
+    found = [path for name in names for path in (ROOT / name).rglob("*.py")]
+    written = [path for path in found if "out" not in path.relative_to(ROOT).parts]
+    return sorted([*written, *ROOT.glob("*.py")])
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, "command", "params"])
+def test_top_level_names_come_from_this_clone(name: str) -> None:
+    origin = importlib.import_module(name).__file__
+
+    assert origin is not None
+    assert Path(origin).resolve().is_relative_to(ROOT)
+
+
+def test_every_package_file_is_one_docstring() -> None:
+    packages = {path.parent for path in python_files(*FOLDERS)} - {ROOT}
+    wrong = []
+    for package in sorted(packages):
+        body = ast.parse((package / "__init__.py").read_text()).body
+        if len(body) != 1 or ast.get_docstring(ast.Module(body, [])) is None:
+            wrong.append(str(package.relative_to(ROOT)))
+
+    assert packages >= {ROOT / folder for folder in FOLDERS}
+    assert not wrong, "an __init__.py holds its docstring and nothing else"
+
+
+def test_no_package_file_lies_under_tests() -> None:
+    # With one there, `import data` in a test could mean tests/data.
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_pyproject_names_every_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    inits = [path for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")]
+
+    assert set(setuptools["packages"]) == {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
+    assert set(setuptools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert not [path for path in python_files() if path.stem in VAGUE]
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    too_long = {}
+    for path in python_files():
+        name, lines = path.relative_to(ROOT), len(path.read_text().splitlines())
+        if lines > (MOST_TEST_LINES if name.parts[0] == "tests" else MOST_LINES):
+            too_long[str(name)] = lines
+
+    assert not too_long
+
+
+def test_every_file_says_what_it_is() -> None:
+    silent = [path for path in python_files() if not ast.get_docstring(ast.parse(path.read_text()))]
+
+    assert not [path.relative_to(ROOT).as_posix() for path in silent]

