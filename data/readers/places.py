@@ -1,0 +1,73 @@
+"""What lies at a path: which format, which file holds the events, which tables lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.columns import ITEM, USER
+from data.errors import DataError
+from data.readers.delimited import SUFFIXES
+from data.readers.lines import is_dat
+from data.readers.raw import head
+
+_EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
+_SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
+_FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat"}
+
+
+def detect(path: Path) -> str:
+    """Which of movielens-100k, movielens-dat and table lies at `path`, a file or a folder."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_dir():
+        if (path / "u.data").is_file():
+            return "movielens-100k"
+        if (path / "ratings.dat").is_file():
+            return "movielens-dat"
+        _only_table(path)
+        return "table"
+    if path.name == "u.data":
+        return "movielens-100k"
+    if is_dat(path):
+        return "movielens-dat"
+    if head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
+        return "table"
+    raise DataError(f"{path}: unknown format; expected u.data, ratings.dat, or a file {', '.join(SUFFIXES)}")
+
+
+def locate(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
+    """The file of events, and the side tables that lie beside it in a folder or a MovieLens set."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    file = path
+    if path.is_dir():
+        file = _only_table(path) if name == "table" else path / _FILES[name]
+        if not file.is_file():
+            raise DataError(f"{path} holds no {file.name}, which source {name} reads")
+    elif name == "table":
+        return file, {}
+    found = {key: _first_match(file.parent, patterns) for key, patterns in _SIDE_FILES.items()}
+    return file, {key: match for key, match in found.items() if match is not None}
+
+
+def _only_table(folder: Path) -> Path:
+    tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
+    named = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES]
+    if len(named) == 1:
+        return named[0]
+    if len(tables) == 1:
+        return tables[0]
+    if not tables:
+        raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, CSV, TSV or Parquet file")
+    names = ", ".join(part.name for part in (named or tables))
+    raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
+
+
+def _first_match(folder: Path, patterns: Sequence[str]) -> Path | None:
+    known = {".dat", *SUFFIXES}
+    for pattern in patterns:
+        for match in sorted(folder.glob(pattern)):
+            if match.name.startswith("u.") or match.suffix in known:
+                return match
+    return None

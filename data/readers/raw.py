@@ -1,0 +1,67 @@
+"""What every reader gives, and cells as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import infer_dtype
+
+from data.errors import DataError
+
+
+def no_rows() -> pd.DataFrame:
+    """An empty list of lines that could not be taken apart: source_row, raw (text), reason."""
+    return pd.DataFrame({"source_row": pd.Series(dtype="int64"), "raw": [], "reason": []})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under the file's own column names; the index is the row's number in the file, from 1."""
+
+    path: Path
+    rows: pd.DataFrame
+    broken: pd.DataFrame = field(default_factory=no_rows)
+    header: tuple[str, ...] = ()  # the file's own column names; () where the format has none
+
+
+def head(path: Path) -> bytes:
+    """The first 4096 bytes of a file that must be there and hold something."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if not path.is_file():
+        raise DataError(f"{path} is a folder; expected a file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, else Latin-1 (MovieLens 100K and 1M); its byte order mark left out."""
+    if b"\0" in head(path):
+        raise DataError(f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat")
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Cells as text, null where nothing is: 7 and 7.0 become "7", "007" stays."""
+    filled = values.notna()
+    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all():
+        values = values.astype("Int64")  # integers become floats where a file leaves one out
+    text = values
+    if values.dtype != object or infer_dtype(values, skipna=True) != "string":
+        text = values.astype("string").astype(object)
+    return text.where(filled & (text != ""), None)
+
+
+def number_rows(frame: pd.DataFrame, skipped: set[int]) -> pd.DataFrame:
+    """Give rows their numbers in the file, from 1, stepping over lines that were skipped."""
+    total = len(frame) + len(skipped)
+    numbers = [number for number in range(1, total + 1) if number not in skipped][: len(frame)]
+    return frame.set_axis(pd.Index(numbers, name="source_row", dtype="int64"))

@@ -1,0 +1,89 @@
+"""Side tables: what is known of users and items, whatever file tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, TRAINING_CONSENT, USER
+from data.readers import movielens
+from data.readers.delimited import read_table
+from data.readers.lines import is_dat
+from data.readers.names import require, resolve
+from data.readers.raw import Table, as_text
+from data.times import DTYPE, read_times
+
+YEAR = "year"
+REGION = "region"
+_ZIPS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
+_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, TRAINING_CONSENT, "occupation", REGION)
+
+
+def read_side(path: Path, key: str, mapping: Mapping[str, str]) -> Table | None:
+    """Read users (key user_id) or items (key item_id): ids as text, other columns numbers or text.
+
+    None where the file tells nothing but ids that belong to nobody else (MovieTweetings' users).
+
+    Raises:
+        DataError: the file is missing or unreadable, or holds no column of ids.
+    """
+    table = _read(path, key, mapping)
+    if table is None:
+        return None
+    rows = table.rows.assign(**{key: as_text(table.rows[key])})
+    rows = _items(rows) if key == ITEM else _users(rows)
+    plain = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
+    return Table(path, rows.assign(**{name: _number_or_text(rows[name]) for name in plain}), table.broken, table.header)
+
+
+def _read(path: Path, key: str, mapping: Mapping[str, str]) -> Table | None:
+    if path.name == "u.user" and key == USER:
+        return movielens.users_100k(path)
+    if path.name == "u.item" and key == ITEM:
+        return movielens.items_100k(path)
+    if is_dat(path):
+        return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
+    table = read_table(path)
+    found = list(table.rows.columns)
+    wanted = (key, TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
+    # The map may name the events' columns only: what this table lacks is found by name or alias.
+    names = resolve(found, wanted, {ours: name for ours, name in mapping.items() if name in found}, path)
+    require(names, (key,), found, path)
+    theirs = set(names.values())
+    named = {ours: table.rows[name] for ours, name in names.items()}
+    others = {str(name): table.rows[name] for name in found if name not in theirs and name not in names}
+    return Table(path, pd.DataFrame(named | others), table.broken, table.header)
+
+
+def _users(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a postal code only the first digit stays: fewer values, and nobody's address."""
+    for name in _ZIPS:
+        if name in rows.columns:
+            region = as_text(rows[name]).str.extract(r"^\s*(\d)", expand=False)
+            rows = rows.drop(columns=name).assign(**{REGION: region.astype(object).where(region.notna(), None)})
+    return rows
+
+
+def _items(rows: pd.DataFrame) -> pd.DataFrame:
+    """Times of release as times, and the year that stands in a title like "Toy Story (1995)"."""
+    if RELEASE_TIME in rows.columns:
+        rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(DTYPE)})
+    if TITLE in rows.columns and YEAR not in rows.columns:
+        year = as_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
+        if year.notna().any():
+            rows = rows.assign(**{YEAR: pd.to_numeric(year).astype("float64")})
+    return rows
+
+
+def _number_or_text(values: pd.Series) -> pd.Series:
+    """Numbers as float64 where every value is one; codes with leading zeros, flags and the rest as text."""
+    if values.name in _ALWAYS_TEXT:
+        return as_text(values)
+    text = as_text(values).astype("string").str.strip()
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    is_number = numbers.notna() == text.notna()
+    if text.notna().any() and is_number.all() and not text.str.match(r"0\d").any():
+        return numbers
+    return as_text(values)

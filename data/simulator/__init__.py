@@ -1,0 +1,1 @@
+"""The simulated streaming service: catalogue, audience, rhythm, heat, oracle, choice, impressions."""
