@@ -1,0 +1,131 @@
+"""One history (and its context) to tensors: the same function in training, evaluation and serving.
+
+Legend: B batch, L history, N item rows (PAD's included), T moments, C trend channels, F user traits,
+K context columns, S seen pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.vocabulary import PAD
+
+
+@dataclass
+class Batch:
+    """What every model reads. Histories are right-aligned: the latest event is in the last column."""
+
+    items: Tensor  # (B, L) int64 item rows, PAD on the left
+    item_times: Tensor  # (B, L) int64 microseconds, 0 at PAD
+    time: Tensor  # (B,) int64 microseconds: the moment asked about
+    traits: Tensor  # (B, F) int64 rows of user traits, 0 unknown
+    context: Tensor  # (B, K) int64 rows of request context, 0 unknown
+    trends: Tensor  # (T, N, C) float32 item trends
+    moment: Tensor  # (B,) int64: the row of `trends` that holds at `time`
+    seen: Tensor  # (2, S) int64: (row of the batch, item row) of everything in the history
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return Batch(**moved)
+
+
+def resolve_history(events: Iterable[tuple[str, int]], time_us: int, repeats: str) -> list[tuple[str, int]]:
+    """A live history as ingest would have kept it: strictly before the moment, in time order, repeats by rule.
+
+    Args:
+        events: (item_id, event_time in microseconds), in any order.
+        time_us: the moment asked about; what is not strictly before it is dropped.
+        repeats: `first`, `last` or `all`, as `ingest.repeats` was when the model was trained.
+    """
+    ordered = sorted(((moment, item) for item, moment in events if moment < time_us))
+    if repeats == "all":
+        return [(item, moment) for moment, item in ordered]
+    kept: dict[str, int] = {}
+    for moment, item in ordered if repeats == "first" else reversed(ordered):
+        kept.setdefault(item, moment)
+    resolved = sorted((moment, item) for item, moment in kept.items())
+    return [(item, moment) for moment, item in resolved]
+
+
+def pad_left(flat: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """(B, width) rows of a ragged array, right-aligned; the newest `width` of a longer row are kept."""
+    ends = np.cumsum(lengths)
+    column = np.arange(width)
+    source = ends[:, None] - width + column
+    inside = column >= (width - lengths)[:, None]
+    padded = np.zeros((len(lengths), width), dtype=flat.dtype)
+    padded[inside] = flat[source[inside]]
+    return padded
+
+
+def trait_row(values: Mapping[str, object], encoders: Sequence[dict]) -> list[int]:
+    """Rows of one user's traits or one request's context, in the order of `encoders`; 0 where unknown.
+
+    Args:
+        values: column name -> value, as stated.
+        encoders: from `features.traits.fit`: {"column", "values": [...]} or {"column", "edges": [...]}.
+    """
+    return [_encode_value(values.get(encoder["column"]), encoder) for encoder in encoders]
+
+
+def _encode_value(value: object, encoder: dict) -> int:
+    if value is None or value != value:
+        return 0
+    if "values" in encoder:
+        table = encoder["values"]
+        text = str(value)
+        return table.index(text) + 1 if text in table else 0
+    try:
+        number = float(str(value))
+    except ValueError:
+        return 0
+    return int(np.searchsorted(encoder["edges"], number, side="right")) + 1
+
+
+def assemble(
+    flat_items: np.ndarray,
+    flat_times: np.ndarray,
+    lengths: np.ndarray,
+    time_us: np.ndarray,
+    traits: np.ndarray,
+    context: np.ndarray,
+    trends: np.ndarray,
+    moment: np.ndarray,
+    max_history: int | None,
+) -> Batch:
+    """Ragged histories to one Batch.
+
+    Args:
+        flat_items: item rows of all histories one after the other, oldest first, without PAD.
+        flat_times: their event times, microseconds.
+        lengths: (B,) how many of them each history holds.
+        time_us, traits (B, F), context (B, K), trends (T, N, C), moment (B,): as in `Batch`.
+        max_history: the newest events that `items` keeps; None keeps all. `seen` always keeps all.
+    """
+    longest = int(lengths.max(initial=0))
+    width = max(1, longest if max_history is None else min(longest, max_history))
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return Batch(
+        items=torch.from_numpy(pad_left(flat_items, lengths, width)),
+        item_times=torch.from_numpy(pad_left(flat_times, lengths, width)),
+        time=torch.from_numpy(np.asarray(time_us, dtype=np.int64)),
+        traits=torch.from_numpy(np.ascontiguousarray(traits, dtype=np.int64)),
+        context=torch.from_numpy(np.ascontiguousarray(context, dtype=np.int64)),
+        trends=torch.from_numpy(np.ascontiguousarray(trends)),
+        moment=torch.from_numpy(np.asarray(moment, dtype=np.int64)),
+        seen=torch.from_numpy(np.stack([rows, flat_items]).astype(np.int64)),
+    )
+
+
+def known(items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop what the vocabulary does not hold."""
+    kept = items != PAD
+    return items[kept], times[kept]
