@@ -1,0 +1,154 @@
+"""Fit a learned model by gradient: early stopping at `valid`, the same number of looks at each event at `test`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+import params
+from features.store import Features
+from training import validate
+from training.datamodule import TrainData, Windows
+from training.models.base import ModelError
+from training.models.build import build
+from training.models.learned import LearnedModel
+from training.module import TrainModule
+from training.train import FitResult, sizes_of, validation_scores
+
+OnEpoch = Callable[[dict], None] | None
+
+
+class Validation(pl.Callback):
+    """Scores the averaged weights after each epoch, keeps the best, stops when they stop getting better.
+
+    Best is the highest geometric mean of the two targets' NDCG@10: one percent of either counts the same,
+    whatever their levels. At `test` there is nothing to look at, so the weights are those of the last step.
+    """
+
+    def __init__(self, features: Features, settings: params.Train, patience: int, seed: int, on_epoch: OnEpoch) -> None:
+        self.features, self.size, self.patience, self.on_epoch = (
+            features,
+            settings.batch_cases,
+            patience,
+            on_epoch,
+        )
+        self.trends = features.trend_log()
+        self.cases = {
+            target: validate.sample(every, settings.early_stopping_cases, seed)
+            for target, every in validate.cases(features).items()
+        }
+        self.curves: list[dict] = []
+        self.best = -1.0
+        self.best_steps = self.best_epoch = 0
+        self.best_state: dict[str, torch.Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: TrainModule) -> None:
+        scores = {
+            target: float(validate.ndcg(module.average, self.features, cases, self.trends, self.size).mean())
+            for target, cases in self.cases.items()
+        }
+        row = {"step": module.global_step, "epoch": trainer.current_epoch + 1, "train/loss": module.last_loss}
+        row |= {f"valid/{target}/ndcg_10": score for target, score in scores.items()}
+        self.curves.append(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
+        self._judge(geometric_mean(list(scores.values())), row, module)
+        trainer.should_stop = row["epoch"] - self.best_epoch >= self.patience
+
+    def _judge(self, score: float, row: dict, module: TrainModule) -> None:
+        if score > self.best:
+            self.best, self.best_steps, self.best_epoch = score, row["step"], row["epoch"]
+            self.best_state = {name: value.detach().clone() for name, value in module.average.state_dict().items()}
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Of scores that are not negative; 0 where any is, so an epsilon keeps the others telling."""
+    return math.exp(sum(math.log(value + 1e-6) for value in values) / len(values))
+
+
+def fit_learned(
+    recipe: dict, features: Features, settings: params.Train, seed: int, on_epoch: OnEpoch = None
+) -> FitResult:
+    """Train the model that the recipe names on what was known before the cut.
+
+    At the `valid` cut, stops early and returns in `recipe` the `best_steps` and the `train_events` they were
+    taken on. At the `test` cut it takes best_steps * (events now / train_events) steps, without stopping early.
+
+    Raises:
+        ModelError: the model refuses its parameters, or there is nothing to learn from.
+    """
+    begun = time.perf_counter()
+    _quieten()
+    pl.seed_everything(seed, workers=True, verbose=False)
+    model = build(recipe, sizes_of(features))
+    assert isinstance(model, LearnedModel)
+    model.set_content(features.item_features)
+    past = features.past
+    events = int((past.items != 0).sum())
+    if events == 0:
+        raise ModelError(f"{recipe['name']}: no event lies before the cut, so there is nothing to learn from")
+    windows = Windows(features, model.channels, recipe, seed)
+    counts = np.bincount(past.items, minlength=len(features.vocabulary))
+    module = TrainModule(model, recipe, counts, seed)
+    cut = features.description["cut"]
+    if cut == "test" and "best_steps" in recipe:
+        steps = max(1, round(recipe["best_steps"] * events / recipe["train_events"]))
+        curves = _train(module, windows, {"max_steps": steps, "max_epochs": -1}, _Curve(on_epoch))
+        state, chosen = module.average.state_dict(), recipe
+    else:
+        validation = Validation(features, settings, recipe["patience"], seed, on_epoch)
+        curves = _train(module, windows, {"max_epochs": recipe["max_epochs"]}, validation)
+        state = validation.best_state
+        chosen = recipe | {"best_steps": validation.best_steps, "train_events": events}
+    model.load_state_dict(state)
+    model = model.cpu().eval()
+    scores = validation_scores(model, features, settings, seed) if cut == "valid" else {}
+    return FitResult(model, chosen, time.perf_counter() - begun, scores, curves)
+
+
+class _Curve(pl.Callback):
+    """The training loss after each epoch, where there is nothing to validate on."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch, self.curves = on_epoch, []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: TrainModule) -> None:
+        row = {"step": module.global_step, "epoch": trainer.current_epoch + 1, "train/loss": module.last_loss}
+        self.curves.append(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
+
+
+def _train(module: TrainModule, windows: Windows, limits: dict, callback: Validation | _Curve) -> list[dict]:
+    trainer = pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        gradient_clip_val=1.0,
+        num_sanity_val_steps=0,
+        callbacks=[callback],
+        **limits,
+    )
+    with warnings.catch_warnings():
+        # One process feeds the batches: they are made of views and cost less than moving them would.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*IterableDataset.*")
+        trainer.fit(module, datamodule=TrainData(windows))
+    return callback.curves
+
+
+def _quieten() -> None:
+    """No hardware report and no tips: what a fit has to say it says in its result."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)

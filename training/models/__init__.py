@@ -1,0 +1,1 @@
+"""Networks and counting models behind one contract (see `base.Model`)."""

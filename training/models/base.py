@@ -1,0 +1,92 @@
+"""What every model answers, and what it is built from.
+
+Legend: B batch, N item rows (PAD's included), V content width, C trend channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from features.encode import Batch
+
+EXCLUDED = float("-inf")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of what a model reads; part of the artifact's config."""
+
+    num_items: int  # N
+    content_width: int  # V
+    trait_sizes: list[int] = field(default_factory=list)  # rows per user trait
+    context_sizes: list[int] = field(default_factory=list)  # rows per context column
+    channels: list[str] = field(default_factory=list)  # trend channels that can be asked for
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+class ModelError(ValueError):
+    """A model cannot be built or fitted as asked; the text says why."""
+
+
+class Model(nn.Module):
+    """A model ranks the whole catalogue for histories that it has never seen.
+
+    Subclasses state what they read: `channels` (item trends), `max_history` (newest events; None is
+    all), `personal` (whether the history matters at all).
+    """
+
+    name: ClassVar[str]
+    learned: ClassVar[bool] = False  # by gradient, as against counted or solved
+    personal: ClassVar[bool] = True
+
+    def __init__(self, params: dict, sizes: Sizes) -> None:
+        super().__init__()
+        self.params, self.sizes = params, sizes
+        self.channels: tuple[str, ...] = ()
+        self.max_history: int | None = None
+
+    def scores(self, batch: Batch) -> Tensor:
+        """(B, N) float32, higher is better; finite but for column 0, which nobody reads."""
+        raise NotImplementedError
+
+    def answers_cold(self) -> bool:
+        """Whether traits or context personalise an answer without any history."""
+        return False
+
+
+class CountedModel(Model):
+    """A model that is counted or solved in one pass over a (users, N) matrix."""
+
+    def fit(self, matrix) -> None:
+        """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut."""
+        raise NotImplementedError
+
+
+def check_catalogue(name: str, num_items: int, max_items: int) -> None:
+    """Refuse a catalogue whose square matrix would not fit.
+
+    Raises:
+        ModelError: with the memory that it would take.
+    """
+    if num_items > max_items:
+        gigabytes = num_items**2 * 4 / 1e9
+        raise ModelError(
+            f"{name}: {num_items} items exceed max_items = {max_items}; its square matrix would take {gigabytes:.1f} GB"
+        )
+
+
+def history_sum(table: Tensor, batch: Batch) -> Tensor:
+    """(B, N) sums of the rows of `table` (N, N) over each history."""
+    return nn.functional.embedding_bag(batch.items, table, mode="sum", padding_idx=0)
+
+
+def where_history(batch: Batch, personal: Tensor, fallback: Tensor) -> Tensor:
+    """Personal scores (B, N) where there is a history, `fallback` (N,) where there is none."""
+    has_history = (batch.items != 0).any(dim=1, keepdim=True)
+    return torch.where(has_history, personal, fallback)

@@ -1,0 +1,83 @@
+"""What the networks share: item content, the asker's circumstances, and the contract with the trainer.
+
+Legend: B batch, Q questions, N item rows, V content width, D width, C trend channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from features.encode import Batch
+from training.models.base import Model, ModelError, Sizes
+from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
+
+
+class LearnedModel(Model):
+    """A network. No user id: the user is a history, traits and the circumstances of the request.
+
+    The item features (N, V) are a buffer, so the weights carry them; `set_content` fills it before training.
+    """
+
+    learned = True
+    content: Tensor
+
+    def __init__(self, params: dict, sizes: Sizes) -> None:
+        super().__init__(params, sizes)
+        self.max_history = params["max_history"]
+        self.channels = tuple(params["channels"])
+        if absent := [channel for channel in self.channels if channel not in sizes.channels]:
+            raise ModelError(
+                f"{self.name}: channels name {', '.join(absent)}; featurize.trends gives {', '.join(sizes.channels)}"
+            )
+        self.register_buffer("content", torch.zeros(sizes.num_items, sizes.content_width))
+
+    def set_content(self, item_features: np.ndarray) -> None:
+        """Take the (N, V) item features."""
+        self.content.copy_(torch.from_numpy(item_features))
+
+    def score_all(self, query: Query) -> Tensor:
+        """(Q, N) scores of the whole catalogue; column PAD means nothing."""
+        raise NotImplementedError
+
+    def scores(self, batch: Batch) -> Tensor:
+        return self.score_all(Query.of(batch))
+
+    def answers_cold(self) -> bool:
+        return bool(self.sizes.trait_sizes)
+
+
+class Circumstances(nn.Module):
+    """(Q, D) sum of embeddings of what is known of a question besides the events' items.
+
+    Time since the last event, number of events, hour, weekday, traits, request context.
+    """
+
+    def __init__(self, sizes: Sizes, width: int) -> None:
+        super().__init__()
+        tables = [NUM_BUCKETS, NUM_BUCKETS, 24, 7, *sizes.trait_sizes, *sizes.context_sizes]
+        self.tables = nn.ModuleList(nn.Embedding(rows, width) for rows in tables)
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, query: Query) -> Tensor:
+        rows = [time_bucket(query.since), count_bucket(query.length), query.hour, query.weekday]
+        rows += [*query.traits.T, *query.context.T]
+        return torch.stack([table(row) for table, row in zip(self.tables, rows, strict=True)]).sum(dim=0)
+
+
+class ItemTable(nn.Module):
+    """(N, D) item vectors: an id embedding plus a linear map of the content, so that rare items borrow."""
+
+    def __init__(self, sizes: Sizes, width: int) -> None:
+        super().__init__()
+        self.ids = nn.Embedding(sizes.num_items, width, padding_idx=0)
+        self.from_content = nn.Linear(sizes.content_width, width, bias=False) if sizes.content_width else None
+        nn.init.normal_(self.ids.weight, std=0.05)
+        if self.from_content is not None:
+            nn.init.normal_(self.from_content.weight, std=0.05)
+
+    def forward(self, content: Tensor) -> Tensor:
+        vectors = self.ids.weight
+        return vectors if self.from_content is None else vectors + self.from_content(content)

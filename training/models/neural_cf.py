@@ -1,0 +1,107 @@
+"""Neural collaborative filtering (He et al. 2017, NeuMF) whose user is a history, not an id.
+
+Legend: B batch, L history, Q questions, N item rows, M candidates, D width, H hidden width, C trend channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.models.base import Sizes
+from training.models.learned import Circumstances, ItemTable, LearnedModel
+from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
+from training.models.trend_term import add_trends, pair_trends
+
+CHUNK_CELLS = 2**22  # question-item pairs whose hidden layer is held at once
+
+
+class PooledHistory(nn.Module):
+    """(B, L + 1, D) learned averages of every prefix: per head, how much an event counts by how many came after.
+
+    Position-weighted pooling in place of NeuMF's user embedding. Head h has its own slice of the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.weights = nn.Embedding(NUM_BUCKETS, heads)
+        nn.init.zeros_(self.weights.weight)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, events: Tensor) -> Tensor:
+        size, length, width = events.shape
+        place = torch.arange(length + 1, device=events.device)
+        after = place[:, None] - 1 - place[:-1]  # (L + 1, L): events read since, negative if not yet read
+        logits = self.weights(count_bucket(after)).masked_fill((after < 0)[..., None], float("-inf"))
+        shares = torch.softmax(logits[1:], dim=1)  # the empty prefix has nothing to share
+        shares = torch.cat([torch.zeros_like(logits[:1]), shares])
+        heads = events.view(size, length, shares.shape[2], -1)
+        return self.out(torch.einsum("plh,blhd->bphd", shares, heads).reshape(size, length + 1, width))
+
+
+class NeuralCF(LearnedModel):
+    """score = w · (user ∘ item) + MLP([user, item]) + item bias + trend weights · log trends.
+
+    The first layer of the MLP is linear in the user and in the item, so each side goes through it once and
+    only the sum is formed per pair. The user is built from events strictly before the question, so the
+    positive is never part of its own history.
+    """
+
+    name = "neural_cf"
+
+    def __init__(self, params: dict, sizes: Sizes) -> None:
+        super().__init__(params, sizes)
+        width, hidden, dropout = params["width"], params["hidden"], params["dropout"]
+        self.items = ItemTable(sizes, width)
+        self.read = nn.Embedding(sizes.num_items, width, padding_idx=0)
+        nn.init.normal_(self.read.weight, std=0.05)
+        self.gaps = nn.Embedding(NUM_BUCKETS, width)
+        nn.init.normal_(self.gaps.weight, std=0.05)
+        self.history = PooledHistory(width, params["heads"])
+        self.circumstances = Circumstances(sizes, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+        self.factor = nn.Linear(width, width)
+        self.user_hidden = nn.Linear(width, hidden)
+        self.item_hidden = nn.Linear(width, hidden, bias=False)
+        self.tail = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, 1))
+        self.item_bias = nn.Embedding(sizes.num_items, 1)
+        nn.init.zeros_(self.item_bias.weight)
+        self.trend_weights = nn.Linear(width, len(self.channels))
+
+    def user(self, query: Query) -> Tensor:
+        """(Q, D) from the visible history and the circumstances."""
+        events = self.read(query.items) + self.gaps(time_bucket(query.gaps))
+        events = self.dropout(events * (query.items != 0)[..., None])
+        states = self.history(events * events.shape[-1] ** 0.5)[query.row, query.position]
+        return self.norm(states + self.circumstances(query))
+
+    def score_all(self, query: Query) -> Tensor:
+        user = self.user(query)
+        item = self.items(self.content)
+        scores = torch.addmm(self.item_bias.weight[:, 0], self.factor(user), item.T)
+        scores = scores + self._deep_all(self.user_hidden(user), self.item_hidden(item))
+        return add_trends(scores, self.trend_weights(user), query.trends, query.moment)
+
+    def score_pairs(self, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
+        """(P, M) scores of each target's own candidates.
+
+        Args:
+            question: (P,) rows of the query.
+            candidates: (P, M) item rows.
+        """
+        user = self.user(query)
+        item = self.items(self.content)
+        chosen = item[candidates]
+        flat = torch.einsum("pmd,pd->pm", chosen, self.factor(user)[question])
+        deep = self._deep(self.user_hidden(user)[question][:, None] + self.item_hidden(item)[candidates])
+        trends = pair_trends(self.trend_weights(user)[question], query.trends, query.moment[question], candidates)
+        return flat + deep + self.item_bias(candidates).squeeze(-1) + trends
+
+    def _deep(self, hidden: Tensor) -> Tensor:
+        return self.tail(hidden).squeeze(-1)
+
+    def _deep_all(self, user: Tensor, item: Tensor) -> Tensor:
+        size = max(1, CHUNK_CELLS // (len(item) * user.shape[1]))
+        parts = [self._deep(part[:, None] + item) for part in user.split(size)]
+        return torch.cat(parts)

@@ -1,0 +1,62 @@
+"""Two-tower retrieval: a user vector from the history and the request, an item vector from id and content.
+
+Legend: B batch, L history, Q questions, N item rows, M candidates, D width, C trend channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.models.base import Sizes
+from training.models.history_encoder import HistoryEncoder
+from training.models.learned import Circumstances, ItemTable, LearnedModel
+from training.models.query import Query
+from training.models.trend_term import add_trends
+
+
+class TwoTower(LearnedModel):
+    """score = user · item + item bias + (weights of the question) · (log trends of the item).
+
+    The user tower reads the state of the history encoder and the circumstances of the request; beside the
+    vector it gives the weight that each trend channel has for this question, because how much the crowd
+    says depends on how long ago the user was last seen and how much is known of them.
+    """
+
+    name = "two_tower"
+
+    def __init__(self, params: dict, sizes: Sizes) -> None:
+        super().__init__(params, sizes)
+        width, dropout = params["width"], params["dropout"]
+        self.items = ItemTable(sizes, width)
+        self.item_bias = nn.Parameter(torch.zeros(sizes.num_items))
+        self.history = HistoryEncoder(width, params["blocks"], params["heads"], dropout)
+        self.circumstances = Circumstances(sizes, width)
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
+        self.norm = nn.LayerNorm(width)
+        self.trend_weights = nn.Linear(width, len(self.channels))
+
+    def towers(self, query: Query) -> tuple[Tensor, Tensor, Tensor]:
+        """User vectors (Q, D), trend weights (Q, C), item vectors (N, D)."""
+        item_vectors = self.items(self.content)
+        states = self.history(query, item_vectors)[query.row, query.position]
+        asked = states + self.circumstances(query)
+        asked = self.norm(asked + self.mix(asked))
+        return asked, self.trend_weights(asked), item_vectors
+
+    def score_all(self, query: Query) -> Tensor:
+        user, weights, item_vectors = self.towers(query)
+        scores = torch.addmm(self.item_bias, user, item_vectors.T)
+        return add_trends(scores, weights, query.trends, query.moment)
+
+    def score_shared(self, query: Query, candidates: Tensor) -> Tensor:
+        """(Q, M) scores of the same (M,) candidate items for every question."""
+        user, weights, item_vectors = self.towers(query)
+        scores = torch.addmm(self.item_bias[candidates], user, item_vectors[candidates].T)
+        return add_trends(scores, weights, query.trends[:, :, candidates], query.moment)

@@ -1,0 +1,96 @@
+"""One model, its loss and its optimizer, for Lightning."""
+
+from __future__ import annotations
+
+import copy
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from training import losses
+from training.datamodule import TrainBatch
+from training.models.learned import LearnedModel
+from training.negatives import NegativeSampler, StreamingFrequency
+
+
+class TrainModule(pl.LightningModule):
+    """Trains `model` and keeps `average`, the exponential moving average of its weights.
+
+    The average is what is validated and kept: it stands in for a falling learning rate, whose schedule
+    would have to know how long training is going to take (Polyak and Juditsky 1992).
+
+    Args:
+        counts: (N,) events per item before the cut.
+        seed: of the negatives.
+    """
+
+    def __init__(self, model: LearnedModel, params: dict, counts, seed: int) -> None:
+        super().__init__()
+        self.model, self.params = model, params
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.sampler = NegativeSampler(counts, params.get("alpha", 0.0), seed)
+        share = counts / max(1, counts.sum())
+        self.frequency = StreamingFrequency(1 - (1 - share) ** params["batch_events"], rate=0.05)
+        self.last_loss = float("nan")
+
+    def transfer_batch_to_device(self, batch: TrainBatch, device, dataloader_idx: int) -> TrainBatch:
+        return batch.to(device)
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
+        each = getattr(self, f"_{self.params['loss']}")(batch)
+        loss = (each * batch.weight).sum()
+        self.last_loss = float(loss.detach())
+        return loss
+
+    def _full_softmax(self, batch: TrainBatch) -> Tensor:
+        scores = self.model.score_all(batch.query)
+        return losses.full_softmax(scores, batch.seen, batch.question, batch.item)
+
+    def _in_batch(self, batch: TrainBatch) -> Tensor:
+        candidates, column = torch.unique(batch.item, return_inverse=True)
+        self.frequency.update(candidates)
+        where = torch.searchsorted(candidates, batch.seen[1]).clamp(max=len(candidates) - 1)
+        held = candidates[where] == batch.seen[1]
+        masked = torch.stack([batch.seen[0][held], where[held]])
+        scores = self.model.score_shared(batch.query, candidates)
+        log_probability = self.frequency.log_probability(candidates)
+        return losses.in_batch_softmax(scores, log_probability, masked, batch.question, column)
+
+    def _sampled(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the true items (P,) and of sampled ones (P, M), those in the history masked; the draws."""
+        drawn = self.sampler.draw(len(batch.item), self.params["negatives"]).to(batch.item.device)
+        scores = self.model.score_pairs(batch.query, batch.question, torch.cat([batch.item[:, None], drawn], dim=1))
+        taken = torch.cat([batch.seen, torch.stack([batch.question, batch.item])], dim=1)
+        size = self.model.sizes.num_items
+        bad = torch.isin(batch.question[:, None] * size + drawn, taken[0] * size + taken[1])
+        return scores[:, 0], scores[:, 1:].masked_fill(bad, losses.MASKED), drawn
+
+    def _sampled_softmax(self, batch: TrainBatch) -> Tensor:
+        positive, negatives, drawn = self._sampled(batch)
+        return losses.sampled_softmax(positive, negatives, self.sampler.log_expected(drawn, drawn.shape[1]))
+
+    def _bce(self, batch: TrainBatch) -> Tensor:
+        positive, negatives, _ = self._sampled(batch)
+        return losses.binary_cross_entropy(positive, negatives)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self._groups(), lr=self.params["learning_rate"])
+        warm_up = self.params["warm_up_steps"]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict]:
+        """Matrices decay; biases and norms do not."""
+        parameters = list(self.model.parameters())
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.params["weight_decay"]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def on_train_batch_end(self, *_) -> None:
+        step = self.global_step
+        decay = min(self.params["average_decay"], step / (step + 10))  # early weights are soon forgotten
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)

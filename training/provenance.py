@@ -1,0 +1,31 @@
+"""What made a result: commit and locked dependencies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+
+import params
+
+
+def commit() -> str:
+    """The commit of the checkout, `+changes` where tracked code differs from it, `unknown` outside git."""
+    if stated := os.environ.get("TIDEGATE_COMMIT"):  # a workspace is a copy, and cannot see for itself
+        return stated
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "requirements.lock")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}+changes" if changed else head
+
+
+def lock_hash() -> str:
+    """blake2b of the locked dependencies."""
+    return hashlib.blake2b((params.ROOT / "requirements.lock").read_bytes(), digest_size=16).hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=params.ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,170 @@
+"""STAGE train: fit one model at one cut. At `valid` the recipe is found; at `test` it is followed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+from scipy import sparse
+
+import params
+from command import UserError, exits_cleanly
+from features import store
+from features.sequences import Log
+from features.store import Features
+from training import tracking, validate
+from training.models.base import CountedModel, Model, ModelError, Sizes
+from training.models.build import build
+
+OUT = Path("training/out")
+
+
+@dataclass
+class FitResult:
+    """A fitted model and what is known of the fit."""
+
+    model: Model
+    recipe: dict  # the parameters that were chosen, for the fit at the next cut
+    seconds: float
+    validation: dict[str, float]  # target -> NDCG@10; empty at the test cut
+    curves: list[dict]  # one row per validation pass
+
+
+class FitError(UserError):
+    """A model cannot be fitted as asked; names the model and the reason."""
+
+
+def sizes_of(features: Features) -> Sizes:
+    """What a model must know of the features' widths."""
+    description = features.description
+    return Sizes(
+        num_items=description["num_items"],
+        content_width=features.item_features.shape[1],
+        trait_sizes=description["trait_sizes"],
+        context_sizes=description["context_sizes"],
+        channels=description["channels"],
+    )
+
+
+def matrix_of(log: Log, num_items: int) -> sparse.csr_matrix:
+    """(U, N) 0/1 interactions; row 0 of the items, padding, stays empty."""
+    kept = log.items != 0
+    rows, columns = log.users[kept], log.items[kept]
+    shape = (len(log.offsets) - 1, num_items)
+    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.data[:] = 1  # a repeated pair counts once
+    return matrix
+
+
+def candidates(recipe: dict) -> list[dict]:
+    """The parameter sets that a counted model chooses from: `l2` may list several."""
+    if isinstance(recipe.get("l2"), list):
+        return [recipe | {"l2": value} for value in recipe["l2"]]
+    return [recipe]
+
+
+def fit(recipe: dict, features: Features, settings: params.Train, seed: int, on_epoch=None) -> FitResult:
+    """Fit one model on what was known before the cut of `features`.
+
+    Args:
+        recipe: parameters of one model of params.yaml, or the recipe that `valid` found.
+        on_epoch: called with each row of the curves while a learned model trains.
+
+    Raises:
+        FitError: the model refuses these parameters or this catalogue.
+    """
+    begun = time.perf_counter()
+    try:
+        if build_is_learned(recipe):
+            from training.gradient import fit_learned  # Lightning loads slowly, and counting needs none
+
+            return fit_learned(recipe, features, settings, seed, on_epoch)
+        return _fit_counted(recipe, features, settings, seed, begun)
+    except ModelError as error:
+        raise FitError(str(error)) from None
+
+
+def build_is_learned(recipe: dict) -> bool:
+    """Whether a recipe names a model that is trained by gradient."""
+    from training.models.build import MODELS
+
+    return recipe["name"] in MODELS and MODELS[recipe["name"]].learned
+
+
+def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
+    matrix = matrix_of(features.past, len(features.vocabulary))
+    best: tuple[float, CountedModel, dict, dict] | None = None
+    for chosen in candidates(recipe):
+        model = build(chosen, sizes_of(features))
+        model.fit(matrix)
+        scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
+        if best is None or scores["next"] > best[0]:
+            best = scores.get("next", 0.0), model, chosen, scores
+    _, model, chosen, scores = best
+    return FitResult(model, chosen, time.perf_counter() - begun, scores, [])
+
+
+def validation_scores(model: Model, features: Features, settings: params.Train, seed: int) -> dict[str, float]:
+    """Mean NDCG@10 by target over a fixed sample of the cases after the cut."""
+    trends = features.trend_log()
+    scores = {}
+    for target, every in validate.cases(features).items():
+        chosen = validate.sample(every, settings.validation_cases, seed)
+        scores[target] = float(validate.ndcg(model, features, chosen, trends, settings.batch_cases).mean())
+    return scores
+
+
+def recipe_for(label: str, cut: str, settings: params.Params) -> dict:
+    """Parameters to fit with: those of params.yaml at `valid`, those that `valid` found at `test`."""
+    if label not in settings.train.models:
+        known = ", ".join(settings.train.models)
+        raise UserError(f"--model {label}: params.yaml: train.models holds no such model; it holds {known}")
+    if cut == "valid":
+        return settings.train.models[label].model_dump()
+    found = OUT / label / "valid" / "fit.json"
+    if not found.exists():
+        raise UserError(f"{found} is missing; run `python -m training.train --model {label} --cut valid` first")
+    return json.loads(found.read_text())["recipe"]
+
+
+def write(folder: Path, result: FitResult, facts: dict) -> None:
+    """Weights and fit.json: everything that the next stage needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in result.model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    facts = facts | {
+        "recipe": result.recipe,
+        "fit_seconds": round(result.seconds, 3),
+        "validation": result.validation,
+        "curves": result.curves,
+    }
+    (folder / "fit.json").write_text(json.dumps(facts, indent=1))
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
+    parser.add_argument("--cut", choices=("valid", "test"), required=True)
+    arguments = parser.parse_args(argv)
+    settings = params.load()
+    recipe = recipe_for(arguments.model, arguments.cut, settings)
+    features = store.load(Path("features/out") / arguments.cut)
+    with tracking.training_run(arguments.model, recipe, features, settings) as run:
+        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch)
+        run.log_fit(result)
+    folder = OUT / arguments.model / arguments.cut
+    write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})
+    scores = " ".join(f"{target} {value:.4f}" for target, value in result.validation.items())
+    print(f"train: {arguments.model} at {arguments.cut} in {result.seconds:.1f} s {scores} -> {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
