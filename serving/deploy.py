@@ -1,0 +1,189 @@
+"""Make TorchServe serve what the registry says, in steps that are each safe to repeat.
+
+    registry: champion, previous  ->  .mar  ->  loaded beside the old  ->  golden answers live  ->  default
+
+Killed at any moment and run again, it converges; until a new version has answered its golden requests on the
+live server, the old one answers everybody. The previous champion stays loaded, so rollback moves one pointer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import params
+from command import UserError, exits_cleanly
+from params import ROOT
+from serving import builds, logs, registry, server
+from serving import settings as environment
+from serving.builds import Build
+from serving.client import LiveVersion, ServerError, TorchServe
+from serving.registry import PREVIOUS, RegistryError, Version
+from serving.replay import ReplayError, replay
+from serving.settings import Settings
+
+Say = Callable[[str], None]
+
+
+class DeployError(UserError):
+    """The new version does not serve; the text says why, and what answers instead."""
+
+
+def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
+    """Reconcile; the version that serves, as TorchServe names it.
+
+    Raises:
+        RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
+        DeployError: the new version failed on the server, and was taken away again.
+        ServerStartError, JavaError: there is no server to deploy to.
+    """
+    with server.lock(settings, "deploy"), tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
+        champion = registry.serving_target(dataset).version
+        previous = _previous(champion, say)
+        if server.start(settings):
+            say("started TorchServe")
+        with TorchServe.of(settings) as client:
+            build = builds.build(champion, client, settings, Path(scratch))
+            _bring_up(build, client, settings, say)
+            _make_default(build, client, settings, say)
+            kept = {build.version}
+            if previous is not None:
+                kept |= _keep_loaded(previous, client, settings, Path(scratch), say)
+            _remove_others(dataset, kept, client, settings, say)
+        return build.version
+
+
+def status(dataset: str, settings: Settings) -> str:
+    """What the registry wants and what the server does, in a few lines."""
+    lines = []
+    for alias in (registry.CHAMPION, PREVIOUS, registry.CHALLENGER):
+        version = registry.aliased(dataset, alias)
+        lines.append(f"registry  {alias:<11} {version.version if version else '-'}")
+    if server.find(settings) is None:
+        return "\n".join([*lines, "server    not running"])
+    with TorchServe.of(settings) as client:
+        live = client.describe(dataset)
+    for about in live.values():
+        role = "default" if about.default else "loaded"
+        lines.append(f"server    {role:<11} {about.version} ({about.ready} of {about.workers} workers ready)")
+    return "\n".join(lines if live else [*lines, f"server    runs, without {dataset}"])
+
+
+def _previous(champion: Version, say: Say) -> Version | None:
+    try:
+        previous = registry.serving_target(champion.dataset, PREVIOUS).version
+    except RegistryError as error:
+        if registry.aliased(champion.dataset, PREVIOUS) is not None:
+            say(f"not kept for rollback: {error}")
+        return None
+    return previous if previous.version != champion.version else None
+
+
+def _bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
+    """Have the version loaded, with its golden requests answered as at export."""
+    live = client.describe(build.name)
+    if build.version in live:
+        try:
+            replay(build, client, settings.load_seconds)
+            return
+        except ReplayError as error:
+            say(f"{build.name} {build.version} is loaded, but {error}; loading it anew")
+            _unload(build.version, live, client, build.name)
+    log_size = logs.worker_log_size(settings)
+    try:
+        client.register(
+            build.archive.name,
+            build.name,
+            batch_size=settings.batch_size,
+            batch_delay_ms=settings.batch_delay_ms,
+            answer_seconds=settings.answer_seconds,
+        )
+        replay(build, client, settings.load_seconds)
+    except (ServerError, ReplayError) as error:
+        cause = logs.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
+        _give_up(build, client)
+        raise DeployError(f"{build.name} {build.version}: {cause or error}; {_who_answers(build, client)}") from None
+    say(f"loaded {build.name} {build.version}; {len(build.golden)} golden requests answered as at export")
+
+
+def _make_default(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
+    live = client.describe(build.name)[build.version]
+    if live.workers != settings.workers:
+        client.scale(build.name, build.version, settings.workers)
+    if not live.default:
+        client.set_default(build.name, build.version)
+        say(f"{build.name} {build.version} answers now")
+
+
+def _keep_loaded(version: Version, client: TorchServe, settings: Settings, scratch: Path, say: Say) -> set[str]:
+    """Load the previous champion with one worker. That it cannot be is a warning: the champion serves."""
+    try:
+        build = builds.build(version, client, settings, scratch)
+        _bring_up(build, client, settings, say)
+        live = client.describe(build.name)[build.version]
+        if live.workers != 1:
+            client.scale(build.name, build.version, 1)
+        return {build.version}
+    except (DeployError, RegistryError, ServerError) as error:
+        say(f"not kept for rollback: {error}")
+        return set()
+
+
+def _remove_others(dataset: str, kept: set[str], client: TorchServe, settings: Settings, say: Say) -> None:
+    for name in sorted(client.describe(dataset).keys() - kept):
+        client.unregister(dataset, name)
+        say(f"unloaded {dataset} {name}")
+    for name, archive in builds.archives(dataset, settings).items():
+        if name not in kept:
+            archive.unlink(missing_ok=True)
+
+
+def _unload(version: str, live: dict[str, LiveVersion], client: TorchServe, name: str) -> None:
+    others = [other for other in live.values() if other.version != version]
+    if live[version].default and others:  # TorchServe keeps the default while others are loaded
+        client.set_default(name, max(others, key=lambda other: other.ready).version)
+    client.unregister(name, version)
+
+
+def _give_up(build: Build, client: TorchServe) -> None:
+    """Take a failed version and its archive away. TorchServe has unloaded one whose worker never started."""
+    live = client.describe(build.name)
+    if build.version in live:
+        _unload(build.version, live, client, build.name)
+    build.archive.unlink(missing_ok=True)
+
+
+def _who_answers(build: Build, client: TorchServe) -> str:
+    default = [about.version for about in client.describe(build.name).values() if about.default]
+    return f"{build.name} {default[0]} answers as before" if default else f"no version of {build.name} answers"
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m serving.deploy", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--rollback", action="store_true", help="make the previous champion serve again")
+    action.add_argument("--status", action="store_true", help="what should serve, and what does")
+    arguments = parser.parse_args(argv)
+    dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
+    settings = environment.load()
+    if arguments.status:
+        print(status(dataset, settings))
+        return 0
+    try:
+        if arguments.rollback:
+            registry.rollback(dataset)
+        version = deploy(dataset, settings)
+    except DeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{dataset} {version} serves at {settings.inference_url}/predictions/{dataset}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""STAGE export: the model fitted at the test cut -> artifact folder, with golden answers, parity-checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file as save_arrays
+
+import params
+from command import UserError, exits_cleanly
+from data.columns import DAY
+from features import store
+from features.store import Features
+from serving.recommender import Recommender
+from serving.request import to_iso
+from training import provenance
+from training.models import artifact
+from training.train import OUT, sizes_of
+
+GOLDEN_REQUESTS = 16
+FORMAT = 1
+
+
+def synthetic_requests(features: Features, seed: int) -> list[dict]:
+    """Requests on invented histories at stated times: nobody's data, and every path (empty, unknown, long)."""
+    generator = np.random.default_rng(seed)
+    requests = []
+    for number, length in enumerate(np.linspace(0, 60, GOLDEN_REQUESTS).astype(int)):
+        length = min(length, len(features.vocabulary) - 1)
+        items = generator.choice(len(features.vocabulary) - 1, size=length, replace=False)
+        days = np.sort(generator.uniform(0, 30, size=length))
+        time_us = features.cut_us + number * DAY // 4
+        history = [
+            {"item_id": features.vocabulary.ids[item], "event_time": to_iso(time_us - int((31 - day) * DAY))}
+            for item, day in zip(items, days, strict=True)
+        ]
+        if number % 5 == 1:
+            history.append({"item_id": "unknown-item", "event_time": to_iso(time_us - DAY)})
+        requests.append({"history": history, "k": 20, "time": to_iso(time_us), "request_id": f"golden-{number}"})
+    return requests
+
+
+def write(folder: Path, weights: Path, fit: dict, features: Features, settings: params.Params) -> None:
+    """Write the artifact folder; its golden answers come from loading it back.
+
+    Raises:
+        UserError: the loaded artifact does not score as the fitted model does.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    description = features.description
+    channels = description["channels"]
+    trends = features.trend_log().at(np.array([features.cut_us]), channels)[0]
+    config = {
+        "model": fit["recipe"],
+        "sizes": sizes_of(features).as_dict(),
+        "encoders": description["encoders"],
+        "repeats": description["repeats"],
+        "refresh_minutes": description["refresh_minutes"],
+        "trends_time_us": features.cut_us,
+    }
+    shutil.copyfile(weights, folder / "weights.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    features.vocabulary.save(folder / "vocabulary.json")
+    (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
+    save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
+    manifest = {
+        "format": FORMAT,
+        "label": fit["label"],
+        "model": fit["recipe"]["name"],
+        "params": fit["recipe"],
+        "run_id": fit["run_id"],
+        "fit_until": to_iso(features.cut_us),
+        "fit_until_us": features.cut_us,
+        "commit": provenance.commit(),
+        "lock_hash": provenance.lock_hash(),
+        **{key: description[key] for key in ("dataset", "dataset_hash", "split_id")},
+    }
+    _seal(folder, manifest)
+    recommender = Recommender.load(folder)
+    requests = synthetic_requests(features, settings.seed)
+    golden = [
+        {"request": body, "answer": answer}
+        for body, answer in zip(requests, recommender.recommend(requests), strict=True)
+    ]
+    _check_parity(recommender, golden, weights)
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in golden]
+    (folder / "golden.jsonl").write_text("\n".join(lines) + "\n")
+    _seal(folder, manifest)
+
+
+def _seal(folder: Path, manifest: dict) -> None:
+    files = sorted(path.name for path in folder.iterdir() if path.name != artifact.MANIFEST)
+    hashes = {name: artifact.hash_file(folder / name) for name in files}
+    (folder / artifact.MANIFEST).write_text(json.dumps(manifest | {"files": hashes}, indent=1))
+
+
+def _check_parity(recommender: Recommender, golden: list[dict], weights: Path) -> None:
+    """Each request asked alone must be answered as it was in the batch."""
+    for entry in golden:
+        (alone,) = recommender.recommend([entry["request"]])
+        together = entry["answer"]
+        same = [item["item_id"] for item in alone["items"]] == [item["item_id"] for item in together["items"]]
+        difference = max(
+            (abs(a["score"] - b["score"]) for a, b in zip(alone["items"], together["items"], strict=True)),
+            default=0,
+        )
+        if not same or difference > 1e-5 * max(1.0, *(abs(item["score"]) for item in together["items"])):
+            name = entry["request"]["request_id"]
+            raise UserError(f"export: {weights}: request {name} is answered differently alone and in a batch")
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
+    label = parser.parse_args(argv).model
+    torch.set_num_threads(1)
+    settings = params.load()
+    fitted = OUT / label / "test"
+    if not (fitted / "fit.json").exists():
+        raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
+    features = store.load("features/out/test")
+    folder = Path("serving/out/artifacts") / label
+    fit = json.loads((fitted / "fit.json").read_text())
+    write(folder, fitted / "weights.safetensors", fit, features, settings)
+    print(f"export: {label} with {GOLDEN_REQUESTS} golden answers -> {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What a client may ask, checked field by field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from data.columns import MICROSECONDS
+
+MAX_K = 1000
+MAX_HISTORY = 10_000
+DEFAULT_K = 10
+FIELDS = ("user_id", "history", "k", "time", "context", "exclude", "request_id")
+
+
+class RequestError(ValueError):
+    """A request cannot be answered; `field` names what is wrong with it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+@dataclass
+class Request:
+    """One checked request."""
+
+    user_id: str | None
+    history: list[tuple[str, int]]  # (item_id, microseconds), as stated
+    stated: bool  # whether a history was stated at all
+    k: int
+    time_us: int
+    context: dict
+    request_id: str | None
+    exclude: list[str] = field(default_factory=list)
+
+
+def parse(body: object, now_us: int) -> Request:
+    """Check one parsed JSON body.
+
+    Args:
+        now_us: the server's clock, for requests that state no time.
+
+    Raises:
+        RequestError: names the field and what was expected.
+    """
+    if not isinstance(body, dict):
+        raise RequestError("body", f"expected a JSON object, got {_kind(body)}")
+    for name in body:
+        if name not in FIELDS:
+            raise RequestError(str(name)[:100], f"unknown field; known are {', '.join(FIELDS)}")
+    history = body.get("history")
+    time = body.get("time")
+    return Request(
+        user_id=_text(body, "user_id"),
+        history=[] if history is None else _history(history),
+        stated=history is not None,
+        k=_k(body.get("k", DEFAULT_K)),
+        time_us=now_us if time is None else to_microseconds(time, "time"),
+        context=_context(body.get("context")),
+        request_id=_text(body, "request_id"),
+        exclude=_exclude(body.get("exclude")),
+    )
+
+
+def to_microseconds(value: object, field: str) -> int:
+    """An ISO 8601 text as microseconds since 1970; without an offset it is UTC."""
+    if not isinstance(value, str):
+        raise RequestError(field, f"expected an ISO 8601 time, got {_kind(value)}")
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise RequestError(field, f"{value[:40]!r} is not an ISO 8601 time") from None
+    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
+
+
+def to_iso(time_us: int) -> str:
+    """Microseconds since 1970 as ISO 8601 in UTC."""
+    seconds, rest = divmod(int(time_us), MICROSECONDS)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat().replace("+00:00", "Z")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _text(body: dict, field: str) -> str | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, str):
+        raise RequestError(field, f"expected text or null, got {_kind(value)}")
+    if value is not None and len(value) > 256:
+        raise RequestError(field, f"expected at most 256 characters, got {len(value)}")
+    return value
+
+
+def _k(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_K:
+        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
+        raise RequestError("k", f"expected a whole number from 1 to {MAX_K}, got {str(shown)[:40]}")
+    return value
+
+
+def _history(value: object) -> list[tuple[str, int]]:
+    if not isinstance(value, list):
+        raise RequestError("history", f"expected a list or null, got {_kind(value)}")
+    if len(value) > MAX_HISTORY:
+        raise RequestError("history", f"expected at most {MAX_HISTORY} events, got {len(value)}")
+    return [_event(event, f"history[{position}]") for position, event in enumerate(value)]
+
+
+def _event(event: object, field: str) -> tuple[str, int]:
+    if not isinstance(event, dict):
+        raise RequestError(field, f"expected an object with item_id and event_time, got {_kind(event)}")
+    item = event.get("item_id")
+    if not isinstance(item, str):
+        raise RequestError(f"{field}.item_id", f"expected text, got {_kind(item)}")
+    return item, to_microseconds(event.get("event_time"), f"{field}.event_time")
+
+
+def _context(value: object) -> dict:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError("context", f"expected an object or null, got {_kind(value)}")
+    for name, entry in value.items():
+        if isinstance(entry, dict | list):
+            raise RequestError(f"context.{name}"[:100], f"expected text or a number, got {_kind(entry)}")
+    return value
+
+
+def _exclude(value: object) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise RequestError("exclude", "expected a list of item ids (text) or null")
+    return value

@@ -1,0 +1,93 @@
+"""Where the model server listens, lives and how much it may use: environment variables, never params.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from command import UserError
+from params import ROOT
+
+PREFIX = "TIDEGATE_"
+PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(UserError):
+    """An environment variable holds something that cannot be; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Each field is read from `TIDEGATE_<FIELD>`; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"  # loopback: TorchServe is unmaintained, so nothing but our own edge talks to it
+    inference_port: Port = 8080
+    management_port: Port = 8081
+    metrics_port: Port = 8082  # has no authorization of its own
+    grpc_inference_port: Port = 7070
+    grpc_management_port: Port = 7071
+
+    server_home: Path = ROOT / "serving" / "out" / "torchserve"
+    start_seconds: Annotated[float, Field(gt=0)] = 60
+    heap_mb: Annotated[int, Field(ge=128)] = 1024  # the frontend's memory has a ceiling, whatever its age
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 1_000_000
+    token_minutes: Annotated[float, Field(gt=0)] = 60
+
+    workers: Count = 1
+    batch_size: Count = 8
+    batch_delay_ms: Annotated[int, Field(ge=0)] = 1  # the least that batches; 0 never joins more than 2
+    load_seconds: Count = 120  # how long a new version may take to come up
+    answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
+
+    @property
+    def inference_url(self) -> str:
+        return f"http://{self.host}:{self.inference_port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{self.host}:{self.management_port}"
+
+    @property
+    def model_store(self) -> Path:
+        return self.server_home / "models"
+
+    @property
+    def key_file(self) -> Path:
+        """Where TorchServe writes its tokens; new at each start, and whenever one is renewed."""
+        return self.server_home / "key_file.json"
+
+
+def variable(field: str) -> str:
+    """The environment variable behind a field: inference_port -> TIDEGATE_INFERENCE_PORT."""
+    return PREFIX + field.upper()
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: one line per variable that is out of bounds, or two ports that are the same.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
+    seen: dict[int, str] = {}
+    for field in PORTS:
+        port = getattr(settings, field)
+        if port in seen:
+            raise SettingsError(f"{variable(seen[port])} and {variable(field)} are both {port}")
+        seen[port] = field
+    return settings
+
+
+def _sentence(fault) -> str:
+    name = variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
+    return f"{name} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,66 @@
+"""Artifacts, registries and a live server for the tests of serving."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_artifact, which several files here use
+
+import tiny_artifact
+
+from serving.settings import PORTS, Settings
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Two artifacts of two models; not to be changed (copy what you want to break)."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    return {seed: tiny_artifact.write(folder / str(seed), seed) for seed in (1, 2)}
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables in it: making them takes seconds, copying them none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_registered_models()
+    return path
+
+
+@pytest.fixture
+def registry_folder(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh registry that `serving.registry` uses."""
+    use_registry(tmp_path, empty_registry, monkeypatch)
+    return tmp_path
+
+
+def use_registry(folder: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(empty_registry, folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A server of its own, on ports that were free a moment ago."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {field: probe.getsockname()[1] for field, probe in zip(PORTS, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return Settings(server_home=tmp_path_factory.mktemp("torchserve"), **ports)
+
+
+@pytest.fixture(scope="module")
+def live(settings: Settings) -> Iterator[Settings]:
+    """A running server; stopped at the end of the module."""
+    from serving import server
+
+    server.start(settings)
+    yield settings
+    server.stop(settings)

@@ -1,0 +1,375 @@
+"""A real TorchServe on loopback, deployed to from a real registry.
+
+One server for all tests; each leaves it serving the first version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import tiny_artifact
+
+from serving import ask, deploy, package, registry, server
+from serving.client import ServerError, TorchServe
+from serving.deploy import DeployError
+from serving.launch import ServerStartError
+from serving.registry import RegistryError
+from serving.settings import PORTS, Settings, variable
+from serving.worker_code import FORBIDDEN
+
+pytestmark = pytest.mark.slow
+
+PROMOTED = {"verdict": "PROMOTE"}
+NAME = "tiny"
+STRANGER = httpx.Client(timeout=30, trust_env=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registry_home(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Path]:
+    from conftest import use_registry
+
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        use_registry(folder, empty_registry, patch)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first(live: Settings, artifacts: dict[int, Path]) -> str:
+    """The first champion, deployed."""
+    version = registry.create_version(NAME, artifacts[1])
+    registry.promote(NAME, version, PROMOTED)
+    return deploy.deploy(NAME, live)
+
+
+@pytest.fixture
+def client(live: Settings, first: str) -> Iterator[TorchServe]:
+    with TorchServe.of(live) as client:
+        yield client
+
+
+def post(live: Settings, body: bytes, token: str | None = None) -> httpx.Response:
+    """As a stranger's client would, with nothing of ours in between."""
+    key = json.loads(live.key_file.read_text())["inference"]["key"] if token is None else token
+    url = f"{live.inference_url}/predictions/{NAME}"
+    return STRANGER.post(url, content=body, headers={"Authorization": f"Bearer {key}"})
+
+
+def patient(client: TorchServe, request: dict, seconds: float = 60) -> dict:
+    """The answer, however often the worker has first to come back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return client.predict(NAME, request)
+        except ServerError as error:
+            if error.status not in (None, 503, 507) or time.monotonic() > deadline:
+                raise
+
+
+def pids(client: TorchServe) -> dict[str, tuple[int, ...]]:
+    return {version: about.pids for version, about in client.describe(NAME).items()}
+
+
+def serving(client: TorchServe) -> str:
+    return client.predict(NAME, {"k": 1})["model_version"]
+
+
+def test_the_endpoint_answers_as_the_artifact_did_at_export(live: Settings, client: TorchServe) -> None:
+    artifact = registry.download(NAME, "champion")
+    cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
+    assert len(cases) == 3
+    for case in cases:
+        answer = post(live, json.dumps(case["request"]).encode())
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == case["answer"] | {"model_version": "1.0"}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"k": ', "body"),
+        (b"", "body"),
+        (b'{"k": 0}', "k"),
+        (b'{"k": "ten"}', "k"),
+        (b'{"history": [{"item_id": 5}]}', "history[0].item_id"),
+        (b'{"user_id": {"a": 1}}', "user_id"),
+        (b'["k", 10]', "body"),
+    ],
+)
+def test_a_bad_request_is_a_400_that_names_its_field(live: Settings, first: str, body: bytes, field: str) -> None:
+    answer = post(live, body)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/json"
+    assert (answer.json()["code"], answer.json()["field"]) == (400, field)
+
+
+def test_a_body_of_ten_megabytes_is_refused_and_the_server_lives_on(live: Settings, client: TorchServe) -> None:
+    assert post(live, b'{"user_id": "' + b"x" * 10_000_000 + b'"}').status_code == 413
+    assert serving(client) == "1.0"
+
+
+def test_an_unknown_user_and_unknown_items_are_answered(client: TorchServe) -> None:
+    history = [{"item_id": "never-seen", "event_time": "2026-01-01T00:00:00Z"}]
+    answer = client.predict(NAME, {"user_id": "nobody", "history": history, "k": 1000})
+    assert len(answer["items"]) == len(tiny_artifact.ITEMS)
+    assert answer["rung"] == "popular"
+
+
+def test_in_a_crowd_each_request_gets_its_own_answer_or_its_own_error(live: Settings, client: TorchServe) -> None:
+    def one(number: int) -> tuple[int, dict]:
+        body = {"k": number % 4, "request_id": str(number)}  # every fourth is malformed
+        answer = post(live, json.dumps(body).encode())
+        return answer.status_code, answer.json()
+
+    with ThreadPoolExecutor(16) as crowd:
+        answers = list(crowd.map(one, range(64)))
+    for number, (status, answer) in enumerate(answers):
+        assert status == (200 if number % 4 else 400)
+        assert answer.get("request_id") == (str(number) if number % 4 else None)
+        assert len(answer.get("items", [])) == number % 4
+
+
+def test_without_a_token_nothing_is_answered(live: Settings, first: str) -> None:
+    assert post(live, b"{}", token="made-up").status_code == 400
+    assert httpx.get(f"{live.management_url}/models").status_code == 400
+    assert httpx.get(f"{live.inference_url}/ping").status_code == 400
+
+
+def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(live: Settings, client: TorchServe) -> None:
+    assert client.ping() == "Healthy"
+    with TorchServe.of(live) as other:
+        other._renew("inference")  # the token that `client` holds is refused from now on
+    assert client.ping() == "Healthy"
+    keys = json.loads(live.key_file.read_text())
+    keys["inference"]["key"] = "expired1"
+    live.key_file.chmod(0o600)
+    live.key_file.write_text(json.dumps(keys))  # now the file is no help either: only renewing is
+    client._tokens.clear()
+    assert client.ping() == "Healthy"
+
+
+def test_every_port_listens_on_loopback_alone(live: Settings, first: str) -> None:
+    listening = {
+        (at.laddr.ip.removeprefix("::ffff:"), at.laddr.port)
+        for at in server.find(live).net_connections()
+        if at.status == psutil.CONN_LISTEN
+    }
+    assert {("127.0.0.1", getattr(live, field)) for field in PORTS} <= listening
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+
+
+def test_nothing_from_outside_the_model_store_can_be_loaded(live: Settings, client: TorchServe) -> None:
+    for url in ("http://127.0.0.1:9/a.mar", f"file://{live.server_home}/a.mar", "../a.mar"):
+        with pytest.raises(ServerError, match=r"allowed URL|Relative path"):
+            client.register(url, "intruder")
+
+
+def test_the_worker_maps_no_training_library(client: TorchServe) -> None:
+    (worker,) = pids(client)["1.0"]
+    mapped = Path(f"/proc/{worker}/maps").read_text()
+    assert "libtorch" in mapped
+    assert not [name for name in FORBIDDEN if f"/{name}/" in mapped]
+    variables = psutil.Process(worker).environ()
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert str(Path(package.__file__).parents[1]) not in variables["PYTHONPATH"].split(":")
+
+
+def test_deploying_again_changes_nothing(live: Settings, client: TorchServe) -> None:
+    before = pids(client)
+    said: list[str] = []
+    assert deploy.deploy(NAME, live, said.append) == "1.0"
+    assert said == []
+    assert pids(client) == before
+
+
+def test_a_killed_worker_comes_back(client: TorchServe) -> None:
+    (worker,) = pids(client)["1.0"]
+    os.kill(worker, 9)
+    assert patient(client, {"k": 1})["model_version"] == "1.0"
+    assert pids(client)["1.0"] != (worker,)
+
+
+def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
+    live: Settings, client: TorchServe, artifacts: dict[int, Path]
+) -> None:
+    registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)
+    seen: list[str] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        with TorchServe.of(live) as other:
+            while not done.is_set():
+                seen.append(serving(other))  # a gap would raise here
+
+    with ThreadPoolExecutor(1) as asker:
+        asking = asker.submit(keep_asking)
+        try:
+            assert deploy.deploy(NAME, live) == "2.0"
+        finally:
+            done.set()
+        asking.result()
+    assert serving(client) == "2.0"
+    assert sorted(set(seen)) in (["1.0"], ["1.0", "2.0"])
+    assert seen == sorted(seen)  # the old version until the new one, never back
+    before = pids(client)
+    assert set(before) == {"1.0", "2.0"}
+    started = time.monotonic()
+    registry.rollback(NAME)
+    assert deploy.deploy(NAME, live) == "1.0"
+    assert serving(client) == "1.0"
+    assert pids(client) == before  # nothing was loaded anew
+    assert time.monotonic() - started < 10
+
+
+def test_a_version_with_other_golden_answers_never_serves(
+    live: Settings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(artifacts[1], broken)
+    text = (broken / "golden.jsonl").read_text()
+    (broken / "golden.jsonl").write_text(text.replace('"score": ', '"score": 1'))
+    tiny_artifact.seal(broken, seed=3)
+    with failing_champion(broken):
+        with pytest.raises(DeployError, match=r"golden request 0 .*scores .*; tiny 1\.0 answers as before"):
+            deploy.deploy(NAME, live)
+        assert serving(client) == "1.0"
+        assert set(pids(client)) == {"1.0", "2.0"}
+
+
+def test_an_artifact_that_cannot_be_loaded_leaves_the_old_version_answering(
+    live: Settings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(artifacts[1], broken)
+    (broken / "weights.safetensors").write_bytes(b"not weights")
+    tiny_artifact.seal(broken, seed=4)  # whole by its hashes: only loading can tell
+    monkeypatch.setattr(deploy.environment, "load", lambda: live)
+    with failing_champion(broken):
+        assert deploy.main(["--dataset", NAME]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {NAME} ")
+        assert "ArtifactError" in error
+        assert error.endswith("tiny 1.0 answers as before\n")
+        assert len(error.splitlines()) == 1
+        assert serving(client) == "1.0"
+        assert set(pids(client)) == {"1.0", "2.0"}
+
+
+def test_an_artifact_changed_in_the_registry_is_never_loaded(
+    live: Settings, client: TorchServe, registry_home: Path, tmp_path: Path
+) -> None:
+    other = tiny_artifact.write(tmp_path / "other", seed=5)
+    with failing_champion(other) as version:
+        (stored,) = registry_home.rglob(f"artifact-{registry.find(NAME, version).artifact[:12]}")
+        (stored / "items.json").write_text("[]")
+        with pytest.raises(RegistryError, match=r"items\.json is not the file that was exported"):
+            deploy.deploy(NAME, live)
+        assert serving(client) == "1.0"
+
+
+class failing_champion:
+    """Promote an artifact for the length of a `with`, then give the title back to the first version."""
+
+    def __init__(self, artifact: Path) -> None:
+        self.version = registry.create_version(NAME, artifact)
+
+    def __enter__(self) -> str:
+        self.before = registry.aliased(NAME, "champion"), registry.aliased(NAME, "previous")
+        registry.promote(NAME, self.version, PROMOTED)
+        return self.version
+
+    def __exit__(self, *_: object) -> None:
+        from serving.versions import client
+
+        for alias, version in zip(("champion", "previous"), self.before, strict=True):
+            client().set_registered_model_alias(NAME, alias, version.version)
+
+
+def test_newer_worker_code_is_loaded_beside_the_old_build(
+    live: Settings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
+    assert deploy.deploy(NAME, live) == "1.1"
+    assert serving(client) == "1.1"
+    assert set(pids(client)) == {"1.1", "2.1"}
+    assert {path.name for path in live.model_store.iterdir()} == {"tiny-1.1.mar", "tiny-2.1.mar"}
+
+
+def test_a_deploy_killed_before_the_switch_converges_when_run_again(
+    live: Settings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = serving(client)
+    registry.rollback(NAME)
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchServe, "set_default", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy.deploy(NAME, live)
+    assert serving(client) == before
+    assert deploy.deploy(NAME, live).startswith("2.")
+    assert serving(client).startswith("2.")
+    registry.rollback(NAME)
+    assert deploy.deploy(NAME, live) == before
+
+
+def test_a_restarted_server_serves_what_it_served(live: Settings, client: TorchServe) -> None:
+    before, loaded = serving(client), set(pids(client))
+    assert server.stop(live)
+    assert not server.stop(live)
+    assert server.start(live)
+    assert not server.start(live)
+    with TorchServe.of(live) as fresh:
+        assert serving(fresh) == before
+        assert set(pids(fresh)) == loaded
+
+
+def test_a_server_killed_outright_is_put_right_by_deploy(live: Settings, client: TorchServe) -> None:
+    before = serving(client)
+    os.kill(server.find(live).pid, 9)
+    assert deploy.deploy(NAME, live) == before
+    with TorchServe.of(live) as fresh:
+        assert serving(fresh) == before
+
+
+def test_a_taken_port_is_named_with_its_variable(live: Settings, first: str, tmp_path: Path) -> None:
+    intruder = live.model_copy(update={"server_home": tmp_path})
+    port = live.inference_port
+    with pytest.raises(ServerStartError, match=f"{variable('inference_port')} is {port}, which cannot be used"):
+        server.start(intruder)
+    assert server.find(intruder) is None
+
+
+def test_the_command_line_asks_and_tells(live: Settings, client: TorchServe, monkeypatch, capsys) -> None:
+    for module in (ask.environment, deploy.environment):
+        monkeypatch.setattr(module, "load", lambda: live)
+    assert ask.main(["--dataset", NAME, "--history", "item-01,item-02", "--k", "2"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[2].startswith("personalised: ranked from 2 known events")
+    assert told[-1].startswith(f"2 items from {NAME} {serving(client)}, trends of ")
+    assert ask.main(["--dataset", NAME, "--k", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert deploy.main(["--dataset", NAME, "--status"]) == 0
+    told = capsys.readouterr().out
+    assert "registry  champion    1" in told
+    assert f"server    default     {serving(client)} (1 of 1 workers ready)" in told
+
+
+def test_the_log_stays_quiet_under_requests(live: Settings, client: TorchServe) -> None:
+    logs = live.server_home / "logs"
+    before = sum(path.stat().st_size for path in logs.glob("*.log"))
+    for _ in range(100):
+        serving(client)
+        post(live, b'{"k": ')
+    assert sum(path.stat().st_size for path in logs.glob("*.log")) - before < 1000
