@@ -1,0 +1,105 @@
+"""VERB compare: metrics and rankings of all models -> the data set's results as JSON, Markdown and an HTML
+page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+import params
+from command import exits_cleanly
+from experiments.board import Board, result
+from experiments.comparison import comparisons
+from experiments.leaderboard import markdown
+from experiments.measured import CompareError, Measured, read_metrics
+
+OUT = params.ROOT / "experiments" / "out"
+RESULTS = params.ROOT / "experiments" / "results"
+NEEDED = ["case_id", "user_id", "target", "history_length", "true_ranks"]  # the lists themselves are large
+
+
+def build(
+    dataset: str,
+    seed: int,
+    resamples: int,
+    out: Path = OUT,
+    registered: Callable[[str], str | None] = lambda dataset: None,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> Board:
+    """Read what evaluate wrote of one data set and compare it.
+
+    Args:
+        seed, resamples: of the bootstrap.
+        out: holds metrics/<label>.json and rankings/<label>.parquet.
+        registered: data set -> label of its registered model; None until a gate has run.
+        pairs: further (model, against) labels to compare.
+
+    Raises:
+        CompareError: nothing was measured, or the numbers may not stand side by side.
+    """
+    measured = read_metrics(out / "metrics", dataset)
+    if all(one.oracle for one in measured):
+        raise CompareError(f"{out / 'metrics'} holds no model of {dataset!r}, only the oracle; run evaluate")
+    by_label = {one.label: one for one in measured}
+
+    @cache
+    def tables(label: str) -> list[pd.DataFrame]:
+        return [_rankings(path) for path in by_label[label].ranking_files(out / "rankings")]
+
+    def frames(one: Measured) -> list[pd.DataFrame]:
+        return tables(one.label)
+
+    lines = comparisons(measured, frames, seed, resamples, pairs)
+    return Board.of(measured, lines, registered(dataset))
+
+
+def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
+    """Write results/<dataset>.json and .md (small, committed) and out/leaderboard.html; return their
+    paths."""
+    from experiments.figures import page  # plotly takes a second to load
+
+    texts = {
+        results / f"{board.dataset}.json": json.dumps(result(board), indent=1, sort_keys=True, allow_nan=False) + "\n",
+        results / f"{board.dataset}.md": markdown(board),
+        out / "leaderboard.html": page(board),
+    }
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _rankings(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, columns=NEEDED)
+    except FileNotFoundError:
+        raise CompareError(f"{path} does not exist; run evaluate") from None
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    settings = params.load(params.ROOT / "params.yaml")
+    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
+    parser.add_argument("--dataset", default=settings.dataset, help="data set to compare (default: %(default)s)")
+    parser.add_argument("--registered", metavar="LABEL", help="label of the registered model, to mark it")
+    parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("MODEL", "AGAINST"),
+                        help="one more paired comparison; may be given again")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=OUT, help="folder with metrics/ and rankings/")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for <dataset>.json and <dataset>.md")
+    args = parser.parse_args(argv)
+    pairs = [(model, against) for model, against in args.pair]
+    board = build(args.dataset, settings.seed, settings.evaluate.resamples, args.out, lambda _: args.registered, pairs)
+    paths = write(board, args.out, args.results)
+    print(f"compared {len(board.models)} models of {board.dataset}: {', '.join(map(str, paths))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

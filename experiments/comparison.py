@@ -1,0 +1,103 @@
+"""Which of two models is better, and by how much: paired differences on the same cases with the same
+resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.bootstrap import paired
+from experiments.cases import TARGETS, align, same_cases, true_ranks
+from experiments.measure import HEADLINE, number
+from experiments.measured import CompareError, Measured, must_share_split
+from training.metrics import accuracy
+
+PRIMARY = f"ndcg@{HEADLINE}"
+STALE = 1e-9  # a stored mean further than this from the same mean of the rankings: one of the files is old
+
+Frames = Callable[[Measured], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
+
+
+def best_peer(measured: Sequence[Measured], target: str) -> str | None:
+    """Label of the peer with the highest NDCG@10 on a target, of equals the first; None without peers."""
+    peers = [one for one in measured if one.peer and one.point(target, PRIMARY) is not None]
+    return min(peers, key=lambda one: (-one.entry(target, PRIMARY)["mean"], one.label)).label if peers else None
+
+
+def comparisons(
+    measured: Sequence[Measured],
+    frames: Frames,
+    seed: int,
+    resamples: int,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> list[dict[str, Any]]:
+    """Every learned model against the best peer of each target, and each further (model, against) pair.
+
+    Raises:
+        CompareError: a pair names an unknown label, or two models do not share split and cases.
+    """
+    by_label = {one.label: one for one in measured}
+    for label in {label for pair in pairs for label in pair} - set(by_label):
+        raise CompareError(f"no metrics of {label!r}; known are {', '.join(sorted(by_label))}")
+    found = []
+    for target in TARGETS:
+        peer = best_peer(measured, target)
+        wanted = [
+            (one.label, peer) for one in measured if one.learned and not one.oracle and peer not in (None, one.label)
+        ]
+        for model, against in dict.fromkeys([*wanted, *pairs]):
+            one, other = by_label[model], by_label[against or ""]
+            if target in one.targets and target in other.targets:
+                found.append(compare_pair(one, other, frames, target, seed, resamples))
+    return found
+
+
+def compare_pair(
+    model: Measured,
+    against: Measured,
+    frames: Frames,
+    target: str,
+    seed: int,
+    resamples: int,
+    metric: str = PRIMARY,
+) -> dict[str, Any]:
+    """One line of the result file: the paired difference of a metric @10, whole and on cold and warm cases.
+
+    Raises:
+        CompareError: the split or the cases differ, or a metrics file does not match its rankings.
+    """
+    must_share_split([model, against])
+    table, mine = _values(model, frames(model), target, metric)
+    other_table, theirs = _values(against, frames(against), target, metric)
+    if not same_cases(table, other_table):
+        both = len(set(table["case_id"]) & set(other_table["case_id"]))
+        raise CompareError(
+            f"{model.label} has {len(table)} {target} cases, {against.label} {len(other_table)}, "
+            f"{both} in common; evaluate both on one split"
+        )
+    user, cold = table["user_id"].to_numpy(str), table["history_length"].to_numpy() == 0
+
+    def difference(mask: np.ndarray) -> dict[str, Any]:
+        found = asdict(paired(mine[mask], theirs[mask], user[mask], seed, resamples))
+        return {key: number(found[key]) for key in ("difference", "low", "high", "relative")}
+
+    head = {"target": target, "model": model.label, "against": against.label, "metric": metric}
+    parts = {name: difference(mask) for name, mask in (("cold", cold), ("warm", ~cold)) if mask.any()}
+    return head | difference(np.ones(len(user), bool)) | {"slices": parts}
+
+
+def _values(one: Measured, frames: Sequence[pd.DataFrame], target: str, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The aligned cases and their metric, averaged over the seeds."""
+    tables = align(frames, target)
+    values = np.mean([accuracy(true_ranks(table), [HEADLINE])[metric] for table in tables], axis=0)
+    stored = one.point(target, metric)
+    if stored is None or abs(values.mean() - stored) > STALE:
+        raise CompareError(
+            f"{one.label}: its metrics file says {target} {metric} = {stored}, its rankings give "
+            f"{values.mean():.10g}; one of the two is old: run evaluate again"
+        )
+    return tables[0], values

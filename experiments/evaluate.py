@@ -1,0 +1,169 @@
+"""STAGE evaluate: rank the test cases with an exported artifact, by the code that answers live requests."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import params
+from command import UserError, exits_cleanly
+from experiments.measure import measure
+from features import store
+from features.sequences import Cases, batches
+from features.store import Features
+from features.trends import ALL, TrendLog, TrendSnapshot
+from serving.recommender import Recommender
+from training import provenance, tracking, validate
+
+OUT = Path("experiments/out")
+RANKED = 100
+
+
+def rank_cases(
+    recommender: Recommender, features: Features, cases: Cases, trends: TrendLog | TrendSnapshot, size: int
+) -> pd.DataFrame:
+    """The rankings table of one target: see PROTOCOL's rankings file; one row per case."""
+    ranked = np.zeros((len(cases), RANKED), dtype=np.int64)
+    ranks = np.zeros(len(cases.truth), dtype=np.int64)
+    model = recommender.model
+    at = validate.moments(cases, features.description["refresh_minutes"])
+    for rows, batch in batches(features.log, cases, trends, model.channels, at, size, model.max_history):
+        pairs = validate.truth_pairs(cases, rows)
+        top, found = recommender.rank(batch, pairs, RANKED)
+        ranked[rows, : top.shape[1]] = top.numpy()
+        ranks[validate.truth_positions(cases, rows)] = found.numpy()
+    return table(features, cases, ranked, ranks)
+
+
+def table(features: Features, cases: Cases, ranked: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:
+    """Row numbers become ids. `ranked` is (n, 100) item rows, `ranks` one per true item."""
+    ids = np.array(["", *features.vocabulary.ids], dtype=object)
+    users = np.array(features.users, dtype=object)[cases.user]
+    splits = cases.truth_offsets[1:-1]
+    times = pd.Series(cases.time).astype("datetime64[us]").dt.tz_localize("UTC")
+    _, owner, activity = np.unique(cases.user, return_inverse=True, return_counts=True)
+    truth = [list(part) for part in np.split(ids[cases.truth], splits)]
+    suffix = [",".join(sorted(items)) if cases.target == "next" else "" for items in truth]
+    # Ties of one user and moment are told apart by what was taken.
+    names = zip(cases.target + ":" + users + ":" + cases.time.astype(str), suffix, strict=True)
+    return pd.DataFrame(
+        {
+            "case_id": [f"{name}:{rest}" if rest else name for name, rest in names],
+            "user_id": users,
+            "target": cases.target,
+            "time": times,
+            "history_length": (cases.end - features.log.offsets[cases.user]).astype(np.int32),
+            "activity": activity[owner].astype(np.int32),
+            "ranked": [[item for item in row if item] for row in ids[ranked]],
+            "truth": truth,
+            "true_ranks": [part.astype(np.int32) for part in np.split(ranks, splits)],
+        }
+    )
+
+
+def catalogue(features: Features) -> pd.DataFrame:
+    """The items that were ranked, with what the metrics read of them: see the rankings file's items.parquet."""
+    counts = features.trend_log().at(np.array([features.cut_us]), [ALL])[0, 1:, 0]
+    past = features.past
+    first = np.full(len(features.vocabulary), np.iinfo(np.int64).max)
+    np.minimum.at(first, past.items, past.times)
+    return pd.DataFrame(
+        {
+            "item_id": features.vocabulary.ids,
+            "popularity": counts.astype(np.int64),
+            "vector": list(features.item_features[1:]),
+            "age_days": (features.cut_us - first[1:]) / 86_400e6,  # since its first event
+            "catalogue": True,
+        }
+    )
+
+
+def evaluate(label: str, features: Features, settings: params.Params) -> tuple[pd.DataFrame, dict]:
+    """Rankings of both targets, and the metrics file's content."""
+    recommender = Recommender.load(Path("serving/out/artifacts") / label)
+    manifest = recommender.manifest
+    if manifest["split_id"] != features.description["split_id"]:
+        raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
+    size, seed = settings.train.batch_cases, settings.seed
+    every = validate.cases(features)
+    live = features.trend_log()
+    rankings = pd.concat(
+        [rank_cases(recommender, features, cases, live, size) for cases in every.values()], ignore_index=True
+    )
+    items = catalogue(features)
+    measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
+    if recommender.model.channels:
+        frozen = rank_cases(recommender, features, every["next"], recommender.artifact.trends, size)
+        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next"]
+        measured["next_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
+    fit = json.loads((Path("training/out") / label / "test" / "fit.json").read_text())
+    found = json.loads((Path("training/out") / label / "valid" / "fit.json").read_text())
+    facts = {
+        "label": label,
+        "model": manifest["model"],
+        "params": manifest["params"],
+        "fit_seconds": fit["fit_seconds"],
+        "peer": not recommender.model.learned,
+        "learned": recommender.model.learned,
+        "validation": {target: {"ndcg@10": value} for target, value in found["validation"].items()},
+        "run_id": manifest["run_id"],
+        "targets": measured,
+        **provenance_of(features, settings, f"python -m experiments.evaluate --model {label}"),
+    }
+    return rankings, facts
+
+
+def provenance_of(features: Features, settings: params.Params, command: str) -> dict:
+    """What stands with every number."""
+    description = features.description
+    return {
+        "dataset": description["dataset"],
+        "dataset_hash": description["dataset_hash"],
+        "split_id": description["split_id"],
+        "commit": provenance.commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command,
+        "seeds": [settings.seed],
+    }
+
+
+def write(label: str, rankings: pd.DataFrame, facts: dict) -> None:
+    """experiments/out/rankings/<label>.parquet and experiments/out/metrics/<label>.json."""
+    for folder in ("rankings", "metrics"):
+        (OUT / folder).mkdir(parents=True, exist_ok=True)
+    rankings.to_parquet(OUT / "rankings" / f"{label}.parquet", index=False)
+    (OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+
+def headline(targets: dict) -> str:
+    """One line for people."""
+    means = {target: found["metrics"]["ndcg@10"] for target, found in targets.items()}
+    return ", ".join(
+        f"{target} NDCG@10 {entry['mean']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]"
+        for target, entry in means.items()
+        if entry["low"] is not None
+    )
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
+    label = parser.parse_args(argv).model
+    settings = params.load()
+    features = store.load("features/out/test")
+    rankings, facts = evaluate(label, features, settings)
+    write(label, rankings, facts)
+    tracking.log_evaluation(facts)
+    print(f"evaluate: {label}: {headline(facts['targets'])} -> {OUT}/metrics/{label}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""STAGE oracle: rank the simulator's test cases by its true preferences: what no model can beat."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import params
+from command import UserError, exits_cleanly
+from data.simulate import Oracle
+from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
+from experiments.measure import measure
+from features import store
+from features.sequences import Cases
+from features.store import Features
+from training import validate
+from training.models.rank import exclude, rank
+
+LABEL = "oracle"
+
+
+def rank_cases(oracle: Oracle, features: Features, cases: Cases, days: int, size: int) -> pd.DataFrame:
+    """The rankings table of one target, by true preference."""
+    ids = features.vocabulary.ids
+    position = {item: column for column, item in enumerate(oracle.item_ids)}
+    columns = np.array([position[item] for item in ids])
+    ranked = np.zeros((len(cases), RANKED), dtype=np.int64)
+    ranks = np.zeros(len(cases.truth), dtype=np.int64)
+    for begin in range(0, len(cases), size):
+        rows = np.arange(begin, min(begin + size, len(cases)))
+        start, end = features.log.offsets[cases.user[rows]], cases.end[rows]
+        rowed = [features.log.items[a:b] for a, b in zip(start, end, strict=True)]
+        histories = [[ids[item - 1] for item in history if item] for history in rowed]
+        users = [features.users[user] for user in cases.user[rows]]
+        if cases.target == "window":
+            true = oracle.window_scores(users, int(cases.time[rows[0]]), days, histories)
+        else:
+            true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
+        scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
+        scores[:, 1:] = torch.from_numpy(np.ascontiguousarray(true[:, columns], dtype=np.float32))
+        seen = np.concatenate([np.stack([np.full(len(h), r), h]) for r, h in enumerate(rowed)], axis=1)
+        top, found = rank(
+            exclude(scores, torch.from_numpy(seen.astype(np.int64))),
+            validate.truth_pairs(cases, rows),
+            RANKED,
+        )
+        ranked[rows, : top.shape[1]] = top.numpy()
+        ranks[validate.truth_positions(cases, rows)] = found.numpy()
+    return table(features, cases, ranked, ranks)
+
+
+def _devices(features: Features, context: np.ndarray) -> list[str] | None:
+    """The device that each request states, where devices were kept."""
+    for column, encoder in enumerate(features.description["encoders"]["context"]):
+        if encoder["column"] == "device":
+            return [encoder["values"][max(row - 1, 0)] for row in context[:, column]]
+    return None
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
+    settings = params.load()
+    path = Path("data/out/ingest/oracle.npz")
+    if not path.exists():
+        raise UserError(f"{path} is missing: only the simulator's true preferences are known")
+    features = store.load("features/out/test")
+    oracle = Oracle.load(path)
+    days, size = features.description["window_days"], settings.train.batch_cases
+    tables = [rank_cases(oracle, features, cases, days, size) for cases in validate.cases(features).values()]
+    rankings = pd.concat(tables, ignore_index=True)
+    measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)
+    facts = {
+        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "peer": False, "learned": False,
+        "oracle": True, "targets": measured,
+        **provenance_of(features, settings, "python -m experiments.oracle"),
+    }  # fmt: skip
+    write(LABEL, rankings, facts)
+    print(f"oracle: {headline(measured)} -> experiments/out/metrics/{LABEL}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

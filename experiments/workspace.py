@@ -1,0 +1,123 @@
+"""A copy of the project for one more source, so that two sources never touch each other's products.
+
+As `dvc exp run --temp` does: code and settings are copied, the cache is shared, tracked files stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from command import UserError
+from params import ROOT
+
+HOME = ROOT / "experiments" / "out" / "workspaces"
+FOLDERS = ("data", "features", "training", "serving", "experiments")
+FILES = ("params.py", "command.py", "params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
+GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that say nothing of their data
+
+
+def name_of(source: Path) -> str:
+    """A data set's name, from where it lies: `likes.parquet` in `ml-1m-likes` is `ml-1m-likes`."""
+    stem, parent = _slug(source.stem if source.is_file() else source.name), _slug(source.parent.name)
+    if source.is_file() and parent and (stem in GENERIC or stem in parent):
+        return parent
+    return stem or "source"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`user_id=customer,event_time=ts` as a map.
+
+    Raises:
+        UserError: a part is not `name=column`.
+    """
+    columns = {}
+    for part in filter(None, text.split(",")):
+        ours, equals, theirs = part.partition("=")
+        if not equals or not ours.strip() or not theirs.strip():
+            raise UserError(f"COLUMNS: {part!r} is not our_name=their_name")
+        columns[ours.strip()] = theirs.strip()
+    return columns
+
+
+def make(source: Path, users: Path | None, items: Path | None, columns: dict[str, str], name: str | None) -> Path:
+    """The workspace of a source, made or brought up to date; its folder's name is the data set's.
+
+    Raises:
+        UserError: a path does not exist, or the name cannot be one.
+    """
+    paths = {"path": source, "users": users, "items": items}
+    for key, path in paths.items():
+        if path is not None and not path.exists():
+            raise UserError(f"{'SOURCE' if key == 'path' else key.upper()}: {path} does not exist")
+    stated = {key: str(path.resolve()) if path else None for key, path in paths.items()} | {"columns": columns}
+    dataset = name or name_of(source.resolve())
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
+        raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
+    dataset = _free(dataset, stated["path"])
+    folder = HOME / dataset
+    _copy(folder)
+    _write_params(folder, dataset, stated)
+    _write_pipeline(folder, [path for path in stated.values() if isinstance(path, str)])
+    return folder
+
+
+def _free(dataset: str, path: str) -> str:
+    """The name, or the name with a hash where another source (or the default data set) has it."""
+    settings = HOME / dataset / "params.yaml"
+    taken = dataset == yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    if settings.exists():
+        taken = yaml.safe_load(settings.read_text())["ingest"]["path"] != path
+    return f"{dataset}-{hashlib.blake2b(path.encode(), digest_size=3).hexdigest()}" if taken else dataset
+
+
+def _copy(folder: Path) -> None:
+    for name in FOLDERS:
+        wanted = set()
+        for path in (ROOT / name).rglob("*"):
+            inner = path.relative_to(ROOT)
+            if path.is_file() and not {"out", "__pycache__", "results"} & set(inner.parts):
+                wanted.add(inner)
+                _copy_file(path, folder / inner)
+        for path in (folder / name).rglob("*.py"):
+            inner = path.relative_to(folder)
+            if inner not in wanted and "out" not in inner.parts:
+                path.unlink()  # deleted in the project since
+    for name in FILES:
+        if (ROOT / name).exists():
+            _copy_file(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir(exist_ok=True)
+    cache = os.environ.get("TIDEGATE_DVC_CACHE", str(ROOT / ".dvc" / "cache"))
+    (folder / ".dvc" / "config").write_text(
+        f"[core]\n    analytics = false\n    no_scm = true\n    check_update = false\n"
+        f"[cache]\n    dir = {cache}\n    type = \"reflink,hardlink,copy\"\n"
+    )  # fmt: skip
+
+
+def _copy_file(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+
+
+def _write_params(folder: Path, dataset: str, stated: dict) -> None:
+    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings["dataset"] = dataset
+    settings["ingest"] |= {"source": "auto", "event_types": None, **stated}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def _write_pipeline(folder: Path, sources: list[str]) -> None:
+    """The pipeline, with the source files as dependencies of ingest and without the simulator's oracle."""
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(sources))
+    pipeline["stages"].pop("oracle", None)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))

@@ -1,0 +1,65 @@
+"""Small rankings made the way evaluate makes them, from scores with many ties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+NOT_RANKED = 2**31 - 1
+
+
+def made_items(rng: np.random.Generator, items: int, new: int = 2, content: bool = True) -> pd.DataFrame:
+    """Items of the catalogue, then `new` items that appear later; some lack an age, some lack content."""
+    known = np.arange(items + new) < items
+    vectors = [None if not content or rng.random() < 0.1 else rng.normal(size=4) for _ in known]
+    return pd.DataFrame(
+        {
+            "item_id": [f"{n:03d}" for n in rng.permutation(len(known))],
+            "popularity": np.where(known, rng.integers(1, 30, len(known)), 0),
+            "vector": vectors,
+            "age_days": np.where(known & (rng.random(len(known)) < 0.9), rng.random(len(known)) * 300, np.nan),
+            "catalogue": known,
+        }
+    )
+
+
+def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases: int) -> list[dict]:
+    """One window case a user and `cases` next cases: who, when, what was seen, what is true."""
+    catalogue = items.loc[items["catalogue"], "item_id"].to_numpy()
+    of_user = rng.integers(0, users, cases)
+    wanted = [("window", user, int(rng.integers(1, 13))) for user in range(users)]
+    wanted += [("next", int(user), 1) for user in of_user]
+    rows = []
+    for number, (target, user, size) in enumerate(wanted):
+        seen = rng.choice(catalogue, int(rng.integers(0, len(catalogue) // 2 + 1)), replace=False)
+        possible = np.setdiff1d(items["item_id"].to_numpy(), seen)
+        rows.append(
+            {
+                "case_id": f"{target}-{number}",
+                "user_id": f"u{user}",
+                "target": target,
+                "time": pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(minutes=int(rng.integers(0, 50))),
+                "history_length": int(rng.choice([0, 1, 4, 5, 30, 200])),
+                "activity": 1 if target == "window" else int((of_user == user).sum()),
+                "seen": set(seen),
+                "truth": list(rng.choice(possible, min(size, len(possible)), replace=False)),
+            }
+        )
+    return rows
+
+
+def rank(rng: np.random.Generator, items: pd.DataFrame, cases: list[dict], skill: float = 1.0) -> pd.DataFrame:
+    """Rank the catalogue for each case; true items get `skill` more than chance, and stand last among equals."""
+    catalogue = list(items.loc[items["catalogue"], "item_id"])
+    rows = []
+    for case in cases:
+        scores = {
+            item: int(rng.integers(0, 6)) + (rng.random() < 0.5) * skill * (item in case["truth"]) for item in catalogue
+        }
+        unseen = [item for item in catalogue if item not in case["seen"]]
+        order = sorted(unseen, key=lambda item: (-scores[item], item in case["truth"], item))
+        place = {item: at for at, item in enumerate(order, start=1)}
+        ranks = np.array([place.get(item, NOT_RANKED) for item in case["truth"]], np.int32)
+        kept = {key: value for key, value in case.items() if key != "seen"}
+        rows.append(kept | {"ranked": order[:100], "true_ranks": ranks})
+    return pd.DataFrame(rows)

@@ -1,0 +1,213 @@
+"""Every published number, twice: by the code and by an independent implementation of the definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.catalogue import RankingsError
+from experiments.compare import OUT
+from experiments.measure import measure
+from tests.experiments.made_rankings import NOT_RANKED, made_cases, made_items, rank
+from tests.experiments.reference_metrics import recompute, recompute_slice
+
+K = (5, 10, 20, 50, 100)
+
+
+def made(seed=0, items=40, users=12, cases=60, seeds=1, **options):
+    rng = np.random.default_rng(seed)
+    table = made_items(rng, items, **options)
+    wanted = made_cases(rng, table, users, cases)
+    return [rank(rng, table, wanted, skill=3) for _ in range(seeds)], table
+
+
+def must_equal(published, recomputed, what):
+    """Equal to 1e-9, or both undefined."""
+    if recomputed is None:
+        assert published is None, what
+    else:
+        assert published == pytest.approx(recomputed, rel=0, abs=1e-9), what
+
+
+def must_be_recomputed(targets, frames, items):
+    """Every metric and slice of measure()'s answer follows from the rankings and items alone."""
+    for target, found in targets.items():
+        recomputed = recompute(frames, items, target)
+        assert set(recomputed) == set(found["metrics"])
+        for key, entry in found["metrics"].items():
+            must_equal(entry.get("mean", entry.get("value")), recomputed[key], (target, key))
+        for name, part in found["slices"].items():
+            again = recompute_slice(frames, items, target, name)
+            assert (part["users"], part["cases"]) == (again["users"], again["cases"]), (target, name)
+            for key, entry in part["metrics"].items():
+                must_equal(entry["mean"], again[key], (target, name, key))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(3, 160),
+    users=st.integers(1, 10),
+    cases=st.integers(1, 20),
+    seeds=st.integers(1, 3),
+    content=st.booleans(),
+)
+def test_every_metric_equals_its_second_implementation(seed, items, users, cases, seeds, content):
+    frames, table = made(seed, items, users, cases, seeds, content=content)
+    must_be_recomputed(measure(frames, table, seed=0, resamples=100), frames, table)
+
+
+def published_models():
+    return sorted(path.stem for path in (OUT / "metrics").glob("*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", published_models() or [None])
+def test_published_metrics_are_recomputed_from_the_rankings_and_items_files(label):
+    if label is None:
+        pytest.skip(f"nothing was evaluated in this checkout: {OUT / 'metrics'} is empty; `make demo` fills it")
+    published = json.loads((OUT / "metrics" / f"{label}.json").read_text())
+    names = published.get("rankings") or [f"{label}.parquet"]
+    if not all((OUT / "rankings" / name).exists() for name in names):
+        pytest.skip(f"the rankings of {label} are not in this checkout")
+    frames = [pd.read_parquet(OUT / "rankings" / name) for name in names]
+    targets = {name: found for name, found in published["targets"].items() if name in ("window", "next")}
+    assert targets
+    must_be_recomputed(targets, frames, pd.read_parquet(OUT / "rankings" / "items.parquet"))
+
+
+def test_rankings_survive_parquet(tmp_path):
+    frames, table = made()
+    frames[0].to_parquet(tmp_path / "r.parquet")
+    table.to_parquet(tmp_path / "i.parquet")
+    read = measure(pd.read_parquet(tmp_path / "r.parquet"), pd.read_parquet(tmp_path / "i.parquet"), 0, 100)
+    assert read == measure(frames[0], table, 0, 100)
+
+
+def test_the_answer_is_json_and_the_same_each_time():
+    frames, table = made()
+    first, second = measure(frames, table, 7, 200), measure(frames, table, 7, 200)
+    assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+    assert measure(frames, table, 8, 200) != first
+
+
+def test_the_order_of_rows_does_not_matter():
+    frames, table = made()
+    shuffled = frames[0].sample(frac=1, random_state=1)
+    found = measure(shuffled, table.sample(frac=1, random_state=2), 0, 100)
+    for target, expected in measure(frames[0], table, 0, 100).items():
+        for key, entry in expected["metrics"].items():
+            assert found[target]["metrics"][key] == pytest.approx(entry), (target, key)
+
+
+def test_every_mean_has_an_interval_and_coverage_and_gini_have_none():
+    frames, table = made(cases=200)
+    for found in measure(frames, table, 0, 200).values():
+        for key, entry in found["metrics"].items():
+            if key.split("@")[0] in ("coverage", "gini"):
+                assert set(entry) == {"value"}
+            else:
+                assert entry["low"] <= entry["mean"] <= entry["high"], key
+
+
+def test_next_is_averaged_over_cases_with_the_mean_of_users_beside_it():
+    frames, table = made(users=2, cases=4)
+    table = table.assign(catalogue=True)
+    rows = frames[0][frames[0]["target"] == "next"].copy().iloc[:4]
+    ids = list(table["item_id"])
+    rows["user_id"] = ["a", "a", "a", "b"]
+    rows["ranked"] = [ids] * 4
+    rows["truth"] = [[ids[0]], [ids[0]], [ids[0]], [ids[20]]]
+    rows["true_ranks"] = [[1], [1], [1], [21]]
+    found = measure(rows, table, 0, 100)["next"]["metrics"]
+    assert found["recall@10"]["mean"] == pytest.approx(3 / 4)
+    assert found["recall@10_by_user"]["mean"] == pytest.approx((1 + 0) / 2)
+
+
+def test_seeds_are_averaged_case_by_case_before_users_are_resampled():
+    frames, table = made(users=30, cases=300, seeds=5)
+    both = measure(frames, table, 0, 300)["next"]["metrics"]["ndcg@10"]
+    each = [measure(frame, table, 0, 300)["next"]["metrics"]["ndcg@10"] for frame in frames]
+    assert both["mean"] == pytest.approx(sum(one["mean"] for one in each) / 5)
+    assert both["high"] - both["low"] < min(one["high"] - one["low"] for one in each)
+
+
+def test_cold_and_warm_make_the_whole():
+    frames, table = made(cases=200)
+    for found in measure(frames, table, 0, 100).values():
+        cold, warm = found["slices"]["cold"], found["slices"]["warm"]
+        assert cold["cases"] + warm["cases"] == found["cases"]
+        total = sum(part["cases"] * part["metrics"]["ndcg@10"]["mean"] for part in (cold, warm))
+        assert total / found["cases"] == pytest.approx(found["metrics"]["ndcg@10"]["mean"])
+
+
+def test_head_tail_and_new_items_share_out_the_true_items_of_next():
+    frames, table = made(cases=200)
+    slices = measure(frames, table, 0, 100)["next"]["slices"]
+    assert sum(slices[name]["cases"] for name in ("head_items", "tail_items", "new_items")) == 200
+    assert slices["new_items"]["metrics"]["recall@10"]["mean"] == 0
+
+
+def test_a_target_without_cases_is_left_out():
+    frames, table = made()
+    assert set(measure(frames[0][frames[0]["target"] == "next"], table, 0, 100)) == {"next"}
+
+
+def test_a_true_item_ranked_with_the_cut_items_is_a_miss():
+    frames, _table = made(items=150)
+    beyond = [ranks for ranks in frames[0]["true_ranks"] if 100 < min(ranks) < NOT_RANKED]
+    assert beyond, "the made cases hold a true item below the kept list"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="activity"), "column activity is missing"),
+        (lambda f: pd.concat([f, f.iloc[:1]]), "occurs twice"),
+        (lambda f: f.assign(ranked=[["?"]] * len(f)), "holds '\\?', which is not in items"),
+        (lambda f: f.assign(true_ranks=[[0]] * len(f)), "a rank is 0"),
+        (lambda f: f.assign(true_ranks=[[]] * len(f), truth=[[]] * len(f)), "has no true item"),
+        (lambda f: f.assign(ranked=[list(r)[::-1] for r in f["ranked"]]), "ranked and true_ranks disagree"),
+        (
+            lambda f: f.assign(true_ranks=[[99] * len(r) for r in f["true_ranks"]]),
+            "beyond the end of its list",
+        ),
+        (lambda f: f.assign(user_id="u0"), "window cases of 1 users"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(change, message):
+    frames, table = made()
+    with pytest.raises(RankingsError, match=message):
+        measure(change(frames[0]), table, 0, 100)
+
+
+def test_seeds_on_other_cases_are_refused():
+    frames, table = made(seeds=2)
+    with pytest.raises(RankingsError, match="seeds of one model hold different window cases"):
+        measure([frames[0], frames[1].iloc[1:]], table, 0, 100)
+
+
+def test_k_beyond_the_kept_list_is_refused():
+    frames, table = made()
+    with pytest.raises(ValueError, match=r"k is \[10, 200\]; expected values in \[1, 100\]"):
+        measure(frames, table, 0, 100, k=[10, 200])
+
+
+def test_the_reference_itself_agrees_with_numbers_worked_by_hand():
+    table = pd.DataFrame({"item_id": list("abcde"), "popularity": [8, 4, 2, 1, 1], "catalogue": True})
+    case = {"case_id": "1", "user_id": "u", "target": "next", "time": 0, "history_length": 0, "activity": 1}
+    frame = pd.DataFrame([case | {"ranked": list("abcd"), "truth": ["b", "d"]}])
+    found = recompute([frame], table, "next", ks=(3,))
+    assert found["recall@3"] == 1 / 2
+    assert found["ndcg@3"] == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
+    assert found["map@3"] == pytest.approx((1 / 2) / 2)
+    assert found["mrr@100"] == 1 / 2
+    assert found["coverage@3"] == 3 / 5
+    assert found["novelty@10"] == pytest.approx((1 + 2 + 3 + 4) / 4)
+    assert found["popularity_percentile@10"] == pytest.approx((4.5 + 3.5 + 2.5 + 1) / 5 / 4)

@@ -1,0 +1,192 @@
+"""One verb, many doors: module, MLproject entry point, stage of dvc.yaml and section of params.yaml agree."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("data", "features", "training", "serving", "experiments")
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
+
+# Verbs whose outcome no setting of their own changes, and why.
+WITHOUT_SECTION = {
+    "export": "writes what train fitted, as it is",
+    "package": "copies the artifact and the code beside it into an archive",
+    "compare": "puts measured numbers side by side",
+    "audit": "checks promises that hold under any setting",
+    "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
+    "demo": "runs the other verbs, each under its own section",
+}
+# Sections of params.yaml that are no verb's name, and the verb that reads them.
+SECTION_OF = {"simulate": "ingest"}
+# Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
+READS = {"package": "serving.handler"}
+# Modules that can be started but are no step of a model's life, and what they are for.
+NO_VERBS = {
+    "data.simulate": "writes the simulated platform alone, for a look at it",
+    "serving.ask": "puts one request to the endpoint, for a person to look at",
+    "serving.server": "starts and stops TorchServe on this machine",
+}
+
+
+def module_of(command: str) -> str:
+    """The module that `python -m module ...` runs."""
+    match = COMMAND.match(command)
+    assert match, f"{command!r} is not `python -m folder.verb ...`"
+    return match[1]
+
+
+VERBS = {name: module_of(entry["command"]) for name, entry in ENTRY_POINTS.items()}
+
+
+@cache
+def sections() -> dict:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return {name: section for name, section in params.items() if isinstance(section, dict)}
+
+
+@cache
+def stages() -> dict[str, dict]:
+    """Stage name -> what it says, the bodies of `matrix` and `foreach` stages included."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in pipeline.items()}
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*FOLDERS, include_external_packages=True, cache_dir=None)
+
+
+def verb_of(stage: str) -> str:
+    """`train-valid` is the verb train."""
+    return stage.partition("-")[0].partition("@")[0]
+
+
+def written(values: list) -> list[str]:
+    """The paths of a `deps` or `params` list, whose entries may be text, {path: options} or a nested list."""
+    flat: list[str] = []
+    for value in values:
+        if isinstance(value, list):
+            flat += written(value)
+        else:
+            flat += [value] if isinstance(value, str) else list(value)
+    return flat
+
+
+def runnable() -> set[str]:
+    """Every module of the folders that ends with `if __name__ == "__main__"`."""
+    found = set()
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if "out" not in parts and 'if __name__ == "__main__":' in path.read_text():
+                found.add(".".join(parts))
+    return found
+
+
+def imported_files(module: str) -> set[str]:
+    """Every file of the project that `module` imports, itself included, however far down."""
+    everything = graph().find_upstream_modules(module) | {module}
+    files = set()
+    for name in everything:
+        path = ROOT / Path(*name.split("."))
+        if path.with_suffix(".py").exists():  # a folder's own file is one docstring and changes nothing
+            files.add(path.with_suffix(".py").relative_to(ROOT).as_posix())
+    return files
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_is_a_module_of_its_name_that_ends_by_running_main(verb: str) -> None:
+    path = ROOT / Path(*VERBS[verb].split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text())
+
+    assert path.stem == verb
+    assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    sys.exit(main())"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_answers_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(VERBS[verb])
+
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    missing = [name for name in ENTRY_POINTS[verb].get("parameters", {}) if f"--{name}" not in printed]
+    assert not missing, f"MLproject passes --{missing[0]} to {verb}, whose --help does not know it"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_refuses_an_option_it_does_not_know(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(VERBS[verb]).main(["--no-such-option"])
+
+    assert end.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_every_module_that_can_be_started_is_a_verb() -> None:
+    assert runnable() == set(VERBS.values()) | set(NO_VERBS)
+
+
+def test_every_verb_has_a_section_or_says_why_not() -> None:
+    assert set(VERBS) - set(sections()) == set(WITHOUT_SECTION)
+    assert set(sections()) - set(VERBS) == set(SECTION_OF)
+    assert set(SECTION_OF.values()) <= set(VERBS)
+
+
+def test_the_pipeline_has_a_stage_for_each_of_its_verbs() -> None:
+    pipeline = {"ingest", "split", "featurize", "train", "export", "evaluate", "package"}
+
+    assert pipeline <= {verb_of(name) for name in stages()} <= set(VERBS)
+
+
+def test_every_stage_runs_its_verb() -> None:
+    for name, stage in stages().items():
+        assert module_of(stage["cmd"]) == VERBS.get(verb_of(name)), name
+
+
+def test_every_stage_depends_on_its_section() -> None:
+    for name, stage in stages().items():
+        if verb_of(name) in sections():
+            keys = [key.partition(".")[0] for key in written(stage.get("params", []))]
+            assert verb_of(name) in keys, f"{name} does not list its section of params.yaml"
+
+
+def test_every_stage_lists_all_the_code_that_it_imports() -> None:
+    missing = {}
+    for name, stage in stages().items():
+        deps = {str(Path(path)) for path in written(stage["deps"])}
+        code = imported_files(module_of(stage["cmd"]))
+        if verb_of(name) in READS:
+            code |= imported_files(READS[verb_of(name)])
+        absent = {file for file in code if not {file, *map(str, Path(file).parents)} & deps}
+        if absent:
+            missing[name] = sorted(absent)
+
+    assert not missing, "a stage that leaves out code stays unchanged when that code changes"
+
+
+def test_no_stage_depends_on_code_that_is_gone() -> None:
+    for name, stage in stages().items():
+        code = [path for path in written(stage["deps"]) if path.endswith(".py")]
+        assert not [path for path in code if not (ROOT / path).exists()], name
+
+
+def test_no_stage_depends_on_a_folder_that_holds_its_outputs() -> None:
+    # DVC would find such a stage changed for ever.
+    for name, stage in stages().items():
+        outputs = [Path(path) for key in ("outs", "metrics", "plots") for path in written(stage.get(key, []))]
+        holding = {str(up) for output in outputs for up in output.parents}
+        assert not holding & {str(Path(path)) for path in written(stage["deps"])}, name
