@@ -1,0 +1,71 @@
+"""What the documents tell a reader to type exists, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def commands(document: Path) -> list[str]:
+    """Every line of a fenced block, and every `code span` of the prose."""
+    text = document.read_text()
+    lines = [line.strip() for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
+    return [line.removeprefix("$ ") for line in lines] + CODE_SPAN.findall(FENCE.sub("", text))
+
+
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text()
+
+
+def anchors(document: Path) -> set[str]:
+    """The names under which a document's headings can be linked to."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_every_make_command_is_a_target(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", makefile(), re.MULTILINE))
+    for command in commands(document):
+        if match := re.match(r"(?:[A-Z_]+=\S* )*make ([a-z-]+)((?: [A-Z_]+=\S*)*)", command):
+            assert match[1] in targets, command
+            for variable in re.findall(r" ([A-Z_]+)=", match[2]):
+                assert re.search(rf"\b{variable}\b", makefile()), f"{command}: no {variable} in the Makefile"
+
+
+@each_document
+def test_every_python_command_is_a_module(document: Path) -> None:
+    for command in commands(document):
+        for module in re.findall(r"python3? -m ([\w.]+)", command):
+            if module != "folder.verb":  # the pattern's own name
+                assert importlib.util.find_spec(module), command
+
+
+@each_document
+def test_every_relative_link_resolves(document: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", document.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.is_relative_to(ROOT), f"{link} leads out of the project"
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_make_help_describes_every_target() -> None:
+    phony = set(re.findall(r"^\.PHONY: ([a-z-]+)$", makefile(), re.MULTILINE))
+    described = set(re.findall(r"^([a-z-]+):.* ## \S", makefile(), re.MULTILINE))
+
+    assert phony == described
+    assert {"demo", "test", "bench", "ui", "stop"} <= phony
