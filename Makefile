@@ -6,7 +6,7 @@ SHELL := bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 UI_PORT ?= 5000
-OUT := data/out features/out training/out serving/out experiments/out
+OUT := workspaces data/out features/out training/out serving/out experiments/out
 
 # Nothing here reports to anybody, and nothing may wait for a network that is not there.
 export MLFLOW_DISABLE_TELEMETRY := true

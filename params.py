@@ -100,6 +100,7 @@ class Learned(Section):
     warm_up_steps: Count
     average_decay: Share  # of the moving average of the weights, per step
     max_epochs: Count
+    max_steps: Count  # whichever comes first
     patience: Count  # epochs without a better validation score
 
 

@@ -16,7 +16,7 @@ import yaml
 from command import UserError
 from params import ROOT
 
-HOME = ROOT / "experiments" / "out" / "workspaces"
+HOME = ROOT / "workspaces"
 FOLDERS = ("data", "features", "training", "serving", "experiments")
 FILES = ("params.py", "command.py", "params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
 GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that say nothing of their data

@@ -119,7 +119,7 @@ def assemble(
         time=torch.from_numpy(np.asarray(time_us, dtype=np.int64)),
         traits=torch.from_numpy(np.ascontiguousarray(traits, dtype=np.int64)),
         context=torch.from_numpy(np.ascontiguousarray(context, dtype=np.int64)),
-        trends=torch.from_numpy(np.ascontiguousarray(trends)),
+        trends=torch.from_numpy(np.require(trends, requirements=["C", "W"])),
         moment=torch.from_numpy(np.asarray(moment, dtype=np.int64)),
         seen=torch.from_numpy(np.stack([rows, flat_items]).astype(np.int64)),
     )

@@ -62,6 +62,12 @@ def catalogue(items: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
     return items.set_index(ITEM).reindex(vocabulary.ids).rename_axis(ITEM).reset_index()
 
 
+def titles_of(listed: pd.DataFrame) -> list[str | None]:
+    """One title per item, None where unknown."""
+    titles = listed[TITLE] if TITLE in listed else [None] * len(listed)
+    return [None if pd.isna(title) else str(title) for title in titles]
+
+
 def featurize(events, users, items, cut_us: int, settings: params.Featurize, seed: int) -> dict:
     """Everything that a model needs, fitted on what was known before `cut_us`.
 
@@ -101,7 +107,7 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
         "log": build_log(events, users, vocabulary, encoders),
         "item_features": content,
         "users": users[USER].tolist(),
-        "titles": [None if pd.isna(title) else str(title) for title in listed.get(TITLE, pd.Series([None] * len(listed)))],
+        "titles": titles_of(listed),
         "description": description,
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from command import UserError
 from serving.settings import Settings
 
 INFERENCE, MANAGEMENT = "inference", "management"
+KEY_FILE_READS = 5
 
 
 class ServerError(UserError):
@@ -195,10 +197,19 @@ class TorchServe:
         self._tokens.pop(kind, None)
 
     def _keys(self) -> dict:
-        try:
-            return json.loads(self._key_file.read_text())  # type: ignore[union-attr]
-        except (OSError, ValueError) as error:
-            raise ServerError(f"{self._key_file} cannot be read ({error}); is the server running?") from None
+        for attempt in range(KEY_FILE_READS):
+            try:
+                return json.loads(self._key_file.read_text())  # type: ignore[union-attr]
+            except FileNotFoundError:
+                raise ServerError(
+                    f"no TorchServe runs for this project ({self._key_file} is not there); "
+                    "start it with `python -m serving.deploy`"
+                ) from None
+            except (OSError, ValueError) as error:
+                if attempt == KEY_FILE_READS - 1:
+                    raise ServerError(f"{self._key_file} cannot be read: {error}") from None
+                time.sleep(0.05)  # the server is writing it: it does so in place
+        raise AssertionError("unreachable")
 
 
 def _live(about: dict, default: str) -> LiveVersion:

@@ -21,6 +21,7 @@ COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
 WITHOUT_SECTION = {
     "export": "writes what train fitted, as it is",
     "package": "copies the artifact and the code beside it into an archive",
+    "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
     "compare": "puts measured numbers side by side",
     "audit": "checks promises that hold under any setting",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",

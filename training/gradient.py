@@ -105,7 +105,8 @@ def fit_learned(
         state, chosen = module.average.state_dict(), recipe
     else:
         validation = Validation(features, settings, recipe["patience"], seed, on_epoch)
-        curves = _train(module, windows, {"max_epochs": recipe["max_epochs"]}, validation)
+        limits = {"max_epochs": recipe["max_epochs"], "max_steps": recipe["max_steps"]}
+        curves = _train(module, windows, limits, validation)
         state = validation.best_state
         chosen = recipe | {"best_steps": validation.best_steps, "train_events": events}
     model.load_state_dict(state)
@@ -144,6 +145,10 @@ def _train(module: TrainModule, windows: Windows, limits: dict, callback: Valida
         # One process feeds the batches: they are made of views and cost less than moving them would.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*IterableDataset.*")
+        # Said of Lightning's own use of torch, and of the averaged copy that validation reads.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
         trainer.fit(module, datamodule=TrainData(windows))
     return callback.curves
 

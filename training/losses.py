@@ -28,7 +28,8 @@ def full_softmax(scores: Tensor, masked: Tensor, question: Tensor, item: Tensor)
     scores = scores.clone()
     scores[:, PAD] = MASKED
     scores[masked[0], masked[1]] = MASKED
-    return functional.cross_entropy(scores[question], item, reduction="none") if len(question) else item.float()
+    # Gathered from each question's one partition: several targets must not copy its row of the catalogue.
+    return torch.logsumexp(scores, dim=1)[question] - scores[question, item]
 
 
 def in_batch_softmax(

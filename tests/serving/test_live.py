@@ -321,7 +321,7 @@ def test_a_deploy_killed_before_the_switch_converges_when_run_again(
     assert deploy.deploy(NAME, live).startswith("2.")
     assert serving(client).startswith("2.")
     registry.rollback(NAME)
-    assert deploy.deploy(NAME, live) == before
+    assert deploy.deploy(NAME, live).startswith("1.")
 
 
 def test_a_restarted_server_serves_what_it_served(live: Settings, client: TorchServe) -> None:

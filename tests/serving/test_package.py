@@ -171,4 +171,4 @@ def test_some_other_zip_is_not_taken_for_an_archive(tmp_path: Path) -> None:
 
 def test_an_unknown_label_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "nonesuch"]) == 2
-    assert capsys.readouterr().err.startswith("error: --model is 'nonesuch'; params.train.models holds popularity")
+    assert capsys.readouterr().err.startswith("error: --model is 'nonesuch'; params.train.models holds ")

@@ -31,6 +31,8 @@ class LearnedModel(Model):
             raise ModelError(
                 f"{self.name}: channels name {', '.join(absent)}; featurize.trends gives {', '.join(sizes.channels)}"
             )
+        if params["width"] % params["heads"]:
+            raise ModelError(f"{self.name}: width = {params['width']} is not a multiple of heads = {params['heads']}")
         self.register_buffer("content", torch.zeros(sizes.num_items, sizes.content_width))
 
     def set_content(self, item_features: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.models.base import Sizes
 from training.models.learned import Circumstances, ItemTable, LearnedModel
@@ -92,9 +93,10 @@ class NeuralCF(LearnedModel):
         """
         user = self.user(query)
         item = self.items(self.content)
-        chosen = item[candidates]
+        chosen = functional.embedding(candidates, item)
         flat = torch.einsum("pmd,pd->pm", chosen, self.factor(user)[question])
-        deep = self._deep(self.user_hidden(user)[question][:, None] + self.item_hidden(item)[candidates])
+        hidden = functional.embedding(candidates, self.item_hidden(item))
+        deep = self._deep(self.user_hidden(user)[question][:, None] + hidden)
         trends = pair_trends(self.trend_weights(user)[question], query.trends, query.moment[question], candidates)
         return flat + deep + self.item_bias(candidates).squeeze(-1) + trends
 
