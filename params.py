@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from command import UserError
 
@@ -140,6 +140,20 @@ class Gate(Section):
     min_users: Count  # of either target; fewer decide nothing
 
 
+class Range(Section):
+    low: float
+    high: float
+    log: bool
+
+
+class Tune(Section):
+    model: str
+    trials: Count
+    seconds: Annotated[float, Field(gt=0)]  # no trial begins after it
+    max_steps: Count  # of one trial
+    spaces: dict[str, dict[str, Range]]  # label -> parameter -> range
+
+
 class Params(Section):
     dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     seed: Annotated[int, Field(ge=0)]
@@ -149,7 +163,18 @@ class Params(Section):
     featurize: Featurize
     train: Train
     evaluate: Evaluate
+    tune: Tune
     gate: Gate
+
+    @model_validator(mode="after")
+    def _spaces_name_parameters(self) -> Params:
+        for label, space in self.tune.spaces.items():
+            if label not in self.train.models:
+                raise ValueError(f"tune.spaces names the model {label}, which train.models does not hold")
+            known = type(self.train.models[label]).model_fields
+            if unknown := sorted(set(space) - set(known)):
+                raise ValueError(f"tune.spaces.{label} names {', '.join(unknown)}, which the model does not have")
+        return self
 
 
 class ParamsError(UserError):

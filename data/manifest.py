@@ -1,4 +1,4 @@
-"""The manifest of a split: where the cuts lie, what the parts hold, and the id under which numbers compare."""
+"""The manifest of a split: where the cuts lie, what the parts hold, the id under which numbers compare."""
 
 from __future__ import annotations
 

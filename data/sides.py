@@ -30,7 +30,7 @@ def users_of(events: pd.DataFrame, known: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def items_of(events: pd.DataFrame, known: pd.DataFrame | None) -> pd.DataFrame:
-    """One row per item of the events or of the catalogue, with what is known of it; title and genres always."""
+    """One row per item of the events or the catalogue, with what is known of it; title and genres always."""
     items = pd.DataFrame({ITEM: events[ITEM].unique()})
     if known is not None:
         items = items.merge(known, on=ITEM, how="outer")

@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         folder,
         env,
     )
+    step("audit for leaks", [python, "-m", "experiments.audit"], folder, env)
+    step("tune (a few trials)", [python, "-m", "experiments.tune"], folder, env)
     step("gate", [python, "-m", "experiments.gate"], folder, env)
     publish(folder, dataset)
     step("deploy", [python, "-m", "serving.deploy", "--dataset", dataset], ROOT, env)

@@ -111,7 +111,7 @@ def _check_parity(recommender: Recommender, golden: list[dict], weights: Path) -
             (abs(a["score"] - b["score"]) for a, b in zip(alone["items"], together["items"], strict=True)),
             default=0,
         )
-        if not same or difference > 1e-5 * max(1.0, *(abs(item["score"]) for item in together["items"])):
+        if not same or difference > 1e-5 * max([1.0, *(abs(item["score"]) for item in together["items"])]):
             name = entry["request"]["request_id"]
             raise UserError(f"export: {weights}: request {name} is answered differently alone and in a batch")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from command import UserError
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
-from training.tracking import tracking_uri
+from training.tracking import experiment_of, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -175,20 +175,9 @@ def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
             return mlflow.get_run(run_id).info.run_id
         except MlflowException as error:
             raise RegistryError(f"the run {run_id} cannot be read: {_line(error)}") from None
-    experiment = mlflow.get_experiment_by_name(dataset)
-    experiment_id = experiment.experiment_id if experiment else _create_experiment(mlflow, dataset)
-    run = mlflow.create_run(experiment_id, run_name="registered without a run")
+    run = mlflow.create_run(experiment_of(mlflow, dataset), run_name="registered without a run")
     mlflow.set_terminated(run.info.run_id)
     return run.info.run_id
-
-
-def _create_experiment(mlflow: MlflowClient, dataset: str) -> str:
-    """On SQLite its artifacts lie beside the database; MLflow's default is ./mlruns, wherever one stands."""
-    uri = tracking_uri()
-    if not uri.startswith("sqlite:///"):
-        return mlflow.create_experiment(dataset)
-    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-    return mlflow.create_experiment(dataset, artifact_location=(beside / dataset).as_uri())
 
 
 def _version(entry: ModelVersion) -> Version:

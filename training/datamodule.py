@@ -134,7 +134,7 @@ class Windows(IterableDataset):
             moment=torch.from_numpy(self.table.rows(asked.time)),
         )
         question, target, weight = self._targets(asked)
-        seen_at = _ranges(np.repeat(rows.begin[chosen], 1)[place], rows.begin[chosen][place] + position)
+        seen_at = _ranges(rows.begin[chosen][place], rows.begin[chosen][place] + position)
         seen = np.stack([np.repeat(np.arange(len(asked)), position), timeline.items[order[seen_at]]])
         return TrainBatch(
             query,

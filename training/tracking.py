@@ -9,6 +9,7 @@ from pathlib import Path
 
 import params
 from features.store import Features
+from training import provenance
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported: nothing reports home
 
@@ -21,6 +22,21 @@ def tracking_uri() -> str:
         return os.environ["MLFLOW_TRACKING_URI"]
     DATABASE.parent.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{DATABASE.resolve()}"
+
+
+def experiment_of(client, dataset: str) -> str:
+    """Id of the data set's experiment, made where there is none.
+
+    On SQLite its artifacts lie beside the database; MLflow's default is ./mlruns, wherever one stands.
+    """
+    found = client.get_experiment_by_name(dataset)
+    if found:
+        return found.experiment_id
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return client.create_experiment(dataset)
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    return client.create_experiment(dataset, artifact_location=(beside / dataset).as_uri())
 
 
 class TrainingRun:
@@ -39,6 +55,10 @@ class TrainingRun:
 
         entries = [Metric(name, float(value), _now_ms(), step) for name, value in metrics.items()]
         self._client.log_batch(self.run_id, metrics=entries)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run."""
+        self._client.set_terminated(self.run_id, status)
 
     def log_fit(self, result) -> None:
         """What the fit chose, how long it took, how it did on validation."""
@@ -59,13 +79,7 @@ def _now_ms() -> int:
 @contextmanager
 def training_run(label: str, recipe: dict, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
     """Open a run in the experiment named after the data set; failures are marked as such."""
-    from mlflow import MlflowClient
-    from mlflow.entities import Param
-
-    client = MlflowClient(tracking_uri())
     cut = features.description["cut"]
-    experiment = client.get_experiment_by_name(settings.dataset)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(settings.dataset)
     tags = {
         "model": label,
         "cut": cut,
@@ -73,14 +87,26 @@ def training_run(label: str, recipe: dict, features: Features, settings: params.
         "split_id": features.description["split_id"],
         "dataset_hash": features.description["dataset_hash"],
     }
-    run = client.create_run(experiment_id, run_name=f"{label} ({cut})", tags=tags)
-    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in recipe.items()])
+    run = open_run(settings.dataset, f"{label} ({cut})", tags, recipe)
     try:
-        yield TrainingRun(client, run.info.run_id)
+        yield run
     except BaseException:
-        client.set_terminated(run.info.run_id, "FAILED")
+        run.close("FAILED")
         raise
-    client.set_terminated(run.info.run_id)
+    run.close()
+
+
+def open_run(dataset: str, name: str, tags: dict[str, str], recipe: dict | None = None) -> TrainingRun:
+    """A new run in the experiment of the data set, with its tags and params; the caller closes it."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+
+    client = MlflowClient(tracking_uri())
+    tags = {"dataset": dataset, "commit": provenance.commit(), **tags}
+    run = client.create_run(experiment_of(client, dataset), run_name=name, tags=tags)
+    written = [Param(key, str(value)) for key, value in (recipe or {}).items()]
+    client.log_batch(run.info.run_id, params=written)
+    return TrainingRun(client, run.info.run_id)
 
 
 def log_evaluation(facts: dict) -> None:

@@ -30,7 +30,7 @@ def read_lines(path: Path, separator: str, names: list[str]) -> Table:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a text file, if it lies within the first 4096 bytes; non-ASCII bytes are kept apart."""
+    """The first line of a file, as far as it lies within the first 4096 bytes."""
     return head(path).decode("ascii", "surrogateescape").lstrip().split("\n")[0].strip()
 
 

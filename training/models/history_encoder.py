@@ -30,7 +30,9 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, query: Query, item_vectors: Tensor) -> Tensor:
         """(B, L + 1, D) states of every prefix of every history."""
-        events = functional.embedding(query.items, item_vectors) * len(self.start) ** 0.5 + self.gaps(time_bucket(query.gaps))
+        events = functional.embedding(query.items, item_vectors) * len(self.start) ** 0.5 + self.gaps(
+            time_bucket(query.gaps)
+        )
         start = self.start.expand(len(events), 1, -1)
         states = self.dropout(torch.cat([start, events], dim=1))
         for block in self.blocks:

@@ -1,0 +1,92 @@
+"""Training repeats itself under a seed, keeps its best weights, and at `test` takes the steps it was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.made_features import checkerboard, recipe, train_settings
+from training.gradient import fit_learned, geometric_mean
+from training.models.base import ModelError
+from training.train import validation_scores
+
+SETTINGS = train_settings()
+
+
+def test_the_same_seed_trains_the_same_weights() -> None:
+    first, again, other = (
+        fit_learned(recipe("two_tower", max_epochs=1), checkerboard(), SETTINGS, seed).model.state_dict()
+        for seed in (1, 1, 2)
+    )
+
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("two_tower", "full_softmax"), ("two_tower", "in_batch"), ("neural_cf", "sampled_softmax"), ("neural_cf", "bce")],
+)
+def test_every_loss_learns(name: str, loss: str) -> None:
+    rows: list[dict] = []
+    result = fit_learned(recipe(name, loss=loss, max_epochs=12), checkerboard(), SETTINGS, 0, rows.append)
+    untrained = fit_learned(recipe(name, loss=loss, max_steps=1), checkerboard(), SETTINGS, 0)
+
+    assert rows == result.curves
+    assert set(rows[0]) == {"step", "epoch", "train/loss", "valid/next/ndcg_10", "valid/window/ndcg_10"}
+    assert result.validation["next"] > 1.3 * untrained.validation["next"]
+
+
+def test_the_best_epochs_weights_are_kept() -> None:
+    result = fit_learned(recipe("two_tower"), checkerboard(), SETTINGS, 0)
+    means = [geometric_mean([row["valid/window/ndcg_10"], row["valid/next/ndcg_10"]]) for row in result.curves]
+    best = result.curves[int(np.argmax(means))]
+
+    assert result.recipe["best_steps"] == best["step"]
+    again = validation_scores(result.model, checkerboard(), SETTINGS, 0)
+    assert again == pytest.approx({target: best[f"valid/{target}/ndcg_10"] for target in again}, abs=1e-6)
+
+
+def test_it_stops_when_patience_is_spent() -> None:
+    slow = recipe("two_tower", learning_rate=1e-9, max_epochs=8, patience=2)
+    result = fit_learned(slow, checkerboard(), SETTINGS, 0)
+
+    assert len(result.curves) < 8
+    best = [row["step"] for row in result.curves].index(result.recipe["best_steps"])
+    assert len(result.curves) - 1 - best == 2
+
+
+def test_it_stops_at_max_steps_with_weights_that_were_validated() -> None:
+    result = fit_learned(recipe("two_tower", max_steps=3), checkerboard(), SETTINGS, 0)
+
+    assert [row["step"] for row in result.curves] == [3]
+    assert result.recipe["best_steps"] == 3
+
+
+def test_at_the_test_cut_steps_grow_with_the_events_and_nothing_is_validated() -> None:
+    features = checkerboard(cut="test")
+    events = int((features.past.items != 0).sum())
+    found = recipe("two_tower", max_steps=5) | {"best_steps": 10, "train_events": events // 2}
+    result = fit_learned(found, features, SETTINGS, 0)
+
+    assert result.curves[-1]["step"] == pytest.approx(10 * events / (events // 2), abs=0.51)
+    assert result.validation == {}
+    assert result.recipe == found
+
+
+def test_nothing_is_written_beside_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit_learned(recipe("two_tower", max_epochs=1), checkerboard(), SETTINGS, 0)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_events_is_an_error_that_says_so() -> None:
+    features = checkerboard()
+    features.description["cut_us"] = 0
+
+    with pytest.raises(ModelError, match="no event lies before the cut"):
+        fit_learned(recipe("two_tower"), features, SETTINGS, 0)

@@ -1,0 +1,120 @@
+"""Losses agree with the full softmax wherever theory says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.losses import MASKED, binary_cross_entropy, full_softmax, in_batch_softmax, sampled_softmax
+
+NOTHING = torch.zeros(2, 0, dtype=torch.int64)
+SCORES = torch.tensor([[0.0, 1.0, -0.5, 2.0, 0.3]], dtype=torch.float64)  # column 0 is padding
+QUESTION = torch.tensor([0])
+
+
+def gradient(loss, scores: torch.Tensor) -> torch.Tensor:
+    scores = scores.clone().requires_grad_()
+    loss(scores).sum().backward()
+    return scores.grad
+
+
+def test_full_softmax_is_minus_log_of_the_true_share() -> None:
+    loss = full_softmax(SCORES, NOTHING, QUESTION, torch.tensor([3]))
+
+    assert loss.item() == pytest.approx(-torch.log_softmax(SCORES[0, 1:], 0)[2].item())
+
+
+def test_full_softmax_leaves_the_history_out() -> None:
+    loss = full_softmax(SCORES, torch.tensor([[0], [1]]), QUESTION, torch.tensor([3]))
+
+    assert loss.item() == pytest.approx(-torch.log_softmax(SCORES[0, 2:], 0)[1].item())
+
+
+def test_in_batch_softmax_of_the_whole_catalogue_is_the_full_softmax() -> None:
+    full = gradient(lambda s: full_softmax(s, NOTHING, QUESTION, torch.tensor([3])), SCORES)
+    certain = torch.zeros(4, dtype=torch.float64)
+    batch = gradient(lambda s: in_batch_softmax(s, certain, NOTHING, QUESTION, torch.tensor([2])), SCORES[:, 1:])
+
+    torch.testing.assert_close(batch, full[:, 1:])
+
+
+def partition_gradient(sign: float) -> torch.Tensor:
+    """Expectation, over every batch that can be drawn, of the gradient of the estimated partition's negatives."""
+    probability = torch.tensor([0.9, 0.2, 0.5, 0.05], dtype=torch.float64)
+    scores = SCORES[0, 1:].clone().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for code in range(16):
+        held = torch.tensor([bool(code >> place & 1) for place in range(4)])
+        chance = torch.where(held, probability, 1 - probability).prod()
+        terms = torch.exp(scores - sign * probability.log())
+        total = total + chance * terms[held].sum()
+    total.backward()
+    return scores.grad
+
+
+def test_corrected_partition_has_the_full_gradient_in_expectation_and_the_wrong_sign_has_not() -> None:
+    full = torch.exp(SCORES[0, 1:])
+
+    torch.testing.assert_close(partition_gradient(sign=1.0), full)
+    assert not torch.allclose(partition_gradient(sign=-1.0), full, rtol=0.1)
+
+
+def mean_gradient(correction: float) -> torch.Tensor:
+    """Mean gradient of the in-batch loss over many drawn batches, spread out to the catalogue.
+
+    200 items, each in a batch with its own probability; the true one always is.
+    """
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 200, generator=generator, dtype=torch.float64)
+    probability = 0.1 + 0.8 * torch.rand(200, generator=generator, dtype=torch.float64)
+    probability[7] = 1.0
+    total = torch.zeros(200, dtype=torch.float64)
+    for _ in range(400):
+        held = (torch.rand(200, generator=generator, dtype=torch.float64) < probability).nonzero()[:, 0]
+        column = (held == 7).nonzero()[0]
+        log_p = correction * probability[held].log()
+        total[held] += gradient(lambda s: in_batch_softmax(s, log_p, NOTHING, QUESTION, column), scores[:, held])[0]  # noqa: B023
+    full = gradient(
+        lambda s: full_softmax(torch.cat([s[:, :1] * 0, s], 1), NOTHING, QUESTION, torch.tensor([8])), scores
+    )
+    return (total / 400 - full[0]).abs().sum() / full.abs().sum()
+
+
+def test_in_batch_gradient_is_near_the_full_one_only_with_the_right_correction() -> None:
+    right, none, wrong = mean_gradient(1.0), mean_gradient(0.0), mean_gradient(-1.0)
+
+    assert right < 0.04
+    assert wrong > none > 3 * right
+
+
+def test_accidental_hits_do_not_count_as_negatives() -> None:
+    certain = torch.zeros(4, dtype=torch.float64)
+    both = torch.tensor([0, 0]), torch.tensor([0, 2])
+    slopes = gradient(lambda s: in_batch_softmax(s, certain, NOTHING, *both)[0], SCORES[:, 1:])
+
+    assert slopes[0, 2] == 0, "the other true item of the same question is not pushed down"
+    assert slopes[0, 1] > 0
+    assert slopes[0, 3] > 0
+
+
+def test_sampled_softmax_that_draws_each_item_as_expected_is_the_full_softmax() -> None:
+    draws = torch.tensor([0, 0, 0, 1, 3])  # of items 1, 1, 1, 2, 4: three, one and one expected draws
+    expected = torch.log(torch.tensor([[3.0, 3.0, 3.0, 1.0, 1.0]], dtype=torch.float64))
+    full = gradient(lambda s: full_softmax(s, NOTHING, QUESTION, torch.tensor([3])), SCORES)
+    sampled = gradient(lambda s: sampled_softmax(s[:, 2], s[:, draws], expected), SCORES[:, 1:])
+
+    torch.testing.assert_close(sampled, full[:, 1:])
+
+
+def test_a_masked_draw_adds_nothing() -> None:
+    positive, negative = torch.tensor([0.4]), torch.tensor([[0.2, MASKED]])
+
+    assert binary_cross_entropy(positive, negative) == binary_cross_entropy(positive, negative[:, :1])
+    zero = torch.zeros(1, 2)
+    assert sampled_softmax(positive, negative, zero) == sampled_softmax(positive, negative[:, :1], zero[:, :1])
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    loss = binary_cross_entropy(torch.tensor([0.0]), torch.tensor([[0.0, 0.0]]))
+
+    assert loss.item() == pytest.approx(3 * 0.6931472)  # three coin tosses, log 2 each

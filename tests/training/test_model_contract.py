@@ -1,0 +1,198 @@
+"""What every model promises, whoever wrote it: one suite over all of MODELS."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import params
+from data.columns import DAY, HOUR
+from features.encode import Batch, assemble
+from features.sequences import Log, encode_cases, history_ends, next_cases
+from features.store import Features
+from features.vocabulary import PAD
+from serving import export
+from serving.recommender import Recommender
+from serving.request import RequestError, parse
+from tests.training.made_features import ITEMS, START, checkerboard, recipe, train_settings
+from training.models.base import Model
+from training.models.build import MODELS, build
+from training.models.rank import exclude, rank
+from training.train import FitResult, fit, sizes_of
+
+FEATURES = checkerboard()
+FITTED: dict[str, FitResult] = {}
+NOW = START + 31 * DAY
+
+
+@pytest.fixture(params=sorted(MODELS))
+def fitted(request: pytest.FixtureRequest) -> FitResult:
+    """Each model, fitted once."""
+    name = request.param
+    if name not in FITTED:
+        changes = {"l2": [10.0]} if name == "ease" else {}
+        FITTED[name] = fit(recipe(name, **changes), FEATURES, train_settings(), seed=0)
+    return FITTED[name]
+
+
+@pytest.fixture
+def model(fitted: FitResult) -> Model:
+    return fitted.model.eval()
+
+
+def ask(model: Model, histories: list[list[int]], moments: int = 1, unknown_trends: bool = False) -> Batch:
+    """Histories of item rows, one event an hour, the last an hour before NOW."""
+    lengths = np.array([len(history) for history in histories])
+    items = np.array([item for history in histories for item in history], dtype=np.int64)
+    times = [NOW - HOUR * np.arange(len(history), 0, -1) for history in histories]
+    at = NOW - DAY * np.arange(moments)[::-1]
+    trends = FEATURES.trend_log().at(at, model.channels)
+    return assemble(
+        items, np.concatenate([np.empty(0, np.int64), *times]), lengths, np.full(len(histories), NOW),
+        np.ones((len(histories), 1)), np.ones((len(histories), 1)),
+        np.zeros_like(trends) if unknown_trends else trends,
+        np.arange(len(histories)) % moments, model.max_history,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def scores(model: Model, batch: Batch) -> torch.Tensor:
+    return model.scores(batch)[:, 1:]
+
+
+HISTORIES = [[], [3], [2, 4, 6, 8], list(range(1, 20, 2)), [7, 5]]
+
+
+def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None:
+    answer = scores(model, ask(model, HISTORIES, moments=2))
+
+    assert answer.shape == (len(HISTORIES), ITEMS)
+    assert answer.dtype == torch.float32
+    assert torch.isfinite(answer).all()
+
+
+def test_scores_are_finite_before_anything_happened(model: Model) -> None:
+    assert torch.isfinite(scores(model, ask(model, HISTORIES, unknown_trends=True))).all()
+
+
+def test_padding_on_the_left_changes_nothing(model: Model) -> None:
+    batch = ask(model, HISTORIES)
+    blank = torch.zeros(len(HISTORIES), 5, dtype=torch.int64)
+    padded = replace(
+        batch,
+        items=torch.cat([blank, batch.items], dim=1),
+        item_times=torch.cat([blank, batch.item_times], dim=1),
+    )
+
+    torch.testing.assert_close(scores(model, padded), scores(model, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_one_equals_a_batch_of_many(model: Model) -> None:
+    together = scores(model, ask(model, HISTORIES))
+
+    for row, history in enumerate(HISTORIES):
+        alone = scores(model, ask(model, [history]))
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-4)
+
+
+def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
+    together = ask(model, HISTORIES, moments=3)
+    answers = scores(model, together)
+
+    for row, history in enumerate(HISTORIES):
+        own = replace(ask(model, [history]), trends=together.trends[together.moment[row]][None])
+        torch.testing.assert_close(scores(model, own)[0], answers[row], rtol=1e-4, atol=1e-4)
+
+
+def answers_of_log(model: Model, features: Features, log: Log, moment: int) -> torch.Tensor:
+    """Scores for some users at one moment, through the pipeline that evaluation uses."""
+    cases = next_cases(features.log, moment, moment + 5 * DAY)
+    rows = np.arange(min(20, len(cases)))
+    cases.time[:] = moment
+    cases.end = history_ends(log, cases.user, cases.time)
+    trends = Features(features.vocabulary, log, [], [], features.item_features, features.description).trend_log()
+    first = log.times[log.offsets[:-1]]
+    at = np.full(len(rows), moment)
+    return scores(model, encode_cases(log, cases, rows, first, trends, model.channels, at, model.max_history))
+
+
+def test_an_event_at_or_after_the_asked_time_changes_nothing(model: Model) -> None:
+    log = FEATURES.log
+    moment = int(log.times[log.times > START + 32 * DAY].min())  # an event lies exactly on it
+    after = log.times >= moment
+    other = replace(log, items=np.where(after, 1 + (log.items + 6) % ITEMS, log.items))
+
+    assert (log.times == moment).any()
+    before = answers_of_log(model, FEATURES, log, moment)
+    assert torch.equal(answers_of_log(model, FEATURES, other, moment), before)
+
+
+def test_an_event_just_before_the_asked_time_is_read(model: Model) -> None:
+    if not model.personal:
+        pytest.skip("the same for everybody")
+    first, second = scores(model, ask(model, [[3, 5, 9], [3, 5, 16]]))
+
+    assert not torch.allclose(first, second)
+
+
+def test_weights_survive_being_saved(fitted: FitResult, tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    again = build(fitted.recipe, sizes_of(FEATURES))
+    again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    batch = ask(fitted.model, HISTORIES)
+
+    assert torch.equal(scores(again.eval(), batch), scores(fitted.model.eval(), batch))
+
+
+@pytest.fixture
+def served(fitted: FitResult, tmp_path: Path) -> Recommender:
+    """The model as a worker would load it."""
+    state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    facts = {"recipe": fitted.recipe, "label": fitted.recipe["name"], "run_id": "none"}
+    settings = params.load(params.ROOT / "params.yaml")
+    export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings)
+    return Recommender.load(tmp_path / "artifact")
+
+
+def test_the_exported_model_ranks_as_the_fitted_one(served: Recommender, model: Model) -> None:
+    bodies = [entry["request"] for entry in served.golden()]
+    batch = served.encode([parse(body, NOW) for body in bodies])
+    with torch.inference_mode():
+        expected, _ = rank(exclude(model.scores(batch), batch.seen), torch.zeros(2, 0, dtype=torch.int64), 20)
+
+    for body, answer, rows in zip(bodies, served.recommend(bodies), expected.tolist(), strict=True):
+        wanted = [served.vocabulary.id(row) for row in rows if row != PAD]
+        assert [item["item_id"] for item in answer["items"]] == wanted, body["request_id"]
+
+
+def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recommender) -> None:
+    unknown = {"item_id": "never-seen", "event_time": "2024-10-01T00:00:00Z"}
+    bodies = [{"user_id": "nobody", "history": history} for history in ([], [unknown], None)]
+
+    answers = served.recommend(bodies, now_us=NOW)
+
+    assert not any(isinstance(answer, RequestError) for answer in answers)
+    lists = [[item["item_id"] for item in answer["items"]] for answer in answers]
+    assert [len(ranked) for ranked in lists] == [10, 10, 10]
+    assert lists[0] == lists[1] == lists[2], "an unknown item is no history"
+
+
+def test_it_learns_the_checkerboard(model: Model) -> None:
+    if not model.personal:
+        pytest.skip("the same for everybody")
+    rng = np.random.default_rng(1)
+    parity = [number % 2 for number in range(20)]
+    histories = [(1 + rng.permutation(np.arange(side, ITEMS, 2))[:6]).tolist() for side in parity]
+    batch = ask(model, histories)
+    with torch.inference_mode():
+        top = exclude(model.scores(batch), batch.seen).topk(10, dim=1).indices - 1
+
+    right = (top % 2 == torch.tensor(parity)[:, None]).float().mean()
+    assert right > 0.9, "users whom no model has seen must get items of their own colour"

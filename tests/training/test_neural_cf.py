@@ -1,0 +1,62 @@
+"""What is particular to neural CF: one score whichever way it is asked, pooling that never looks ahead."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.training.made_features import checkerboard, recipe
+from training.datamodule import Windows
+from training.models import neural_cf
+from training.models.build import build
+from training.models.neural_cf import PooledHistory
+from training.train import sizes_of
+
+FEATURES = checkerboard()
+
+
+def made() -> tuple[neural_cf.NeuralCF, Windows]:
+    torch.manual_seed(0)
+    model = build(recipe("neural_cf"), sizes_of(FEATURES)).eval()
+    model.set_content(FEATURES.item_features)
+    return model, Windows(FEATURES, model.channels, recipe("neural_cf"), 0)
+
+
+def test_pairs_score_as_in_the_whole_catalogue() -> None:
+    model, windows = made()
+    query = next(iter(windows)).query
+    question = torch.tensor([4, 0, 4])
+    candidates = torch.tensor([[1, 2], [40, 7], [9, 9]])
+
+    expected = model.score_all(query)[question[:, None], candidates]
+    torch.testing.assert_close(model.score_pairs(query, question, candidates), expected)
+
+
+def test_chunks_do_not_change_scores(monkeypatch) -> None:
+    model, windows = made()
+    query = next(iter(windows)).query
+    whole = model.score_all(query)
+    monkeypatch.setattr(neural_cf, "CHUNK_CELLS", 1)
+
+    torch.testing.assert_close(model.score_all(query), whole)
+
+
+def test_a_prefix_pools_only_what_it_has_read() -> None:
+    torch.manual_seed(0)
+    pooling = PooledHistory(8, 2)
+    torch.nn.init.normal_(pooling.weights.weight)
+    events = torch.randn(1, 5, 8)
+    changed = events.clone()
+    changed[:, 3:] += 1
+    states, others = pooling(events), pooling(changed)
+
+    torch.testing.assert_close(states[:, :4], others[:, :4])
+    assert not torch.allclose(states[:, 4], others[:, 4])
+
+
+def test_pooling_starts_as_the_mean() -> None:
+    pooling = PooledHistory(8, 2)
+    events = torch.randn(1, 4, 8)
+    expected = pooling.out(events[:, :3].mean(dim=1))
+
+    torch.testing.assert_close(pooling(events)[:, 3], expected)
+    torch.testing.assert_close(pooling(events)[:, 0], pooling.out(torch.zeros(1, 8)))

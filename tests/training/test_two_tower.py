@@ -1,0 +1,75 @@
+"""What is particular to the two-tower model, and to the term that adds item trends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.training.made_features import checkerboard, recipe
+from training.datamodule import Windows
+from training.models.base import ModelError
+from training.models.build import build
+from training.models.query import count_bucket, log_trends, time_bucket
+from training.models.trend_term import add_trends, pair_trends
+from training.train import sizes_of
+
+FEATURES = checkerboard()
+
+
+def test_buckets_double() -> None:
+    assert count_bucket(torch.tensor([-1, 0, 1, 2, 3, 6, 7])).tolist() == [0, 1, 2, 2, 3, 3, 4]
+    assert time_bucket(torch.tensor([-1, 0, 999_999, 1_000_000])).tolist() == [0, 1, 1, 2]
+    assert count_bucket(torch.tensor([2**60])).item() == 31
+
+
+def test_trends_are_relative_to_the_mean_item() -> None:
+    counts = torch.tensor([[[0.0], [2.0], [4.0]]])  # mean 2
+
+    expected = torch.log(torch.tensor([0.5, 2.5, 4.5]) / 2.5)
+    torch.testing.assert_close(log_trends(counts)[0, 0], expected)
+
+
+def test_trend_term_and_its_gradient_match_the_plain_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, weights = torch.randn(7, 5, generator=generator), torch.randn(7, 2, generator=generator)
+    trends, moment = torch.randn(3, 2, 5, generator=generator), torch.tensor([2, 0, 1, 2, 2, 0, 0])
+    scores.requires_grad_()
+    weights.requires_grad_()
+    plain = scores + torch.einsum("qc,qcn->qn", weights, trends[moment])
+    ours = add_trends(scores, weights, trends, moment)
+    slope = torch.randn(7, 5, generator=generator)
+
+    torch.testing.assert_close(ours, plain)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (scores, weights), slope),
+        torch.autograd.grad(plain, (scores, weights), slope),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+    candidates = torch.tensor([[0, 4]]).expand(7, 2)
+    torch.testing.assert_close(pair_trends(weights, trends, moment, candidates), (plain - scores)[:, [0, 4]])
+
+
+def test_shared_candidates_score_as_in_the_whole_catalogue() -> None:
+    model = build(recipe("two_tower"), sizes_of(FEATURES)).eval()
+    model.set_content(FEATURES.item_features)
+    query = next(iter(Windows(FEATURES, model.channels, recipe("two_tower"), 0))).query
+    candidates = torch.tensor([9, 3, 30])
+
+    torch.testing.assert_close(model.score_shared(query, candidates), model.score_all(query)[:, candidates])
+
+
+def test_item_content_travels_with_the_weights() -> None:
+    model = build(recipe("two_tower"), sizes_of(FEATURES))
+    model.set_content(FEATURES.item_features)
+
+    assert torch.equal(model.state_dict()["content"], torch.from_numpy(FEATURES.item_features))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"channels": ["window_99d"]}, "window_99d"), ({"width": 15}, "width = 15 is not a multiple of heads = 2")],
+)
+def test_it_refuses_what_cannot_be(changes: dict, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        build(recipe("two_tower", **changes), sizes_of(FEATURES))
