@@ -50,7 +50,8 @@ class Validation(pl.Callback):
         self.best_steps = self.best_epoch = 0
         self.best_state: dict[str, torch.Tensor] = {}
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: TrainModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainModule)
         scores = {
             target: float(validate.ndcg(module.average, self.features, cases, self.trends, self.size).mean())
             for target, cases in self.cases.items()
@@ -119,9 +120,11 @@ class _Curve(pl.Callback):
     """The training loss after each epoch, where there is nothing to validate on."""
 
     def __init__(self, on_epoch: OnEpoch) -> None:
-        self.on_epoch, self.curves = on_epoch, []
+        self.on_epoch = on_epoch
+        self.curves: list[dict] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: TrainModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainModule)
         row = {"step": module.global_step, "epoch": trainer.current_epoch + 1, "train/loss": module.last_loss}
         self.curves.append(row)
         if self.on_epoch is not None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments.catalogue import RankingsError
 from experiments.compare import OUT
 from experiments.measure import measure
-from tests.experiments.made_rankings import NOT_RANKED, made_cases, made_items, rank
+from tests.experiments.made_rankings import made_cases, made_items, rank
 from tests.experiments.reference_metrics import recompute, recompute_slice
 
 K = (5, 10, 20, 50, 100)
@@ -159,10 +159,14 @@ def test_a_target_without_cases_is_left_out():
     assert set(measure(frames[0][frames[0]["target"] == "next"], table, 0, 100)) == {"next"}
 
 
-def test_a_true_item_ranked_with_the_cut_items_is_a_miss():
-    frames, _table = made(items=150)
-    beyond = [ranks for ranks in frames[0]["true_ranks"] if 100 < min(ranks) < NOT_RANKED]
-    assert beyond, "the made cases hold a true item below the kept list"
+def test_a_true_item_below_the_kept_list_is_a_miss_at_every_k():
+    _, table = made(items=150)
+    ids = list(table.loc[table["catalogue"], "item_id"])
+    case = {"case_id": "1", "user_id": "u", "target": "next", "time": 0, "history_length": 0, "activity": 1}
+    frame = pd.DataFrame([case | {"ranked": ids[:100], "truth": [ids[119]], "true_ranks": [120]}])
+    found = measure(frame, table, 0, 100)["next"]["metrics"]
+    assert [found[f"recall@{k}"]["mean"] for k in K] == [0] * len(K)
+    assert found["mrr@100"]["mean"] == 0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,13 +20,14 @@ import psutil
 import pytest
 import tiny_artifact
 
+from params import ROOT
 from serving import ask, deploy, package, registry, server
 from serving.client import ServerError, TorchServe
 from serving.deploy import DeployError
 from serving.launch import ServerStartError
 from serving.registry import RegistryError
 from serving.settings import PORTS, Settings, variable
-from serving.worker_code import FORBIDDEN
+from serving.worker_code import FORBIDDEN, worker_modules
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +44,20 @@ def registry_home(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
     with pytest.MonkeyPatch.context() as patch:
         use_registry(folder, empty_registry, patch)
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Package the worker code as it was when the tests began, so that a file saved meanwhile is no new build."""
+    root = tmp_path_factory.mktemp("sources")
+    for path in worker_modules(ROOT).values():
+        copy = root / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "build", partial(package.build, root=root))
+        patch.setattr(package, "content_of", partial(package.content_of, root=root))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from tests.training.made_features import checkerboard, recipe
 from training.datamodule import Windows
 from training.models.base import ModelError
 from training.models.build import build
+from training.models.history_encoder import HistoryEncoder
 from training.models.query import count_bucket, log_trends, time_bucket
 from training.models.trend_term import add_trends, pair_trends
 from training.train import sizes_of
@@ -57,6 +60,18 @@ def test_shared_candidates_score_as_in_the_whole_catalogue() -> None:
     candidates = torch.tensor([9, 3, 30])
 
     torch.testing.assert_close(model.score_shared(query, candidates), model.score_all(query)[:, candidates])
+
+
+def test_a_state_has_read_nothing_that_follows_it() -> None:
+    torch.manual_seed(0)
+    encoder = HistoryEncoder(width=16, blocks=2, heads=2, dropout=0.0).eval()
+    query = next(iter(Windows(FEATURES, ("all",), recipe("two_tower"), 0))).query
+    table = torch.randn(len(FEATURES.vocabulary), 16)
+    other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
+
+    states, changed = encoder(query, table), encoder(other, table)
+    torch.testing.assert_close(states[:, :4], changed[:, :4])
+    assert not torch.allclose(states[:, 4:], changed[:, 4:])
 
 
 def test_item_content_travels_with_the_weights() -> None:

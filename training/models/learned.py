@@ -43,6 +43,14 @@ class LearnedModel(Model):
         """(Q, N) scores of the whole catalogue; column PAD means nothing."""
         raise NotImplementedError
 
+    def score_shared(self, query: Query, candidates: Tensor) -> Tensor:
+        """(Q, M) scores of the same (M,) candidates for every question; what the loss `in_batch` asks."""
+        raise NotImplementedError
+
+    def score_pairs(self, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
+        """(P, M) scores of the (P, M) candidates of (P,) questions; what losses over negatives ask."""
+        raise NotImplementedError
+
     def scores(self, batch: Batch) -> Tensor:
         return self.score_all(Query.of(batch))
 
@@ -59,14 +67,18 @@ class Circumstances(nn.Module):
     def __init__(self, sizes: Sizes, width: int) -> None:
         super().__init__()
         tables = [NUM_BUCKETS, NUM_BUCKETS, 24, 7, *sizes.trait_sizes, *sizes.context_sizes]
-        self.tables = nn.ModuleList(nn.Embedding(rows, width) for rows in tables)
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.1)
+        self.tables = nn.ModuleList(_table(rows, width) for rows in tables)
 
     def forward(self, query: Query) -> Tensor:
         rows = [time_bucket(query.since), count_bucket(query.length), query.hour, query.weekday]
         rows += [*query.traits.T, *query.context.T]
         return torch.stack([table(row) for table, row in zip(self.tables, rows, strict=True)]).sum(dim=0)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, std=0.1)
+    return table
 
 
 class ItemTable(nn.Module):
