@@ -32,7 +32,9 @@ def markdown(board: Board) -> str:
 def provenance(board: Board) -> list[str]:
     """As of when, on which split of which data, by which commit and command."""
     origin, first = board.provenance, board.models[0]
-    lines = [f"As of {origin['date']}, commit {origin['commit']}, by `{origin['command']}`."]
+    first_command, *others = origin["command"].split(" && ")
+    more = f" and {len(others)} more, all in {board.dataset}.json" if others else ""
+    lines = [f"As of {origin['date']}, commit {origin['commit']}, by `{first_command}`{more}."]
     lines += [f"Split {origin['split_id']} of data {origin['dataset_hash']}."]
     if first.test_start is not None:
         lines += [f"Cases from {first.test_start} to {first.test_end or 'the end of the data'}."]

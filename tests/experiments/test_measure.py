@@ -76,6 +76,7 @@ def test_published_metrics_are_recomputed_from_the_rankings_and_items_files(labe
     names = published.get("rankings") or [f"{label}.parquet"]
     if not all((OUT / "rankings" / name).exists() for name in names):
         pytest.skip(f"the rankings of {label} are not in this checkout")
+    assert (OUT / "rankings" / "items.parquet").exists(), "without it no one can recompute what was published"
     frames = [pd.read_parquet(OUT / "rankings" / name) for name in names]
     targets = {name: found for name, found in published["targets"].items() if name in ("window", "next")}
     assert targets
