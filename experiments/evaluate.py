@@ -133,11 +133,12 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
     }
 
 
-def write(label: str, rankings: pd.DataFrame, facts: dict) -> None:
-    """experiments/out/rankings/<label>.parquet and experiments/out/metrics/<label>.json."""
+def write(label: str, rankings: pd.DataFrame, facts: dict, items: pd.DataFrame) -> None:
+    """experiments/out/rankings/<label>.parquet and metrics/<label>.json, and the items that all models rank."""
     for folder in ("rankings", "metrics"):
         (OUT / folder).mkdir(parents=True, exist_ok=True)
     rankings.to_parquet(OUT / "rankings" / f"{label}.parquet", index=False)
+    items.to_parquet(OUT / "rankings" / "items.parquet", index=False)  # the same bytes from every model
     (OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load()
     features = store.load("features/out/test")
     rankings, facts = evaluate(label, features, settings)
-    write(label, rankings, facts)
+    write(label, rankings, facts, catalogue(features))
     tracking.log_evaluation(facts)
     print(f"evaluate: {label}: {headline(facts['targets'])} -> {OUT}/metrics/{label}.json")
     return 0

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         "oracle": True, "targets": measured,
         **provenance_of(features, settings, "python -m experiments.oracle"),
     }  # fmt: skip
-    write(LABEL, rankings, facts)
+    write(LABEL, rankings, facts, catalogue(features))
     print(f"oracle: {headline(measured)} -> experiments/out/metrics/{LABEL}.json")
     return 0
 
