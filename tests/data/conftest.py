@@ -1,0 +1,49 @@
+"""Settings and files for tests of what reads and cleans data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import params
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def ingest_settings() -> Callable[..., params.Ingest]:
+    """The section `ingest` for a foreign source, with the given values changed."""
+    plain = {
+        "source": "auto",
+        "path": None,
+        "users": None,
+        "items": None,
+        "columns": {},
+        "event_types": None,
+        "min_value": None,
+        "repeats": "first",
+        "time_unit": "auto",
+    }
+
+    def make(**changes: object) -> params.Ingest:
+        return params.Ingest.model_validate(plain | changes)
+
+    return make
+
+
+@pytest.fixture
+def params_file(tmp_path: Path) -> Callable[..., Path]:
+    """A params.yaml whose section `ingest` reads a foreign source; keywords change that section."""
+
+    def make(split: dict | None = None, **ingest: object) -> Path:
+        settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+        settings["ingest"] |= {"source": "auto", "event_types": None} | ingest
+        settings["split"] |= split or {}
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return make
