@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +85,7 @@ def time_travel(features: Features, cases: Cases, seed: int) -> list[Finding]:
     for row in np.random.default_rng(seed).permutation(len(cases))[:PROBED_CASES]:
         one = cases.take(np.array([row]))
         cut = features.log.before(int(one.time[0]))
-        shortened = Cases(
-            one.target, one.user, one.time, cut.offsets[one.user + 1], one.context, one.truth, one.truth_offsets
-        )
+        shortened = replace(one, end=cut.offsets[one.user + 1])
         whole = _batch(features.log, one, features, channels)
         past = _batch(cut, shortened, features, channels)
         for field in fields(whole):
@@ -120,13 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.audit", description=__doc__).parse_args(argv)
     settings = params.load()
     split = Path("data/out/split")
-    events, manifest = None, None
+    events = pd.read_parquet(split / "events.parquet")
+    manifest = json.loads((split / "manifest.json").read_text())
     findings = []
     for cut in ("valid", "test"):
         features = store.load(f"features/out/{cut}")
-        if events is None:
-            events = pd.read_parquet(split / "events.parquet")
-            manifest = json.loads((split / "manifest.json").read_text())
         findings += audit(events, manifest, features, settings.seed)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps([asdict(finding) for finding in findings], indent=1))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.bootstrap import Difference, paired
 from features.featurize import build_log
-from features.sequences import Cases, batches, next_cases, window_cases
+from features.sequences import Cases, Log, batches, next_cases, window_cases
 from features.store import Features
 from features.trends import TrendLog
 from serving.recommender import Recommender
@@ -51,7 +51,7 @@ def case_scores(
     log = build_log(events, users, own, recommender.artifact.config["encoders"])
     row = np.append(0, own.indices(features.vocabulary.ids))
     truth = row[cases.truth]
-    asked = replace(cases, truth=truth, context=log.context[_request_rows(log, cases)])
+    asked = replace(cases, truth=truth, context=_context(log, cases))
     trends = TrendLog(log.items, log.times, log.known, len(own))
     ranks = np.zeros(len(truth), dtype=np.int64)
     at = validate.moments(cases, features.description["refresh_minutes"])
@@ -65,11 +65,9 @@ def case_scores(
     return ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)
 
 
-def _request_rows(log, cases: Cases) -> np.ndarray:
-    """The event behind each `next` case, whose context the request states; any row for `window`."""
-    if cases.target == "window" or log.context.shape[1] == 0:
-        return np.zeros(len(cases), dtype=np.int64)
-    return cases.end
+def _context(log: Log, cases: Cases) -> np.ndarray:
+    """(n, K) what each request states, in the artifact's own encoding; nothing where nobody has asked."""
+    return np.where(cases.event[:, None] >= 0, log.context[cases.event], 0)
 
 
 def compare(

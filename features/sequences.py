@@ -61,6 +61,7 @@ class Cases:
     time: np.ndarray  # (n,) microseconds
     end: np.ndarray  # (n,) the history is log[offsets[user]:end], strictly before `time`
     context: np.ndarray  # (n, K) request context rows
+    event: np.ndarray  # (n,) row of the log that is asked about, whose context the request states; -1 for `window`
     truth: np.ndarray  # item rows of all cases one after the other
     truth_offsets: np.ndarray  # (n + 1,)
 
@@ -72,7 +73,7 @@ class Cases:
         lengths = np.diff(self.truth_offsets)[rows]
         truth = [self.truth[self.truth_offsets[row] : self.truth_offsets[row + 1]] for row in rows]
         return Cases(
-            self.target, self.user[rows], self.time[rows], self.end[rows], self.context[rows],
+            self.target, self.user[rows], self.time[rows], self.end[rows], self.context[rows], self.event[rows],
             np.concatenate([*truth, np.empty(0, dtype=np.int64)]).astype(np.int64),
             np.concatenate([[0], np.cumsum(lengths)]),
         )  # fmt: skip
@@ -92,7 +93,7 @@ def next_cases(log: Log, start_us: int, stop_us: int) -> Cases:
     user = log.users[rows]
     end = history_ends(log, user, log.times[rows])
     offsets = np.arange(len(rows) + 1)
-    return Cases("next", user, log.times[rows], end, log.context[rows], log.items[rows], offsets)
+    return Cases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
 
 
 def window_cases(log: Log, start_us: int, days: int) -> Cases:
@@ -102,8 +103,9 @@ def window_cases(log: Log, start_us: int, days: int) -> Cases:
     user, counts = np.unique(log.users[rows], return_counts=True)
     time = np.full(len(user), start_us, dtype=np.int64)
     context = np.zeros((len(user), log.context.shape[1]), dtype=np.int64)  # nobody has asked yet
+    nothing = np.full(len(user), -1, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Cases("window", user, time, history_ends(log, user, time), context, log.items[rows], offsets)
+    return Cases("window", user, time, history_ends(log, user, time), context, nothing, log.items[rows], offsets)
 
 
 def _new(log: Log) -> np.ndarray:

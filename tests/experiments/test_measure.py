@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_pipeline import COUNTED
 
 from experiments.catalogue import RankingsError
-from experiments.compare import OUT
 from experiments.measure import measure
 from tests.experiments.made_rankings import made_cases, made_items, rank
 from tests.experiments.reference_metrics import recompute, recompute_slice
@@ -63,24 +63,16 @@ def test_every_metric_equals_its_second_implementation(seed, items, users, cases
     must_be_recomputed(measure(frames, table, seed=0, resamples=100), frames, table)
 
 
-def published_models():
-    return sorted(path.stem for path in (OUT / "metrics").glob("*.json"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("label", published_models() or [None])
-def test_published_metrics_are_recomputed_from_the_rankings_and_items_files(label):
-    if label is None:
-        pytest.skip(f"nothing was evaluated in this checkout: {OUT / 'metrics'} is empty; `make demo` fills it")
-    published = json.loads((OUT / "metrics" / f"{label}.json").read_text())
-    names = published.get("rankings") or [f"{label}.parquet"]
-    if not all((OUT / "rankings" / name).exists() for name in names):
-        pytest.skip(f"the rankings of {label} are not in this checkout")
-    assert (OUT / "rankings" / "items.parquet").exists(), "without it no one can recompute what was published"
-    frames = [pd.read_parquet(OUT / "rankings" / name) for name in names]
+@pytest.mark.parametrize("label", [*COUNTED, "two_tower"])
+def test_what_evaluate_writes_is_recomputed_from_its_rankings_and_items_files(pipeline, label):
+    out = pipeline / "experiments/out"
+    published = json.loads((out / "metrics" / f"{label}.json").read_text())
     targets = {name: found for name, found in published["targets"].items() if name in ("window", "next")}
-    assert targets
-    must_be_recomputed(targets, frames, pd.read_parquet(OUT / "rankings" / "items.parquet"))
+
+    assert set(targets) == {"window", "next"}
+    rankings = [pd.read_parquet(out / "rankings" / f"{label}.parquet")]
+    must_be_recomputed(targets, rankings, pd.read_parquet(out / "rankings" / "items.parquet"))
 
 
 def test_rankings_survive_parquet(tmp_path):

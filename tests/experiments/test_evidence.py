@@ -1,0 +1,125 @@
+"""What the gate reads is what evaluate published, and a model that learned nothing of time does not pass it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+from small_pipeline import inside
+
+import params
+from experiments import evidence, gate
+from features import store
+from features.sequences import Log
+from serving import export, registry
+from training.models.artifact import MANIFEST, hash_file
+from training.train import fit
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def settings(pipeline: Path) -> params.Params:
+    return params.load(pipeline / "params.yaml")
+
+
+@pytest.fixture
+def project(pipeline: Path, tmp_path: Path):
+    """A copy of the products to work in."""
+    shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True)
+    with inside(tmp_path):
+        yield tmp_path
+
+
+def metrics(folder: Path, label: str) -> dict:
+    return json.loads((folder / "experiments/out/metrics" / f"{label}.json").read_text())
+
+
+def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
+    artifacts = [project / "serving/out/artifacts" / label for label in ("two_tower", "ease")]
+    found = evidence.compare(
+        *artifacts,
+        store.load(project / "features/out/test"),
+        pd.read_parquet(project / "data/out/split/events.parquet"),
+        pd.read_parquet(project / "data/out/ingest/users.parquet"),
+        settings.train.batch_cases, 0, 200, 0.9,
+    )["targets"]  # fmt: skip
+
+    for target in ("window", "next"):
+        for role, label in (("candidate", "two_tower"), ("champion", "ease")):
+            published = metrics(project, label)["targets"][target]
+            assert found[target]["cases"] == published["cases"]
+            assert found[target][role] == pytest.approx(published["metrics"]["ndcg@10"]["mean"], abs=1e-9)
+
+
+def judged(settings: params.Params, label: str) -> dict:
+    return gate.run(settings, label)[-1]
+
+
+def with_zeroed_weights(artifact: Path) -> None:
+    path = artifact / "weights.safetensors"
+    save_file({name: tensor * 0 for name, tensor in load_file(path).items()}, path)
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    manifest["files"][path.name] = hash_file(path)
+    (artifact / MANIFEST).write_text(json.dumps(manifest))
+
+
+def with_shuffled_times(folder: Path, settings: params.Params) -> None:
+    """The same training, on events whose times were dealt out anew among the events before the cut."""
+    features = store.load(folder / "features/out/test")
+    shuffled = replace(features, log=shuffle(features.log, features.cut_us))
+    recipe = json.loads((folder / "training/out/two_tower/valid/fit.json").read_text())["recipe"]
+    model = fit(recipe, shuffled, settings.train, settings.seed).model
+    weights = folder / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    facts = json.loads((folder / "training/out/two_tower/test/fit.json").read_text())
+    export.write(folder / "serving/out/artifacts/two_tower", weights, facts, features, settings)
+
+
+def shuffle(log: Log, cut_us: int) -> Log:
+    past = np.flatnonzero(log.times < cut_us)
+    times = log.times.copy()
+    times[past] = np.random.default_rng(0).permutation(times[past])
+    order = np.lexsort([times, log.users])
+    return Log(log.offsets, log.items[order], times[order], times[order], log.context[order], log.traits)
+
+
+def test_a_sound_model_is_promoted_over_the_first_champion_and_asked_twice_decides_once(
+    project: Path, settings: params.Params
+) -> None:
+    first, report = gate.run(settings, "two_tower")
+    again = judged(settings, "two_tower")
+
+    assert (first["verdict"], report["verdict"]) == ("PROMOTE", "PROMOTE"), report["reason"]
+    assert first["reason"].startswith("first")
+    assert registry.serving_target(settings.dataset).report["label"] == "two_tower"
+    assert again["again"] is True
+    assert len(gate.ledger.entries(report["split_id"])) == 1
+
+
+@pytest.mark.parametrize("sabotage", ["zeroed weights", "shuffled times"])
+def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params, sabotage: str) -> None:
+    gate.run(settings, "two_tower")  # the sound one is the champion
+    champion = registry.serving_target(settings.dataset).version
+    if sabotage == "zeroed weights":
+        with_zeroed_weights(project / "serving/out/artifacts/two_tower")
+    else:
+        with_shuffled_times(project, settings)
+
+    report = judged(settings, "two_tower")
+
+    assert report["verdict"] in ("HOLD", "REJECT"), report["reason"]
+    assert registry.serving_target(settings.dataset).version == champion
+
+
+def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: Path, settings: params.Params) -> None:
+    with_zeroed_weights(project / "serving/out/artifacts/two_tower")
+
+    assert judged(settings, "two_tower")["verdict"] == "REJECT"
+    assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
