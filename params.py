@@ -79,7 +79,7 @@ class ItemKNN(Section):
 
 class Ease(Section):
     name: Literal["ease"]
-    l2: list[Annotated[float, Field(gt=0)]]  # the better on validation is kept
+    l2: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # the better on validation is kept
     max_items: Count
 
 

@@ -77,11 +77,11 @@ def judge(settings: params.Params, label: str) -> dict:
     looks = len(ledger.entries(split_id)) + 1
     scratch = Path(tempfile.mkdtemp(prefix="tidegate-gate-"))
     try:
-        folders = [
+        ours, theirs = (
             registry.download(dataset, one.version, _made(scratch / one.version)) for one in (candidate, champion)
-        ]
+        )
         found = evidence.compare(
-            *folders, features, pd.read_parquet("data/out/split/events.parquet"),
+            ours, theirs, features, pd.read_parquet("data/out/split/events.parquet"),
             pd.read_parquet("data/out/ingest/users.parquet"), settings.train.batch_cases, settings.seed,
             settings.evaluate.resamples, verdict.level(policy, looks),
         )  # fmt: skip
@@ -122,7 +122,10 @@ def run(settings: params.Params, label: str | None) -> list[dict]:
     """The reports of this run: the first champion's where there was none, then the candidate's."""
     reports = []
     if registry.aliased(settings.dataset, registry.CHAMPION) is None:
-        reports.append(first_champion(settings, chosen(settings, False, settings.gate.primary)))
+        baseline = chosen(settings, False, settings.gate.primary)
+        if baseline is None:
+            raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")
+        reports.append(first_champion(settings, baseline))
     label = label or chosen(settings, True, settings.gate.primary)
     if label is not None:
         reports.append(judge(settings, label))

@@ -59,15 +59,15 @@ def make(source: Path, users: Path | None, items: Path | None, columns: dict[str
     for key, path in paths.items():
         if path is not None and not path.exists():
             raise UserError(f"{'SOURCE' if key == 'path' else key.upper()}: {path} does not exist")
-    stated = {key: str(path.resolve()) if path else None for key, path in paths.items()} | {"columns": columns}
+    stated = {key: str(path.resolve()) if path else None for key, path in paths.items()}
     dataset = name or name_of(source.resolve())
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
         raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
-    dataset = _free(dataset, stated["path"])
+    dataset = _free(dataset, str(source.resolve()))
     folder = HOME / dataset
     _copy(folder)
-    _write_params(folder, dataset, stated)
-    _write_pipeline(folder, [path for path in stated.values() if isinstance(path, str)])
+    _write_params(folder, dataset, {**stated, "columns": columns})
+    _write_pipeline(folder, [path for path in stated.values() if path is not None])
     return folder
 
 

@@ -28,7 +28,7 @@ def half_life(days: int) -> str:
     return f"half_life_{days}d"
 
 
-def last_refresh(time_us: np.ndarray, refresh_minutes: int) -> np.ndarray:
+def last_refresh(time_us: np.ndarray | np.int64, refresh_minutes: int) -> np.ndarray:
     """The last full refresh at or before each moment: what a live platform would know."""
     step = refresh_minutes * MINUTE
     return np.asarray(time_us) // step * step

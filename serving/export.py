@@ -105,6 +105,7 @@ def _check_parity(recommender: Recommender, golden: list[dict], weights: Path) -
     """Each request asked alone must be answered as it was in the batch."""
     for entry in golden:
         (alone,) = recommender.recommend([entry["request"]])
+        assert isinstance(alone, dict)  # our own requests are never refused
         together = entry["answer"]
         same = [item["item_id"] for item in alone["items"]] == [item["item_id"] for item in together["items"]]
         difference = max(

@@ -51,9 +51,9 @@ def test_no_package_file_lies_under_tests() -> None:
 
 def test_pyproject_names_every_package() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    inits = [path for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")]
+    packages = {path.parent.relative_to(ROOT) for path in python_files(*FOLDERS) if path.name == "__init__.py"}
 
-    assert set(setuptools["packages"]) == {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
+    assert set(setuptools["packages"]) == {".".join(package.parts) for package in packages}
     assert set(setuptools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}
 
 

@@ -102,10 +102,12 @@ def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
     best: tuple[float, CountedModel, dict, dict] | None = None
     for chosen in candidates(recipe):
         model = build(chosen, sizes_of(features))
+        assert isinstance(model, CountedModel)
         model.fit(matrix)
         scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
         if best is None or scores["next"] > best[0]:
             best = scores.get("next", 0.0), model, chosen, scores
+    assert best is not None  # params.py wants at least one value of l2
     _, model, chosen, scores = best
     return FitResult(model, chosen, time.perf_counter() - begun, scores, [])
 

@@ -14,6 +14,8 @@ class Ease(CountedModel):
     """Scores are the history's rows of B = I - P / diag(P), P = (X'X + l2 I)^-1, with a zero diagonal."""
 
     name = "ease"
+    weights: Tensor
+    counts: Tensor
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)

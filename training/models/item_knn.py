@@ -18,6 +18,9 @@ class ItemKNN(CountedModel):
     """
 
     name = "item_knn"
+    neighbours: Tensor
+    similarity: Tensor
+    counts: Tensor
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
