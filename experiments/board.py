@@ -30,7 +30,7 @@ class Board:
     Attributes:
         models: everything that can be deployed, by label.
         oracle: the simulator's best reachable, if there is one.
-        registered: label of the registered model; None until a gate has run.
+        registered: label of the model that the gate judges, and so registers; None where none is learned.
     """
 
     dataset: str

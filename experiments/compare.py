@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 import params
 from command import exits_cleanly
 from experiments.board import Board, result
-from experiments.comparison import comparisons
+from experiments.comparison import best_on_validation, comparisons
 from experiments.leaderboard import markdown
 from experiments.measured import CompareError, Measured, read_metrics
 
@@ -29,7 +29,7 @@ def build(
     seed: int,
     resamples: int,
     out: Path = OUT,
-    registered: Callable[[str], str | None] = lambda dataset: None,
+    registered: str | None = None,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> Board:
     """Read what evaluate wrote of one data set and compare it.
@@ -37,7 +37,7 @@ def build(
     Args:
         seed, resamples: of the bootstrap.
         out: holds metrics/<label>.json and rankings/<label>.parquet.
-        registered: data set -> label of its registered model; None until a gate has run.
+        registered: label of the model that the gate is to judge, and so registers.
         pairs: further (model, against) labels to compare.
 
     Raises:
@@ -56,7 +56,7 @@ def build(
         return tables(one.label)
 
     lines = comparisons(measured, frames, seed, resamples, pairs)
-    return Board.of(measured, lines, registered(dataset))
+    return Board.of(measured, lines, registered)
 
 
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
@@ -88,14 +88,17 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load(params.ROOT / "params.yaml")
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("--dataset", default=settings.dataset, help="data set to compare (default: %(default)s)")
-    parser.add_argument("--registered", metavar="LABEL", help="label of the registered model, to mark it")
+    parser.add_argument("--registered", metavar="LABEL",
+                        help="the model to mark as registered (default: the learned one that is best on validation)")  # fmt: skip
     parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("MODEL", "AGAINST"),
                         help="one more paired comparison; may be given again")  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT, help="folder with metrics/ and rankings/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for <dataset>.json and <dataset>.md")
     args = parser.parse_args(argv)
     pairs = [(model, against) for model, against in args.pair]
-    board = build(args.dataset, settings.seed, settings.evaluate.resamples, args.out, lambda _: args.registered, pairs)
+    measured = read_metrics(args.out / "metrics", args.dataset)
+    registered = args.registered or best_on_validation(measured, settings.gate.primary, learned=True)
+    board = build(args.dataset, settings.seed, settings.evaluate.resamples, args.out, registered, pairs)
     paths = write(board, args.out, args.results)
     print(f"compared {len(board.models)} models of {board.dataset}: {', '.join(map(str, paths))}")
     return 0

@@ -13,7 +13,7 @@ import pandas as pd
 from experiments.bootstrap import paired
 from experiments.cases import TARGETS, align, same_cases, true_ranks
 from experiments.measure import HEADLINE, number
-from experiments.measured import CompareError, Measured, must_share_split
+from experiments.measured import CompareError, Measured, must_share_split, point
 from training.metrics import accuracy
 
 PRIMARY = f"ndcg@{HEADLINE}"
@@ -26,6 +26,17 @@ def best_peer(measured: Sequence[Measured], target: str) -> str | None:
     """Label of the peer with the highest NDCG@10 on a target, of equals the first; None without peers."""
     peers = [one for one in measured if one.peer and one.point(target, PRIMARY) is not None]
     return min(peers, key=lambda one: (-one.entry(target, PRIMARY)["mean"], one.label)).label if peers else None
+
+
+def best_on_validation(measured: Sequence[Measured], target: str, learned: bool) -> str | None:
+    """Label of the learned (or counted) model with the best validation NDCG@10; the test window has no say.
+
+    This is how the gate's candidate and the first champion are chosen.
+    """
+    kind = [one for one in measured if one.learned == learned and not one.oracle and target in one.validation]
+    if not kind:
+        return None
+    return max(kind, key=lambda one: (point(one.validation[target][PRIMARY]) or 0.0, one.label)).label
 
 
 def comparisons(

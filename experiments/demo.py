@@ -58,6 +58,14 @@ def publish(folder: Path, dataset: str) -> None:
         (ROOT / "experiments" / "results" / made.name).write_text(made.read_text())
 
 
+def leaderboard(dataset: str) -> str:
+    """The models side by side, as experiments/results/<dataset>.json has them."""
+    from experiments.summary import summary
+
+    result = json.loads((ROOT / "experiments/results" / f"{dataset}.json").read_text())
+    return summary(result, params.load().gate.primary)
+
+
 def answers(folder: Path, dataset: str) -> str:
     """Three users with their latest events and their recommendations, fetched over HTTP."""
     from experiments.showcase import showcase
@@ -109,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     step("gate", [python, "-m", "experiments.gate"], folder, env)
     publish(folder, dataset)
     step("deploy", [python, "-m", "serving.deploy", "--dataset", dataset], ROOT, env)
-    print(f"\n{(ROOT / 'experiments/results' / f'{dataset}.md').read_text()}")
+    print(f"\n{leaderboard(dataset)}\n")
     report = json.loads((folder / "experiments/out/gate.json").read_text())
     print(f"Gate: {report['verdict']}: {report['label']}: {report['reason']}\n")
     print(answers(folder, dataset))

@@ -19,7 +19,9 @@ import pandas as pd
 import params
 from command import UserError, exits_cleanly
 from experiments import evidence, ledger, verdict
+from experiments.comparison import best_on_validation
 from experiments.gate_page import page
+from experiments.measured import read_metrics
 from features import store
 from serving import registry
 from serving.request import to_iso
@@ -31,12 +33,9 @@ OUT = Path("experiments/out")
 
 def chosen(settings: params.Params, learned: bool, primary: str) -> str | None:
     """The label with the best validation NDCG@10 on the primary target; the test window has no say."""
-    scores = {}
-    for label in settings.train.models:
-        facts = json.loads((OUT / "metrics" / f"{label}.json").read_text())
-        if facts["learned"] == learned:
-            scores[label] = facts["validation"][primary]["ndcg@10"]
-    return max(scores, key=lambda label: (scores[label], label)) if scores else None
+    measured = read_metrics(OUT / "metrics", settings.dataset)
+    kept = [one for one in measured if one.label in settings.train.models]
+    return best_on_validation(kept, primary, learned)
 
 
 def register(dataset: str, label: str) -> str:

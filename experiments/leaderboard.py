@@ -39,7 +39,7 @@ def provenance(board: Board) -> list[str]:
     if first.test_start is not None:
         lines += [f"Cases from {first.test_start} to {first.test_end or 'the end of the data'}."]
     lines += ["Brackets hold 95% intervals from a bootstrap by user; every rank is of the full catalogue."]
-    return [*lines, f"Registered: {board.registered or 'none yet'}."]
+    return [*lines, f"Registered, for the gate to judge: {board.registered or 'none'}."]
 
 
 def size_line(board: Board, target: str) -> str:

@@ -11,9 +11,10 @@ import pytest
 
 from experiments import compare
 from experiments.board import MAIN, rounded
-from experiments.comparison import best_peer, compare_pair
+from experiments.comparison import best_on_validation, best_peer, compare_pair
 from experiments.measure import measure
-from experiments.measured import CompareError, Measured
+from experiments.measured import CompareError, Measured, read_metrics
+from experiments.summary import summary
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
 ORIGIN = {
@@ -77,7 +78,7 @@ def change(out, name, **changes):
 
 
 def test_the_result_file_has_the_agreed_shape(out, tmp_path):
-    result = json.loads(run(out, tmp_path, registered=lambda dataset: "ours")[0])
+    result = json.loads(run(out, tmp_path, registered="ours")[0])
     assert set(result) == {
         "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_peer",
         "models", "comparisons", "oracle",
@@ -93,8 +94,25 @@ def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     assert set(ours["next"]["metrics"]) == set(MAIN)
 
 
-def test_nobody_registered_before_a_gate_ran(out, tmp_path):
-    assert json.loads(run(out, tmp_path)[0])["registered"] is None
+def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):
+    change(out, "popularity", learned=True, validation={"next": {"ndcg@10": 0.9}})  # the worst on the test window
+    measured = read_metrics(out / "metrics", "made")
+
+    assert best_on_validation(measured, "next", learned=True) == "popularity"
+    assert best_on_validation(measured, "next", learned=False) == "ease"
+    assert best_on_validation([], "next", learned=True) is None
+
+
+def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
+    result = json.loads(run(out, tmp_path, registered="ours")[0])
+    head, *lines, sizes = summary(result, "next").splitlines()
+
+    assert head.split()[0] == "model"
+    assert [line.split("  ")[0] for line in lines] == ["best reachable", "ours+", "ease*", "popularity"]
+    mean = result["models"]["ours"]["targets"]["window"]["metrics"]["ndcg@10"]["mean"]
+    assert f"{mean:.4f} [" in lines[1]
+    assert lines[1].endswith("1.2")
+    assert "window: 40 users, 40 cases" in sizes
 
 
 def test_the_same_files_give_the_same_result_to_the_byte(out, tmp_path):
@@ -203,7 +221,7 @@ def test_a_broken_metrics_file_is_named_with_its_field(out):
 
 
 def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out, tmp_path):
-    text = run(out, tmp_path, registered=lambda dataset: "ours")[1]
+    text = run(out, tmp_path, registered="ours")[1]
     tables = [part.splitlines() for part in text.split("## ")[1:3]]
     for table in tables:
         names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
@@ -262,7 +280,7 @@ def test_names_cannot_break_the_page_or_the_table(out, tmp_path):
 
 
 def test_command_line_writes_the_files_and_says_where(out, tmp_path, capsys):
-    arguments = ["--dataset", "made", "--out", str(out), "--results", str(tmp_path / "r"), "--registered", "ours"]
+    arguments = ["--dataset", "made", "--out", str(out), "--results", str(tmp_path / "r")]
     assert compare.main(arguments) == 0
     said = capsys.readouterr().out
     assert said.startswith("compared 3 models of made: ")
