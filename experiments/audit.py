@@ -15,6 +15,7 @@ import torch
 import params
 from command import exits_cleanly
 from data.columns import EVENT_ID, ITEM, PART, USER
+from data.products import SPLIT, read_json, read_table
 from features import store
 from features.featurize import microseconds
 from features.sequences import Cases, Log, batches
@@ -117,9 +118,8 @@ def audit(events: pd.DataFrame, manifest: dict, features: Features, seed: int) -
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.audit", description=__doc__).parse_args(argv)
     settings = params.load()
-    split = Path("data/out/split")
-    events = pd.read_parquet(split / "events.parquet")
-    manifest = json.loads((split / "manifest.json").read_text())
+    events = read_table(SPLIT / "events.parquet", "python -m data.split")
+    manifest = read_json(SPLIT / "manifest.json", "python -m data.split")
     findings = []
     for cut in ("valid", "test"):
         features = store.load(f"features/out/{cut}")

@@ -14,6 +14,9 @@ from pathlib import Path
 import yaml
 
 from command import UserError
+from data.errors import DataError
+from data.readers.names import check_map
+from data.readers.places import detect, locate
 from params import ROOT
 
 HOME = ROOT / "workspaces"
@@ -38,14 +41,16 @@ def parse_columns(text: str) -> dict[str, str]:
     """`user_id=customer,event_time=ts` as a map.
 
     Raises:
-        UserError: a part is not `name=column`.
+        UserError: a part is not `name=column`, or a name is there twice.
     """
-    columns = {}
+    columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         ours, equals, theirs = part.partition("=")
         if not equals or not ours.strip() or not theirs.strip():
             raise UserError(f"COLUMNS: {part!r} is not our_name=their_name")
-        columns[ours.strip()] = theirs.strip()
+        ours, theirs = ours.strip(), theirs.strip()
+        if columns.setdefault(ours, theirs) != theirs:
+            raise UserError(f"COLUMNS: {ours} is both {columns[ours]!r} and {theirs!r}")
     return columns
 
 
@@ -53,22 +58,44 @@ def make(source: Path, users: Path | None, items: Path | None, columns: dict[str
     """The workspace of a source, made or brought up to date; its folder's name is the data set's.
 
     Raises:
-        UserError: a path does not exist, or the name cannot be one.
+        UserError: a path does not exist or holds nothing known, a column is none of ours, or the name cannot
+            be one.
     """
-    paths = {"path": source, "users": users, "items": items}
-    for key, path in paths.items():
-        if path is not None and not path.exists():
-            raise UserError(f"{'SOURCE' if key == 'path' else key.upper()}: {path} does not exist")
-    stated = {key: str(path.resolve()) if path else None for key, path in paths.items()}
-    dataset = name or name_of(source.resolve())
+    source = _found(source, "SOURCE")
+    users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
+    _check_columns(columns)
+    read = [*_read_from(source), *filter(None, (users, items))]
+    dataset = name or name_of(source)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
         raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
-    dataset = _free(dataset, str(source.resolve()))
+    dataset = _free(dataset, str(source))
     folder = HOME / dataset
     _copy(folder)
+    stated = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     _write_params(folder, dataset, {**stated, "columns": columns})
-    _write_pipeline(folder, [path for path in stated.values() if path is not None])
+    _write_pipeline(folder, [str(path) for path in read])
     return folder
+
+
+def _found(path: Path, variable: str) -> Path:
+    absolute = path.expanduser().resolve()
+    if not absolute.exists():
+        raise UserError(f"{variable}: {path} does not exist")
+    return absolute
+
+
+def _check_columns(columns: dict[str, str]) -> None:
+    context = yaml.safe_load((ROOT / "params.yaml").read_text())["featurize"]["context"]
+    try:
+        check_map(columns, context)
+    except DataError as error:
+        raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
+
+
+def _read_from(source: Path) -> list[Path]:
+    """The source, and beside a MovieLens file the side tables that ingest finds there by itself."""
+    file, beside = locate(source, detect(source))
+    return [source] if source.is_dir() else [file, *beside.values()]
 
 
 def _free(dataset: str, path: str) -> str:
@@ -76,7 +103,7 @@ def _free(dataset: str, path: str) -> str:
     settings = HOME / dataset / "params.yaml"
     taken = dataset == yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
     if settings.exists():
-        taken = yaml.safe_load(settings.read_text())["ingest"]["path"] != path
+        taken |= yaml.safe_load(settings.read_text())["ingest"]["path"] != path
     return f"{dataset}-{hashlib.blake2b(path.encode(), digest_size=3).hexdigest()}" if taken else dataset
 
 
@@ -99,7 +126,7 @@ def _copy(folder: Path) -> None:
     cache = os.environ.get("TIDEGATE_DVC_CACHE", str(ROOT / ".dvc" / "cache"))
     (folder / ".dvc" / "config").write_text(
         f"[core]\n    analytics = false\n    no_scm = true\n    check_update = false\n"
-        f"[cache]\n    dir = {cache}\n    type = \"reflink,hardlink,copy\"\n"
+        f"[cache]\n    dir = \"{cache}\"\n    type = \"reflink,hardlink,copy\"\n"
     )  # fmt: skip
 
 
