@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import products
 from data.errors import DataError
 from data.fingerprint import content_hash, event_id
 from data.ingest import Ingested, ingest, main
@@ -380,27 +379,3 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_f
         "error: ingest: event_time: none of 1 rows could be read as a time; first: 'yesterday'\n"
     )
     assert (out / "manifest.json").read_text() == before
-
-
-def test_a_run_that_dies_while_writing_leaves_the_earlier_product_whole(tmp_path):
-    folder = tmp_path / "product"
-    with products.replacing(folder) as partial:
-        (partial / "a").write_text("old")
-
-    def write_half_and_die():
-        with products.replacing(folder) as partial:
-            (partial / "a").write_text("new")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half_and_die()
-    assert [file.name for file in tmp_path.iterdir()] == ["product"]
-    assert (folder / "a").read_text() == "old"
-
-
-def test_a_column_of_nulls_stays_text_in_parquet(tmp_path):
-    products.write_table(pd.DataFrame({"title": [None, None]}), tmp_path / "t.parquet")
-
-    import pyarrow.parquet as pq
-
-    assert str(pq.read_schema(tmp_path / "t.parquet").field("title").type) == "string"
