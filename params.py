@@ -145,6 +145,14 @@ class Range(Section):
     high: float
     log: bool
 
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}; expected low < high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}; expected more than 0 where log is true")
+        return self
+
 
 class Tune(Section):
     model: str
@@ -181,6 +189,17 @@ class ParamsError(UserError):
     """params.yaml holds something that cannot be; the message names the key, the value and the bound."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice: of two values one would vanish."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"found duplicate key {key!r}")
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path | str = "params.yaml") -> Params:
     """Read and check params.yaml.
 
@@ -189,11 +208,13 @@ def load(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's root") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not text in UTF-8: {error}") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -201,7 +222,13 @@ def load(path: Path | str = "params.yaml") -> Params:
 
 
 def _sentence(path: Path, fault) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    parts = list(fault["loc"])
+    if parts[:2] == ["train", "models"]:
+        del parts[3:4]  # pydantic names the class there, which is no key of the file
+    key = ".".join(map(str, parts))
+    if fault["type"] == "value_error":  # ours: the text names keys and values itself
+        return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"
+    key = key or "the file"
     if fault["type"] == "extra_forbidden":
         return f"{path.name}: {key} is not a known parameter"
     if fault["type"] == "missing":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from data.columns import (
@@ -76,7 +77,8 @@ def refuse_if_none_left(raw: pd.DataFrame, reasons: pd.Series, broken: int) -> N
     reason, count = reasons.value_counts().index[0], int(reasons.value_counts().iloc[0])
     column, _, fault = reason.partition(" ")
     first = raw.loc[reasons.index[reasons == reason][0], column] if column in raw.columns else None
-    shown = f"; first: {first!r}" if first is not None and not pd.isna(first) else ""
+    plain = first.item() if isinstance(first, np.generic) else first
+    shown = f"; first: {plain!r}" if plain is not None and not pd.isna(plain) else ""
     verb = {UNREADABLE_TIME: "read as a time", UNREADABLE_NUMBER: "read as a number"}.get(fault)
     if verb and count == total:
         raise DataError(f"ingest: {column}: none of {total} rows could be {verb}{shown}")

@@ -69,8 +69,8 @@ def from_datetime(moment: datetime) -> int:
 
 
 def _from_epoch(numbers: pd.Series, unit: str) -> pd.Series:
-    if numbers.dtype.kind == "u":
-        numbers = numbers.astype("float64")
+    if numbers.dtype.kind != "i":
+        numbers = numbers.astype("float64").clip(-9e18, 9e18)  # infinity is out of range, like any such number
     per_second = _PER_SECOND[unit]
     if per_second > MICROSECONDS:
         scaled = numbers // (per_second // MICROSECONDS)

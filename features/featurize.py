@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import params
 from command import exits_cleanly
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, TITLE, TRAINING_CONSENT, USER
+from data.products import INGESTED, SPLIT, read_json, read_table
 from features import traits
 from features.content import item_features
 from features.sequences import Log
@@ -128,13 +129,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cut", choices=CUTS, required=True, help="fit on events before valid_start or test_start")
     cut = parser.parse_args(argv).cut
     settings = params.load()
-    split = Path("data/out/split")
-    manifest = json.loads((split / "manifest.json").read_text())
-    ingested = Path("data/out/ingest")
+    manifest = read_json(SPLIT / "manifest.json", "python -m data.split")
     features = featurize(
-        pd.read_parquet(split / "events.parquet"),
-        pd.read_parquet(ingested / "users.parquet"),
-        pd.read_parquet(ingested / "items.parquet"),
+        read_table(SPLIT / "events.parquet", "python -m data.split"),
+        read_table(INGESTED / "users.parquet", "python -m data.ingest"),
+        read_table(INGESTED / "items.parquet", "python -m data.ingest"),
         manifest[f"{cut}_start_us"],
         settings.featurize,
         settings.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -23,21 +24,26 @@ def read_table(path: Path) -> Table:
     """Read a table by its content: Parquet keeps its types, CSV and TSV come as text."""
     if head(path)[:4] == _PARQUET:
         return _read_parquet(path)
+    if path.suffix in (".parquet", ".pq"):
+        raise DataError(f"{path} is not a Parquet file: it does not begin with PAR1")
     return _read_csv(path)
 
 
 def _read_parquet(path: Path) -> Table:
     try:
-        frame = pq.read_table(path).to_pandas()
-    except pa.ArrowException as error:
+        table = pq.read_table(path)
+        frame = table.to_pandas()
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
         raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from None
+    for name in (field.name for field in table.schema if _is_no_value(field.type)):
+        frame[name] = frame[name].map(_as_text, na_action="ignore")
     _check_header(path, list(frame.columns))
     return Table(path, number_rows(frame.reset_index(drop=True), set()), header=tuple(frame.columns))
 
 
 def _read_csv(path: Path) -> Table:
     text = read_text(path)
-    header = text.lstrip("\n\r").split("\n", 1)[0].rstrip("\r")
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     if not header.strip():
         raise DataError(f"{path} holds blank lines only")
     delimiter = max(",\t;|", key=header.count)  # a comma where none of them is there
@@ -49,7 +55,7 @@ def _read_csv(path: Path) -> Table:
 
     try:
         table = arrow_csv.read_csv(
-            BytesIO(text.encode()),
+            BytesIO(f"{text}\n".encode()),  # Arrow does not take a header that nothing ends
             # One thread, or Arrow does not know the numbers of bad rows.
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 24),
             parse_options=arrow_csv.ParseOptions(
@@ -59,7 +65,7 @@ def _read_csv(path: Path) -> Table:
                 column_types=_all_text(header, delimiter), null_values=[""], strings_can_be_null=True
             ),
         )
-    except pa.ArrowException as error:
+    except (pa.ArrowException, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file: {_one_line(error)}") from None
     names = [name.strip() for name in table.column_names]
     _check_header(path, names)
@@ -69,6 +75,15 @@ def _read_csv(path: Path) -> Table:
 
 def _all_text(header: str, delimiter: str) -> dict[str, pa.DataType]:
     return dict.fromkeys(next(csv.reader([header], delimiter=delimiter)), pa.string())
+
+
+def _is_no_value(kind: pa.DataType) -> bool:
+    """Whether cells are lists, structures or bytes: they are read as text, as a CSV would hold them."""
+    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _as_text(cell: object) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
 def _check_header(path: Path, names: list[str]) -> None:

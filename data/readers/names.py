@@ -26,6 +26,7 @@ from data.errors import DataError
 
 SIDE_COLUMNS = (TITLE, GENRES, DESCRIPTION, RELEASE_TIME, TRAINING_CONSENT)
 REQUIRED = (USER, ITEM, EVENT_TIME)
+MOST_SHOWN = 40  # names, and letters of a name, that an error repeats
 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
@@ -85,7 +86,9 @@ def _guess(ours: str, found: Sequence[str], path: Path, taken: set[str]) -> str 
 
 
 def _list(names: Sequence[str]) -> str:
-    return ", ".join(repr(str(name)) for name in names)
+    shown = [repr(name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}...") for name in map(str, names)]
+    rest = [f"{len(shown) - MOST_SHOWN} more"] if len(shown) > MOST_SHOWN else []
+    return ", ".join([*shown[:MOST_SHOWN], *rest])
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from data.errors import DataError
+
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f]")  # all but white space, and the end that DOS wrote
 
 
 def no_rows() -> pd.DataFrame:
@@ -40,7 +43,7 @@ def head(path: Path) -> bytes:
 
 def read_text(path: Path) -> str:
     """A text file in UTF-8, else Latin-1 (MovieLens 100K and 1M); its byte order mark left out."""
-    if b"\0" in head(path):
+    if _NO_TEXT.search(head(path)):
         raise DataError(f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat")
     raw = path.read_bytes()
     try:

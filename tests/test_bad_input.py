@@ -1,0 +1,306 @@
+"""Whatever a person gets wrong at the command line ends in one line that says what, and where to put it right."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = "user_id,item_id,event_time"
+ROWS = [f"u{row % 3},i{row},2024-01-{row + 1:02d}" for row in range(20)]
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the project's settings, set up for a table called log.csv, as the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings["ingest"] |= {"source": "auto", "path": "log.csv", "event_types": None}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return tmp_path
+
+
+@pytest.fixture
+def say(project: Path, capsys: pytest.CaptureFixture[str]) -> Say:
+    """What a verb says as it refuses its arguments: the one line of its stderr."""
+
+    def run(module: str, *arguments: str) -> str:
+        code = importlib.import_module(module).main(list(arguments))
+        return refusal(code, capsys.readouterr().err)
+
+    return run
+
+
+def refusal(code: int, stderr: str) -> str:
+    """The only line of a refusal, checked to be one."""
+    lines = stderr.splitlines()
+    assert code == 2, stderr
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+def change(project: Path, key: str, value: object) -> None:
+    """Set `section.key` of params.yaml."""
+    path = project / "params.yaml"
+    settings = yaml.safe_load(path.read_text())
+    *sections, name = key.split(".")
+    inner = settings
+    for section in sections:
+        inner = inner[section]
+    inner[name] = value
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+# Files of events
+
+UNUSABLE = {
+    "a missing column": (
+        "who,item_id,event_time\nu,i,2024-01-01\n",
+        r"^log\.csv: no column user_id; it holds 'who', 'item_id', 'event_time'; say which one it is in params\.yaml",
+    ),
+    "text in the time column": (
+        f"{HEADER}\nu,i,yesterday\nv,j,today\n",
+        r"^ingest: event_time: none of 2 rows could be read as a time; first: 'yesterday'$",
+    ),
+    "an empty file": ("", r"^log\.csv is empty$"),
+    "blank lines": ("\n\r\n\n", r"^log\.csv holds blank lines only$"),
+    "a header only": (f"{HEADER}\n", r"^log\.csv holds no rows$"),
+    "a header that nothing ends": (HEADER, r"^log\.csv holds no rows$"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"^log\.csv is not text; readable formats: CSV, TSV, Parquet"),
+    "bytes without a zero": (bytes(range(1, 256)) * 9, r"^log\.csv is not text"),
+    "text in UTF-16": (f"{HEADER}\nu,i,2024-01-01\n".encode("utf-16"), r"^log\.csv is not text"),
+    "a quote that nothing ends": (f'"{HEADER}\nu,i,2024-01-01\n', r"^log\.csv is not a readable CSV file"),
+    "one endless line": ("a" * 200_000, r"^log\.csv is not a readable CSV file: field larger than field limit"),
+    "a thousand columns": (",".join(f"c{n}" for n in range(1000)) + "\n", r"'c39', 960 more; say which one"),
+    "a torn Parquet file": (b"PAR1 and then nothing", r"^log\.csv is not a readable Parquet file: "),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_file_that_holds_no_events_is_named(project: Path, say: Say, content: str | bytes, says: str) -> None:
+    (project / "log.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    assert re.search(says, said := say("data.ingest")), said
+    assert len(said) < 1000
+
+
+def test_a_parquet_that_is_none_is_named(project: Path, say: Say) -> None:
+    change(project, "ingest.path", "log.parquet")
+    write(project / "log.parquet", HEADER, *ROWS)
+
+    assert say("data.ingest") == "log.parquet is not a Parquet file: it does not begin with PAR1"
+
+
+def test_a_parquet_with_a_damaged_page_is_named(project: Path, say: Say) -> None:
+    change(project, "ingest.path", "log.parquet")
+    pd.DataFrame({name: [f"{name}{row}" for row in range(999)] for name in HEADER.split(",")}).to_parquet("log.parquet")
+    content = bytearray(Path("log.parquet").read_bytes())
+    content[40:400] = bytes(360)
+    Path("log.parquet").write_bytes(content)
+
+    assert say("data.ingest").startswith("log.parquet is not a readable Parquet file: ")
+
+
+def test_lists_where_times_belong_are_no_times(project: Path, say: Say) -> None:
+    change(project, "ingest.path", "log.parquet")
+    pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [[1, 2]]}).to_parquet("log.parquet")
+
+    assert say("data.ingest") == "ingest: event_time: none of 1 rows could be read as a time; first: '[1 2]'"
+
+
+def test_times_without_end_are_out_of_range(project: Path, say: Say) -> None:
+    change(project, "ingest.path", "log.parquet")
+    frame = pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [float("inf")]})
+    frame.to_parquet("log.parquet")
+
+    assert say("data.ingest").endswith("1 times it is out of range (1971 to 2100); first: inf")
+
+
+def test_a_path_that_does_not_exist_is_named(project: Path, say: Say) -> None:
+    assert say("data.ingest") == "log.csv does not exist"
+
+    write(project / "log.csv", HEADER, *ROWS)
+    change(project, "ingest.users", "people.csv")
+    assert say("data.ingest") == "people.csv does not exist"
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"usr_id": "user_id"}, "ingest.columns.usr_id is none of our columns; they are event_id, "),
+        ({"user_id": "customer"}, "log.csv: ingest.columns.user_id is 'customer'; the file holds 'user_id', "),
+    ],
+)
+def test_a_map_that_fits_nothing_is_named(project: Path, say: Say, columns: dict, says: str) -> None:
+    write(project / "log.csv", HEADER, *ROWS)
+    change(project, "ingest.columns", columns)
+
+    assert say("data.ingest").startswith(says)
+
+
+def test_a_file_of_one_user_cannot_be_split(project: Path, say: Say) -> None:
+    write(project / "log.csv", HEADER, *(row.replace(row[:2], "u7") for row in ROWS))
+    assert importlib.import_module("data.ingest").main([]) == 0
+
+    assert say("data.split") == "split: all 20 events have one user, 'u7'; at least 2 are needed to split"
+
+
+# params.yaml
+
+WRONG_SETTINGS = [
+    ("split.test_fraction", 0.1, "split.test_fraction is not a known parameter"),
+    ("learning_rate", 0.1, "learning_rate is not a known parameter"),
+    ("train.models.ease.l1", 1, "train.models.ease.l1 is not a known parameter"),
+    ("split.test_quantile", 1.2, "split.test_quantile is 1.2; input should be less than 1"),
+    ("train.models.ease.l2", [-1], "train.models.ease.l2.0 is -1; input should be greater than 0"),
+    ("train.models.ease.l2", [], "train.models.ease.l2 is []; list should have at least 1 item"),
+    ("simulate.users", "many", "simulate.users is 'many'; input should be a valid integer"),
+    ("ingest.source", "mysql", "ingest.source is 'mysql'; input should be 'auto', 'simulator'"),
+    ("split", None, "split is None; input should be a valid dictionary"),
+    ("tune.spaces.gru", {}, "tune.spaces names the model gru, which train.models does not hold"),
+    ("tune.spaces.two_tower.dropout.low", 0.7, "tune.spaces.two_tower.dropout: low is 0.7 and high is 0.5"),
+    ("tune.spaces.two_tower.dropout.log", True, "tune.spaces.two_tower.dropout: low is 0.0; expected more than 0"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), WRONG_SETTINGS)
+def test_a_setting_that_cannot_be_is_named(project: Path, say: Say, key: str, value: object, says: str) -> None:
+    change(project, key, value)
+
+    assert say("data.ingest").startswith(f"params.yaml: {says}")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"seed: [1", "params.yaml is not YAML: "),
+        (b"", "params.yaml: the file is None; "),
+        (b"dataset: caf\xe9", "params.yaml is not text in UTF-8: "),
+        (b"seed: 0\nsplit: {}\nseed: 1\n", "params.yaml is not YAML: found duplicate key 'seed'"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(project: Path, say: Say, content: bytes, says: str) -> None:
+    (project / "params.yaml").write_bytes(content)
+
+    assert say("data.ingest").startswith(says)
+
+
+def test_two_faults_are_two_lines(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(project, "seed", -1)
+    change(project, "split.test_quantile", 1.2)
+
+    assert importlib.import_module("data.ingest").main([]) == 2
+    assert [line.split(" is ")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "error: params.yaml: seed",
+        "error: params.yaml: split.test_quantile",
+    ]
+
+
+def test_settings_that_are_not_there_say_where_to_stand(project: Path, say: Say) -> None:
+    (project / "params.yaml").unlink()
+
+    assert say("training.train", "--model", "ease", "--cut", "valid") == (
+        "params.yaml does not exist; run from the project's root"
+    )
+
+
+# Verbs in the wrong order, and names that nothing has
+
+TOO_EARLY = {
+    "data.split": "data/out/ingest/manifest.json does not exist; run python -m data.ingest first",
+    "features.featurize --cut valid": "data/out/split/manifest.json does not exist; run python -m data.split first",
+    "training.train --model ease --cut valid": "features/out/valid holds no features; run `python -m features.featur",
+    "training.train --model ease --cut test": "training/out/ease/valid/fit.json is missing; run `python -m training.tr",
+    "serving.export --model ease": "training/out/ease/test is missing; run `python -m training.train --model ease --cu",
+    "experiments.evaluate --model ease": "features/out/test holds no features; run ",
+    "experiments.audit": "data/out/split/events.parquet does not exist; run python -m data.split first",
+    "experiments.tune": "features/out/valid holds no features; run ",
+    "experiments.oracle": "data/out/ingest/oracle.npz is missing",
+    "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",
+}
+
+
+@pytest.mark.parametrize("command", TOO_EARLY)
+def test_a_verb_that_comes_too_early_names_what_is_missing(say: Say, command: str) -> None:
+    assert say(*command.split()).startswith(TOO_EARLY[command])
+
+
+def test_an_unknown_model_is_named_and_the_known_ones_listed(say: Say) -> None:
+    assert say("training.train", "--model", "gru4rec", "--cut", "valid").startswith(
+        "--model gru4rec: params.yaml: train.models holds no such model; it holds popularity, popularity_1d, "
+    )
+
+
+# The demo's own arguments
+
+
+@pytest.mark.parametrize("option", ["--users", "--items", "--columns", "--name"])
+def test_what_describes_a_source_needs_one(say: Say, option: str) -> None:
+    assert say("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
+        (["--source", "log.csv", "--users", "gone.csv"], "USERS: gone.csv does not exist"),
+        (["--source", "log.csv", "--columns", "user_id"], "COLUMNS: 'user_id' is not our_name=their_name"),
+        (["--source", "log.csv", "--columns", "who=user_id"], "COLUMNS: who is none of our columns; they are event"),
+        (["--source", "params.yaml"], "{here}/params.yaml: unknown format; expected u.data, ratings.dat, or a file "),
+        (["--source", "."], "{here} holds several tables (log.csv, other.csv); name the one with the events"),
+    ],
+)
+def test_a_demo_of_something_unusable_ends_before_it_begins(
+    project: Path, say: Say, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.setattr("experiments.workspace.HOME", project / "workspaces")
+    write(project / "log.csv", HEADER, *ROWS)
+    write(project / "other.csv", HEADER, *ROWS)
+
+    assert say("experiments.demo", *arguments).startswith(says.format(here=project.resolve()))
+    assert not (project / "workspaces").exists()
+
+
+# As a person runs them
+
+
+@pytest.fixture
+def copy(project: Path) -> Path:
+    """A copy of the project's code beside its settings, so that what runs is what lies there."""
+    for name in ("data", "features", "training", "serving", "experiments"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("out", "results", "__pycache__"))
+    for name in ("params.py", "command.py"):
+        shutil.copyfile(ROOT / name, project / name)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("data.ingest", "log.csv does not exist"),
+        ("training.train --model gru4rec --cut valid", "--model gru4rec: params.yaml: train.models holds no such mod"),
+        ("experiments.demo --source gone.csv", "SOURCE: gone.csv does not exist"),
+        ("serving.ask --k 0", "no TorchServe runs for this project ("),
+    ],
+)
+def test_a_process_ends_with_one_line_and_no_traceback(copy: Path, run_verb, command: str, says: str) -> None:
+    done = run_verb(*command.split(), cwd=copy, env={"PYTHONPATH": str(copy)})
+
+    assert refusal(done.returncode, done.stderr).startswith(says)
+    assert done.stdout == ""
