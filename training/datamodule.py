@@ -168,6 +168,12 @@ class TrainData(pl.LightningDataModule):
         super().__init__()
         self.windows = windows
 
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.windows.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.windows.epoch = state["epoch"]
+
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.windows, batch_size=None)
 

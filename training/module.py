@@ -32,7 +32,29 @@ class TrainModule(pl.LightningModule):
         self.sampler = NegativeSampler(counts, params.get("alpha", 0.0), seed)
         share = counts / max(1, counts.sum())
         self.frequency = StreamingFrequency(1 - (1 - share) ** params["batch_events"], rate=0.05)
-        self.last_loss = float("nan")
+        self.seed, self._seeded, self.last_loss = seed, -1, float("nan")
+
+    def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
+        """Chance follows from (seed, epoch) alone, so that a resumed run takes the path of one never stopped.
+
+        By our own count: after a resume Lightning leaves out on_train_epoch_start, and counts batches on.
+        """
+        if self.epoch == self._seeded:
+            return
+        self._seeded = self.epoch
+        torch.manual_seed(self.seed + 1_000_003 * self.epoch)
+        self.sampler.begin_epoch(self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the events begun so far. Lightning's own count is one short after a resume."""
+        return self.trainer.datamodule.windows.epoch  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["frequency"] = self.frequency.state()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.frequency.restore(checkpoint["frequency"])
 
     def transfer_batch_to_device(self, batch: TrainBatch, device, dataloader_idx: int) -> TrainBatch:
         return batch.to(device)

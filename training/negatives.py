@@ -26,7 +26,11 @@ class NegativeSampler:
         weights[PAD] = 0
         self.probability = torch.from_numpy(weights / weights.sum())
         self._steps = torch.cumsum(self.probability, dim=0)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draws follow from (seed, epoch), so that a resumed run draws what the whole one would have."""
+        self._generator.manual_seed(self._seed + 1_000_003 * epoch)
 
     def draw(self, targets: int, count: int) -> Tensor:
         """(P, M) int64 item rows, never PAD, with replacement."""
@@ -65,6 +69,15 @@ class StreamingFrequency:
         self.interval[items] = torch.where(self._started[items], moved, self.interval[items])
         self._seen_at[items] = float(self._step)
         self._started[items] = True
+
+    def state(self) -> dict[str, Tensor | int]:
+        """All that the batches so far have taught it; `restore` takes it back."""
+        return {"interval": self.interval, "seen_at": self._seen_at, "started": self._started, "step": self._step}
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state`."""
+        self.interval, self._seen_at, self._started = (state[name] for name in ("interval", "seen_at", "started"))
+        self._step = int(state["step"])
 
     def log_probability(self, items: Tensor) -> Tensor:
         """(M,) float32 log p, at most 0."""

@@ -69,12 +69,15 @@ def candidates(recipe: dict) -> list[dict]:
     return [recipe]
 
 
-def fit(recipe: dict, features: Features, settings: params.Train, seed: int, on_epoch=None) -> FitResult:
+def fit(
+    recipe: dict, features: Features, settings: params.Train, seed: int, on_epoch=None, checkpoints: Path | None = None
+) -> FitResult:
     """Fit one model on what was known before the cut of `features`.
 
     Args:
         recipe: parameters of one model of params.yaml, or the recipe that `valid` found.
         on_epoch: called with each row of the curves while a learned model trains.
+        checkpoints: folder from which a learned model's fit goes on if it was killed; None keeps nothing.
 
     Raises:
         FitError: the model refuses these parameters or this catalogue.
@@ -84,7 +87,7 @@ def fit(recipe: dict, features: Features, settings: params.Train, seed: int, on_
         if build_is_learned(recipe):
             from training.gradient import fit_learned  # Lightning loads slowly, and counting needs none
 
-            return fit_learned(recipe, features, settings, seed, on_epoch)
+            return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints)
         return _fit_counted(recipe, features, settings, seed, begun)
     except ModelError as error:
         raise FitError(str(error)) from None
@@ -159,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     recipe = recipe_for(arguments.model, arguments.cut, settings)
     features = store.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
-        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch)
+        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch, OUT / "checkpoints")
         run.log_fit(result)
     folder = OUT / arguments.model / arguments.cut
     write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})

@@ -90,3 +90,43 @@ def test_no_events_is_an_error_that_says_so() -> None:
 
     with pytest.raises(ModelError, match="no event lies before the cut"):
         fit_learned(recipe("two_tower"), features, SETTINGS, 0)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("two_tower", "in_batch"), ("neural_cf", "sampled_softmax")])
+@pytest.mark.parametrize("cut", ["valid", "test"])
+def test_a_killed_fit_goes_on_to_the_very_weights_of_one_never_killed(
+    tmp_path: Path, name: str, loss: str, cut: str
+) -> None:
+    asked = recipe(name, loss=loss, max_epochs=5)
+    asked |= {"best_steps": 40, "train_events": 700} if cut == "test" else {}
+    seen: list[int] = []
+
+    def killed_in_the_third(row: dict) -> None:
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    whole = fit_learned(asked, checkerboard(cut=cut), SETTINGS, 0)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit_learned(asked, checkerboard(cut=cut), SETTINGS, 0, killed_in_the_third, tmp_path)
+    resumed = fit_learned(asked, checkerboard(cut=cut), SETTINGS, 0, lambda row: seen.append(row["epoch"]), tmp_path)
+
+    assert seen[0] == 3
+    assert resumed.curves == whole.curves
+    states = resumed.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_another_recipe_does_not_go_on_from_a_checkpoint_that_is_not_its_own(tmp_path: Path) -> None:
+    asked = recipe("two_tower", max_epochs=3)
+
+    def killed(row: dict) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit_learned(asked, checkerboard(), SETTINGS, 0, killed, tmp_path)
+    other = fit_learned(asked | {"dropout": 0.0}, checkerboard(), SETTINGS, 0, None, tmp_path)
+
+    assert [row["epoch"] for row in other.curves] == [1, 2, 3]
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1  # the killed one may still go on
