@@ -11,6 +11,9 @@ from torch import Tensor
 from features.vocabulary import PAD
 from training.models.base import EXCLUDED
 
+WORDS = 128 * 8  # bytes of flags that are added as one run of words
+PART = 1024  # true items compared with a whole row each at a time: bounds memory where a case has hundreds
+
 
 def exclude(scores_BN: Tensor, seen: Tensor) -> Tensor:
     """Scores with padding and seen items at -inf. `seen` is (2, S): (row, item row)."""
@@ -18,19 +21,6 @@ def exclude(scores_BN: Tensor, seen: Tensor) -> Tensor:
     scores_BN[:, PAD] = EXCLUDED
     scores_BN[seen[0], seen[1]] = EXCLUDED
     return scores_BN
-
-
-def _keys(scores_BN: Tensor, truth: Tensor) -> Tensor:
-    """(B, N) int64 that order like (score, not true, earlier in the vocabulary): a total order."""
-    if torch.isnan(scores_BN).any():
-        raise ValueError("a model scored NaN")
-    bits = (scores_BN.float() + 0.0).contiguous().view(torch.int32).long()
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    size = scores_BN.shape[1]
-    order = torch.arange(size - 1, -1, -1, device=scores_BN.device)
-    keys = (ordered * 2 + 1) * 2**24 + order
-    keys[truth[0], truth[1]] -= 2**24
-    return keys
 
 
 def rank(scores_BN: Tensor, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -43,13 +33,79 @@ def rank(scores_BN: Tensor, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         (B, k) item rows, PAD where the catalogue is exhausted; (R,) ranks from 1. Among equal scores
         true items come last; other equals keep the vocabulary's order.
+
+    Raises:
+        ValueError: a score is NaN.
     """
-    keys = _keys(scores_BN, truth)
-    top = keys.topk(min(k, keys.shape[1]), dim=1).indices
-    exhausted = scores_BN.gather(1, top) == EXCLUDED
-    true_keys = keys[truth[0], truth[1]]
-    ranks = torch.empty(len(true_keys), dtype=torch.int64)
-    for begin in range(0, len(true_keys), 1024):  # bounds memory when a case has hundreds of true items
-        part = slice(begin, begin + 1024)
-        ranks[part] = (keys[truth[0, part]] > true_keys[part, None]).sum(dim=1) + 1
-    return top.masked_fill(exhausted, PAD), ranks
+    scores_BN = scores_BN.float()
+    best, top = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
+    if best[:, 0].isnan().any():  # topk puts NaN first
+        raise ValueError("a model scored NaN")
+    best, top = best[:, :k], _in_order_of_ties(scores_BN, truth, best, top)[:, :k]
+    return top.masked_fill(best == EXCLUDED, PAD), _ranks(scores_BN, truth)
+
+
+def _in_order_of_ties(scores_BN: Tensor, truth: Tensor, best: Tensor, top: Tensor) -> Tensor:
+    """`top` with equal scores put right. topk leaves their order open, and cuts through them at its end."""
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] != EXCLUDED)).any(dim=1)
+    rows = tied.nonzero()[:, 0]
+    if len(rows):
+        place = torch.full((len(tied),), -1, device=top.device).index_put(
+            (rows,), torch.arange(len(rows), device=top.device)
+        )
+        inside = place[truth[0]] >= 0
+        keys = _keys(scores_BN[rows], torch.stack([place[truth[0][inside]], truth[1][inside]]))
+        top[rows] = keys.topk(top.shape[1], dim=1).indices
+    return top
+
+
+def _keys(scores_BN: Tensor, truth: Tensor) -> Tensor:
+    """(B, N) int64 that order like (score, not true, earlier in the vocabulary): a total order."""
+    bits = (scores_BN + 0.0).contiguous().view(torch.int32).long()  # -0.0 becomes 0.0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    size = scores_BN.shape[1]
+    order = torch.arange(size - 1, -1, -1, device=scores_BN.device)
+    keys = (ordered * 2 + 1) * 2**24 + order
+    keys[truth[0], truth[1]] -= 2**24
+    return keys
+
+
+def _ranks(scores_BN: Tensor, truth: Tensor) -> Tensor:
+    """(R,) how many of its row score at least as much, less the true ones of equal score that follow it."""
+    row, item = truth
+    if not len(row):
+        return torch.empty(0, dtype=torch.int64)
+    own = scores_BN[row, item]
+    if torch.equal(row, torch.arange(len(scores_BN), device=row.device)):  # one true item each: no row is copied
+        at_least = _count_at_least(scores_BN, own)
+    else:
+        parts = [_count_at_least(scores_BN[r], o) for r, o in zip(row.split(PART), own.split(PART), strict=True)]
+        at_least = torch.cat(parts)
+    return at_least.cpu() - _equal_and_after(row.cpu(), item.cpu(), own.cpu())
+
+
+def _count_at_least(scores_RN: Tensor, bound_R: Tensor) -> Tensor:
+    """(R,) int64 how many of a row are at least the bound.
+
+    torch widens each flag to eight bytes to add them up. Read as words of eight flags, at most 128 of which are
+    added, no byte overflows into the next, and there is an eighth to add.
+    """
+    size, length = scores_RN.shape
+    flags = torch.empty(size, -(-length // WORDS) * WORDS, dtype=torch.bool, device=scores_RN.device)
+    flags[:, length:] = False
+    torch.ge(scores_RN, bound_R[:, None], out=flags[:, :length])
+    words = flags.view(torch.int64).view(size, -1, WORDS // 8).sum(dim=2)
+    return words.view(torch.uint8).sum(dim=1, dtype=torch.int64)
+
+
+def _equal_and_after(row: Tensor, item: Tensor, score: Tensor) -> Tensor:
+    """(R,) how many true items of the same row and score stand later in the vocabulary."""
+    order = item.argsort(descending=True, stable=True)
+    order = order[score[order].argsort(stable=True)]
+    order = order[row[order].argsort(stable=True)]
+    same = (row[order].diff() == 0) & (score[order][1:] == score[order][:-1])
+    position = torch.arange(len(row))
+    start = torch.cat([position[:1], torch.where(same, 0, position[1:])]).cummax(dim=0).values
+    after = torch.empty_like(position)
+    after[order] = position - start
+    return after
