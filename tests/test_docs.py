@@ -63,6 +63,15 @@ def test_every_relative_link_resolves(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_the_readme_says_how_to_run_it() -> None:
+    # The tests above look for commands by their form: had the form changed, they would find none.
+    told = " ".join(commands(ROOT / "README.md"))
+
+    assert "make demo" in told
+    assert "make test" in told
+    assert "python -m" in told
+
+
 def test_make_help_describes_every_target() -> None:
     phony = set(re.findall(r"^\.PHONY: ([a-z-]+)$", makefile(), re.MULTILINE))
     described = set(re.findall(r"^([a-z-]+):.* ## \S", makefile(), re.MULTILINE))

@@ -130,7 +130,10 @@ def test_the_result_is_small_and_rounded_but_params_are_not(out, tmp_path):
 
 def test_result_numbers_are_those_of_the_metrics_file(out, tmp_path):
     result = json.loads(run(out, tmp_path)[0])
+
+    assert result["models"]
     for label, model in result["models"].items():
+        assert model["targets"], label
         stored = json.loads((out / "metrics" / f"{label}.json").read_text())["targets"]
         for target, found in model["targets"].items():
             for key, entry in found["metrics"].items():

@@ -94,14 +94,20 @@ def test_the_order_of_rows_does_not_matter():
     frames, table = made()
     shuffled = frames[0].sample(frac=1, random_state=1)
     found = measure(shuffled, table.sample(frac=1, random_state=2), 0, 100)
-    for target, expected in measure(frames[0], table, 0, 100).items():
+    unshuffled = measure(frames[0], table, 0, 100)
+
+    assert found.keys() == unshuffled.keys() == {"window", "next"}
+    for target, expected in unshuffled.items():
         for key, entry in expected["metrics"].items():
             assert found[target]["metrics"][key] == pytest.approx(entry), (target, key)
 
 
 def test_every_mean_has_an_interval_and_coverage_and_gini_have_none():
     frames, table = made(cases=200)
-    for found in measure(frames, table, 0, 200).values():
+    targets = measure(frames, table, 0, 200)
+
+    assert set(targets) == {"window", "next"}
+    for found in targets.values():
         for key, entry in found["metrics"].items():
             if key.split("@")[0] in ("coverage", "gini"):
                 assert set(entry) == {"value"}
@@ -133,7 +139,10 @@ def test_seeds_are_averaged_case_by_case_before_users_are_resampled():
 
 def test_cold_and_warm_make_the_whole():
     frames, table = made(cases=200)
-    for found in measure(frames, table, 0, 100).values():
+    targets = measure(frames, table, 0, 100)
+
+    assert set(targets) == {"window", "next"}
+    for found in targets.values():
         cold, warm = found["slices"]["cold"], found["slices"]["warm"]
         assert cold["cases"] + warm["cases"] == found["cases"]
         total = sum(part["cases"] * part["metrics"]["ndcg@10"]["mean"] for part in (cold, warm))

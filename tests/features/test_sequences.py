@@ -52,6 +52,7 @@ def test_no_case_sees_its_own_moment_or_later() -> None:
     log = features.log
     cases = next_cases(log, CUT, START + 41 * DAY)
 
+    assert len(cases)
     for user, time, end in zip(cases.user, cases.time, cases.end, strict=True):
         own = log.times[log.offsets[user] : log.offsets[user + 1]]
         assert end - log.offsets[user] == (own < time).sum()
@@ -62,6 +63,8 @@ def test_offline_and_live_histories_are_the_same() -> None:
     features = features_of(events)
     cases = next_cases(features.log, CUT, START + 41 * DAY)
     at = validate.moments(cases, 10)
+
+    assert len(cases)
     for rows, batch in batches(features.log, cases, features.trend_log(), ("all",), at, 16, None):
         for row, case in enumerate(rows):
             own = events[events["user_id"] == features.users[cases.user[case]]]
@@ -77,6 +80,8 @@ def test_what_became_known_later_is_not_seen() -> None:
     features = features_of(events.assign(known_time=late.astype("datetime64[us, UTC]")))
     log = features.log
     cases = next_cases(log, CUT, START + 41 * DAY)
+
+    assert len(cases)
     for rows, batch in batches(log, cases, features.trend_log(), ("all",), validate.moments(cases, 10), 16, None):
         for row, case in enumerate(rows):
             user, time = cases.user[case], cases.time[case]
@@ -93,6 +98,7 @@ def test_a_users_traits_are_unknown_before_the_first_event() -> None:
     window, following = window_cases(features.log, CUT, 28), next_cases(features.log, CUT, START + 41 * DAY)
     for cases, known in ((window.take(np.flatnonzero(window.user == row)), False),
                          (following.take(np.flatnonzero(following.user == row)), True)):  # fmt: skip
+        assert len(cases)
         at = validate.moments(cases, 10)
         for _, batch in batches(features.log, cases, features.trend_log(), ("all",), at, 16, None):
             assert bool((batch.traits > 0).all()) == known

@@ -88,7 +88,10 @@ def replace_weight(windows: Windows, weight: float) -> Windows:
 
 
 def test_no_batch_shows_an_event_at_or_after_the_asked_time(windows: Windows) -> None:
-    for batch in windows:
+    batches = list(windows)
+
+    assert batches
+    for batch in batches:
         query = batch.query
         for place in range(len(query)):
             shown = query.item_times[query.row[place], : query.position[place]]
@@ -102,7 +105,10 @@ def test_no_batch_shows_an_event_at_or_after_the_asked_time(windows: Windows) ->
 
 
 def test_weights_of_a_batch_are_split_between_the_two_targets(windows: Windows) -> None:
-    for batch in windows:
+    batches = list(windows)
+
+    assert batches
+    for batch in batches:
         assert batch.weight.sum().item() == pytest.approx(1, abs=0.21)  # less where a batch has no stale question
 
 
