@@ -18,7 +18,7 @@ from features import store
 from features.sequences import Cases, batches
 from features.store import Features
 from features.trends import ALL, TrendLog, TrendSnapshot
-from serving.recommender import Recommender
+from serving.recommender import ArtifactError, Recommender
 from training import provenance, tracking, validate
 
 OUT = Path("experiments/out")
@@ -86,7 +86,10 @@ def catalogue(features: Features) -> pd.DataFrame:
 
 def evaluate(label: str, features: Features, settings: params.Params) -> tuple[pd.DataFrame, dict]:
     """Rankings of both targets, and the metrics file's content."""
-    recommender = Recommender.load(Path("serving/out/artifacts") / label)
+    try:
+        recommender = Recommender.load(Path("serving/out/artifacts") / label)
+    except ArtifactError as error:
+        raise UserError(f"{error}; run `python -m serving.export --model {label}` first") from None
     manifest = recommender.manifest
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
