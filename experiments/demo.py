@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,9 +55,10 @@ def publish(folder: Path, dataset: str) -> None:
     """Bring a workspace's results into the project: the only tracked files that another source changes."""
     if folder == ROOT:
         return
+    results = ROOT / "experiments" / "results"
+    results.mkdir(exist_ok=True)  # a clone whose results are not committed has none
     for suffix in ("json", "md"):
-        made = folder / "experiments" / "results" / f"{dataset}.{suffix}"
-        (ROOT / "experiments" / "results" / made.name).write_text(made.read_text())
+        shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", results / f"{dataset}.{suffix}")
 
 
 def leaderboard(dataset: str) -> str:
