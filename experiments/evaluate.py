@@ -13,13 +13,14 @@ import pandas as pd
 
 import params
 from command import UserError, exits_cleanly
+from experiments import record
 from experiments.measure import measure
 from features import store
 from features.sequences import Cases, batches
 from features.store import Features
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.recommender import ArtifactError, Recommender
-from training import provenance, tracking, validate
+from training import provenance, validate
 
 OUT = Path("experiments/out")
 RANKED = 100
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load("features/out/test")
     rankings, facts = evaluate(label, features, settings)
     write(label, rankings, facts, catalogue(features))
-    tracking.log_evaluation(facts)
+    record.log_evaluation(facts)
     print(f"evaluate: {label}: {headline(facts['targets'])} -> {OUT}/metrics/{label}.json")
     return 0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
+from experiments import study_record
 from features import store
 from features.store import Features
-from training import tracking
-from training.train import fit
+from training.train import FitError, fit
 
 OUT = Path("experiments/out")
 
@@ -29,53 +29,84 @@ def suggest(trial, space: dict[str, params.Range]) -> dict[str, float]:
 
 
 def open_study(name: str, seed: int):
-    """The study of this name in experiments/out/studies.db, made where there is none."""
+    """The study of this name in experiments/out/studies.db, made where there is none.
+
+    A study that goes on draws from a seed of its own: the first one again would try the first values again.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     OUT.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=f"sqlite:///{(OUT / 'studies.db').resolve()}",
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(),
         load_if_exists=True,
     )
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
 
 
 def tune(label: str, features: Features, settings: params.Params, trials: int):
-    """Run trials and return the study; a new study begins with the values of params.yaml."""
-    recipe = settings.train.models[label].model_dump()
-    space = settings.tune.spaces[label]
+    """Run trials and return the study; a new study begins with the values of params.yaml, an old one goes on.
+
+    Each call is an MLflow run with one nested run per trial. A trial whose model cannot be fitted fails and the
+    study goes on; one that falls behind the median of the trials before it, epoch for epoch, is pruned.
+
+    Raises:
+        UserError: no trial of the study has come to an end.
+    """
     study = open_study(f"{settings.dataset}/{label}/{features.description['split_id']}", settings.seed)
     if not study.trials:
-        study.enqueue_trial({name: recipe[name] for name in space})
-    parent = tracking.open_run(settings.dataset, f"tune {label}", {"model": label, "stage": "tune"})
-
-    def run(trial) -> float:
-        values = suggest(trial, space)
-        tried = recipe | values | {"max_steps": settings.tune.max_steps}
-        tags = {"model": label, "stage": "trial", "mlflow.parentRunId": parent.run_id}
-        nested = tracking.open_run(settings.dataset, f"{label} trial {trial.number}", tags, values)
-        try:
-            result = fit(tried, features, settings.train, settings.seed, nested.log_epoch)
-            nested.log_fit(result)
-        except BaseException:
-            nested.close("FAILED")
-            raise
-        score = objective_of(result.validation)
-        nested.log_metrics({"objective": score})
-        nested.close()
-        trial.set_user_attr("recipe", {**tried, "max_steps": recipe["max_steps"]})
-        print(f"tune: {label} trial {trial.number}: {score:.4f} with {values}", flush=True)
-        return score
-
-    try:
-        study.optimize(run, n_trials=trials, timeout=settings.tune.seconds)
-        parent.log_metrics({"objective": study.best_value})
-    finally:
-        parent.close()
+        recipe = settings.train.models[label].model_dump()
+        study.enqueue_trial({name: recipe[name] for name in settings.tune.spaces[label]})
+    with study_record.parent_run(study, label, features, settings) as parent:
+        study.optimize(
+            lambda trial: _try(trial, label, features, settings, parent.run_id),
+            n_trials=trials,
+            timeout=settings.tune.seconds,
+            catch=(FitError,),
+        )
+        if not study_record.completed(study):
+            raise UserError(f"tune: none of {len(study.trials)} trials came to an end; the UI shows each one's error")
+        study_record.log_study(parent, study, settings.tune.spaces[label])
     return study
+
+
+def _try(trial, label: str, features: Features, settings: params.Params, parent: str) -> float:
+    recipe = settings.train.models[label].model_dump()
+    values = suggest(trial, settings.tune.spaces[label])
+    tried = recipe | values | {"max_steps": settings.tune.max_steps}
+    with study_record.trial_run(trial, label, tried, features, settings, parent) as run:
+
+        def on_epoch(row: dict) -> None:
+            run.log_epoch(row)
+            prune(trial, row)
+
+        result = fit(tried, features, settings.train, settings.seed, on_epoch)
+        run.log_fit(result)
+        score = objective_of(result.validation)
+        run.log_metrics({"objective": score})
+    trial.set_user_attr("recipe", {**tried, "max_steps": recipe["max_steps"]})
+    trial.set_user_attr("validation", result.validation)
+    print(f"tune: {label} trial {trial.number}: {score:.4f} with {values}", flush=True)
+    return score
+
+
+def prune(trial, row: dict) -> None:
+    """Give a trial up that does worse at this epoch than the median of the trials before it did.
+
+    Raises:
+        optuna.TrialPruned: it does.
+    """
+    import optuna
+
+    scores = {name: value for name, value in row.items() if name.startswith("valid/")}
+    if scores:
+        trial.report(objective_of(scores), row["epoch"])
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
 
 
 @exits_cleanly

@@ -14,6 +14,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from serving import descriptions
 from serving.versions import (
     RegistryError,
     Version,
@@ -39,6 +40,7 @@ __all__ = [
     "create_version",
     "download",
     "find",
+    "note_verdict",
     "promote",
     "registered",
     "rollback",
@@ -94,6 +96,15 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
     if challenger is not None and challenger.version == version:
         registry.delete_registered_model_alias(dataset, CHALLENGER)
     return _justified(candidate)
+
+
+def note_verdict(dataset: str, version: str, report: dict) -> None:
+    """Show a verdict that moves no alias (HOLD, REJECT, INSUFFICIENT_DATA) on the version that it is of.
+
+    Raises:
+        RegistryError: there is no such version.
+    """
+    descriptions.verdict(client(), dataset, find(dataset, version).version, report)
 
 
 def serving_target(dataset: str, alias: str = CHAMPION) -> Target:
@@ -154,6 +165,7 @@ def _keep_report(version: Version, report: dict, html: str | None) -> None:
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     registry.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
     registry.set_model_version_tag(version.dataset, version.version, HASH_TAG, _hash(text))
+    descriptions.verdict(registry, version.dataset, version.version, report)
 
 
 def _hash(text: str) -> str:

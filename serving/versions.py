@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command import UserError
+from serving.descriptions import describe, of_model
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 from training.tracking import experiment_of, tracking_uri
 
@@ -62,6 +63,7 @@ def create_version(dataset: str, artifact: Path, run_id: str | None = None, tags
         run_id=run_id,
         tags={**(tags or {}), ARTIFACT_TAG: digest},
     )
+    describe(mlflow, dataset, str(made.version))
     return str(made.version)
 
 
@@ -161,7 +163,7 @@ def _ensure_model(mlflow: MlflowClient, dataset: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        mlflow.create_registered_model(dataset, description=f"Recommends {dataset}'s items")
+        mlflow.create_registered_model(dataset, {"dataset": dataset}, of_model(dataset))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise RegistryError(f"{dataset} cannot be registered: {_line(error)}") from None

@@ -24,16 +24,6 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {seed: tiny_artifact.write(folder / str(seed), seed) for seed in (1, 2)}
 
 
-@pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables in it: making them takes seconds, copying them none."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_registered_models()
-    return path
-
-
 @pytest.fixture
 def registry_folder(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh registry that `serving.registry` uses."""

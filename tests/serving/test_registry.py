@@ -197,3 +197,29 @@ def test_a_report_is_kept_as_plain_json(two, registry_folder: Path) -> None:
     path = report_file(registry_folder, two[0])
     assert json.loads(path.read_text())["reason"] == "better by 5%"
     assert path.with_suffix(".html").read_text() == "<p>better</p>"
+
+
+def test_a_version_says_what_it_is_and_what_it_reached(artifacts) -> None:
+    mlflow = client()
+    run = mlflow.create_run(mlflow.create_experiment("elsewhere"), tags={"model": "ease", "split_id": "s"}).info.run_id
+    for name, value in (("valid/next/ndcg_10", 0.25), ("test/next/ndcg_10", 0.125)):
+        mlflow.log_metric(run, name, value)
+    version = registry.create_version("tiny", artifacts[1], run, {"label": "ease_200"})
+
+    entry = mlflow.get_model_version("tiny", version)
+    assert entry.description.splitlines()[0] == "ease_200"
+    assert "| validation | 0.2500 |  |" in entry.description
+    assert "| test window | 0.1250 |  |" in entry.description
+    assert {"label": "ease_200", "model": "ease", "split_id": "s"}.items() <= entry.tags.items()
+    assert "champion" in mlflow.get_registered_model("tiny").description
+
+
+def test_a_version_shows_the_gates_verdict_whatever_it_is(two) -> None:
+    registry.promote("tiny", two[0], PROMOTED)
+    registry.note_verdict("tiny", two[1], {"verdict": "HOLD", "reason": "too close to call"})
+
+    shown = {version: client().get_model_version("tiny", version) for version in two}
+    assert [shown[version].tags["gate_verdict"] for version in two] == ["PROMOTE", "HOLD"]
+    assert shown[two[0]].description == "item_knn: PROMOTE: better by 5%"
+    assert shown[two[1]].description == "a model: HOLD: too close to call"
+    assert registry.aliased("tiny", CHAMPION).version == two[0]

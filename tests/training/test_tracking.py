@@ -1,0 +1,159 @@
+"""A run says what was fitted, on which data, with what outcome, in the same words for every model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+import params
+from tests.training.made_features import checkerboard, recipe, train_settings
+from training import tracking, views
+from training.tracked_run import NOTE, as_text
+from training.train import FitError, FitResult, fit
+
+SETTINGS = params.load(params.ROOT / "params.yaml")
+HASH = "0123456789abcdef0123456789abcdef0123456789abcdef"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
+
+
+def logged(label: str, values: dict) -> tuple[Run, FitResult]:
+    """Fit a model under a run, as the stage does, and read the run back."""
+    features = checkerboard()
+    features.description["dataset_hash"] = HASH
+    with tracking.training_run(label, values, features, SETTINGS) as run:
+        result = fit(values, features, train_settings(), 0, run.log_epoch)
+        run.log_fit(result)
+    return MlflowClient().get_run(run.run_id), result
+
+
+def artifacts_of(tracked: Path, run: Run) -> dict[str, bytes]:
+    folder = tracked / "mlartifacts" / SETTINGS.dataset / run.info.run_id / "artifacts"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_counted_and_learned_models_share_their_names_and_tags(tracked: Path) -> None:
+    counted, _ = logged("popularity_7d", recipe("popularity_7d"))
+    learned, result = logged("two_tower", recipe("two_tower", max_epochs=3))
+
+    common = {"fit_seconds", "valid/next/ndcg_10", "valid/window/ndcg_10"}
+    assert set(counted.data.metrics) == common
+    assert set(learned.data.metrics) - common == {
+        "train/loss", "early_stopping/next/ndcg_10", "early_stopping/window/ndcg_10",
+    }  # fmt: skip
+    # The last look of early stopping must not stand where the finished fit's score belongs.
+    assert learned.data.metrics["valid/next/ndcg_10"] == result.validation["next"]
+    curve = MlflowClient().get_metric_history(learned.info.run_id, "early_stopping/next/ndcg_10")
+    assert [(point.step, point.value) for point in curve] == [
+        (row["step"], row["valid/next/ndcg_10"]) for row in result.curves
+    ]
+
+    for run, label, model in ((counted, "popularity_7d", "popularity"), (learned, "two_tower", "two_tower")):
+        assert run.info.run_name == f"{label} · valid"
+        assert run.info.status == "FINISHED"
+        assert {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")} == {
+            "dataset": SETTINGS.dataset, "split_id": "none", "dataset_hash": HASH, "commit": "abc",
+            "label": label, "model": model, "cut": "valid", "stage": "train",
+        }  # fmt: skip
+        assert label in run.data.tags[NOTE]
+
+
+def test_only_a_learned_model_has_a_learning_curve(tracked: Path) -> None:
+    counted, _ = logged("popularity", recipe("popularity"))
+    learned, _ = logged("two_tower", recipe("two_tower", max_epochs=2))
+
+    assert artifacts_of(tracked, counted) == {}
+    plots = artifacts_of(tracked, learned)
+    assert set(plots) == {"plots/learning_curve.png"}
+    assert plots["plots/learning_curve.png"].startswith(PNG)
+
+
+def test_params_are_the_recipe_and_what_the_fit_settled_beyond_it(tracked: Path) -> None:
+    ease, found = logged("ease", recipe("ease", l2=[200.0, 1000.0]))
+    network, result = logged("two_tower", recipe("two_tower", max_epochs=1))
+
+    assert ease.data.params == {
+        "name": "ease", "l2": "200, 1000", "max_items": "20000", "chosen.l2": as_text(found.recipe["l2"]),
+    }  # fmt: skip
+    assert network.data.params["channels"] == "all, half_life_1d"
+    assert set(network.data.params) - set(recipe("two_tower")) == {"best_steps", "train_events"}
+    assert network.data.params["best_steps"] == str(result.recipe["best_steps"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (200.0, "200"),
+        (0.0025, "0.0025"),
+        (1 / 3, "0.333333333333333"),
+        (["a", 1], "a, 1"),
+    ],
+)
+def test_params_read_as_params_yaml_does(value: object, text: str) -> None:
+    assert as_text(value) == text
+
+
+def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
+    ingested = {"path": "data/out/ingest", "hash": "md5", "md5": "d41d8.dir"}
+    (tracked / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"ingest": {"outs": [ingested]}}}))
+    (tracked / "data/out/ingest").mkdir(parents=True)
+    counts = {"events": 9, "users": 4, "items": 3}
+    (tracked / "data/out/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
+
+    (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
+
+    assert (entry.dataset.name, entry.dataset.digest) == ("checkerboard", HASH[:36])
+    assert entry.dataset.source_type == "dvc"
+    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dvc_md5": "d41d8.dir"}
+    assert json.loads(entry.dataset.profile) == {"num_rows": 9, "num_users": 4, "num_items": 3}
+    assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training (valid)"}
+
+
+def test_without_dvc_the_manifest_hash_names_the_data(tracked: Path) -> None:
+    (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
+
+    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dataset_hash": HASH}
+    assert json.loads(entry.dataset.profile) == {"num_rows": 960, "num_users": 80, "num_items": 40}
+
+
+def test_a_fit_that_fails_leaves_a_failed_run_with_its_reason(tracked: Path) -> None:
+    with pytest.raises(FitError):
+        logged("ease", recipe("ease", max_items=1))
+
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name(SETTINGS.dataset).experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"].startswith("FitError: ")
+
+
+def test_an_experiment_explains_itself_and_keeps_what_people_write(tracked: Path) -> None:
+    client = MlflowClient()
+    made = tracking.experiment_of(client, "shop")
+    tags = client.get_experiment(made).tags
+    shared = {key.removeprefix(views.SHARED) for key in tags if key.startswith(views.SHARED)}
+    client.set_experiment_tag(made, NOTE, "our own words")
+
+    assert shared == {"tidegate-models", "tidegate-recipes", "tidegate-trials"}
+    assert all(f"viewStateShareKey={name})" in tags[NOTE] for name in shared)
+    assert tracking.experiment_of(client, "shop") == made
+    assert client.get_experiment(made).tags[NOTE] == "our own words"
+
+
+def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked: Path) -> None:
+    run, _ = logged("popularity", recipe("popularity"))
+    view = views.VIEWS["recipes"]
+    found = MlflowClient().search_runs([run.info.experiment_id], view[1], order_by=[f"metrics.`{view[2]}` DESC"])
+
+    assert [entry.info.run_id for entry in found] == [run.info.run_id]
+    assert view[2] in run.data.metrics

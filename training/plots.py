@@ -1,0 +1,63 @@
+"""Plots of a fit, as small Matplotlib figures that MLflow's artifact viewer shows offline.
+
+Matplotlib is imported inside functions and without pyplot: a stage that draws nothing must not wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1565c0", "#ef6c00", "#9e9e9e"
+COLOUR_OF = {"next": BLUE, "window": ORANGE}
+
+
+def panels(columns: int, height: float = 3.6, labels: float = 0.6, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with one row of panels, 5 inches wide each.
+
+    Args:
+        height: of the figure, in inches.
+        labels: room for the labels left of each panel, in inches: Matplotlib's own layout takes as long as drawing.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, height), dpi=100)
+    axes = list(figure.subplots(1, columns, squeeze=False, sharey=sharey)[0])
+    width = 5 - labels - 0.15
+    figure.subplots_adjust(
+        left=labels / (5 * columns),
+        right=1 - 0.15 / (5 * columns),
+        wspace=(labels + 0.15) / width,
+        bottom=0.5 / height,
+        top=1 - 0.35 / height,
+    )
+    for each in axes:
+        each.grid(alpha=0.3)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def learning_curve(curves: list[dict], best_steps: int | None = None) -> Figure:
+    """Training loss by step and, where it was looked at, validation NDCG@10 of each target.
+
+    Args:
+        curves: rows of a fit's learning curve, `step` among their keys.
+        best_steps: where the kept weights were taken; marked where validation was looked at.
+    """
+    scored = [name for name in curves[0] if name.endswith("/ndcg_10")]
+    figure, axes = panels(2 if scored else 1)
+    steps = [row["step"] for row in curves]
+    axes[0].plot(steps, [row["train/loss"] for row in curves], color=BLUE, marker=".")
+    axes[0].set(title="Training loss", xlabel="step")
+    for name in scored:
+        target = name.split("/")[1]
+        axes[1].plot(steps, [row[name] for row in curves], color=COLOUR_OF[target], marker=".", label=target)
+    if scored:
+        axes[1].set(title="NDCG@10 on validation", xlabel="step", ylim=(0, None))
+        if best_steps is not None:
+            axes[1].axvline(best_steps, color=GREY, linestyle="--", label=f"kept: step {best_steps}")
+        axes[1].legend(frameon=False)
+    return figure

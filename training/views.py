@@ -1,0 +1,123 @@
+"""What a person sees first in MLflow's UI: descriptions, and saved views of an experiment's runs.
+
+A saved view is an experiment tag whose value MLflow's UI (3.17) writes and reads: columns, filter, order and
+charts. Another version of the UI that cannot read one says so and shows its own default.
+"""
+
+from __future__ import annotations
+
+import json
+
+VERSION = "tidegate.views"  # says that the tags below were written once
+SHARED = "mlflow.sharedViewState."
+
+PURPOSE = {
+    "valid": "Finds the recipe of **{label}** on `{dataset}`: fitted before the `valid` cut, scored on what follows it.",
+    "test": (
+        "**{label}** on `{dataset}` by the recipe that its `valid` run found: fitted on everything before the `test` "
+        "cut. Exported, measured on what follows, and served if the gate lets it."
+    ),
+}
+
+# The UI shows the first paragraph; the rest opens with a click.
+DESCRIPTION = """Saved views of **{dataset}**: [models on the test window]({runs}tidegate-models) · \
+[recipes on validation]({runs}tidegate-recipes) · [tuning trials]({runs}tidegate-trials)
+
+Each run is one fit, named `label · cut`. At the cut `valid` a recipe is found; at `test` it is followed, and that
+artifact is exported, measured, gated and deployed. Of the targets, `next` is each event's item and `window` the new
+items of the days (`split.window_days`) after the cut.
+
+| metric | what it is |
+| --- | --- |
+| `valid/…` | what choices rest on |
+| `test/…` | what is reported; intervals in the run's description, plots and `evaluation.json` among its artifacts |
+| `early_stopping/…` | the small sample that is scored after each epoch |
+
+Numbers compare only where the tag `split_id` is the same.
+"""
+
+NEXT, WINDOW = "test/next/ndcg_10", "test/window/ndcg_10"
+VALID = ("valid/next/ndcg_10", "valid/window/ndcg_10")
+
+
+def experiment_tags(experiment_id: str, dataset: str) -> dict[str, str]:
+    """Tags of the data set's experiment: its description, its kind, its saved views."""
+    runs = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
+    return {
+        "mlflow.note.content": DESCRIPTION.format(dataset=dataset, runs=runs),
+        "mlflow.experimentKind": "custom_model_development",  # else the UI opens as one for language models
+        **{f"{SHARED}tidegate-{name}": saved_view(*view) for name, view in VIEWS.items()},
+        VERSION: "1",
+    }
+
+
+def saved_view(title: str, search: str, order: str, columns: list[str], charts: list[dict]) -> str:
+    """The value of a saved view's tag: charts stand first, what the UI adds of itself below them."""
+    section = {"uuid": "tidegate", "name": title, "display": True, "isReordered": True, "deleted": False}
+    state = {
+        "searchFilter": search,
+        "orderByKey": f"metrics.`{order}`",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunCharts": [
+            {"uuid": f"tidegate-{number}", "metricSectionId": "tidegate", "deleted": False, "isGenerated": False}
+            | chart
+            for number, chart in enumerate(charts)
+        ],
+        "compareRunSections": [section | {"isGenerated": False, "columns": 2, "cardHeight": 400}],
+        "isAccordionReordered": True,
+    }
+    return json.dumps({"name": title, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+def columns(metrics: tuple[str, ...], parameters: tuple[str, ...]) -> list[str]:
+    """Names of columns as the UI knows them."""
+    return [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in parameters)]
+
+
+def bar(metric: str) -> dict:
+    """One bar per run."""
+    return {"type": "BAR", "metricKey": metric, "displayName": metric, "runsCountToCompare": 20}
+
+
+def line(metric: str) -> dict:
+    """A metric by step, one line per run."""
+    return {"type": "LINE", "metricKey": metric, "displayName": metric, "runsCountToCompare": 20,
+            "xAxisKey": "step", "lineSmoothness": 0, "range": {}}  # fmt: skip
+
+
+def scatter(x: str, y: str, kind: str = "METRIC") -> dict:
+    """One point per run; `kind` says whether x is a METRIC or a PARAM."""
+    axes = {"xaxis": {"key": x, "type": kind}, "yaxis": {"key": y, "type": "METRIC"}}
+    return {"type": "SCATTER", "displayName": f"{y} by {x}", "runsCountToCompare": 100} | axes
+
+
+def parallel(parameters: tuple[str, ...], metrics: tuple[str, ...]) -> dict:
+    """Parallel coordinates: one line per run across the axes."""
+    return {"type": "PARALLEL", "displayName": "Parallel coordinates", "runsCountToCompare": 100, "showAllRuns": False,
+            "selectedParams": list(parameters), "selectedMetrics": list(metrics)}  # fmt: skip
+
+
+VIEWS = {
+    "models": (
+        "Models on the test window", "tags.cut = 'test' AND tags.stage = 'train'", NEXT,
+        columns((NEXT, WINDOW, *VALID, "fit_seconds", "test/next/coverage_10"), ("name",)),
+        [bar(NEXT), bar(WINDOW), scatter("fit_seconds", NEXT), scatter(VALID[0], NEXT),
+         parallel(("name",), ("test/next/coverage_10", VALID[0], WINDOW, NEXT))],
+    ),
+    "recipes": (
+        "Recipes on validation", "tags.cut = 'valid' AND tags.stage = 'train'", VALID[0],
+        columns((*VALID, "fit_seconds"), ("name", "best_steps", "chosen.l2")),
+        [bar(VALID[0]), bar(VALID[1]), scatter("fit_seconds", VALID[0]),
+         line("early_stopping/next/ndcg_10"), line("early_stopping/window/ndcg_10"), line("train/loss")],
+    ),
+    "trials": (
+        "Tuning trials", "tags.stage = 'trial'", "objective",
+        columns(("objective", *VALID, "fit_seconds"), ("name", "learning_rate", "dropout", "weight_decay")),
+        [parallel(("learning_rate", "dropout", "weight_decay"), ("objective",)),
+         scatter("learning_rate", "objective", "PARAM"), scatter("dropout", "objective", "PARAM"),
+         line("early_stopping/next/ndcg_10"), line("train/loss")],
+    ),
+}  # fmt: skip
