@@ -29,7 +29,7 @@ def dataset_input(features: Features):
         source_type="dvc" if versioned else "local",
         source=json.dumps({"uri": INGESTED.as_posix(), **named}),
         schema=json.dumps(schema()),
-        profile=json.dumps(profile(features)),
+        profile=json.dumps(profile(features) | named),  # the UI shows no source of this type, but all of the profile
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", f"training ({description['cut']})")])
 

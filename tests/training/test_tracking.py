@@ -116,7 +116,9 @@ def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
     assert (entry.dataset.name, entry.dataset.digest) == ("checkerboard", HASH[:36])
     assert entry.dataset.source_type == "dvc"
     assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dvc_md5": "d41d8.dir"}
-    assert json.loads(entry.dataset.profile) == {"num_rows": 9, "num_users": 4, "num_items": 3}
+    assert json.loads(entry.dataset.profile) == {
+        "num_rows": 9, "num_users": 4, "num_items": 3, "dvc_md5": "d41d8.dir",
+    }  # fmt: skip
     assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training (valid)"}
 
 
@@ -124,7 +126,9 @@ def test_without_dvc_the_manifest_hash_names_the_data(tracked: Path) -> None:
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
     assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dataset_hash": HASH}
-    assert json.loads(entry.dataset.profile) == {"num_rows": 960, "num_users": 80, "num_items": 40}
+    assert json.loads(entry.dataset.profile) == {
+        "num_rows": 960, "num_users": 80, "num_items": 40, "dataset_hash": HASH,
+    }  # fmt: skip
 
 
 def test_a_fit_that_fails_leaves_a_failed_run_with_its_reason(tracked: Path) -> None:
