@@ -95,6 +95,8 @@ def judge(settings: params.Params, label: str) -> dict:
     )  # fmt: skip
     if outcome == verdict.PROMOTE:
         registry.promote(dataset, version, report, page(report))
+    else:
+        registry.note_verdict(dataset, version, report)
     return report | {"version": version}
 
 

@@ -17,7 +17,7 @@ import params
 from experiments import evidence, gate
 from features import store
 from features.sequences import Log
-from serving import export, registry
+from serving import export, registry, versions
 from training.models.artifact import MANIFEST, hash_file
 from training.train import fit
 
@@ -121,5 +121,9 @@ def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params,
 def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: Path, settings: params.Params) -> None:
     with_zeroed_weights(project / "serving/out/artifacts/two_tower")
 
-    assert judged(settings, "two_tower")["verdict"] == "REJECT"
+    report = judged(settings, "two_tower")
+
+    assert report["verdict"] == "REJECT"
+    shown = registry.find(settings.dataset, report["version"])
+    assert "REJECT" in versions.client().get_model_version(settings.dataset, shown.version).description
     assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
