@@ -31,9 +31,11 @@ demo: export DEMO_SOURCE = $(call given,SOURCE)
 demo: export DEMO_USERS = $(call given,USERS)
 demo: export DEMO_ITEMS = $(call given,ITEMS)
 demo: export DEMO_COLUMNS = $(call given,COLUMNS)
-demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS=]
+demo: export DEMO_NAME = $(call given,NAME)
+demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]
 	@$(PY) -m experiments.demo $${DEMO_SOURCE:+--source "$$DEMO_SOURCE"} $${DEMO_USERS:+--users "$$DEMO_USERS"} \
-	  $${DEMO_ITEMS:+--items "$$DEMO_ITEMS"} $${DEMO_COLUMNS:+--columns "$$DEMO_COLUMNS"}
+	  $${DEMO_ITEMS:+--items "$$DEMO_ITEMS"} $${DEMO_COLUMNS:+--columns "$$DEMO_COLUMNS"} \
+	  $${DEMO_NAME:+--name "$$DEMO_NAME"}
 
 .PHONY: ui
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]
