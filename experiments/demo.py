@@ -85,7 +85,7 @@ def closing(folder: Path, dataset: str) -> str:
     return (
         f"\nNext{where}:\n"
         f"  make ui      compare the runs in MLflow: experiment and registered model '{dataset}'\n"
-        f"  .venv/bin/python -m serving.ask --help      ask for more recommendations\n"
+        f"  .venv/bin/python -m serving.ask --dataset {dataset} --history ITEM,ITEM --k 5      ask for more\n"
         f"  experiments/results/{dataset}.md      the leaderboard; "
         f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}      the gate's report\n"
         f"  make stop    stop TorchServe and the MLflow UI"

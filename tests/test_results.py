@@ -1,0 +1,40 @@
+"""The numbers that documents show are those of the committed result files, and these say where they come from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.leaderboard import spread
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
+ROW = re.compile(r"^\| ([a-z0-9-]+) \| (\w+)( \(registered\))? \| ([^|]+) \| ([^|]+) \| ([\d.,]+) \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_result_says_what_it_rests_on(path: Path) -> None:
+    result = json.loads(path.read_text())
+
+    assert result["dataset"] == path.stem
+    for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_peer"):
+        assert result[name], f"{path.name}: {name} is empty"
+    assert "changes" not in result["commit"], "measured with code that is in no commit"
+    assert result["registered"] in result["models"]
+    assert (path.with_suffix(".md")).read_text().startswith(f"# Leaderboard of {path.stem}\n")
+
+
+def test_the_readmes_table_is_of_the_committed_results() -> None:
+    rows = ROW.findall((ROOT / "README.md").read_text())
+
+    assert {"ml-100k", "ml-1m-likes", "movietweetings-100k"} <= {row[0] for row in rows}
+    for dataset, label, registered, window, following, seconds in rows:
+        result = json.loads((ROOT / "experiments" / "results" / f"{dataset}.json").read_text())
+        model = result["models"][label]
+        measured = [spread(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("window", "next")]
+        assert [window, following] == measured, f"{dataset} {label}"
+        assert seconds == f"{model['fit_seconds']:,.1f}", f"{dataset} {label}"
+        assert bool(registered) == (label == result["registered"]), f"{dataset} {label}"
