@@ -106,7 +106,7 @@ def _parse(item: dict[str, Any]) -> Any:
     """The JSON value that the client sent, or the RequestError that it earned."""
     body = next((item[field] for field in BODY_FIELDS if field in item), None)
     if body is None and not any(field in item for field in BODY_FIELDS):
-        return RequestError("body", "is missing; send one JSON object")
+        return RequestError("body", "is missing; send one JSON object, with Content-Type: application/json")
     if not isinstance(body, str | bytes | bytearray):
         return body  # TorchServe has parsed it already
     try:

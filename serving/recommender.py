@@ -145,7 +145,7 @@ class Recommender:
         if not self.model.personal:
             return "popular", f"the deployed model ({self.model.name}) is the same for everybody"
         if events:
-            return "personalised", f"ranked from {events} known events of the history"
+            return "personalised", f"ranked from {events} known event{'s' * (events > 1)} of the history"
         traits = bool((batch.traits[row] != 0).any())
         if traits and self.model.answers_cold():
             return "personalised", "ranked from the traits in the context; the history is empty"
