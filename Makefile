@@ -12,8 +12,6 @@ OUT := workspaces data/out features/out training/out serving/out experiments/out
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
-# Threads that wait sleep. Spinning, two processes on two cores slow each other down tenfold.
-export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHON TORCH_INDEX MAKECMDGOALS
 
 # A variable counts only when given on make's command line: terminals export COLUMNS of their own.

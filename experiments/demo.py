@@ -32,7 +32,6 @@ def environment() -> dict[str, str]:
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",
         "GIT_PYTHON_REFRESH": "quiet",
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # as the Makefile says
     }
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
 

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the Makefile says
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
