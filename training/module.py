@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training import losses
 from training.datamodule import TrainBatch
+from training.factored_softmax import Targets, factored_softmax
 from training.models.learned import LearnedModel
 from training.negatives import NegativeSampler, StreamingFrequency
 
@@ -60,14 +61,14 @@ class TrainModule(pl.LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        each = getattr(self, f"_{self.params['loss']}")(batch)
-        loss = (each * batch.weight).sum()
+        loss = getattr(self, f"_{self.params['loss']}")(batch)
         self.last_loss = float(loss.detach())
         return loss
 
     def _full_softmax(self, batch: TrainBatch) -> Tensor:
-        scores = self.model.score_all(batch.query)
-        return losses.full_softmax(scores, batch.seen, batch.question, batch.item)
+        targets = Targets(batch.question, batch.item, batch.weight, batch.seen)
+        query = batch.query
+        return factored_softmax(self.model.factors(query), query.trends, query.moment, targets)
 
     def _in_batch(self, batch: TrainBatch) -> Tensor:
         candidates, column = torch.unique(batch.item, return_inverse=True)
@@ -77,7 +78,8 @@ class TrainModule(pl.LightningModule):
         masked = torch.stack([batch.seen[0][held], where[held]])
         scores = self.model.score_shared(batch.query, candidates)
         log_probability = self.frequency.log_probability(candidates)
-        return losses.in_batch_softmax(scores, log_probability, masked, batch.question, column)
+        each = losses.in_batch_softmax(scores, log_probability, masked, batch.question, column)
+        return (each * batch.weight).sum()
 
     def _sampled(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the true items (P,) and of sampled ones (P, M), those in the history masked; the draws."""
@@ -90,11 +92,12 @@ class TrainModule(pl.LightningModule):
 
     def _sampled_softmax(self, batch: TrainBatch) -> Tensor:
         positive, negatives, drawn = self._sampled(batch)
-        return losses.sampled_softmax(positive, negatives, self.sampler.log_expected(drawn, drawn.shape[1]))
+        each = losses.sampled_softmax(positive, negatives, self.sampler.log_expected(drawn, drawn.shape[1]))
+        return (each * batch.weight).sum()
 
     def _bce(self, batch: TrainBatch) -> Tensor:
         positive, negatives, _ = self._sampled(batch)
-        return losses.binary_cross_entropy(positive, negatives)
+        return (losses.binary_cross_entropy(positive, negatives) * batch.weight).sum()
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self._groups(), lr=self.params["learning_rate"])

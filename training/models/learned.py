@@ -5,6 +5,8 @@ Legend: B batch, Q questions, N item rows, V content width, D width, C trend cha
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,15 @@ from torch import Tensor, nn
 from features.encode import Batch
 from training.models.base import Model, ModelError, Sizes
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
+
+
+class Factors(NamedTuple):
+    """score[q, j] = user[q] · item[j] + bias[j] + weights[q] · trends[moment[q], :, j]."""
+
+    user: Tensor  # (Q, D)
+    item: Tensor  # (N, D)
+    bias: Tensor  # (N,)
+    weights: Tensor  # (Q, C)
 
 
 class LearnedModel(Model):
@@ -41,6 +52,10 @@ class LearnedModel(Model):
 
     def score_all(self, query: Query) -> Tensor:
         """(Q, N) scores of the whole catalogue; column PAD means nothing."""
+        raise NotImplementedError
+
+    def factors(self, query: Query) -> Factors:
+        """The scores of the whole catalogue as products; what the loss `full_softmax` asks."""
         raise NotImplementedError
 
     def score_shared(self, query: Query, candidates: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.models.base import Sizes
 from training.models.history_encoder import HistoryEncoder
-from training.models.learned import Circumstances, ItemTable, LearnedModel
+from training.models.learned import Circumstances, Factors, ItemTable, LearnedModel
 from training.models.query import Query
 from training.models.trend_term import add_trends
 
@@ -42,21 +42,19 @@ class TwoTower(LearnedModel):
         self.norm = nn.LayerNorm(width)
         self.trend_weights = nn.Linear(width, len(self.channels))
 
-    def towers(self, query: Query) -> tuple[Tensor, Tensor, Tensor]:
-        """User vectors (Q, D), trend weights (Q, C), item vectors (N, D)."""
+    def factors(self, query: Query) -> Factors:
         item_vectors = self.items(self.content)
         states = self.history(query, item_vectors)[query.row, query.position]
         asked = states + self.circumstances(query)
         asked = self.norm(asked + self.mix(asked))
-        return asked, self.trend_weights(asked), item_vectors
+        return Factors(asked, item_vectors, self.item_bias, self.trend_weights(asked))
 
     def score_all(self, query: Query) -> Tensor:
-        user, weights, item_vectors = self.towers(query)
-        scores = torch.addmm(self.item_bias, user, item_vectors.T)
-        return add_trends(scores, weights, query.trends, query.moment)
+        user, item, bias, weights = self.factors(query)
+        return add_trends(torch.addmm(bias, user, item.T), weights, query.trends, query.moment)
 
     def score_shared(self, query: Query, candidates: Tensor) -> Tensor:
         """(Q, M) scores of the same (M,) candidate items for every question."""
-        user, weights, item_vectors = self.towers(query)
-        scores = torch.addmm(self.item_bias[candidates], user, item_vectors[candidates].T)
+        user, item, bias, weights = self.factors(query)
+        scores = torch.addmm(bias[candidates], user, item[candidates].T)
         return add_trends(scores, weights, query.trends[:, :, candidates], query.moment)
