@@ -92,7 +92,8 @@ class Learned(Section):
     heads: Count  # must divide width
     dropout: Annotated[float, Field(ge=0, lt=1)]
     trend_hours: Count  # between two moments whose trends training reads; serving reads live ones
-    window_questions: Annotated[int, Field(ge=0)]  # per user and epoch, asked up to a window ahead of an event
+    window_questions: Annotated[int, Field(ge=0)]  # per user and epoch: for all that the window's days will bring
+    window_half_life: Annotated[float, Field(gt=0)] | None  # days: older moments are asked less; null asks all alike
     window_weight: Annotated[float, Field(ge=0, lt=1)]  # their share of the loss
     batch_events: Count
     learning_rate: Annotated[float, Field(gt=0)]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from data.columns import HOUR
 from features.encode import pad_left
 from features.store import Features
+from training.ahead import AheadPool
 from training.models.query import Query, log_trends
 from training.windows import Questions, Rows, Timeline, cut_rows
 
@@ -72,6 +73,7 @@ class Windows(IterableDataset):
         self.params, self.seed, self.epoch = params, seed, 0
         self.days = features.description["window_days"]
         self.next = self.timeline.next_questions()
+        self.pool = AheadPool(self.timeline.users, self.timeline.times, self.days, params["window_half_life"])
         times = self.timeline.times
         self.table = TrendTable(features, channels, self._all_times(times), params["trend_hours"])
 
@@ -96,12 +98,10 @@ class Windows(IterableDataset):
             yield self._collate(rows, chosen, questions.take(asked), place, rows.position[asked], order)
 
     def _ahead(self, generator: np.random.Generator) -> Questions:
-        """`window_questions` moments per user, as a platform meets its users: ahead of a random event of theirs."""
-        counts = np.diff(self.timeline.offsets)
-        users = np.repeat(np.flatnonzero(counts), self.params["window_questions"])
-        events = self.timeline.offsets[users] + generator.integers(0, counts[users])
-        asked = self.timeline.window_questions(events, self.days, generator)
-        return asked.take(np.flatnonzero(asked.time >= self.timeline.times.min()))
+        """`window_questions` per user on average, as an evaluation of `window` would ask them."""
+        count = self.params["window_questions"] * int((np.diff(self.timeline.offsets) > 0).sum())
+        asked = self.timeline.window_questions(*self.pool.draw(count, generator), self.days)
+        return asked.take(np.flatnonzero((asked.stop > asked.first) & (asked.time >= self.timeline.times.min())))
 
     def _batches(self, rows: Rows, asked: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
         """Rows of similar length together, about `batch_events` events each, in random order."""

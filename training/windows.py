@@ -81,13 +81,11 @@ class Timeline:
         visible = self.visible(user, time)
         return Questions(user, time, visible, self.context[starts], starts, stop, np.zeros(len(starts), dtype=bool))
 
-    def window_questions(self, events: np.ndarray, days: int, generator: np.random.Generator) -> Questions:
-        """For each given event a moment up to `days` before it; the targets are all events of `days` from there."""
-        user = self.users[events]
-        time = self.times[events] - generator.integers(0, days * DAY, size=len(events))
+    def window_questions(self, user: np.ndarray, time: np.ndarray, days: int) -> Questions:
+        """One question per given user and moment; the targets are all events of `days` from there."""
         first, stop = self._rank(user, time), self._rank(user, time + days * DAY)
-        context = np.zeros((len(events), self.context.shape[1]), dtype=np.int64)  # nobody has asked yet
-        return Questions(user, time, self.visible(user, time), context, first, stop, np.ones(len(events), dtype=bool))
+        context = np.zeros((len(user), self.context.shape[1]), dtype=np.int64)  # nobody has asked yet
+        return Questions(user, time, self.visible(user, time), context, first, stop, np.ones(len(user), dtype=bool))
 
     def _rank(self, user: np.ndarray, time_us: np.ndarray) -> np.ndarray:
         """(n,) event row of each user's first event at or after a moment."""

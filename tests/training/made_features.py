@@ -58,7 +58,7 @@ def description(cut: str) -> dict:
 
 SMALL = {
     "channels": ["all", "half_life_1d"], "width": 16, "heads": 2, "max_history": 8, "dropout": 0.1,
-    "window_questions": 1, "batch_events": 128, "learning_rate": 0.01, "warm_up_steps": 10, "max_epochs": 8,
+    "window_questions": 1, "window_half_life": None, "batch_events": 128, "learning_rate": 0.01, "warm_up_steps": 10, "max_epochs": 8,
     "max_steps": 1000, "patience": 8,
 }  # fmt: skip
 EXTRA = {"two_tower": {"blocks": 1}, "neural_cf": {"hidden": 16, "negatives": 16}}

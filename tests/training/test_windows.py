@@ -45,8 +45,8 @@ def test_tied_events_become_visible_together() -> None:
 
 def test_a_stale_question_sees_only_what_lay_before_and_wants_all_of_its_window() -> None:
     timeline = Timeline(log([0, 24, 48, 24 * 40]))
-    generator = np.random.default_rng(0)
-    asked = timeline.window_questions(np.array([1, 2, 3] * 50), 10, generator)
+    moments = np.random.default_rng(0).integers(0, 40 * DAY, size=150)
+    asked = timeline.window_questions(np.zeros(150, dtype=np.int64), moments, 10)
 
     for place in range(len(asked)):
         moment = asked.time[place]
