@@ -31,9 +31,13 @@ def best_peer(measured: Sequence[Measured], target: str) -> str | None:
 def best_on_validation(measured: Sequence[Measured], target: str, learned: bool) -> str | None:
     """Label of the learned (or counted) model with the best validation NDCG@10; the test window has no say.
 
-    This is how the gate's candidate and the first champion are chosen.
+    This is how the gate's candidate and the first champion are chosen. A learned peer is neither.
     """
-    kind = [one for one in measured if one.learned == learned and not one.oracle and target in one.validation]
+    kind = [
+        one
+        for one in measured
+        if one.learned == learned and not (one.learned and one.peer) and not one.oracle and target in one.validation
+    ]
     if not kind:
         return None
     return max(kind, key=lambda one: (point(one.validation[target][PRIMARY]) or 0.0, one.label)).label
@@ -46,7 +50,7 @@ def comparisons(
     resamples: int,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """Every learned model against the best peer of each target, and each further (model, against) pair.
+    """Every learned model of ours against the best peer of each target, and each further (model, against) pair.
 
     Raises:
         CompareError: a pair names an unknown label, or two models do not share split and cases.
@@ -57,9 +61,8 @@ def comparisons(
     found = []
     for target in TARGETS:
         peer = best_peer(measured, target)
-        wanted = [
-            (one.label, peer) for one in measured if one.learned and not one.oracle and peer not in (None, one.label)
-        ]
+        ours = [one.label for one in measured if one.learned and not one.peer and not one.oracle]
+        wanted = [(label, peer) for label in ours if peer is not None]
         for model, against in dict.fromkeys([*wanted, *pairs]):
             one, other = by_label[model], by_label[against or ""]
             if target in one.targets and target in other.targets:

@@ -113,7 +113,7 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
         "model": manifest["model"],
         "params": manifest["params"],
         "fit_seconds": fit["fit_seconds"],
-        "peer": not recommender.model.learned,
+        "peer": recommender.model.peer,
         "learned": recommender.model.learned,
         "validation": {target: {"ndcg@10": value} for target, value in found["validation"].items()},
         "run_id": manifest["run_id"],

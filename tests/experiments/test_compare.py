@@ -95,12 +95,23 @@ def test_the_result_file_has_the_agreed_shape(out, tmp_path):
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):
-    change(out, "popularity", learned=True, validation={"next": {"ndcg@10": 0.9}})  # the worst on the test window
+    worst = {"learned": True, "peer": False}  # on the test window
+    change(out, "popularity", **worst, validation={"next": {"ndcg@10": 0.9}})
     measured = read_metrics(out / "metrics", "made")
 
     assert best_on_validation(measured, "next", learned=True) == "popularity"
     assert best_on_validation(measured, "next", learned=False) == "ease"
     assert best_on_validation([], "next", learned=True) is None
+
+
+def test_a_learned_peer_is_measured_against_but_never_registered(out):
+    change(out, "ease", learned=True, validation={"next": {"ndcg@10": 0.9}})
+    board = build(out)
+
+    assert best_on_validation(board.models, "next", learned=True) == "ours"
+    assert best_on_validation(board.models, "next", learned=False) == "popularity"
+    assert board.best_peer["next"] == "ease"
+    assert {(one["model"], one["against"]) for one in board.comparisons} == {("ours", "ease")}
 
 
 def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):

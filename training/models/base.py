@@ -43,6 +43,7 @@ class Model(nn.Module):
 
     name: ClassVar[str]
     learned: ClassVar[bool] = False  # by gradient, as against counted or solved
+    peer: ClassVar[bool] = False  # what ours are judged against: measured and compared, never the gate's candidate
     personal: ClassVar[bool] = True
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
@@ -62,6 +63,8 @@ class Model(nn.Module):
 
 class CountedModel(Model):
     """A model that is counted or solved in one pass over a (users, N) matrix."""
+
+    peer = True
 
     def fit(self, matrix) -> None:
         """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut."""
