@@ -83,6 +83,14 @@ class Ease(Section):
     max_items: Count
 
 
+class Ials(Section):
+    name: Literal["ials"]
+    factors: Count
+    alpha: Annotated[float, Field(ge=1)]  # confidence in an event; that in a missing one is 1
+    regularization: Annotated[float, Field(gt=0)]
+    iterations: Count
+
+
 class Learned(Section):
     """What every network has."""
 
@@ -119,7 +127,7 @@ class NeuralCF(Learned):
     alpha: Annotated[float, Field(ge=0, le=1)]  # 0 samples items evenly, 1 by popularity
 
 
-ModelParams = Annotated[Popularity | ItemKNN | Ease | TwoTower | NeuralCF, Field(discriminator="name")]
+ModelParams = Annotated[Popularity | ItemKNN | Ease | Ials | TwoTower | NeuralCF, Field(discriminator="name")]
 
 
 class Train(Section):

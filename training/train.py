@@ -106,7 +106,7 @@ def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
     for chosen in candidates(recipe):
         model = build(chosen, sizes_of(features))
         assert isinstance(model, CountedModel)
-        model.fit(matrix)
+        model.fit(matrix, seed)
         scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
         if best is None or scores["next"] > best[0]:
             best = scores.get("next", 0.0), model, chosen, scores

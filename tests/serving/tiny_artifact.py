@@ -42,7 +42,7 @@ def write(folder: Path, seed: int = 0) -> Path:
     model = build(PARAMS, sizes)
     taken = np.random.default_rng(seed).random((40, sizes.num_items)) < 0.3
     taken[:, 0] = False
-    model.fit(sparse.csr_matrix(taken.astype(np.float32)))
+    model.fit(sparse.csr_matrix(taken.astype(np.float32)), seed)
     save_tensors(model.state_dict(), folder / "weights.safetensors")
     config = {
         "model": PARAMS,

@@ -61,13 +61,17 @@ SMALL = {
     "window_questions": 1, "window_half_life": None, "batch_events": 128, "learning_rate": 0.01, "warm_up_steps": 10, "max_epochs": 8,
     "max_steps": 1000, "patience": 8,
 }  # fmt: skip
-EXTRA = {"two_tower": {"blocks": 1}, "neural_cf": {"hidden": 16, "negatives": 16}}
+EXTRA = {
+    "two_tower": {"blocks": 1},
+    "neural_cf": {"hidden": 16, "negatives": 16},
+    "ials": {"factors": 4},
+}
 
 
 def recipe(name: str, **changes: object) -> dict:
-    """The shipped parameters of a model, made small where it is a network."""
+    """The shipped parameters of a model, made small where they are many."""
     shipped = params.load(params.ROOT / "params.yaml").train.models[name].model_dump()
-    return shipped | (SMALL | EXTRA[name] if name in EXTRA else {}) | changes
+    return shipped | (SMALL if "width" in shipped else {}) | EXTRA.get(name, {}) | changes
 
 
 def train_settings(**changes: object) -> params.Train:

@@ -62,12 +62,16 @@ class Model(nn.Module):
 
 
 class CountedModel(Model):
-    """A model that is counted or solved in one pass over a (users, N) matrix."""
+    """A model that is counted or solved from a (users, N) matrix."""
 
     peer = True
 
-    def fit(self, matrix) -> None:
-        """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut."""
+    def fit(self, matrix, seed: int) -> None:
+        """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut.
+
+        Args:
+            seed: of whatever begins at random.
+        """
         raise NotImplementedError
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from training.models.base import Model, ModelError, Sizes
 from training.models.ease import Ease
+from training.models.ials import Ials
 from training.models.item_knn import ItemKNN
 from training.models.neural_cf import NeuralCF
 from training.models.popularity import Popularity
 from training.models.two_tower import TwoTower
 
-MODELS: dict[str, type[Model]] = {model.name: model for model in (Popularity, ItemKNN, Ease, TwoTower, NeuralCF)}
+MODELS: dict[str, type[Model]] = {model.name: model for model in (Popularity, ItemKNN, Ease, Ials, TwoTower, NeuralCF)}
 
 
 def build(params: dict, sizes: Sizes) -> Model:

@@ -23,7 +23,7 @@ class Ease(CountedModel):
         self.register_buffer("weights", torch.zeros(sizes.num_items, sizes.num_items))
         self.register_buffer("counts", torch.zeros(sizes.num_items))
 
-    def fit(self, matrix) -> None:
+    def fit(self, matrix, seed: int) -> None:
         from scipy import linalg  # not at the top: the serving worker's environment has no scipy
 
         gram = (matrix.T @ matrix).toarray().astype(np.float64)

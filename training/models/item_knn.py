@@ -31,7 +31,7 @@ class ItemKNN(CountedModel):
         self.register_buffer("counts", torch.zeros(sizes.num_items))
         self._table: Tensor | None = None
 
-    def fit(self, matrix) -> None:
+    def fit(self, matrix, seed: int) -> None:
         counts = np.asarray(matrix.sum(axis=0)).ravel()
         together = (matrix.T @ matrix).astype(np.float32).tocsr()
         together.setdiag(0)

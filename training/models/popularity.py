@@ -19,7 +19,7 @@ class Popularity(CountedModel):
         super().__init__(params, sizes)
         self.channels = (window(params["days"]), ALL)
 
-    def fit(self, matrix) -> None:
+    def fit(self, matrix, seed: int) -> None:
         """Nothing to fit: the counts are item trends."""
 
     def scores(self, batch: Batch) -> Tensor:
