@@ -113,6 +113,13 @@ class Learned(Section):
     patience: Count  # epochs without a better validation score
 
 
+class SASRec(Learned):
+    name: Literal["sasrec"]
+    channels: Annotated[list[str], Field(min_length=1, max_length=1)]  # ranks for who has no history
+    blocks: Count
+    loss: Literal["full_softmax"]
+
+
 class TwoTower(Learned):
     name: Literal["two_tower"]
     blocks: Count
@@ -127,7 +134,7 @@ class NeuralCF(Learned):
     alpha: Annotated[float, Field(ge=0, le=1)]  # 0 samples items evenly, 1 by popularity
 
 
-ModelParams = Annotated[Popularity | ItemKNN | Ease | Ials | TwoTower | NeuralCF, Field(discriminator="name")]
+ModelParams = Annotated[Popularity | ItemKNN | Ease | Ials | SASRec | TwoTower | NeuralCF, Field(discriminator="name")]
 
 
 class Train(Section):

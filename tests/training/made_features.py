@@ -64,6 +64,7 @@ SMALL = {
 EXTRA = {
     "two_tower": {"blocks": 1},
     "neural_cf": {"hidden": 16, "negatives": 16},
+    "sasrec": {"blocks": 1, "channels": ["all"], "window_questions": 0},
     "ials": {"factors": 4},
 }
 

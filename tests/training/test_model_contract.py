@@ -68,7 +68,7 @@ def scores(model: Model, batch: Batch) -> torch.Tensor:
 HISTORIES = [[], [3], [2, 4, 6, 8], list(range(1, 20, 2)), [7, 5]]
 
 
-@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ials"])
+@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ials", "sasrec"])
 def test_what_others_invented_is_a_peer(name: str) -> None:
     assert MODELS[name].peer, "the gate would put it forward as ours"
 

@@ -8,9 +8,12 @@ from training.models.ials import Ials
 from training.models.item_knn import ItemKNN
 from training.models.neural_cf import NeuralCF
 from training.models.popularity import Popularity
+from training.models.sasrec import SASRec
 from training.models.two_tower import TwoTower
 
-MODELS: dict[str, type[Model]] = {model.name: model for model in (Popularity, ItemKNN, Ease, Ials, TwoTower, NeuralCF)}
+MODELS: dict[str, type[Model]] = {
+    model.name: model for model in (Popularity, ItemKNN, Ease, Ials, SASRec, TwoTower, NeuralCF)
+}
 
 
 def build(params: dict, sizes: Sizes) -> Model:

@@ -1,0 +1,115 @@
+"""What is particular to SASRec: it reads the order of the items, and of a row nothing that lies ahead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from data.columns import DAY, HOUR
+from features.encode import Batch, assemble
+from tests.training.made_features import ITEMS, START, USERS, checkerboard, recipe, train_settings
+from training.datamodule import Windows
+from training.models.build import build
+from training.models.query import Query
+from training.models.rank import exclude
+from training.models.sasrec import SASRec
+from training.train import fit, sizes_of
+
+FEATURES = checkerboard()
+NOW = START + 31 * DAY
+
+
+def made(**changes: object) -> SASRec:
+    torch.manual_seed(0)
+    model = build(recipe("sasrec", **changes), sizes_of(FEATURES)).eval()
+    assert isinstance(model, SASRec)
+    return model
+
+
+def ask(histories: list[list[int]]) -> Batch:
+    """Item rows, one event an hour; item row i was taken i times."""
+    lengths = np.array([len(history) for history in histories])
+    times = np.concatenate([NOW - HOUR * np.arange(length, 0, -1) for length in lengths])
+    nothing = np.zeros((len(histories), 0))
+    return assemble(
+        np.concatenate([np.array(history, dtype=np.int64) for history in histories]), times, lengths,
+        np.full(len(histories), NOW), nothing, nothing, np.arange(ITEMS + 1, dtype=np.float32)[None, :, None],
+        np.zeros(len(histories)), 8,
+    )  # fmt: skip
+
+
+def test_without_blocks_it_is_the_product_of_the_newest_item_and_place() -> None:
+    model = made(blocks=0, width=16)
+    items, places = model.items.weight, model.places.weight
+
+    scores = model.scores(ask([[7, 3, 5], [9]]))
+
+    for row, newest in enumerate([5, 9]):
+        state = functional.layer_norm(4 * items[newest] + places[0], [16])  # sqrt(16), and no event is newer
+        torch.testing.assert_close(scores[row], items @ state)
+
+
+def test_places_are_counted_from_the_newest_event_that_a_question_sees() -> None:
+    model = made(blocks=0, width=16)
+    query = Query.of(ask([[7, 3, 5]]))
+    query.position = torch.tensor([2])  # as in training, where the row goes on
+
+    events = 4 * model.items.weight[[7, 3]] + model.places.weight[[1, 0]]
+    torch.testing.assert_close(model.states(query)[0, :2], functional.layer_norm(events, [16]))
+
+
+def test_a_state_has_read_no_item_that_follows_it() -> None:
+    model = made(blocks=2)
+    query = next(iter(Windows(FEATURES, model.channels, model.params, 0))).query
+    other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
+
+    states, changed = model.states(query), model.states(other)
+    torch.testing.assert_close(states[:, :3], changed[:, :3])
+    assert not torch.allclose(states[:, 3:], changed[:, 3:])
+
+
+def test_an_empty_history_is_ranked_for_by_popularity() -> None:
+    scores = made().scores(ask([[], [4, 2]]))
+
+    assert scores[0].argsort(descending=True).tolist() == list(range(ITEMS, -1, -1))
+    assert scores[1].argsort(descending=True).tolist() != list(range(ITEMS, -1, -1))
+
+
+def test_it_reads_neither_times_nor_traits_nor_context_nor_content() -> None:
+    model = made()
+    model.set_content(FEATURES.item_features)
+    query = next(iter(Windows(FEATURES, model.channels, model.params, 0))).query
+    other = replace(query, item_times=query.item_times * 3, time=query.time + DAY, traits=query.traits * 0,
+                    context=query.context * 0, length=query.length + 9)  # fmt: skip
+
+    assert torch.equal(model.score_all(other), model.score_all(query))
+    assert "content" not in {name for name, values in model.state_dict().items() if values.numel()}
+    assert not model.answers_cold()
+
+
+def test_it_is_trained_on_the_next_event_alone() -> None:
+    shipped = recipe("sasrec")
+    query = next(iter(Windows(FEATURES, ("all",), shipped, 0))).query
+
+    assert shipped["window_weight"] == shipped["window_questions"] == 0
+    assert torch.isin(query.time, torch.from_numpy(FEATURES.past.times)).all()
+
+
+def test_it_learns_a_cycle_in_which_each_item_follows_the_one_before() -> None:
+    first = np.random.default_rng(0).integers(0, ITEMS, USERS)
+    walked = 1 + (first[:, None] + np.arange(12)) % ITEMS
+    features = checkerboard(cut="test", ties=False)
+    times = (START + 2 * DAY * np.arange(12) + HOUR * first[:, None]).ravel()
+    features.log = replace(features.log, items=walked.ravel(), times=times, known=times)
+
+    taken = {"best_steps": 200, "train_events": walked.size}
+    model = fit(recipe("sasrec") | taken, features, train_settings(), seed=0).model.eval()
+
+    batch = ask([[1 + (start + step) % ITEMS for step in range(5)] for start in range(ITEMS)])
+    with torch.inference_mode():
+        top = exclude(model.scores(batch), batch.seen)[:, 1:].argmax(dim=1)
+    follows = [(start + 5) % ITEMS for start in range(ITEMS)]
+    assert top.tolist() == follows

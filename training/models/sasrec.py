@@ -1,0 +1,69 @@
+"""SASRec (Kang and McAuley 2018): the next item from the order of the last ones, and from nothing else.
+
+Legend: B histories, L history, Q questions, N item rows, D width, T moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from features.vocabulary import PAD
+from training.models.base import Sizes
+from training.models.history_encoder import CausalBlock
+from training.models.learned import LearnedModel
+from training.models.query import Query
+
+
+class SASRec(LearnedModel):
+    """score = state of the newest event · item embedding; one table of item ids for input and output.
+
+    A peer: no content, no circumstances, no time. Who has no history is ranked for by the one channel of
+    `channels`: `all` is all-time popularity. Departs from the paper where later work found it too weak
+    (Klenitskiy and Vasilev 2023): the loss is a softmax over the whole catalogue instead of one sampled
+    negative. Its blocks are those of our own history encoder, so that it lacks nothing that they have.
+    """
+
+    name = "sasrec"
+    peer = True
+
+    def __init__(self, params: dict, sizes: Sizes) -> None:
+        super().__init__(params, replace(sizes, content_width=0, trait_sizes=[], context_sizes=[]))
+        width = params["width"]
+        self.items = nn.Embedding(sizes.num_items, width, padding_idx=PAD)
+        self.places = nn.Embedding(params["max_history"], width)
+        self.dropout = nn.Dropout(params["dropout"])
+        self.blocks = nn.ModuleList(
+            CausalBlock(width, params["heads"], params["dropout"]) for _ in range(params["blocks"])
+        )
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.items.weight, std=0.05)
+        nn.init.normal_(self.places.weight, std=0.05)
+
+    def set_content(self, item_features: np.ndarray) -> None:
+        """Nothing to take: it knows items by their ids alone."""
+
+    def states(self, query: Query) -> Tensor:
+        """(B, L, D) after each event of each history.
+
+        Places are counted from the newest event that a question on the history sees, as in the paper, which
+        pads on the left and leaves the last event out of its input: place 0 is what a request is answered
+        from, so it must be one that training answers from. Padding changes nothing.
+        """
+        newest = query.position.new_zeros(len(query.items)).scatter_reduce(0, query.row, query.position, "amax")
+        place = newest[:, None] - 1 - torch.arange(query.items.shape[1], device=newest.device)
+        events = self.items(query.items) * self.items.embedding_dim**0.5
+        states = self.dropout(events + self.places(place.clamp(min=0)))
+        for block in self.blocks:
+            states = block(states)
+        return self.norm(states)
+
+    def score_all(self, query: Query) -> Tensor:
+        states = self.states(query)[query.row, (query.position - 1).clamp(min=0)]
+        scores = states @ self.items.weight.T
+        empty = query.position == 0
+        scores[empty] = query.trends[query.moment[empty], 0].to(scores.dtype)
+        return scores
