@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from features.vocabulary import PAD
 from training.models.base import Sizes
 from training.models.history_encoder import CausalBlock
-from training.models.learned import LearnedModel
+from training.models.learned import Factors, LearnedModel
 from training.models.query import Query
+from training.models.trend_term import add_trends
 
 
 class SASRec(LearnedModel):
@@ -61,9 +62,12 @@ class SASRec(LearnedModel):
             states = block(states)
         return self.norm(states)
 
-    def score_all(self, query: Query) -> Tensor:
+    def factors(self, query: Query) -> Factors:
         states = self.states(query)[query.row, (query.position - 1).clamp(min=0)]
-        scores = states @ self.items.weight.T
-        empty = query.position == 0
-        scores[empty] = query.trends[query.moment[empty], 0].to(scores.dtype)
-        return scores
+        empty = (query.position == 0)[:, None]
+        items = self.items.weight
+        return Factors(states.masked_fill(empty, 0), items, items.new_zeros(len(items)), empty.to(items.dtype))
+
+    def score_all(self, query: Query) -> Tensor:
+        user, item, _, weights = self.factors(query)
+        return add_trends(user @ item.T, weights, query.trends, query.moment)
