@@ -32,7 +32,7 @@ class Simulate(Section):
 
 
 class Ingest(Section):
-    source: Literal["auto", "simulator", "movielens-100k", "movielens-dat", "table"]
+    source: Literal["auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "table"]
     path: str | None
     users: str | None
     items: str | None

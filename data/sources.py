@@ -1,4 +1,4 @@
-"""Where events come from: the simulator, MovieLens and its kin, any CSV, TSV or Parquet file."""
+"""Where events come from: the simulator, MovieLens and its kin, RecBole, any CSV, TSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pandas as pd
 import params
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TYPE, ITEM, SESSION, USER
 from data.errors import DataError
-from data.readers import movielens
+from data.readers import movielens, recbole
 from data.readers.delimited import read_table
 from data.readers.names import REQUIRED, check_map, require, resolve
 from data.readers.places import detect, locate
 from data.readers.raw import Table, as_text, no_rows
 from data.readers.side import read_side
 
+NAMED = ("table", "movielens-csv", "recbole")  # formats whose columns have names, which a map may name
 TEXT = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)
 
 
@@ -74,10 +75,11 @@ def read(ingest: params.Ingest, simulate: params.Simulate, seed: int, context: S
 
 def _events(path: Path, name: str, mapping: Mapping[str, str], context: Sequence[str]) -> Table:
     table = _READERS[name](path)
-    if name == "table":
+    if name in NAMED:
         found = list(table.rows.columns)
         names = resolve(found, (*EVENT_COLUMNS, *context), mapping, path)
         require(names, REQUIRED, found, path)
+        recbole.require_tokens(path, names, table.types)
         rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in names.items()})
         table = Table(path, rows, table.broken, table.header)
     if table.rows.empty and table.broken.empty:
@@ -126,5 +128,7 @@ def _simulated(ingest: params.Ingest, settings: params.Simulate, seed: int) -> S
 _READERS: dict[str, Callable[[Path], Table]] = {
     "movielens-100k": movielens.read_100k,
     "movielens-dat": movielens.read_dat,
+    "movielens-csv": movielens.read_ratings_csv,
+    "recbole": recbole.read_interactions,
     "table": read_table,
 }

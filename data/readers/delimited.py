@@ -41,12 +41,27 @@ def _read_parquet(path: Path) -> Table:
     return Table(path, number_rows(frame.reset_index(drop=True), set()), header=tuple(frame.columns))
 
 
-def _read_csv(path: Path) -> Table:
-    text = read_text(path)
+def first_filled_line(path: Path, text: str) -> str:
+    """The header; a DataError where every line is blank."""
     header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     if not header.strip():
         raise DataError(f"{path} holds blank lines only")
+    return header
+
+
+def _read_csv(path: Path) -> Table:
+    text = read_text(path)
+    header = first_filled_line(path, text)
     delimiter = max(",\t;|", key=header.count)  # a comma where none of them is there
+    return parse(path, text, header, delimiter, quoted=True)
+
+
+def parse(path: Path, text: str, header: str, delimiter: str, quoted: bool) -> Table:
+    """Take the lines of `text`, which begins with `header`, apart; all cells are text.
+
+    Args:
+        quoted: whether a quote opens a cell that may hold delimiters and line breaks; else it is a letter.
+    """
     broken: list[tuple[int, str, int, int]] = []
 
     def skip(row: arrow_csv.InvalidRow) -> str:
@@ -59,10 +74,13 @@ def _read_csv(path: Path) -> Table:
             # One thread, or Arrow does not know the numbers of bad rows.
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 24),
             parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter, invalid_row_handler=skip, newlines_in_values=True
+                delimiter=delimiter,
+                invalid_row_handler=skip,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
             ),
             convert_options=arrow_csv.ConvertOptions(
-                column_types=_all_text(header, delimiter), null_values=[""], strings_can_be_null=True
+                column_types=_all_text(header, delimiter, quoted), null_values=[""], strings_can_be_null=True
             ),
         )
     except (pa.ArrowException, csv.Error) as error:
@@ -73,8 +91,9 @@ def _read_csv(path: Path) -> Table:
     return Table(path, number_rows(frame, {number for number, *_ in broken}), _broken(broken), tuple(names))
 
 
-def _all_text(header: str, delimiter: str) -> dict[str, pa.DataType]:
-    return dict.fromkeys(next(csv.reader([header], delimiter=delimiter)), pa.string())
+def _all_text(header: str, delimiter: str, quoted: bool) -> dict[str, pa.DataType]:
+    names = next(csv.reader([header], delimiter=delimiter)) if quoted else header.split(delimiter)
+    return dict.fromkeys(names, pa.string())
 
 
 def _is_no_value(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""MovieLens 100K (u.data) and the `::` files of MovieLens 1M, 10M and MovieTweetings.
+"""MovieLens: 100K (u.data), the `::` files of 1M, 10M and MovieTweetings, the CSV files of 20M, 25M, 32M and latest.
 
 Formats: the README files of GroupLens (https://grouplens.org/datasets/movielens/) and of MovieTweetings
 (Dooms et al., CrowdRec 2013).
@@ -12,11 +12,15 @@ import pandas as pd
 
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
 from data.errors import DataError
+from data.readers.delimited import read_table
 from data.readers.lines import first_line, read_lines
 from data.readers.raw import Table
 
 ZIP = "zip"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("ascii", "surrogateescape")
 EVENTS = [USER, ITEM, VALUE, EVENT_TIME]
+CSV_HEADER = "userId,movieId,rating,timestamp"
+NO_GENRES = "(no genres listed)"  # what movies.csv writes where there is none
 GENRES_100K = [
     "unknown",
     "Action",
@@ -78,3 +82,21 @@ def users_dat(path: Path) -> Table | None:
 def items_dat(path: Path) -> Table:
     """Items of movies.dat: title and genres "Animation|Comedy"."""
     return read_lines(path, "::", [ITEM, TITLE, GENRES])
+
+
+def read_ratings_csv(path: Path) -> Table:
+    """Ratings of ratings.csv under its own column names.
+
+    Raises:
+        DataError: the header is not that of MovieLens.
+    """
+    if not is_ratings_csv(path):
+        raise DataError(
+            f"{path}: the header reads {first_line(path)[:60]!r}; source movielens-csv expects {CSV_HEADER}"
+        )
+    return read_table(path)
+
+
+def is_ratings_csv(path: Path) -> bool:
+    """Whether the header is that of a ratings.csv of MovieLens."""
+    return first_line(path).replace('"', "").removeprefix(_BYTE_ORDER_MARK) == CSV_HEADER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Table:
     rows: pd.DataFrame
     broken: pd.DataFrame = field(default_factory=no_rows)
     header: tuple[str, ...] = ()  # the file's own column names; () where the format has none
+    types: Mapping[str, str] = field(default_factory=dict)  # column -> RecBole's type, where the format declares it
 
 
 def head(path: Path) -> bytes:
@@ -44,7 +46,9 @@ def head(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """A text file in UTF-8, else Latin-1 (MovieLens 100K and 1M); its byte order mark left out."""
     if _NO_TEXT.search(head(path)):
-        raise DataError(f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat")
+        raise DataError(
+            f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat, RecBole .inter"
+        )
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, TRAINING_CONSENT, USER
-from data.readers import movielens
+from data.readers import movielens, recbole
 from data.readers.delimited import read_table
 from data.readers.lines import is_dat
 from data.readers.names import require, resolve
@@ -33,9 +33,14 @@ def read_side(path: Path, key: str, mapping: Mapping[str, str]) -> Table | None:
     if table is None:
         return None
     rows = table.rows.assign(**{key: as_text(table.rows[key])})
-    rows = _items(rows) if key == ITEM else _users(rows)
+    rows = _items(rows, table.types) if key == ITEM else _users(rows)
     plain = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
-    return Table(path, rows.assign(**{name: _number_or_text(rows[name]) for name in plain}), table.broken, table.header)
+    # A declared token is a category, be it written in digits.
+    typed = {
+        name: as_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
+        for name in plain
+    }
+    return Table(path, rows.assign(**typed), table.broken, table.header)
 
 
 def _read(path: Path, key: str, mapping: Mapping[str, str]) -> Table | None:
@@ -43,18 +48,23 @@ def _read(path: Path, key: str, mapping: Mapping[str, str]) -> Table | None:
         return movielens.users_100k(path)
     if path.name == "u.item" and key == ITEM:
         return movielens.items_100k(path)
-    if is_dat(path):
+    if path.suffix not in recbole.SIDES.values() and is_dat(path):
         return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
-    table = read_table(path)
+    table = recbole.read_side(path) if path.suffix in recbole.SIDES.values() else read_table(path)
     found = list(table.rows.columns)
     wanted = (key, TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
     # The map may name the events' columns only: what this table lacks is found by name or alias.
     names = resolve(found, wanted, {ours: name for ours, name in mapping.items() if name in found}, path)
     require(names, (key,), found, path)
+    recbole.require_tokens(path, names, table.types)
+    if key == ITEM and GENRES not in names and (field := recbole.genres_field(table.types)):
+        names[GENRES] = field
     theirs = set(names.values())
     named = {ours: table.rows[name] for ours, name in names.items()}
     others = {str(name): table.rows[name] for name in found if name not in theirs and name not in names}
-    return Table(path, pd.DataFrame(named | others), table.broken, table.header)
+    types = {ours: table.types[name] for ours, name in names.items() if name in table.types}
+    types |= {name: table.types[name] for name in others if name in table.types}
+    return Table(path, pd.DataFrame(named | others), table.broken, table.header, types)
 
 
 def _users(rows: pd.DataFrame) -> pd.DataFrame:
@@ -66,8 +76,13 @@ def _users(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _items(rows: pd.DataFrame) -> pd.DataFrame:
-    """Times of release as times, and the year that stands in a title like "Toy Story (1995)"."""
+def _items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
+    """Times of release as times, genres apart by `|`, and the year in a title like "Toy Story (1995)"."""
+    if GENRES in rows.columns:
+        genres = as_text(rows[GENRES])
+        if types.get(GENRES) == "token_seq":
+            genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
+        rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
     if RELEASE_TIME in rows.columns:
         rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(DTYPE)})
     if TITLE in rows.columns and YEAR not in rows.columns:
