@@ -33,6 +33,7 @@ SECTION_OF = {"simulate": "ingest"}
 READS = {"package": "serving.handler"}
 # Modules that can be started but are no step of a model's life, and what they are for.
 NO_VERBS = {
+    "data.download": "brings a public data set to this machine, for ingest to read",
     "data.simulate": "writes the simulated platform alone, for a look at it",
     "serving.ask": "puts one request to the endpoint, for a person to look at",
     "serving.server": "starts and stops TorchServe on this machine",
