@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from command import UserError
+from segment_params import Segments
 
 ROOT = Path(__file__).resolve().parent
 
@@ -185,6 +186,7 @@ class Params(Section):
     ingest: Ingest
     split: Split
     featurize: Featurize
+    segments: Segments
     train: Train
     evaluate: Evaluate
     tune: Tune
@@ -241,6 +243,8 @@ def _sentence(path: Path, fault) -> str:
     parts = list(fault["loc"])
     if parts[:2] == ["train", "models"]:
         del parts[3:4]  # pydantic names the class there, which is no key of the file
+    if parts[:2] == ["segments", "rules"]:
+        del parts[5:6]  # and here the kind of condition
     key = ".".join(map(str, parts))
     if fault["type"] == "value_error":  # ours: the text names keys and values itself
         return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"

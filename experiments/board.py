@@ -19,7 +19,7 @@ MAIN = (
     + ["mrr@100", f"{PRIMARY}_by_user"]
     + [f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE]
 )  # fmt: skip
-MAIN_SLICES = ("cold", "warm")
+MAIN_SLICES = ("cold", "warm")  # and every segment
 FROZEN = "next_frozen"
 
 
@@ -57,6 +57,11 @@ class Board:
         return [target for target in TARGETS if any(target in one.targets for one in self.models)]
 
     @property
+    def segments(self) -> dict[str, str]:
+        """Slice name of each segment -> its rule in words."""
+        return self.models[0].segments
+
+    @property
     def provenance(self) -> dict[str, str]:
         """Where the numbers come from. Models measured by several commands or commits show all of them."""
         everyone = [*self.models, *([self.oracle] if self.oracle else [])]
@@ -78,8 +83,8 @@ class Board:
 
 
 def result(board: Board) -> dict[str, Any]:
-    """The result file of PROTOCOL: provenance, main metrics and cold / warm slices of every model,
-    comparisons."""
+    """The result file of PROTOCOL: provenance, main metrics and cold, warm and segment slices of every model,
+    comparisons. What a segment is stands beside them."""
     whole = {
         "dataset": board.dataset,
         **board.provenance,
@@ -89,6 +94,8 @@ def result(board: Board) -> dict[str, Any]:
         "models": {one.label: _model(one) for one in board.models},
         "comparisons": rounded(board.comparisons),
     }
+    if board.segments:
+        whole["segments"] = board.segments
     if board.oracle is not None:  # not a model: nobody may pick it
         whole["oracle"] = {"targets": _targets(board.oracle)}
     return whole
@@ -116,7 +123,8 @@ def _model(one: Measured) -> dict[str, Any]:
 
 
 def _targets(one: Measured) -> dict[str, Any]:
-    kept = {name: _target(one.targets[name], MAIN, MAIN_SLICES) for name in TARGETS if name in one.targets}
+    slices = (*MAIN_SLICES, *one.segments)
+    kept = {name: _target(one.targets[name], MAIN, slices) for name in TARGETS if name in one.targets}
     if FROZEN in one.targets:
         kept[FROZEN] = _target(one.targets[FROZEN], [PRIMARY, f"recall@{HEADLINE}"], ())
     return rounded(kept)

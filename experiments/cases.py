@@ -7,7 +7,7 @@ Shapes: C cases, T true items of all cases, K length of the longest ranked list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from training.metrics import NOT_RANKED, TrueRanks
 
 TARGETS = ("window", "next")
 RANKED_LENGTH = 100  # ids kept of each ranking; metrics read no further
-COLUMNS = (
+SEGMENT = "segment:"  # begins the name of a segment's slice
+COLUMNS = (  # and, where segments are asked for, `segments`: a list of names
     "case_id",
     "user_id",
     "target",
@@ -54,6 +55,7 @@ class Cases:
         last: (C,) whether this is the user's last case in time.
         history_length, activity: (C,) slice columns.
         seeds: one Ranked per seed.
+        segments: (C,) masks by slice name; empty where the rankings name none.
     """
 
     user: np.ndarray
@@ -62,6 +64,7 @@ class Cases:
     history_length: np.ndarray
     activity: np.ndarray
     seeds: list[Ranked]
+    segments: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def gather(frames: Sequence[pd.DataFrame], target: str, catalogue: Catalogue) -> Cases | None:
@@ -81,8 +84,9 @@ def gather(frames: Sequence[pd.DataFrame], target: str, catalogue: Catalogue) ->
     users, user = np.unique(table["user_id"].to_numpy(str), return_inverse=True)
     if target == "window" and len(users) < len(table):
         raise RankingsError(f"rankings: {len(table)} window cases of {len(users)} users; expected one a user")
+    segments = _segment_masks(table["segments"]) if "segments" in table else {}
     return Cases(user, len(users), _last(user, table), table["history_length"].to_numpy(),
-                 table["activity"].to_numpy(), [_ranked(frame, catalogue) for frame in aligned])  # fmt: skip
+                 table["activity"].to_numpy(), [_ranked(frame, catalogue) for frame in aligned], segments)  # fmt: skip
 
 
 def align(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFrame]:
@@ -128,6 +132,19 @@ def _last(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     last = np.zeros(len(user), bool)
     last[order[np.append(np.diff(user[order]) > 0, True)]] = True
     return last
+
+
+def _segment_masks(column: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """(C,) masks by slice name, out of a rankings column."""
+    lengths = np.fromiter(map(len, column), np.int64, len(column))
+    owner = np.repeat(np.arange(len(column)), lengths)
+    found = np.array([name for names in column for name in names], dtype=object)
+    inside = {}
+    for name in sorted(set(found)):
+        mask = np.zeros(len(column), dtype=bool)
+        mask[owner[found == name]] = True
+        inside[SEGMENT + name] = mask
+    return inside
 
 
 def _ranked(table: pd.DataFrame, catalogue: Catalogue) -> Ranked:

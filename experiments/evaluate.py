@@ -15,6 +15,7 @@ import params
 from command import UserError, exits_cleanly
 from experiments import record
 from experiments.measure import measure
+from experiments.segments import Segments
 from features import store
 from features.sequences import Cases, batches
 from features.store import Features
@@ -97,9 +98,12 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     size, seed = settings.train.batch_cases, settings.seed
     every = validate.cases(features)
     live = features.trend_log()
-    rankings = pd.concat(
-        [rank_cases(recommender, features, cases, live, size) for cases in every.values()], ignore_index=True
-    )
+    segments = Segments.of(settings.segments.plain(), features)
+    tables = [
+        rank_cases(recommender, features, cases, live, size).assign(segments=segments.column(features, cases))
+        for cases in every.values()
+    ]
+    rankings = pd.concat(tables, ignore_index=True)
     items = catalogue(features)
     measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
     if recommender.model.channels:
@@ -118,6 +122,7 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
         "validation": {target: {"ndcg@10": value} for target, value in found["validation"].items()},
         "run_id": manifest["run_id"],
         "targets": measured,
+        "segments": segments.meanings(),
         **provenance_of(features, settings, f"python -m experiments.evaluate --model {label}"),
     }
     return rankings, facts

@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from experiments.board import Board
 from experiments.comparison import PRIMARY
-from experiments.leaderboard import TITLES, definitions, provenance, rows, size_line
+from experiments.leaderboard import TITLES, definitions, provenance, rows, segment_rows, size_line
 from experiments.measure import HEADLINE, KS
 from experiments.measured import Measured
 
@@ -34,8 +34,12 @@ def page(board: Board) -> str:
             f"<p>{escape(size_line(board, target))}</p>",
             _table(rows(board, target)),
         ]
+        if by_segment := segment_rows(board, target):
+            body += ["<p>NDCG@10 by segment (cases)</p>", _table(by_segment)]
         body += [_html(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
-    meanings = "".join(f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions().items())
+    meanings = "".join(
+        f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items()
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(board.dataset)}: leaderboard</title><style>{STYLE}</style>"

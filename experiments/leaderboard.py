@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.board import FROZEN, Board
+from experiments.cases import SEGMENT
 from experiments.comparison import PRIMARY
 from experiments.measure import DEFINITIONS, HEADLINE
 from experiments.measured import Measured, point
@@ -22,10 +23,12 @@ def markdown(board: Board) -> str:
     parts = [f"# Leaderboard of {board.dataset}", *(f"{line}  " for line in provenance(board)), ""]
     for target in board.targets:
         parts += [f"## {TITLES[target]}", "", size_line(board, target), "", _table(rows(board, target)), ""]
+        if by_segment := segment_rows(board, target):
+            parts += ["NDCG@10 by segment (cases):", "", _table(by_segment), ""]
     if board.comparisons:
         parts += ["## Paired comparisons", "", "Same cases, same resamples of users.", "",
                   _table([_comparison(line) for line in board.comparisons]), ""]  # fmt: skip
-    parts += ["## Definitions", "", *(f"- **{name}**: {text}." for name, text in definitions().items())]
+    parts += ["## Definitions", "", *(f"- **{name}**: {text}." for name, text in definitions(board).items())]
     return "\n".join(parts) + "\n"
 
 
@@ -52,19 +55,42 @@ def size_line(board: Board, target: str) -> str:
 
 def rows(board: Board, target: str) -> list[dict[str, str]]:
     """One dict of column -> text per model, best NDCG@10 first; the oracle, which is no model, on top."""
-    everyone = board.ranked(target)
-    frozen = target == "next" and any(FROZEN in one.targets for one in everyone)
-    oracle = [board.oracle] if board.oracle is not None and target in board.oracle.targets else []
-    return [_row(board, one, target, frozen) for one in [*oracle, *everyone]]
+    frozen = target == "next" and any(FROZEN in one.targets for one in board.models)
+    return [_row(board, one, target, frozen) for one in _everyone(board, target)]
 
 
-def definitions() -> dict[str, str]:
+def segment_rows(board: Board, target: str) -> list[dict[str, str]]:
+    """One dict of column -> text per model, in the order of `rows`; empty where no case is in a segment."""
+    everyone = _everyone(board, target)
+    slices = everyone[0].targets[target].get("slices", {})
+    used = {name: slices[name]["cases"] for name in board.segments if name in slices}
+    return [
+        {"model": _name(board, one, target)}
+        | {
+            f"{name.removeprefix(SEGMENT)} ({cases:,})": spread(one.entry(target, PRIMARY, name))
+            for name, cases in used.items()
+        }
+        for one in everyone
+        if used
+    ]
+
+
+def definitions(board: Board) -> dict[str, str]:
     """What every published figure means."""
-    return {name.strip("_"): text for name, text in (DEFINITIONS | SLICE_DEFINITIONS).items()} | {
-        "frozen trends": "NDCG@10 with item trends as of test_start instead of as of each case",
-        "valid": "NDCG@10 on the validation window, by which parameters and seeds are chosen",
-        "fit s": "seconds to fit on everything before test_start",
-    }
+    return (
+        {name.strip("_"): text for name, text in (DEFINITIONS | SLICE_DEFINITIONS).items()}
+        | board.segments
+        | {
+            "frozen trends": "NDCG@10 with item trends as of test_start instead of as of each case",
+            "valid": "NDCG@10 on the validation window, by which parameters and seeds are chosen",
+            "fit s": "seconds to fit on everything before test_start",
+        }
+    )
+
+
+def _everyone(board: Board, target: str) -> list[Measured]:
+    oracle = [board.oracle] if board.oracle is not None and target in board.oracle.targets else []
+    return [*oracle, *board.ranked(target)]
 
 
 def _row(board: Board, one: Measured, target: str, frozen: bool) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Measured(BaseModel):
         test_start, test_end: the time that the cases lie in, ISO.
         rankings: files in experiments/out/rankings, one per seed.
         validation: {target: {metric key: number or {"mean": number}}}, measured on the validation window.
+        segments: slice name -> its rule in words.
         targets: measure()'s answer; "next_frozen" holds `next` with trends frozen at test_start.
     """
 
@@ -51,6 +52,7 @@ class Measured(BaseModel):
     test_end: str | None = None
     rankings: list[str] | None = None
     validation: dict[str, dict[str, Any]] = {}
+    segments: dict[str, str] = {}
     targets: dict[str, dict[str, Any]]
 
     def ranking_files(self, folder: Path) -> list[Path]:
@@ -99,10 +101,11 @@ def read_metrics(folder: Path, dataset: str) -> list[Measured]:
 
 
 def must_share_split(measured: list[Measured]) -> None:
-    """Two numbers may be compared only when they rest on the same split of the same data.
+    """Two numbers may be compared only when they rest on the same split of the same data, and of one name mean one
+    segment.
 
     Raises:
-        CompareError: split_id or dataset_hash differ; names a model on each side.
+        CompareError: split_id, dataset_hash or segments differ; names a model on each side.
     """
     for name in ("split_id", "dataset_hash"):
         first = measured[0]
@@ -112,3 +115,8 @@ def must_share_split(measured: list[Measured]) -> None:
                     f"{first.label} was measured on {name} {getattr(first, name)}, {other.label} on "
                     f"{getattr(other, name)}; evaluate both on one split"
                 )
+    for other in measured[1:]:
+        if measured[0].segments != other.segments:
+            raise CompareError(
+                f"{measured[0].label} and {other.label} were measured by different segments.rules; evaluate both again"
+            )

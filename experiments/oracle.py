@@ -15,6 +15,7 @@ from command import UserError, exits_cleanly
 from data.simulate import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
 from experiments.measure import measure
+from experiments.segments import Segments
 from features import store
 from features.sequences import Cases
 from features.store import Features
@@ -72,12 +73,16 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load("features/out/test")
     oracle = Oracle.load(path)
     days, size = features.description["window_days"], settings.train.batch_cases
-    tables = [rank_cases(oracle, features, cases, days, size) for cases in validate.cases(features).values()]
+    segments = Segments.of(settings.segments.plain(), features)
+    tables = [
+        rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))
+        for cases in validate.cases(features).values()
+    ]
     rankings = pd.concat(tables, ignore_index=True)
     measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)
     facts = {
         "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "peer": False, "learned": False,
-        "oracle": True, "targets": measured,
+        "oracle": True, "targets": measured, "segments": segments.meanings(),
         **provenance_of(features, settings, "python -m experiments.oracle"),
     }  # fmt: skip
     write(LABEL, rankings, facts, catalogue(features))

@@ -1,6 +1,6 @@
 """Named parts of a result: which cases, or which true items, each slice keeps.
 
-A slice of cases (warm, history length, activity) keeps whole cases. A slice of items (head, tail, new, age)
+A slice of cases (warm, history length, activity, segment) keeps whole cases. A slice of items (head, tail, new, age)
 keeps of each case's truth only the items of the slice: the ranks stay those of the full ranking, |truth|
 becomes the number kept, and a case with none left is outside the slice.
 
@@ -39,6 +39,7 @@ DEFINITIONS = {
     "warm": "at least one event of the user known at that moment",
     "history": "events of the user known at that moment",
     "activity": "the user's cases in this target",
+    "segment": "the user is in the segment at that moment, by its rule and what was known then",
     "head_items": "true items among the 20% of the catalogue with the most training events",
     "tail_items": "true items of the other 80% of the catalogue",
     "new_items": "true items that first appear after test_start: not in the catalogue, so never hit",
@@ -47,12 +48,12 @@ DEFINITIONS = {
 
 
 def case_slices(cases: Cases) -> dict[str, np.ndarray]:
-    """(C,) masks by slice name. Cold and warm always; of the others only families with more than one part in
-    use."""
+    """(C,) masks by slice name. Cold, warm and segments always; of the others only families with more than one
+    part in use."""
     length, activity = cases.history_length, cases.activity
     histories = {name: (length >= low) & (length <= high) for name, (low, high) in HISTORY.items()}
     activities = {name: (activity >= low) & (activity <= high) for name, (low, high) in ACTIVITY.items()}
-    return {"cold": length == 0, "warm": length > 0} | _used(histories) | _used(activities)
+    return {"cold": length == 0, "warm": length > 0} | _used(histories) | _used(activities) | cases.segments
 
 
 def item_slices(ranked: Ranked, catalogue: Catalogue) -> dict[str, np.ndarray]:

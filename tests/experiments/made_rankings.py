@@ -41,6 +41,7 @@ def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases:
                 "time": pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(minutes=int(rng.integers(0, 50))),
                 "history_length": int(rng.choice([0, 1, 4, 5, 30, 200])),
                 "activity": 1 if target == "window" else int((of_user == user).sum()),
+                "segments": [name for name, every in (("odd", 2), ("third", 3)) if number % every == 1],
                 "seen": set(seen),
                 "truth": list(rng.choice(possible, min(size, len(possible)), replace=False)),
             }

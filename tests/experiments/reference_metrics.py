@@ -76,8 +76,9 @@ def has_vector(row):
 
 def read_cases(frame, target):
     rows = frame[frame["target"] == target]
-    columns = ("case_id", "user_id", "time", "history_length", "activity", "ranked", "truth")
-    names = ("id", "user", "time", "history", "activity", "ranked", "truth")
+    rows = rows if "segments" in rows else rows.assign(segments=[[] for _ in range(len(rows))])
+    columns = ("case_id", "user_id", "time", "history_length", "activity", "segments", "ranked", "truth")
+    names = ("id", "user", "time", "history", "activity", "segments", "ranked", "truth")
     return [dict(zip(names, row, strict=True)) for row in zip(*(rows[c] for c in columns), strict=True)]
 
 
@@ -160,6 +161,8 @@ def cut(case, facts, name):
     }
     if name in ("cold", "warm"):
         return case if (case["history"] == 0) == (name == "cold") else None
+    if name.startswith("segment:"):
+        return case if name.removeprefix("segment:") in list(case["segments"]) else None
     if name.split("_")[0] in spans:
         value, bins = spans[name.split("_")[0]]
         low, high = bins[[b[0] for b in bins].index(int(name.split("_")[1]))]

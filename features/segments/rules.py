@@ -1,0 +1,134 @@
+"""Segments by rule: a pure function of one profile and one moment. Written for reading; `membership` is for many.
+
+A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `segment_params` says what a condition may be.
+The serving worker may import this file: nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.columns import DAY
+
+Rule = Mapping[str, Any]
+Condition = Mapping[str, Any]
+ItemValues = Mapping[str, Mapping[str, frozenset[str]]]  # item_id -> field -> its values
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a profile; times in microseconds."""
+
+    item_id: str
+    time_us: int
+    known_us: int  # when the platform learned of it
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All that is known of a user, past and future alike: `members` looks only at what its moment may see.
+
+    Attributes:
+        traits: column -> value; None where unknown.
+        traits_known_us: the moment from which the traits are known; None is never.
+    """
+
+    events: Sequence[Event]
+    traits: Mapping[str, object] = field(default_factory=dict)
+    traits_known_us: int | None = None
+
+
+def members(rules: Sequence[Rule], profile: Profile, as_of_us: int, items: ItemValues) -> list[str]:
+    """Names of the segments that the profile belongs to at a moment, in the order of the rules.
+
+    Only events strictly before the moment and known by then count. A number that does not exist (days since an
+    event that never was, a share of no events) and a trait that is not known fulfil no condition.
+    """
+    seen = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
+    known = profile.traits_known_us is not None and profile.traits_known_us <= as_of_us
+    traits = profile.traits if known else {}
+
+    def holds(condition: Condition) -> bool:
+        if "trait" in condition:
+            return as_value(traits.get(condition["trait"])) in wanted_values(condition)
+        number = _number(condition, seen, as_of_us, items)
+        return number is not None and all(test(number, condition[name]) for name, test in stated_bounds(condition))
+
+    return [rule["name"] for rule in rules if _fulfils(rule, holds)]
+
+
+def _fulfils(rule: Rule, holds: Callable[[Condition], bool]) -> bool:
+    return all(map(holds, rule.get("all", ()))) and ("any" not in rule or any(map(holds, rule["any"])))
+
+
+def _number(condition: Condition, seen: Sequence[Event], as_of_us: int, items: ItemValues) -> float | None:
+    if condition.get("fact") == "events":
+        begin_us = as_of_us - span_us(condition) if "last_days" in condition else None
+        return sum(begin_us is None or event.time_us >= begin_us for event in seen)
+    if not seen:
+        return None
+    if "share_of" in condition:
+        name, value = condition["share_of"]["field"], condition["share_of"]["value"]
+        return sum(value in items.get(event.item_id, {}).get(name, ()) for event in seen) / len(seen)
+    pick = min if condition["fact"] == "days_since_first" else max
+    return (as_of_us - pick(event.time_us for event in seen)) / DAY
+
+
+BOUNDS: dict[str, Callable[[Any, float], Any]] = {
+    "at_least": lambda number, bound: number >= bound,
+    "at_most": lambda number, bound: number <= bound,
+    "above": lambda number, bound: number > bound,
+    "below": lambda number, bound: number < bound,
+}
+
+
+def stated_bounds(condition: Condition) -> list[tuple[str, Callable[[Any, float], Any]]]:
+    """The bounds that a condition states, by name."""
+    return [(name, test) for name, test in BOUNDS.items() if name in condition]
+
+
+def span_us(condition: Condition) -> int:
+    """`last_days` in microseconds."""
+    return round(condition["last_days"] * DAY)
+
+
+def wanted_values(condition: Condition) -> set[str]:
+    """The values that a condition on a trait asks for."""
+    given = condition["in"] if "in" in condition else [condition["equals"]]
+    return {text for value in given if (text := as_value(value)) is not None}
+
+
+def as_value(value: object) -> str | None:
+    """A trait's value as text: 25 and 25.0 are one value, and so are None and NaN."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def split_values(cell: object) -> frozenset[str]:
+    """The values in a cell of an item's column: "Drama|Comedy" holds two."""
+    text = as_value(cell)
+    return frozenset(part.strip() for part in text.split("|") if part.strip()) if text is not None else frozenset()
+
+
+def describe(rule: Rule) -> str:
+    """A rule in words, for those who read its numbers."""
+    parts = [" and ".join(map(_words, rule["all"]))] if "all" in rule else []
+    parts += [" or ".join(map(_words, rule["any"]))] if "any" in rule else []
+    return "; and ".join(parts)
+
+
+def _words(condition: Condition) -> str:
+    if "trait" in condition:
+        return f"{condition['trait']} is {' or '.join(sorted(wanted_values(condition)))}"
+    bounds = " and ".join(f"{name.replace('_', ' ')} {condition[name]:g}" for name, _ in stated_bounds(condition))
+    if "share_of" in condition:
+        return f"share of events with {condition['share_of']['field']} {condition['share_of']['value']} {bounds}"
+    asked = {"events": "events", "days_since_first": "days since the first event",
+             "days_since_last": "days since the last event"}[condition["fact"]]  # fmt: skip
+    limit = f" of the last {condition['last_days']:g} days" if "last_days" in condition else ""
+    return f"{asked}{limit} {bounds}"

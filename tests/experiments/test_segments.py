@@ -1,0 +1,184 @@
+"""Segments are slices of an evaluation: in the rankings, in the metrics, in the result file and on the leaderboard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import params
+from command import UserError
+from experiments.board import Board, result
+from experiments.cases import gather
+from experiments.catalogue import Catalogue
+from experiments.figures import page
+from experiments.leaderboard import markdown, segment_rows
+from experiments.measure import measure
+from experiments.measured import CompareError, Measured, must_share_split
+from experiments.segments import Segments
+from experiments.slices import case_slices
+from features import store
+from features.featurize import microseconds
+from features.segments.rules import Event, Profile, members, split_values
+from features.sequences import window_cases
+from tests.experiments.made_rankings import made_cases, made_items, rank
+
+MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(3)
+    items = made_items(rng, 40)
+    return rank(rng, items, made_cases(rng, items, users=20, cases=100), skill=2), items
+
+
+def measured(made, label: str = "ease", **changes: object) -> Measured:
+    rankings, items = made
+    facts = {
+        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
+        "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
+        "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
+    }  # fmt: skip
+    return Measured.model_validate(facts | changes)
+
+
+def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
+    rankings, items = made
+    cases = gather([rankings], "next", Catalogue.of(items))
+    assert cases is not None
+    ordered = rankings[rankings["target"] == "next"].sort_values("case_id")
+
+    found = case_slices(cases)
+
+    for name in ("odd", "third"):
+        assert found[f"segment:{name}"].tolist() == [name in names for names in ordered["segments"]]
+        assert 0 < found[f"segment:{name}"].sum() < len(ordered)
+
+
+def test_rankings_without_segments_have_no_such_slices(made) -> None:
+    rankings, items = made
+
+    found = measure(rankings.drop(columns="segments"), items, 0, 100)
+
+    assert not [name for name in found["next"]["slices"] if name.startswith("segment:")]
+
+
+def test_segments_change_no_other_number(made) -> None:
+    rankings, items = made
+    whole, without = measure(rankings, items, 0, 100), measure(rankings.drop(columns="segments"), items, 0, 100)
+
+    for target, found in without.items():
+        assert whole[target]["metrics"] == found["metrics"]
+        assert whole[target]["slices"].items() >= found["slices"].items()
+
+
+def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they_are(made) -> None:
+    one = measured(made)
+    board = Board.of([one], [], None)
+
+    whole, text = result(board), markdown(board)
+
+    assert whole["segments"] == MEANINGS
+    for target in ("window", "next"):
+        slices = whole["models"]["ease"]["targets"][target]["slices"]
+        assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
+        cases = slices["segment:odd"]["cases"]
+        row = segment_rows(board, target)[0]
+        assert list(row)[1:] == [f"odd ({cases})", f"third ({slices['segment:third']['cases']})"]
+        assert row[f"odd ({cases})"].startswith(f"{slices['segment:odd']['metrics']['ndcg@10']['mean']:.4f} [")
+        assert f"| odd ({cases}) |" in text
+        assert f"<th>odd ({cases})</th>" in page(board)
+    assert "- **segment:empty**: events above 9." in text
+
+
+def test_a_board_without_segments_says_nothing_of_them(made) -> None:
+    rankings, items = made
+    plain = measured((rankings, items), segments={}, targets=measure(rankings.drop(columns="segments"), items, 0, 100))
+
+    board = Board.of([plain], [], None)
+
+    assert "segments" not in result(board)
+    assert "by segment" not in markdown(board)
+
+
+def test_one_name_for_two_segments_is_refused(made) -> None:
+    with pytest.raises(CompareError, match=r"ease and ours were measured by different segments\.rules; evaluate both"):
+        must_share_split([measured(made), measured(made, "ours", segments={"segment:odd": "events at least 3"})])
+
+
+@pytest.mark.slow
+def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> None:
+    """From the ingested events and rankings alone, one case at a time."""
+    out = pipeline / "experiments/out"
+    written = yaml.safe_load((pipeline / "params.yaml").read_text())["segments"]["rules"]
+    rankings = pd.read_parquet(out / "rankings/ease.parquet")
+    events = pd.read_parquet(pipeline / "data/out/split/events.parquet")
+    events = events.assign(time=microseconds(events["event_time"]), known=microseconds(events["known_time"]))
+    of_user = dict(list(events.groupby("user_id")))
+
+    for target, rows in rankings.groupby("target"):
+        for row in rows.sample(60, random_state=0).itertuples():
+            own = of_user[row.user_id]
+            history = [Event(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
+            at = int(row.time.value // 1000)
+            assert list(row.segments) == members(written, Profile(history), at, {}), (target, row.case_id)
+    metrics = json.loads((out / "metrics/ease.json").read_text())
+    for target in ("window", "next"):
+        slices = metrics["targets"][target]["slices"]
+        assert {"segment:new", "segment:regular", "segment:active"} <= set(slices)
+        named = rankings.loc[rankings["target"] == target, "segments"]
+        assert slices["segment:active"]["cases"] == sum("active" in names for names in named)
+    assert metrics["segments"]["segment:heavy"] == "events at least 50"
+
+
+@pytest.mark.slow
+def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
+    features = store.load(pipeline / "features/out/test")
+    ingested = pipeline / "data/out/ingest"
+    items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
+    genre = min(split_values(items["genres"].dropna().iloc[0]))
+    trait = next(name for name in users if name != "user_id")
+    value = users[trait].dropna().iloc[0]
+    written = params.Segments.model_validate({"rules": [
+        {"name": "fans", "all": [{"share_of": {"field": "genres", "value": genre}, "at_least": 0.2}]},
+        {"name": "alike", "all": [{"trait": trait, "equals": value if isinstance(value, str) else float(value)}]},
+    ]}).plain()  # fmt: skip
+    log, cut = features.log, features.cut_us
+
+    cases = window_cases(log, cut, 28)
+    found = Segments.of(written, features, ingested).column(features, cases)
+
+    alike = set(users.loc[users[trait] == value, "user_id"])
+    values = {
+        item: {"genres": split_values(cell)} for item, cell in zip(items["item_id"], items["genres"], strict=True)
+    }
+    ids = ["", *features.vocabulary.ids]
+    for row in range(len(cases)):
+        user = cases.user[row]
+        rows = range(log.offsets[user], log.offsets[user + 1])
+        history = [Event(ids[log.items[at]], int(log.times[at]), int(log.known[at])) for at in rows]
+        known = min(max(event.time_us, event.known_us) for event in history)
+        name = features.users[user]
+        profile = Profile(history, {trait: value if name in alike else "another"}, known)
+        assert found[row] == members(written, profile, cut, values)
+    assert {"fans", "alike"} <= {name for names in found for name in names}
+
+
+def test_a_rule_that_the_data_set_cannot_answer_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": ["u"]}).to_parquet(tmp_path / "users.parquet")
+    pd.DataFrame({"item_id": ["i"]}).to_parquet(tmp_path / "items.parquet")
+    rule = {"name": "vip", "all": [{"trait": "plan", "equals": "gold"}]}
+
+    class Known:
+        users = ("u",)
+        vocabulary = type("Vocabulary", (), {"ids": ("i",)})
+
+    with pytest.raises(
+        UserError, match=r"segments\.rules: vip asks for plan, which the users do not have; theirs: none"
+    ):
+        Segments.of([rule], Known(), tmp_path)  # type: ignore[arg-type]
