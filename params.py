@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from command import UserError
+from model_params import Count, Hybrid, ModelParams, Section, Share
 from segment_params import Segments
 
 ROOT = Path(__file__).resolve().parent
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section that refuses keys it does not know and cannot be changed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Simulate(Section):
@@ -66,83 +58,19 @@ class Featurize(Section):
     trends: Trends
 
 
-class Popularity(Section):
-    name: Literal["popularity"]
-    days: Count | None  # trailing window; None counts everything
-
-
-class ItemKNN(Section):
-    name: Literal["item_knn"]
-    shrinkage: Annotated[float, Field(ge=0)]
-    neighbours: Count
-    max_items: Count
-
-
-class Ease(Section):
-    name: Literal["ease"]
-    l2: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # the better on validation is kept
-    max_items: Count
-
-
-class Ials(Section):
-    name: Literal["ials"]
-    factors: Count
-    alpha: Annotated[float, Field(ge=1)]  # confidence in an event; that in a missing one is 1
-    regularization: Annotated[float, Field(gt=0)]
-    iterations: Count
-
-
-class Learned(Section):
-    """What every network has."""
-
-    channels: list[str]  # item trends that it weighs, of those that featurize.trends gives
-    max_history: Count  # the newest events that it reads
-    width: Count
-    heads: Count  # must divide width
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    trend_hours: Count  # between two moments whose trends training reads; serving reads live ones
-    window_questions: Annotated[int, Field(ge=0)]  # per user and epoch: for all that the window's days will bring
-    window_half_life: Annotated[float, Field(gt=0)] | None  # days: older moments are asked less; null asks all alike
-    window_weight: Annotated[float, Field(ge=0, lt=1)]  # their share of the loss
-    batch_events: Count
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    warm_up_steps: Count
-    average_decay: Share  # of the moving average of the weights, per step
-    max_epochs: Count
-    max_steps: Count  # whichever comes first
-    patience: Count  # epochs without a better validation score
-
-
-class SASRec(Learned):
-    name: Literal["sasrec"]
-    channels: Annotated[list[str], Field(min_length=1, max_length=1)]  # ranks for who has no history
-    blocks: Count
-    loss: Literal["full_softmax"]
-
-
-class TwoTower(Learned):
-    name: Literal["two_tower"]
-    blocks: Count
-    loss: Literal["full_softmax", "in_batch"]
-
-
-class NeuralCF(Learned):
-    name: Literal["neural_cf"]
-    hidden: Annotated[int, Field(ge=2)]
-    loss: Literal["sampled_softmax", "bce"]
-    negatives: Count  # sampled per event
-    alpha: Annotated[float, Field(ge=0, le=1)]  # 0 samples items evenly, 1 by popularity
-
-
-ModelParams = Annotated[Popularity | ItemKNN | Ease | Ials | SASRec | TwoTower | NeuralCF, Field(discriminator="name")]
-
-
 class Train(Section):
     early_stopping_cases: Count
     validation_cases: Count
     batch_cases: Count
     models: dict[str, ModelParams]
+
+    @model_validator(mode="after")
+    def _parts_are_models(self) -> Train:
+        for label, model in self.models.items():
+            for part in model.parts if isinstance(model, Hybrid) else []:
+                if part not in self.models or isinstance(self.models[part], Hybrid):
+                    raise ValueError(f"models.{label}.parts names {part}, which is no other model that is not a hybrid")
+        return self
 
 
 class Evaluate(Section):

@@ -21,7 +21,16 @@ from params import ROOT
 
 HOME = ROOT / "workspaces"
 FOLDERS = ("data", "features", "training", "serving", "experiments")
-FILES = ("params.py", "segment_params.py", "command.py", "params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
+FILES = (
+    "params.py",
+    "model_params.py",
+    "segment_params.py",
+    "command.py",
+    "params.yaml",
+    "dvc.yaml",
+    "requirements.lock",
+    ".dvcignore",
+)
 GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that say nothing of their data
 
 

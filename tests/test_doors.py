@@ -161,9 +161,20 @@ def test_every_stage_runs_its_verb() -> None:
 
 def test_the_pipeline_runs_models_that_params_hold_and_not_the_slow_peers() -> None:
     variables = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
-    run = next(set(one["models"]) for one in variables if "models" in one)
+    lists = {name: labels for one in variables for name, labels in one.items()}
 
-    assert run <= set(sections()["train"]["models"]) - {"ials", "sasrec"}
+    assert set(lists["ranked"]) <= set(sections()["train"]["models"]) - {"ials", "sasrec"}
+    assert lists["ranked"] == lists["models"] + lists["hybrids"]
+
+
+def test_a_hybrid_waits_for_its_parts() -> None:
+    parts = [part for model in sections()["train"]["models"].values() for part in model.get("parts", [])]
+
+    for cut in ("valid", "test"):
+        deps = stages()[f"train-hybrid-{cut}"]["deps"]
+        assert {path for path in deps if path.startswith("training/out/")} >= {
+            f"training/out/{part}/{cut}" for part in parts
+        }
 
 
 def test_every_stage_depends_on_its_section() -> None:

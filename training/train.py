@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 import params
@@ -21,6 +21,7 @@ from features.store import Features
 from training import tracking, validate
 from training.models.base import CountedModel, Model, ModelError, Sizes
 from training.models.build import build
+from training.models.hybrid import Hybrid
 
 OUT = Path("training/out")
 
@@ -70,7 +71,13 @@ def candidates(recipe: dict) -> list[dict]:
 
 
 def fit(
-    recipe: dict, features: Features, settings: params.Train, seed: int, on_epoch=None, checkpoints: Path | None = None
+    recipe: dict,
+    features: Features,
+    settings: params.Train,
+    seed: int,
+    on_epoch=None,
+    checkpoints: Path | None = None,
+    parts: dict[str, FitResult] | None = None,
 ) -> FitResult:
     """Fit one model on what was known before the cut of `features`.
 
@@ -78,12 +85,21 @@ def fit(
         recipe: parameters of one model of params.yaml, or the recipe that `valid` found.
         on_epoch: called with each row of the curves while a learned model trains.
         checkpoints: folder from which a learned model's fit goes on if it was killed; None keeps nothing.
+        parts: those of a hybrid, fitted at this cut; None fits them here.
 
     Raises:
         FitError: the model refuses these parameters or this catalogue.
     """
     begun = time.perf_counter()
     try:
+        if recipe["name"] == Hybrid.name:
+            from training.blend import fit_hybrid  # it builds on this file
+
+            if parts is None:
+                asked = recipe["parts"].items()
+                parts = {label: fit(part, features, settings, seed, on_epoch) for label, part in asked}
+                recipe = recipe | {"parts": {label: part.recipe for label, part in parts.items()}}
+            return fit_hybrid(recipe, parts, features, settings, seed)
         if build_is_learned(recipe):
             from training.gradient import fit_learned  # Lightning loads slowly, and counting needs none
 
@@ -131,11 +147,34 @@ def recipe_for(label: str, cut: str, settings: params.Params) -> dict:
         known = ", ".join(settings.train.models)
         raise UserError(f"--model {label}: params.yaml: train.models holds no such model; it holds {known}")
     if cut == "valid":
-        return settings.train.models[label].model_dump()
+        recipe = settings.train.models[label].model_dump()
+        if recipe["name"] == Hybrid.name:
+            recipe["parts"] = {part: recipe_for(part, "test", settings) for part in recipe["parts"]}
+        return recipe
     found = OUT / label / "valid" / "fit.json"
     if not found.exists():
         raise UserError(f"{found} is missing; run `python -m training.train --model {label} --cut valid` first")
     return json.loads(found.read_text())["recipe"]
+
+
+def fitted_parts(recipe: dict, cut: str, features: Features) -> dict[str, FitResult] | None:
+    """The parts of a hybrid as their own stages fitted them at this cut; None for any other model.
+
+    Raises:
+        UserError: one of them has not been fitted.
+    """
+    if recipe["name"] != Hybrid.name:
+        return None
+    parts = {}
+    for label in recipe["parts"]:
+        folder = OUT / label / cut
+        if not (folder / "fit.json").exists():
+            raise UserError(f"{folder} is missing; run `python -m training.train --model {label} --cut {cut}` first")
+        facts = json.loads((folder / "fit.json").read_text())
+        model = build(facts["recipe"], sizes_of(features))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        parts[label] = FitResult(model.eval(), facts["recipe"], facts["fit_seconds"], facts["validation"], [])
+    return parts
 
 
 def write(folder: Path, result: FitResult, facts: dict) -> None:
@@ -162,7 +201,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe = recipe_for(arguments.model, arguments.cut, settings)
     features = store.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
-        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch, OUT / "checkpoints")
+        parts = fitted_parts(recipe, arguments.cut, features)
+        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch, OUT / "checkpoints", parts)
         run.log_fit(result)
     folder = OUT / arguments.model / arguments.cut
     write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})

@@ -72,6 +72,8 @@ EXTRA = {
 def recipe(name: str, **changes: object) -> dict:
     """The shipped parameters of a model, made small where they are many."""
     shipped = params.load(params.ROOT / "params.yaml").train.models[name].model_dump()
+    if "parts" in shipped:
+        shipped["parts"] = {part: recipe(part) for part in shipped["parts"]}
     return shipped | (SMALL if "width" in shipped else {}) | EXTRA.get(name, {}) | changes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.models.base import Model, ModelError, Sizes
 from training.models.ease import Ease
+from training.models.hybrid import Hybrid
 from training.models.ials import Ials
 from training.models.item_knn import ItemKNN
 from training.models.neural_cf import NeuralCF
@@ -12,7 +13,7 @@ from training.models.sasrec import SASRec
 from training.models.two_tower import TwoTower
 
 MODELS: dict[str, type[Model]] = {
-    model.name: model for model in (Popularity, ItemKNN, Ease, Ials, SASRec, TwoTower, NeuralCF)
+    model.name: model for model in (Popularity, ItemKNN, Ease, Ials, SASRec, TwoTower, NeuralCF, Hybrid)
 }
 
 

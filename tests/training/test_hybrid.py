@@ -1,0 +1,87 @@
+"""A hybrid trusts each of its parts as far as the validation period says, request by request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from features.encode import Batch
+from features.sequences import batches
+from tests.training.made_features import checkerboard, recipe, train_settings
+from training import blend, validate
+from training.blend import Answers, most_likely
+from training.models.base import Model
+from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances
+from training.train import fit
+
+FEATURES = checkerboard()
+PARTS = {"popularity": recipe("popularity"), "item_knn": recipe("item_knn")}
+RECIPE = {"name": "hybrid", "parts": PARTS, "l2": 0.001}
+
+
+def drawn(scores: torch.Tensor, about: torch.Tensor, right: torch.Tensor) -> Answers:
+    """Cases whose true item is drawn from the softmax of the part that is right in that case."""
+    generator = torch.Generator().manual_seed(1)
+    shares = torch.softmax(scores[right, torch.arange(len(right))], dim=1)
+    true = torch.zeros_like(shares).scatter_(1, torch.multinomial(shares, 1, generator=generator), 1)
+    return Answers(scores, about, true, torch.zeros(shares.shape, dtype=torch.bool))
+
+
+def first_batch(model: Model) -> Batch:
+    """Cases of `next`, with the trends and as much history as this model reads."""
+    every = validate.cases(FEATURES)["next"]
+    trends = FEATURES.trend_log()
+    return next(batches(FEATURES.log, every, trends, model.channels, every.time, 32, model.max_history))[1]
+
+
+def test_the_part_that_is_right_is_trusted_where_it_is_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 2 * torch.randn(2, 4000, 12, generator=generator)
+    known = torch.arange(4000) % 2
+    about = torch.zeros(4000, CIRCUMSTANCES)
+    about[:, 0], about[:, 2] = 1, known
+    start = torch.full((2, CIRCUMSTANCES), 0.0)
+
+    weights = most_likely(start, [drawn(scores, about, known)], l2=0.0)  # part 1 is right where much is known
+
+    unknown, well_known = weights[:, 0], weights[:, 0] + weights[:, 2]
+    torch.testing.assert_close(unknown, torch.tensor([1.0, 0.0]), atol=0.08, rtol=0)
+    torch.testing.assert_close(well_known, torch.tensor([0.0, 1.0]), atol=0.08, rtol=0)
+
+
+def test_scores_are_the_weighted_sum_of_what_the_parts_say_alone() -> None:
+    fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
+    model = fitted.model
+    assert isinstance(model, Hybrid)
+    batch = first_batch(model)
+
+    weights = circumstances(batch) @ model.weights.T
+    parts = [fit(part, FEATURES, train_settings(), seed=0).model for part in PARTS.values()]
+    alone = [part.scores(first_batch(part)) for part in parts]
+
+    whole = sum(weights[:, [place]] * one for place, one in enumerate(alone))
+    torch.testing.assert_close(model.scores(batch)[:, 1:], whole[:, 1:])
+
+
+def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blend, "CANDIDATES", 3)
+    fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
+    assert isinstance(fitted.model, Hybrid)
+    batch = first_batch(fitted.model)
+
+    weights = circumstances(batch) @ fitted.model.weights.T
+
+    assert (weights[:, 1] > 0).all()  # item-kNN knows the checkerboard
+
+
+def test_at_the_test_cut_the_weights_are_those_that_validation_gave() -> None:
+    found = fit(RECIPE, FEATURES, train_settings(), seed=0)
+    later = checkerboard()
+    later.description["cut"] = "test"
+
+    followed = fit(found.recipe, later, train_settings(), seed=0)
+
+    assert isinstance(followed.model, Hybrid)
+    np.testing.assert_allclose(followed.model.weights.numpy(), found.recipe["weights"], rtol=1e-6)
+    assert followed.validation == {}
