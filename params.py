@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from command import UserError
 from model_params import Count, Hybrid, ModelParams, Section, Share
+from search_space import Space, around
 from segment_params import Segments
 
 ROOT = Path(__file__).resolve().parent
@@ -85,26 +86,12 @@ class Gate(Section):
     min_users: Count  # of either target; fewer decide nothing
 
 
-class Range(Section):
-    low: float
-    high: float
-    log: bool
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}; expected low < high")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}; expected more than 0 where log is true")
-        return self
-
-
 class Tune(Section):
     model: str
     trials: Count
     seconds: Annotated[float, Field(gt=0)]  # no trial begins after it
-    max_steps: Count  # of one trial
-    spaces: dict[str, dict[str, Range]]  # label -> parameter -> range
+    max_steps: Count | None  # of one trial; None: the model's own
+    spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
 
 
 class Params(Section):
@@ -121,13 +108,14 @@ class Params(Section):
     gate: Gate
 
     @model_validator(mode="after")
-    def _spaces_name_parameters(self) -> Params:
+    def _spaces_fit_their_models(self) -> Params:
         for label, space in self.tune.spaces.items():
             if label not in self.train.models:
                 raise ValueError(f"tune.spaces names the model {label}, which train.models does not hold")
-            known = type(self.train.models[label]).model_fields
-            if unknown := sorted(set(space) - set(known)):
-                raise ValueError(f"tune.spaces.{label} names {', '.join(unknown)}, which the model does not have")
+            try:
+                around(space, self.train.models[label])
+            except ValueError as error:
+                raise ValueError(f"tune.spaces.{label}{error}") from None
         return self
 
 
@@ -173,6 +161,8 @@ def _sentence(path: Path, fault) -> str:
         del parts[3:4]  # pydantic names the class there, which is no key of the file
     if parts[:2] == ["segments", "rules"]:
         del parts[5:6]  # and here the kind of condition
+    if parts[:2] == ["tune", "spaces"]:
+        del parts[4:5]  # and the kind here
     key = ".".join(map(str, parts))
     if fault["type"] == "value_error":  # ours: the text names keys and values itself
         return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"

@@ -1,11 +1,11 @@
-"""Plots of an evaluation and of a study, as small Matplotlib figures that MLflow's artifact viewer shows offline."""
+"""Plots of an evaluation, as small Matplotlib figures that MLflow's artifact viewer shows offline."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from experiments.cases import TARGETS
-from training.plots import BLUE, COLOUR_OF, GREY, ORANGE, panels
+from training.plots import COLOUR_OF, GREY, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,28 +47,6 @@ def by_slice(targets: dict) -> Figure:
         axis.set_yticks(range(len(slices)), [f"{name} ({part['cases']:,})" for name, part in slices])
         axis.axvline(measured["metrics"][PRIMARY]["mean"], color=GREY, linestyle="--")
         axis.set(title=f"NDCG@10 by slice, {target}", xlim=(0, None))
-    return figure
-
-
-def of_study(values: list[tuple[int, float]], parameters: dict[str, list[float]], logarithmic: set[str]) -> Figure:
-    """A study's history, and the objective against each parameter that was searched.
-
-    Args:
-        values: (number, objective) of each completed trial.
-        parameters: what those trials tried, by parameter.
-        logarithmic: the parameters that were searched on a logarithmic scale.
-    """
-    figure, axes = panels(1 + len(parameters), height=3.2, sharey=True)
-    numbers, objectives = [number for number, _ in values], [value for _, value in values]
-    best = [max(objectives[: end + 1]) for end in range(len(objectives))]
-    axes[0].step(numbers, best, where="post", color=ORANGE, label="best so far")
-    axes[0].legend(frameon=False)
-    axes[0].set(title="objective by trial", xlabel="trial")
-    tried: list[list] = [numbers, *parameters.values()]
-    for axis, xs in zip(axes, tried, strict=True):
-        axis.scatter(xs, objectives, color=BLUE, s=18)
-    for axis, name in zip(axes[1:], parameters, strict=True):
-        axis.set(title=name, xscale="log" if name in logarithmic else "linear")
     return figure
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import params
-from experiments import plots
+import search_space
+from experiments.study import begun, completed, is_gone, this_process
+from experiments.study_plot import of_study
 from features.store import Features
 from training import tracking
-from training.tracked_run import NOTE, TrainingRun
+from training.tracked_run import NOTE, TrainingRun, carried_through
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from experiments.trials import Search
 
 VERB = "experiments.tune"
 
@@ -17,67 +26,73 @@ VERB = "experiments.tune"
 @contextmanager
 def parent_run(study, label: str, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
     """The run of one call; named after the trials that are still to come."""
-    begun = sum(trial.state.name != "WAITING" for trial in study.trials)
-    first = "from the values of params.yaml" if begun == 0 else f"going on after {begun} trials"
+    before = len(begun(study))
+    first = f"going on after {before} trials" if before else "from the values of params.yaml"
     note = f"Searches parameters of **{label}** on temporal validation of `{settings.dataset}`, {first}."
-    tags = _tags(label, features, settings) | {"stage": "tune", "study": study.study_name, NOTE: note}
-    run = tracking.open_run(settings.dataset, f"tune {label} · from trial {begun}", tags, verb=VERB)
-    try:
-        run.log_input(features)
+    tags = _tags(study, label, features, settings) | {"stage": "tune", NOTE: note}
+    run = tracking.open_run(settings.dataset, f"tune {label} · from trial {before}", tags, verb=VERB)
+    with carried_through(run, features):
         yield run
-    except BaseException as error:
-        run.fail(error)
-        raise
-    run.close()
 
 
 @contextmanager
-def trial_run(
-    trial, label: str, tried: dict, features: Features, settings: params.Params, parent: str
-) -> Iterator[TrainingRun]:
-    """The nested run of one trial: KILLED where it was pruned, FAILED where it could not be fitted."""
+def trial_run(trial, tried: dict, search: Search, gave_up: type[Exception]) -> Iterator[TrainingRun]:
+    """The nested run of one trial: KILLED where it was pruned or given up, FAILED where it could not be fitted."""
     import optuna
 
-    note = f"Trial {trial.number} of **{label}**: {', '.join(f'{k} {v:.4g}' for k, v in trial.params.items())}."
-    tags = _tags(label, features, settings) | {"stage": "trial", "mlflow.parentRunId": parent, NOTE: note}
+    label, settings = search.label, search.settings
+    note = f"Trial {trial.number} of **{label}**: {values_text(trial.params)}."
+    own = {"stage": "trial", "number": str(trial.number), "mlflow.parentRunId": search.parent, NOTE: note}
+    tags = _tags(trial.study, label, search.features, settings) | own
     run = tracking.open_run(settings.dataset, f"{label} · trial {trial.number}", tags, tried, VERB)
-    try:
-        yield run
-    except optuna.TrialPruned as reason:
-        run.tag(trial="pruned", error=str(reason))
-        run.close("KILLED")
-        raise
-    except BaseException as error:
-        run.tag(trial="failed")
-        run.fail(error)
-        raise
-    run.tag(trial="complete")
-    run.close()
+    with carried_through(run, gave_up=(optuna.TrialPruned, gave_up)):
+        try:
+            yield run
+        except BaseException as error:
+            ended = "pruned" if isinstance(error, optuna.TrialPruned) else "given up"
+            run.tag(trial=ended if isinstance(error, optuna.TrialPruned | gave_up) else "failed")
+            raise
+        run.tag(trial="complete")
 
 
-def completed(study) -> list:
-    """The trials that came to an end, oldest first."""
-    return [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
+def close_abandoned(study, dataset: str) -> None:
+    """End the runs of this study whose process was killed before it could.
+
+    A trial's run ends before the study notes the trial's end, so one that is still open then never will.
+    """
+    running = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name in ("RUNNING", "WAITING")}
+    for run, tags in tracking.unfinished(dataset, {"study": study.study_name}):
+        alive = int(tags["number"]) in running if tags["stage"] == "trial" else not is_gone(json.loads(tags["process"]))
+        if not alive:
+            run.tag(error="its process was killed", **({"trial": "killed"} if tags["stage"] == "trial" else {}))
+            run.close("KILLED")
 
 
-def log_study(run: TrainingRun, study, space: dict[str, params.Range]) -> None:
-    """The best of the whole study so far, under the names that its own run has, and the study's plot."""
-    done, best = completed(study), study.best_trial
+def log_study(run: TrainingRun, study, spaces: dict[str, search_space.Space]) -> Figure:
+    """The best of the whole study so far, under the names that its own run has, and the study's plot, returned too."""
+    best = study.best_trial
     run.log_params(best.params | {"best_trial": best.number})
     scores = best.user_attrs.get("validation", {})
     found = {f"valid/{target}/ndcg_10": value for target, value in scores.items()}
-    run.log_metrics({"objective": best.value, "trials": len(study.trials)} | found)
-    tried = {name: [trial.params[name] for trial in done] for name in space if all(name in t.params for t in done)}
-    logarithmic = {name for name, bounds in space.items() if bounds.log}
-    figure = plots.of_study([(trial.number, trial.value) for trial in done], tried, logarithmic)
+    run.log_metrics({"objective": best.value, "trials": len(begun(study))} | found)
+    figure = of_study([(trial.number, trial.value, trial.params) for trial in completed(study)], spaces)
     run.log_figure(figure, "study")
+    return figure
 
 
-def _tags(label: str, features: Features, settings: params.Params) -> dict[str, str]:
+def values_text(values: dict) -> str:
+    """`dropout 0.12, width 64`."""
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _tags(study, label: str, features: Features, settings: params.Params) -> dict[str, str]:
     return {
         "label": label,
         "model": settings.train.models[label].name,
         "cut": "valid",
+        "study": study.study_name,
+        "process": json.dumps(this_process()),
         "split_id": features.description["split_id"],
         "dataset_hash": features.description["dataset_hash"],
     }

@@ -4,136 +4,127 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
 import params
+import search_space
 from command import UserError, exits_cleanly
-from experiments import study_record
+from experiments import study_record, study_storage
+from experiments.budget import Budget, minutes_of
+from experiments.study import begin_with_defaults, begun, bury, completed, name_of, open_study, value_of_defaults
+from experiments.study_record import values_text
+from experiments.trials import Search, run_next
+from experiments.workers import Crew, Job
 from features import store
 from features.store import Features
-from training.train import FitError, fit
 
 OUT = Path("experiments/out")
+FEATURES = Path("features/out/valid")
 
 
-def objective_of(validation: dict[str, float]) -> float:
-    """Geometric mean of both targets' NDCG@10: neither can be bought with the other."""
-    return math.exp(sum(math.log(value + 1e-6) for value in validation.values()) / len(validation))
-
-
-def suggest(trial, space: dict[str, params.Range]) -> dict[str, float]:
-    """One value per parameter of the space."""
-    return {name: trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log) for name, bounds in space.items()}
-
-
-def open_study(name: str, seed: int):
-    """The study of this name in experiments/out/studies.db, made where there is none.
-
-    A study that goes on draws from a seed of its own: the first one again would try the first values again.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    OUT.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=name,
-        storage=f"sqlite:///{(OUT / 'studies.db').resolve()}",
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(),
-        load_if_exists=True,
-    )
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    return study
-
-
-def tune(label: str, features: Features, settings: params.Params, trials: int):
+def tune(label: str, features: Features, settings: params.Params, budget: Budget, crew: int = 1):
     """Run trials and return the study; a new study begins with the values of params.yaml, an old one goes on.
 
     Each call is an MLflow run with one nested run per trial. A trial whose model cannot be fitted fails and the
-    study goes on; one that falls behind the median of the trials before it, epoch for epoch, is pruned.
+    study goes on, and so does one whose process was killed, in this call or an earlier one; one that falls behind
+    the median of the trials before it, epoch for epoch, is pruned; one that still runs when the time is over is
+    given up at its next epoch, unless it is the one of params.yaml.
+
+    Args:
+        crew: number of processes that work on the study at once; more than one read the features from FEATURES.
 
     Raises:
         UserError: no trial of the study has come to an end.
     """
-    study = open_study(f"{settings.dataset}/{label}/{features.description['split_id']}", settings.seed)
-    if not study.trials:
-        recipe = settings.train.models[label].model_dump()
-        study.enqueue_trial({name: recipe[name] for name in settings.tune.spaces[label]})
+    url = study_storage.url_of(OUT)
+    study = open_study(name_of(label, features, settings), url, settings.seed)
     with study_record.parent_run(study, label, features, settings) as parent:
-        study.optimize(
-            lambda trial: _try(trial, label, features, settings, parent.run_id),
-            n_trials=trials,
-            timeout=settings.tune.seconds,
-            catch=(FitError,),
-        )
-        if not study_record.completed(study):
-            raise UserError(f"tune: none of {len(study.trials)} trials came to an end; the UI shows each one's error")
-        study_record.log_study(parent, study, settings.tune.spaces[label])
+
+        def tidy() -> None:
+            for number in bury(study):
+                print(f"tune: {label} trial {number}: its process was killed", flush=True)
+            study_record.close_abandoned(study, settings.dataset)
+
+        def tidy_and_go_on() -> None:
+            tidy()
+            begin_with_defaults(study, label, settings)
+
+        def tell(number: int) -> None:
+            print(f"tune: {label} {progress(study, number)}; {budget}", flush=True)
+
+        tidy_and_go_on()
+        try:
+            if crew == 1:
+                search = Search(label, features, settings, parent.run_id)
+                while budget.take():
+                    tell(run_next(study, search, budget.deadline))
+            else:
+                job = Job(study.study_name, url, label, settings, parent.run_id, FEATURES.resolve(), crew)
+                Crew(job, budget, tell, tidy_and_go_on).run()
+        finally:
+            tidy()
+        if not completed(study):
+            raise UserError(f"tune: none of {len(begun(study))} trials came to an end; the UI shows each one's error")
+        spaces = search_space.around(settings.tune.spaces[label], settings.train.models[label])
+        write(label, study, study_record.log_study(parent, study, spaces), parent.run_id)
     return study
 
 
-def _try(trial, label: str, features: Features, settings: params.Params, parent: str) -> float:
-    recipe = settings.train.models[label].model_dump()
-    values = suggest(trial, settings.tune.spaces[label])
-    tried = recipe | values | {"max_steps": settings.tune.max_steps}
-    with study_record.trial_run(trial, label, tried, features, settings, parent) as run:
-
-        def on_epoch(row: dict) -> None:
-            run.log_epoch(row)
-            prune(trial, row)
-
-        result = fit(tried, features, settings.train, settings.seed, on_epoch)
-        run.log_fit(result)
-        score = objective_of(result.validation)
-        run.log_metrics({"objective": score})
-    trial.set_user_attr("recipe", {**tried, "max_steps": recipe["max_steps"]})
-    trial.set_user_attr("validation", result.validation)
-    print(f"tune: {label} trial {trial.number}: {score:.4f} with {values}", flush=True)
-    return score
+def progress(study, number: int) -> str:
+    """How a trial ended, and the best so far."""
+    trial = study.trials[number]
+    ended = f"{trial.state.name.lower()}: {trial.user_attrs.get('ended')}"
+    reached = f"{trial.value:.4f}" if trial.state.name == "COMPLETE" else ended
+    best = max(completed(study), key=lambda one: one.value, default=None)
+    against = f"; best {best.value:.4f} by trial {best.number}" if best is not None else ""
+    return (
+        f"trial {number}: {reached} in {trial.duration.total_seconds():.0f} s with {values_text(trial.params)}{against}"
+    )
 
 
-def prune(trial, row: dict) -> None:
-    """Give a trial up that does worse at this epoch than the median of the trials before it did.
+def write(label: str, study, figure, run_id: str) -> None:
+    """tuned/<label>.json, which holds the best recipe, and the study's plot beside it."""
+    folder = OUT / "tuned"
+    folder.mkdir(parents=True, exist_ok=True)
+    best = study.best_trial
+    facts = {"objective": best.value, "defaults": value_of_defaults(study), "parameters": best.params,
+             "recipe": best.user_attrs["recipe"], "trial": best.number, "trials": len(begun(study)),
+             "study": study.study_name, "run_id": run_id}  # fmt: skip
+    (folder / f"{label}.json").write_text(json.dumps(facts, indent=1))
+    figure.savefig(folder / f"{label}.png")
 
-    Raises:
-        optuna.TrialPruned: it does.
-    """
-    import optuna
 
-    scores = {name: value for name, value in row.items() if name.startswith("valid/")}
-    if scores:
-        trial.report(objective_of(scores), row["epoch"])
-        if trial.should_prune():
-            raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
+def budget_of(arguments: argparse.Namespace, settings: params.Tune) -> Budget:
+    """What the command line asks for, else what params.yaml does; a time without a number of trials is filled."""
+    minutes = arguments.minutes and minutes_of(arguments.minutes, "--minutes")
+    for name in ("trials", "workers"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; expected at least 1")
+    trials = arguments.trials or (None if minutes else settings.trials)
+    return Budget(trials, minutes * 60 if minutes else settings.seconds)
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.tune", description=__doc__)
     parser.add_argument("--model", help="a label of params.yaml: tune.spaces (default: tune.model)")
-    parser.add_argument("--trials", type=int, help="how many more (default: tune.trials)")
+    parser.add_argument("--trials", type=int, help="how many more, of all workers together (default: tune.trials)")
+    parser.add_argument("--minutes", help="how long; without --trials as many as it allows (default: tune.seconds)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the cores (default: 1)")
     arguments = parser.parse_args(argv)
     settings = params.load()
     label = arguments.model or settings.tune.model
-    trials = settings.tune.trials if arguments.trials is None else arguments.trials
     if label not in settings.tune.spaces:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")
-    if trials < 1:
-        raise UserError(f"--trials is {trials}; expected at least 1")
-    study = tune(label, store.load("features/out/valid"), settings, trials)
-    folder = OUT / "tuned"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{label}.json"
-    path.write_text(
-        json.dumps({"objective": study.best_value, "recipe": study.best_trial.user_attrs["recipe"]}, indent=1)
-    )
-    first = study.trials[0].value
-    against = f"the values of params.yaml reach {first:.4f}" if first is not None else "the first trial failed"
+    budget = budget_of(arguments, settings.tune)
+    study = tune(label, store.load(FEATURES), settings, budget, arguments.workers)
+    defaults = value_of_defaults(study)
+    against = f"the values of params.yaml reach {defaults:.4f}" if defaults is not None else "those of params.yaml fail"
     print(
-        f"tune: best of {len(study.trials)} trials {study.best_value:.4f} with {study.best_params}; {against}; "
-        f"the recipe lies in {path}, params.yaml is as it was"
+        f"tune: best of {len(begun(study))} trials {study.best_value:.4f} with {values_text(study.best_params)}; "
+        f"{against}; the recipe lies in {OUT}/tuned/{label}.json, params.yaml is as it was"
     )
     return 0
 

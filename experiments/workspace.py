@@ -24,6 +24,7 @@ FOLDERS = ("data", "features", "training", "serving", "experiments")
 FILES = (
     "params.py",
     "model_params.py",
+    "search_space.py",
     "segment_params.py",
     "command.py",
     "params.yaml",

@@ -176,6 +176,19 @@ WRONG_SETTINGS = [
     ("tune.spaces.gru", {}, "tune.spaces names the model gru, which train.models does not hold"),
     ("tune.spaces.two_tower.dropout.low", 0.7, "tune.spaces.two_tower.dropout: low is 0.7 and high is 0.5"),
     ("tune.spaces.two_tower.dropout.log", True, "tune.spaces.two_tower.dropout: low is 0.0; expected more than 0"),
+    ("tune.spaces.two_tower.dropout.high", 1.5, "tune.spaces.two_tower.dropout: the model refuses 1.5: input should"),
+    ("tune.spaces.two_tower.dropout.step", 1, "tune.spaces.two_tower.dropout.step is not a known parameter"),
+    ("tune.spaces.two_tower.dropout.kind", "real", "tune.spaces.two_tower.dropout is {'kind': 'real', 'low': 0.0, "),
+    ("tune.spaces.two_tower.blocks.kind", "float", "tune.spaces.two_tower.blocks: the model refuses 2.2"),
+    ("tune.spaces.two_tower.blocks.low", 1.5, "tune.spaces.two_tower.blocks.low is 1.5; input should be a valid int"),
+    ("tune.spaces.two_tower.width.values", [64, 0], "tune.spaces.two_tower.width: the model refuses 0: input should"),
+    ("tune.spaces.two_tower.width.values", [64, 64], "tune.spaces.two_tower.width: values name 64 twice"),
+    ("tune.spaces.two_tower.width.values", [64], "tune.spaces.two_tower.width.values is [64]; list should have at l"),
+    (
+        "tune.spaces.two_tower.depht",
+        {"kind": "int", "low": 1, "high": 2, "log": False},
+        "tune.spaces.two_tower names depht, which the model does not have",
+    ),
 ]
 
 
@@ -296,7 +309,7 @@ def copy(project: Path) -> Path:
     """A copy of the project's code beside its settings, so that what runs is what lies there."""
     for name in ("data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("out", "results", "__pycache__"))
-    for name in ("params.py", "model_params.py", "segment_params.py", "command.py"):
+    for name in ("params.py", "model_params.py", "search_space.py", "segment_params.py", "command.py"):
         shutil.copyfile(ROOT / name, project / name)
     return project
 

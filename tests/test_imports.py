@@ -25,7 +25,14 @@ def clone(tmp_path: Path) -> Path:
     """The project's code and contracts, copied to where a test may break them."""
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("out", "__pycache__"))
-    for name in ("pyproject.toml", "command.py", "params.py", "model_params.py", "segment_params.py"):
+    for name in (
+        "pyproject.toml",
+        "command.py",
+        "params.py",
+        "model_params.py",
+        "search_space.py",
+        "segment_params.py",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -62,7 +69,7 @@ def test_contracts_catch_a_planted_violation(clone: Path, file: str, line: str) 
     assert "BROKEN" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["command.py", "params.py", "model_params.py", "segment_params.py"])
+@pytest.mark.parametrize("name", ["command.py", "params.py", "model_params.py", "search_space.py", "segment_params.py"])
 def test_root_modules_import_no_folder(name: str) -> None:
     # The contracts see packages only; these files stand below all of them.
     tree = ast.parse((ROOT / name).read_text())

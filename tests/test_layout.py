@@ -24,7 +24,7 @@ def python_files(*folders: str) -> list[Path]:
     return sorted([*written, *ROOT.glob("*.py")])
 
 
-@pytest.mark.parametrize("name", [*FOLDERS, "command", "params", "model_params", "segment_params"])
+@pytest.mark.parametrize("name", [*FOLDERS, "command", "params", "model_params", "search_space", "segment_params"])
 def test_top_level_names_come_from_this_clone(name: str) -> None:
     origin = importlib.import_module(name).__file__
 

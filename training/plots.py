@@ -15,24 +15,33 @@ BLUE, ORANGE, GREY = "#1565c0", "#ef6c00", "#9e9e9e"
 COLOUR_OF = {"next": BLUE, "window": ORANGE}
 
 
-def panels(columns: int, height: float = 3.6, labels: float = 0.6, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with one row of panels, 5 inches wide each.
+def panels(
+    number: int, height: float = 3.6, labels: float = 0.6, sharey: bool = False, across: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels in rows, 5 inches wide each.
 
     Args:
-        height: of the figure, in inches.
+        height: of a row, in inches.
         labels: room for the labels left of each panel, in inches: Matplotlib's own layout takes as long as drawing.
+        across: panels in a row; all of them by default.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * columns, height), dpi=100)
-    axes = list(figure.subplots(1, columns, squeeze=False, sharey=sharey)[0])
+    columns = min(number, across or number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(5 * columns, rows * height), dpi=100)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten()
+    axes = list(every[:number])
+    for empty in every[number:]:
+        empty.remove()
     width = 5 - labels - 0.15
     figure.subplots_adjust(
         left=labels / (5 * columns),
         right=1 - 0.15 / (5 * columns),
         wspace=(labels + 0.15) / width,
-        bottom=0.5 / height,
-        top=1 - 0.35 / height,
+        bottom=0.5 / (rows * height),
+        top=1 - 0.35 / (rows * height),
+        hspace=0.85 / (height - 0.85),
     )
     for each in axes:
         each.grid(alpha=0.3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from features.store import Features
 from training import plots, run_inputs
@@ -62,10 +63,10 @@ class TrainingRun:
         """End the run."""
         self._client.set_terminated(self.run_id, status)
 
-    def fail(self, error: BaseException) -> None:
-        """End the run as failed, with the reason as a tag."""
+    def fail(self, error: BaseException, status: str = "FAILED") -> None:
+        """End the run before its end, with the reason as a tag."""
         self.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
-        self.close("FAILED")
+        self.close(status)
 
     def log_fit(self, result) -> None:
         """What the fit chose beyond what was asked, how long it took, its curve, how it did on validation."""
@@ -77,6 +78,26 @@ class TrainingRun:
         self.log_metrics({"fit_seconds": result.seconds} | scores)
         if len(result.curves) > 1:
             self.log_figure(plots.learning_curve(result.curves, result.recipe.get("best_steps")), "learning_curve")
+
+
+@contextmanager
+def carried_through(
+    run: TrainingRun, features: Features | None = None, gave_up: tuple[type[BaseException], ...] = ()
+) -> Iterator[TrainingRun]:
+    """Close a run at the end of the block; where that fails, mark the run so, with the reason as a tag.
+
+    Args:
+        features: logged as the run's input.
+        gave_up: exceptions that end the run as KILLED, since nothing went wrong.
+    """
+    try:
+        if features is not None:
+            run.log_input(features)
+        yield run
+    except BaseException as error:
+        run.fail(error, "KILLED" if isinstance(error, gave_up) else "FAILED")
+        raise
+    run.close()
 
 
 def _curve_name(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import params
 from features.store import Features
 from training import provenance, views
-from training.tracked_run import NOTE, TrainingRun, as_text
+from training.tracked_run import NOTE, TrainingRun, as_text, carried_through
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported: nothing reports home
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -64,13 +64,8 @@ def training_run(label: str, recipe: dict, features: Features, settings: params.
         NOTE: views.PURPOSE[cut].format(label=label, dataset=settings.dataset),
     }
     run = open_run(settings.dataset, f"{label} · {cut}", tags, recipe)
-    try:
-        run.log_input(features)
+    with carried_through(run, features):
         yield run
-    except BaseException as error:
-        run.fail(error)
-        raise
-    run.close()
 
 
 def open_run(
@@ -87,6 +82,17 @@ def open_run(
     run = TrainingRun(client, made.info.run_id, {key: as_text(value) for key, value in (recipe or {}).items()})
     run.log_params(recipe or {})
     return run
+
+
+def unfinished(dataset: str, tags: dict[str, str]) -> list[tuple[TrainingRun, dict[str, str]]]:
+    """Runs with these tags that have not ended, each with all of its tags."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri())
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    query = " and ".join(["attributes.status = 'RUNNING'", *wanted])
+    found = client.search_runs([experiment_of(client, dataset)], query)
+    return [(TrainingRun(client, run.info.run_id), run.data.tags) for run in found]
 
 
 def reopened(run_id: str) -> TrainingRun | None:

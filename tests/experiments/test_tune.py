@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import params
 from command import UserError
-from experiments import study_record, tune
+from experiments import study_storage, trials, tune
+from experiments.budget import Budget
+from experiments.study import begin_with_defaults, completed, name_of, open_study, this_process
+from experiments.trials import OutOfTimeError
 from tests.training.made_features import checkerboard
+from training import tracking
 from training.train import FitError
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 FEATURES = checkerboard()
+DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number
 
 
 def fitted(recipe, features, settings, seed, on_epoch):
@@ -37,9 +43,14 @@ def fitted(recipe, features, settings, seed, on_epoch):
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit that takes no time."""
     monkeypatch.setattr(tune, "OUT", tracked)
-    monkeypatch.setattr(tune, "fit", fitted)
+    monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     return tracked
+
+
+def search(number: int):
+    """Run so many trials of the two-tower, without a hurry."""
+    return tune.tune("two_tower", FEATURES, SETTINGS, Budget(number, 600))
 
 
 def runs_of(stage: str) -> list[Run]:
@@ -50,8 +61,8 @@ def runs_of(stage: str) -> list[Run]:
 
 
 def test_the_best_trial_is_no_worse_than_the_defaults_and_a_second_call_goes_on(studied: Path) -> None:
-    study = tune.tune("two_tower", FEATURES, SETTINGS, 4)
-    again = tune.tune("two_tower", FEATURES, SETTINGS, 2)
+    study = search(4)
+    again = search(2)
 
     assert study.trials[0].params["dropout"] == SETTINGS.train.models["two_tower"].dropout
     assert again.best_value >= study.trials[0].value
@@ -70,7 +81,7 @@ def test_the_best_trial_is_no_worse_than_the_defaults_and_a_second_call_goes_on(
 
 
 def test_each_trial_is_a_nested_run_with_its_parameters_and_its_curve(studied: Path) -> None:
-    study = tune.tune("two_tower", FEATURES, SETTINGS, 3)
+    study = search(3)
 
     (parent,) = runs_of("tune")
     trials = runs_of("trial")
@@ -92,8 +103,8 @@ def test_a_trial_that_cannot_be_fitted_fails_and_the_study_goes_on(studied: Path
             raise FitError("the loss is not a number")
         return fitted(*arguments)
 
-    monkeypatch.setattr(tune, "fit", flaky)
-    study = tune.tune("two_tower", FEATURES, SETTINGS, 3)
+    monkeypatch.setattr(trials, "fit", flaky)
+    study = search(3)
 
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert [run.info.status for run in runs_of("trial")] == ["FINISHED", "FAILED", "FINISHED"]
@@ -105,9 +116,9 @@ def test_a_study_without_a_finished_trial_is_one_line_and_a_failed_run(studied: 
     def refuse(*_):
         raise FitError("no")
 
-    monkeypatch.setattr(tune, "fit", refuse)
+    monkeypatch.setattr(trials, "fit", refuse)
     with pytest.raises(UserError, match="none of 2 trials came to an end"):
-        tune.tune("two_tower", FEATURES, SETTINGS, 2)
+        search(2)
     assert runs_of("tune")[0].info.status == "FAILED"
 
 
@@ -117,26 +128,109 @@ def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, m
     def scripted(recipe, features, settings, seed, on_epoch):
         return fitted({"dropout": 0.4 - (0.5 - values.pop(0)) ** 0.5}, features, settings, seed, on_epoch)
 
-    monkeypatch.setattr(tune, "fit", scripted)
-    study = tune.tune("two_tower", FEATURES, SETTINGS, 6)
+    monkeypatch.setattr(trials, "fit", scripted)
+    study = search(6)
 
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5 + ["PRUNED"]
     assert list(study.trials[5].intermediate_values) == [1]
     pruned = runs_of("trial")[5]
     assert pruned.info.status == "KILLED"
     assert pruned.data.tags["trial"] == "pruned"
-    assert study_record.completed(study) == study.trials[:5]
+    assert completed(study) == study.trials[:5]
 
 
-def test_a_space_that_names_an_unknown_parameter_is_refused(tmp_path) -> None:
-    raw = yaml.safe_load((params.ROOT / "params.yaml").read_text())
-    raw["tune"]["spaces"]["two_tower"]["depht"] = {"low": 0, "high": 1, "log": False}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_measured(studied: Path) -> None:
+    name = name_of("two_tower", FEATURES, SETTINGS)
+    left = open_study(name, study_storage.url_of(studied), 0)
+    begin_with_defaults(left, "two_tower", SETTINGS)
+    left.ask().set_user_attr("process", DEAD)
+    tags = {"study": name, "process": json.dumps(DEAD)}
+    tracking.open_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
+    tracking.open_run(SETTINGS.dataset, "its trial", tags | {"stage": "trial", "number": "0"})
 
-    with pytest.raises(params.ParamsError, match="depht"):
-        params.load(tmp_path / "params.yaml")
+    study = search(1)
+
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert study.trials[1].params["dropout"] == SETTINGS.train.models["two_tower"].dropout
+    assert [run.info.status for run in runs_of("tune")] == ["KILLED", "FINISHED"]
+    assert [run.info.status for run in runs_of("trial")] == ["KILLED", "FINISHED"]
 
 
-def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture) -> None:
-    assert tune.main(["--model", "nobody"]) == 2
-    assert "tune.spaces holds two_tower" in capsys.readouterr().err
+def test_what_another_process_works_on_is_left_alone(studied: Path) -> None:
+    other = open_study(name_of("two_tower", FEATURES, SETTINGS), study_storage.url_of(studied), 0)
+    other.ask().set_user_attr("process", this_process())
+    other.ask().set_user_attr("process", ["another machine", *DEAD[1:]])
+
+    assert [trial.state.name for trial in search(1).trials] == ["RUNNING", "RUNNING", "COMPLETE"]
+
+
+def test_trials_end_with_the_time_but_for_the_values_of_params(studied: Path) -> None:
+    study = tune.tune("two_tower", FEATURES, SETTINGS, Budget(None, 1e-6))
+
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"], "the first is measured, no other begins"
+
+    with pytest.raises(OutOfTimeError, match="out of time at epoch 2"):
+        trials.keep_to(0.0, {"epoch": 2})
+
+
+def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:
+    longer = SETTINGS.model_copy(update={"tune": SETTINGS.tune.model_copy(update={"max_steps": None})})
+    narrow = {"two_tower": {"dropout": SETTINGS.tune.spaces["two_tower"]["dropout"]}}
+    smaller = SETTINGS.model_copy(update={"tune": SETTINGS.tune.model_copy(update={"spaces": narrow})})
+
+    assert len({name_of("two_tower", FEATURES, settings) for settings in (SETTINGS, longer, smaller)}) == 3
+
+
+def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
+    url = study_storage.url_of(studied)
+    drawn = {open_study("one", url, seed=0, worker=n, workers=3).ask().suggest_float("x", 0, 1) for n in range(3)}
+
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "nobody"], "--model nobody: tune.spaces holds two_tower"),
+        (["--trials", "0"], "--trials is 0; expected at least 1"),
+        (["--workers", "0"], "--workers is 0; expected at least 1"),
+        (["--minutes", "soon"], "--minutes is 'soon'; expected a number of minutes above 0"),
+        (["--minutes", "nan"], "--minutes is 'nan'; expected a number of minutes above 0"),
+        (["--minutes", "0"], "--minutes is '0'; expected a number of minutes above 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture, arguments: list[str], says: str) -> None:
+    assert tune.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+# Where studies are kept
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nothing://at/all", "TIDEGATE_STUDY_STORAGE: nothing://at/all cannot be opened: "),
+        ("sqlite:////no/such/folder/x.db", "TIDEGATE_STUDY_STORAGE: sqlite:////no/such/folder/x.db cannot be opened: "),
+        ("postgresql://me:secret@127.0.0.1:1/x", "TIDEGATE_STUDY_STORAGE: postgresql+psycopg://me:***@127.0.0.1:1/x "),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
+    studied: Path, monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    monkeypatch.setenv("TIDEGATE_STUDY_STORAGE", url)
+
+    with pytest.raises(UserError) as error:
+        search(1)
+
+    assert str(error.value).startswith(says)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_journal_serves_as_well_as_a_database(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_STUDY_STORAGE", f"journal:{studied}/studies.log")
+    search(1)
+
+    assert [trial.number for trial in search(1).trials] == [0, 1]
+    assert not (studied / "studies.db").exists()
