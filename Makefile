@@ -24,16 +24,26 @@ $(STAMP): requirements.lock .ci/install
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
+# The data that demo and experiment are to run on.
+demo experiment: export GIVEN_SOURCE = $(call given,SOURCE)
+demo experiment: export GIVEN_USERS = $(call given,USERS)
+demo experiment: export GIVEN_ITEMS = $(call given,ITEMS)
+demo experiment: export GIVEN_COLUMNS = $(call given,COLUMNS)
+demo experiment: export GIVEN_NAME = $(call given,NAME)
+DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$GIVEN_USERS"} \
+  $${GIVEN_ITEMS:+--items "$$GIVEN_ITEMS"} $${GIVEN_COLUMNS:+--columns "$$GIVEN_COLUMNS"} \
+  $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
+
 .PHONY: demo
-demo: export DEMO_SOURCE = $(call given,SOURCE)
-demo: export DEMO_USERS = $(call given,USERS)
-demo: export DEMO_ITEMS = $(call given,ITEMS)
-demo: export DEMO_COLUMNS = $(call given,COLUMNS)
-demo: export DEMO_NAME = $(call given,NAME)
 demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]
-	@$(PY) -m experiments.demo $${DEMO_SOURCE:+--source "$$DEMO_SOURCE"} $${DEMO_USERS:+--users "$$DEMO_USERS"} \
-	  $${DEMO_ITEMS:+--items "$$DEMO_ITEMS"} $${DEMO_COLUMNS:+--columns "$$DEMO_COLUMNS"} \
-	  $${DEMO_NAME:+--name "$$DEMO_NAME"}
+	@$(PY) -m experiments.demo $(DATA)
+
+.PHONY: experiment
+experiment: export GIVEN_MINUTES = $(call given,MINUTES)
+experiment: export GIVEN_WORKERS = $(call given,WORKERS)
+experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1], and SOURCE=... as for demo
+	@$(PY) -m experiments.experiment $(DATA) $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} \
+	  $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"}
 
 .PHONY: ui
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]

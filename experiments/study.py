@@ -128,3 +128,9 @@ def completed(study) -> list:
 def value_of_defaults(study) -> float | None:
     """What the values of params.yaml reach; None where they could not be fitted."""
     return next((trial.value for trial in completed(study) if DEFAULTS in trial.user_attrs), None)
+
+
+def seconds_since(study, moment: float) -> float:
+    """Seconds that trials have taken which began after a moment and ended by themselves, one after the other."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
+    return sum(one.duration.total_seconds() for one in ended if one.datetime_start.timestamp() >= moment)

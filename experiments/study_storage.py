@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from command import UserError
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
+PACKAGES = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # by how a URL begins
 BEAT_SECONDS, SILENT_SECONDS = 30, 150  # a worker that has not been heard of for this long is taken for dead
 LOCK_SECONDS = 60  # SQLite's own patience, 5 s, is little where several workers write
 
@@ -53,8 +54,9 @@ def open_storage(url: str):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
             return _journal(url) if url.startswith(("redis", "journal:")) else _database(url)
-    except ImportError as error:
-        raise StudyStorageError(f"{_named(url)} needs a package that is not installed: {error.name}") from None
+    except ImportError:
+        package = next((name for scheme, name in PACKAGES.items() if url.startswith(scheme)), "its database's driver")
+        raise StudyStorageError(f"{_named(url)} needs a package that is not installed: {package}") from None
     except Exception as error:  # each driver has exceptions of its own
         said = " ".join(str(error.__cause__ or error).split())
         raise StudyStorageError(f"{_named(url)} cannot be opened: {without_password(said)[:200]}") from None

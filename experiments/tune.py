@@ -74,7 +74,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
 def progress(study, number: int) -> str:
     """How a trial ended, and the best so far."""
     trial = study.trials[number]
-    ended = f"{trial.state.name.lower()}: {trial.user_attrs.get('ended')}"
+    ended = f"{'pruned' if trial.state.name == 'PRUNED' else 'failed'}: {trial.user_attrs.get('ended')}"
     reached = f"{trial.value:.4f}" if trial.state.name == "COMPLETE" else ended
     best = max(completed(study), key=lambda one: one.value, default=None)
     against = f"; best {best.value:.4f} by trial {best.number}" if best is not None else ""

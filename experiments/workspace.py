@@ -9,6 +9,8 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -20,6 +22,7 @@ from data.readers.places import detect, locate
 from params import ROOT
 
 HOME = ROOT / "workspaces"
+SIMULATED = "simulated"  # the data set of the simulator, where it is not the project's own
 FOLDERS = ("data", "features", "training", "serving", "experiments")
 FILES = (
     "params.py",
@@ -79,12 +82,19 @@ def make(source: Path, users: Path | None, items: Path | None, columns: dict[str
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
         raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
     dataset = _free(dataset, str(source))
-    folder = HOME / dataset
-    _copy(folder)
     stated = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
-    _write_params(folder, dataset, {**stated, "columns": columns})
-    _write_pipeline(folder, [str(path) for path in read])
-    return folder
+    with _copied(dataset) as (settings, pipeline):
+        settings["ingest"] |= {"source": "auto", "event_types": None, **stated, "columns": columns}
+        pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(map(str, read)))
+        pipeline["stages"].pop("oracle", None)  # the simulator's
+    return HOME / dataset
+
+
+def make_simulated() -> Path:
+    """The workspace of the simulator: its settings may change where the project's, which are tracked, may not."""
+    dataset = _free(SIMULATED, None)
+    with _copied(dataset):
+        return HOME / dataset
 
 
 def _found(path: Path, variable: str) -> Path:
@@ -108,13 +118,31 @@ def _read_from(source: Path) -> list[Path]:
     return [source] if source.is_dir() else [file, *beside.values()]
 
 
-def _free(dataset: str, path: str) -> str:
+def _free(dataset: str, path: str | None) -> str:
     """The name, or the name with a hash where another source (or the default data set) has it."""
     settings = HOME / dataset / "params.yaml"
     taken = dataset == yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
     if settings.exists():
         taken |= yaml.safe_load(settings.read_text())["ingest"]["path"] != path
-    return f"{dataset}-{hashlib.blake2b(path.encode(), digest_size=3).hexdigest()}" if taken else dataset
+    return f"{dataset}-{hashlib.blake2b(str(path).encode(), digest_size=3).hexdigest()}" if taken else dataset
+
+
+@contextmanager
+def _copied(dataset: str) -> Iterator[tuple[dict, dict]]:
+    """Copy the project into the workspace of a data set; its settings and its pipeline, written after the block."""
+    folder = HOME / dataset
+    _copy(folder)
+    with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
+        settings["dataset"] = dataset
+        yield settings, pipeline
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[dict]:
+    """The content of a YAML file of a workspace, to be changed in the block; written anew after it."""
+    content = yaml.safe_load(path.read_text())
+    yield content
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _copy(folder: Path) -> None:
@@ -143,18 +171,3 @@ def _copy(folder: Path) -> None:
 def _copy_file(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)
-
-
-def _write_params(folder: Path, dataset: str, stated: dict) -> None:
-    settings = yaml.safe_load((folder / "params.yaml").read_text())
-    settings["dataset"] = dataset
-    settings["ingest"] |= {"source": "auto", "event_types": None, **stated}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-
-
-def _write_pipeline(folder: Path, sources: list[str]) -> None:
-    """The pipeline, with the source files as dependencies of ingest and without the simulator's oracle."""
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
-    pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(sources))
-    pipeline["stages"].pop("oracle", None)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))

@@ -1,0 +1,78 @@
+"""What demo and experiment are made of: verbs run in a workspace one after the other, and what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import params
+from command import UserError
+from params import ROOT
+from training import provenance
+
+
+def environment() -> dict[str, str]:
+    """One tracking store and one endpoint for all data sets; this interpreter for every stage."""
+    database = ROOT / "experiments" / "out" / "mlflow.db"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    own = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
+        "TIDEGATE_COMMIT": provenance.commit(),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
+
+
+def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
+    """Run `python -m module` in a folder, its output shown as it comes.
+
+    Raises:
+        UserError: it failed; its own words stand above.
+    """
+    print(f"\n=== {title}", flush=True)
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", module, *arguments]
+    code = subprocess.run(command, cwd=folder, env=env, check=False).returncode
+    if code:
+        raise UserError(f"{title} failed ({' '.join(command[1:])} ended with {code}); the reason stands above")
+    print(f"=== {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def pipeline(folder: Path, env: dict[str, str]) -> None:
+    """All stages up to the leaderboard, as far as something changed, and the audit of what they made."""
+    title = "pipeline: ingest, split, featurize, train, export, evaluate, compare"
+    step(title, "dvc", ["repro", "compare"], folder, env)
+    step("audit for leaks", "experiments.audit", [], folder, env)
+
+
+def publish(folder: Path, dataset: str) -> None:
+    """Bring a workspace's results into the project: the only tracked files that another source changes."""
+    if folder == ROOT:
+        return
+    results = ROOT / "experiments" / "results"
+    results.mkdir(exist_ok=True)  # a clone whose results are not committed has none
+    for suffix in ("json", "md"):
+        shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", results / f"{dataset}.{suffix}")
+
+
+def leaderboard(dataset: str) -> str:
+    """The models side by side, as experiments/results/<dataset>.json has them."""
+    from experiments.summary import summary
+
+    result = json.loads((ROOT / "experiments/results" / f"{dataset}.json").read_text())
+    return summary(result, params.load(ROOT / "params.yaml").gate.primary)
+
+
+def verdict(folder: Path) -> str:
+    """What the gate said last, in one line."""
+    report = json.loads((folder / "experiments/out/gate.json").read_text())
+    return f"Gate: {report['verdict']}: {report['label']}: {report['reason']}"

@@ -1,0 +1,95 @@
+"""An experiment splits its minutes, takes only what is better, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import params
+from experiments import experiment, workspace
+from experiments.experiment import adopt, begun_at, chosen, left_for, prepare
+
+RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of the simulator, as an experiment without a source makes it."""
+    monkeypatch.setattr(workspace, "HOME", tmp_path / "workspaces")
+    made = workspace.make_simulated()
+    prepare(made)
+    return made
+
+
+def found(objective: float, defaults: float | None, **changed) -> dict:
+    """What tuning writes of a two-tower."""
+    return {
+        "objective": objective, "defaults": defaults, "parameters": changed, "recipe": RECIPES["two_tower"] | changed,
+        "trials": 7,
+    }  # fmt: skip
+
+
+def test_the_minutes_are_split_evenly_and_what_was_spent_is_gone() -> None:
+    assert left_for(600, {"a": 0.0, "b": 0.0, "c": 0.0}) == {"a": 200, "b": 200, "c": 200}
+    assert left_for(600, {"a": 250.0, "b": 50.0}) == {"a": 50, "b": 250}
+    assert left_for(600, {"a": 350.0, "b": 0.0}) == {"a": 0, "b": 300}, "one model's excess is not another's loss"
+    assert left_for(600, {}) == {}
+
+
+def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_its_fits(folder: Path) -> None:
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    settings = params.load(folder / "params.yaml")
+
+    assert pipeline["vars"] == [{"models": list(RECIPES)}]
+    assert settings.tune.max_steps is None
+    assert settings.dataset == folder.name == "simulated"
+    assert "oracle" in pipeline["stages"], "the simulator's true preferences are known here too"
+
+
+def test_only_a_recipe_that_beats_the_default_is_taken(folder: Path) -> None:
+    adopt(folder, {"two_tower": found(0.3, 0.2, width=128), "neural_cf": found(0.2, 0.2, width=128)})
+
+    taken = params.load(folder / "params.yaml").train.models
+    assert taken["two_tower"].width == 128
+    assert taken["neural_cf"].width == RECIPES["neural_cf"]["width"]
+
+
+def test_what_was_chosen_is_told_with_its_gain() -> None:
+    lines = chosen({
+        "two_tower": found(0.3, 0.2, width=128, dropout=0.123456),
+        "neural_cf": found(0.2, 0.2, width=128),
+        "other": found(0.2, None, width=32),
+    }).splitlines()  # fmt: skip
+
+    assert lines == [
+        "  two_tower    0.3000, +50.0% on the default values' 0.2000 after 7 trials: width 128, dropout 0.123",
+        "  neural_cf    0.2000 by the default values, which nothing beat after 7 trials",
+        "  other        0.2000 after 7 trials; the default values fail: width 32",
+    ]
+
+
+def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
+    first = begun_at(tmp_path, 30)
+
+    assert begun_at(tmp_path, 30) == first
+    assert begun_at(tmp_path, 60) > first, "other minutes are another experiment"
+    assert json.loads((tmp_path / experiment.NOTE).read_text())["minutes"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--minutes", "soon"], "MINUTES is 'soon'; expected a number of minutes above 0"),
+        (["--minutes", "-5"], "MINUTES is '-5'; expected a number of minutes above 0"),
+        (["--minutes", "inf"], "MINUTES is 'inf'; expected a number of minutes above 0"),
+        (["--workers", "0"], "WORKERS is 0; expected at least 1"),
+        (["--name", "x"], "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"),
+        (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture, arguments: list[str], says: str) -> None:
+    assert experiment.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {says}\n"

@@ -1,0 +1,33 @@
+"""What demo and experiment do between the verbs: results come home, a step that fails stops them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from command import UserError
+from experiments import steps
+
+
+def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "workspaces" / "shop" / "experiments" / "results"
+    made.mkdir(parents=True)
+    for suffix in ("json", "md"):
+        (made / f"shop.{suffix}").write_text(suffix)
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+
+    steps.publish(tmp_path / "workspaces" / "shop", "shop")
+
+    home = tmp_path / "experiments" / "results"
+    assert {path.name: path.read_text() for path in home.iterdir()} == {"shop.json": "json", "shop.md": "md"}
+
+
+def test_a_failed_step_stops_what_it_is_part_of_and_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+
+    with pytest.raises(UserError, match=r"^gate failed \(-m broken --now ended with 3\); the reason stands above$"):
+        steps.step("gate", "broken", ["--now"], tmp_path, {"PATH": "/usr/bin:/bin"})
