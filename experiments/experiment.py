@@ -10,7 +10,7 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import source_options, steps, workspace
+from experiments import presets, source_options, steps, workspace
 from experiments.budget import minutes_of
 from experiments.study import name_of, open_study, seconds_since
 from experiments.study_record import values_text
@@ -21,15 +21,17 @@ from params import ROOT
 MINUTES = "30"
 NOTE = "experiments/out/experiment.json"  # of an experiment that has not come to its end
 TUNED = "experiments/out/tuned"
+PRESET = f"{TUNED}/preset.yaml"
 
 
 def prepare(folder: Path) -> None:
     """Let a workspace run every model that train.models holds, and a trial as long as the model's own fit."""
     with workspace.edited(folder / "params.yaml") as settings, workspace.edited(folder / "dvc.yaml") as pipeline:
         settings["tune"]["max_steps"] = None
-        for one in pipeline["vars"]:
-            if "models" in one:
-                one["models"] = list(settings["train"]["models"])
+        models = settings["train"]["models"]
+        hybrids = [label for label, model in models.items() if "parts" in model]
+        alone = [label for label in models if label not in hybrids]
+        pipeline["vars"] = [{"models": alone}, {"hybrids": hybrids}, {"ranked": alone + hybrids}]
 
 
 def begun_at(folder: Path, minutes: float) -> float:
@@ -78,10 +80,18 @@ def is_better(found: dict) -> bool:
     return found["defaults"] is None or found["objective"] > found["defaults"]
 
 
-def adopt(folder: Path, found: dict[str, dict]) -> None:
-    """Write the recipes that are better into the workspace's params.yaml."""
+def take(folder: Path, recipes: dict[str, dict]) -> None:
+    """Write recipes into the workspace's params.yaml."""
     with workspace.edited(folder / "params.yaml") as settings:
-        settings["train"]["models"] |= {label: one["recipe"] for label, one in found.items() if is_better(one)}
+        settings["train"]["models"] |= recipes
+
+
+def keep(folder: Path, dataset: str, command: str) -> None:
+    """The recipes of the models that were tuned, as a preset."""
+    settings = params.load(folder / "params.yaml")
+    recipes = {label: settings.train.models[label].model_dump() for label in settings.tune.spaces}
+    split_id = store.load(folder / "features/out/valid").description["split_id"]
+    presets.write(folder / PRESET, dataset, split_id, command, recipes)
 
 
 def chosen(found: dict[str, dict]) -> str:
@@ -109,6 +119,7 @@ def closing(folder: Path, dataset: str) -> str:
         f"Products: {inside}; recipes and study plots: {inside / TUNED}; the gate's report: "
         f"{inside}/experiments/out/gate.html\n"
         f"Next:\n"
+        f"  cp {inside / PRESET} experiments/presets/{dataset}.yaml      keep the recipes; PRESET={dataset} fits them again\n"
         f"  experiments/results/{dataset}.md      the leaderboard\n"
         f"  make ui      every trial and fit in MLflow: experiment '{dataset}'\n"
         f"  .venv/bin/python -m serving.deploy --dataset {dataset}      serve what the gate promoted"
@@ -127,6 +138,7 @@ def report(folder: Path, dataset: str, found: dict[str, dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.experiment", description=__doc__)
     parser.add_argument("--minutes", default=MINUTES, help="of tuning, all models together (default: %(default)s)")
+    parser.add_argument("--preset", help="fit the recipes of experiments/presets/<preset>.yaml instead of tuning")
     parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
     source_options.add(parser)
     arguments = parser.parse_args(argv)
@@ -135,11 +147,16 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"WORKERS is {arguments.workers}; expected at least 1")
     folder = source_options.workspace_of(arguments) or workspace.make_simulated()
     prepare(folder)
+    found = {}
+    if arguments.preset:
+        take(folder, presets.read(arguments.preset))
     settings, env = params.load(folder / "params.yaml"), steps.environment()
     steps.step("data and features", "dvc", ["repro", "featurize"], folder, env)
-    tune(folder, settings, minutes, arguments.workers, env)
-    found = found_for(folder, list(settings.tune.spaces))
-    adopt(folder, found)
+    if not arguments.preset:
+        tune(folder, settings, minutes, arguments.workers, env)
+        found = found_for(folder, list(settings.tune.spaces))
+        take(folder, {label: one["recipe"] for label, one in found.items() if is_better(one)})
+        keep(folder, settings.dataset, f"make experiment MINUTES={arguments.minutes}")
     steps.pipeline(folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)
     steps.publish(folder, settings.dataset)

@@ -11,7 +11,17 @@ from pathlib import Path
 from command import UserError
 
 ENTRY = "serving.handler"
-OURS = ("command", "data", "features", "params", "model_params", "search_space", "segment_params", "serving", "training")
+OURS = (
+    "command",
+    "data",
+    "features",
+    "params",
+    "model_params",
+    "search_space",
+    "segment_params",
+    "serving",
+    "training",
+)
 # All that requirements-serving.lock gives our code. `ts` is the server's own package.
 AVAILABLE = frozenset({"numpy", "safetensors", "torch", "ts"})
 # Heavy, or of the training side: not even inside a function, where one call would load them.

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 import params
-from experiments import experiment, workspace
-from experiments.experiment import adopt, begun_at, chosen, left_for, prepare
+from command import UserError
+from experiments import experiment, presets, workspace
+from experiments.experiment import begun_at, chosen, is_better, left_for, prepare, take
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
 
@@ -43,18 +44,45 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     settings = params.load(folder / "params.yaml")
 
-    assert pipeline["vars"] == [{"models": list(RECIPES)}]
+    alone = [label for label in RECIPES if label != "hybrid"]
+    assert pipeline["vars"] == [{"models": alone}, {"hybrids": ["hybrid"]}, {"ranked": [*alone, "hybrid"]}]
     assert settings.tune.max_steps is None
     assert settings.dataset == folder.name == "simulated"
     assert "oracle" in pipeline["stages"], "the simulator's true preferences are known here too"
 
 
-def test_only_a_recipe_that_beats_the_default_is_taken(folder: Path) -> None:
-    adopt(folder, {"two_tower": found(0.3, 0.2, width=128), "neural_cf": found(0.2, 0.2, width=128)})
+def test_only_a_recipe_that_beats_the_default_is_better() -> None:
+    assert is_better(found(0.3, 0.2))
+    assert is_better(found(0.3, None)), "the default values fail"
+    assert not is_better(found(0.2, 0.2))
+
+
+def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "HOME", folder / "presets")
+    recipes = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
+    presets.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
+
+    take(folder, presets.read("mine"))
 
     taken = params.load(folder / "params.yaml").train.models
     assert taken["two_tower"].width == 128
     assert taken["neural_cf"].width == RECIPES["neural_cf"]["width"]
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "HOME", folder / "presets")
+    presets.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", {})
+
+    with pytest.raises(UserError, match="PRESET is 'yours'; experiments/presets holds mine"):
+        presets.read("yours")
+
+
+@pytest.mark.parametrize("path", sorted(presets.HOME.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
+    take(folder, presets.read(path.stem))
+
+    assert params.load(folder / "params.yaml")
+    assert set(yaml.safe_load(path.read_text())["found"]) == {"dataset", "split_id", "command", "commit", "date"}
 
 
 def test_what_was_chosen_is_told_with_its_gain() -> None:
