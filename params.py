@@ -94,6 +94,11 @@ class Tune(Section):
     spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
 
 
+class Experiment(Section):
+    max_steps: Count  # of every network that stops earlier in train.models
+    max_epochs: Count
+
+
 class Params(Section):
     dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     seed: Annotated[int, Field(ge=0)]
@@ -105,6 +110,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     tune: Tune
+    experiment: Experiment
     gate: Gate
 
     @model_validator(mode="after")

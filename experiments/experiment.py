@@ -25,10 +25,14 @@ PRESET = f"{TUNED}/preset.yaml"
 
 
 def prepare(folder: Path) -> None:
-    """Let a workspace run every model that train.models holds, and a trial as long as the model's own fit."""
+    """Let a workspace run every model that train.models holds, and its networks until validation stops them."""
     with workspace.edited(folder / "params.yaml") as settings, workspace.edited(folder / "dvc.yaml") as pipeline:
         settings["tune"]["max_steps"] = None
         models = settings["train"]["models"]
+        for model in models.values():
+            for cap in ("max_steps", "max_epochs"):
+                if cap in model:
+                    model[cap] = max(model[cap], settings["experiment"][cap])
         hybrids = [label for label, model in models.items() if "parts" in model]
         alone = [label for label in models if label not in hybrids]
         pipeline["vars"] = [{"models": alone}, {"hybrids": hybrids}, {"ranked": alone + hybrids}]

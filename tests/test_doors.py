@@ -26,7 +26,6 @@ WITHOUT_SECTION = {
     "audit": "checks promises that hold under any setting",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
     "demo": "runs the other verbs, each under its own section",
-    "experiment": "runs the other verbs, each under its own section",
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate"}

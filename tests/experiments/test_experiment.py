@@ -47,6 +47,8 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     alone = [label for label in RECIPES if label != "hybrid"]
     assert pipeline["vars"] == [{"models": alone}, {"hybrids": ["hybrid"]}, {"ranked": [*alone, "hybrid"]}]
     assert settings.tune.max_steps is None
+    assert settings.train.models["two_tower"].max_steps == settings.experiment.max_steps
+    assert settings.train.models["sasrec"].max_steps == RECIPES["sasrec"]["max_steps"], "it went further already"
     assert settings.dataset == folder.name == "simulated"
     assert "oracle" in pipeline["stages"], "the simulator's true preferences are known here too"
 
