@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from command import UserError
 from serving.descriptions import describe, of_model
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
-from training.tracking import experiment_of, tracking_uri
+from training.tracking import connected, experiment_of, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,9 +144,7 @@ def read(uri: str, name: str) -> str:
 def client() -> MlflowClient:
     """A client of the registry that this project tracks to."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri())
+    return connected()
 
 
 def _fetch(uri: str, into: Path, name: str) -> Path:

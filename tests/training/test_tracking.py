@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +164,17 @@ def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked:
 
     assert [entry.info.run_id for entry in found] == [run.info.run_id]
     assert view[2] in run.data.metrics
+
+
+@pytest.mark.slow
+def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
+    ask = "from training import tracking; c = tracking.connected(); print(tracking.experiment_of(c, 'both'))"
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", ask], cwd=params.ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [one.communicate(timeout=120)[0].strip() for one in both]
+
+    assert [one.returncode for one in both] == [0, 0]
+    assert told[0] == told[1]
