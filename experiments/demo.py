@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = source_options.workspace_of(parser.parse_args(argv)) or ROOT
     dataset = params.load(folder / "params.yaml").dataset
     env = steps.environment()
+    if folder != ROOT:
+        steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
     steps.step("tune (a few trials)", "experiments.tune", [], folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)

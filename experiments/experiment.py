@@ -10,7 +10,7 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import presets, source_options, steps, workspace
+from experiments import lineup, presets, source_options, steps, workspace
 from experiments.budget import minutes_of
 from experiments.study import name_of, open_study, seconds_since
 from experiments.study_record import values_text
@@ -26,16 +26,14 @@ PRESET = f"{TUNED}/preset.yaml"
 
 def prepare(folder: Path) -> None:
     """Let a workspace run every model that train.models holds, and its networks until validation stops them."""
-    with workspace.edited(folder / "params.yaml") as settings, workspace.edited(folder / "dvc.yaml") as pipeline:
+    with workspace.edited(folder / "params.yaml") as settings:
         settings["tune"]["max_steps"] = None
         models = settings["train"]["models"]
         for model in models.values():
             for cap in ("max_steps", "max_epochs"):
                 if cap in model:
                     model[cap] = max(model[cap], settings["experiment"][cap])
-        hybrids = [label for label, model in models.items() if "parts" in model]
-        alone = [label for label in models if label not in hybrids]
-        pipeline["vars"] = [{"models": alone}, {"hybrids": hybrids}, {"ranked": alone + hybrids}]
+    lineup.write(folder, list(models))
 
 
 def begun_at(folder: Path, minutes: float) -> float:
@@ -154,8 +152,9 @@ def main(argv: list[str] | None = None) -> int:
     found = {}
     if arguments.preset:
         take(folder, presets.read(arguments.preset))
-    settings, env = params.load(folder / "params.yaml"), steps.environment()
-    steps.step("data and features", "dvc", ["repro", "featurize"], folder, env)
+    env = steps.environment()
+    steps.data_and_features(folder, env)
+    settings = params.load(folder / "params.yaml")
     if not arguments.preset:
         tune(folder, settings, minutes, arguments.workers, env)
         found = found_for(folder, list(settings.tune.spaces))

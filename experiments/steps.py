@@ -12,6 +12,7 @@ from pathlib import Path
 
 import params
 from command import UserError
+from experiments import lineup
 from params import ROOT
 from training import provenance
 
@@ -45,6 +46,13 @@ def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[
     if code:
         raise UserError(f"{title} failed ({' '.join(command[1:])} ended with {code}); the reason stands above")
     print(f"=== {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def data_and_features(folder: Path, env: dict[str, str]) -> None:
+    """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
+    step("data and features", "dvc", ["repro", "featurize"], folder, env)
+    for reason in lineup.leave_out_what_is_too_large(folder):
+        print(f"=== {reason}", flush=True)
 
 
 def pipeline(folder: Path, env: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 import params
 from command import UserError
-from experiments import experiment, presets, workspace
+from experiments import experiment, lineup, presets, workspace
 from experiments.experiment import begun_at, chosen, is_better, left_for, prepare, take
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
@@ -51,6 +51,35 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     assert settings.train.models["sasrec"].max_steps == RECIPES["sasrec"]["max_steps"], "it went further already"
     assert settings.dataset == folder.name == "simulated"
     assert "oracle" in pipeline["stages"], "the simulator's true preferences are known here too"
+
+
+def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> None:
+    features = folder / "features/out/test"
+    features.mkdir(parents=True)
+    (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
+
+    reasons = lineup.leave_out_what_is_too_large(folder)
+
+    assert "ease is left out: 30,000 items exceed its max_items = 20,000" in reasons
+    assert params.load(folder / "params.yaml").train.models["hybrid"].parts == ["two_tower", "neural_cf"]
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    run = {name: labels for one in pipeline["vars"] for name, labels in one.items()}
+    assert not {"ease", "item_knn"} & set(run["ranked"])
+    assert "hybrid" in run["ranked"]
+    assert not [path for path in pipeline["stages"]["train-hybrid-test"]["deps"] if "/ease/" in path]
+
+
+def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
+    with workspace.edited(folder / "params.yaml") as settings:
+        settings["train"]["models"]["hybrid"]["parts"] = ["two_tower", "ease"]
+    features = folder / "features/out/test"
+    features.mkdir(parents=True)
+    (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
+
+    lineup.leave_out_what_is_too_large(folder)
+
+    assert "hybrid" not in params.load(folder / "params.yaml").train.models
+    assert not [name for name in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"] if "hybrid" in name]
 
 
 def test_only_a_recipe_that_beats_the_default_is_better() -> None:
