@@ -114,14 +114,16 @@ def _choice(found: dict) -> str:
     )
 
 
-def closing(folder: Path, dataset: str) -> str:
+def closing(folder: Path, dataset: str, tuned: bool) -> str:
     """Where everything lies, and what to do next."""
+    kept = f"{folder.relative_to(ROOT) / PRESET} experiments/presets/{dataset}.yaml"
+    keep_it = f"  cp {kept}      keep the recipes; PRESET={dataset} fits them again\n" if tuned else ""
     inside = folder.relative_to(ROOT)
     return (
         f"Products: {inside}; recipes and study plots: {inside / TUNED}; the gate's report: "
         f"{inside}/experiments/out/gate.html\n"
         f"Next:\n"
-        f"  cp {inside / PRESET} experiments/presets/{dataset}.yaml      keep the recipes; PRESET={dataset} fits them again\n"
+        f"{keep_it}"
         f"  experiments/results/{dataset}.md      the leaderboard\n"
         f"  make ui      every trial and fit in MLflow: experiment '{dataset}'\n"
         f"  .venv/bin/python -m serving.deploy --dataset {dataset}      serve what the gate promoted"
@@ -133,7 +135,7 @@ def report(folder: Path, dataset: str, found: dict[str, dict]) -> str:
     parts = [steps.leaderboard(dataset), steps.verdict(folder)]
     if found:
         parts.append(f"Chosen on validation, by the geometric mean of both targets' NDCG@10:\n{chosen(found)}")
-    return "\n\n".join(["", *parts, closing(folder, dataset)])
+    return "\n\n".join(["", *parts, closing(folder, dataset, bool(found))])
 
 
 @exits_cleanly
