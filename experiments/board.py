@@ -31,6 +31,7 @@ class Board:
         models: everything that can be deployed, by label.
         oracle: the simulator's best reachable, if there is one.
         registered: label of the model that the gate judges, and so registers; None where none is learned.
+        decay: label -> NDCG@10 of `next` by period after the cut.
     """
 
     dataset: str
@@ -38,13 +39,20 @@ class Board:
     oracle: Measured | None
     comparisons: list[dict[str, Any]]
     registered: str | None
+    decay: dict[str, list[dict[str, Any]]]
 
     @classmethod
-    def of(cls, measured: Sequence[Measured], comparisons: list[dict[str, Any]], registered: str | None) -> Board:
+    def of(
+        cls,
+        measured: Sequence[Measured],
+        comparisons: list[dict[str, Any]],
+        registered: str | None,
+        decay: dict[str, list[dict[str, Any]]] | None = None,
+    ) -> Board:
         """Sort the measured models into the board of their data set."""
         oracles = [one for one in measured if one.oracle]
         models = sorted((one for one in measured if not one.oracle), key=lambda one: one.label)
-        return cls(measured[0].dataset, models, oracles[0] if oracles else None, comparisons, registered)
+        return cls(measured[0].dataset, models, oracles[0] if oracles else None, comparisons, registered, decay or {})
 
     @property
     def best_peer(self) -> dict[str, str | None]:
@@ -94,6 +102,8 @@ def result(board: Board) -> dict[str, Any]:
         "models": {one.label: _model(one) for one in board.models},
         "comparisons": rounded(board.comparisons),
     }
+    if board.decay:
+        whole["decay"] = rounded(board.decay)
     if board.segments:
         whole["segments"] = board.segments
     if board.oracle is not None:  # not a model: nobody may pick it

@@ -16,12 +16,13 @@ import params
 from command import exits_cleanly
 from experiments.board import Board, result
 from experiments.comparison import best_on_validation, comparisons
+from experiments.decay import decay
 from experiments.leaderboard import markdown
 from experiments.measured import CompareError, Measured, read_metrics
 
 OUT = params.ROOT / "experiments" / "out"
 RESULTS = params.ROOT / "experiments" / "results"
-NEEDED = ["case_id", "user_id", "target", "history_length", "true_ranks"]  # the lists themselves are large
+NEEDED = ["case_id", "user_id", "target", "time", "history_length", "true_ranks"]  # the lists themselves are large
 
 
 def build(
@@ -56,7 +57,10 @@ def build(
         return tables(one.label)
 
     lines = comparisons(measured, frames, seed, resamples, pairs)
-    return Board.of(measured, lines, registered)
+    aged = {
+        one.label: decay(frames(one), seed, resamples) for one in measured if "next" in one.targets and not one.oracle
+    }
+    return Board.of(measured, lines, registered, aged)
 
 
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:

@@ -37,6 +37,8 @@ def page(board: Board) -> str:
         if by_segment := segment_rows(board, target):
             body += ["<p>NDCG@10 by segment (cases)</p>", _table(by_segment)]
         body += [_html(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
+        if target == "next" and board.decay:
+            body.append(_html(ageing(board)))
     meanings = "".join(
         f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items()
     )
@@ -85,6 +87,22 @@ def by_k(board: Board, target: str) -> go.Figure:
     figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "y": 1.15, "xanchor": "right"}])
     figure.update_xaxes(type="log", tickvals=list(KS), title="k")
     return _titled(board, figure, f"By length of the list, {target}", height=420)
+
+
+def ageing(board: Board, most: int = 6) -> go.Figure:
+    """NDCG@10 of `next` by day after the cut, for the leading models, the best peer and the registered one."""
+    ranked, figure = [one.label for one in board.ranked("next")], go.Figure()
+    named = {board.best_peer["next"], board.registered}
+    for label in [*ranked[:most], *(label for label in ranked[most:] if label in named)]:
+        periods = board.decay.get(label, [])
+        figure.add_scatter(
+            x=[(one["from_day"] + one["to_day"]) / 2 for one in periods], y=[one["mean"] for one in periods],
+            name=label, mode="lines+markers", error_y=_errors(periods),
+            text=[f"{one['cases']:,} cases of {one['users']:,} users" for one in periods],
+        )  # fmt: skip
+    figure.update_xaxes(title="days after the cut that all were fitted at")
+    figure.update_yaxes(rangemode="tozero")
+    return _titled(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next", height=440)
 
 
 def by_slice(board: Board, target: str, most: int = 6) -> go.Figure:

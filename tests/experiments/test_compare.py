@@ -81,7 +81,7 @@ def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
     assert set(result) == {
         "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_peer",
-        "models", "comparisons", "oracle",
+        "models", "comparisons", "oracle", "decay",
     }  # fmt: skip
     assert result["registered"] == "ours"
     assert result["seeds"] == [0, 1]
@@ -252,7 +252,7 @@ def test_every_figure_bears_its_as_of_time_and_definition(out, tmp_path):
             assert re.search(f"<dt><b>{name}</b>|- \\*\\*{name}\\*\\*:", shown), name
     titles = re.findall(r'"title":\{"text":"([^"]*)"', page)
     figures = [title for title in titles if "sub" in title]
-    assert len(figures) == 6  # three a target
+    assert len(figures) == 7  # three a target, and how models age
     assert all("as of 2026-05-01T00:00:00Z, commit c0ffee, split s1" in title for title in figures)
 
 
