@@ -56,11 +56,17 @@ def build(
     def frames(one: Measured) -> list[pd.DataFrame]:
         return tables(one.label)
 
-    lines = comparisons(measured, frames, seed, resamples, pairs)
+    lines = comparisons(measured, frames, seed, resamples, [*pairs, *with_parts(measured)])
     aged = {
         one.label: decay(frames(one), seed, resamples) for one in measured if "next" in one.targets and not one.oracle
     }
     return Board.of(measured, lines, registered, aged)
+
+
+def with_parts(measured: Sequence[Measured]) -> list[tuple[str, str]]:
+    """Every hybrid against each of its parts: a sum that is no better than one of them is not worth its cost."""
+    labels = {one.label for one in measured}
+    return [(one.label, part) for one in measured for part in one.params.get("parts", {}) if part in labels]
 
 
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:

@@ -104,6 +104,15 @@ def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_what
     assert best_on_validation([], "next", learned=True) is None
 
 
+def test_a_hybrid_is_compared_with_each_of_its_parts(out):
+    change(out, "ours", params={"parts": {"popularity": {}, "ease": {}, "not_measured": {}}})
+
+    found = {(one["model"], one["against"], one["target"]) for one in build(out).comparisons}
+
+    assert {("ours", part, target) for part in ("popularity", "ease") for target in ("window", "next")} <= found
+    assert not [pair for pair in found if pair[1] == "not_measured"]
+
+
 def test_a_learned_peer_is_measured_against_but_never_registered(out):
     change(out, "ease", learned=True, validation={"next": {"ndcg@10": 0.9}})
     board = build(out)
