@@ -88,7 +88,8 @@ class NeuralCF(Learned):
 class Hybrid(Section):
     name: Literal["hybrid"]
     parts: Annotated[list[str], Field(min_length=2)]  # labels of train.models
-    l2: Annotated[float, Field(ge=0)]  # pull of the weights towards equal shares
+    # Pull of the weights towards equal shares; the better on validation is kept.
+    l2: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
 
 ModelParams = Annotated[

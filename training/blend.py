@@ -5,47 +5,22 @@ Legend: P parts, Z circumstances, n cases, M candidates, N item rows.
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import params
-from features.sequences import Cases, batches
 from features.store import Features
-from features.vocabulary import PAD
 from training import validate
-from training.losses import MASKED
+from training.answers import Answers, gather
 from training.models.build import build
-from training.models.hybrid import Hybrid, circumstances
-from training.models.rank import exclude
+from training.models.hybrid import Hybrid
 from training.train import FitResult, sizes_of
 
-CANDIDATES = 200  # best of each part: what lies below them cannot reach the head of a list
 STEPS = 100
-
-
-@dataclass
-class Answers:
-    """What the parts say of the candidates of each case."""
-
-    scores: Tensor  # (P, n, M)
-    about: Tensor  # (n, Z) circumstances
-    true: Tensor  # (n, M) 1 or 0
-    absent: Tensor  # (n, M) bool: stands for nothing
-
-    def take(self, rows: np.ndarray) -> Answers:
-        return Answers(self.scores[:, rows], self.about[rows], self.true[rows], self.absent[rows])
-
-    def loss(self, weights: Tensor) -> Tensor:
-        """Mean, over the cases with a true item among the candidates, of the mean cross-entropy of those."""
-        blended = torch.einsum("pnm,np->nm", self.scores, self.about @ weights.T).masked_fill(self.absent, MASKED)
-        each = torch.logsumexp(blended, dim=1, keepdim=True) - blended
-        found = self.true.sum(dim=1)
-        return ((each * self.true).sum(dim=1) / found.clamp(min=1)).sum() / (found > 0).sum().clamp(min=1)
 
 
 def fit_hybrid(
@@ -74,10 +49,12 @@ def fit_hybrid(
             for target, every in validate.cases(features).items()
         }
         answers = {target: gather(model, features, every, settings.batch_cases) for target, every in cases.items()}
-        scores = _cross_fitted(model, features, cases, answers, settings.batch_cases, recipe["l2"])
-        weights = most_likely(model.equal_weights(), list(answers.values()), recipe["l2"])
+        users = {target: every.user for target, every in cases.items()}
+        l2, halves = _choose(model.equal_weights(), answers, users, recipe["l2"])
+        scores = _cross_fitted(model, features, cases, halves, settings.batch_cases)
+        weights = most_likely(model.equal_weights(), list(answers.values()), l2)
         model.set_weights(weights.tolist())
-        recipe = recipe | {"weights": weights.tolist()}
+        recipe = recipe | {"l2": l2, "weights": weights.tolist()}
     seconds = time.perf_counter() - begun + sum(part.seconds for part in fitted.values())
     return FitResult(model, recipe, seconds, scores, [])
 
@@ -103,54 +80,31 @@ def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
     return weights.detach()
 
 
-def _cross_fitted(model, features, cases, answers, size, l2) -> dict[str, float]:
+def _choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) -> tuple[float, list[Tensor]]:
+    """The l2 whose weights serve the users best that they were not found on, and its weights without each half."""
+    best: tuple[float, float, list[Tensor]] | None = None
+    for l2 in candidates:
+        halves, scores = [], {target: torch.zeros(len(every)) for target, every in users.items()}
+        for half in (0, 1):
+            others = [one.take(np.flatnonzero(users[target] % 2 != half)) for target, one in answers.items()]
+            halves.append(most_likely(start, others, l2))
+            for target, one in answers.items():
+                rows = np.flatnonzero(users[target] % 2 == half)
+                scores[target][rows] = one.take(rows).ndcg(halves[half])
+        score = math.prod(float(values.mean()) for values in scores.values())
+        if best is None or score > best[0]:
+            best = score, l2, halves
+    assert best is not None  # params.py wants at least one value
+    return best[1], best[2]
+
+
+def _cross_fitted(model, features, cases, halves, size) -> dict[str, float]:
     """Mean NDCG@10 by target, each case scored with weights that its user had no part in."""
     trends = features.trend_log()
     found = {target: np.zeros(len(every)) for target, every in cases.items()}
-    for half in (0, 1):
-        theirs = [one.take(np.flatnonzero(cases[target].user % 2 != half)) for target, one in answers.items()]
-        model.set_weights(most_likely(model.equal_weights(), theirs, l2).tolist())
+    for half, weights in enumerate(halves):
+        model.set_weights(weights.tolist())
         for target, every in cases.items():
             rows = np.flatnonzero(every.user % 2 == half)
             found[target][rows] = validate.ndcg(model, features, every.take(rows), trends, size)
     return {target: float(values.mean()) for target, values in found.items()}
-
-
-@torch.no_grad()
-def gather(model: Hybrid, features: Features, every: Cases, size: int) -> Answers:
-    """Each part's scores of the candidates: the first `CANDIDATES` of every part.
-
-    True items that no part has among its first count for nothing. Added, they would be the only candidates with
-    low scores, and the likelihood would turn the scores over to please them.
-    """
-    trends = features.trend_log()
-    at = validate.moments(every, features.description["refresh_minutes"])
-    found: list[tuple[np.ndarray, Answers]] = []
-    for rows, batch in batches(features.log, every, trends, model.channels, at, size, model.max_history):
-        scores = model.part_scores(batch)
-        pairs = validate.truth_pairs(every, rows)
-        true = torch.zeros(scores.shape[1:], dtype=torch.bool).index_put_((pairs[0], pairs[1]), torch.tensor(True))
-        wanted = torch.zeros_like(true)
-        for one in scores:
-            wanted.scatter_(1, exclude(one, batch.seen).topk(min(CANDIDATES, one.shape[1] - 1), dim=1).indices, True)
-        wanted[batch.seen[0], batch.seen[1]] = False
-        wanted[:, PAD] = False
-        order = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(dim=1).max())]
-        true &= wanted
-        picked = scores.gather(2, order.expand(len(scores), -1, -1))
-        shown = Answers(picked, circumstances(batch), true.gather(1, order).float(), ~wanted.gather(1, order))
-        found.append((rows, shown))
-    return _joined(found)
-
-
-def _joined(found: list[tuple[np.ndarray, Answers]]) -> Answers:
-    """The batches as one, padded to the widest, in the order of the cases."""
-    widest = max(one.scores.shape[2] for _, one in found)
-    back = np.argsort(np.concatenate([rows for rows, _ in found]))
-
-    def joined(name: str, dim: int, value: float) -> Tensor:
-        parts = [getattr(one, name) for _, one in found]
-        return torch.cat([functional.pad(part, (0, widest - part.shape[-1]), value=value) for part in parts], dim=dim)
-
-    about = torch.cat([one.about for _, one in found])
-    return Answers(joined("scores", 1, 0), about, joined("true", 0, 0), joined("absent", 0, True)).take(back)

@@ -9,15 +9,16 @@ import torch
 from features.encode import Batch
 from features.sequences import batches
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training import blend, validate
-from training.blend import Answers, most_likely
+from training import answers, validate
+from training.answers import Answers
+from training.blend import most_likely
 from training.models.base import Model
 from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances
 from training.train import fit
 
 FEATURES = checkerboard()
 PARTS = {"popularity": recipe("popularity"), "item_knn": recipe("item_knn")}
-RECIPE = {"name": "hybrid", "parts": PARTS, "l2": 0.001}
+RECIPE = {"name": "hybrid", "parts": PARTS, "l2": [0.001]}
 
 
 def drawn(scores: torch.Tensor, about: torch.Tensor, right: torch.Tensor) -> Answers:
@@ -25,7 +26,7 @@ def drawn(scores: torch.Tensor, about: torch.Tensor, right: torch.Tensor) -> Ans
     generator = torch.Generator().manual_seed(1)
     shares = torch.softmax(scores[right, torch.arange(len(right))], dim=1)
     true = torch.zeros_like(shares).scatter_(1, torch.multinomial(shares, 1, generator=generator), 1)
-    return Answers(scores, about, true, torch.zeros(shares.shape, dtype=torch.bool))
+    return Answers(scores, about, true, torch.zeros(shares.shape, dtype=torch.bool), torch.ones(len(right)))
 
 
 def first_batch(model: Model) -> Batch:
@@ -65,7 +66,7 @@ def test_scores_are_the_weighted_sum_of_what_the_parts_say_alone() -> None:
 
 
 def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blend, "CANDIDATES", 3)
+    monkeypatch.setattr(answers, "CANDIDATES", 3)
     fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
     assert isinstance(fitted.model, Hybrid)
     batch = first_batch(fitted.model)
@@ -85,3 +86,21 @@ def test_at_the_test_cut_the_weights_are_those_that_validation_gave() -> None:
     assert isinstance(followed.model, Hybrid)
     np.testing.assert_allclose(followed.model.weights.numpy(), found.recipe["weights"], rtol=1e-6)
     assert followed.validation == {}
+
+
+def test_the_candidates_give_the_ndcg_of_the_whole_catalogue() -> None:
+    fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
+    model = fitted.model
+    assert isinstance(model, Hybrid)
+    trends = FEATURES.trend_log()
+
+    for every in validate.cases(FEATURES).values():
+        said = answers.gather(model, FEATURES, every, 64)
+        whole = validate.ndcg(model, FEATURES, every, trends, 64)
+        np.testing.assert_allclose(said.ndcg(model.weights).numpy(), whole, atol=1e-6)
+
+
+def test_of_several_pulls_one_is_kept_in_the_recipe() -> None:
+    found = fit(RECIPE | {"l2": [1e6, 0.001]}, FEATURES, train_settings(), seed=0)
+
+    assert found.recipe["l2"] == 0.001  # equal shares of counts and of similarities serve nobody
