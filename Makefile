@@ -22,14 +22,15 @@ $(STAMP): requirements.lock .ci/install
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-# The data that demo and experiment are to run on.
-demo experiment: export GIVEN_SOURCE = $(call given,SOURCE)
-demo experiment: export GIVEN_USERS = $(call given,USERS)
-demo experiment: export GIVEN_ITEMS = $(call given,ITEMS)
-demo experiment: export GIVEN_COLUMNS = $(call given,COLUMNS)
-demo experiment: export GIVEN_NAME = $(call given,NAME)
+# The data that demo, experiment and bench-training are to run on.
+ON_DATA := demo experiment bench-training
+$(ON_DATA): export GIVEN_SOURCE = $(call given,SOURCE)
+$(ON_DATA): export GIVEN_USERS = $(call given,USERS)
+$(ON_DATA): export GIVEN_ITEMS = $(call given,ITEMS)
+$(ON_DATA): export GIVEN_COLUMNS = $(call given,COLUMNS)
+$(ON_DATA): export GIVEN_NAME = $(call given,NAME)
 DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$GIVEN_USERS"} \
   $${GIVEN_ITEMS:+--items "$$GIVEN_ITEMS"} $${GIVEN_COLUMNS:+--columns "$$GIVEN_COLUMNS"} \
   $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
@@ -82,6 +83,10 @@ bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 
+.PHONY: bench-training
+bench-training: $(STAMP) ## our training beside RecTools' SASRec: SOURCE=... as for demo; installs it on first use
+	@$(PY) -m benchmarks.training $(DATA)
+
 .PHONY: lock
 lock: $(STAMP) ## write the lock files anew from pyproject.toml
 	@$(PY) .ci/lock.py
@@ -93,5 +98,5 @@ clean: stop ## remove every product; .venv and DVC's cache stay
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean ## clean, and remove .venv and DVC's cache too
-	@rm -rf .venv .venv.lock .dvc/cache .dvc/tmp
+distclean: clean ## clean, and remove .venv, the benchmark's RecTools and DVC's cache too
+	@rm -rf .venv .venv.lock benchmarks/out .dvc/cache .dvc/tmp
