@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     pairs = [(model, against) for model, against in args.pair]
     measured = read_metrics(args.out / "metrics", args.dataset)
-    registered = args.registered or best_on_validation(measured, settings.gate.primary, learned=True)
+    registered = args.registered or best_on_validation(measured, learned=True)
     board = build(args.dataset, settings.seed, settings.evaluate.resamples, args.out, registered, pairs)
     paths = write(board, args.out, args.results)
     print(f"compared {len(board.models)} models of {board.dataset}: {', '.join(map(str, paths))}")

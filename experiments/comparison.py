@@ -3,6 +3,7 @@ resamples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,19 +29,23 @@ def best_peer(measured: Sequence[Measured], target: str) -> str | None:
     return min(peers, key=lambda one: (-one.entry(target, PRIMARY)["mean"], one.label)).label if peers else None
 
 
-def best_on_validation(measured: Sequence[Measured], target: str, learned: bool) -> str | None:
-    """Label of the learned (or counted) model with the best validation NDCG@10; the test window has no say.
+def best_on_validation(measured: Sequence[Measured], learned: bool) -> str | None:
+    """Label of the learned (or counted) model that is best on validation; the test window has no say.
 
-    This is how the gate's candidate and the first champion are chosen. A learned peer is neither.
+    Best is the highest geometric mean of the targets' NDCG@10, as in early stopping and tuning: what goes live has
+    to serve both. This is how the gate's candidate and the first champion are chosen. A learned peer is neither.
     """
     kind = [
         one
         for one in measured
-        if one.learned == learned and not (one.learned and one.peer) and not one.oracle and target in one.validation
+        if one.learned == learned and not (one.learned and one.peer) and not one.oracle and one.validation
     ]
-    if not kind:
-        return None
-    return max(kind, key=lambda one: (point(one.validation[target][PRIMARY]) or 0.0, one.label)).label
+    return max(kind, key=lambda one: (_on_validation(one), one.label)).label if kind else None
+
+
+def _on_validation(one: Measured) -> float:
+    """Orders as the geometric mean does, for models that were validated on the same targets."""
+    return math.prod(point(found[PRIMARY]) or 0.0 for found in one.validation.values())
 
 
 def comparisons(

@@ -31,11 +31,11 @@ ARTIFACTS = Path("serving/out/artifacts")
 OUT = Path("experiments/out")
 
 
-def chosen(settings: params.Params, learned: bool, primary: str) -> str | None:
-    """The label with the best validation NDCG@10 on the primary target; the test window has no say."""
+def chosen(settings: params.Params, learned: bool) -> str | None:
+    """The label that is best on validation, on both targets; the test window has no say."""
     measured = read_metrics(OUT / "metrics", settings.dataset)
     kept = [one for one in measured if one.label in settings.train.models]
-    return best_on_validation(kept, primary, learned)
+    return best_on_validation(kept, learned)
 
 
 def register(dataset: str, label: str) -> str:
@@ -123,11 +123,11 @@ def run(settings: params.Params, label: str | None) -> list[dict]:
     """The reports of this run: the first champion's where there was none, then the candidate's."""
     reports = []
     if registry.aliased(settings.dataset, registry.CHAMPION) is None:
-        baseline = chosen(settings, False, settings.gate.primary)
+        baseline = chosen(settings, False)
         if baseline is None:
             raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")
         reports.append(first_champion(settings, baseline))
-    label = label or chosen(settings, True, settings.gate.primary)
+    label = label or chosen(settings, True)
     if label is not None:
         reports.append(judge(settings, label))
     return reports

@@ -99,9 +99,22 @@ def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_what
     change(out, "popularity", **worst, validation={"next": {"ndcg@10": 0.9}})
     measured = read_metrics(out / "metrics", "made")
 
-    assert best_on_validation(measured, "next", learned=True) == "popularity"
-    assert best_on_validation(measured, "next", learned=False) == "ease"
-    assert best_on_validation([], "next", learned=True) is None
+    assert best_on_validation(measured, learned=True) == "popularity"
+    assert best_on_validation(measured, learned=False) == "ease"
+    assert best_on_validation([], learned=True) is None
+
+
+def test_neither_target_can_be_bought_with_the_other(out):
+    change(
+        out,
+        "ease",
+        learned=True,
+        peer=False,
+        validation={t: {"ndcg@10": v} for t, v in (("next", 0.31), ("window", 0.1))},
+    )
+    change(out, "ours", validation={t: {"ndcg@10": v} for t, v in (("next", 0.30), ("window", 0.2))})
+
+    assert best_on_validation(read_metrics(out / "metrics", "made"), learned=True) == "ours"
 
 
 def test_a_hybrid_is_compared_with_each_of_its_parts(out):
@@ -117,8 +130,8 @@ def test_a_learned_peer_is_measured_against_but_never_registered(out):
     change(out, "ease", learned=True, validation={"next": {"ndcg@10": 0.9}})
     board = build(out)
 
-    assert best_on_validation(board.models, "next", learned=True) == "ours"
-    assert best_on_validation(board.models, "next", learned=False) == "popularity"
+    assert best_on_validation(board.models, learned=True) == "ours"
+    assert best_on_validation(board.models, learned=False) == "popularity"
     assert board.best_peer["next"] == "ease"
     assert {(one["model"], one["against"]) for one in board.comparisons} == {("ours", "ease")}
 
