@@ -6,7 +6,7 @@ import copy
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import losses
 from training.datamodule import TrainBatch
@@ -100,22 +100,28 @@ class TrainModule(pl.LightningModule):
         return (losses.binary_cross_entropy(positive, negatives) * batch.weight).sum()
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self._groups(), lr=self.params["learning_rate"])
+        groups = parameter_groups(self.model, self.params["weight_decay"])
+        optimizer = torch.optim.AdamW(groups, lr=self.params["learning_rate"])
         warm_up = self.params["warm_up_steps"]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _groups(self) -> list[dict]:
-        """Matrices decay; biases and norms do not."""
-        parameters = list(self.model.parameters())
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.params["weight_decay"]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-
     def on_train_batch_end(self, *_) -> None:
-        step = self.global_step
-        decay = min(self.params["average_decay"], step / (step + 10))  # early weights are soon forgotten
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+        move_average(self.average, self.model, self.global_step, self.params["average_decay"])
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices decay; biases and norms do not."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, step: int, most: float) -> None:
+    """Move `average` towards the weights after `step` steps; `most` is the share of itself that it ever keeps."""
+    decay = min(most, step / (step + 10))  # early weights are soon forgotten
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)

@@ -31,6 +31,14 @@ def test_pairs_score_as_in_the_whole_catalogue() -> None:
     torch.testing.assert_close(model.score_pairs(query, question, candidates), expected)
 
 
+def test_some_rows_match_as_among_all() -> None:
+    model, _ = made()
+    user = torch.randn(3, 16)
+    rows = torch.tensor([7, 1, 30])
+
+    torch.testing.assert_close(model.match(user, rows), model.match(user)[:, rows])
+
+
 def test_chunks_do_not_change_scores(monkeypatch) -> None:
     model, windows = made()
     query = next(iter(windows)).query

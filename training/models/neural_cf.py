@@ -79,10 +79,13 @@ class NeuralCF(LearnedModel):
 
     def score_all(self, query: Query) -> Tensor:
         user = self.user(query)
-        item = self.items(self.content)
-        scores = torch.addmm(self.item_bias.weight[:, 0], self.factor(user), item.T)
-        scores = scores + self._deep_all(self.user_hidden(user), self.item_hidden(item))
-        return add_trends(scores, self.trend_weights(user), query.trends, query.moment)
+        return add_trends(self.match(user), self.trend_weights(user), query.trends, query.moment)
+
+    def match(self, user: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(Q, M) scores without the trends: all that users (Q, D) and the items of these (M,) rows give."""
+        item = self.items(self.content)[rows]
+        scores = torch.addmm(self.item_bias.weight[rows, 0], self.factor(user), item.T)
+        return scores + self._deep_all(self.user_hidden(user), self.item_hidden(item))
 
     def score_pairs(self, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
         """(P, M) scores of each target's own candidates.
@@ -92,13 +95,17 @@ class NeuralCF(LearnedModel):
             candidates: (P, M) item rows.
         """
         user = self.user(query)
+        trends = pair_trends(self.trend_weights(user)[question], query.trends, query.moment[question], candidates)
+        return self.match_pairs(user, question, candidates) + trends
+
+    def match_pairs(self, user: Tensor, question: Tensor, candidates: Tensor) -> Tensor:
+        """(P, M) as `match`, of each target's own candidates: rows (P,) of the users, (P, M) item rows."""
         item = self.items(self.content)
         chosen = functional.embedding(candidates, item)
         flat = torch.einsum("pmd,pd->pm", chosen, self.factor(user)[question])
         hidden = functional.embedding(candidates, self.item_hidden(item))
         deep = self._deep(self.user_hidden(user)[question][:, None] + hidden)
-        trends = pair_trends(self.trend_weights(user)[question], query.trends, query.moment[question], candidates)
-        return flat + deep + self.item_bias(candidates).squeeze(-1) + trends
+        return flat + deep + self.item_bias(candidates).squeeze(-1)
 
     def _deep(self, hidden: Tensor) -> Tensor:
         return self.tail(hidden).squeeze(-1)
