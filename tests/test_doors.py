@@ -35,6 +35,7 @@ READS = {"package": "serving.handler"}
 NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
     "data.simulate": "writes the simulated platform alone, for a look at it",
+    "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
     "serving.ask": "puts one request to the endpoint, for a person to look at",
     "serving.server": "starts and stops TorchServe on this machine",
 }
