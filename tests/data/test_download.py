@@ -162,6 +162,11 @@ def test_a_server_that_has_or_says_nothing_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def heeding_interrupts() -> None:
+    """What a shell runs in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_one_killed_midway_leaves_nothing_half_and_the_next_begins_anew(
     tmp_path: Path, serve: Serve, how: signal.Signals
@@ -169,7 +174,10 @@ def test_one_killed_midway_leaves_nothing_half_and_the_next_begins_anew(
     release = threading.Event()
     url = serve(archive(FILES), sent=60, stall=release)
     command = [sys.executable, "-m", "data.download", "ml-100k", "--to", str(tmp_path), "--base-url", url]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"NO_PROXY": "127.0.0.1"}, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"NO_PROXY": "127.0.0.1"}, stderr=subprocess.PIPE,
+        preexec_fn=heeding_interrupts,
+    )  # fmt: skip
     part = tmp_path / ".ml-100k.partial" / ".ml-100k.zip"
     deadline = time.monotonic() + 60
     while not part.exists() and time.monotonic() < deadline:
