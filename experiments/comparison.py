@@ -3,7 +3,6 @@ resamples."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ from experiments.bootstrap import paired
 from experiments.cases import TARGETS, align, same_cases, true_ranks
 from experiments.measure import HEADLINE, number
 from experiments.measured import CompareError, Measured, must_share_split, point
-from training.metrics import accuracy
+from training.metrics import accuracy, geometric_mean
 
 PRIMARY = f"ndcg@{HEADLINE}"
 STALE = 1e-9  # a stored mean further than this from the same mean of the rankings: one of the files is old
@@ -44,8 +43,7 @@ def best_on_validation(measured: Sequence[Measured], learned: bool) -> str | Non
 
 
 def _on_validation(one: Measured) -> float:
-    """Orders as the geometric mean does, for models that were validated on the same targets."""
-    return math.prod(point(found[PRIMARY]) or 0.0 for found in one.validation.values())
+    return geometric_mean(point(found[PRIMARY]) or 0.0 for found in one.validation.values())
 
 
 def comparisons(

@@ -116,9 +116,9 @@ def _choice(found: dict) -> str:
 
 def closing(folder: Path, dataset: str, tuned: bool) -> str:
     """Where everything lies, and what to do next."""
-    kept = f"{folder.relative_to(ROOT) / PRESET} experiments/presets/{dataset}.yaml"
-    keep_it = f"  cp {kept}      keep the recipes; PRESET={dataset} fits them again\n" if tuned else ""
     inside = folder.relative_to(ROOT)
+    kept = f"{inside / PRESET} experiments/presets/{dataset}.yaml"
+    keep_it = f"  cp {kept}      keep the recipes; PRESET={dataset} fits them again\n" if tuned else ""
     return (
         f"Products: {inside}; recipes and study plots: {inside / TUNED}; the gate's report: "
         f"{inside}/experiments/out/gate.html\n"

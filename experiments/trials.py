@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import search_space
 from experiments import study_record
 from experiments.study import DEFAULTS, suggest, this_process
 from features.store import Features
+from training.metrics import geometric_mean
 from training.train import FitError, fit
 
 
@@ -73,7 +73,7 @@ def _try(trial, search: Search, deadline: float) -> float:
 
         result = fit(tried, search.features, settings.train, settings.seed, on_epoch)
         run.log_fit(result)
-        score = objective_of(result.validation)
+        score = geometric_mean(result.validation.values())
         run.log_metrics({"objective": score})
     trial.set_user_attr("recipe", recipe)
     trial.set_user_attr("validation", result.validation)
@@ -92,16 +92,11 @@ def recipe_with(values: dict, model) -> dict:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 
 
-def objective_of(validation: dict[str, float]) -> float:
-    """Geometric mean of both targets' NDCG@10: neither can be bought with the other."""
-    return math.exp(sum(math.log(value + 1e-6) for value in validation.values()) / len(validation))
-
-
 def report(trial, row: dict) -> None:
     """Tell the study how the trial does at this epoch."""
     scores = {name: value for name, value in row.items() if name.startswith("valid/")}
     if scores:
-        trial.report(objective_of(scores), row["epoch"])
+        trial.report(geometric_mean(scores.values()), row["epoch"])
 
 
 def prune(trial, row: dict) -> None:

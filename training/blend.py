@@ -5,7 +5,6 @@ Legend: P parts, Z circumstances, n cases, M candidates, N item rows.
 
 from __future__ import annotations
 
-import math
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ import params
 from features.store import Features
 from training import validate
 from training.answers import Answers, gather
+from training.metrics import geometric_mean
 from training.models.build import build
 from training.models.hybrid import Hybrid
 from training.train import FitResult, sizes_of
@@ -91,7 +91,7 @@ def _choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) 
             for target, one in answers.items():
                 rows = np.flatnonzero(users[target] % 2 == half)
                 scores[target][rows] = one.take(rows).ndcg(halves[half])
-        score = math.prod(float(values.mean()) for values in scores.values())
+        score = geometric_mean(float(values.mean()) for values in scores.values())
         if best is None or score > best[0]:
             best = score, l2, halves
     assert best is not None  # params.py wants at least one value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 import warnings
@@ -19,6 +18,7 @@ from features.store import Features
 from training import validate
 from training.checkpoint import Checkpoint
 from training.datamodule import TrainData, Windows
+from training.metrics import geometric_mean
 from training.models.base import ModelError
 from training.models.build import build
 from training.models.learned import LearnedModel
@@ -95,11 +95,6 @@ class Validation(Curve):
         super().load_state_dict(state)
         for name in self.KEPT:
             setattr(self, name, state[name])
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Of scores that are not negative; 0 where any is, so an epsilon keeps the others telling."""
-    return math.exp(sum(math.log(value + 1e-6) for value in values) / len(values))
 
 
 def fit_learned(

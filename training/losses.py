@@ -17,7 +17,7 @@ MASKED = -1e9  # not -inf: a row may be masked whole, and inf - inf is not a num
 
 
 def full_softmax(scores: Tensor, masked: Tensor, question: Tensor, item: Tensor) -> Tensor:
-    """(P,) cross-entropy over the whole catalogue.
+    """(P,) cross-entropy over the whole catalogue: the plain form, to which `factored_softmax` and the rest are held.
 
     Args:
         scores: (Q, N).

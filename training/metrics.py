@@ -8,7 +8,8 @@ returns one value per case, (C,) float64; NaN marks a case without a true item, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,3 +115,13 @@ def _defined(values: np.ndarray, truth: TrueRanks) -> np.ndarray:
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Of one metric on several targets: one percent of either counts the same, whatever their levels.
+
+    What is chosen is chosen by it: the epoch, the trial, a hybrid's weights, the gate's candidate. A value of 0
+    counts as 1e-6, so that the others keep telling.
+    """
+    logs = [math.log(value + 1e-6) for value in values]
+    return math.exp(sum(logs) / len(logs))

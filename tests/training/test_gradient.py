@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training.gradient import fit_learned, geometric_mean
+from training.gradient import fit_learned
+from training.metrics import geometric_mean
 from training.models.base import ModelError
 from training.train import validation_scores
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from features.encode import Batch
 from training.models.base import Model, ModelError, Sizes
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
+from training.models.trend_term import add_trends
 
 
 class Factors(NamedTuple):
@@ -52,10 +53,11 @@ class LearnedModel(Model):
 
     def score_all(self, query: Query) -> Tensor:
         """(Q, N) scores of the whole catalogue; column PAD means nothing."""
-        raise NotImplementedError
+        user, item, bias, weights = self.factors(query)
+        return add_trends(torch.addmm(bias, user, item.T), weights, query.trends, query.moment)
 
     def factors(self, query: Query) -> Factors:
-        """The scores of the whole catalogue as products; what the loss `full_softmax` asks."""
+        """The scores of the whole catalogue as products, of a model whose scores are; the loss `full_softmax` asks them."""
         raise NotImplementedError
 
     def score_shared(self, query: Query, candidates: Tensor) -> Tensor:

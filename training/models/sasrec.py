@@ -16,7 +16,6 @@ from training.models.base import Sizes
 from training.models.history_encoder import CausalBlock
 from training.models.learned import Factors, LearnedModel
 from training.models.query import Query
-from training.models.trend_term import add_trends
 
 
 class SASRec(LearnedModel):
@@ -67,7 +66,3 @@ class SASRec(LearnedModel):
         empty = (query.position == 0)[:, None]
         items = self.items.weight
         return Factors(states.masked_fill(empty, 0), items, items.new_zeros(len(items)), empty.to(items.dtype))
-
-    def score_all(self, query: Query) -> Tensor:
-        user, item, _, weights = self.factors(query)
-        return add_trends(user @ item.T, weights, query.trends, query.moment)

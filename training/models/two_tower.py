@@ -49,10 +49,6 @@ class TwoTower(LearnedModel):
         asked = self.norm(asked + self.mix(asked))
         return Factors(asked, item_vectors, self.item_bias, self.trend_weights(asked))
 
-    def score_all(self, query: Query) -> Tensor:
-        user, item, bias, weights = self.factors(query)
-        return add_trends(torch.addmm(bias, user, item.T), weights, query.trends, query.moment)
-
     def score_shared(self, query: Query, candidates: Tensor) -> Tensor:
         """(Q, M) scores of the same (M,) candidate items for every question."""
         user, item, bias, weights = self.factors(query)
