@@ -50,7 +50,7 @@ def fit_hybrid(
         }
         answers = {target: gather(model, features, every, settings.batch_cases) for target, every in cases.items()}
         users = {target: every.user for target, every in cases.items()}
-        l2, halves = _choose(model.equal_weights(), answers, users, recipe["l2"])
+        l2, halves = choose(model.equal_weights(), answers, users, recipe["l2"])
         scores = _cross_fitted(model, features, cases, halves, settings.batch_cases)
         weights = most_likely(model.equal_weights(), list(answers.values()), l2)
         model.set_weights(weights.tolist())
@@ -80,7 +80,7 @@ def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
     return weights.detach()
 
 
-def _choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) -> tuple[float, list[Tensor]]:
+def choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) -> tuple[float, list[Tensor]]:
     """The l2 whose weights serve the users best that they were not found on, and its weights without each half."""
     best: tuple[float, float, list[Tensor]] | None = None
     for l2 in candidates:

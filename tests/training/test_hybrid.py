@@ -11,7 +11,7 @@ from features.sequences import batches
 from tests.training.made_features import checkerboard, recipe, train_settings
 from training import answers, validate
 from training.answers import Answers
-from training.blend import most_likely
+from training.blend import choose, most_likely
 from training.models.base import Model
 from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances
 from training.train import fit
@@ -74,6 +74,8 @@ def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypa
     weights = circumstances(batch) @ fitted.model.weights.T
 
     assert (weights[:, 1] > 0).all()  # item-kNN knows the checkerboard
+    said = answers.gather(fitted.model, FEATURES, validate.cases(FEATURES)["next"], 64)
+    assert not said.true[said.absent].any(), "a true item that is no candidate has no score to be likely by"
 
 
 def test_at_the_test_cut_the_weights_are_those_that_validation_gave() -> None:
@@ -104,3 +106,16 @@ def test_of_several_pulls_one_is_kept_in_the_recipe() -> None:
     found = fit(RECIPE | {"l2": [1e6, 0.001]}, FEATURES, train_settings(), seed=0)
 
     assert found.recipe["l2"] == 0.001  # equal shares of counts and of similarities serve nobody
+
+
+def test_a_user_is_scored_with_weights_that_others_gave() -> None:
+    scores = 2 * torch.randn(2, 4000, 12, generator=torch.Generator().manual_seed(0))
+    user = np.arange(4000)
+    about = torch.zeros(4000, CIRCUMSTANCES)
+    about[:, 0] = 1
+    said = drawn(scores, about, torch.from_numpy(user % 2))  # part 0 is right for even users, part 1 for odd ones
+
+    _, (for_even, for_odd) = choose(torch.zeros(2, CIRCUMSTANCES), {"next": said}, {"next": user}, [0.0])
+
+    torch.testing.assert_close(for_even[:, 0], torch.tensor([0.0, 1.0]), atol=0.08, rtol=0)
+    torch.testing.assert_close(for_odd[:, 0], torch.tensor([1.0, 0.0]), atol=0.08, rtol=0)
