@@ -74,7 +74,7 @@ class SASRec(Learned):
 class TwoTower(Learned):
     name: Literal["two_tower"]
     blocks: Count
-    loss: Literal["full_softmax", "in_batch"]
+    loss: Literal["full_softmax", "in_batch", "in_batch_uncorrected"]
 
 
 class NeuralCF(Learned):
@@ -88,6 +88,7 @@ class NeuralCF(Learned):
 class Hybrid(Section):
     name: Literal["hybrid"]
     parts: Annotated[list[str], Field(min_length=2)]  # labels of train.models
+    retrieve: Count | None  # the others rank only so many that the first part retrieves; null: the whole catalogue
     # Pull of the weights towards equal shares; the better on validation is kept.
     l2: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 

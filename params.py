@@ -60,6 +60,7 @@ class Featurize(Section):
 
 
 class Train(Section):
+    seed: Annotated[int, Field(ge=0)]
     early_stopping_cases: Count
     validation_cases: Count
     batch_cases: Count
@@ -95,6 +96,7 @@ class Tune(Section):
 
 
 class Experiment(Section):
+    counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
     max_epochs: Count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.measured import CompareError, Measured, must_share_split, point
 from training.metrics import accuracy, geometric_mean
 
 PRIMARY = f"ndcg@{HEADLINE}"
+FOUND = ("best_steps", "train_events", "weights")  # parameters of a recipe that a fit adds
 STALE = 1e-9  # a stored mean further than this from the same mean of the rankings: one of the files is old
 
 Frames = Callable[[Measured], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
@@ -39,10 +41,11 @@ def best_on_validation(measured: Sequence[Measured], learned: bool) -> str | Non
         for one in measured
         if one.learned == learned and not (one.learned and one.peer) and not one.oracle and one.validation
     ]
-    return max(kind, key=lambda one: (_on_validation(one), one.label)).label if kind else None
+    return max(kind, key=lambda one: (on_validation(one), one.label)).label if kind else None
 
 
-def _on_validation(one: Measured) -> float:
+def on_validation(one: Measured) -> float:
+    """Geometric mean of the targets' NDCG@10 on validation."""
     return geometric_mean(point(found[PRIMARY]) or 0.0 for found in one.validation.values())
 
 
@@ -55,6 +58,8 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Every learned model of ours against the best peer of each target, and each further (model, against) pair.
 
+    Two learned models whose parameters differ in one value are such a pair: that value is what is being tried.
+
     Raises:
         CompareError: a pair names an unknown label, or two models do not share split and cases.
     """
@@ -66,11 +71,26 @@ def comparisons(
         peer = best_peer(measured, target)
         ours = [one.label for one in measured if one.learned and not one.peer and not one.oracle]
         wanted = [(label, peer) for label in ours if peer is not None]
-        for model, against in dict.fromkeys([*wanted, *pairs]):
+        for model, against in dict.fromkeys([*wanted, *pairs, *ablations(measured)]):
             one, other = by_label[model], by_label[against or ""]
             if target in one.targets and target in other.targets:
                 found.append(compare_pair(one, other, frames, target, seed, resamples))
     return found
+
+
+def ablations(measured: Sequence[Measured]) -> list[tuple[str, str]]:
+    """Pairs of learned models that differ in one parameter, in the order of their labels."""
+    learned = [one for one in measured if one.learned and not one.oracle]
+    return [
+        (one.label, other.label)
+        for one, other in combinations(learned, 2)
+        if one.model == other.model and len(_asked(one).items() ^ _asked(other).items()) == 2
+    ]
+
+
+def _asked(one: Measured) -> dict[str, str]:
+    """The parameters that were asked for, without what the fit found."""
+    return {name: repr(value) for name, value in one.params.items() if name not in FOUND}
 
 
 def compare_pair(

@@ -138,7 +138,7 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
         "commit": provenance.commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": command,
-        "seeds": [settings.seed],
+        "seeds": [settings.train.seed],
     }
 
 

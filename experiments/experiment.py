@@ -5,27 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import lineup, presets, source_options, steps, workspace
+from experiments import lineup, presets, seeds, source_options, steps, workspace
 from experiments.budget import minutes_of
-from experiments.study import name_of, open_study, seconds_since
+from experiments.shares import NOTE, TUNED, tune
 from experiments.study_record import values_text
-from experiments.study_storage import url_of
 from features import store
 from params import ROOT
 
 MINUTES = "30"
-NOTE = "experiments/out/experiment.json"  # of an experiment that has not come to its end
-TUNED = "experiments/out/tuned"
 PRESET = f"{TUNED}/preset.yaml"
 
 
-def prepare(folder: Path) -> None:
-    """Let a workspace run every model that train.models holds, and its networks until validation stops them."""
+def prepare(folder: Path, presets_given: Sequence[str] = ()) -> None:
+    """Let a workspace run every model that train.models and presets hold, networks until validation stops them.
+
+    A preset says itself how far its networks go.
+    """
     with workspace.edited(folder / "params.yaml") as settings:
         settings["tune"]["max_steps"] = None
         models = settings["train"]["models"]
@@ -33,43 +33,9 @@ def prepare(folder: Path) -> None:
             for cap in ("max_steps", "max_epochs"):
                 if cap in model:
                     model[cap] = max(model[cap], settings["experiment"][cap])
+        for name in presets_given:
+            models |= presets.read(name)
     lineup.write(folder, list(models))
-
-
-def begun_at(folder: Path, minutes: float) -> float:
-    """When this experiment began, in seconds since 1970: now, or earlier where it was interrupted and goes on."""
-    note = folder / NOTE
-    if note.exists() and (found := json.loads(note.read_text()))["minutes"] == minutes:
-        return found["begun"]
-    note.parent.mkdir(parents=True, exist_ok=True)
-    begun = time.time()
-    note.write_text(json.dumps({"minutes": minutes, "begun": begun}))
-    return begun
-
-
-def left_for(seconds: float, spent: dict[str, float]) -> dict[str, float]:
-    """Seconds that each model still has: an equal part of all, less what it has had."""
-    part = seconds / max(1, len(spent))
-    return {label: max(0.0, part - had) for label, had in spent.items()}
-
-
-def spent_on(folder: Path, settings: params.Params, begun: float, workers: int) -> dict[str, float]:
-    """Seconds that the trials of each model have taken since the experiment began, those that were killed left out."""
-    features = store.load(folder / "features/out/valid")
-    url = url_of(folder / "experiments/out")
-    studies = {label: open_study(name_of(label, features, settings), url, 0) for label in settings.tune.spaces}
-    return {label: seconds_since(study, begun) / workers for label, study in studies.items()}
-
-
-def tune(folder: Path, settings: params.Params, minutes: float, workers: int, env: dict[str, str]) -> None:
-    """Spend the minutes, or what an interruption left of them, on the models that have a space."""
-    left = left_for(minutes * 60, spent_on(folder, settings, begun_at(folder, minutes), workers))
-    for number, (label, seconds) in enumerate(left.items()):
-        rest = sum(list(left.values())[number:]) / 60
-        title = f"tune {label}: {seconds / 60:.1f} of the {rest:.1f} minutes of tuning that are left"
-        # Even a moment is enough to write the best of earlier trials down.
-        arguments = ["--model", label, "--minutes", f"{max(seconds, 1) / 60}", "--workers", str(workers)]
-        steps.step(title, "experiments.tune", arguments, folder, env)
 
 
 def found_for(folder: Path, labels: list[str]) -> dict[str, dict]:
@@ -138,33 +104,48 @@ def report(folder: Path, dataset: str, found: dict[str, dict]) -> str:
     return "\n\n".join(["", *parts, closing(folder, dataset, bool(found))])
 
 
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.experiment", description=__doc__)
     parser.add_argument("--minutes", default=MINUTES, help="of tuning, all models together (default: %(default)s)")
-    parser.add_argument("--preset", help="fit the recipes of experiments/presets/<preset>.yaml instead of tuning")
+    parser.add_argument("--preset", help="instead of tuning fit experiments/presets/<preset>.yaml; several with commas")
     parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="under which networks are fitted (default: 1)")
     source_options.add(parser)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def judge(folder: Path, dataset: str, number: int, env: dict[str, str]) -> None:
+    """Fit and measure every model, under several seeds if so asked; ask the gate, and publish the results."""
+    steps.pipeline(folder, env)
+    candidate: list[str] = []
+    if number > 1 and (registered := seeds.fit_and_measure(folder, number, env)):
+        candidate = ["--model", registered]
+        together = ["--out", str(seeds.TOGETHER), "--registered", registered]
+        steps.step("compare over the seeds", "experiments.compare", together, folder, env)
+    steps.step("gate", "experiments.gate", candidate, folder, env)
+    steps.publish(folder, dataset)
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    arguments = options().parse_args(argv)
     minutes = minutes_of(arguments.minutes, "MINUTES")
-    if arguments.workers < 1:
-        raise UserError(f"WORKERS is {arguments.workers}; expected at least 1")
+    for name in ("workers", "seeds"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"{name.upper()} is {getattr(arguments, name)}; expected at least 1")
+    given = list(filter(None, (arguments.preset or "").split(",")))
     folder = source_options.workspace_of(arguments) or workspace.make_simulated()
-    prepare(folder)
+    prepare(folder, given)
     found = {}
-    if arguments.preset:
-        take(folder, presets.read(arguments.preset))
     env = steps.environment()
     steps.data_and_features(folder, env)
     settings = params.load(folder / "params.yaml")
-    if not arguments.preset:
+    if not given:
         tune(folder, settings, minutes, arguments.workers, env)
         found = found_for(folder, list(settings.tune.spaces))
         take(folder, {label: one["recipe"] for label, one in found.items() if is_better(one)})
-        keep(folder, settings.dataset, f"make experiment MINUTES={arguments.minutes}")
-    steps.pipeline(folder, env)
-    steps.step("gate", "experiments.gate", [], folder, env)
-    steps.publish(folder, settings.dataset)
+        keep(folder, settings.dataset, f"make experiment MINUTES={arguments.minutes} WORKERS={arguments.workers}")
+    judge(folder, settings.dataset, arguments.seeds, env)
     (folder / NOTE).unlink(missing_ok=True)
     print(report(folder, settings.dataset, found))
     return 0

@@ -27,7 +27,7 @@ def name_of(label: str, features: Features, settings: params.Params) -> str:
         features.description,
         train.models[label].model_dump(),
         {name: space.model_dump() for name, space in tuned.spaces[label].items()},
-        [tuned.max_steps, settings.seed, train.early_stopping_cases, train.validation_cases],
+        [tuned.max_steps, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
     ]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings.dataset}/{label}/{features.description['split_id']}/{digest}"
@@ -130,7 +130,7 @@ def value_of_defaults(study) -> float | None:
     return next((trial.value for trial in completed(study) if DEFAULTS in trial.user_attrs), None)
 
 
-def seconds_since(study, moment: float) -> float:
-    """Seconds that trials have taken which began after a moment and ended by themselves, one after the other."""
+def ended_since(study, moment: float) -> list:
+    """Trials which began after a moment (seconds since 1970) and ended by themselves."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
-    return sum(one.duration.total_seconds() for one in ended if one.datetime_start.timestamp() >= moment)
+    return [trial for trial in ended if trial.datetime_start.timestamp() >= moment]

@@ -71,7 +71,7 @@ def _try(trial, search: Search, deadline: float) -> float:
                 prune(trial, row)
                 keep_to(deadline, row)
 
-        result = fit(tried, search.features, settings.train, settings.seed, on_epoch)
+        result = fit(tried, search.features, settings.train, settings.train.seed, on_epoch)
         run.log_fit(result)
         score = geometric_mean(result.validation.values())
         run.log_metrics({"objective": score})

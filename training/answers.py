@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from features.encode import Batch
 from features.sequences import Cases, batches
 from features.store import Features
 from features.vocabulary import PAD
@@ -58,7 +59,7 @@ class Answers:
 
 @torch.no_grad()
 def gather(model: Hybrid, features: Features, every: Cases, size: int) -> Answers:
-    """Each part's scores of the candidates: the first `CANDIDATES` of every part.
+    """Each part's scores of the candidates: the first `CANDIDATES` of every part, or what the first one retrieves.
 
     True items that no part has among its first count for nothing. Added, they would be the only candidates with
     low scores, and the likelihood would turn the scores over to please them.
@@ -71,8 +72,8 @@ def gather(model: Hybrid, features: Features, every: Cases, size: int) -> Answer
         pairs = validate.truth_pairs(every, rows)
         true = torch.zeros(scores.shape[1:], dtype=torch.bool).index_put_((pairs[0], pairs[1]), torch.tensor(True))
         wanted = torch.zeros_like(true)
-        for one in scores:
-            wanted.scatter_(1, exclude(one, batch.seen).topk(min(CANDIDATES, one.shape[1] - 1), dim=1).indices, True)
+        for rows_BK in _candidates(model, scores, batch):
+            wanted.scatter_(1, rows_BK, True)
         wanted[batch.seen[0], batch.seen[1]] = False
         wanted[:, PAD] = False
         order = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(dim=1).max())]
@@ -86,6 +87,14 @@ def gather(model: Hybrid, features: Features, every: Cases, size: int) -> Answer
         )  # fmt: skip
         found.append((rows, shown))
     return _joined(found)
+
+
+def _candidates(model: Hybrid, scores_PBN: Tensor, batch: Batch) -> list[Tensor]:
+    """(B, K) item rows, one tensor for each part that brings candidates."""
+    if model.retrieve is not None:
+        return [model.retrieved(scores_PBN[0], batch)]
+    most = min(CANDIDATES, scores_PBN.shape[2] - 1)
+    return [exclude(one, batch.seen).topk(most, dim=1).indices for one in scores_PBN]
 
 
 def _joined(found: list[tuple[np.ndarray, Answers]]) -> Answers:

@@ -71,13 +71,20 @@ class TrainModule(pl.LightningModule):
         return factored_softmax(self.model.factors(query), query.trends, query.moment, targets)
 
     def _in_batch(self, batch: TrainBatch) -> Tensor:
+        return self._over_the_batch(batch, corrected=True)
+
+    def _in_batch_uncorrected(self, batch: TrainBatch) -> Tensor:
+        """What the correction is measured against: popular items, oftener in a batch, are pushed down oftener."""
+        return self._over_the_batch(batch, corrected=False)
+
+    def _over_the_batch(self, batch: TrainBatch, corrected: bool) -> Tensor:
         candidates, column = torch.unique(batch.item, return_inverse=True)
         self.frequency.update(candidates)
         where = torch.searchsorted(candidates, batch.seen[1]).clamp(max=len(candidates) - 1)
         held = candidates[where] == batch.seen[1]
         masked = torch.stack([batch.seen[0][held], where[held]])
         scores = self.model.score_shared(batch.query, candidates)
-        log_probability = self.frequency.log_probability(candidates)
+        log_probability = self.frequency.log_probability(candidates) * corrected
         each = losses.in_batch_softmax(scores, log_probability, masked, batch.question, column)
         return (each * batch.weight).sum()
 

@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        result = fit(recipe, features, settings.train, settings.seed, run.log_epoch, OUT / "checkpoints", parts)
+        result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, OUT / "checkpoints", parts)
         run.log_fit(result)
     folder = OUT / arguments.model / arguments.cut
     write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})

@@ -337,3 +337,17 @@ def test_metrics_files_need_no_names_of_rankings():
     one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
                                             "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
     assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
+
+
+def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
+    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    asked = {"loss": "in_batch", "width": 8, "best_steps": 7}
+    for label, changes in (("plain", {"loss": "uncorrected", "best_steps": 9}), ("wide", {"loss": "b", "width": 9})):
+        other = facts | {"label": label, "params": asked | changes}
+        (out / "metrics" / f"{label}.json").write_text(json.dumps(other))
+    change(out, "ours", params=asked)
+
+    pairs = {(line["model"], line["against"]) for line in build(out).comparisons}
+
+    assert ("ours", "plain") in pairs
+    assert not {("ours", "wide"), ("plain", "wide")} & pairs

@@ -10,8 +10,9 @@ import yaml
 
 import params
 from command import UserError
-from experiments import experiment, lineup, presets, workspace
-from experiments.experiment import begun_at, chosen, is_better, left_for, prepare, take
+from experiments import experiment, lineup, presets, shares, workspace
+from experiments.experiment import chosen, is_better, prepare, take
+from experiments.shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
 
@@ -34,18 +35,46 @@ def found(objective: float, defaults: float | None, **changed) -> dict:
 
 
 def test_the_minutes_are_split_evenly_and_what_was_spent_is_gone() -> None:
-    assert left_for(600, {"a": 0.0, "b": 0.0, "c": 0.0}) == {"a": 200, "b": 200, "c": 200}
-    assert left_for(600, {"a": 250.0, "b": 50.0}) == {"a": 50, "b": 250}
-    assert left_for(600, {"a": 350.0, "b": 0.0}) == {"a": 0, "b": 300}, "one model's excess is not another's loss"
-    assert left_for(600, {}) == {}
+    assert fair_share(600, 3, had=0.0) == 200
+    assert fair_share(600, 3, had=150.0) == 50
+    assert fair_share(600, 3, had=250.0) == 0
+
+
+@pytest.fixture
+def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of each call of tune, whose trials take no time; studies have had what `had` says."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(shares.steps, "step", lambda title, module, arguments, *_: calls.append(arguments))
+    return calls
+
+
+def minutes_by_label(calls: list[list[str]]) -> dict[str, float]:
+    return {one[1]: round(float(one[one.index("--minutes") + 1]), 2) for one in calls}
+
+
+def test_models_that_count_are_tuned_first_and_leave_their_minutes_to_the_networks(
+    folder: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"item_knn": (30.0, 40), "ials": (90.0, 40)}
+    ended: list[str] = []
+    monkeypatch.setattr(shares, "had_since", lambda start, label, *_: quick.get(label, (0.0, 0))
+                        if label in ended or ended.append(label) else (0.0, 0))  # fmt: skip
+
+    shares.tune(folder, params.load(folder / "params.yaml"), 50, 1, {})
+
+    assert list(minutes_by_label(asked)) == ["item_knn", "ials", "sasrec", "two_tower", "neural_cf"]
+    # 50 minutes less 0.5 for item_knn leave 49.5 for four, less 1.5 for ials leave 48 for three.
+    assert list(minutes_by_label(asked).values()) == [10, 12.38, 16, 16, 16]
+    assert [("--trials" in one) for one in asked] == [True, True, False, False, False]
 
 
 def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_its_fits(folder: Path) -> None:
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     settings = params.load(folder / "params.yaml")
 
-    alone = [label for label in RECIPES if label != "hybrid"]
-    assert pipeline["vars"] == [{"models": alone}, {"hybrids": ["hybrid"]}, {"ranked": [*alone, "hybrid"]}]
+    hybrids = ["hybrid", "reranker"]
+    alone = [label for label in RECIPES if label not in hybrids]
+    assert pipeline["vars"] == [{"models": alone}, {"hybrids": hybrids}, {"ranked": [*alone, *hybrids]}]
     assert settings.tune.max_steps is None
     assert settings.train.models["two_tower"].max_steps == settings.experiment.max_steps
     assert settings.train.models["sasrec"].max_steps == RECIPES["sasrec"]["max_steps"], "it went further already"
@@ -72,6 +101,7 @@ def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> N
 def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
     with workspace.edited(folder / "params.yaml") as settings:
         settings["train"]["models"]["hybrid"]["parts"] = ["two_tower", "ease"]
+        settings["train"]["models"]["reranker"]["parts"] = ["item_knn", "ease"]
     features = folder / "features/out/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
@@ -93,7 +123,7 @@ def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypat
     recipes = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
     presets.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
 
-    take(folder, presets.read("mine"))
+    prepare(folder, ["mine"])
 
     taken = params.load(folder / "params.yaml").train.models
     assert taken["two_tower"].width == 128
@@ -135,7 +165,7 @@ def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
 
     assert begun_at(tmp_path, 30) == first
     assert begun_at(tmp_path, 60) > first, "other minutes are another experiment"
-    assert json.loads((tmp_path / experiment.NOTE).read_text())["minutes"] == 60
+    assert json.loads((tmp_path / shares.NOTE).read_text())["minutes"] == 60
 
 
 @pytest.mark.parametrize(
@@ -145,6 +175,7 @@ def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
         (["--minutes", "-5"], "MINUTES is '-5'; expected a number of minutes above 0"),
         (["--minutes", "inf"], "MINUTES is 'inf'; expected a number of minutes above 0"),
         (["--workers", "0"], "WORKERS is 0; expected at least 1"),
+        (["--seeds", "0"], "SEEDS is 0; expected at least 1"),
         (["--name", "x"], "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"),
         (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
     ],

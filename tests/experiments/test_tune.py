@@ -191,7 +191,7 @@ def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "nobody"], "--model nobody: tune.spaces holds two_tower"),
+        (["--model", "nobody"], "--model nobody: tune.spaces holds item_knn, ials, sasrec, two_tower"),
         (["--trials", "0"], "--trials is 0; expected at least 1"),
         (["--workers", "0"], "--workers is 0; expected at least 1"),
         (["--minutes", "soon"], "--minutes is 'soon'; expected a number of minutes above 0"),

@@ -14,6 +14,7 @@ from training.answers import Answers
 from training.blend import choose, most_likely
 from training.models.base import Model
 from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances
+from training.models.rank import exclude
 from training.train import fit
 
 FEATURES = checkerboard()
@@ -119,3 +120,34 @@ def test_a_user_is_scored_with_weights_that_others_gave() -> None:
 
     torch.testing.assert_close(for_even[:, 0], torch.tensor([0.0, 1.0]), atol=0.08, rtol=0)
     torch.testing.assert_close(for_odd[:, 0], torch.tensor([1.0, 0.0]), atol=0.08, rtol=0)
+
+
+def test_only_what_the_first_part_retrieves_is_ranked_by_the_sum() -> None:
+    fitted = fit(RECIPE | {"retrieve": 3}, FEATURES, train_settings(), seed=0)
+    whole = fit(RECIPE, FEATURES, train_settings(), seed=0)
+    assert isinstance(fitted.model, Hybrid)
+    batch = first_batch(fitted.model)
+    whole.model.set_weights(fitted.model.weights.tolist())  # type: ignore[operator]
+
+    first = exclude(fitted.model.part_scores(batch)[0], batch.seen)
+    ranked = exclude(fitted.model.scores(batch), batch.seen).argsort(dim=1, descending=True)
+    summed = exclude(whole.model.scores(batch), batch.seen)
+
+    retrieved = first.topk(3, dim=1).indices
+    assert torch.equal(ranked[:, :3].sort().values, retrieved.sort().values)
+    assert (summed.gather(1, ranked[:, :3]).diff(dim=1) <= 0).all(), "of these, the sum orders"
+    assert (first.gather(1, ranked[:, 3:]).nan_to_num(neginf=-1e9).diff(dim=1) <= 1e-3).all(), (
+        "of those, the first part"
+    )
+
+
+def test_the_weights_of_a_reranker_come_from_what_it_ranks() -> None:
+    fitted = fit(RECIPE | {"retrieve": 3}, FEATURES, train_settings(), seed=0)
+    assert isinstance(fitted.model, Hybrid)
+    trends = FEATURES.trend_log()
+
+    for every in validate.cases(FEATURES).values():
+        said = answers.gather(fitted.model, FEATURES, every, 64)
+        assert said.scores.shape[2] <= 3
+        whole = validate.ndcg(fitted.model, FEATURES, every, trends, 64)
+        assert (whole >= said.ndcg(fitted.model.weights).numpy() - 1e-6).all(), "what lies below may add, not take"

@@ -15,6 +15,7 @@ from data.columns import MICROSECONDS
 from features.encode import Batch
 from features.vocabulary import PAD
 from training.models.base import Model, Sizes
+from training.models.rank import exclude
 
 CIRCUMSTANCES = 4  # constant, time since the last event, length of the history, no history
 
@@ -27,8 +28,11 @@ class Hybrid(Model):
     information: Sill et al. 2009, "Feature-Weighted Linear Stacking"). The weights come from the validation
     period, which none of the parts was fitted on.
 
+    With `retrieve`, the first part retrieves so many items and the sum ranks only these, as the second of two stages
+    does; below them stands what was not retrieved, in the order of the first part.
+
     Args:
-        params: `parts` maps a label to the recipe of that part.
+        params: `parts` maps a label to the recipe of that part; `retrieve` is a number of items or None.
     """
 
     name = "hybrid"
@@ -39,6 +43,7 @@ class Hybrid(Model):
         super().__init__(params, sizes)
         from training.models.build import build  # it lists this class too
 
+        self.retrieve: int | None = params.get("retrieve")  # artifacts from before it existed lack it
         self.parts = nn.ModuleDict({label: build(recipe, sizes) for label, recipe in params["parts"].items()})
         self.register_buffer("weights", self.equal_weights())
         self.channels = tuple(dict.fromkeys(name for part in self.models() for name in part.channels))
@@ -76,7 +81,21 @@ class Hybrid(Model):
 
     def scores(self, batch: Batch) -> Tensor:
         weights = circumstances(batch) @ self.weights.T
-        return torch.einsum("pbn,bp->bn", self.part_scores(batch), weights)
+        parts = self.part_scores(batch)
+        blended = torch.einsum("pbn,bp->bn", parts, weights)
+        return blended if self.retrieve is None else self._below_the_retrieved(blended, parts[0], batch)
+
+    def retrieved(self, first_BN: Tensor, batch: Batch) -> Tensor:
+        """(B, K) item rows that the first part retrieves of those that may be recommended, best first."""
+        assert self.retrieve is not None
+        return exclude(first_BN, batch.seen).topk(min(self.retrieve, first_BN.shape[1]), dim=1).indices
+
+    def _below_the_retrieved(self, blended: Tensor, first_BN: Tensor, batch: Batch) -> Tensor:
+        """`blended` of the retrieved items; the first part's scores, shifted below these, of all others."""
+        rows = self.retrieved(first_BN, batch)
+        ranked = blended.gather(1, rows)
+        highest = first_BN.amax(dim=1, keepdim=True)
+        return (first_BN - highest + ranked.amin(dim=1, keepdim=True) - 1).scatter(1, rows, ranked)
 
     def answers_cold(self) -> bool:
         return any(part.answers_cold() for part in self.models())

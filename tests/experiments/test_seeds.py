@@ -1,0 +1,111 @@
+"""Several seeds of one recipe are read as one model, and the one in the middle is what goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import params
+from experiments import seeds
+from experiments.measure import measure
+from tests.experiments.made_rankings import made_cases, made_items, rank
+
+ORIGIN = {
+    "dataset": "made", "dataset_hash": "d1", "split_id": "s1", "commit": "c0ffee", "date": "2026-05-01T00:00:00Z",
+    "command": "python -m experiments.evaluate",
+}  # fmt: skip
+RNG = np.random.default_rng(0)
+ITEMS = made_items(RNG, 60)
+CASES = made_cases(RNG, ITEMS, users=40, cases=200)
+TABLES = {seed: rank(RNG, ITEMS, CASES, skill=3.0) for seed in range(3)}
+VALIDATION = {0: 0.2, 1: 0.4, 2: 0.3}  # of the learned model, by seed
+
+
+def facts_of(label: str, learned: bool, seed: int) -> dict:
+    """What evaluate writes of one model under one seed."""
+    targets = measure(TABLES[seed], ITEMS, seed=0, resamples=200)
+    frozen = {"users": 1, "cases": 2, "metrics": {"ndcg@10": {"mean": 0.1 * seed, "low": 0.0, "high": 1.0}}}
+    return ORIGIN | {
+        "label": label, "model": "two_tower", "params": {"width": 8}, "fit_seconds": 1.0 + seed, "peer": not learned,
+        "learned": learned, "seeds": [seed], "targets": targets | ({"next_frozen": frozen} if learned else {}),
+        "validation": {"next": {"ndcg@10": VALIDATION[seed]}, "window": {"ndcg@10": VALIDATION[seed]}},
+    }  # fmt: skip
+
+
+def evaluate(folder: Path, seed: int) -> None:
+    """What the stages leave behind under a seed."""
+    for name in ("metrics", "rankings"):
+        (folder / seeds.OUT / name).mkdir(parents=True, exist_ok=True)
+    for label, learned in (("ours", True), ("counted", False)):
+        facts = facts_of(label, learned, seed if learned else 0)
+        (folder / seeds.OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts))
+        TABLES[seed if learned else 0].to_parquet(folder / seeds.OUT / "rankings" / f"{label}.parquet")
+    ITEMS.to_parquet(folder / seeds.OUT / "rankings/items.parquet")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose pipeline gives what TABLES and VALIDATION say of the seed that params.yaml names."""
+    settings = yaml.safe_load((params.ROOT / "params.yaml").read_text())
+    settings["dataset"] = "made"
+    settings["evaluate"]["resamples"] = 200
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+
+    def repro(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
+        evaluate(folder, params.load(folder / "params.yaml").train.seed)
+
+    monkeypatch.setattr(seeds.steps, "step", repro)
+    evaluate(tmp_path, 0)
+    return tmp_path
+
+
+def together(folder: Path, label: str) -> dict:
+    return json.loads((folder / seeds.TOGETHER / "metrics" / f"{label}.json").read_text())
+
+
+def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:
+    seeds.fit_and_measure(workspace, 3, {})
+
+    found = together(workspace, "ours")
+    alone = [facts_of("ours", True, seed)["targets"]["next"]["metrics"]["ndcg@10"]["mean"] for seed in range(3)]
+    assert found["targets"]["next"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(sum(alone) / 3)
+    assert found["seeds"] == [0, 1, 2]
+    assert found["fit_seconds"] == 2
+    assert found["validation"]["next"]["ndcg@10"] == pytest.approx(0.3)
+    assert found["targets"]["next_frozen"]["metrics"]["ndcg@10"] == {"mean": pytest.approx(0.1), "low": None, "high": None}  # fmt: skip
+    kept = pd.read_parquet(workspace / seeds.TOGETHER / "rankings" / found["rankings"][2])
+    pd.testing.assert_series_equal(kept["case_id"], TABLES[2]["case_id"])
+
+
+def test_what_is_only_counted_is_as_it_was(workspace: Path) -> None:
+    before = json.loads((workspace / seeds.OUT / "metrics/counted.json").read_text())
+
+    seeds.fit_and_measure(workspace, 3, {})
+
+    assert together(workspace, "counted") == before
+
+
+def test_the_workspace_is_left_with_the_seed_in_the_middle(workspace: Path) -> None:
+    assert seeds.fit_and_measure(workspace, 3, {}) == "ours"
+
+    assert params.load(workspace / "params.yaml").train.seed == 2  # validation 0.3, between 0.2 and 0.4
+    assert json.loads((workspace / seeds.OUT / "metrics/ours.json").read_text())["seeds"] == [2]
+
+
+def test_of_two_seeds_the_lower_one_is_the_middle(workspace: Path) -> None:
+    seeds.fit_and_measure(workspace, 2, {})
+
+    assert params.load(workspace / "params.yaml").train.seed == 0
+
+
+def test_an_earlier_call_with_more_seeds_does_not_add_to_this_one(workspace: Path) -> None:
+    seeds.fit_and_measure(workspace, 3, {})
+    seeds.fit_and_measure(workspace, 2, {})
+
+    assert together(workspace, "ours")["seeds"] == [0, 1]
+    assert not (workspace / seeds.TOGETHER / "rankings/ours.2.parquet").exists()
