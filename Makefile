@@ -25,7 +25,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 # The data that demo, experiment and bench-training are to run on.
-ON_DATA := demo experiment bench-training
+ON_DATA := demo experiment bench-training bench-quality
 $(ON_DATA): export GIVEN_SOURCE = $(call given,SOURCE)
 $(ON_DATA): export GIVEN_USERS = $(call given,USERS)
 $(ON_DATA): export GIVEN_ITEMS = $(call given,ITEMS)
@@ -88,6 +88,11 @@ bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 .PHONY: bench-training
 bench-training: $(STAMP) ## our training beside RecTools' SASRec: SOURCE=... as for demo; installs it on first use
 	@$(PY) -m benchmarks.training $(DATA)
+
+.PHONY: bench-quality
+bench-quality: export GIVEN_PRESET = $(call given,PRESET)
+bench-quality: $(STAMP) ## a committed leaderboard again, from nothing: SOURCE=... as for demo
+	@$(PY) -m benchmarks.quality $(DATA) $${GIVEN_PRESET:+--preset "$$GIVEN_PRESET"}
 
 .PHONY: lock
 lock: $(STAMP) ## write the lock files anew from pyproject.toml

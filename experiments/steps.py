@@ -16,6 +16,8 @@ from experiments import lineup
 from params import ROOT
 from training import provenance
 
+RESULTS = ROOT / "experiments" / "results"
+
 
 def environment() -> dict[str, str]:
     """One tracking store and one endpoint for all data sets; this interpreter for every stage."""
@@ -66,17 +68,16 @@ def publish(folder: Path, dataset: str) -> None:
     """Bring a workspace's results into the project: the only tracked files that another source changes."""
     if folder == ROOT:
         return
-    results = ROOT / "experiments" / "results"
-    results.mkdir(exist_ok=True)  # a clone whose results are not committed has none
+    RESULTS.mkdir(exist_ok=True)  # a clone whose results are not committed has none
     for suffix in ("json", "md"):
-        shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", results / f"{dataset}.{suffix}")
+        shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", RESULTS / f"{dataset}.{suffix}")
 
 
 def leaderboard(dataset: str) -> str:
     """The models side by side, as experiments/results/<dataset>.json has them."""
     from experiments.summary import summary
 
-    result = json.loads((ROOT / "experiments/results" / f"{dataset}.json").read_text())
+    result = json.loads((RESULTS / f"{dataset}.json").read_text())
     return summary(result, params.load(ROOT / "params.yaml").gate.primary)
 
 

@@ -19,6 +19,7 @@ def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(
         (made / f"shop.{suffix}").write_text(suffix)
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(steps, "ROOT", tmp_path)
+    monkeypatch.setattr(steps, "RESULTS", tmp_path / "experiments/results")
 
     steps.publish(tmp_path / "workspaces" / "shop", "shop")
 
