@@ -24,6 +24,7 @@ from training.models.rank import exclude, rank
 __all__ = ["ArtifactError", "Recommender", "RequestError"]
 
 NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
+ROWS = 8  # of each batch that is scored; empty requests fill it up, so that no answer depends on its neighbours
 
 
 class Recommender:
@@ -38,6 +39,8 @@ class Recommender:
         self.artifact, self.version, self.folder = loaded, version, folder
         self.model, self.vocabulary = loaded.model, loaded.vocabulary
         self.manifest = loaded.manifest
+        with torch.inference_mode():
+            self.model.freeze()
 
     @classmethod
     def load(cls, folder: Path | str, version: str = "unregistered") -> Recommender:
@@ -108,8 +111,12 @@ class Recommender:
         return np.array(rows, dtype=np.int64).reshape(len(requests), len(encoders))
 
     def _answer(self, requests: list[Request]) -> list[dict]:
-        batch = self.encode(requests)
-        scores = self.scores(batch)
+        parts = (requests[begin : begin + ROWS] for begin in range(0, len(requests), ROWS))
+        return [answer for part in parts for answer in self._answer_part(part)]
+
+    def _answer_part(self, requests: list[Request]) -> list[dict]:
+        batch = self.encode(requests + [_nobody(requests[0].time_us)] * (ROWS - len(requests)))
+        scores = self.scores(batch)[: len(requests)]
         for row, request in enumerate(requests):
             scores[row, self.vocabulary.indices(request.exclude)] = float("-inf")
         top, _ = rank(scores, NO_TRUTH, max(request.k for request in requests))
@@ -154,6 +161,11 @@ class Recommender:
         if request.stated:
             return "popular", "the history is empty"
         return "popular", "no history was stated, and no online store is configured to look one up"
+
+
+def _nobody(time_us: int) -> Request:
+    """A request that asks nothing, to fill a batch up with."""
+    return Request(None, [], stated=False, k=1, time_us=time_us, context={}, request_id=None)
 
 
 def _attempt(body: object, now_us: int) -> Request | RequestError:

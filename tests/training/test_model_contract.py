@@ -189,6 +189,31 @@ def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recomm
     assert lists[0] == lists[1] == lists[2], "an unknown item is no history"
 
 
+@pytest.mark.parametrize("neighbours", [[], [0], [15, 3], [2, 5, 8, 11, 14, 1, 4], list(range(16))])
+def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
+    served: Recommender, neighbours: list[int]
+) -> None:
+    bodies = [entry["request"] for entry in served.golden()]
+    (alone,) = served.recommend([bodies[7]], now_us=NOW)
+
+    for place in range(len(neighbours) + 1):
+        others = [bodies[number] for number in neighbours]
+        found = served.recommend([*others[:place], bodies[7], *others[place:]], now_us=NOW)
+
+        assert found[place] == alone
+
+
+def test_freezing_changes_no_score(fitted: FitResult) -> None:
+    batch = ask(fitted.model, HISTORIES)
+    frozen = build(fitted.recipe, sizes_of(FEATURES))
+    frozen.load_state_dict(fitted.model.state_dict())
+    frozen.eval()
+    with torch.inference_mode():
+        frozen.freeze()
+
+    assert torch.equal(scores(frozen, batch), scores(fitted.model.eval(), batch))
+
+
 def test_it_learns_the_checkerboard(model: Model) -> None:
     if not model.personal:
         pytest.skip("the same for everybody")

@@ -56,6 +56,9 @@ class Model(nn.Module):
         """(B, N) float32, higher is better; finite but for column 0, which nobody reads."""
         raise NotImplementedError
 
+    def freeze(self) -> None:
+        """Compute once what no request changes. The weights must not change afterwards: for serving, not training."""
+
     def answers_cold(self) -> bool:
         """Whether traits or context personalise an answer without any history."""
         return False

@@ -97,6 +97,10 @@ class Hybrid(Model):
         highest = first_BN.amax(dim=1, keepdim=True)
         return (first_BN - highest + ranked.amin(dim=1, keepdim=True) - 1).scatter(1, rows, ranked)
 
+    def freeze(self) -> None:
+        for part in self.models():
+            part.freeze()
+
     def answers_cold(self) -> bool:
         return any(part.answers_cold() for part in self.models())
 

@@ -64,13 +64,17 @@ class Ials(CountedModel):
         return torch.cat([self._fold_in(part) for part in items.split(rows)])
 
     def _fold_in(self, items: Tensor) -> Tensor:
-        """x = (Y'Y + reg I + (alpha - 1) Σ y y')⁻¹ alpha Σ y, sums over the distinct items of each history."""
+        """x = (Y'Y + reg I + (alpha - 1) Σ y y')⁻¹ alpha Σ y, sums over the distinct items of each history.
+
+        In float64: in which order the sums are taken, which the longest history of the batch decides, is lost when
+        the result is rounded, and no user's vector depends on the others'.
+        """
         ordered = items.sort(dim=1).values
         distinct = (ordered != PAD) & (ordered.diff(dim=1, prepend=ordered.new_full((len(items), 1), PAD)) != 0)
-        taken = self.factors[ordered] * distinct[..., None]
+        taken = self.factors[ordered].double() * distinct[..., None]
         alpha = self.params["alpha"]
-        system = self.gram + (alpha - 1) * (taken.transpose(1, 2) @ taken)
-        return torch.linalg.solve(system, alpha * taken.sum(dim=1))
+        system = self.gram.double() + (alpha - 1) * (taken.transpose(1, 2) @ taken)
+        return torch.linalg.solve(system, alpha * taken.sum(dim=1)).float()
 
     def scores(self, batch: Batch) -> Tensor:
         return where_history(batch, self.user_vectors(batch.items) @ self.factors.T, self.counts)

@@ -5,11 +5,13 @@ Legend: B batch, Q questions, N item rows, V content width, D width, C trend cha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from features.encode import Batch
 from training.models.base import Model, ModelError, Sizes
@@ -51,6 +53,11 @@ class LearnedModel(Model):
         """Take the (N, V) item features."""
         self.content.copy_(torch.from_numpy(item_features))
 
+    def freeze(self) -> None:
+        for module in self.modules():
+            if isinstance(module, ItemTable):
+                module.freeze(self.content)
+
     def score_all(self, query: Query) -> Tensor:
         """(Q, N) scores of the whole catalogue; column PAD means nothing."""
         user, item, bias, weights = self.factors(query)
@@ -69,7 +76,11 @@ class LearnedModel(Model):
         raise NotImplementedError
 
     def scores(self, batch: Batch) -> Tensor:
-        return self.score_all(Query.of(batch))
+        """(B, N). Histories are read `max_history` wide however short they are: a matrix product of another shape may
+        add up in another order, and then an answer would depend on the batch that it is given in."""
+        short = self.max_history - batch.items.shape[1]
+        items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
+        return self.score_all(Query.of(replace(batch, items=items, item_times=times)))
 
     def answers_cold(self) -> bool:
         return bool(self.sizes.trait_sizes)
@@ -103,6 +114,7 @@ class ItemTable(nn.Module):
 
     def __init__(self, sizes: Sizes, width: int) -> None:
         super().__init__()
+        self._frozen: Tensor | None = None
         self.ids = nn.Embedding(sizes.num_items, width, padding_idx=0)
         self.from_content = nn.Linear(sizes.content_width, width, bias=False) if sizes.content_width else None
         nn.init.normal_(self.ids.weight, std=0.05)
@@ -110,5 +122,11 @@ class ItemTable(nn.Module):
             nn.init.normal_(self.from_content.weight, std=0.05)
 
     def forward(self, content: Tensor) -> Tensor:
+        if self._frozen is not None:
+            return self._frozen
         vectors = self.ids.weight
         return vectors if self.from_content is None else vectors + self.from_content(content)
+
+    def freeze(self, content: Tensor) -> None:
+        """Keep the vectors, which no request changes, so that none waits for them."""
+        self._frozen = self(content)
