@@ -87,6 +87,17 @@ class Gate(Section):
     min_users: Count  # of either target; fewer decide nothing
 
 
+class Limited(Section):
+    field: str  # of items: genres, or another column of the side table
+    value: str
+    items: Annotated[int, Field(ge=0)]  # that a list may hold
+
+
+class Serve(Section):
+    diversity: Annotated[float, Field(ge=0, lt=1)]  # weight of being unlike the items above; 0 keeps the scores' order
+    at_most: list[Limited]
+
+
 class Tune(Section):
     model: str
     trials: Count
@@ -111,6 +122,7 @@ class Params(Section):
     segments: Segments
     train: Train
     evaluate: Evaluate
+    serve: Serve
     tune: Tune
     experiment: Experiment
     gate: Gate

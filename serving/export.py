@@ -17,8 +17,10 @@ from command import UserError, exits_cleanly
 from data.columns import DAY
 from features import store
 from features.store import Features
+from serving import presentation, tables
 from serving.recommender import Recommender
 from serving.request import to_iso
+from serving.tables import Sides
 from training import provenance
 from training.models import artifact
 from training.train import OUT, sizes_of
@@ -46,8 +48,11 @@ def synthetic_requests(features: Features, seed: int) -> list[dict]:
     return requests
 
 
-def write(folder: Path, weights: Path, fit: dict, features: Features, settings: params.Params) -> None:
+def write(folder: Path, weights: Path, fit: dict, features: Features, settings: params.Params, sides: Sides) -> None:
     """Write the artifact folder; its golden answers come from loading it back.
+
+    Args:
+        sides: what is known of users and items.
 
     Raises:
         UserError: the loaded artifact does not score as the fitted model does.
@@ -64,12 +69,16 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
         "repeats": description["repeats"],
         "refresh_minutes": description["refresh_minutes"],
         "trends_time_us": features.cut_us,
+        "serve": settings.serve.model_dump(),
     }
     shutil.copyfile(weights, folder / "weights.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     features.vocabulary.save(folder / "vocabulary.json")
     (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
     save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
+    if settings.serve.diversity:
+        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / presentation.FILE)
+    tables.write(folder, settings.segments.plain(), sides, features)
     manifest = {
         "format": FORMAT,
         "label": fit["label"],
@@ -123,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load("features/out/test")
     folder = Path("serving/out/artifacts") / label
     fit = json.loads((fitted / "fit.json").read_text())
-    write(folder, fitted / "weights.safetensors", fit, features, settings)
+    write(folder, fitted / "weights.safetensors", fit, features, settings, Sides.read())
     print(f"export: {label} with {GOLDEN_REQUESTS} golden answers -> {folder}")
     return 0
 

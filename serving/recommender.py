@@ -5,7 +5,7 @@ Legend: B batch, N item rows, k list length.
 
 from __future__ import annotations
 
-import json
+import logging
 import time
 from pathlib import Path
 
@@ -13,52 +13,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.encode import Batch, assemble, known, resolve_history, trait_row
-from features.trends import last_refresh
+from features.encode import Batch
+from features.trends import ALL
 from features.vocabulary import PAD
+from serving.answer import dress
+from serving.attributes import Attributes
+from serving.person import Lookup, Person, people_of
+from serving.presentation import Presentation
 from serving.request import Request, RequestError, parse, to_iso
-from training.models import artifact
+from serving.rungs import rung_of
+from serving.scorer import Scorer
+from serving.segment_lists import SegmentLists
 from training.models.artifact import Artifact, ArtifactError
 from training.models.rank import exclude, rank
 
 __all__ = ["ArtifactError", "Recommender", "RequestError"]
 
+log = logging.getLogger(__name__)
+
 NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
 ROWS = 8  # of each batch that is scored; empty requests fill it up, so that no answer depends on its neighbours
+UNRANKED = float("-inf")
 
 
-class Recommender:
-    """A loaded model with everything needed to answer.
+class Recommender(Scorer):
+    """A scorer with everything needed to answer. Its version is what answers state as `model_version`.
 
-    Args:
-        loaded: a verified artifact.
-        version: what answers state as `model_version`.
+    Attributes:
+        lookup: finds users that a request names; None knows only what requests state.
     """
 
+    lookup: Lookup | None = None
+
     def __init__(self, loaded: Artifact, version: str = "unregistered", folder: Path | None = None) -> None:
-        self.artifact, self.version, self.folder = loaded, version, folder
-        self.model, self.vocabulary = loaded.model, loaded.vocabulary
-        self.manifest = loaded.manifest
-        with torch.inference_mode():
-            self.model.freeze()
-
-    @classmethod
-    def load(cls, folder: Path | str, version: str = "unregistered") -> Recommender:
-        """Load and verify an artifact folder.
-
-        Raises:
-            ArtifactError: a file is missing, changed or does not fit.
-        """
-        return cls(artifact.load(folder), version, Path(folder))
-
-    @torch.inference_mode()
-    def scores(self, batch: Batch) -> Tensor:
-        """(B, N) scores, seen items and padding at -inf."""
-        return exclude(self.model.scores(batch), batch.seen)
-
-    def rank(self, batch: Batch, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """See `training.models.rank.rank`; evaluation asks this, with the scores that requests get."""
-        return rank(self.scores(batch), truth, k)
+        super().__init__(loaded, version, folder)
+        self.attributes = Attributes.load(folder, len(self.vocabulary))
+        self.segments = SegmentLists.load(folder, self.vocabulary, self.attributes)
+        self.presentation = Presentation.load(loaded.config.get("serve", {}), folder, self.attributes)
+        self.about = {
+            "trends_time": to_iso(loaded.trends.time_us),
+            "model_version": version,
+            "dataset_version": loaded.manifest["dataset_hash"],
+        }
 
     @torch.inference_mode()
     def recommend(self, bodies: list, now_us: int | None = None) -> list[dict | RequestError]:
@@ -68,108 +64,86 @@ class Recommender:
             now_us: the clock, in microseconds; None reads the system's.
         """
         now = time.time_ns() // 1000 if now_us is None else now_us
-        parsed = [_attempt(body, now) for body in bodies]
+        parsed = [self._attempt(body, now) for body in bodies]
         good = [request for request in parsed if isinstance(request, Request)]
         answers = iter(self._answer(good) if good else [])
         return [next(answers) if isinstance(request, Request) else request for request in parsed]
 
-    def encode(self, requests: list[Request]) -> Batch:
-        """Requests as the tensors that training saw."""
-        config = self.artifact.config
-        histories = [resolve_history(request.history, request.time_us, config["repeats"]) for request in requests]
-        pairs = [self._known(history) for history in histories]
-        empty = np.empty(0, dtype=np.int64)
-        moments = [last_refresh(np.int64(request.time_us), config["refresh_minutes"]) for request in requests]
-        distinct, moment = np.unique(np.array(moments, dtype=np.int64), return_inverse=True)
-        trends = self.artifact.trends
-        if len(distinct) > 1:  # a snapshot holds one moment: no need to repeat it
-            distinct, moment = distinct[:1], np.zeros(len(requests), dtype=np.int64)
-        return assemble(
-            np.concatenate([empty, *(items for items, _ in pairs)]),
-            np.concatenate([empty, *(times for _, times in pairs)]),
-            np.array([len(items) for items, _ in pairs], dtype=np.int64),
-            np.array([request.time_us for request in requests], dtype=np.int64),
-            self._rows(requests, "traits"),
-            self._rows(requests, "context"),
-            trends.at(distinct, self.model.channels),
-            moment,
-            self.model.max_history,
-        )
-
-    def golden(self) -> list[dict]:
-        """The requests recorded at export, each with the answer given then."""
-        lines = (self.folder / "golden.jsonl").read_text().splitlines() if self.folder else []
-        return [json.loads(line) for line in lines]
-
-    def _known(self, history: list[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
-        items = self.vocabulary.indices(item for item, _ in history)
-        return known(items, np.array([moment for _, moment in history], dtype=np.int64))
-
-    def _rows(self, requests: list[Request], kind: str) -> np.ndarray:
-        encoders = self.artifact.config["encoders"][kind]
-        rows = [trait_row(request.context, encoders) for request in requests]
-        return np.array(rows, dtype=np.int64).reshape(len(requests), len(encoders))
+    def _attempt(self, body: object, now_us: int) -> Request | RequestError:
+        try:
+            request = parse(body, now_us)
+            self.attributes.barred(request.filters)
+            return request
+        except RequestError as error:
+            return error
 
     def _answer(self, requests: list[Request]) -> list[dict]:
-        parts = (requests[begin : begin + ROWS] for begin in range(0, len(requests), ROWS))
-        return [answer for part in parts for answer in self._answer_part(part)]
+        people = people_of(requests, self.artifact.config["repeats"], self.lookup)
+        parts = [slice(begin, begin + ROWS) for begin in range(0, len(requests), ROWS)]
+        return [answer for part in parts for answer in self._answer_part(requests[part], people[part])]
 
-    def _answer_part(self, requests: list[Request]) -> list[dict]:
-        batch = self.encode(requests + [_nobody(requests[0].time_us)] * (ROWS - len(requests)))
-        scores = self.scores(batch)[: len(requests)]
-        for row, request in enumerate(requests):
-            scores[row, self.vocabulary.indices(request.exclude)] = float("-inf")
-        top, _ = rank(scores, NO_TRUTH, max(request.k for request in requests))
-        best = scores.gather(1, top)
+    def _answer_part(self, requests: list[Request], people: list[Person]) -> list[dict]:
+        missing = ROWS - len(requests)
+        batch = self.encode(requests + [_nobody(requests[0].time_us)] * missing, people + [Person()] * missing)
+        scores, failed = self._scores_or_counts(batch)
+        segments = [self._segments(request, person) for request, person in zip(requests, people, strict=True)]
+        events = (batch.items != PAD).sum(dim=1).tolist()
+        traits = (batch.traits != 0).any(dim=1).tolist()
+        rungs = []
+        for row, (request, person) in enumerate(zip(requests, people, strict=True)):
+            lists = [name for name in segments[row] if self.segments.popular.get(name)]
+            rung = rung_of(self.model, request, person, events[row], traits[row], lists, failed)
+            if rung.segment is not None:
+                scores[row] = self._in_segment(rung.segment, scores[row])
+            scores[row, self.vocabulary.indices(request.exclude)] = UNRANKED
+            scores[row, torch.from_numpy(self.attributes.barred(request.filters))] = UNRANKED
+            rungs.append(rung)
+        shown = self._shown(scores[: len(requests)], requests)
+        latest = batch.item_times[:, -1].tolist()
         return [
-            self._dress(request, batch, row, top[row, : request.k].tolist(), best[row, : request.k].tolist())
+            dress(
+                request, rungs[row], shown[row], people[row].feature_time_us or latest[row], segments[row], self.about
+            )
             for row, request in enumerate(requests)
         ]
 
-    def _dress(self, request: Request, batch: Batch, row: int, items: list[int], scores: list[float]) -> dict:
-        rung, reason = self._rung(request, batch, row)
-        latest = int(batch.item_times[row, -1])
-        listed = [
-            {"item_id": self.vocabulary.id(item), "score": score, "title": self.artifact.titles[item - 1]}
-            for item, score in zip(items, scores, strict=True)
-            if item != PAD
-        ]
-        return {
-            "items": listed,
-            "rung": rung,
-            "reason": reason,
-            "time": to_iso(request.time_us),
-            "trends_time": to_iso(self.artifact.trends.time_us),
-            "feature_time": to_iso(latest) if latest else None,
-            "model_version": self.version,
-            "dataset_version": self.manifest["dataset_hash"],
-            "segments": [],
-            "request_id": request.request_id,
-        }
+    def _scores_or_counts(self, batch: Batch) -> tuple[Tensor, bool]:
+        """The model's scores; where it fails, how often items were taken, since an answer is owed all the same."""
+        try:
+            scores = self.scores(batch)
+            if not scores.isnan().any():
+                return scores, False
+            log.error("the model scored NaN")
+        except Exception:
+            log.exception("the model failed")
+        counts = torch.tensor(self.artifact.trends.at(np.zeros(1, np.int64), [ALL])[0, :, 0]).float()
+        return exclude(counts.expand(len(batch), -1), batch.seen), True
 
-    def _rung(self, request: Request, batch: Batch, row: int) -> tuple[str, str]:
-        events = int((batch.items[row] != PAD).sum())
-        if not self.model.personal:
-            return "popular", f"the deployed model ({self.model.name}) is the same for everybody"
-        if events:
-            return "personalised", f"ranked from {events} known event{'s' * (events > 1)} of the history"
-        traits = bool((batch.traits[row] != 0).any())
-        if traits and self.model.answers_cold():
-            return "personalised", "ranked from the traits in the context; the history is empty"
-        if request.history:
-            return "popular", "no event of the history is of a known item and before the request's time"
-        if request.stated:
-            return "popular", "the history is empty"
-        return "popular", "no history was stated, and no online store is configured to look one up"
+    def _segments(self, request: Request, person: Person) -> list[str]:
+        return self.segments.of(person.history, {**person.traits, **request.context}, request.time_us)
+
+    def _in_segment(self, name: str, scores: Tensor) -> Tensor:
+        """(N,) first what the segment's members took, by how often; below it the rest, as scored."""
+        counts = torch.from_numpy(self.segments.scores(name, len(scores)))
+        rest = scores - scores.max() - 1
+        return torch.where((counts > 0) & (scores > UNRANKED), counts, rest)
+
+    def _shown(self, scores: Tensor, requests: list[Request]) -> list[list[dict]]:
+        """What each request is shown, best first, after the steps that the artifact declares."""
+        top, _ = rank(scores, NO_TRUTH, max(self.presentation.needed, *(request.k for request in requests)))
+        best = scores.gather(1, top)
+        shown = []
+        for row, request in enumerate(requests):
+            rows = [item for item in top[row].tolist() if item != PAD]
+            values = best[row].tolist()
+            places = self.presentation.places(rows, values[: len(rows)], request.k)
+            shown.append([self._item(rows[place], values[place]) for place in places])
+        return shown
+
+    def _item(self, row: int, score: float) -> dict:
+        return {"item_id": self.vocabulary.id(row), "score": score, "title": self.artifact.titles[row - 1]}
 
 
 def _nobody(time_us: int) -> Request:
     """A request that asks nothing, to fill a batch up with."""
     return Request(None, [], stated=False, k=1, time_us=time_us, context={}, request_id=None)
-
-
-def _attempt(body: object, now_us: int) -> Request | RequestError:
-    try:
-        return parse(body, now_us)
-    except RequestError as error:
-        return error

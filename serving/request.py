@@ -10,7 +10,8 @@ from data.columns import MICROSECONDS
 MAX_K = 1000
 MAX_HISTORY = 10_000
 DEFAULT_K = 10
-FIELDS = ("user_id", "history", "k", "time", "context", "exclude", "request_id")
+FIELDS = ("user_id", "history", "k", "time", "context", "exclude", "filters", "request_id")
+MAX_VALUES = 100  # of one filter
 
 
 class RequestError(ValueError):
@@ -33,6 +34,7 @@ class Request:
     context: dict
     request_id: str | None
     exclude: list[str] = field(default_factory=list)
+    filters: dict[str, list[str]] = field(default_factory=dict)  # item attribute -> values, any of which will do
 
 
 def parse(body: object, now_us: int) -> Request:
@@ -60,6 +62,7 @@ def parse(body: object, now_us: int) -> Request:
         context=_context(body.get("context")),
         request_id=_text(body, "request_id"),
         exclude=_exclude(body.get("exclude")),
+        filters=_filters(body.get("filters")),
     )
 
 
@@ -130,6 +133,23 @@ def _context(value: object) -> dict:
         if isinstance(entry, dict | list):
             raise RequestError(f"context.{name}"[:100], f"expected text or a number, got {_kind(entry)}")
     return value
+
+
+def _filters(value: object) -> dict[str, list[str]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError("filters", f"expected an object or null, got {_kind(value)}")
+    return {str(name): _values(wanted, f"filters.{name}"[:100]) for name, wanted in value.items()}
+
+
+def _values(value: object, field: str) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(one, str) for one in values):
+        raise RequestError(field, "expected text or a list of texts, any of which will do")
+    if len(values) > MAX_VALUES:
+        raise RequestError(field, f"expected at most {MAX_VALUES} values, got {len(values)}")
+    return values
 
 
 def _exclude(value: object) -> list[str]:

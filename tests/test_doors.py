@@ -28,7 +28,7 @@ WITHOUT_SECTION = {
     "demo": "runs the other verbs, each under its own section",
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
-SECTION_OF = {"simulate": "ingest", "segments": "evaluate"}
+SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
 READS = {"package": "serving.handler"}
 # Modules that can be started but are no step of a model's life, and what they are for.

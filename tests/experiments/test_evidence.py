@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from small_pipeline import inside
 
 import params
+from data.products import INGESTED
 from experiments import evidence, gate
 from features import store
 from features.sequences import Log
 from serving import export, registry, versions
+from serving.tables import Sides
 from training.models.artifact import MANIFEST, hash_file
 from training.train import fit
 
@@ -79,7 +81,9 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     facts = json.loads((folder / "training/out/two_tower/test/fit.json").read_text())
-    export.write(folder / "serving/out/artifacts/two_tower", weights, facts, features, settings)
+    export.write(
+        folder / "serving/out/artifacts/two_tower", weights, facts, features, settings, Sides.read(folder / INGESTED)
+    )
 
 
 def shuffle(log: Log, cut_us: int) -> Log:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 import params
 from data.columns import DAY, HOUR
 from features.sequences import Log
 from features.store import Features
 from features.vocabulary import Vocabulary
+from serving.tables import Sides
 
 ITEMS = 40
 USERS = 80
@@ -41,6 +43,13 @@ def checkerboard(seed: int = 0, cut: str = "valid", per_user: int = 12, ties: bo
         item_features=np.concatenate([np.zeros((1, 3)), rng.normal(size=(ITEMS, 3))]).astype(np.float32),
         description=description(cut),
     )
+
+
+def sides() -> Sides:
+    """Side tables of the checkerboard: an item's colour is its parity, a user's side that of their items."""
+    people = pd.DataFrame({"user_id": [f"user-{n}" for n in range(USERS)], "side": [n % 2 for n in range(USERS)]})
+    colours = [("even", "odd")[n % 2] for n in range(ITEMS)]  # users of even number take item-0, item-2, ...
+    return Sides(people, pd.DataFrame({"item_id": [f"item-{n}" for n in range(ITEMS)], "colour": colours}))
 
 
 def description(cut: str) -> dict:

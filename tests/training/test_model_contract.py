@@ -19,7 +19,7 @@ from features.vocabulary import PAD
 from serving import export
 from serving.recommender import Recommender
 from serving.request import RequestError, parse
-from tests.training.made_features import ITEMS, START, checkerboard, recipe, train_settings
+from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from training.models.base import Model
 from training.models.build import MODELS, build
 from training.models.rank import exclude, rank
@@ -162,7 +162,7 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
     save_file(state, tmp_path / "weights.safetensors")
     facts = {"recipe": fitted.recipe, "label": fitted.recipe["name"], "run_id": "none"}
     settings = params.load(params.ROOT / "params.yaml")
-    export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings)
+    export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides())
     return Recommender.load(tmp_path / "artifact")
 
 

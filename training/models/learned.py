@@ -78,6 +78,7 @@ class LearnedModel(Model):
     def scores(self, batch: Batch) -> Tensor:
         """(B, N). Histories are read `max_history` wide however short they are: a matrix product of another shape may
         add up in another order, and then an answer would depend on the batch that it is given in."""
+        assert self.max_history is not None
         short = self.max_history - batch.items.shape[1]
         items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
         return self.score_all(Query.of(replace(batch, items=items, item_times=times)))

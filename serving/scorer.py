@@ -1,0 +1,100 @@
+"""A loaded model that scores what it is asked. Knows no server, loads no pandas: this runs inside the worker.
+
+Legend: B batch, N item rows, k list length.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.encode import Batch, assemble, known, trait_row
+from features.trends import last_refresh
+from serving.person import Person, people_of
+from serving.request import Request
+from training.models import artifact
+from training.models.artifact import Artifact
+from training.models.rank import exclude, rank
+
+
+class Scorer:
+    """A model with its vocabulary and encoders.
+
+    Args:
+        loaded: a verified artifact.
+        version: of the registry.
+        folder: where the artifact lies.
+    """
+
+    def __init__(self, loaded: Artifact, version: str = "unregistered", folder: Path | None = None) -> None:
+        self.artifact, self.version, self.folder = loaded, version, folder
+        self.model, self.vocabulary = loaded.model, loaded.vocabulary
+        self.manifest = loaded.manifest
+        with torch.inference_mode():
+            self.model.freeze()
+
+    @classmethod
+    def load(cls, folder: Path | str, version: str = "unregistered") -> Self:
+        """Load and verify an artifact folder.
+
+        Raises:
+            ArtifactError: a file is missing, changed or does not fit.
+        """
+        return cls(artifact.load(folder), version, Path(folder))
+
+    @torch.inference_mode()
+    def scores(self, batch: Batch) -> Tensor:
+        """(B, N) scores, seen items and padding at -inf."""
+        return exclude(self.model.scores(batch), batch.seen)
+
+    def rank(self, batch: Batch, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See `training.models.rank.rank`; evaluation asks this, with the scores that requests get."""
+        return rank(self.scores(batch), truth, k)
+
+    def encode(self, requests: list[Request], people: list[Person] | None = None) -> Batch:
+        """Requests as the tensors that training saw.
+
+        Args:
+            people: whoever asks, one for each request; None takes what the requests state.
+        """
+        config = self.artifact.config
+        people = people_of(requests, config["repeats"], None) if people is None else people
+        pairs = [self._known(person.history) for person in people]
+        empty = np.empty(0, dtype=np.int64)
+        moments = [last_refresh(np.int64(request.time_us), config["refresh_minutes"]) for request in requests]
+        distinct, moment = np.unique(np.array(moments, dtype=np.int64), return_inverse=True)
+        trends = self.artifact.trends
+        if len(distinct) > 1:  # a snapshot holds one moment: no need to repeat it
+            distinct, moment = distinct[:1], np.zeros(len(requests), dtype=np.int64)
+        return assemble(
+            np.concatenate([empty, *(items for items, _ in pairs)]),
+            np.concatenate([empty, *(times for _, times in pairs)]),
+            np.array([len(items) for items, _ in pairs], dtype=np.int64),
+            np.array([request.time_us for request in requests], dtype=np.int64),
+            self._rows(
+                [{**person.traits, **one.context} for one, person in zip(requests, people, strict=True)], "traits"
+            ),
+            self._rows([request.context for request in requests], "context"),
+            trends.at(distinct, self.model.channels),
+            moment,
+            self.model.max_history,
+        )
+
+    def golden(self) -> list[dict]:
+        """The requests recorded at export, each with the answer given then."""
+        lines = (self.folder / "golden.jsonl").read_text().splitlines() if self.folder else []
+        return [json.loads(line) for line in lines]
+
+    def _known(self, history: list[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+        items = self.vocabulary.indices(item for item, _ in history)
+        return known(items, np.array([moment for _, moment in history], dtype=np.int64))
+
+    def _rows(self, values: list[dict], kind: str) -> np.ndarray:
+        encoders = self.artifact.config["encoders"][kind]
+        rows = [trait_row(one, encoders) for one in values]
+        return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))

@@ -1,0 +1,53 @@
+"""Segments of whoever asks, and what is popular in each: the rung between personal and popular. Worker side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from features.segments.rules import Event, ItemValues, Profile, Rule, members
+from features.vocabulary import Vocabulary
+from serving.attributes import Attributes
+
+FILE = "segments.json"
+
+
+class SegmentLists:
+    """Args:
+    rules: as `features.segments.rules` reads them.
+    popular: segment -> item row -> how often its members took the item, best first.
+    items: item_id -> field -> values, of the fields that rules ask for.
+    """
+
+    def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
+        self.rules, self.popular, self.items = rules, popular, items
+
+    @classmethod
+    def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: Attributes) -> SegmentLists:
+        """Those of an artifact; none where it was exported before there were any."""
+        if folder is None or not (folder / FILE).exists():
+            return cls([], {}, {})
+        stored = json.loads((folder / FILE).read_text())
+        popular = {name: {int(row): count for row, count in rows} for name, rows in stored["popular"].items()}
+        by_row = attributes.of_items(sorted(_fields(stored["rules"])))
+        return cls(stored["rules"], popular, {vocabulary.id(row): values for row, values in by_row.items()})
+
+    def of(self, history: Sequence[tuple[str, int]], traits: Mapping[str, object], time_us: int) -> list[str]:
+        """Names of the segments of whoever has this history and these traits at a moment."""
+        events = [Event(item, moment, moment) for item, moment in history]
+        return members(self.rules, Profile(events, traits, time_us), time_us, self.items)
+
+    def scores(self, segment: str, num_items: int) -> np.ndarray:
+        """(N,) float32: how often the segment's members took each item."""
+        scores = np.zeros(num_items, dtype=np.float32)
+        rows = self.popular[segment]
+        scores[list(rows)] = list(rows.values())
+        return scores
+
+
+def _fields(rules: Sequence[Rule]) -> set[str]:
+    conditions = [condition for rule in rules for condition in (*rule.get("all", ()), *rule.get("any", ()))]
+    return {condition["share_of"]["field"] for condition in conditions if "share_of" in condition}
