@@ -72,7 +72,7 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     settings = params.load(folder / "params.yaml")
 
-    hybrids = ["hybrid", "reranker"]
+    hybrids = ["hybrid", "ensemble", "reranker"]
     alone = [label for label in RECIPES if label not in hybrids]
     assert pipeline["vars"] == [{"models": alone}, {"hybrids": hybrids}, {"ranked": [*alone, *hybrids]}]
     assert settings.tune.max_steps is None
@@ -101,7 +101,8 @@ def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> N
 def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
     with workspace.edited(folder / "params.yaml") as settings:
         settings["train"]["models"]["hybrid"]["parts"] = ["two_tower", "ease"]
-        settings["train"]["models"]["reranker"]["parts"] = ["item_knn", "ease"]
+        for label in ("reranker", "ensemble"):
+            settings["train"]["models"][label]["parts"] = ["item_knn", "ease"]
     features = folder / "features/out/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))

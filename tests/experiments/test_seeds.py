@@ -13,6 +13,7 @@ import yaml
 import params
 from experiments import seeds
 from experiments.measure import measure
+from experiments.workspace import edited
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
 ORIGIN = {
@@ -53,6 +54,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace whose pipeline gives what TABLES and VALIDATION say of the seed that params.yaml names."""
     settings = yaml.safe_load((params.ROOT / "params.yaml").read_text())
     settings["dataset"] = "made"
+    models = settings["train"]["models"]
+    settings["train"]["models"] = models | {"ours": models["two_tower"], "counted": models["ease"]}
     settings["evaluate"]["resamples"] = 200
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
 
@@ -62,6 +65,20 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(seeds.steps, "step", repro)
     evaluate(tmp_path, 0)
     return tmp_path
+
+
+def test_a_model_that_params_no_longer_name_is_not_fitted_again(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edited(workspace / "params.yaml") as settings:
+        settings["train"]["models"] = {"counted": settings["train"]["models"]["ease"]}
+        settings["tune"]["spaces"] = {}
+    asked: list[list[str]] = []
+    monkeypatch.setattr(seeds.steps, "step", lambda title, module, arguments, *_: asked.append(arguments))
+
+    assert seeds.fit_and_measure(workspace, 3, {}) is None
+
+    assert asked == [], "`dvc repro` without a target would fit them all"
 
 
 def together(folder: Path, label: str) -> dict:
