@@ -30,7 +30,7 @@ def cases_from(features: Features, start_us: int) -> dict[str, Cases]:
     """The cases of both targets from a moment on; the last window that fits is asked for."""
     until = features.description["until_us"]
     return {
-        "window": window_cases(features.log, start_us, features.description["window_days"]),
+        "window": window_cases(features.log, start_us, features.description["window_days"], until),
         "next": next_cases(features.log, start_us, until),
     }
 

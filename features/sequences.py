@@ -96,9 +96,13 @@ def next_cases(log: Log, start_us: int, stop_us: int) -> Cases:
     return Cases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
 
 
-def window_cases(log: Log, start_us: int, days: int) -> Cases:
-    """One case per user who acts within `days` after `start`: the distinct new items of those days."""
-    stop = start_us + days * DAY
+def window_cases(log: Log, start_us: int, days: int, until_us: int) -> Cases:
+    """One case per user who acts within `days` after `start`: the distinct new items of those days.
+
+    Args:
+        until_us: where the period ends that may be looked at, if that is sooner: validation must not see the test.
+    """
+    stop = min(start_us + days * DAY, until_us)
     rows = np.flatnonzero((log.times >= start_us) & (log.times < stop) & _new(log))
     user, counts = np.unique(log.users[rows], return_counts=True)
     time = np.full(len(user), start_us, dtype=np.int64)

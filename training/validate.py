@@ -23,7 +23,7 @@ def cases(features: Features) -> dict[str, Cases]:
     """The cases of both targets in the period that follows the cut."""
     start, until = features.cut_us, features.description["until_us"]
     return {
-        "window": window_cases(features.log, start, features.description["window_days"]),
+        "window": window_cases(features.log, start, features.description["window_days"], until),
         "next": next_cases(features.log, start, until),
     }
 

@@ -150,7 +150,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     ]}).plain()  # fmt: skip
     log, cut = features.log, features.cut_us
 
-    cases = window_cases(log, cut, 28)
+    cases = window_cases(log, cut, 28, features.description["until_us"])
     found = Segments.of(written, features, ingested).column(features, cases)
 
     alike = set(users.loc[users[trait] == value, "user_id"])

@@ -95,7 +95,10 @@ def test_a_users_traits_are_unknown_before_the_first_event() -> None:
     newcomer = events[(events["user_id"] != "u3") | (microseconds(events["event_time"]) >= CUT)]
     features = features_of(newcomer)
     row = features.users.index("u3")
-    window, following = window_cases(features.log, CUT, 28), next_cases(features.log, CUT, START + 41 * DAY)
+    window, following = (
+        window_cases(features.log, CUT, 28, START + 41 * DAY),
+        next_cases(features.log, CUT, START + 41 * DAY),
+    )
     for cases, known in ((window.take(np.flatnonzero(window.user == row)), False),
                          (following.take(np.flatnonzero(following.user == row)), True)):  # fmt: skip
         assert len(cases)
@@ -121,3 +124,17 @@ def test_neither_row_order_nor_item_numbers_change_a_metric(label: str) -> None:
             scores.append(np.sort(validate.ndcg(model, features, cases, features.trend_log(), 64)))
     for first, second in zip(scores[:2], scores[2:], strict=True):
         np.testing.assert_allclose(first, second, atol=1e-12)
+
+
+def test_validation_never_looks_beyond_its_own_period() -> None:
+    features = features_of(made_events())
+    features.description["until_us"] = CUT + 3 * DAY  # where the test begins, sooner than the window's 28 days
+
+    window = validate.cases(features)["window"]
+
+    log = features.log
+    taken = {(user, item): time for user, item, time in zip(log.users, log.items, log.times, strict=True)}
+    owner = np.repeat(window.user, np.diff(window.truth_offsets))
+    times = [taken[user, item] for user, item in zip(owner, window.truth, strict=True)]
+    assert min(times) >= CUT
+    assert CUT + 2 * DAY < max(times) < CUT + 3 * DAY
