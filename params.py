@@ -106,6 +106,14 @@ class Tune(Section):
     spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
 
 
+class Sensitivity(Section):
+    models: list[str]  # fitted where none are named; those that train.models lacks are left out
+    rolling_windows: Annotated[int, Field(ge=0)]  # before the validation window, as long as it
+    folds: Annotated[int, Field(ge=2)]  # of users, and of sessions
+    session_minutes: Count  # a pause this long ends a session, where the data names none
+    cases: Count  # of each protocol, drawn once
+
+
 class Experiment(Section):
     counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
@@ -125,6 +133,7 @@ class Params(Section):
     serve: Serve
     tune: Tune
     experiment: Experiment
+    sensitivity: Sensitivity
     gate: Gate
 
     @model_validator(mode="after")

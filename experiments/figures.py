@@ -32,21 +32,26 @@ def page(board: Board) -> str:
         body += [
             f"<h2>{escape(TITLES[target])}</h2>",
             f"<p>{escape(size_line(board, target))}</p>",
-            _table(rows(board, target)),
+            table(rows(board, target)),
         ]
         if by_segment := segment_rows(board, target):
-            body += ["<p>NDCG@10 by segment (cases)</p>", _table(by_segment)]
-        body += [_html(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
+            body += ["<p>NDCG@10 by segment (cases)</p>", table(by_segment)]
+        body += [embedded(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
         if target == "next" and board.decay:
-            body.append(_html(ageing(board)))
+            body.append(embedded(ageing(board)))
     meanings = "".join(
         f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items()
     )
+    body += ["<h2>Definitions</h2>", f"<dl>{meanings}</dl>"]
+    return document(f"{board.dataset}: leaderboard", body)
+
+
+def document(title: str, body: list[str]) -> str:
+    """The whole page around the parts of a body, script and style inside."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(board.dataset)}: leaderboard</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}"
-        f"<h2>Definitions</h2><dl>{meanings}</dl></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>\n"
     )
 
 
@@ -160,11 +165,13 @@ def _titled(board: Board, figure: go.Figure, title: str, height: int) -> go.Figu
     return figure
 
 
-def _html(figure: go.Figure) -> str:
+def embedded(figure: go.Figure) -> str:
+    """A figure as a part of a body."""
     return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
 
 
-def _table(lines: list[dict[str, str]]) -> str:
+def table(lines: list[dict[str, str]]) -> str:
+    """Lines of column -> text as a part of a body."""
     head = "".join(f"<th>{escape(name)}</th>" for name in lines[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line.values()) + "</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'

@@ -113,6 +113,12 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
     }  # fmt: skip
 
 
+def origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
+    """What a description says of the data it is of, and of the period that follows the cut."""
+    known = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
+    return known | {"cut": cut, "repeats": repeats, "until_us": until_us, "window_days": manifest["window_days"]}
+
+
 def write(folder: Path, features: dict) -> None:
     """Write what `featurize` returned; `features.store.load` reads it back."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         settings.featurize,
         settings.seed,
     )
-    features["description"] |= {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
     until = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
-    features["description"] |= {"cut": cut, "repeats": settings.ingest.repeats, "until_us": until}
-    features["description"]["window_days"] = manifest["window_days"]
+    features["description"] |= origin(manifest, settings.ingest.repeats, cut, until)
     folder = Path("features/out") / cut
     write(folder, features)
     print(f"featurize: {len(features['vocabulary']) - 1} items before the {cut} cut -> {folder}")
