@@ -103,6 +103,7 @@ class Tune(Section):
     trials: Count
     seconds: Annotated[float, Field(gt=0)]  # no trial begins after it
     max_steps: Count | None  # of one trial; None: the model's own
+    folds: Count  # windows that a trial is scored on, each as long as the validation window, which is the last
     spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
 
 

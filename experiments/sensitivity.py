@@ -84,7 +84,7 @@ def _reached(fold: Fold, recipes: dict[str, dict], settings: params.Params) -> d
     trends = fold.learned.trend_log()
     for label, recipe in list(recipes.items()):
         try:
-            result = fit(recipe, fold.learned, settings.train, settings.seed)
+            result = fit(recipe, fold.learned, settings.train, settings.train.seed)
         except FitError as error:
             print(f"sensitivity: {label} is left out: {error}", flush=True)
             del recipes[label]

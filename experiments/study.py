@@ -21,13 +21,13 @@ UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
 
 
 def name_of(label: str, features: Features, settings: params.Params) -> str:
-    """One name for trials that can be compared: the same data, model, spaces and length of a trial."""
+    """One name for trials that can be compared: the same data, model, spaces, windows and length of a trial."""
     train, tuned = settings.train, settings.tune
     identity = [
         features.description,
         train.models[label].model_dump(),
         {name: space.model_dump() for name, space in tuned.spaces[label].items()},
-        [tuned.max_steps, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
+        [tuned.max_steps, tuned.folds, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
     ]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings.dataset}/{label}/{features.description['split_id']}/{digest}"

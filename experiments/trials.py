@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,13 @@ from pydantic import ValidationError
 
 import params
 import search_space
-from experiments import study_record
+from experiments import folded, study_record
 from experiments.study import DEFAULTS, suggest, this_process
 from features.store import Features
 from training.metrics import geometric_mean
-from training.train import FitError, fit
+from training.train import FitError, FitResult, fit
+
+FOLD_STEPS = 100_000  # between the first epochs of two windows, in the steps that a study compares trials at
 
 
 class OutOfTimeError(Exception):
@@ -29,6 +32,12 @@ class Search:
     features: Features
     settings: params.Params
     parent: str  # the MLflow run above theirs
+    folds: list[Features]  # of each window that a trial is scored on, oldest first
+
+    @classmethod
+    def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
+        """A search on the windows that `tune.folds` asks for; `features` are of the validation window."""
+        return cls(label, features, settings, parent, folded.features_of(features, settings))
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
@@ -63,21 +72,34 @@ def _try(trial, search: Search, deadline: float) -> float:
     tried = recipe | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
     with study_record.trial_run(trial, tried, search, gave_up=OutOfTimeError) as run:
 
-        def on_epoch(row: dict) -> None:
+        def on_epoch(row: dict, fold: int) -> None:
             run.log_epoch(row)
-            report(trial, row)
+            report(trial, row, fold)
             # The values of params.yaml are what all others are held against, so they are measured whatever it takes.
             if DEFAULTS not in trial.user_attrs:
                 prune(trial, row)
                 keep_to(deadline, row)
 
-        result = fit(tried, search.features, settings.train, settings.train.seed, on_epoch)
+        result = _fitted(tried, search, on_epoch)
         run.log_fit(result)
         score = geometric_mean(result.validation.values())
         run.log_metrics({"objective": score})
     trial.set_user_attr("recipe", recipe)
     trial.set_user_attr("validation", result.validation)
     return score
+
+
+def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], None]) -> FitResult:
+    """The recipe fitted before each window, oldest first; steps count on from window to window."""
+    results: list[FitResult] = []
+    for fold, features in enumerate(search.folds):
+        taken = sum(one.curves[-1]["step"] for one in results if one.curves)
+
+        def shifted(row: dict, fold: int = fold, taken: int = taken) -> None:
+            on_epoch(row | {"step": row["step"] + taken}, fold)
+
+        results.append(fit(recipe, features, search.settings.train, search.settings.seed, shifted))
+    return folded.joined(results)
 
 
 def recipe_with(values: dict, model) -> dict:
@@ -92,11 +114,15 @@ def recipe_with(values: dict, model) -> dict:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 
 
-def report(trial, row: dict) -> None:
-    """Tell the study how the trial does at this epoch."""
+def report(trial, row: dict, fold: int = 0) -> None:
+    """Tell the study how the trial does at this epoch of this window; trials are compared at the same of both.
+
+    Optuna's median pruner judges a trial by its best so far, so a later window that is harder than an earlier one
+    prunes less, never more.
+    """
     scores = {name: value for name, value in row.items() if name.startswith("valid/")}
     if scores:
-        trial.report(geometric_mean(scores.values()), row["epoch"])
+        trial.report(geometric_mean(scores.values()), fold * FOLD_STEPS + row["epoch"])
 
 
 def prune(trial, row: dict) -> None:

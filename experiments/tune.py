@@ -10,7 +10,7 @@ from pathlib import Path
 import params
 import search_space
 from command import UserError, exits_cleanly
-from experiments import study_record, study_storage
+from experiments import folded, study_record, study_storage
 from experiments.budget import Budget, minutes_of
 from experiments.study import begin_with_defaults, begun, bury, completed, name_of, open_study, value_of_defaults
 from experiments.study_record import values_text
@@ -56,7 +56,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
         tidy_and_go_on()
         try:
             if crew == 1:
-                search = Search(label, features, settings, parent.run_id)
+                search = Search.of(label, features, settings, parent.run_id)
                 while budget.take():
                     tell(run_next(study, search, budget.deadline))
             else:
@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     if label not in settings.tune.spaces:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")
     budget = budget_of(arguments, settings.tune)
+    folded.refuse_too_many(settings)
     study = tune(label, store.load(FEATURES), settings, budget, arguments.workers)
     defaults = value_of_defaults(study)
     against = f"the values of params.yaml reach {defaults:.4f}" if defaults is not None else "those of params.yaml fail"
