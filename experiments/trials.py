@@ -98,7 +98,7 @@ def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], None])
         def shifted(row: dict, fold: int = fold, taken: int = taken) -> None:
             on_epoch(row | {"step": row["step"] + taken}, fold)
 
-        results.append(fit(recipe, features, search.settings.train, search.settings.seed, shifted))
+        results.append(fit(recipe, features, search.settings.train, search.settings.train.seed, shifted))
     return folded.joined(results)
 
 
