@@ -59,6 +59,11 @@ class Featurize(Section):
     trends: Trends
 
 
+class Online(Section):
+    max_events: Count  # the newest events of a user that the online store keeps
+    ttl_days: Annotated[float, Field(gt=0)] | None  # what was learned longer ago is not served; None: for ever
+
+
 class Train(Section):
     seed: Annotated[int, Field(ge=0)]
     early_stopping_cases: Count
@@ -129,6 +134,7 @@ class Params(Section):
     split: Split
     featurize: Featurize
     segments: Segments
+    online: Online
     train: Train
     evaluate: Evaluate
     serve: Serve

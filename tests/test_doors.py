@@ -19,6 +19,7 @@ COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
 
 # Verbs whose outcome no setting of their own changes, and why.
 WITHOUT_SECTION = {
+    "fill": "obeys the section online, which whatever else writes to the store obeys too",
     "export": "writes what train fitted, as it is",
     "package": "copies the artifact and the code beside it into an archive",
     "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
@@ -28,7 +29,7 @@ WITHOUT_SECTION = {
     "demo": "runs the other verbs, each under its own section",
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
-SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export"}
+SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "fill"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
 READS = {"package": "serving.handler"}
 # Modules that can be started but are no step of a model's life, and what they are for.

@@ -1,0 +1,90 @@
+"""Which store, and how patient to be with it: environment variables, never params.yaml.
+
+Read without pydantic, which the serving worker does not have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.online.errors import StoreError
+from features.online.record_store import Engine, RecordStore
+from features.online.store import ProfileStore
+
+STORE, READ_MS, WRITE_MS = "TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"
+EMBEDDED = "sqlite:///features/out/online.db"
+REDIS = ("redis://", "rediss://", "unix://")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An empty variable counts as unset.
+
+    Attributes:
+        store: TIDEGATE_STORE: sqlite:///path (a relative one from the working directory) or a URL of Redis.
+        read_ms: TIDEGATE_STORE_READ_MS: how long an answer may wait for the store.
+        write_ms: TIDEGATE_STORE_WRITE_MS: how long a writer waits, which nobody is in a hurry for.
+    """
+
+    store: str = EMBEDDED
+    read_ms: float = 100
+    write_ms: float = 5000
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the environment.
+
+    Raises:
+        StoreError: names the variable, its value and what was expected.
+    """
+    url = environment.get(STORE) or Settings.store
+    if not url.startswith(("sqlite:///", *REDIS)):
+        scheme = url.partition("://")[0][:20]  # what follows may hold a password
+        raise StoreError(f"{STORE} begins with {scheme!r}; expected sqlite:///path, redis://, rediss:// or unix://")
+    return Settings(
+        url,
+        _milliseconds(environment, READ_MS, Settings.read_ms),
+        _milliseconds(environment, WRITE_MS, Settings.write_ms),
+    )
+
+
+def connect(namespace: str, found: Settings, writing: bool = False) -> ProfileStore:
+    """Open the store of a data set.
+
+    Args:
+        namespace: the data set's name.
+        writing: be as patient as a writer.
+
+    Raises:
+        StoreUnavailable: SQLite's file cannot be opened. Redis is first asked at the first call.
+        StoreError: the URL is not one.
+    """
+    seconds = (found.write_ms if writing else found.read_ms) / 1000
+    return RecordStore(_engine(found.store, seconds), namespace)
+
+
+def _engine(url: str, seconds: float) -> Engine:
+    if url.startswith("sqlite:///"):
+        from features.online.sqlite_engine import SqliteEngine
+
+        return SqliteEngine(Path(url.removeprefix("sqlite:///")), seconds)
+    from features.online.redis_engine import RedisEngine  # here, so that nobody else waits for its import
+
+    try:
+        return RedisEngine(url, seconds)
+    except ValueError as error:
+        raise StoreError(f"{STORE} is no URL of Redis: {error}") from None
+
+
+def _milliseconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 1 <= value <= 600_000:  # NaN lies within no bound
+        raise StoreError(f"{name} is {text!r}; expected milliseconds from 1 to 600000")
+    return value

@@ -1,0 +1,147 @@
+"""Which store there is comes from the environment; a Redis that is slow, gone or back is met in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from features.online.connect import EMBEDDED, Settings, connect, settings
+from features.online.errors import StoreError, StoreUnavailable
+from features.online.profile import Event, make
+from features.online.store import Policy, State
+from serving.worker_code import worker_modules
+
+ROOT = Path(__file__).resolve().parents[3]
+T = 1_700_000_000_000_000
+SLACK = 0.5  # seconds that a busy machine may add
+
+
+def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
+    assert settings({}) == settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == Settings()
+    assert settings({}).store == EMBEDDED
+
+
+def test_variables_set_the_store_and_its_patience() -> None:
+    found = settings(
+        {"TIDEGATE_STORE": "rediss://h:1/2", "TIDEGATE_STORE_READ_MS": "7", "TIDEGATE_STORE_WRITE_MS": "8.5"}
+    )
+    assert found == Settings("rediss://h:1/2", 7, 8.5)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "1e9"])
+@pytest.mark.parametrize("name", ["TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"])
+def test_a_patience_out_of_bounds_is_named(name: str, value: str) -> None:
+    with pytest.raises(StoreError, match=f"^{name} is '{value}'; expected milliseconds"):
+        settings({name: value})
+
+
+def test_an_unknown_kind_of_store_is_named_without_its_password() -> None:
+    with pytest.raises(StoreError, match="TIDEGATE_STORE begins with 'mysql'") as refused:
+        settings({"TIDEGATE_STORE": "mysql://me:secret@host"})
+    assert "secret" not in str(refused.value)
+
+
+def test_a_url_that_is_none_is_named() -> None:
+    with pytest.raises(StoreError, match="TIDEGATE_STORE is no URL of Redis"):
+        connect("d", Settings("redis://h:port/0"))
+
+
+def test_the_password_stays_out_of_errors() -> None:
+    store = connect("d", Settings("redis://me:secret@127.0.0.1:1/0"))
+    with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1:1/0") as refused:
+        store.health()
+    assert "secret" not in str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_text("rubbish " * 200)
+    with pytest.raises(StoreUnavailable, match=r"store\.db.*not a database"):
+        connect("d", Settings(f"sqlite:///{tmp_path}/store.db"))
+
+
+def test_an_embedded_store_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    connect("d", Settings(f"sqlite:///{tmp_path}/deep/store.db")).configure(Policy(5, None))
+
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "deep").iterdir()} == {"0o600"}
+
+
+def test_a_locked_file_is_an_error_within_the_timeout(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    holder, waiting = connect("d", Settings(url)), connect("d", Settings(url, read_ms=100))
+    holder.configure(Policy(5, None))
+    holder.engine._database.execute("BEGIN IMMEDIATE")
+
+    begun = time.perf_counter()
+    with pytest.raises(StoreUnavailable, match="locked"):
+        waiting.upsert([make("u")])
+    assert time.perf_counter() - begun < 0.1 + SLACK
+    assert waiting.read(["u"], [T])[0].state == State.UNKNOWN  # readers do not wait for writers
+
+
+def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answers(own_redis) -> None:
+    store = connect("d", Settings(own_redis.url, read_ms=200))
+    store.configure(Policy(5, None))
+    own_redis.stop()
+    for call in (store.health, lambda: store.read(["u"], [T]), lambda: store.upsert([make("u")])):
+        begun = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match=f"redis://127.0.0.1:{own_redis.port}"):
+            call()
+        assert time.perf_counter() - begun < 0.2 + SLACK
+
+    own_redis.start()
+    store.configure(Policy(5, None))
+    assert store.read(["u"], [T])[0].state == State.UNKNOWN
+
+
+def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
+    store = connect("d", Settings(own_redis.url, read_ms=200))
+    store.configure(Policy(5, None))
+    os.kill(own_redis.process.pid, signal.SIGSTOP)
+    try:
+        begun = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match="Timeout"):
+            store.read(["u"], [T])
+        assert time.perf_counter() - begun < 2 * 0.2 + SLACK
+    finally:
+        os.kill(own_redis.process.pid, signal.SIGCONT)
+    assert store.read(["u"], [T])[0].state == State.UNKNOWN  # and not the answer to the question before
+
+
+def test_a_server_that_takes_calls_and_never_answers_is_an_error_within_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        store = connect("d", Settings(f"redis://127.0.0.1:{deaf.getsockname()[1]}", read_ms=200))
+        begun = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match="Timeout"):
+            store.read(["u"], [T])
+        assert time.perf_counter() - begun < 2 * 0.2 + SLACK
+
+
+def test_a_batch_is_read_in_one_round_trip(own_redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = connect("d", Settings(own_redis.url), writing=True)
+    store.configure(Policy(5, None))
+    users = [f"u{number}" for number in range(32)]
+    store.upsert([make(user, [Event(T, "e", T, "i", "play")]) for user in users])
+    before = commands(store)
+    assert all(reading.profile for reading in store.read(users, [T] * 32))
+    assert commands(store) - before == 2  # the read, and the INFO before it
+
+
+def commands(store) -> int:
+    return store.engine._redis.info("stats")["total_commands_processed"]
+
+
+def test_the_worker_can_load_all_of_it_and_loads_no_table_library() -> None:
+    names = [f"features.online.{path.stem}" for path in (ROOT / "features" / "online").glob("[a-z]*.py")]
+    assert names
+    for name in names:
+        assert name in worker_modules(ROOT, name)
+    program = f"import sys, {', '.join(names)}; print(sorted({{'pandas', 'pydantic', 'pyarrow'}} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout == "[]\n"

@@ -1,0 +1,194 @@
+"""However events arrive, the same profile comes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.columns import DAY
+from data.times import EARLIEST, LATEST
+from features.online.errors import NewerRecord, ProfileError, RecordError
+from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, Stated, join, make
+from features.online.record import decode, encode
+
+T = 1_700_000_000_000_000
+MOST = 5
+few = st.integers(0, 6)
+# So few values that ids, times and items often meet, as in no honest log: ties are where orders differ.
+times = st.tuples(few, st.integers(0, 2)).map(lambda pair: (T + pair[0], T + sum(pair)))
+events = st.builds(
+    lambda when, name, item: Event(when[0], f"e{name}", when[1], f"i{item}", "play"), times, few, st.integers(0, 3)
+)
+traits = st.builds(
+    lambda when, name, value: Stated(when[0], f"e{name}", when[1], value),
+    times, st.integers(0, 2), st.sampled_from(["free", "paid", 3, 3.0, True, None]),
+)  # fmt: skip
+consents = st.builds(
+    lambda when, name, value: Stated(when[0], f"e{name}", when[1], value), times, st.integers(0, 1), st.booleans()
+)
+changes = st.builds(
+    lambda listed, words, agreed: make("u", listed, words, agreed),
+    st.lists(events, max_size=3),
+    st.dictionaries(st.sampled_from(["plan", "age"]), traits, max_size=2),
+    st.dictionaries(st.just("training"), consents, max_size=1),
+)
+profiles = st.lists(changes, max_size=4).map(lambda parts: merged(parts))
+
+
+def merged(parts: list[Profile]) -> Profile:
+    return reduce(lambda one, other: join(one, other, MOST), parts, Profile("u"))
+
+
+@given(st.lists(changes, max_size=12), st.data())
+@settings(max_examples=300, deadline=None)
+def test_shuffled_repeated_and_late_arrival_give_the_same_profile(parts: list[Profile], data: st.DataObject) -> None:
+    again = data.draw(st.lists(st.sampled_from(parts), max_size=6)) if parts else []
+    arrived = data.draw(st.permutations(parts + again))
+
+    assert merged(arrived) == merged(parts)
+    assert encode(merged(arrived)) == encode(merged(parts))
+
+
+@given(profiles, profiles, profiles)
+@settings(max_examples=300, deadline=None)
+def test_profiles_join_in_any_grouping(one: Profile, other: Profile, third: Profile) -> None:
+    assert join(one, other, MOST) == join(other, one, MOST)
+    assert join(join(one, other, MOST), third, MOST) == join(one, join(other, third, MOST), MOST)
+    assert join(one, one, MOST) == one
+
+
+@given(st.lists(changes, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_profile_keeps_the_newest_events_and_says_when_it_dropped_some(parts: list[Profile]) -> None:
+    everything = {event[:2] for part in parts for event in part.events}
+    kept = merged(parts)
+
+    assert [event[:2] for event in kept.events] == sorted(everything)[-MOST:]
+    assert kept.truncated == (len(everything) > MOST)
+
+
+@given(st.lists(changes, min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_feature_time_never_goes_back(parts: list[Profile]) -> None:
+    so_far = Profile("u")
+    for part in parts:
+        grown = join(so_far, part, MOST)
+        assert grown.feature_time_us >= max(so_far.feature_time_us, part.feature_time_us)
+        so_far = grown
+    known = [event.known_us for part in parts for event in part.events]
+    assert so_far.feature_time_us >= max(known, default=0)
+
+
+def test_the_latest_word_holds_whenever_it_arrives() -> None:
+    old = make("u", traits={"plan": Stated(T, "b", T + 9, "free")})
+    new = make("u", traits={"plan": Stated(T + 1, "a", T + 1, "paid")})
+
+    assert merged([new, old]).traits["plan"].value == "paid"
+
+
+def test_of_a_yes_and_a_no_at_the_same_moment_the_no_holds() -> None:
+    yes, no = (make("u", consent={"training": Stated(T, "a", T, agreed)}) for agreed in (True, False))
+
+    assert merged([yes, no]).consent["training"].value is False
+    assert merged([no, yes]).consent["training"].value is False
+
+
+def test_an_event_that_arrives_again_keeps_the_time_at_which_it_was_first_known() -> None:
+    first, again = (make("u", [Event(T, "a", T + lag, "i", "play")]) for lag in (1, DAY))
+
+    assert merged([again, first]).events == first.events
+
+
+def test_counters_count_the_events_by_type() -> None:
+    kinds = ["play", "play", "like"]
+    profile = make("u", [Event(T + at, f"e{at}", T + at, "i", kind) for at, kind in enumerate(kinds)])
+
+    assert merged([profile, profile]).counters == {"play": 2, "like": 1}
+
+
+def test_profiles_of_two_users_do_not_join() -> None:
+    with pytest.raises(ValueError, match="two users"):
+        join(Profile("u"), Profile("v"), MOST)
+
+
+def test_times_are_bounded_as_ingest_bounds_them() -> None:
+    assert (EARLIEST.value // 1000, LATEST.value // 1000) == (EARLIEST_US, LATEST_US)
+
+
+GOOD = Event(T, "e", T, "i", "play")
+
+
+@pytest.mark.parametrize(
+    ("field", "given_parts"),
+    [
+        ("user_id", {"user_id": " "}),
+        ("user_id", {"user_id": "u" * 257}),
+        ("item_id", {"events": [GOOD._replace(item_id=7)]}),
+        ("event_id", {"events": [GOOD._replace(event_id="")]}),
+        ("event_type", {"events": [GOOD._replace(event_type=None)]}),
+        ("event_time", {"events": [GOOD._replace(time_us=float(T))]}),
+        ("event_time", {"events": [GOOD._replace(time_us=5)]}),
+        ("known_time", {"events": [GOOD._replace(known_us=T - 1)]}),
+        ("traits.age", {"traits": {"age": Stated(T, "e", T, float("nan"))}}),
+        ("traits.age", {"traits": {"age": Stated(T, "e", T, [7])}}),
+        ("traits", {"traits": {"": Stated(T, "e", T, 7)}}),
+        ("consent.training", {"consent": {"training": Stated(T, "e", T, "yes")}}),
+        ("event_time", {"consent": {"training": Stated(True, "e", T, True)}}),
+    ],
+)
+def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict) -> None:
+    with pytest.raises(ProfileError) as refused:
+        make(**{"user_id": "u", **given_parts})
+
+    assert refused.value.field == field
+
+
+# Profiles as bytes
+
+
+@given(profiles)
+@settings(max_examples=200, deadline=None)
+def test_a_record_gives_back_the_profile(profile: Profile) -> None:
+    assert decode(encode(profile), "u") == profile
+    for name, stated in decode(encode(profile), "u").traits.items():
+        assert type(stated.value) is type(profile.traits[name].value)  # 3 and 3.0 are other rows of a table
+
+
+def test_half_a_surrogate_pair_is_text_too() -> None:
+    profile = make("\ud800", [GOOD._replace(item_id="\udfff")])
+
+    assert decode(encode(profile), "\ud800") == profile
+
+
+@given(profiles, st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_changed_byte_is_noticed(profile: Profile, data: st.DataObject) -> None:
+    raw = bytearray(encode(profile))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(RecordError):
+        decode(bytes(raw), "u")
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_told_from_a_record(raw: bytes) -> None:
+    with pytest.raises(RecordError):
+        decode(raw, "u")
+
+
+def test_another_users_record_is_refused() -> None:
+    with pytest.raises(RecordError, match=r"'v'.*'u'"):
+        decode(encode(make("u", [GOOD])), "v")
+
+
+def test_a_later_format_is_named() -> None:
+    raw = bytearray(encode(replace(make("u", [GOOD]), truncated=True)))
+    raw[3] = 2
+
+    with pytest.raises(NewerRecord, match="format 2"):
+        decode(bytes(raw), "u")

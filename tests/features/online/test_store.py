@@ -1,0 +1,316 @@
+"""One contract for every store: nothing is lost, nothing stale is served, nothing bad costs its neighbours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.columns import DAY
+from features.online.errors import NewerRecord, StoreConflict, StoreError, StoreUnavailable
+from features.online.item_trends import ItemTrends
+from features.online.profile import Event, Profile, Stated, make
+from features.online.record import encode
+from features.online.record_store import RecordStore, Swap
+from features.online.store import Policy, State
+
+ROOT = Path(__file__).resolve().parents[3]
+T = 1_700_000_000_000_000
+
+
+def played(user: str, *numbers: int) -> Profile:
+    return make(user, [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play") for number in numbers])
+
+
+def numbers_of(store: RecordStore, user: str, at: int = T + DAY) -> list[int] | None:
+    """The events that the store gives back of a user, by their numbers."""
+    profile = store.read([user], [at])[0].profile
+    return profile and [event.time_us - T for event in profile.events]
+
+
+def key_of(store: RecordStore, user: str) -> bytes:
+    return store._profile_key(user)
+
+
+def plant(store: RecordStore, key: bytes, raw: bytes) -> None:
+    """Put bytes in the place of whatever is there."""
+    (held,) = store.engine.get([key])
+    assert store.engine.swap([Swap(key, held, raw)]) == [True]
+
+
+class TestProfiles:
+    def test_what_was_written_is_read(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
+        stated = Stated(T, "e", T, 31)
+        profile = make("ü", played("ü", 1).events, {"age": stated}, {"training": Stated(T, "e", T, False)})
+        store.upsert([profile])
+
+        assert reopen().read(["ü"], [T])[0].profile == profile
+
+    def test_readings_come_in_the_order_asked_for(self, store: RecordStore) -> None:
+        store.upsert([played("a", 1), played("b", 2)])
+
+        readings = store.read(["b", "nobody", "a", "b"], [T + DAY] * 4)
+
+        assert [reading.state for reading in readings] == [State.FOUND, State.UNKNOWN, State.FOUND, State.FOUND]
+        assert [reading.profile and reading.profile.user_id for reading in readings] == ["b", None, "a", "b"]
+
+    def test_nobody_asked_for_is_nobody_read(self, store: RecordStore) -> None:
+        assert store.read([], []) == []
+
+    def test_changes_of_one_user_in_one_call_are_all_kept(self, store: RecordStore) -> None:
+        store.upsert([played("a", 3), played("b", 9), played("a", 1), played("a", 3)])
+
+        assert numbers_of(store, "a") == [1, 3]
+
+    def test_many_users_are_written_and_read(self, store: RecordStore) -> None:
+        users = [f"u{number}" for number in range(1203)]
+        store.upsert([played(user, 1) for user in users])
+
+        assert [one.profile.user_id for one in store.read(users, [T + DAY] * 1203) if one.profile] == users
+
+    @given(st.lists(st.lists(st.integers(0, 90), max_size=20), max_size=6), st.randoms(use_true_random=False))
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_batches_in_any_order_give_the_same_profile(self, store: RecordStore, batches: list, random) -> None:
+        store.erase(["a", "b"])
+        store.upsert([played("a", *batch) for batch in batches])
+        random.shuffle(batches)
+        for batch in [*batches, *batches[:2]]:
+            store.upsert([played("b", *batch)])
+
+        newest = sorted({number for batch in batches for number in batch})[-50:]
+        assert (numbers_of(store, "a") or []) == (numbers_of(store, "b") or []) == newest
+
+    def test_the_oldest_events_make_room(self, store: RecordStore) -> None:
+        store.upsert([played("a", *range(60)), played("a", 3)])
+
+        assert numbers_of(store, "a") == list(range(10, 60))
+
+    def test_an_erased_user_is_unknown(self, store: RecordStore) -> None:
+        store.upsert([played("a", 1), played("b", 1)])
+        store.erase(["a", "nobody"])
+
+        assert [one.state for one in store.read(["a", "b"], [T + DAY] * 2)] == [State.UNKNOWN, State.FOUND]
+
+    def test_half_a_surrogate_pair_is_a_user_like_others(self, store: RecordStore) -> None:
+        store.upsert([played("\ud800", 1)])
+
+        assert numbers_of(store, "\ud800") == [1]
+
+    def test_data_sets_do_not_meet(self, store: RecordStore, url: str, namespace: str) -> None:
+        other = RecordStore(store.engine, namespace + "-other")
+        other.configure(Policy(50, None))
+        store.upsert([played("a", 1)])
+
+        assert other.read(["a"], [T])[0].state == State.UNKNOWN
+
+    def test_a_store_without_policy_says_what_to_do(self, reopen: Callable[[], RecordStore]) -> None:
+        with pytest.raises(StoreError, match=r"has no policy .*run features\.fill"):
+            reopen().upsert([played("a", 1)])
+
+
+class TestTimeToLive:
+    def test_it_is_enforced_at_read(self, store: RecordStore) -> None:
+        store.upsert([played("a", 0), played("b", DAY)])
+
+        at = T + 30 * DAY
+        assert [one.state for one in store.read(["a", "b"], [at, at])] == [State.FOUND, State.FOUND]
+        readings = store.read(["a", "b", "a"], [at + 1, at + 1, at])
+        assert [one.state for one in readings] == [State.EXPIRED, State.FOUND, State.FOUND]
+        assert readings[0].profile is None
+
+    def test_a_changed_one_holds_for_readers_that_were_open(
+        self, store: RecordStore, reopen: Callable[[], RecordStore]
+    ) -> None:
+        reader = reopen()
+        store.upsert([played("a", 0)])
+        assert reader.read(["a"], [T + 2 * DAY])[0].state == State.FOUND
+
+        store.configure(Policy(50, DAY))
+        assert reader.read(["a"], [T + 2 * DAY])[0].state == State.EXPIRED
+        store.configure(Policy(50, None))
+        assert reader.read(["a"], [T + 9999 * DAY])[0].state == State.FOUND
+
+    def test_news_of_a_user_begin_it_anew(self, store: RecordStore) -> None:
+        store.upsert([played("a", 0)])
+        late = T + 40 * DAY
+        store.upsert([make("a", [Event(T, "old", late, "i", "play")])])  # old, but learned of just now
+
+        assert store.read(["a"], [late])[0].state == State.FOUND
+
+
+class TestBadRecords:
+    @pytest.mark.parametrize("raw", [b"", b"rubbish", encode(played("b", 1)), encode(played("a", 1))[:-2]])
+    def test_one_is_reported_and_costs_its_neighbours_nothing(self, store: RecordStore, raw: bytes, caplog) -> None:
+        store.upsert([played("a", 1), played("b", 2)])
+        plant(store, key_of(store, "a"), raw)
+
+        bad, good = store.read(["a", "b"], [T + DAY] * 2)
+
+        assert (bad.state, bad.profile, good.state) == (State.CORRUPT, None, State.FOUND)
+        assert bad.detail
+        assert "record" in caplog.text
+
+    def test_one_is_replaced_by_what_arrives_and_the_profile_says_that_it_has_a_gap(self, store: RecordStore) -> None:
+        store.upsert([played("a", 1)])
+        plant(store, key_of(store, "a"), b"rubbish")
+        store.upsert([played("a", 2)])
+
+        profile = store.read(["a"], [T + DAY])[0].profile
+        assert profile is not None
+        assert profile.truncated
+        assert numbers_of(store, "a") == [2]
+
+    def test_what_newer_code_wrote_is_not_overwritten(self, store: RecordStore) -> None:
+        newer = b"TGP\x02" + encode(played("a", 1))[4:]
+        store.upsert([played("a", 1)])
+        plant(store, key_of(store, "a"), newer)
+
+        with pytest.raises(NewerRecord, match="format 2"):
+            store.upsert([played("a", 2), played("b", 2)])
+
+        assert store.engine.get([key_of(store, "a")]) == [newer]
+        assert numbers_of(store, "b") == [2]
+
+
+class TestWritersAtOnce:
+    def test_two_lose_nothing(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
+        store.configure(Policy(1000, None))
+        failures: list[BaseException] = []
+
+        def write(writer: RecordStore, begin: int) -> None:
+            try:
+                for number in range(begin, 200, 2):
+                    writer.upsert([played("hot", number), played(f"cold{begin}", number)])
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write, args=(reopen(), begin)) for begin in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert not failures
+        assert numbers_of(store, "hot") == list(range(200))
+
+    def test_a_writer_that_always_loses_says_so_and_overwrites_nothing(
+        self, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.upsert([played("a", 1)])
+        monkeypatch.setattr(store.engine, "swap", lambda swaps: [False] * len(swaps))
+
+        with pytest.raises(StoreConflict, match="1 users"):
+            store.upsert([played("a", 2)])
+        assert numbers_of(store, "a") == [1]
+
+    def test_a_swap_refuses_what_is_not_as_it_was(self, store: RecordStore) -> None:
+        key = b"tidegate:" + os.urandom(8)
+        assert store.engine.swap([Swap(key, b"x", b"new")]) == [False]  # nothing there
+        assert store.engine.swap([Swap(key, None, b"one"), Swap(key, None, b"two")]) == [True, False]
+        assert store.engine.swap([Swap(key, b"two", None), Swap(key, b"two", b"three")]) == [False, False]
+        assert store.engine.get([key]) == [b"one"]
+        assert store.engine.swap([Swap(key, b"one", b"two"), Swap(key, b"two", None)]) == [True, True]
+        assert store.engine.get([key]) == [None]
+
+    @pytest.mark.slow
+    def test_a_killed_one_has_lost_nothing_that_was_acknowledged(
+        self, store: RecordStore, url: str, namespace: str
+    ) -> None:
+        store.configure(Policy(100_000, None))
+        program = """if True:
+            import sys
+            from features.online.connect import Settings, connect
+            from features.online.profile import Event, make
+            store, T = connect(sys.argv[1], Settings(sys.argv[2]), writing=True), int(sys.argv[3])
+            for number in range(10**6):
+                store.upsert([make("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
+                print(number, flush=True)
+        """
+        with subprocess.Popen(
+            [sys.executable, "-c", program, namespace, url, str(T)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            for line in writer.stdout:
+                if int(line) == 40:
+                    writer.kill()
+                    break
+            acknowledged = [40, *map(int, writer.stdout.read().split())]  # what it got out before it died
+
+        stored = numbers_of(store, "a")
+        assert stored is not None
+        assert stored[: acknowledged[-1] + 1] == list(range(acknowledged[-1] + 1))
+        assert len(stored) <= acknowledged[-1] + 2  # at most one more, whose acknowledgement was cut off
+
+
+class TestTrends:
+    def trends(self, time_us: int, value: float) -> ItemTrends:
+        return ItemTrends(["a", "b"], ["all", "window_1d"], np.full((2, 2), value, np.float32), time_us)
+
+    def test_there_are_none_before_any_were_written(self, store: RecordStore) -> None:
+        assert store.read_trends(T) is None
+
+    def test_what_was_written_is_read(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
+        store.write_trends(self.trends(T, 0.1))
+
+        found = reopen().read_trends(T)
+        assert found is not None
+        assert (found.item_ids, found.channels, found.time_us) == (["a", "b"], ["all", "window_1d"], T)
+        np.testing.assert_array_equal(found.values, np.full((2, 2), 0.1, np.float32))
+
+    def test_older_ones_do_not_replace_later_ones(self, store: RecordStore) -> None:
+        for time_us, value in ((T + 5, 5), (T, 1), (T + 5, 6)):
+            store.write_trends(self.trends(time_us, value))
+
+        found = store.read_trends(T + 9)
+        assert found is not None
+        assert (found.time_us, found.values[0, 0]) == (T + 5, 6)
+
+    def test_none_are_given_twice_to_who_has_them(self, store: RecordStore) -> None:
+        store.write_trends(self.trends(T, 1))
+
+        assert store.read_trends(T, newer_than_us=T) is None
+        assert store.read_trends(T, newer_than_us=T - 1) is not None
+
+    def test_none_are_given_that_are_of_a_later_moment_or_expired(self, store: RecordStore) -> None:
+        store.write_trends(self.trends(T, 1))
+
+        assert store.read_trends(T - 1) is None
+        assert store.read_trends(T + 30 * DAY) is not None
+        assert store.read_trends(T + 30 * DAY + 1) is None
+
+    def test_corrupt_ones_are_an_error_until_the_next(self, store: RecordStore) -> None:
+        store.write_trends(self.trends(T, 1))
+        plant(store, store._trends_key, b"rubbish")
+        with pytest.raises(StoreError, match="rubbish"):
+            store.read_trends(T)
+
+        store.write_trends(self.trends(T + 1, 2))
+        assert store.read_trends(T + 1) is not None
+
+
+class TestHealth:
+    def test_it_names_the_store_without_credentials(self, store: RecordStore, url: str) -> None:
+        health = store.health()
+
+        assert health["store"] == url
+        assert health["round_trip_us"] > 0
+
+    def test_a_closed_store_may_be_closed_again(self, store: RecordStore) -> None:
+        store.close()
+        store.close()
+
+    def test_it_is_an_error_where_nothing_answers(self, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def dead() -> None:
+            raise StoreUnavailable("gone")
+
+        monkeypatch.setattr(store.engine, "ping", dead)
+        with pytest.raises(StoreUnavailable):
+            store.health()
