@@ -1,6 +1,7 @@
 """Training windows as batches, for Lightning.
 
-Legend: R rows, Q questions, P targets, S seen pairs, T moments, C trend channels, N item rows.
+Legend: R rows, Q questions, P targets, S seen pairs, T moments, C trend channels, N item rows,
+W targets of all processes together.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class TrainBatch:
     item: Tensor  # (P,) true item rows
     weight: Tensor  # (P,) sums to about 1
     seen: Tensor  # (2, S): (question, item row) of the visible history
+    among: Tensor  # (W,) true item rows of the whole batch, of which this may be one process's share
+    drawn: Tensor  # (P,) which of them these are
 
     def to(self, device: torch.device | str) -> TrainBatch:
         return TrainBatch(
             self.query.to(device),
-            *(part.to(device) for part in (self.question, self.item, self.weight, self.seen)),
+            *(part.to(device) for part in (self.question, self.item, self.weight, self.seen, self.among, self.drawn)),
         )
 
 
@@ -136,12 +139,15 @@ class Windows(IterableDataset):
         question, target, weight = self._targets(asked)
         seen_at = _ranges(rows.begin[chosen][place], rows.begin[chosen][place] + position)
         seen = np.stack([np.repeat(np.arange(len(asked)), position), timeline.items[order[seen_at]]])
+        item = torch.from_numpy(timeline.items[target])
         return TrainBatch(
             query,
             torch.from_numpy(question),
-            torch.from_numpy(timeline.items[target]),
+            item,
             torch.from_numpy(weight.astype(np.float32)),
             torch.from_numpy(seen),
+            among=item,
+            drawn=torch.arange(len(item)),
         )
 
     def _targets(self, asked: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,7 +36,9 @@ def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: 
         trends: (T, C, N), without gradient.
         moment: (Q,) rows of `trends`.
     """
-    return _FactoredSoftmax.apply(*factors, trends, moment, *targets)
+    # A softmax over a catalogue sums thousands of terms: in float32, also where the network computes in bfloat16.
+    with torch.autocast(factors.user.device.type, enabled=False):
+        return _FactoredSoftmax.apply(*(part.float() for part in factors), trends, moment, *targets)
 
 
 class _FactoredSoftmax(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +14,9 @@ from training.datamodule import TrainBatch
 from training.factored_softmax import Targets, factored_softmax
 from training.models.learned import LearnedModel
 from training.negatives import NegativeSampler, StreamingFrequency
+from training.share import share
+
+OF_RANK = 7_368_787  # between the seeds of two processes
 
 
 class TrainModule(pl.LightningModule):
@@ -33,7 +37,8 @@ class TrainModule(pl.LightningModule):
         self.sampler = NegativeSampler(counts, params.get("alpha", 0.0), seed)
         share = counts / max(1, counts.sum())
         self.frequency = StreamingFrequency(1 - (1 - share) ** params["batch_events"], rate=0.05)
-        self.seed, self._seeded, self.last_loss = seed, -1, float("nan")
+        self.seed, self._seeded, self.last_loss = seed, -1, torch.tensor(float("nan"))
+        self._trends: Tensor | None = None
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
         """Chance follows from (seed, epoch) alone, so that a resumed run takes the path of one never stopped.
@@ -43,7 +48,7 @@ class TrainModule(pl.LightningModule):
         if self.epoch == self._seeded:
             return
         self._seeded = self.epoch
-        torch.manual_seed(self.seed + 1_000_003 * self.epoch)
+        torch.manual_seed(self.seed + 1_000_003 * self.epoch + OF_RANK * self.global_rank)  # of dropout
         self.sampler.begin_epoch(self.epoch)
 
     @property
@@ -58,12 +63,21 @@ class TrainModule(pl.LightningModule):
         self.frequency.restore(checkpoint["frequency"])
 
     def transfer_batch_to_device(self, batch: TrainBatch, device, dataloader_idx: int) -> TrainBatch:
-        return batch.to(device)
+        """This process's share. The trends of all moments are one table, the same in all batches: it moves once."""
+        batch = share(batch, self.global_rank, self.trainer.world_size)
+        if self._trends is None:
+            self._trends = batch.query.trends.to(device)
+        return replace(batch, query=replace(batch.query, trends=self._trends)).to(device)
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
+        """The loss whose gradient is the whole batch's, once it is averaged over the processes.
+
+        The weights of all shares together sum to about 1, so the shares' losses add up to the batch's; DDP takes
+        the mean of the gradients instead.
+        """
         loss = getattr(self, f"_{self.params['loss']}")(batch)
-        self.last_loss = float(loss.detach())
-        return loss
+        self.last_loss = loss.detach()
+        return loss * self.trainer.world_size
 
     def _full_softmax(self, batch: TrainBatch) -> Tensor:
         targets = Targets(batch.question, batch.item, batch.weight, batch.seen)
@@ -78,7 +92,8 @@ class TrainModule(pl.LightningModule):
         return self._over_the_batch(batch, corrected=False)
 
     def _over_the_batch(self, batch: TrainBatch, corrected: bool) -> Tensor:
-        candidates, column = torch.unique(batch.item, return_inverse=True)
+        candidates = torch.unique(batch.among)
+        column = torch.searchsorted(candidates, batch.item)
         self.frequency.update(candidates)
         where = torch.searchsorted(candidates, batch.seen[1]).clamp(max=len(candidates) - 1)
         held = candidates[where] == batch.seen[1]
@@ -90,7 +105,8 @@ class TrainModule(pl.LightningModule):
 
     def _sampled(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the true items (P,) and of sampled ones (P, M), those in the history masked; the draws."""
-        drawn = self.sampler.draw(len(batch.item), self.params["negatives"]).to(batch.item.device)
+        # Every process draws for the whole batch, from one seed: negatives do not depend on how it is shared.
+        drawn = self.sampler.draw(len(batch.among), self.params["negatives"])[batch.drawn.cpu()].to(batch.item.device)
         scores = self.model.score_pairs(batch.query, batch.question, torch.cat([batch.item[:, None], drawn], dim=1))
         taken = torch.cat([batch.seen, torch.stack([batch.question, batch.item])], dim=1)
         size = self.model.sizes.num_items

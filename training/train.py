@@ -18,7 +18,7 @@ from command import UserError, exits_cleanly
 from features import store
 from features.sequences import Log
 from features.store import Features
-from training import tracking, validate
+from training import devices, tracking, validate
 from training.models.base import CountedModel, Model, ModelError, Sizes
 from training.models.build import build
 from training.models.hybrid import Hybrid
@@ -78,6 +78,7 @@ def fit(
     on_epoch=None,
     checkpoints: Path | None = None,
     parts: dict[str, FitResult] | None = None,
+    num_devices: int = 1,
 ) -> FitResult:
     """Fit one model on what was known before the cut of `features`.
 
@@ -86,6 +87,7 @@ def fit(
         on_epoch: called with each row of the curves while a learned model trains.
         checkpoints: folder from which a learned model's fit goes on if it was killed; None keeps nothing.
         parts: those of a hybrid, fitted at this cut; None fits them here.
+        num_devices: how many share a learned model's fit.
 
     Raises:
         FitError: the model refuses these parameters or this catalogue.
@@ -103,7 +105,7 @@ def fit(
         if build_is_learned(recipe):
             from training.gradient import fit_learned  # Lightning loads slowly, and counting needs none
 
-            return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints)
+            return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints, num_devices)
         return _fit_counted(recipe, features, settings, seed, begun)
     except ModelError as error:
         raise FitError(str(error)) from None
@@ -193,7 +195,8 @@ def write(folder: Path, result: FitResult, facts: dict) -> None:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    told = f"{devices.VARIABLE}=2 shares each step of a network's fit between two processes: GPUs where there are any."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=told)
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     parser.add_argument("--cut", choices=("valid", "test"), required=True)
     arguments = parser.parse_args(argv)
@@ -202,7 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, OUT / "checkpoints", parts)
+        kept, number = OUT / "checkpoints", devices.stated()
+        result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
+        run.tag(devices=str(number))
         run.log_fit(result)
     folder = OUT / arguments.model / arguments.cut
     write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})

@@ -1,0 +1,102 @@
+"""What is looked at after each epoch: the training loss, and validation that says when to stop.
+
+Legend: n cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+import params
+from features.sequences import Cases
+from features.store import Features
+from training import validate
+from training.metrics import geometric_mean
+from training.module import TrainModule
+
+OnEpoch = Callable[[dict], None] | None
+
+
+class Curve(pl.Callback):
+    """The training loss after each epoch, and whatever `scores` adds to it."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch = on_epoch
+        self.curves: list[dict] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainModule)
+        loss = float(over_all(trainer, module.last_loss.cpu().numpy()))
+        row = {"step": module.global_step, "epoch": module.epoch, "train/loss": loss}
+        self.look(row, trainer, module)
+        self.curves.append(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
+
+    def look(self, row: dict, trainer: pl.Trainer, module: TrainModule) -> None:
+        """At the `test` cut there is nothing to validate on."""
+
+    def state_dict(self) -> dict:
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.curves = state["curves"]
+
+
+class Validation(Curve):
+    """Scores the averaged weights after each epoch, keeps the best, stops when they stop getting better.
+
+    Best is the highest geometric mean of the two targets' NDCG@10: one percent of either counts the same,
+    whatever their levels. At `test` there is nothing to look at, so the weights are those of the last step.
+    """
+
+    KEPT = ("best", "best_steps", "best_epoch", "best_state")  # in a checkpoint
+
+    def __init__(self, features: Features, settings: params.Train, patience: int, seed: int, on_epoch: OnEpoch) -> None:
+        super().__init__(on_epoch)
+        self.features, self.size, self.patience = features, settings.batch_cases, patience
+        self.trends = features.trend_log()
+        self.cases = {
+            target: validate.sample(every, settings.early_stopping_cases, seed)
+            for target, every in validate.cases(features).items()
+        }
+        self.best = -1.0
+        self.best_steps = self.best_epoch = 0
+        self.best_state: dict[str, torch.Tensor] = {}
+
+    def look(self, row: dict, trainer: pl.Trainer, module: TrainModule) -> None:
+        scores = {target: self._score(cases, trainer, module) for target, cases in self.cases.items()}
+        row |= {f"valid/{target}/ndcg_10": score for target, score in scores.items()}
+        self._judge(geometric_mean(list(scores.values())), row, module)
+        trainer.should_stop = row["epoch"] - self.best_epoch >= self.patience
+
+    def _score(self, cases: Cases, trainer: pl.Trainer, module: TrainModule) -> float:
+        """Mean NDCG@10; each process ranks its share of the cases, and all come to the same decisions."""
+        values, own = np.zeros(len(cases)), np.arange(trainer.global_rank, len(cases), trainer.world_size)
+        values[own] = validate.ndcg(module.average, self.features, cases.take(own), self.trends, self.size)
+        return float(over_all(trainer, values).mean())
+
+    def _judge(self, score: float, row: dict, module: TrainModule) -> None:
+        if score > self.best:
+            self.best, self.best_steps, self.best_epoch = score, row["step"], row["epoch"]
+            self.best_state = {name: value.detach().clone() for name, value in module.average.state_dict().items()}
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {name: getattr(self, name) for name in self.KEPT}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        for name in self.KEPT:
+            setattr(self, name, state[name])
+
+
+def over_all(trainer: pl.Trainer, values: np.ndarray) -> np.ndarray:
+    """The sum of each value over the processes of the fit; as it is where there is one."""
+    if trainer.world_size == 1:
+        return values
+    here = torch.from_numpy(np.atleast_1d(values)).to(trainer.strategy.root_device)
+    return trainer.strategy.reduce(here, reduce_op="sum").cpu().numpy().reshape(values.shape)
