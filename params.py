@@ -107,9 +107,19 @@ class Tune(Section):
     model: str
     trials: Count
     seconds: Annotated[float, Field(gt=0)]  # no trial begins after it
+    objectives: Annotated[list[Literal["accuracy", "diversity", "latency"]], Field(min_length=1)]
     max_steps: Count | None  # of one trial; None: the model's own
     folds: Count  # windows that a trial is scored on, each as long as the validation window, which is the last
     spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
+
+    @model_validator(mode="after")
+    def _takes_the_most_accurate(self) -> Tune:
+        if self.objectives[0] != "accuracy" or len(set(self.objectives)) < len(self.objectives):
+            stated = ", ".join(self.objectives)
+            raise ValueError(
+                f"objectives are {stated}; expected accuracy first, by which a recipe is taken, none twice"
+            )
+        return self
 
 
 class Sensitivity(Section):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ import psutil
 
 import params
 import search_space
+from experiments.objectives import DIRECTIONS
 from experiments.study_storage import open_storage
 from features.store import Features
 
@@ -29,14 +31,19 @@ def name_of(label: str, features: Features, settings: params.Params) -> str:
         {name: space.model_dump() for name, space in tuned.spaces[label].items()},
         [tuned.max_steps, tuned.folds, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
     ]
+    if len(tuned.objectives) > 1:  # else the name is that of before there were several
+        identity.append(tuned.objectives)
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings.dataset}/{label}/{features.description['split_id']}/{digest}"
 
 
-def open_study(name: str, url: str, seed: int, worker: int = 0, workers: int = 1):
+def open_study(
+    name: str, url: str, seed: int, worker: int = 0, workers: int = 1, objectives: Sequence[str] = ("accuracy",)
+):
     """The study of this name, made where there is none; what follows draws from a seed of its own.
 
     Args:
+        objectives: the values that each trial ends with, accuracy first.
         seed: with the number of trials so far and the worker, of what is tried: a study that goes on would
             otherwise try its first values again, and two workers the same.
         worker: among `workers`, which work on it at once; each then takes the others' running trials for bad ones
@@ -49,7 +56,7 @@ def open_study(name: str, url: str, seed: int, worker: int = 0, workers: int = 1
     study = optuna.create_study(
         study_name=name,
         storage=open_storage(url),
-        direction="maximize",
+        directions=[DIRECTIONS[name] for name in objectives],
         pruner=optuna.pruners.MedianPruner(),
         load_if_exists=True,
     )
@@ -122,12 +129,27 @@ def begun(study) -> list:
 
 def completed(study) -> list:
     """The trials that came to an end, oldest first."""
-    return [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
+    return [trial for trial in study.trials if trial.values is not None and trial.state.name == "COMPLETE"]
+
+
+def accuracy(trial) -> float:
+    """The first objective of a completed trial."""
+    return trial.values[0]
+
+
+def best(study):
+    """The most accurate of the completed trials, the first of equals."""
+    return max(completed(study), key=accuracy)
+
+
+def front(study) -> list:
+    """The completed trials that no other beats in every objective, the most accurate first."""
+    return sorted(study.best_trials, key=accuracy, reverse=True)
 
 
 def value_of_defaults(study) -> float | None:
-    """What the values of params.yaml reach; None where they could not be fitted."""
-    return next((trial.value for trial in completed(study) if DEFAULTS in trial.user_attrs), None)
+    """The accuracy that the values of params.yaml reach; None where they could not be fitted."""
+    return next((accuracy(trial) for trial in completed(study) if DEFAULTS in trial.user_attrs), None)
 
 
 def ended_since(study, moment: float) -> list:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_space import Choice, Space
-from training.plots import BLUE, ORANGE, panels
+from training.plots import BLUE, GREY, ORANGE, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,4 +34,20 @@ def of_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) ->
             axis.set_xscale("log" if space.log else "linear")
         axis.scatter([at for at, _ in tried], [value for _, value in tried], color=BLUE, s=18)
         axis.set_title(name)
+    return figure
+
+
+def of_front(trials: list, front: list, objectives: list[str]) -> Figure:
+    """Accuracy against each other objective, with the front of all of them marked.
+
+    Args:
+        trials: every completed trial, `values` in the order of the objectives; `front` those that nothing beats.
+    """
+    figure, axes = panels(len(objectives) - 1, height=3.6, sharey=True)
+    for place, axis in enumerate(axes, start=1):
+        axis.scatter([one.values[place] for one in trials], [one.values[0] for one in trials], color=GREY, s=18)
+        axis.scatter([one.values[place] for one in front], [one.values[0] for one in front], color=ORANGE, s=28)
+        for one in front:
+            axis.annotate(str(one.number), (one.values[place], one.values[0]), fontsize=8)
+        axis.set(title=f"{objectives[0]} against {objectives[place]}", xlabel=objectives[place])
     return figure

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import params
 import search_space
-from experiments.study import begun, completed, is_gone, this_process
-from experiments.study_plot import of_study
+from experiments.study import accuracy, begun, best, completed, front, is_gone, this_process
+from experiments.study_plot import of_front, of_study
 from features.store import Features
 from training import tracking
 from training.tracked_run import NOTE, TrainingRun, carried_through
@@ -70,14 +70,36 @@ def close_abandoned(study, dataset: str) -> None:
 
 def log_study(run: TrainingRun, study, spaces: dict[str, search_space.Space]) -> Figure:
     """The best of the whole study so far, under the names that its own run has, and the study's plot, returned too."""
-    best = study.best_trial
-    run.log_params(best.params | {"best_trial": best.number})
-    scores = best.user_attrs.get("validation", {})
-    found = {f"valid/{target}/ndcg_10": value for target, value in scores.items()}
-    run.log_metrics({"objective": best.value, "trials": len(begun(study))} | found)
-    figure = of_study([(trial.number, trial.value, trial.params) for trial in completed(study)], spaces)
+    found = best(study)
+    run.log_params(found.params | {"best_trial": found.number})
+    scores = {f"valid/{target}/ndcg_10": value for target, value in found.user_attrs.get("validation", {}).items()}
+    run.log_metrics({"objective": accuracy(found), "trials": len(begun(study))} | scores)
+    figure = of_study([(trial.number, accuracy(trial), trial.params) for trial in completed(study)], spaces)
     run.log_figure(figure, "study")
     return figure
+
+
+def log_front(run: TrainingRun, study, objectives: Sequence[str]) -> Figure:
+    """Every objective of the trial that is taken, the front as front.json and as a plot, which is returned too."""
+    values = dict(zip(objectives, best(study).values, strict=True))
+    run.log_metrics({f"objective/{name}": value for name, value in values.items()})
+    run.log_json({"front": front_facts(study, objectives)}, "front")
+    figure = of_front(completed(study), front(study), objectives)
+    run.log_figure(figure, "front")
+    return figure
+
+
+def front_facts(study, objectives: Sequence[str]) -> list[dict]:
+    """Trial, objectives, parameters and recipe of each trial of the front, the most accurate first."""
+    return [
+        {
+            "trial": trial.number,
+            "objectives": dict(zip(objectives, trial.values, strict=True)),
+            "parameters": trial.params,
+            "recipe": trial.user_attrs["recipe"],
+        }
+        for trial in front(study)
+    ]
 
 
 def values_text(values: dict) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import params
 import search_space
-from experiments import folded, study_record
+from experiments import folded, objectives, study_record
 from experiments.study import DEFAULTS, suggest, this_process
 from features.store import Features
 from training.metrics import geometric_mean
@@ -52,7 +52,7 @@ def run_next(study, search: Search, deadline: float) -> int:
     """
     numbers = []
 
-    def objective(trial) -> float:
+    def objective(trial) -> list[float]:
         numbers.append(trial.number)
         trial.set_user_attr("process", this_process())
         try:
@@ -65,8 +65,8 @@ def run_next(study, search: Search, deadline: float) -> int:
     return numbers[0]
 
 
-def _try(trial, search: Search, deadline: float) -> float:
-    settings = search.settings
+def _try(trial, search: Search, deadline: float) -> list[float]:
+    settings, aims = search.settings, search.settings.tune.objectives
     values = suggest(trial, search.spaces)
     recipe = recipe_with(values, settings.train.models[search.label])
     tried = recipe | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
@@ -74,19 +74,22 @@ def _try(trial, search: Search, deadline: float) -> float:
 
         def on_epoch(row: dict, fold: int) -> None:
             run.log_epoch(row)
-            report(trial, row, fold)
+            if len(aims) == 1:
+                report(trial, row, fold)
             # The values of params.yaml are what all others are held against, so they are measured whatever it takes.
             if DEFAULTS not in trial.user_attrs:
-                prune(trial, row)
+                if len(aims) == 1:  # of several, one that falls behind in accuracy may be ahead in another
+                    prune(trial, row)
                 keep_to(deadline, row)
 
         result = _fitted(tried, search, on_epoch)
         run.log_fit(result)
-        score = geometric_mean(result.validation.values())
-        run.log_metrics({"objective": score})
+        values_of = objectives.measure(aims, result, search.folds[-1], settings.train, settings.train.seed)
+        beside = {f"objective/{name}": value for name, value in values_of.items()} if len(aims) > 1 else {}
+        run.log_metrics({"objective": values_of["accuracy"]} | beside)
     trial.set_user_attr("recipe", recipe)
     trial.set_user_attr("validation", result.validation)
-    return score
+    return list(values_of.values())
 
 
 def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], None]) -> FitResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import params
@@ -12,7 +13,19 @@ import search_space
 from command import UserError, exits_cleanly
 from experiments import folded, study_record, study_storage
 from experiments.budget import Budget, minutes_of
-from experiments.study import begin_with_defaults, begun, bury, completed, name_of, open_study, value_of_defaults
+from experiments.objectives import text
+from experiments.study import (
+    accuracy,
+    begin_with_defaults,
+    begun,
+    best,
+    bury,
+    completed,
+    front,
+    name_of,
+    open_study,
+    value_of_defaults,
+)
 from experiments.study_record import values_text
 from experiments.trials import Search, run_next
 from experiments.workers import Crew, Job
@@ -28,7 +41,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
 
     Each call is an MLflow run with one nested run per trial. A trial whose model cannot be fitted fails and the
     study goes on, and so does one whose process was killed, in this call or an earlier one; one that falls behind
-    the median of the trials before it, epoch for epoch, is pruned; one that still runs when the time is over is
+    the median of the trials before it, epoch for epoch, is pruned, unless there are several objectives; one that still runs when the time is over is
     given up at its next epoch, unless it is the one of params.yaml.
 
     Args:
@@ -37,8 +50,8 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
     Raises:
         UserError: no trial of the study has come to an end.
     """
-    url = study_storage.url_of(OUT)
-    study = open_study(name_of(label, features, settings), url, settings.seed)
+    url, aims = study_storage.url_of(OUT), settings.tune.objectives
+    study = open_study(name_of(label, features, settings), url, settings.seed, objectives=aims)
     with study_record.parent_run(study, label, features, settings) as parent:
 
         def tidy() -> None:
@@ -51,7 +64,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             begin_with_defaults(study, label, settings)
 
         def tell(number: int) -> None:
-            print(f"tune: {label} {progress(study, number)}; {budget}", flush=True)
+            print(f"tune: {label} {progress(study, number, aims)}; {budget}", flush=True)
 
         tidy_and_go_on()
         try:
@@ -67,32 +80,56 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
         if not completed(study):
             raise UserError(f"tune: none of {len(begun(study))} trials came to an end; the UI shows each one's error")
         spaces = search_space.around(settings.tune.spaces[label], settings.train.models[label])
-        write(label, study, study_record.log_study(parent, study, spaces), parent.run_id)
+        figures = {"": study_record.log_study(parent, study, spaces)}
+        if len(aims) > 1:
+            figures[".front"] = study_record.log_front(parent, study, aims)
+        write(label, study, aims, figures, parent.run_id)
     return study
 
 
-def progress(study, number: int) -> str:
+def progress(study, number: int, aims: Sequence[str]) -> str:
     """How a trial ended, and the best so far."""
     trial = study.trials[number]
     ended = f"{'pruned' if trial.state.name == 'PRUNED' else 'failed'}: {trial.user_attrs.get('ended')}"
-    reached = f"{trial.value:.4f}" if trial.state.name == "COMPLETE" else ended
-    best = max(completed(study), key=lambda one: one.value, default=None)
-    against = f"; best {best.value:.4f} by trial {best.number}" if best is not None else ""
+    reached = reached_by(trial, aims) if trial.state.name == "COMPLETE" else ended
+    against = f"; best {accuracy(best(study)):.4f} by trial {best(study).number}" if completed(study) else ""
     return (
         f"trial {number}: {reached} in {trial.duration.total_seconds():.0f} s with {values_text(trial.params)}{against}"
     )
 
 
-def write(label: str, study, figure, run_id: str) -> None:
-    """tuned/<label>.json, which holds the best recipe, and the study's plot beside it."""
+def reached_by(trial, aims: Sequence[str]) -> str:
+    """`0.1234`, or `accuracy 0.1234, diversity 0.8000` where there are several."""
+    values = dict(zip(aims, trial.values, strict=True))
+    return text(values) if len(aims) > 1 else f"{accuracy(trial):.4f}"
+
+
+def write(label: str, study, aims: Sequence[str], figures: dict, run_id: str) -> None:
+    """tuned/<label>.json, which holds the most accurate recipe and the front, and the study's plots beside it."""
     folder = OUT / "tuned"
     folder.mkdir(parents=True, exist_ok=True)
-    best = study.best_trial
-    facts = {"objective": best.value, "defaults": value_of_defaults(study), "parameters": best.params,
-             "recipe": best.user_attrs["recipe"], "trial": best.number, "trials": len(begun(study)),
+    taken = best(study)
+    facts = {"objective": accuracy(taken), "defaults": value_of_defaults(study), "parameters": taken.params,
+             "recipe": taken.user_attrs["recipe"], "trial": taken.number, "trials": len(begun(study)),
              "study": study.study_name, "run_id": run_id}  # fmt: skip
+    if len(aims) > 1:
+        facts["front"] = study_record.front_facts(study, aims)
     (folder / f"{label}.json").write_text(json.dumps(facts, indent=1))
-    figure.savefig(folder / f"{label}.png")
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{label}{name}.png")
+
+
+def told(label: str, study, aims: Sequence[str]) -> str:
+    """What a person reads last: the recipe that is taken, and what there is beside it."""
+    defaults, taken = value_of_defaults(study), best(study)
+    against = f"the values of params.yaml reach {defaults:.4f}" if defaults is not None else "those of params.yaml fail"
+    beside = ""
+    if len(aims) > 1:
+        beside = f"; it is the most accurate of {len(front(study))} on the front, which {label}.front.png shows"
+    return (
+        f"tune: best of {len(begun(study))} trials {reached_by(taken, aims)} with {values_text(taken.params)}; "
+        f"{against}{beside}; the recipe lies in {OUT}/tuned/{label}.json, params.yaml is as it was"
+    )
 
 
 def budget_of(arguments: argparse.Namespace, settings: params.Tune) -> Budget:
@@ -121,12 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     budget = budget_of(arguments, settings.tune)
     folded.refuse_too_many(settings)
     study = tune(label, store.load(FEATURES), settings, budget, arguments.workers)
-    defaults = value_of_defaults(study)
-    against = f"the values of params.yaml reach {defaults:.4f}" if defaults is not None else "those of params.yaml fail"
-    print(
-        f"tune: best of {len(begun(study))} trials {study.best_value:.4f} with {values_text(study.best_params)}; "
-        f"{against}; the recipe lies in {OUT}/tuned/{label}.json, params.yaml is as it was"
-    )
+    print(told(label, study, settings.tune.objectives))
     return 0
 
 

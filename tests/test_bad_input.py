@@ -173,6 +173,8 @@ WRONG_SETTINGS = [
     ("simulate.users", "many", "simulate.users is 'many'; input should be a valid integer"),
     ("ingest.source", "mysql", "ingest.source is 'mysql'; input should be 'auto', 'simulator'"),
     ("split", None, "split is None; input should be a valid dictionary"),
+    ("tune.objectives", ["diversity", "accuracy"], "tune: objectives are diversity, accuracy; expected accuracy first"),
+    ("tune.objectives", ["accuracy", "speed"], "tune.objectives.1 is 'speed'; input should be 'accuracy', 'diversity'"),
     ("tune.spaces.gru", {}, "tune.spaces names the model gru, which train.models does not hold"),
     ("tune.spaces.two_tower.dropout.low", 0.7, "tune.spaces.two_tower.dropout: low is 0.7 and high is 0.5"),
     ("tune.spaces.two_tower.dropout.log", True, "tune.spaces.two_tower.dropout: low is 0.0; expected more than 0"),

@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     features = store.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        kept, number = OUT / "checkpoints", devices.stated()
+        kept, number = OUT / "checkpoints", devices.stated() if build_is_learned(recipe) and parts is None else 1
         result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
         run.tag(devices=str(number))
         run.log_fit(result)
