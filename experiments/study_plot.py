@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from search_space import Choice, Space
@@ -37,7 +38,7 @@ def of_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) ->
     return figure
 
 
-def of_front(trials: list, front: list, objectives: list[str]) -> Figure:
+def of_front(trials: list, front: list, objectives: Sequence[str]) -> Figure:
     """Accuracy against each other objective, with the front of all of them marked.
 
     Args:
