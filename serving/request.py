@@ -74,7 +74,9 @@ def to_microseconds(value: object, field: str) -> int:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        since = moment.astimezone(UTC) - datetime(
+            1970, 1, 1, tzinfo=UTC
+        )  # refuses what UTC cannot hold: `to_iso` would fail
     except (ValueError, OverflowError):
         raise RequestError(field, f"{value[:40]!r} is not an ISO 8601 time") from None
     return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds

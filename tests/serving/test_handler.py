@@ -89,6 +89,7 @@ def test_a_malformed_request_costs_its_neighbours_nothing(handler: Handler) -> N
         (b'{"history": {}}', "history"),
         (b'{"history": [{"item_id": 5}]}', "history[0].item_id"),
         (b'{"time": "soon"}', "time"),
+        (b'{"time": "0001-01-01T00:00:00+14:00"}', "time"),
         (b'{"colour": "red"}', "colour"),
     ],
 )
