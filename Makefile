@@ -53,6 +53,11 @@ experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 |
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]
 	@.ci/ui start "$(UI_PORT)"
 
+.PHONY: edge
+edge: export GIVEN_WORKERS = $(call given,WORKERS)
+edge: $(STAMP) ## answer in front of TorchServe, on 127.0.0.1:8090 [WORKERS=1]
+	@$(PY) -m serving.edge.serve $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"}
+
 .PHONY: rollback
 rollback: $(STAMP) ## put the previous champion back
 	@$(PY) -m serving.deploy --rollback

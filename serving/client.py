@@ -1,4 +1,4 @@
-"""What TorchServe is asked over HTTP: managing models and predicting. The only file that knows its paths."""
+"""What TorchServe is asked over HTTP: managing models and predicting. Other files ask here for its paths."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TorchServe:
         Raises:
             ServerError: with the status and, in `body`, what came back (a 400 names the field).
         """
-        path = f"/predictions/{name}" + (f"/{version}" if version else "")
+        path = prediction_path(name, version)
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return self._ask(INFERENCE, "POST", path, content=content)
 
@@ -164,11 +164,11 @@ class TorchServe:
 
     def _ask(self, kind: str, method: str, path: str, **options: Any) -> Any:
         answer = self._send(kind, method, path, self._token(kind), **options)
-        if _token_refused(answer):
+        if token_refused(answer.status_code, answer.text):
             self._tokens.pop(kind, None)
             token = self._token(kind)
             answer = self._send(kind, method, path, token, **options)
-            if _token_refused(answer) and token is not None:
+            if token_refused(answer.status_code, answer.text) and token is not None:
                 self._renew(kind)
                 answer = self._send(kind, method, path, self._token(kind), **options)
         return _content(answer, method, path)
@@ -212,6 +212,16 @@ class TorchServe:
         raise AssertionError("unreachable")
 
 
+def prediction_path(name: str, version: str | None = None) -> str:
+    """Where a loaded version, or the default one, is asked."""
+    return f"/predictions/{name}" + (f"/{version}" if version else "")
+
+
+def token_refused(status: int, text: str) -> bool:
+    """Whether an answer says that the token does not hold."""
+    return status in (400, 401, 403) and "token" in text.lower()[:1000]
+
+
 def _live(about: dict, default: str) -> LiveVersion:
     workers = about.get("workers", [])
     return LiveVersion(
@@ -224,10 +234,6 @@ def _live(about: dict, default: str) -> LiveVersion:
         batch_size=about["batchSize"],
         batch_delay_ms=about["maxBatchDelay"],
     )
-
-
-def _token_refused(answer: httpx.Response) -> bool:
-    return answer.status_code in (400, 401, 403) and "token" in answer.text.lower()[:1000]
 
 
 def _content(answer: httpx.Response, method: str, path: str) -> Any:

@@ -56,6 +56,7 @@ def test_contracts_hold(clone: Path) -> None:
         ("features/segments/rules.py", "import features.segments.facts"),  # which loads pandas
         ("training/models/base.py", "import pytorch_lightning"),
         ("serving/recommender.py", "import features.featurize"),  # which loads pandas
+        ("serving/edge/ladder.py", "import serving.recommender"),  # which loads torch
         ("serving/handler.py", "def later():\n    import mlflow"),  # hidden in a function
         ("data/columns.py", "import data.ingest"),
     ],

@@ -25,6 +25,7 @@ NOT_IMPORTED = {
     "dvc": "run as a command",
     "torch-model-archiver": "run as a command",
     "torchserve": "run as a command",
+    "uvloop": "the event loop that uvicorn is told to take",
 }
 # Imported inside `fit` of a model that travels to the worker, which never fits; tests/serving/test_package.py proves it.
 FOR_FITTING = {"implicit", "scipy", "threadpoolctl"}

@@ -1,0 +1,116 @@
+"""/v1/recommendations: from an HTTP request to an answer, a line in the served log and a count in the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import Any
+
+import orjson
+
+from serving.edge import doorkeeper, incoming
+from serving.edge.answer import finish
+from serving.edge.errors import Refusal
+from serving.edge.experiment import NOBODY
+from serving.edge.incoming import Receive
+from serving.edge.keyring import Key
+from serving.edge.ladder import Ask, Given
+from serving.edge.pseudonym import pseudonym
+from serving.edge.respond import Send, error, json
+from serving.edge.service import Service
+from serving.request import RequestError, parse, to_iso
+
+log = logging.getLogger(__name__)
+
+METHODS = ("GET", "POST")
+
+
+async def recommendations(service: Service, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Answer one request; raises Gone where its client has left."""
+    head = incoming.headers(scope["headers"])
+    name = incoming.request_id(head.request_id)
+    try:
+        key = service.doorkeeper.admit(head.authorization, head.api_key)
+        body = await _stated(service, scope, receive, head)
+        begun = asyncio.get_running_loop().time()
+        ask = _ask(service, body, key, head, begun)
+    except Refusal as refusal:
+        service.metrics.refusals.labels(refusal.status).inc()
+        await error(send, refusal, name or secrets.token_hex(16))
+        return
+    name = ask.request.request_id or name or secrets.token_hex(16)
+    given = await _given(service, ask)
+    if isinstance(given, Refusal):
+        service.metrics.refusals.labels(given.status).inc()
+        await error(send, given, name)
+        return
+    seconds = asyncio.get_running_loop().time() - begun
+    _record(service, ask, key, given, name, seconds)
+    await json(send, 200, finish(given.answer, _own(service, given, name)), name)
+
+
+async def _stated(service: Service, scope: dict[str, Any], receive: Receive, head: incoming.Headers) -> Any:
+    if scope["method"] == "GET":
+        return incoming.from_query(scope["query_string"])
+    settings = service.settings
+    return incoming.from_body(
+        await incoming.read_body(receive, head.length, settings.max_body_bytes, settings.body_seconds)
+    )
+
+
+def _ask(service: Service, body: Any, key: Key, head: incoming.Headers, begun: float) -> Ask:
+    allowed = incoming.deadline_ms(head.deadline, service.settings.deadline_ms)
+    objects = incoming.objects(head.consent)
+    try:
+        request = parse(body, time.time_ns() // 1000)
+    except RequestError as fault:
+        raise Refusal(400, fault.field, fault.message) from None
+    user = doorkeeper.whose(key, request.user_id)
+    if user != request.user_id:
+        request.user_id, body = user, body | {"user_id": user}
+    return Ask(request, body, objects, allowed, begun + allowed / 1000)
+
+
+async def _given(service: Service, ask: Ask) -> Given | Refusal:
+    try:
+        return await service.ladder.answer(ask)
+    except Refusal as refusal:
+        return refusal
+    except Exception:  # whatever we got wrong, the client is answered
+        log.exception("the static list answers, since the edge failed")
+        service.metrics.errors.inc()
+        return Given(service.ladder.last_resort(ask, "the edge failed, which is logged"), NOBODY, "none", "unknown")
+
+
+def _own(service: Service, given: Given, name: str) -> dict[str, Any]:
+    arm = given.bucket.arm
+    experiment = service.ladder.experiment.name if arm is not None else None
+    return {"request_id": name, "experiment": experiment, "bucket": arm, "cache": given.cache}
+
+
+def _record(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds: float) -> None:
+    rung, metrics = given.answer.rung, service.metrics
+    metrics.answers.labels(rung, given.cache, given.bucket.arm or "").inc()
+    metrics.seconds.labels(rung).observe(seconds)
+    metrics.consent.labels(given.consent).inc()
+    if seconds * 1000 > ask.allowed_ms:
+        metrics.late.labels(rung).inc()
+    if service.served is not None:
+        service.served.append(_line(service, ask, key, given, name, seconds))
+
+
+def _line(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds: float) -> bytes:
+    """The served log's line: what was answered, and to whom under a name that only this service can give."""
+    user = ask.request.user_id
+    told = {
+        **_own(service, given, name),
+        "user": None if user is None else pseudonym(service.secret, user),
+        "consent": given.consent,
+        "key": key.id,
+        "k": ask.request.k,
+        "asked": to_iso(ask.request.time_us),
+        "milliseconds": round(seconds * 1000, 2),
+    }
+    return given.answer.receipt + b"," + orjson.dumps(told)[1:]

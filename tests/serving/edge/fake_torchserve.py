@@ -1,0 +1,146 @@
+"""A small server that answers as TorchServe does with one of our models, and fails as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+DATASET = "tiny"
+TIME = "2026-01-02T00:00:00Z"
+
+
+class FakeTorchServe:
+    """Listens on a port of its own until stopped; started again, on the same one.
+
+    Attributes:
+        mode: well, hung, slow, failing (503), garbage (200 with other JSON), noise (no HTTP), closing (mid-answer).
+        delay: seconds that each answer takes.
+        token: that it wants; None wants none.
+        loaded: versions that a path may name; `version` answers where it names none.
+        asked: (path, body) of everything that came.
+    """
+
+    def __init__(self) -> None:
+        self.mode, self.delay, self.token = "well", 0.0, None
+        self.version, self.loaded = "1.0", {"1.0"}
+        self.asked: list[tuple[str, dict]] = []
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._do(self._listen())
+
+    def stop(self) -> None:
+        """Die: no listener, and every connection cut."""
+        self._do(self._die())
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def users_asked(self) -> list[str | None]:
+        """The users of the requests that were no one's refresh of the popular list."""
+        return [body.get("user_id") for _, body in self.asked if body.get("k") != 1000]
+
+    def _do(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _die(self) -> None:
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        under_way = list(self._tasks)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self._tasks.add(asyncio.current_task())
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = int(
+                    next(line for line in head.split("\r\n") if line.lower().startswith("content-length"))[15:]
+                )
+                await self._answer(head, json.loads(await reader.readexactly(length)), writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            self._tasks.discard(asyncio.current_task())
+            writer.close()
+
+    async def _answer(self, head: str, body: dict, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1]
+        self.asked.append((path, body))
+        if self.mode == "hung":
+            await asyncio.sleep(3600)
+        await asyncio.sleep(self.delay)
+        if self.mode == "noise":
+            writer.write(b"\x00\x01 what?\r\n\r\n")
+        elif self.mode == "closing":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
+            writer.close()
+        elif self.token is not None and f"Bearer {self.token}" not in head:
+            told = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
+            _write(writer, 400, told)
+        elif self.mode == "failing":
+            _write(writer, 503, {"code": 503, "type": "InternalServerException", "message": "Prediction failed"})
+        elif self.mode == "garbage":
+            _write(writer, 200, {"predictions": [1, 2, 3]})
+        else:
+            self._recommend(path, body, writer)
+
+    def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+        version = path.removeprefix(f"/predictions/{DATASET}").strip("/") or self.version
+        if version not in self.loaded:
+            _write(writer, 404, {"code": 404, "type": "ModelVersionNotFoundException", "message": "not found"})
+        elif body.get("user_id") == "who breaks the model":
+            _write(writer, 500, {"code": 500, "field": None, "message": "the recommender failed on this request"})
+        elif body.get("exclude") == ["refuse me"]:
+            _write(writer, 400, {"code": 400, "field": "exclude", "message": "is refused by the worker"})
+        else:
+            _write(writer, 200, recommendations(body, version))
+
+
+def recommendations(body: dict, version: str) -> dict:
+    """What a worker of this version answers; lists of users and of versions differ."""
+    user = body.get("user_id")
+    whose = "popular" if user is None and not body.get("history") else user or "guest"
+    items = [{"item_id": f"{whose}-{n:03d}", "score": 1.0 - n / 1000, "title": f"Title {n}"} for n in range(1000)]
+    gone = set(body.get("exclude") or [])
+    return {
+        "items": [item for item in items if item["item_id"] not in gone][: body.get("k", 10)],
+        "rung": "popular" if whose == "popular" else "personalised",
+        "reason": "as the fake says",
+        "time": TIME,
+        "trends_time": TIME,
+        "feature_time": None,
+        "model_version": version,
+        "dataset_version": "fake-data",
+        "segments": [],
+        "request_id": body.get("request_id"),
+    }
+
+
+def _write(writer: asyncio.StreamWriter, status: int, body: dict) -> None:
+    content = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} Said\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    writer.write(head.encode() + content)

@@ -1,0 +1,120 @@
+"""An edge under test: the real application in a real uvicorn on a real port, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from serving.edge import keyring
+from serving.edge.app import App
+from serving.edge.consent import Users
+from serving.edge.settings import EdgeSettings
+
+# Patient enough for a machine that is busy with other things; what hangs here hangs for ever, so a miss still shows.
+DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 2000
+
+
+class Edge:
+    """Runs until `close`. `ask` posts with a server key unless told otherwise."""
+
+    def __init__(self, settings: EdgeSettings, users: Users | None = None) -> None:
+        self.settings = settings
+        self.key, stored = keyring.new(keyring.SERVER, None, None)
+        keyring.add(settings.keys_path, stored)
+        self.app = App(settings, users)
+        config = uvicorn.Config(
+            self.app, port=0, loop="uvloop", http="httptools", lifespan="on", log_config=None, access_log=False
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._server.started)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+
+    def ask(self, body: Any = None, key: str | None = None, **headers: str) -> httpx.Response:
+        return self.send("POST", body, key, **headers)
+
+    def get(self, query: str = "", key: str | None = None, **headers: str) -> httpx.Response:
+        named = {"authorization": f"Bearer {key or self.key}"} | {
+            name.replace("_", "-"): v for name, v in headers.items()
+        }
+        return self.http.get(f"/v1/recommendations?{query}", headers=named)
+
+    def send(self, method: str, body: Any, key: str | None, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+        named = {"authorization": f"Bearer {key or self.key}"} | {
+            name.replace("_", "-"): v for name, v in headers.items()
+        }
+        return self.http.request(method, "/v1/recommendations", content=content, headers=named)
+
+    def answer(self, body: Any = None, **headers: str) -> dict:
+        """The answer, which must be one, and in time."""
+        begun = time.perf_counter()
+        got = self.ask(body, **headers)
+        milliseconds = (time.perf_counter() - begun) * 1000
+        assert got.status_code == 200, got.text
+        allowed = min(int(headers.get("x_deadline_ms", 60_000)), self.settings.deadline_ms)
+        assert milliseconds < allowed + SLACK_MS
+        return got.json()
+
+    def key_of(self, user_id: str) -> str:
+        """A key that may ask for one user; known within a second."""
+        text, stored = keyring.new(keyring.USER, user_id, None)
+        keyring.add(self.settings.keys_path, stored)
+        self.app.service.doorkeeper._look_again = 0
+        return text
+
+    def count(self, name: str, **labels: str) -> float:
+        """A sample of the metrics."""
+        return self.app.service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def served(self) -> list[dict]:
+        """The lines of the served log so far."""
+        self.app.service.served._flush()
+        files = sorted((self.settings.home / "served").glob("*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def close(self) -> None:
+        self.http.close()
+        self._server.should_exit = True
+        self._thread.join(15)
+        assert not self._thread.is_alive()
+
+
+Start = Callable[..., Edge]  # the fixture `start`: settings by name
+
+
+def make_settings(home: Path, url: str, **more: Any) -> EdgeSettings:
+    """Settings as `serving.edge.settings.load` would fill them, without the machine's own environment."""
+    quick: dict[str, Any] = {
+        "home": home,
+        "upstream": url,
+        "management": "http://127.0.0.1:9",  # where nothing is
+        "dataset": "tiny",
+        "token_file": home / "key_file.json",
+        "artifact": home / "no-artifact",
+        "deadline_ms": DEADLINE_MS,
+        "reserve_ms": RESERVE_MS,
+        "cache_ms": RESERVE_MS,
+        "store_ms": 5 * RESERVE_MS,
+        "breaker_seconds": 0.2,
+        "popular_seconds": 0.5,
+    }
+    return EdgeSettings(**(quick | more))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something that happens by itself."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.01)

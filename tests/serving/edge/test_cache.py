@@ -1,0 +1,162 @@
+"""What was answered is answered again, to the same user in the same state, by the same version, for a while."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fake_torchserve import FakeTorchServe
+from running import Start, wait_until
+
+from serving.edge.answer import Answer
+from serving.edge.cache import ENTRY_BYTES, MemoryCache
+from serving.edge.consent import Memory, Standing
+
+
+class Steps(MemoryCache):
+    """A memory cache whose clock moves when told to, asked without an event loop."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.now = 0.0
+        super().__init__(most, lambda: self.now)
+
+    def look(self, key: bytes) -> bytes | None:
+        step = self.get(key, 1)
+        with pytest.raises(StopIteration) as end:
+            step.send(None)
+        return end.value.value
+
+
+def test_an_entry_ends_when_it_should() -> None:
+    cache = Steps()
+    cache.put(b"a", b"1", 10)
+    cache.put(b"never", b"1", 0)
+    cache.now = 9.9
+    assert (cache.look(b"a"), cache.look(b"never")) == (b"1", None)
+    cache.now = 10
+    assert cache.look(b"a") is None
+    assert cache.bytes == 0
+
+
+def test_the_bytes_stay_within_their_bound_and_the_least_used_goes_first() -> None:
+    size = ENTRY_BYTES + 1 + 100
+    cache = Steps(most=3 * size)
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, b"x" * 100, 10)
+    assert cache.look(b"a")
+    cache.put(b"d", b"x" * 100, 10)
+    assert [bool(cache.look(key)) for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
+    cache.put(b"a", b"y" * 100, 10)  # in place of itself
+    cache.put(b"large", b"x" * 10_000, 10)  # larger than all: refused, and costs nobody his place
+    assert cache.bytes == 3 * size
+    assert cache.look(b"a") == b"y" * 100
+
+
+def test_an_answer_comes_back_from_bytes_as_it_was() -> None:
+    answer = Answer("personalised", "1.0", b'{"items":["\xc3\xa9"]', b'{"items":[]')
+    assert Answer.unpack(answer.pack()) == answer
+    with pytest.raises(ValueError, match="unpack"):
+        Answer.unpack(b"somebody else's")
+
+
+BODIES = [
+    {"user_id": "ann"},
+    {"user_id": "bob"},
+    {"user_id": "ann", "k": 3},
+    {"user_id": "ann", "exclude": ["ann-000"]},
+    {"user_id": "ann", "time": "2026-01-01T00:00:00Z"},
+    {"user_id": "ann", "context": {"device": "tv"}},
+    {"history": [{"item_id": "a", "event_time": "2026-01-01T00:00:00Z"}]},
+    {"user_id": "ann", "history": []},
+]
+
+
+def test_only_the_same_question_gets_the_kept_answer(start: Start) -> None:
+    edge = start()
+    first = [edge.answer(body) for body in BODIES]
+    assert {answer["cache"] for answer in first} == {"miss"}
+    for body, answer in zip(BODIES, first, strict=True):
+        again = edge.answer(body | {"request_id": "another"})
+        assert again == answer | {"cache": "hit", "request_id": "another"}
+    assert edge.count("tidegate_edge_answers_total", rung="personalised", cache="hit", bucket="") == len(BODIES)
+
+
+def test_what_is_learned_of_a_user_ends_what_was_kept(start: Start) -> None:
+    users = Memory({"ann": Standing(True, "after 1 event")})
+    edge = start(users)
+    assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
+    users.standings["ann"] = Standing(True, "after 2 events")
+    assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
+
+
+@pytest.mark.parametrize("settings", [{"cache": "off"}, {"cache_seconds": 0}])
+def test_a_cache_can_be_turned_off(start: Start, settings: dict) -> None:
+    edge = start(**settings)
+    assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "miss"]
+
+
+def test_many_who_ask_the_same_at_once_cost_one_question(start: Start, torchserve: FakeTorchServe) -> None:
+    edge = start()
+    torchserve.delay = 0.5
+    with ThreadPoolExecutor(8) as crowd:
+        answers = list(crowd.map(lambda n: edge.answer({"user_id": "ann", "request_id": str(n)}), range(8)))
+    assert torchserve.users_asked() == ["ann"]
+    assert [answer["request_id"] for answer in answers] == [str(n) for n in range(8)]
+    kinds = [answer["cache"] for answer in answers]
+    assert kinds.count("miss") == 1
+    assert set(kinds) <= {"miss", "shared", "hit"}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A real Redis on a port of its own."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("no redis-server is installed")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+    yield f"redis://127.0.0.1:{port}/0", process
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+def test_processes_share_a_redis(start: Start, redis) -> None:
+    secret = "the same on every machine"
+    one, two = (start(cache=redis[0], user_secret=secret) for _ in range(2))
+    answer = one.answer({"user_id": "ann"})
+    wait_until(lambda: two.answer({"user_id": "ann", "request_id": "x"})["cache"] == "hit")
+    assert two.answer({"user_id": "ann"})["items"] == answer["items"]
+    stranger = start(cache=redis[0], user_secret="of another installation")
+    assert stranger.answer({"user_id": "ann"})["cache"] == "miss"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_redis_that_stops_midway_costs_its_hits_alone(
+    start: Start, torchserve: FakeTorchServe, redis, how: signal.Signals
+) -> None:
+    url, process = redis
+    edge = start(cache=url, cache_ms=100)
+    edge.answer({"user_id": "ann"})
+    wait_until(lambda: edge.answer({"user_id": "ann"})["cache"] == "hit")
+    os.kill(process.pid, how)
+    for number in range(12):
+        answer = edge.answer({"user_id": "ann" if number % 2 else f"user-{number}"})
+        assert (answer["rung"], answer["cache"]) == ("personalised", "miss")
+    assert edge.count("tidegate_edge_breaker_opened_total", part="cache") >= 1
+    torchserve.stop()
+    assert edge.answer({"user_id": "ann"})["rung"] == "popular"
+    torchserve.start()
+    if how == signal.SIGSTOP:
+        os.kill(process.pid, signal.SIGCONT)
+        wait_until(lambda: edge.answer({"user_id": "dan"})["cache"] == "hit")

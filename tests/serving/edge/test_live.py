@@ -1,0 +1,108 @@
+"""In front of a real TorchServe: answers are the worker's own, and what is killed comes back without a hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import Edge, make_settings, wait_until
+
+from serving import deploy, registry, server
+from serving.client import ServerError, TorchServe
+from serving.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 300  # seconds for Java and a worker to come up on a busy machine
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    live: Settings, artifacts, tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[Settings]:
+    from conftest import use_registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
+        version = registry.create_version("tiny", artifacts[1])
+        registry.promote("tiny", version, {"verdict": "PROMOTE"})
+        deploy.deploy("tiny", live)
+        yield live
+
+
+@pytest.fixture
+def edge(deployed: Settings, artifacts, tmp_path: Path) -> Iterator[Edge]:
+    own = {
+        "management": deployed.management_url,
+        "token_file": deployed.key_file,
+        "artifact": artifacts[1],
+        "deadline_ms": 10_000,
+        "popular_seconds": 2,
+    }
+    edge = Edge(make_settings(tmp_path, deployed.inference_url, **own))
+    wait_until(lambda: edge.app.service.ladder.popular is not None, PATIENCE)
+    yield edge
+    edge.close()
+
+
+def ask(edge: Edge, body: dict) -> dict:
+    got = edge.ask(body)
+    assert got.status_code == 200
+    return got.json()
+
+
+def recovers(edge: Edge, user: str) -> dict:
+    """A personalised answer of TorchServe, sooner or later; until then, an answer every time."""
+    history = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
+    deadline = time.monotonic() + PATIENCE
+    for number in range(100_000):
+        answer = ask(edge, {"user_id": f"{user}-{number}", "history": history, "k": 3})
+        if answer["rung"] == "personalised":
+            return answer
+        assert answer["rung"] in ("popular", "static")
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.2)
+    raise AssertionError("unreachable")
+
+
+def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
+    for line in (artifacts[1] / "golden.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        answer = ask(edge, case["request"] | {"request_id": "golden"})
+        expected = case["answer"] | {"model_version": "1.0", "request_id": "golden"}
+        assert {name: answer[name] for name in expected} == expected
+    assert edge.app.service.ladder.version == "1.0"
+
+
+def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge, deployed: Settings) -> None:
+    recovers(edge, "before")
+    with TorchServe.of(deployed) as client:
+        (worker,) = client.describe("tiny")["1.0"].pids
+    os.kill(worker, 9)
+    recovers(edge, "worker")
+
+    os.kill(server.find(deployed).pid, 9)
+    answer = ask(edge, {"history": [{"item_id": "item-02", "event_time": "2026-01-01T00:00:00Z"}], "k": 4})
+    assert (answer["rung"], len(answer["items"])) == ("popular", 4)
+    server.start(deployed)  # its tokens are new
+    recovers(edge, "server")
+
+
+def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: Settings) -> None:
+    keys = json.loads(deployed.key_file.read_text())
+    keys["inference"]["key"] = "expired1"  # as after its hour: the file holds what the server refuses
+    deployed.key_file.chmod(0o600)
+    deployed.key_file.write_text(json.dumps(keys))
+    edge.app.service.ladder.upstream._token = "expired1"
+    recovers(edge, "token")
+
+
+def test_the_edge_notices_a_worker_that_refuses(edge: Edge, deployed: Settings) -> None:
+    with TorchServe.of(deployed) as client, pytest.raises(ServerError):
+        client.predict("tiny", {"k": 0})
+    got = edge.ask({"k": 0})
+    assert (got.status_code, got.json()["field"]) == (400, "k")

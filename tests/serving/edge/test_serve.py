@@ -1,0 +1,90 @@
+"""The command as a person runs it: several processes, one address, counts on another."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from fake_torchserve import FakeTorchServe
+from running import wait_until
+
+from params import ROOT
+from serving.edge import keyring
+
+pytestmark = pytest.mark.slow
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture
+def running(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Path) -> Iterator[tuple]:
+    """Two processes: the parent's handle, and the ports of answers and of counts."""
+    port, counts = free_ports(2)
+    own = {
+        "UPSTREAM": torchserve.url,
+        "DATASET": "tiny",
+        "HOME": str(tmp_path),
+        "METRICS_PORT": str(counts),
+        "ARTIFACT": str(artifacts[1]),
+        "TOKEN_FILE": str(tmp_path / "no-tokens"),
+        "DEADLINE_MS": "5000",
+    }
+    environment = {**os.environ, **{f"TIDEGATE_EDGE_{name}": value for name, value in own.items()}}
+    command = [sys.executable, "-m", "serving.edge.serve", "--port", str(port), "--workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    yield process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{counts}"
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+
+
+def alive(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) -> None:
+    process, url, counts = running
+    wait_until(lambda: alive(url), 300)
+    text, stored = keyring.new(keyring.SERVER, None, None)
+    keyring.add(tmp_path / "keys.json", stored)
+
+    def ask() -> httpx.Response:  # a connection of its own each, so that both processes meet some
+        headers = {"Authorization": f"Bearer {text}"}
+        return httpx.get(f"{url}/v1/recommendations?user_id=ann", headers=headers, trust_env=False, timeout=30)
+
+    wait_until(lambda: ask().status_code == 200, 60)
+    answers = [ask() for _ in range(20)]
+    assert {answer.status_code for answer in answers if answer.status_code != 401} == {200}
+    given = sum(answer.status_code == 200 for answer in answers) + 1
+    page = httpx.get(f"{counts}/metrics", trust_env=False).text
+    counted = re.findall(r'^tidegate_edge_answers_total\{.*rung="personalised".*\} (\d+)', page, re.MULTILINE)
+    assert sum(map(int, counted)) == given
+
+    parent = psutil.Process(process.pid)
+    listening = {
+        at.laddr.ip
+        for each in (parent, *parent.children(recursive=True))
+        for at in each.net_connections()
+        if at.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    mapped = [Path(f"/proc/{each.pid}/maps").read_text() for each in parent.children(recursive=True)]
+    assert any("uvloop" in maps for maps in mapped)
+    assert not any("libtorch" in maps for maps in mapped)
