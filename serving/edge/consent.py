@@ -71,12 +71,15 @@ class Guarded:
         """
         if not self.breaker.allows():
             raise StoreError("the profile store was not asked, since it kept failing")
-        limit = max(0.0, min(seconds, self._seconds))
+        limit = min(seconds, self._seconds)
+        if limit <= 0:
+            raise StoreError("no time was left to ask the profile store")
         try:
             async with asyncio.timeout(limit):
                 standing = await self._users.read(user_id)
         except TimeoutError:
-            self.breaker.failed()
+            if limit >= self._seconds:  # a client's short deadline is not the store's fault
+                self.breaker.failed()
             raise StoreError(f"the profile store did not answer within {limit * 1000:.0f} ms") from None
         except Exception as error:
             self.breaker.failed()

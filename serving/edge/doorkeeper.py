@@ -35,10 +35,9 @@ class Doorkeeper:
     ) -> None:
         self._path, self._stated, self._limit, self._clock = path, stated, limit, clock
         self._keys: dict[str, Key] = {}
-        self._seen: tuple[int, int, int] | None = None
         self._look_again = 0.0
-        self._load(keyring.read(path))
         self._seen = self._stamp()
+        self._load(keyring.read(path))
 
     @property
     def knows_nobody(self) -> bool:

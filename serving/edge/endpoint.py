@@ -62,7 +62,7 @@ async def _stated(service: Service, scope: dict[str, Any], receive: Receive, hea
 
 def _ask(service: Service, body: Any, key: Key, head: incoming.Headers, begun: float) -> Ask:
     allowed = incoming.deadline_ms(head.deadline, service.settings.deadline_ms)
-    objects = incoming.objects(head.consent)
+    consent = incoming.consent(head.consent)
     try:
         request = parse(body, time.time_ns() // 1000)
     except RequestError as fault:
@@ -70,7 +70,7 @@ def _ask(service: Service, body: Any, key: Key, head: incoming.Headers, begun: f
     user = doorkeeper.whose(key, request.user_id)
     if user != request.user_id:
         request.user_id, body = user, body | {"user_id": user}
-    return Ask(request, body, objects, allowed, begun + allowed / 1000)
+    return Ask(request, body, consent, allowed, begun + allowed / 1000)
 
 
 async def _given(service: Service, ask: Ask) -> Given | Refusal:

@@ -16,7 +16,7 @@ CONTEXT = "context."  # ?context.device=tv
 CLOSE = ((b"connection", b"close"),)  # what is still on its way is not read
 DEADLINE_HEADER, CONSENT_HEADER, ID_HEADER = "X-Deadline-Ms", "X-Consent", "X-Request-Id"
 LEAST_DEADLINE_MS = 10
-CONSENT_WORDS = {"granted": False, "denied": True}  # word -> whether the user objects
+CONSENT_WORDS = {"granted": True, "denied": False}
 MOST_ID = 256
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -140,14 +140,14 @@ def deadline_ms(stated: bytes | None, most: int) -> int:
     return min(int(stated), most)
 
 
-def objects(stated: bytes | None) -> bool:
-    """Whether the client says that the user does not agree to personalisation.
+def consent(stated: bytes | None) -> bool | None:
+    """Whether the client says that the user agrees to personalisation; None where it says nothing.
 
     Raises:
         Refusal: it says something else than granted or denied.
     """
     if stated is None:
-        return False
+        return None
     word = stated.decode("latin-1").strip().lower()
     if word not in CONSENT_WORDS:
         raise Refusal(400, CONSENT_HEADER, "expected granted or denied")

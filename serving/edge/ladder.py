@@ -18,11 +18,13 @@ from serving.edge.coalesce import Flights
 from serving.edge.consent import Guarded
 from serving.edge.errors import NoAnswer, Refusal, StoreError, TooSlow
 from serving.edge.experiment import NOBODY, Bucket, Experiment
-from serving.edge.listing import Listing
+from serving.edge.listing import EMPTY, Listing
 from serving.edge.upstream import Upstream
 from serving.request import MAX_K, Request
 
 DENIED = "the user does not agree to personalisation"
+IMPERSONAL = ("exclude", "filters", "k", "time")  # what of a request says nothing of its user
+FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
 UNASKED = "nobody asked the user to agree to personalisation"
 
 
@@ -32,14 +34,14 @@ class Ask:
 
     Attributes:
         body: its JSON as stated, with the user that the key is for.
-        objects: the client says that the user does not agree to personalisation.
+        consent: what the client says of the user's consent. Its no holds; its yes where nobody else asked.
         allowed_ms: from the whole request to its answer.
         end: when that is over, on the event loop's clock, in seconds.
     """
 
     request: Request
     body: dict[str, Any]
-    objects: bool
+    consent: bool | None
     allowed_ms: int
     end: float
 
@@ -107,7 +109,7 @@ class Ladder:
             answer, shared = await self.flights.join(
                 key + f"{version} {ask.allowed_ms}".encode(),  # the patient are not to share an impatient one's failure
                 lambda: self._fresh(ask, word, wire, version, key),
-                max(0.0, ask.left() - self.reserve),
+                max(0.0, self._time(ask)),
             )
             return Given(answer, bucket, "shared" if shared else "miss", word.consent)
         except NoAnswer as error:
@@ -126,21 +128,31 @@ class Ladder:
         request = ask.request
         return seal(self.static.fields("static", f"{why}; {_describe(self.static)}", request.k, request.exclude))
 
+    def _time(self, ask: Ask) -> float:
+        """Seconds that others may still take; a short deadline keeps less for the way down, or none would be left."""
+        return ask.left() - min(self.reserve, ask.allowed_ms / 1000 / 4)
+
     async def _word(self, ask: Ask) -> Word:
-        if ask.objects:
+        if ask.consent is False:
             return Word("denied", "", DENIED)
         if ask.request.user_id is None:
-            return Word("unasked", "", None if self.unasked else UNASKED)
+            return self._unasked(ask, "")
         try:
-            standing = await self.users.read(ask.request.user_id, ask.left() - self.reserve)
+            standing = await self.users.read(ask.request.user_id, self._time(ask))
         except StoreError as error:
             return Word("unknown", "", f"{error}, so whether the user agrees to personalisation is not known")
         if standing.consent is None:
-            return Word("unasked", standing.state, None if self.unasked else UNASKED)
+            return self._unasked(ask, standing.state)
         return Word("granted", standing.state, None) if standing.consent else Word("denied", "", DENIED)
 
+    def _unasked(self, ask: Ask, state: str) -> Word:
+        """The word on one of whom no store holds a word: the client's, else the settings'."""
+        if ask.consent:
+            return Word("granted", state, None)
+        return Word("unasked", state, None if self.unasked else UNASKED)
+
     async def _fresh(self, ask: Ask, word: Word, wire: bytes, version: str | None, key: bytes) -> Answer:
-        fields = await self.upstream.ask(wire, version, ask.left() - self.reserve)
+        fields = await self.upstream.ask(wire, version, self._time(ask))
         if word.reason is not None:
             fields["reason"] = word.reason
         answer = seal(fields)
@@ -163,6 +175,8 @@ class Ladder:
             if items := without(fields["items"], unwanted, request.k):
                 reason = f"{why}; this is the user's answer of {fields['time']}"
                 return seal(fields | {"items": items, "rung": "cached", "reason": reason})
+        if ask.body.get("filters"):  # better nothing than what the filter is there to keep away
+            return seal(EMPTY.fields("static", f"{why}; {FILTERED}", request.k, unwanted))
         if self.popular is not None:
             reason = f"{why}; this is TorchServe's popular list of {self.popular.time}"
             return seal(self.popular.fields("popular", reason, request.k, unwanted))
@@ -179,9 +193,9 @@ class Ladder:
 
     def _last(self, ask: Ask) -> bytes:
         """Where the last answer of the same user is kept; without a user, of the same history and context."""
-        request = ask.request
-        who = request.user_id or orjson.dumps([ask.body.get("history"), ask.body.get("context")])
-        return self._digest(b"last", who.encode() if isinstance(who, str) else b"\0" + who)
+        user, stated = ask.request.user_id, ask.body.get
+        who = [stated("history"), stated("context")] if user is None else user
+        return self._digest(b"last", orjson.dumps([who, stated("filters")], option=orjson.OPT_SORT_KEYS))
 
     def _digest(self, kind: bytes, content: bytes) -> bytes:
         hasher = blake2b(key=self.secret, digest_size=16)
@@ -194,7 +208,7 @@ def _wire(ask: Ask, word: Word) -> bytes:
     if word.reason is None:
         told = {name: value for name, value in ask.body.items() if name != "request_id"}
     else:
-        told = {name: ask.body[name] for name in ("exclude", "k", "time") if name in ask.body} | {"history": []}
+        told = {name: ask.body[name] for name in IMPERSONAL if name in ask.body} | {"history": []}
     try:
         return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # it reads deeper than it writes

@@ -155,7 +155,10 @@ def _headers(settings: EdgeSettings) -> list[dict[str, Any]]:
     return [
         _parameter("header", DEADLINE_HEADER, whole, within),
         _parameter(
-            "header", CONSENT_HEADER, {"type": "string", "enum": ["granted", "denied"]}, "A `denied` always holds."
+            "header",
+            CONSENT_HEADER,
+            {"type": "string", "enum": ["granted", "denied"]},
+            "A `denied` always holds, a `granted` where nobody else asked.",
         ),
         _parameter("header", ID_HEADER, {"type": "string"}, "An id for the request, where its body states none."),
     ]

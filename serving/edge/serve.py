@@ -18,6 +18,7 @@ from serving.edge.settings import EdgeSettings, variable
 APP = "serving.edge.app:create"
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is first imported
 STOP_SECONDS = 5
+HUNG_SECONDS = 30  # a process that is silent for so long is replaced; on a busy machine 5 are soon over
 KEEP_ALIVE_SECONDS = 75  # longer than common balancers keep theirs, so that they never meet a connection just closed
 
 
@@ -61,6 +62,7 @@ def run(chosen: EdgeSettings) -> None:
         proxy_headers=False,  # nothing here rests on the client's address
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_worker_healthcheck=HUNG_SECONDS,
     )
 
 

@@ -29,6 +29,7 @@ class ServedLog:
         self._folder, self._most, self._count = folder, most_lines, count
         self._waiting: deque[bytes] = deque()
         self._stop = threading.Event()
+        self._writing = threading.Lock()
         self._well = True
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
         self._thread.start()
@@ -47,8 +48,13 @@ class ServedLog:
 
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_SECONDS):
+            self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits now."""
+        with self._writing:
             self._flush()
-        self._flush()
 
     def _flush(self) -> None:
         lines = [self._waiting.popleft() for _ in range(len(self._waiting))]

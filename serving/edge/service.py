@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 
 STATIC = "static.json"
+FAIR = 0.5  # of the time that a usual request has for TorchServe
 
 
 class Service:
@@ -68,6 +69,7 @@ class Service:
                 settings.token_file or server.key_file,
                 self._breaker("torchserve"),
                 settings.connections,
+                FAIR * (settings.deadline_ms - settings.reserve_ms) / 1000,
                 lambda kind, seconds: self.metrics.upstream.labels(kind).observe(seconds),
             ),
             users=Guarded(self._users, self._breaker("store"), settings.store_ms / 1000),

@@ -32,6 +32,7 @@ class Upstream:
         url: TorchServe's inference address.
         dataset: the model's name.
         token_file: its key_file.json; where it is not there, no token is sent.
+        fair_seconds: a server that took longer than this failed; one that was given less did not.
         watch: told (kind, seconds) of every call, for metrics.
     """
 
@@ -43,12 +44,14 @@ class Upstream:
         token_file: Path,
         breaker: Breaker,
         connections: int,
+        fair_seconds: float = 0.0,
         watch: Callable[[str, float], None] = lambda kind, seconds: None,
     ) -> None:
         parts = urlsplit(url)
         self._url, self._management_url, self._host = url, management_url, parts.netloc
         self._pool = Pool(parts.hostname or "", parts.port or 80, connections)
         self._dataset, self._token_file, self.breaker, self._watch = dataset, token_file, breaker, watch
+        self._fair_seconds = fair_seconds
         self._token = _read_token(token_file)
         self._renewal: asyncio.Task | None = None
         self._absent: dict[str, float] = {}  # version -> until when it counts as not loaded
@@ -76,7 +79,8 @@ class Upstream:
             return fields
         except NoAnswer as error:
             kind = error.kind
-            if error.counts:
+            impatient = isinstance(error, TooSlow) and seconds < self._fair_seconds
+            if error.counts and not impatient:  # or one client's short deadlines would degrade everybody's answers
                 self.breaker.failed()
             raise
         except Refusal:

@@ -80,7 +80,7 @@ class FakeTorchServe:
                     next(line for line in head.split("\r\n") if line.lower().startswith("content-length"))[15:]
                 )
                 await self._answer(head, json.loads(await reader.readexactly(length)), writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._writers.discard(writer)

@@ -79,7 +79,7 @@ class Edge:
 
     def served(self) -> list[dict]:
         """The lines of the served log so far."""
-        self.app.service.served._flush()
+        self.app.service.served.flush()
         files = sorted((self.settings.home / "served").glob("*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 

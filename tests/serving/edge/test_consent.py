@@ -49,7 +49,7 @@ def test_withdrawn_consent_holds_at_once_and_on_every_rung(start: Start, torchse
     assert answer["reason"].startswith("the user does not agree to personalisation; TorchServe")
 
 
-def test_a_client_may_say_no_but_not_yes_for_the_user(start: Start) -> None:
+def test_a_clients_no_holds_and_its_yes_undoes_no_no(start: Start) -> None:
     edge = start(Memory({"ann": YES, "bob": NO}))
     assert edge.answer({"user_id": "ann"}, x_consent="denied")["rung"] == "popular"
     assert edge.answer({"user_id": "bob"}, x_consent="granted")["rung"] == "popular"
@@ -66,6 +66,7 @@ def test_whether_silence_is_consent_is_a_setting(start: Start, users) -> None:
         "popular",
         "nobody asked the user to agree to personalisation",
     )
+    assert strict.answer({"user_id": "ann"}, x_consent="granted")["rung"] == "personalised"
 
 
 class Faulty(Memory):
@@ -107,6 +108,17 @@ def test_a_store_that_keeps_failing_is_left_alone(start: Start) -> None:
     assert "was not asked, since it kept failing" in edge.answer({"user_id": "ann"})["reason"]
     assert users.reads == asked
     assert edge.count("tidegate_edge_breaker_opened_total", part="store") == 1
+
+
+def test_the_impatient_are_not_held_against_the_store(start: Start) -> None:
+    users = Faulty({"ann": YES})
+    edge = start(users, breaker_seconds=60)
+    users.fault = "hung"
+    for allowed in (10, 10, 10, 210, 210, 210, 210, 210):
+        answer = edge.answer({"user_id": "ann"}, x_deadline_ms=str(allowed))
+        assert answer["rung"] == "popular"
+    users.fault = None
+    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
 
 
 def test_who_has_no_name_is_not_looked_up(start: Start) -> None:

@@ -109,7 +109,7 @@ def test_a_shorter_deadline_of_the_client_holds(edge: Edge, torchserve: FakeTorc
     answer = edge.answer({"user_id": "ann"}, x_deadline_ms="600")
     assert answer["rung"] == "popular"
     waited = int(re.search(r"within (\d+) ms", answer["reason"])[1])
-    assert 0 < waited <= 600 - RESERVE_MS
+    assert 0 < waited <= 450  # a quarter is kept for the way down
 
 
 def test_a_fault_of_the_edge_itself_is_answered_too(
@@ -124,6 +124,15 @@ def test_a_fault_of_the_edge_itself_is_answered_too(
     assert "a mistake of ours" not in answer["reason"]
     assert "a mistake of ours" in caplog.text
     assert edge.count("tidegate_edge_errors_total") == 1
+
+
+def test_the_impatient_open_no_breaker_for_the_others(edge: Edge, torchserve: FakeTorchServe) -> None:
+    torchserve.delay = 0.4
+    for number in range(8):
+        hurried = edge.answer({"user_id": f"user-{number}"}, x_deadline_ms=str(RESERVE_MS + 50))
+        assert hurried["rung"] == "popular"
+    assert edge.app.service.ladder.upstream.breaker.closed
+    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
 
 
 def test_one_who_breaks_the_model_takes_nobody_down(edge: Edge, torchserve: FakeTorchServe) -> None:

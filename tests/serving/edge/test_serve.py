@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -59,6 +60,16 @@ def alive(url: str) -> bool:
         return False
 
 
+def look_at(parent: psutil.Process) -> tuple[set[str], str]:
+    """The addresses at which a process and its children listen, and what they have mapped into memory."""
+    listening, mapped = set(), []
+    for each in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # one that has just ended
+            listening |= {at.laddr.ip for at in each.net_connections() if at.status == psutil.CONN_LISTEN}
+            mapped.append(Path(f"/proc/{each.pid}/maps").read_text())
+    return listening, "".join(mapped)
+
+
 def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) -> None:
     process, url, counts = running
     wait_until(lambda: alive(url), 300)
@@ -77,14 +88,7 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
     counted = re.findall(r'^tidegate_edge_answers_total\{.*rung="personalised".*\} (\d+)', page, re.MULTILINE)
     assert sum(map(int, counted)) == given
 
-    parent = psutil.Process(process.pid)
-    listening = {
-        at.laddr.ip
-        for each in (parent, *parent.children(recursive=True))
-        for at in each.net_connections()
-        if at.status == psutil.CONN_LISTEN
-    }
+    listening, mapped = look_at(psutil.Process(process.pid))
     assert listening == {"127.0.0.1"}
-    mapped = [Path(f"/proc/{each.pid}/maps").read_text() for each in parent.children(recursive=True)]
-    assert any("uvloop" in maps for maps in mapped)
-    assert not any("libtorch" in maps for maps in mapped)
+    assert "uvloop" in mapped
+    assert "libtorch" not in mapped
