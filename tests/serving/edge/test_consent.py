@@ -128,7 +128,7 @@ def test_who_has_no_name_is_not_looked_up(start: Start) -> None:
 
 
 def test_those_who_share_an_answer_do_not_share_its_reason(start: Start) -> None:
-    edge = start(Memory({"ann": NO, "bob": UNASKED}), consent_unasked=False)
+    edge = start(Memory({"ann": NO, "bob": Standing(None, "")}), consent_unasked=False)
     told = [edge.answer({"user_id": user}) for user in ("ann", "bob", "ann")]
     assert [answer["reason"].split()[0] for answer in told] == ["the", "nobody", "the"]
     assert [answer["cache"] for answer in told] == ["miss", "miss", "hit"]
