@@ -13,7 +13,9 @@ from pathlib import Path
 import params
 from command import UserError
 from experiments import lineup
+from features.online.connect import STORE
 from params import ROOT
+from serving.launch import embedded_store
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"
@@ -27,6 +29,7 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
         "TIDEGATE_COMMIT": provenance.commit(),
+        STORE: os.environ.get(STORE) or embedded_store(),  # of the project, not of the workspace: who answers reads it
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",

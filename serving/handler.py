@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from serving.recommender import Recommender, RequestError
+from serving.store_lookup import StoreLookup
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Handler:
         self.version = served_version(context)
         self.recommender = Recommender.load(folder, self.version)  # answers state the version that serves them
         self._warm_up()
+        self.recommender.lookup = StoreLookup.of(self.recommender.manifest["dataset"])
         log.info("%s %s loaded in %.2f s", context.model_name, self.version, time.perf_counter() - started)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:

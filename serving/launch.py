@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from command import UserError
+from features.online.connect import STORE
+from params import ROOT
 from serving.java import find_java
 from serving.settings import PORTS, Settings, variable
 
@@ -64,7 +66,12 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),
     }
-    return {**kept, **one_thread, **folders}
+    return {**kept, **one_thread, **folders, STORE: os.environ.get(STORE) or embedded_store()}
+
+
+def embedded_store() -> str:
+    """The online store of this project: workers run in folders of their own, so the path must not depend on theirs."""
+    return f"sqlite:///{ROOT / 'features' / 'out' / 'online.db'}"
 
 
 def check_ports(settings: Settings) -> None:

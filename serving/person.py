@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from features.encode import resolve_history
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
 from serving.request import Request
 
 NO_STORE = "no history was stated, and no online store is configured to look one up"
@@ -34,6 +36,9 @@ class Lookup(Protocol):
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         """One for each request, which all name a user; read in one round trip. Never fails: a Person without history
         says in its note why."""
+
+    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        """Item trends of a moment after one and not after another; None where there are none. Never fails."""
 
 
 def people_of(requests: Sequence[Request], repeats: str, lookup: Lookup | None) -> list[Person]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from features.encode import Batch
-from features.trends import ALL
+from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
 from serving.answer import dress
 from serving.attributes import Attributes
@@ -24,6 +24,7 @@ from serving.request import Request, RequestError, parse, to_iso
 from serving.rungs import rung_of
 from serving.scorer import Scorer
 from serving.segment_lists import SegmentLists
+from serving.trends import Trends
 from training.models.artifact import Artifact, ArtifactError
 from training.models.rank import exclude, rank
 
@@ -50,8 +51,8 @@ class Recommender(Scorer):
         self.attributes = Attributes.load(folder, len(self.vocabulary))
         self.segments = SegmentLists.load(folder, self.vocabulary, self.attributes)
         self.presentation = Presentation.load(loaded.config.get("serve", {}), folder, self.attributes)
+        self.trends = Trends(loaded.trends, self.vocabulary, self.model.channels)
         self.about = {
-            "trends_time": to_iso(loaded.trends.time_us),
             "model_version": version,
             "dataset_version": loaded.manifest["dataset_hash"],
         }
@@ -64,6 +65,8 @@ class Recommender(Scorer):
             now_us: the clock, in microseconds; None reads the system's.
         """
         now = time.time_ns() // 1000 if now_us is None else now_us
+        if self.lookup is not None:
+            self.trends.freshen(self.lookup, now)
         parsed = [self._attempt(body, now) for body in bodies]
         good = [request for request in parsed if isinstance(request, Request)]
         answers = iter(self._answer(good) if good else [])
@@ -79,12 +82,19 @@ class Recommender(Scorer):
 
     def _answer(self, requests: list[Request]) -> list[dict]:
         people = people_of(requests, self.artifact.config["repeats"], self.lookup)
-        parts = [slice(begin, begin + ROWS) for begin in range(0, len(requests), ROWS)]
-        return [answer for part in parts for answer in self._answer_part(requests[part], people[part])]
+        answers: dict[int, dict] = {}
+        for trends in self.trends.known():
+            asked = [row for row, one in enumerate(requests) if self.trends.of(one.time_us) is trends]
+            for begin in range(0, len(asked), ROWS):
+                rows = asked[begin : begin + ROWS]
+                part = self._answer_part([requests[row] for row in rows], [people[row] for row in rows], trends)
+                answers |= zip(rows, part, strict=True)
+        return [answers[row] for row in range(len(requests))]
 
-    def _answer_part(self, requests: list[Request], people: list[Person]) -> list[dict]:
+    def _answer_part(self, requests: list[Request], people: list[Person], trends: TrendSnapshot) -> list[dict]:
         missing = ROWS - len(requests)
-        batch = self.encode(requests + [_nobody(requests[0].time_us)] * missing, people + [Person()] * missing)
+        nobody = _nobody(requests[0].time_us)
+        batch = self.encode(requests + [nobody] * missing, people + [Person()] * missing, trends)
         scores, failed = self._scores_or_counts(batch)
         segments = [self._segments(request, person) for request, person in zip(requests, people, strict=True)]
         events = (batch.items != PAD).sum(dim=1).tolist()
@@ -100,10 +110,9 @@ class Recommender(Scorer):
             rungs.append(rung)
         shown = self._shown(scores[: len(requests)], requests)
         latest = batch.item_times[:, -1].tolist()
+        about = self.about | {"trends_time": to_iso(trends.time_us)}
         return [
-            dress(
-                request, rungs[row], shown[row], people[row].feature_time_us or latest[row], segments[row], self.about
-            )
+            dress(request, rungs[row], shown[row], people[row].feature_time_us or latest[row], segments[row], about)
             for row, request in enumerate(requests)
         ]
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from features.encode import Batch, assemble, known, trait_row
-from features.trends import last_refresh
+from features.trends import TrendSnapshot
 from serving.person import Person, people_of
 from serving.request import Request
 from training.models import artifact
 from training.models.artifact import Artifact
 from training.models.rank import exclude, rank
+
+ONE = np.zeros(1, dtype=np.int64)  # a snapshot is of one moment, whichever is asked for
 
 
 class Scorer:
@@ -56,21 +58,20 @@ class Scorer:
         """See `training.models.rank.rank`; evaluation asks this, with the scores that requests get."""
         return rank(self.scores(batch), truth, k)
 
-    def encode(self, requests: list[Request], people: list[Person] | None = None) -> Batch:
+    def encode(
+        self, requests: list[Request], people: list[Person] | None = None, trends: TrendSnapshot | None = None
+    ) -> Batch:
         """Requests as the tensors that training saw.
 
         Args:
             people: whoever asks, one for each request; None takes what the requests state.
+            trends: of the items; None takes those of the artifact.
         """
         config = self.artifact.config
         people = people_of(requests, config["repeats"], None) if people is None else people
         pairs = [self._known(person.history) for person in people]
         empty = np.empty(0, dtype=np.int64)
-        moments = [last_refresh(np.int64(request.time_us), config["refresh_minutes"]) for request in requests]
-        distinct, moment = np.unique(np.array(moments, dtype=np.int64), return_inverse=True)
-        trends = self.artifact.trends
-        if len(distinct) > 1:  # a snapshot holds one moment: no need to repeat it
-            distinct, moment = distinct[:1], np.zeros(len(requests), dtype=np.int64)
+        snapshot = trends or self.artifact.trends
         return assemble(
             np.concatenate([empty, *(items for items, _ in pairs)]),
             np.concatenate([empty, *(times for _, times in pairs)]),
@@ -80,8 +81,8 @@ class Scorer:
                 [{**person.traits, **one.context} for one, person in zip(requests, people, strict=True)], "traits"
             ),
             self._rows([request.context for request in requests], "context"),
-            trends.at(distinct, self.model.channels),
-            moment,
+            snapshot.at(ONE, self.model.channels),
+            np.zeros(len(requests), dtype=np.int64),
             self.model.max_history,
         )
 

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.edge.breaker import Breaker
+from serving.breaker import Breaker
 from serving.edge.errors import StoreError
 
 

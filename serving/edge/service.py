@@ -10,8 +10,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from serving import settings as torchserve
+from serving.breaker import Breaker
 from serving.edge import keyring, static
-from serving.edge.breaker import Breaker
 from serving.edge.cache import Cache, MemoryCache, NoCache
 from serving.edge.consent import Guarded, NoStore, Users
 from serving.edge.doorkeeper import Doorkeeper

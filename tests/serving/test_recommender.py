@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import params
-from data.columns import DAY
+from data.columns import DAY, HOUR
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
 from serving import export
 from serving.person import Person
 from serving.recommender import Recommender, RequestError
-from serving.request import Request
+from serving.request import Request, to_iso
 from tests.training.made_features import checkerboard, recipe, sides, train_settings
 from training.train import fit
 
@@ -172,7 +175,7 @@ def test_declared_diversity_changes_the_order_but_not_the_first(exported: Export
 
 
 class Known:
-    """A store that knows one user."""
+    """A store that knows one user, and item trends as of `NOW - an hour`."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -184,6 +187,12 @@ class Known:
         return [
             known if one.user_id == "known" else Person(note="the store does not know the user") for one in requests
         ]
+
+    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        channels = FEATURES.description["channels"]
+        values = np.zeros((len(vocabulary), len(channels)), dtype=np.float32)
+        values[vocabulary.index("item-39")] = 1e6
+        return TrendSnapshot(values, channels, NOW - HOUR) if newer_than_us < NOW - HOUR <= as_of_us else None
 
 
 def test_a_stored_history_is_used_where_none_is_stated(exported: Exported) -> None:
@@ -204,3 +213,31 @@ def test_a_stored_history_is_used_where_none_is_stated(exported: Exported) -> No
     assert "item-3" not in ids(stored)
     assert (unknown["rung"], unknown["reason"]) == ("popular", "the store does not know the user")
     assert not any(map(is_odd, ids(own)[:3])), "a stated history wins over a stored one"
+
+
+def test_live_trends_are_seen_by_requests_of_a_later_time_only(exported: Exported) -> None:
+    served = exported("popularity_1d")
+    before = to_iso(NOW - 2 * HOUR)
+    (frozen,) = served.recommend([{"history": [], "time": before}], now_us=NOW)
+    served.lookup = Known()
+
+    now, earlier = served.recommend([{"history": []}, {"history": [], "time": before}], now_us=NOW)
+
+    assert ids(now)[0] == "item-39"
+    assert now["trends_time"] == to_iso(NOW - HOUR)
+    assert earlier == frozen, "golden requests are of the export's time: their answers stand whatever is live"
+
+
+def test_trends_that_lack_what_the_model_reads_are_not_taken(
+    exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = exported("popularity_1d")
+    served.lookup = Known()
+    served.lookup.trends = lambda vocabulary, *_: TrendSnapshot(  # type: ignore[method-assign]
+        np.zeros((len(vocabulary), 1), np.float32), ["all"], NOW
+    )
+
+    (answer,) = served.recommend([{"history": []}], now_us=NOW)
+
+    assert answer["trends_time"] == to_iso(FEATURES.cut_us)
+    assert "lack window_1d" in caplog.text

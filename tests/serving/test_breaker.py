@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.edge.breaker import WINDOW, Breaker
+from serving.breaker import WINDOW, Breaker
 
 
 class Clocked:
