@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     steps.step("tune (a few trials)", "experiments.tune", [], folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)
     steps.publish(folder, dataset)
+    steps.step("fill the online store", "features.fill", [], folder, env)
     steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
     print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\n")
     print(answers(folder, dataset))

@@ -9,8 +9,6 @@ import pandas as pd
 
 from data.columns import EVENT_TIME, ITEM, TITLE, USER
 
-HISTORY_SENT = 200
-
 
 def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown: int, k: int) -> str:
     """Text for people: the latest users with a history of some length, and their answers.
@@ -27,17 +25,8 @@ def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown
     latest = events[events[USER].isin(counts[counts >= min(5, counts.max())].index)].drop_duplicates(USER, keep="last")
     lines = []
     for user in latest[USER].tail(users)[::-1]:
-        own = events[events[USER] == user].tail(HISTORY_SENT)
-        body = {
-            "user_id": user,
-            "history": [
-                {"item_id": item, "event_time": moment.isoformat()}
-                for item, moment in zip(own[ITEM], own[EVENT_TIME], strict=True)
-            ],
-            "k": k,
-            "time": now.isoformat(),
-        }
-        answer = ask(body)
+        own = events[events[USER] == user]
+        answer = ask({"user_id": user, "k": k, "time": now.isoformat()})  # who the user is, the online store knows
         recent = [_named(item, titles) for item in own[ITEM].tail(events_shown)[::-1]]
         lines.append(f"User {user} lately: {', '.join(recent)}")
         lines.append(f"  {answer['rung']} by version {answer['model_version']}: {answer['reason']}")

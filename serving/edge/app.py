@@ -16,6 +16,7 @@ from serving.edge.incoming import Gone, Receive
 from serving.edge.respond import HTML, Send, error, json, raw
 from serving.edge.service import Service
 from serving.edge.settings import EdgeSettings
+from serving.edge.stored import Stored
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def create() -> App:
     Raises:
         SettingsError, KeyringError, SecretError: the environment, the keys or the secret cannot be.
     """
-    return App(settings.load())
+    chosen = settings.load()
+    return App(chosen, Stored.of(chosen.dataset))
 
 
 class App:

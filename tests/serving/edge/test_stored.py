@@ -1,0 +1,68 @@
+"""The edge reads consent, and whether anything changed, from the online store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from running import Start
+
+from features.online.connect import Settings, connect
+from features.online.profile import Event, Stated, make
+from features.online.store import Policy, ProfileStore
+from serving.edge.consent import Standing
+from serving.edge.stored import Stored
+
+NOW = time.time_ns() // 1000
+MINUTE = 60_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    made = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    made.configure(Policy(max_events=100, ttl_us=None))
+    return made
+
+
+def event(minutes_ago: int, item: str) -> Event:
+    moment = NOW - minutes_ago * MINUTE
+    return Event(moment, f"e{minutes_ago}", NOW - MINUTE, item, "play")
+
+
+def says(granted: bool, minutes_ago: int = 5) -> dict[str, Stated]:
+    moment = NOW - minutes_ago * MINUTE
+    return {"personalisation": Stated(moment, "c", moment, granted)}
+
+
+def read(store: ProfileStore, user: str) -> Standing:
+    return asyncio.run(Stored(lambda: store).read(user))
+
+
+def test_consent_is_what_the_user_said_last(store: ProfileStore) -> None:
+    store.upsert([make("ann", consent=says(True, 9)), make("bob", consent=says(True, 9)), make("eve", [event(9, "a")])])
+    store.upsert([make("bob", consent=says(False, 5))])
+
+    assert [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")] == [True, False, None, None]
+
+
+@pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
+def test_whatever_is_learned_changes_the_state(store: ProfileStore, change: list[Event]) -> None:
+    store.upsert([make("ann", [event(9, "a")])])
+    before = read(store, "ann")
+    assert read(store, "ann") == before
+
+    store.upsert([make("ann", change)])
+
+    assert read(store, "ann").state != before.state
+
+
+def test_the_next_answer_is_fresh_after_something_was_done(store: ProfileStore, start: Start) -> None:
+    store.upsert([make("ann", [event(9, "a")])])
+    edge = start(Stored(lambda: store))
+    assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
+
+    store.upsert([make("ann", [event(2, "b")])])
+
+    assert edge.answer({"user_id": "ann"})["cache"] == "miss"
