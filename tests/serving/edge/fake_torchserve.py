@@ -18,6 +18,7 @@ class FakeTorchServe:
         mode: well, hung, slow, failing (503), garbage (200 with other JSON), noise (no HTTP), closing (mid-answer).
         delay: seconds that each answer takes.
         token: that it wants; None wants none.
+        drops: how many requests to come are met by a closed connection.
         loaded: versions that a path may name; `version` answers where it names none.
         asked: (path, body) of everything that came.
     """
@@ -25,6 +26,7 @@ class FakeTorchServe:
     def __init__(self) -> None:
         self.mode, self.delay, self.token = "well", 0.0, None
         self.version, self.loaded = "1.0", {"1.0"}
+        self.drops = 0
         self.asked: list[tuple[str, dict]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -90,6 +92,10 @@ class FakeTorchServe:
     async def _answer(self, head: str, body: dict, writer: asyncio.StreamWriter) -> None:
         path = head.split(" ")[1]
         self.asked.append((path, body))
+        if self.drops:  # as where it closed an idle connection just when a request came
+            self.drops -= 1
+            writer.transport.abort()
+            return
         if self.mode == "hung":
             await asyncio.sleep(3600)
         await asyncio.sleep(self.delay)

@@ -164,6 +164,21 @@ def test_a_connection_that_died_while_idle_costs_nobody_an_answer(edge: Edge, to
     assert edge.answer({"user_id": "bob"})["rung"] == "personalised"
 
 
+def test_a_connection_that_closes_under_a_request_is_replaced(start: Start, torchserve: FakeTorchServe) -> None:
+    edge = start(popular_seconds=60)
+    torchserve.drops = 1
+    assert edge.answer({"user_id": "bob"})["rung"] == "personalised"
+    assert torchserve.users_asked() == ["bob", "bob"]
+
+
+def test_it_heals_though_nobody_asks(edge: Edge, torchserve: FakeTorchServe) -> None:
+    torchserve.stop()
+    wait_until(lambda: edge.count("tidegate_edge_upstream_seconds_count", kind="unreachable") >= 2)
+    torchserve.version, torchserve.loaded = "2.0", {"2.0"}
+    torchserve.start()
+    wait_until(lambda: edge.app.service.ladder.version == "2.0")
+
+
 def test_more_than_may_wait_are_answered_at_once(start: Start, torchserve: FakeTorchServe) -> None:
     edge = start(connections=1, breaker_failures=1000)
     torchserve.mode = "hung"
