@@ -17,6 +17,7 @@ from features.online.record import decode, encode
 
 T = 1_700_000_000_000_000
 MOST = 5
+GOOD = Event(T, "e", T, "i", "play")
 few = st.integers(0, 6)
 # So few values that ids, times and items often meet, as in no honest log: ties are where orders differ.
 times = st.tuples(few, st.integers(0, 2)).map(lambda pair: (T + pair[0], T + sum(pair)))
@@ -103,6 +104,19 @@ def test_an_event_that_arrives_again_keeps_the_time_at_which_it_was_first_known(
     assert merged([again, first]).events == first.events
 
 
+def test_a_trait_that_is_stated_again_keeps_the_time_at_which_it_was_first_known() -> None:
+    first, again = (make("u", traits={"plan": Stated(T, "a", T + lag, "free")}) for lag in (1, DAY))
+
+    assert merged([again, first]).traits == merged([first, again]).traits == first.traits
+
+
+def test_a_gap_in_either_account_is_a_gap_in_both() -> None:
+    whole, broken = make("u", [GOOD]), replace(make("u", [GOOD]), truncated=True)
+
+    assert join(whole, broken, MOST).truncated
+    assert join(broken, whole, MOST).truncated
+
+
 def test_counters_count_the_events_by_type() -> None:
     kinds = ["play", "play", "like"]
     profile = make("u", [Event(T + at, f"e{at}", T + at, "i", kind) for at, kind in enumerate(kinds)])
@@ -117,9 +131,6 @@ def test_profiles_of_two_users_do_not_join() -> None:
 
 def test_times_are_bounded_as_ingest_bounds_them() -> None:
     assert (EARLIEST.value // 1000, LATEST.value // 1000) == (EARLIEST_US, LATEST_US)
-
-
-GOOD = Event(T, "e", T, "i", "play")
 
 
 @pytest.mark.parametrize(

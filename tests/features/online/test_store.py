@@ -266,7 +266,7 @@ class TestTrends:
         np.testing.assert_array_equal(found.values, np.full((2, 2), 0.1, np.float32))
 
     def test_older_ones_do_not_replace_later_ones(self, store: RecordStore) -> None:
-        for time_us, value in ((T + 5, 5), (T, 1), (T + 5, 6)):
+        for time_us, value in ((T + 5, 5), (T + 5, 6), (T, 1)):
             store.write_trends(self.trends(time_us, value))
 
         found = store.read_trends(T + 9)
