@@ -13,6 +13,7 @@ from serving.edge.errors import Refusal
 
 MOST_QUERY_BYTES = 8192
 CONTEXT = "context."  # ?context.device=tv
+FILTERS = "filters."
 CLOSE = ((b"connection", b"close"),)  # what is still on its way is not read
 DEADLINE_HEADER, CONSENT_HEADER, ID_HEADER = "X-Deadline-Ms", "X-Consent", "X-Request-Id"
 LEAST_DEADLINE_MS = 10
@@ -98,7 +99,7 @@ def from_body(raw: bytes) -> Any:
 
 
 def from_query(query: bytes) -> dict[str, Any]:
-    """The body that a query string stands for: ?user_id=7&k=10&exclude=a&exclude=b&context.device=tv.
+    """The body that a query string stands for: ?user_id=7&k=10&exclude=a&exclude=b&context.device=tv&filters.genres=x.
 
     Raises:
         Refusal: it cannot be read, or says one thing twice.
@@ -116,8 +117,11 @@ def from_query(query: bytes) -> dict[str, Any]:
         if name == "exclude":
             body.setdefault(name, []).append(value)
             continue
-        if name == "context":
-            raise Refusal(400, name, f"expected {CONTEXT}NAME=value")
+        if name.startswith(FILTERS):
+            body.setdefault("filters", {}).setdefault(name[len(FILTERS) :], []).append(value)
+            continue
+        if name in ("context", "filters"):
+            raise Refusal(400, name, f"expected {name}.NAME=value")
         place, name = (
             (body.setdefault("context", {}), name[len(CONTEXT) :]) if name.startswith(CONTEXT) else (body, name)
         )

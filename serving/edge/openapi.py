@@ -7,7 +7,7 @@ from typing import Any
 from serving.edge.answer import RUNGS
 from serving.edge.incoming import CONSENT_HEADER, DEADLINE_HEADER, ID_HEADER, LEAST_DEADLINE_MS, MOST_ID
 from serving.edge.settings import EdgeSettings
-from serving.request import DEFAULT_K, MAX_HISTORY, MAX_K
+from serving.request import DEFAULT_K, MAX_HISTORY, MAX_K, MAX_VALUES
 
 MOST_TEXT = 256
 WHY = {
@@ -69,6 +69,16 @@ REQUEST = {
             "type": ["array", "null"],
             "items": {"type": "string"},
             "description": "Items that are not to be recommended.",
+        },
+        "filters": {
+            "type": ["object", "null"],
+            "additionalProperties": {
+                "type": ["string", "array"],
+                "items": {"type": "string"},
+                "minItems": 1,
+                "maxItems": MAX_VALUES,
+            },
+            "description": "Item attribute -> values, any of which will do; every attribute must be met.",
         },
         "request_id": maybe(text("Given back, and logged: put nothing personal in it.", maxLength=MOST_ID)),
     },

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from features.online import as_of
 from features.online.connect import STORE, connect, settings
+from features.online.errors import StoreError
 from features.online.profile import Profile
-from features.online.store import ProfileStore
+from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
 from serving.launch import embedded_store
 from serving.store_lookup import PURPOSE
@@ -40,6 +41,8 @@ class Stored:
         self._store = self._store or self._open()
         now = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now])
+        if reading.state is State.CORRUPT:  # it may hold a no
+            raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return Standing(None, "")
         return Standing(as_of.consent(reading.profile, now).get(PURPOSE), state_of(reading.profile))

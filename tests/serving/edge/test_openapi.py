@@ -40,7 +40,7 @@ def test_what_is_declared_as_null_is_taken_as_null(name: str) -> None:
 def test_the_query_is_what_the_body_is_less_its_history(edge: Edge) -> None:
     parameters = declared(edge)["paths"][PATH]["get"]["parameters"]
     named = {each["name"] for each in parameters if each["in"] == "query"}
-    assert named == set(request.FIELDS) - {"history", "context"}
+    assert named == set(request.FIELDS) - {"history", "context", "filters"}
 
 
 @pytest.mark.parametrize("fault", ["well", "hung", "failing"])

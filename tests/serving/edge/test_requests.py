@@ -112,11 +112,12 @@ def test_get_asks_what_post_asks(edge: Edge, torchserve: FakeTorchServe) -> None
         "time": "2026-01-01T00:00:00+01:00",
         "exclude": ["ann lee-000", "x&y"],
         "context": {"device": "tv"},
+        "filters": {"genres": ["Drama", "Crime"], "year": ["1999"]},
         "request_id": "r",
     }
     query = (
         "user_id=ann+lee&k=3&time=2026-01-01T00:00:00%2B01:00&exclude=ann+lee-000&exclude=x%26y"
-        "&context.device=tv&request_id=r"
+        "&context.device=tv&filters.genres=Drama&filters.year=1999&filters.genres=Crime&request_id=r"
     )
     got = edge.get(query)
     assert got.json() == edge.answer(body) | {"cache": "miss"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_consent_is_what_the_user_said_last(store: ProfileStore) -> None:
     store.upsert([make("bob", consent=says(False, 5))])
 
     assert [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")] == [True, False, None, None]
+
+
+def test_a_profile_that_cannot_be_read_is_no_yes(store: ProfileStore, tmp_path: Path, start: Start) -> None:
+    store.upsert([make("ann", [event(9, "a")], None, says(False))])
+    with sqlite3.connect(tmp_path / "online.db") as database:
+        database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) LIKE '%ann'")
+
+    answer = start(Stored(lambda: store)).answer({"user_id": "ann"})
+
+    assert answer["rung"] == "popular"
+    assert "the profile store failed" in answer["reason"]
 
 
 @pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
