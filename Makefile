@@ -43,11 +43,12 @@ demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [US
 experiment: export GIVEN_MINUTES = $(call given,MINUTES)
 experiment: export GIVEN_WORKERS = $(call given,WORKERS)
 experiment: export GIVEN_PRESET = $(call given,PRESET)
+experiment: export GIVEN_DEFAULTS = $(call given,DEFAULTS)
 experiment: export GIVEN_SEEDS = $(call given,SEEDS)
-experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 | PRESET=name] [SEEDS=1], and SOURCE=... as for demo
+experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 DEFAULTS= | PRESET=name] [SEEDS=1], and SOURCE=... as for demo
 	@$(PY) -m experiments.experiment $(DATA) $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} \
 	  $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"} $${GIVEN_PRESET:+--preset "$$GIVEN_PRESET"} \
-	  $${GIVEN_SEEDS:+--seeds "$$GIVEN_SEEDS"}
+	  $${GIVEN_SEEDS:+--seeds "$$GIVEN_SEEDS"} $${GIVEN_DEFAULTS:+--defaults}
 
 .PHONY: ui
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]

@@ -19,6 +19,7 @@ from training.metrics import accuracy, geometric_mean
 
 PRIMARY = f"ndcg@{HEADLINE}"
 FOUND = ("best_steps", "train_events", "weights")  # parameters of a recipe that a fit adds
+DEFAULT = "_default"  # ends the label of a model that a tuned one of the same name is to beat
 STALE = 1e-9  # a stored mean further than this from the same mean of the rankings: one of the files is old
 
 Frames = Callable[[Measured], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
@@ -58,7 +59,8 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Every learned model of ours against the best peer of each target, and each further (model, against) pair.
 
-    Two learned models whose parameters differ in one value are such a pair: that value is what is being tried.
+    Two learned models whose parameters differ in one value are such a pair: that value is what is being tried. So are
+    a tuned model and the same by its default values.
 
     Raises:
         CompareError: a pair names an unknown label, or two models do not share split and cases.
@@ -71,11 +73,17 @@ def comparisons(
         peer = best_peer(measured, target)
         ours = [one.label for one in measured if one.learned and not one.peer and not one.oracle]
         wanted = [(label, peer) for label in ours if peer is not None]
-        for model, against in dict.fromkeys([*wanted, *pairs, *ablations(measured)]):
+        for model, against in dict.fromkeys([*wanted, *pairs, *tuned(measured), *ablations(measured)]):
             one, other = by_label[model], by_label[against or ""]
             if target in one.targets and target in other.targets:
                 found.append(compare_pair(one, other, frames, target, seed, resamples))
     return found
+
+
+def tuned(measured: Sequence[Measured]) -> list[tuple[str, str]]:
+    """Each model that was tuned, and the same by its default values."""
+    labels = {one.label for one in measured}
+    return [(one.label, one.label + DEFAULT) for one in measured if one.label + DEFAULT in labels]
 
 
 def ablations(measured: Sequence[Measured]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import params
 from command import UserError, exits_cleanly
 from experiments import lineup, presets, seeds, source_options, steps, workspace
 from experiments.budget import minutes_of
+from experiments.comparison import DEFAULT
 from experiments.shares import NOTE, TUNED, tune
 from experiments.study_record import values_text
 from features import store
@@ -52,6 +53,15 @@ def take(folder: Path, recipes: dict[str, dict]) -> None:
     """Write recipes into the workspace's params.yaml."""
     with workspace.edited(folder / "params.yaml") as settings:
         settings["train"]["models"] |= recipes
+
+
+def keep_defaults(folder: Path, recipes: dict[str, dict]) -> None:
+    """Let the workspace fit, beside each of these recipes, the one that it takes the place of."""
+    with workspace.edited(folder / "params.yaml") as settings:
+        models = settings["train"]["models"]
+        models |= {f"{label}{DEFAULT}": models[label] for label in recipes}
+        labels = list(models)
+    lineup.write(folder, labels)
 
 
 def keep(folder: Path, dataset: str, command: str) -> None:
@@ -110,6 +120,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help="instead of tuning fit experiments/presets/<preset>.yaml; several with commas")
     parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
     parser.add_argument("--seeds", type=int, default=1, help="under which networks are fitted (default: 1)")
+    parser.add_argument("--defaults", action="store_true", help="fit what was tuned by its default values too")
     source_options.add(parser)
     return parser
 
@@ -143,7 +154,10 @@ def main(argv: list[str] | None = None) -> int:
     if not given:
         tune(folder, settings, minutes, arguments.workers, env)
         found = found_for(folder, list(settings.tune.spaces))
-        take(folder, {label: one["recipe"] for label, one in found.items() if is_better(one)})
+        better = {label: one["recipe"] for label, one in found.items() if is_better(one)}
+        if arguments.defaults:
+            keep_defaults(folder, better)
+        take(folder, better)
         keep(folder, settings.dataset, f"make experiment MINUTES={arguments.minutes} WORKERS={arguments.workers}")
     judge(folder, settings.dataset, arguments.seeds, env)
     (folder / NOTE).unlink(missing_ok=True)

@@ -339,6 +339,14 @@ def test_metrics_files_need_no_names_of_rankings():
     assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
 
 
+def test_a_tuned_model_is_compared_with_its_default_values(out):
+    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    asked = {"label": "ours_default", "params": {"rate": 1.0, "width": 3}}
+    (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked))
+
+    assert ("ours", "ours_default") in {(line["model"], line["against"]) for line in build(out).comparisons}
+
+
 def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
     facts = json.loads((out / "metrics" / "ours.json").read_text())
     asked = {"loss": "in_batch", "width": 8, "best_steps": 7}

@@ -11,7 +11,7 @@ import yaml
 import params
 from command import UserError
 from experiments import experiment, lineup, presets, shares, workspace
-from experiments.experiment import chosen, is_better, prepare, take
+from experiments.experiment import chosen, is_better, keep_defaults, prepare, take
 from experiments.shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
@@ -129,6 +129,20 @@ def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypat
     taken = params.load(folder / "params.yaml").train.models
     assert taken["two_tower"].width == 128
     assert taken["neural_cf"].width == RECIPES["neural_cf"]["width"]
+
+
+def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder: Path) -> None:
+    before = params.load(folder / "params.yaml").train.models["two_tower"]
+    better = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
+
+    keep_defaults(folder, better)
+    take(folder, better)
+
+    models = params.load(folder / "params.yaml").train.models
+    assert models["two_tower"].width == 128
+    assert models["two_tower_default"] == before
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    assert "two_tower_default" in next(one["ranked"] for one in pipeline["vars"] if "ranked" in one)
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
