@@ -9,6 +9,7 @@ from typing import Any
 from features.online import as_of
 from features.online.connect import connect, settings
 from features.online.errors import StoreError
+from features.online.profile import PERSONALISATION
 from features.online.store import ProfileStore, Reading, State
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
@@ -18,7 +19,6 @@ from serving.request import Request
 
 log = logging.getLogger(__name__)
 
-PURPOSE = "personalisation"  # of consent
 FAILURES, REST_SECONDS = 3, 5.0
 NOTES = {
     State.UNKNOWN: "the online store does not know this user",
@@ -80,7 +80,7 @@ def _person(reading: Reading, time_us: int, repeats: str) -> Person:
     if reading.profile is None:
         return Person(note=NOTES[reading.state])
     profile = reading.profile
-    if as_of.consent(profile, time_us).get(PURPOSE) is False:
+    if as_of.consent(profile, time_us).get(PERSONALISATION) is False:
         return Person(note=NO_CONSENT)
     history = [(event.item_id, event.time_us) for event in as_of.history(profile, time_us, repeats)]
     return Person(history, as_of.traits(profile, time_us), "", profile.feature_time_us)

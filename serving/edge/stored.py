@@ -10,11 +10,10 @@ from collections.abc import Callable
 from features.online import as_of
 from features.online.connect import STORE, connect, settings
 from features.online.errors import StoreError
-from features.online.profile import Profile
+from features.online.profile import PERSONALISATION, Profile
 from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
 from serving.launch import embedded_store
-from serving.store_lookup import PURPOSE
 
 
 class Stored:
@@ -45,7 +44,7 @@ class Stored:
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return Standing(None, "")
-        return Standing(as_of.consent(reading.profile, now).get(PURPOSE), state_of(reading.profile))
+        return Standing(as_of.consent(reading.profile, now).get(PERSONALISATION), state_of(reading.profile))
 
     async def close(self) -> None:
         if self._store is not None:
