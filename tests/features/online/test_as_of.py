@@ -34,8 +34,10 @@ ENCODERS = {
     "context": [],
 }
 NO_TRENDS = TrendSnapshot(np.zeros((len(VOCABULARY), 1), np.float32), ["all"], T)
-rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 4), st.integers(0, 3)), max_size=25)
-moments = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), min_size=1, max_size=8)
+# Many events in few hours: equal times are where orders differ.
+event_row = st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 4), st.integers(0, 3))
+rows = st.lists(event_row, max_size=25) | st.lists(event_row, min_size=15, max_size=30)
+moments = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), min_size=3, max_size=8)
 
 
 def frame(drawn: list, lags: bool, random) -> pd.DataFrame:

@@ -101,14 +101,14 @@ def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answ
 
 
 def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
-    store = connect("d", Settings(own_redis.url, read_ms=200))
+    store = connect("d", Settings(own_redis.url, read_ms=1000))
     store.configure(Policy(5, None))
     os.kill(own_redis.process.pid, signal.SIGSTOP)
     try:
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match="Timeout"):
             store.read(["u"], [T])
-        assert time.perf_counter() - begun < 2 * 0.2 + SLACK
+        assert time.perf_counter() - begun < 1 + SLACK
     finally:
         os.kill(own_redis.process.pid, signal.SIGCONT)
     assert store.read(["u"], [T])[0].state == State.UNKNOWN  # and not the answer to the question before
@@ -116,11 +116,11 @@ def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
 
 def test_a_server_that_takes_calls_and_never_answers_is_an_error_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        store = connect("d", Settings(f"redis://127.0.0.1:{deaf.getsockname()[1]}", read_ms=200))
+        store = connect("d", Settings(f"redis://127.0.0.1:{deaf.getsockname()[1]}", read_ms=1000))
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match="Timeout"):
             store.read(["u"], [T])
-        assert time.perf_counter() - begun < 2 * 0.2 + SLACK
+        assert time.perf_counter() - begun < 1 + SLACK
 
 
 def test_a_batch_is_read_in_one_round_trip(own_redis, monkeypatch: pytest.MonkeyPatch) -> None:
