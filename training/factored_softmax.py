@@ -36,9 +36,10 @@ def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: 
         trends: (T, C, N), without gradient.
         moment: (Q,) rows of `trends`.
     """
-    # A softmax over a catalogue sums thousands of terms: in float32, also where the network computes in bfloat16.
+    # A softmax over a catalogue sums thousands of terms: in float32 at least, also where the network is in bfloat16.
     with torch.autocast(factors.user.device.type, enabled=False):
-        return _FactoredSoftmax.apply(*(part.float() for part in factors), trends, moment, *targets)
+        parts = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in factors)
+        return _FactoredSoftmax.apply(*parts, trends, moment, *targets)
 
 
 class _FactoredSoftmax(torch.autograd.Function):
