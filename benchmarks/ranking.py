@@ -60,7 +60,7 @@ def seconds(world: World, work: Callable, batches: int) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranking", description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_240, help="default: %(default)s")
+    parser.add_argument("--cases", type=int, default=100_352, help="default: %(default)s")
     parser.add_argument("--items", type=int, default=50_000, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     world, batches = World(arguments.items), max(1, arguments.cases // BATCH)
