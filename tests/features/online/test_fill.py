@@ -68,11 +68,12 @@ def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pyt
 
 
 def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
-    until = pd.Timestamp("2026-01-10T12:34:00Z")
-    assert fill.main(["--until", "2026-01-10T12:34:00Z", "--batch", "2"]) == 0
+    own = project[project["user_id"] == "u3"]
+    until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
+    assert fill.main(["--until", until.isoformat(), "--batch", "2"]) == 0
 
-    expected = project[(project["user_id"] == "u3") & (project["known_time"] <= until)]
-    assert 0 < len(expected) < (project["user_id"] == "u3").sum()
+    expected = own[own["known_time"] <= until]
+    assert 0 < len(expected) < (own["event_time"] < until).sum()
     assert [event.event_id for event in stored("u3", until.value // 1000).events] == expected["event_id"].tolist()
 
 
