@@ -54,7 +54,7 @@ class StoreLookup:
         readings, note = self._ask(lambda store: store.read(users, moments))
         if readings is None:
             return [Person(note=note)] * len(requests)
-        return [_person(reading, one.time_us, repeats) for reading, one in zip(readings, requests, strict=True)]
+        return [person_of(reading, one.time_us, repeats) for reading, one in zip(readings, requests, strict=True)]
 
     def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         """Trends of a moment after one and not after another; None where the store has none or fails."""
@@ -76,7 +76,8 @@ class StoreLookup:
         return answer, ""
 
 
-def _person(reading: Reading, time_us: int, repeats: str) -> Person:
+def person_of(reading: Reading, time_us: int, repeats: str) -> Person:
+    """Whoever a store knows, as a request at a moment may see them; without history where it may see none."""
     if reading.profile is None:
         return Person(note=NOTES[reading.state])
     profile = reading.profile

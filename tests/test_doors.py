@@ -38,6 +38,7 @@ NO_VERBS = {
     "data.simulate": "writes the simulated platform alone, for a look at it",
     "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
     "serving.ask": "puts one request to the endpoint, for a person to look at",
+    "serving.batch": "writes what the endpoint would answer everybody to a file, for mailings and other systems",
     "serving.edge.keys": "makes and revokes the API keys of whoever asks the edge",
     "serving.edge.serve": "answers in front of TorchServe until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",
