@@ -91,6 +91,11 @@ bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 
+.PHONY: bench-serving
+bench-serving: export GIVEN_SOAK = $(call given,SOAK)
+bench-serving: $(STAMP) ## the endpoint under load, beside TorchServe's no-op handler: [SOAK=requests]
+	@$(PY) -m benchmarks.serving $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
+
 .PHONY: bench-training
 bench-training: $(STAMP) ## our training beside RecTools' SASRec: SOURCE=... as for demo; installs it on first use
 	@$(PY) -m benchmarks.training $(DATA)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import redis
 
 from benchmarks._record import write
+from benchmarks._redis import server
 from data.columns import HOUR
 from features.online.connect import Settings, connect
 from features.online.profile import Event, Profile, Stated, make
@@ -35,23 +33,6 @@ def profile(user: int, events: int) -> Profile:
     ]
     traits = {name: Stated(T, "0" * 32, T, value) for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))}
     return make(f"u{user:06d}", history, traits)
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """The URL of a redis-server of our own, which keeps nothing."""
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
-        process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        try:
-            time.sleep(1)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def timed(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -1,0 +1,173 @@
+"""The endpoint under load, beside TorchServe's own no-op handler in the same run: our handler with profiles from Redis,
+and the edge without and with its cache."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+import params
+from benchmarks import _made_service, _redis, _servers
+from benchmarks._load import Load, Target, load
+from benchmarks._made_service import NAME, Size
+from benchmarks._record import write
+from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, table, thirds
+from command import UserError, exits_cleanly
+from features.online import connect
+from features.online.store import Policy
+from params import ROOT
+from serving import server
+from serving.client import TorchServe
+from serving.settings import Settings
+
+K = 20
+CORES = 2
+STEPS, QUICK_STEPS = 100, 5  # of training: what is learned does not matter here
+QUICK_SIZE = Size(users=300, items=400)
+WARM_SECONDS = 2
+SOAK_CONCURRENCY = 8
+WHILE_MEASURED = 86_400  # seconds that a cached answer holds: none expires under the measurement
+PROGRAMS = {"wrk": "wrk", "redis-server": "redis-server"}  # program -> Debian's package
+
+
+class Bench:
+    """Everything that runs while measuring.
+
+    Args:
+        targets: case -> where it is asked.
+        size: of the service.
+    """
+
+    def __init__(self, targets: dict[str, Target], size: Size) -> None:
+        self.targets, self.size = targets, size
+        self._asked = 0  # users are asked in turn over all points, so that none meets the same few again
+
+    def point(self, case: str, concurrency: int, seconds: float) -> Load:
+        """Load one case for a while."""
+        found = load(self.targets[case], concurrency, seconds, self.size.users, K, self._asked)
+        self._asked += found.requests
+        return found
+
+    def warm(self) -> None:
+        """Let code paths and connections warm up, and the cache hold an answer for every user."""
+        for case in CASES:
+            self.point(case, SOAK_CONCURRENCY, WARM_SECONDS)
+        filled = 0
+        while filled < self.size.users:
+            filled += self.point(CACHED, SOAK_CONCURRENCY, WARM_SECONDS).requests
+
+    def points(self, levels: list[int], seconds: float) -> dict[tuple[str, int], Load]:
+        """(case, concurrency) -> what was measured; cases take turns, so that a slow spell of the machine meets all."""
+        found = {}
+        for level in levels:
+            for case in CASES:
+                found[case, level] = self.point(case, level, seconds)
+                told = found[case, level]
+                print(f"{case} at {level}: {told.per_second:,.0f} requests/s, {told.bad} bad", flush=True)
+        return found
+
+    def soak(self, requests: int, processes: dict[str, int]) -> list[dict[str, float]]:
+        """Memory in MB by process before and after each third of so many requests to the handler."""
+        readings, asked = [memory(processes)], 0
+        for third in (1, 2, 3):
+            while asked < requests * third / 3:
+                asked += self.point(HANDLER, SOAK_CONCURRENCY, 5).requests
+            readings.append(memory(processes))
+        return readings
+
+
+def memory(processes: dict[str, int]) -> dict[str, float]:
+    """Resident MB by name of the process."""
+    return {name: round(psutil.Process(pid).memory_info().rss / 1e6, 1) for name, pid in processes.items()}
+
+
+def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, Settings, dict[str, int]]:
+    """Start every server, all of which end with the stack; also the ids of the processes to watch."""
+    chosen = params.load(ROOT / "params.yaml")
+    made = _made_service.features(size, chosen)
+    artifact = _made_service.artifact(home, made, size, chosen, steps)
+    url = stack.enter_context(_redis.server())
+    store = connect.connect(NAME, connect.Settings(url), writing=True)
+    store.configure(Policy(chosen.online.max_events, None))
+    store.upsert(_made_service.profiles(made))
+    store.close()
+    stack.enter_context(_servers.environment(home, url))
+    settings = stack.enter_context(_servers.running(artifact))
+    edge, edge_pid = stack.enter_context(_servers.edge(home / "edge", cache="off"))
+    kept = {"cache_seconds": WHILE_MEASURED, "stale_seconds": WHILE_MEASURED}
+    cached, _ = stack.enter_context(_servers.edge(home / "cached", **kept))
+    targets = {
+        NOOP: _servers.target(settings, _servers.NOOP, "OK"),
+        HANDLER: _servers.target(settings, NAME, _servers.PERSONAL),
+        EDGE: edge,
+        CACHED: cached,
+    }
+    frontend = server.find(settings)
+    assert frontend is not None
+    with TorchServe.of(settings) as client:
+        ((worker, *_),) = (about.pids for about in client.describe(NAME).values())
+    return Bench(targets, size), settings, {"worker": worker, "JVM": frontend.pid, "edge": edge_pid}
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10, help="of each point (default: %(default)s)")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
+    parser.add_argument("--soak", type=int, default=0, metavar="N", help="also watch memory over N requests")
+    parser.add_argument("--quick", action="store_true", help="a small service, briefly; proves nothing, writes nothing")
+    return parser
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raises UserError: an argument is out of bounds, or a program is missing."""
+    if not given.seconds >= 1:
+        raise UserError(f"--seconds is {given.seconds:g}; expected at least 1")
+    for level in given.concurrency:
+        if level < 1:
+            raise UserError(f"--concurrency is {level}; expected at least 1")
+    if given.soak < 0:
+        raise UserError(f"--soak is {given.soak}; expected 0 or more requests")
+    for program, its_package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise UserError(f"serving: there is no {program} on the path (Debian: apt-get install {its_package})")
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    given = options().parse_args(argv)
+    check(given)
+    if hasattr(os, "sched_setaffinity"):  # every server inherits it, so that machines can be compared
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    size, steps = (QUICK_SIZE, QUICK_STEPS) if given.quick else (Size(), STEPS)
+    seconds, levels = (1, [1, 8]) if given.quick else (given.seconds, sorted(set(given.concurrency)))
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
+        bench, settings, processes = start(stack, home, size, steps)
+        bench.warm()
+        points = bench.points(levels, seconds)
+        print(f"\n{table(points)}")
+        readings = bench.soak(given.soak, processes) if given.soak else []
+    print("\n".join(["", *thirds(readings)] if readings else []))
+    if given.quick:
+        print("nothing was written: --quick")
+        return 0
+    path = write("serving", {
+        "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
+        "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
+        "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")},
+        "seconds": seconds, **figures(points), "soak": {"requests": given.soak, "memory_mb": readings},
+    })  # fmt: skip
+    print(f"-> {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
