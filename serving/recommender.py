@@ -105,8 +105,10 @@ class Recommender(Scorer):
             rung = rung_of(self.model, request, person, events[row], traits[row], lists, failed)
             if rung.segment is not None:
                 scores[row] = self._in_segment(rung.segment, scores[row])
-            scores[row, self.vocabulary.indices(request.exclude)] = UNRANKED
-            scores[row, torch.from_numpy(self.attributes.barred(request.filters))] = UNRANKED
+            if request.exclude:
+                scores[row, self.vocabulary.indices(request.exclude)] = UNRANKED
+            if request.filters:
+                scores[row, torch.from_numpy(self.attributes.barred(request.filters))] = UNRANKED
             rungs.append(rung)
         shown = self._shown(scores[: len(requests)], requests)
         latest = batch.item_times[:, -1].tolist()

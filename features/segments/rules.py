@@ -6,9 +6,10 @@ The serving worker may import this file: nothing but the standard library.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.columns import DAY
 
@@ -17,8 +18,7 @@ Condition = Mapping[str, Any]
 ItemValues = Mapping[str, Mapping[str, frozenset[str]]]  # item_id -> field -> its values
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event of a profile; times in microseconds."""
 
     item_id: str
@@ -47,13 +47,14 @@ def members(rules: Sequence[Rule], profile: Profile, as_of_us: int, items: ItemV
     event that never was, a share of no events) and a trait that is not known fulfil no condition.
     """
     seen = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
+    times = sorted([event.time_us for event in seen])  # once: most conditions count or pick among them
     known = profile.traits_known_us is not None and profile.traits_known_us <= as_of_us
     traits = profile.traits if known else {}
 
     def holds(condition: Condition) -> bool:
         if "trait" in condition:
             return as_value(traits.get(condition["trait"])) in wanted_values(condition)
-        number = _number(condition, seen, as_of_us, items)
+        number = _number(condition, seen, times, as_of_us, items)
         return number is not None and all(test(number, condition[name]) for name, test in stated_bounds(condition))
 
     return [rule["name"] for rule in rules if _fulfils(rule, holds)]
@@ -63,17 +64,19 @@ def _fulfils(rule: Rule, holds: Callable[[Condition], bool]) -> bool:
     return all(map(holds, rule.get("all", ()))) and ("any" not in rule or any(map(holds, rule["any"])))
 
 
-def _number(condition: Condition, seen: Sequence[Event], as_of_us: int, items: ItemValues) -> float | None:
+def _number(
+    condition: Condition, seen: Sequence[Event], times: Sequence[int], as_of_us: int, items: ItemValues
+) -> float | None:
+    """Args: times: of what was seen, ascending."""
     if condition.get("fact") == "events":
-        begin_us = as_of_us - span_us(condition) if "last_days" in condition else None
-        return sum(begin_us is None or event.time_us >= begin_us for event in seen)
+        before = bisect_left(times, as_of_us - span_us(condition)) if "last_days" in condition else 0
+        return len(times) - before
     if not seen:
         return None
     if "share_of" in condition:
         name, value = condition["share_of"]["field"], condition["share_of"]["value"]
         return sum(value in items.get(event.item_id, {}).get(name, ()) for event in seen) / len(seen)
-    pick = min if condition["fact"] == "days_since_first" else max
-    return (as_of_us - pick(event.time_us for event in seen)) / DAY
+    return (as_of_us - times[0 if condition["fact"] == "days_since_first" else -1]) / DAY
 
 
 BOUNDS: dict[str, Callable[[Any, float], Any]] = {
