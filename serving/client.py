@@ -162,6 +162,14 @@ class TorchServe:
         """Unload a version. The default cannot go while others are loaded (403)."""
         self._ask(MANAGEMENT, "DELETE", f"/models/{name}/{version}", timeout=self._load_timeout)
 
+    def inference_token(self, refused: int = 0) -> str | None:
+        """The token for another protocol; one that was `refused` once is read again, then renewed. None without any."""
+        if refused:
+            self._tokens.pop(INFERENCE, None)
+        if refused > 1 and self._key_file is not None:
+            self._renew(INFERENCE)
+        return self._token(INFERENCE)
+
     def _ask(self, kind: str, method: str, path: str, **options: Any) -> Any:
         answer = self._send(kind, method, path, self._token(kind), **options)
         if token_refused(answer.status_code, answer.text):
