@@ -35,7 +35,7 @@ QUICK_SIZE = Size(users=300, items=400)
 WARM_SECONDS = 2
 SOAK_CONCURRENCY = 8
 WHILE_MEASURED = 86_400  # seconds that a cached answer holds: none expires under the measurement
-PROGRAMS = {"wrk": "wrk", "redis-server": "redis-server"}  # program -> Debian's package
+PROGRAMS = ("wrk", "redis-server")  # named like their Debian packages
 
 
 class Bench:
@@ -127,7 +127,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Raises UserError: an argument is out of bounds, or a program is missing."""
+    """Raises UserError: an argument is out of bounds."""
     if not given.seconds >= 1:
         raise UserError(f"--seconds is {given.seconds:g}; expected at least 1")
     for level in given.concurrency:
@@ -135,15 +135,16 @@ def check(given: argparse.Namespace) -> None:
             raise UserError(f"--concurrency is {level}; expected at least 1")
     if given.soak < 0:
         raise UserError(f"--soak is {given.soak}; expected 0 or more requests")
-    for program, its_package in PROGRAMS.items():
-        if shutil.which(program) is None:
-            raise UserError(f"serving: there is no {program} on the path (Debian: apt-get install {its_package})")
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
     check(given)
+    for program in PROGRAMS:
+        if shutil.which(program) is None:  # no error: `make bench` goes on to what can be measured here
+            print(f"serving: there is no {program} on the path (Debian: apt-get install {program}); not measured")
+            return 0
     if hasattr(os, "sched_setaffinity"):  # every server inherits it, so that machines can be compared
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     size, steps = (QUICK_SIZE, QUICK_STEPS) if given.quick else (Size(), STEPS)

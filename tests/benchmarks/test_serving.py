@@ -78,8 +78,9 @@ def test_without_wrk_it_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert serving.main([]) == 2
-    assert capsys.readouterr().err == "error: serving: there is no wrk on the path (Debian: apt-get install wrk)\n"
+    assert serving.main([]) == 0
+    told = "serving: there is no wrk on the path (Debian: apt-get install wrk); not measured\n"
+    assert capsys.readouterr().out == told
 
 
 @pytest.mark.slow
