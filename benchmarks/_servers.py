@@ -42,7 +42,9 @@ READY_SECONDS = 60
 def environment(home: Path, store: str) -> Iterator[None]:
     """Let every server that starts inside the block keep to a folder, to free ports and to a store."""
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    with patch.dict(os.environ, {variable("server_home"): str(home / "torchserve"), STORE: store, **ports}):
+    own = {variable("server_home"): str(home / "torchserve"), STORE: store}
+    day = {variable("token_minutes"): str(24 * 60)}  # a long soak must not outlive its token
+    with patch.dict(os.environ, own | day | ports):
         yield
 
 
@@ -70,8 +72,8 @@ def target(settings: Settings, name: str, wanted: str) -> Target:
 
 
 @contextmanager
-def edge(home: Path, **chosen: object) -> Iterator[tuple[Target, int]]:
-    """The edge, as deployed but for the settings given, without a limit of its rate; and the id of its process."""
+def edge(home: Path, **chosen: object) -> Iterator[Target]:
+    """The edge, as deployed but for the settings given, without a limit of its rate."""
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
     stated = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | chosen
@@ -84,7 +86,7 @@ def edge(home: Path, **chosen: object) -> Iterator[tuple[Target, int]]:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
     try:
         _await(f"http://127.0.0.1:{port}/readyz", process, home / "edge.log")
-        yield Target(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL), process.pid
+        yield Target(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL)
     finally:
         process.terminate()
         process.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks._load import Load
@@ -81,13 +81,13 @@ def figures(points: Points) -> dict:
     }  # fmt: skip
 
 
-def thirds(readings: list[Mapping[str, float]], name: Callable[[int], str] = "after third {}".format) -> list[str]:
-    """A line per reading of memory in MB, by process: before the first request, then after each third of them."""
-    labels = ["before", *(name(number) for number in range(1, len(readings)))]
-    return [
-        f"{label:<14}" + "  ".join(f"{process} {value:,.1f} MB" for process, value in reading.items())
-        for label, reading in zip(labels, readings, strict=True)
-    ]
+def soaked(readings: Sequence[Mapping[str, float]]) -> str:
+    """A line per reading of memory: after how many requests, then MB by process."""
+    lines = []
+    for reading in readings:
+        held = "  ".join(f"{name} {value:,.1f} MB" for name, value in reading.items() if name != "requests")
+        lines.append(f"after {reading['requests']:>9,} requests: {held}")
+    return "\n".join(lines)
 
 
 def _line(case: str, count: int, point: Load, ratio: float) -> str:

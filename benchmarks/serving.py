@@ -19,7 +19,7 @@ from benchmarks import _made_service, _redis, _servers
 from benchmarks._load import Load, Target, load
 from benchmarks._made_service import NAME, Size
 from benchmarks._record import write
-from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, table, thirds
+from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, soaked, table
 from command import UserError, exits_cleanly
 from features.online import connect
 from features.online.store import Policy
@@ -33,7 +33,7 @@ CORES = 2
 STEPS, QUICK_STEPS = 100, 5  # of training: what is learned does not matter here
 QUICK_SIZE = Size(users=300, items=400)
 WARM_SECONDS = 2
-SOAK_CONCURRENCY = 8
+SOAK_CONCURRENCY, SOAK_SECONDS = 8, 1
 WHILE_MEASURED = 86_400  # seconds that a cached answer holds: none expires under the measurement
 PROGRAMS = ("wrk", "redis-server")  # named like their Debian packages
 
@@ -75,18 +75,19 @@ class Bench:
         return found
 
     def soak(self, requests: int, processes: dict[str, int]) -> list[dict[str, float]]:
-        """Memory in MB by process before and after each third of so many requests to the handler."""
-        readings, asked = [memory(processes)], 0
+        """Memory by process before the first and after each third of so many requests to the handler, or a few more."""
+        readings, asked = [memory(0, processes)], 0
         for third in (1, 2, 3):
             while asked < requests * third / 3:
-                asked += self.point(HANDLER, SOAK_CONCURRENCY, 5).requests
-            readings.append(memory(processes))
+                asked += self.point(HANDLER, SOAK_CONCURRENCY, SOAK_SECONDS).requests
+            readings.append(memory(asked, processes))
         return readings
 
 
-def memory(processes: dict[str, int]) -> dict[str, float]:
-    """Resident MB by name of the process."""
-    return {name: round(psutil.Process(pid).memory_info().rss / 1e6, 1) for name, pid in processes.items()}
+def memory(asked: int, processes: dict[str, int]) -> dict[str, float]:
+    """Resident MB by name of the process, and after how many requests."""
+    held = {name: round(psutil.Process(pid).memory_info().rss / 1e6, 1) for name, pid in processes.items()}
+    return {"requests": asked, **held}
 
 
 def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, Settings, dict[str, int]]:
@@ -101,9 +102,9 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
     store.close()
     stack.enter_context(_servers.environment(home, url))
     settings = stack.enter_context(_servers.running(artifact))
-    edge, edge_pid = stack.enter_context(_servers.edge(home / "edge", cache="off"))
+    edge = stack.enter_context(_servers.edge(home / "edge", cache="off"))
     kept = {"cache_seconds": WHILE_MEASURED, "stale_seconds": WHILE_MEASURED}
-    cached, _ = stack.enter_context(_servers.edge(home / "cached", **kept))
+    cached = stack.enter_context(_servers.edge(home / "cached", **kept))
     targets = {
         NOOP: _servers.target(settings, _servers.NOOP, "OK"),
         HANDLER: _servers.target(settings, NAME, _servers.PERSONAL),
@@ -114,7 +115,7 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
     assert frontend is not None
     with TorchServe.of(settings) as client:
         ((worker, *_),) = (about.pids for about in client.describe(NAME).values())
-    return Bench(targets, size), settings, {"worker": worker, "JVM": frontend.pid, "edge": edge_pid}
+    return Bench(targets, size), settings, {"worker": worker, "JVM": frontend.pid}
 
 
 def options() -> argparse.ArgumentParser:
@@ -156,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         points = bench.points(levels, seconds)
         print(f"\n{table(points)}")
         readings = bench.soak(given.soak, processes) if given.soak else []
-    print("\n".join(["", *thirds(readings)] if readings else []))
+    if readings:
+        print(f"\n{soaked(readings)}")
     if given.quick:
         print("nothing was written: --quick")
         return 0
@@ -164,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
         "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
         "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")},
-        "seconds": seconds, **figures(points), "soak": {"requests": given.soak, "memory_mb": readings},
+        "seconds": seconds, **figures(points), "soak_memory_mb": readings,
     })  # fmt: skip
     print(f"-> {path}")
     return 0
