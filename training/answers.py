@@ -38,6 +38,11 @@ class Answers:
     def take(self, rows: np.ndarray) -> Answers:
         return Answers(self.scores[:, rows], *(part[rows] for part in (self.about, self.true, self.absent, self.ideal)))
 
+    def double(self) -> Answers:
+        """The same in float64."""
+        parts = (getattr(self, name) for name in ("scores", "about", "true"))
+        return Answers(*(part.double() for part in parts), self.absent, self.ideal)
+
     def blended(self, weights: Tensor) -> Tensor:
         """(n, M) weighted sums of the scores."""
         summed = torch.einsum("pnm,np->nm", self.scores, self.about @ weights.T)

@@ -62,11 +62,13 @@ def fit_hybrid(
 def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
     """(P, Z) weights most likely to have foretold the cases, each element of `answers` weighing the same.
 
-    The likelihood is concave in the weights, so there is one optimum; L-BFGS finds it.
+    The likelihood is concave in the weights, so there is one optimum; L-BFGS finds it. In float64: the parts' scores
+    differ in scale, and in float32 the line search gives up where the slope is still far from 0.
 
     Args:
         l2: pull of the weights towards `start`.
     """
+    answers, start = [one.double() for one in answers], start.double()
     weights = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
 
@@ -77,7 +79,7 @@ def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
         return loss
 
     optimizer.step(objective)
-    return weights.detach()
+    return weights.detach().float()
 
 
 def choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) -> tuple[float, list[Tensor]]:

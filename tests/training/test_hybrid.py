@@ -52,6 +52,20 @@ def test_the_part_that_is_right_is_trusted_where_it_is_right() -> None:
     torch.testing.assert_close(well_known, torch.tensor([0.0, 1.0]), atol=0.08, rtol=0)
 
 
+def test_the_weights_are_the_best_however_the_parts_are_scaled() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, about = torch.randn(3, 1500, 200, generator=generator), torch.rand(1500, CIRCUMSTANCES, generator=generator)
+    said = drawn(scores, about, torch.arange(1500) % 3)
+    said.scores = scores * torch.tensor([30.0, 10.0, 0.01])[:, None, None]
+    start = torch.full((3, CIRCUMSTANCES), 0.1)
+
+    weights = most_likely(start, [said], l2=0.001).double().requires_grad_()
+
+    loss = said.double().loss(weights) + 0.001 * ((weights - start.double()) ** 2).sum()
+    (slope,) = torch.autograd.grad(loss, weights)
+    assert slope.abs().max() < 2e-4
+
+
 def test_scores_are_the_weighted_sum_of_what_the_parts_say_alone() -> None:
     fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
     model = fitted.model
