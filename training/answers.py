@@ -40,8 +40,7 @@ class Answers:
 
     def double(self) -> Answers:
         """The same in float64."""
-        parts = (getattr(self, name) for name in ("scores", "about", "true"))
-        return Answers(*(part.double() for part in parts), self.absent, self.ideal)
+        return Answers(self.scores.double(), self.about.double(), self.true.double(), self.absent, self.ideal)
 
     def blended(self, weights: Tensor) -> Tensor:
         """(n, M) weighted sums of the scores."""
