@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from features.online import as_of
-from features.online.connect import connect, settings
-from features.online.errors import StoreError
+from features.online.connect import connect_to_read, settings
+from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION
 from features.online.store import ProfileStore, Reading, State
 from features.trends import TrendSnapshot
@@ -25,6 +25,7 @@ NOTES = {
     State.EXPIRED: "what the online store knew of this user has expired",
     State.CORRUPT: "the online store's record of this user cannot be read",
 }
+ABSENT = "no history was stated, and no online store has been filled to look one up"
 FAILED = "the online store did not answer"
 RESTED = "the online store was not asked, since it kept failing"
 NO_CONSENT = "this user has not agreed to personalisation"
@@ -45,7 +46,7 @@ class StoreLookup:
     @classmethod
     def of(cls, dataset: str) -> StoreLookup:
         """The store that the environment names, with the profiles of a data set."""
-        return cls(lambda: connect(dataset, settings()))
+        return cls(lambda: connect_to_read(dataset, settings()))
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         """One for each request, which all name a user."""
@@ -68,6 +69,8 @@ class StoreLookup:
         try:
             self._store = self._store or self._open()
             answer = question(self._store)
+        except StoreAbsent:  # looked for again at the next batch: it costs a glance at a folder
+            return None, ABSENT
         except StoreError as error:
             self._breaker.failed()
             log.warning("the online store failed: %s", error)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.online.errors import StoreError
+from features.online.errors import StoreAbsent, StoreError
 from features.online.record_store import Engine, RecordStore
 from features.online.store import ProfileStore
 
@@ -64,6 +64,18 @@ def connect(namespace: str, found: Settings, writing: bool = False) -> ProfileSt
     """
     seconds = (found.write_ms if writing else found.read_ms) / 1000
     return RecordStore(_engine(found.store, seconds), namespace)
+
+
+def connect_to_read(namespace: str, found: Settings) -> ProfileStore:
+    """As `connect`, but a reader makes no store: a file without anything in it would look like one that lost it all.
+
+    Raises:
+        StoreAbsent: the embedded store has not been made.
+    """
+    path = found.store.removeprefix("sqlite:///")
+    if path != found.store and not Path(path).exists():
+        raise StoreAbsent(f"{found.store} does not exist; run features.fill")
+    return connect(namespace, found)
 
 
 def _engine(url: str, seconds: float) -> Engine:

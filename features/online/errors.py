@@ -2,6 +2,7 @@
 
 StoreError                the store cannot do what was asked
 ├── StoreUnavailable      it does not answer: not there, stopped, or slower than the timeout
+│   └── StoreAbsent       ... since nobody has made the embedded one yet
 ├── StoreConflict         other writers changed the same records at every attempt
 └── RecordError           one stored record cannot be read
     └── NewerRecord       ... since newer code wrote it: this code must not write over it
@@ -19,6 +20,10 @@ class StoreError(UserError):
 
 class StoreUnavailable(StoreError):
     """The store does not answer within its timeout."""
+
+
+class StoreAbsent(StoreUnavailable):
+    """The embedded store's file has not been made: nothing was ever stored."""
 
 
 class StoreConflict(StoreError):

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from features.online import as_of
-from features.online.connect import STORE, connect, settings
-from features.online.errors import StoreError
+from features.online.connect import STORE, connect_to_read, settings
+from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION, Profile
 from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
@@ -31,13 +31,16 @@ class Stored:
     def of(cls, dataset: str) -> Stored:
         """The store that the environment names, or this project's own, with the profiles of a data set."""
         stated = {**os.environ, STORE: os.environ.get(STORE) or embedded_store()}
-        return cls(lambda: connect(dataset, settings(stated)))
+        return cls(lambda: connect_to_read(dataset, settings(stated)))
 
     async def read(self, user_id: str) -> Standing:
         return await asyncio.to_thread(self._read, user_id)
 
     def _read(self, user_id: str) -> Standing:
-        self._store = self._store or self._open()
+        try:
+            self._store = self._store or self._open()
+        except StoreAbsent:  # nothing was ever stored, so nobody was asked
+            return Standing(None, "")
         now = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now])
         if reading.state is State.CORRUPT:  # it may hold a no

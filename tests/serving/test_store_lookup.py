@@ -16,7 +16,7 @@ from features.online.store import Policy, ProfileStore
 from features.vocabulary import Vocabulary
 from serving.breaker import Breaker
 from serving.request import Request
-from serving.store_lookup import FAILED, RESTED, StoreLookup
+from serving.store_lookup import ABSENT, FAILED, RESTED, StoreLookup
 
 NOW = 20_000 * DAY
 
@@ -91,6 +91,18 @@ def test_each_user_gets_their_own_reason(store: ProfileStore) -> None:
         "",
         "what the online store knew of this user has expired",
     ]
+
+
+def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
+    lookup = StoreLookup.of("made")
+    notes = {lookup.people([request("known")], "first")[0].note for _ in range(5)}
+    assert notes == {ABSENT}, "nothing has failed"
+
+    filled = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    filled.configure(Policy(max_events=100, ttl_us=None))
+    filled.upsert([make("known", [event(5, "a")])])
+    assert lookup.people([request("known")], "first")[0].history
 
 
 class Stopped:

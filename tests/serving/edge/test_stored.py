@@ -59,6 +59,20 @@ def test_a_profile_that_cannot_be_read_is_no_yes(store: ProfileStore, tmp_path: 
     assert "the profile store failed" in answer["reason"]
 
 
+def test_a_store_that_nobody_made_holds_no_no_and_is_not_made_by_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
+    users = Stored.of("made")
+    assert asyncio.run(users.read("ann")) == Standing(None, "")
+    assert not (tmp_path / "online.db").exists()
+
+    filled = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    filled.configure(Policy(max_events=100, ttl_us=None))
+    filled.upsert([make("ann", consent=says(False))])
+    assert asyncio.run(users.read("ann")).consent is False
+
+
 @pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
 def test_whatever_is_learned_changes_the_state(store: ProfileStore, change: list[Event]) -> None:
     store.upsert([make("ann", [event(9, "a")])])
