@@ -7,7 +7,7 @@ K context columns, S seen pairs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,12 +28,13 @@ class Batch:
     trends: Tensor  # (T, N, C) float32 item trends
     moment: Tensor  # (B,) int64: the row of `trends` that holds at `time`
     seen: Tensor  # (2, S) int64: (row of the batch, item row) of everything in the history
+    log_trends: Tensor | None = None  # (T, C, N) `training.models.query.log_trends` of `trends`, where they are kept
 
     def __len__(self) -> int:
         return len(self.time)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        moved = {name: part.to(device) for name, part in vars(self).items() if part is not None}
         return Batch(**moved)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from features.vocabulary import PAD
 from training.losses import MASKED
-from training.models.learned import Factors
+from training.models.factors import Factors
 
 SLICE_CELLS = 2**20  # scores held at once: 4 MB, so that each pass over them finds them in the cache
 

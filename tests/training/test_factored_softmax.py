@@ -7,7 +7,7 @@ import torch
 
 from training import factored_softmax as sliced
 from training.losses import full_softmax
-from training.models.learned import Factors
+from training.models.factors import Factors
 from training.models.trend_term import add_trends
 
 QUESTIONS, ITEMS, WIDTH, CHANNELS, MOMENTS = 37, 23, 5, 3, 4

@@ -155,6 +155,28 @@ def test_only_what_the_first_part_retrieves_is_ranked_by_the_sum() -> None:
     )
 
 
+def test_what_was_not_retrieved_is_scored_by_the_first_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = fit(recipe("reranker", retrieve=3), FEATURES, train_settings(), seed=0)
+    assert isinstance(fitted.model, Hybrid)
+    batch = first_batch(fitted.model)
+    with torch.inference_mode():
+        parts = fitted.model.part_scores(batch)
+        scores = fitted.model.scores(batch)
+        second = fitted.model.models()[1]
+        asked = []
+        scored = second.scores_of
+        monkeypatch.setattr(second, "scores", lambda batch: pytest.fail("the second part scored the whole catalogue"))
+        monkeypatch.setattr(second, "scores_of", lambda batch, rows: (asked.append(rows.shape), scored(batch, rows))[1])
+        again = fitted.model.scores(batch)
+
+    weights = circumstances(batch) @ fitted.model.weights.T
+    rows = fitted.model.retrieved(parts[0], batch)
+    summed = torch.einsum("pbn,bp->bn", parts, weights).gather(1, rows)
+    assert asked == [(len(batch), 3)]
+    assert torch.equal(scores, again)
+    torch.testing.assert_close(scores.gather(1, rows), summed, rtol=1e-4, atol=1e-4)
+
+
 def test_the_weights_of_a_reranker_come_from_what_it_ranks() -> None:
     fitted = fit(RECIPE | {"retrieve": 3}, FEATURES, train_settings(), seed=0)
     assert isinstance(fitted.model, Hybrid)

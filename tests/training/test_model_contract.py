@@ -105,6 +105,15 @@ def test_a_batch_of_one_equals_a_batch_of_many(model: Model) -> None:
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-4)
 
 
+def test_some_items_are_scored_as_all_are(model: Model) -> None:
+    batch = ask(model, HISTORIES, moments=2)
+    rows = torch.randint(1, ITEMS + 1, (len(HISTORIES), 7), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        some, every = model.scores_of(batch, rows), model.scores(batch)
+
+    torch.testing.assert_close(some, every.gather(1, rows), rtol=1e-4, atol=1e-4)
+
+
 def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
     together = ask(model, HISTORIES, moments=3)
     answers = scores(model, together)

@@ -1,6 +1,6 @@
 """What every model answers, and what it is built from.
 
-Legend: B batch, N item rows (PAD's included), V content width, C trend channels.
+Legend: B batch, N item rows (PAD's included), M candidates, T moments, V content width, C trend channels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from features.encode import Batch
+from training.models.factors import Factors, Search
 
 EXCLUDED = float("-inf")
 
@@ -45,6 +46,7 @@ class Model(nn.Module):
     learned: ClassVar[bool] = False  # by gradient, as against counted or solved
     peer: ClassVar[bool] = False  # what ours are judged against: measured and compared, never the gate's candidate
     personal: ClassVar[bool] = True
+    retrieve: int | None = None  # how many of the best items its ranking rests on; None: on none but those ranked
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__()
@@ -54,6 +56,23 @@ class Model(nn.Module):
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, N) float32, higher is better; finite but for column 0, which nobody reads."""
+        raise NotImplementedError
+
+    def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
+        """(B, M) scores of each request's own (B, M) item rows: those of `scores`, within rounding."""
+        return self.scores(batch).gather(1, rows)
+
+    @property
+    def searchable(self) -> bool:
+        """Whether an index can tell which items may come first: `factored` and `shortlist` answer."""
+        return False
+
+    def factored(self, batch: Batch) -> tuple[Factors, Tensor]:
+        """What an index searches by, and the (T, C, N) log trends that the weights are of."""
+        raise NotImplementedError
+
+    def shortlist(self, batch: Batch, search: Search) -> tuple[Tensor, Tensor]:
+        """The (B, M) item rows that `search` finds, and their scores as in `scores_of`."""
         raise NotImplementedError
 
     def freeze(self) -> None:

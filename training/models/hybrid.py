@@ -1,6 +1,6 @@
 """Several models in one: a sum of their scores, weighted by what the request tells.
 
-Legend: B batch, N item rows, P parts, Z circumstances.
+Legend: B batch, N item rows, M candidates, K retrieved, P parts, Z circumstances.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from data.columns import MICROSECONDS
 from features.encode import Batch
 from features.vocabulary import PAD
 from training.models.base import Model, Sizes
+from training.models.factors import Factors, Search
 from training.models.rank import exclude
 
 CIRCUMSTANCES = 4  # constant, time since the last event, length of the history, no history
@@ -43,7 +44,7 @@ class Hybrid(Model):
         super().__init__(params, sizes)
         from training.models.build import build  # it lists this class too
 
-        self.retrieve: int | None = params.get("retrieve")  # artifacts from before it existed lack it
+        self.retrieve = params.get("retrieve")  # artifacts from before it existed lack it
         self.parts = nn.ModuleDict({label: build(recipe, sizes) for label, recipe in params["parts"].items()})
         self.register_buffer("weights", self.equal_weights())
         self.channels = tuple(dict.fromkeys(name for part in self.models() for name in part.channels))
@@ -70,6 +71,8 @@ class Hybrid(Model):
         return torch.stack([part.scores(self._as_read_by(part, batch)) for part in self.models()])
 
     def _as_read_by(self, part: Model, batch: Batch) -> Batch:
+        if part.channels == self.channels and part.max_history == self.max_history:
+            return batch  # nothing to leave out: no copy of a large catalogue's trends
         columns = [self.channels.index(name) for name in part.channels]
         kept = batch.items.shape[1] if part.max_history is None else part.max_history
         return replace(
@@ -77,25 +80,50 @@ class Hybrid(Model):
             items=batch.items[:, -kept:],
             item_times=batch.item_times[:, -kept:],
             trends=batch.trends[:, :, columns],
+            log_trends=None if batch.log_trends is None else batch.log_trends[:, columns],
         )
 
     def scores(self, batch: Batch) -> Tensor:
-        weights = circumstances(batch) @ self.weights.T
-        parts = self.part_scores(batch)
-        blended = torch.einsum("pbn,bp->bn", parts, weights)
-        return blended if self.retrieve is None else self._below_the_retrieved(blended, parts[0], batch)
+        if self.retrieve is not None:
+            return self._in_two_stages(self._first.scores(self._as_read_by(self._first, batch)), None, batch)
+        return torch.einsum("pbn,bp->bn", self.part_scores(batch), circumstances(batch) @ self.weights.T)
 
-    def retrieved(self, first_BN: Tensor, batch: Batch) -> Tensor:
-        """(B, K) item rows that the first part retrieves of those that may be recommended, best first."""
+    def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
+        if self.retrieve is not None:
+            return super().scores_of(batch, rows)  # what is retrieved depends on the rest of the catalogue
+        said = [part.scores_of(self._as_read_by(part, batch), rows) for part in self.models()]
+        return torch.einsum("pbm,bp->bm", torch.stack(said), circumstances(batch) @ self.weights.T)
+
+    @property
+    def _first(self) -> Model:
+        return self.models()[0]
+
+    @property
+    def searchable(self) -> bool:
+        return self.retrieve is not None and self._first.searchable
+
+    def factored(self, batch: Batch) -> tuple[Factors, Tensor]:
+        return self._first.factored(self._as_read_by(self._first, batch))
+
+    def shortlist(self, batch: Batch, search: Search) -> tuple[Tensor, Tensor]:
+        rows, first = self._first.shortlist(self._as_read_by(self._first, batch), search)
+        return rows, self._in_two_stages(first, rows, batch)
+
+    def retrieved(self, first_BM: Tensor, batch: Batch, rows_BM: Tensor | None = None) -> Tensor:
+        """(B, K) columns of what the first part retrieves of those that may be recommended, best first."""
         assert self.retrieve is not None
-        return exclude(first_BN, batch.seen).topk(min(self.retrieve, first_BN.shape[1]), dim=1).indices
+        return exclude(first_BM, batch.seen, rows_BM).topk(min(self.retrieve, first_BM.shape[1]), dim=1).indices
 
-    def _below_the_retrieved(self, blended: Tensor, first_BN: Tensor, batch: Batch) -> Tensor:
-        """`blended` of the retrieved items; the first part's scores, shifted below these, of all others."""
-        rows = self.retrieved(first_BN, batch)
-        ranked = blended.gather(1, rows)
-        highest = first_BN.amax(dim=1, keepdim=True)
-        return (first_BN - highest + ranked.amin(dim=1, keepdim=True) - 1).scatter(1, rows, ranked)
+    def _in_two_stages(self, first_BM: Tensor, rows_BM: Tensor | None, batch: Batch) -> Tensor:
+        """The sum for what the first part retrieves, all that the others score; its own scores, shifted below these,
+        for the rest."""
+        columns = self.retrieved(first_BM, batch, rows_BM)
+        rows = columns if rows_BM is None else rows_BM.gather(1, columns)
+        others = [part.scores_of(self._as_read_by(part, batch), rows) for part in self.models()[1:]]
+        weights = circumstances(batch) @ self.weights.T
+        summed = torch.einsum("pbk,bp->bk", torch.stack([first_BM.gather(1, columns), *others]), weights)
+        highest = first_BM.gather(1, columns[:, :1])
+        return (first_BM - highest + summed.amin(dim=1, keepdim=True) - 1).scatter(1, columns, summed)
 
     def freeze(self) -> None:
         for part in self.models():

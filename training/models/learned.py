@@ -1,12 +1,12 @@
 """What the networks share: item content, the asker's circumstances, and the contract with the trainer.
 
-Legend: B batch, Q questions, N item rows, V content width, D width, C trend channels.
+Legend: B batch, Q questions, P of them, N item rows, M candidates, V content width, D width, C trend channels.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,17 +15,9 @@ from torch.nn import functional
 
 from features.encode import Batch
 from training.models.base import Model, ModelError, Sizes
+from training.models.factors import Factors, Search
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
-from training.models.trend_term import add_trends
-
-
-class Factors(NamedTuple):
-    """score[q, j] = user[q] · item[j] + bias[j] + weights[q] · trends[moment[q], :, j]."""
-
-    user: Tensor  # (Q, D)
-    item: Tensor  # (N, D)
-    bias: Tensor  # (N,)
-    weights: Tensor  # (Q, C)
+from training.models.trend_term import add_trends, pair_trends
 
 
 class LearnedModel(Model):
@@ -35,6 +27,7 @@ class LearnedModel(Model):
     """
 
     learned = True
+    is_product: ClassVar[bool] = False  # whether scores are products, as `factors` gives them
     content: Tensor
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
@@ -73,18 +66,45 @@ class LearnedModel(Model):
 
     def score_pairs(self, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
         """(P, M) scores of the (P, M) candidates of (P,) questions; what losses over negatives ask."""
-        raise NotImplementedError
+        return _of_pairs(self.factors(query), query, question, candidates)
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, N). Histories are read `max_history` wide however short they are: a matrix product of another shape may
         add up in another order, and then an answer would depend on the batch that it is given in."""
+        return self.score_all(self._query(batch))
+
+    def _query(self, batch: Batch) -> Query:
         assert self.max_history is not None
         short = self.max_history - batch.items.shape[1]
         items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
-        return self.score_all(Query.of(replace(batch, items=items, item_times=times)))
+        return Query.of(replace(batch, items=items, item_times=times))
+
+    def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
+        return self.score_pairs(self._query(batch), torch.arange(len(batch), device=rows.device), rows)
+
+    @property
+    def searchable(self) -> bool:
+        return self.is_product
+
+    def factored(self, batch: Batch) -> tuple[Factors, Tensor]:
+        query = self._query(batch)
+        return self.factors(query), query.trends
+
+    def shortlist(self, batch: Batch, search: Search) -> tuple[Tensor, Tensor]:
+        query = self._query(batch)
+        factors = self.factors(query)
+        rows = search(factors)
+        return rows, _of_pairs(factors, query, torch.arange(len(batch), device=rows.device), rows)
 
     def answers_cold(self) -> bool:
         return bool(self.sizes.trait_sizes)
+
+
+def _of_pairs(factors: Factors, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
+    """(P, M) scores of the (P, M) candidates of (P,) questions."""
+    user, item, bias, weights = factors
+    scores = torch.einsum("pmd,pd->pm", functional.embedding(candidates, item), user[question])
+    return scores + bias[candidates] + pair_trends(weights[question], query.trends, query.moment[question], candidates)
 
 
 class Circumstances(nn.Module):

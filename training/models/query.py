@@ -60,7 +60,7 @@ class Query:
             time=batch.time,
             traits=batch.traits,
             context=batch.context,
-            trends=log_trends(batch.trends),
+            trends=log_trends(batch.trends) if batch.log_trends is None else batch.log_trends,
             moment=batch.moment,
         )
 

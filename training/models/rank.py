@@ -15,12 +15,27 @@ WORDS = 128 * 8  # bytes of flags that are added as one run of words
 PART = 1024  # true items compared with a whole row each at a time: bounds memory where a case has hundreds
 
 
-def exclude(scores_BN: Tensor, seen: Tensor) -> Tensor:
-    """Scores with padding and seen items at -inf. `seen` is (2, S): (row, item row)."""
+def exclude(scores_BN: Tensor, seen: Tensor, rows_BN: Tensor | None = None) -> Tensor:
+    """Scores with padding and seen items at -inf.
+
+    Args:
+        seen: (2, S): (row, item row).
+        rows_BN: whose the scores are, item rows; None: column j is of item row j.
+    """
+    if rows_BN is not None:
+        return scores_BN.masked_fill(is_seen(rows_BN, seen), EXCLUDED)
     scores_BN = scores_BN.clone()
     scores_BN[:, PAD] = EXCLUDED
     scores_BN[seen[0], seen[1]] = EXCLUDED
     return scores_BN
+
+
+def is_seen(rows_BM: Tensor, seen: Tensor) -> Tensor:
+    """(B, M) whether an item row is PAD or among the (2, S) pairs of its row."""
+    step = int(rows_BM.max()) + 1
+    inside = seen[1] < step
+    pairs = torch.arange(len(rows_BM), device=rows_BM.device)[:, None] * step + rows_BM
+    return (rows_BM == PAD) | torch.isin(pairs, (seen[0] * step + seen[1])[inside])
 
 
 def rank(scores_BN: Tensor, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from features.vocabulary import PAD
 from training.models.base import Sizes
+from training.models.factors import Factors
 from training.models.history_encoder import CausalBlock
-from training.models.learned import Factors, LearnedModel
+from training.models.learned import LearnedModel
 from training.models.query import Query
 
 
@@ -28,6 +29,7 @@ class SASRec(LearnedModel):
     """
 
     name = "sasrec"
+    is_product = True
     peer = True
 
     def __init__(self, params: dict, sizes: Sizes) -> None:

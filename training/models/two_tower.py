@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from training.models.base import Sizes
+from training.models.factors import Factors
 from training.models.history_encoder import HistoryEncoder
-from training.models.learned import Circumstances, Factors, ItemTable, LearnedModel
+from training.models.learned import Circumstances, ItemTable, LearnedModel
 from training.models.query import Query
 from training.models.trend_term import add_trends
 
@@ -24,6 +25,7 @@ class TwoTower(LearnedModel):
     """
 
     name = "two_tower"
+    is_product = True
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
