@@ -90,6 +90,7 @@ class Gate(Section):
     alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the window
     margin: Annotated[float, Field(ge=0, lt=1)]  # how much worse, relatively, the other target may be
     min_users: Count  # of either target; fewer decide nothing
+    min_index_recall: Share  # of the exact best 20, that an index must state at export
 
 
 class Limited(Section):
@@ -98,9 +99,20 @@ class Limited(Section):
     items: Annotated[int, Field(ge=0)]  # that a list may hold
 
 
+class Index(Section):
+    kind: Literal[
+        "auto", "exact", "faiss"
+    ]  # auto: faiss for a catalogue above `above`, if the model's scores are products
+    above: Count  # items
+    candidates: Annotated[int, Field(ge=20)]  # found for a request, then scored exactly
+    recall: Annotated[float, Field(gt=0, le=1)]  # of the exact best 20, that export searches far enough for
+    requests: Annotated[int, Field(ge=16)]  # before the cut, by which it searches and measures
+
+
 class Serve(Section):
     diversity: Annotated[float, Field(ge=0, lt=1)]  # weight of being unlike the items above; 0 keeps the scores' order
     at_most: list[Limited]
+    index: Index
 
 
 class Tune(Section):

@@ -79,6 +79,10 @@ def judge(settings: params.Params, label: str) -> dict:
         ours, theirs = (
             registry.download(dataset, one.version, _made(scratch / one.version)) for one in (candidate, champion)
         )
+        if fault := verdict.index_fault(artifact.verify(ours), policy):
+            report = _report(settings, verdict.REJECT, fault, {}, label, champion.version)
+            registry.note_verdict(dataset, version, report)
+            return report | {"version": version}  # nobody looked at the window, so the ledger counts no look
         found = evidence.compare(
             ours, theirs, features, pd.read_parquet("data/out/split/events.parquet"),
             pd.read_parquet("data/out/ingest/users.parquet"), settings.train.batch_cases, settings.seed,

@@ -39,5 +39,19 @@ def decide(targets: dict[str, dict], policy: params.Gate) -> tuple[str, str]:
     return PROMOTE, f"better on {primary}, not worse on {other}: {shown}"
 
 
+def index_fault(manifest: dict, policy: params.Gate) -> str | None:
+    """Why an artifact's index may not serve; None where it may, or there is none."""
+    about = manifest.get("index")
+    if about is None:
+        return None
+    recall = about.get("recall@20", 0.0)
+    if recall >= policy.min_index_recall:
+        return None
+    return (
+        f"its index finds {recall:.4f} of the exact best 20, below gate.min_index_recall = {policy.min_index_recall}; "
+        "export with serve.index.kind: exact, or a higher serve.index.recall"
+    )
+
+
 def _signed(found: dict) -> str:
     return f"{found['relative']:+.1%} [{found['relative_low']:+.1%}, {found['relative_high']:+.1%}]"

@@ -14,22 +14,27 @@ import numpy as np
 from serving.request import RequestError
 
 FILE = "attributes.json"
+NONE = np.empty(0, dtype=np.int64)
 
 
 class Attributes:
     """Args:
-    rows: field -> value -> the item rows that have it.
+    rows: field -> value -> the item rows that have it, as an array: a filter may name half of a large catalogue.
     num_items: N.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[str, Sequence[int]]], num_items: int) -> None:
+    def __init__(self, rows: Mapping[str, Mapping[str, np.ndarray]], num_items: int) -> None:
         self.rows, self.num_items = rows, num_items
 
     @classmethod
     def load(cls, folder: Path | None, num_items: int) -> Attributes:
         """Those of an artifact; none where it was exported before there were any."""
         stored = folder is not None and (folder / FILE).exists()
-        return cls(json.loads((folder / FILE).read_text()) if folder and stored else {}, num_items)
+        rows = json.loads((folder / FILE).read_text()) if folder and stored else {}
+        return cls(
+            {field: {value: np.array(of, np.int64) for value, of in by.items()} for field, by in rows.items()},
+            num_items,
+        )
 
     def barred(self, filters: Mapping[str, Sequence[str]]) -> np.ndarray:
         """(N,) bool: items that lack, of any field, every value that was asked for.
@@ -44,7 +49,7 @@ class Attributes:
                 raise RequestError(f"filters.{field}"[:100], f"the items have no such attribute; theirs: {known}")
             has = np.zeros(self.num_items, dtype=bool)
             for value in values:
-                has[list(self.rows[field].get(value, ()))] = True
+                has[self.rows[field].get(value, NONE)] = True
             barred |= ~has
         return barred
 
@@ -53,6 +58,6 @@ class Attributes:
         found: dict[int, dict[str, set[str]]] = {}
         for field in fields:
             for value, rows in self.rows.get(field, {}).items():
-                for row in rows:
+                for row in rows.tolist():
                     found.setdefault(row, {}).setdefault(field, set()).add(value)
         return {row: {field: frozenset(values) for field, values in by.items()} for row, by in found.items()}

@@ -17,7 +17,7 @@ from command import UserError, exits_cleanly
 from data.columns import DAY
 from features import store
 from features.store import Features
-from serving import presentation, tables
+from serving import index_build, presentation, tables
 from serving.recommender import Recommender
 from serving.request import to_iso
 from serving.tables import Sides
@@ -93,6 +93,10 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     }
     _seal(folder, manifest)
     recommender = Recommender.load(folder)
+    if index_build.wanted(settings.serve.index, recommender.model, len(features.vocabulary) - 1):
+        manifest["index"] = index_build.add(folder, recommender, features, settings)
+        _seal(folder, manifest)
+        recommender = Recommender.load(folder)
     requests = synthetic_requests(features, settings.seed)
     golden = [
         {"request": body, "answer": answer}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +19,24 @@ from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
 from serving.answer import dress
 from serving.attributes import Attributes
+from serving.index import Index
 from serving.person import Lookup, Person, people_of
 from serving.presentation import Presentation
 from serving.request import Request, RequestError, parse, to_iso
-from serving.rungs import rung_of
+from serving.retrieval import Retrieval
+from serving.rungs import Rung, rung_of
+from serving.scored import UNRANKED, Scored
 from serving.scorer import Scorer
 from serving.segment_lists import SegmentLists
 from serving.trends import Trends
 from training.models.artifact import Artifact, ArtifactError
-from training.models.rank import exclude, rank
+from training.models.rank import exclude
 
 __all__ = ["ArtifactError", "Recommender", "RequestError"]
 
 log = logging.getLogger(__name__)
 
-NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
 ROWS = 8  # of each batch that is scored; empty requests fill it up, so that no answer depends on its neighbours
-UNRANKED = float("-inf")
 
 
 class Recommender(Scorer):
@@ -51,6 +53,9 @@ class Recommender(Scorer):
         self.attributes = Attributes.load(folder, len(self.vocabulary))
         self.segments = SegmentLists.load(folder, self.vocabulary, self.attributes)
         self.presentation = Presentation.load(loaded.config.get("serve", {}), folder, self.attributes)
+        self.always = torch.tensor(sorted(self.segments.listed()), dtype=torch.int64)
+        index = Index.load(folder, loaded.manifest)
+        self.retrieval = None if index is None else Retrieval(self, index, self.always)
         self.trends = Trends(loaded.trends, self.vocabulary, self.model.channels)
         self.about = {
             "model_version": version,
@@ -75,7 +80,8 @@ class Recommender(Scorer):
     def _attempt(self, body: object, now_us: int) -> Request | RequestError:
         try:
             request = parse(body, now_us)
-            self.attributes.barred(request.filters)
+            if request.filters:
+                self.attributes.barred(request.filters)
             return request
         except RequestError as error:
             return error
@@ -95,28 +101,52 @@ class Recommender(Scorer):
         missing = ROWS - len(requests)
         nobody = _nobody(requests[0].time_us)
         batch = self.encode(requests + [nobody] * missing, people + [Person()] * missing, trends)
-        scores, failed = self._scores_or_counts(batch)
         segments = [self._segments(request, person) for request, person in zip(requests, people, strict=True)]
         events = (batch.items != PAD).sum(dim=1).tolist()
         traits = (batch.traits != 0).any(dim=1).tolist()
-        rungs = []
-        for row, (request, person) in enumerate(zip(requests, people, strict=True)):
-            lists = [name for name in segments[row] if self.segments.popular.get(name)]
-            rung = rung_of(self.model, request, person, events[row], traits[row], lists, failed)
-            if rung.segment is not None:
-                scores[row] = self._in_segment(rung.segment, scores[row])
-            if request.exclude:
-                scores[row, self.vocabulary.indices(request.exclude)] = UNRANKED
-            if request.filters:
-                scores[row, torch.from_numpy(self.attributes.barred(request.filters))] = UNRANKED
-            rungs.append(rung)
-        shown = self._shown(scores[: len(requests)], requests)
+        rungs: dict[int, Rung] = {}
+        shown: dict[int, list[dict]] = {}
+        for scored, failed in self._looks(batch, trends, len(requests), shown):
+            waiting = [row for row in range(len(requests)) if row not in shown]
+            for row in waiting:
+                lists = [name for name in segments[row] if self.segments.popular.get(name)]
+                rungs[row] = rung_of(self.model, requests[row], people[row], events[row], traits[row], lists, failed)
+                self._obey(requests[row], rungs[row], scored, row)
+            shown |= self._shown(scored, waiting, requests)
         latest = batch.item_times[:, -1].tolist()
         about = self.about | {"trends_time": to_iso(trends.time_us)}
         return [
             dress(request, rungs[row], shown[row], people[row].feature_time_us or latest[row], segments[row], about)
             for row, request in enumerate(requests)
         ]
+
+    def _looks(
+        self, batch: Batch, trends: TrendSnapshot, asked: int, shown: dict[int, list[dict]]
+    ) -> Iterator[tuple[Scored, bool]]:
+        """Shortlists that reach further and further, then the whole catalogue, until all that are asked are shown
+        something; and whether the model failed."""
+        if self.retrieval is not None:
+            for scored in self._shortlists(self.retrieval, batch, trends, asked, shown):
+                yield scored, False
+        if len(shown) < asked:
+            scores, failed = self._scores_or_counts(batch)
+            yield Scored(scores), failed
+
+    def _shortlists(
+        self, retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, asked: int, shown: dict[int, list[dict]]
+    ) -> Iterator[Scored]:
+        for reach in retrieval.reaches:
+            waiting = [row for row in range(asked) if row not in shown]
+            if not waiting:
+                return
+            try:
+                scored = retrieval.shortlist(batch, waiting, trends, reach)
+            except Exception:
+                log.exception("the index failed")
+                return
+            if scored.scores.isnan().any():
+                return
+            yield scored
 
     def _scores_or_counts(self, batch: Batch) -> tuple[Tensor, bool]:
         """The model's scores; where it fails, how often items were taken, since an answer is owed all the same."""
@@ -130,25 +160,37 @@ class Recommender(Scorer):
         counts = torch.tensor(self.artifact.trends.at(np.zeros(1, np.int64), [ALL])[0, :, 0]).float()
         return exclude(counts.expand(len(batch), -1), batch.seen), True
 
+    def _obey(self, request: Request, rung: Rung, scored: Scored, row: int) -> None:
+        """Put first what the segment took, where its list is the answer, and bar what the request bars."""
+        if rung.segment is not None:
+            scored.scores[row] = self._in_segment(rung.segment, scored, row)
+        scored.bar(row, self.vocabulary.indices(request.exclude))
+        if request.filters:
+            scored.bar_where(row, scored.of_items(row, torch.from_numpy(self.attributes.barred(request.filters))))
+
     def _segments(self, request: Request, person: Person) -> list[str]:
         return self.segments.of(person.history, {**person.traits, **request.context}, request.time_us)
 
-    def _in_segment(self, name: str, scores: Tensor) -> Tensor:
-        """(N,) first what the segment's members took, by how often; below it the rest, as scored."""
-        counts = torch.from_numpy(self.segments.scores(name, len(scores)))
+    def _in_segment(self, name: str, scored: Scored, row: int) -> Tensor:
+        """(M,) first what the segment's members took, by how often; below it the rest, as scored."""
+        counts = scored.of_items(row, torch.from_numpy(self.segments.scores(name, len(self.vocabulary))))
+        scores = scored.scores[row]
         rest = scores - scores.max() - 1
         return torch.where((counts > 0) & (scores > UNRANKED), counts, rest)
 
-    def _shown(self, scores: Tensor, requests: list[Request]) -> list[list[dict]]:
-        """What each request is shown, best first, after the steps that the artifact declares."""
-        top, _ = rank(scores, NO_TRUTH, max(self.presentation.needed, *(request.k for request in requests)))
-        best = scores.gather(1, top)
-        shown = []
-        for row, request in enumerate(requests):
-            rows = [item for item in top[row].tolist() if item != PAD]
-            values = best[row].tolist()
-            places = self.presentation.places(rows, values[: len(rows)], request.k)
-            shown.append([self._item(rows[place], values[place]) for place in places])
+    def _shown(self, scored: Scored, waiting: list[int], requests: list[Request]) -> dict[int, list[dict]]:
+        """What each of these is shown, best first, after the steps that the artifact declares; those of whom the
+        shortlist holds too little are left out."""
+        needed = {row: max(self.presentation.needed, requests[row].k) for row in waiting}
+        held = [row for row in waiting if scored.holds(row, needed[row])]
+        if not held:
+            return {}
+        items, best = scored.best(held, max(needed[row] for row in held))
+        shown = {}
+        for row, of_row, values in zip(held, items.tolist(), best.tolist(), strict=True):
+            rows = [item for item in of_row[: needed[row]] if item != PAD]
+            places = self.presentation.places(rows, values[: len(rows)], requests[row].k)
+            shown[row] = [self._item(rows[place], values[place]) for place in places]
         return shown
 
     def _item(self, row: int, score: float) -> dict:

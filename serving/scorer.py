@@ -1,6 +1,6 @@
 """A loaded model that scores what it is asked. Knows no server, loads no pandas: this runs inside the worker.
 
-Legend: B batch, N item rows, k list length.
+Legend: B batch, N item rows, C trend channels, k list length.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from serving.person import Person, people_of
 from serving.request import Request
 from training.models import artifact
 from training.models.artifact import Artifact
+from training.models.query import log_trends
 from training.models.rank import exclude, rank
 
 ONE = np.zeros(1, dtype=np.int64)  # a snapshot is of one moment, whichever is asked for
@@ -37,6 +38,7 @@ class Scorer:
         self.artifact, self.version, self.folder = loaded, version, folder
         self.model, self.vocabulary = loaded.model, loaded.vocabulary
         self.manifest = loaded.manifest
+        self._read: list[tuple[TrendSnapshot, np.ndarray, Tensor | None]] = []
         with torch.inference_mode():
             self.model.freeze()
 
@@ -71,8 +73,8 @@ class Scorer:
         people = people_of(requests, config["repeats"], None) if people is None else people
         pairs = [self._known(person.history) for person in people]
         empty = np.empty(0, dtype=np.int64)
-        snapshot = trends or self.artifact.trends
-        return assemble(
+        trends_NC, logs = self.as_read(trends or self.artifact.trends)
+        batch = assemble(
             np.concatenate([empty, *(items for items, _ in pairs)]),
             np.concatenate([empty, *(times for _, times in pairs)]),
             np.array([len(items) for items, _ in pairs], dtype=np.int64),
@@ -81,10 +83,22 @@ class Scorer:
                 [{**person.traits, **one.context} for one, person in zip(requests, people, strict=True)], "traits"
             ),
             self._rows([request.context for request in requests], "context"),
-            snapshot.at(ONE, self.model.channels),
+            trends_NC,
             np.zeros(len(requests), dtype=np.int64),
             self.model.max_history,
         )
+        batch.log_trends = logs
+        return batch
+
+    def as_read(self, snapshot: TrendSnapshot) -> tuple[np.ndarray, Tensor | None]:
+        """(1, N, C) trends, and for a network their (1, C, N) logarithms: kept, since every batch reads the same."""
+        for known_one, trends, logs in self._read:
+            if known_one is snapshot:
+                return trends, logs
+        trends = np.require(snapshot.at(ONE, self.model.channels), requirements=["C", "W"])
+        logs = log_trends(torch.from_numpy(trends)) if self.model.learned and self.model.channels else None
+        self._read = [*self._read[-1:], (snapshot, trends, logs)]  # the export's and the newest are in use
+        return trends, logs
 
     def golden(self) -> list[dict]:
         """The requests recorded at export, each with the answer given then."""

@@ -40,6 +40,10 @@ class SegmentLists:
         events = [Event(item, moment, moment) for item, moment in history]
         return members(self.rules, Profile(events, traits, time_us), time_us, self.items)
 
+    def listed(self) -> set[int]:
+        """The item rows that stand in the list of any segment."""
+        return {row for rows in self.popular.values() for row in rows}
+
     def scores(self, segment: str, num_items: int) -> np.ndarray:
         """(N,) float32: how often the segment's members took each item."""
         scores = np.zeros(num_items, dtype=np.float32)

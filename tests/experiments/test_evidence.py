@@ -131,3 +131,21 @@ def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: P
     shown = registry.find(settings.dataset, report["version"])
     assert "REJECT" in versions.client().get_model_version(settings.dataset, shown.version).description
     assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
+
+
+def test_an_index_that_finds_too_little_is_refused_before_anybody_looks(project: Path, settings: params.Params) -> None:
+    artifact = project / "serving/out/artifacts/two_tower"
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    about = {"kind": "faiss", "recall@20": 0.98, "candidates": 512, "probes": 1}
+    (artifact / MANIFEST).write_text(json.dumps(manifest | {"index": about}))
+
+    report = judged(settings, "two_tower")
+
+    assert report["verdict"] == "REJECT"
+    assert report["reason"].startswith(
+        "its index finds 0.9800 of the exact best 20, below gate.min_index_recall = 0.99"
+    )
+    assert gate.ledger.entries(manifest["split_id"]) == []
+    shown = versions.client().get_model_version(settings.dataset, report["version"])
+    assert "its index finds 0.9800" in shown.description
+    assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
