@@ -1,0 +1,145 @@
+"""A large catalogue whose vectors come from a trained model: a two_tower fitted on made-up tastes, then extrapolated.
+
+Legend: N item rows (PAD's included), M of them trained, D width, C trend channels, U users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import params
+from data.columns import DAY
+from features.sequences import Log
+from features.store import Features
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
+from training.models.artifact import Artifact
+from training.models.base import Sizes
+from training.models.build import build
+from training.train import fit
+
+GENRES, TOPICS, DAYS, PER_USER = 25, 500, 120, 24
+START = 20_000 * DAY
+NEIGHBOURS = 10
+NOISE = 0.5  # of the way to the neighbour, spread over all directions
+
+
+@dataclass
+class Trained:
+    """A fitted two_tower with the features that it was fitted on."""
+
+    recipe: dict
+    state: dict[str, Tensor]
+    features: Features
+    trends: np.ndarray  # (M, C) counts as of the cut
+
+
+def tastes(items: int, users: int, seed: int = 0) -> Log:
+    """Events of users who like a few topics, of genres that they like; new items rise and fade within weeks."""
+    rng = np.random.default_rng(seed)
+    topic = rng.integers(0, TOPICS, items)
+    quality = rng.zipf(1.6, items).clip(max=1000) ** 0.7
+    release = rng.uniform(-300, DAYS, items)
+    by_topic = [np.flatnonzero(topic == one) for one in range(TOPICS)]
+    genre = rng.integers(0, GENRES, users)
+    liked = (genre[:, None] + GENRES * rng.integers(0, TOPICS // GENRES, (users, 3))) % TOPICS
+    chosen, times = [], []
+    for user in range(users):
+        days = np.sort(rng.uniform(0, DAYS, PER_USER))
+        for day in days:
+            of_topic = by_topic[liked[user, rng.integers(3)] if rng.random() < 0.85 else rng.integers(TOPICS)]
+            age = day - release[of_topic]
+            worth = quality[of_topic] * np.where(age > 0, 0.1 + np.exp(-np.abs(age) / 20), 1e-9)
+            chosen.append(1 + of_topic[np.searchsorted(np.cumsum(worth), rng.random() * worth.sum())])
+        times.append(START + (days * DAY).astype(np.int64))
+    at = np.concatenate(times)
+    return Log(
+        offsets=np.arange(users + 1) * PER_USER,
+        items=np.array(chosen, dtype=np.int64),
+        times=at,
+        known=at,
+        context=np.zeros((len(at), 0), dtype=np.int64),
+        traits=np.zeros((users, 0), dtype=np.int64),
+    )
+
+
+def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
+    """Fit a two_tower on `tastes`; the loss is over the batch's items, as for a catalogue too large for a softmax."""
+    settings = params.load().train
+    shipped = settings.models["two_tower"].model_dump()
+    recipe = shipped | {"width": width, "loss": "in_batch", "max_steps": steps, "max_epochs": 20, "max_history": 20}
+    channels = ["all", "window_1d", "half_life_1d", "half_life_7d", "half_life_30d"]
+    features = Features(
+        vocabulary=Vocabulary([f"i{number}" for number in range(items)]),
+        log=tastes(items, users),
+        users=[f"u{number}" for number in range(users)],
+        titles=[None] * items,
+        item_features=np.zeros((items + 1, 0), dtype=np.float32),
+        description={
+            "dataset": "made", "dataset_hash": "made", "split_id": "made", "cut": "valid", "repeats": "first",
+            "cut_us": START + (DAYS - 14) * DAY, "until_us": START + DAYS * DAY, "window_days": 14,
+            "num_items": items + 1, "encoders": {"traits": [], "context": []}, "trait_sizes": [],
+            "context_sizes": [], "channels": channels, "refresh_minutes": 10,
+        },
+    )  # fmt: skip
+    small = settings.model_copy(update={"early_stopping_cases": 200, "validation_cases": 200})
+    model = fit(recipe, features, small, seed=0).model
+    trends = features.trend_log().at(np.array([features.cut_us]), channels)[0]
+    return Trained(recipe, {name: one.detach().clone() for name, one in model.state_dict().items()}, features, trends)
+
+
+def grown(trained: Trained, items: int, seed: int = 1) -> Artifact:
+    """An artifact of so many items: of the trained ones as many as fit, then others between them.
+
+    Each other item lies at a random place between a trained item and one of its ten nearest neighbours (by the angle
+    of the trained vectors), its bias and the logarithms of its trends too, and then is moved in a random direction by
+    half the distance of these two. So the cloud keeps its clusters, its spread and its few popular items, and fills.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    joint, width = _joint(trained), trained.state["items.ids.weight"].shape[1]
+    more = items - len(joint)
+    if more > 0:
+        base = torch.randint(0, len(joint), (more,), generator=rng)
+        other = _neighbours(joint[:, :width])[base, torch.randint(0, NEIGHBOURS, (more,), generator=rng)]
+        way = joint[other] - joint[base]
+        moved = joint[base] + torch.rand(more, 1, generator=rng) * way
+        step = torch.randn(more, width, generator=rng) * way[:, :width].norm(dim=1, keepdim=True) / width**0.5
+        moved[:, :width] += NOISE * step
+        joint = torch.cat([joint, moved])
+    rows = torch.cat([torch.zeros(1, joint.shape[1]), joint[:items]])
+    return _artifact(trained, rows, width)
+
+
+def _joint(trained: Trained) -> Tensor:
+    """(M, D + 1 + C) vector, bias and log counts of every trained item."""
+    logs = torch.log(torch.from_numpy(trained.trends[1:]) + 0.5)
+    return torch.cat([trained.state["items.ids.weight"][1:], trained.state["item_bias"][1:, None], logs], dim=1)
+
+
+def _neighbours(vectors: Tensor) -> Tensor:
+    """(M, 10) the items at the smallest angles."""
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    parts = [(part @ unit.T).topk(NEIGHBOURS + 1, dim=1).indices[:, 1:] for part in unit.split(1024)]
+    return torch.cat(parts)
+
+
+def _artifact(trained: Trained, rows: Tensor, width: int) -> Artifact:
+    about = trained.features.description
+    sizes = Sizes(num_items=len(rows), content_width=0, channels=about["channels"])
+    model = build(trained.recipe, sizes)
+    state = trained.state | {
+        "items.ids.weight": rows[:, :width].contiguous(),
+        "item_bias": rows[:, width].contiguous(),
+        "content": torch.zeros(len(rows), 0),
+    }
+    model.load_state_dict(state)
+    counts = (rows[:, width + 1 :].exp() - 0.5).clamp(min=0).numpy()
+    counts[0] = 0
+    config = {"repeats": "first", "encoders": about["encoders"], "serve": {}}
+    names = Vocabulary([f"i{number}" for number in range(len(rows) - 1)])
+    snapshot = TrendSnapshot(counts, about["channels"], about["cut_us"])
+    return Artifact(model.eval(), names, [None] * (len(rows) - 1), snapshot, config, {"dataset_hash": "made"})
