@@ -150,7 +150,7 @@ def test_who_wants_more_than_a_look_holds_gets_it_from_a_further_one(
 
 
 class Live:
-    """A store in which item-39 trends as nothing did at the export."""
+    """A store in which item-38, of no segment's list, trends as nothing did at the export."""
 
     def people(self, requests, repeats):
         raise AssertionError("every request states its history")
@@ -158,7 +158,7 @@ class Live:
     def trends(self, vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         channels = FEATURES.description["channels"]
         values = FEATURES.trend_log().at(np.array([FEATURES.cut_us]), channels)[0]
-        values[vocabulary.index("item-39")] = 1e6
+        values[vocabulary.index("item-38")] = 1e6
         return TrendSnapshot(values, channels, NOW - HOUR) if newer_than_us < NOW - HOUR else None
 
 
@@ -175,7 +175,7 @@ def test_a_fresh_hit_is_found_though_the_index_is_older(
             dict(one.model.named_parameters())[weight].fill_(1.0)  # the crowd counts
     assert served.retrieval is not None
     find = served.retrieval.index.find
-    hit = served.vocabulary.index("item-39")
+    hit = served.vocabulary.index("item-38")
     monkeypatch.setattr(
         served.retrieval.index,
         "find",
@@ -185,7 +185,7 @@ def test_a_fresh_hit_is_found_though_the_index_is_older(
 
     answers = served.recommend(bodies, now_us=NOW)
 
-    assert "item-39" in ids(answers[0])
+    assert "item-38" in ids(answers[0])
     same(answers, exact.recommend(bodies, now_us=NOW))
 
 
