@@ -45,7 +45,8 @@ def running(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Pa
         "TOKEN_FILE": str(tmp_path / "no-tokens"),
         "DEADLINE_MS": "5000",
     }
-    environment = {**os.environ, **{f"TIDEGATE_EDGE_{name}": value for name, value in own.items()}}
+    nobody = {"TIDEGATE_STORE": f"sqlite:///{tmp_path}/none.db"}  # whatever lies in this checkout's own
+    environment = {**os.environ, **nobody, **{f"TIDEGATE_EDGE_{name}": value for name, value in own.items()}}
     command = [sys.executable, "-m", "serving.edge.serve", "--port", str(port), "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     yield process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{counts}"
