@@ -22,12 +22,12 @@ from torch import Tensor
 
 from benchmarks import _made_catalogue
 from benchmarks._record import write
+from data.instants import to_iso
 from features.sequences import Cases, batches, next_cases
 from features.trends import TrendSnapshot
 from serving import index_build
 from serving.index import Index
 from serving.recommender import ROWS, Recommender
-from serving.request import to_iso
 from serving.retrieval import Retrieval
 
 K, CANDIDATES, RECALL, WIDTH = 20, 512, 0.995, 64

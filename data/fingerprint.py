@@ -13,16 +13,8 @@ import pyarrow.compute as pc
 from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_numeric_dtype
 
 from data.columns import EVENT_TIME, EVENT_TYPE, ITEM, USER
+from data.event_id import event_id
 from data.times import microseconds
-
-
-def event_id(user_id: str, item_id: str, event_time_us: int, event_type: str) -> str:
-    """The id of an event whose source gives none: 32 hex digits, the same on every machine.
-
-    Lengths stand before the ids, so that no two different events spell the same text.
-    """
-    text = f"{len(user_id)}:{user_id}{len(item_id)}:{item_id}{event_time_us}:{event_type}"
-    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def event_ids(events: pd.DataFrame) -> list[str]:

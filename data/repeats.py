@@ -16,7 +16,7 @@ TAKEN = "event_id is taken by another event"
 
 
 def with_ids(events: pd.DataFrame) -> pd.DataFrame:
-    """Events that have no id get one from their content (`data.fingerprint.event_id`)."""
+    """Events that have no id get one from their content (`data.event_id`)."""
     missing = events[EVENT_ID].isna()
     if not missing.any():
         return events

@@ -18,13 +18,13 @@ import pandas as pd
 
 import params
 from command import UserError, exits_cleanly
+from data.instants import to_iso
 from experiments import evidence, ledger, verdict
 from experiments.comparison import best_on_validation
 from experiments.gate_page import page
 from experiments.measured import read_metrics
 from features import store
 from serving import registry
-from serving.request import to_iso
 from training.models import artifact
 
 ARTIFACTS = Path("serving/out/artifacts")

@@ -48,7 +48,7 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
         keep(folder, seed, labels)
     found = put_together(folder, labels, range(number))
     registered = best_on_validation([one for one in found if one.label in labels], learned=True)
-    if registered is not None:  # it is where only peers are learned
+    if registered is not None:  # None where only peers are learned
         take(folder, median_seed(folder, registered, range(number)))
     steps.step("back to the median seed", "dvc", ["repro", "compare"], folder, env)
     return registered

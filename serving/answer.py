@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.request import Request, to_iso
+from data.instants import to_iso
+from serving.request import Request
 from serving.rungs import Rung
 
 

@@ -10,10 +10,10 @@ import time
 import params
 from command import UserError, exits_cleanly
 from data.columns import MICROSECONDS, MINUTE
+from data.instants import to_iso
 from params import ROOT
 from serving import settings as environment
 from serving.client import TorchServe
-from serving.request import to_iso
 
 
 class AskError(UserError):

@@ -24,6 +24,7 @@ import torch
 import params
 from command import UserError, exits_cleanly
 from data.columns import DAY
+from data.instants import to_iso
 from data.products import INGESTED, SPLIT, read_table
 from features import fill
 from features.online.lines import instant
@@ -32,7 +33,7 @@ from features.store import Features, load
 from serving import histories, registry
 from serving.histories import Histories
 from serving.recommender import ArtifactError, Recommender
-from serving.request import MAX_K, to_iso
+from serving.request import MAX_K
 
 OUT = Path("serving/out/recommendations.parquet")
 MOMENT = pa.timestamp("us", tz="UTC")

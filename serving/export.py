@@ -15,11 +15,11 @@ from safetensors.numpy import save_file as save_arrays
 import params
 from command import UserError, exits_cleanly
 from data.columns import DAY
+from data.instants import to_iso
 from features import store
 from features.store import Features
 from serving import index_build, presentation, tables
 from serving.recommender import Recommender
-from serving.request import to_iso
 from serving.tables import Sides
 from training import provenance
 from training.models import artifact

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.instants import to_iso
 from features.encode import Batch
 from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
@@ -22,7 +23,7 @@ from serving.attributes import Attributes
 from serving.index import Index
 from serving.person import Lookup, Person, people_of
 from serving.presentation import Presentation
-from serving.request import Request, RequestError, parse, to_iso
+from serving.request import Request, RequestError, parse
 from serving.retrieval import Retrieval
 from serving.rungs import Rung, rung_of
 from serving.scored import UNRANKED, Scored

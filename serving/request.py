@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from data.columns import MICROSECONDS
+from data.instants import from_iso
 
 MAX_K = 1000
 MAX_HISTORY = 10_000
@@ -71,21 +70,9 @@ def to_microseconds(value: object, field: str) -> int:
     if not isinstance(value, str):
         raise RequestError(field, f"expected an ISO 8601 time, got {_kind(value)}")
     try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        since = moment.astimezone(UTC) - datetime(
-            1970, 1, 1, tzinfo=UTC
-        )  # refuses what UTC cannot hold: `to_iso` would fail
-    except (ValueError, OverflowError):
+        return from_iso(value)
+    except ValueError:
         raise RequestError(field, f"{value[:40]!r} is not an ISO 8601 time") from None
-    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
-
-
-def to_iso(time_us: int) -> str:
-    """Microseconds since 1970 as ISO 8601 in UTC."""
-    seconds, rest = divmod(int(time_us), MICROSECONDS)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat().replace("+00:00", "Z")
 
 
 def _kind(value: object) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any
 
-from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, MICROSECONDS, USER, VALUE
+from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE
+from data.event_id import event_id
+from data.instants import from_iso
 from features.online.errors import ProfileError
 from features.online.profile import Event, Profile, Stated, check_text, make
 
@@ -58,18 +58,9 @@ def instant(field: str, value: object) -> int:
     if not isinstance(value, str):
         raise ProfileError(field, f"expected an ISO 8601 time, got {value!r}"[:120])
     try:
-        moment = datetime.fromisoformat(value)
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        since = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    except (ValueError, OverflowError):
+        return from_iso(value)
+    except ValueError:
         raise ProfileError(field, f"{value[:40]!r} is not an ISO 8601 time") from None
-    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
-
-
-def event_id(user_id: str, item_id: str, event_time_us: int, event_type: str) -> str:
-    """As `data.fingerprint.event_id`, which the worker cannot load: the id of an event that came without one."""
-    text = f"{len(user_id)}:{user_id}{len(item_id)}:{item_id}{event_time_us}:{event_type}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _event(

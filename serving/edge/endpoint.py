@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from data.instants import to_iso
 from serving.edge import doorkeeper, incoming
 from serving.edge.answer import finish
 from serving.edge.errors import Refusal
@@ -20,7 +21,7 @@ from serving.edge.ladder import Ask, Given
 from serving.edge.pseudonym import pseudonym
 from serving.edge.respond import Send, error, json
 from serving.edge.service import Service
-from serving.request import RequestError, parse, to_iso
+from serving.request import RequestError, parse
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load as load_arrays
 
+from data.instants import to_iso
 from features.vocabulary import PAD
 from serving.edge.listing import EMPTY, Listing
-from serving.request import MAX_K, to_iso
+from serving.request import MAX_K
 
 log = logging.getLogger(__name__)
 

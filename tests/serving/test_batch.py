@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import params
 from data.columns import DAY, HOUR
+from data.instants import to_iso
 from data.products import write_table
 from features import fill
 from features.featurize import featurize
@@ -22,7 +23,6 @@ from features.online.connect import Settings, connect
 from features.store import load
 from serving import batch, export
 from serving.recommender import Recommender
-from serving.request import to_iso
 from serving.store_lookup import StoreLookup
 from serving.tables import Sides
 from tests.training.made_features import recipe, train_settings

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 import params
 from data.columns import DAY, HOUR
+from data.instants import to_iso
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving import export
 from serving.person import Person
 from serving.recommender import Recommender, RequestError
-from serving.request import Request, to_iso
+from serving.request import Request
 from tests.training.made_features import checkerboard, recipe, sides, train_settings
 from training.train import fit
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from data.fingerprint import event_id as ingested_id
+from data.event_id import event_id as ingested_id
 from features.online import lines
 from features.online.errors import ProfileError
 from features.online.profile import Event, Profile, Stated

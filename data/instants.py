@@ -1,0 +1,31 @@
+"""Moments as text and as microseconds since 1970. Loads nothing: the serving worker uses it too."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from data.columns import MICROSECONDS
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def from_iso(text: str) -> int:
+    """An ISO 8601 text as microseconds since 1970; without an offset it is UTC.
+
+    Raises:
+        ValueError: it is none, or a moment that UTC cannot hold and `to_iso` so could not give back.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        since = moment.astimezone(UTC) - EPOCH
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
+
+
+def to_iso(time_us: int) -> str:
+    """Microseconds since 1970 as ISO 8601 in UTC."""
+    seconds, rest = divmod(int(time_us), MICROSECONDS)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat().replace("+00:00", "Z")
