@@ -64,6 +64,14 @@ def keep_defaults(folder: Path, recipes: dict[str, dict]) -> None:
     lineup.write(folder, labels)
 
 
+def take_better(folder: Path, found: dict[str, dict], defaults: bool) -> None:
+    """Let the workspace fit what tuning found better, and if so asked the default values beside it."""
+    better = {label: one["recipe"] for label, one in found.items() if is_better(one)}
+    if defaults:
+        keep_defaults(folder, better)
+    take(folder, better)
+
+
 def keep(folder: Path, dataset: str, command: str) -> None:
     """The recipes of the models that were tuned, as a preset."""
     settings = params.load(folder / "params.yaml")
@@ -154,10 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     if not given:
         tune(folder, settings, minutes, arguments.workers, env)
         found = found_for(folder, list(settings.tune.spaces))
-        better = {label: one["recipe"] for label, one in found.items() if is_better(one)}
-        if arguments.defaults:
-            keep_defaults(folder, better)
-        take(folder, better)
+        take_better(folder, found, arguments.defaults)
         keep(folder, settings.dataset, f"make experiment MINUTES={arguments.minutes} WORKERS={arguments.workers}")
     judge(folder, settings.dataset, arguments.seeds, env)
     (folder / NOTE).unlink(missing_ok=True)

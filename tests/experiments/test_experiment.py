@@ -11,7 +11,7 @@ import yaml
 import params
 from command import UserError
 from experiments import experiment, lineup, presets, shares, workspace
-from experiments.experiment import chosen, is_better, keep_defaults, prepare, take
+from experiments.experiment import chosen, is_better, prepare, take, take_better
 from experiments.shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
@@ -133,16 +133,24 @@ def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypat
 
 def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder: Path) -> None:
     before = params.load(folder / "params.yaml").train.models["two_tower"]
-    better = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
+    tuned = {"two_tower": found(0.3, 0.2, width=128), "sasrec": found(0.2, 0.3)}
 
-    keep_defaults(folder, better)
-    take(folder, better)
+    take_better(folder, tuned, defaults=True)
 
     models = params.load(folder / "params.yaml").train.models
     assert models["two_tower"].width == 128
     assert models["two_tower_default"] == before
+    assert "sasrec_default" not in models, "nothing beat its values"
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     assert "two_tower_default" in next(one["ranked"] for one in pipeline["vars"] if "ranked" in one)
+
+
+def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:
+    take_better(folder, {"two_tower": found(0.3, 0.2, width=128)}, defaults=False)
+
+    models = params.load(folder / "params.yaml").train.models
+    assert models["two_tower"].width == 128
+    assert "two_tower_default" not in models
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

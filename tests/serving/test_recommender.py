@@ -79,6 +79,12 @@ def test_a_filter_keeps_what_has_one_of_the_values(exported: Exported) -> None:
     assert len(both) == 38, "all but the history"
 
 
+def test_every_filter_must_be_met(exported: Exported) -> None:
+    found = ids(ask(exported(), filters={"colour": "odd", "size": "small"}, k=40))
+
+    assert sorted(found) == sorted(f"item-{n}" for n in range(1, 20, 2))
+
+
 def test_a_value_that_no_item_has_matches_nothing(exported: Exported) -> None:
     assert ids(ask(exported(), filters={"colour": "purple"})) == []
 
@@ -86,7 +92,7 @@ def test_a_value_that_no_item_has_matches_nothing(exported: Exported) -> None:
 @pytest.mark.parametrize(
     ("filters", "says"),
     [
-        ({"color": "odd"}, "filters.color: the items have no such attribute; theirs: colour"),
+        ({"color": "odd"}, "filters.color: the items have no such attribute; theirs: colour, size"),
         ({"colour": []}, "filters.colour: expected text or a list of texts, any of which will do"),
         ({"colour": 3}, "filters.colour: expected text or a list of texts, any of which will do"),
         ("odd", "filters: expected an object or null, got text"),

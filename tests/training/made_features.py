@@ -49,7 +49,10 @@ def sides() -> Sides:
     """Side tables of the checkerboard: an item's colour is its parity, a user's side that of their items."""
     people = pd.DataFrame({"user_id": [f"user-{n}" for n in range(USERS)], "side": [n % 2 for n in range(USERS)]})
     colours = [("even", "odd")[n % 2] for n in range(ITEMS)]  # users of even number take item-0, item-2, ...
-    return Sides(people, pd.DataFrame({"item_id": [f"item-{n}" for n in range(ITEMS)], "colour": colours}))
+    sizes = ["small" if n < ITEMS // 2 else "large" for n in range(ITEMS)]
+    return Sides(
+        people, pd.DataFrame({"item_id": [f"item-{n}" for n in range(ITEMS)], "colour": colours, "size": sizes})
+    )
 
 
 def description(cut: str) -> dict:

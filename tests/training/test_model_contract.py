@@ -22,6 +22,7 @@ from serving.request import RequestError, parse
 from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from training.models.base import Model
 from training.models.build import MODELS, build
+from training.models.learned import LearnedModel
 from training.models.rank import exclude, rank
 from training.train import FitResult, fit, sizes_of
 
@@ -210,6 +211,19 @@ def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
         found = served.recommend([*others[:place], bodies[7], *others[place:]], now_us=NOW)
 
         assert found[place] == alone
+
+
+def test_a_network_reads_histories_of_one_width_however_short(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(model, LearnedModel):
+        pytest.skip("it multiplies no matrices whose shape the history has")
+    widths: list[int] = []
+    score_all = model.score_all
+    monkeypatch.setattr(model, "score_all", lambda query: widths.append(query.items.shape[1]) or score_all(query))
+
+    for histories in ([[]], [[3]], HISTORIES):
+        scores(model, ask(model, histories))
+
+    assert widths == [model.max_history] * 3, "another shape may add up in another order"
 
 
 def test_freezing_changes_no_score(fitted: FitResult) -> None:

@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.training.made_features import checkerboard, recipe
-from training.datamodule import TrainBatch, Windows
-from training.models.build import build
-from training.models.learned import LearnedModel
-from training.module import TrainModule
+from tests.training.made_features import recipe
+from tests.training.made_modules import batch_of, made
+from training.datamodule import TrainBatch
 from training.share import share
-from training.train import sizes_of
 
-FEATURES = checkerboard()
 LOSSES = [
     ("two_tower", "full_softmax"),
     ("two_tower", "in_batch"),
@@ -26,19 +21,6 @@ LOSSES = [
     ("neural_cf", "bce"),
     ("sasrec", "full_softmax"),
 ]
-
-
-def made(asked: dict) -> TrainModule:
-    """The same untrained module each time."""
-    torch.manual_seed(0)
-    model = build(asked, sizes_of(FEATURES))
-    assert isinstance(model, LearnedModel)
-    return TrainModule(model, asked, np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary)), 0)
-
-
-def batch_of(asked: dict) -> TrainBatch:
-    """The first batch of an epoch."""
-    return next(iter(Windows(FEATURES, tuple(asked["channels"]), asked, 0)))
 
 
 def gradient(asked: dict, batch: TrainBatch, processes: int = 1) -> Tensor:
