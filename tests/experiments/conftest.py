@@ -5,14 +5,43 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for small_pipeline, which several files here use
 
 from small_pipeline import COUNTED, run_stages
 
+from tests.experiments.made_board import SKILL, write_model
+from tests.experiments.made_rankings import made_cases, made_items, rank
+
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the stages have run in: not to be changed (copy what you want to break)."""
     return run_stages(tmp_path_factory.mktemp("pipeline"), (*COUNTED, "two_tower"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory):
+    """Two peers, a learned model with two seeds, an oracle."""
+    out = tmp_path_factory.mktemp("out")
+    for folder in ("rankings", "metrics"):
+        (out / folder).mkdir()
+    rng = np.random.default_rng(0)
+    items = made_items(rng, 60)
+    cases = made_cases(rng, items, users=40, cases=300)
+    for label, skill in SKILL.items():
+        frames = [rank(rng, items, cases, skill) for _ in range(2 if label == "ours" else 1)]
+        write_model(out, label, frames, items)
+    return out
+
+
+@pytest.fixture
+def out(evaluated, tmp_path):
+    """A copy that a test may change."""
+    for folder in ("rankings", "metrics"):
+        (tmp_path / folder).mkdir()
+        for path in (evaluated / folder).iterdir():
+            (tmp_path / folder / path.name).write_bytes(path.read_bytes())
+    return tmp_path

@@ -14,12 +14,9 @@ import params
 from experiments import seeds
 from experiments.measure import measure
 from experiments.workspace import edited
+from tests.experiments.made_board import ORIGIN
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
-ORIGIN = {
-    "dataset": "made", "dataset_hash": "d1", "split_id": "s1", "commit": "c0ffee", "date": "2026-05-01T00:00:00Z",
-    "command": "python -m experiments.evaluate",
-}  # fmt: skip
 RNG = np.random.default_rng(0)
 ITEMS = made_items(RNG, 60)
 CASES = made_cases(RNG, ITEMS, users=40, cases=200)
