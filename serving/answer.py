@@ -17,7 +17,7 @@ def dress(
     Args:
         items: {"item_id", "score", "title"}, best first.
         feature_time_us: of the newest thing known of whoever asks; 0 where nothing is.
-        about: what is the same in all answers of a model: `trends_time`, `model_version`, `dataset_version`.
+        about: what is the same in all answers of a batch: `trends_time`, `model_version`, `dataset_version`.
     """
     return {
         "items": items,
