@@ -55,10 +55,11 @@ def test_without_blocks_it_is_the_product_of_the_newest_item_and_place() -> None
 def test_places_are_counted_from_the_newest_event_that_a_question_sees() -> None:
     model = made(blocks=0, width=16)
     query = Query.of(ask([[7, 3, 5]]))
-    query.position = torch.tensor([2])  # as in training, where the row goes on
+    query.row, query.position = torch.tensor([0, 0]), torch.tensor([1, 2])  # as in training, where the row goes on
+    query.time = query.time.repeat(2)
 
     events = 4 * model.items.weight[[7, 3]] + model.places.weight[[1, 0]]
-    torch.testing.assert_close(model.states(query)[0, :2], functional.layer_norm(events, [16]))
+    torch.testing.assert_close(model.states(query), functional.layer_norm(events, [16]))
 
 
 def test_a_state_has_read_no_item_that_follows_it() -> None:
@@ -67,8 +68,18 @@ def test_a_state_has_read_no_item_that_follows_it() -> None:
     other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
 
     states, changed = model.states(query), model.states(other)
-    torch.testing.assert_close(states[:, :3], changed[:, :3])
-    assert not torch.allclose(states[:, 3:], changed[:, 3:])
+    early = query.position <= 3
+    torch.testing.assert_close(states[early], changed[early])
+    assert not torch.allclose(states[~early], changed[~early])
+
+
+def test_one_question_each_reads_the_states_that_many_questions_would() -> None:
+    model = made(blocks=2)
+    one = Query.of(ask([[7, 3, 5], [9], [], [4, 2]]))
+    many = replace(one, row=one.row.repeat(2), position=one.position.repeat(2), time=one.time.repeat(2))
+
+    assert one.one_each
+    torch.testing.assert_close(model.states(one), model.states(many)[:4])
 
 
 def test_an_empty_history_is_ranked_for_by_popularity() -> None:

@@ -5,6 +5,8 @@ Legend: B batch, L history, D width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,15 +31,33 @@ class HistoryEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, query: Query, item_vectors: Tensor) -> Tensor:
-        """(B, L + 1, D) states of every prefix of every history."""
+        """(Q, D) the state that each question reads: of its history's first `position` events."""
+        states = self._events(query, item_vectors)
+        if not query.one_each:
+            return self.norm(in_turn(self.blocks, states)[query.row, query.position])
+        return self.norm(last_at(self.blocks, states, query.position))
+
+    def _events(self, query: Query, item_vectors: Tensor) -> Tensor:
+        """(B, L + 1, D) the start token and the events, before any block."""
         events = functional.embedding(query.items, item_vectors) * len(self.start) ** 0.5 + self.gaps(
             time_bucket(query.gaps)
         )
         start = self.start.expand(len(events), 1, -1)
-        states = self.dropout(torch.cat([start, events], dim=1))
-        for block in self.blocks:
-            states = block(states)
-        return self.norm(states)
+        return self.dropout(torch.cat([start, events], dim=1))
+
+
+def in_turn(blocks: Iterable[nn.Module], states: Tensor) -> Tensor:
+    """(B, L, D) states of every prefix after these blocks."""
+    for block in blocks:
+        states = block(states)
+    return states
+
+
+def last_at(blocks: nn.ModuleList, states: Tensor, position: Tensor) -> Tensor:
+    """(B, D) what `in_turn` says of one (B,) position each; the last block computes nothing else."""
+    if not len(blocks):
+        return states[torch.arange(len(states), device=states.device), position]
+    return blocks[-1].at(in_turn(blocks[:-1], states), position)  # type: ignore[operator]
 
 
 class CausalBlock(nn.Module):
@@ -55,19 +75,32 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        states = states + self.dropout(self._attend(self.norm_attention(states)))
+        """(B, L, D) of (B, L, D)."""
+        query, key, value = self._heads(self.project(self.norm_attention(states)), 3)
+        place = torch.arange(states.shape[1], device=states.device)
+        return self._add(states, functional.scaled_dot_product_attention(query, key, value, self._bias(place)[None]))
+
+    def at(self, states: Tensor, position: Tensor) -> Tensor:
+        """(B, D) of (B, L, D): what `forward` gives at one (B,) position each."""
+        own = states[torch.arange(len(states), device=states.device), position][:, None]
+        width, weight, bias = states.shape[2], self.project.weight, self.project.bias
+        (query,) = self._heads(functional.linear(self.norm_attention(own), weight[:width], bias[:width]), 1)
+        key, value = self._heads(functional.linear(self.norm_attention(states), weight[width:], bias[width:]), 2)
+        distance = self._bias(position, states.shape[1]).transpose(0, 1)[:, :, None]  # (B, H, 1, L)
+        return self._add(own, functional.scaled_dot_product_attention(query, key, value, distance))[:, 0]
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, L, parts * D) as so many (B, H, L, D / H)."""
+        size, length, _ = projected.shape
+        return projected.view(size, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _add(self, states: Tensor, mixed: Tensor) -> Tensor:
+        """States with what was attended to, and then the feed-forward layer, added."""
+        states = states + self.dropout(self.out(mixed.transpose(1, 2).reshape(states.shape)))
         return states + self.dropout(self.forward_layer(self.norm_forward(states)))
 
-    def _attend(self, states: Tensor) -> Tensor:
-        size, length, width = states.shape
-        heads = self.project(states).view(size, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind(0)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(length))
-        return self.out(mixed.transpose(1, 2).reshape(size, length, width))
-
-    def _bias(self, length: int) -> Tensor:
-        """(1, H, L, L) by distance; -inf towards the future."""
-        place = torch.arange(length, device=self.distance.weight.device)
-        apart = place[:, None] - place
+    def _bias(self, place: Tensor, length: int | None = None) -> Tensor:
+        """(H, P, L) by the distance of (P,) places to each of a history's; -inf towards the future."""
+        apart = place[:, None] - (place if length is None else torch.arange(length, device=place.device))
         bias = self.distance(count_bucket(apart)).masked_fill((apart < 0)[..., None], float("-inf"))
-        return bias.permute(2, 0, 1)[None]
+        return bias.permute(2, 0, 1)

@@ -19,6 +19,7 @@ from features.encode import Batch
 from features.vocabulary import PAD
 
 NUM_BUCKETS = 32  # of a base-2 scale; row 0 is "no such event"
+BOUNDS = 2 ** torch.arange(NUM_BUCKETS - 1) - 1  # the least whole number of each row from 1 on
 PRIOR_COUNT = 0.5  # keeps the logarithm of an item that nobody took finite
 
 
@@ -65,6 +66,11 @@ class Query:
         )
 
     @property
+    def one_each(self) -> bool:
+        """Whether question i is the only one on history i, as in serving."""
+        return len(self) == len(self.items) and torch.equal(self.row, torch.arange(len(self), device=self.row.device))
+
+    @property
     def since(self) -> Tensor:
         """(Q,) int64 microseconds since the last visible event, -1 where there is none."""
         last = self.item_times[self.row, (self.position - 1).clamp(min=0)]
@@ -103,6 +109,5 @@ def time_bucket(duration_us: Tensor) -> Tensor:
 
 
 def count_bucket(count: Tensor) -> Tensor:
-    """Rows of whole numbers on a base-2 scale: -1 -> 0, 0 -> 1, 1 -> 2, 2..3 -> 3, ..."""
-    doubled = torch.log2(count.clamp(min=0).double() + 1).floor().long() + 1
-    return torch.where(count < 0, 0, doubled.clamp(max=NUM_BUCKETS - 1))
+    """Rows of whole numbers on a base-2 scale: -1 -> 0, 0 -> 1, 1..2 -> 2, 3..6 -> 3, 7..14 -> 4, ..."""
+    return torch.bucketize(count, BOUNDS.to(count.device), right=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from features.vocabulary import PAD
 from training.models.base import Sizes
 from training.models.factors import Factors
-from training.models.history_encoder import CausalBlock
+from training.models.history_encoder import CausalBlock, in_turn, last_at
 from training.models.learned import LearnedModel
 from training.models.query import Query
 
@@ -49,7 +49,7 @@ class SASRec(LearnedModel):
         """Nothing to take: it knows items by their ids alone."""
 
     def states(self, query: Query) -> Tensor:
-        """(B, L, D) after each event of each history.
+        """(Q, D) after the newest event that each question sees; of the first one where it sees none.
 
         Places are counted from the newest event that a question on the history sees, as in the paper, which
         pads on the left and leaves the last event out of its input: place 0 is what a request is answered
@@ -59,12 +59,13 @@ class SASRec(LearnedModel):
         place = newest[:, None] - 1 - torch.arange(query.items.shape[1], device=newest.device)
         events = self.items(query.items) * self.items.embedding_dim**0.5
         states = self.dropout(events + self.places(place.clamp(min=0)))
-        for block in self.blocks:
-            states = block(states)
-        return self.norm(states)
+        last = (query.position - 1).clamp(min=0)
+        if not query.one_each:
+            return self.norm(in_turn(self.blocks, states)[query.row, last])
+        return self.norm(last_at(self.blocks, states, last))
 
     def factors(self, query: Query) -> Factors:
-        states = self.states(query)[query.row, (query.position - 1).clamp(min=0)]
+        states = self.states(query)
         empty = (query.position == 0)[:, None]
         items = self.items.weight
         return Factors(states.masked_fill(empty, 0), items, items.new_zeros(len(items)), empty.to(items.dtype))

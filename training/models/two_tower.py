@@ -46,8 +46,7 @@ class TwoTower(LearnedModel):
 
     def factors(self, query: Query) -> Factors:
         item_vectors = self.items(self.content)
-        states = self.history(query, item_vectors)[query.row, query.position]
-        asked = states + self.circumstances(query)
+        asked = self.history(query, item_vectors) + self.circumstances(query)
         asked = self.norm(asked + self.mix(asked))
         return Factors(asked, item_vectors, self.item_bias, self.trend_weights(asked))
 
