@@ -6,6 +6,8 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,15 +99,27 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
         manifest["index"] = index_build.add(folder, recommender, features, settings)
         _seal(folder, manifest)
         recommender = Recommender.load(folder)
-    requests = synthetic_requests(features, settings.seed)
-    golden = [
-        {"request": body, "answer": answer}
-        for body, answer in zip(requests, recommender.recommend(requests), strict=True)
-    ]
-    _check_parity(recommender, golden, weights)
+    with one_thread():
+        requests = synthetic_requests(features, settings.seed)
+        golden = [
+            {"request": body, "answer": answer}
+            for body, answer in zip(requests, recommender.recommend(requests), strict=True)
+        ]
+        _check_parity(recommender, golden, weights)
     lines = [json.dumps(entry, ensure_ascii=False) for entry in golden]
     (folder / "golden.jsonl").write_text("\n".join(lines) + "\n")
     _seal(folder, manifest)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as a worker does: threads share a product's rows among them, and then a row's place may turn its last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seal(folder: Path, manifest: dict) -> None:
