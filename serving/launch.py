@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,22 +75,35 @@ def embedded_store() -> str:
     return f"sqlite:///{ROOT / 'features' / 'out' / 'online.db'}"
 
 
-def check_ports(settings: Settings) -> None:
+def check_ports(settings: Settings, patience: float = 0) -> None:
     """See that every port is free.
+
+    Args:
+        patience: seconds that whoever holds one may take to let it go.
 
     Raises:
         ServerStartError: names the port, and the variable that sets it.
     """
+    deadline = time.monotonic() + patience
     for field in PORTS:
         port = getattr(settings, field)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                reason = f"which cannot be used on {settings.host} ({error.strerror})"
+        while (fault := _fault(settings.host, port)) is not None:
+            if time.monotonic() > deadline:
+                reason = f"which cannot be used on {settings.host} ({fault})"
                 advice = "stop what listens there, or set another port"
-                raise ServerStartError(f"{variable(field)} is {port}, {reason}; {advice}") from None
+                raise ServerStartError(f"{variable(field)} is {port}, {reason}; {advice}")
+            time.sleep(0.1)
+
+
+def _fault(host: str, port: int) -> str | None:
+    """Why nobody could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror
+    return None
 
 
 def scratch_folder(home: Path) -> Path:

@@ -27,6 +27,7 @@ from serving.properties import forget_old_snapshots, last_snapshot, properties
 from serving.settings import Settings, variable
 
 STOP_SECONDS = 15
+DYING_SECONDS = 10  # how long a server that was killed may still hold its ports
 
 
 def start(settings: Settings) -> bool:
@@ -41,7 +42,8 @@ def start(settings: Settings) -> bool:
     with lock(settings):
         running = find(settings)
         if running is None:
-            launch.check_ports(settings)
+            killed = _pid_file(settings).exists()  # one that was stopped takes it away
+            launch.check_ports(settings, DYING_SECONDS if killed else 0)
             running = _launch(settings)
             _await(settings, running)
             return True
@@ -139,7 +141,7 @@ def _await(settings: Settings, process: psutil.Process) -> None:
             with suppress(ServerError):
                 loaded = [live for name in client.models() for live in client.describe(name).values()]
                 answered = True
-                if all(live.ready for live in loaded):
+                if all(live.ready and live.ready == live.workers for live in loaded):
                     return
             time.sleep(0.1)
     if not answered:  # a model that does not come back is for deploy to mend; the server itself is up
