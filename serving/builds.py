@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from serving import package, registry
 from serving.client import LiveVersion, TorchServe
+from serving.package import Build
 from serving.registry import Version
 from serving.settings import Settings
-
-
-@dataclass(frozen=True)
-class Build:
-    """A registered version as an archive in the model store."""
-
-    name: str  # of the model: the data set
-    version: str  # as TorchServe names it
-    archive: Path
-    golden: list[dict]
 
 
 def build(version: Version, client: TorchServe, settings: Settings, scratch: Path) -> Build:

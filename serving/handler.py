@@ -11,13 +11,16 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from serving.recommender import Recommender, RequestError
+from serving.golden import difference
+from serving.recommender import ArtifactError, Recommender, RequestError
 from serving.store_lookup import StoreLookup
+from serving.tally import STORE, Tally
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +30,31 @@ PHRASES = {400: "Bad Request", 500: "Internal Server Error"}
 NOISE = ("Backend received inference", "Failed json decoding", "Failed utf-8 decoding")
 
 
+class Reply(NamedTuple):
+    """One request's part of a batch; `rung` is that of an answer."""
+
+    status: int
+    body: bytes
+    rung: str | None = None
+
+
 class Handler:
     """One loaded artifact, answering batches; TorchServe calls `initialize` once and `handle` per batch."""
 
     recommender: Recommender
     version: str
 
+    def __init__(self) -> None:
+        self.tally = Tally()
+
     def initialize(self, context: Any) -> None:
-        """Load and verify the artifact; answer the golden requests once, so that no client pays for warm-up.
+        """Load and verify the artifact, and answer its golden requests; TorchServe counts the worker as ready after.
+
+        So no client pays for warm-up, and a worker that answers otherwise than at export never answers.
 
         Raises:
-            ArtifactError: a file is missing, or is not the one that the manifest names.
-            RuntimeError: a golden request is refused.
+            ArtifactError: a file is missing, or is not the one that the manifest names; or a golden request is
+                refused or answered otherwise. (No RuntimeError: TorchServe keeps the text of one to itself.)
         """
         torch.set_num_threads(1)  # workers are scaled by count: their threads would fight for cores
         logging.getLogger().addFilter(_is_news)
@@ -46,16 +62,26 @@ class Handler:
         folder = Path(context.system_properties["model_dir"]) / ARTIFACT
         self.version = served_version(context)
         self.recommender = Recommender.load(folder, self.version)  # answers state the version that serves them
-        self._warm_up()
-        self.recommender.lookup = StoreLookup.of(self.recommender.manifest["dataset"])
-        log.info("%s %s loaded in %.2f s", context.model_name, self.version, time.perf_counter() - started)
+        asked = self._warm_up()
+        count = partial(self.tally.add, STORE)
+        self.recommender.lookup = StoreLookup.of(self.recommender.manifest["dataset"], count)
+        self.tally.start(context.metrics, (context.model_name, self.version))
+        took = time.perf_counter() - started
+        log.info("%s %s loaded in %.2f s, %d golden requests answered", context.model_name, self.version, took, asked)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch: one JSON body per request, in order, each with its own status and content type."""
+        begun = time.perf_counter()
         parsed = [_parse(item) for item in data]
         wanted = [index for index, value in enumerate(parsed) if not isinstance(value, RequestError)]
         answers = dict(zip(wanted, self._recommend([parsed[index] for index in wanted]), strict=True))
-        return [_reply(answers.get(index, value), index, context) for index, value in enumerate(parsed)]
+        replies = [_reply(answers.get(index, value)) for index, value in enumerate(parsed)]
+        for index, reply in enumerate(replies):
+            if reply.status != 200:
+                context.set_response_status(reply.status, PHRASES[reply.status], index)
+            context.set_response_content_type(index, "application/json")
+        self.tally.batch([(reply.status, reply.rung) for reply in replies], time.perf_counter() - begun)
+        return [reply.body for reply in replies]
 
     def _recommend(self, requests: list[Any]) -> Sequence[dict | Exception]:
         if not requests:
@@ -72,11 +98,15 @@ class Handler:
             log.warning("a batch of %d failed; answering one by one", len(requests))
             return [answer for request in requests for answer in self._recommend([request])]
 
-    def _warm_up(self) -> None:
-        requests = [case["request"] for case in self.recommender.golden()]
-        for request, answer in zip(requests, self.recommender.recommend(requests), strict=True):
+    def _warm_up(self) -> int:
+        cases = self.recommender.golden()
+        answers = self.recommender.recommend([case["request"] for case in cases])
+        for number, (case, answer) in enumerate(zip(cases, answers, strict=True)):
             if isinstance(answer, Exception):
-                raise RuntimeError(f"the golden request {request} is refused: {answer}")
+                raise ArtifactError(f"golden request {number} is refused: {answer}")
+            if fault := difference(case["answer"], answer):
+                raise ArtifactError(f"golden request {number} is answered otherwise than at export: {fault}")
+        return len(cases)
 
 
 def served_version(context: Any) -> str:
@@ -84,24 +114,20 @@ def served_version(context: Any) -> str:
     return str(context.manifest["model"]["modelVersion"])
 
 
-def _reply(answer: Any, index: int, context: Any) -> bytes:
+def _reply(answer: Any) -> Reply:
     try:
-        status, body = _encode(answer)
+        return _encode(answer)
     except Exception as error:  # an answer that is not JSON is ours to mend, and only this request's loss
         log.error("an answer could not be written as JSON", exc_info=error)
-        status, body = _encode(error)
-    if status != 200:
-        context.set_response_status(status, PHRASES[status], index)
-    context.set_response_content_type(index, "application/json")
-    return body
+        return _encode(error)
 
 
-def _encode(answer: Any) -> tuple[int, bytes]:
+def _encode(answer: Any) -> Reply:
     if isinstance(answer, RequestError):
-        return 400, _json({"code": 400, "field": answer.field, "message": answer.message})
+        return Reply(400, _json({"code": 400, "field": answer.field, "message": answer.message}))
     if isinstance(answer, Exception):
-        return 500, _json({"code": 500, "field": None, "message": "the recommender failed on this request"})
-    return 200, _json(answer)
+        return Reply(500, _json({"code": 500, "field": None, "message": "the recommender failed on this request"}))
+    return Reply(200, _json(answer), answer.get("rung"))
 
 
 def _parse(item: dict[str, Any]) -> Any:

@@ -60,6 +60,16 @@ class Identity:
     content: str  # one hash over all entries but the manifest: code and artifact, whatever the version
 
 
+@dataclass(frozen=True)
+class Build:
+    """A version of a model as an archive in the model store."""
+
+    name: str  # of the model: the data set
+    version: str  # as TorchServe names it
+    archive: Path
+    golden: list[dict]
+
+
 def build(artifact: Path, target: Path, name: str, version: str = UNREGISTERED, root: Path = ROOT) -> Identity:
     """Write the archive, whole or not at all.
 
@@ -111,6 +121,21 @@ def read_identity(archive: Path) -> Identity:
         return Identity(inner["model"]["modelName"], inner["model"]["modelVersion"], ours["artifact"], ours["content"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+
+
+def read_build(archive: Path) -> Build:
+    """An archive of the model store, with the golden requests that it carries.
+
+    Raises:
+        PackageError: it is no archive of ours.
+    """
+    identity = read_identity(archive)
+    try:
+        with zipfile.ZipFile(archive) as mar:
+            lines = mar.read(f"{ARTIFACT}/golden.jsonl").decode().splitlines()
+    except KeyError:
+        raise PackageError(f"{archive} carries no golden requests") from None
+    return Build(identity.name, identity.version, archive, [json.loads(line) for line in lines])
 
 
 def _verified(artifact: Path) -> dict:

@@ -34,6 +34,7 @@ def properties(settings: Settings, snapshot: dict | None) -> str:
         "install_py_dep_per_model": "false",
         "disable_system_metrics": "true",
         "metrics_mode": "prometheus",
+        "model_metrics_auto_detect": "true",  # or only those that a file of TorchServe's own names would be kept
         "decode_input_request": "false",  # the handler does, and answers bad JSON with a 400
         "max_request_size": settings.max_request_bytes,
         "default_workers_per_model": 1,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from command import UserError
-from serving.builds import Build
 from serving.client import ServerError, TorchServe
+from serving.golden import difference
+from serving.package import Build
 
-TOLERANCE = 1e-5  # of a score, relative to the larger of 1 and the score
 RETRY_SECONDS = 0.25
 PASSING = (None, 503, 507)  # statuses of a worker that is starting, or starting again
 
@@ -41,22 +41,6 @@ def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> di
         try:
             return client.predict(build.name, request, build.version)
         except ServerError as error:
-            passing = error.status is None or error.status in (
-                503,
-                507,
-            )  # its worker is starting, or starting again
-            if not passing or time.monotonic() > deadline:
+            if error.status not in PASSING or time.monotonic() > deadline:
                 raise ReplayError(f"it does not answer: {error}") from None
             time.sleep(RETRY_SECONDS)
-
-
-def difference(expected: dict, answer: dict) -> str | None:
-    """How an answer departs from the golden one, in items, order or scores; None if it does not."""
-    wanted, got = expected["items"], answer["items"]
-    ids = [item["item_id"] for item in wanted], [item["item_id"] for item in got]
-    if ids[0] != ids[1]:
-        return f"items {ids[1][:5]}, not {ids[0][:5]}"
-    for one, other in zip(wanted, got, strict=True):
-        if not abs(one["score"] - other["score"]) <= TOLERANCE * max(1.0, abs(one["score"])):
-            return f"{one['item_id']} scores {other['score']}, not {one['score']}"
-    return None

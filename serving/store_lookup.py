@@ -36,17 +36,23 @@ class StoreLookup:
 
     Args:
         open_store: called when the store is first needed, and again after it failed to open.
+        count: told how each question ended: answered, absent, failed or rested.
     """
 
-    def __init__(self, open_store: Callable[[], ProfileStore], breaker: Breaker | None = None) -> None:
-        self._open = open_store
+    def __init__(
+        self,
+        open_store: Callable[[], ProfileStore],
+        breaker: Breaker | None = None,
+        count: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        self._open, self._count = open_store, count
         self._store: ProfileStore | None = None
         self._breaker = breaker or Breaker(FAILURES, REST_SECONDS)
 
     @classmethod
-    def of(cls, dataset: str) -> StoreLookup:
+    def of(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
         """The store that the environment names, with the profiles of a data set."""
-        return cls(lambda: connect_to_read(dataset, settings()))
+        return cls(lambda: connect_to_read(dataset, settings()), count=count)
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         """One for each request, which all name a user."""
@@ -65,17 +71,21 @@ class StoreLookup:
     def _ask(self, question: Callable[[ProfileStore], Any]) -> tuple[Any, str]:
         """(the answer, "") or (None, why there is none)."""
         if not self._breaker.allows():
+            self._count("rested")
             return None, RESTED
         try:
             self._store = self._store or self._open()
             answer = question(self._store)
         except StoreAbsent:  # looked for again at the next batch: it costs a glance at a folder
+            self._count("absent")
             return None, ABSENT
         except StoreError as error:
             self._breaker.failed()
+            self._count("failed")
             log.warning("the online store failed: %s", error)
             return None, FAILED
         self._breaker.succeeded()
+        self._count("answered")
         return answer, ""
 
 

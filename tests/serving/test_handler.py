@@ -11,26 +11,10 @@ from types import SimpleNamespace
 import pytest
 import tiny_artifact
 import torch
+from fake_worker import FakeContext, ask, brittle
 
 from serving.handler import ARTIFACT, Handler
-
-
-class FakeContext:
-    """What the handler uses of TorchServe's Context."""
-
-    def __init__(self, model_dir: Path | None = None, version: str = "7.0") -> None:
-        self.model_name = "tiny"
-        self.manifest = {"model": {"modelVersion": version}}
-        self.system_properties = {"model_dir": str(model_dir)}
-        self.status: dict[int, int] = {}
-        self.content_type: dict[int, str] = {}
-
-    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
-        assert phrase.isascii()  # TorchServe states its length in characters and sends it in bytes
-        self.status[idx] = code
-
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        self.content_type[idx] = value
+from serving.recommender import ArtifactError
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +26,6 @@ def handler(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
     handler.initialize(FakeContext(folder))
     torch.set_num_threads(threads)
     return handler
-
-
-def ask(handler: Handler, *bodies: object) -> tuple[list[dict], list[int]]:
-    """Bodies and statuses of the answers to one batch."""
-    context = FakeContext()
-    answers = handler.handle([{"body": body} for body in bodies], context)
-    assert set(context.content_type.values()) == {"application/json"}
-    assert len(answers) == len(context.content_type) == len(bodies)
-    return [json.loads(answer) for answer in answers], [context.status.get(row, 200) for row in range(len(bodies))]
 
 
 def test_every_way_torchserve_hands_over_a_body_brings_the_same_answer(handler: Handler) -> None:
@@ -116,25 +91,6 @@ def test_half_a_surrogate_pair_is_carried_back(handler: Handler) -> None:
     assert (status, answer["request_id"]) == (200, "\ud800")
 
 
-class Brittle:
-    """A recommender that breaks on one request, and with it on every batch that holds it."""
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-
-    def recommend(self, requests: list[dict]) -> list[dict]:
-        self.calls.append(len(requests))
-        if any("break" in request for request in requests):
-            raise ZeroDivisionError("inside the model")
-        return [{"echo": request, "score": float("nan") if "nan" in request else 1.0} for request in requests]
-
-
-def brittle() -> Handler:
-    handler = Handler()
-    handler.recommender, handler.version = Brittle(), "1.0"
-    return handler
-
-
 def test_an_exception_is_a_500_for_one_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     handler = brittle()
     with caplog.at_level(logging.WARNING):
@@ -157,6 +113,15 @@ def test_loading_fails_loudly_on_a_changed_weight(artifacts: dict[int, Path], tm
     weights = tmp_path / ARTIFACT / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        Handler().initialize(FakeContext(tmp_path))
+
+
+def test_a_worker_that_answers_otherwise_than_at_export_never_becomes_ready(artifacts, tmp_path: Path) -> None:
+    shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
+    golden = tmp_path / ARTIFACT / "golden.jsonl"
+    golden.write_text(golden.read_text().replace("item-03", "item-99"))
+    tiny_artifact.seal(tmp_path / ARTIFACT)
+    with pytest.raises(ArtifactError, match=r"golden request \d is answered otherwise than at export: items"):
         Handler().initialize(FakeContext(tmp_path))
 
 

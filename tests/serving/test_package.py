@@ -86,7 +86,7 @@ def test_a_package_that_the_worker_lacks_is_refused_at_load_and_allowed_in_a_fun
     path.write_text(clean + "\ndef fit():\n    from scipy import sparse\n    return sparse\n")
     worker_modules(sources)
     path.write_text(clean + "\nfrom scipy import sparse\n")
-    with pytest.raises(WorkerCodeError, match=r"scipy, which requirements-serving\.lock does not hold"):
+    with pytest.raises(WorkerCodeError, match=r"scipy, which the serving extra of pyproject\.toml does not name"):
         worker_modules(sources)
 
 
@@ -120,7 +120,8 @@ import tidegate_handler
 from types import SimpleNamespace as Bag
 context = Bag(model_name="tiny", manifest={{"model": {{"modelVersion": "3.0"}}}},
               system_properties={{"model_dir": {str(unpacked)!r}}},
-              set_response_status=lambda *a: None, set_response_content_type=lambda *a: None)
+              set_response_status=lambda *a: None, set_response_content_type=lambda *a: None,
+              metrics=Bag(add_metric_to_cache=lambda *a: Bag(add_or_update=lambda *a: None)))
 handler = tidegate_handler.TidegateHandler()
 handler.initialize(context)
 answer = json.loads(handler.handle([{{"body": {{"k": 2}}}}], context)[0])

@@ -95,7 +95,8 @@ def test_each_user_gets_their_own_reason(store: ProfileStore) -> None:
 
 def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
-    lookup = StoreLookup.of("made")
+    ended: list[str] = []
+    lookup = StoreLookup.of("made", ended.append)
     notes = {lookup.people([request("known")], "first")[0].note for _ in range(5)}
     assert notes == {ABSENT}, "nothing has failed"
 
@@ -103,6 +104,7 @@ def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, mon
     filled.configure(Policy(max_events=100, ttl_us=None))
     filled.upsert([make("known", [event(5, "a")])])
     assert lookup.people([request("known")], "first")[0].history
+    assert ended == ["absent"] * 5 + ["answered"]
 
 
 class Stopped:

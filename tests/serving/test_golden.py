@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.replay import TOLERANCE, difference
+from serving.golden import TOLERANCE, difference
 
 
 def answer(*scored: tuple[str, float]) -> dict:
