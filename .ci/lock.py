@@ -24,8 +24,8 @@ HEAD = """\
 LOCKS = {  # file -> (first line, extras of pyproject.toml; "" means its dependencies)
     "requirements.lock": ("Everything the project, its tests and its checks need.", ("", "test", "dev")),
     "requirements-serving.lock": (
-        "TorchServe and one of its workers; part of requirements.lock.",
-        ("serving",),
+        "TorchServe, its workers and the edge in front; part of requirements.lock.",
+        ("serving", "edge"),
     ),
 }
 # A CUDA build of torch brings these, each platform others, so pip takes them from torch's own word.

@@ -11,25 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import params
-from command import UserError, exits_cleanly
+from command import exits_cleanly
 from params import ROOT
-from serving import builds, logs, registry, server
+from serving import builds, registry, server
 from serving import settings as environment
-from serving.builds import Build
-from serving.client import LiveVersion, ServerError, TorchServe
+from serving.bring_up import DeployError, Say, bring_up, make_default
+from serving.client import ServerError, TorchServe
+from serving.package import Build
 from serving.registry import PREVIOUS, RegistryError, Version
-from serving.replay import ReplayError, replay
 from serving.settings import Settings
-
-Say = Callable[[str], None]
-
-
-class DeployError(UserError):
-    """The new version does not serve; the text says why, and what answers instead."""
 
 
 def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
@@ -47,8 +40,8 @@ def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
             say("started TorchServe")
         with TorchServe.of(settings) as client:
             build = builds.build(champion, client, settings, Path(scratch))
-            _bring_up(build, client, settings, say)
-            _make_default(build, client, settings, say)
+            _load(build, client, settings, say)
+            make_default(build, client, settings, say)
             kept = {build.version}
             if previous is not None:
                 kept |= _keep_loaded(previous, client, settings, Path(scratch), say)
@@ -82,47 +75,19 @@ def _previous(champion: Version, say: Say) -> Version | None:
     return previous if previous.version != champion.version else None
 
 
-def _bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
-    """Have the version loaded, with its golden requests answered as at export."""
-    live = client.describe(build.name)
-    if build.version in live:
-        try:
-            replay(build, client, settings.load_seconds)
-            return
-        except ReplayError as error:
-            say(f"{build.name} {build.version} is loaded, but {error}; loading it anew")
-            _unload(build.version, live, client, build.name)
-    log_size = logs.worker_log_size(settings)
+def _load(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
     try:
-        client.register(
-            build.archive.name,
-            build.name,
-            batch_size=settings.batch_size,
-            batch_delay_ms=settings.batch_delay_ms,
-            answer_seconds=settings.answer_seconds,
-        )
-        replay(build, client, settings.load_seconds)
-    except (ServerError, ReplayError) as error:
-        cause = logs.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
-        _give_up(build, client)
-        raise DeployError(f"{build.name} {build.version}: {cause or error}; {_who_answers(build, client)}") from None
-    say(f"loaded {build.name} {build.version}; {len(build.golden)} golden requests answered as at export")
-
-
-def _make_default(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
-    live = client.describe(build.name)[build.version]
-    if live.workers != settings.workers:
-        client.scale(build.name, build.version, settings.workers)
-    if not live.default:
-        client.set_default(build.name, build.version)
-        say(f"{build.name} {build.version} answers now")
+        bring_up(build, client, settings, say)
+    except DeployError:
+        build.archive.unlink(missing_ok=True)  # the registry holds what it was made of
+        raise
 
 
 def _keep_loaded(version: Version, client: TorchServe, settings: Settings, scratch: Path, say: Say) -> set[str]:
     """Load the previous champion with one worker. That it cannot be is a warning: the champion serves."""
     try:
         build = builds.build(version, client, settings, scratch)
-        _bring_up(build, client, settings, say)
+        _load(build, client, settings, say)
         live = client.describe(build.name)[build.version]
         if live.workers != 1:
             client.scale(build.name, build.version, 1)
@@ -139,26 +104,6 @@ def _remove_others(dataset: str, kept: set[str], client: TorchServe, settings: S
     for name, archive in builds.archives(dataset, settings).items():
         if name not in kept:
             archive.unlink(missing_ok=True)
-
-
-def _unload(version: str, live: dict[str, LiveVersion], client: TorchServe, name: str) -> None:
-    others = [other for other in live.values() if other.version != version]
-    if live[version].default and others:  # TorchServe keeps the default while others are loaded
-        client.set_default(name, max(others, key=lambda other: other.ready).version)
-    client.unregister(name, version)
-
-
-def _give_up(build: Build, client: TorchServe) -> None:
-    """Take a failed version and its archive away. TorchServe has unloaded one whose worker never started."""
-    live = client.describe(build.name)
-    if build.version in live:
-        _unload(build.version, live, client, build.name)
-    build.archive.unlink(missing_ok=True)
-
-
-def _who_answers(build: Build, client: TorchServe) -> str:
-    default = [about.version for about in client.describe(build.name).values() if about.default]
-    return f"{build.name} {default[0]} answers as before" if default else f"no version of {build.name} answers"
 
 
 @exits_cleanly

