@@ -1,0 +1,39 @@
+"""The metrics and labels that an expression of PromQL names, found by their form."""
+
+from __future__ import annotations
+
+import re
+
+STRING = re.compile(r'"(?:\\.|[^"\\])*"')
+METRIC = re.compile(r"\b([A-Za-z_:][A-Za-z0-9_:]*)\b(?!\s*\()")
+NO_METRICS = {"and", "or", "unless", "by", "without", "on", "ignoring", "offset", "bool", "vector", "inf", "nan"}
+
+
+def metrics(expression: str) -> set[str]:
+    """`sum by (rung) (rate(a_total{rung="x"}[5m])) / b` names a_total and b."""
+    bare = STRING.sub("", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
+    bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", bare)
+    return {name for name in METRIC.findall(bare) if name not in NO_METRICS}
+
+
+def labels(expression: str) -> dict[str, set[str]]:
+    """Metric -> the labels that its selectors in the expression name."""
+    found: dict[str, set[str]] = {}
+    for name, selector in re.findall(r"([A-Za-z_:]\w*)\{([^}]*)\}", expression):
+        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", STRING.sub("", selector)))
+    return found
+
+
+def grouped(expression: str) -> set[str]:
+    """The labels that are grouped or matched by, but `le`."""
+    lists = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
+    return {label.strip() for each in lists for label in each.split(",")} - {"le", ""}
+
+
+def exposed(page: str) -> set[str]:
+    """The names under which a metrics page gives samples, or would once there are any."""
+    names = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE):
+        names |= {name} if kind != "histogram" else {f"{name}_{end}" for end in ("bucket", "sum", "count")}
+    return names

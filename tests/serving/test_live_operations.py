@@ -1,0 +1,190 @@
+"""Day two of a real TorchServe: archives without a registry, counts at its metrics port, and what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import promql
+import pytest
+import tiny_artifact
+from test_monitoring import EXPRESSIONS, TORCHSERVES, WORKERS
+
+from serving import package, server
+from serving.bring_up import DeployError
+from serving.client import LiveVersion, ServerError, TorchServe
+from serving.install import InstallError, install, restore
+from serving.settings import Settings
+from serving.tally import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
+
+pytestmark = pytest.mark.slow
+
+NAME = "tiny"
+HISTORY = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
+
+
+@pytest.fixture(scope="module")
+def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Version -> an archive, as another machine's deploy would have written it."""
+    folder = tmp_path_factory.mktemp("archives")
+    for seed, artifact in artifacts.items():
+        package.build(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
+    return {path.stem: path for path in folder.glob("*.mar")}
+
+
+@pytest.fixture(scope="module")
+def serving(live: Settings, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Two workers of the first version, in batches of four; a server whose workers find no store."""
+    server.stop(live)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
+        server.start(live)
+    settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
+    install(archives["1.0"], settings, lambda said: None)
+    return settings
+
+
+def scrape(settings: Settings) -> str:
+    return httpx.get(f"http://{settings.host}:{settings.metrics_port}/metrics", trust_env=False).text
+
+
+def counted(page: str, name: str, **labels: str) -> float:
+    """The sum of the samples of this name with these labels."""
+    total = 0.0
+    for given, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", page, re.MULTILINE):
+        if labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', given)).items():
+            total += float(value)
+    return total
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.1)
+
+
+def described(settings: Settings) -> dict[str, LiveVersion]:
+    with TorchServe.of(settings) as client:
+        return client.describe(NAME)
+
+
+def test_every_worker_answered_the_golden_requests_before_the_version_became_default(serving: Settings) -> None:
+    loaded = described(serving)["1.0"]
+    assert (loaded.ready, loaded.workers, loaded.default) == (2, 2, True)
+    log = (serving.server_home / "logs" / "worker.log").read_text()
+    lines = re.findall(r"tiny 1\.0 loaded in \S+ s, (\d+) golden requests answered", log)
+    assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
+
+
+def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_metrics_port(serving: Settings) -> None:
+    names = {
+        "popular": (ANSWERS, {"rung": "popular"}),
+        "personalised": (ANSWERS, {"rung": "personalised"}),
+        "refused": (REFUSED, {"status": "400"}),
+        "absent": (STORE, {"outcome": "absent"}),
+    }
+
+    def counts() -> dict[str, float]:
+        page = scrape(serving)
+        model = {"model_name": NAME, "model_version": "1.0"}
+        return {key: counted(page, name, **model, **labels) for key, (name, labels) in names.items()}
+
+    time.sleep(2)  # for what was counted before, when the golden requests were replayed
+    before = counts()
+    with TorchServe.of(serving) as client:
+        for _ in range(5):
+            client.predict(NAME, {"k": 1})
+        for _ in range(3):
+            client.predict(NAME, {"history": HISTORY, "k": 1})
+        for _ in range(2):
+            with pytest.raises(ServerError):
+                client.predict(NAME, {"k": 0})
+        client.predict(NAME, {"user_id": "ann", "k": 1})
+    wait_until(lambda: counts()["popular"] - before["popular"] >= 6, 20)
+    time.sleep(1.5)  # what would be counted twice would be by now
+    rise = {key: value - before[key] for key, value in counts().items()}
+    assert rise["absent"] >= 1  # trends are looked for as well
+    assert {key: rise[key] for key in ("popular", "personalised", "refused")} == {
+        "popular": 6,
+        "personalised": 3,
+        "refused": 2,
+    }
+    page = scrape(serving)
+    assert counted(page, BATCHES, size="1") >= 11
+    workers = re.findall(rf'^{MEMORY}\{{.*worker="(\d+)".*\}} (\S+)$', page, re.MULTILINE)
+    assert len({worker for worker, _ in workers}) == 2
+    assert all(float(resident) > 50e6 for _, resident in workers)
+
+
+def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: Settings) -> None:
+    there = promql.exposed(scrape(serving))
+    asked = {name for expression in EXPRESSIONS for name in promql.metrics(expression)}
+    with TorchServe.of(serving) as client, pytest.raises(ServerError):
+        client.predict(NAME, {"k": 0})
+    wait_until(lambda: REFUSED in promql.exposed(scrape(serving)), 20)
+    assert promql.exposed(scrape(serving)) | there >= TORCHSERVES | WORKERS
+    assert {name for name in asked if not name.startswith("tidegate_edge_")} - {"up"} <= TORCHSERVES | WORKERS
+
+
+def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_default(
+    serving: Settings, archives: dict[str, Path]
+) -> None:
+    install(archives["2.0"], serving.model_copy(update={"workers": 1, "batch_size": 2}), lambda said: None)
+    with TorchServe.of(serving) as client:
+        client.set_default(NAME, "1.0")  # not the newest, so that coming back with it is no accident
+    before = described(serving)
+    os.kill(server.find(serving).pid, 9)
+    wait_until(lambda: server.find(serving) is None)
+    assert server.start(serving)
+    after = described(serving)
+    assert {version: settings_of(live) for version, live in after.items()} == {
+        version: settings_of(live) for version, live in before.items()
+    }
+    assert settings_of(after["1.0"]) == (True, 2, 2, 4, 3)
+    assert settings_of(after["2.0"]) == (False, 1, 1, 2, 3)
+    with TorchServe.of(serving) as client:
+        assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
+
+
+def settings_of(live: LiveVersion) -> tuple:
+    return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
+
+
+def test_restoring_loads_nothing_where_something_serves(serving: Settings) -> None:
+    before = described(serving)
+    assert restore(NAME, serving) == "1.0"
+    assert described(serving) == before
+
+
+def test_an_archive_that_answers_otherwise_is_not_installed(
+    serving: Settings, artifacts: dict[int, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(artifacts[2], broken)
+    golden = broken / "golden.jsonl"
+    golden.write_text(golden.read_text().replace("item-03", "item-99"))
+    tiny_artifact.seal(broken, 2)
+    package.build(broken, tmp_path / "3.0.mar", NAME, "3.0")
+    with pytest.raises(DeployError, match=r"golden request \d is answered otherwise .*; tiny 1\.0 answers as before"):
+        install(tmp_path / "3.0.mar", serving)
+    assert set(described(serving)) == {"1.0", "2.0"}
+
+
+def test_the_newest_archive_is_served_where_nothing_came_back(serving: Settings, archives: dict[str, Path]) -> None:
+    with TorchServe.of(serving) as client:
+        for version in ("2.0", "1.0"):
+            client.unregister(NAME, version)
+    for path in serving.model_store.glob("*.mar"):
+        path.unlink()
+    with pytest.raises(InstallError, match="holds no archive of tiny"):
+        restore(NAME, serving)
+    for version in ("2.0", "1.0"):
+        shutil.copyfile(archives[version], serving.model_store / f"{version}-of-tiny.mar")
+    assert restore(NAME, serving, lambda said: None) == "2.0"
+    assert described(serving)["2.0"].default

@@ -1,0 +1,145 @@
+"""The dashboard and the alerts ask for what is really counted, and can be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from itertools import combinations
+from pathlib import Path
+
+import promql
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from params import ROOT
+from serving import tally
+from serving.edge.metrics import Metrics
+from serving.edge.settings import EdgeSettings
+from serving.settings import Settings
+
+FOLDER = ROOT / "serving" / "monitoring"
+DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
+PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+SHOWN = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS}
+ASKED = {**SHOWN, **{rule["alert"]: [rule["expr"]] for rule in ALERTS}}
+EXPRESSIONS = [expression for each in ASKED.values() for expression in each]
+OURS = "tidegate_edge_"
+WORKERS = {*tally.LABEL, tally.MEMORY}
+TORCHSERVES = {  # that tests/serving/test_live_operations.py finds on a real one
+    "ts_queue_latency_microseconds",
+    "ts_inference_latency_microseconds",
+    "ts_inference_requests_total",
+    "Requests5XX",
+}
+PROMETHEUS_OWN = {"up"}
+
+
+def edge_page() -> str:
+    metrics = Metrics(CollectorRegistry())
+    return generate_latest(metrics.registry).decode()
+
+
+@pytest.mark.parametrize("title", ASKED)
+def test_every_metric_asked_for_is_counted_by_somebody(title: str) -> None:
+    counted = promql.exposed(edge_page()) | WORKERS | TORCHSERVES | PROMETHEUS_OWN
+    for expression in ASKED[title]:
+        assert promql.metrics(expression)
+        assert promql.metrics(expression) <= counted
+
+
+def test_every_metric_of_the_edge_is_shown() -> None:
+    shown = {name for each in SHOWN.values() for expression in each for name in promql.metrics(expression)}
+    histograms = {"tidegate_edge_answer_seconds", "tidegate_edge_upstream_seconds"}
+    families = {name for name in promql.exposed(edge_page()) if name.endswith("_total")}
+    assert families | WORKERS <= shown
+    assert all(any(name.startswith(histogram) for name in shown) for histogram in histograms)
+
+
+def test_every_label_asked_for_exists() -> None:
+    metrics = Metrics(CollectorRegistry())
+    of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
+    of_workers = {name: {*tally.MODEL, label} for name, label in [*tally.LABEL.items(), (tally.MEMORY, "worker")]}
+    every = set().union(*of_edge.values(), *of_workers.values())
+    for expression in EXPRESSIONS:
+        for name, labels in promql.labels(expression).items():
+            family = name.removesuffix("_bucket").removesuffix("_count").removesuffix("_total")
+            known = of_edge.get(family) or of_workers.get(name) or {"job"}
+            assert labels <= known, expression
+        assert promql.grouped(expression) <= every, expression
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict) -> None:
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {
+        "${datasource}"
+    }
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_titles_and_ids_are_given_once() -> None:
+    assert len({panel["title"] for panel in PANELS}) == len(PANELS)
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
+    def area(panel: dict) -> set[tuple[int, int]]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        return {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+
+    for one, other in combinations(DASHBOARD["panels"], 2):
+        assert not area(one) & area(other), (one["title"], other["title"])
+
+
+def test_the_datasource_is_chosen_by_who_looks() -> None:
+    (variable,) = DASHBOARD["templating"]["list"]
+    assert (variable["name"], variable["type"], variable["query"]) == ("datasource", "datasource", "prometheus")
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_to_do(rule: dict) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["description"]
+
+
+def test_the_example_scrapes_both_at_their_usual_ports() -> None:
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in PROMETHEUS["scrape_configs"]}
+    assert targets == {
+        "tidegate-edge": [f"127.0.0.1:{EdgeSettings.model_fields['metrics_port'].default}"],
+        "tidegate-torchserve": [f"127.0.0.1:{Settings.model_fields['metrics_port'].default}"],
+    }
+    jobs = {label for rule in ALERTS for label in promql.STRING.findall(rule["expr"]) if "tidegate-" in label}
+    assert jobs == {f'"{name}"' for name in targets}
+    assert all((FOLDER / file).is_file() for file in PROMETHEUS["rule_files"])
+
+
+def test_promtool_takes_configuration_and_expressions(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not here (Debian: the package prometheus)")
+    recorded = [  # a dashboard's expressions as rules, which is what promtool reads
+        {"record": f"shown:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+        for number, expression in enumerate(EXPRESSIONS)
+    ]
+    rules = tmp_path / "rules.yml"
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": recorded}]}))
+    for action, file in (("config", FOLDER / "prometheus.yml"), ("rules", rules)):
+        done = subprocess.run([promtool, "check", action, str(file)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_parts_of_an_expression_are_found() -> None:
+    expression = (
+        'histogram_quantile(0.9, sum by (le, rung) (rate(a_bucket{kind="x(y)"}[$__rate_interval]))) / on (b) up'
+    )
+    assert promql.metrics(expression) == {"a_bucket", "up"}
+    assert promql.labels(expression) == {"a_bucket": {"kind"}}
+    assert promql.grouped(expression) == {"rung", "b"}
