@@ -121,19 +121,73 @@ def test_the_example_scrapes_both_at_their_usual_ports() -> None:
     assert all((FOLDER / file).is_file() for file in PROMETHEUS["rule_files"])
 
 
-def test_promtool_takes_configuration_and_expressions(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+def promtool(*arguments: object) -> None:
+    """Run it; skips where it is not installed."""
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("promtool is not here (Debian: the package prometheus)")
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_takes_configuration_and_expressions(tmp_path: Path) -> None:
     recorded = [  # a dashboard's expressions as rules, which is what promtool reads
         {"record": f"shown:{number}", "expr": expression.replace("$__rate_interval", "1m")}
         for number, expression in enumerate(EXPRESSIONS)
     ]
     rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": recorded}]}))
-    for action, file in (("config", FOLDER / "prometheus.yml"), ("rules", rules)):
-        done = subprocess.run([promtool, "check", action, str(file)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "config", FOLDER / "prometheus.yml")
+    promtool("check", "rules", rules)
+
+
+EVENLY, NEVER = "0+60x60", "0+0x60"  # one a second for an hour, and none
+ANSWERS, LATE = "tidegate_edge_answers_total", "tidegate_edge_late_total"
+OPENED, LINES = "tidegate_edge_breaker_opened_total", "tidegate_edge_served_lines_total"
+FIRING = [  # the alert, series that are to set it off, series that are not
+    ("TidegateEdgeDown", {'up{job="tidegate-edge"}': "0+0x60"}, {'up{job="tidegate-edge"}': "1+0x60"}),
+    (
+        "TidegateTorchServeDown",
+        {'up{job="tidegate-torchserve"}': "0+0x60"},
+        {'up{job="tidegate-torchserve"}': "1+0x60"},
+    ),
+    (
+        "TidegateFewPersonalised",
+        {f'{ANSWERS}{{rung="static"}}': EVENLY},  # and no series at all of what is missing
+        {f'{ANSWERS}{{rung="static"}}': EVENLY, f'{ANSWERS}{{rung="personalised"}}': "0+90x60"},
+    ),
+    (
+        "TidegateAnswersLate",
+        {f'{LATE}{{rung="popular"}}': "0+1x60", f'{ANSWERS}{{rung="popular"}}': EVENLY},
+        {f'{LATE}{{rung="popular"}}': NEVER, f'{ANSWERS}{{rung="popular"}}': EVENLY},
+    ),
+    ("TidegateBreakerOpens", {f'{OPENED}{{part="store"}}': "0+1x60"}, {f'{OPENED}{{part="store"}}': NEVER}),
+    ("TidegateLinesLost", {f'{LINES}{{outcome="failed"}}': EVENLY}, {f'{LINES}{{outcome="written"}}': EVENLY}),
+    (
+        "TidegateWorkersFail",
+        {f'{tally.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
+        {f'{tally.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
+    ),
+]
+
+
+def test_every_alert_is_set_off_by_something() -> None:
+    assert {name for name, _, _ in FIRING} == {rule["alert"] for rule in ALERTS}
+
+
+@pytest.mark.parametrize(("name", "bad", "good"), FIRING, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_alert_fires_when_it_should_and_only_then(name: str, bad: dict, good: dict, tmp_path: Path) -> None:
+    def case(series: dict[str, str], firing: bool) -> dict:
+        expression = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+        samples = [{"labels": "{}", "value": 1}] if firing else []
+        told = {"eval_time": "45m", "expr": expression, "exp_samples": samples}
+        given = [{"series": series_name, "values": values} for series_name, values in series.items()]
+        return {"interval": "1m", "input_series": given, "promql_expr_test": [told]}
+
+    tests = tmp_path / "tests.yml"
+    cases = [case(bad, firing=True), case(good, firing=False)]
+    tests.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": cases}))
+    promtool("test", "rules", tests)
 
 
 def test_the_parts_of_an_expression_are_found() -> None:
