@@ -57,9 +57,10 @@ class Image:
                 self.environment |= given if instruction == "ENV" else {**given, **_said(given)}
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        """What the container would run."""
+        """What the container would run, as the head of a process group."""
         (entry,) = of(self.path, "ENTRYPOINT")
-        return subprocess.Popen(json.loads(entry), cwd=self.folder, env={**self.environment, **environment})
+        told = {**self.environment, **environment}
+        return subprocess.Popen(json.loads(entry), cwd=self.folder, env=told, start_new_session=True)
 
     def healthy(self, **environment: str) -> bool:
         """What the health check says."""

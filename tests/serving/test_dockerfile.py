@@ -145,6 +145,6 @@ def test_what_the_steps_leave_starts_takes_an_archive_answers_and_serves_on_when
 
 
 def end(container: subprocess.Popen[bytes]) -> None:
-    """As `docker stop` would, which kills after ten seconds."""
-    container.send_signal(signal.SIGTERM)
+    """As `docker stop` would; a shell that has not given its place to the edge yet takes its child with it."""
+    os.killpg(container.pid, signal.SIGTERM)
     container.wait(30)
