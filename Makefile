@@ -59,6 +59,10 @@ edge: export GIVEN_WORKERS = $(call given,WORKERS)
 edge: $(STAMP) ## answer in front of TorchServe, on 127.0.0.1:8090 [WORKERS=1]
 	@$(PY) -m serving.edge.serve $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"}
 
+.PHONY: keep
+keep: $(STAMP) ## start TorchServe, and again whenever it fails; until Ctrl-C or make stop
+	@$(PY) -m serving.keep
+
 .PHONY: rollback
 rollback: $(STAMP) ## put the previous champion back
 	@$(PY) -m serving.deploy --rollback

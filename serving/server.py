@@ -58,6 +58,7 @@ def stop(settings: Settings) -> bool:
         if process is None:
             return False
         workers = process.children(recursive=True)
+        _pid_file(settings).unlink(missing_ok=True)  # first, so that nobody takes this end for a crash
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
@@ -66,7 +67,6 @@ def stop(settings: Settings) -> bool:
         _, left = psutil.wait_procs([process, *workers], timeout=STOP_SECONDS)
         for worker in left:
             worker.kill()
-        _pid_file(settings).unlink(missing_ok=True)
         settings.key_file.unlink(missing_ok=True)
         return True
 
@@ -82,6 +82,11 @@ def find(settings: Settings) -> psutil.Process | None:
             if launch.is_ours(process.cmdline(), settings):
                 return process
     return None
+
+
+def stopped(settings: Settings) -> bool:
+    """Whether the server is down because `stop` was called, or it never started; one that was killed left its pid."""
+    return not _pid_file(settings).exists()
 
 
 def describe(settings: Settings) -> str:
@@ -136,7 +141,6 @@ def _await(settings: Settings, process: psutil.Process) -> None:
     with TorchServe.of(settings) as client:
         while time.monotonic() < deadline:
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                _pid_file(settings).unlink(missing_ok=True)
                 raise ServerStartError(f"TorchServe ended while starting; {_story(settings)}")
             with suppress(ServerError):
                 loaded = [live for name in client.models() for live in client.describe(name).values()]

@@ -42,6 +42,7 @@ NO_VERBS = {
     "serving.edge.keys": "makes and revokes the API keys of whoever asks the edge",
     "serving.edge.serve": "answers in front of TorchServe until it is stopped",
     "serving.install": "serves an archive where there is no registry, as in a container",
+    "serving.keep": "holds TorchServe up until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",
 }
 
