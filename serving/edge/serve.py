@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import socket
 import sys
+from hashlib import blake2b
+from pathlib import Path
 
 import uvicorn
 
@@ -17,6 +20,7 @@ from serving.edge.settings import EdgeSettings, variable
 
 APP = "serving.edge.app:create"
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is first imported
+SHARED_MEMORY = Path("/dev/shm")  # Linux's files in memory
 STOP_SECONDS = 5
 HUNG_SECONDS = 30  # a process that is silent for so long is replaced; on a busy machine 5 are soon over
 KEEP_ALIVE_SECONDS = 75  # longer than common balancers keep theirs, so that they never meet a connection just closed
@@ -85,10 +89,21 @@ def check(chosen: EdgeSettings) -> None:
         raise ServeError(f"{variable('port')}: {place} cannot be used ({error.strerror})") from None
 
 
+def counts_folder(home: Path) -> Path:
+    """Where processes put their counts together: in memory, where the system has files there.
+
+    They are mapped files with holes. On a full disk the first write to a hole ends the process that counts.
+    """
+    if not (SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)):
+        return home / "metrics"
+    place = blake2b(str(home.resolve()).encode(), digest_size=8).hexdigest()
+    return SHARED_MEMORY / f"tidegate-edge-{os.getuid()}-{place}"
+
+
 def _prepare(chosen: EdgeSettings) -> None:
-    folder = chosen.home / "metrics"
+    folder = counts_folder(chosen.home)
     shutil.rmtree(folder, ignore_errors=True)  # counts of processes that are gone
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     os.environ[MULTIPROCESS] = str(folder)
 
 
@@ -105,9 +120,14 @@ def main(argv: list[str] | None = None) -> int:
     chosen = settings.load()
     check(chosen)
     _prepare(chosen)
-    metrics(chosen)
-    print(f"answers at http://{chosen.host}:{chosen.port}/docs; counts at port {chosen.metrics_port}", flush=True)
-    run(chosen)
+    try:
+        metrics(chosen)
+        where = f"http://{chosen.host}:{chosen.port}/docs"
+        print(f"answers at {where}; counts at port {chosen.metrics_port}", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once it has ended well
+        run(chosen)
+    finally:
+        shutil.rmtree(counts_folder(chosen.home), ignore_errors=True)
     return 0
 
 

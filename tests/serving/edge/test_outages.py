@@ -1,0 +1,269 @@
+"""Whatever stops, slows, empties or fills up: every request is answered in time, from a stated rung, and it heals."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny_artifact
+from outage import Asker, Disk, Line, Redis, Row, free_ports, process, readiness, until
+
+from features.online.connect import STORE, Settings, connect
+from features.online.errors import StoreUnavailable
+from features.online.profile import Event, Profile, Stated, make
+from features.online.store import Policy, ProfileStore
+from serving import launch, registry, server
+from serving import settings as torchserve
+from serving.client import TorchServe
+from serving.edge import keyring
+from serving.edge.settings import variable as edge_variable
+from serving.settings import PORTS, variable
+
+pytestmark = pytest.mark.slow
+
+LATE = "tidegate_edge_late_total"
+DEADLINE_MS, SLACK_MS = 500, 300  # the slack is of the client's clock, on a machine with other work
+PATIENCE = 120  # seconds to heal, where a healthy machine takes a tenth of that
+RUNGS = {"personalised", "segment", "popular", "cached", "static"}
+NOW = time.time_ns() // 1000
+MINUTE = 60_000_000
+PAGE = 4096
+NAME = "tiny"
+
+
+def profile(user: str, agrees: bool, *numbers: int) -> Profile:
+    events = [
+        Event(NOW - (60 - item) * MINUTE, f"e{item}", NOW - (60 - item) * MINUTE, tiny_artifact.ITEMS[item], "play")
+        for item in numbers
+    ]
+    word = Stated(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
+    return make(user, events, None, {"personalisation": word})
+
+
+PROFILES = [profile(f"yes-{number}", True, number, number + 1) for number in range(8)]
+PROFILES += [profile(f"no-{number}", False, number, number + 1) for number in range(8)]
+BODIES = {
+    "known": [{"user_id": f"yes-{number}", "k": 3} for number in range(8)],
+    "denied": [{"user_id": f"no-{number}", "k": 3} for number in range(8)],
+    "stated": [{"history": tiny_artifact.history(number), "k": 3} for number in range(1, 9)],
+}
+
+
+@dataclass
+class Stack:
+    """Everything under test, and the eyes on it."""
+
+    redis: Redis
+    line: Line
+    disk: Disk
+    store: ProfileStore  # as a writer has it, straight to Redis
+    server: torchserve.Settings
+    edge_pid: int
+    counts: str
+    asker: Asker
+
+    def last(self, kind: str, number: int, since: int = 0) -> list[Row]:
+        return [row for row in self.asker.rows[since:] if row.kind == kind][-number:]
+
+    def settles(self, kind: str, rungs: set[str], why: str = "") -> None:
+        """The next answers of a kind come to stand on these rungs for a reason, and stay there for a while."""
+        since = len(self.asker.rows)
+
+        def fits(row: Row) -> bool:
+            return row.rung in rungs and why in row.reason
+
+        def settled() -> bool:
+            rows = self.last(kind, 10, since)
+            return len(rows) == 10 and all(map(fits, rows))
+
+        until(settled, PATIENCE, lambda: self.last(kind, 3))
+
+    def well(self) -> None:
+        self.settles("stated", {"personalised"})
+        self.settles("known", {"personalised"})
+        self.settles("denied", {"popular"}, "does not agree")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Whatever happens in the block: all are answered in time, and nobody who did not agree is known."""
+        self.well()
+        begin, late = len(self.asker.rows), self.count(LATE)
+        yield
+        self.well()
+        rows = self.asker.rows[begin:]
+        assert not [row for row in rows if row.status != 200 or row.rung not in RUNGS]
+        assert not [row for row in rows if row.kind == "denied" and row.rung not in ("popular", "static")]
+        assert not [row for row in rows if row.milliseconds > DEADLINE_MS + SLACK_MS]
+        assert self.count(LATE) - late <= len(rows) / 1000, "by the edge's own clock"
+
+    def count(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        page = httpx.get(f"{self.counts}/metrics", trust_env=False).text
+        return sum(map(float, re.findall(rf"^{re.escape(name)}\S* (\S+)$", page, re.MULTILINE)))
+
+    def worker(self) -> int:
+        with TorchServe.of(self.server) as client:
+            (pid,) = client.describe(NAME)["1.0"].pids
+        return pid
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: Path) -> Iterator[Stack]:
+    from conftest import use_registry
+
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server on the path (Debian: apt-get install redis-server)")
+    home = tmp_path_factory.mktemp("outages")
+    redis_port, edge_port, counts_port, *ports = free_ports(3 + len(PORTS))
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        redis = Redis(home, redis_port)
+        stack.callback(redis.kill)
+        line = Line(redis_port)
+        stack.callback(line.close)
+        disk = Disk(home / "disk")
+        stack.callback(disk.close)
+        store = connect(NAME, Settings(f"redis://127.0.0.1:{redis_port}/0"), writing=True)
+        stack.callback(store.close)
+        fill(store)
+        use_registry(home, empty_registry, patch)
+        registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
+
+        url = f"redis://127.0.0.1:{line.port}/0"
+        patch.setenv(STORE, url)
+        for field, port in zip(PORTS, ports, strict=True):
+            patch.setenv(variable(field), str(port))
+        patch.setenv(variable("server_home"), str(home / "torchserve"))
+        own = {"home": disk.folder / "edge", "port": edge_port, "metrics_port": counts_port, "dataset": NAME}
+        own |= {
+            "artifact": artifacts[1],
+            "cache": url,
+            "cache_seconds": 0,
+            "popular_seconds": 2,
+            "deadline_ms": DEADLINE_MS,
+        }
+        own |= {"store_ms": 100, "cache_ms": 50}  # for a busy machine
+        for field, value in own.items():
+            patch.setenv(edge_variable(field), str(value))
+        (disk.folder / "logs").mkdir()
+        (home / "torchserve").mkdir()
+        (home / "torchserve" / "logs").symlink_to(disk.folder / "logs")
+        key, kept = keyring.new(keyring.SERVER, None, None)
+        keyring.add(disk.folder / "edge" / "keys.json", kept)
+
+        stack.enter_context(process(["serving.keep", "--dataset", NAME, "--patience", "6"], home / "keep.log"))
+        edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
+        url = f"http://127.0.0.1:{edge_port}"
+        until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)
+        asker = Asker(f"{url}/v1/recommendations", key, BODIES)
+        stack.callback(asker.close)
+        counts = f"http://127.0.0.1:{counts_port}"
+        yield Stack(redis, line, disk, store, torchserve.load(), edge.pid, counts, asker)
+
+
+def fill(store: ProfileStore) -> None:
+    """As features.fill does."""
+    store.configure(Policy(max_events=100, ttl_us=None))
+    store.upsert(PROFILES)
+
+
+NO_WORD = "so whether the user agrees to personalisation is not known"
+
+
+def test_a_killed_redis_takes_the_personal_from_named_users_alone(stack: Stack) -> None:
+    with stack.watched():
+        stack.redis.kill()
+        stack.settles("known", {"popular"}, NO_WORD)
+        stack.settles("stated", {"personalised"})
+        stack.redis.start()
+
+
+def test_nobody_waits_for_a_redis_that_takes_half_a_second(stack: Stack) -> None:
+    with stack.watched():
+        stack.line.delay = 0.5
+        stack.settles("known", {"popular"}, NO_WORD)
+        stack.settles("stated", {"personalised"})
+        stack.line.delay = 0.0
+
+
+def test_an_emptied_redis_holds_no_consent_until_it_is_filled(stack: Stack) -> None:
+    with stack.watched():
+        stack.redis.client.flushall()
+        stack.settles("known", {"popular"}, NO_WORD)
+        stack.settles("stated", {"personalised"})
+        fill(stack.store)
+
+
+def test_a_full_redis_answers_as_ever_and_says_to_writers_that_it_is_full(stack: Stack) -> None:
+    before = stack.store.read(["yes-0"], [NOW])
+    more = profile("yes-0", True, 5, 6, 7)
+    with stack.watched():
+        stack.redis.client.config_set("maxmemory-policy", "noeviction")
+        stack.redis.client.config_set("maxmemory", "1")
+        begin = len(stack.asker.rows)
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            stack.store.upsert([more])
+        stack.store.erase(["no-7"])  # who leaves is forgotten all the same
+        time.sleep(1)
+        stack.settles("known", {"personalised"})
+        asked = [row.rung for row in stack.asker.rows[begin:] if row.kind == "known"]
+        assert asked.count("personalised") >= 0.95 * len(asked)
+        assert stack.store.read(["yes-0"], [NOW]) == before
+        stack.redis.client.config_set("maxmemory", "0")
+        stack.store.upsert([more, PROFILES[-1]])
+        assert len(stack.store.read(["yes-0"], [NOW])[0].profile.events) == 5
+
+
+def test_a_killed_worker_comes_back(stack: Stack) -> None:
+    with stack.watched():
+        before = stack.worker()
+        os.kill(before, 9)
+        stack.settles("known", {"personalised"})
+    assert stack.worker() != before
+
+
+def test_a_killed_torchserve_comes_back(stack: Stack) -> None:
+    with stack.watched():
+        os.kill(server.find(stack.server).pid, 9)
+        stack.settles("known", {"cached", "popular"}, "TorchServe")
+        stack.settles("stated", {"cached", "popular"}, "TorchServe")
+
+
+def test_a_model_whose_files_are_gone_is_deployed_anew(stack: Stack) -> None:
+    with stack.watched():
+        for archive in stack.server.model_store.glob("*.mar"):
+            archive.unlink()
+        shutil.rmtree(launch.scratch_folder(stack.server.server_home.resolve()) / "models")
+        stack.settles("known", {"personalised"})  # nobody who is loaded needs them
+        os.kill(stack.worker(), 9)
+        stack.settles("known", {"cached", "popular"}, "TorchServe")
+    assert list(stack.server.model_store.glob("*.mar"))
+
+
+def test_a_full_disk_costs_logs_alone(stack: Stack) -> None:
+    log = stack.server.server_home / "logs" / "worker.log"
+    lost = 'tidegate_edge_served_lines_total{outcome="failed"'
+    with stack.watched():
+        with log.open("ab") as file:
+            file.write(b"\n" * (-log.stat().st_size % PAGE))  # or the rest of its last page would take some lines more
+        size, before = log.stat().st_size, stack.count(lost)
+        stack.disk.fill([stack.edge_pid, server.find(stack.server).pid])
+        until(lambda: stack.count(lost) > before, 10)
+        os.kill(stack.worker(), 9)
+        stack.settles("known", {"cached", "popular"}, "TorchServe")
+        stack.settles("known", {"personalised"})
+        assert log.stat().st_size == size, "TorchServe could not log either"
+        os.kill(server.find(stack.server).pid, 9)
+        stack.settles("known", {"cached", "popular"}, "TorchServe")
+        stack.settles("known", {"personalised"})
+        stack.disk.free()
+        written = 'tidegate_edge_served_lines_total{outcome="written"'
+        before = stack.count(written)
+        until(lambda: stack.count(written) > before, 10)
