@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -129,15 +130,22 @@ def main(argv: list[str] | None = None) -> int:
     chosen = params.load(arguments.params)
     online = chosen.online
     store = connect(chosen.dataset, settings(), writing=True)
-    store.configure(Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY)))
+    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
+    held = store.policy()
     if arguments.events is not None:
+        store.configure(replace(policy, filled=held is None or held.filled))
         with sys.stdin if arguments.events == "-" else _opened(arguments.events) as lines:
             follow(store, lines, chosen.ingest, arguments.batch)
         return 0
-    return _from_products(store, arguments.until, arguments.batch)
+    store.configure(
+        replace(policy, filled=held is not None and held.filled)
+    )  # what is served now, goes on being served
+    _from_products(store, arguments.until, arguments.batch)
+    store.configure(policy)
+    return 0
 
 
-def _from_products(store: ProfileStore, until: str | None, batch: int) -> int:
+def _from_products(store: ProfileStore, until: str | None, batch: int) -> None:
     features = load("features/out/test")
     until_us = features.description["until_us"] if until is None else instant("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
@@ -146,7 +154,6 @@ def _from_products(store: ProfileStore, until: str | None, batch: int) -> int:
     found = trends(features, until_us)
     store.write_trends(found)
     print(f"fill: {count:,} profiles and the trends of {len(found.item_ids):,} items -> {store.health()['store']}")
-    return 0
 
 
 def _opened(path: str) -> TextIO:

@@ -65,8 +65,14 @@ class RecordStore:
         stated = json.dumps(asdict(policy)).encode()
         self._replace(self._policy_key, lambda held: stated)
 
+    def policy(self) -> Policy | None:
+        (raw,) = self.engine.get([self._policy_key])
+        return None if raw is None else self._policy(raw)
+
     def read(self, user_ids: Sequence[str], as_of_us: Sequence[int]) -> list[Reading]:
         policy, held = self._held(user_ids)
+        if not policy.filled:
+            raise StoreError(f"{self.engine.place} is still being filled: features.fill has not come to its end")
         asked = zip(user_ids, held, as_of_us, strict=True)
         return [self._reading(user, raw, moment, policy) for user, raw, moment in asked]
 

@@ -36,10 +36,13 @@ class Policy:
     Attributes:
         max_events: the newest events that a profile keeps.
         ttl_us: what was learned longer ago is not served, in microseconds; None serves it for ever.
+        filled: whether the users of the data set are in. Until they are, nobody is read: a user whose no is still to
+            come would count as one whom nobody asked.
     """
 
     max_events: int
     ttl_us: int | None
+    filled: bool = True
 
     def expired(self, learned_us: int, as_of_us: int) -> bool:
         return self.ttl_us is not None and as_of_us - learned_us > self.ttl_us
@@ -55,12 +58,18 @@ class ProfileStore(Protocol):
     def configure(self, policy: Policy) -> None:
         """Set the policy; readers and writers obey it from their next call on. Needed once, before any write."""
 
+    def policy(self) -> Policy | None:
+        """What was configured; None where nothing was."""
+
     def read(self, user_ids: Sequence[str], as_of_us: Sequence[int]) -> list[Reading]:
         """One Reading per user, in order, all in one round trip; a bad record costs its neighbours nothing.
 
         Args:
             as_of_us: the moment that each is asked for, which time-to-live counts to. Profiles may hold later
                 events: `features.online.as_of` tells what the moment may see.
+
+        Raises:
+            StoreError: the store was not configured, or is still being filled.
         """
 
     def upsert(self, changes: Sequence[Profile]) -> None:

@@ -16,6 +16,8 @@ from features import fill
 from features.featurize import featurize, write
 from features.online import as_of
 from features.online.connect import Settings, connect
+from features.online.errors import StoreError
+from features.online.store import Policy
 from features.store import load
 from features.vocabulary import PAD
 
@@ -88,6 +90,44 @@ def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
     expected = features.trend_log().at(np.array([at]), found.channels)[0, PAD + 1 :]
     assert expected.any()
     np.testing.assert_array_equal(found.values, expected)
+
+
+def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fill, "trends", killed)  # after the last profile
+        assert fill.main(["--batch", "2"]) == 130
+    with pytest.raises(StoreError, match="still being filled"):
+        stored("u3", CUT)
+
+    assert fill.main([]) == 0
+    assert stored("u3", CUT) is not None
+
+
+def test_what_is_served_goes_on_being_served_while_it_is_filled_again(
+    project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill.main([])
+    read = []
+    whole = fill.fill
+    monkeypatch.setattr(fill, "fill", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
+
+    assert fill.main([]) == 0
+    assert read[0] is not None
+
+
+def test_events_that_arrive_meanwhile_do_not_end_the_filling(
+    project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
+    store = connect(SETTINGS.dataset, Settings(), writing=True)
+    store.configure(Policy(max_events=50, ttl_us=None, filled=False))
+
+    assert fill.main(["--events", "lines"]) == 0
+    with pytest.raises(StoreError, match="still being filled"):
+        stored("u3", T + 400 * DAY)
 
 
 def test_a_moment_before_everything_fills_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
