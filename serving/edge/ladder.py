@@ -159,7 +159,8 @@ class Ladder:
         if version is None:
             self.version = answer.version
         packed = answer.pack()
-        self.cache.put(key + answer.version.encode(), packed, self.cache_seconds)
+        if not _fell_short(word, answer):
+            self.cache.put(key + answer.version.encode(), packed, self.cache_seconds)
         if word.reason is None and answer.rung != "popular":  # everybody's list is no answer of this user's
             self.cache.put(self._last(ask), packed, self.stale_seconds)
         return answer
@@ -213,6 +214,12 @@ def _wire(ask: Ask, word: Word) -> bytes:
         return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # it reads deeper than it writes
         raise Refusal(400, "body", f"cannot be passed on: {error}") from None
+
+
+def _fell_short(word: Word, answer: Answer) -> bool:
+    """Whether the worker gave no personal answer to one of whom the store knows something: its own reading may have
+    failed for a moment, which is nothing to repeat to the user for as long as answers are kept."""
+    return word.reason is None and bool(word.state) and answer.rung != "personalised"
 
 
 def _describe(listing: Listing) -> str:

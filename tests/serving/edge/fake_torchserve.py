@@ -18,6 +18,8 @@ class FakeTorchServe:
         mode: well, hung, slow, failing (503), garbage (200 with other JSON), noise (no HTTP), closing (mid-answer).
         delay: seconds that each answer takes.
         token: that it wants; None wants none.
+        blind: whether it finds nobody, as a worker whose store rests, and gives all who only name themselves the
+            popular list.
         drops: how many requests to come are met by a closed connection.
         loaded: versions that a path may name; `version` answers where it names none.
         asked: (path, body) of everything that came.
@@ -26,7 +28,7 @@ class FakeTorchServe:
     def __init__(self) -> None:
         self.mode, self.delay, self.token = "well", 0.0, None
         self.version, self.loaded = "1.0", {"1.0"}
-        self.drops = 0
+        self.drops, self.blind = 0, False
         self.asked: list[tuple[str, dict]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -123,7 +125,8 @@ class FakeTorchServe:
         elif body.get("exclude") == ["refuse me"]:
             _write(writer, 400, {"code": 400, "field": "exclude", "message": "is refused by the worker"})
         else:
-            _write(writer, 200, recommendations(body, version))
+            seen = {name: value for name, value in body.items() if name != "user_id"} if self.blind else body
+            _write(writer, 200, recommendations(seen, version))
 
 
 def recommendations(body: dict, version: str) -> dict:

@@ -96,6 +96,17 @@ def test_what_is_learned_of_a_user_ends_what_was_kept(start: Start) -> None:
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
 
 
+def test_what_a_worker_says_while_it_finds_nobody_is_not_repeated(start: Start, torchserve: FakeTorchServe) -> None:
+    edge = start(Memory({"ann": Standing(True, "after 1 event")}))
+    torchserve.blind = True
+    blind = edge.answer({"user_id": "ann"})
+    assert (blind["rung"], edge.answer({"user_id": "nobody knows"})["rung"]) == ("popular", "popular")
+    torchserve.blind = False
+
+    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
+    assert edge.answer({"user_id": "nobody knows"})["cache"] == "hit"  # of whom there is nothing that could be missed
+
+
 @pytest.mark.parametrize("settings", [{"cache": "off"}, {"cache_seconds": 0}])
 def test_a_cache_can_be_turned_off(start: Start, settings: dict) -> None:
     edge = start(**settings)
