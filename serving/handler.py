@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import torch
 
 from serving.golden import difference
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 ARTIFACT = "artifact"  # folder of the artifact inside the archive
 BODY_FIELDS = ("body", "data")  # where TorchServe puts what the client sent
 PHRASES = {400: "Bad Request", 500: "Internal Server Error"}
+NO_SCORE = b'"score":null'  # what orjson makes of NaN; a quote inside a text would be escaped
 NOISE = ("Backend received inference", "Failed json decoding", "Failed utf-8 decoding")
 
 
@@ -148,8 +150,13 @@ def _short(error: Exception) -> str:
 
 
 def _json(value: Any) -> bytes:
-    # ASCII only: a client may send half a surrogate pair as its request_id, which UTF-8 cannot carry back.
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        written = orjson.dumps(value)
+        if NO_SCORE in written:
+            raise ValueError("a score is no finite number")
+        return written
+    except TypeError:  # a client may send half a surrogate pair as its request_id, which only ASCII can carry back
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
