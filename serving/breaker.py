@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,10 +31,11 @@ class Breaker:
         on_open: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._failures, self._seconds, self._clock = failures, seconds, clock
+        self._failures, self._seconds, self.clock = failures, seconds, clock
         self._outcomes: deque[bool] = deque(maxlen=max(WINDOW, failures))
         self._asked_again: float | None = None  # when it may be asked next; None while closed
         self._on_open = on_open
+        self._failed_at = -math.inf
         self._trial = False  # whether somebody was let through since it opened
 
     @property
@@ -44,7 +46,7 @@ class Breaker:
         """Whether to ask now. While open, a True is a trial: none other is allowed for `seconds`."""
         if self._asked_again is None:
             return True
-        now = self._clock()
+        now = self.clock()
         if now < self._asked_again:
             return False
         self._trial = True
@@ -59,12 +61,21 @@ class Breaker:
             self._outcomes.clear()
         self._outcomes.append(True)
 
-    def failed(self) -> None:
+    def failed(self, asked: float | None = None) -> None:
+        """Count a failure.
+
+        Args:
+            asked: when, on `clock`. Who had asked before the last failure came in waited through the same moment, and
+                is not counted again: or one pause of this process would count once for everybody who waits.
+        """
+        if asked is not None and asked < self._failed_at:
+            return
+        self._failed_at = self.clock()
         self._outcomes.append(False)
         failures = self._outcomes.count(False)
         if self._asked_again is not None:
-            self._asked_again, self._trial = self._clock() + self._seconds, False
+            self._asked_again, self._trial = self.clock() + self._seconds, False
         elif failures >= self._failures and failures >= SHARE * len(self._outcomes):
-            self._asked_again = self._clock() + self._seconds
+            self._asked_again = self.clock() + self._seconds
             self._trial = False
             self._on_open()

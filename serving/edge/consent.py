@@ -74,15 +74,16 @@ class Guarded:
         limit = min(seconds, self._seconds)
         if limit <= 0:
             raise StoreError("no time was left to ask the profile store")
+        asked = self.breaker.clock()
         try:
             async with asyncio.timeout(limit):
                 standing = await self._users.read(user_id)
         except TimeoutError:
             if limit >= self._seconds:  # a client's short deadline is not the store's fault
-                self.breaker.failed()
+                self.breaker.failed(asked)
             raise StoreError(f"the profile store did not answer within {limit * 1000:.0f} ms") from None
         except Exception as error:
-            self.breaker.failed()
+            self.breaker.failed(asked)
             raise StoreError(f"the profile store failed ({type(error).__name__})") from None
         self.breaker.succeeded()
         return standing

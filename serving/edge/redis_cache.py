@@ -56,11 +56,12 @@ class RedisCache:
         if not self.breaker.allows():
             call.close()
             return None
+        asked = self.breaker.clock()
         try:
             async with asyncio.timeout(seconds):
                 found = await call
         except (RedisError, OSError, TimeoutError) as error:
-            self.breaker.failed()
+            self.breaker.failed(asked)
             if not self.breaker.closed:
                 log.warning("the cache is left alone for a while: %s", type(error).__name__)
             return None

@@ -70,7 +70,7 @@ class EdgeSettings(BaseSettings):
 
     deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may state a shorter one
     reserve_ms: Milliseconds = 30  # of the deadline, kept for answering without TorchServe
-    store_ms: Milliseconds = 50
+    store_ms: Milliseconds = 100
     cache_ms: Milliseconds = 20
     breaker_failures: Count = 5
     breaker_seconds: Seconds = 1.0

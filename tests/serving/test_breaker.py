@@ -62,6 +62,17 @@ def test_after_its_rest_one_at_a_time_may_try() -> None:
     assert clocked.opened == 1
 
 
+def test_one_pause_that_everybody_waits_through_is_one_failure() -> None:
+    clocked = Clocked()
+    clocked.now = 5
+    for asked in (4.0, 4.2, 4.9):
+        clocked.breaker.failed(asked)
+    assert clocked.breaker.closed
+    for clocked.now in (6, 7):  # asked after the failure before
+        clocked.breaker.failed(clocked.now - 0.5)
+    assert not clocked.breaker.closed
+
+
 def test_a_trial_that_never_reports_back_keeps_nobody_out_for_ever() -> None:
     clocked = Clocked()
     clocked.fail(3)
