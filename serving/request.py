@@ -90,6 +90,8 @@ def _text(body: dict, field: str) -> str | None:
 
 
 def _k(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():  # 10.0, which JSON Schema too counts as an integer
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_K:
         shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
         raise RequestError("k", f"expected a whole number from 1 to {MAX_K}, got {str(shown)[:40]}")

@@ -136,7 +136,7 @@ def recommendations(body: dict, version: str) -> dict:
     items = [{"item_id": f"{whose}-{n:03d}", "score": 1.0 - n / 1000, "title": f"Title {n}"} for n in range(1000)]
     gone = set(body.get("exclude") or [])
     return {
-        "items": [item for item in items if item["item_id"] not in gone][: body.get("k", 10)],
+        "items": [item for item in items if item["item_id"] not in gone][: int(body.get("k", 10))],
         "rung": "popular" if whose == "popular" else "personalised",
         "reason": "as the fake says",
         "time": TIME,

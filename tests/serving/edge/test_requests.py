@@ -34,6 +34,7 @@ DEEP = {
         (b'{"k": 0}', "k"),
         (b'{"k": 1001}', "k"),
         (b'{"k": "ten"}', "k"),
+        (b'{"k": 2.5}', "k"),
         (b'{"k": 1e400}', "body"),
         (b'{"user_id": 7}', "user_id"),
         (b'{"history": [{"item_id": 5}]}', "history[0].item_id"),
@@ -55,6 +56,11 @@ def test_a_bad_body_is_a_400_that_names_its_field(
     assert got.headers["x-request-id"]
     assert torchserve.users_asked() == []
     assert edge.count("tidegate_edge_refusals_total", status="400") == 1
+
+
+def test_a_whole_number_may_be_written_with_a_point(edge: Edge) -> None:
+    for ten in (b"10.0", b"1e1"):
+        assert len(edge.answer(b'{"k": %s}' % ten)["items"]) == 10
 
 
 @pytest.mark.parametrize("kind", DEEP)

@@ -1,0 +1,73 @@
+"""Schemathesis sends what the description allows and what it forbids; every answer is one that it declares."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+from running import Edge, Start, make_settings
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection
+
+from serving.edge import openapi
+
+pytestmark = pytest.mark.slow
+
+CASES = int(os.environ.get("TIDEGATE_SCHEMA_CASES") or 5000)
+TAKE_INPUT = 2  # operations that cases are drawn for: those of /v1/recommendations
+REFUSED = [400, 401, 403, 405, 408, 413]
+PROBED = 50  # answers of each operation that are asked for again without a key, and with wrong ones
+STRANGER = "x-schemathesis-unknown-property"  # whoever is on the way may add headers: unknown ones are not refused
+DESCRIPTION = openapi.describe(make_settings(Path(), "http://127.0.0.1:9"))
+CONFIG = {"checks": {"negative_data_rejection": {"expected-statuses": REFUSED}}}
+
+schema = schemathesis.openapi.from_dict(DESCRIPTION, config=schemathesis.Config.from_dict(CONFIG))
+statuses: Counter[tuple[str, int]] = Counter()  # of the cases so far, by operation
+
+
+@pytest.fixture
+def tireless(start: Start) -> Edge:
+    """An edge that never finds that too much is asked."""
+    return start(rate_per_second=1e9, rate_burst=10**9)
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    """A connection that is kept: a new one takes longer than a case."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def left_out(case: schemathesis.Case) -> list:
+    """Checks that say nothing of this case, or nothing new."""
+    checks = [negative_data_rejection] if STRANGER in case.headers else []
+    return [*checks, ignored_auth] if statuses[case.operation.label, 200] > PROBED else checks
+
+
+@schema.parametrize()
+@settings(max_examples=CASES // TAKE_INPUT, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_case_is_answered_as_described(
+    case: schemathesis.Case, tireless: Edge, session: requests.Session
+) -> None:
+    headers = {"Authorization": f"Bearer {tireless.key}"}
+    got = case.call_and_validate(tireless.url, session, headers=headers, excluded_checks=left_out(case))
+    statuses[case.operation.label, got.status_code] += 1
+
+
+def test_the_page_holds_the_description_that_was_tried(tireless: Edge) -> None:
+    assert tireless.http.get("/openapi.json").json() == DESCRIPTION
+
+
+def test_the_cases_were_so_many_and_of_both_kinds() -> None:
+    if not statuses:
+        pytest.skip("counts what the tests above it sent, and they did not run")
+    assert statuses.total() >= CASES
+    for method in ("GET", "POST"):
+        for status in (200, 400):
+            assert statuses[f"{method} /v1/recommendations", status] > CASES / 20
