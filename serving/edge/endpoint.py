@@ -30,9 +30,10 @@ METHODS = ("GET", "POST")
 
 async def recommendations(service: Service, scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Answer one request; raises Gone where its client has left."""
-    head = incoming.headers(scope["headers"])
-    name = incoming.request_id(head.request_id)
+    name = None
     try:
+        head = incoming.headers(scope["headers"])
+        name = incoming.request_id(head.request_id)
         key = service.doorkeeper.admit(head.authorization, head.api_key)
         body = await _stated(service, scope, receive, head)
         begun = asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -49,7 +50,20 @@ NAMES = {
 
 
 def headers(pairs: list[tuple[bytes, bytes]]) -> Headers:
-    return Headers(**{NAMES[name]: value for name, value in pairs if name in NAMES})
+    """What the headers say.
+
+    Raises:
+        Refusal: they say one thing twice, of which a proxy before us may have read the other.
+    """
+    found: dict[str, bytes] = {}
+    for name, value in pairs:
+        field = NAMES.get(name)
+        if field is None:
+            continue
+        if field in found and field != "request_id":  # to which each proxy on the way may add its own
+            raise Refusal(400, name.decode(), "is stated twice")
+        found[field] = value
+    return Headers(**found)
 
 
 async def read_body(receive: Receive, length: bytes | None, most_bytes: int, seconds: float) -> bytes:
@@ -88,14 +102,27 @@ def from_body(raw: bytes) -> Any:
     """The JSON value of a body.
 
     Raises:
-        Refusal: it is none, or is nested deeper than can be read.
+        Refusal: it is none, is nested deeper than can be read, or says one thing twice.
     """
     try:
-        return orjson.loads(raw)
+        body = orjson.loads(raw)
+        json.loads(raw, object_pairs_hook=_once)
+        return body
     except ValueError as error:
         if not raw:
             raise Refusal(400, "body", "is missing; send one JSON object") from None
         raise Refusal(400, "body", f"is not JSON: {str(error)[:200]}") from None
+    except RecursionError:
+        raise Refusal(400, "body", "is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Whoever looked at the body before us may have read the other value: another user's, say."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise Refusal(400, name[:100], "is stated twice")
+        seen.add(name)
 
 
 def from_query(query: bytes) -> dict[str, Any]:

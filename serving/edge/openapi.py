@@ -16,12 +16,13 @@ WHY = {
     401: "No API key, or one that is unknown, revoked or expired.",
     403: "The API key may ask for one user, and this is another.",
     405: "The path knows other methods, named in Allow.",
-    408: "The body did not arrive in time.",
+    408: "The headers or the body did not arrive in time.",
     413: "The body is too long.",
     429: "The API key asks too often; Retry-After says when to go on.",
+    431: "The request line and the headers are too long.",
 }
-GET_STATUSES = (200, 400, 401, 403, 429)
-POST_STATUSES = (200, 400, 401, 403, 408, 413, 429)
+GET_STATUSES = (200, 400, 401, 403, 408, 429, 431)
+POST_STATUSES = (200, 400, 401, 403, 408, 413, 429, 431)
 
 
 def text(about: str, **more: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import socket
 import sys
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -24,6 +25,16 @@ SHARED_MEMORY = Path("/dev/shm")  # Linux's files in memory
 STOP_SECONDS = 5
 HUNG_SECONDS = 30  # a process that is silent for so long is replaced; on a busy machine 5 are soon over
 KEEP_ALIVE_SECONDS = 75  # longer than common balancers keep theirs, so that they never meet a connection just closed
+HTTP: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "serving.edge.protocol:BoundedHttp",
+    "ws": "none",
+    "lifespan": "on",
+    "access_log": False,  # the served log says more, and query strings may name users
+    "server_header": False,
+    "proxy_headers": False,  # nothing here rests on the client's address
+    "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+}
 
 
 class ServeError(UserError):
@@ -56,17 +67,10 @@ def run(chosen: EdgeSettings) -> None:
         host=chosen.host,
         port=chosen.port,
         workers=chosen.workers,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,  # the served log says more, and query strings may name users
         log_level="info",
-        server_header=False,
-        proxy_headers=False,  # nothing here rests on the client's address
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
         timeout_worker_healthcheck=HUNG_SECONDS,
+        **HTTP,
     )
 
 

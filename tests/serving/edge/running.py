@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from serving.edge import keyring
+from serving.edge import keyring, serve
 from serving.edge.app import App
 from serving.edge.consent import Users
 from serving.edge.settings import EdgeSettings
@@ -29,10 +29,8 @@ class Edge:
         self.key, stored = keyring.new(keyring.SERVER, None, None)
         keyring.add(settings.keys_path, stored)
         self.app = App(settings, users)
-        config = uvicorn.Config(
-            self.app, port=0, loop="uvloop", http="httptools", lifespan="on", log_config=None, access_log=False
-        )
-        self._server = uvicorn.Server(config)
+        self.uvicorn = uvicorn.Config(self.app, port=0, log_config=None, **serve.HTTP)
+        self._server = uvicorn.Server(self.uvicorn)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started)

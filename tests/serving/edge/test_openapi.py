@@ -85,9 +85,12 @@ def test_every_status_that_is_given_is_declared(start: Start, torchserve: FakeTo
             edge.ask({}, key="none").status_code,
             edge.ask({"user_id": "bob"}, key=ann).status_code,
             edge.ask(b" " * 2000).status_code,
-            408,  # tests/serving/edge/test_requests.py brings it about
+            408,  # tests/serving/edge/test_abuse.py brings these about
+            431,
         },
         "get": {
+            408,
+            431,
             edge.get().status_code,
             edge.get("k=0").status_code,
             edge.get(key="none").status_code,
