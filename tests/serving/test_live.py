@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import reach
 import tiny_artifact
 
 from params import ROOT
@@ -182,6 +183,7 @@ def test_every_port_listens_on_loopback_alone(live: Settings, first: str) -> Non
     }
     assert {("127.0.0.1", getattr(live, field)) for field in PORTS} <= listening
     assert {address for address, _ in listening} == {"127.0.0.1"}
+    assert reach.open_beyond_loopback(getattr(live, field) for field in PORTS) == set()
 
 
 def test_nothing_from_outside_the_model_store_can_be_loaded(live: Settings, client: TorchServe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import reach
 from fake_torchserve import FakeTorchServe
 from running import wait_until
 
@@ -83,5 +85,14 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
 
     listening, mapped = look_at(psutil.Process(process.pid))
     assert listening == {"127.0.0.1"}
+    assert reach.open_beyond_loopback(int(each.rsplit(":", 1)[1]) for each in (url, counts)) == set()
     assert "uvloop" in mapped
     assert "libtorch" not in mapped
+
+
+def test_a_port_that_is_open_to_everybody_would_be_noticed() -> None:
+    if not reach.addresses():
+        pytest.skip("this machine has no address beyond loopback")
+    with socket.create_server(("", 0)) as everybodys, socket.create_server(("127.0.0.1", 0)) as ours:
+        open_one, closed_one = everybodys.getsockname()[1], ours.getsockname()[1]
+        assert reach.open_beyond_loopback([open_one, closed_one]) == {open_one}
