@@ -43,7 +43,7 @@ async def recommendations(service: Service, scope: dict[str, Any], receive: Rece
         await error(send, refusal, name or secrets.token_hex(16))
         return
     name = ask.request.request_id or name or secrets.token_hex(16)
-    given = await _given(service, ask)
+    given = await _given(service, ask, name)
     if isinstance(given, Refusal):
         service.metrics.refusals.labels(given.status).inc()
         await error(send, given, name)
@@ -75,13 +75,13 @@ def _ask(service: Service, body: Any, key: Key, head: incoming.Headers, begun: f
     return Ask(request, body, consent, allowed, begun + allowed / 1000)
 
 
-async def _given(service: Service, ask: Ask) -> Given | Refusal:
+async def _given(service: Service, ask: Ask, name: str) -> Given | Refusal:
     try:
         return await service.ladder.answer(ask)
     except Refusal as refusal:
         return refusal
     except Exception:  # whatever we got wrong, the client is answered
-        log.exception("the static list answers, since the edge failed")
+        log.exception("the static list answers, since the edge failed", extra={"request_id": name})
         service.metrics.errors.inc()
         return Given(service.ladder.last_resort(ask, "the edge failed, which is logged"), NOBODY, "none", "unknown")
 

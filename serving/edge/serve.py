@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from command import UserError, exits_cleanly
-from serving.edge import keyring, settings
+from serving.edge import keyring, log_lines, settings
 from serving.edge.pseudonym import load_secret
 from serving.edge.settings import EdgeSettings, variable
 
@@ -67,7 +67,7 @@ def run(chosen: EdgeSettings) -> None:
         host=chosen.host,
         port=chosen.port,
         workers=chosen.workers,
-        log_level="info",
+        log_config=log_lines.CONFIG,
         timeout_graceful_shutdown=STOP_SECONDS,
         timeout_worker_healthcheck=HUNG_SECONDS,
         **HTTP,

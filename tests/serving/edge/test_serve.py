@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -42,7 +43,8 @@ def running(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Pa
     nobody = {"TIDEGATE_STORE": f"sqlite:///{tmp_path}/none.db"}  # whatever lies in this checkout's own
     environment = {**os.environ, **nobody, **{f"TIDEGATE_EDGE_{name}": value for name, value in own.items()}}
     command = [sys.executable, "-m", "serving.edge.serve", "--port", str(port), "--workers", "2"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    with (tmp_path / "edge.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
     yield process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{counts}"
     process.send_signal(signal.SIGINT)
     process.wait(60)
@@ -88,6 +90,14 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
     assert reach.open_beyond_loopback(int(each.rsplit(":", 1)[1]) for each in (url, counts)) == set()
     assert "uvloop" in mapped
     assert "libtorch" not in mapped
+
+
+def test_the_log_is_one_json_object_a_line(running, tmp_path: Path) -> None:
+    _, url, _ = running
+    wait_until(lambda: alive(url), 300)
+    spoken, *lines = (tmp_path / "edge.log").read_text().splitlines()
+    assert spoken.startswith("no API key exists yet")  # to whom started it
+    assert "uvicorn.error" in {json.loads(line)["logger"] for line in lines}
 
 
 def test_a_port_that_is_open_to_everybody_would_be_noticed() -> None:
