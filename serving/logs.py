@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from serving.settings import Settings
+
+CAUSE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b")
 
 
 def load_failure(settings: Settings, since: int) -> str:
@@ -20,7 +23,8 @@ def load_failure(settings: Settings, since: int) -> str:
     with path.open("rb") as stream:
         stream.seek(since if path.stat().st_size >= since else 0)  # smaller: a new file was begun meanwhile
         logged = stream.read().decode(errors="replace")
-    causes = re.findall(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception)\b.*)", logged)
+    said = [_event(line) for line in logged.splitlines() if '"logger":"MODEL_LOG"' in line]
+    causes = [text for text in said if CAUSE.match(text)]
     return causes[-1] if causes else ""
 
 
@@ -37,6 +41,13 @@ def last_lines(path: Path, count: int = 12) -> str:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - 20_000))
         return "\n".join(stream.read().decode(errors="replace").splitlines()[-count:])
+
+
+def _event(line: str) -> str:
+    try:
+        return json.loads(line)["event"]
+    except ValueError:  # half a line, of a file that was begun meanwhile
+        return ""
 
 
 def _worker_log(settings: Settings) -> Path:

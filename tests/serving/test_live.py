@@ -391,3 +391,6 @@ def test_the_log_stays_quiet_under_requests(live: Settings, client: TorchServe) 
         serving(client)
         post(live, b'{"k": ')
     assert sum(path.stat().st_size for path in logs.glob("*.log")) - before < 1000
+    lines = [json.loads(line) for name in ("server", "worker") for line in (logs / f"{name}.log").open()]
+    assert "loaded in" in " ".join(line["event"] for line in lines if line["logger"] == "MODEL_LOG")
+    assert {"time", "level", "logger", "event"} <= set.intersection(*map(set, lines))
