@@ -35,7 +35,10 @@ def maybe(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 ID = text("Whom to recommend to.", maxLength=MOST_TEXT)
-TIME = text("The moment asked about, ISO 8601; without an offset UTC. Default: now.", format="date-time")
+TIME = text(
+    "The moment asked about, ISO 8601; without an offset UTC. In UTC, too, its year is 1 to 9999. Default: now.",
+    format="date-time",
+)
 K: dict[str, Any] = {
     "type": "integer",
     "minimum": 1,
