@@ -5,19 +5,26 @@ Legend: N item rows (PAD's included), M of them trained, D width, C trend channe
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import params
-from data.columns import DAY
+from data.columns import DAY, ITEM, USER
 from features.sequences import Log
 from features.store import Features
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from training.models.artifact import Artifact
+from serving import export as serving_export
+from serving.tables import Sides
+from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
 from training.models.build import build
 from training.train import fit
@@ -76,7 +83,7 @@ def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
     features = Features(
         vocabulary=Vocabulary([f"i{number}" for number in range(items)]),
         log=tastes(items, users),
-        users=[f"u{number}" for number in range(users)],
+        users=[f"u{number:06d}" for number in range(users)],
         titles=[None] * items,
         item_features=np.zeros((items + 1, 0), dtype=np.float32),
         description={
@@ -112,6 +119,41 @@ def grown(trained: Trained, items: int, seed: int = 1) -> Artifact:
         joint = torch.cat([joint, moved])
     rows = torch.cat([torch.zeros(1, joint.shape[1]), joint[:items]])
     return _artifact(trained, rows, width)
+
+
+def export(folder: Path, trained: Trained, items: int, settings: params.Params) -> dict:
+    """Write the grown artifact as `serving.export` does, its index included; its manifest."""
+    made = grown(trained, items)
+    weights = folder / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in made.model.state_dict().items()}, weights)
+    features = Grown(
+        **vars(trained.features)
+        | {
+            "vocabulary": made.vocabulary,
+            "titles": made.titles,
+            "item_features": np.zeros((items + 1, 0), dtype=np.float32),
+            "description": trained.features.description | {"num_items": items + 1},
+        },
+        counts=made.trends.values,
+    )
+    about = {"recipe": trained.recipe, "label": "two_tower", "run_id": "none"}
+    sides = Sides(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
+    serving_export.write(folder / "artifact", weights, about, features, settings, sides)
+    return json.loads((folder / "artifact" / MANIFEST).read_text())
+
+
+@dataclass
+class Grown(Features):
+    """Features whose item trends are stated, the same at every moment: nobody took most of these items."""
+
+    counts: np.ndarray  # (N, C)
+
+    def trend_log(self) -> Grown:  # type: ignore[override]
+        return self
+
+    def at(self, moments: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+        """(T, N, C), as `features.trends.TrendLog.at`."""
+        return np.repeat(self.counts[None], len(moments), axis=0)
 
 
 def _joint(trained: Trained) -> Tensor:

@@ -111,11 +111,28 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
         EDGE: edge,
         CACHED: cached,
     }
+    return Bench(targets, size), settings, watched(settings, NAME)
+
+
+def watched(settings: Settings, model: str) -> dict[str, int]:
+    """The processes whose memory counts: name -> id."""
     frontend = server.find(settings)
     assert frontend is not None
     with TorchServe.of(settings) as client:
-        ((worker, *_),) = (about.pids for about in client.describe(NAME).values())
-    return Bench(targets, size), settings, {"worker": worker, "JVM": frontend.pid}
+        ((worker, *_),) = (about.pids for about in client.describe(model).values())
+    return {"worker": worker, "JVM": frontend.pid}
+
+
+def lacks(benchmark: str) -> bool:
+    """Whether a program is missing without which nothing can be measured; says which.
+
+    No error: `make bench` goes on to what can be measured here.
+    """
+    for program in PROGRAMS:
+        if shutil.which(program) is None:
+            print(f"{benchmark}: there is no {program} on the path (Debian: apt-get install {program}); not measured")
+            return True
+    return False
 
 
 def options() -> argparse.ArgumentParser:
@@ -142,10 +159,8 @@ def check(given: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
     check(given)
-    for program in PROGRAMS:
-        if shutil.which(program) is None:  # no error: `make bench` goes on to what can be measured here
-            print(f"serving: there is no {program} on the path (Debian: apt-get install {program}); not measured")
-            return 0
+    if lacks("serving"):
+        return 0
     if hasattr(os, "sched_setaffinity"):  # every server inherits it, so that machines can be compared
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     size, steps = (QUICK_SIZE, QUICK_STEPS) if given.quick else (Size(), STEPS)

@@ -1,0 +1,44 @@
+"""The large catalogue that is measured is one that an export wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import params
+from benchmarks import _made_catalogue
+from params import ROOT
+from serving.recommender import Recommender
+
+TRAINED, ITEMS = 4000, 6000
+
+
+def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path) -> None:
+    settings = params.load(ROOT / "params.yaml")
+    index = settings.serve.index.model_copy(update={"kind": "faiss", "requests": 64})
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"index": index})})
+    trained = _made_catalogue.train(TRAINED, 60, steps=5, width=16)
+
+    manifest = _made_catalogue.export(tmp_path, trained, ITEMS, settings)
+
+    assert manifest["index"]["recall@20"] > 0.9
+    recommender = Recommender.load(tmp_path / "artifact")
+    assert (len(recommender.vocabulary) - 1, recommender.retrieval is not None) == (ITEMS, True)
+    log = trained.features.log
+    history = [{"item_id": recommender.vocabulary.id(item), "event_time": "2026-01-01"} for item in log.items[:5]]
+    (answer,) = recommender.recommend([{"history": history, "k": 20}])
+    assert (answer["rung"], len(answer["items"])) == ("personalised", 20)
+    assert any(int(item["item_id"][1:]) >= TRAINED for item in answer["items"])  # those between are recommended as well
+
+
+def test_trends_that_are_stated_are_those_of_every_moment() -> None:
+    trained = _made_catalogue.train(TRAINED, 60, steps=1, width=16)
+    made = _made_catalogue.grown(trained, ITEMS)
+    features = _made_catalogue.Grown(**vars(trained.features), counts=made.trends.values)
+
+    found = features.trend_log().at(features.cut_us - np.array([0, 10**9]), made.trends.channels)
+
+    assert found.shape == (2, ITEMS + 1, len(made.trends.channels))
+    assert (found == made.trends.values).all()
+    assert (found[:, 1:] > 0).any()
