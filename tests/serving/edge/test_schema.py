@@ -19,7 +19,7 @@ from serving.edge import openapi
 
 pytestmark = pytest.mark.slow
 
-CASES = int(os.environ.get("TIDEGATE_SCHEMA_CASES") or 5000)
+CASES = int(os.environ.get("TIDEGATE_SCHEMA_CASES") or 1000)
 TAKE_INPUT = 2  # operations that cases are drawn for: those of /v1/recommendations
 REFUSED = [400, 401, 403, 405, 408, 413]
 PROBED = 50  # answers of each operation that are asked for again without a key, and with wrong ones
