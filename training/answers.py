@@ -53,12 +53,31 @@ class Answers:
         discount = 1 / torch.log2(torch.arange(2, head.shape[1] + 2))
         return (self.true.gather(1, head) * discount).sum(dim=1) / self.ideal
 
-    def loss(self, weights: Tensor) -> Tensor:
-        """Mean, over the cases with a true item among the candidates, of the mean cross-entropy of those."""
-        blended = self.blended(weights)
-        each = torch.logsumexp(blended, dim=1, keepdim=True) - blended
-        found = self.true.sum(dim=1)
-        return ((each * self.true).sum(dim=1) / found.clamp(min=1)).sum() / (found > 0).sum().clamp(min=1)
+    @torch.no_grad()
+    def loss(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, over the cases with a true item among the candidates, of the mean cross-entropy of those.
+
+        Returns:
+            The loss, its gradient (P, Z) and its Hessian (P, Z, P, Z) at these (P, Z) weights.
+        """
+        scores_nPM = self.scores.transpose(0, 1)
+        log_share = torch.log_softmax(self.blended(weights), dim=1)
+        share, found = log_share.exp(), self.true.sum(dim=1)
+        worth = (found > 0) / (found > 0).sum().clamp(min=1)  # (n,) of each case
+        true = self.true / found.clamp(min=1)[:, None]
+        expected, taken = (torch.einsum("npm,nm->np", scores_nPM, one) for one in (share, true))
+        spread = (scores_nPM * share[:, None]) @ scores_nPM.transpose(1, 2) - expected[:, :, None] * expected[:, None]
+        return (
+            -(worth[:, None] * true * log_share).sum(),
+            torch.einsum("np,nz,n->pz", expected - taken, self.about, worth.to(self.about)),
+            torch.einsum("npq,nz,ny,n->pzqy", spread, self.about, self.about, worth.to(self.about)),
+        )
+
+    def spread(self) -> Tensor:
+        """(P,) how far the scores of each part lie apart within a case: the root of the mean variance."""
+        inside = (~self.absent).to(self.scores)
+        mean = (self.scores * inside).sum(dim=2, keepdim=True) / inside.sum(dim=1, keepdim=True).clamp(min=1)
+        return (((self.scores - mean) ** 2 * inside).sum(dim=(1, 2)) / inside.sum().clamp(min=1)).sqrt()
 
 
 @torch.no_grad()
