@@ -23,6 +23,16 @@ def test_the_last_bits_of_a_score_may_differ() -> None:
     assert difference(GOLDEN, answer(("a", 100.0 * (1 + TOLERANCE / 2)), ("b", 0.5 + TOLERANCE / 2))) is None
 
 
+def test_items_that_rounding_alone_tells_apart_may_change_places() -> None:
+    close = answer(("a", 9.0), ("b", 0.5), ("c", 0.5 - TOLERANCE / 4), ("d", 0.1))
+    swapped = answer(("a", 9.0), ("c", 0.5), ("b", 0.5 - TOLERANCE / 4), ("d", 0.1))
+    other_end = answer(("a", 9.0), ("b", 0.5), ("c", 0.5 - TOLERANCE / 4), ("e", 0.1 + TOLERANCE / 4))
+
+    assert difference(close, swapped) is None
+    assert difference(close, other_end) is None
+    assert difference(close, answer(("a", 9.0), ("b", 0.5), ("e", 0.5), ("d", 0.1)))  # not at the end: c is worth more
+
+
 @pytest.mark.parametrize(
     "other",
     [

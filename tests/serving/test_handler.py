@@ -121,7 +121,9 @@ def test_a_worker_that_answers_otherwise_than_at_export_never_becomes_ready(arti
     golden = tmp_path / ARTIFACT / "golden.jsonl"
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(tmp_path / ARTIFACT)
-    with pytest.raises(ArtifactError, match=r"golden request \d is answered otherwise than at export: items"):
+    with pytest.raises(
+        ArtifactError, match=r"golden request \d is answered otherwise than at export: item-99 is missing"
+    ):
         Handler().initialize(FakeContext(tmp_path))
 
 
