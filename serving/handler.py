@@ -7,6 +7,7 @@ of a batch gets its own answer or its own error, and none can cost its neighbour
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import time
@@ -68,6 +69,8 @@ class Handler:
         count = partial(self.tally.add, STORE)
         self.recommender.lookup = StoreLookup.of(self.recommender.manifest["dataset"], count)
         self.tally.start(context.metrics, (context.model_name, self.version))
+        gc.collect()
+        gc.freeze()  # a collection would look through every item's name, and a request would wait for it
         took = time.perf_counter() - started
         log.info("%s %s loaded in %.2f s, %d golden requests answered", context.model_name, self.version, took, asked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import suppress
 from functools import partial
@@ -83,6 +84,8 @@ class Service:
             unasked=settings.consent_unasked,
         )
         self._tasks = [asyncio.create_task(self._keep_asking())]
+        gc.collect()
+        gc.freeze()  # what was imported stays: no collection looks through it while somebody waits
 
     async def stop(self) -> None:
         for task in self._tasks:
