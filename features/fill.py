@@ -26,6 +26,7 @@ from command import UserError, exits_cleanly
 from data.columns import DAY, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, TRAINING_CONSENT, USER
 from data.products import INGESTED, SPLIT, read_table
 from data.times import microseconds
+from features.feast_store.open import open_feast
 from features.online.connect import connect, settings
 from features.online.errors import ProfileError
 from features.online.item_trends import ItemTrends
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         raise FillError(f"--batch is {arguments.batch}; expected at least 1")
     chosen = params.load(arguments.params)
     online = chosen.online
-    store = connect(chosen.dataset, settings(), writing=True)
+    store = connect(chosen.dataset, settings(), writing=True, feast=open_feast)
     policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
     held = store.policy()
     if arguments.events is not None:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from command import UserError
-from features.online.connect import STORE
+from features.online.connect import FEAST, STORE
 from params import ROOT
 from serving.java import find_java
 from serving.settings import PORTS, Settings, variable
@@ -67,7 +67,13 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),
     }
-    return {**kept, **one_thread, **folders, STORE: os.environ.get(STORE) or embedded_store()}
+    return {**kept, **one_thread, **folders, STORE: workers_store()}
+
+
+def workers_store() -> str:
+    """The store that workers read. Feast never loads there: the edge states what Feast knows, and they keep to ours."""
+    chosen = os.environ.get(STORE) or embedded_store()
+    return embedded_store() if chosen.startswith(FEAST) else chosen
 
 
 def embedded_store() -> str:

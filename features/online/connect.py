@@ -6,7 +6,7 @@ Read without pydantic, which the serving worker does not have.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from features.online.store import ProfileStore
 STORE, READ_MS, WRITE_MS = "TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"
 EMBEDDED = "sqlite:///features/out/online.db"
 REDIS = ("redis://", "rediss://", "unix://")
+FEAST = ("feast:///", "feast+http://", "feast+https://")
+
+Opener = Callable[[str, float], Engine]  # of a URL of FEAST, and a patience in seconds
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Settings:
     """An empty variable counts as unset.
 
     Attributes:
-        store: TIDEGATE_STORE: sqlite:///path (a relative one from the working directory) or a URL of Redis.
+        store: TIDEGATE_STORE: sqlite:///path (a relative one from the working directory), a URL of Redis, or of Feast:
+            feast:///folder of a feature repository to write, feast+http://host:port of a feature server to read.
         read_ms: TIDEGATE_STORE_READ_MS: how long an answer may wait for the store.
         write_ms: TIDEGATE_STORE_WRITE_MS: how long a writer waits, which nobody is in a hurry for.
     """
@@ -41,9 +45,11 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
         StoreError: names the variable, its value and what was expected.
     """
     url = environment.get(STORE) or Settings.store
-    if not url.startswith(("sqlite:///", *REDIS)):
+    if not url.startswith(("sqlite:///", *REDIS, *FEAST)):
         scheme = url.partition("://")[0][:20]  # what follows may hold a password
-        raise StoreError(f"{STORE} begins with {scheme!r}; expected sqlite:///path, redis://, rediss:// or unix://")
+        raise StoreError(
+            f"{STORE} begins with {scheme!r}; expected sqlite:///path, redis://, rediss://, unix:// or feast"
+        )
     return Settings(
         url,
         _milliseconds(environment, READ_MS, Settings.read_ms),
@@ -51,22 +57,23 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
-def connect(namespace: str, found: Settings, writing: bool = False) -> ProfileStore:
+def connect(namespace: str, found: Settings, writing: bool = False, feast: Opener | None = None) -> ProfileStore:
     """Open the store of a data set.
 
     Args:
         namespace: the data set's name.
         writing: be as patient as a writer.
+        feast: opens Feast for those who may load what that takes. The worker, which loads this file, may not.
 
     Raises:
         StoreUnavailable: SQLite's file cannot be opened. Redis is first asked at the first call.
-        StoreError: the URL is not one.
+        StoreError: the URL is not one, or is Feast's and `feast` is None.
     """
     seconds = (found.write_ms if writing else found.read_ms) / 1000
-    return RecordStore(_engine(found.store, seconds), namespace)
+    return RecordStore(_engine(found.store, seconds, feast), namespace)
 
 
-def connect_to_read(namespace: str, found: Settings) -> ProfileStore:
+def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None) -> ProfileStore:
     """As `connect`, but a reader makes no store: a file without anything in it would look like one that lost it all.
 
     Raises:
@@ -75,14 +82,18 @@ def connect_to_read(namespace: str, found: Settings) -> ProfileStore:
     path = found.store.removeprefix("sqlite:///")
     if path != found.store and not Path(path).exists():
         raise StoreAbsent(f"{found.store} does not exist; run features.fill")
-    return connect(namespace, found)
+    return connect(namespace, found, feast=feast)
 
 
-def _engine(url: str, seconds: float) -> Engine:
+def _engine(url: str, seconds: float, feast: Opener | None) -> Engine:
     if url.startswith("sqlite:///"):
         from features.online.sqlite_engine import SqliteEngine
 
         return SqliteEngine(Path(url.removeprefix("sqlite:///")), seconds)
+    if url.startswith(FEAST):
+        if feast is None:
+            raise StoreError(f"{STORE} is of Feast, which nothing here may load; writers, batch jobs and the edge may")
+        return feast(url, seconds)
     from features.online.redis_engine import RedisEngine  # here, so that nobody else waits for its import
 
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from serving.breaker import Breaker
 from serving.edge.errors import StoreError
@@ -18,10 +18,12 @@ class Standing:
     """Attributes:
     consent: whether the user agreed to personalisation; None where nobody asked.
     state: a text that changes whenever what is known of the user does; cached answers are kept by it.
+    told: history and context to put into a request that states no history, where the worker cannot read the store.
     """
 
     consent: bool | None
     state: str
+    told: dict[str, Any] | None = None
 
 
 class Users(Protocol):

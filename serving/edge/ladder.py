@@ -15,7 +15,7 @@ import orjson
 from serving.edge.answer import Answer, read, seal, without
 from serving.edge.cache import Cache
 from serving.edge.coalesce import Flights
-from serving.edge.consent import Guarded
+from serving.edge.consent import Guarded, Standing
 from serving.edge.errors import NoAnswer, Refusal, StoreError, TooSlow
 from serving.edge.experiment import NOBODY, Bucket, Experiment
 from serving.edge.listing import EMPTY, Listing
@@ -65,6 +65,7 @@ class Word(NamedTuple):
     consent: str
     state: str
     reason: str | None
+    told: dict[str, Any] | None = None
 
 
 @dataclass
@@ -136,20 +137,22 @@ class Ladder:
         if ask.consent is False:
             return Word("denied", "", DENIED)
         if ask.request.user_id is None:
-            return self._unasked(ask, "")
+            return self._unasked(ask, Standing(None, ""))
         try:
             standing = await self.users.read(ask.request.user_id, self._time(ask))
         except StoreError as error:
             return Word("unknown", "", f"{error}, so whether the user agrees to personalisation is not known")
         if standing.consent is None:
-            return self._unasked(ask, standing.state)
-        return Word("granted", standing.state, None) if standing.consent else Word("denied", "", DENIED)
+            return self._unasked(ask, standing)
+        if not standing.consent:
+            return Word("denied", "", DENIED)
+        return Word("granted", standing.state, None, standing.told)
 
-    def _unasked(self, ask: Ask, state: str) -> Word:
+    def _unasked(self, ask: Ask, standing: Standing) -> Word:
         """The word on one of whom no store holds a word: the client's, else the settings'."""
         if ask.consent:
-            return Word("granted", state, None)
-        return Word("unasked", state, None if self.unasked else UNASKED)
+            return Word("granted", standing.state, None, standing.told)
+        return Word("unasked", standing.state, None if self.unasked else UNASKED, standing.told)
 
     async def _fresh(self, ask: Ask, word: Word, wire: bytes, version: str | None, key: bytes) -> Answer:
         fields = await self.upstream.ask(wire, version, self._time(ask))
@@ -208,6 +211,8 @@ def _wire(ask: Ask, word: Word) -> bytes:
     """What TorchServe is told: without consent nothing of the user, and never an id that would tell requests apart."""
     if word.reason is None:
         told = {name: value for name, value in ask.body.items() if name != "request_id"}
+        if word.told is not None and not ask.request.stated:
+            told |= word.told | {"context": word.told["context"] | ask.request.context}
     else:
         told = {name: ask.body[name] for name in IMPERSONAL if name in ask.body} | {"history": []}
     try:

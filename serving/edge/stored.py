@@ -6,14 +6,18 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
+from data.instants import to_iso
+from features.feast_store.server_engine import ServerEngine
 from features.online import as_of
-from features.online.connect import STORE, connect_to_read, settings
+from features.online.connect import FEAST, STORE, connect_to_read, settings
 from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION, Profile
 from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
 from serving.launch import embedded_store
+from serving.request import MAX_HISTORY
 
 
 class Stored:
@@ -21,17 +25,18 @@ class Stored:
 
     Args:
         open_store: called when the store is first needed, and again after it failed to open.
+        tells: whether requests are to state what it knows, since the worker cannot read it.
     """
 
-    def __init__(self, open_store: Callable[[], ProfileStore]) -> None:
-        self._open = open_store
+    def __init__(self, open_store: Callable[[], ProfileStore], tells: bool = False) -> None:
+        self._open, self._tells = open_store, tells
         self._store: ProfileStore | None = None
 
     @classmethod
     def of(cls, dataset: str) -> Stored:
         """The store that the environment names, or this project's own, with the profiles of a data set."""
         stated = {**os.environ, STORE: os.environ.get(STORE) or embedded_store()}
-        return cls(lambda: connect_to_read(dataset, settings(stated)))
+        return cls(lambda: connect_to_read(dataset, settings(stated), ServerEngine), stated[STORE].startswith(FEAST))
 
     async def read(self, user_id: str) -> Standing:
         return await asyncio.to_thread(self._read, user_id)
@@ -47,7 +52,8 @@ class Stored:
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return Standing(None, "")
-        return Standing(as_of.consent(reading.profile, now).get(PERSONALISATION), state_of(reading.profile))
+        granted = as_of.consent(reading.profile, now).get(PERSONALISATION)
+        return Standing(granted, state_of(reading.profile), told(reading.profile, now) if self._tells else None)
 
     async def close(self) -> None:
         if self._store is not None:
@@ -59,3 +65,11 @@ def state_of(profile: Profile) -> str:
     one is the newest. What arrives late adds an event, or is newly learned."""
     newest = profile.events[-1].event_id if profile.events else ""
     return f"{profile.feature_time_us}:{len(profile.events)}:{newest}"
+
+
+def told(profile: Profile, now_us: int) -> dict[str, Any]:
+    """What is known of a user, as a request states it. It states no event ids: of one time, the worker orders events
+    by item, where from a store of its own it orders them by id."""
+    seen = as_of.history(profile, now_us, "all")[-MAX_HISTORY:]
+    history = [{"item_id": event.item_id, "event_time": to_iso(event.time_us)} for event in seen]
+    return {"history": history, "context": as_of.traits(profile, now_us)}

@@ -1,21 +1,29 @@
-"""A real Redis for the tests that need one, and an empty store of either kind."""
+"""A real Redis for the tests that need one, and an empty store of each kind."""
 
 from __future__ import annotations
 
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import redis
 
 from data.columns import DAY
+from features.feast_store.open import open_feast
 from features.online.connect import Settings, connect
 from features.online.record_store import RecordStore
 from features.online.store import Policy
+
+ROOT = Path(__file__).resolve().parents[3]
+# Feast's are added where it is installed; `tests/features/feast_store` installs it beside us and runs them.
+FEAST = ("feast-sqlite", "feast-redis") if find_spec("feast") else ()
+KINDS = ["sqlite", "redis", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FEAST)]
 
 
 class Server:
@@ -68,12 +76,33 @@ def own_redis(tmp_path: Path) -> Iterator[Server]:
     yield from server(tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(scope="session")
+def feast_repositories(tmp_path_factory: pytest.TempPathFactory, redis_server: Server) -> dict[str, Path]:
+    """Kind -> a copy of our feature repository with that online store, applied."""
+    made = {}
+    for kind in ("feast-sqlite", "feast-redis"):
+        made[kind] = tmp_path_factory.mktemp(kind) / "repository"
+        shutil.copytree(ROOT / "features" / "feast_repo", made[kind], ignore=shutil.ignore_patterns("out"))
+        settings = made[kind] / "feature_store.yaml"
+        if kind == "feast-redis":
+            ours, theirs = (
+                "type: sqlite\n  path: out/online.db",
+                f"type: redis\n  connection_string: 127.0.0.1:{redis_server.port}",
+            )
+            assert ours in settings.read_text()
+            settings.write_text(settings.read_text().replace(ours, theirs))
+        subprocess.run([Path(sys.executable).with_name("feast"), "-c", made[kind], "apply"], check=True)
+    return made
+
+
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a store of either kind may be."""
+    """Where a store of each kind may be."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
-    return request.getfixturevalue("redis_server").url
+    if request.param == "redis":
+        return request.getfixturevalue("redis_server").url
+    return f"feast://{request.getfixturevalue('feast_repositories')[request.param]}"
 
 
 @pytest.fixture
@@ -87,7 +116,7 @@ def reopen(url: str, namespace: str) -> Iterator[Callable[[], RecordStore]]:
     opened: list[RecordStore] = []
 
     def reopen() -> RecordStore:
-        opened.append(connect(namespace, Settings(url), writing=True))
+        opened.append(connect(namespace, Settings(url), writing=True, feast=open_feast))
         return opened[-1]
 
     yield reopen

@@ -227,9 +227,11 @@ class TestWritersAtOnce:
         store.configure(Policy(100_000, None))
         program = """if True:
             import sys
+            from features.feast_store.open import open_feast
             from features.online.connect import Settings, connect
             from features.online.profile import Event, make
-            store, T = connect(sys.argv[1], Settings(sys.argv[2]), writing=True), int(sys.argv[3])
+            store = connect(sys.argv[1], Settings(sys.argv[2]), writing=True, feast=open_feast)
+            T = int(sys.argv[3])
             for number in range(10**6):
                 store.upsert([make("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
                 print(number, flush=True)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_torchserve import FakeTorchServe
 from running import Start
 
 from features.online.connect import Settings, connect
@@ -92,3 +93,25 @@ def test_the_next_answer_is_fresh_after_something_was_done(store: ProfileStore, 
     store.upsert([make("ann", [event(2, "b")])])
 
     assert edge.answer({"user_id": "ann"})["cache"] == "miss"
+
+
+def test_what_a_worker_cannot_look_up_is_stated_unless_the_client_does_or_may_not(
+    store: ProfileStore, start: Start, torchserve: FakeTorchServe
+) -> None:
+    stated = {
+        "plan": Stated(NOW - MINUTE, "t", NOW - MINUTE, "free"),
+        "age": Stated(NOW - MINUTE, "t", NOW - MINUTE, 30),
+    }
+    store.upsert(
+        [make("ann", [event(9, "a"), event(20, "b")], stated), make("bob", [event(9, "a")], consent=says(False))]
+    )
+    edge = start(Stored(lambda: store, tells=True))
+    edge.answer({"user_id": "ann", "k": 3, "context": {"age": 31}})
+    edge.answer({"user_id": "ann", "k": 4, "history": []})
+    edge.answer({"user_id": "bob", "k": 5})
+
+    told = {body["k"]: body for _, body in torchserve.asked}
+    assert [one["item_id"] for one in told[3]["history"]] == ["b", "a"]
+    assert told[3]["context"] == {"plan": "free", "age": 31}
+    assert told[4] == {"user_id": "ann", "k": 4, "history": []}
+    assert told[5] == {"history": [], "k": 5}

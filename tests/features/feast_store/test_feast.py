@@ -1,0 +1,120 @@
+"""Feast for real: the contract of every store holds, and what the verb wrote is read through its feature server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+import params
+from features.feast_store.server_engine import ServerEngine
+from features.online.connect import Settings, connect
+from features.online.errors import StoreError, StoreUnavailable
+from features.online.store import Policy, State
+from serving.edge.stored import Stored
+
+ROOT = Path(__file__).resolve().parents[3]
+CHOSEN = params.load(ROOT / "params.yaml")
+NAME = CHOSEN.dataset
+PLAYED = {"event_type": (CHOSEN.ingest.event_types or ["play"])[0], "value": CHOSEN.ingest.min_value}
+LINES = [
+    {"user_id": "ann", "event_time": "2026-01-01T20:00:00Z", "consent": {"personalisation": False}},
+    {"user_id": "bob", "event_time": "2026-01-01T21:00:00Z", "item_id": "m2", **PLAYED},
+    {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "item_id": "m1", **PLAYED},
+    {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "traits": {"plan": "free"}},
+]
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def serving(python: Path, repository: Path, verb: str = "serve") -> Iterator[str]:
+    """A feature server (or its UI) on a free port, while it is needed; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [python.with_name("feast"), "-c", repository, verb, "--host", "127.0.0.1", "--port", str(port)]
+    # gunicorn, which runs it, leaves a socket in the home folder.
+    with subprocess.Popen(command, env=os.environ | {"HOME": str(repository)}) as process:
+        try:
+            _wait(f"http://127.0.0.1:{port}/{'health' if verb == 'serve' else ''}", process)
+            yield f"feast+http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90  # it imports for many seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not answer")
+
+
+def test_it_keeps_the_contract_of_every_store(feast_python: Path) -> None:
+    command = [feast_python, "-m", "pytest", "tests/features/online", "-k", "feast", "-q"]
+    done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_what_the_verb_wrote_is_read_through_the_feature_server(
+    feast_python: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(
+        [feast_python, "-m", "features.fill", "--events", "-"],
+        cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, text=True,
+        input="\n".join(map(json.dumps, LINES)),
+    )  # fmt: skip
+    with serving(feast_python, repository) as url:
+        store = connect(NAME, Settings(url, read_ms=5000), feast=ServerEngine)
+        readings = store.read(["bob", "nobody", "ann"], [time.time_ns() // 1000] * 3)
+        assert [one.state for one in readings] == [State.FOUND, State.UNKNOWN, State.FOUND]
+        assert [event.item_id for event in readings[0].profile.events] == ["m1", "m2"]
+        assert store.health()["store"] == url
+        with pytest.raises(StoreError, match="is read only; write through feast:///FOLDER"):
+            store.configure(Policy(5, None))
+
+        monkeypatch.setenv("TIDEGATE_STORE", url)
+        monkeypatch.setenv("TIDEGATE_STORE_READ_MS", "5000")
+        ann, bob = (asyncio.run(Stored.of(NAME).read(user)) for user in ("ann", "bob"))
+        assert (ann.consent, bob.consent) == (False, None)
+        assert [event["item_id"] for event in bob.told["history"]] == ["m1", "m2"]
+        assert bob.told["context"] == {"plan": "free"}
+        assert _columns(url, "bob") == [2, "m2", None, False]  # for those who read by Feast's own means
+    with pytest.raises(StoreUnavailable, match=re.escape(url)):
+        store.read(["bob"], [time.time_ns() // 1000])
+
+
+def _columns(url: str, user: str) -> list:
+    names = ["events", "last_item", "personalisation", "erased"]
+    asked = {"features": [f"profile:{name}" for name in names], "entities": {"dataset": [NAME], "user_id": [user]}}
+    answer = httpx.post(f"{url.removeprefix('feast+')}/get-online-features", json=asked, trust_env=False).json()
+    found = {
+        name: one["values"][0] for name, one in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)
+    }
+    return [found[name] for name in names]
+
+
+def test_its_ui_shows_the_views(feast_python: Path, repository: Path) -> None:
+    with serving(feast_python, repository, "ui") as url:
+        asked = f"{url.removeprefix('feast+')}/api/v1/feature_views?project=tidegate"
+        views = httpx.get(asked, trust_env=False).json()["featureViews"]
+
+    shown = {view["spec"]["name"]: [one["name"] for one in view["spec"]["features"]] for view in views}
+    assert shown.keys() == {"profile", "shared"}
+    assert {"record", "events", "last_item", "feature_time", "personalisation"} <= set(shown["profile"])

@@ -1,0 +1,104 @@
+"""What Feast's stores would do to a careless writer. Runs where Feast is installed; see `tests/features/feast_store`."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from features.online.errors import StoreConflict, StoreError, StoreUnavailable
+from features.online.profile import Event, Stated, make
+from features.online.record_store import RecordStore
+from features.online.store import Policy, State
+
+pytest.importorskip("feast", reason="Feast is an extra")
+
+from features.feast_store import sdk_engine
+
+pytestmark = pytest.mark.slow
+T = 1_700_000_000_000_000
+
+
+@pytest.fixture(params=["feast-sqlite", "feast-redis"])
+def repository(request: pytest.FixtureRequest, feast_repositories: dict[str, Path]) -> Path:
+    return feast_repositories[request.param]
+
+
+@pytest.fixture
+def url(repository: Path) -> str:
+    return f"feast://{repository}"
+
+
+def test_a_write_that_the_store_drops_is_no_success(store: RecordStore, url: str, monkeypatch) -> None:
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, zone=None) -> datetime:
+            return datetime.now(zone) - timedelta(hours=1)
+
+    before = make("a", [Event(T, "d", T, "i", "play")])
+    store.upsert([before])
+    monkeypatch.setattr(sdk_engine, "datetime", SetBack)
+    change = make("a", [Event(T, "e", T, "i", "play")])
+    try:
+        store.upsert([change])
+    except StoreConflict:
+        assert store.read(["a"], [T])[0].profile == before  # as Feast's Redis does: it keeps the later write
+    else:
+        assert store.read(["a"], [T])[0].profile.events == before.events + change.events
+
+
+def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path, url: str) -> None:
+    engine = sdk_engine.SdkEngine(repository, 0.2)
+    store = RecordStore(engine, "held")
+    with (repository / "feature_store.yaml").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        begun = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match=f"{url}.*another writer"):
+            store.configure(Policy(5, None))
+        assert time.perf_counter() - begun < 2
+    store.configure(Policy(5, None))
+
+
+def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: RecordStore, namespace: str) -> None:
+    names = [*sdk_engine.NO_COLUMNS, "record"]
+    row = dict.fromkeys(names) | {
+        "dataset": namespace,
+        "user_id": "a",
+        "erased": False,
+        "event_timestamp": datetime.now(UTC),
+    }
+    store.engine._feast.write_to_online_store("profile", pd.DataFrame([row], dtype=object))
+
+    assert store.read(["a"], [T])[0].state == State.CORRUPT
+
+
+def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: RecordStore, namespace: str) -> None:
+    event, no = Event(T, "e", T + 5_000_000, "half \ud800", "play"), Stated(T, "c", T, False)
+    store.upsert([make("a", [event], None, {"personalisation": no})])
+
+    assert shown(store, namespace) == [
+        1, "half \\xed\\xa0\\x80", when(T), when(T + 5_000_000), False, False, False,
+    ]  # fmt: skip
+    store.erase(["a"])
+    assert shown(store, namespace) == [None] * 6 + [True]
+
+
+def shown(store: RecordStore, namespace: str) -> list:
+    names = [*sdk_engine.NO_COLUMNS, "erased"]
+    asked = [f"profile:{name}" for name in names], [{"dataset": namespace, "user_id": "a"}]
+    found = store.engine._feast.get_online_features(*asked).to_dict()
+    return [found[name][0] for name in names]
+
+
+def when(time_us: int) -> datetime:
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC)
+
+
+def test_a_folder_to_which_nothing_was_applied_says_so(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "feature_store.yaml").write_text((repository / "feature_store.yaml").read_text())
+    with pytest.raises(StoreError, match="feast apply"):
+        RecordStore(sdk_engine.SdkEngine(tmp_path, 1), "d").policy()
