@@ -138,9 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         with sys.stdin if arguments.events == "-" else _opened(arguments.events) as lines:
             follow(store, lines, chosen.ingest, arguments.batch)
         return 0
-    store.configure(
-        replace(policy, filled=held is not None and held.filled)
-    )  # what is served now, goes on being served
+    # What is served now goes on being served.
+    store.configure(replace(policy, filled=held is not None and held.filled))
     _from_products(store, arguments.until, arguments.batch)
     store.configure(policy)
     return 0
