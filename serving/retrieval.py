@@ -14,8 +14,9 @@ from features.vocabulary import PAD
 from serving.index import Index, extra, merged
 from serving.scored import Scored
 from serving.scorer import Scorer
+from training.models.base import EXCLUDED
 from training.models.factors import Factors
-from training.models.rank import exclude, is_seen
+from training.models.rank import is_seen
 
 
 class Retrieval:
@@ -46,9 +47,9 @@ class Retrieval:
             return items
 
         items, scores = self.scorer.model.shortlist(batch, search)
-        left = inside[0] & ~is_seen(items, batch.seen)
-        enough = left.sum(dim=1) >= (self.scorer.model.retrieve or 0)
-        return Scored(exclude(scores, batch.seen, items), items, inside[0], enough)
+        barred = is_seen(items, batch.seen)
+        enough = (inside[0] & ~barred).sum(dim=1) >= (self.scorer.model.retrieve or 0)
+        return Scored(scores.masked_fill(barred, EXCLUDED), items, inside[0], enough)
 
     def _more(self, trends: TrendSnapshot) -> Tensor:
         """(X,) those of `always` and what trends by now."""

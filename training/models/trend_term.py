@@ -48,5 +48,8 @@ def add_trends(scores: Tensor, weights: Tensor, trends: Tensor, moment: Tensor) 
 
 def pair_trends(weights: Tensor, trends: Tensor, moment: Tensor, candidates: Tensor) -> Tensor:
     """(Q, M): the same term for each question's own (Q, M) candidates."""
-    at_candidates = trends.transpose(1, 2)[moment[:, None], candidates]  # (Q, M, C)
+    if len(trends) == 1:  # as in serving; reads each candidate's channels in one piece
+        at_candidates = trends[0].T.index_select(0, candidates.reshape(-1)).view(*candidates.shape, -1)  # (Q, M, C)
+    else:
+        at_candidates = trends.transpose(1, 2)[moment[:, None], candidates]
     return torch.einsum("qmc,qc->qm", at_candidates.to(weights.dtype), weights)
