@@ -36,11 +36,7 @@ def main() -> int:
 
 def _code_of(doors, stage: str) -> list[str]:
     """The lines of a stage's code, sorted."""
-    about = doors.stages()[stage]
-    files = doors.imported_files(doors.module_of(about["cmd"]))
-    if doors.verb_of(stage) in doors.READS:
-        files |= doors.imported_files(doors.READS[doors.verb_of(stage)])
-    return [f"    - {file}" for file in sorted(files)]
+    return [f"    - {file}" for file in sorted(doors.code_of(stage))]
 
 
 if __name__ == "__main__":

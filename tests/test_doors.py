@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +34,9 @@ WITHOUT_SECTION = {
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "fill"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
 READS = {"package": "serving.handler"}
+# Code that is loaded when a hybrid is fitted, which stages of their own do: the others stay as they are when it changes.
+OF_HYBRIDS = {"training/answers.py", "training/blend.py"}
+IDLE = {"train-valid": OF_HYBRIDS, "train-test": OF_HYBRIDS}
 # Modules that can be started but are no step of a model's life, and what they are for.
 NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
@@ -193,18 +198,32 @@ def test_every_stage_depends_on_its_section() -> None:
             assert verb_of(name) in keys, f"{name} does not list its section of params.yaml"
 
 
+def code_of(stage: str) -> set[str]:
+    """Every file of the project whose change may change what a stage of dvc.yaml writes."""
+    code = imported_files(module_of(stages()[stage]["cmd"]))
+    if verb_of(stage) in READS:
+        code |= imported_files(READS[verb_of(stage)])
+    return code - IDLE.get(stage, set())
+
+
 def test_every_stage_lists_all_the_code_that_it_imports() -> None:
     missing = {}
     for name, stage in stages().items():
         deps = {str(Path(path)) for path in written(stage["deps"])}
-        code = imported_files(module_of(stage["cmd"]))
-        if verb_of(name) in READS:
-            code |= imported_files(READS[verb_of(name)])
-        absent = {file for file in code if not {file, *map(str, Path(file).parents)} & deps}
+        absent = {file for file in code_of(name) if not {file, *map(str, Path(file).parents)} & deps}
         if absent:
             missing[name] = sorted(absent)
 
     assert not missing, "a stage that leaves out code stays unchanged when that code changes"
+
+
+def test_what_is_of_hybrids_alone_is_loaded_for_a_hybrid_alone() -> None:
+    modules = [file.removesuffix(".py").replace("/", ".") for file in sorted(OF_HYBRIDS)]
+    script = f"import sys, training.train; print([name for name in {modules} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+    assert (ended.stdout.strip(), ended.returncode) == ("[]", 0), ended.stderr
+    assert code_of("train-hybrid-valid") >= OF_HYBRIDS
 
 
 def test_no_stage_depends_on_code_that_is_gone() -> None:
