@@ -7,7 +7,6 @@ export builds, and served with profiles from Redis.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
@@ -16,14 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import params
-from benchmarks import _made_catalogue, _made_service, _redis, _servers
+from benchmarks import _made_catalogue, _made_service, _servers
 from benchmarks._load import Load, Target, load
 from benchmarks._record import write
 from benchmarks._serving_report import HANDLER, NOOP
-from benchmarks.serving import CORES, WARM_SECONDS, K, lacks, memory, watched
+from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, stored, watched
 from command import exits_cleanly
-from features.online import connect
-from features.online.store import Policy
 from params import ROOT
 from serving.settings import Settings
 
@@ -49,11 +46,7 @@ def exported(home: Path, items: int, steps: int) -> tuple[_made_catalogue.Traine
 
 def served(stack: ExitStack, home: Path, trained: _made_catalogue.Trained) -> tuple[dict[str, Target], Settings]:
     """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
-    url = stack.enter_context(_redis.server())
-    store = connect.connect(trained.features.description["dataset"], connect.Settings(url), writing=True)
-    store.configure(Policy(max_events=2000, ttl_us=None))
-    store.upsert(_made_service.profiles(trained.features))
-    store.close()
+    url = stored(stack, trained.features, params.load(ROOT / "params.yaml"))
     stack.enter_context(_servers.environment(home, url))
     settings = stack.enter_context(_servers.running(home / "artifact"))
     return {
@@ -105,8 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if lacks("large_catalogue"):
         return 0
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    keep_to_cores()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         trained, about = exported(home, given.items, given.steps)

@@ -23,6 +23,7 @@ from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figur
 from command import UserError, exits_cleanly
 from features.online import connect
 from features.online.store import Policy
+from features.store import Features
 from params import ROOT
 from serving import server
 from serving.client import TorchServe
@@ -95,11 +96,7 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
     chosen = params.load(ROOT / "params.yaml")
     made = _made_service.features(size, chosen)
     artifact = _made_service.artifact(home, made, size, chosen, steps)
-    url = stack.enter_context(_redis.server())
-    store = connect.connect(NAME, connect.Settings(url), writing=True)
-    store.configure(Policy(chosen.online.max_events, None))
-    store.upsert(_made_service.profiles(made))
-    store.close()
+    url = stored(stack, made, chosen)
     stack.enter_context(_servers.environment(home, url))
     settings = stack.enter_context(_servers.running(artifact))
     edge = stack.enter_context(_servers.edge(home / "edge", cache="off"))
@@ -112,6 +109,22 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
         CACHED: cached,
     }
     return Bench(targets, size), settings, watched(settings, NAME)
+
+
+def stored(stack: ExitStack, made: Features, chosen: params.Params) -> str:
+    """The URL of a Redis with the profiles of everybody in the features."""
+    url = stack.enter_context(_redis.server())
+    store = connect.connect(made.description["dataset"], connect.Settings(url), writing=True)
+    store.configure(Policy(chosen.online.max_events, None))
+    store.upsert(_made_service.profiles(made))
+    store.close()
+    return url
+
+
+def keep_to_cores() -> None:
+    """Run on CORES cores, and every server that is started after it: so machines can be compared."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 def watched(settings: Settings, model: str) -> dict[str, int]:
@@ -161,8 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     check(given)
     if lacks("serving"):
         return 0
-    if hasattr(os, "sched_setaffinity"):  # every server inherits it, so that machines can be compared
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    keep_to_cores()
     size, steps = (QUICK_SIZE, QUICK_STEPS) if given.quick else (Size(), STEPS)
     seconds, levels = (1, [1, 8]) if given.quick else (given.seconds, sorted(set(given.concurrency)))
     with ExitStack() as stack:

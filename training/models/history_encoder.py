@@ -32,10 +32,7 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, query: Query, item_vectors: Tensor) -> Tensor:
         """(Q, D) the state that each question reads: of its history's first `position` events."""
-        states = self._events(query, item_vectors)
-        if not query.one_each:
-            return self.norm(in_turn(self.blocks, states)[query.row, query.position])
-        return self.norm(last_at(self.blocks, states, query.position))
+        return self.norm(states_at(self.blocks, self._events(query, item_vectors), query, query.position))
 
     def _events(self, query: Query, item_vectors: Tensor) -> Tensor:
         """(B, L + 1, D) the start token and the events, before any block."""
@@ -53,11 +50,12 @@ def in_turn(blocks: Iterable[nn.Module], states: Tensor) -> Tensor:
     return states
 
 
-def last_at(blocks: nn.ModuleList, states: Tensor, position: Tensor) -> Tensor:
-    """(B, D) what `in_turn` says of one (B,) position each; the last block computes nothing else."""
-    if not len(blocks):
-        return states[torch.arange(len(states), device=states.device), position]
-    return blocks[-1].at(in_turn(blocks[:-1], states), position)  # type: ignore[operator]
+def states_at(blocks: nn.ModuleList, states: Tensor, query: Query, position: Tensor) -> Tensor:
+    """(Q, D) the state at one (Q,) position for each question. Where each has a history of its own, the last block
+    computes nothing else."""
+    if query.one_each and len(blocks):
+        return blocks[-1].at(in_turn(blocks[:-1], states), position)  # type: ignore[operator]
+    return in_turn(blocks, states)[query.row, position]
 
 
 class CausalBlock(nn.Module):

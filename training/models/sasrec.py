@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from features.vocabulary import PAD
 from training.models.base import Sizes
 from training.models.factors import Factors
-from training.models.history_encoder import CausalBlock, in_turn, last_at
+from training.models.history_encoder import CausalBlock, states_at
 from training.models.learned import LearnedModel
 from training.models.query import Query
 
@@ -59,10 +59,7 @@ class SASRec(LearnedModel):
         place = newest[:, None] - 1 - torch.arange(query.items.shape[1], device=newest.device)
         events = self.items(query.items) * self.items.embedding_dim**0.5
         states = self.dropout(events + self.places(place.clamp(min=0)))
-        last = (query.position - 1).clamp(min=0)
-        if not query.one_each:
-            return self.norm(in_turn(self.blocks, states)[query.row, last])
-        return self.norm(last_at(self.blocks, states, last))
+        return self.norm(states_at(self.blocks, states, query, (query.position - 1).clamp(min=0)))
 
     def factors(self, query: Query) -> Factors:
         states = self.states(query)

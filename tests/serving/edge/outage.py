@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -179,14 +178,6 @@ def process(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
     finally:
         running.terminate()
         running.wait(120)
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def until(holds: Callable[[], bool], seconds: float, told: Callable[[], object] = lambda: "") -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_artifact
-from outage import Asker, Disk, Line, Redis, Row, free_ports, process, readiness, until
+from outage import Asker, Disk, Line, Redis, Row, process, readiness, until
 
+from benchmarks._redis import free_ports
 from features.online.connect import STORE, Settings, connect
 from features.online.errors import StoreUnavailable
 from features.online.profile import Event, Profile, Stated, make
