@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from data.columns import MICROSECONDS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_UTC = EPOCH.replace(tzinfo=None)
 
 
 def from_iso(text: str) -> int:
@@ -27,5 +28,4 @@ def from_iso(text: str) -> int:
 
 def to_iso(time_us: int) -> str:
     """Microseconds since 1970 as ISO 8601 in UTC."""
-    seconds, rest = divmod(int(time_us), MICROSECONDS)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat().replace("+00:00", "Z")
+    return (EPOCH_UTC + timedelta(microseconds=int(time_us))).isoformat() + "Z"

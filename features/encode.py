@@ -56,14 +56,14 @@ def resolve_history(events: Iterable[tuple[str, int]], time_us: int, repeats: st
     return [(item, moment) for moment, item in resolved]
 
 
-def pad_left(flat: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """(B, width) rows of a ragged array, right-aligned; the newest `width` of a longer row are kept."""
-    ends = np.cumsum(lengths)
+def pad_left(flats: Sequence[np.ndarray], lengths: np.ndarray, width: int) -> list[np.ndarray]:
+    """(B, width) rows of each ragged array, right-aligned; the newest `width` of a longer row are kept."""
     column = np.arange(width)
-    source = ends[:, None] - width + column
     inside = column >= (width - lengths)[:, None]
-    padded = np.zeros((len(lengths), width), dtype=flat.dtype)
-    padded[inside] = flat[source[inside]]
+    source = (np.cumsum(lengths)[:, None] - width + column)[inside]
+    padded = [np.zeros((len(lengths), width), dtype=flat.dtype) for flat in flats]
+    for rows, flat in zip(padded, flats, strict=True):
+        rows[inside] = flat[source]
     return padded
 
 
@@ -111,12 +111,12 @@ def assemble(
         time_us, traits (B, F), context (B, K), trends (T, N, C), moment (B,): as in `Batch`.
         max_history: the newest events that `items` keeps; None keeps all. `seen` always keeps all.
     """
-    longest = int(lengths.max(initial=0))
-    width = max(1, longest if max_history is None else min(longest, max_history))
+    width = max_history or max(1, int(lengths.max(initial=0)))
     rows = np.repeat(np.arange(len(lengths)), lengths)
+    items, item_times = pad_left((flat_items, flat_times), lengths, width)
     return Batch(
-        items=torch.from_numpy(pad_left(flat_items, lengths, width)),
-        item_times=torch.from_numpy(pad_left(flat_times, lengths, width)),
+        items=torch.from_numpy(items),
+        item_times=torch.from_numpy(item_times),
         time=torch.from_numpy(np.asarray(time_us, dtype=np.int64)),
         traits=torch.from_numpy(np.ascontiguousarray(traits, dtype=np.int64)),
         context=torch.from_numpy(np.ascontiguousarray(context, dtype=np.int64)),
@@ -126,7 +126,10 @@ def assemble(
     )
 
 
-def known(items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drop what the vocabulary does not hold."""
+def known(items: np.ndarray, times: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ragged histories without what the vocabulary does not hold: flat items and times, and (B,) lengths."""
     kept = items != PAD
-    return items[kept], times[kept]
+    if kept.all():
+        return items, times, lengths
+    rows = np.repeat(np.arange(len(lengths)), lengths)[kept]
+    return items[kept], times[kept], np.bincount(rows, minlength=len(lengths))

@@ -35,7 +35,7 @@ class Vocabulary:
     def indices(self, item_ids: Iterable[str]) -> np.ndarray:
         """(n,) int64 rows, PAD where unknown."""
         get = self._index.get
-        return np.fromiter((get(item, PAD) for item in item_ids), dtype=np.int64)
+        return np.array([get(item, PAD) for item in item_ids], dtype=np.int64)
 
     def id(self, index: int) -> str:
         """The id of one row.

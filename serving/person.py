@@ -18,13 +18,15 @@ NOBODY = "no history was stated and no user named"
 @dataclass(frozen=True)
 class Person:
     """Attributes:
-    history: (item_id, microseconds), oldest first, as ingest would have kept it; all of it before the request's time.
+    items, times: of the history: item ids and microseconds, oldest first, as ingest would have kept them; all of it
+        before the request's time.
     traits: column -> value.
     note: why there is no history; empty where there is one, or where it is plain from the request.
     feature_time_us: when the platform last learned of the person; 0 where only the request tells.
     """
 
-    history: list[tuple[str, int]] = field(default_factory=list)
+    items: Sequence[str] = ()
+    times: Sequence[int] = ()
     traits: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
     feature_time_us: int = 0
@@ -52,7 +54,8 @@ def people_of(requests: Sequence[Request], repeats: str, lookup: Lookup | None) 
     people = []
     for request in requests:
         if request.stated:
-            people.append(Person(resolve_history(request.history, request.time_us, repeats)))
+            resolved = resolve_history(request.history, request.time_us, repeats)
+            people.append(Person([item for item, _ in resolved], [moment for _, moment in resolved]))
         elif request.user_id is None:
             people.append(Person(note=NOBODY))
         else:

@@ -103,8 +103,8 @@ class Recommender(Scorer):
         nobody = _nobody(requests[0].time_us)
         batch = self.encode(requests + [nobody] * missing, people + [Person()] * missing, trends)
         segments = [self._segments(request, person) for request, person in zip(requests, people, strict=True)]
-        events = (batch.items != PAD).sum(dim=1).tolist()
-        traits = (batch.traits != 0).any(dim=1).tolist()
+        events = (batch.items.numpy() != PAD).sum(axis=1).tolist()
+        traits = (batch.traits.numpy() != 0).any(axis=1).tolist()
         rungs: dict[int, Rung] = {}
         shown: dict[int, list[dict]] = {}
         for scored, failed in self._looks(batch, trends, len(requests), shown):
@@ -153,7 +153,7 @@ class Recommender(Scorer):
         """The model's scores; where it fails, how often items were taken, since an answer is owed all the same."""
         try:
             scores = self.scores(batch)
-            if not scores.isnan().any():
+            if not scores.amax(dim=1).isnan().any():  # a NaN is the greatest of its row
                 return scores, False
             log.error("the model scored NaN")
         except Exception:
@@ -165,12 +165,13 @@ class Recommender(Scorer):
         """Put first what the segment took, where its list is the answer, and bar what the request bars."""
         if rung.segment is not None:
             scored.scores[row] = self._in_segment(rung.segment, scored, row)
-        scored.bar(row, self.vocabulary.indices(request.exclude))
+        if request.exclude:
+            scored.bar(row, self.vocabulary.indices(request.exclude))
         if request.filters:
             scored.bar_where(row, scored.of_items(row, torch.from_numpy(self.attributes.barred(request.filters))))
 
     def _segments(self, request: Request, person: Person) -> list[str]:
-        return self.segments.of(person.history, {**person.traits, **request.context}, request.time_us)
+        return self.segments.of(person.items, person.times, {**person.traits, **request.context}, request.time_us)
 
     def _in_segment(self, name: str, scored: Scored, row: int) -> Tensor:
         """(M,) first what the segment's members took, by how often; below it the rest, as scored."""
@@ -187,15 +188,15 @@ class Recommender(Scorer):
         if not held:
             return {}
         items, best = scored.best(held, max(needed[row] for row in held))
-        shown = {}
+        ids, titles, shown = self.vocabulary.ids, self.artifact.titles, {}
         for row, of_row, values in zip(held, items.tolist(), best.tolist(), strict=True):
             rows = [item for item in of_row[: needed[row]] if item != PAD]
             places = self.presentation.places(rows, values[: len(rows)], requests[row].k)
-            shown[row] = [self._item(rows[place], values[place]) for place in places]
+            shown[row] = [
+                {"item_id": ids[rows[place] - 1], "score": values[place], "title": titles[rows[place] - 1]}
+                for place in places
+            ]
         return shown
-
-    def _item(self, row: int, score: float) -> dict:
-        return {"item_id": self.vocabulary.id(row), "score": score, "title": self.artifact.titles[row - 1]}
 
 
 def _nobody(time_us: int) -> Request:

@@ -42,7 +42,7 @@ def rung_of(
         return Rung(PERSONALISED, "ranked from the traits that are known; there is no history")
     if person.note:
         return _below(person.note, lists)
-    if request.history or person.history:
+    if request.history or person.items:
         return _below("no event of the history is of a known item and before the request's time", lists)
     return _below("the history is empty", lists)
 

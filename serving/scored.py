@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.vocabulary import PAD
 from training.models.rank import rank
 
 NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
@@ -57,7 +58,17 @@ class Scored:
 
     def best(self, rows: list[int], k: int) -> tuple[Tensor, Tensor]:
         """Of the given requests the (n, k) item rows, PAD where nothing is left, and their scores; best first."""
-        scores = self.scores[rows]
-        top, _ = rank(scores, NO_TRUTH, k)
-        items = top if self.rows is None else self.rows[rows].gather(1, top)
-        return items, scores.gather(1, top)
+        scores = self.scores if rows == list(range(len(self.scores))) else self.scores[rows]
+        best, top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+        if _tied(best.numpy()):
+            top, _ = rank(scores, NO_TRUTH, k)
+            best = scores.gather(1, top)
+        top, best = top[:, :k], best[:, :k]
+        if self.rows is not None:
+            top = self.rows[rows].gather(1, top)
+        return top.masked_fill(best == UNRANKED, PAD), best
+
+
+def _tied(best: np.ndarray) -> bool:
+    """Whether any of the (n, k) scores, best first, equals the next: then `rank` says which comes first."""
+    return bool(((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > UNRANKED)).any())

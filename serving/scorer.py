@@ -71,13 +71,16 @@ class Scorer:
         """
         config = self.artifact.config
         people = people_of(requests, config["repeats"], None) if people is None else people
-        pairs = [self._known(person.history) for person in people]
-        empty = np.empty(0, dtype=np.int64)
+        items, times, lengths = known(
+            self.vocabulary.indices([item for person in people for item in person.items]),
+            np.array([moment for person in people for moment in person.times], dtype=np.int64),
+            np.array([len(person.items) for person in people], dtype=np.int64),
+        )
         trends_NC, logs = self.as_read(trends or self.artifact.trends)
         batch = assemble(
-            np.concatenate([empty, *(items for items, _ in pairs)]),
-            np.concatenate([empty, *(times for _, times in pairs)]),
-            np.array([len(items) for items, _ in pairs], dtype=np.int64),
+            items,
+            times,
+            lengths,
             np.array([request.time_us for request in requests], dtype=np.int64),
             self._rows(
                 [{**person.traits, **one.context} for one, person in zip(requests, people, strict=True)], "traits"
@@ -104,10 +107,6 @@ class Scorer:
         """The requests recorded at export, each with the answer given then."""
         lines = (self.folder / "golden.jsonl").read_text().splitlines() if self.folder else []
         return [json.loads(line) for line in lines]
-
-    def _known(self, history: list[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
-        items = self.vocabulary.indices(item for item, _ in history)
-        return known(items, np.array([moment for _, moment in history], dtype=np.int64))
 
     def _rows(self, values: list[dict], kind: str) -> np.ndarray:
         encoders = self.artifact.config["encoders"][kind]

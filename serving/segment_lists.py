@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.segments.rules import Event, ItemValues, Profile, Rule, members
+from features.segments.rules import ItemValues, Rule, Seen, fulfilled, tests_of
 from features.vocabulary import Vocabulary
 from serving.attributes import Attributes
 
@@ -23,7 +23,8 @@ class SegmentLists:
     """
 
     def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
-        self.rules, self.popular, self.items = rules, popular, items
+        self.popular = popular
+        self._tests = tests_of(rules, items)
 
     @classmethod
     def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: Attributes) -> SegmentLists:
@@ -35,10 +36,9 @@ class SegmentLists:
         by_row = attributes.of_items(sorted(_fields(stored["rules"])))
         return cls(stored["rules"], popular, {vocabulary.id(row): values for row, values in by_row.items()})
 
-    def of(self, history: Sequence[tuple[str, int]], traits: Mapping[str, object], time_us: int) -> list[str]:
-        """Names of the segments of whoever has this history and these traits at a moment."""
-        events = [Event(item, moment, moment) for item, moment in history]
-        return members(self.rules, Profile(events, traits, time_us), time_us, self.items)
+    def of(self, items: Sequence[str], times: Sequence[int], traits: Mapping[str, object], time_us: int) -> list[str]:
+        """Names of the segments of whoever has this history, all of it before the moment, and these traits."""
+        return fulfilled(self._tests, Seen(items, times, traits, time_us))
 
     def listed(self) -> set[int]:
         """The item rows that stand in the list of any segment."""

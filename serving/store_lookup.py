@@ -96,5 +96,5 @@ def person_of(reading: Reading, time_us: int, repeats: str) -> Person:
     profile = reading.profile
     if as_of.consent(profile, time_us).get(PERSONALISATION) is False:
         return Person(note=NO_CONSENT)
-    history = [(event.item_id, event.time_us) for event in as_of.history(profile, time_us, repeats)]
-    return Person(history, as_of.traits(profile, time_us), "", profile.feature_time_us)
+    items, times = as_of.seen(profile, time_us, repeats)
+    return Person(items, times, as_of.traits(profile, time_us), "", profile.feature_time_us)

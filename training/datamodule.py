@@ -193,4 +193,4 @@ def _ranges(begin: np.ndarray, stop: np.ndarray) -> np.ndarray:
 
 def _left_aligned(flat: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
     """(B, width) rows of a ragged array, padded on the right."""
-    return torch.from_numpy(np.ascontiguousarray(pad_left(flat[::-1], lengths[::-1], width)[::-1, ::-1]))
+    return torch.from_numpy(np.ascontiguousarray(pad_left([flat[::-1]], lengths[::-1], width)[0][::-1, ::-1]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from features.online.profile import Event, Profile, Stated
+from features.online.profile import Columns, Event, Profile, Stated
 from features.segments import rules as by_rule
 from features.segments.rules import ItemValues, Rule
 
@@ -24,19 +24,41 @@ def history(profile: Profile, as_of_us: int, repeats: str) -> list[Event]:
     Args:
         repeats: `first`, `last` or `all`, as `ingest.repeats` was when the model was trained.
     """
-    unique: dict[str, Event] = {}  # an id that came with two times counts at the first, as in `data.repeats`
-    for event in profile.events:
-        if event.time_us < as_of_us and event.known_us <= as_of_us:
-            unique.setdefault(event.event_id, event)
-    visible = list(unique.values())
-    if repeats == "all":
-        return visible
-    if repeats not in ("first", "last"):
+    if repeats not in ("first", "last", "all"):
         raise ValueError(f"repeats is {repeats!r}; expected first, last or all")
+    visible: Sequence[Event] = profile.events
+    if visible and (visible[-1].time_us >= as_of_us or profile.feature_time_us > as_of_us):
+        visible = [event for event in visible if event.time_us < as_of_us and event.known_us <= as_of_us]
+    # An id that came with two times counts at the first, as in `data.repeats`.
+    visible = _first_of_each([event.event_id for event in visible], visible)
+    if repeats == "last":
+        backwards = visible[::-1]
+        return list(_first_of_each([event.item_id for event in backwards], backwards)[::-1])
+    if repeats == "first":
+        visible = _first_of_each([event.item_id for event in visible], visible)
+    return list(visible)
+
+
+def seen(profile: Profile, as_of_us: int, repeats: str) -> tuple[list[str], list[int]]:
+    """Items and times of `history`, which is what a model reads of it."""
+    events = profile.events
+    if isinstance(events, Columns) and events.times:
+        items, times = events.items, events.times
+        all_known = times[-1] < as_of_us and profile.feature_time_us <= as_of_us
+        if all_known and len(set(events.ids)) == len(times) and (repeats == "all" or len(set(items)) == len(times)):
+            return items, times  # as a rule; and no Event is made, since every answer waits for this
+    found = history(profile, as_of_us, repeats)
+    return [event.item_id for event in found], [event.time_us for event in found]
+
+
+def _first_of_each(keys: Sequence[str], events: Sequence[Event]) -> Sequence[Event]:
+    """In their order, without those whose key stood before."""
+    if len(set(keys)) == len(keys):  # as a rule; looked at first, since every answer waits for this
+        return events
     kept: dict[str, Event] = {}
-    for event in visible if repeats == "first" else reversed(visible):
-        kept.setdefault(event.item_id, event)
-    return sorted(kept.values())
+    for key, event in zip(keys, events, strict=True):
+        kept.setdefault(key, event)
+    return list(kept.values())
 
 
 def traits(profile: Profile, as_of_us: int) -> dict[str, object]:

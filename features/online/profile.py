@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import add
 from typing import Any, NamedTuple
 
 from data.columns import MICROSECONDS
@@ -32,6 +34,38 @@ class Event(NamedTuple):
     known_us: int  # when the platform learned of it
     item_id: str
     event_type: str
+
+
+class Columns(Sequence[Event]):
+    """Events by column, as a record holds them: most readers want two of the five. Equal to the tuple of its events."""
+
+    def __init__(
+        self, times: list[int], ids: list[str], lags: list[int], items: list[str], names: list[str], kinds: list[int]
+    ) -> None:
+        """Args: lags: from happening to being known; names, kinds: the types that occur, and which of them each is."""
+        self.times, self.ids, self.items = times, ids, items
+        self._lags, self._names, self._kinds = lags, names, kinds
+
+    @cached_property
+    def whole(self) -> tuple[Event, ...]:
+        """The events, each as one."""
+        known, types = map(add, self.times, self._lags), [self._names[kind] for kind in self._kinds]
+        columns = zip(self.times, self.ids, known, self.items, types, strict=True)
+        return tuple(map(Event._make, columns))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, at):  # an Event, or of a slice a tuple of them
+        return self.whole[at]
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.whole)
+
+    def __eq__(self, other: object) -> bool:
+        return self.whole == (other.whole if isinstance(other, Columns) else other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Stated(NamedTuple):
@@ -55,7 +89,7 @@ class Profile:
     """
 
     user_id: str
-    events: tuple[Event, ...] = ()
+    events: Sequence[Event] = ()
     traits: Mapping[str, Stated] = field(default_factory=dict)
     consent: Mapping[str, Stated] = field(default_factory=dict)
     feature_time_us: int = 0
@@ -163,3 +197,5 @@ def _check_stated(kind: str, name: str, stated: Stated) -> None:
         raise ProfileError(f"consent.{name}", f"expected true or false, got {value!r}"[:120])
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
         raise ProfileError(f"{kind}.{name}", f"expected text, a finite number, a flag or null, got {value!r}"[:120])
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what reads records fast makes a float of it
+        raise ProfileError(f"{kind}.{name}", f"expected a whole number of at most 64 bits, got {value!r}"[:120])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import accumulate, pairwise
-from operator import add, sub
+from operator import sub
 from zlib import crc32
 
+import orjson
+
 from features.online.errors import NewerRecord, RecordError
-from features.online.profile import Event, Profile, Stated
+from features.online.profile import Columns, Profile, Stated
 
 MAGIC, FORMAT = b"TGP", 1
 HEAD = 8  # magic 3, format 1, checksum 4
@@ -45,15 +47,17 @@ def decode(raw: bytes, user_id: str) -> Profile:
         RecordError: the bytes are not what was written, or are another user's.
     """
     try:
-        body = json.loads(unseal(MAGIC, FORMAT, raw))
+        body = _parsed(unseal(MAGIC, FORMAT, raw))
         if body["user"] != user_id:
             raise RecordError(f"the record of user {user_id!r} is of user {body['user']!r}")
         times = list(accumulate(body["times"]))
-        names = body["types"]
-        columns = (times, body["ids"], map(add, times, body["lags"]), body["items"], [names[at] for at in body["type"]])
+        columns = times, body["ids"], body["lags"], body["items"]
+        if {*map(len, columns)} != {len(body["type"])}:
+            raise ValueError("its columns differ in length")
+        events = Columns(*columns, body["types"], body["type"])
         return Profile(
             user_id,
-            tuple(map(Event._make, zip(*columns, strict=True))),
+            events,
             {name: Stated(*stated) for name, stated in body["traits"].items()},
             {name: Stated(*stated) for name, stated in body["consent"].items()},
             body["feature_time"],
@@ -63,6 +67,13 @@ def decode(raw: bytes, user_id: str) -> Profile:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"the record of user {user_id!r} is corrupt: {error!r}") from None
+
+
+def _parsed(body: bytes) -> dict:
+    try:
+        return orjson.loads(body)
+    except ValueError:  # half a surrogate pair in an id, which json alone reads
+        return json.loads(body)
 
 
 def seal(magic: bytes, form: int, body: bytes) -> bytes:

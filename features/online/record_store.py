@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from features.online import record
@@ -132,7 +133,7 @@ class RecordStore:
         if raw is None:
             raise StoreError(f"{self.engine.place} has no policy for {self._prefix.decode()[:-1]}; run features.fill")
         try:
-            return Policy(**json.loads(raw))
+            return _as_policy(raw)
         except (ValueError, TypeError) as error:
             raise RecordError(f"the policy in {self.engine.place} cannot be read: {error!r}") from None
 
@@ -191,6 +192,11 @@ class RecordStore:
             if wanted == held or self.engine.swap([Swap(key, held, wanted)])[0]:
                 return
         raise StoreConflict(f"{self.engine.place}: {key!r} changed under {ATTEMPTS} attempts to write")
+
+
+@lru_cache(8)  # read with every batch, and hardly ever another
+def _as_policy(raw: bytes) -> Policy:
+    return Policy(**json.loads(raw))
 
 
 def _later(raw: bytes | None, time_us: int) -> bool:

@@ -6,6 +6,7 @@ The serving worker may import this file: nothing but the standard library.
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,50 +41,87 @@ class Profile:
     traits_known_us: int | None = None
 
 
+class Seen(NamedTuple):
+    """What rules may look at, as of a moment: only what had happened and was known."""
+
+    items: Sequence[str]  # of the events
+    times: Sequence[int]  # of the events, microseconds, ascending
+    traits: Mapping[str, object]
+    as_of_us: int
+
+
+Test = Callable[[Seen], bool]
+
+
 def members(rules: Sequence[Rule], profile: Profile, as_of_us: int, items: ItemValues) -> list[str]:
     """Names of the segments that the profile belongs to at a moment, in the order of the rules.
 
     Only events strictly before the moment and known by then count. A number that does not exist (days since an
     event that never was, a share of no events) and a trait that is not known fulfil no condition.
     """
-    seen = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
-    times = sorted([event.time_us for event in seen])  # once: most conditions count or pick among them
+    events = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
     known = profile.traits_known_us is not None and profile.traits_known_us <= as_of_us
-    traits = profile.traits if known else {}
-
-    def holds(condition: Condition) -> bool:
-        if "trait" in condition:
-            return as_value(traits.get(condition["trait"])) in wanted_values(condition)
-        number = _number(condition, seen, times, as_of_us, items)
-        return number is not None and all(test(number, condition[name]) for name, test in stated_bounds(condition))
-
-    return [rule["name"] for rule in rules if _fulfils(rule, holds)]
+    times = sorted([event.time_us for event in events])
+    seen = Seen([event.item_id for event in events], times, profile.traits if known else {}, as_of_us)
+    return fulfilled(tests_of(rules, items), seen)
 
 
-def _fulfils(rule: Rule, holds: Callable[[Condition], bool]) -> bool:
-    return all(map(holds, rule.get("all", ()))) and ("any" not in rule or any(map(holds, rule["any"])))
+def fulfilled(tests: Sequence[tuple[str, Test]], seen: Seen) -> list[str]:
+    """Names of the rules whose test holds."""
+    return [name for name, holds in tests if holds(seen)]
 
 
-def _number(
-    condition: Condition, seen: Sequence[Event], times: Sequence[int], as_of_us: int, items: ItemValues
-) -> float | None:
-    """Args: times: of what was seen, ascending."""
-    if condition.get("fact") == "events":
-        before = bisect_left(times, as_of_us - span_us(condition)) if "last_days" in condition else 0
-        return len(times) - before
-    if not seen:
-        return None
+def tests_of(rules: Sequence[Rule], items: ItemValues) -> list[tuple[str, Test]]:
+    """Each rule's name and its test, read once for many profiles."""
+    return [(rule["name"], _rule(rule, items)) for rule in rules]
+
+
+def _rule(rule: Rule, items: ItemValues) -> Test:
+    needed = [_condition(one, items) for one in rule.get("all", ())]
+    either = [_condition(one, items) for one in rule["any"]] if "any" in rule else None
+    if len(needed) == 1 and either is None:
+        return needed[0]
+
+    def holds(seen: Seen) -> bool:
+        return all(test(seen) for test in needed) and (either is None or any(test(seen) for test in either))
+
+    return holds
+
+
+def _condition(condition: Condition, items: ItemValues) -> Test:
+    if "trait" in condition:
+        trait, wanted = condition["trait"], wanted_values(condition)
+        return lambda seen: as_value(seen.traits.get(trait)) in wanted
+    number = _number(condition, items)
+    bounds = [(test, condition[name]) for name, test in stated_bounds(condition)]
+
+    def holds(seen: Seen) -> bool:
+        found = number(seen)
+        return found is not None and all(test(found, bound) for test, bound in bounds)
+
+    return holds
+
+
+def _number(condition: Condition, items: ItemValues) -> Callable[[Seen], float | None]:
+    """The number that a condition bounds; None where it does not exist."""
     if "share_of" in condition:
-        name, value = condition["share_of"]["field"], condition["share_of"]["value"]
-        return sum(value in items.get(event.item_id, {}).get(name, ()) for event in seen) / len(seen)
-    return (as_of_us - times[0 if condition["fact"] == "days_since_first" else -1]) / DAY
+        field_name, value = condition["share_of"]["field"], condition["share_of"]["value"]
+        has = lambda item: value in items.get(item, {}).get(field_name, ())  # noqa: E731
+        return lambda seen: sum(map(has, seen.items)) / len(seen.items) if seen.items else None
+    if condition["fact"] == "events":
+        if "last_days" not in condition:
+            return lambda seen: len(seen.times)
+        span = span_us(condition)
+        return lambda seen: len(seen.times) - bisect_left(seen.times, seen.as_of_us - span)
+    at = 0 if condition["fact"] == "days_since_first" else -1
+    return lambda seen: (seen.as_of_us - seen.times[at]) / DAY if seen.times else None
 
 
 BOUNDS: dict[str, Callable[[Any, float], Any]] = {
-    "at_least": lambda number, bound: number >= bound,
-    "at_most": lambda number, bound: number <= bound,
-    "above": lambda number, bound: number > bound,
-    "below": lambda number, bound: number < bound,
+    "at_least": operator.ge,
+    "at_most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
 }
 
 

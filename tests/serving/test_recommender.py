@@ -189,8 +189,8 @@ class Known:
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         self.calls += 1
-        events = [(f"item-{n}", NOW - DAY + n) for n in (1, 3)]
-        known = Person(events, {"side": 1}, feature_time_us=NOW - DAY)
+        items, times = [f"item-{n}" for n in (1, 3)], [NOW - DAY + n for n in (1, 3)]
+        known = Person(items, times, {"side": 1}, feature_time_us=NOW - DAY)
         return [
             known if one.user_id == "known" else Person(note="the store does not know the user") for one in requests
         ]

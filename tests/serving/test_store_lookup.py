@@ -47,7 +47,7 @@ def test_a_known_user_comes_with_history_traits_and_when_they_were_learned(store
 
     (person,) = StoreLookup(lambda: store).people([request("known")], "first")
 
-    assert person.history == [("a", NOW - 5 * DAY), ("b", NOW - 3 * DAY)]
+    assert (person.items, person.times) == (["a", "b"], [NOW - 5 * DAY, NOW - 3 * DAY])
     assert person.traits == {"plan": "free"}
     assert person.feature_time_us == NOW - DAY
     assert person.note == ""
@@ -58,7 +58,7 @@ def test_nothing_of_a_later_time_is_seen(store: ProfileStore) -> None:
 
     (person,) = StoreLookup(lambda: store).people([request("known", NOW - 3 * DAY)], "first")
 
-    assert [item for item, _ in person.history] == ["a"]
+    assert person.items == ["a"]
 
 
 def test_what_a_user_just_did_is_known_to_the_next_request(store: ProfileStore) -> None:
@@ -69,7 +69,7 @@ def test_what_a_user_just_did_is_known_to_the_next_request(store: ProfileStore) 
     store.upsert([make("known", [Event(NOW - 1, "new", NOW - 1, "b", "play")])])
     (person,) = lookup.people([request("known")], "first")
 
-    assert [item for item, _ in person.history] == ["a", "b"]
+    assert person.items == ["a", "b"]
 
 
 def test_who_did_not_agree_is_not_known(store: ProfileStore) -> None:
@@ -77,7 +77,7 @@ def test_who_did_not_agree_is_not_known(store: ProfileStore) -> None:
 
     (person,) = StoreLookup(lambda: store).people([request("shy")], "first")
 
-    assert (person.history, dict(person.traits)) == ([], {})
+    assert (list(person.items), dict(person.traits)) == ([], {})
     assert person.note == "this user has not agreed to personalisation"
 
 
@@ -103,7 +103,7 @@ def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, mon
     filled = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
     filled.upsert([make("known", [event(5, "a")])])
-    assert lookup.people([request("known")], "first")[0].history
+    assert lookup.people([request("known")], "first")[0].items
     assert ended == ["absent"] * 5 + ["answered"]
 
 
@@ -131,8 +131,8 @@ def test_a_store_that_fails_is_rested_and_taken_up_again_by_itself(store: Profil
     assert stopped.asked == 3, "nobody waits for a store that is known to fail"
 
     clock[0], stopped.down = 6.0, False
-    assert lookup.people([request("known")], "first")[0].history
-    assert lookup.people([request("known")], "first")[0].history
+    assert lookup.people([request("known")], "first")[0].items
+    assert lookup.people([request("known")], "first")[0].items
 
 
 def test_a_store_that_cannot_be_opened_yet_is_opened_later(store: ProfileStore) -> None:

@@ -16,7 +16,7 @@ from data.repeats import resolve_repeats
 from features.encode import Batch, assemble, known, trait_row
 from features.featurize import build_log
 from features.fill import profiles
-from features.online import as_of
+from features.online import as_of, record
 from features.online.profile import Event, Profile, Stated, join, make
 from features.segments.facts import gather
 from features.segments.membership import membership
@@ -79,20 +79,17 @@ def pieces_of(profile: Profile) -> list[Profile]:
 def encoded(stored: list[Profile], time_us: np.ndarray, repeats: str, max_history: int | None) -> Batch:
     """Profiles as the worker encodes them."""
     histories = [as_of.history(profile, at, repeats) for profile, at in zip(stored, time_us.tolist(), strict=True)]
-    pairs = [
-        known(
-            VOCABULARY.indices(event.item_id for event in history),
-            np.array([event.time_us for event in history], dtype=np.int64),
-        )
-        for history in histories
-    ]
+    items, times, lengths = known(
+        VOCABULARY.indices(event.item_id for history in histories for event in history),
+        np.array([event.time_us for history in histories for event in history], dtype=np.int64),
+        np.array([len(history) for history in histories]),
+    )
     traits = [
         trait_row(as_of.traits(profile, at), ENCODERS["traits"])
         for profile, at in zip(stored, time_us.tolist(), strict=True)
     ]
     return assemble(
-        np.concatenate([items for items, _ in pairs]), np.concatenate([times for _, times in pairs]),
-        np.array([len(items) for items, _ in pairs]), time_us, np.array(traits), np.zeros((len(stored), 0)),
+        items, times, lengths, time_us, np.array(traits), np.zeros((len(stored), 0)),
         NO_TRENDS.at(time_us[:1], ["all"]), np.zeros(len(stored), np.int64), max_history,
     )  # fmt: skip
 
@@ -178,6 +175,20 @@ def test_repeats_are_resolved_by_rule() -> None:
     assert [names(profile, 9, rule) for rule in ("first", "last", "all")] == [["a", "b"], ["b", "c"], ["a", "b", "c"]]
     with pytest.raises(ValueError, match="repeats is 'each'"):
         names(profile, 9, "each")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 2), st.integers(0, 3)), max_size=8),
+    st.integers(0, 9), st.sampled_from(["first", "last", "all"]),
+)  # fmt: skip
+@settings(deadline=None)
+def test_what_a_model_reads_of_a_record_is_the_history(given_events: list, hour: int, repeats: str) -> None:
+    events = [event(at, str(name), f"i{item}", lag) for at, name, item, lag in given_events]
+    stored = record.decode(record.encode(make("u", events)), "u")
+    history = as_of.history(make("u", events), T + hour * HOUR, repeats)
+
+    expected = [seen.item_id for seen in history], [seen.time_us for seen in history]
+    assert tuple(map(list, as_of.seen(stored, T + hour * HOUR, repeats))) == expected
 
 
 def test_a_trait_is_not_known_before_it_was_stated_nor_after_it_was_taken_back() -> None:

@@ -147,6 +147,7 @@ def test_times_are_bounded_as_ingest_bounds_them() -> None:
         ("traits.age", {"traits": {"age": Stated(T, "e", T, float("nan"))}}),
         ("traits.age", {"traits": {"age": Stated(T, "e", T, [7])}}),
         ("traits", {"traits": {"": Stated(T, "e", T, 7)}}),
+        ("traits.plan", {"traits": {"plan": Stated(T, "e", T, 2**63)}}),
         ("consent.training", {"consent": {"training": Stated(T, "e", T, "yes")}}),
         ("event_time", {"consent": {"training": Stated(True, "e", T, True)}}),
     ],
