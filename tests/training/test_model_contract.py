@@ -23,6 +23,7 @@ from tests.training.made_features import ITEMS, START, checkerboard, recipe, sid
 from training.models.base import Model
 from training.models.build import MODELS, build
 from training.models.learned import LearnedModel
+from training.models.query import log_trends
 from training.models.rank import exclude, rank
 from training.train import FitResult, fit, sizes_of
 
@@ -235,6 +236,22 @@ def test_freezing_changes_no_score(fitted: FitResult) -> None:
         frozen.freeze()
 
     assert torch.equal(scores(frozen, batch), scores(fitted.model.eval(), batch))
+
+
+def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: FitResult) -> None:
+    """It records what it computes of the first, and runs the record for the others."""
+    plain, frozen = fitted.model.eval(), build(fitted.recipe, sizes_of(FEATURES))
+    frozen.load_state_dict(plain.state_dict())
+    frozen.eval()
+    with torch.inference_mode():
+        frozen.freeze()
+    for shift in range(6):
+        histories = [[1 + (item + shift) % ITEMS for item in history] for history in HISTORIES]
+        batch = ask(plain, histories[shift % 3 :] + histories[: shift % 3], moments=1)
+        batch.time += shift * 5_000_000_000
+        batch.log_trends = log_trends(batch.trends) if plain.channels else None
+
+        assert torch.equal(scores(frozen, batch), scores(plain, batch)), shift
 
 
 def test_it_learns_the_checkerboard(model: Model) -> None:

@@ -64,6 +64,8 @@ class CausalBlock(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self._kept: dict[int, Tensor] | None = None  # biases by length, once they are frozen
+        self._products: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -74,31 +76,61 @@ class CausalBlock(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, L, D) of (B, L, D)."""
-        query, key, value = self._heads(self.project(self.norm_attention(states)), 3)
-        place = torch.arange(states.shape[1], device=states.device)
-        return self._add(states, functional.scaled_dot_product_attention(query, key, value, self._bias(place)[None]))
+        query, key, value = self._heads(self.project(self.norm_attention(states)))
+        bias = self._biases(states.shape[1]).transpose(0, 1)[None]
+        mixed = functional.scaled_dot_product_attention(query, key, value, bias)
+        return self._feed(states + self.dropout(self.out(mixed.transpose(1, 2).reshape(states.shape))))
 
     def at(self, states: Tensor, position: Tensor) -> Tensor:
-        """(B, D) of (B, L, D): what `forward` gives at one (B,) position each."""
-        own = states[torch.arange(len(states), device=states.device), position][:, None]
-        width, weight, bias = states.shape[2], self.project.weight, self.project.bias
-        (query,) = self._heads(functional.linear(self.norm_attention(own), weight[:width], bias[:width]), 1)
-        key, value = self._heads(functional.linear(self.norm_attention(states), weight[width:], bias[width:]), 2)
-        distance = self._bias(position, states.shape[1]).transpose(0, 1)[:, :, None]  # (B, H, 1, L)
-        return self._add(own, functional.scaled_dot_product_attention(query, key, value, distance))[:, 0]
+        """(B, D) of (B, L, D): what `forward` gives at one (B,) position each.
 
-    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, L, parts * D) as so many (B, H, L, D / H)."""
+        One question a history: q · (K x + b) = (Kᵀ q) · x + a constant, which softmax does not see, and a mean of
+        V x is V times a mean of x. So no key and no value is computed of any event.
+        """
+        size, length, width = map(int, states.shape)
+        rows = torch.arange(size, device=states.device)
+        seek, seek_bias, out, out_bias = self._folded()
+        normed = self.norm_attention(states)
+        sought = functional.linear(normed[rows, position], seek, seek_bias).view(size, self.heads, width)
+        distance = self._biases(length)[position]
+        shares = torch.softmax(torch.baddbmm(distance, sought, normed.transpose(1, 2)), dim=2)  # (B, H, L)
+        mixed = functional.linear((shares @ normed).view(size, -1), out, out_bias)
+        return self._feed(states[rows, position] + self.dropout(mixed))
+
+    def freeze(self) -> None:
+        """Keep what no history changes."""
+        self._kept, self._products = {}, self._folded()
+
+    def _folded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Kᵀ Q / sqrt(D / H) and Kᵀ b by head, (H * D, D) and (H * D,); O V by head, (D, H * D), and O b + c, (D,)."""
+        if self._products is not None:
+            return self._products
+        width = self.project.in_features
+        ask, key, value = self.project.weight.view(3, self.heads, -1, width).unbind(0)  # (H, D / H, D) each
+        ask_bias, _, value_bias = self.project.bias.view(3, self.heads, -1, 1).unbind(0)
+        scaled = key.transpose(1, 2) / key.shape[1] ** 0.5
+        out = self.out.weight.view(width, self.heads, -1).transpose(0, 1)  # (H, D, D / H)
+        mixed = (out @ value).transpose(0, 1).reshape(width, -1)
+        bias = self.out.weight @ value_bias.flatten() + self.out.bias
+        return (scaled @ ask).flatten(0, 1), (scaled @ ask_bias).flatten(), mixed, bias
+
+    def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """(B, L, 3 * D) as query, key and value, (B, H, L, D / H) each."""
         size, length, _ = projected.shape
-        return projected.view(size, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return projected.view(size, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _add(self, states: Tensor, mixed: Tensor) -> Tensor:
-        """States with what was attended to, and then the feed-forward layer, added."""
-        states = states + self.dropout(self.out(mixed.transpose(1, 2).reshape(states.shape)))
+    def _feed(self, states: Tensor) -> Tensor:
+        """(..., D) with the feed-forward layer added."""
         return states + self.dropout(self.forward_layer(self.norm_forward(states)))
 
-    def _bias(self, place: Tensor, length: int | None = None) -> Tensor:
-        """(H, P, L) by the distance of (P,) places to each of a history's; -inf towards the future."""
-        apart = place[:, None] - (place if length is None else torch.arange(length, device=place.device))
+    def _biases(self, length: int) -> Tensor:
+        """(L, H, L) by the distance of each place to each; -inf towards the future."""
+        if self._kept is not None and length in self._kept:
+            return self._kept[length]
+        place = torch.arange(length, device=self.distance.weight.device)
+        apart = place[:, None] - place
         bias = self.distance(count_bucket(apart)).masked_fill((apart < 0)[..., None], float("-inf"))
-        return bias.permute(2, 0, 1)
+        biases = bias.transpose(1, 2).contiguous()
+        if self._kept is not None:
+            self._kept[length] = biases
+        return biases

@@ -5,8 +5,8 @@ Legend: B batch, Q questions, P of them, N item rows, M candidates, V content wi
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import fields, replace
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,12 @@ from torch.nn import functional
 from features.encode import Batch
 from training.models.base import Model, ModelError, Sizes
 from training.models.factors import Factors, Search
+from training.models.graph import Graph
+from training.models.history_encoder import CausalBlock
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
 from training.models.trend_term import add_trends, pair_trends
+
+FEW = 16  # requests at once, up to which Python takes longer than the arithmetic
 
 
 class LearnedModel(Model):
@@ -32,6 +36,7 @@ class LearnedModel(Model):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
+        self._graph: Graph | None = None
         self.max_history = params["max_history"]
         self.channels = tuple(params["channels"])
         if absent := [channel for channel in self.channels if channel not in sizes.channels]:
@@ -47,9 +52,12 @@ class LearnedModel(Model):
         self.content.copy_(torch.from_numpy(item_features))
 
     def freeze(self) -> None:
+        self._graph = Graph(_Scores(self))
         for module in self.modules():
             if isinstance(module, ItemTable):
                 module.freeze(self.content)
+            elif isinstance(module, Circumstances | CausalBlock):
+                module.freeze()
 
     def score_all(self, query: Query) -> Tensor:
         """(Q, N) scores of the whole catalogue; column PAD means nothing."""
@@ -71,13 +79,16 @@ class LearnedModel(Model):
     def scores(self, batch: Batch) -> Tensor:
         """(B, N). Histories are read `max_history` wide however short they are: a matrix product of another shape may
         add up in another order, and then an answer would depend on the batch that it is given in."""
-        return self.score_all(self._query(batch))
+        if self._graph is None or batch.log_trends is None or len(batch) > FEW:
+            return self.score_all(self._query(batch))
+        return self._graph(*(getattr(batch, part.name) for part in fields(Batch)))
 
     def _query(self, batch: Batch) -> Query:
         assert self.max_history is not None
-        short = self.max_history - batch.items.shape[1]
-        items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
-        return Query.of(replace(batch, items=items, item_times=times))
+        if short := self.max_history - batch.items.shape[1]:
+            items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
+            batch = replace(batch, items=items, item_times=times)
+        return Query.of(batch)
 
     def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
         return self.score_pairs(self._query(batch), torch.arange(len(batch), device=rows.device), rows)
@@ -100,6 +111,17 @@ class LearnedModel(Model):
         return bool(self.sizes.trait_sizes)
 
 
+class _Scores(nn.Module):
+    """(B, N) scores of the tensors of a Batch."""
+
+    def __init__(self, model: LearnedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.model.score_all(self.model._query(Batch(*tensors)))
+
+
 def _of_pairs(factors: Factors, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
     """(P, M) scores of the (P, M) candidates of (P,) questions."""
     user, item, bias, weights = factors
@@ -117,11 +139,23 @@ class Circumstances(nn.Module):
         super().__init__()
         tables = [NUM_BUCKETS, NUM_BUCKETS, 24, 7, *sizes.trait_sizes, *sizes.context_sizes]
         self.tables = nn.ModuleList(_table(rows, width) for rows in tables)
+        self._frozen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, query: Query) -> Tensor:
         rows = [time_bucket(query.since), count_bucket(query.length), query.hour, query.weekday]
         rows += [*query.traits.T, *query.context.T]
-        return torch.stack([table(row) for table, row in zip(self.tables, rows, strict=True)]).sum(dim=0)
+        table, begin = self._frozen or self._as_one()
+        return functional.embedding(torch.stack(rows, dim=1) + begin, table).sum(dim=1)
+
+    def freeze(self) -> None:
+        """Keep the tables put together, which no request changes."""
+        self._frozen = self._as_one()
+
+    def _as_one(self) -> tuple[Tensor, Tensor]:
+        """All tables below one another, and where each begins."""
+        weights = [cast(nn.Embedding, table).weight for table in self.tables]
+        begin = torch.tensor([0, *map(len, weights[:-1])], device=weights[0].device).cumsum(0)
+        return torch.cat(weights), begin
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
