@@ -9,21 +9,23 @@ from __future__ import annotations
 import logging
 import sys
 from socket import socket
+from struct import Struct
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 PIECE = 65_536
-READER = "_retrieve_buffer"  # of ts.protocol.otf_message_handler: all that it reads goes through this
+NUMBER = Struct("!i")
+TAKE, COUNT = "_retrieve_buffer", "_retrieve_int"  # of ts.protocol.otf_message_handler: all that it reads by
 
 
 class ReadAhead:
-    """In place of `_retrieve_buffer` of TorchServe 0.12, for the one connection that a worker has."""
+    """In place of two functions of TorchServe 0.12, for the one connection that a worker has."""
 
     def __init__(self) -> None:
         self._held, self._at = b"", 0
 
-    def __call__(self, connection: socket, length: int) -> bytes:
+    def take(self, connection: socket, length: int) -> bytes:
         """So many bytes; ends the process, as TorchServe's does, where the frontend has gone."""
         end = self._at + length
         if end > len(self._held):
@@ -31,6 +33,15 @@ class ReadAhead:
             end = length
         part, self._at = self._held[self._at : end], end
         return part
+
+    def number(self, connection: socket) -> int:
+        """A whole number of four bytes, as lengths are."""
+        at = self._at
+        if at + NUMBER.size > len(self._held):
+            self._fill(connection, NUMBER.size)
+            at = 0
+        self._at = at + NUMBER.size
+        return NUMBER.unpack_from(self._held, at)[0]
 
     def _fill(self, connection: socket, length: int) -> None:
         """Hold at least so many bytes from place 0 on."""
@@ -48,7 +59,9 @@ class ReadAhead:
 
 def install(codec: Any) -> None:
     """Let TorchServe's codec read so from now on; called between two messages, where nothing is half read."""
-    if hasattr(codec, READER):
-        setattr(codec, READER, ReadAhead())
+    if hasattr(codec, TAKE) and hasattr(codec, COUNT):
+        ahead = ReadAhead()
+        setattr(codec, TAKE, ahead.take)
+        setattr(codec, COUNT, ahead.number)
     else:
-        log.warning("%s has no %s: its messages are read piece by piece", codec.__name__, READER)
+        log.warning("%s has no %s and %s: its messages are read piece by piece", codec.__name__, TAKE, COUNT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def test_fields_are_whole_wherever_the_pieces_end(pieces: list[bytes], data: st.
     taken = b""
     while len(taken) < len(sent):
         length = data.draw(st.integers(0, len(sent) - len(taken)))
-        part = read(connection, length)
+        part = read.take(connection, length)
         assert len(part) == length
         taken += part
 
@@ -43,8 +44,20 @@ def test_fields_are_whole_wherever_the_pieces_end(pieces: list[bytes], data: st.
 def test_a_message_costs_one_call_to_the_system() -> None:
     connection, read = Pieces([b"abcdefgh"]), ReadAhead()
 
-    assert [read(connection, 2) for _ in range(4)] == [b"ab", b"cd", b"ef", b"gh"]
+    assert [read.take(connection, 2) for _ in range(4)] == [b"ab", b"cd", b"ef", b"gh"]
     assert connection.calls == 1
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6), st.lists(st.integers(1, 7), min_size=1, max_size=4))
+def test_numbers_are_whole_wherever_the_pieces_end(numbers: list[int], sizes: list[int]) -> None:
+    sent, pieces, read = struct.pack(f"!{len(numbers)}i", *numbers), [], ReadAhead()
+    while sent:
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(sent[:size])
+        sent = sent[size:]
+    connection = Pieces(pieces)
+
+    assert [read.number(connection) for _ in numbers] == numbers
 
 
 @pytest.fixture
@@ -60,7 +73,7 @@ def test_a_field_longer_than_a_piece_is_read_whole(pair: tuple[socket.socket, so
     far.setblocking(False)
     given = far.send(sent)
 
-    assert ReadAhead()(near, given) == sent[:given]
+    assert ReadAhead().take(near, given) == sent[:given]
 
 
 def test_a_worker_ends_where_its_frontend_has_gone(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -69,7 +82,7 @@ def test_a_worker_ends_where_its_frontend_has_gone(pair: tuple[socket.socket, so
     far.close()
 
     with pytest.raises(SystemExit) as ended:
-        ReadAhead()(near, 4)
+        ReadAhead().take(near, 4)
 
     assert ended.value.code == 0
 
@@ -77,12 +90,12 @@ def test_a_worker_ends_where_its_frontend_has_gone(pair: tuple[socket.socket, so
 def test_it_takes_the_place_of_torchserves_own() -> None:
     codec = pytest.importorskip("ts.protocol.otf_message_handler")
     message = b"I" + b"\x00\x00\x00\x02id" + b"\xff" * 4 + b"\xff" * 4 + b"\xff" * 4
-    own = codec._retrieve_buffer
+    own = codec._retrieve_buffer, codec._retrieve_int
     try:
         install(codec)
         found = codec.retrieve_msg(Pieces([message[:3], message[3:]]))
     finally:
-        codec._retrieve_buffer = own
+        codec._retrieve_buffer, codec._retrieve_int = own
 
     assert found == (b"I", [{"requestId": b"id", "headers": [], "parameters": []}])
 
