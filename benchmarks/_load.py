@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 SCRIPT = Path(__file__).with_suffix(".lua")
+SUMMED = ("requests", "seconds", "refused", "other", "broken", "late")
 PATIENCE_SECONDS = 5  # an answer that takes longer counts as late, and is not waited for
 
 
@@ -54,6 +56,13 @@ class Load:
     def bad(self) -> int:
         """Requests that did not get what they asked for."""
         return self.refused + self.other + self.broken + self.late
+
+
+def pooled(rounds: Sequence[Load]) -> Load:
+    """Rounds of one point as one: counts and seconds add up; of each percentile the median of the rounds'."""
+    sums = {name: sum(getattr(one, name) for one in rounds) for name in SUMMED}
+    p50, p99 = (median(getattr(one, name) for one in rounds) for name in ("p50_ms", "p99_ms"))
+    return Load(**sums, p50_ms=p50, p99_ms=p99)
 
 
 class LoadError(RuntimeError):

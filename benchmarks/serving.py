@@ -16,7 +16,7 @@ import psutil
 
 import params
 from benchmarks import _made_service, _redis, _servers
-from benchmarks._load import Load, Target, load
+from benchmarks._load import Load, Target, load, pooled
 from benchmarks._made_service import NAME, Size
 from benchmarks._record import write
 from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, soaked, table
@@ -65,15 +65,14 @@ class Bench:
         while filled < self.size.users:
             filled += self.point(CACHED, SOAK_CONCURRENCY, WARM_SECONDS).requests
 
-    def points(self, levels: list[int], seconds: float) -> dict[tuple[str, int], Load]:
+    def points(self, levels: list[int], seconds: float, rounds: int) -> dict[tuple[str, int], Load]:
         """(case, concurrency) -> what was measured; cases take turns, so that a slow spell of the machine meets all."""
-        found = {}
+        found: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in levels for case in CASES}
         for level in levels:
-            for case in CASES:
-                found[case, level] = self.point(case, level, seconds)
-                told = found[case, level]
+            for case in CASES * rounds:
+                found[case, level].append(told := self.point(case, level, seconds))
                 print(f"{case} at {level}: {told.per_second:,.0f} requests/s, {told.bad} bad", flush=True)
-        return found
+        return {point: pooled(loads) for point, loads in found.items()}
 
     def soak(self, requests: int, processes: dict[str, int]) -> list[dict[str, float]]:
         """Memory by process before the first and after each third of so many requests to the handler, or a few more."""
@@ -150,7 +149,8 @@ def lacks(benchmark: str) -> bool:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10, help="of each point (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="of each point in each round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, help="in which the cases take turns (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also watch memory over N requests")
     parser.add_argument("--quick", action="store_true", help="a small service, briefly; proves nothing, writes nothing")
@@ -164,6 +164,8 @@ def check(given: argparse.Namespace) -> None:
     for level in given.concurrency:
         if level < 1:
             raise UserError(f"--concurrency is {level}; expected at least 1")
+    if given.rounds < 1:
+        raise UserError(f"--rounds is {given.rounds}; expected at least 1")
     if given.soak < 0:
         raise UserError(f"--soak is {given.soak}; expected 0 or more requests")
 
@@ -181,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         bench, settings, processes = start(stack, home, size, steps)
         bench.warm()
-        points = bench.points(levels, seconds)
+        points = bench.points(levels, seconds, 1 if given.quick else given.rounds)
         print(f"\n{table(points)}")
         readings = bench.soak(given.soak, processes) if given.soak else []
     if readings:
@@ -193,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
         "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
         "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")},
-        "seconds": seconds, **figures(points), "soak_memory_mb": readings,
+        "seconds": seconds, "rounds": given.rounds, **figures(points), "soak_memory_mb": readings,
     })  # fmt: skip
     print(f"-> {path}")
     return 0

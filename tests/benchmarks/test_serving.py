@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import serving
-from benchmarks._load import Load
+from benchmarks._load import Load, pooled
 from benchmarks._serving_report import CACHED, EDGE, HANDLER, NOOP, aims, figures, ratios, table
 from params import ROOT
 
@@ -25,6 +25,12 @@ POINTS = {
     (NOOP, 8): point(2000, p99_ms=4), (HANDLER, 8): point(3000, p99_ms=6), (EDGE, 8): point(900, other=7),
     (CACHED, 8): point(1000, refused=3, late=2),
 }  # fmt: skip
+
+
+def test_rounds_of_a_point_become_one() -> None:
+    rounds = [point(100, p50_ms=1, p99_ms=9, late=1), point(400, p50_ms=3, p99_ms=4), point(400, p50_ms=2, p99_ms=5)]
+
+    assert pooled(rounds) == Load(9000, 30.0, p50_ms=2, p99_ms=5, refused=0, other=0, broken=0, late=1)
 
 
 def test_ratios_are_to_the_no_op_of_the_same_concurrency() -> None:
@@ -65,6 +71,7 @@ def test_what_went_wrong_is_counted_in_the_table_and_the_file() -> None:
         (["--seconds", "0"], "--seconds is 0; expected at least 1"),
         (["--seconds", "nan"], "--seconds is nan; expected at least 1"),
         (["--concurrency", "8", "0"], "--concurrency is 0; expected at least 1"),
+        (["--rounds", "0"], "--rounds is 0; expected at least 1"),
         (["--soak", "-1"], "--soak is -1; expected 0 or more requests"),
     ],
 )

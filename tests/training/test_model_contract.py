@@ -252,6 +252,10 @@ def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: F
         batch.log_trends = log_trends(batch.trends) if plain.channels else None
 
         assert torch.equal(scores(frozen, batch), scores(plain, batch)), shift
+        if plain.searchable:
+            with torch.inference_mode():
+                found, expected = (model.factored(batch) for model in (frozen, plain))
+            assert all(map(torch.equal, [*found[0], found[1]], [*expected[0], expected[1]])), shift
 
 
 def test_it_learns_the_checkerboard(model: Model) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ class Graph:
     hold. Results are those of the function to the bit.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._records: dict[torch.Size, Callable[..., Tensor]] = {}
+        self._records: dict[torch.Size, Callable[..., Any]] = {}
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
+    def __call__(self, *tensors: Tensor) -> Any:
         shape = tensors[0].shape
         if shape not in self._records:
             result = self._function(*tensors)  # first without recording: what it keeps must not stand in the record
@@ -32,7 +33,7 @@ class Graph:
         return self._records[shape](*tensors)
 
 
-def _record(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+def _record(function: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated, and about branches on shapes
         return torch.jit.trace(function, tensors, check_trace=False)

@@ -5,8 +5,9 @@ Legend: B batch, Q questions, P of them, N item rows, M candidates, V content wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from training.models.base import Model, ModelError, Sizes
 from training.models.factors import Factors, Search
 from training.models.graph import Graph
 from training.models.history_encoder import CausalBlock
-from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
+from training.models.query import NUM_BUCKETS, Query, count_bucket, log_trends, time_bucket
 from training.models.trend_term import add_trends, pair_trends
 
 FEW = 16  # requests at once, up to which Python takes longer than the arithmetic
@@ -36,7 +37,7 @@ class LearnedModel(Model):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        self._graph: Graph | None = None
+        self._graphs: dict[str, Graph] = {}  # by the name of the method
         self.max_history = params["max_history"]
         self.channels = tuple(params["channels"])
         if absent := [channel for channel in self.channels if channel not in sizes.channels]:
@@ -52,7 +53,8 @@ class LearnedModel(Model):
         self.content.copy_(torch.from_numpy(item_features))
 
     def freeze(self) -> None:
-        self._graph = Graph(_Scores(self))
+        methods = [self.score_all, *([self.factors] if self.is_product else [])]
+        self._graphs = {method.__name__: Graph(_OfTensors(self, method)) for method in methods}
         for module in self.modules():
             if isinstance(module, ItemTable):
                 module.freeze(self.content)
@@ -74,14 +76,19 @@ class LearnedModel(Model):
 
     def score_pairs(self, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
         """(P, M) scores of the (P, M) candidates of (P,) questions; what losses over negatives ask."""
-        return _of_pairs(self.factors(query), query, question, candidates)
+        return _of_pairs(self.factors(query), query.trends, query.moment, question, candidates)
 
     def scores(self, batch: Batch) -> Tensor:
         """(B, N). Histories are read `max_history` wide however short they are: a matrix product of another shape may
         add up in another order, and then an answer would depend on the batch that it is given in."""
-        if self._graph is None or batch.log_trends is None or len(batch) > FEW:
-            return self.score_all(self._query(batch))
-        return self._graph(*(getattr(batch, part.name) for part in fields(Batch)))
+        return self._said(self.score_all, batch)
+
+    def _said(self, of_query: Callable[[Query], Any], batch: Batch) -> Any:
+        """What a method says of a batch: once frozen, and of few requests, by its recorded graph."""
+        graph = self._graphs.get(of_query.__name__)
+        if graph is None or batch.log_trends is None or len(batch) > FEW:
+            return of_query(self._query(batch))
+        return graph(*(getattr(batch, part.name) for part in fields(Batch)))
 
     def _query(self, batch: Batch) -> Query:
         assert self.max_history is not None
@@ -98,35 +105,34 @@ class LearnedModel(Model):
         return self.is_product
 
     def factored(self, batch: Batch) -> tuple[Factors, Tensor]:
-        query = self._query(batch)
-        return self.factors(query), query.trends
+        trends = log_trends(batch.trends) if batch.log_trends is None else batch.log_trends
+        return Factors(*self._said(self.factors, batch)), trends
 
     def shortlist(self, batch: Batch, search: Search) -> tuple[Tensor, Tensor]:
-        query = self._query(batch)
-        factors = self.factors(query)
+        factors, trends = self.factored(batch)
         rows = search(factors)
-        return rows, _of_pairs(factors, query, torch.arange(len(batch), device=rows.device), rows)
+        return rows, _of_pairs(factors, trends, batch.moment, torch.arange(len(batch), device=rows.device), rows)
 
     def answers_cold(self) -> bool:
         return bool(self.sizes.trait_sizes)
 
 
-class _Scores(nn.Module):
-    """(B, N) scores of the tensors of a Batch."""
+class _OfTensors(nn.Module):
+    """What a method says of the tensors of a Batch; a module, since only of its own parts may a record take weights."""
 
-    def __init__(self, model: LearnedModel) -> None:
+    def __init__(self, model: LearnedModel, of_query: Callable[[Query], Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.of_query = model, of_query
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.model.score_all(self.model._query(Batch(*tensors)))
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.of_query(self.model._query(Batch(*tensors)))
 
 
-def _of_pairs(factors: Factors, query: Query, question: Tensor, candidates: Tensor) -> Tensor:
+def _of_pairs(factors: Factors, trends: Tensor, moment: Tensor, question: Tensor, candidates: Tensor) -> Tensor:
     """(P, M) scores of the (P, M) candidates of (P,) questions."""
     user, item, bias, weights = factors
     scores = torch.einsum("pmd,pd->pm", functional.embedding(candidates, item), user[question])
-    return scores + bias[candidates] + pair_trends(weights[question], query.trends, query.moment[question], candidates)
+    return scores + bias[candidates] + pair_trends(weights[question], trends, moment[question], candidates)
 
 
 class Circumstances(nn.Module):
