@@ -1,108 +1,112 @@
-"""Champion and candidate scored now, on the same cases, from their artifacts: no stored numbers."""
+"""Candidate, champion and best cheap baseline scored now, on the same cases, from their artifacts: no stored numbers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.bootstrap import Difference, paired
-from features.featurize import build_log
-from features.sequences import Cases, Log, batches, next_cases, window_cases
+import params
+from experiments.cases import SEGMENT
+from experiments.catalogue import Catalogue
+from experiments.contrasts import WHOLE, contrasts, holm
+from experiments.evaluate import catalogue
+from experiments.guard_rails import of_lists, rails
+from experiments.scoring import Scored, score
+from experiments.segments import Segments
+from experiments.verdict import BASELINE, CHAMPION, level
+from features.sequences import Cases
 from features.store import Features
-from features.trends import TrendLog
 from serving.recommender import Recommender
-from training import validate
-from training.metrics import NOT_RANKED, TrueRanks
-from training.metrics import ndcg as ndcg_at
 
-HEADLINE = 10
-
-
-def window_start(features: Features, recommenders: list[Recommender]) -> int:
-    """When judging may begin: after the cut, and after the last event that either was fitted on."""
-    return max([features.cut_us, *(one.manifest["fit_until_us"] for one in recommenders)])
+CANDIDATE = "candidate"
+COLD, WARM = "cold", "warm"
+Parts = Mapping[str, Mapping[str, np.ndarray]]  # target -> name -> (n,) bool
 
 
-def cases_from(features: Features, start_us: int) -> dict[str, Cases]:
-    """The cases of both targets from a moment on; the last window that fits is asked for."""
-    until = features.description["until_us"]
+def window_start(features: Features, manifests: Mapping[str, dict]) -> int:
+    """When judging may begin: after the cut, and after the last event that any of them was fitted on."""
+    return max([features.cut_us, *(manifest["fit_until_us"] for manifest in manifests.values())])
+
+
+def parts_of(features: Features, cases: Mapping[str, Cases], segments: Segments) -> dict[str, dict[str, np.ndarray]]:
+    """Cold users, warm ones, and each segment of params.yaml, as of the moment of each case."""
+    found = {}
+    for target, every in cases.items():
+        cold = every.end == features.log.offsets[every.user]
+        column = segments.column(features, every)
+        found[target] = {COLD: cold, WARM: ~cold} | {
+            SEGMENT + rule["name"]: np.array([rule["name"] in names for names in column], dtype=bool)
+            for rule in segments.rules
+        }
+    return found
+
+
+def score_all(
+    recommenders: Mapping[str, Recommender], features: Features, cases: Mapping[str, Cases],
+    events: pd.DataFrame, users: pd.DataFrame, size: int,
+) -> dict[str, dict[str, Scored]]:  # fmt: skip
+    """Role -> target -> what it reaches; an artifact that plays two roles is asked once."""
+    by_artifact: dict[str, dict[str, Scored]] = {}
+    for one in recommenders.values():
+        if one.artifact.digest not in by_artifact:
+            by_artifact[one.artifact.digest] = score(one, features, cases, events, users, size)
+    return {role: by_artifact[one.artifact.digest] for role, one in recommenders.items()}
+
+
+def weigh(
+    scores: Mapping[str, Mapping[str, Scored]], cases: Mapping[str, Cases], parts: Parts, features: Features,
+    policy: params.Gate, seed: int, looks: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What the verdict rests on, as plain data.
+
+    Returns:
+        {"looks", "comparisons": {"champion" | "baseline": {target: contrast} or None where the baseline is the champion},
+        "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
+    """
+    against = {role: _compare(scores, role, cases, parts, policy, seed, looks) for role in (CHAMPION, BASELINE)
+               if role in scores}  # fmt: skip
+    lists = {role: of[policy.primary].lists for role, of in scores.items() if policy.primary in of}
+    same = BASELINE in scores and scores[BASELINE] is scores[CHAMPION]
+    whole = {role: {target: found[WHOLE] for target, found in of.items()} for role, of in against.items()}
     return {
-        "window": window_cases(features.log, start_us, features.description["window_days"], until),
-        "next": next_cases(features.log, start_us, until),
+        "looks": looks,
+        "comparisons": whole | {BASELINE: None if same else whole.get(BASELINE)},
+        "segments": segment_rows(against[CHAMPION], policy),
+        "guard_rails": rails_of(lists, features, policy) if lists else [],
     }
 
 
-def case_scores(
-    recommender: Recommender,
-    features: Features,
-    cases: Cases,
-    events: pd.DataFrame,
-    users: pd.DataFrame,
-    size: int,
-) -> np.ndarray:
-    """(n,) NDCG@10 of each case, read through the artifact's own vocabulary and encoders.
-
-    An item that the artifact does not know ranks last.
-    """
-    own = recommender.vocabulary
-    log = build_log(events, users, own, recommender.artifact.config["encoders"])
-    row = np.append(0, own.indices(features.vocabulary.ids))
-    truth = row[cases.truth]
-    asked = replace(cases, truth=truth, context=_context(log, cases))
-    trends = TrendLog(log.items, log.times, log.known, len(own))
-    ranks = np.zeros(len(truth), dtype=np.int64)
-    at = validate.moments(cases, features.description["refresh_minutes"])
-    model = recommender.model
-    for rows, batch in batches(log, asked, trends, model.channels, at, size, model.max_history):
-        positions = validate.truth_positions(asked, rows)
-        _, found = recommender.rank(batch, validate.truth_pairs(asked, rows), HEADLINE)
-        ranks[positions] = found.numpy()
-    ranks[truth == 0] = NOT_RANKED
-    sizes = np.diff(cases.truth_offsets)
-    return ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)
+def rails_of(lists: Mapping[str, np.ndarray], features: Features, policy: params.Gate) -> list[dict[str, Any]]:
+    """The guard rails of the candidate's (n, 10) lists, against the champion's."""
+    shown = Catalogue.of(catalogue(features))
+    ours, theirs = (of_lists(lists[role], shown) for role in (CANDIDATE, CHAMPION))
+    return rails(ours, theirs, policy.guard_rails)
 
 
-def _context(log: Log, cases: Cases) -> np.ndarray:
-    """(n, K) what each request states, in the artifact's own encoding; nothing where nobody has asked."""
-    return np.where(cases.event[:, None] >= 0, log.context[cases.event], 0)
+def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gate) -> list[dict[str, Any]]:
+    """One row a target and segment: cold users and every segment with enough users are tested, together (Holm)."""
+    rows = [
+        {"target": target, "segment": name.removeprefix(SEGMENT), **found}
+        for target, parts in by_target.items()
+        for name, found in parts.items()
+        if name != WHOLE
+    ]
+    for row in rows:
+        row["tested"] = row["segment"] == COLD or row["users"] >= policy.segment_min_users
+    tested = [row for row in rows if row["tested"]]
+    for row, adjusted in zip(tested, holm([row["p_loss"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
 
 
-def compare(
-    candidate: Path, champion: Path, features: Features, events: pd.DataFrame, users: pd.DataFrame,
-    size: int, seed: int, resamples: int, level: float,
-) -> dict:  # fmt: skip
-    """Paired evidence of both targets.
-
-    Returns:
-        {"start_us", "targets": {target: {"users", "cases", "candidate", "champion", "difference", ...}}}; a
-        target without cases is left out.
-    """
-    recommenders = [Recommender.load(candidate), Recommender.load(champion)]
-    start = window_start(features, recommenders)
-    found = {}
-    for target, cases in cases_from(features, start).items():
-        if not len(cases):
-            continue
-        ours, theirs = (case_scores(one, features, cases, events, users, size) for one in recommenders)
-        difference = paired(ours, theirs, cases.user, seed, resamples, level)
-        found[target] = _described(difference, ours, theirs, cases, features)
-    return {"start_us": start, "targets": found}
-
-
-def _described(difference: Difference, ours, theirs, cases: Cases, features: Features) -> dict:
-    cold = cases.end == features.log.offsets[cases.user]
+def _compare(scores, role: str, cases: Mapping[str, Cases], parts: Parts, policy: params.Gate, seed: int, looks: int):
     return {
-        "users": len(np.unique(cases.user)),
-        "cases": len(cases),
-        "candidate": float(ours.mean()),
-        "champion": float(theirs.mean()),
-        **{key: float(value) for key, value in vars(difference).items()},
-        "slices": {
-            name: {"cases": int(mask.sum()), "candidate": float(ours[mask].mean()), "champion": float(theirs[mask].mean())}
-            for name, mask in (("cold", cold), ("warm", ~cold))
-            if mask.any()
-        },
+        target: contrasts(
+            scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, every.user,
+            parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples, level(policy, looks),
+        )
+        for target, every in cases.items()
     }  # fmt: skip

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import sys
-import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
-
 import params
 from command import UserError, exits_cleanly
-from data.instants import to_iso
-from experiments import evidence, ledger, verdict
+from experiments import admission, checkout, judgement, ledger, verdict
 from experiments.comparison import best_on_validation
 from experiments.gate_page import page
+from experiments.judgement import Question, policy_hash
 from experiments.measured import read_metrics
 from features import store
 from serving import registry
@@ -29,6 +27,7 @@ from training.models import artifact
 
 ARTIFACTS = Path("serving/out/artifacts")
 OUT = Path("experiments/out")
+ALLOW = "TIDEGATE_ALLOW_UNCOMMITTED"  # the same as --allow-uncommitted, for verbs that ask the gate on their way
 
 
 def chosen(settings: params.Params, learned: bool) -> str | None:
@@ -38,11 +37,21 @@ def chosen(settings: params.Params, learned: bool) -> str | None:
     return best_on_validation(kept, learned)
 
 
-def register(dataset: str, label: str) -> str:
-    """The registered version of a label's artifact; the same artifact is registered once."""
+def exported(label: str) -> Path:
+    """Folder of a label's artifact.
+
+    Raises:
+        UserError: it has not been exported.
+    """
     folder = ARTIFACTS / label
     if not (folder / artifact.MANIFEST).exists():
         raise UserError(f"{folder} is missing; run `dvc repro` first")
+    return folder
+
+
+def register(dataset: str, label: str) -> str:
+    """The registered version of a label's artifact; the same artifact is registered once."""
+    folder = exported(label)
     manifest = json.loads((folder / artifact.MANIFEST).read_text())
     try:
         return registry.create_version(dataset, folder, manifest["run_id"], {"label": label})
@@ -50,90 +59,68 @@ def register(dataset: str, label: str) -> str:
         return registry.create_version(dataset, folder, None, {"label": label})
 
 
-def first_champion(settings: params.Params, label: str) -> dict:
+def first_champion(settings: params.Params, label: str, override: bool) -> dict:
     """Make the best cheap baseline the champion of a platform that has none."""
+    code = checkout.state()
+    decided = verdict.Decision(verdict.PROMOTE, "first: the best cheap baseline on validation", verdict.DEPLOY)
+    if (refusal := admission.uncommitted(code)) and not override:
+        decided = refusal
     version = register(settings.dataset, label)
-    report = _report(settings, verdict.PROMOTE, "first: the best cheap baseline on validation", {}, label, None)
-    registry.promote(settings.dataset, version, report, page(report))
-    return report | {"version": version}
+    report = {
+        "verdict": decided.verdict, "reason": decided.reason, "advice": decided.advice,
+        "overrides": [f"judged with uncommitted code: {code.changed}"] if code.changed and override else [],
+        "dataset": settings.dataset, "label": label, "against_version": None, "primary": settings.gate.primary,
+        "policy": settings.gate.model_dump(mode="json"), "policy_hash": policy_hash(settings.gate), "evidence": {},
+        "code": code._asdict(), "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }  # fmt: skip
+    return settle(settings.dataset, version, report)
 
 
-def judge(settings: params.Params, label: str) -> dict:
+def judge(settings: params.Params, label: str, override: bool) -> dict:
     """Score candidate and champion now; promote on a PROMOTE. The report, also of an earlier equal look."""
-    dataset, policy = settings.dataset, settings.gate
-    champion = registry.serving_target(dataset).version
+    dataset = settings.dataset
+    target = registry.serving_target(dataset)
+    champion = target.version
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
     if candidate.version == champion.version:
-        report = registry.serving_target(dataset).report
-        return report | {"version": version, "again": True}
+        return target.report | {"version": version, "again": True}
     features = store.load("features/out/test")
     split_id = features.description["split_id"]
-    seen = ledger.known(split_id, candidate.artifact, champion.artifact, policy.model_dump())
+    seen = ledger.known(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
     if seen is not None and seen["verdict"] != verdict.PROMOTE:
         return seen | {"version": version, "again": True}
     registry.challenge(dataset, version)
-    looks = len(ledger.entries(split_id)) + 1
-    scratch = Path(tempfile.mkdtemp(prefix="tidegate-gate-"))
-    try:
-        ours, theirs = (
-            registry.download(dataset, one.version, _made(scratch / one.version)) for one in (candidate, champion)
-        )
-        if fault := verdict.index_fault(artifact.verify(ours), policy):
-            report = _report(settings, verdict.REJECT, fault, {}, label, champion.version)
-            registry.note_verdict(dataset, version, report)
-            return report | {"version": version}  # nobody looked at the window, so the ledger counts no look
-        found = evidence.compare(
-            ours, theirs, features, pd.read_parquet("data/out/split/events.parquet"),
-            pd.read_parquet("data/out/ingest/users.parquet"), settings.train.batch_cases, settings.seed,
-            settings.evaluate.resamples, verdict.level(policy, looks),
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    outcome, reason = verdict.decide(found["targets"], policy)
-    report = _report(settings, outcome, reason, found, label, champion.version)
-    report |= {"split_id": split_id, "looks": looks, "window_start": to_iso(found["start_us"])}
-    ledger.append(
-        {"split_id": split_id, "candidate": candidate.artifact, "champion": champion.artifact,
-         "policy": policy.model_dump(), "date": report["date"], "report": report}
+    baseline = chosen(settings, False)
+    asked = Question(
+        settings, features, label, candidate, champion, str(target.report.get("label", "")),
+        exported(baseline) if baseline else None, checkout.state(), override, time.time_ns() // 1000,
     )  # fmt: skip
-    if outcome == verdict.PROMOTE:
-        registry.promote(dataset, version, report, page(report))
+    return settle(dataset, version, judgement.judge(asked))
+
+
+def settle(dataset: str, version: str, report: dict) -> dict:
+    """Move the alias on a PROMOTE, note any other verdict on the version; the report with its version."""
+    if report["verdict"] == verdict.PROMOTE:
+        registry.promote(dataset, version, report, page(report | {"version": version}))
     else:
         registry.note_verdict(dataset, version, report)
     return report | {"version": version}
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _report(settings, outcome, reason, found, label, champion) -> dict:
-    return {
-        "verdict": outcome,
-        "reason": reason,
-        "dataset": settings.dataset,
-        "label": label,
-        "against_version": champion,
-        "primary": settings.gate.primary,
-        "policy": settings.gate.model_dump(),
-        "evidence": found,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def run(settings: params.Params, label: str | None) -> list[dict]:
+def run(settings: params.Params, label: str | None, override: bool = False) -> list[dict]:
     """The reports of this run: the first champion's where there was none, then the candidate's."""
     reports = []
     if registry.aliased(settings.dataset, registry.CHAMPION) is None:
         baseline = chosen(settings, False)
         if baseline is None:
             raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")
-        reports.append(first_champion(settings, baseline))
+        reports.append(first_champion(settings, baseline, override))
+        if reports[0]["verdict"] != verdict.PROMOTE:
+            return reports  # without a champion there is nobody to be judged against
     label = label or chosen(settings, True)
     if label is not None:
-        reports.append(judge(settings, label))
+        reports.append(judge(settings, label, override))
     return reports
 
 
@@ -141,12 +128,25 @@ def run(settings: params.Params, label: str | None) -> list[dict]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.gate", description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="the label to judge (default: the best learned one on validation)")
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="fit the champion's recipe on the candidate's data too: takes as long as a fit",
+    )
+    parser.add_argument(
+        admission.ALLOW, dest="override", action="store_true", default=bool(os.environ.get(ALLOW)),
+        help=f"judge although code or locks are changed and not committed; the report shows it ({ALLOW}=1 does the same)",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     settings = params.load()
-    for report in run(settings, arguments.model):
+    if arguments.refit:
+        settings = settings.model_copy(update={"gate": settings.gate.model_copy(update={"refit": True})})
+    for report in run(settings, arguments.model, arguments.override):
         (OUT / "gate.json").write_text(json.dumps(report, indent=1, sort_keys=True))
         (OUT / "gate.html").write_text(page(report))
         name = f"{report['label']} (version {report['version']})"
+        for override in report.get("overrides", []):
+            print(f"gate: OVERRIDE: {override}")
         again = " (decided before)" if report.get("again") else ""
         print(f"gate: {report['verdict']}{again}: {name}: {report['reason']} -> {OUT}/gate.html")
     return 0

@@ -15,10 +15,14 @@ from small_pipeline import inside
 
 import params
 from data.products import INGESTED
-from experiments import evidence, gate
+from experiments import evaluate, evidence, gate, guard_rails
+from experiments.catalogue import Catalogue
+from experiments.scoring import cases_from, score
 from features import store
 from features.sequences import Log
+from features.vocabulary import Vocabulary
 from serving import export, registry, versions
+from serving.recommender import Recommender
 from serving.tables import Sides
 from training.models.artifact import MANIFEST, hash_file
 from training.train import fit
@@ -44,20 +48,39 @@ def metrics(folder: Path, label: str) -> dict:
 
 
 def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
-    artifacts = [project / "serving/out/artifacts" / label for label in ("two_tower", "ease")]
-    found = evidence.compare(
-        *artifacts,
-        store.load(project / "features/out/test"),
-        pd.read_parquet(project / "data/out/split/events.parquet"),
-        pd.read_parquet(project / "data/out/ingest/users.parquet"),
-        settings.train.batch_cases, 0, 200, 0.9,
-    )["targets"]  # fmt: skip
+    features = store.load(project / "features/out/test")
+    cases = cases_from(features, features.cut_us)
+    tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
+    labels = ("two_tower", "ease")
+    artifacts = {label: Recommender.load(project / "serving/out/artifacts" / label) for label in labels}
+    scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.batch_cases)
+    items = Catalogue.of(evaluate.catalogue(features))
 
-    for target in ("window", "next"):
-        for role, label in (("candidate", "two_tower"), ("champion", "ease")):
-            published = metrics(project, label)["targets"][target]
-            assert found[target]["cases"] == published["cases"]
-            assert found[target][role] == pytest.approx(published["metrics"]["ndcg@10"]["mean"], abs=1e-9)
+    for label in labels:
+        for target in ("window", "next"):
+            published, scored = metrics(project, label)["targets"][target], scores[label][target]
+            figures = {key: entry.get("mean", entry.get("value")) for key, entry in published["metrics"].items()}
+            lists = guard_rails.of_lists(scored.lists, items)
+            assert len(scored.ndcg) == published["cases"]
+            assert scored.ndcg.mean() == pytest.approx(figures["ndcg@10"], abs=1e-9)
+            assert lists["coverage"] == pytest.approx(figures["coverage@10"], abs=1e-9)
+            assert lists["diversity"] == pytest.approx(figures["diversity@10"], abs=1e-9)
+
+
+def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
+    features = store.load(project / "features/out/test")
+    cases = cases_from(features, features.cut_us)
+    tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
+    artifact = Recommender.load(project / "serving/out/artifacts/ease")
+    turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
+    size = len(features.vocabulary)
+    of = replace(cases["next"], truth=size - cases["next"].truth)
+
+    one = score(artifact, features, cases, *tables, 512)["next"]
+    other = score(artifact, turned, {"next": of}, *tables, 512)["next"]
+
+    assert np.array_equal(one.ndcg, other.ndcg)
+    assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)
 
 
 def judged(settings: params.Params, label: str) -> dict:

@@ -1,13 +1,26 @@
-"""The gate's rule on evidence typed in: better on one target, not worse on the other."""
+"""The gate's rule on evidence typed in: better on one target, not worse on the other, and nothing broken on the way."""
 
 from __future__ import annotations
 
 import pytest
 
 import params
-from experiments.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, decide, index_fault, level
+from experiments.verdict import (
+    HOLD,
+    INSUFFICIENT_DATA,
+    PROMOTE,
+    REJECT,
+    alpha,
+    conclude,
+    decide,
+    index_fault,
+    level,
+)
 
-POLICY = params.Gate(primary="next", alpha=0.05, margin=0.02, min_users=100, min_index_recall=0.99)
+SHIPPED = params.load(params.ROOT / "params.yaml").gate
+POLICY = SHIPPED.model_copy(
+    update={"primary": "next", "alpha": 0.05, "margin": 0.02, "min_users": 100, "max_age_days": 14.0}
+)
 
 
 def found(low: float, high: float, users: int = 200) -> dict:
@@ -21,7 +34,17 @@ def found(low: float, high: float, users: int = 200) -> dict:
         "relative": middle,
         "relative_low": low,
         "relative_high": high,
+        "relative_spread": (high - low) / 2 / 1.645,
     }
+
+
+BETTER = {"next": found(0.01, 0.05), "window": found(-0.01, 0.03)}
+
+
+def evidence(**changes: object) -> dict:
+    """Evidence that promotes, changed."""
+    plain = {"looks": 1, "age_days": 1.0, "comparisons": {"champion": BETTER, "baseline": BETTER}}
+    return plain | {"segments": [], "guard_rails": [], "budgets": []} | changes
 
 
 @pytest.mark.parametrize(
@@ -39,19 +62,108 @@ def found(low: float, high: float, users: int = 200) -> dict:
     ],
 )
 def test_the_verdict_follows_from_both_intervals(following: dict, window: dict, verdict: str) -> None:
-    assert decide({"next": following, "window": window}, POLICY)[0] == verdict
+    targets = {"next": following, "window": window}
+
+    assert decide(targets, POLICY).verdict == verdict
+    for role in ("champion", "baseline"):
+        of = {"champion": BETTER, "baseline": BETTER} | {role: targets}
+        assert conclude(evidence(comparisons=of), POLICY).verdict == verdict
 
 
 def test_a_window_without_cases_decides_nothing_and_says_how_many_users_are_needed() -> None:
-    verdict, reason = decide({}, POLICY)
+    verdict, reason, _ = decide({}, POLICY)
 
     assert verdict == INSUFFICIENT_DATA
     assert "0 users" in reason
     assert "100" in reason
 
 
+def test_too_few_users_are_told_the_number_that_would_decide() -> None:
+    # The half width is 1.645 spreads, .1; 50 users; .02 from the bar: 50 * 6.183 * (.1 / 1.645 / .02)^2 = 2,856.
+    few = {"next": found(-0.08, 0.12, users=50), "window": found(0.3, 0.5, users=50)}
+    verdict, reason, advice = decide(few, POLICY)
+
+    assert (verdict, reason[:8]) == (INSUFFICIENT_DATA, "50 users")
+    assert "about 2,856 would decide" in reason
+    assert "2,856 users" in advice
+
+
+def test_what_is_not_shown_says_how_many_users_would_show_it() -> None:
+    advice = decide({"next": found(-0.01, 0.05), "window": found(0.01, 0.03)}, POLICY).advice
+
+    # .02 from 0 with a spread of .03 / 1.645, 200 users: 200 * 6.183 * (.03 / 1.645 / .02)^2 = 1,029
+    assert "about 1,029 users would decide with power 80%" in advice
+
+
 def test_every_further_look_at_a_window_asks_for_stronger_evidence() -> None:
     assert [level(POLICY, looks) for looks in (1, 2, 5)] == pytest.approx([0.90, 0.95, 0.98])
+    assert alpha(POLICY, 3) == pytest.approx(0.05 / 3)
+
+
+def test_what_is_not_better_than_the_best_cheap_baseline_is_not_promoted() -> None:
+    level_with_it = {"next": found(-0.01, 0.02), "window": found(0.0, 0.03)}
+    decided = conclude(evidence(comparisons={"champion": BETTER, "baseline": level_with_it}), POLICY)
+
+    assert decided.verdict == HOLD
+    assert decided.reason.startswith("not shown to be better than the best cheap baseline on next")
+
+
+def test_a_champion_that_is_the_best_cheap_baseline_is_compared_once() -> None:
+    assert conclude(evidence(comparisons={"champion": BETTER, "baseline": None}), POLICY).verdict == PROMOTE
+
+
+def test_a_stale_data_set_decides_nothing() -> None:
+    decided = conclude(evidence(age_days=14.5), POLICY)
+
+    assert decided.verdict == HOLD
+    assert decided.reason == "stale: the newest event is 14.5 days old, gate.max_age_days is 14"
+    assert conclude(evidence(age_days=13.5), POLICY).verdict == PROMOTE
+    assert conclude(evidence(age_days=999.0), POLICY.model_copy(update={"max_age_days": None})).verdict == PROMOTE
+
+
+def segment(p: float, tested: bool = True) -> dict:
+    return found(-0.3, -0.1) | {"segment": "lapsed", "target": "window", "tested": tested, "p_holm": p}
+
+
+@pytest.mark.parametrize(
+    ("row", "looks", "verdict"),
+    [
+        (segment(0.03), 1, REJECT),
+        (segment(0.03), 2, PROMOTE),  # .05 / 2: two looks shared
+        (segment(0.06), 1, PROMOTE),
+        (segment(0.0, tested=False), 1, PROMOTE),
+    ],
+)
+def test_a_segment_that_is_shown_to_lose_stops_the_candidate(row: dict, looks: int, verdict: str) -> None:
+    decided = conclude(evidence(segments=[row], looks=looks), POLICY)
+
+    assert decided.verdict == verdict
+    if verdict == REJECT:
+        assert "lapsed on window -20.0% [-30.0%, -10.0%]" in decided.reason
+
+
+def test_a_broken_guard_rail_stops_the_candidate() -> None:
+    rail = {"name": "coverage", "candidate": 0.1, "champion": 0.6, "kind": "at least", "limit": 0.3, "within": False}
+    decided = conclude(evidence(guard_rails=[rail]), POLICY)
+
+    assert decided.verdict == REJECT
+    assert decided.reason == "guard rail: coverage 0.100, at least 0.300 (champion 0.600)"
+    assert conclude(evidence(guard_rails=[rail | {"within": True}]), POLICY).verdict == PROMOTE
+
+
+def test_a_budget_that_is_not_kept_stops_the_candidate_however_few_users_there_are() -> None:
+    cost = {"name": "size", "unit": "MB", "candidate": 1200.0, "champion": 3.0, "limit": 1000.0, "within": False}
+    few = {"next": found(0.01, 0.05, users=3), "window": found(0.01, 0.05, users=3)}
+    decided = conclude(evidence(budgets=[cost], comparisons={"champion": few}), POLICY)
+
+    assert decided.verdict == REJECT
+    assert decided.reason == "over budget: size 1200 MB, at most 1000 MB (champion 3)"
+
+
+def test_a_champion_that_hits_nothing_leaves_nothing_to_be_worse_than() -> None:
+    nothing = found(0.1, 0.2) | {"relative": None, "relative_low": None, "relative_high": None}
+
+    assert decide({"next": found(0.01, 0.05), "window": nothing}, POLICY).verdict == PROMOTE
 
 
 @pytest.mark.parametrize("recall", [0.99, 1.0])

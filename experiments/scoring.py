@@ -1,0 +1,96 @@
+"""What an artifact reaches on evaluation cases, read through its own vocabulary and encoders.
+
+Shapes: n cases, N item rows, k list length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from features.featurize import build_log
+from features.sequences import Cases, Log, batches, next_cases, window_cases
+from features.store import Features
+from features.trends import TrendLog
+from serving.recommender import Recommender
+from training import validate
+from training.metrics import NOT_RANKED, TrueRanks
+from training.metrics import ndcg as ndcg_at
+
+HEADLINE = 10
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One artifact on the cases of one target.
+
+    Attributes:
+        ndcg: (n,) NDCG@10.
+        lists: (n, 10) rows of the present catalogue (an item's row in `features.vocabulary`, less 1), -1 where a list
+            is shorter, or shows what is no longer there.
+    """
+
+    ndcg: np.ndarray
+    lists: np.ndarray
+
+
+def cases_from(features: Features, start_us: int) -> dict[str, Cases]:
+    """The cases of both targets from a moment on; targets without any are left out."""
+    until = features.description["until_us"]
+    every = {
+        "window": window_cases(features.log, start_us, features.description["window_days"], until),
+        "next": next_cases(features.log, start_us, until),
+    }
+    return {target: cases for target, cases in every.items() if len(cases)}
+
+
+def score(
+    recommender: Recommender,
+    features: Features,
+    cases: Mapping[str, Cases],
+    events: pd.DataFrame,
+    users: pd.DataFrame,
+    size: int,
+) -> dict[str, Scored]:
+    """Rank the cases of each target, `size` at a time. An item that the artifact does not know ranks last."""
+    log = _log_read_by(recommender, features, events, users)
+    trends = TrendLog(log.items, log.times, log.known, len(recommender.vocabulary))
+    own, ids = recommender.vocabulary, features.vocabulary.ids
+    to_own = np.append(0, own.indices(ids))
+    to_present = np.append(0, features.vocabulary.indices(own.ids)) - 1
+    return {
+        target: _score(recommender, log, trends, every, to_own, to_present, features.description, size)
+        for target, every in cases.items()
+    }
+
+
+def _log_read_by(recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame) -> Log:
+    """The timeline as this artifact reads it; the one at hand where it reads as the present features do."""
+    encoders = recommender.artifact.config["encoders"]
+    if recommender.vocabulary.ids == features.vocabulary.ids and encoders == features.description["encoders"]:
+        return features.log
+    return build_log(events, users, recommender.vocabulary, encoders)
+
+
+def _score(recommender, log, trends, cases: Cases, to_own, to_present, description: dict, size: int) -> Scored:
+    truth, model = to_own[cases.truth], recommender.model
+    asked = replace(cases, truth=truth, context=_context(log, cases))
+    ranks = np.zeros(len(truth), dtype=np.int64)
+    lists = np.zeros((len(cases), HEADLINE), dtype=np.int64)
+    at = validate.moments(cases, description["refresh_minutes"])
+    for rows, batch in batches(log, asked, trends, model.channels, at, size, model.max_history):
+        top, found = recommender.rank(batch, validate.truth_pairs(asked, rows), HEADLINE)
+        ranks[validate.truth_positions(asked, rows)] = found.numpy()
+        lists[rows, : top.shape[1]] = top.numpy()
+    ranks[truth == 0] = NOT_RANKED
+    sizes = np.diff(cases.truth_offsets)
+    ndcg = ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)
+    return Scored(ndcg, to_present[lists])
+
+
+def _context(log: Log, cases: Cases) -> np.ndarray:
+    """(n, K) what each request states, in the artifact's own encoding; nothing where nobody has asked."""
+    return np.where(cases.event[:, None] >= 0, log.context[cases.event], 0)

@@ -1,0 +1,121 @@
+"""The page: verdict, reason and what to do next on top, then the evidence; every kind of report makes one."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+import params
+from experiments.gate_checks import checks
+from experiments.gate_page import page
+from experiments.gate_picture import Line, picture
+from tests.experiments.test_verdict import found
+
+POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json")
+
+
+def contrast(low: float, high: float) -> dict:
+    return found(low, high) | {"cases": 900, "candidate": 0.11, "against": 0.10}
+
+
+def report(**changes: object) -> dict:
+    """The report of a sound candidate, changed."""
+    both = {"window": contrast(-0.01, 0.03), "next": contrast(0.01, 0.05)}
+    cold = contrast(-0.5, -0.2) | {"segment": "cold", "target": "next", "tested": True, "p_holm": 0.001}
+    few = contrast(-0.9, 0.9) | {"segment": "lapsed", "target": "next", "tested": False}
+    plain = {
+        "verdict": "REJECT", "reason": "worse for <some>", "advice": "fit again: `dvc repro`", "dataset": "made",
+        "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next",
+        "policy": POLICY, "policy_hash": "0a1b", "overrides": [], "looks": 2, "date": "2026-11-26T00:00:00Z",
+        "window_start": "2026-06-01T00:00:00Z", "window_end": "2026-06-30T23:59:59Z", "split_id": "s1",
+        "dataset_hash": "d1", "newest_event": "2026-06-30T23:59:59Z",
+        "code": {"commit": "0123", "changed": None, "unknown": None},
+        "artifacts": {"candidate": {"label": "two_tower", "fit_until": "2026-06-01", "dataset_hash": "d1", "commit": "c"}},
+        "evidence": {
+            "looks": 2, "age_days": 3.0, "golden_answers": 16,
+            "comparisons": {"champion": both, "baseline": None}, "segments": [cold, few],
+            "guard_rails": [{"name": "coverage", "candidate": 0.5, "champion": 0.6, "kind": "at least", "limit": 0.3, "within": True}],
+            "budgets": [{"name": "size", "unit": "MB", "candidate": 2.0, "champion": 1.0, "limit": 1000.0, "within": True}],
+            "refit": {"reason": None, "seconds": 3.2, "data": both, "idea": both},
+        },
+    }  # fmt: skip
+    return plain | changes
+
+
+def test_the_verdict_the_reason_and_what_to_do_next_stand_first_and_escaped() -> None:
+    html = page(report())
+    top = html[: html.index("<h2>")]
+
+    assert "REJECT: two_tower is turned down, ease (version 3) stays champion" in top
+    assert "Worse for &lt;some&gt;" in top
+    assert "Fit again: <code>dvc repro</code>" in top
+
+
+@pytest.mark.parametrize("verdict", ["PROMOTE", "HOLD", "REJECT", "INSUFFICIENT_DATA"])
+def test_every_verdict_has_a_page_that_fetches_nothing(verdict: str) -> None:
+    html = page(report(verdict=verdict))
+
+    assert verdict.replace("_", " ") in html
+    assert not re.search(r"<script|src=|href=|url\(|http", html)
+
+
+def test_each_check_says_how_it_came_out() -> None:
+    states = {row.name: row.state for row in checks(report())}
+
+    assert states["Better than the champion on next"] == "ok"
+    assert states["Not worse than the champion on window"] == "ok"
+    assert states["No segment loses"] == "bad"
+    assert states["Fresh data"] == "none"
+    assert {"Enough users", "Champion answers as it did at export", "Lists: coverage", "Cost: size"} <= set(states)
+
+
+def test_provenance_names_policy_looks_window_commits_and_data() -> None:
+    html = page(report())
+
+    for told in ("0a1b", "look 2: alpha = 0.05 / 2", "2026-06-01 00:00 to 2026-06-30 23:59 UTC", "0123", "d1", "s1"):
+        assert told in html
+
+
+def test_the_picture_is_well_formed_and_leaves_out_untested_segments() -> None:
+    html = page(report())
+    drawn = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
+    words = [node.text for node in drawn.iter("text")]
+
+    assert "cold, next" in words
+    assert "lapsed, next" not in words
+    assert "lapsed" in html
+
+
+def test_an_interval_lies_where_its_numbers_say() -> None:
+    drawn = ElementTree.fromstring(picture([("group", [Line("one", 0.0, -0.1, 0.1, 0.0, "red", "told")])]))
+    (circle,) = drawn.iter("circle")
+    (bar,) = [node for node in drawn.iter("line") if node.get("stroke") == "red"]
+    zero = next(node for node in drawn.iter("line") if node.get("stroke-width") == "1.5")
+
+    assert circle.get("cx") == zero.get("x1")
+    middle = (float(bar.get("x1", 0)) + float(bar.get("x2", 0))) / 2
+    assert middle == pytest.approx(float(zero.get("x1", 0)), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evidence": {}, "against_version": None, "version": "1"},
+        {"evidence": {"budgets": []}, "looks": None},
+        {"evidence": {"targets": {"next": {"users": 3}}}, "policy": {"primary": "next", "alpha": 0.05}},  # of an older gate
+    ],
+)  # fmt: skip
+def test_a_report_that_looked_at_nothing_has_a_page_too(changes: dict) -> None:
+    kept = {key: value for key, value in (report() | changes).items() if value is not None}
+
+    assert page(kept).startswith("<!doctype html>")
+
+
+def test_unknown_code_and_overrides_are_loud() -> None:
+    code = {"commit": "unknown", "changed": None, "unknown": "git is not here"}
+    html = page(report(code=code, overrides=["judged with uncommitted code: a.py"]))
+
+    assert "OVERRIDE: judged with uncommitted code: a.py" in html
+    assert "git is not here" in html
