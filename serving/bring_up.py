@@ -11,7 +11,7 @@ from command import UserError
 from serving import logs
 from serving.client import LiveVersion, ServerError, TorchServe
 from serving.package import Build
-from serving.replay import ReplayError, replay
+from serving.rehearsal import RehearsalError, rehearse
 from serving.settings import Settings
 
 Say = Callable[[str], None]
@@ -30,9 +30,9 @@ def bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> 
     live = client.describe(build.name)
     if build.version in live:
         try:
-            replay(build, client, settings.load_seconds)
+            rehearse(build, client, settings.load_seconds)
             return
-        except ReplayError as error:
+        except RehearsalError as error:
             say(f"{build.name} {build.version} is loaded, but {error}; loading it anew")
             _unload(build.version, live, client, build.name)
     log_size = logs.worker_log_size(settings)
@@ -44,8 +44,8 @@ def bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> 
             batch_delay_ms=settings.batch_delay_ms,
             answer_seconds=settings.answer_seconds,
         )
-        replay(build, client, settings.load_seconds)
-    except (ServerError, ReplayError) as error:
+        rehearse(build, client, settings.load_seconds)
+    except (ServerError, RehearsalError) as error:
         cause = logs.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
         _give_up(build, client)
         raise DeployError(f"{build.name} {build.version}: {cause or error}; {_who_answers(build, client)}") from None

@@ -13,18 +13,18 @@ RETRY_SECONDS = 0.25
 PASSING = (None, 503, 507)  # statuses of a worker that is starting, or starting again
 
 
-class ReplayError(UserError):
+class RehearsalError(UserError):
     """A live version does not answer its golden requests as its artifact did at export."""
 
 
-def replay(build: Build, client: TorchServe, patience: float) -> None:
+def rehearse(build: Build, client: TorchServe, patience: float) -> None:
     """See that each golden request is answered as at export, by this very version.
 
     Args:
         patience: seconds to wait for a worker that is starting.
 
     Raises:
-        ReplayError: an answer differs, or none comes in time.
+        RehearsalError: an answer differs, or none comes in time.
     """
     deadline = time.monotonic() + patience
     for number, case in enumerate(build.golden):
@@ -33,7 +33,7 @@ def replay(build: Build, client: TorchServe, patience: float) -> None:
         if fault is None and answer.get("model_version") != build.version:
             fault = f"model_version is {answer.get('model_version')}, not {build.version}"
         if fault is not None:
-            raise ReplayError(f"golden request {number} is answered otherwise than at export: {fault}")
+            raise RehearsalError(f"golden request {number} is answered otherwise than at export: {fault}")
 
 
 def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> dict:
@@ -42,5 +42,5 @@ def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> di
             return client.predict(build.name, request, build.version)
         except ServerError as error:
             if error.status not in PASSING or time.monotonic() > deadline:
-                raise ReplayError(f"it does not answer: {error}") from None
+                raise RehearsalError(f"it does not answer: {error}") from None
             time.sleep(RETRY_SECONDS)
