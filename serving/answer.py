@@ -10,14 +10,22 @@ from serving.rungs import Rung
 
 
 def dress(
-    request: Request, rung: Rung, items: list[dict], feature_time_us: int, segments: Sequence[str], about: dict
+    request: Request,
+    rung: Rung,
+    items: list[dict],
+    feature_time_us: int,
+    segments: Sequence[str],
+    read: dict[str, str],
+    about: dict,
 ) -> dict:
     """One answer; see the README for its fields.
 
     Args:
         items: {"item_id", "score", "title"}, best first.
         feature_time_us: of the newest thing known of whoever asks; 0 where nothing is.
-        about: what is the same in all answers of a batch: `trends_time`, `model_version`, `dataset_version`.
+        read: what it was computed from, as `serving.inputs.of` gives it.
+        about: what is the same in all answers of a batch: `trends_time`, `model_version`, `dataset_version`,
+            `computed_on`.
     """
     return {
         "items": items,
@@ -27,5 +35,6 @@ def dress(
         "feature_time": to_iso(feature_time_us) if feature_time_us else None,
         "segments": list(segments),
         "request_id": request.request_id,
+        "inputs": read,
         **about,
     }

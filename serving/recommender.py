@@ -18,6 +18,7 @@ from data.instants import to_iso
 from features.encode import Batch
 from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
+from serving import inputs, processor
 from serving.answer import dress
 from serving.attributes import Attributes
 from serving.index import Index
@@ -61,6 +62,7 @@ class Recommender(Scorer):
         self.about = {
             "model_version": version,
             "dataset_version": loaded.manifest["dataset_hash"],
+            "computed_on": processor.described(),
         }
 
     @torch.inference_mode()
@@ -116,8 +118,11 @@ class Recommender(Scorer):
             shown |= self._shown(scored, waiting, requests)
         latest = batch.item_times[:, -1].tolist()
         about = self.about | {"trends_time": to_iso(trends.time_us)}
+        digest = self.trends.digest(trends)
+        read = [inputs.of(request, person, digest) for request, person in zip(requests, people, strict=True)]
+        known = [person.feature_time_us or moment for person, moment in zip(people, latest, strict=False)]
         return [
-            dress(request, rungs[row], shown[row], people[row].feature_time_us or latest[row], segments[row], about)
+            dress(request, rungs[row], shown[row], known[row], segments[row], read[row], about)
             for row, request in enumerate(requests)
         ]
 

@@ -40,6 +40,7 @@ __all__ = [
     "create_version",
     "download",
     "find",
+    "justified",
     "note_verdict",
     "promote",
     "registered",
@@ -95,7 +96,7 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
     challenger = aliased(dataset, CHALLENGER)
     if challenger is not None and challenger.version == version:
         registry.delete_registered_model_alias(dataset, CHALLENGER)
-    return _justified(candidate)
+    return justified(candidate)
 
 
 def note_verdict(dataset: str, version: str, report: dict) -> None:
@@ -117,7 +118,7 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> Target:
     version = aliased(dataset, alias)
     if version is None:
         raise RegistryError(f"{dataset} has no {alias}; a version becomes one by passing the gate")
-    return _justified(version)
+    return justified(version)
 
 
 def rollback(dataset: str) -> Target:
@@ -137,7 +138,12 @@ def rollback(dataset: str) -> Target:
     return target
 
 
-def _justified(version: Version) -> Target:
+def justified(version: Version) -> Target:
+    """The version with the gate's report that lets it serve.
+
+    Raises:
+        RegistryError: there is none, or it was changed, is of another version or artifact, or does not say PROMOTE.
+    """
     name = f"{version.dataset} {version.version}"
     tags = client().get_model_version(version.dataset, version.version).tags
     if REPORT_TAG not in tags or HASH_TAG not in tags:

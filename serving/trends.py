@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
+from serving import inputs
 from serving.person import Lookup
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class Trends:
     def __init__(self, exported: TrendSnapshot, vocabulary: Vocabulary, channels: Sequence[str]) -> None:
         self._exported, self._vocabulary, self._channels = exported, vocabulary, channels
         self._live: TrendSnapshot | None = None
+        self._digests: dict[int, str] = {}  # by moment
         self._next_look = 0.0
 
     def known(self) -> list[TrendSnapshot]:
@@ -30,6 +32,12 @@ class Trends:
     def of(self, time_us: int) -> TrendSnapshot:
         """The one for a request's time."""
         return self._live if self._live is not None and self._live.time_us <= time_us else self._exported
+
+    def digest(self, snapshot: TrendSnapshot) -> str:
+        """Of a known snapshot, as `serving.inputs` has it; kept, since every answer states it."""
+        if snapshot.time_us not in self._digests:
+            self._digests = {one.time_us: inputs.of_trends(one, self._channels) for one in self.known()}
+        return self._digests[snapshot.time_us]
 
     def freshen(self, lookup: Lookup, now_us: int) -> None:
         """Take newer ones from the store where there are, if it was not asked just now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,6 +22,7 @@ FIELDS = (
     "dataset_version",
     "segments",
 )
+TRACED = ("inputs", "computed_on")  # what a worker says for the served log alone; older ones do not
 OWN_FIELDS = ("request_id", "experiment", "bucket", "cache")  # what the edge adds to each answer that it gives
 
 
@@ -30,7 +32,7 @@ class Answer(NamedTuple):
     rung: str
     version: str  # of the model, empty where none is known
     body: bytes
-    receipt: bytes  # the same for the served log: of the items their ids alone
+    receipt: bytes  # the same for the served log: of the items ids and scores, and what a replay compares with
 
     def pack(self) -> bytes:
         return b"\n".join((self.rung.encode(), self.version.encode(), self.receipt, self.body))
@@ -46,8 +48,17 @@ def seal(fields: dict[str, Any]) -> Answer:
     """The answer with these FIELDS."""
     told = {name: fields[name] for name in FIELDS}
     body = orjson.dumps(told)[:-1]
-    receipt = orjson.dumps(told | {"items": [item["item_id"] for item in told["items"]]})[:-1]
-    return Answer(told["rung"], told["model_version"] or "", body, receipt)
+    listed = {
+        "items": [item["item_id"] for item in told["items"]],
+        "scores": [item.get("score") for item in told["items"]],
+    }
+    traced = {"digest": digest(body)} | {name: fields.get(name) for name in TRACED}
+    return Answer(told["rung"], told["model_version"] or "", body, orjson.dumps(told | listed | traced)[:-1])
+
+
+def digest(body: bytes) -> str:
+    """Of an answer's shared part, by which a replay tells that it is the same to the byte."""
+    return blake2b(body, digest_size=16).hexdigest()
 
 
 def read(answer: Answer) -> dict[str, Any]:

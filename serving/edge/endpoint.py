@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from data.instants import to_iso
-from serving.edge import doorkeeper, incoming
+from serving.edge import doorkeeper, incoming, wire
 from serving.edge.answer import finish
 from serving.edge.errors import Refusal
 from serving.edge.experiment import NOBODY
@@ -83,7 +83,8 @@ async def _given(service: Service, ask: Ask, name: str) -> Given | Refusal:
     except Exception:  # whatever we got wrong, the client is answered
         log.exception("the static list answers, since the edge failed", extra={"request_id": name})
         service.metrics.errors.inc()
-        return Given(service.ladder.last_resort(ask, "the edge failed, which is logged"), NOBODY, "none", "unknown")
+        answer = service.ladder.last_resort(ask, "the edge failed, which is logged")
+        return Given(answer, NOBODY, "none", "unknown", wire.NOTHING)
 
 
 def _own(service: Service, given: Given, name: str) -> dict[str, Any]:
@@ -101,6 +102,8 @@ def _record(service: Service, ask: Ask, key: Key, given: Given, name: str, secon
         metrics.late.labels(rung).inc()
     if service.served is not None:
         service.served.append(_line(service, ask, key, given, name, seconds))
+    if service.kept is not None and given.wire.unlogged:
+        service.kept.append(wire.kept(given.wire, name, to_iso(ask.request.time_us)))
 
 
 def _line(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds: float) -> bytes:
@@ -110,6 +113,9 @@ def _line(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds
         **_own(service, given, name),
         "user": None if user is None else pseudonym(service.secret, user),
         "consent": given.consent,
+        "dataset": service.settings.dataset,
+        "basis": given.wire.basis,
+        "unlogged": given.wire.unlogged,
         "key": key.id,
         "k": ask.request.k,
         "asked": to_iso(ask.request.time_us),

@@ -16,14 +16,15 @@ from serving.edge.answer import Answer, read, seal, without
 from serving.edge.cache import Cache
 from serving.edge.coalesce import Flights
 from serving.edge.consent import Guarded, Standing
-from serving.edge.errors import NoAnswer, Refusal, StoreError, TooSlow
+from serving.edge.errors import NoAnswer, StoreError, TooSlow
 from serving.edge.experiment import NOBODY, Bucket, Experiment
 from serving.edge.listing import EMPTY, Listing
+from serving.edge.pseudonym import hidden
 from serving.edge.upstream import Upstream
+from serving.edge.wire import Wire, wire_of
 from serving.request import MAX_K, Request
 
 DENIED = "the user does not agree to personalisation"
-IMPERSONAL = ("exclude", "filters", "k", "time")  # what of a request says nothing of its user
 FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
 UNASKED = "nobody asked the user to agree to personalisation"
 
@@ -57,6 +58,7 @@ class Given(NamedTuple):
     bucket: Bucket
     cache: str
     consent: str  # granted, denied, unasked or unknown
+    wire: Wire
 
 
 class Word(NamedTuple):
@@ -99,25 +101,25 @@ class Ladder:
         word = await self._word(ask)
         user = ask.request.user_id
         bucket = self.experiment.bucket(user) if user is not None and word.reason is None else NOBODY
-        wire = _wire(ask, word)
+        wire = wire_of(ask.body, ask.request, word.reason is not None, word.told)
         version = self.upstream.available(bucket.version)
         # By the reason too: those who may not have a personal answer share one, but not what each is told of it.
-        key = self._digest(f"{word.state}\n{word.reason}".encode(), wire)
+        key = self._digest(f"{word.state}\n{word.reason}".encode(), wire.body)
         found = await self._kept(key + (version or self.version).encode(), ask)
         if found is not None:
-            return Given(found, bucket, "hit", word.consent)
+            return Given(found, bucket, "hit", word.consent, wire)
         try:
             answer, shared = await self.flights.join(
                 key + f"{version} {ask.allowed_ms}".encode(),  # the patient are not to share an impatient one's failure
-                lambda: self._fresh(ask, word, wire, version, key),
+                lambda: self._fresh(ask, word, wire.body, version, key),
                 max(0.0, self._time(ask)),
             )
-            return Given(answer, bucket, "shared" if shared else "miss", word.consent)
+            return Given(answer, bucket, "shared" if shared else "miss", word.consent, wire)
         except NoAnswer as error:
             failure = error
         except TimeoutError:
             failure = TooSlow("TorchServe did not answer in time")
-        return Given(await self._below(ask, word, failure.text), bucket, "none", word.consent)
+        return Given(await self._below(ask, word, failure.text), bucket, "none", word.consent, wire)
 
     async def refresh(self, seconds: float) -> None:
         """Ask TorchServe for its popular list and its version. Raises NoAnswer, Refusal."""
@@ -158,6 +160,7 @@ class Ladder:
         fields = await self.upstream.ask(wire, version, self._time(ask))
         if word.reason is not None:
             fields["reason"] = word.reason
+        fields["inputs"] = hidden(self.secret, fields.get("inputs"))
         answer = seal(fields)
         if version is None:
             self.version = answer.version
@@ -205,20 +208,6 @@ class Ladder:
         hasher = blake2b(key=self.secret, digest_size=16)
         hasher.update(len(kind).to_bytes(4, "big") + kind + content)
         return hasher.hexdigest().encode()
-
-
-def _wire(ask: Ask, word: Word) -> bytes:
-    """What TorchServe is told: without consent nothing of the user, and never an id that would tell requests apart."""
-    if word.reason is None:
-        told = {name: value for name, value in ask.body.items() if name != "request_id"}
-        if word.told is not None and not ask.request.stated:
-            told |= word.told | {"context": word.told["context"] | ask.request.context}
-    else:
-        told = {name: ask.body[name] for name in IMPERSONAL if name in ask.body} | {"history": []}
-    try:
-        return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
-    except TypeError as error:  # it reads deeper than it writes
-        raise Refusal(400, "body", f"cannot be passed on: {error}") from None
 
 
 def _fell_short(word: Word, answer: Answer) -> bool:

@@ -6,10 +6,12 @@ import os
 import secrets
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from command import UserError
 
 LEAST_CHARACTERS = 16
+PUBLIC = "trends"  # of the parts of `serving.inputs`: it is of everybody's events, and of nobody's
 
 
 class SecretError(UserError):
@@ -22,9 +24,12 @@ def load_secret(stated: str, path: Path) -> bytes:
     Raises:
         SecretError: it is too short to hide anything.
     """
-    text = stated or _kept(path)
+    return secret_of(stated or _kept(path), "TIDEGATE_EDGE_USER_SECRET" if stated else path)
+
+
+def secret_of(text: str, origin: object) -> bytes:
+    """The secret that a text stands for. Raises SecretError: it is too short."""
     if len(text) < LEAST_CHARACTERS:
-        origin = "TIDEGATE_EDGE_USER_SECRET" if stated else path
         raise SecretError(f"{origin} holds {len(text)} characters; expected at least {LEAST_CHARACTERS}")
     return blake2b(text.encode(), digest_size=32).digest()
 
@@ -32,6 +37,14 @@ def load_secret(stated: str, path: Path) -> bytes:
 def pseudonym(secret: bytes, user_id: str) -> str:
     """32 hexadecimal digits: the same for the same user, and meaningless without the secret."""
     return blake2b(user_id.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).hexdigest()
+
+
+def hidden(secret: bytes, inputs: Any) -> dict[str, str] | None:
+    """The worker's digests of what it read, for the served log: those of a person's events under the secret, or
+    whoever can guess a short history could tell whose it is. None where the worker states none."""
+    if not isinstance(inputs, dict):
+        return None
+    return {name: str(one) if name == PUBLIC else pseudonym(secret, f"{name} {one}") for name, one in inputs.items()}
 
 
 def _kept(path: Path) -> str:

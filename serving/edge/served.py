@@ -20,13 +20,21 @@ class ServedLog:
     """Lines wait in memory for a thread that appends them to one file a day and process.
 
     Args:
-        folder: of the files, served-DAY-PID.jsonl.
+        folder: of the files, NAME-DAY-PID.jsonl.
         most_lines: that may wait; further ones are dropped, and counted.
         count: told (outcome, lines): written, dropped (the queue was full) or failed (the disk refused them).
+        mode: of the folder where it is made.
     """
 
-    def __init__(self, folder: Path, most_lines: int, count: Callable[[str, int], None]) -> None:
-        self._folder, self._most, self._count = folder, most_lines, count
+    def __init__(
+        self,
+        folder: Path,
+        most_lines: int,
+        count: Callable[[str, int], None],
+        name: str = "served",
+        mode: int = 0o777,
+    ) -> None:
+        self._folder, self._most, self._count, self._name, self._mode = folder, most_lines, count, name, mode
         self._waiting: deque[bytes] = deque()
         self._stop = threading.Event()
         self._writing = threading.Lock()
@@ -61,7 +69,7 @@ class ServedLog:
         if not lines:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(self._mode, parents=True, exist_ok=True)
             append(self._file(), b"".join(line + b"\n" for line in lines))
         except OSError as error:
             self._count(FAILED, len(lines))
@@ -73,7 +81,7 @@ class ServedLog:
         self._count(WRITTEN, len(lines))
 
     def _file(self) -> Path:
-        return self._folder / f"served-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
+        return self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
 
 
 def append(path: Path, content: bytes) -> None:

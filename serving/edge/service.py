@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 
 STATIC = "static.json"
+OWNER_ALONE = 0o700
 FAIR = 0.5  # of the time that a usual request has for TorchServe
 
 
@@ -54,14 +55,17 @@ class Service:
         self.doorkeeper = Doorkeeper(settings.keys_path, keys, limit)
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.home / "user.key")
         self.served: ServedLog | None = None
+        self.kept: ServedLog | None = None
         self._users = users or NoStore()
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
         settings, server = self.settings, torchserve.load()
+        count = lambda outcome, lines: self.metrics.served.labels(outcome).inc(lines)  # noqa: E731
         if settings.served_log:
-            count = lambda outcome, lines: self.metrics.served.labels(outcome).inc(lines)  # noqa: E731
             self.served = ServedLog(settings.home / "served", settings.served_queue, count)
+        if settings.keep_requests:
+            self.kept = ServedLog(settings.home / "requests", settings.served_queue, count, "requests", OWNER_ALONE)
         self.ladder = Ladder(
             upstream=Upstream(
                 settings.upstream,
@@ -95,8 +99,9 @@ class Service:
         self.ladder.upstream.close()
         await self.ladder.cache.close()
         await self.ladder.users.close()
-        if self.served is not None:
-            self.served.close()
+        for written in (self.served, self.kept):
+            if written is not None:
+                written.close()
 
     def ready(self) -> tuple[bool, dict]:
         """Whether every request with a valid key can be answered, and how its parts are.

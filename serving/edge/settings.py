@@ -85,6 +85,9 @@ class EdgeSettings(BaseSettings):
     user_secret: SecretStr = SecretStr("")  # keys the hash of users in logs and caches; empty: user.key in `home`
     served_log: bool = True
     served_queue: Count = 20_000  # lines that may wait for the disk
+    # Histories, contexts, exclusions and filters as requests state them, in `home`/requests, for experiments.replay. They
+    # are personal data that no line of the served log holds: turn it on to look into something, then remove the folder.
+    keep_requests: bool = False
 
     experiment: str = ""
     arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_json)] = {}

@@ -22,6 +22,7 @@ class FakeTorchServe:
             popular list.
         drops: how many requests to come are met by a closed connection.
         loaded: versions that a path may name; `version` answers where it names none.
+        inputs: what its answers say of what was read.
         asked: (path, body) of everything that came.
     """
 
@@ -29,6 +30,7 @@ class FakeTorchServe:
         self.mode, self.delay, self.token = "well", 0.0, None
         self.version, self.loaded = "1.0", {"1.0"}
         self.drops, self.blind = 0, False
+        self.inputs: object = None
         self.asked: list[tuple[str, dict]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -126,7 +128,7 @@ class FakeTorchServe:
             _write(writer, 400, {"code": 400, "field": "exclude", "message": "is refused by the worker"})
         else:
             seen = {name: value for name, value in body.items() if name != "user_id"} if self.blind else body
-            _write(writer, 200, recommendations(seen, version))
+            _write(writer, 200, recommendations(seen, version) | {"inputs": self.inputs})
 
 
 def recommendations(body: dict, version: str) -> dict:

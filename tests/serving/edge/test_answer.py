@@ -7,7 +7,7 @@ import json
 import pytest
 from fake_torchserve import recommendations
 
-from serving.edge.answer import FIELDS, Answer, finish, from_worker, read, seal
+from serving.edge.answer import FIELDS, Answer, digest, finish, from_worker, read, seal
 from serving.edge.errors import Garbled
 
 WHOLE = {name: value for name, value in recommendations({"user_id": "ann", "k": 2}, "1.0").items() if name in FIELDS}
@@ -50,5 +50,19 @@ def test_joined_bytes_are_the_same_json() -> None:
     answer = seal(WHOLE)
     assert read(answer) == WHOLE
     assert json.loads(finish(answer, {"request_id": "é"})) == WHOLE | {"request_id": "é"}
-    assert json.loads(answer.receipt + b"}") == WHOLE | {"items": ["ann-000", "ann-001"]}
     assert Answer.unpack(answer.pack()) == answer
+
+
+def test_the_receipt_holds_what_a_replay_compares_with_and_what_the_worker_said_for_it_alone() -> None:
+    read_by_model = {"history": "h", "traits": "t", "trends": "r"}
+    answer = seal(WHOLE | {"inputs": read_by_model, "computed_on": "this processor"})
+    assert answer.body == seal(WHOLE).body
+    assert json.loads(answer.receipt + b"}") == WHOLE | {
+        "items": ["ann-000", "ann-001"],
+        "scores": [1.0, 0.999],
+        "digest": digest(answer.body),
+        "inputs": read_by_model,
+        "computed_on": "this processor",
+    }
+    other = WHOLE | {"items": [WHOLE["items"][0] | {"score": 0.5}]}
+    assert digest(seal(other).body) != digest(answer.body)

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
 from serving.edge import served
+from serving.edge.pseudonym import hidden
 from serving.edge.served import ServedLog
 
 SECRET_WORDS = ("ann-lee", "ann@example.org", "25-34", "seen-item")
@@ -47,6 +49,60 @@ def test_a_user_is_known_by_a_hash_that_only_the_secret_gives(start: Start) -> N
         names.append(line["user"])
     assert len(names[0]) == 32
     assert names[0] != names[1]
+
+
+STATED = {
+    "user_id": "ann",
+    "k": 2,
+    "history": [{"item_id": "seen-item", "event_time": "2026-01-01T00:00:00Z"}],
+    "context": {"age_band": "25-34"},
+}
+
+
+def test_a_line_says_whose_history_an_answer_rests_on_and_what_it_leaves_out(edge: Edge) -> None:
+    edge.answer({"user_id": "ann", "time": "2026-01-02T00:00:00Z"})
+    edge.answer(STATED)
+    edge.answer({"k": 3})
+    edge.answer(STATED | {"exclude": ["x"]}, x_consent="denied")
+    lines = edge.served()
+    assert [line["basis"] for line in lines] == ["stored", "stated", "nobody", "withheld"]
+    assert [line["unlogged"] for line in lines] == [[], ["context", "history"], [], ["exclude"]]
+    assert {line["dataset"] for line in lines} == {"tiny"}
+    assert not (edge.settings.home / "requests").exists()
+
+
+def test_the_digests_of_what_was_read_are_under_the_secret(start: Start, torchserve: FakeTorchServe) -> None:
+    torchserve.inputs = {"history": "0123", "traits": "4567", "trends": "89ab"}
+    names = []
+    for edge in (start(), start()):  # each with a secret of its own
+        edge.answer({"user_id": "ann"})
+        (line,) = edge.served()
+        assert line["inputs"] == hidden(edge.app.service.secret, torchserve.inputs)
+        assert line["inputs"]["trends"] == "89ab"  # of everybody's events, and of nobody's
+        assert "0123" not in json.dumps(line)
+        names.append(line["inputs"]["history"])
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("garbage", [None, "text", ["a"], {"history": None}])
+def test_a_worker_that_says_nothing_of_what_it_read_is_answered_for_as_ever(
+    edge: Edge, torchserve: FakeTorchServe, garbage: object
+) -> None:
+    torchserve.inputs = garbage
+    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
+
+
+def test_requests_are_kept_where_that_is_asked_for_without_their_user_and_for_the_owner_alone(start: Start) -> None:
+    edge = start(keep_requests=True)
+    edge.answer(STATED | {"request_id": "r-1", "time": "2026-01-02T00:00:00Z"})
+    edge.answer({"user_id": "ann", "request_id": "r-2"})  # its line says all of it
+    edge.answer(STATED | {"request_id": "r-3"}, x_consent="denied")
+    edge.app.service.kept.flush()
+    (file,) = (edge.settings.home / "requests").iterdir()
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["request_id"], line["asked"]) == ("r-1", "2026-01-02T00:00:00Z")
+    assert line["body"] == {name: STATED[name] for name in ("k", "history", "context")} | {"time": line["asked"]}
+    assert (edge.settings.home / "requests").stat().st_mode & 0o077 == 0
 
 
 def test_a_full_disk_costs_lines_and_no_answer(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
