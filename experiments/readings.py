@@ -1,0 +1,163 @@
+"""What an answer read of its user, read again: from the data set's events, or from the online store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+import params
+from data.columns import DAY, USER
+from data.instants import from_iso, to_iso
+from data.products import INGESTED, SPLIT
+from experiments.lineage_report import Part
+from features.fill import profiles
+from features.online import as_of
+from features.online.connect import connect_to_read, settings
+from features.online.errors import StoreError
+from features.online.profile import Event, Profile, join
+from features.online.store import Policy, Reading, State
+from serving import inputs
+from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
+from serving.person import Person
+from serving.request import Request
+from serving.store_lookup import person_of
+
+FOREVER = 2**62
+READ_BY = ("history", "traits")  # the parts of serving.inputs that are of the user
+
+
+@dataclass(frozen=True)
+class Again:
+    """One source's account of what a model could read of a user at a moment."""
+
+    source: str
+    person: Person
+    events: list[Event]
+    differs: list[str]  # parts that are not what the answer read, as far as the log tells
+
+
+def owner(line: Mapping[str, Any], secret: bytes | None, stated: str | None) -> str | None:
+    """The user behind a line's pseudonym; None where nobody that is known here has it.
+
+    Args:
+        secret: where it is None, whoever is stated is believed, and nobody can be found.
+        stated: the user that is thought to be it; None looks through everybody in the data set.
+    """
+    if secret is None:
+        return stated
+    known = [stated] if stated is not None else users()
+    return next((user for user in known if pseudonym(secret, user) == line["user"]), None)
+
+
+def users() -> list[str]:
+    """Everybody in the data set that lies here."""
+    found: set[str] = set()
+    for path in (INGESTED / "users.parquet", SPLIT / "events.parquet"):
+        if path.is_file():
+            found |= set(pd.read_parquet(path, columns=[USER])[USER])
+    return sorted(found)
+
+
+def why_nobody(secret: bytes | None, stated: str | None) -> str:
+    """Why `owner` found nobody."""
+    if secret is None:
+        return "the edge's secret is not here (user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)"
+    if stated is not None:
+        return f"the pseudonym is not that of {stated!r}"
+    return f"the pseudonym is of none of the {len(users()):,} users of the data set here; --user names another"
+
+
+def best(
+    line: Mapping[str, Any],
+    user: str,
+    repeats: str,
+    secret: bytes | None,
+    chosen: params.Params,
+    context: Mapping[str, object] | None = None,
+) -> Again | None:
+    """The first source that gives what the answer read; where none does, the first of all; None where there is none.
+
+    Args:
+        repeats: as the artifact's config has it.
+        context: what the request stated; None where that is not known.
+    """
+    time_us = from_iso(line["time"])
+    request = Request(
+        user, [], stated=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
+    )
+    compared = READ_BY if context is not None or "context" not in line.get("unlogged", ()) else READ_BY[:1]
+    found: list[Again] = []
+    for source, reading in _sources(line, user, time_us, chosen):
+        person = person_of(reading, time_us, repeats)
+        events = as_of.history(reading.profile, time_us, repeats) if reading.profile and person.items else []
+        differs = changed(line, inputs.of(request, person, ""), secret, compared)
+        found.append(Again(source, person, events, differs))
+        if not differs:
+            return found[-1]
+    return nothing(line, secret) or (found[0] if found else None)
+
+
+def nothing(line: Mapping[str, Any], secret: bytes | None) -> Again | None:
+    """The account of a worker that had no word of the user, as of one whom the store does not know, or did not give;
+    None where the answer's digest tells otherwise, or nothing."""
+    person = Person(note=line["reason"].partition("; popular in the segment ")[0])
+    empty = inputs.of(Request(None, [], False, 1, 0, {}, None), person, "")
+    if secret is None or not line.get("inputs") or changed(line, empty, secret, ("history",)):
+        return None
+    return Again("nothing: the worker had no word of the user", person, [], [])
+
+
+def changed(line: Mapping[str, Any], read: dict[str, str], secret: bytes | None, parts: tuple[str, ...]) -> list[str]:
+    """Which parts of `serving.inputs` are not those that the log states, as far as it states them and the secret that
+    hides those of a person is here."""
+    stated = line.get("inputs") or {}
+    own = {name: read[name] for name in read if name == PUBLIC} if secret is None else hidden(secret, read) or {}
+    return [part for part in parts if part in own and own[part] != stated.get(part, own[part])]
+
+
+def events_part(line: Mapping[str, Any], again: Again) -> Part:
+    """The events that an answer rests on, newest first."""
+    rows = [
+        {"event_id": event.event_id, "event_time": to_iso(event.time_us), "item_id": event.item_id,
+         "event_type": event.event_type, "known_time": to_iso(event.known_us)}
+        for event in again.events[::-1]
+    ]  # fmt: skip
+    checked = not again.differs and line.get("inputs") is not None
+    facts = {"read from": again.source, "events": len(rows), "traits": dict(again.person.traits)}
+    facts |= {"as the answer read them": "yes, by their digest" if checked else "not shown"}
+    note = f"what lies here is not what the answer read: {' and '.join(again.differs)} differ" if again.differs else ""
+    return Part("events", facts, rows, note or again.person.note)
+
+
+def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Params) -> Iterator[tuple[str, Reading]]:
+    path = SPLIT / "events.parquet"
+    if path.is_file():
+        events, known = pd.read_parquet(path), INGESTED / "users.parquet"
+        own = events[events[USER] == user]
+        people = pd.read_parquet(known) if known.is_file() else pd.DataFrame({USER: []})
+        moments = {f"{path}": FOREVER}
+        if line.get("feature_time"):  # a store that was filled until then, and not with all there is
+            moments[f"{path}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
+        for source, until_us in moments.items():
+            yield source, _reading(next(profiles(own, people[people[USER] == user], until_us), None), time_us, chosen)
+    try:
+        store = connect_to_read(chosen.dataset, settings())
+        (reading,) = store.read([user], [time_us])
+        yield "the online store", reading
+        store.close()
+    except StoreError:
+        return
+
+
+def _reading(profile: Profile | None, time_us: int, chosen: params.Params) -> Reading:
+    """As the online store would give the profile."""
+    online = chosen.online
+    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
+    if profile is None:
+        return Reading(State.UNKNOWN)
+    if policy.expired(profile.feature_time_us, time_us):
+        return Reading(State.EXPIRED)
+    return Reading(State.FOUND, join(Profile(profile.user_id), profile, policy.max_events))

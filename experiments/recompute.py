@@ -1,0 +1,130 @@
+"""A recorded answer computed once more from its registered artifact, on what it read, as far as that is still there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import params
+from data.instants import from_iso
+from experiments import lineage, past_trends, readings, stated
+from experiments.served_lines import LineageError
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
+from serving import registry
+from serving.edge import static, wire
+from serving.edge.answer import Answer, seal
+from serving.edge.listing import Listing
+from serving.export import one_thread
+from serving.person import Person
+from serving.recommender import Recommender
+from serving.request import MAX_K, Request
+
+NOT_COMPUTED = "none"  # what a line says as `cache` where the edge answered by itself
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Attributes:
+    read_from: part of what was read -> where it was found.
+    differs: parts that are not what the answer read.
+    """
+
+    answer: Answer
+    read_from: dict[str, str]
+    differs: list[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A `serving.person.Lookup` of one person and one moment's trends."""
+
+    person: Person
+    snapshot: TrendSnapshot | None
+
+    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
+        return [self.person] * len(requests)
+
+    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        return self.snapshot
+
+
+def recompute(
+    line: Mapping[str, Any], folder: Path, secret: bytes | None, user: str | None, chosen: params.Params
+) -> Recomputed:
+    """The answer that the artifact gives now.
+
+    Args:
+        line: of the served log in `folder`.
+        user: who is thought to have asked; None looks through the data set.
+
+    Raises:
+        LineageError: something that it takes is not here; the text names what, and where it was looked for.
+        RegistryError: the artifact is gone, corrupt, or not the one that was registered.
+    """
+    if line["rung"] == "cached":
+        raise LineageError(stated.given_before(line, folder))
+    dataset = line.get("dataset") or chosen.dataset
+    version = lineage.version_of(dataset, line["model_version"])
+    with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch, one_thread():
+        artifact = registry.download(dataset, version.version, Path(scratch))
+        recommender = Recommender.load(artifact, line["model_version"])
+        if line["dataset_version"] != recommender.about["dataset_version"]:
+            other = f"the answer rests on data set version {line['dataset_version']}"
+            raise LineageError(f"{other}; version {version.version} of {lineage.registry_place()} does not")
+        trends, snapshot = past_trends.find(line, recommender, chosen)
+        if line.get("cache") == NOT_COMPUTED:
+            recommender.lookup = Found(Person(), snapshot)
+            return _list_of_the_edge(line, folder, recommender, artifact)
+        body, again = _request(line, folder, recommender, secret, user, chosen)
+        recommender.lookup = Found(again.person if again else Person(), snapshot)
+        fields = _answered(recommender, body, line)
+    read_from = {"history": again.source if again else "the request", "trends": trends}
+    differs = readings.changed(line, fields["inputs"], secret, tuple(fields["inputs"]))
+    if line.get("basis") == wire.WITHHELD:
+        fields["reason"] = line["reason"]  # the edge's word, that the worker knows nothing of
+    return Recomputed(seal(fields), read_from, differs)
+
+
+def _answered(recommender: Recommender, body: dict[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    (fields,) = recommender.recommend([body], now_us=from_iso(line["time"]))
+    if isinstance(fields, Exception):
+        raise LineageError(f"the artifact refuses the request today: {fields}")
+    return fields
+
+
+def _request(
+    line: Mapping[str, Any], folder: Path, recommender: Recommender, secret: bytes | None, user: str | None,
+    chosen: params.Params,
+) -> tuple[dict[str, Any], readings.Again | None]:  # fmt: skip
+    """What the worker was told, and whose stored history it read."""
+    body = {"k": line["k"], **stated.unlogged(line, folder), "time": line["time"]}
+    if line.get("basis") != wire.STORED or "history" in body:  # or where the edge stated it for the store
+        return body if line.get("basis") == wire.NOBODY else {"history": [], **body}, None
+    found = readings.owner(line, secret, user)
+    if found is None:
+        again = readings.nothing(line, secret)
+        if again is None:
+            raise LineageError(f"whose history was read is not known: {readings.why_nobody(secret, user)}")
+        return {"user_id": line["user"], **body}, again
+    repeats = recommender.artifact.config["repeats"]
+    again = readings.best(line, found, repeats, secret, chosen, body.get("context") or {})
+    if again is None:
+        raise LineageError("the user's history is not here: neither data/out/split (`dvc pull`) nor an online store")
+    return {"user_id": found, **body}, again
+
+
+def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender, artifact: Path) -> Recomputed:
+    """A list that the edge gave by itself: the static one of the artifact, or TorchServe's popular one of a moment."""
+    told = stated.unlogged(line, folder)
+    seen = [event["item_id"] for event in told.get("history") or []]
+    unwanted = {*(told.get("exclude") or []), *seen}
+    if line["rung"] == "static":
+        listing = replace(static.popular(artifact), time=line["time"], model_version=line["model_version"])
+    else:
+        listing = Listing.of(_answered(recommender, {"history": [], "k": MAX_K}, line))
+    fields = listing.fields(line["rung"], line["reason"], line["k"], unwanted)
+    return Recomputed(seal(fields), {"list": "the artifact"}, [])

@@ -1,0 +1,91 @@
+"""A platform that has answered: real products, a registry, an online store, and an edge before a worker's recommender."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from small_pipeline import inside
+
+import params
+from experiments import gate
+from features import fill
+from features.online.connect import connect, settings
+from serving import package, registry
+from serving.edge.stored import Stored
+from serving.recommender import Recommender
+from serving.store_lookup import StoreLookup
+from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
+from tests.serving.edge.running import Edge, make_settings, wait_until
+
+DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
+SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalisation": false}}'
+
+
+class Worker(FakeTorchServe):
+    """Answers as a worker does: with an artifact and the online store."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        super().__init__()
+
+    def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+        (answer,) = self.recommender.recommend([body])
+        _write(writer, 200, answer)
+
+
+@contextmanager
+def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
+    """A copy of the products with one promoted version and a filled store; the current folder."""
+    shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+    with inside(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/features/out/online.db")
+        patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
+        patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
+        version = gate.register(DATASET, LABEL)
+        registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
+        (folder / "said.jsonl").write_text(SAID + "\n")
+        assert fill.main([]) == fill.main(["--events", "said.jsonl"]) == 0
+        yield folder
+
+
+@contextmanager
+def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
+    """An edge that keeps requests, and the worker behind it."""
+    artifact = folder / "serving/out/artifacts" / LABEL
+    recommender = Recommender.load(artifact, VERSION)
+    recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+    worker = Worker(recommender)
+    archive = folder / f"{DATASET}-{VERSION}.mar"
+    package.build(artifact, archive, DATASET, VERSION)
+    own = {"dataset": DATASET, "artifact": archive, "keep_requests": True, "deadline_ms": 20_000}
+    running = Edge(make_settings(folder / "edge", worker.url, **own), Stored.of(DATASET))
+    try:
+        wait_until(lambda: running.app.service.ladder.popular is not None)
+        yield running, worker
+    finally:
+        running.close()
+        worker.close()
+
+
+def log(folder: Path) -> Path:
+    """The one file of the served log."""
+    (path,) = (folder / "edge/served").iterdir()
+    return path
+
+
+def rewrite(folder: Path, request_id: str, change: Callable[[dict], dict]) -> None:
+    """Let the line of a request say something else."""
+    lines = [json.loads(line) for line in log(folder).read_text().splitlines()]
+    log(folder).write_text(
+        "".join(json.dumps(change(one) if one["request_id"] == request_id else one) + "\n" for one in lines)
+    )
+
+
+def chosen(folder: Path) -> params.Params:
+    return params.load(folder / "params.yaml")

@@ -1,0 +1,236 @@
+"""From an answer back to its events and from data forward to answers: every link, and what is said where one is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from served_platform import edge, log, platform, rewrite
+
+from experiments import impact, trace
+from serving import registry, versions
+
+pytestmark = pytest.mark.slow
+
+THEN = "2026-02-20T08:09:10Z"
+ASKED = {
+    "stored": {"user_id": "u000001", "k": 5},
+    "then": {"user_id": "u000001", "k": 5, "time": THEN},
+    "stated": {"history": [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}], "k": 7},
+    "unknown": {"user_id": "nobody-we-know", "k": 5},
+    "denied": {"user_id": "u000002", "k": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with platform(pipeline, tmp_path_factory.mktemp("traced")) as folder:
+        with edge(folder) as (running, worker):
+            for name, body in ASKED.items():
+                running.ask(body | {"request_id": name})
+            worker.stop()
+            running.app.service.ladder.popular = None
+            running.ask({"k": 8, "request_id": "static"})
+        yield folder
+
+
+@pytest.fixture
+def here(answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The platform with a served log of one's own to break."""
+    shutil.copytree(answered / "edge", tmp_path / "edge")
+    for name in ("data", "features", "params.yaml"):
+        (tmp_path / name).symlink_to(answered / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(verb, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    """What a verb found, as it writes it in JSON."""
+    assert verb.main([*arguments, "--json", "--served", "edge/served"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(verb, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert verb.main([*arguments, "--served", "edge/served"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("error: ")
+
+
+def events() -> pd.DataFrame:
+    return pd.read_parquet("data/out/split/events.parquet")
+
+
+def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
+    found = run(trace, capsys, "then")
+
+    line = next(one for one in map(json.loads, log(here).read_text().splitlines()) if one["request_id"] == "then")
+    manifest = json.loads(Path(here / "data/out/split/manifest.json").read_text())
+    assert [row["item_id"] for row in found["answer"]["rows"]] == line["items"]
+    assert (found["version"]["version"], found["version"]["aliases"]) == ("1", ["champion"])
+    assert found["version"]["artifact"] == registry.find("demo", "1").artifact
+    assert (found["gate report"]["verdict"], found["gate report"]["reason"]) == ("PROMOTE", "better by 5%")
+    assert found["run"]["params"]["name"] == "two_tower"
+    assert found["code"]["commit"] == "tested"
+    assert found["code"]["lock of this clone"] == "the same"
+    assert found["data set version"]["hash"] == manifest["dataset_hash"] == line["dataset_version"]
+    assert found["data set version"]["of this clone"] is True
+    own = events()[lambda all_of_them: all_of_them["user_id"] == "u000001"]
+    before = own[own["event_time"] < pd.Timestamp(THEN)].sort_values(["event_time", "event_id"], ascending=False)
+    assert [row["event_id"] for row in found["events"]["rows"]] == before["event_id"].tolist()
+    assert 0 < len(before) < len(own)
+    assert found["events"]["as the answer read them"] == "yes, by their digest"
+    assert not [name for name, part in found.items() if name != "title" and part["note"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("stated", "the request stated its own history, which the served log does not hold"),
+        ("denied", "the worker was told nothing of the user, so the answer rests on no event of theirs"),
+        ("unknown", "the online store does not know this user"),
+        ("static", "no worker computed this answer: the edge gave a list that it had"),
+    ],
+)
+def test_an_answer_without_stored_events_says_why_and_shows_none(here: Path, capsys, name: str, note: str) -> None:
+    found = run(trace, capsys, name)
+
+    assert (found["events"]["note"], found["events"]["rows"]) == (note, [])
+    assert found["version"]["version"] == "1"
+    assert "u000002" not in json.dumps(found)
+
+
+def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
+    (here / "edge/user.key").unlink()
+    found = run(trace, capsys, "stored")
+
+    assert found["events"]["note"].startswith("the edge's secret is not here")
+    assert "u000001" not in json.dumps(found)
+
+
+def test_events_that_are_not_those_that_were_read_are_said_to_differ(here: Path, capsys) -> None:
+    rewrite(here, "stored", lambda line: line | {"inputs": line["inputs"] | {"history": "of others"}})
+    found = run(trace, capsys, "stored")
+
+    assert found["events"]["as the answer read them"] == "not shown"
+    assert found["events"]["note"] == "what lies here is not what the answer read: history differ"
+
+
+@pytest.mark.parametrize(("stated", "said"), [("7.0", "demo 7 is not registered"), ("", "states no version")])
+def test_a_version_that_the_registry_does_not_hold_is_named_with_where_it_was_looked_for(
+    here: Path, capsys, stated: str, said: str
+) -> None:
+    rewrite(here, "stored", lambda line: line | {"model_version": stated})
+    found = run(trace, capsys, "stored")
+
+    assert said in found["version"]["note"]
+    assert len(found["events"]["rows"]) > 0
+
+
+def test_no_registry_is_made_by_looking_for_one(here: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/none.db")
+
+    assert run(trace, capsys, "stored")["version"]["note"].startswith("there is no registry at sqlite:///")
+    assert refused(impact, capsys, "--item", "m00001").startswith("there is no registry at sqlite:///")
+    assert not (here / "none.db").exists()
+
+
+def test_a_report_or_an_artifact_that_was_changed_is_told(here: Path, capsys) -> None:
+    version = registry.find("demo", "1")
+    folder = Path(versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    report, manifest = folder / "gate-v1/report.json", folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
+    kept = {path: path.read_text() for path in (report, manifest)}
+    try:
+        report.write_text(kept[report].replace("5%", "50%"))
+        manifest.write_text(kept[manifest].replace("tested", "forged"))
+        found = run(trace, capsys, "stored")
+    finally:
+        for path, text in kept.items():
+            path.write_text(text)
+
+    assert "changed after the gate wrote it" in found["gate report"]["note"]
+    assert "is not the one that was registered" in found["artifact"]["note"]
+
+
+def test_an_unknown_request_says_where_was_looked_and_a_broken_line_hides_none(here: Path, capsys) -> None:
+    with log(here).open("a") as file:
+        file.write('{"request_id":"stored","items":["m0')
+
+    assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
+    said = refused(trace, capsys, "never")
+    assert said.startswith("no answer has the request id 'never': looked at 7 lines in edge/served, 1 of them broken")
+    shutil.rmtree(here / "edge/served")
+    assert refused(trace, capsys, "stored").endswith("edge/served holds no served log; --served names another folder")
+
+
+def test_an_id_that_was_given_twice_is_told(here: Path, capsys) -> None:
+    rewrite(here, "stated", lambda line: line | {"request_id": "stored"})
+
+    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers bear this request id; this is the last"
+
+
+def test_a_page_and_a_text_hold_what_json_does_and_no_markup_of_others(here: Path, capsys) -> None:
+    rewrite(here, "stored", lambda line: line | {"reason": "<script>alert(1)</script>"})
+    assert trace.main(["stored", "--served", "edge/served", "--html", "made/trace.html"]) == 0
+    page = Path("made/trace.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert all(f"<h2>{name}</h2>" in page for name in ("answer", "version", "gate report", "run", "code", "events"))
+
+    assert trace.main(["stored", "--served", "edge/served"]) == 0
+    text = capsys.readouterr().out
+    assert "\nDATA SET VERSION\n" in text
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_an_event_reaches_the_fits_after_it_and_the_answers_to_its_user(here: Path, capsys) -> None:
+    own = events()[lambda all_of_them: all_of_them["user_id"] == "u000001"].sort_values("event_time")
+    early = run(impact, capsys, "--event", own["event_id"].iloc[0])
+    late = run(impact, capsys, "--event", own[own["part"] == "test"]["event_id"].iloc[-1])
+
+    assert (early["event"]["user"], early["event"]["item"]) == ("u000001", own["item_id"].iloc[0])
+    assert [row["version"] for row in early["versions"]["rows"]] == ["1"]
+    assert {row["name"] for row in early["runs"]["rows"]} >= {"two_tower · valid", "two_tower · test"}
+    assert late["versions"]["rows"] == late["runs"]["rows"] == []
+    assert [row["request_id"] for row in early["answers that could read it"]["rows"]] == ["then", "stored"]
+    assert [row["request_id"] for row in late["answers that could read it"]["rows"]] == ["stored"]
+    assert early["versions"]["note"].startswith("TorchServe does not answer at ")
+
+
+def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, capsys) -> None:
+    answers = {"u000001": ["then", "stored"], "u000003": []}
+    for user, reached in answers.items():
+        found = run(impact, capsys, "--user", user)
+        assert [row["request_id"] for row in found["answers to this user"]["rows"]] == reached
+        assert found["user"]["events"] == len(events()[lambda table, user=user: table["user_id"] == user])
+
+    lines = [json.loads(line) for line in log(here).read_text().splitlines()]
+    item = lines[0]["items"][0]
+    found = run(impact, capsys, "--item", item)
+    listed = [line["request_id"] for line in lines if item in line["items"]]
+    assert [row["request_id"] for row in found["answers that list it"]["rows"]] == listed[::-1]
+    assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
+
+    version = lines[0]["dataset_version"]
+    found = run(impact, capsys, "--dataset", version[:8])
+    assert found["data set version"]["hash"] == version
+    assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
+    assert len(found["runs"]["rows"]) >= 2
+    assert found["answers by versions fitted on it"]["answers"] == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--event", "none"), "there is no event 'none' among 2"),
+        (("--user", "none"), "there is no user 'none' among 2"),
+        (("--item", "none"), "there is no item 'none' among 2"),
+        (("--dataset", "0123456789"), "nothing is known of data set version '0123456789'; looked in "),
+        (("--dataset", "01"), "--dataset is '01'; expected a hash, or its first 6 digits or more"),
+    ],
+)
+def test_what_is_not_known_is_said_in_one_line_with_where_was_looked(here: Path, capsys, arguments, said: str) -> None:
+    assert refused(impact, capsys, *arguments).startswith(said)
