@@ -121,6 +121,14 @@ class Gate(Section):
     refit: bool  # fit the champion's recipe on the candidate's data too, to tell the idea from the fresher data
 
 
+class ErrorRates(Section):
+    looks: Count  # simulated at each point that shows an error rate
+    power_looks: Count  # and at each that shows power
+    users: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2)]  # of a simulated window
+    effects: list[Annotated[float, Field(gt=0, le=1)]]  # true relative gains, whose power is drawn
+    detectable: Annotated[float, Field(gt=0, le=1)]  # one of them: what gate.min_users lets the gate see
+
+
 class Limited(Section):
     field: str  # of items: genres, or another column of the side table
     value: str
@@ -191,6 +199,7 @@ class Params(Section):
     tune: Tune
     experiment: Experiment
     sensitivity: Sensitivity
+    error_rates: ErrorRates
     gate: Gate
 
     @model_validator(mode="after")
