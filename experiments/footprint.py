@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import params
+from gate_params import Budgets
 from serving.recommender import Recommender
 
 ROUNDS = 7
@@ -40,7 +40,7 @@ def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.perf_
     return {role: float(np.median(values)) if values else float("nan") for role, values in taken.items()}
 
 
-def budgets(sizes: Mapping[str, float], speeds: Mapping[str, float], policy: params.Budgets) -> list[dict[str, Any]]:
+def budgets(sizes: Mapping[str, float], speeds: Mapping[str, float], policy: Budgets) -> list[dict[str, Any]]:
     """One row a budget: {"name", "unit", "candidate", "champion", "limit", "within"}.
 
     Args:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-import params
 from experiments.beyond_accuracy import counts, coverage, diversity, list_means
 from experiments.catalogue import Catalogue
 from experiments.measure import number
 from experiments.scoring import HEADLINE
+from gate_params import GuardRails
 
 AT_LEAST, AT_MOST = "at least", "at most"
 MEANINGS = {
@@ -33,7 +33,7 @@ def of_lists(lists: np.ndarray, catalogue: Catalogue) -> dict[str, float]:
     }
 
 
-def rails(ours: dict[str, float], theirs: dict[str, float], policy: params.GuardRails) -> list[dict[str, Any]]:
+def rails(ours: dict[str, float], theirs: dict[str, float], policy: GuardRails) -> list[dict[str, Any]]:
     """One row a guard rail: {"name", "candidate", "champion", "kind", "limit", "within"}; undefined figures are within."""
     rows = []
     for name, ratio in policy.model_dump().items():

@@ -29,6 +29,7 @@ FILES = (
     "model_params.py",
     "search_space.py",
     "segment_params.py",
+    "gate_params.py",
     "command.py",
     "params.yaml",
     "dvc.yaml",

@@ -19,6 +19,7 @@ OURS = (
     "model_params",
     "search_space",
     "segment_params",
+    "gate_params",
     "serving",
     "training",
 )

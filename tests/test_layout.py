@@ -24,7 +24,9 @@ def python_files(*folders: str) -> list[Path]:
     return sorted([*written, *ROOT.glob("*.py")])
 
 
-@pytest.mark.parametrize("name", [*FOLDERS, "command", "params", "model_params", "search_space", "segment_params"])
+@pytest.mark.parametrize(
+    "name", [*FOLDERS, "command", "params", "model_params", "gate_params", "search_space", "segment_params"]
+)
 def test_top_level_names_come_from_this_clone(name: str) -> None:
     origin = importlib.import_module(name).__file__
 
