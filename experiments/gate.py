@@ -79,17 +79,17 @@ def first_champion(settings: params.Params, label: str, override: bool) -> dict:
 def judge(settings: params.Params, label: str, override: bool) -> dict:
     """Score candidate and champion now; promote on a PROMOTE. The report, also of an earlier equal look."""
     dataset = settings.dataset
-    target = registry.serving_target(dataset)
-    champion = target.version
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
+    target = registry.opponent(dataset, candidate)
+    champion = target.version
     if candidate.version == champion.version:
-        return target.report | {"version": version, "again": True}
+        return target.report | {"version": version, "again": True, "overrides": overrides(dataset)}
     features = store.load("features/out/test")
     split_id = features.description["split_id"]
     seen = ledger.known(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
     if seen is not None and seen["verdict"] != verdict.PROMOTE:
-        return seen | {"version": version, "again": True}
+        return seen | {"version": version, "again": True, "overrides": seen["overrides"] + overrides(dataset)}
     registry.challenge(dataset, version)
     baseline = chosen(settings, False)
     asked = Question(
@@ -101,6 +101,7 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
 
 def settle(dataset: str, version: str, report: dict) -> dict:
     """Move the alias on a PROMOTE, note any other verdict on the version; the report with its version."""
+    report = report | {"overrides": report["overrides"] + overrides(dataset)}
     if report["verdict"] == verdict.PROMOTE:
         registry.promote(dataset, version, report, page(report | {"version": version}))
     else:
@@ -108,10 +109,16 @@ def settle(dataset: str, version: str, report: dict) -> dict:
     return report | {"version": version}
 
 
+def overrides(dataset: str) -> list[str]:
+    """What stands without the gate's word while it judges, a line each."""
+    loud = registry.standing_override(dataset)
+    return [loud["line"]] if loud else []
+
+
 def run(settings: params.Params, label: str | None, override: bool = False) -> list[dict]:
     """The reports of this run: the first champion's where there was none, then the candidate's."""
     reports = []
-    if registry.aliased(settings.dataset, registry.CHAMPION) is None:
+    if registry.settle(settings.dataset) is None:  # none, or one from before moves were signed
         baseline = chosen(settings, False)
         if baseline is None:
             raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")

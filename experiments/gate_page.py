@@ -20,11 +20,18 @@ td,th{padding:.3rem .5rem;border-bottom:1px solid #d8dee4;text-align:right;verti
 td:first-child,th:first-child,.text td,.text th{text-align:left}.small{color:#57606a;font-size:14px;margin:.2rem 0}
 .ok{color:#1a7f37}.open{color:#9a6700}.bad{color:#cf222e;font-weight:600}.none{color:#57606a}
 pre{background:#f4f6f8;padding:1rem;overflow:auto;font-size:13px}code{background:#f4f6f8;padding:0 .2em}svg{width:100%}"""
-COLOURS = {"PROMOTE": "#1a7f37", "HOLD": "#9a6700", "REJECT": "#cf222e", "INSUFFICIENT_DATA": "#57606a"}
+COLOURS = {
+    "PROMOTE": "#1a7f37",
+    "HOLD": "#9a6700",
+    "REJECT": "#cf222e",
+    "INSUFFICIENT_DATA": "#57606a",
+    "OVERRIDE": "#cf222e",
+}
 SAID = {
     "PROMOTE": "{label} becomes the champion, in place of {champion}",
     "HOLD": "{label} waits, {champion} stays champion",
     "REJECT": "{label} is turned down, {champion} stays champion",
+    "OVERRIDE": "{label} is champion without the gate's word, in place of {champion}",
     "INSUFFICIENT_DATA": "too little is known of {label}, {champion} stays champion",
 }
 BADGES = {"ok": "✓ holds", "bad": "✗ fails", "open": "? not shown", "none": "– not asked"}

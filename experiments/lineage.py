@@ -97,7 +97,7 @@ def _gate(version: Version) -> Part:
         return Part("gate report", {"verdict": tags.get("gate_verdict")}, note=str(error))
     told = {name: report.get(name) for name in ("verdict", "reason", "date", "against_version", "label")}
     facts = {name.replace("_", " "): value for name, value in told.items()}
-    return Part("gate report", facts | {"report": "as the gate wrote it, by its hash"})
+    return Part("gate report", facts | {"report": "as the gate wrote it, by its signature"})
 
 
 def _run(run_id: str, version: Version) -> Part:

@@ -15,6 +15,7 @@ from command import UserError
 from experiments import lineup
 from features.online.connect import STORE
 from params import ROOT
+from serving import settings
 from serving.launch import embedded_store
 from training import provenance
 
@@ -29,6 +30,7 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
         "TIDEGATE_COMMIT": provenance.commit(),
+        **signing_key(),
         STORE: os.environ.get(STORE) or embedded_store(),  # of the project, not of the workspace: who answers reads it
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -36,6 +38,12 @@ def environment() -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
     }
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
+
+
+def signing_key() -> dict[str, str]:
+    """One key for all data sets, too: what a workspace's gate signs, the project's deploy verifies."""
+    stated = settings.load()
+    return {} if stated.gate_key.get_secret_value() else {settings.variable("gate_key_file"): str(stated.gate_key_path)}
 
 
 def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:

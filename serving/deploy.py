@@ -16,10 +16,11 @@ from pathlib import Path
 import params
 from command import exits_cleanly
 from params import ROOT
-from serving import builds, registry, server
+from serving import builds, moves, registry, server
 from serving import settings as environment
 from serving.bring_up import DeployError, Say, bring_up, make_default
 from serving.client import ServerError, TorchServe
+from serving.overview import overview
 from serving.package import Build
 from serving.registry import PREVIOUS, RegistryError, Version
 from serving.settings import Settings
@@ -34,7 +35,11 @@ def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
         ServerStartError, JavaError: there is no server to deploy to.
     """
     with server.lock(settings, "deploy"), tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
+        if under_way := moves.finish(dataset):
+            say(f"completed the {under_way}, which was cut short")
         champion = registry.serving_target(dataset).version
+        if loud := registry.standing_override(dataset):
+            say(f"OVERRIDE: {loud['line']}")
         previous = _previous(champion, say)
         if server.start(settings):
             say("started TorchServe")
@@ -51,10 +56,7 @@ def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
 
 def status(dataset: str, settings: Settings) -> str:
     """What the registry wants and what the server does, in a few lines."""
-    lines = []
-    for alias in (registry.CHAMPION, PREVIOUS, registry.CHALLENGER):
-        version = registry.aliased(dataset, alias)
-        lines.append(f"registry  {alias:<11} {version.version if version else '-'}")
+    lines = overview(dataset)
     if server.find(settings) is None:
         return "\n".join([*lines, "server    not running"])
     with TorchServe.of(settings) as client:
@@ -113,7 +115,14 @@ def main(argv: list[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--rollback", action="store_true", help="make the previous champion serve again")
     action.add_argument("--status", action="store_true", help="what should serve, and what does")
+    action.add_argument(
+        "--restore", action="store_true", help="undo what was moved by hand: as the last signed move says"
+    )
+    action.add_argument("--override", metavar="VERSION", help="serve it without the gate's word, in an emergency")
+    parser.add_argument("--reason", metavar="TEXT", help="of the override, which is shown until a promotion ends it")
     arguments = parser.parse_args(argv)
+    if (arguments.override is None) != (arguments.reason is None):
+        raise RegistryError("--override and --reason go together: which version, and why the gate is not asked")
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
     if arguments.status:
@@ -122,6 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.rollback:
             registry.rollback(dataset)
+        elif arguments.restore:
+            print(f"the aliases say what the last signed move says: {registry.restore(dataset)}")
+        elif arguments.override:
+            registry.override(dataset, arguments.override, arguments.reason)
         version = deploy(dataset, settings)
     except DeployError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,8 @@ PERIODS = {"valid": "validation", "test": "test window"}
 MODEL = """Recommends items of **{dataset}**: one version per exported artifact, whatever kind of model made it.
 
 - `champion` is what should serve; `previous` the champion before it; `challenger` waits for the gate.
-- An alias moves only with a gate report that says PROMOTE for that very artifact: tags `gate_verdict`, `gate_report`.
+- An alias moves only with a signed gate report that says PROMOTE for that very artifact: tags `gate_verdict`, `gate_report`.
+- Each move is signed, in the tags `alias_move.N`; what is moved by hand is not deployed.
 - Each version's run holds its parameters, data set, curves and plots.
 """
 

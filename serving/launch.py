@@ -57,8 +57,10 @@ def command(settings: Settings, config: Path, scratch: Path) -> list[str]:
 
 
 def environment(logs: Path, scratch: Path) -> dict[str, str]:
-    """Ours, less what would put other code on a worker's path, or other settings in front of the server's."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE")
+    """Ours, less what would put other code on a worker's path, other settings in front of the server's, or the gate's
+    key where requests are answered."""
+    secret = (variable("gate_key"), variable("gate_key_file"))
+    dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE", *secret)
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     folders = {

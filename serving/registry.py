@@ -1,20 +1,22 @@
-"""MLflow's model registry: one registered model per data set, and the gate reports that move its aliases.
+"""MLflow's model registry: one registered model per data set, and what may move its aliases.
 
     champion     the version that should serve
     previous     the champion before it, kept loaded for a quick way back
     challenger   the version that waits for the gate
 
-An alias is not evidence: anyone can set one. What may serve is a version whose own gate report says PROMOTE
-for this very version and artifact, and still has the hash that promotion wrote beside it.
+An alias is not evidence: anyone can set one. What may serve is a version that the last signed move made champion
+(serving/moves.py), and whose own signed gate report says PROMOTE for this very version and artifact
+(serving/gate_report.py). In an emergency an override stands in for the report: signed, with a reason, and loud until the
+next promotion.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
-from serving import descriptions
+from serving import descriptions, gate_report, moves, overriding
+from serving.gate_report import PROMOTE
+from serving.moves import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
 from serving.versions import (
     RegistryError,
     Version,
@@ -23,7 +25,6 @@ from serving.versions import (
     create_version,
     download,
     find,
-    read,
     registered,
     stored_digest,
 )
@@ -42,15 +43,19 @@ __all__ = [
     "find",
     "justified",
     "note_verdict",
+    "opponent",
+    "override",
     "promote",
     "registered",
+    "restore",
     "rollback",
     "serving_target",
+    "settle",
+    "standing_override",
 ]
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-PROMOTE = "PROMOTE"
-REPORT_TAG, HASH_TAG = "gate_report", "gate_report_hash"
+CHALLENGER = "challenger"
+standing_override = overriding.standing
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def challenge(dataset: str, version: str) -> None:
 
 
 def promote(dataset: str, version: str, report: dict, html: str | None = None) -> Target:
-    """Keep the gate's report as an artifact of the version, then make the version the champion.
+    """Sign and keep the gate's report as an artifact of the version, then make the version the champion.
 
     Killed in between and run again, it ends in the same state: the champion before it as `previous`.
 
@@ -87,16 +92,15 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
     report = {**report, **stated}
     if report.get("verdict") != PROMOTE:
         raise RegistryError(f"{dataset} {version}: the verdict is {report.get('verdict')}, so no alias moves")
-    _keep_report(candidate, report, html)
-    registry = client()
-    champion = aliased(dataset, CHAMPION)
-    if champion is not None and champion.version != version:
-        registry.set_registered_model_alias(dataset, PREVIOUS, champion.version)
-    registry.set_registered_model_alias(dataset, CHAMPION, version)
+    moves.finish(dataset)
+    now = moves.read(dataset).last()
+    gate_report.keep(candidate, report, html)
+    if now is None or now.champion != version or now.why == OVERRIDE:
+        _move(candidate, PROMOTION, str(report.get("reason", "")), now)
     challenger = aliased(dataset, CHALLENGER)
     if challenger is not None and challenger.version == version:
-        registry.delete_registered_model_alias(dataset, CHALLENGER)
-    return justified(candidate)
+        client().delete_registered_model_alias(dataset, CHALLENGER)
+    return serving_target(dataset)
 
 
 def note_verdict(dataset: str, version: str, report: dict) -> None:
@@ -105,74 +109,136 @@ def note_verdict(dataset: str, version: str, report: dict) -> None:
     Raises:
         RegistryError: there is no such version.
     """
-    descriptions.verdict(client(), dataset, find(dataset, version).version, report)
+    found = find(dataset, version).version
+    loud = standing_override(dataset)
+    if loud is not None and loud["version"] == found:
+        report = {**report, "reason": f"{report.get('reason')}; OVERRIDE: {loud['line']}"}
+    descriptions.verdict(client(), dataset, found, report)
 
 
 def serving_target(dataset: str, alias: str = CHAMPION) -> Target:
-    """The version that an alias names, if its own gate report justifies it.
+    """The version that an alias names, if a signed move put it there and its own gate report, or an override, justifies it.
 
     Raises:
-        RegistryError: there is no such alias, or no report, or the report was changed, is of another version
-            or artifact, or does not say PROMOTE.
+        RegistryError: there is no such alias, or it was moved by hand, or the report is none of the gate's, was
+            changed, is of another version or artifact, or does not say PROMOTE.
     """
-    version = aliased(dataset, alias)
+    version, record = aliased(dataset, alias), moves.read(dataset)
+    if fault := record.fault(alias, version.version if version else None):
+        raise RegistryError(fault)
     if version is None:
         raise RegistryError(f"{dataset} has no {alias}; a version becomes one by passing the gate")
+    for move in (record.last(), record.pending()):
+        if move is not None and move.why == OVERRIDE and move.champion == version.version:
+            return Target(version, overriding.report(version, move))
     return justified(version)
+
+
+def justified(version: Version) -> Target:
+    """A version with the gate's report that lets it serve.
+
+    Raises:
+        RegistryError: as `serving.gate_report.verified` says.
+    """
+    return Target(version, gate_report.verified(version))
+
+
+def opponent(dataset: str, candidate: Version) -> Target:
+    """What the gate judges a candidate against: the champion, or the one before where an override made the candidate it.
+
+    Raises:
+        RegistryError: nothing may serve.
+    """
+    champion = serving_target(dataset)
+    if champion.version.version != candidate.version or standing_override(dataset) is None:
+        return champion
+    return serving_target(dataset, PREVIOUS) if aliased(dataset, PREVIOUS) else champion
 
 
 def rollback(dataset: str) -> Target:
     """Swap champion and previous; the report that once justified the previous one does so again.
 
+    Killed in between and run again, it has gone back once. What was champion by override alone is no way back.
+
     Raises:
-        RegistryError: there is no previous version, or its report does not justify it.
+        RegistryError: there is no previous version, or its report does not justify it, or an alias was moved by hand.
     """
+    done = moves.finish(dataset)
+    if done is not None and done.why == ROLLBACK:
+        return serving_target(dataset)
+    record = moves.read(dataset)
     champion = aliased(dataset, CHAMPION)
+    if fault := record.fault(CHAMPION, champion.version if champion else None):
+        raise RegistryError(fault)
     target = serving_target(dataset, PREVIOUS)
-    if champion is not None and champion.version == target.version.version:
-        raise RegistryError(f"{dataset} {champion.version} is champion and previous alike; nothing to go back to")
-    registry = client()
-    registry.set_registered_model_alias(dataset, CHAMPION, target.version.version)
-    if champion is not None:
-        registry.set_registered_model_alias(dataset, PREVIOUS, champion.version)
+    _move(target.version, ROLLBACK, "", record.last())
     return target
 
 
-def justified(version: Version) -> Target:
-    """The version with the gate's report that lets it serve.
+def override(dataset: str, version: str, reason: str) -> Target:
+    """Make a version the champion without the gate's word, for an emergency; the next promotion ends it.
+
+    The only way on where the record of moves itself is not to be believed any more.
 
     Raises:
-        RegistryError: there is none, or it was changed, is of another version or artifact, or does not say PROMOTE.
+        RegistryError: the reason is none, there is no such version, or its artifact is not the one registered.
     """
-    name = f"{version.dataset} {version.version}"
-    tags = client().get_model_version(version.dataset, version.version).tags
-    if REPORT_TAG not in tags or HASH_TAG not in tags:
-        raise RegistryError(f"{name} has no gate report: its alias was not moved by the gate")
-    text = read(tags[REPORT_TAG], name)
-    if _hash(text) != tags[HASH_TAG]:
-        raise RegistryError(f"{name}: its gate report was changed after the gate wrote it (the hash differs)")
-    report = json.loads(text)
-    if report.get("verdict") != PROMOTE:
-        raise RegistryError(f"{name}: its gate report says {report.get('verdict')}, not {PROMOTE}")
-    if (report.get("dataset"), report.get("version")) != (version.dataset, version.version):
-        raise RegistryError(f"{name}: its gate report is of {report.get('dataset')} {report.get('version')}")
-    if not report.get("artifact") == version.artifact == stored_digest(version):
-        raise RegistryError(f"{name}: its gate report is of another artifact")
-    return Target(version, report)
+    reason = overriding.checked(reason)
+    candidate = find(dataset, version)
+    if stored_digest(candidate) != candidate.artifact:
+        raise RegistryError(f"{dataset} {version}: its artifact is not the one that was registered")
+    try:
+        moves.finish(dataset)
+        now = moves.read(dataset).last()
+    except RegistryError:
+        now = None
+    if now is None or (now.why, now.champion, now.reason) != (OVERRIDE, version, reason):
+        overriding.announce(candidate, reason)  # first: whatever kills this, the version never serves unmarked
+        _move(candidate, OVERRIDE, reason, now)
+    return serving_target(dataset)
 
 
-def _keep_report(version: Version, report: dict, html: str | None) -> None:
-    folder = f"gate-v{version.version}"
-    text = json.dumps(report, indent=1, sort_keys=True, default=str)
-    registry = client()
-    registry.log_text(version.run_id, text, f"{folder}/report.json")
-    if html is not None:
-        registry.log_text(version.run_id, html, f"{folder}/report.html")
-    uri = f"runs:/{version.run_id}/{folder}/report.json"
-    registry.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
-    registry.set_model_version_tag(version.dataset, version.version, HASH_TAG, _hash(text))
-    descriptions.verdict(registry, version.dataset, version.version, report)
+def settle(dataset: str) -> Move | None:
+    """Complete a move of the aliases that was cut short; the last signed move, None where none ever was.
+
+    Raises:
+        RegistryError: the record of moves is not to be believed.
+    """
+    moves.finish(dataset)
+    return moves.read(dataset).last()
 
 
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def restore(dataset: str) -> Move:
+    """Put the aliases back to what the last signed move says.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    last = settle(dataset)
+    if last is None:
+        raise RegistryError(f"{dataset}: no move of its aliases is signed, so there is nothing to put back")
+    moves.show(last)
+    return last
+
+
+def _move(champion: Version, why: str, reason: str, now: Move | None) -> None:
+    after = {CHAMPION: champion.version, PREVIOUS: _way_back(champion, now)}
+    moves.make(champion.dataset, why, reason, champion.artifact, after, now)
+
+
+def _way_back(champion: Version, now: Move | None) -> str | None:
+    """What `previous` is to say: the champion before, or, where an override alone justified that, the one before it."""
+    if now is None or now.champion is None:
+        return None
+    before = now.champion if now.champion != champion.version else now.after[PREVIOUS]
+    if now.why == OVERRIDE and before == now.champion and not _passed(champion.dataset, before):
+        before = now.after[PREVIOUS]
+    return before if before != champion.version else None
+
+
+def _passed(dataset: str, version: str) -> bool:
+    try:
+        gate_report.verified(find(dataset, version))
+    except RegistryError:
+        return False
+    return True

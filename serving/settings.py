@@ -1,11 +1,11 @@
-"""Where the model server listens, lives and how much it may use: environment variables, never params.yaml."""
+"""Where the model server listens and lives, how much it may use, what the gate signs with: environment variables, never params.yaml."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from command import UserError
@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     load_seconds: Count = 120  # how long a new version may take to come up
     answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
 
+    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves of aliases; serving/signature.py says more
+    gate_key_file: Path | None = None  # the same in a file; None: .keys/gate
+
     @property
     def inference_url(self) -> str:
         return f"http://{self.host}:{self.inference_port}"
@@ -57,6 +60,11 @@ class Settings(BaseSettings):
     @property
     def model_store(self) -> Path:
         return self.server_home / "models"
+
+    @property
+    def gate_key_path(self) -> Path:
+        """No product: `make clean` leaves it, since a registry elsewhere may hold what it signed."""
+        return self.gate_key_file or ROOT / ".keys" / "gate"
 
     @property
     def key_file(self) -> Path:

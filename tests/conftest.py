@@ -19,6 +19,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "2")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
+os.environ["TIDEGATE_GATE_KEY"] = "of-the-tests-alone-and-no-secret"  # nor make or use this clone's key
+os.environ.pop("TIDEGATE_GATE_KEY_FILE", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into somebody's real tracking server
 
 Verb = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -49,6 +49,7 @@ NO_VERBS = {
     "serving.batch": "writes what the endpoint would answer everybody to a file, for mailings and other systems",
     "serving.edge.keys": "makes and revokes the API keys of whoever asks the edge",
     "serving.edge.serve": "answers in front of TorchServe until it is stopped",
+    "serving.gate_key": "lists, rotates and forgets the keys that sign gate reports",
     "serving.install": "serves an archive where there is no registry, as in a container",
     "serving.keep": "holds TorchServe up until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",

@@ -31,6 +31,15 @@ def registry_folder(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.Mo
     return tmp_path
 
 
+@pytest.fixture
+def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
+    """Two registered versions of `tiny`."""
+    from serving import registry
+
+    first = registry.create_version("tiny", artifacts[1], tags={"label": "item_knn"})
+    return first, registry.create_version("tiny", artifacts[2])
+
+
 def use_registry(folder: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copyfile(empty_registry, folder / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")

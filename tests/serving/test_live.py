@@ -307,10 +307,8 @@ class failing_champion:
         return self.version
 
     def __exit__(self, *_: object) -> None:
-        from serving.versions import client
-
-        for alias, version in zip(("champion", "previous"), self.before, strict=True):
-            client().set_registered_model_alias(NAME, alias, version.version)
+        for version in reversed(self.before):
+            registry.promote(NAME, version.version, PROMOTED)
 
 
 def test_newer_worker_code_is_loaded_beside_the_old_build(

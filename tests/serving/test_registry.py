@@ -17,15 +17,8 @@ pytestmark = pytest.mark.usefixtures("registry_folder")
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 
 
-@pytest.fixture
-def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
-    """Two registered versions."""
-    first = registry.create_version("tiny", artifacts[1], tags={"label": "item_knn"})
-    return first, registry.create_version("tiny", artifacts[2])
-
-
 def report_file(registry_folder: Path, version: str) -> Path:
-    (found,) = registry_folder.rglob(f"gate-v{version}/report.json")
+    (found,) = registry_folder.rglob(f"gate-v{version}/*/report.json")
     return found
 
 
@@ -100,32 +93,6 @@ def test_the_report_of_another_version_promotes_nothing(two, wrong: dict) -> Non
     assert registry.aliased("tiny", CHAMPION) is None
 
 
-def test_an_alias_moved_by_hand_is_refused(two) -> None:
-    registry.promote("tiny", two[0], PROMOTED)
-    client().set_registered_model_alias("tiny", CHAMPION, two[1])
-    with pytest.raises(RegistryError, match="tiny 2 has no gate report"):
-        registry.serving_target("tiny")
-
-
-def test_a_report_borrowed_from_another_version_is_refused(two) -> None:
-    registry.promote("tiny", two[0], PROMOTED)
-    mlflow = client()
-    for key, value in mlflow.get_model_version("tiny", two[0]).tags.items():
-        if key.startswith("gate_report"):
-            mlflow.set_model_version_tag("tiny", two[1], key, value)
-    mlflow.set_registered_model_alias("tiny", CHAMPION, two[1])
-    with pytest.raises(RegistryError, match="tiny 2: its gate report is of tiny 1"):
-        registry.serving_target("tiny")
-
-
-def test_a_tampered_report_is_refused(two, registry_folder: Path) -> None:
-    registry.promote("tiny", two[0], PROMOTED)
-    path = report_file(registry_folder, two[0])
-    path.write_text(path.read_text().replace("5%", "50%"))
-    with pytest.raises(RegistryError, match="changed after the gate wrote it"):
-        registry.serving_target("tiny")
-
-
 def test_a_lost_report_is_refused(two, registry_folder: Path) -> None:
     registry.promote("tiny", two[0], PROMOTED)
     report_file(registry_folder, two[0]).unlink()
@@ -166,30 +133,9 @@ def test_rollback_needs_a_justified_previous_version(two) -> None:
     with pytest.raises(RegistryError, match="tiny has no previous"):
         registry.rollback("tiny")
     client().set_registered_model_alias("tiny", PREVIOUS, two[1])
-    with pytest.raises(RegistryError, match="tiny 2 has no gate report"):
+    with pytest.raises(RegistryError, match="previous was moved by hand: it says 2, the last signed move says nothing"):
         registry.rollback("tiny")
     assert registry.serving_target("tiny").version.version == two[0]
-
-
-def test_a_promotion_cut_short_is_completed_by_running_it_again(two, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
-
-    registry.promote("tiny", two[0], PROMOTED)
-    move = MlflowClient.set_registered_model_alias
-
-    def killed_before_the_champion_moves(self, name: str, alias: str, version: str) -> None:
-        if alias == CHAMPION:
-            raise KeyboardInterrupt
-        move(self, name, alias, version)
-
-    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", killed_before_the_champion_moves)
-    with pytest.raises(KeyboardInterrupt):
-        registry.promote("tiny", two[1], PROMOTED)
-    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", move)
-    assert registry.serving_target("tiny").version.version == two[0]
-    registry.promote("tiny", two[1], PROMOTED)
-    assert registry.serving_target("tiny").version.version == two[1]
-    assert registry.serving_target("tiny", PREVIOUS).version.version == two[0]
 
 
 def test_a_report_is_kept_as_plain_json(two, registry_folder: Path) -> None:

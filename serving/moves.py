@@ -1,0 +1,237 @@
+"""The signed record of who moved a data set's aliases, and why: what they should say, whatever they do say.
+
+    intent (signed)  ->  aliases  ->  the same text as the next entry of the record  ->  intent removed
+
+All are tags of the registered model; an entry names the one before it by its hash, so that none can be put back later.
+A move that is killed in between is completed by whoever comes next (`finish`). An alias that says something else
+than the record, with no move under way, was moved by hand.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from serving import signature
+from serving.signature import SignatureError
+from serving.versions import RegistryError, aliased, client, find
+
+CHAMPION, PREVIOUS = "champion", "previous"
+PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
+KIND = "alias move"
+INTENT, ENTRY = "alias_intent", "alias_move"
+WAY_OUT = "where no key is missing, an override is the way out: `python -m serving.deploy --help`"
+ENTRY_NAME = re.compile(rf"{ENTRY}\.(\d{{6,}})")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of champion and previous.
+
+    Attributes:
+        serial: 1, 2, ... of the data set.
+        why: promotion, rollback or override.
+        artifact: digest of what becomes champion.
+        before, after: alias -> version, None for no version.
+        link: hash of the entry before; empty for the first.
+    """
+
+    dataset: str
+    serial: int
+    why: str
+    reason: str
+    who: str
+    when: str
+    artifact: str
+    before: dict[str, str | None]
+    after: dict[str, str | None]
+    link: str
+
+    @property
+    def champion(self) -> str | None:
+        return self.after.get(CHAMPION)
+
+    def __str__(self) -> str:
+        return f"{self.why} of {self.champion} by {self.who}, {self.when}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a data set's tags hold of its moves; `entries`: serial -> signed text."""
+
+    dataset: str
+    entries: dict[int, str]
+    intent: str | None
+
+    @property
+    def link(self) -> str:
+        return sha256(self.entries[max(self.entries)].encode()).hexdigest() if self.entries else ""
+
+    @property
+    def next_serial(self) -> int:
+        return max(self.entries, default=0) + 1
+
+    def last(self) -> Move | None:
+        """The move that the aliases should show; None where none was ever signed.
+
+        Raises:
+            RegistryError: the last entry is not signed by a key of ours, or one before it is gone.
+        """
+        if not self.entries:
+            return None
+        serial = max(self.entries)
+        move = self._read(self.entries[serial], f"its entry {name_of(serial)}")
+        before = self.entries.get(serial - 1)
+        linked = sha256(before.encode()).hexdigest() if before is not None else ""
+        if move.serial != serial or move.link != linked:
+            gap = f"{self.dataset}: its entry {name_of(serial)} does not follow on the one before it"
+            raise RegistryError(f"{gap}; {WAY_OUT}")
+        return move
+
+    def pending(self) -> Move | None:
+        """The move that is under way; one that was overtaken is none.
+
+        Raises:
+            RegistryError: the intent is not signed by a key of ours.
+        """
+        if self.intent is None or self.written():
+            return None
+        move = self._read(self.intent, f"its tag {INTENT}")
+        return move if (move.serial, move.link) == (self.next_serial, self.link) else None
+
+    def written(self) -> bool:
+        """Whether the intended move lacks nothing but the removal of its intent."""
+        return bool(self.entries) and self.intent == self.entries[max(self.entries)]
+
+    def current(self) -> Move | None:
+        """The move under way, else the last one."""
+        return self.pending() or self.last()
+
+    def fault(self, alias: str, says: str | None) -> str | None:
+        """One line on an alias that no signed move explains; None where one does.
+
+        Args:
+            says: the version that the alias names.
+        """
+        pending = self.pending()
+        if pending is not None:
+            if says in (pending.before.get(alias), pending.after.get(alias)):
+                return None
+        elif (last := self.last()) is None:
+            return (
+                None if says is None else f"{self.dataset}: {alias} {says} stands without a signed move; {advice(says)}"
+            )
+        elif says == last.after.get(alias):
+            return None
+        told = pending or self.last()
+        assert told is not None
+        return (
+            f"{self.dataset}: {alias} was moved by hand: it says {says or 'nothing'}, the last signed move says "
+            f"{told.after.get(alias) or 'nothing'} ({told}); `python -m serving.deploy --restore` puts it back"
+        )
+
+    def _read(self, text: str, which: str) -> Move:
+        try:
+            told = signature.verified(KIND, text, f"{self.dataset}: {which}")
+        except SignatureError as error:
+            raise SignatureError(f"{error}; {WAY_OUT}") from None
+        if told.get("dataset") != self.dataset:
+            raise RegistryError(f"{self.dataset}: {which} is of {told.get('dataset')}")
+        return Move(**{name: value for name, value in told.items() if name not in ("kind", "key")})
+
+
+def read(dataset: str) -> Record:
+    """The record of a data set; an empty one where nothing is registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client().get_registered_model(dataset).tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise RegistryError(f"the registry cannot be read: {' '.join(str(error).split())[:300]}") from None
+        tags = {}
+    found = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
+    return Record(dataset, {int(match[1]): text for match, text in found if match}, tags.get(INTENT))
+
+
+def make(dataset: str, why: str, reason: str, artifact: str, after: dict[str, str | None], past: Move | None) -> None:
+    """Sign a move and carry it out.
+
+    Args:
+        after: champion and previous -> version, None to have no such alias.
+        past: the last move; None takes what the aliases say now for what was before.
+
+    Raises:
+        RegistryError: somebody else moved them meanwhile.
+    """
+    record = read(dataset)
+    before = past.after if past else {alias: _says(dataset, alias) for alias in after}
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    move = Move(dataset, record.next_serial, why, reason, who(), now, artifact, before, after, record.link)
+    client().set_registered_model_tag(dataset, INTENT, signature.sign(KIND, asdict(move)))
+    finish(dataset)
+    if (last := read(dataset).last()) != move:
+        raise RegistryError(
+            f"{dataset}: somebody else moved its aliases at the same time ({last}); look, then try again"
+        )
+
+
+def finish(dataset: str) -> Move | None:
+    """Complete a move that was cut short; the move, None where nothing was under way.
+
+    Raises:
+        RegistryError: the intent is not signed by a key of ours, or a version that it names is gone.
+    """
+    record = read(dataset)
+    if record.intent is None:
+        return None
+    registry = client()
+    move = record.last() if record.written() else record.pending()
+    if move is not None and not record.written():
+        show(move)
+        registry.set_registered_model_tag(dataset, name_of(move.serial), record.intent)
+    registry.delete_registered_model_tag(dataset, INTENT)
+    return move
+
+
+def show(move: Move) -> None:
+    """Have the aliases say what a move says."""
+    registry = client()
+    for alias in (PREVIOUS, CHAMPION):  # in this order the champion before is never without a name
+        wanted, says = move.after.get(alias), _says(move.dataset, alias)
+        if wanted == says:
+            continue
+        if wanted is None:
+            registry.delete_registered_model_alias(move.dataset, alias)
+        else:
+            registry.set_registered_model_alias(move.dataset, alias, find(move.dataset, wanted).version)
+
+
+def advice(version: str) -> str:
+    """What to do about a version that nothing signed justifies."""
+    override = f"`python -m serving.deploy --override {version} --reason ...`"
+    return f"judge anew by `python -m experiments.gate`, or, in an emergency, {override}"
+
+
+def name_of(serial: int) -> str:
+    """The tag of an entry."""
+    return f"{ENTRY}.{serial:06d}"
+
+
+def _says(dataset: str, alias: str) -> str | None:
+    version = aliased(dataset, alias)
+    return version.version if version else None
+
+
+def who() -> str:
+    """Whoever runs this, as the record and reports name them."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"

@@ -1,0 +1,34 @@
+"""What the registry's aliases say and what is wrong with that, in lines that a person reads."""
+
+from __future__ import annotations
+
+from serving import moves, overriding
+from serving.moves import CHAMPION, PREVIOUS, Record
+from serving.registry import CHALLENGER
+from serving.versions import RegistryError, aliased
+
+
+def overview(dataset: str) -> list[str]:
+    """A line per alias, one on the last signed move, and one on each thing that wants attention."""
+    found = {alias: aliased(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
+    says = {alias: version.version if version else None for alias, version in found.items()}
+    lines = [_line(alias, version or "-") for alias, version in says.items()]
+    record = moves.read(dataset)
+    try:
+        last, wrong = record.last(), _wrong(record, says)
+    except RegistryError as error:
+        return [*lines, _line("ATTENTION", str(error))]
+    return [*lines, *([_line("last move", str(last))] if last else []), *(_line("ATTENTION", what) for what in wrong)]
+
+
+def _wrong(record: Record, says: dict[str, str | None]) -> list[str]:
+    faults = [fault for alias in (CHAMPION, PREVIOUS) if (fault := record.fault(alias, says[alias]))]
+    if under_way := record.pending():
+        faults.append(f"the {under_way} was cut short; `python -m serving.deploy` completes it")
+    if loud := overriding.standing(record.dataset):
+        faults.append(f"OVERRIDE: {loud['line']}")
+    return faults
+
+
+def _line(what: str, said: str) -> str:
+    return f"registry  {what:<11} {said}"

@@ -1,0 +1,62 @@
+"""What serves goes on serving while an alias stands that was moved by hand; an override is told at each deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving import deploy, registry
+from serving.client import TorchServe
+from serving.registry import CHAMPION, RegistryError
+from serving.settings import Settings
+from serving.versions import client
+
+pytestmark = pytest.mark.slow
+
+NAME = "tiny"
+REASON = "the champion shows nothing at all"
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    live: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[Settings]:
+    """The second version serves, the first is kept loaded; both passed the gate."""
+    from conftest import use_registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
+        for seed in (1, 2):
+            registry.promote(NAME, registry.create_version(NAME, artifacts[seed]), {"verdict": "PROMOTE"})
+        deploy.deploy(NAME, live)
+        yield live
+
+
+def serving(settings: Settings) -> str:
+    with TorchServe.of(settings) as torchserve:
+        return torchserve.predict(NAME, {"k": 1})["model_version"]
+
+
+def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back(deployed: Settings) -> None:
+    client().set_registered_model_alias(NAME, CHAMPION, "1")
+    for _ in range(2):
+        with pytest.raises(RegistryError, match="it says 1, the last signed move says 2"):
+            deploy.deploy(NAME, deployed)
+        assert serving(deployed) == "2.0"
+    registry.restore(NAME)
+    assert deploy.deploy(NAME, deployed) == "2.0"
+
+
+def test_an_override_is_deployed_and_told_each_time_until_a_promotion_ends_it(deployed: Settings) -> None:
+    registry.override(NAME, "1", REASON)
+    for _ in range(2):
+        said: list[str] = []
+        assert deploy.deploy(NAME, deployed, said.append) == "1.0"
+        assert [line for line in said if line.startswith("OVERRIDE: ") and REASON in line]
+    assert serving(deployed) == "1.0"
+    registry.promote(NAME, "1", {"verdict": "PROMOTE"})
+    said = []
+    assert deploy.deploy(NAME, deployed, said.append) == "1.0"
+    assert said == []
