@@ -135,6 +135,18 @@ class Sensitivity(Section):
     cases: Count  # of each protocol, drawn once
 
 
+class Audit(Section):
+    session_minutes: Count  # a pause this long ends a session, where the data names none
+    first_items: Count  # whose trends are looked at before their first event
+    tied_cases: Count  # cases with ties, encoded as a model reads them
+    training_questions: Count  # of a network's first batches, looked at as it is fed them
+    travelled_cases: Count  # of each target, computed with and without all that comes from their moment on
+    probed_cases: Annotated[int, Field(ge=2)]  # of `next`, of which the target probe makes duels
+    probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # of a false alarm of the probe, over all features of a cut
+    too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of duels that no honest context column or trait wins
+    examples: Count  # rows that a finding shows
+
+
 class Experiment(Section):
     counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
@@ -156,6 +168,7 @@ class Params(Section):
     tune: Tune
     experiment: Experiment
     sensitivity: Sensitivity
+    audit: Audit
     error_rates: ErrorRates
     gate: Gate
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import params
 from command import UserError
-from data.columns import MINUTE, SESSION
+from experiments.session_numbers import session_numbers
 from features import folds
 from features.folds import Tables
 from features.sequences import Cases, Log, next_cases
@@ -46,7 +46,9 @@ def every(tables: Tables, settings: params.Params) -> Iterator[Fold]:
     yield from _temporal(tables, settings)
     yield from _leave_last_out(tables, settings)
     yield from _k_fold("user k-fold", _owners(tables), tables, settings)
-    yield from _k_fold("session k-fold", sessions(tables, settings.sensitivity.session_minutes), tables, settings)
+    yield from _k_fold(
+        "session k-fold", session_numbers(tables.events, settings.sensitivity.session_minutes), tables, settings
+    )
 
 
 def _temporal(tables: Tables, settings: params.Params) -> Iterator[Fold]:
@@ -107,15 +109,6 @@ def parts(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
     """(E,) which of `count` parts each event is in: units stay whole, and the parts hold equally many of them."""
     _, row = np.unique(unit, return_inverse=True)
     return (np.random.default_rng(seed).permutation(row.max() + 1) % count)[row]
-
-
-def sessions(tables: Tables, minutes: int) -> np.ndarray:
-    """(E,) session of each event: as the data names it where it names all, else a pause of `minutes` begins one."""
-    owners, events = _owners(tables), tables.events
-    if SESSION in events and events[SESSION].notna().all():
-        return events.groupby([owners, events[SESSION].to_numpy()], sort=False).ngroup().to_numpy()
-    pause = np.diff(tables.times, prepend=tables.times[:1]) >= minutes * MINUTE
-    return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
 
 
 def _owners(tables: Tables) -> np.ndarray:

@@ -26,7 +26,6 @@ WITHOUT_SECTION = {
     "package": "copies the artifact and the code beside it into an archive",
     "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
     "compare": "puts measured numbers side by side",
-    "audit": "checks promises that hold under any setting",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
     "demo": "runs the other verbs, each under its own section",
 }

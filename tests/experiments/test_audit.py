@@ -1,88 +1,170 @@
-"""Leaks that are planted are found; clean data passes."""
+"""The audit passes a clean platform, tells of a leak with its rows, and stands only for what it looked at."""
 
 from __future__ import annotations
 
-import numpy as np
+import json
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from small_pipeline import inside as inside_of
 
 import params
 from data.columns import DAY
+from data.instants import to_iso
+from data.products import SPLIT, write_table
 from experiments import audit
-from features.featurize import featurize, microseconds
-from features.store import Features
-from features.trends import TrendLog
+from experiments.audit_page import page
+from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
+from features.sequences import Log
+from tests.experiments.leakage.made_cut import TEST, cut_of, lay, made_events
 
-ROOT_PARAMS = params.load(params.ROOT / "params.yaml")
-START = 1_700_000_000_000_000
-CUT = START + 60 * DAY
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the products of the made platform: not to be changed."""
+    folder = tmp_path_factory.mktemp("clean")
+    lay(folder, made_events())
+    return folder
 
 
 @pytest.fixture
-def events() -> pd.DataFrame:
-    """600 events of 20 users with 40 items over 80 days; no pair twice."""
-    generator = np.random.default_rng(0)
-    pairs = generator.permutation(20 * 40)[:600]
-    time = START + np.sort(generator.integers(0, 80 * DAY, size=600))
-    times = pd.to_datetime(pd.Series(time), unit="us", utc=True).astype("datetime64[us, UTC]")
-    frame = pd.DataFrame(
-        {
-            "event_id": [f"e{number:04d}" for number in range(600)],
-            "user_id": [f"u{pair // 40}" for pair in pairs],
-            "item_id": [f"i{pair % 40}" for pair in pairs],
-            "event_time": times,
-            "known_time": times,
-            "part": np.where(time < START + 50 * DAY, "train", np.where(time < CUT, "valid", "test")),
-        }
+def inside(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to work in."""
+    shutil.copytree(products, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("TIDEGATE_COMMIT", "tested")
+    return tmp_path / "here"
+
+
+def settings() -> params.Params:
+    return params.load()
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_every_check_passes_a_clean_platform_and_looks_at_something(name: str) -> None:
+    at = cut_of(made_events(), name=name)
+    checks = [*run(at, OF_SPLIT), *run(at, OF_CUT)]
+
+    assert [check["check"] for check in checks if check["failed"]] == []
+    assert [check["check"] for check in checks if not check["rows"]] == ["first appearance: rankings"]  # none lie there
+    assert all(check["promise"].endswith(".") for check in checks)
+
+
+def test_a_clean_platform_ends_with_0_and_says_so_on_its_page(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.main([]) == 0
+
+    said = capsys.readouterr()
+    assert said.out.startswith("audit: made: clean: 37 checks over both cuts in ")
+    assert said.err == ""
+    text = (inside / "experiments/out/audit.html").read_text()
+    assert "CLEAN" in text
+    assert "Offending rows" not in text
+
+
+def test_a_leak_ends_with_1_and_is_told_with_its_rows(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = made_events()
+    events.loc[len(events) - 1, "part"] = "train"
+    write_table(events, inside / SPLIT / "events.parquet")
+
+    assert audit.main([]) == 1
+
+    last = events.iloc[-1]
+    said = capsys.readouterr()
+    assert said.err.startswith("audit: time order: parts (both): events lie in another part than their time: 1 rows, ")
+    assert (
+        f"user_id {last['user_id']}, item_id {last['item_id']}, event_time {to_iso(last['event_time'].value // 1000)}"
+        in said.err
     )
-    return frame
+    report = json.loads((inside / "experiments/out/audit.json").read_text())
+    assert report["clean"] is False
+    (found,) = next(check for check in report["checks"] if check["failed"])["findings"]
+    assert found["examples"][0]["event_id"] == last["event_id"]
+    text = page(report)
+    assert "LEAKS" in text
+    assert all(word in text for word in (last["event_id"], last["user_id"], "What to do:"))
 
 
-def features_of(events: pd.DataFrame) -> Features:
-    users = pd.DataFrame({"user_id": sorted(events["user_id"].unique())})
-    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
-    made = featurize(events, users, items, CUT, ROOT_PARAMS.featurize, 0)
-    made["description"] |= {"until_us": START + 81 * DAY, "window_days": 28, "repeats": "first", "cut": "test"}
-    return Features(**made)
+def test_the_last_report_stands_for_the_very_products_that_it_is_of(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = audit.passed(settings())
+    monkeypatch.setattr(audit, "report", lambda settings: pytest.fail("audited again"))
+
+    assert audit.passed(settings()) == json.loads(json.dumps(first))
 
 
-def checks(events: pd.DataFrame, features: Features) -> list[str]:
-    manifest = {"valid_start_us": START + 50 * DAY, "test_start_us": CUT}
-    return [finding.check for finding in audit.audit(events, manifest, features, 0)]
+@pytest.mark.parametrize(
+    "changed", ["data/out/split/events.parquet", "features/out/valid/log.safetensors", "params.yaml", "commit"]
+)
+def test_a_change_of_products_settings_or_code_is_audited_anew(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    before = audit.fingerprint(settings())
+    if changed == "commit":
+        monkeypatch.setenv("TIDEGATE_COMMIT", "another")
+    elif changed == "params.yaml":
+        path = inside / changed
+        path.write_text(
+            path.read_text().replace(
+                "session_minutes: 30 # a pause this long ends a session, where the data names none\n  first",
+                "session_minutes: 31\n  first",
+            )
+        )
+    else:
+        path = inside / changed
+        path.write_bytes(path.read_bytes() + b" ")
+
+    assert audit.fingerprint(settings()) != before
 
 
-def test_clean_data_passes(events: pd.DataFrame) -> None:
-    assert checks(events, features_of(events)) == []
+def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Log.before
+    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+
+    report = audit.report(settings())
+
+    assert any(line.startswith("time order: training (test): training reads events at or after the cut, "
+                               f"{to_iso(TEST)}: ") for line in audit.failures(report))  # fmt: skip
 
 
-def test_a_planted_future_event_is_caught(events: pd.DataFrame) -> None:
-    features = features_of(events)
-    late = int(np.flatnonzero(features.log.times >= CUT)[0])
-    past = features.log.before(CUT)
-    past.times[0] = features.log.times[late]
+def test_the_page_shows_names_as_they_are_and_fetches_nothing() -> None:
+    finding = {"what": "<b>", "rows": 1, "examples": [{"user_id": "<i>"}], "meaning": "m", "remedy": "r", "fails": True}
+    check = {"check": "c", "cut": "both", "promise": "p", "failed": True, "seconds": 0.0, "rows": 1, "unit": "u",
+             "findings": [finding], "measured": []}  # fmt: skip
+    known = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start", "audited", "commit", "date")
+    text = page(dict.fromkeys(known, "<script>") | {"clean": False, "seconds": 0.1, "checks": [check]})
 
-    (finding,) = audit.future_events(past, CUT)
-    assert finding.rows == 1
-
-
-def test_a_future_event_filed_as_training_is_caught(events: pd.DataFrame) -> None:
-    late = events.index[microseconds(events["event_time"]) >= CUT][0]
-    events.loc[late, "part"] = "train"
-
-    assert checks(events, features_of(events)) == ["an event lies in another part than its time"]
+    assert "<b>" not in text.replace("<b>What to do:</b>", "")
+    assert "<i>" not in text
+    assert "<script" not in text
+    assert "http" not in text
+    assert "&lt;i&gt;" in text
 
 
-def test_a_planted_duplicate_is_caught(events: pd.DataFrame) -> None:
-    again = events.iloc[[5]].assign(event_id="e9999", part="test")
-    again["event_time"] = again["known_time"] = events["event_time"].iloc[-1]
-    planted = pd.concat([events, again], ignore_index=True)
+def test_a_table_without_a_stage_is_named(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inside / "features/out/valid/description.json").unlink()
 
-    assert checks(planted, features_of(events)) == ["a user has an item twice"]
-    assert checks(pd.concat([events, events.iloc[[3]]]), features_of(events))[0] == "an event occurs twice"
+    assert audit.main([]) == 2
+    assert "features/out/valid holds no features" in capsys.readouterr().err
 
 
-def test_a_feature_that_peeks_at_its_own_moment_is_caught(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TrendLog.at
-    monkeypatch.setattr(TrendLog, "at", lambda self, moments, channels: honest(self, moments + DAY, channels))
+def test_a_small_platform_with_measured_models_is_clean_and_its_lists_are_looked_at(pipeline: Path) -> None:
+    with inside_of(pipeline):
+        report = audit.report(settings())
 
-    assert checks(events, features_of(events)) == ["a feature reads its own moment or later"]
+    assert audit.failures(report) == []
+    listed = {
+        check["cut"]: check["rows"] for check in report["checks"] if check["check"] == "first appearance: rankings"
+    }
+    assert listed["valid"] == 0
+    assert listed["test"] > 100_000
+
+
+def test_events_of_the_made_platform_share_times_and_lie_on_both_sides_of_both_cuts() -> None:
+    events = made_events()
+
+    assert events.duplicated(["user_id", "event_time"]).sum() >= 40
+    assert events["part"].value_counts().min() > 100
+    assert isinstance(events["event_time"].dtype, pd.DatetimeTZDtype)

@@ -12,6 +12,7 @@ import params
 from command import UserError
 from data.columns import DAY, MINUTE
 from experiments import protocols
+from experiments.session_numbers import session_numbers
 from features.folds import Tables
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
@@ -128,12 +129,12 @@ ROWS = [("a", "x", 0), ("a", "y", 29), ("a", "z", 59), ("b", "x", 59), ("b", "y"
 
 @pytest.mark.parametrize("named", [None, [None] * 5, ["s", None, "s", "s", "s"]])
 def test_a_pause_of_half_an_hour_begins_a_session_where_not_all_are_named(named: list | None) -> None:
-    number = protocols.sessions(tables(ROWS, named), minutes=30)
+    number = session_numbers(tables(ROWS, named).events, minutes=30)
 
     assert pd.factorize(number)[0].tolist() == [0, 0, 1, 2, 2]
 
 
 def test_named_sessions_are_taken_as_they_are_and_end_with_their_user() -> None:
-    number = protocols.sessions(tables(ROWS, ["s", "t", "s", "s", "s"]), minutes=30)
+    number = session_numbers(tables(ROWS, ["s", "t", "s", "s", "s"]).events, minutes=30)
 
     assert pd.factorize(number)[0].tolist() == [0, 1, 0, 2, 2]

@@ -1,0 +1,1 @@
+"""The checks of the leakage audit, a file per family."""
