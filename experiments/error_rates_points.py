@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 
 from experiments import verdict
 
@@ -48,11 +47,11 @@ def users_needed(points: Iterable[dict], what: str, effect: float, power: float)
 
 
 def errors_hold_from(points: Iterable[dict], alpha: float) -> int | None:
-    """The least simulated number of users from which on none of these points errs more often than alpha, as far as so
-    many looks can tell (two standard errors); None where the largest does."""
+    """The least simulated number of users from which on none of these points errs more often than alpha; None where
+    the largest does."""
     reached = None
     for point in sorted(points, key=lambda point: -point["users"]):
-        if share(point) > alpha + 2 * sqrt(alpha * (1 - alpha) / point["looks"]):
+        if share(point) > alpha:
             break
         reached = point["users"]
     return reached

@@ -129,8 +129,8 @@ def test_users_are_enough_only_if_more_are_too() -> None:
     assert users_needed(points, ALONE, 0.1, 0.8) is None
 
 
-def test_an_error_rate_holds_within_what_the_looks_can_tell() -> None:
-    assert errors_hold_from([point(WORSE, 50, 70), point(WORSE, 100, 60), point(WORSE, 200, 40)], 0.05) == 100
+def test_an_error_rate_holds_from_where_it_is_never_passed_again() -> None:
+    assert errors_hold_from([point(WORSE, 50, 40), point(WORSE, 100, 51), point(WORSE, 200, 50)], 0.05) == 200
     assert errors_hold_from([point(WORSE, 100, 10), point(WORSE, 200, 90)], 0.05) is None
 
 
