@@ -21,7 +21,7 @@ class Budgets(Section):
     """What a candidate's artifact may cost."""
 
     size_mb: Annotated[float, Field(gt=0)]  # of all its files, 10^6 bytes
-    latency_ms: Annotated[float, Field(gt=0)]  # median time of an answer in one process, without a server
+    latency_ms: Annotated[float, Field(gt=0)]  # median of an answer: one thread, this process, no server
     latency_ratio: Annotated[float, Field(ge=1)]  # of that to the champion's, ...
     latency_free_ms: Annotated[float, Field(ge=0)]  # ... which does not count up to here: fast is fast enough
 

@@ -32,7 +32,7 @@ def state() -> Checkout:
     if commit == "unknown":
         return Checkout(commit, None, "git is not here, or this is no checkout: nobody can say which code this is")
     if "TIDEGATE_COMMIT" in os.environ:
-        changed = "tracked code differs from the commit; `git status` names it" if commit.endswith(CHANGES) else None
+        changed = "tracked code differs from the commit (git status names it)" if commit.endswith(CHANGES) else None
         return Checkout(commit, changed, None)
     try:
         _git("ls-files", "--error-unmatch", "params.py")

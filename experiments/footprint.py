@@ -12,7 +12,7 @@ import numpy as np
 from gate_params import Budgets
 from serving.recommender import Recommender
 
-ROUNDS = 7
+ROUNDS = 5
 Clock = Callable[[], float]
 
 
@@ -21,11 +21,12 @@ def size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.perf_counter) -> dict[str, float]:
+def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.process_time) -> dict[str, float]:
     """Role -> median milliseconds of an answer to a golden request, asked one at a time.
 
-    The roles take turns, request by request, so that what else the machine does meets them alike; a first round, which
-    pays for what the others find ready, is not counted. NaN for an artifact without golden requests.
+    Processor time, which on one thread is the time of an answer with the machine to itself: what else runs beside the
+    gate must decide nothing. The roles take turns, request by request; a first round, which pays for what the others
+    find ready, is not counted. NaN for an artifact without golden requests.
     """
     requests = {role: [entry["request"] for entry in one.golden()] for role, one in recommenders.items()}
     taken: dict[str, list[float]] = {role: [] for role in recommenders}

@@ -44,7 +44,7 @@ def lines(report: Mapping[str, Any]) -> list[tuple[str, list[Line]]]:
     """The picture's groups: against each opponent, then by segment, then what a refit told."""
     found, policy, looks = report["evidence"], report["policy"], report.get("looks", 1)
     groups = []
-    for role, by_target in found.get("comparisons", {}).items():
+    for role, by_target in opponents(found):
         drawn = [
             _line(f"{target}{' (primary)' if target == report['primary'] else ''}", by_target[target],
                   bar_of(target, report), state_of(target, by_target[target], report))
@@ -63,6 +63,12 @@ def lines(report: Mapping[str, Any]) -> list[tuple[str, list[Line]]]:
                        ("idea", "The idea alone: candidate against refitted champion")):  # fmt: skip
         groups.append((title, [_line(t, one, 0.0, NOT_ASKED) for t, one in again.get(key, {}).items()]))
     return groups
+
+
+def opponents(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(role, comparisons by target), the champion first."""
+    compared = found.get("comparisons", {})
+    return [(role, compared[role]) for role in (CHAMPION, BASELINE) if role in compared]
 
 
 def bar_of(target: str, report: Mapping[str, Any]) -> float:
@@ -107,7 +113,7 @@ def signed(one: Mapping[str, Any]) -> str:
 def _compared(report: Mapping[str, Any]) -> list[Check]:
     compared = report["evidence"].get("comparisons", {})
     rows = []
-    for role, by_target in compared.items():
+    for role, by_target in opponents(report["evidence"]):
         if by_target is None:
             told = "the champion is the best cheap baseline"
             rows.append(Check("Better than the best cheap baseline", told, "see above", OK))
@@ -141,7 +147,7 @@ def _segments(found: Mapping[str, Any], policy: Mapping[str, Any], looks: int) -
 
 
 def _age(age_days: float, at_most: float | None) -> Check:
-    told = f"newest event {age_days:,.1f} days old"
+    told = f"newest event {age_days:,.0f} days old"
     if at_most is None:
         return Check("Fresh data", told, "no bound is set (gate.max_age_days)", NOT_ASKED)
     return Check("Fresh data", told, f"at most {at_most:g} days", OK if age_days <= at_most else FAILED)

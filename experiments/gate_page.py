@@ -17,7 +17,7 @@ STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:58rem;margin:1.5rem
 .next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem;margin:1rem 0}
 table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
 td,th{padding:.3rem .5rem;border-bottom:1px solid #d8dee4;text-align:right;vertical-align:top}
-td:first-child,th:first-child,.text td,.text th{text-align:left}.small{color:#57606a;font-size:14px;margin:.2rem 0}
+td:first-child,th:first-child,.text td,.text th{text-align:left}.ok,.open,.bad,.none{white-space:nowrap}.small{color:#57606a;font-size:14px;margin:.2rem 0}
 .ok{color:#1a7f37}.open{color:#9a6700}.bad{color:#cf222e;font-weight:600}.none{color:#57606a}
 pre{background:#f4f6f8;padding:1rem;overflow:auto;font-size:13px}code{background:#f4f6f8;padding:0 .2em}svg{width:100%}"""
 COLOURS = {
@@ -34,6 +34,9 @@ SAID = {
     "OVERRIDE": "{label} is champion without the gate's word, in place of {champion}",
     "INSUFFICIENT_DATA": "too little is known of {label}, {champion} stays champion",
 }
+TERMS = """NDCG@10: how high what was taken stands among the first 10 of the whole catalogue. next: the live page, asked
+before each event; window: one list for the coming days. Best cheap baseline: the best model that only counts, chosen on
+validation. An interval resamples users; a lower bound above the bar is a test at alpha, shared by all looks at this window."""
 BADGES = {"ok": "✓ holds", "bad": "✗ fails", "open": "? not shown", "none": "– not asked"}
 
 
@@ -100,6 +103,7 @@ def _evidence(report: dict[str, Any]) -> str:
         "from a bootstrap by user; the dashed mark is the margin. The candidate must be wholly right of zero on the "
         f"primary target ({escape(report['primary'])}), and right of the margin on the other.</p>"
     )
+    table += f'<p class="small">{TERMS}</p>'
     return table + (f"<h2>The comparisons</h2>{about}{drawn}" if drawn else "")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 GOOD, OPEN, BAD, NONE = "#1a7f37", "#9a6700", "#cf222e", "#8c959f"
 LEFT, WIDTH, RIGHT, ROW, TOP = 250, 400, 230, 28, 46  # pixels
-CLIP = 1.0  # relative differences beyond +-100% are drawn at the edge
+FINEST, COARSEST = 0.02, 5.0  # of the scale: how far from 0 it reaches at least and at most
 
 
 class Line(NamedTuple):
@@ -36,7 +36,7 @@ def picture(groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
     groups = [(title, lines) for title, lines in groups if lines]
     if not groups:
         return ""
-    low, high = _range([line for _, lines in groups for line in lines])
+    low, high = _range(groups[0][1], [line for _, lines in groups[1:] for line in lines])
 
     def x(value: float) -> float:
         return LEFT + WIDTH * (min(max(value, low), high) - low) / (high - low)
@@ -56,15 +56,18 @@ def picture(groups: Sequence[tuple[str, Sequence[Line]]]) -> str:
     )
 
 
-def _range(lines: Sequence[Line]) -> tuple[float, float]:
-    values = [value for line in lines for value in (line.low, line.high, line.mean, line.bar) if value is not None]
-    low, high = max(min([*values, -0.02]), -CLIP), min(max([*values, 0.02]), CLIP)
-    pad = 0.06 * (high - low)
+def _range(first: Sequence[Line], others: Sequence[Line]) -> tuple[float, float]:
+    """From the intervals of the first group and the means of the others: a wide interval of few users is cut off at the
+    edge, so that it does not squeeze what decides."""
+    values = [value for line in first for value in (line.low, line.high)] + [line.mean for line in others]
+    known = [value for value in [*values, *(line.bar for line in [*first, *others])] if value is not None]
+    low, high = max(min([*known, -FINEST]), -1.0), min(max([*known, FINEST]), COARSEST)
+    pad = 0.08 * (high - low)
     return low - pad, high + pad
 
 
 def _axis(low: float, high: float, x, height: int) -> str:
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if (high - low) / s <= 8)
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2) if (high - low) / s <= 8)
     marks = [n * step for n in range(int(low / step) - 1, int(high / step) + 2) if low <= n * step <= high]
     ticks = (
         "".join(
@@ -90,10 +93,13 @@ def _drawn(line: Line, x, y: float) -> str:
             f'stroke-dasharray="3 2"/>'
         )
     if line.low is not None and line.high is not None:
+        begin, end = x(line.low), x(line.high)
         parts.append(
-            f'<line x1="{x(line.low):.1f}" x2="{x(line.high):.1f}" y1="{y}" y2="{y}" stroke="{line.colour}" '
-            f'stroke-width="5" stroke-linecap="round" opacity=".55"/>'
+            f'<line x1="{begin:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}" stroke="{line.colour}" stroke-width="5" opacity=".55"/>'
         )
+        for edge, sign, shown in ((LEFT, "‹", begin), (LEFT + WIDTH, "›", end)):
+            if shown == edge:  # it goes on
+                parts.append(f'<text x="{edge}" y="{y + 6}" fill="{line.colour}" font-size="20">{sign}</text>')
     if line.mean is not None:
         parts.append(f'<circle cx="{x(line.mean):.1f}" cy="{y}" r="5" fill="{line.colour}"/>')
     parts.append(f'<text x="{LEFT + WIDTH + 14}" y="{y + 4}" fill="{line.colour}">{escape(line.told)}</text>')

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from experiments.gate_checks import WORDS, segment_state, signed
+from experiments.gate_checks import WORDS, opponents, segment_state, signed
 
 STATES = {"ok": "keeps", "bad": "loses", "open": "neither shown", "none": "few users: not tested"}
 
@@ -21,7 +21,7 @@ def _targets(found: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td>{escape(target)}<td>{escape(WORDS[role])}<td>{one['users']:,}<td>{one['cases']:,}"
         f"<td>{one['candidate']:.4f}<td>{one['against']:.4f}<td>{escape(signed(one))}"
-        for role, by_target in found.get("comparisons", {}).items()
+        for role, by_target in opponents(found)
         for target, one in (by_target or {}).items()
     ]
     head = "<tr><th>target<th>against<th>users<th>cases<th>candidate<th>opponent<th>relative difference, interval</tr>"
