@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving import moves, overriding
+from serving import moves, overriding, policy
 from serving.moves import CHAMPION, PREVIOUS, Record
-from serving.registry import CHALLENGER
+from serving.registry import CHALLENGER, serving_target
 from serving.versions import RegistryError, aliased
 
 
@@ -25,6 +25,9 @@ def _wrong(record: Record, says: dict[str, str | None]) -> list[str]:
     faults = [fault for alias in (CHAMPION, PREVIOUS) if (fault := record.fault(alias, says[alias]))]
     if under_way := record.pending():
         faults.append(f"the {under_way} was cut short; `python -m serving.deploy` completes it")
+    if says[CHAMPION] and not faults:
+        told = policy.difference(serving_target(record.dataset).report, policy.current(record.dataset))
+        faults += [told] if told else []
     if loud := overriding.standing(record.dataset):
         faults.append(f"OVERRIDE: {loud['line']}")
     return faults
