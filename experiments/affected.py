@@ -65,13 +65,12 @@ def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda vers
     for version in registry.registered(origin.dataset):
         try:
             manifest = lineage.manifest_of(version)
+            if manifest["dataset_hash"] != origin.hash:
+                others += 1
+            elif origin.reaches(manifest.get("fit_until_us")) is not False and holds(version):
+                rows.append(_row(version, manifest, roles))
         except RegistryError as error:
             faults.append(str(error))
-            continue
-        if manifest["dataset_hash"] != origin.hash:
-            others += 1
-        elif origin.reaches(manifest.get("fit_until_us")) is not False and holds(version):
-            rows.append(_row(version, manifest, roles))
     note = "; ".join([*faults, *([why_not] if why_not else [])])
     live = [f"{row['version']} ({row['live']})" for row in rows if row["live"] != "-"]
     facts = {"fitted on it": len(rows), "live of them": live, "of other data set versions": others}

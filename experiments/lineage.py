@@ -21,13 +21,13 @@ from training.tracking import tracking_uri
 HERE = "of this clone"
 
 
-def version_of(dataset: str, model_version: str) -> Version:
+def version_of(dataset: str, model_version: str | None) -> Version:
     """The registered version behind what an answer states: "3.1" is the second archive of version 3.
 
     Raises:
         LineageError: the registry does not hold it, or there is none here.
     """
-    number = model_version.partition(".")[0]
+    number = (model_version or "").partition(".")[0]
     if not number.isdecimal():
         stated = repr(model_version) if model_version else "no version"
         raise LineageError(f"the answer states {stated}, which is of no registry")

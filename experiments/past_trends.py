@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def _live(moment: int, recommender: Recommender, chosen: params.Params) -> Itera
             made = ItemTrends.of(features.trend_log(), features.vocabulary, channels, moment)
             yield f"{FEATURES}, as of then", made.snapshot(recommender.vocabulary)
     try:
-        held = connect_to_read(chosen.dataset, settings()).read_trends(moment)
+        with closing(connect_to_read(chosen.dataset, settings())) as online:
+            held = online.read_trends(moment)
     except StoreError:
         return
     if held is not None and held.time_us == moment:

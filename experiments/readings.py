@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from features.fill import profiles
 from features.online import as_of
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
-from features.online.profile import Event, Profile, join
-from features.online.store import Policy, Reading, State
+from features.online.profile import Event, Profile
+from features.online.store import Policy, Reading
 from serving import inputs
 from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
+from serving.histories import reading
 from serving.person import Person
 from serving.request import Request
 from serving.store_lookup import person_of
@@ -90,9 +92,9 @@ def best(
     )
     compared = READ_BY if context is not None or "context" not in line.get("unlogged", ()) else READ_BY[:1]
     found: list[Again] = []
-    for source, reading in _sources(line, user, time_us, chosen):
-        person = person_of(reading, time_us, repeats)
-        events = as_of.history(reading.profile, time_us, repeats) if reading.profile and person.items else []
+    for source, held in _sources(line, user, time_us, chosen):
+        person = person_of(held, time_us, repeats)
+        events = as_of.history(held.profile, time_us, repeats) if held.profile and person.items else []
         differs = changed(line, inputs.of(request, person, ""), secret, compared)
         found.append(Again(source, person, events, differs))
         if not differs:
@@ -133,31 +135,26 @@ def events_part(line: Mapping[str, Any], again: Again) -> Part:
 
 
 def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Params) -> Iterator[tuple[str, Reading]]:
-    path = SPLIT / "events.parquet"
-    if path.is_file():
-        events, known = pd.read_parquet(path), INGESTED / "users.parquet"
-        own = events[events[USER] == user]
-        people = pd.read_parquet(known) if known.is_file() else pd.DataFrame({USER: []})
-        moments = {f"{path}": FOREVER}
-        if line.get("feature_time"):  # a store that was filled until then, and not with all there is
-            moments[f"{path}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
-        for source, until_us in moments.items():
-            yield source, _reading(next(profiles(own, people[people[USER] == user], until_us), None), time_us, chosen)
+    online = chosen.online
+    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
+    for source, profile in _in_data_set(line, user):
+        yield source, reading(profile, time_us, policy)
     try:
-        store = connect_to_read(chosen.dataset, settings())
-        (reading,) = store.read([user], [time_us])
-        yield "the online store", reading
-        store.close()
+        with closing(connect_to_read(chosen.dataset, settings())) as store:
+            yield "the online store", store.read([user], [time_us])[0]
     except StoreError:
         return
 
 
-def _reading(profile: Profile | None, time_us: int, chosen: params.Params) -> Reading:
-    """As the online store would give the profile."""
-    online = chosen.online
-    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
-    if profile is None:
-        return Reading(State.UNKNOWN)
-    if policy.expired(profile.feature_time_us, time_us):
-        return Reading(State.EXPIRED)
-    return Reading(State.FOUND, join(Profile(profile.user_id), profile, policy.max_events))
+def _in_data_set(line: Mapping[str, Any], user: str) -> Iterator[tuple[str, Profile | None]]:
+    """The user's profile by all of the data set, and by what was known when the store had last learned of the user."""
+    path, known = SPLIT / "events.parquet", INGESTED / "users.parquet"
+    if not path.is_file():
+        return
+    events = pd.read_parquet(path, filters=[(USER, "==", user)])
+    people = pd.read_parquet(known, filters=[(USER, "==", user)]) if known.is_file() else pd.DataFrame({USER: []})
+    moments = {str(path): FOREVER}
+    if line.get("feature_time"):
+        moments[f"{path}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
+    for source, until_us in moments.items():
+        yield source, next(profiles(events, people, until_us), None)

@@ -78,7 +78,8 @@ def recompute(
         trends, snapshot = past_trends.find(line, recommender, chosen)
         if line.get("cache") == NOT_COMPUTED:
             recommender.lookup = Found(Person(), snapshot)
-            return _list_of_the_edge(line, folder, recommender, artifact)
+            listed = _list_of_the_edge(line, folder, recommender, artifact)
+            return Recomputed(listed, {"list": "the artifact", "trends": trends}, [])
         body, again = _request(line, folder, recommender, secret, user, chosen)
         recommender.lookup = Found(again.person if again else Person(), snapshot)
         fields = _answered(recommender, body, line)
@@ -117,7 +118,7 @@ def _request(
     return {"user_id": found, **body}, again
 
 
-def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender, artifact: Path) -> Recomputed:
+def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender, artifact: Path) -> Answer:
     """A list that the edge gave by itself: the static one of the artifact, or TorchServe's popular one of a moment."""
     told = stated.unlogged(line, folder)
     seen = [event["item_id"] for event in told.get("history") or []]
@@ -126,5 +127,4 @@ def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recomm
         listing = replace(static.popular(artifact), time=line["time"], model_version=line["model_version"])
     else:
         listing = Listing.of(_answered(recommender, {"history": [], "k": MAX_K}, line))
-    fields = listing.fields(line["rung"], line["reason"], line["k"], unwanted)
-    return Recomputed(seal(fields), {"list": "the artifact"}, [])
+    return seal(listing.fields(line["rung"], line["reason"], line["k"], unwanted))

@@ -62,6 +62,8 @@ def inputs_part(line: Mapping[str, Any], done: Recomputed, hidden: bool) -> Part
     facts = {f"{name} from": where for name, where in done.read_from.items()}
     if done.differs:
         return Part("inputs", facts | {"inputs": "different"}, note=f"{' and '.join(done.differs)} differ")
+    if "list" in done.read_from:
+        return Part("inputs", facts, note="no worker computed this answer: the edge gave a list that it had")
     if not line.get("inputs"):
         return Part("inputs", facts, note="the line states no digest of what the model read")
     if hidden:

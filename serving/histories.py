@@ -35,19 +35,23 @@ class Histories:
     item_trends: ItemTrends
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
-        return [person_of(self._reading(one), one.time_us, repeats) for one in requests]
+        return [
+            person_of(reading(self.profiles.get(one.user_id or ""), one.time_us, self.policy), one.time_us, repeats)
+            for one in requests
+        ]
 
     def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         fits = newer_than_us < self.item_trends.time_us <= as_of_us
         return self.item_trends.snapshot(vocabulary) if fits else None
 
-    def _reading(self, request: Request) -> Reading:
-        known = self.profiles.get(request.user_id or "")
-        if known is None:
-            return Reading(State.UNKNOWN)
-        if self.policy.expired(known.feature_time_us, request.time_us):
-            return Reading(State.EXPIRED)
-        return Reading(State.FOUND, join(Profile(known.user_id), known, self.policy.max_events))
+
+def reading(known: Profile | None, time_us: int, policy: Policy) -> Reading:
+    """A profile as the online store would give it at a moment."""
+    if known is None:
+        return Reading(State.UNKNOWN)
+    if policy.expired(known.feature_time_us, time_us):
+        return Reading(State.EXPIRED)
+    return Reading(State.FOUND, join(Profile(known.user_id), known, policy.max_events))
 
 
 def by_users(

@@ -215,6 +215,10 @@ def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, c
     assert [row["request_id"] for row in found["answers that list it"]["rows"]] == listed[::-1]
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
 
+    unheard = run(impact, capsys, "--user", "nobody-we-know")
+    assert unheard["user"]["note"].startswith("there is no user 'nobody-we-know' among ")
+    assert [row["request_id"] for row in unheard["answers to this user"]["rows"]] == ["unknown"]
+
     version = lines[0]["dataset_version"]
     found = run(impact, capsys, "--dataset", version[:8])
     assert found["data set version"]["hash"] == version
