@@ -63,6 +63,14 @@ edge: $(STAMP) ## answer in front of TorchServe, on 127.0.0.1:8090 [WORKERS=1]
 keep: $(STAMP) ## start TorchServe, and again whenever it fails; until Ctrl-C or make stop
 	@$(PY) -m serving.keep
 
+.PHONY: status
+status: $(STAMP) ## what serves, since when, why, and what comes next
+	@$(PY) -m serving.deploy --status
+
+.PHONY: rollout
+rollout: $(STAMP) ## bring a new champion to the users by shadow and canary; back by itself beyond a limit
+	@$(PY) -m serving.rollout
+
 .PHONY: rollback
 rollback: $(STAMP) ## put the previous champion back
 	@$(PY) -m serving.deploy --rollback

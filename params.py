@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from command import UserError
 from gate_params import ErrorRates, Gate
 from model_params import Count, Hybrid, ModelParams, Section, Share
+from rollout_params import Rollout
 from search_space import Space, around
 from segment_params import Segments
 
@@ -171,6 +172,7 @@ class Params(Section):
     audit: Audit
     error_rates: ErrorRates
     gate: Gate
+    rollout: Rollout
 
     @model_validator(mode="after")
     def _spaces_fit_their_models(self) -> Params:

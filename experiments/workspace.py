@@ -30,6 +30,7 @@ FILES = (
     "search_space.py",
     "segment_params.py",
     "gate_params.py",
+    "rollout_params.py",
     "command.py",
     "params.yaml",
     "dvc.yaml",

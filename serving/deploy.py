@@ -4,6 +4,10 @@
 
 Killed at any moment and run again, it converges; until a new version has answered its golden requests on the
 live server, the old one answers everybody. The previous champion stays loaded, so rollback moves one pointer.
+A version that is on trial (`python -m serving.rollout`) stays on trial.
+
+The registry's client and torch take seconds to load, and a rollback may not wait for them: they are imported inside
+functions.
 """
 
 from __future__ import annotations
@@ -11,101 +15,77 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import params
-from command import exits_cleanly
+from command import UserError, exits_cleanly
 from params import ROOT
-from serving import builds, moves, registry, server
+from rollout_params import Rollout
+from serving import history, rollback, stage
 from serving import settings as environment
-from serving.bring_up import DeployError, Say, bring_up, make_default
-from serving.client import ServerError, TorchServe
-from serving.overview import overview
-from serving.package import Build
-from serving.registry import PREVIOUS, RegistryError, Version
+from serving.client import TorchServe
+from serving.history import Entry, who
 from serving.settings import Settings
 
+Say = Callable[[str], None]
 
-def deploy(dataset: str, settings: Settings, say: Say = print) -> str:
-    """Reconcile; the version that serves, as TorchServe names it.
+
+class ReasonError(UserError):
+    """A reason is missing, or of nothing."""
+
+
+def deploy(dataset: str, settings: Settings, say: Say = print, plan: Rollout | None = None) -> str:
+    """Reconcile; the version that answers who names none, as TorchServe names it.
+
+    Args:
+        plan: put a new champion on trial beside the version that serves; None: it serves at once. A trial that is
+            under way stays one either way.
 
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
         DeployError: the new version failed on the server, and was taken away again.
         ServerStartError, JavaError: there is no server to deploy to.
     """
-    with server.lock(settings, "deploy"), tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
-        if under_way := moves.finish(dataset):
-            say(f"completed the {under_way}, which was cut short")
-        champion = registry.serving_target(dataset).version
-        if loud := registry.standing_override(dataset):
-            say(f"OVERRIDE: {loud['line']}")
-        previous = _previous(champion, say)
-        if server.start(settings):
-            say("started TorchServe")
-        with TorchServe.of(settings) as client:
-            build = builds.build(champion, client, settings, Path(scratch))
-            _load(build, client, settings, say)
-            make_default(build, client, settings, say)
-            kept = {build.version}
-            if previous is not None:
-                kept |= _keep_loaded(previous, client, settings, Path(scratch), say)
-            _remove_others(dataset, kept, client, settings, say)
-        return build.version
+    from serving import server
+    from serving.bring_up import DeployError
+    from serving.reconcile import Overtaken, Reconcile
+
+    place = stage.place(dataset, settings)
+    with server.lock(settings, "deploy"):
+        while True:
+            try:
+                with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
+                    return Reconcile(dataset, settings, Path(scratch), say, plan).run()
+            except Overtaken:
+                say("the stage was moved meanwhile; looking again")
+            except DeployError as error:
+                at = stage.now().isoformat()
+                stage.note(place, Entry(at, dataset, "deploy", None, None, str(error), who(), "failed"))
+                raise
 
 
-def status(dataset: str, settings: Settings) -> str:
-    """What the registry wants and what the server does, in a few lines."""
-    lines = overview(dataset)
-    if server.find(settings) is None:
-        return "\n".join([*lines, "server    not running"])
+def roll_back(dataset: str, settings: Settings, why: str, force: bool = False, say: Say = print) -> None:
+    """Let the previous champion answer, at once where the server can; `deploy` then ends what this began.
+
+    Raises:
+        RollbackError, RegistryError: there is nothing to go back to.
+    """
+    begun = time.perf_counter()
+    place = stage.place(dataset, settings)
+    if stage.read(place) is None:  # deployed before stages were written down
+        from serving import registry
+
+        registry.rollback(dataset)
+        return
+    ordered = rollback.order(place, why, who(), force)
     with TorchServe.of(settings) as client:
-        live = client.describe(dataset)
-    for about in live.values():
-        role = "default" if about.default else "loaded"
-        lines.append(f"server    {role:<11} {about.version} ({about.ready} of {about.workers} workers ready)")
-    return "\n".join(lines if live else [*lines, f"server    runs, without {dataset}"])
-
-
-def _previous(champion: Version, say: Say) -> Version | None:
-    try:
-        previous = registry.serving_target(champion.dataset, PREVIOUS).version
-    except RegistryError as error:
-        if registry.aliased(champion.dataset, PREVIOUS) is not None:
-            say(f"not kept for rollback: {error}")
-        return None
-    return previous if previous.version != champion.version else None
-
-
-def _load(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
-    try:
-        bring_up(build, client, settings, say)
-    except DeployError:
-        build.archive.unlink(missing_ok=True)  # the registry holds what it was made of
-        raise
-
-
-def _keep_loaded(version: Version, client: TorchServe, settings: Settings, scratch: Path, say: Say) -> set[str]:
-    """Load the previous champion with one worker. That it cannot be is a warning: the champion serves."""
-    try:
-        build = builds.build(version, client, settings, scratch)
-        _load(build, client, settings, say)
-        live = client.describe(build.name)[build.version]
-        if live.workers != 1:
-            client.scale(build.name, build.version, 1)
-        return {build.version}
-    except (DeployError, RegistryError, ServerError) as error:
-        say(f"not kept for rollback: {error}")
-        return set()
-
-
-def _remove_others(dataset: str, kept: set[str], client: TorchServe, settings: Settings, say: Say) -> None:
-    for name in sorted(client.describe(dataset).keys() - kept):
-        client.unregister(dataset, name)
-        say(f"unloaded {dataset} {name}")
-    for name, archive in builds.archives(dataset, settings).items():
-        if name not in kept:
-            archive.unlink(missing_ok=True)
+        fault = rollback.switch(ordered, client)
+    if fault is None:
+        say(f"{dataset} {ordered.previous} answers since {time.perf_counter() - begun:.3f} s after the order")
+    else:
+        say(f"{dataset} {ordered.previous} is ordered; a deployment has to bring it up first: {fault}")
 
 
 @exits_cleanly
@@ -114,27 +94,44 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--rollback", action="store_true", help="make the previous champion serve again")
-    action.add_argument("--status", action="store_true", help="what should serve, and what does")
+    action.add_argument("--status", action="store_true", help="what serves, since when, why, and what comes next")
+    action.add_argument("--history", action="store_true", help="what was deployed and rolled back, when, why, by whom")
     action.add_argument(
         "--restore", action="store_true", help="undo what was moved by hand: as the last signed move says"
     )
     action.add_argument("--override", metavar="VERSION", help="serve it without the gate's word, in an emergency")
-    parser.add_argument("--reason", metavar="TEXT", help="of the override, which is shown until a promotion ends it")
+    parser.add_argument("--reason", metavar="TEXT", help="of an override, which needs one, or of a rollback")
+    parser.add_argument("--force", action="store_true", help="roll back even to what was rolled back from last")
     arguments = parser.parse_args(argv)
-    if (arguments.override is None) != (arguments.reason is None):
-        raise RegistryError("--override and --reason go together: which version, and why the gate is not asked")
+    if arguments.reason is not None and not (arguments.override or arguments.rollback):
+        raise ReasonError("--reason is of --override or --rollback, neither of which is asked for")
+    if arguments.override and not arguments.reason:
+        raise ReasonError("--override wants --reason: why the gate is not asked")
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
     if arguments.status:
+        from serving.status import status
+
         print(status(dataset, settings))
         return 0
+    if arguments.history:
+        log = stage.place(dataset, settings).with_suffix(stage.HISTORY)
+        print(history.render(history.entries(log, dataset)))
+        return 0
+    if arguments.rollback:
+        roll_back(dataset, settings, arguments.reason or "ordered by hand", arguments.force)
+    return _deploy(dataset, settings, arguments)
+
+
+def _deploy(dataset: str, settings: Settings, arguments: argparse.Namespace) -> int:
+    from serving import registry
+    from serving.bring_up import DeployError
+
+    if arguments.restore:
+        print(f"the aliases say what the last signed move says: {registry.restore(dataset)}")
+    elif arguments.override:
+        registry.override(dataset, arguments.override, arguments.reason)
     try:
-        if arguments.rollback:
-            registry.rollback(dataset)
-        elif arguments.restore:
-            print(f"the aliases say what the last signed move says: {registry.restore(dataset)}")
-        elif arguments.override:
-            registry.override(dataset, arguments.override, arguments.reason)
         version = deploy(dataset, settings)
     except DeployError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 TorchServe restarts a worker that dies. Nobody restarts TorchServe, and a worker whose files are gone never comes up
 again. Here the server is started, and its models come back with it; where it stays silent or without a worker it is
-started anew; and what is missing then is deployed from the registry. SIGTERM or an interrupt ends the server too;
+started anew; and what is missing then is deployed from the registry, as is a rollback that the edge ordered. SIGTERM or an interrupt ends the server too;
 `python -m serving.server stop` ends both. What keeps the keeper is a service manager, for instance systemd:
 
     [Service]
@@ -27,10 +27,11 @@ from enum import StrEnum
 import params
 from command import UserError, exits_cleanly
 from params import ROOT
-from serving import server
+from serving import server, stage
 from serving import settings as environment
 from serving.client import ServerError, TorchServe
 from serving.settings import Settings
+from serving.stage import Phase, StageError
 
 EVERY_SECONDS = 2.0  # between two looks
 PATIENCE_SECONDS = 15.0  # TorchServe restarts a killed worker in less, even on a busy machine
@@ -48,6 +49,7 @@ class State(StrEnum):
     SILENT = "does not answer"
     EMPTY = "has no version loaded"
     IDLE = "has no worker for the version that should answer"
+    ORDERED = "serves the version before, as a rollback ordered, of which the registry does not know yet"
 
 
 PASSING = (State.SILENT, State.IDLE)  # may heal by themselves
@@ -69,7 +71,16 @@ def look(dataset: str, settings: Settings) -> State:
         return State.SILENT
     if not loaded:
         return State.EMPTY
-    return State.SERVES if any(live.default and live.ready for live in loaded) else State.IDLE
+    if not any(live.default and live.ready for live in loaded):
+        return State.IDLE
+    return State.ORDERED if _ordered(dataset, settings) else State.SERVES
+
+
+def _ordered(dataset: str, settings: Settings) -> bool:
+    with suppress(StageError):  # which a deployment will say
+        standing = stage.read(stage.place(dataset, settings))
+        return standing is not None and standing.phase is Phase.BACK
+    return False
 
 
 def mend(state: State, again: bool, dataset: str, settings: Settings) -> None:

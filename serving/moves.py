@@ -9,15 +9,13 @@ than the record, with no move under way, was moved by hand.
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
-import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
 from serving import signature
+from serving.history import who
 from serving.signature import SignatureError
 from serving.versions import RegistryError, aliased, client, find
 
@@ -226,12 +224,3 @@ def name_of(serial: int) -> str:
 def _says(dataset: str, alias: str) -> str | None:
     version = aliased(dataset, alias)
     return version.version if version else None
-
-
-def who() -> str:
-    """Whoever runs this, as the record and reports name them."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
-        name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"

@@ -20,6 +20,7 @@ OURS = (
     "search_space",
     "segment_params",
     "gate_params",
+    "rollout_params",
     "serving",
     "training",
 )

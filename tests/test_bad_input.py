@@ -316,6 +316,7 @@ def copy(project: Path) -> Path:
         "params.py",
         "model_params.py",
         "gate_params.py",
+        "rollout_params.py",
         "search_space.py",
         "segment_params.py",
         "command.py",

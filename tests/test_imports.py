@@ -33,6 +33,7 @@ def clone(tmp_path: Path) -> Path:
         "search_space.py",
         "segment_params.py",
         "gate_params.py",
+        "rollout_params.py",
     ):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -75,7 +76,16 @@ def test_contracts_catch_a_planted_violation(clone: Path, file: str, line: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["command.py", "params.py", "model_params.py", "gate_params.py", "search_space.py", "segment_params.py"]
+    "name",
+    [
+        "command.py",
+        "params.py",
+        "model_params.py",
+        "gate_params.py",
+        "rollout_params.py",
+        "search_space.py",
+        "segment_params.py",
+    ],
 )
 def test_root_modules_import_no_folder(name: str) -> None:
     # The contracts see packages only; these files stand below all of them.

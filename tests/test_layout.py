@@ -25,7 +25,8 @@ def python_files(*folders: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "name", [*FOLDERS, "command", "params", "model_params", "gate_params", "search_space", "segment_params"]
+    "name",
+    [*FOLDERS, "command", "params", "model_params", "gate_params", "rollout_params", "search_space", "segment_params"],
 )
 def test_top_level_names_come_from_this_clone(name: str) -> None:
     origin = importlib.import_module(name).__file__

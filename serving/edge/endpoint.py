@@ -50,7 +50,9 @@ async def recommendations(service: Service, scope: dict[str, Any], receive: Rece
         return
     seconds = asyncio.get_running_loop().time() - begun
     _record(service, ask, key, given, name, seconds)
-    await json(send, 200, finish(given.answer, _own(service, given, name)), name)
+    await json(send, 200, finish(given.answer, _own(given, name)), name)
+    if given.cache == "miss":
+        service.shadow.offer(given.wire.body, given.answer)
 
 
 async def _stated(service: Service, scope: dict[str, Any], receive: Receive, head: incoming.Headers) -> Any:
@@ -87,10 +89,9 @@ async def _given(service: Service, ask: Ask, name: str) -> Given | Refusal:
         return Given(answer, NOBODY, "none", "unknown", wire.NOTHING)
 
 
-def _own(service: Service, given: Given, name: str) -> dict[str, Any]:
-    arm = given.bucket.arm
-    experiment = service.ladder.experiment.name if arm is not None else None
-    return {"request_id": name, "experiment": experiment, "bucket": arm, "cache": given.cache}
+def _own(given: Given, name: str) -> dict[str, Any]:
+    bucket = given.bucket
+    return {"request_id": name, "experiment": bucket.experiment, "bucket": bucket.arm, "cache": given.cache}
 
 
 def _record(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds: float) -> None:
@@ -110,7 +111,7 @@ def _line(service: Service, ask: Ask, key: Key, given: Given, name: str, seconds
     """The served log's line: what was answered, and to whom under a name that only this service can give."""
     user = ask.request.user_id
     told = {
-        **_own(service, given, name),
+        **_own(given, name),
         "user": None if user is None else pseudonym(service.secret, user),
         "consent": given.consent,
         "dataset": service.settings.dataset,

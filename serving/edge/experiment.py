@@ -10,10 +10,11 @@ from serving.edge.settings import Arm
 
 
 class Bucket(NamedTuple):
-    """Where a user is: the arm's name (None where there is no experiment) and the version that answers there."""
+    """Where a user is: the arm's name, the version that answers there, and the experiment; None where there is none."""
 
     arm: str | None
     version: str | None
+    experiment: str | None = None
 
 
 NOBODY = Bucket(None, None)
@@ -36,7 +37,7 @@ class Experiment:
         end = 0.0
         for arm, about in arms.items():
             end += about.share
-            self._ends.append((end, Bucket(arm, about.version)))
+            self._ends.append((end, Bucket(arm, about.version, self.name)))
 
     def bucket(self, user_id: str) -> Bucket:
         """The user's arm."""

@@ -17,10 +17,10 @@ from serving.edge.cache import Cache
 from serving.edge.coalesce import Flights
 from serving.edge.consent import Guarded, Standing
 from serving.edge.errors import NoAnswer, StoreError, TooSlow
-from serving.edge.experiment import NOBODY, Bucket, Experiment
+from serving.edge.experiment import NOBODY, Bucket
 from serving.edge.listing import EMPTY, Listing
 from serving.edge.pseudonym import hidden
-from serving.edge.upstream import Upstream
+from serving.edge.trial import Trial
 from serving.edge.wire import Wire, wire_of
 from serving.request import MAX_K, Request
 
@@ -78,10 +78,9 @@ class Ladder:
     reserve: seconds of each deadline that are kept for the way down.
     """
 
-    upstream: Upstream
+    upstream: Trial
     users: Guarded
     cache: Cache
-    experiment: Experiment
     secret: bytes
     static: Listing
     reserve: float
@@ -100,7 +99,7 @@ class Ladder:
         """
         word = await self._word(ask)
         user = ask.request.user_id
-        bucket = self.experiment.bucket(user) if user is not None and word.reason is None else NOBODY
+        bucket = self.upstream.bucket(user) if user is not None and word.reason is None else NOBODY
         wire = wire_of(ask.body, ask.request, word.reason is not None, word.told)
         version = self.upstream.available(bucket.version)
         # By the reason too: those who may not have a personal answer share one, but not what each is told of it.
@@ -123,7 +122,7 @@ class Ladder:
 
     async def refresh(self, seconds: float) -> None:
         """Ask TorchServe for its popular list and its version. Raises NoAnswer, Refusal."""
-        fields = await self.upstream.ask(orjson.dumps({"history": [], "k": MAX_K}), None, seconds)
+        fields = await self.upstream.ask(orjson.dumps({"history": [], "k": MAX_K}), None, seconds, counted=False)
         self.popular, self.version = Listing.of(fields), fields["model_version"]
 
     def last_resort(self, ask: Ask, why: str) -> Answer:

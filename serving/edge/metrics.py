@@ -34,4 +34,8 @@ class Metrics:
         self.consent = Counter(
             "tidegate_edge_consent", "Requests by the word on personalisation", ("word",), registry=registry
         )
+        self.shadow = Counter(
+            "tidegate_edge_shadow", "Requests also put to a version on trial, unseen", ("outcome",), registry=registry
+        )
+        self.rollbacks = Counter("tidegate_edge_rollbacks", "Rollbacks since a limit was passed", registry=registry)
         self.errors = Counter("tidegate_edge_errors", "Faults of the edge's own", registry=registry)

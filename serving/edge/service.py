@@ -11,6 +11,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from serving import settings as torchserve
+from serving import stage
 from serving.breaker import Breaker
 from serving.edge import keyring, static
 from serving.edge.cache import Cache, MemoryCache, NoCache
@@ -24,7 +25,10 @@ from serving.edge.metrics import Metrics
 from serving.edge.pseudonym import load_secret
 from serving.edge.served import ServedLog
 from serving.edge.settings import EdgeSettings, variable
+from serving.edge.shadow import Shadow
+from serving.edge.trial import Trial
 from serving.edge.upstream import Upstream
+from serving.edge.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +70,19 @@ class Service:
             self.served = ServedLog(settings.home / "served", settings.served_queue, count)
         if settings.keep_requests:
             self.kept = ServedLog(settings.home / "requests", settings.served_queue, count, "requests", OWNER_ALONE)
+        fair = FAIR * (settings.deadline_ms - settings.reserve_ms) / 1000
+        experiment = Experiment(settings.experiment, settings.arms)
+        trial = Trial(self._upstream("torchserve", server, fair), self._upstream("candidate", server, fair), experiment)
+        self._watch = Watch(
+            settings.rollout or stage.place(settings.dataset, server), trial, self.metrics.rollbacks.inc
+        )
+        self._watch.look()  # before the first request
+        shadowed = lambda outcome: self.metrics.shadow.labels(outcome).inc()  # noqa: E731
+        self.shadow = Shadow(trial, settings.shadow_queue, fair, shadowed)
         self.ladder = Ladder(
-            upstream=Upstream(
-                settings.upstream,
-                settings.management,
-                settings.dataset,
-                settings.token_file or server.key_file,
-                self._breaker("torchserve"),
-                settings.connections,
-                FAIR * (settings.deadline_ms - settings.reserve_ms) / 1000,
-                lambda kind, seconds: self.metrics.upstream.labels(kind).observe(seconds),
-            ),
+            upstream=trial,
             users=Guarded(self._users, self._breaker("store"), settings.store_ms / 1000),
             cache=self._cache(),
-            experiment=Experiment(settings.experiment, settings.arms),
             secret=self.secret,
             static=static.write(settings.home / STATIC, settings.artifact, server.model_store, settings.dataset),
             reserve=settings.reserve_ms / 1000,
@@ -87,7 +90,8 @@ class Service:
             stale_seconds=settings.stale_seconds,
             unasked=settings.consent_unasked,
         )
-        self._tasks = [asyncio.create_task(self._keep_asking())]
+        work = (self._keep_asking(), self._watch.run(), self.shadow.run())
+        self._tasks = [asyncio.create_task(one) for one in work]
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks through it while somebody waits
 
@@ -97,6 +101,7 @@ class Service:
             with suppress(asyncio.CancelledError):
                 await task
         self.ladder.upstream.close()
+        self._watch.close()
         await self.ladder.cache.close()
         await self.ladder.users.close()
         for written in (self.served, self.kept):
@@ -145,6 +150,19 @@ class Service:
             ladder.popular.save(self.settings.home / STATIC)
         except OSError as error:
             log.error("the static list is not kept: %s", error)
+
+    def _upstream(self, part: str, server: torchserve.Settings, fair: float) -> Upstream:
+        settings = self.settings
+        return Upstream(
+            settings.upstream,
+            settings.management,
+            settings.dataset,
+            settings.token_file or server.key_file,
+            self._breaker(part),
+            settings.connections,
+            fair,
+            lambda kind, seconds: self.metrics.upstream.labels(kind).observe(seconds),
+        )
 
     def _cache(self) -> Cache:
         settings = self.settings

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 import params
 from params import ROOT
 from serving import settings as torchserve
+from serving import stage
 from serving.settings import Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"
@@ -89,6 +90,9 @@ class EdgeSettings(BaseSettings):
     # are personal data that no line of the served log holds: turn it on to look into something, then remove the folder.
     keep_requests: bool = False
 
+    rollout: Path | None = None  # how far a version on trial has come; None: the file of this project's own server
+    shadow_queue: Count = 64  # requests that may wait to be put to it as well, of each process
+
     experiment: str = ""
     arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_json)] = {}
 
@@ -126,8 +130,10 @@ def load() -> EdgeSettings:
         within = f"{variable('deadline_ms')}, {settings.deadline_ms}"
         raise SettingsError(f"{variable('reserve_ms')} is {settings.reserve_ms}; expected less than {within}")
     server = torchserve.load()
+    dataset = settings.dataset or params.load(ROOT / "params.yaml").dataset
     filled = {
-        "dataset": settings.dataset or params.load(ROOT / "params.yaml").dataset,
+        "dataset": dataset,
+        "rollout": settings.rollout or stage.place(dataset, server),
         "upstream": settings.upstream or server.inference_url,
         "management": settings.management or server.management_url,
         "token_file": settings.token_file or server.key_file,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from command import UserError
-from serving import keep, server
+from serving import keep, server, stage
 from serving.client import ServerError, TorchServe
 from serving.keep import EVERY_SECONDS, LONGEST_REST, Keeper, State, look, mend
 from serving.settings import Settings
 
-SERVES, GONE, SILENT, EMPTY, IDLE = State
+SERVES, GONE, SILENT, EMPTY, IDLE, ORDERED = State
 
 
 class World:
@@ -50,7 +51,7 @@ def test_a_server_that_serves_is_left_alone(world: World) -> None:
     assert (world.mended, world.said) == ([], ["TorchServe serves"])
 
 
-@pytest.mark.parametrize("state", [GONE, EMPTY])
+@pytest.mark.parametrize("state", [GONE, EMPTY, ORDERED])
 def test_what_cannot_heal_by_itself_is_mended_at_once(world: World, state: State) -> None:
     world.step()
     world.state = state
@@ -144,6 +145,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (IDLE, False, ["stop", "start"]),
         (IDLE, True, ["serving.deploy"]),
         (EMPTY, False, ["serving.deploy"]),
+        (ORDERED, False, ["serving.deploy"]),
     ],
 )
 def test_each_state_has_its_remedy(
@@ -187,3 +189,24 @@ def test_a_look_asks_for_a_worker_of_the_version_that_answers(
     monkeypatch.setattr(server, "find", found)
     monkeypatch.setattr(TorchServe, "describe", describe)
     assert look("tiny", settings) is expected
+
+
+def test_a_rollback_that_the_edge_ordered_is_ended_by_the_keeper(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = settings.model_copy(update={"server_home": tmp_path})
+    monkeypatch.setattr(server, "find", lambda _: object())
+    monkeypatch.setattr(TorchServe, "describe", lambda *_: {"1.0": version(True, 1)})
+    ends = {
+        "dataset": "tiny",
+        "version": "2.0",
+        "previous": "1.0",
+        "since": stage.now(),
+        "why": "errors",
+        "by": "edge@h",
+    }
+    serves = stage.Stage(phase=stage.Phase.SERVES, **ends)
+    stage.move(stage.place("tiny", here), None, serves)
+    assert look("tiny", here) is SERVES
+    stage.move(stage.place("tiny", here), serves, serves.model_copy(update={"phase": stage.Phase.BACK}))
+    assert look("tiny", here) is ORDERED

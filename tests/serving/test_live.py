@@ -23,8 +23,8 @@ import tiny_artifact
 
 from params import ROOT
 from serving import ask, deploy, package, registry, server
+from serving.bring_up import DeployError
 from serving.client import ServerError, TorchServe
-from serving.deploy import DeployError
 from serving.launch import ServerStartError
 from serving.registry import RegistryError
 from serving.settings import PORTS, Settings, variable
@@ -89,7 +89,7 @@ def patient(client: TorchServe, request: dict, seconds: float = 60) -> dict:
         try:
             return client.predict(NAME, request)
         except ServerError as error:
-            if error.status not in (None, 503, 507) or time.monotonic() > deadline:
+            if error.status not in (None, 500, 503, 507) or time.monotonic() > deadline:
                 raise
 
 
@@ -378,8 +378,12 @@ def test_the_command_line_asks_and_tells(live: Settings, client: TorchServe, mon
     assert capsys.readouterr().err.count("\n") == 1
     assert deploy.main(["--dataset", NAME, "--status"]) == 0
     told = capsys.readouterr().out
+    assert f"serves    {serving(client)} since " in told
+    assert "because   PROMOTE: " in told
+    assert f"loaded    {serving(client)} (1 of 1 workers ready, the default)" in told
     assert "registry  champion    1" in told
-    assert f"server    default     {serving(client)} (1 of 1 workers ready)" in told
+    assert "next      nothing, until the registry names another champion" in told
+    assert "  faults    none\n" in told
 
 
 def test_the_log_stays_quiet_under_requests(live: Settings, client: TorchServe) -> None:

@@ -143,6 +143,7 @@ def test_promtool_takes_configuration_and_expressions(tmp_path: Path) -> None:
 
 EVENLY, NEVER = "0+60x60", "0+0x60"  # one a second for an hour, and none
 ANSWERS, LATE = "tidegate_edge_answers_total", "tidegate_edge_late_total"
+ROLLBACKS = "tidegate_edge_rollbacks_total"
 OPENED, LINES = "tidegate_edge_breaker_opened_total", "tidegate_edge_served_lines_total"
 FIRING = [  # the alert, series that are to set it off, series that are not
     ("TidegateEdgeDown", {'up{job="tidegate-edge"}': "0+0x60"}, {'up{job="tidegate-edge"}': "1+0x60"}),
@@ -168,6 +169,7 @@ FIRING = [  # the alert, series that are to set it off, series that are not
         {f'{tally.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
         {f'{tally.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
     ),
+    ("TidegateRolledBack", {ROLLBACKS: "0+0x39 1+0x20"}, {ROLLBACKS: NEVER}),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 DATASET = "tiny"
 TIME = "2026-01-02T00:00:00Z"
+SLOW_SECONDS = 0.1  # of a version that is slow
 
 
 class FakeTorchServe:
@@ -23,6 +24,7 @@ class FakeTorchServe:
         drops: how many requests to come are met by a closed connection.
         loaded: versions that a path may name; `version` answers where it names none.
         inputs: what its answers say of what was read.
+        faults: version -> what is wrong with it alone: failing, slow or strange (it lists other items).
         asked: (path, body) of everything that came.
     """
 
@@ -31,6 +33,7 @@ class FakeTorchServe:
         self.version, self.loaded = "1.0", {"1.0"}
         self.drops, self.blind = 0, False
         self.inputs: object = None
+        self.faults: dict[str, str] = {}
         self.asked: list[tuple[str, dict]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -116,19 +119,27 @@ class FakeTorchServe:
         elif self.mode == "garbage":
             _write(writer, 200, {"predictions": [1, 2, 3]})
         else:
-            self._recommend(path, body, writer)
+            await self._recommend(path, body, writer)
 
-    def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+    async def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
         version = path.removeprefix(f"/predictions/{DATASET}").strip("/") or self.version
+        fault = self.faults.get(version)
+        if fault == "slow":
+            await asyncio.sleep(SLOW_SECONDS)
         if version not in self.loaded:
             _write(writer, 404, {"code": 404, "type": "ModelVersionNotFoundException", "message": "not found"})
+        elif fault == "failing":
+            _write(writer, 503, {"code": 503, "type": "InternalServerException", "message": "Prediction failed"})
         elif body.get("user_id") == "who breaks the model":
             _write(writer, 500, {"code": 500, "field": None, "message": "the recommender failed on this request"})
         elif body.get("exclude") == ["refuse me"]:
             _write(writer, 400, {"code": 400, "field": "exclude", "message": "is refused by the worker"})
         else:
             seen = {name: value for name, value in body.items() if name != "user_id"} if self.blind else body
-            _write(writer, 200, recommendations(seen, version) | {"inputs": self.inputs})
+            told = recommendations(seen, version) | {"inputs": self.inputs}
+            if fault == "strange":
+                told["items"] = [item | {"item_id": f"strange-{item['item_id']}"} for item in told["items"]]
+            _write(writer, 200, told)
 
 
 def recommendations(body: dict, version: str) -> dict:

@@ -100,6 +100,7 @@ def make_settings(home: Path, url: str, **more: Any) -> EdgeSettings:
         "dataset": "tiny",
         "token_file": home / "key_file.json",
         "artifact": home / "no-artifact",
+        "rollout": home / "rollout" / "tiny.json",
         "deadline_ms": DEADLINE_MS,
         "reserve_ms": RESERVE_MS,
         "cache_ms": RESERVE_MS,

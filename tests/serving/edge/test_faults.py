@@ -118,7 +118,7 @@ def test_a_fault_of_the_edge_itself_is_answered_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(edge.app.service.ladder.experiment, "bucket", broken)
+    monkeypatch.setattr(edge.app.service.ladder.upstream, "bucket", broken)
     answer = edge.answer({"user_id": "ann"})
     assert answer["rung"] == "static"
     assert "a mistake of ours" not in answer["reason"]

@@ -12,7 +12,7 @@ from serving.edge.answer import read
 from serving.edge.cache import MemoryCache
 from serving.edge.consent import Guarded, Memory, Standing
 from serving.edge.errors import Failed
-from serving.edge.experiment import Experiment
+from serving.edge.experiment import NOBODY, Bucket
 from serving.edge.ladder import Ask, Ladder
 from serving.edge.listing import EMPTY, Listing
 from serving.request import Request
@@ -29,6 +29,9 @@ class Fickle:
     def available(self, version: str | None) -> str | None:
         return version
 
+    def bucket(self, user_id: str) -> Bucket:
+        return NOBODY
+
     async def ask(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
         self.told.append(body)
         if self.failing:
@@ -39,8 +42,7 @@ class Fickle:
 def make(upstream: Fickle, users: Memory) -> Ladder:
     listing = Listing.of(recommendations({"k": 9}, "1.0"))
     guarded = Guarded(users, Breaker(5, 1), 1)
-    no_arms = Experiment("", {})
-    ladder = Ladder(upstream, guarded, MemoryCache(10**6), no_arms, b"k", EMPTY, 0.1, 0, 3600, unasked=True)
+    ladder = Ladder(upstream, guarded, MemoryCache(10**6), b"k", EMPTY, 0.1, 0, 3600, unasked=True)
     ladder.popular = listing
     return ladder
 

@@ -1,0 +1,89 @@
+"""One screen: what serves, since when and why; what is loaded; how far a trial is; what comes next; what is wrong."""
+
+from __future__ import annotations
+
+from serving import evidence, limits, progress, registry, server, stage
+from serving.client import LiveVersion, ServerError, TorchServe
+from serving.overview import overview
+from serving.registry import RegistryError
+from serving.settings import Settings
+from serving.stage import Phase, Stage, number
+
+
+def status(dataset: str, settings: Settings) -> str:
+    """A word and what it is of, line by line.
+
+    Raises:
+        StageError: the stage's file cannot be read.
+    """
+    place = stage.place(dataset, settings)
+    standing = stage.read(place)
+    live, faults = _live(dataset, settings)
+    lines = [
+        ("serves", _serves(standing, live)),
+        ("because", standing.why if standing else "it was never deployed here"),
+    ]
+    lines += [("loaded", f"{one.version} {_workers(one)}") for one in live.values()] or [("loaded", "nothing")]
+    if standing is not None:
+        lines += _trial(standing, place)
+    champion = registry.aliased(dataset, registry.CHAMPION)
+    faults += _faults(dataset, standing, live, champion.version if champion else None)
+    lines += [("fault", fault) for fault in faults] or [("faults", "none")]
+    title = f"{dataset} at {settings.inference_url}/predictions/{dataset}"
+    told = [f"  {word:<9} {told}" for word, told in lines]
+    return "\n".join([title, *told, *(f"  {line}" for line in overview(dataset))])
+
+
+def _live(dataset: str, settings: Settings) -> tuple[dict[str, LiveVersion], list[str]]:
+    if server.find(settings) is None:
+        return {}, ["TorchServe is not running; `python -m serving.deploy` starts it"]
+    try:
+        with TorchServe.of(settings) as client:
+            return client.describe(dataset), []
+    except ServerError as error:
+        return {}, [str(error)]
+
+
+def _serves(standing: Stage | None, live: dict[str, LiveVersion]) -> str:
+    default = next((one.version for one in live.values() if one.default), None)
+    if default is None:
+        return "nothing"
+    if standing is None or standing.phase is not Phase.SERVES or standing.version != default:
+        return default
+    for_so_long = int((stage.now() - standing.since).total_seconds())
+    return f"{default} since {standing.since:%Y-%m-%d %H:%M:%S} UTC ({_lasting(for_so_long)}), by {standing.by}"
+
+
+def _trial(standing: Stage, place) -> list[tuple[str, str]]:
+    seen = evidence.total(place, standing.since.isoformat())
+    lines = [("rollout", f"{progress.name(standing)}, since {standing.since:%H:%M:%S} UTC")]
+    if standing.tried:
+        lines.append(("seen", limits.figures(seen)))
+    return [*lines, ("next", progress.comes_next(standing, seen, stage.now()))]
+
+
+def _faults(dataset: str, standing: Stage | None, live: dict[str, LiveVersion], champion: str | None) -> list[str]:
+    faults = [f"{one.version} has no worker that is ready" for one in live.values() if not one.ready]
+    if champion is None:
+        return [*faults, f"the registry names no champion of {dataset}"]
+    try:
+        registry.serving_target(dataset)
+    except RegistryError as error:
+        faults.append(str(error))
+    default = next((one.version for one in live.values() if one.default), None)
+    tried = standing is not None and standing.tried and number(standing.version) == champion
+    if default is not None and number(default) != champion and not tried:
+        faults.append(f"{default} serves, and champion is {champion}; `python -m serving.deploy` brings it")
+    if standing is not None and standing.phase is Phase.SERVES and standing.previous not in (*live, None):
+        faults.append(f"{standing.previous} is not loaded, so a rollback would have to load it first")
+    return faults
+
+
+def _workers(one: LiveVersion) -> str:
+    return f"({one.ready} of {one.workers} workers ready{', the default' if one.default else ''})"
+
+
+def _lasting(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3600)
+    return f"{days} d {hours} h" if days else f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min"
