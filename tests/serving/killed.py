@@ -1,0 +1,122 @@
+"""Runs a verb in a process that kills itself, as kill -9 does, at the first step where none was killed before.
+
+A step is whatever outlives the process: a call of TorchServe or of the registry, a file of the stage. One line of JSON
+on stdin (verb, what of, where it was killed before) gives one on stdout: {"killed": step} or {"ended": null or why}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import sqlalchemy.orm
+
+from rollout_params import Rollout
+from serving import deploy, history, package, reconcile, registry, rollout, server, stage  # noqa: F401
+from serving.client import TorchServe
+from serving.settings import Settings
+
+AMID_SECONDS = 0.3  # after a version began to load
+NAME = "tiny"
+CLIENT = "set_registered_model_alias set_registered_model_tag create_model_version log_artifacts"
+STEPS: dict[type, list[str]] = {
+    mlflow.MlflowClient: CLIENT.split(),
+    TorchServe: ["register", "scale", "set_default", "unregister"],
+}
+
+
+def watch(before: set[str], told: int) -> None:
+    """Have every step end this process unless its name is among those before; the name goes to a pipe first."""
+
+    def die(name: str) -> None:
+        if name not in before:
+            os.write(told, json.dumps({"killed": name}).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(owner: Any, name: str, label: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def step(*given: Any, **named: Any) -> Any:
+            die(label(*given, **named))
+            return original(*given, **named)
+
+        setattr(owner, name, step)
+
+    for owner, names in STEPS.items():
+        for name in names:
+            wrap(owner, name, lambda _, *given, name=name, **named: _label(name, given))
+    wrap(stage, "_write", lambda path, content: f"stage {_phase(content)}")
+    wrap(history, "ensure", lambda path, entry: f"history {entry.what}")
+    register = TorchServe.register
+
+    def amid(self: TorchServe, *given: Any, **named: Any) -> None:
+        threading.Timer(AMID_SECONDS, lambda: die(f"amid register {given[0]}")).start()
+        register(self, *given, **named)
+
+    TorchServe.register = amid  # type: ignore[method-assign]
+
+
+def _label(name: str, given: tuple) -> str:
+    return " ".join([name, *(str(one) for one in given[:3] if len(str(one)) < 20)])
+
+
+def _phase(content: bytes) -> str:
+    told = json.loads(content)
+    return f"{told['phase']} {told['share']:g}"
+
+
+def run(verb: str, order: dict[str, Any]) -> None:
+    settings, say = Settings(**order["settings"]), lambda text: print(text, file=sys.stderr)
+    if verb == "register":
+        version = registry.create_version(NAME, Path(order["artifact"]))
+        registry.promote(NAME, version, {"verdict": "PROMOTE", "reason": "a test"})
+    elif verb == "rollout":
+        rollout.rollout(NAME, settings, Rollout.model_validate(order["plan"]), say)
+    else:
+        if verb == "rollback" and not _done(settings):
+            deploy.roll_back(NAME, settings, "a test", force=True, say=say)
+        deploy.deploy(NAME, settings, say)
+
+
+def _done(settings: Settings) -> bool:
+    """Whether the rollback was obeyed: then it is not ordered anew, which would be another one."""
+    standing = stage.read(stage.place(NAME, settings))
+    return standing is not None and bool(standing.undone)
+
+
+def main() -> None:
+    for slow in ("model_registry", "tracking"):  # here, not in each process
+        importlib.import_module(f"mlflow.store.{slow}.sqlalchemy_store")
+    sqlalchemy.orm.configure_mappers()
+    package.worker_modules = cache(package.worker_modules)
+    package.worker_modules(package.ROOT)
+    for line in sys.stdin:
+        order = json.loads(line)
+        end, told = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                watch(set(order["before"]), told)
+                run(order["verb"], order)
+                fault = None
+            except BaseException as error:
+                fault = repr(error)
+            os.write(told, json.dumps({"ended": fault}).encode())
+            os._exit(0)
+        os.close(told)
+        os.waitpid(child, 0)
+        with os.fdopen(end) as pipe:
+            print(pipe.read(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
