@@ -29,6 +29,7 @@ from training import provenance
 OUT = Path("experiments/out")
 RANKINGS = OUT / "rankings"
 FEATURES = Path("features/out")
+CODE = ("data", "features", "training", "experiments")  # the checks, and what they call
 
 
 def read(settings: params.Params) -> list[Cut]:
@@ -60,10 +61,11 @@ def fingerprint(settings: params.Params) -> str:
     """Hash of everything that a report is of: products, code and settings."""
     files = [*SPLIT.glob("*"), *INGESTED.glob("*.parquet"), *RANKINGS.glob("*.parquet")]
     files += [path for name in CUTS for path in (FEATURES / name).glob("*")]
+    code = [path for folder in CODE for path in (params.ROOT / folder).rglob("*.py") if "out" not in path.parts]
     return json_hash({
-        "files": {path.as_posix(): _hash(path) for path in sorted(files)},
-        "commit": provenance.commit(),
-        "settings": settings.model_dump(mode="json", include={"audit", "featurize", "seed"}),
+        "files": {path.as_posix(): _hash(path) for path in files},
+        "code": {path.relative_to(params.ROOT).as_posix(): _hash(path) for path in code},
+        "settings": settings.model_dump(mode="json", include={"audit", "featurize", "train", "seed"}),
     })  # fmt: skip
 
 

@@ -10,7 +10,7 @@ h1 span{padding:.1em .5em;border-radius:.3em;color:#fff}h2{margin-top:2.2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}.wide{overflow-x:auto}
 td,th{padding:.3rem .7rem;border-bottom:1px solid #d8dee4;text-align:left;vertical-align:top}
 td.number{text-align:right}section{border-left:4px solid #9a6700;padding:.1rem 1rem;margin:1rem 0;background:#fdf8ee}
-section.leak{border-color:#cf222e;background:#fdecea}h3{margin:.5rem 0}.ok{color:#1a7f37}.no{color:#cf222e;font-weight:600}
+section.leak{border-color:#cf222e;background:#fdecea}h3{margin:.5rem 0}section td,section th{white-space:nowrap}.ok{color:#1a7f37}.no{color:#cf222e;font-weight:600}
 small{color:#57606a}"""
 RED, GREEN = "#cf222e", "#1a7f37"
 
@@ -30,7 +30,9 @@ def _head(report: dict) -> str:
         f'<span style="background:{GREEN if report["clean"] else RED}">{"CLEAN" if report["clean"] else "LEAKS"}</span>'
     )
     answer = (
-        f"{len(failed)} of {len(report['checks'])} checks found what a model could not have known."
+        f"{len(failed)} of {len(report['checks'])} checks found what a model could not have known: "
+        + ", ".join(f"{check['check']} ({check['cut']})" for check in failed)
+        + "."
         if failed
         else f"All {len(report['checks'])} checks passed: nothing that a model saw lies in its future."
     )
@@ -56,7 +58,7 @@ def _finding(check: dict, found: dict) -> str:
     kind = ' class="leak"' if found["fails"] else ""
     count = f"{found['rows']:,} rows" + (", the first of them:" if found["examples"] else ".") if found["rows"] else ""
     return (
-        f"<section{kind}><h3>{escape(found['what'])}</h3><small>{escape(check['check'])}, {_cut(check)}</small>"
+        f"<section{kind}><h3>{escape(found['what'][:1].upper() + found['what'][1:])}</h3><small>{escape(check['check'])}, {_cut(check)}</small>"
         f"<p>{_prose(found['meaning'])}<br><b>What to do:</b> {_prose(found['remedy'])}</p>"
         f"<p>{count}</p>{_table(found['examples'])}</section>"
     )

@@ -20,54 +20,67 @@ Legend: D duels.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import binomtest
 
+from data.columns import USER
+from data.instants import to_iso
 from experiments.leakage import duels
 from experiments.leakage.cut import Cut
+from experiments.leakage.duels import Duels
 from experiments.leakage.finding import Finding, Outcome, Row
+from features.sequences import Cases
 from features.store import Features
 from training import validate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The duels of one log, and what each feature makes of them."""
+
+    cases: Cases
+    drawn: Duels
+    read: dict[str, np.ndarray]  # (D, 2) scores of what is read from the log
+    stated: dict[str, np.ndarray]  # (D, 2) scores by what the source states
 
 
 def probe(at: Cut) -> Outcome:
     """With the times dealt anew, no feature tells the item that was taken from another case's."""
     settings, generator = at.settings.audit, np.random.default_rng([at.settings.seed, 1])
-    true, stated = measure(at, at.features)
     log = at.features.log
     dealt = replace(at.features, log=replace(log, items=generator.permutation(log.items)))
-    shuffled, _ = measure(at, dealt)
-    level = settings.probe_alpha / max(1, len(shuffled))
-    told = [name for name, (won, decided) in shuffled.items() if _p(won, decided) < level]
-    named = [name for name, counts in stated.items() if _interval(*counts)[0] > settings.too_good]
-    findings = [_leak(name, true[name], shuffled[name]) for name in told]
-    findings += [_too_good(name, stated[name], settings.too_good) for name in named]
-    if not any(_p(won, decided) < level for won, decided in true.values()) and not findings:
-        findings.append(Finding(
+    true, anew = measure(at, at.features), measure(at, dealt)
+    level = settings.probe_alpha / max(1, len(anew.read))
+    told = [name for name, scores in anew.read.items() if _p(*won(scores)) < level]
+    named = [name for name, scores in true.stated.items() if _interval(*won(scores))[0] > settings.too_good]
+    findings = [_leak(at, name, true, won(anew.read[name])) for name in told]
+    findings += [_too_good(at, name, true) for name in named]
+    if not findings and not any(_p(*won(scores)) < level for scores in true.read.values()):
+        findings = [Finding(
             "the probe sees nothing in the true times either", 0, [],
             "There are too few cases, or neither order nor trends matter here: there was little that could fall.",
             "Nothing to do; the other checks do not rest on it.", fails=False,
-        ))  # fmt: skip
-    rows = [_row(name, counts, shuffled[name]) for name, counts in true.items()]
-    rows += [_row(name, counts, None) for name, counts in stated.items()]
-    return Outcome(max((decided for _, decided in shuffled.values()), default=0), "duels", findings, rows)
+        )]  # fmt: skip
+    rows = [_row(name, scores, anew.read.get(name)) for name, scores in (true.read | true.stated).items()]
+    return Outcome(len(anew.drawn.case), "duels", findings, rows)
 
 
-def measure(at: Cut, features: Features) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    """Feature -> (duels won, duels decided), of what is read from the log and of what the source states."""
+def measure(at: Cut, features: Features) -> Measured:
+    """Duels of the `next` cases of some features, and the scores of both items of each."""
     every = validate.sample(validate.cases(features)["next"], at.settings.audit.probed_cases, at.settings.seed)
     cases = every.take(np.argsort(every.time, kind="stable"))
     newest, seen = duels.read(features, cases)
     drawn = duels.drawn(cases, seen, len(features.vocabulary), np.random.default_rng([at.settings.seed, 2]))
     scores = duels.trend_scores(features, cases, drawn)
     scores["history"] = duels.history_scores(features, newest, seen, drawn)
-    return _won(scores), _won(duels.stated_scores(features, cases, drawn))
+    return Measured(cases, drawn, scores, duels.stated_scores(features, cases, drawn))
 
 
-def _won(scores: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    return {name: (int((of[:, 0] > of[:, 1]).sum()), int((of[:, 0] != of[:, 1]).sum())) for name, of in scores.items()}
+def won(scores: np.ndarray) -> tuple[int, int]:
+    """Duels in which the item taken scores higher, and duels decided."""
+    return int((scores[:, 0] > scores[:, 1]).sum()), int((scores[:, 0] != scores[:, 1]).sum())
 
 
 def _p(won: int, decided: int) -> float:
@@ -83,28 +96,46 @@ def _interval(won: int, decided: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _share(counts: tuple[int, int] | None) -> str:
-    if counts is None or not counts[1]:
+def _share(scores: np.ndarray | None) -> str:
+    if scores is None or not won(scores)[1]:
         return "-"
-    low, high = _interval(*counts)
-    return f"{counts[0] / counts[1]:.3f} [{low:.3f}, {high:.3f}] of {counts[1]:,}"
+    (first, decided), (low, high) = won(scores), _interval(*won(scores))
+    return f"{first / decided:.3f} [{low:.3f}, {high:.3f}] of {decided:,}"
 
 
-def _row(name: str, true: tuple[int, int], shuffled: tuple[int, int] | None) -> Row:
-    return {"feature": name, "won on the true times": _share(true), "won with times dealt anew": _share(shuffled)}
+def _row(name: str, true: np.ndarray, anew: np.ndarray | None) -> Row:
+    return {"feature": name, "won on the true times": _share(true), "won with times dealt anew": _share(anew)}
 
 
-def _leak(name: str, true: tuple[int, int], shuffled: tuple[int, int]) -> Finding:
+def _examples(at: Cut, found: Measured, scores: np.ndarray) -> list[Row]:
+    """The duels of the true times that are won by most."""
+    best = np.argsort(scores[:, 1] - scores[:, 0], kind="stable")[: at.settings.audit.examples]
+    return [
+        {
+            USER: at.user(int(found.cases.user[found.drawn.case[row]])),
+            "asked at": to_iso(found.cases.time[found.drawn.case[row]]),
+            "item taken": at.item(int(found.drawn.own[row])),
+            "its score": f"{scores[row, 0]:.4g}",
+            "item of a later case": at.item(int(found.drawn.other[row])),
+            "its score then": f"{scores[row, 1]:.4g}",
+        }
+        for row in best
+    ]
+
+
+def _leak(at: Cut, name: str, true: Measured, anew: tuple[int, int]) -> Finding:
     return Finding(
-        f"the feature {name} tells the item taken even when the times are dealt anew", shuffled[0], [_row(name, true, shuffled)],
+        f"the feature {name} tells the item taken even when the times are dealt anew: in {anew[0] / anew[1]:.0%} of duels",
+        anew[0], _examples(at, true, true.read[name]),
         "Dealt anew, nothing of the past can tell it: the feature reads the very event that it is asked about.",
         "The check `time travel` shows on which rows; look at what makes the feature.",
     )  # fmt: skip
 
 
-def _too_good(name: str, counts: tuple[int, int], bound: float) -> Finding:
+def _too_good(at: Cut, name: str, true: Measured) -> Finding:
+    scores, bound = true.stated[name], at.settings.audit.too_good
     return Finding(
-        f"{name} names the item taken in more than {bound:.0%} of the duels", counts[0], [_row(name, counts, None)],
+        f"{name} names the item taken in more than {bound:.0%} of the duels", won(scores)[0], _examples(at, true, scores),
         "A column this telling was most likely written from the event that it is said to precede.",
         "Ask where the source takes it from; leave it out of `featurize.context`, or of the side table, if it is known "
         "only afterwards. If it is truly known before, raise `audit.too_good`.",

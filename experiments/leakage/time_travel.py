@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -22,14 +23,15 @@ from training import validate
 def per_feature(at: Cut) -> Outcome:
     """Every tensor that a model reads of a case comes out the same when all from its moment on is taken away."""
     whole = at.features.trend_log()
+    remaining = lru_cache(maxsize=1)(partial(left, at))  # all cases of `window` share one moment
     examples: dict[str, list[Row]] = defaultdict(list)
     looked = 0
-    for target, cases in at.cases.items():
+    for target, cases in sorted(at.cases.items()):  # `next` first: its moments differ
         order = np.random.default_rng(at.settings.seed).permutation(len(cases))
         for row in order[: at.settings.audit.travelled_cases]:
             one = cases.take(np.array([row]))
             looked += 1
-            for feature, (with_all, with_past) in differences(at, one, whole).items():
+            for feature, (with_all, with_past) in differences(at, one, whole, *remaining(int(one.time[0]))).items():
                 examples[feature].append(
                     {"target": target, USER: at.user(int(one.user[0])), "moment": to_iso(one.time[0]),
                      "with all data": with_all, "with the past alone": with_past}
@@ -45,13 +47,18 @@ def per_feature(at: Cut) -> Outcome:
     return Outcome(looked, "cases", findings)
 
 
-def differences(at: Cut, one: Cases, whole: TrendLog) -> dict[str, tuple[str, str]]:
+def left(at: Cut, time_us: int) -> tuple[Log, TrendLog]:
+    """The log and the trends of a world that ends at a moment."""
+    log = at.features.log.before(time_us)
+    return log, TrendLog(log.items, log.times, log.known, len(at.features.vocabulary))
+
+
+def differences(at: Cut, one: Cases, whole: TrendLog, past: Log, trends: TrendLog) -> dict[str, tuple[str, str]]:
     """Feature -> how it reads with all data and with the past alone, of one case and the features that differ."""
-    log, time_us = at.features.log, int(one.time[0])
-    gone = log.before(time_us)
-    stated = replace(one, end=gone.offsets[one.user + 1], context=asked_with(log, one))
+    log = at.features.log
     given = _batch(at, log, one, whole)
-    alone = _batch(at, gone, stated, TrendLog(gone.items, gone.times, gone.known, len(at.features.vocabulary)))
+    stated = replace(one, end=past.offsets[one.user + 1], context=asked_with(log, one))
+    alone = _batch(at, past, stated, trends)
     pairs = {name: (getattr(given, name), getattr(alone, name)) for name in ("items", "item_times", "context")}
     pairs["seen"] = given.seen[1], alone.seen[1]
     pairs["traits"] = given.traits, torch.from_numpy(known_traits(log, one))
@@ -88,7 +95,7 @@ def _told(at: Cut, name: str, with_all: Tensor, with_past: Tensor) -> tuple[str,
             f"{len(theirs)}{f', with {less}' if less else ''}",
         )
     place = int((ours != theirs).nonzero()[0])
-    item = f"{at.item(place)}: " if name.startswith("trend") else ""
+    item = f"item {at.item(place)}: " if name.startswith("trend") else ""
     return f"{item}{ours[place]:g}", f"{item}{theirs[place]:g}"
 
 

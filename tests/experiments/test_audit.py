@@ -96,27 +96,29 @@ def test_the_last_report_stands_for_the_very_products_that_it_is_of(
 
 
 @pytest.mark.parametrize(
-    "changed", ["data/out/split/events.parquet", "features/out/valid/log.safetensors", "params.yaml", "commit"]
-)
-def test_a_change_of_products_settings_or_code_is_audited_anew(
-    inside: Path, monkeypatch: pytest.MonkeyPatch, changed: str
-) -> None:
+    "changed",
+    ["data/out/split/events.parquet", "data/out/ingest/users.parquet", "features/out/valid/log.safetensors",
+     "experiments/out/rankings/ease.parquet", "features/trends.py"],
+)  # fmt: skip
+def test_a_change_of_products_or_code_is_audited_anew(inside: Path, monkeypatch, changed: str) -> None:
+    monkeypatch.setattr(params, "ROOT", inside)
+    for made in ("experiments/out/rankings/ease.parquet", "features/trends.py"):
+        (inside / made).parent.mkdir(parents=True, exist_ok=True)
+        (inside / made).write_bytes(b"1")
     before = audit.fingerprint(settings())
-    if changed == "commit":
-        monkeypatch.setenv("TIDEGATE_COMMIT", "another")
-    elif changed == "params.yaml":
-        path = inside / changed
-        path.write_text(
-            path.read_text().replace(
-                "session_minutes: 30 # a pause this long ends a session, where the data names none\n  first",
-                "session_minutes: 31\n  first",
-            )
-        )
-    else:
-        path = inside / changed
-        path.write_bytes(path.read_bytes() + b" ")
+    assert audit.fingerprint(settings()) == before
+
+    (inside / changed).write_bytes((inside / changed).read_bytes() + b" ")
 
     assert audit.fingerprint(settings()) != before
+
+
+def test_a_change_of_settings_is_audited_anew(inside: Path) -> None:
+    chosen = settings()
+    fewer = chosen.model_copy(update={"audit": chosen.audit.model_copy(update={"travelled_cases": 1})})
+
+    assert audit.fingerprint(chosen) != audit.fingerprint(fewer)
+    assert audit.fingerprint(chosen) != audit.fingerprint(chosen.model_copy(update={"seed": 7}))
 
 
 def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,5 +99,5 @@ def test_a_finding_shows_the_item_and_both_values(events, monkeypatch: pytest.Mo
 
     assert set(example) == {"target", "user_id", "moment", "with all data", "with the past alone"}
     item, _, value = example["with all data"].partition(": ")
-    assert item.startswith("i")
+    assert item.startswith("item i")
     assert float(value) > float(example["with the past alone"].removeprefix(f"{item}: "))
