@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import params
 from data.instants import to_iso
 from experiments import verdict
+from experiments.audit import failures
 from experiments.checkout import Checkout
 from experiments.verdict import Decision
 from serving.export import one_thread
@@ -28,6 +29,16 @@ def uncommitted(code: Checkout) -> Decision | None:
         f"refused: the code is not committed: {code.changed}",
         f"commit, fit what the change concerns anew (`dvc repro`), and ask again; or {ALLOW}, which the report shows",
     )
+
+
+def leaking(audit: dict) -> Decision | None:
+    """Numbers of data that leak say nothing of the future."""
+    if audit["clean"]:
+        return None
+    first, *others = failures(audit)
+    more = f" (and {len(others)} more)" if others else ""
+    advice = "mend what experiments/out/audit.html shows, `dvc repro`, and ask again"
+    return Decision(verdict.HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
 
 
 def overlap(manifests: Mapping[str, dict], until_us: int) -> Decision | None:

@@ -26,7 +26,7 @@ def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.proce
 
     Processor time, which on one thread is the time of an answer with the machine to itself: what else runs beside the
     gate must decide nothing. The roles take turns, request by request; a first round, which pays for what the others
-    find ready, is not counted. NaN for an artifact without golden requests.
+    find ready, is not counted.
     """
     requests = {role: [entry["request"] for entry in one.golden()] for role, one in recommenders.items()}
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
@@ -38,7 +38,7 @@ def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.proce
                     one.recommend([requests[role][number]])
                     if turn:
                         taken[role].append((clock() - begun) * 1000)
-    return {role: float(np.median(values)) if values else float("nan") for role, values in taken.items()}
+    return {role: float(np.median(values)) for role, values in taken.items()}
 
 
 def budgets(sizes: Mapping[str, float], speeds: Mapping[str, float], policy: Budgets) -> list[dict[str, Any]]:

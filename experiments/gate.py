@@ -16,7 +16,7 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import admission, checkout, judgement, ledger, verdict
+from experiments import admission, audit, checkout, judgement, ledger, verdict
 from experiments.comparison import best_on_validation
 from experiments.gate_page import page
 from experiments.judgement import Question, policy_hash
@@ -94,7 +94,8 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     baseline = chosen(settings, False)
     asked = Question(
         settings, features, label, candidate, champion, str(target.report.get("label", "")),
-        exported(baseline) if baseline else None, checkout.state(), override, time.time_ns() // 1000,
+        exported(baseline) if baseline else None, checkout.state(), audit.passed(settings), override,
+        time.time_ns() // 1000,
     )  # fmt: skip
     return settle(dataset, version, judgement.judge(asked))
 

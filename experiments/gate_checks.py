@@ -31,6 +31,9 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
     if "golden_answers" in found:
         told = f"all {found['golden_answers']} golden answers reproduced"
         rows.append(Check("Champion answers as it did at export", told, "all", OK))
+    if "leakage_checks" in found:
+        told = f"clean: {found['leakage_checks']} checks (audit.html)"
+        rows.append(Check("Nothing leaks from the future", told, "no finding that fails", OK))
     for name, kind in (("guard_rails", "Lists"), ("budgets", "Cost")):
         for row in found.get(name, []):
             unit = f" {row['unit']}" if "unit" in row else ""

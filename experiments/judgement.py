@@ -46,6 +46,7 @@ class Question:
 
     Attributes:
         baseline: folder of the best cheap baseline's artifact; None where no model only counts.
+        audit: the report of the leakage audit on the products that the window is cut from.
         override: judge although the code is not committed.
         now_us: when it is asked.
     """
@@ -58,6 +59,7 @@ class Question:
     champion_label: str
     baseline: Path | None
     code: Checkout
+    audit: dict[str, Any]
     override: bool
     now_us: int
 
@@ -71,6 +73,8 @@ def judge(asked: Question) -> dict[str, Any]:
     policy = asked.settings.gate
     if (refusal := admission.uncommitted(asked.code)) and not asked.override:
         return report(asked, refusal, {})
+    if refusal := admission.leaking(asked.audit):
+        return report(asked, refusal, {})
     with _artifacts(asked) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
         about = {"artifacts": {role: _about(manifest) for role, manifest in manifests.items()}}
@@ -78,15 +82,20 @@ def judge(asked: Question) -> dict[str, Any]:
         if decided := admission.overlap(manifests, until) or admission.poor_index(manifests[CANDIDATE], policy):
             return report(asked, decided, {}) | about
         recommenders = {role: Recommender.load(folder) for role, folder in folders.items()}
-        costs = _costs(folders, recommenders, policy)
         if decided := (
             admission.irreproducible(recommenders[CHAMPION], asked.champion.version)
             or admission.altered(recommenders[CANDIDATE])
-            or verdict.over_budget(costs)
         ):
+            return report(asked, decided, {}) | about
+        costs = _costs(folders, recommenders, policy)
+        if decided := verdict.over_budget(costs):
             return report(asked, decided, {"budgets": costs}) | about
         golden = len(recommenders[CHAMPION].golden())
-        found: dict[str, Any] = {"budgets": costs, "golden_answers": golden} | _look(asked, recommenders, manifests)
+        found: dict[str, Any] = {
+            "budgets": costs,
+            "golden_answers": golden,
+            "leakage_checks": len(asked.audit["checks"]),
+        } | _look(asked, recommenders, manifests)
     told = report(asked, verdict.conclude(found, policy), found) | about
     told |= {"looks": found["looks"], "window_start": to_iso(found["start_us"]), "window_end": to_iso(until)}
     ledger.append(asked.split_id, asked.candidate.artifact, asked.champion.artifact, told)
@@ -137,6 +146,7 @@ def report(asked: Question, decided: Decision, found: dict[str, Any]) -> dict[st
         "dataset_hash": description["dataset_hash"],
         "newest_event": to_iso(description["until_us"]),
         "code": asked.code._asdict(),
+        "audited": asked.audit.get("audited"),
         "date": datetime.fromtimestamp(asked.now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 

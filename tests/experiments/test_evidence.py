@@ -142,6 +142,8 @@ def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params,
     report = judged(settings, "two_tower")
 
     assert report["verdict"] in ("HOLD", "REJECT"), report["reason"]
+    # Zeroed weights do not give the golden answers, so nobody looks; the other was exported as it is, and is looked at.
+    assert report.get("looks") == (2 if sabotage == "shuffled times" else None)
     assert registry.serving_target(settings.dataset).version == champion
 
 

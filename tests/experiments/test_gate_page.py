@@ -13,7 +13,7 @@ from experiments.gate_page import page
 from experiments.gate_picture import Line, picture
 from tests.experiments.test_verdict import found
 
-POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json")
+POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json") | {"alpha": 0.05}
 
 
 def contrast(low: float, high: float) -> dict:

@@ -26,9 +26,10 @@ from tests.training.made_features import ITEMS, checkerboard
 from training.models.artifact import MANIFEST, hash_file
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
-POLICY = SHIPPED.gate
+POLICY = SHIPPED.gate.model_copy(update={"alpha": 0.05, "margin": 0.02, "segment_margin": 0.02, "min_users": 100})
 USERS, EACH = 300, 8
 COMMITTED = Checkout("0123", None, None)
+CLEAN: dict[str, Any] = {"clean": True, "audited": "a", "checks": []}
 
 
 class World:
@@ -141,6 +142,7 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
 
     def ask(
         candidate=lambda folder: None, champion=lambda folder: None, code: Checkout = COMMITTED, override: bool = False,
+        audit: dict = CLEAN,
         policy: params.Gate = POLICY, fit_until_us: int | None = tiny_artifact.CUT_US,
     ) -> dict:  # fmt: skip
         versions = []
@@ -154,7 +156,7 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
         features: Any = SimpleNamespace(description=description, cut_us=tiny_artifact.CUT_US)
         settings = SHIPPED.model_copy(update={"gate": policy, "dataset": "tiny"})
         return judgement.judge(
-            Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, override,
+            Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
                      tiny_artifact.CUT_US + 2 * 10**9)
         )  # fmt: skip
 
@@ -250,6 +252,13 @@ def test_the_window_begins_where_the_last_fit_ends() -> None:
 
 
 CHANGED = Checkout("0123+changes", "training/losses.py", None)
+
+
+def test_data_that_leak_refuse_to_be_judged(asked) -> None:
+    found = {"what": "an event after the cut", "rows": 3, "examples": [], "fails": True}
+    leaking = {"clean": False, "audited": "a", "checks": [{"check": "future", "cut": "test", "findings": [found]}]}
+
+    no_look(asked, asked.ask(audit=leaking), HOLD, "refused: the leakage audit fails: future (test): an event after")
 
 
 def test_uncommitted_code_is_refused(asked) -> None:
