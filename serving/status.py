@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from serving import evidence, limits, progress, registry, server, stage
+from datetime import datetime
+from pathlib import Path
+
+from serving import evidence, history, limits, progress, registry, server, stage
 from serving.client import LiveVersion, ServerError, TorchServe
+from serving.history import Entry
 from serving.overview import overview
 from serving.registry import RegistryError
 from serving.settings import Settings
 from serving.stage import Phase, Stage, number
+
+STARTS = (str(Phase.SERVES), str(Phase.BACK))  # of a version's serving, in the history
 
 
 def status(dataset: str, settings: Settings) -> str:
@@ -19,10 +25,9 @@ def status(dataset: str, settings: Settings) -> str:
     place = stage.place(dataset, settings)
     standing = stage.read(place)
     live, faults = _live(dataset, settings)
-    lines = [
-        ("serves", _serves(standing, live)),
-        ("because", standing.why if standing else "it was never deployed here"),
-    ]
+    default = next((one.version for one in live.values() if one.default), None)
+    began = _began(dataset, place, default)
+    lines = [("serves", _serves(default, began)), ("because", began.why if began else "nobody wrote down why")]
     lines += [("loaded", f"{one.version} {_workers(one)}") for one in live.values()] or [("loaded", "nothing")]
     if standing is not None:
         lines += _trial(standing, place)
@@ -44,21 +49,25 @@ def _live(dataset: str, settings: Settings) -> tuple[dict[str, LiveVersion], lis
         return {}, [str(error)]
 
 
-def _serves(standing: Stage | None, live: dict[str, LiveVersion]) -> str:
-    default = next((one.version for one in live.values() if one.default), None)
-    if default is None:
-        return "nothing"
-    if standing is None or standing.phase is not Phase.SERVES or standing.version != default:
-        return default
-    for_so_long = int((stage.now() - standing.since).total_seconds())
-    return f"{default} since {standing.since:%Y-%m-%d %H:%M:%S} UTC ({_lasting(for_so_long)}), by {standing.by}"
+def _began(dataset: str, place: Path, default: str | None) -> Entry | None:
+    """When what answers by default began to: the stage may be of another version by now, which is on trial."""
+    found = history.entries(place.with_suffix(stage.HISTORY), dataset)
+    return next((one for one in reversed(found) if one.what in STARTS and one.after == default), None)
 
 
-def _trial(standing: Stage, place) -> list[tuple[str, str]]:
+def _serves(default: str | None, began: Entry | None) -> str:
+    if default is None or began is None:
+        return default or "nothing"
+    since = datetime.fromisoformat(began.time)
+    for_so_long = int((stage.now() - since).total_seconds())
+    return f"{default} since {since:%Y-%m-%d %H:%M:%S} UTC ({_lasting(for_so_long)}), by {began.by}"
+
+
+def _trial(standing: Stage, place: Path) -> list[tuple[str, str]]:
     seen = evidence.total(place, standing.since.isoformat())
     lines = [("rollout", f"{progress.name(standing)}, since {standing.since:%H:%M:%S} UTC")]
     if standing.tried:
-        lines.append(("seen", limits.figures(seen)))
+        lines += [("judged", standing.why), ("seen", limits.figures(seen))]
     return [*lines, ("next", progress.comes_next(standing, seen, stage.now()))]
 
 
