@@ -23,7 +23,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
 KIND = "alias move"
 INTENT, ENTRY = "alias_intent", "alias_move"
-WAY_OUT = "where no key is missing, an override is the way out: `python -m serving.deploy --help`"
+WAY_OUT = "where no key of yours is missing, an override is the way out: `python -m serving.deploy --help`"
 ENTRY_NAME = re.compile(rf"{ENTRY}\.(\d{{6,}})")
 
 
@@ -134,8 +134,9 @@ class Record:
         )
 
     def _read(self, text: str, which: str) -> Move:
+        keys = signature.load()
         try:
-            told = signature.verified(KIND, text, f"{self.dataset}: {which}")
+            told = keys.verified(KIND, text, f"{self.dataset}: {which}")
         except SignatureError as error:
             raise SignatureError(f"{error}; {WAY_OUT}") from None
         if told.get("dataset") != self.dataset:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving import descriptions, gate_report, moves, overriding
+from serving import descriptions, gate_report, moves, overriding, signature
 from serving.gate_report import PROMOTE
 from serving.moves import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
 from serving.versions import (
@@ -181,12 +181,14 @@ def override(dataset: str, version: str, reason: str) -> Target:
     The only way on where the record of moves itself is not to be believed any more.
 
     Raises:
-        RegistryError: the reason is none, there is no such version, or its artifact is not the one registered.
+        RegistryError: the reason is none, there is no such version, its artifact is not the one registered, or the key
+            is missing.
     """
     reason = overriding.checked(reason)
     candidate = find(dataset, version)
     if stored_digest(candidate) != candidate.artifact:
         raise RegistryError(f"{dataset} {version}: its artifact is not the one that was registered")
+    signature.load(making=not moves.read(dataset).entries)  # who has lost the key is told so, and makes no other
     try:
         moves.finish(dataset)
         now = moves.read(dataset).last()

@@ -139,10 +139,19 @@ def test_an_override_goes_on_where_nothing_was_ever_signed(two) -> None:
 
 def test_an_override_goes_on_where_the_record_was_forged(overridden) -> None:
     client().set_registered_model_tag("tiny", moves.name_of(2), "{}")
-    with pytest.raises(RegistryError, match="carries no signature; where no key is missing, an override"):
+    with pytest.raises(RegistryError, match="carries no signature; where no key of yours is missing, an override"):
         registry.promote("tiny", "1", PROMOTED)
     registry.override("tiny", "1", REASON)
     assert registry.serving_target("tiny").version.version == "1"
+
+
+def test_an_override_makes_no_second_key_where_the_first_is_missing(overridden, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("TIDEGATE_GATE_KEY")
+    monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
+    with pytest.raises(RegistryError, match="there is no key at") as error:
+        registry.override("tiny", "1", REASON)
+    assert "an override" not in str(error.value)
+    assert not (tmp_path / "gate").exists()
 
 
 @pytest.mark.parametrize(
