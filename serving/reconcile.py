@@ -66,7 +66,7 @@ class Reconcile:
                 f"{self.dataset} {ordered.previous} answers, as a rollback ordered ({ordered.why}), and the registry does "
                 f"not name {wanted} as previous any more; `--override {wanted}` keeps it, another version's serves that"
             )
-        registry.rollback(self.dataset)
+        registry.rollback(self.dataset, ordered.why)
 
     def _previous(self, champion: Version) -> Version | None:
         try:

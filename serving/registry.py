@@ -155,7 +155,7 @@ def opponent(dataset: str, candidate: Version) -> Target:
     return serving_target(dataset, PREVIOUS) if aliased(dataset, PREVIOUS) else champion
 
 
-def rollback(dataset: str) -> Target:
+def rollback(dataset: str, reason: str = "") -> Target:
     """Swap champion and previous; the report that once justified the previous one does so again.
 
     Killed in between and run again, it has gone back once. What was champion by override alone is no way back.
@@ -171,7 +171,7 @@ def rollback(dataset: str) -> Target:
     if fault := record.fault(CHAMPION, champion.version if champion else None):
         raise RegistryError(fault)
     target = serving_target(dataset, PREVIOUS)
-    _move(target.version, ROLLBACK, "", record.last())
+    _move(target.version, ROLLBACK, reason, record.last())
     return target
 
 

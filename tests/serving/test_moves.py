@@ -41,7 +41,7 @@ def set_entry(serial: int, text: str) -> None:
 
 
 def test_each_move_leaves_who_when_from_where_to_and_why(signed) -> None:
-    registry.rollback("tiny")
+    registry.rollback("tiny", "a spike of errors")
     told = [entry(serial)["signed"] for serial in (1, 2, 3)]
     assert [move["why"] for move in told] == ["promotion", "promotion", "rollback"]
     assert [move["after"] for move in told] == [
@@ -50,7 +50,7 @@ def test_each_move_leaves_who_when_from_where_to_and_why(signed) -> None:
         {CHAMPION: "1", PREVIOUS: "2"},
     ]
     assert [move["before"] for move in told[1:]] == [move["after"] for move in told[:-1]]
-    assert told[1]["reason"] == "better by 5%"
+    assert [move["reason"] for move in told] == ["better by 5%", "better by 5%", "a spike of errors"]
     assert all("@" in move["who"] and move["when"].endswith("Z") for move in told)
     assert INTENT not in client().get_registered_model("tiny").tags
 
