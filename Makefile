@@ -25,7 +25,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 # The data that demo, experiment and bench-training are to run on.
-ON_DATA := demo experiment bench-training bench-quality
+ON_DATA := demo experiment retrain bench-training bench-quality
 $(ON_DATA): export GIVEN_SOURCE = $(call given,SOURCE)
 $(ON_DATA): export GIVEN_USERS = $(call given,USERS)
 $(ON_DATA): export GIVEN_ITEMS = $(call given,ITEMS)
@@ -49,6 +49,11 @@ experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 D
 	@$(PY) -m experiments.experiment $(DATA) $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} \
 	  $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"} $${GIVEN_PRESET:+--preset "$$GIVEN_PRESET"} \
 	  $${GIVEN_SEEDS:+--seeds "$$GIVEN_SEEDS"} $${GIVEN_DEFAULTS:+--defaults}
+
+.PHONY: retrain
+retrain: export GIVEN_CANDIDATES = $(call given,CANDIDATES)
+retrain: $(STAMP) ## newer events: champion's recipe and its rivals fitted anew, gated, deployed: SOURCE=... [CANDIDATES=]
+	@$(PY) -m experiments.retrain $(DATA) $${GIVEN_CANDIDATES:+--candidates $$GIVEN_CANDIDATES}
 
 .PHONY: ui
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]

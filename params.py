@@ -87,6 +87,10 @@ class Evaluate(Section):
     resamples: Annotated[int, Field(ge=100)]
 
 
+class Retrain(Section):
+    candidate: str  # of train.models: the champion's rival where the command names none
+
+
 class Limited(Section):
     field: str  # of items: genres, or another column of the side table
     value: str
@@ -171,6 +175,7 @@ class Params(Section):
     sensitivity: Sensitivity
     audit: Audit
     error_rates: ErrorRates
+    retrain: Retrain
     gate: Gate
     rollout: Rollout
 

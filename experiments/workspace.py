@@ -69,8 +69,18 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def make(source: Path, users: Path | None, items: Path | None, columns: dict[str, str], name: str | None) -> Path:
+def make(
+    source: Path,
+    users: Path | None,
+    items: Path | None,
+    columns: dict[str, str],
+    name: str | None,
+    renewed: bool = False,
+) -> Path:
     """The workspace of a source, made or brought up to date; its folder's name is the data set's.
+
+    Args:
+        renewed: it is a newer version of the data set of that name, wherever the one before lay.
 
     Raises:
         UserError: a path does not exist or holds nothing known, a column is none of ours, or the name cannot
@@ -83,7 +93,7 @@ def make(source: Path, users: Path | None, items: Path | None, columns: dict[str
     dataset = name or name_of(source)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
         raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
-    dataset = _free(dataset, str(source))
+    dataset = dataset if renewed else _free(dataset, str(source))
     stated = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     with _copied(dataset) as (settings, pipeline):
         settings["ingest"] |= {"source": "auto", "event_types": None, **stated, "columns": columns}

@@ -1,0 +1,174 @@
+"""VERB retrain: newer events of a data set that has a champion: its recipe and its rivals fitted anew, judged on what
+came since, and rolled out if the gate says so.
+
+The cuts are stated, never quantiles, which move as data grows: everything that an earlier version of the data set held
+may be learned from, and only what came after it judges. So nobody has looked at this window, and neither champion nor
+candidate was fitted on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import params
+from command import UserError, exits_cleanly
+from data.instants import from_iso, to_iso
+from data.products import SPLIT
+from experiments import lineup, recipe, steps, workspace
+from experiments.workspace import edited
+from params import ROOT
+from serving import registry
+from training.models.artifact import MANIFEST
+
+NOTE = Path("experiments/out/retrain.json")
+INGESTED = Path("data/out/ingest/events.parquet")
+
+
+class Cuts(NamedTuple):
+    """Moments in microseconds."""
+
+    valid_start: int
+    test_start: int
+    end: int  # the last event
+
+
+class Champion(NamedTuple):
+    """What serves now, and how it was made."""
+
+    version: str
+    label: str
+    recipe: dict
+    fit_until_us: int
+
+
+def champion_of(dataset: str) -> Champion:
+    """Raises UserError: the data set has none, or its manifest is gone."""
+    version = registry.serving_target(dataset).version
+    manifest = json.loads(registry.read(f"{version.source}/{MANIFEST}", f"{dataset} {version.version}"))
+    return Champion(version.version, manifest["label"], manifest["params"], manifest["fit_until_us"])
+
+
+def old_end_of(folder: Path, champion: Champion) -> int:
+    """The last moment that is not new: the end of the version before, else of what the champion was fitted on.
+
+    A call that was cut short has split the new version already: its note says where the one before ended.
+    """
+    before, note = folder / SPLIT / "manifest.json", folder / NOTE
+    if not before.exists():
+        return champion.fit_until_us - 1
+    end = json.loads(before.read_text())["end_us"]
+    begun = json.loads(note.read_text()) if note.exists() else {}
+    return begun["old_end_us"] if begun.get("end_us") == end else end
+
+
+def cuts_of(old_end_us: int, end_us: int, valid_start: str | None, test_start: str | None) -> Cuts:
+    """Where to cut: what is new is the test part, and as long a time before it the validation part, unless stated.
+
+    Raises:
+        UserError: nothing is new, or a stated date is none, or lets old events judge, or leaves a part empty.
+    """
+    if end_us <= old_end_us:
+        raise UserError(f"SOURCE holds no event after {to_iso(old_end_us)}, where the version before ended")
+    test = old_end_us + 1 if test_start is None else _moment("--test-start", test_start)
+    if test <= old_end_us:
+        raise UserError(
+            f"--test-start is {test_start}; events until {to_iso(old_end_us)} have judged or taught already"
+        )
+    if test > end_us:
+        raise UserError(f"--test-start is {test_start}; the last event is of {to_iso(end_us)}")
+    valid = 2 * test - end_us - 1 if valid_start is None else _moment("--valid-start", valid_start)
+    if valid >= test:
+        raise UserError(f"--valid-start is {valid_start}; expected a moment before the test part, {to_iso(test)}")
+    return Cuts(valid, test, end_us)
+
+
+def _moment(option: str, text: str) -> int:
+    try:
+        return from_iso(text)
+    except ValueError:
+        raise UserError(f"{option} is {text!r}; expected an ISO 8601 time") from None
+
+
+def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str]) -> list[str]:
+    """Write cuts and recipes into a workspace; the labels that it fits."""
+    sections = recipe.stated(champion.label, champion.recipe)
+    with edited(folder / "params.yaml") as settings:
+        settings["split"] |= {
+            "valid_start": datetime.fromisoformat(to_iso(cuts.valid_start)),
+            "test_start": datetime.fromisoformat(to_iso(cuts.test_start)),
+        }
+        models = settings["train"]["models"]
+        models |= sections
+        for label in candidates:
+            if label not in models:
+                raise UserError(f"--candidates {label}: train.models holds {', '.join(models)}")
+        wanted = {*sections, *candidates, *(label for label, one in models.items() if one["name"] == "popularity")}
+        wanted |= {part for label in candidates for part in models[label].get("parts", [])}
+        labels = [label for label in models if label in wanted]
+    lineup.write(folder, labels)
+    return labels
+
+
+def newest_event(folder: Path) -> int:
+    """Microseconds."""
+    import pandas as pd
+
+    times = pd.read_parquet(folder / INGESTED, columns=["event_time"])["event_time"]
+    return int(times.max().value // 1000)
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.retrain", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--source", type=Path, required=True, help="file or folder of all events, the new ones included"
+    )
+    parser.add_argument("--users", type=Path, help="side table of users")
+    parser.add_argument("--items", type=Path, help="side table of items")
+    parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
+    parser.add_argument("--name", help="name of the data set, which has a champion (default: from the source)")
+    parser.add_argument(
+        "--candidates", nargs="+", metavar="LABEL", help="rivals of the champion's recipe, of params.yaml"
+    )
+    parser.add_argument("--valid-start", metavar="TIME", help="default: as long before the test part as that is")
+    parser.add_argument("--test-start", metavar="TIME", help="default: where the version before ended")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be cut and fitted, and stop")
+    return parser
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    given = options().parse_args(argv)
+    dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
+    champion = champion_of(dataset)
+    columns = workspace.parse_columns(given.columns)
+    old_end = old_end_of(workspace.HOME / dataset, champion)
+    folder = workspace.make(given.source, given.users, given.items, columns, dataset, renewed=True)
+    env = steps.environment()
+    steps.step("ingest", "dvc", ["repro", "ingest"], folder, env)
+    cuts = cuts_of(old_end, newest_event(folder), given.valid_start, given.test_start)
+    candidates = given.candidates or [params.load(ROOT / "params.yaml").retrain.candidate]
+    labels = prepare(folder, champion, cuts, candidates)
+    print(f"retrain: champion {dataset} {champion.version} ({champion.label}); learns until {to_iso(cuts.test_start)}, is "
+          f"judged until {to_iso(cuts.end)}; fits {', '.join(labels)}", flush=True)  # fmt: skip
+    if given.dry_run:
+        return 0
+    (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
+    (folder / NOTE).write_text(json.dumps({"old_end_us": old_end, "end_us": cuts.end}))
+    steps.data_and_features(folder, env)
+    steps.pipeline(folder, env)
+    steps.step("gate", "experiments.gate", [], folder, env)
+    steps.publish(folder, dataset)
+    steps.step("fill the online store", "features.fill", [], folder, env)
+    steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
+    print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "
+          f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
