@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from data.products import SPLIT
 from experiments import lineup, recipe, steps, workspace
 from experiments.workspace import edited
 from params import ROOT
-from serving import registry
+from serving import registry, versions
 from training.models.artifact import MANIFEST
 
 NOTE = Path("experiments/out/retrain.json")
@@ -49,7 +48,7 @@ class Champion(NamedTuple):
 def champion_of(dataset: str) -> Champion:
     """Raises UserError: the data set has none, or its manifest is gone."""
     version = registry.serving_target(dataset).version
-    manifest = json.loads(registry.read(f"{version.source}/{MANIFEST}", f"{dataset} {version.version}"))
+    manifest = json.loads(versions.read(f"{version.source}/{MANIFEST}", f"{dataset} {version.version}"))
     return Champion(version.version, manifest["label"], manifest["params"], manifest["fit_until_us"])
 
 
@@ -98,10 +97,8 @@ def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str])
     """Write cuts and recipes into a workspace; the labels that it fits."""
     sections = recipe.stated(champion.label, champion.recipe)
     with edited(folder / "params.yaml") as settings:
-        settings["split"] |= {
-            "valid_start": datetime.fromisoformat(to_iso(cuts.valid_start)),
-            "test_start": datetime.fromisoformat(to_iso(cuts.test_start)),
-        }
+        # As text: DVC cannot compare a YAML date.
+        settings["split"] |= {"valid_start": to_iso(cuts.valid_start), "test_start": to_iso(cuts.test_start)}
         models = settings["train"]["models"]
         models |= sections
         for label in candidates:

@@ -87,6 +87,8 @@ def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
 
     assert settings.train.models["two_tower"].width == 48, "what serves, not what params.yaml says by now"
+    written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
+    assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
     assert settings.split.test_start == datetime.fromisoformat(to_iso(END))
     assert settings.split.valid_start == datetime.fromisoformat(to_iso(END - DAY))
     assert {"two_tower", "hybrid", *SHIPPED["hybrid"].parts, "popularity_7d"} <= set(labels)
