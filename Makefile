@@ -55,6 +55,20 @@ retrain: export GIVEN_CANDIDATES = $(call given,CANDIDATES)
 retrain: $(STAMP) ## newer events: champion's recipe and its rivals fitted anew, gated, deployed: SOURCE=... [CANDIDATES=]
 	@$(PY) -m experiments.retrain $(DATA) $${GIVEN_CANDIDATES:+--candidates $$GIVEN_CANDIDATES}
 
+.PHONY: reproduce
+reproduce: $(STAMP) ## run what changed; fetch and push by TIDEGATE_DVC_REMOTE=s3://... where it is set
+	@.ci/reproduce
+
+.PHONY: gate
+gate: $(STAMP) ## judge the best candidate against the champion; the report is a page
+	@$(PY) -m experiments.gate
+
+.PHONY: stage
+stage: $(STAMP) ## deploy what the gate lets serve, and ask it
+	@$(PY) -m features.fill
+	@$(PY) -m serving.deploy
+	@$(PY) -m serving.ask --k 5
+
 .PHONY: ui
 ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]
 	@.ci/ui start "$(UI_PORT)"

@@ -1,0 +1,110 @@
+"""The way of a model through continuous integration: the workflow, `.ci/model` and the Makefile say the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import gate_comment
+from experiments.gate_comment import comment
+from tests.experiments.test_gate_page import report
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/model.yml").read_text())
+JOB = WORKFLOW["jobs"]["model"]
+RUNS = [step["run"] for step in JOB["steps"] if "run" in step]
+
+
+def test_the_workflow_takes_the_steps_of_ci_model_in_its_order() -> None:
+    lines = (ROOT / ".ci/model").read_text().splitlines()
+    local = [line.replace(" --no-print-directory", "") for line in lines if line.startswith("make")]
+
+    assert local == [run for run in RUNS if run.startswith("make")] == ["make reproduce", "make gate", "make stage"]
+
+
+def test_every_step_is_a_target_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {run.split()[1] for run in RUNS if run.startswith("make")} <= targets
+
+
+def test_the_verdict_is_said_on_the_pull_request_whatever_it_is() -> None:
+    (said,) = [step for step in JOB["steps"] if "gh pr comment" in step.get("run", "")]
+
+    assert "--body-file experiments/out/gate.md" in said["run"]
+    assert "!cancelled()" in said["if"], "a deployment that fails must not hide the verdict"
+    assert WORKFLOW["permissions"] == {"contents": "read", "pull-requests": "write"}
+
+
+def test_no_secret_stands_in_the_workflow() -> None:
+    for name in ("MLFLOW_TRACKING_URI", "TIDEGATE_GATE_KEY", "AWS_SECRET_ACCESS_KEY"):
+        assert JOB["env"][name] == f"${{{{ secrets.{name} }}}}"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder in which `.ci/reproduce` finds a DVC that only notes how it was called."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci/reproduce").write_bytes((ROOT / ".ci/reproduce").read_bytes())
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n[ "$3" != "$FAILS" ]\n')
+    for path in (python, tmp_path / ".ci/reproduce"):
+        path.chmod(0o755)
+    return tmp_path
+
+
+def reproduce(project: Path, **env: str) -> tuple[int, list[str]]:
+    ended = subprocess.run([project / ".ci/reproduce"], env={"PATH": os.environ["PATH"], **env}, capture_output=True)
+    return ended.returncode, (project / "calls").read_text().splitlines()
+
+
+def test_without_a_remote_nothing_is_fetched_or_pushed(project: Path) -> None:
+    assert reproduce(project) == (0, ["-m dvc repro compare"])
+
+
+def test_with_a_remote_what_others_have_is_fetched_and_what_is_new_is_pushed(project: Path) -> None:
+    code, calls = reproduce(project, TIDEGATE_DVC_REMOTE="s3://bucket/path")
+
+    assert code == 0
+    assert calls == [
+        "-m dvc remote add --quiet --local --force --default shared s3://bucket/path",
+        "-m dvc repro --pull compare",
+        "-m dvc push --run-cache",
+    ]
+
+
+def test_a_pipeline_that_fails_pushes_nothing(project: Path) -> None:
+    code, calls = reproduce(project, TIDEGATE_DVC_REMOTE="s3://bucket/path", FAILS="repro")
+
+    assert code != 0
+    assert not any("push" in call for call in calls)
+
+
+def test_a_comment_says_verdict_reason_next_step_and_every_check() -> None:
+    text = comment(report(overrides=["4 stands by override: fire"]))
+
+    assert text.startswith("## 🔴 REJECT: two_tower is turned down, ease (version 3) stays champion")
+    assert "Worse for <some>." in text
+    assert "**Next:** fit again: `dvc repro`." in text
+    assert "> **OVERRIDE**: 4 stands by override: fire" in text
+    assert len(re.findall(r"^\| .* \| .* \| .* \| [✓✗?–] ", text, re.MULTILINE)) >= 4
+
+
+@pytest.mark.parametrize("verdict", ["PROMOTE", "HOLD", "INSUFFICIENT_DATA", "OVERRIDE"])
+def test_every_verdict_has_a_comment(verdict: str) -> None:
+    assert verdict.replace("_", " ") in comment(report(verdict=verdict, evidence={}))
+
+
+def test_a_report_that_is_not_there_or_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate_comment.main(["--report", str(tmp_path / "gate.json")]) == 2
+    assert "ask the gate first (make gate)" in capsys.readouterr().err
+    (tmp_path / "gate.json").write_text(json.dumps({"verdict": "HOLD"}))
+    assert gate_comment.main(["--report", str(tmp_path / "gate.json")]) == 2
+    assert "is no report of the gate" in capsys.readouterr().err
