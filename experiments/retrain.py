@@ -24,7 +24,8 @@ from params import ROOT
 from serving import registry, versions
 from training.models.artifact import MANIFEST
 
-NOTE = Path("experiments/out/retrain.json")
+MEASURED = Path("experiments/out")
+NOTE = MEASURED / "retrain.json"
 INGESTED = Path("data/out/ingest/events.parquet")
 
 
@@ -111,6 +112,14 @@ def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str])
     return labels
 
 
+def forget_others(folder: Path, labels: list[str]) -> None:
+    """Remove what was measured of models that are not fitted this time: it is of a split that is past."""
+    for name in ("metrics", "rankings"):
+        for path in (folder / MEASURED / name).glob("*"):
+            if path.stem not in (*labels, "items"):
+                path.unlink()
+
+
 def newest_event(folder: Path) -> int:
     """Microseconds."""
     import pandas as pd
@@ -156,6 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(json.dumps({"old_end_us": old_end, "end_us": cuts.end}))
+    forget_others(folder, labels)
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)
