@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.read_ahead import PIECE, ReadAhead, install
@@ -28,7 +28,8 @@ class Pieces:
         return piece
 
 
-@given(st.lists(st.binary(min_size=1, max_size=40), max_size=12), st.data())
+@given(st.lists(st.binary(min_size=1, max_size=9), max_size=5), st.data())
+@settings(max_examples=50)
 def test_fields_are_whole_wherever_the_pieces_end(pieces: list[bytes], data: st.DataObject) -> None:
     sent, read, connection = b"".join(pieces), ReadAhead(), Pieces(list(pieces))
     taken = b""
