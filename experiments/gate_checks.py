@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from experiments import verdict
 from experiments.gate_picture import BAD, GOOD, NONE, OPEN, Line
 from experiments.verdict import BASELINE, CHAMPION, TARGETS
 
@@ -105,12 +106,8 @@ def figure(value: float | None) -> str:
 
 
 def signed(one: Mapping[str, Any]) -> str:
-    """`+3.2% [+1.0%, +5.1%]`."""
-    if one["relative"] is None:
-        return "undefined"
-    if one["relative_low"] is None:
-        return f"{one['relative']:+.1%}"
-    return f"{one['relative']:+.1%} [{one['relative_low']:+.1%}, {one['relative_high']:+.1%}]"
+    """As a verdict states it, for a cell of a table."""
+    return verdict.signed(one, "undefined")
 
 
 def _compared(report: Mapping[str, Any]) -> list[Check]:

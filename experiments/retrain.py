@@ -18,7 +18,7 @@ import params
 from command import UserError, exits_cleanly
 from data.instants import from_iso, to_iso
 from data.products import SPLIT
-from experiments import lineup, recipe, steps, workspace
+from experiments import lineup, recipe, source_options, steps, workspace
 from experiments.workspace import edited
 from params import ROOT
 from serving import registry, versions
@@ -130,13 +130,7 @@ def newest_event(folder: Path) -> int:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.retrain", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--source", type=Path, required=True, help="file or folder of all events, the new ones included"
-    )
-    parser.add_argument("--users", type=Path, help="side table of users")
-    parser.add_argument("--items", type=Path, help="side table of items")
-    parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
-    parser.add_argument("--name", help="name of the data set, which has a champion (default: from the source)")
+    source_options.add(parser)
     parser.add_argument(
         "--candidates", nargs="+", metavar="LABEL", help="rivals of the champion's recipe, of params.yaml"
     )
@@ -149,6 +143,8 @@ def options() -> argparse.ArgumentParser:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
+    if given.source is None:
+        raise UserError("SOURCE is missing: the file or folder of all events, the new ones included")
     dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
     champion = champion_of(dataset)
     columns = workspace.parse_columns(given.columns)

@@ -77,7 +77,7 @@ def decide(
             return _too_few(target, users, targets, policy, looks)
     first, second = targets[primary], targets[other]
     than = "" if against == CHAMPION else " than the best cheap baseline"
-    shown = f"{primary} NDCG@10 {_signed(first)}, {other} {_signed(second)} on the {against}"
+    shown = f"{primary} NDCG@10 {signed(first)}, {other} {signed(second)} on the {against}"
     if _below(first["high"], 0):
         return Decision(REJECT, f"worse{than} on {primary}: {shown}", WORSE)
     if _below(second["relative_high"], -policy.margin):
@@ -118,7 +118,7 @@ def harmed(segments: Iterable[dict], policy: params.Gate, looks: int) -> Decisio
     lost = [row for row in segments if row["tested"] and row["p_holm"] <= alpha(policy, looks)]
     if not lost:
         return None
-    listed = ", ".join(f"{row['segment']} on {row['target']} {_signed(row)}" for row in lost)
+    listed = ", ".join(f"{row['segment']} on {row['target']} {signed(row)}" for row in lost)
     advice = "fit or route for these users, or leave the champion to them; the whole may gain while they lose"
     return Decision(REJECT, f"worse for some by more than {policy.segment_margin:.0%}: {listed}", advice)
 
@@ -190,9 +190,10 @@ def _below(bound: float | None, bar: float) -> bool:
     return bound is not None and bound < bar
 
 
-def _signed(found: Mapping[str, Any]) -> str:
+def signed(found: Mapping[str, Any], undefined: str = "has nothing to be set against") -> str:
+    """`+3.2% [+1.0%, +5.1%]`."""
     if found["relative"] is None:
-        return "has nothing to be set against"
+        return undefined
     if found["relative_low"] is None:
         return f"{found['relative']:+.1%}"
     return f"{found['relative']:+.1%} [{found['relative_low']:+.1%}, {found['relative_high']:+.1%}]"

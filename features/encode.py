@@ -109,7 +109,8 @@ def assemble(
         flat_times: their event times, microseconds.
         lengths: (B,) how many of them each history holds.
         time_us, traits (B, F), context (B, K), trends (T, N, C), moment (B,): as in `Batch`.
-        max_history: the newest events that `items` keeps; None keeps all. `seen` always keeps all.
+        max_history: the newest events that `items` keeps, and its width L however short the histories are; None keeps
+            all, and L is the longest. `seen` always keeps all.
     """
     width = max_history or max(1, int(lengths.max(initial=0)))
     rows = np.repeat(np.arange(len(lengths)), lengths)

@@ -139,3 +139,8 @@ def test_what_was_measured_of_other_models_on_the_split_before_is_gone(folder: P
 
     left = sorted(path.name for path in (folder / retrain.MEASURED).rglob("*.*"))
     assert left == ["ease.json", "ease.parquet", "items.parquet"]
+
+
+def test_without_a_source_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrain.main([]) == 2
+    assert "SOURCE is missing" in capsys.readouterr().err
