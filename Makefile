@@ -99,13 +99,17 @@ stop: ## stop MLflow and TorchServe
 	@.ci/ui stop
 	@if [ -x $(PY) ]; then $(PY) -m serving.server stop; fi
 
+# A process for every core, up to four: the servers that tests start want room too. A file's tests stay together and in
+# their order, since they share what it took seconds to start.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: $(STAMP) ## the whole test suite
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## the tests that are not slow
-	@$(PY) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and the import contracts

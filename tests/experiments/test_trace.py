@@ -12,7 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving import registry, versions
+from serving import gate_report, registry, versions
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +141,8 @@ def test_no_registry_is_made_by_looking_for_one(here: Path, capsys, monkeypatch:
 def test_a_report_or_an_artifact_that_was_changed_is_told(here: Path, capsys) -> None:
     version = registry.find("demo", "1")
     folder = Path(versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
-    (report,) = folder.glob("gate-v1/*/report.json")
+    tags = versions.client().get_model_version("demo", "1").tags  # other platforms of this run keep theirs beside it
+    report = folder / tags[gate_report.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
     kept = {path: path.read_text() for path in (report, manifest)}
     try:

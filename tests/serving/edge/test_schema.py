@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,14 +54,50 @@ def left_out(case: schemathesis.Case) -> list:
     return [*checks, ignored_auth] if statuses[case.operation.label, 200] > PROBED else checks
 
 
-@schema.parametrize()
-@settings(max_examples=CASES // TAKE_INPUT, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_case_is_answered_as_described(
-    case: schemathesis.Case, tireless: Edge, session: requests.Session
-) -> None:
-    headers = {"Authorization": f"Bearer {tireless.key}"}
-    got = case.call_and_validate(tireless.url, session, headers=headers, excluded_checks=left_out(case))
+def cases_of(method: str, path: str):
+    """Hand a test every case of one operation. A test for each: schemathesis gives all operations of one test the same
+    id, by which pytest-xdist would take them for one."""
+    drawn = settings(
+        max_examples=CASES // TAKE_INPUT, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+    def decorate(test: Callable[..., None]) -> object:
+        return schema.include(method=method, path=path).parametrize()(drawn(test))
+
+    return decorate
+
+
+def is_answered_as_described(case: schemathesis.Case, edge: Edge, session: requests.Session) -> None:
+    headers = {"Authorization": f"Bearer {edge.key}"}
+    got = case.call_and_validate(edge.url, session, headers=headers, excluded_checks=left_out(case))
     statuses[case.operation.label, got.status_code] += 1
+
+
+@cases_of("POST", "/v1/recommendations")
+def test_every_body(case: schemathesis.Case, tireless: Edge, session: requests.Session) -> None:
+    is_answered_as_described(case, tireless, session)
+
+
+@cases_of("GET", "/v1/recommendations")
+def test_every_query(case: schemathesis.Case, tireless: Edge, session: requests.Session) -> None:
+    is_answered_as_described(case, tireless, session)
+
+
+@cases_of("GET", "/healthz")
+def test_whether_it_lives(case: schemathesis.Case, tireless: Edge, session: requests.Session) -> None:
+    is_answered_as_described(case, tireless, session)
+
+
+@cases_of("GET", "/readyz")
+def test_whether_it_is_ready(case: schemathesis.Case, tireless: Edge, session: requests.Session) -> None:
+    is_answered_as_described(case, tireless, session)
+
+
+def test_every_operation_was_asked() -> None:
+    described = {f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths"].items() for method in methods}
+    if not statuses:
+        pytest.skip("looks at what the tests above it sent, and they did not run")
+    assert {operation for operation, _ in statuses} == described
 
 
 def test_the_page_holds_the_description_that_was_tried(tireless: Edge) -> None:
