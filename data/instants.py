@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from data.columns import MICROSECONDS
 
@@ -26,6 +27,7 @@ def from_iso(text: str) -> int:
     return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
 
 
+@lru_cache(64)  # the answers of a batch state the same few
 def to_iso(time_us: int) -> str:
     """Microseconds since 1970 as ISO 8601 in UTC."""
     return (EPOCH_UTC + timedelta(microseconds=int(time_us))).isoformat() + "Z"

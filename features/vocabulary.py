@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,7 @@ class Vocabulary:
 
     def indices(self, item_ids: Iterable[str]) -> np.ndarray:
         """(n,) int64 rows, PAD where unknown."""
-        get = self._index.get
-        return np.array([get(item, PAD) for item in item_ids], dtype=np.int64)
+        return np.array(list(map(self._index.get, item_ids, repeat(PAD))), dtype=np.int64)
 
     def id(self, index: int) -> str:
         """The id of one row.

@@ -52,7 +52,7 @@ class StoreLookup:
     @classmethod
     def of(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
         """The store that the environment names, with the profiles of a data set."""
-        return cls(lambda: connect_to_read(dataset, settings()), count=count)
+        return cls(lambda: connect_to_read(dataset, settings(), single=True), count=count)
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         """One for each request, which all name a user."""

@@ -57,23 +57,26 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
-def connect(namespace: str, found: Settings, writing: bool = False, feast: Opener | None = None) -> ProfileStore:
+def connect(
+    namespace: str, found: Settings, writing: bool = False, feast: Opener | None = None, single: bool = False
+) -> ProfileStore:
     """Open the store of a data set.
 
     Args:
         namespace: the data set's name.
         writing: be as patient as a writer.
         feast: opens Feast for those who may load what that takes. The worker, which loads this file, may not.
+        single: one thread asks, and is in a hurry; see `RedisEngine`.
 
     Raises:
-        StoreUnavailable: SQLite's file cannot be opened. Redis is first asked at the first call.
+        StoreUnavailable: SQLite's file cannot be opened. Redis is first asked at the first call, or here if `single`.
         StoreError: the URL is not one, or is Feast's and `feast` is None.
     """
     seconds = (found.write_ms if writing else found.read_ms) / 1000
-    return RecordStore(_engine(found.store, seconds, feast), namespace)
+    return RecordStore(_engine(found.store, seconds, feast, single), namespace)
 
 
-def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None) -> ProfileStore:
+def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None, single: bool = False) -> ProfileStore:
     """As `connect`, but a reader makes no store: a file without anything in it would look like one that lost it all.
 
     Raises:
@@ -82,10 +85,10 @@ def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None
     path = found.store.removeprefix("sqlite:///")
     if path != found.store and not Path(path).exists():
         raise StoreAbsent(f"{found.store} does not exist; run features.fill")
-    return connect(namespace, found, feast=feast)
+    return connect(namespace, found, feast=feast, single=single)
 
 
-def _engine(url: str, seconds: float, feast: Opener | None) -> Engine:
+def _engine(url: str, seconds: float, feast: Opener | None, single: bool) -> Engine:
     if url.startswith("sqlite:///"):
         from features.online.sqlite_engine import SqliteEngine
 
@@ -97,7 +100,7 @@ def _engine(url: str, seconds: float, feast: Opener | None) -> Engine:
     from features.online.redis_engine import RedisEngine  # here, so that nobody else waits for its import
 
     try:
-        return RedisEngine(url, seconds)
+        return RedisEngine(url, seconds, single)
     except ValueError as error:
         raise StoreError(f"{STORE} is no URL of Redis: {error}") from None
 
