@@ -52,8 +52,10 @@ experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 D
 
 .PHONY: retrain
 retrain: export GIVEN_CANDIDATES = $(call given,CANDIDATES)
-retrain: $(STAMP) ## newer events: champion's recipe and its rivals fitted anew, gated, deployed: SOURCE=... [CANDIDATES=]
-	@$(PY) -m experiments.retrain $(DATA) $${GIVEN_CANDIDATES:+--candidates $$GIVEN_CANDIDATES}
+retrain: export GIVEN_NO_DEPLOY = $(call given,NO_DEPLOY)
+retrain: $(STAMP) ## newer events: champion's recipe and its rivals fitted anew, gated, deployed: SOURCE=... [CANDIDATES= NO_DEPLOY=]
+	@$(PY) -m experiments.retrain $(DATA) $${GIVEN_CANDIDATES:+--candidates $$GIVEN_CANDIDATES} \
+	  $${GIVEN_NO_DEPLOY:+--no-deploy}
 
 .PHONY: reproduce
 reproduce: $(STAMP) ## run what changed; fetch and push by TIDEGATE_DVC_REMOTE=s3://... where it is set

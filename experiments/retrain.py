@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import params
 from command import UserError, exits_cleanly
-from data.instants import from_iso, to_iso
+from data.instants import to_iso
 from data.products import SPLIT
 from experiments import lineup, recipe, source_options, steps, workspace
+from experiments.only_one import AlreadyRunningError, only_one
+from experiments.retrain_cuts import Cuts, cuts_of
 from experiments.workspace import edited
 from params import ROOT
 from serving import registry, versions
@@ -27,14 +30,6 @@ from training.models.artifact import MANIFEST
 MEASURED = Path("experiments/out")
 NOTE = MEASURED / "retrain.json"
 INGESTED = Path("data/out/ingest/events.parquet")
-
-
-class Cuts(NamedTuple):
-    """Moments in microseconds."""
-
-    valid_start: int
-    test_start: int
-    end: int  # the last event
 
 
 class Champion(NamedTuple):
@@ -64,34 +59,6 @@ def old_end_of(folder: Path, champion: Champion) -> int:
     end = json.loads(before.read_text())["end_us"]
     begun = json.loads(note.read_text()) if note.exists() else {}
     return begun["old_end_us"] if begun.get("end_us") == end else end
-
-
-def cuts_of(old_end_us: int, end_us: int, valid_start: str | None, test_start: str | None) -> Cuts:
-    """Where to cut: what is new is the test part, and as long a time before it the validation part, unless stated.
-
-    Raises:
-        UserError: nothing is new, or a stated date is none, or lets old events judge, or leaves a part empty.
-    """
-    if end_us <= old_end_us:
-        raise UserError(f"SOURCE holds no event after {to_iso(old_end_us)}, where the version before ended")
-    test = old_end_us + 1 if test_start is None else _moment("--test-start", test_start)
-    if test <= old_end_us:
-        raise UserError(
-            f"--test-start is {test_start}; events until {to_iso(old_end_us)} have judged or taught already"
-        )
-    if test > end_us:
-        raise UserError(f"--test-start is {test_start}; the last event is of {to_iso(end_us)}")
-    valid = 2 * test - end_us - 1 if valid_start is None else _moment("--valid-start", valid_start)
-    if valid >= test:
-        raise UserError(f"--valid-start is {valid_start}; expected a moment before the test part, {to_iso(test)}")
-    return Cuts(valid, test, end_us)
-
-
-def _moment(option: str, text: str) -> int:
-    try:
-        return from_iso(text)
-    except ValueError:
-        raise UserError(f"{option} is {text!r}; expected an ISO 8601 time") from None
 
 
 def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str]) -> list[str]:
@@ -129,23 +96,25 @@ def newest_event(folder: Path) -> int:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.retrain", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.retrain",
+        description=__doc__.split("\n\n")[0],
+        epilog=f"Exit code {os.EX_TEMPFAIL} where another retraining of this data set runs (make says Error "
+        f"{os.EX_TEMPFAIL}, and ends with 2, as with any error).",
+    )
     source_options.add(parser)
     parser.add_argument(
         "--candidates", nargs="+", metavar="LABEL", help="rivals of the champion's recipe, of params.yaml"
     )
     parser.add_argument("--valid-start", metavar="TIME", help="default: as long before the test part as that is")
     parser.add_argument("--test-start", metavar="TIME", help="default: where the version before ended")
+    parser.add_argument("--no-deploy", action="store_true", help="end with the verdict: another machine serves")
     parser.add_argument("--dry-run", action="store_true", help="say what would be cut and fitted, and stop")
     return parser
 
 
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    given = options().parse_args(argv)
-    if given.source is None:
-        raise UserError("SOURCE is missing: the file or folder of all events, the new ones included")
-    dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
+def retrain(given: argparse.Namespace, dataset: str) -> None:
+    """Everything from new events to the verdict, and what serves brought to what it says."""
     champion = champion_of(dataset)
     columns = workspace.parse_columns(given.columns)
     old_end = old_end_of(workspace.HOME / dataset, champion)
@@ -158,18 +127,38 @@ def main(argv: list[str] | None = None) -> int:
     print(f"retrain: champion {dataset} {champion.version} ({champion.label}); learns until {to_iso(cuts.test_start)}, is "
           f"judged until {to_iso(cuts.end)}; fits {', '.join(labels)}", flush=True)  # fmt: skip
     if given.dry_run:
-        return 0
+        return
     (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(json.dumps({"old_end_us": old_end, "end_us": cuts.end}))
     forget_others(folder, labels)
+    judged(folder, dataset, env)
+    if not given.no_deploy:
+        steps.step("fill the online store", "features.fill", [], folder, env)
+        steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
+    print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "
+          f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}")  # fmt: skip
+
+
+def judged(folder: Path, dataset: str, env: dict[str, str]) -> None:
+    """Fit, measure and gate what a workspace states."""
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)
     steps.publish(folder, dataset)
-    steps.step("fill the online store", "features.fill", [], folder, env)
-    steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
-    print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "
-          f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}")  # fmt: skip
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    given = options().parse_args(argv)
+    if given.source is None:
+        raise UserError("SOURCE is missing: the file or folder of all events, the new ones included")
+    dataset = workspace.checked(given.name or workspace.name_of(given.source.expanduser().resolve()))
+    try:
+        with only_one(workspace.HOME / f"{dataset}.retrain.lock", f"a retraining of {dataset}"):
+            retrain(given, dataset)
+    except AlreadyRunningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     return 0
 
 

@@ -48,6 +48,17 @@ def name_of(source: Path) -> str:
     return stem or "source"
 
 
+def checked(dataset: str) -> str:
+    """A name that a data set can have.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
+        raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
+    return dataset
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
@@ -90,9 +101,7 @@ def make(
     users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
     _check_columns(columns)
     read = [*_read_from(source), *filter(None, (users, items))]
-    dataset = name or name_of(source)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
-        raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
+    dataset = checked(name or name_of(source))
     dataset = dataset if renewed else _free(dataset, str(source))
     stated = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     with _copied(dataset) as (settings, pipeline):

@@ -1,0 +1,94 @@
+"""Scheduled retraining: what cron and Kubernetes are told to run exists, and two never run at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import retrain, workspace
+from experiments.only_one import AlreadyRunningError, only_one
+from params import ROOT
+
+FOLDER = ROOT / "experiments/schedule"
+CRONJOB = yaml.safe_load((FOLDER / "cronjob.yaml").read_text())
+(LINE,) = (line for line in (FOLDER / "crontab").read_text().splitlines() if not line.startswith("#"))
+FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,\d+)*")
+JOB = CRONJOB["spec"]["jobTemplate"]["spec"]
+(CONTAINER,) = JOB["template"]["spec"]["containers"]
+
+
+def started(command: list[str]) -> argparse.Namespace:
+    """What `make ...` asks of retrain: make runs, with `echo` in place of Python."""
+    assert command[:2] == ["make", "retrain"]
+    printed = [*command, "PY=echo", "STAMP=Makefile"]
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # not a part of `make test`
+    told = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
+    module, *arguments = shlex.split(told.removeprefix("-m "))
+    assert module == "experiments.retrain"
+    return retrain.options().parse_args(arguments)
+
+
+def test_the_cron_jobs_command_is_one_that_retrain_takes() -> None:
+    asked = started(CONTAINER["command"])
+
+    assert (asked.source, asked.name, asked.no_deploy) == (Path("/srv/events/events.parquet"), "shop", True)
+
+
+def test_the_crontabs_command_is_one_that_retrain_takes() -> None:
+    fields, command = LINE.split(maxsplit=5)[:5], LINE.split(maxsplit=5)[5]
+    asked = started(shlex.split(command.partition(" && ")[2].partition(" >>")[0]))
+
+    assert all(FIELD.fullmatch(field) for field in fields)
+    assert "%" not in command, "cron takes it for a new line"
+    assert (asked.source, asked.name, asked.no_deploy) == (Path("/srv/events/events.parquet"), "shop", False)
+
+
+def test_kubernetes_starts_no_second_one_and_mounts_what_the_command_reads() -> None:
+    mounts = {one["name"]: one["mountPath"] for one in CONTAINER["volumeMounts"]}
+
+    assert (CRONJOB["apiVersion"], CRONJOB["kind"]) == ("batch/v1", "CronJob")
+    assert CRONJOB["spec"]["concurrencyPolicy"] == "Forbid"
+    assert all(FIELD.fullmatch(field) for field in CRONJOB["spec"]["schedule"].split())
+    assert (JOB["backoffLimit"], JOB["template"]["spec"]["restartPolicy"]) == (0, "Never")
+    assert mounts["tidegate"] == CONTAINER["workingDir"]
+    assert started(CONTAINER["command"]).source.is_relative_to(mounts["events"])
+    assert mounts.keys() == {one["name"] for one in JOB["template"]["spec"]["volumes"]}
+
+
+def test_a_second_retraining_says_who_runs_already_and_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workspace, "HOME", tmp_path)
+    monkeypatch.setattr(retrain, "retrain", lambda *_: pytest.fail("it ran beside the other"))
+    with only_one(tmp_path / "shop.retrain.lock", "a retraining of shop"):
+        assert retrain.main(["--source", "events.csv", "--name", "shop"]) == os.EX_TEMPFAIL
+
+    told = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"error: a retraining of shop runs already: pid {os.getpid()} by \S+@\S+, since \S+Z\n", told
+    ), told
+
+
+def test_the_lock_is_free_once_its_holder_has_failed_and_another_data_sets_never_held_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), only_one(tmp_path / "shop.lock", "it"):
+        raise KeyError
+    held = only_one(tmp_path / "shop.lock", "it"), only_one(tmp_path / "films.lock", "it")
+    with held[0], held[1], pytest.raises(AlreadyRunningError, match="it runs already: pid"):
+        only_one(tmp_path / "shop.lock", "it").__enter__()
+
+
+def test_a_name_that_is_no_data_sets_leaves_no_lock_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workspace, "HOME", tmp_path / "workspaces")
+
+    assert retrain.main(["--source", "events.csv", "--name", "../shop"]) == 2
+    assert "NAME: '../shop' is no name for a data set" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
