@@ -31,7 +31,7 @@ from features.online.connect import connect, settings
 from features.online.errors import ProfileError
 from features.online.item_trends import ItemTrends
 from features.online.lines import instant, parse
-from features.online.profile import Event, Profile, Stated, make
+from features.online.profile import LATEST_US, Event, Profile, Stated, make
 from features.online.store import Policy, ProfileStore
 from features.store import Features, load
 from features.trends import last_refresh
@@ -150,7 +150,8 @@ def _from_products(store: ProfileStore, until: str | None, batch: int) -> None:
     until_us = features.description["until_us"] if until is None else instant("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
-    count = fill(store, profiles(events, users, until_us), batch)
+    # All of it: what became known after the last event had happened counts too.
+    count = fill(store, profiles(events, users, LATEST_US if until is None else until_us), batch)
     found = trends(features, until_us)
     store.write_trends(found)
     print(f"fill: {count:,} profiles and the trends of {len(found.item_ids):,} items -> {store.health()['store']}")

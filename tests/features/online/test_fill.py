@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> No
     expected = own[own["known_time"] <= until]
     assert 0 < len(expected) < (own["event_time"] < until).sum()
     assert [event.event_id for event in stored("u3", until.value // 1000).events] == expected["event_id"].tolist()
+
+
+def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
+    description = Path("features/out/test/description.json")
+    last_us = project["event_time"].max().value // 1000
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
+    assert fill.main([]) == 0
+
+    user = project["user_id"].iloc[-1]
+    own = project[project["user_id"] == user]["event_id"].tolist()
+    assert [event.event_id for event in stored(user, T + 31 * DAY).events] == own
 
 
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
