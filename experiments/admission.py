@@ -13,9 +13,9 @@ from experiments import verdict
 from experiments.audit import failures
 from experiments.checkout import Checkout
 from experiments.verdict import Decision
-from serving.export import one_thread
 from serving.golden import difference
 from serving.recommender import Recommender
+from training.side_by_side import one_thread
 
 ALLOW = "--allow-uncommitted"
 

@@ -17,11 +17,13 @@ from experiments import record
 from experiments.measure import measure
 from experiments.segments import Segments
 from features import store
+from features.encode import Batch
 from features.sequences import Cases, batches
 from features.store import Features
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.recommender import ArtifactError, Recommender
 from training import provenance, validate
+from training.side_by_side import side_by_side
 
 OUT = Path("experiments/out")
 RANKED = 100
@@ -35,11 +37,14 @@ def rank_cases(
     ranks = np.zeros(len(cases.truth), dtype=np.int64)
     model = recommender.model
     at = validate.moments(cases, features.description["refresh_minutes"])
-    for rows, batch in batches(features.log, cases, trends, model.channels, at, size, model.max_history):
-        pairs = validate.truth_pairs(cases, rows)
-        top, found = recommender.rank(batch, pairs, RANKED)
+
+    def work(part: tuple[np.ndarray, Batch]) -> None:
+        rows, batch = part
+        top, found = recommender.rank(batch, validate.truth_pairs(cases, rows), RANKED)
         ranked[rows, : top.shape[1]] = top.numpy()
         ranks[validate.truth_positions(cases, rows)] = found.numpy()
+
+    side_by_side(batches(features.log, cases, trends, model.channels, at, size, model.max_history), work)
     return table(features, cases, ranked, ranks)
 
 

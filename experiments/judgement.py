@@ -28,10 +28,10 @@ from experiments.segments import Segments
 from experiments.verdict import BASELINE, CHAMPION, Decision
 from features.store import Features
 from serving import registry
-from serving.export import one_thread
 from serving.recommender import Recommender
 from serving.registry import Version
 from training.models import artifact
+from training.side_by_side import one_thread
 
 
 def policy_hash(policy: params.Gate) -> str:

@@ -18,10 +18,10 @@ from serving import registry
 from serving.edge import static, wire
 from serving.edge.answer import Answer, seal
 from serving.edge.listing import Listing
-from serving.export import one_thread
 from serving.person import Person
 from serving.recommender import Recommender
 from serving.request import MAX_K, Request
+from training.side_by_side import one_thread
 
 NOT_COMPUTED = "none"  # what a line says as `cache` where the edge answered by itself
 

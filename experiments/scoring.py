@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from features.encode import Batch
 from features.featurize import build_log
 from features.sequences import Cases, Log, batches, next_cases, window_cases
 from features.store import Features
@@ -19,6 +20,7 @@ from serving.recommender import Recommender
 from training import validate
 from training.metrics import NOT_RANKED, TrueRanks
 from training.metrics import ndcg as ndcg_at
+from training.side_by_side import side_by_side
 
 HEADLINE = 10
 
@@ -81,10 +83,14 @@ def _score(recommender, log, trends, cases: Cases, to_own, to_present, descripti
     ranks = np.zeros(len(truth), dtype=np.int64)
     lists = np.zeros((len(cases), HEADLINE), dtype=np.int64)
     at = validate.moments(cases, description["refresh_minutes"])
-    for rows, batch in batches(log, asked, trends, model.channels, at, size, model.max_history):
+
+    def work(part: tuple[np.ndarray, Batch]) -> None:
+        rows, batch = part
         top, found = recommender.rank(batch, validate.truth_pairs(asked, rows), HEADLINE)
         ranks[validate.truth_positions(asked, rows)] = found.numpy()
         lists[rows, : top.shape[1]] = top.numpy()
+
+    side_by_side(batches(log, asked, trends, model.channels, at, size, model.max_history), work)
     ranks[truth == 0] = NOT_RANKED
     sizes = np.diff(cases.truth_offsets)
     ndcg = ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)

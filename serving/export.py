@@ -6,8 +6,6 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from serving.recommender import Recommender
 from serving.tables import Sides
 from training import provenance
 from training.models import artifact
+from training.side_by_side import one_thread
 from training.train import OUT, sizes_of
 
 GOLDEN_REQUESTS = 16
@@ -109,17 +108,6 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     lines = [json.dumps(entry, ensure_ascii=False) for entry in golden]
     (folder / "golden.jsonl").write_text("\n".join(lines) + "\n")
     _seal(folder, manifest)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute as a worker does: threads share a product's rows among them, and then a row's place may turn its last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seal(folder: Path, manifest: dict) -> None:

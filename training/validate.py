@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from features.encode import Batch
 from features.sequences import Cases, batches, next_cases, window_cases
 from features.store import Features
 from features.trends import TrendLog, TrendSnapshot, last_refresh
@@ -15,6 +16,7 @@ from training.metrics import TrueRanks
 from training.metrics import ndcg as ndcg_at
 from training.models.base import Model
 from training.models.rank import exclude, rank
+from training.side_by_side import MOST, side_by_side
 
 HEADLINE_K = 10
 
@@ -54,7 +56,6 @@ def truth_pairs(every: Cases, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([owner, every.truth[truth_positions(every, rows)]]).astype(np.int64))
 
 
-@torch.inference_mode()
 def ndcg(model: Model, features: Features, every: Cases, trends: TrendLog | TrendSnapshot, size: int) -> np.ndarray:
     """(n,) NDCG@10 of each case; full catalogue, seen items excluded, ties against the model."""
     values = np.zeros(len(every))
@@ -62,12 +63,16 @@ def ndcg(model: Model, features: Features, every: Cases, trends: TrendLog | Tren
     was_training = model.training
     model.eval()
     device = next(iter(model.state_dict().values()), torch.empty(0)).device
-    for rows, batch in batches(features.log, every, trends, model.channels, at, size, model.max_history):
-        batch = batch.to(device)
+
+    def work(part: tuple[np.ndarray, Batch]) -> None:
+        rows, batch = part[0], part[1].to(device)
         scores = exclude(model.scores(batch), batch.seen).cpu()
         pairs = truth_pairs(every, rows)
         _, ranks = rank(scores, pairs, HEADLINE_K)
         sizes = np.diff(every.truth_offsets)[rows]
         values[rows] = ndcg_at(TrueRanks(pairs[0].numpy(), ranks.numpy(), sizes), HEADLINE_K)
+
+    parts = batches(features.log, every, trends, model.channels, at, size, model.max_history)
+    side_by_side(parts, work, MOST if device.type == "cpu" else 1)
     model.train(was_training)
     return values

@@ -9,8 +9,8 @@ import numpy as np
 import params
 from benchmarks import _made_catalogue
 from params import ROOT
-from serving.export import one_thread
 from serving.recommender import Recommender
+from training.side_by_side import one_thread
 
 TRAINED, ITEMS = 4000, 6000
 

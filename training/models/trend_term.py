@@ -19,6 +19,11 @@ class _AddTrends(torch.autograd.Function):
         ctx.groups = list(zip(moments.tolist(), order.split(counts.tolist()), strict=True))
         ctx.save_for_backward(weights, trends)
         total = scores.clone()
+        if bool((moment[1:] >= moment[:-1]).all()):  # as batches of cases are: each group is one piece
+            pieces = zip(ctx.groups, total.split(counts.tolist()), weights.split(counts.tolist()), strict=True)
+            for (at, _), piece, of_piece in pieces:
+                piece.addmm_(of_piece, trends[at].to(weights.dtype))
+            return total
         for at, rows in ctx.groups:
             total.index_add_(0, rows, weights[rows] @ trends[at].to(weights.dtype))
         return total
