@@ -7,18 +7,53 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import params
+from data.columns import MINUTE
 from data.instants import from_iso
 from experiments.served_lines import LineageError
 from features import store
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
 from features.online.item_trends import ItemTrends
-from features.trends import TrendSnapshot
+from features.store import Features
+from features.trends import TrendSnapshot, last_refresh
+from features.vocabulary import Vocabulary
 from serving import inputs
 from serving.recommender import Recommender
 
 FEATURES = Path("features/out/test")
+
+
+class OfflineTrends:
+    """Item trends by the data set's events, as of any moment up to its end.
+
+    Attributes:
+        channels: that it has.
+        dataset_hash: of the data set version.
+        refresh_us: between two moments of which a platform has trends.
+        until_us: where the data set ends.
+    """
+
+    def __init__(self, features: Features) -> None:
+        about = features.description
+        self.channels, self.dataset_hash, self.until_us = about["channels"], about["dataset_hash"], about["until_us"]
+        self._minutes, self.refresh_us = about["refresh_minutes"], about["refresh_minutes"] * MINUTE
+        self._log, self._vocabulary = features.trend_log(), features.vocabulary
+
+    @classmethod
+    def here(cls) -> OfflineTrends | None:
+        """None where the features are not here."""
+        return cls(store.load(FEATURES)) if (FEATURES / "description.json").exists() else None
+
+    def due(self, time_us: int) -> int:
+        """The last full refresh before a moment and before the data set's end."""
+        return int(last_refresh(np.int64(min(time_us, self.until_us)), self._minutes))
+
+    def at(self, vocabulary: Vocabulary, moment_us: int) -> TrendSnapshot:
+        """By the rows of a model's vocabulary."""
+        return ItemTrends.of(self._log, self._vocabulary, self.channels, moment_us).snapshot(vocabulary)
 
 
 def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Params) -> tuple[str, TrendSnapshot | None]:
@@ -44,12 +79,9 @@ def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Param
 
 
 def _live(moment: int, recommender: Recommender, chosen: params.Params) -> Iterator[tuple[str, TrendSnapshot]]:
-    if (FEATURES / "description.json").exists():
-        features = store.load(FEATURES)
-        if moment <= features.description["until_us"]:
-            channels = features.description["channels"]
-            made = ItemTrends.of(features.trend_log(), features.vocabulary, channels, moment)
-            yield f"{FEATURES}, as of then", made.snapshot(recommender.vocabulary)
+    offline = OfflineTrends.here()
+    if offline is not None and moment <= offline.until_us:
+        yield f"{FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
     try:
         with closing(connect_to_read(chosen.dataset, settings())) as online:
             held = online.read_trends(moment)

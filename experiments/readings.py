@@ -7,19 +7,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 import params
-from data.columns import DAY, USER
 from data.instants import from_iso, to_iso
-from data.products import INGESTED, SPLIT
+from experiments import offline
 from experiments.lineage_report import Part
-from features.fill import profiles
+from experiments.offline import Offline
 from features.online import as_of
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
-from features.online.profile import Event, Profile
-from features.online.store import Policy, Reading
+from features.online.profile import LATEST_US, Event
+from features.online.store import Reading
 from serving import inputs
 from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
 from serving.histories import reading
@@ -27,7 +24,6 @@ from serving.person import Person
 from serving.request import Request
 from serving.store_lookup import person_of
 
-FOREVER = 2**62
 READ_BY = ("history", "traits")  # the parts of serving.inputs that are of the user
 
 
@@ -50,17 +46,8 @@ def owner(line: Mapping[str, Any], secret: bytes | None, stated: str | None) -> 
     """
     if secret is None:
         return stated
-    known = [stated] if stated is not None else users()
+    known = [stated] if stated is not None else offline.users()
     return next((user for user in known if pseudonym(secret, user) == line["user"]), None)
-
-
-def users() -> list[str]:
-    """Everybody in the data set that lies here."""
-    found: set[str] = set()
-    for path in (INGESTED / "users.parquet", SPLIT / "events.parquet"):
-        if path.is_file():
-            found |= set(pd.read_parquet(path, columns=[USER])[USER])
-    return sorted(found)
 
 
 def why_nobody(secret: bytes | None, stated: str | None) -> str:
@@ -69,7 +56,7 @@ def why_nobody(secret: bytes | None, stated: str | None) -> str:
         return "the edge's secret is not here (user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)"
     if stated is not None:
         return f"the pseudonym is not that of {stated!r}"
-    return f"the pseudonym is of none of the {len(users()):,} users of the data set here; --user names another"
+    return f"the pseudonym is of none of the {len(offline.users()):,} users of the data set here; --user names another"
 
 
 def best(
@@ -135,10 +122,10 @@ def events_part(line: Mapping[str, Any], again: Again) -> Part:
 
 
 def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Params) -> Iterator[tuple[str, Reading]]:
-    online = chosen.online
-    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
-    for source, profile in _in_data_set(line, user):
-        yield source, reading(profile, time_us, policy)
+    known = Offline.of([user], chosen.online)
+    if known is not None:
+        for source, until_us in _moments(line).items():
+            yield source, reading(known.profile(user, until_us), time_us, known.policy)
     try:
         with closing(connect_to_read(chosen.dataset, settings())) as store:
             yield "the online store", store.read([user], [time_us])[0]
@@ -146,15 +133,9 @@ def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Pa
         return
 
 
-def _in_data_set(line: Mapping[str, Any], user: str) -> Iterator[tuple[str, Profile | None]]:
-    """The user's profile by all of the data set, and by what was known when the store had last learned of the user."""
-    path, known = SPLIT / "events.parquet", INGESTED / "users.parquet"
-    if not path.is_file():
-        return
-    events = pd.read_parquet(path, filters=[(USER, "==", user)])
-    people = pd.read_parquet(known, filters=[(USER, "==", user)]) if known.is_file() else pd.DataFrame({USER: []})
-    moments = {str(path): FOREVER}
+def _moments(line: Mapping[str, Any]) -> dict[str, int]:
+    """All of the data set, and what of it was known when the store had last learned of the user."""
+    moments = {str(offline.EVENTS): LATEST_US}
     if line.get("feature_time"):
-        moments[f"{path}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
-    for source, until_us in moments.items():
-        yield source, next(profiles(events, people, until_us), None)
+        moments[f"{offline.EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
+    return moments

@@ -67,18 +67,12 @@ def recompute(
     """
     if line["rung"] == "cached":
         raise LineageError(stated.given_before(line, folder))
-    dataset = line.get("dataset") or chosen.dataset
-    version = lineage.version_of(dataset, line["model_version"])
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch, one_thread():
-        artifact = registry.download(dataset, version.version, Path(scratch))
-        recommender = Recommender.load(artifact, line["model_version"])
-        if line["dataset_version"] != recommender.about["dataset_version"]:
-            other = f"the answer rests on data set version {line['dataset_version']}"
-            raise LineageError(f"{other}; version {version.version} of {lineage.registry_place()} does not")
+        recommender = that_answered(line, chosen.dataset, Path(scratch))
         trends, snapshot = past_trends.find(line, recommender, chosen)
         if line.get("cache") == NOT_COMPUTED:
             recommender.lookup = Found(Person(), snapshot)
-            listed = _list_of_the_edge(line, folder, recommender, artifact)
+            listed = _list_of_the_edge(line, folder, recommender)
             return Recomputed(listed, {"list": "the artifact", "trends": trends}, [])
         body, again = _request(line, folder, recommender, secret, user, chosen)
         recommender.lookup = Found(again.person if again else Person(), snapshot)
@@ -88,6 +82,25 @@ def recompute(
     if line.get("basis") == wire.WITHHELD:
         fields["reason"] = line["reason"]  # the edge's word, that the worker knows nothing of
     return Recomputed(seal(fields), read_from, differs)
+
+
+def that_answered(line: Mapping[str, Any], dataset: str, scratch: Path) -> Recommender:
+    """The registered version that a line states.
+
+    Args:
+        dataset: whose model it is where the line does not say.
+        scratch: an empty folder, for the artifact.
+
+    Raises:
+        LineageError, RegistryError: it is not to be had, or is another than the line states.
+    """
+    name = line.get("dataset") or dataset
+    version = lineage.version_of(name, line["model_version"])
+    recommender = Recommender.load(registry.download(name, version.version, scratch), line["model_version"])
+    if line["dataset_version"] != recommender.about["dataset_version"]:
+        other = f"the answer rests on data set version {line['dataset_version']}"
+        raise LineageError(f"{other}; version {version.version} of {lineage.registry_place()} does not")
+    return recommender
 
 
 def _answered(recommender: Recommender, body: dict[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,13 +131,14 @@ def _request(
     return {"user_id": found, **body}, again
 
 
-def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender, artifact: Path) -> Answer:
+def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender) -> Answer:
     """A list that the edge gave by itself: the static one of the artifact, or TorchServe's popular one of a moment."""
     told = stated.unlogged(line, folder)
     seen = [event["item_id"] for event in told.get("history") or []]
     unwanted = {*(told.get("exclude") or []), *seen}
     if line["rung"] == "static":
-        listing = replace(static.popular(artifact), time=line["time"], model_version=line["model_version"])
+        assert recommender.folder is not None  # where it was downloaded to
+        listing = replace(static.popular(recommender.folder), time=line["time"], model_version=line["model_version"])
     else:
         listing = Listing.of(_answered(recommender, {"history": [], "k": MAX_K}, line))
     return seal(listing.fields(line["rung"], line["reason"], line["k"], unwanted))

@@ -23,7 +23,7 @@ import pandas as pd
 
 import params
 from command import UserError, exits_cleanly
-from data.columns import DAY, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, TRAINING_CONSENT, USER
+from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, TRAINING_CONSENT, USER
 from data.products import INGESTED, SPLIT, read_table
 from data.times import microseconds
 from features.feast_store.open import open_feast
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = params.load(arguments.params)
     online = chosen.online
     store = connect(chosen.dataset, settings(), writing=True, feast=open_feast)
-    policy = Policy(online.max_events, None if online.ttl_days is None else round(online.ttl_days * DAY))
+    policy = Policy.of(online.max_events, online.ttl_days)
     held = store.policy()
     if arguments.events is not None:
         store.configure(replace(policy, filled=held is None or held.filled))

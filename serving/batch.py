@@ -23,7 +23,6 @@ import torch
 
 import params
 from command import UserError, exits_cleanly
-from data.columns import DAY
 from data.instants import to_iso
 from data.products import INGESTED, SPLIT, read_table
 from features import fill
@@ -174,8 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen, features, begun = params.load(given.params), load("features/out/test"), time.monotonic()
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
-    ttl = chosen.online.ttl_days
-    policy = Policy(chosen.online.max_events, None if ttl is None else round(ttl * DAY))
+    policy = Policy.of(chosen.online.max_events, chosen.online.ttl_days)
     with chosen_recommender(given.artifact, chosen.dataset) as recommender:
         until_us = moment(given.at, features, recommender)
         trends = fill.trends(features, until_us)

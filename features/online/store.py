@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from data.columns import DAY
 from features.online.item_trends import ItemTrends
 from features.online.profile import Profile
 
@@ -43,6 +44,11 @@ class Policy:
     max_events: int
     ttl_us: int | None
     filled: bool = True
+
+    @classmethod
+    def of(cls, max_events: int, ttl_days: float | None) -> Policy:
+        """As params.yaml states it, in the section online."""
+        return cls(max_events, None if ttl_days is None else round(ttl_days * DAY))
 
     def expired(self, learned_us: int, as_of_us: int) -> bool:
         return self.ttl_us is not None and as_of_us - learned_us > self.ttl_us
