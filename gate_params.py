@@ -42,6 +42,9 @@ class Gate(Section):
     budgets: Budgets
     max_age_days: Annotated[float, Field(gt=0)] | None  # of the newest event when the gate is asked; None: any
     min_index_recall: Share  # of the exact best 20, that an index must state at export
+    min_match_rate: (
+        Share  # of served features with the data set's, as skew measured it; shown below it, nobody is judged
+    )
     refit: bool  # fit the champion's recipe on the candidate's data too, to tell the idea from the fresher data
 
 

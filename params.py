@@ -152,6 +152,11 @@ class Audit(Section):
     examples: Count  # rows that a finding shows
 
 
+class Skew(Section):
+    answers: Count  # of the served log, drawn by the seed
+    recomputed: Annotated[int, Field(ge=0)]  # of those that differ, for what it costs their scores
+
+
 class Experiment(Section):
     counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
@@ -174,6 +179,7 @@ class Params(Section):
     experiment: Experiment
     sensitivity: Sensitivity
     audit: Audit
+    skew: Skew
     error_rates: ErrorRates
     retrain: Retrain
     gate: Gate

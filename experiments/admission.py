@@ -6,10 +6,11 @@ A refusal says that the two cannot be judged here and now; a fault says what is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import params
 from data.instants import to_iso
-from experiments import verdict
+from experiments import skew_record, verdict
 from experiments.audit import failures
 from experiments.checkout import Checkout
 from experiments.verdict import Decision
@@ -39,6 +40,23 @@ def leaking(audit: dict) -> Decision | None:
     more = f" (and {len(others)} more)" if others else ""
     advice = "mend what experiments/out/audit.html shows, `dvc repro`, and ask again"
     return Decision(verdict.HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
+
+
+def skewed(measured: Mapping[str, Any] | None, policy: params.Gate) -> Decision | None:
+    """What was fitted and judged on other features than are served says little of what will be served.
+
+    Args:
+        measured: the last record of `experiments.skew`; None, or a group of which nothing was compared, refuses nobody.
+    """
+    groups = (measured or {}).get("groups", {}).items()
+    low = [name for name, of in groups if of["compared"] and of["high"] < policy.min_match_rate]
+    if measured is None or not low:
+        return None
+    told = "; ".join(f"{name} {skew_record.rate(measured['groups'][name])}" for name in low)
+    reason = f"refused: what is served does not read what the data set tells: {told}; gate.min_match_rate is"
+    since = "measure what was answered since (`python -m experiments.skew --since TIME`)"
+    advice = f"mend what experiments/out/skew.html shows, {since}, and ask again"
+    return Decision(verdict.HOLD, f"{reason} {policy.min_match_rate:g}", advice)
 
 
 def overlap(manifests: Mapping[str, dict], until_us: int) -> Decision | None:

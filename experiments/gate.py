@@ -16,7 +16,7 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import admission, audit, checkout, judgement, ledger, verdict
+from experiments import admission, audit, checkout, judgement, ledger, skew_record, verdict
 from experiments.comparison import best_on_validation
 from experiments.gate_page import page
 from experiments.judgement import Question, policy_hash
@@ -95,7 +95,7 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     asked = Question(
         settings, features, label, candidate, champion, str(target.report.get("label", "")),
         exported(baseline) if baseline else None, checkout.state(), audit.passed(settings), override,
-        time.time_ns() // 1000,
+        time.time_ns() // 1000, skew_record.last(dataset),
     )  # fmt: skip
     return settle(dataset, version, judgement.judge(asked))
 

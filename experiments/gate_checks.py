@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments import verdict
+from experiments import skew_record, verdict
 from experiments.gate_picture import BAD, GOOD, NONE, OPEN, Line
 from experiments.verdict import BASELINE, CHAMPION, TARGETS
 
@@ -35,6 +35,8 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
     if "leakage_checks" in found:
         told = f"clean: {found['leakage_checks']} checks (audit.html)"
         rows.append(Check("Nothing leaks from the future", told, "no finding that fails", OK))
+    if "skew" in report:
+        rows.append(_skew(report["skew"], policy["min_match_rate"]))
     for name, kind in (("guard_rails", "Lists"), ("budgets", "Cost")):
         for row in found.get(name, []):
             unit = f" {row['unit']}" if "unit" in row else ""
@@ -144,6 +146,15 @@ def _segments(found: Mapping[str, Any], policy: Mapping[str, Any], looks: int) -
     told = told or f"none of {len(tested)} tests (Holm)"
     bar = f"no loss beyond {policy['segment_margin']:.0%} shown"
     return [Check("No segment loses", told, bar, FAILED if lost else OK)]
+
+
+def _skew(measured: Mapping[str, Any] | None, at_least: float) -> Check:
+    groups = [(name, of) for name, of in (measured or {}).get("groups", {}).items() if of["compared"]]
+    told = "; ".join(f"{name} {skew_record.rate(of)}" for name, of in groups)
+    state = FAILED if any(of["high"] < at_least for _, of in groups) else OK if groups else NOT_ASKED
+    date = f" ({measured['date'][:10]}, skew.html)" if measured and groups else ""
+    bar = f"not shown to match below {at_least:.0%}"
+    return Check("Serving reads what the data set tells", f"{told or 'not measured'}{date}", bar, state)
 
 
 def _age(age_days: float, at_most: float | None) -> Check:

@@ -49,6 +49,7 @@ class Question:
         audit: the report of the leakage audit on the products that the window is cut from.
         override: judge although the code is not committed.
         now_us: when it is asked.
+        skew: the last record of `experiments.skew` on this data set's answers; None where nothing was measured.
     """
 
     settings: params.Params
@@ -62,6 +63,7 @@ class Question:
     audit: dict[str, Any]
     override: bool
     now_us: int
+    skew: dict[str, Any] | None = None
 
     @property
     def split_id(self) -> str:
@@ -73,7 +75,7 @@ def judge(asked: Question) -> dict[str, Any]:
     policy = asked.settings.gate
     if (refusal := admission.uncommitted(asked.code)) and not asked.override:
         return report(asked, refusal, {})
-    if refusal := admission.leaking(asked.audit):
+    if refusal := admission.leaking(asked.audit) or admission.skewed(asked.skew, policy):
         return report(asked, refusal, {})
     with _artifacts(asked) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
@@ -147,6 +149,7 @@ def report(asked: Question, decided: Decision, found: dict[str, Any]) -> dict[st
         "newest_event": to_iso(description["until_us"]),
         "code": asked.code._asdict(),
         "audited": asked.audit.get("audited"),
+        "skew": asked.skew and {key: asked.skew[key] for key in ("date", "dataset_hash", "answers", "groups")},
         "date": datetime.fromtimestamp(asked.now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 

@@ -37,7 +37,7 @@ class Offline:
         """None where the data set's events are not here."""
         if not EVENTS.is_file():
             return None
-        some = [(USER, "in", list(users))]
+        some = [(USER, "in", sorted(users) or [""])]  # nobody's name is empty; an empty list would have no type
         known = pd.read_parquet(USERS, filters=some) if USERS.is_file() else pd.DataFrame({USER: []})
         return cls(pd.read_parquet(EVENTS, filters=some), known, Policy.of(online.max_events, online.ttl_days))
 

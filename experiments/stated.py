@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,22 @@ def unlogged(line: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise LineageError("this line was written before answers could be replayed: it does not say what was asked")
     if not line["unlogged"]:
         return {}
-    kept = ServedLines(folder.parent / REQUESTS, REQUESTS)
-    same = [one for one in kept.each() if (one["request_id"], one["asked"]) == (line["request_id"], line["asked"])]
-    if not same:
+    kept = bodies(folder, [line])
+    if not kept:
         stated = " and ".join(line["unlogged"])
         raise LineageError(
-            f"the request stated {stated}, which no line of the served log holds, and {kept.folder} does not hold "
-            "it either: the edge keeps requests only where TIDEGATE_EDGE_KEEP_REQUESTS is true"
+            f"the request stated {stated}, which no line of the served log holds, and {folder.parent / REQUESTS} does "
+            "not hold it either: the edge keeps requests only where TIDEGATE_EDGE_KEEP_REQUESTS is true"
         )
-    return same[-1]["body"]
+    return kept[line["request_id"], line["asked"]]
+
+
+def bodies(folder: Path, lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(request id, asked) -> what the request stated, of those lines that do not hold all of it, where it was kept."""
+    wanted = {(line["request_id"], line["asked"]) for line in lines if line.get("unlogged")}
+    kept = ServedLines(folder.parent / REQUESTS, REQUESTS)
+    each = (((one["request_id"], one["asked"]), one["body"]) for one in kept.each())
+    return {name: body for name, body in each if name in wanted}
 
 
 def given_before(line: Mapping[str, Any], folder: Path) -> str:

@@ -27,6 +27,7 @@ from scipy.stats import binomtest
 
 from data.columns import USER
 from data.instants import to_iso
+from experiments import proportion
 from experiments.leakage import duels
 from experiments.leakage.cut import Cut
 from experiments.leakage.duels import Duels
@@ -54,7 +55,7 @@ def probe(at: Cut) -> Outcome:
     true, anew = measure(at, at.features), measure(at, dealt)
     level = settings.probe_alpha / max(1, len(anew.read))
     told = [name for name, scores in anew.read.items() if _p(*won(scores)) < level]
-    named = [name for name, scores in true.stated.items() if _interval(*won(scores))[0] > settings.too_good]
+    named = [name for name, scores in true.stated.items() if proportion.interval(*won(scores))[0] > settings.too_good]
     findings = [_leak(at, name, true, won(anew.read[name])) for name in told]
     findings += [_too_good(at, name, true) for name in named]
     if not findings and not any(_p(*won(scores)) < level for scores in true.read.values()):
@@ -88,18 +89,10 @@ def _p(won: int, decided: int) -> float:
     return float(binomtest(won, decided, alternative="greater").pvalue) if decided else 1.0
 
 
-def _interval(won: int, decided: int) -> tuple[float, float]:
-    """95% interval of the share won (Wilson 1927)."""
-    if not decided:
-        return 0.0, 1.0
-    found = binomtest(won, decided).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
-
-
 def _share(scores: np.ndarray | None) -> str:
     if scores is None or not won(scores)[1]:
         return "-"
-    (first, decided), (low, high) = won(scores), _interval(*won(scores))
+    (first, decided), (low, high) = won(scores), proportion.interval(*won(scores))
     return f"{first / decided:.3f} [{low:.3f}, {high:.3f}] of {decided:,}"
 
 

@@ -34,7 +34,7 @@ class Worker(FakeTorchServe):
         self.recommender = recommender
         super().__init__()
 
-    def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
+    async def _recommend(self, path: str, body: dict, writer: asyncio.StreamWriter) -> None:
         (answer,) = self.recommender.recommend([body])
         _write(writer, 200, answer)
 

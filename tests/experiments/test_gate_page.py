@@ -71,6 +71,26 @@ def test_each_check_says_how_it_came_out() -> None:
     assert {"Enough users", "Champion answers as it did at export", "Lists: coverage", "Cost: size"} <= set(states)
 
 
+@pytest.mark.parametrize(
+    ("measured", "says", "state"),
+    [
+        (None, "not measured", "none"),
+        (0.97, "history 90.0% [80.0%, 97.0%] of 50 match (2026-11-25, skew.html)", "ok"),
+        (0.94, "history 90.0% [80.0%, 94.0%] of 50 match (2026-11-25, skew.html)", "bad"),
+    ],
+)
+def test_skew_is_a_row_that_says_what_matches_or_that_nobody_measured(
+    measured: float | None, says: str, state: str
+) -> None:
+    history = {"compared": 50, "match_rate": 0.9, "low": 0.8, "high": measured}
+    groups = {"history": history, "trends": {"compared": 0, "match_rate": None, "low": 0.0, "high": 1.0}}
+    skew = measured and {"date": "2026-11-25T10:00:00Z", "groups": groups}
+
+    (row,) = [row for row in checks(report(skew=skew)) if row.name == "Serving reads what the data set tells"]
+    assert (row.found, row.state) == (says, state)
+    assert says in page(report(skew=skew))
+
+
 def test_provenance_names_policy_looks_window_commits_and_data() -> None:
     html = page(report())
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import params
-from experiments import checkout, evidence, judgement, ledger
+from experiments import checkout, evidence, judgement, ledger, proportion
 from experiments.checkout import Checkout
 from experiments.gate_page import page
 from experiments.judgement import Question
@@ -142,7 +142,7 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
 
     def ask(
         candidate=lambda folder: None, champion=lambda folder: None, code: Checkout = COMMITTED, override: bool = False,
-        audit: dict = CLEAN,
+        audit: dict = CLEAN, skew: dict | None = None,
         policy: params.Gate = POLICY, fit_until_us: int | None = tiny_artifact.CUT_US,
     ) -> dict:  # fmt: skip
         versions = []
@@ -157,7 +157,7 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
         settings = SHIPPED.model_copy(update={"gate": policy, "dataset": "tiny"})
         return judgement.judge(
             Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
-                     tiny_artifact.CUT_US + 2 * 10**9)
+                     tiny_artifact.CUT_US + 2 * 10**9, skew)
         )  # fmt: skip
 
     looked: list[int] = []
@@ -181,6 +181,33 @@ def no_look(asked, report: dict, verdict: str, reason: str) -> None:
     assert report["reason"].startswith(reason), report["reason"]
     assert asked.looked == []
     assert ledger.entries("s") == []
+
+
+def measured(matched: int, compared: int) -> dict[str, Any]:
+    """A record of skew: histories that match so often, and nothing of trends."""
+    low, high = proportion.interval(matched, compared)
+    rate = matched / compared
+    history = {"compared": compared, "matched": matched, "match_rate": rate, "low": low, "high": high}
+    trends = {"compared": 0, "matched": 0, "match_rate": None, "low": 0.0, "high": 1.0}
+    return {"date": "2026-11-26T00:00:00Z", "dataset_hash": "d", "answers": compared, "secret": "s",
+            "groups": {"history": history, "trends": trends}}  # fmt: skip
+
+
+def test_a_platform_that_serves_other_features_than_were_fitted_judges_nobody(asked) -> None:
+    report = asked.ask(skew=measured(850, 1000))
+
+    no_look(
+        asked, report, HOLD, "refused: what is served does not read what the data set tells: history 85.0% [82.7%, "
+    )
+    assert "experiments.skew --since" in report["advice"]
+
+
+@pytest.mark.parametrize("skew", [None, measured(1000, 1000), measured(940, 1000), measured(0, 1) | {"groups": {}}])
+def test_skew_that_is_not_shown_or_not_measured_refuses_nobody_and_is_in_the_report(asked, skew: dict | None) -> None:
+    report = asked.ask(skew=skew)
+
+    assert asked.looked == [1]
+    assert report["skew"] == (skew and {name: skew[name] for name in ("date", "dataset_hash", "answers", "groups")})
 
 
 def test_an_artifact_that_is_too_large_is_rejected_unseen(asked) -> None:

@@ -1,0 +1,359 @@
+"""Served features match the data set's on a clean platform, and each planted fault is found in the right group."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from served_platform import DATASET, chosen, edge, log, platform
+
+from command import UserError
+from experiments import admission, skew, skew_record
+from experiments.offline import EVENTS, Offline
+from experiments.past_trends import OfflineTrends
+from experiments.skew_asking import CONTEXT_GONE
+from experiments.skew_people import NEWER, NO_KEY
+from experiments.skew_trends import OTHER_VERSION, OWN_MOMENT
+from features import fill
+from features.online.connect import connect, settings
+from features.online.item_trends import ItemTrends
+from features.online.profile import LATEST_US, Profile, Stated
+from features.store import load
+from serving.store_lookup import StoreLookup
+from serving.trends import Trends
+
+pytestmark = pytest.mark.slow
+
+LAST_DAY = "2026-03-31T00:00:00Z"
+LATE = pd.Timestamp("2090-01-01", tz="UTC")
+HISTORY = [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}]
+ALONE = {
+    "then": {"user_id": "u000001", "time": "2026-02-20T08:09:10Z"},
+    "context": {"user_id": "u000001", "context": {"device": "tv"}},
+    "stated": {"user_id": "u000001", "history": HISTORY},
+    "unknown": {"user_id": "nobody-we-know"},
+    "denied": {"user_id": "u000002"},
+    "nobody": {},
+}
+
+
+def people(events: pd.DataFrame) -> dict[str, str]:
+    """Users for the plants: some who did something on the last day, and some who did not."""
+    days = events[events["user_id"] != "u000002"].groupby("user_id")["event_time"].agg(["max", "size"])
+    days = days[days["size"].between(6, 40)]  # of whom the model reads all
+    active, idle = (days.index[(days["max"] >= LAST_DAY) == late] for late in (True, False))
+    names = ("less", "behind", "trait", "late", "unseen")
+    return dict(zip((*names, "active"), [*idle[: len(names)], active[0]], strict=True))
+
+
+def changed(profile: Profile, **changes: object) -> None:
+    """Let the store hold another account of a user."""
+    store = connect(DATASET, settings(), writing=True)
+    store.erase([profile.user_id])
+    store.upsert([replace(profile, **changes)])
+    store.close()
+
+
+def plant(of: dict[str, str]) -> None:
+    """What three stores of three users got wrong, and one event that is honestly not known yet."""
+    known = Offline.of(list(of.values()), chosen(Path()).online)
+    assert known is not None
+    less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
+    changed(less, events=[*less.events[:2], *less.events[3:]])
+    changed(behind, events=behind.events[:-1], feature_time_us=max(event.known_us for event in behind.events[:-1]))
+    plan = replace_word(trait.traits["plan"])
+    changed(trait, traits={**trait.traits, "plan": plan})
+    first, *others = unseen.events
+    changed(unseen, events=[first._replace(known_us=LATE.value // 1000), *others], feature_time_us=LATE.value // 1000)
+
+
+def replace_word(word: Stated) -> Stated:
+    return word._replace(value=f"not {word.value}")
+
+
+@pytest.fixture(scope="module")
+def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A platform that answered the same users while it was sound, and under each of the faults; who they are."""
+    with platform(pipeline, tmp_path_factory.mktemp("skewed")) as folder, edge(folder) as (running, worker):
+        of = people(pd.read_parquet(EVENTS))
+
+        def ask(phase: str, k: int) -> None:
+            recommender = worker.recommender
+            recommender.trends = Trends(recommender.artifact.trends, recommender.vocabulary, recommender.model.channels)
+            for name, user in of.items():
+                running.ask({"user_id": user, "k": k, "request_id": f"{phase}-{name}"})
+
+        ask("clean", 5)
+        for name, body in ALONE.items():
+            running.ask(body | {"request_id": f"alone-{name}"})
+        plant(of)
+        ask("planted", 6)
+        features = load("features/out/test")
+        other = fill.trends(features, features.cut_us)
+        due = fill.trends(features, features.description["until_us"]).time_us
+        connect(DATASET, settings(), writing=True).write_trends(ItemTrends(**vars(other) | {"time_us": due}))
+        ask("other-trends", 7)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/yesterday.db")
+            assert fill.main(["--until", LAST_DAY]) == 0
+            worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+            ask("yesterday", 8)
+            patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")
+            worker.recommender.lookup = StoreLookup.of(DATASET, lambda outcome: None)
+            ask("absent", 9)
+        worker.stop()
+        running.app.service.ladder.popular = None
+        running.ask({"k": 8, "request_id": "alone-static"})
+        running.app.service.served.flush()
+        yield folder, of
+
+
+@pytest.fixture
+def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with the products, the online store, and an edge's folder of its own."""
+    folder, _ = answered
+    shutil.copytree(folder / "edge", tmp_path / "edge")
+    for name in ("data", "features", "params.yaml"):
+        (tmp_path / name).symlink_to(folder / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
+    """The record of the answers of a phase."""
+    lines = [one for one in log(here).read_text().splitlines(True) if f'"request_id":"{phase}-' in one]
+    (here / "of/served").mkdir(parents=True, exist_ok=True)
+    (here / "of/served/served-x.jsonl").write_text("".join(lines))
+    for name in ("user.key", "requests"):
+        if (here / "edge" / name).exists() and not (here / "of" / name).exists():
+            (here / "of" / name).symlink_to(here / "edge" / name)
+    assert skew.main(["--served", "of/served", *arguments]) == status
+    return json.loads((here / "experiments/out/skew.json").read_text())
+
+
+def differing(record: dict) -> dict[tuple[str, str], str]:
+    """(whose, group) -> what and why."""
+    return {
+        (row["request_id"].rpartition("-")[2], row["group"]): f"{row['what']}: {row['why']}"
+        for row in record["differences"]
+    }
+
+
+def test_a_clean_platform_matches_in_every_group(here: Path, answered) -> None:
+    record = measured(here, "clean", status=0)
+
+    assert len(answered[1]) == 6
+    for group in ("history", "traits", "trends"):
+        told = record["groups"][group]
+        assert (told["compared"], told["matched"], told["match_rate"]) == (6, 6, 1.0), (group, told, differing(record))
+        assert told["low"] == pytest.approx(6 / (6 + 1.959964**2))  # Wilson's bound where all match
+    assert record["differences"] == []
+    assert record["cost"]["skewed_answers"] == 0
+
+
+def test_each_fault_of_a_store_is_found_in_its_group_and_told_by_value(here: Path, capsys) -> None:
+    record = measured(here, "planted")
+
+    learned = json.loads(next(one for one in log(here).open() if "planted-behind" in one))["feature_time"]
+    assert differing(record) == {
+        ("less", "history"): "different: 1 event missing; as the online store has it now",
+        ("behind", "history"): f"different: 1 event missing; the store was behind: it had last learned of the user at {learned}",
+        ("trait", "traits"): "different: other values of plan; as the online store has it now",
+    }  # fmt: skip
+    history, traits = record["groups"]["history"], record["groups"]["traits"]
+    assert (history["compared"], history["matched"], history["different"]) == (5, 3, 2)
+    assert (traits["compared"], traits["matched"], traits["different"]) == (5, 4, 1)
+    assert history["not_comparable"] == {NEWER: 1}  # of the event whose time to be known is not there yet
+    cost = record["cost"]
+    assert (cost["skewed_answers"], cost["computed_again"], cost["on_another_rung"]) == (3, 3, 0)
+    worst = max(record["differences"], key=lambda row: row["score_difference"])
+    assert cost["largest_score_difference"] == worst["score_difference"] > 1e-3
+    assert cost["of_request"] == worst["request_id"]
+    assert "skew of demo: history 60.0% [23.1%, 88.2%] of 5 match" in capsys.readouterr().out
+
+
+def known_late(here: Path, of: dict[str, str]) -> None:
+    """Let the data set say of the first event of two users that it is not known yet."""
+    (here / "data").unlink()
+    shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
+    events = pd.read_parquet(EVENTS)
+    for name in ("late", "unseen"):
+        first = events[events["user_id"] == of[name]].sort_values(["event_time", "event_id"]).index[0]
+        events.loc[first, "known_time"] = LATE
+    events.to_parquet(EVENTS)
+
+
+def test_an_event_that_is_not_known_yet_is_seen_by_neither_side(here: Path, answered) -> None:
+    known_late(here, answered[1])
+
+    clean = differing(measured(here, "clean"))
+    assert clean["late", "history"] == "different: 1 event not due; as the online store has it now"
+    assert clean["unseen", "history"].startswith("different: by digest alone")  # the store has learned better since
+    assert ("unseen", "history") not in differing(measured(here, "planted"))
+
+
+def test_trends_of_another_day_are_found_whether_they_say_so_or_not(here: Path, answered) -> None:
+    record = measured(here, "other")
+    due = "2026-03-31T23:50:00Z"
+    assert {why for (_, group), why in differing(record).items() if group == "trends"} == {
+        f"different: other values than the data set's as of {due}"
+    }
+    assert record["groups"]["trends"]["different"] == 6
+
+    found = differing(measured(here, "yesterday"))
+    told = f"different: stale: of {LAST_DAY}; those of {due} were due"
+    assert {found.pop((name, "trends")) for name in answered[1]} == {told}
+    assert list(found) == [("active", "history")]  # all others did nothing on the day that is not in
+
+
+def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) -> None:
+    record = measured(here, "absent")
+
+    assert [record["groups"][group]["missing_in_answer"] for group in ("history", "traits", "trends")] == [6, 6, 6]
+    found = differing(record)
+    assert found["less", "history"].endswith(
+        "events due; the answer says: no history was stated, and no online store has been filled to look one up"
+    )
+    assert "age_band, country, gender, plan due" in found["less", "traits"]
+    assert found["less", "trends"].startswith("missing in the answer: the export's own, of 2026-03-25")
+    assert record["cost"]["on_another_rung"] == 6
+    assert record["cost"]["mean_share_of_list_kept"] < 1
+
+
+def test_what_the_data_set_does_not_hold_is_missing_there(here: Path, answered) -> None:
+    (here / "data").unlink()
+    shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
+    users = pd.read_parquet("data/out/ingest/users.parquet")
+    for column in ("age_band", "gender", "country", "plan"):
+        users.loc[users["user_id"] == answered[1]["less"], column] = None
+    users.to_parquet("data/out/ingest/users.parquet")
+
+    record = measured(here, "clean", status=0)
+    assert (record["groups"]["traits"]["missing_in_data_set"], list(differing(record))) == (1, [("less", "traits")])
+
+
+def test_what_cannot_be_compared_says_why(here: Path) -> None:
+    groups = measured(here, "alone", status=0)["groups"]
+
+    static = {"no worker computed it: the edge gave a list that it had": 1}
+    nobodys = {
+        "the request states its own history": 1,
+        "the request names no user": 1,
+        "consent denied: the worker was told nothing of the user": 1,
+    }
+    assert groups["history"]["not_comparable"] == groups["traits"]["not_comparable"] == nobodys | static
+    assert groups["trends"]["not_comparable"] == static | {OWN_MOMENT: 1}
+    for group, matched in (("history", 2), ("traits", 2), ("trends", 5)):
+        told = groups[group]
+        assert (told["compared"], told["matched"]) == (matched, matched)
+        assert told["compared"] + told["nothing_on_either_side"] + sum(told["not_comparable"].values()) == 7
+    assert groups["history"]["nothing_on_either_side"] == 1  # of a user whom neither side knows
+
+
+@pytest.mark.parametrize(
+    ("gone", "group", "why"),
+    [
+        ("edge/user.key", "history", NO_KEY),
+        ("features/out/test", "trends", "features/out/test is not here (`dvc pull`)"),
+        ("edge/requests", "traits", CONTEXT_GONE),
+    ],
+)
+def test_what_is_gone_from_this_clone_is_a_reason_and_no_difference(
+    here: Path, gone: str, group: str, why: str
+) -> None:
+    if gone.startswith("features"):
+        (here / "features").unlink()
+    else:
+        path = here / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    record = measured(here, "alone", status=0)
+    assert record["groups"][group]["not_comparable"][why] >= 1
+    assert record["differences"] == []
+
+
+def test_trends_of_a_model_of_another_data_set_version_are_not_compared(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr(OfflineTrends, "here", classmethod(lambda cls: of_another_version()))
+
+    record = measured(here, "clean", status=0)
+    assert record["groups"]["trends"]["not_comparable"] == {OTHER_VERSION: 6}
+    assert record["groups"]["history"]["matched"] == 6  # events are appended, never changed: later versions hold them
+
+
+def of_another_version() -> OfflineTrends:
+    trends = OfflineTrends(load("features/out/test"))
+    trends.dataset_hash = "another"
+    return trends
+
+
+def test_a_version_that_cannot_be_had_says_so(here: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/none.db")
+
+    (why,) = measured(here, "clean", status=0)["groups"]["history"]["not_comparable"]
+    assert why.startswith("its version cannot be had: there is no registry at sqlite:///")
+
+
+def test_a_sample_is_drawn_by_the_seed_and_a_moment_bounds_it(here: Path, capsys) -> None:
+    record = measured(here, "clean", "--limit", "2", status=0)
+    assert (record["answers"], record["of"], record["groups"]["trends"]["compared"]) == (2, 6, 2)
+    assert record == record | {"oldest": measured(here, "clean", "--limit", "2", status=0)["oldest"]}
+    since = measured(here, "clean", status=0)["newest"]
+    assert measured(here, "clean", "--since", since, status=0)["of"] == 1
+
+    capsys.readouterr()
+    measured(here, "clean", "--since", "2100-01-01", status=2)
+    assert capsys.readouterr().err.startswith(
+        "error: no answer to hold against the data set: looked at 6 lines in of/served"
+    )
+    for arguments, said in (
+        (("--limit", "0"), "--limit is 0"),
+        (("--since", "soon"), "--since: 'soon' is not an ISO 8601"),
+    ):
+        measured(here, "clean", *arguments, status=2)
+        assert said in capsys.readouterr().err
+
+
+def test_every_line_is_drawn_as_often_as_any_other() -> None:
+    drawn = [line["n"] for seed in range(400) for line in skew.sample(({"n": n} for n in range(20)), 5, seed)[0]]
+
+    assert len(drawn) == 2000
+    assert all(60 < drawn.count(n) < 140 for n in range(20))  # 100 each, 4 standard deviations about
+    assert skew.sample([{"n": 1}], 5, 0) == ([{"n": 1}], 1)
+
+
+def test_the_page_and_the_text_say_what_is_compared_how(here: Path, capsys) -> None:
+    measured(here, "planted")
+    text = capsys.readouterr().out
+    page = Path("experiments/out/skew.html").read_text()
+    for said in ("by digest", "by value", "largest score difference", "planted-less", NEWER.partition(":")[0]):
+        assert said in text
+        assert said in page
+    assert text.endswith("-> experiments/out/skew.html, .json\n")
+    assert "u000" not in page.replace("demo", "")
+
+    measured(here, "planted", "--json")
+    assert json.loads(capsys.readouterr().out)["history"]["compared"] == 5
+
+
+def test_the_gate_refuses_what_is_shown_to_match_too_seldom_and_says_what_was_not_measured(here: Path, capsys) -> None:
+    policy = chosen(here).gate
+    measured(here, "other")
+    refusal = admission.skewed(skew_record.last(DATASET), policy)
+    assert refusal is not None
+    assert (refusal.verdict, refusal.reason) == (
+        "HOLD",
+        "refused: what is served does not read what the data set tells: history 60.0% [23.1%, 88.2%] of 5 match; trends 0.0% [0.0%, 39.0%] of 6 match; gate.min_match_rate is 0.95",
+    )  # fmt: skip
+    assert "skew: the gate refuses to judge: refused: " in capsys.readouterr().err
+
+    measured(here, "clean", status=0)
+    assert admission.skewed(skew_record.last(DATASET), policy) is admission.skewed(None, policy) is None
+    assert skew_record.last("another-data-set") is None
+    Path("experiments/out/skew.json").write_text('{"groups": []}')
+    with pytest.raises(UserError, match=r"skew\.json is no record of skew"):
+        skew_record.last(DATASET)
