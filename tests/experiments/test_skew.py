@@ -5,112 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from served_platform import DATASET, chosen, edge, log, platform
+from served_platform import DATASET, chosen, log
+from skewed_platform import LAST_DAY, LATE, differing, measured, skewed
 
 from command import UserError
-from experiments import admission, skew, skew_record
-from experiments.offline import EVENTS, Offline
-from experiments.past_trends import OfflineTrends
+from data.instants import from_iso
+from experiments import admission, lineage_options, skew, skew_record
+from experiments.offline import EVENTS, USERS
+from experiments.past_trends import FEATURES, OfflineTrends
 from experiments.skew_asking import CONTEXT_GONE
-from experiments.skew_people import NEWER, NO_KEY
+from experiments.skew_cost import Held, cost
+from experiments.skew_people import NEWER, NO_KEY, STRANGER
+from experiments.skew_sources import opened
 from experiments.skew_trends import OTHER_VERSION, OWN_MOMENT
-from features import fill
-from features.online.connect import connect, settings
-from features.online.item_trends import ItemTrends
-from features.online.profile import LATEST_US, Profile, Stated
 from features.store import load
-from serving.store_lookup import StoreLookup
-from serving.trends import Trends
 
 pytestmark = pytest.mark.slow
-
-LAST_DAY = "2026-03-31T00:00:00Z"
-LATE = pd.Timestamp("2090-01-01", tz="UTC")
-HISTORY = [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}]
-ALONE = {
-    "then": {"user_id": "u000001", "time": "2026-02-20T08:09:10Z"},
-    "context": {"user_id": "u000001", "context": {"device": "tv"}},
-    "stated": {"user_id": "u000001", "history": HISTORY},
-    "unknown": {"user_id": "nobody-we-know"},
-    "denied": {"user_id": "u000002"},
-    "nobody": {},
-}
-
-
-def people(events: pd.DataFrame) -> dict[str, str]:
-    """Users for the plants: some who did something on the last day, and some who did not."""
-    days = events[events["user_id"] != "u000002"].groupby("user_id")["event_time"].agg(["max", "size"])
-    days = days[days["size"].between(6, 40)]  # of whom the model reads all
-    active, idle = (days.index[(days["max"] >= LAST_DAY) == late] for late in (True, False))
-    names = ("less", "behind", "trait", "late", "unseen")
-    return dict(zip((*names, "active"), [*idle[: len(names)], active[0]], strict=True))
-
-
-def changed(profile: Profile, **changes: object) -> None:
-    """Let the store hold another account of a user."""
-    store = connect(DATASET, settings(), writing=True)
-    store.erase([profile.user_id])
-    store.upsert([replace(profile, **changes)])
-    store.close()
-
-
-def plant(of: dict[str, str]) -> None:
-    """What three stores of three users got wrong, and one event that is honestly not known yet."""
-    known = Offline.of(list(of.values()), chosen(Path()).online)
-    assert known is not None
-    less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
-    changed(less, events=[*less.events[:2], *less.events[3:]])
-    changed(behind, events=behind.events[:-1], feature_time_us=max(event.known_us for event in behind.events[:-1]))
-    plan = replace_word(trait.traits["plan"])
-    changed(trait, traits={**trait.traits, "plan": plan})
-    first, *others = unseen.events
-    changed(unseen, events=[first._replace(known_us=LATE.value // 1000), *others], feature_time_us=LATE.value // 1000)
-
-
-def replace_word(word: Stated) -> Stated:
-    return word._replace(value=f"not {word.value}")
 
 
 @pytest.fixture(scope="module")
 def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A platform that answered the same users while it was sound, and under each of the faults; who they are."""
-    with platform(pipeline, tmp_path_factory.mktemp("skewed")) as folder, edge(folder) as (running, worker):
-        of = people(pd.read_parquet(EVENTS))
-
-        def ask(phase: str, k: int) -> None:
-            recommender = worker.recommender
-            recommender.trends = Trends(recommender.artifact.trends, recommender.vocabulary, recommender.model.channels)
-            for name, user in of.items():
-                running.ask({"user_id": user, "k": k, "request_id": f"{phase}-{name}"})
-
-        ask("clean", 5)
-        for name, body in ALONE.items():
-            running.ask(body | {"request_id": f"alone-{name}"})
-        plant(of)
-        ask("planted", 6)
-        features = load("features/out/test")
-        other = fill.trends(features, features.cut_us)
-        due = fill.trends(features, features.description["until_us"]).time_us
-        connect(DATASET, settings(), writing=True).write_trends(ItemTrends(**vars(other) | {"time_us": due}))
-        ask("other-trends", 7)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/yesterday.db")
-            assert fill.main(["--until", LAST_DAY]) == 0
-            worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
-            ask("yesterday", 8)
-            patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")
-            worker.recommender.lookup = StoreLookup.of(DATASET, lambda outcome: None)
-            ask("absent", 9)
-        worker.stop()
-        running.app.service.ladder.popular = None
-        running.ask({"k": 8, "request_id": "alone-static"})
-        running.app.service.served.flush()
-        yield folder, of
+    with skewed(pipeline, tmp_path_factory.mktemp("skewed")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -124,24 +44,11 @@ def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
-    """The record of the answers of a phase."""
-    lines = [one for one in log(here).read_text().splitlines(True) if f'"request_id":"{phase}-' in one]
-    (here / "of/served").mkdir(parents=True, exist_ok=True)
-    (here / "of/served/served-x.jsonl").write_text("".join(lines))
-    for name in ("user.key", "requests"):
-        if (here / "edge" / name).exists() and not (here / "of" / name).exists():
-            (here / "of" / name).symlink_to(here / "edge" / name)
-    assert skew.main(["--served", "of/served", *arguments]) == status
-    return json.loads((here / "experiments/out/skew.json").read_text())
-
-
-def differing(record: dict) -> dict[tuple[str, str], str]:
-    """(whose, group) -> what and why."""
-    return {
-        (row["request_id"].rpartition("-")[2], row["group"]): f"{row['what']}: {row['why']}"
-        for row in record["differences"]
-    }
+@pytest.fixture
+def data(here: Path) -> Path:
+    """The data set as something of one's own to change."""
+    (here / "data").unlink()
+    return shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
 
 
 def test_a_clean_platform_matches_in_every_group(here: Path, answered) -> None:
@@ -177,10 +84,8 @@ def test_each_fault_of_a_store_is_found_in_its_group_and_told_by_value(here: Pat
     assert "skew of demo: history 60.0% [23.1%, 88.2%] of 5 match" in capsys.readouterr().out
 
 
-def known_late(here: Path, of: dict[str, str]) -> None:
+def known_late(of: dict[str, str]) -> None:
     """Let the data set say of the first event of two users that it is not known yet."""
-    (here / "data").unlink()
-    shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
     events = pd.read_parquet(EVENTS)
     for name in ("late", "unseen"):
         first = events[events["user_id"] == of[name]].sort_values(["event_time", "event_id"]).index[0]
@@ -188,8 +93,8 @@ def known_late(here: Path, of: dict[str, str]) -> None:
     events.to_parquet(EVENTS)
 
 
-def test_an_event_that_is_not_known_yet_is_seen_by_neither_side(here: Path, answered) -> None:
-    known_late(here, answered[1])
+def test_an_event_that_is_not_known_yet_is_seen_by_neither_side(here: Path, data: Path, answered) -> None:
+    known_late(answered[1])
 
     clean = differing(measured(here, "clean"))
     assert clean["late", "history"] == "different: 1 event not due; as the online store has it now"
@@ -211,6 +116,25 @@ def test_trends_of_another_day_are_found_whether_they_say_so_or_not(here: Path, 
     assert list(found) == [("active", "history")]  # all others did nothing on the day that is not in
 
 
+def test_what_was_read_costs_nothing_and_each_answer_is_computed_on_its_own_trends(here: Path, answered) -> None:
+    user = answered[1]["active"]
+    (line,) = [one for one in map(json.loads, log(here).open()) if one["request_id"] == "other-trends-active"]
+    with opened([line], Path("edge/served"), lineage_options.secret(Path("edge/served")), chosen(here)) as sources:
+        model, trends, people = sources.model(line), sources.trends, sources.people
+        assert trends is not None
+        assert people is not None
+        days = (trends.until_us, load(FEATURES).cut_us)
+        read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
+        person = people.person(user, from_iso(line["time"]), "first")
+        due, as_read = (cost(Held(line, {}, person, snapshot), sources) for snapshot in read)
+
+    assert due is not None
+    assert as_read is not None
+    assert (as_read.difference, as_read.kept, as_read.rung) == (pytest.approx(0, abs=1e-5), 1.0, "personalised")
+    assert due.difference is not None
+    assert due.difference > 1e-2
+
+
 def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) -> None:
     record = measured(here, "absent")
 
@@ -225,16 +149,25 @@ def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) 
     assert record["cost"]["mean_share_of_list_kept"] < 1
 
 
-def test_what_the_data_set_does_not_hold_is_missing_there(here: Path, answered) -> None:
-    (here / "data").unlink()
-    shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
-    users = pd.read_parquet("data/out/ingest/users.parquet")
-    for column in ("age_band", "gender", "country", "plan"):
-        users.loc[users["user_id"] == answered[1]["less"], column] = None
-    users.to_parquet("data/out/ingest/users.parquet")
+def test_what_the_data_set_does_not_hold_is_missing_there(here: Path, data: Path, answered) -> None:
+    users = pd.read_parquet(USERS)
+    users.loc[users["user_id"] == answered[1]["less"], ["age_band", "gender", "country", "plan"]] = None
+    users.to_parquet(USERS)
 
     record = measured(here, "clean", status=0)
     assert (record["groups"]["traits"]["missing_in_data_set"], list(differing(record))) == (1, [("less", "traits")])
+
+
+def test_an_erased_user_is_nobody_and_no_difference(here: Path, data: Path, answered) -> None:
+    for path in (USERS, EVENTS):
+        table = pd.read_parquet(path)
+        table[table["user_id"] != answered[1]["less"]].to_parquet(path)
+
+    record = measured(here, "clean", status=0)
+    assert (
+        record["groups"]["history"]["not_comparable"] == record["groups"]["traits"]["not_comparable"] == {STRANGER: 1}
+    )
+    assert record["differences"] == []
 
 
 def test_what_cannot_be_compared_says_why(here: Path) -> None:
