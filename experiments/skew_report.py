@@ -28,6 +28,11 @@ HOW = {
     "as of": "the answer's moment, of what had happened before it and was known by then",
     "compared": "answers where either side has something; the interval takes answers as independent",
 }
+ABOUT = {
+    "held against the data set": "answers", "in the log": "of", "since": "since", "drawn by seed": "seed",
+    "oldest": "oldest", "newest": "newest", "data set version": "dataset_hash",
+    "data set known until": "data_set_known_until", "measured": "date",
+}  # fmt: skip
 
 
 def tally(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -80,8 +85,7 @@ def title(record: Mapping[str, Any]) -> str:
 
 def parts(record: Mapping[str, Any]) -> list[Part]:
     """The whole report."""
-    names = ("answers", "of", "since", "seed", "oldest", "newest", "dataset_hash", "data_set_known_until", "date")
-    about = Part("answers", {name.replace("_", " "): record[name] for name in names})
+    about = Part("answers", {name: record[key] for name, key in ABOUT.items()})
     rows = [
         {name.replace("_", " "): value for name, value in row.items() if name != "time"}
         for row in record["differences"]
