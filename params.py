@@ -89,6 +89,9 @@ class Evaluate(Section):
 
 class Retrain(Section):
     candidate: str  # of train.models: the champion's rival where the command names none
+    refit: Literal["gated", "full"]  # what serves after a PROMOTE: what was gated, or its recipe fitted on all events
+    refit_requests: Count  # the newest ones, that a refit and its parent are both asked
+    refit_overlap: Annotated[float, Field(ge=0, lt=1)]  # least mean share of the parent's 10 that the refit lists, too
 
 
 class Limited(Section):

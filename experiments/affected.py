@@ -12,6 +12,7 @@ from data.products import SPLIT
 from experiments import lineage
 from experiments.lineage_report import Part
 from experiments.served_lines import ServedLines
+from features.featurize import CUTS, FULL, moment_of
 from serving import registry
 from serving import settings as environment
 from serving.client import ServerError, TorchServe
@@ -19,7 +20,6 @@ from serving.registry import RegistryError, Version
 from serving.versions import client
 
 PAGE = 1000  # runs of one question to MLflow
-CUTS = {"valid": "valid_start_us", "test": "test_start_us"}
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def _row(version: Version, manifest: Mapping[str, Any], roles: Mapping[str, str]
     return {
         "version": version.version,
         "model": manifest.get("label", manifest["model"]),
+        "refit of": manifest.get("refit_of", {}).get("version"),
         "aliases": lineage.aliases_of(version),
         "fitted until": manifest.get("fit_until"),
         "live": roles.get(version.version, "-"),
@@ -138,9 +139,9 @@ def _cut_us(origin: Origin, tags: Mapping[str, str]) -> int | None:
     """Until when a run read events; None where its split is not the one that lies here."""
     path = SPLIT / "manifest.json"
     split = json.loads(path.read_text()) if path.is_file() else {}
-    if split.get("split_id") != tags.get("split_id") or tags.get("cut") not in CUTS:
+    if split.get("split_id") != tags.get("split_id") or tags.get("cut") not in (*CUTS, FULL):
         return None
-    return split[CUTS[tags["cut"]]]
+    return moment_of(tags["cut"], split)
 
 
 def known_from(event_us: int, known_us: int) -> int:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from command import exits_cleanly
 from data.fingerprint import json_hash
 from data.products import INGESTED, SPLIT, read_json, read_table
 from experiments.audit_page import page
-from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
+from experiments.leakage.checks import OF_CUT, OF_FULL, OF_SPLIT, run
 from experiments.leakage.cut import Cut
 from features import store
-from features.featurize import CUTS
+from features.featurize import CUTS, FULL
 from training import provenance
 
 OUT = Path("experiments/out")
@@ -32,8 +33,8 @@ FEATURES = Path("features/out")
 CODE = ("data", "features", "training", "experiments")  # the checks, and what they call
 
 
-def read(settings: params.Params) -> list[Cut]:
-    """Both cuts of the products that lie here.
+def read(settings: params.Params, names: Sequence[str] = CUTS) -> list[Cut]:
+    """Cuts of the products that lie here.
 
     Raises:
         UserError: a stage has not run; the text names it.
@@ -53,7 +54,7 @@ def read(settings: params.Params) -> list[Cut]:
             settings,
             measured if name == "test" else {},
         )
-        for name in CUTS
+        for name in names
     ]
 
 
@@ -101,6 +102,13 @@ def passed(settings: params.Params) -> dict:
     made = report(settings)
     write(made)
     return made
+
+
+def of_full(settings: params.Params) -> dict:
+    """What can be asked of the features that a refit on all events reads: {"clean", "checks"}."""
+    (at,) = read(settings, (FULL,))
+    checks = list(run(at, OF_FULL))
+    return {"clean": not any(check["failed"] for check in checks), "checks": checks}
 
 
 def failures(made: dict) -> list[str]:

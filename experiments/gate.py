@@ -21,6 +21,7 @@ from experiments.comparison import best_on_validation
 from experiments.gate_page import page
 from experiments.judgement import Question, policy_hash
 from experiments.measured import read_metrics
+from experiments.opponent import opponent
 from features import store
 from serving import registry
 from training.models import artifact
@@ -81,11 +82,12 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     dataset = settings.dataset
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
-    target = registry.opponent(dataset, candidate)
+    features = store.load("features/out/test")
+    target, instead = opponent(dataset, candidate, features)
     champion = target.version
     if candidate.version == champion.version:
-        return target.report | {"version": version, "again": True, "overrides": overrides(dataset)}
-    features = store.load("features/out/test")
+        known = {"version": version, "again": True, "instead": instead}
+        return target.report | known | {"overrides": overrides(dataset)}
     split_id = features.description["split_id"]
     seen = ledger.known(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
     if seen is not None and seen["verdict"] != verdict.PROMOTE:
@@ -95,7 +97,7 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     asked = Question(
         settings, features, label, candidate, champion, str(target.report.get("label", "")),
         exported(baseline) if baseline else None, checkout.state(), audit.passed(settings), override,
-        time.time_ns() // 1000, skew_record.last(dataset),
+        time.time_ns() // 1000, skew_record.last(dataset), instead,
     )  # fmt: skip
     return settle(dataset, version, judgement.judge(asked))
 
@@ -155,6 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         name = f"{report['label']} (version {report['version']})"
         for override in report.get("overrides", []):
             print(f"gate: OVERRIDE: {override}")
+        if instead := report.get("instead"):
+            print(f"gate: {instead}")
         again = " (decided before)" if report.get("again") else ""
         print(f"gate: {report['verdict']}{again}: {name}: {report['reason']} -> {OUT}/gate.html")
     return 0

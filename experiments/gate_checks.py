@@ -37,6 +37,11 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
         rows.append(Check("Nothing leaks from the future", told, "no finding that fails", OK))
     if "skew" in report:
         rows.append(_skew(report["skew"], policy["min_match_rate"]))
+    if "agreement" in found:
+        one = found["agreement"]
+        told = f"mean overlap@10 {one['overlap']:.3f}, over {one['requests']:,} recent requests"
+        state = OK if one["overlap"] >= one["bar"] else FAILED
+        rows.append(Check("Lists as its parent does", told, f"at least {one['bar']:g}", state))
     for name, kind in (("guard_rails", "Lists"), ("budgets", "Cost")):
         for row in found.get(name, []):
             unit = f" {row['unit']}" if "unit" in row else ""

@@ -21,6 +21,7 @@ def comment(report: dict[str, Any]) -> str:
     said = SAID[report["verdict"]].format(label=report["label"], champion=champion_of(report))
     lines = [f"## {SIGNS[report['verdict']]} {report['verdict'].replace('_', ' ')}: {said}", ""]
     lines += [f"> **OVERRIDE**: {text}" for text in report.get("overrides", [])]
+    lines += [f"> {report['instead']}"] if report.get("instead") else []
     lines += [f"{report['reason'][:1].upper()}{report['reason'][1:]}.", ""]
     if advice := report.get("advice"):
         lines += [f"**Next:** {advice}.", ""]

@@ -72,8 +72,9 @@ def _banner(report: dict[str, Any]) -> str:
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     loud = [f'<p class="loud">OVERRIDE: {escape(text)}</p>' for text in report.get("overrides", [])]
-    unknown = report.get("code", {}).get("unknown")
-    return loud + ([f'<p class="note">Code: {escape(unknown)}</p>'] if unknown else [])
+    unknown, instead = report.get("code", {}).get("unknown"), report.get("instead")
+    notes = [*([f"Code: {unknown}"] if unknown else []), *([f"{instead[:1].upper()}{instead[1:]}."] if instead else [])]
+    return loud + [f'<p class="note">{escape(note)}</p>' for note in notes]
 
 
 def _next(report: dict[str, Any]) -> str:

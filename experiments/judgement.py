@@ -50,6 +50,7 @@ class Question:
         override: judge although the code is not committed.
         now_us: when it is asked.
         skew: the last record of `experiments.skew` on this data set's answers; None where nothing was measured.
+        instead: why the champion is not the version that serves; None where it is.
     """
 
     settings: params.Params
@@ -64,6 +65,7 @@ class Question:
     override: bool
     now_us: int
     skew: dict[str, Any] | None = None
+    instead: str | None = None
 
     @property
     def split_id(self) -> str:
@@ -77,28 +79,28 @@ def judge(asked: Question) -> dict[str, Any]:
         return report(asked, refusal, {})
     if refusal := admission.leaking(asked.audit) or admission.skewed(asked.skew, policy):
         return report(asked, refusal, {})
-    with _artifacts(asked) as folders:
+    with artifacts(asked) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
-        about = {"artifacts": {role: _about(manifest) for role, manifest in manifests.items()}}
+        known = {"artifacts": {role: about(manifest) for role, manifest in manifests.items()}}
         until = asked.features.description["until_us"]
         if decided := admission.overlap(manifests, until) or admission.poor_index(manifests[CANDIDATE], policy):
-            return report(asked, decided, {}) | about
+            return report(asked, decided, {}) | known
         recommenders = {role: Recommender.load(folder) for role, folder in folders.items()}
         if decided := (
             admission.irreproducible(recommenders[CHAMPION], asked.champion.version)
             or admission.altered(recommenders[CANDIDATE])
         ):
-            return report(asked, decided, {}) | about
-        costs = _costs(folders, recommenders, policy)
-        if decided := verdict.over_budget(costs):
-            return report(asked, decided, {"budgets": costs}) | about
+            return report(asked, decided, {}) | known
+        spent = costs(folders, recommenders, policy)
+        if decided := verdict.over_budget(spent):
+            return report(asked, decided, {"budgets": spent}) | known
         golden = len(recommenders[CHAMPION].golden())
         found: dict[str, Any] = {
-            "budgets": costs,
+            "budgets": spent,
             "golden_answers": golden,
             "leakage_checks": len(asked.audit["checks"]),
         } | _look(asked, recommenders, manifests)
-    told = report(asked, verdict.conclude(found, policy), found) | about
+    told = report(asked, verdict.conclude(found, policy), found) | known
     told |= {"looks": found["looks"], "window_start": to_iso(found["start_us"]), "window_end": to_iso(until)}
     ledger.append(asked.split_id, asked.candidate.artifact, asked.champion.artifact, told)
     return told
@@ -140,6 +142,7 @@ def report(asked: Question, decided: Decision, found: dict[str, Any]) -> dict[st
         "label": asked.label,
         "against_version": asked.champion.version,
         "against_label": asked.champion_label,
+        "instead": asked.instead,
         "primary": policy.primary,
         "policy": policy.model_dump(mode="json"),
         "policy_hash": policy_hash(policy),
@@ -154,7 +157,7 @@ def report(asked: Question, decided: Decision, found: dict[str, Any]) -> dict[st
     }
 
 
-def _costs(folders: Mapping[str, Path], recommenders: Mapping[str, Recommender], policy: params.Gate) -> list[dict]:
+def costs(folders: Mapping[str, Path], recommenders: Mapping[str, Recommender], policy: params.Gate) -> list[dict]:
     """Rows of the budgets, measured on candidate and champion."""
     roles = (CANDIDATE, CHAMPION)
     sizes = {role: footprint.size_mb(folders[role]) for role in roles}
@@ -164,7 +167,7 @@ def _costs(folders: Mapping[str, Path], recommenders: Mapping[str, Recommender],
 
 
 @contextmanager
-def _artifacts(asked: Question) -> Iterator[dict[str, Path]]:
+def artifacts(asked: Question) -> Iterator[dict[str, Path]]:
     """Role -> folder of the artifact, as registered; the baseline's as exported."""
     scratch = Path(tempfile.mkdtemp(prefix="tidegate-gate-"))
     try:
@@ -177,5 +180,6 @@ def _artifacts(asked: Question) -> Iterator[dict[str, Path]]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def about(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of an artifact."""
     return {key: manifest.get(key) for key in ("label", "model", "commit", "dataset_hash", "fit_until", "run_id")}

@@ -66,7 +66,7 @@ def manifest_of(version: Version) -> dict[str, Any]:
 
 def parts_of(version: Version) -> list[Part]:
     """Everything behind a version; what cannot be read says so in its part and costs the others nothing."""
-    parts = [_version(version), _gate(version)]
+    parts = [_version(version), _gate(version), *_parent(version)]
     try:
         manifest = manifest_of(version)
     except RegistryError as error:
@@ -98,6 +98,23 @@ def _gate(version: Version) -> Part:
     told = {name: report.get(name) for name in ("verdict", "reason", "date", "against_version", "label")}
     facts = {name.replace("_", " "): value for name, value in told.items()}
     return Part("gate report", facts | {"report": "as the gate wrote it, by its signature"})
+
+
+def _parent(version: Version) -> list[Part]:
+    """Of a refit on all events, the version on whose gate report it rests."""
+    try:
+        number = versions.parent_of(version)
+    except RegistryError:  # told with the artifact
+        return []
+    if number is None:
+        return []
+    try:
+        parent = registry.find(version.dataset, number)
+    except RegistryError as error:
+        return [Part("parent", {"version": number}, note=str(error))]
+    told = _gate(parent)
+    return [Part("parent", {"version": number, "aliases": aliases_of(parent), "artifact": parent.artifact, **told.facts},
+                 note=told.note)]  # fmt: skip
 
 
 def _run(run_id: str, version: Version) -> Part:

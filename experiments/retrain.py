@@ -25,6 +25,7 @@ from experiments.retrain_cuts import Cuts, cuts_of
 from experiments.workspace import edited
 from params import ROOT
 from serving import registry, versions
+from serving.gate_report import PROMOTE
 from training.models.artifact import MANIFEST
 
 MEASURED = Path("experiments/out")
@@ -132,9 +133,7 @@ def retrain(given: argparse.Namespace, dataset: str) -> None:
     (folder / NOTE).write_text(json.dumps({"old_end_us": old_end, "end_us": cuts.end}))
     forget_others(folder, labels)
     judged(folder, dataset, env)
-    if not given.no_deploy:
-        steps.step("fill the online store", "features.fill", [], folder, env)
-        steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
+    serve(folder, dataset, env, given.no_deploy)
     print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "
           f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}")  # fmt: skip
 
@@ -145,6 +144,24 @@ def judged(folder: Path, dataset: str, env: dict[str, str]) -> None:
     steps.pipeline(folder, env)
     steps.step("gate", "experiments.gate", [], folder, env)
     steps.publish(folder, dataset)
+
+
+def serve(folder: Path, dataset: str, env: dict[str, str], no_deploy: bool) -> None:
+    """Bring what the gate promoted live, then its refit on all events where params.yaml wants one.
+
+    A refit takes as long as a fit, and may be refused: until then, and then, what was gated serves.
+    """
+
+    def deploy() -> None:
+        if not no_deploy:
+            steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
+
+    if not no_deploy:
+        steps.step("fill the online store", "features.fill", [], folder, env)
+    deploy()
+    if params.load(folder / "params.yaml").retrain.refit == "full" and steps.verdict_of(folder) == PROMOTE:
+        steps.step("refit on all events", "experiments.refit_full", [], folder, env)
+        deploy()
 
 
 @exits_cleanly

@@ -94,5 +94,14 @@ def leaderboard(dataset: str) -> str:
 
 def verdict(folder: Path) -> str:
     """What the gate said last, in one line."""
-    report = json.loads((folder / "experiments/out/gate.json").read_text())
+    report = _gate_report(folder)
     return f"Gate: {report['verdict']}: {report['label']}: {report['reason']}"
+
+
+def verdict_of(folder: Path) -> str:
+    """The same in one word."""
+    return _gate_report(folder)["verdict"]
+
+
+def _gate_report(folder: Path) -> dict:
+    return json.loads((folder / "experiments/out/gate.json").read_text())

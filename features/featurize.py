@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,12 @@ from features.trends import ALL, half_life, window
 from features.vocabulary import Vocabulary
 
 CUTS = ("valid", "test")
+FULL = "full"  # after the last event: the cut of a refit, which nothing is left to judge
+
+
+def moment_of(cut: str, manifest: Mapping[str, Any]) -> int:
+    """Where a cut lies, in microseconds, by the split's manifest."""
+    return manifest["end_us"] + 1 if cut == FULL else manifest[f"{cut}_start_us"]
 
 
 def microseconds(times: pd.Series) -> np.ndarray:
@@ -132,7 +140,9 @@ def write(folder: Path, features: dict) -> None:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cut", choices=CUTS, required=True, help="fit on events before valid_start or test_start")
+    parser.add_argument(
+        "--cut", choices=(*CUTS, FULL), required=True, help="fit on events before valid_start or test_start, or on all"
+    )
     cut = parser.parse_args(argv).cut
     settings = params.load()
     manifest = read_json(SPLIT / "manifest.json", "python -m data.split")
@@ -140,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         read_table(SPLIT / "events.parquet", "python -m data.split"),
         read_table(INGESTED / "users.parquet", "python -m data.ingest"),
         read_table(INGESTED / "items.parquet", "python -m data.ingest"),
-        manifest[f"{cut}_start_us"],
+        moment_of(cut, manifest),
         settings.featurize,
         settings.seed,
     )

@@ -53,6 +53,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     """Write the artifact folder; its golden answers come from loading it back.
 
     Args:
+        fit: what `training.train.write` wrote beside the weights; of a refit on all events, `refit_of` names the parent.
         sides: what is known of users and items.
 
     Raises:
@@ -86,6 +87,8 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
         "model": fit["recipe"]["name"],
         "params": fit["recipe"],
         "run_id": fit["run_id"],
+        "seed": fit.get("seed"),
+        **({"refit_of": fit["refit_of"]} if "refit_of" in fit else {}),
         "fit_until": to_iso(features.cut_us),
         "fit_until_us": features.cut_us,
         "commit": provenance.commit(),

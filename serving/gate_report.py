@@ -2,6 +2,9 @@
 
 The signature covers verdict, data set, version, artifact, policy, date and every byte of the report, and names the file:
 a report of another day lies elsewhere, so that one tag says which counts.
+
+A version that was refitted on all events has no later ones to be judged on. Its report says `under` whose it serves: the
+parent's version and the hash of the parent's report, which must hold, too, whenever the refit's is asked for.
 """
 
 from __future__ import annotations
@@ -9,10 +12,19 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
-from serving import descriptions, signature
+from serving import descriptions, moves, signature
 from serving.moves import advice
 from serving.signature import canonical
-from serving.versions import RegistryError, Version, client, read, stored_digest
+from serving.versions import (
+    RegistryError,
+    Version,
+    client,
+    find,
+    parent_of,
+    read,
+    stored_digest,
+    stored_manifest,
+)
 
 PROMOTE = "PROMOTE"
 KIND = "gate report"
@@ -40,14 +52,9 @@ def verified(version: Version) -> dict:
 
     Raises:
         RegistryError: there is none, or it is not signed by the gate, was changed since, is of another version or
-            artifact, or does not say PROMOTE.
+            artifact, does not say PROMOTE, or rests on a parent's that does not hold.
     """
-    name = f"{version.dataset} {version.version}"
-    tags = client().get_model_version(version.dataset, version.version).tags
-    if SIGNATURE_TAG not in tags:
-        what = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
-        raise RegistryError(f"{name}: {what}; {advice(version.version)}")
-    signed = signature.verified(KIND, tags[SIGNATURE_TAG], f"{name}: its gate report")
+    name, signed = f"{version.dataset} {version.version}", _signed(version)
     text = read(str(signed["uri"]), name)
     if sha256(text.encode()).hexdigest() != signed["sha256"]:
         raise RegistryError(f"{name}: its gate report was changed after the gate signed it (the hash differs)")
@@ -60,7 +67,48 @@ def verified(version: Version) -> dict:
         raise RegistryError(f"{name}: its gate report is of {report.get('dataset')} {report.get('version')}")
     if not report.get("artifact") == version.artifact == stored_digest(version):
         raise RegistryError(f"{name}: its gate report is of another artifact")
+    if "under" in report:
+        check_parent(version, report["under"])
     return report
+
+
+def check_parent(version: Version, under: dict) -> None:
+    """Hold a refit to the version under whose report it serves.
+
+    Raises:
+        RegistryError: it is no refit of that version, or that version was never promoted, is a refit itself, or has no
+            valid report, or another one by now.
+    """
+    name = f"{version.dataset} {version.version}"
+    parent = find(version.dataset, str(under.get("version")))
+    told = f"{name}: its parent, version {parent.version},"
+    if stored_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
+        raise RegistryError(f"{name}: its gate report rests on version {parent.version}, of which it is no refit")
+    if parent_of(parent) is not None:
+        raise RegistryError(f"{told} is a refit itself, which nothing later has judged")
+    if not moves.read(version.dataset).promoted(parent.version):
+        raise RegistryError(f"{told} was never promoted by the gate")
+    try:
+        verified(parent)
+    except RegistryError as error:
+        raise RegistryError(f"{told} may not serve: {error}") from None
+    if digest(parent) != under.get("report"):
+        raise RegistryError(f"{told} has another gate report than the one that it was refitted under")
+
+
+def digest(version: Version) -> str:
+    """Hash of a version's report, as the gate signed it."""
+    return str(_signed(version)["sha256"])
+
+
+def _signed(version: Version) -> dict:
+    """What the signature of a version's report says."""
+    name = f"{version.dataset} {version.version}"
+    tags = client().get_model_version(version.dataset, version.version).tags
+    if SIGNATURE_TAG not in tags:
+        what = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
+        raise RegistryError(f"{name}: {what}; {advice(version.version)}")
+    return signature.verified(KIND, tags[SIGNATURE_TAG], f"{name}: its gate report")
 
 
 def _subject(report: dict) -> dict:

@@ -10,6 +10,7 @@ than the record, with no move under way, was moved by hand.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -109,6 +110,15 @@ class Record:
     def current(self) -> Move | None:
         """The move under way, else the last one."""
         return self.pending() or self.last()
+
+    def promoted(self, version: str) -> bool:
+        """Whether the gate ever made a version champion, by an entry that a key of ours still verifies."""
+        for serial, text in self.entries.items():
+            with suppress(RegistryError):
+                move = self._read(text, f"its entry {name_of(serial)}")
+                if (move.why, move.champion) == (PROMOTION, version):
+                    return True
+        return False
 
     def fault(self, alias: str, says: str | None) -> str | None:
         """One line on an alias that no signed move explains; None where one does.

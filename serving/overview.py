@@ -5,14 +5,14 @@ from __future__ import annotations
 from serving import moves, overriding, policy
 from serving.moves import CHAMPION, PREVIOUS, Record
 from serving.registry import CHALLENGER, serving_target
-from serving.versions import RegistryError, aliased
+from serving.versions import RegistryError, Version, aliased, parent_of
 
 
 def overview(dataset: str) -> list[str]:
     """A line per alias, one on the last signed move, and one on each thing that wants attention."""
     found = {alias: aliased(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
     says = {alias: version.version if version else None for alias, version in found.items()}
-    lines = [_line(alias, version or "-") for alias, version in says.items()]
+    lines = [_line(alias, _named(version) if version else "-") for alias, version in found.items()]
     record = moves.read(dataset)
     try:
         last, wrong = record.last(), _wrong(record, says)
@@ -31,6 +31,15 @@ def _wrong(record: Record, says: dict[str, str | None]) -> list[str]:
     if loud := overriding.standing(record.dataset):
         faults.append(f"OVERRIDE: {loud['line']}")
     return faults
+
+
+def _named(version: Version) -> str:
+    """Its number; of a refit on all events with its parent's, of which the gate's word is."""
+    try:
+        parent = parent_of(version)
+    except RegistryError:  # whoever deploys it is told
+        parent = None
+    return version.version if parent is None else f"{version.version}, a refit of {parent}"
 
 
 def _line(what: str, said: str) -> str:

@@ -6,8 +6,8 @@
 
 An alias is not evidence: anyone can set one. What may serve is a version that the last signed move made champion
 (serving/moves.py), and whose own signed gate report says PROMOTE for this very version and artifact
-(serving/gate_report.py). In an emergency an override stands in for the report: signed, with a reason, and loud until the
-next promotion.
+(serving/gate_report.py); a refit on all events says so under its parent's report. In an emergency an override stands in
+for the report: signed, with a reason, and loud until the next promotion.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
         html: the same for reading, kept beside it.
 
     Raises:
-        RegistryError: the verdict is not PROMOTE, or the report is of another version or artifact.
+        RegistryError: the verdict is not PROMOTE, or the report is of another version or artifact, or rests on a
+            parent's that does not hold.
     """
     candidate = find(dataset, version)
     stated = {"dataset": dataset, "version": version, "artifact": stored_digest(candidate)}
@@ -94,6 +95,10 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
         raise RegistryError(f"{dataset} {version}: the verdict is {report.get('verdict')}, so no alias moves")
     moves.finish(dataset)
     now = moves.read(dataset).last()
+    if "under" in report:
+        gate_report.check_parent(candidate, report["under"])
+        if now is not None and now.champion not in (version, report["under"]["version"]):
+            raise RegistryError(f"{dataset} {version}: champion is {now.champion} by now, not its parent")
     gate_report.keep(candidate, report, html)
     if now is None or now.champion != version or now.why == OVERRIDE:
         _move(candidate, PROMOTION, str(report.get("reason", "")), now)

@@ -128,11 +128,21 @@ def download(dataset: str, which: str, into: Path | None = None) -> Path:
 
 def stored_digest(version: Version) -> str:
     """Digest of the manifest that lies at the version's source now, whatever its tag says."""
+    return digest_of(stored_manifest(version))
+
+
+def stored_manifest(version: Version) -> dict:
+    """The manifest that lies at the version's source now."""
     name = f"{version.dataset} {version.version}"
     try:
-        return digest_of(json.loads(read(f"{version.source}/{MANIFEST}", name)))
+        return json.loads(read(f"{version.source}/{MANIFEST}", name))
     except ValueError:
         raise RegistryError(f"{name}: its artifact's {MANIFEST} is not JSON") from None
+
+
+def parent_of(version: Version) -> str | None:
+    """The version whose recipe this one is, fitted once more on all events; None for any other version."""
+    return stored_manifest(version).get("refit_of", {}).get("version")
 
 
 def read(uri: str, name: str) -> str:

@@ -26,6 +26,7 @@ WITHOUT_SECTION = {
     "package": "copies the artifact and the code beside it into an archive",
     "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
     "compare": "puts measured numbers side by side",
+    "refit_full": "fits what the gate promoted once more, held to it by the section retrain",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
     "demo": "runs the other verbs, each under its own section",
 }

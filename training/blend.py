@@ -29,7 +29,7 @@ LEAST_SPREAD = 1e-9
 def fit_hybrid(
     recipe: dict, fitted: dict[str, FitResult], features: Features, settings: params.Train, seed: int
 ) -> FitResult:
-    """The parts under one roof. At `valid` the weights are found, at `test` those of the recipe are taken.
+    """The parts under one roof. At `valid` the weights are found, at a later cut those of the recipe are taken.
 
     The validation scores are cross-fitted: each half of the users is scored with weights that the other half gave.
 
@@ -44,7 +44,7 @@ def fit_hybrid(
         part.load_state_dict(fitted[label].model.state_dict())
     model.eval()
     scores: dict[str, float] = {}
-    if features.description["cut"] == "test":
+    if features.description["cut"] != "valid":
         model.set_weights(recipe["weights"])
     else:
         cases = {

@@ -1,4 +1,4 @@
-"""Fit a learned model by gradient: early stopping at `valid`, the same number of looks at each event at `test`."""
+"""Fit a learned model by gradient: early stopping at `valid`, the same number of looks at each event later."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit_learned(
     """Train the model that the recipe names on what was known before the cut.
 
     At the `valid` cut, stops early and returns in `recipe` the `best_steps` and the `train_events` they were
-    taken on. At the `test` cut it takes best_steps * (events now / train_events) steps, without stopping early.
+    taken on. At a later cut it takes best_steps * (events now / train_events) steps, without stopping early.
 
     Args:
         checkpoints: folder for the state after each epoch, from which a killed fit goes on; None keeps none.
@@ -86,7 +86,7 @@ def _fitted(
     counts = np.bincount(past.items, minlength=len(features.vocabulary))
     module = TrainModule(model, recipe, counts, seed)
     checkpoint = Checkpoint(checkpoints, recipe, features, seed)
-    if features.description["cut"] == "test" and "best_steps" in recipe:
+    if features.description["cut"] != "valid" and "best_steps" in recipe:
         steps = max(1, round(recipe["best_steps"] * events / recipe["train_events"]))
         curve = Curve(on_epoch)
         _train(module, windows, {"max_steps": steps, "max_epochs": -1}, curve, checkpoint, place)

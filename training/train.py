@@ -210,7 +210,11 @@ def main(argv: list[str] | None = None) -> int:
         run.tag(devices=str(number))
         run.log_fit(result)
     folder = OUT / arguments.model / arguments.cut
-    write(folder, result, {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id})
+    write(
+        folder,
+        result,
+        {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id, "seed": settings.train.seed},
+    )
     scores = " ".join(f"{target} {value:.4f}" for target, value in result.validation.items())
     print(f"train: {arguments.model} at {arguments.cut} in {result.seconds:.1f} s {scores} -> {folder}")
     return 0

@@ -17,6 +17,10 @@ PURPOSE = {
         "**{label}** on `{dataset}` by the recipe that its `valid` run found: fitted on everything before the `test` "
         "cut. Exported, measured on what follows, and served if the gate lets it."
     ),
+    "full": (
+        "**{label}** on `{dataset}` by the recipe of a version that passed the gate: fitted on everything, so that the newest "
+        "events are not wasted. Served only under that version's gate report."
+    ),
 }
 
 # The UI shows the first paragraph; the rest opens with a click.

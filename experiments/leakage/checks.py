@@ -45,6 +45,15 @@ OF_CUT: dict[str, Check] = {
     "time travel": time_travel.per_feature,
     "target probe": target_probe.probe,
 }
+NEED_LATER_EVENTS = {
+    "first appearance: rankings",
+    "ties: evaluation",
+    "ties: encoded",
+    "sessions",
+    "time travel",
+    "target probe",
+}
+OF_FULL = {name: check for name, check in OF_CUT.items() if name not in NEED_LATER_EVENTS}  # of a cut after all events
 
 
 def run(at: Cut, checks: dict[str, Check]) -> Iterator[dict]:

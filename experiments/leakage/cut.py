@@ -14,7 +14,7 @@ import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
 from data.instants import to_iso
 from experiments.leakage.finding import Row
-from features.featurize import featurize, microseconds
+from features.featurize import featurize, microseconds, moment_of
 from features.sequences import Cases, Log
 from features.store import Features
 from features.vocabulary import PAD
@@ -25,7 +25,7 @@ from training import validate
 class Cut:
     """One cut of a split. What checks compare with is made anew from `events`, never read from the features."""
 
-    name: str  # valid | test
+    name: str  # valid | test | full
     events: pd.DataFrame
     users: pd.DataFrame
     items: pd.DataFrame
@@ -37,7 +37,7 @@ class Cut:
     @property
     def start_us(self) -> int:
         """The moment of the cut, as the split's manifest has it."""
-        return self.manifest[f"{self.name}_start_us"]
+        return moment_of(self.name, self.manifest)
 
     @cached_property
     def times(self) -> np.ndarray:
