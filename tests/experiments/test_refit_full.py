@@ -15,7 +15,7 @@ from small_pipeline import inside
 import params
 from command import UserError
 from data.products import SPLIT
-from experiments import admission, affected, audit, gate, judgement, lineage, refit_checks, refit_full
+from experiments import admission, affected, audit, gate, judgement, lineage, refit_checks, refit_full, skew_record
 from experiments.affected import Origin
 from experiments.checkout import Checkout
 from experiments.gate_page import page
@@ -231,6 +231,17 @@ def test_data_that_leak_refit_nothing(capsys, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(audit, "of_full", lambda _: {"clean": False, "checks": checks})
 
     assert "refused: the leakage audit fails: future (full): an event after the cut: 3 rows" in refused(capsys)
+
+
+@pytest.mark.usefixtures("parent_serves")
+def test_features_that_are_served_otherwise_than_they_are_fitted_refit_nothing(capsys) -> None:
+    groups = {"history": {"compared": 200, "match_rate": 0.1, "low": 0.06, "high": 0.15}}
+    told = {"dataset": DATASET, "dataset_hash": "d", "date": "2026-11-26", "answers": 200, "groups": groups}
+    skew_record.write(told, "")
+    try:
+        assert "refused: what is served does not read what the data set tells: history 10.0%" in refused(capsys)
+    finally:
+        (skew_record.OUT / "skew.json").unlink()
 
 
 @pytest.mark.usefixtures("parent_serves")
