@@ -312,16 +312,8 @@ def copy(project: Path) -> Path:
     """A copy of the project's code beside its settings, so that what runs is what lies there."""
     for name in ("data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("out", "results", "__pycache__"))
-    for name in (
-        "params.py",
-        "model_params.py",
-        "gate_params.py",
-        "rollout_params.py",
-        "search_space.py",
-        "segment_params.py",
-        "command.py",
-    ):
-        shutil.copyfile(ROOT / name, project / name)
+    for path in ROOT.glob("*.py"):
+        shutil.copyfile(path, project / path.name)
     return project
 
 
