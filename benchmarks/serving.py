@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     path = write("serving", {
         "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
         "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
-        "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")},
+        "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_us")},
         "seconds": seconds, "rounds": given.rounds, **figures(points), "soak_memory_mb": readings,
     })  # fmt: skip
     print(f"-> {path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from command import UserError
-from serving import logs
+from serving import logs, server
 from serving.client import LiveVersion, ServerError, TorchServe
 from serving.package import Build
 from serving.rehearsal import RehearsalError, rehearse
@@ -41,7 +41,7 @@ def bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> 
             build.archive.name,
             build.name,
             batch_size=settings.batch_size,
-            batch_delay_ms=settings.batch_delay_ms,
+            batch_delay=server.batch_delay(settings),
             answer_seconds=settings.answer_seconds,
         )
         rehearse(build, client, settings.load_seconds)

@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from serving import package, registry
+from serving import package, registry, server
 from serving.client import LiveVersion, TorchServe
 from serving.package import Build
 from serving.registry import Version
@@ -57,7 +57,7 @@ def _content(archive: Path) -> str | None:
 
 
 def _as_set(live: LiveVersion, settings: Settings) -> bool:
-    return (live.batch_size, live.batch_delay_ms) == (settings.batch_size, settings.batch_delay_ms)
+    return (live.batch_size, live.batch_delay) == (settings.batch_size, server.batch_delay(settings))
 
 
 def archives(dataset: str, settings: Settings) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from command import UserError
 from features.online.connect import FEAST, STORE
 from params import ROOT
+from serving import patience
 from serving.java import find_java
 from serving.settings import PORTS, Settings, variable
 
@@ -45,7 +46,7 @@ def command(settings: Settings, config: Path, scratch: Path) -> list[str]:
         f"-Dlog4j.configurationFile={Path(__file__).resolve().with_name('log4j2.xml').as_uri()}",
         f"-Djava.io.tmpdir={scratch}",
         "-cp",
-        str(package / "frontend" / "*"),
+        patience.class_path(package, settings.server_home.resolve()),
         FRONTEND,
         "--python",
         sys.executable,

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from command import exits_cleanly
-from serving import launch, settings
+from serving import launch, patience, settings
 from serving.client import ServerError, TorchServe
 from serving.launch import ServerStartError
 from serving.logs import last_lines
@@ -87,6 +87,12 @@ def find(settings: Settings) -> psutil.Process | None:
 def stopped(settings: Settings) -> bool:
     """Whether the server is down because `stop` was called, or it never started; one that was killed left its pid."""
     return not _pid_file(settings).exists()
+
+
+def batch_delay(settings: Settings) -> int:
+    """How long the running server is to wait for one more request of a batch, in its own unit."""
+    process = find(settings)
+    return patience.stated(settings.batch_delay_us, process.cmdline() if process else ())
 
 
 def describe(settings: Settings) -> str:

@@ -44,7 +44,7 @@ def serving(live: Settings, archives: dict[str, Path], tmp_path_factory: pytest.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
         server.start(live)
-    settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
+    settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_us": 300})
     install(archives["1.0"], settings, lambda said: None)
     return settings
 
@@ -146,14 +146,14 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
     assert {version: settings_of(live) for version, live in after.items()} == {
         version: settings_of(live) for version, live in before.items()
     }
-    assert settings_of(after["1.0"]) == (True, 2, 2, 4, 3)
-    assert settings_of(after["2.0"]) == (False, 1, 1, 2, 3)
+    assert settings_of(after["1.0"]) == (True, 2, 2, 4, 300)
+    assert settings_of(after["2.0"]) == (False, 1, 1, 2, 300)
     with TorchServe.of(serving) as client:
         assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
 
 
 def settings_of(live: LiveVersion) -> tuple:
-    return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
+    return live.default, live.ready, live.workers, live.batch_size, live.batch_delay
 
 
 def test_restoring_loads_nothing_where_something_serves(serving: Settings) -> None:
