@@ -20,6 +20,7 @@ from serving import export
 from serving.recommender import Recommender
 from serving.request import RequestError, parse
 from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
+from training.models import graph
 from training.models.base import Model
 from training.models.build import MODELS, build
 from training.models.learned import LearnedModel
@@ -256,6 +257,25 @@ def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: F
             with torch.inference_mode():
                 found, expected = (model.factored(batch) for model in (frozen, plain))
             assert all(map(torch.equal, [*found[0], found[1]], [*expected[0], expected[1]])), shift
+
+
+def test_no_length_of_history_has_a_record_of_its_own(fitted: FitResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording takes ten times as long as an answer: all of it belongs to the warm-up."""
+    frozen = build(fitted.recipe, sizes_of(FEATURES))
+    frozen.load_state_dict(fitted.model.state_dict())
+    frozen.eval()
+    record, recorded = graph._record, []
+    monkeypatch.setattr(graph, "_record", lambda *given: recorded.append(given) or record(*given))
+    with torch.inference_mode():
+        frozen.freeze()
+    counts = []
+    for length in (1, 2, 5):
+        batch = ask(frozen, [list(range(1, 1 + length)), []], moments=1)
+        batch.log_trends = log_trends(batch.trends) if frozen.channels else None
+        scores(frozen, batch)
+        counts.append(len(recorded))
+
+    assert counts == [counts[0]] * 3
 
 
 def test_it_learns_the_checkerboard(model: Model) -> None:

@@ -88,14 +88,20 @@ class LearnedModel(Model):
         graph = self._graphs.get(of_query.__name__)
         if graph is None or batch.log_trends is None or len(batch) > FEW:
             return of_query(self._query(batch))
-        return graph(*(getattr(batch, part.name) for part in fields(Batch)))
+        read = self._as_wide(batch)  # before, or each length of history would have a record of its own
+        return graph(*(getattr(read, part.name) for part in fields(Batch)))
 
     def _query(self, batch: Batch) -> Query:
+        return Query.of(self._as_wide(batch))
+
+    def _as_wide(self, batch: Batch) -> Batch:
+        """The batch with histories `max_history` wide."""
         assert self.max_history is not None
-        if short := self.max_history - batch.items.shape[1]:
-            items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
-            batch = replace(batch, items=items, item_times=times)
-        return Query.of(batch)
+        short = self.max_history - batch.items.shape[1]
+        if not short:
+            return batch
+        items, times = (functional.pad(part, (short, 0)) for part in (batch.items, batch.item_times))
+        return replace(batch, items=items, item_times=times)
 
     def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
         return self.score_pairs(self._query(batch), torch.arange(len(batch), device=rows.device), rows)
