@@ -74,12 +74,16 @@ class App:
         else:
             await self._refuse(send, Refusal(404, "path", "nothing is here; see /docs"))
 
+    def refused(self, status: int) -> None:
+        """Count a refusal, also one of what never became a request."""
+        self.service.metrics.refusals.labels(status).inc()
+
     async def _wrong_method(self, send: Send, allowed: tuple[str, ...]) -> None:
         told = f"expected {' or '.join(allowed)}"
         await self._refuse(send, Refusal(405, "method", told, ((b"allow", ", ".join(allowed).encode()),)))
 
     async def _refuse(self, send: Send, refusal: Refusal) -> None:
-        self.service.metrics.refusals.labels(refusal.status).inc()
+        self.refused(refusal.status)
         await error(send, refusal)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -86,6 +86,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _refuse(self, fault: tuple[int, str, str]) -> None:
         status, field, message = fault
+        self.app.refused(status)  # the app that every process here runs
         self._stop_head_timer()
         body = orjson.dumps({"code": status, "field": field, "message": message})
         head = (

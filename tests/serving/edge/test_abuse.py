@@ -136,8 +136,10 @@ def test_every_field_refuses_every_type_that_is_not_its_own(sound: Edge) -> None
 
 @pytest.mark.parametrize("what", MALFORMED)
 def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(sound: Edge, what: str) -> None:
+    before = sound.count("tidegate_edge_refusals_total", status="400")
     status, error = spell(sound, MALFORMED[what].format(key=sound.key))
     assert (status, error["code"], error["field"]) == (400, 400, "request")
+    assert sound.count("tidegate_edge_refusals_total", status="400") == before + 1
 
 
 @pytest.mark.parametrize("what", ENDLESS)
