@@ -13,10 +13,11 @@ from pathlib import Path
 
 from benchmarks._record import write
 from command import UserError, exits_cleanly
-from experiments import experiment, presets, source_options, steps, workspace
-from experiments.cases import TARGETS
-from experiments.comparison import PRIMARY
-from experiments.steps import RESULTS
+from experiments import experiment
+from experiments.evaluation.cases import TARGETS
+from experiments.evaluation.comparison import PRIMARY
+from experiments.orchestration import presets, source_options, steps, workspace
+from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace
 

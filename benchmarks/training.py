@@ -12,7 +12,7 @@ from benchmarks import _ours, _rectools
 from benchmarks._learning_curve import LearningCurve
 from benchmarks._record import write
 from command import UserError, exits_cleanly
-from experiments import source_options, steps, workspace
+from experiments.orchestration import source_options, steps, workspace
 from features import store
 from training import validate
 

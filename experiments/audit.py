@@ -20,9 +20,9 @@ import params
 from command import exits_cleanly
 from data.fingerprint import json_hash
 from data.products import INGESTED, SPLIT, read_json, read_table
-from experiments.audit_page import page
 from experiments.leakage.checks import OF_CUT, OF_FULL, OF_SPLIT, run
 from experiments.leakage.cut import Cut
+from experiments.leakage.page import page
 from features import store
 from features.featurize import CUTS, FULL
 from training import provenance

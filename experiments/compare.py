@@ -14,11 +14,11 @@ import pandas as pd
 
 import params
 from command import exits_cleanly
-from experiments.board import Board, result
-from experiments.comparison import best_on_validation, comparisons
-from experiments.decay import decay
-from experiments.leaderboard import markdown
-from experiments.measured import CompareError, Measured, read_metrics
+from experiments.evaluation.comparison import best_on_validation, comparisons
+from experiments.evaluation.measured import CompareError, Measured, read_metrics
+from experiments.leaderboard.board import Board, result
+from experiments.leaderboard.decay import decay
+from experiments.leaderboard.markdown import markdown
 
 OUT = params.ROOT / "experiments" / "out"
 RESULTS = params.ROOT / "experiments" / "results"
@@ -72,7 +72,7 @@ def with_parts(measured: Sequence[Measured]) -> list[tuple[str, str]]:
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
     """Write results/<dataset>.json and .md (small, committed) and out/leaderboard.html; return their
     paths."""
-    from experiments.figures import page  # plotly takes a second to load
+    from experiments.leaderboard.figures import page  # plotly takes a second to load
 
     texts = {
         results / f"{board.dataset}.json": json.dumps(result(board), indent=1, sort_keys=True, allow_nan=False) + "\n",

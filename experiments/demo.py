@@ -8,7 +8,7 @@ from pathlib import Path
 
 import params
 from command import exits_cleanly
-from experiments import source_options, steps
+from experiments.orchestration import source_options, steps
 from params import ROOT
 
 SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS = 3, 5, 5
@@ -16,7 +16,7 @@ SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS = 3, 5, 5
 
 def answers(folder: Path, dataset: str) -> str:
     """Three users with their latest events and their recommendations, fetched over HTTP."""
-    from experiments.showcase import showcase
+    from experiments.orchestration.showcase import showcase
     from serving import settings
     from serving.client import TorchServe
 

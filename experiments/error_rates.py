@@ -14,14 +14,14 @@ import pandas as pd
 
 import params
 from command import UserError, exits_cleanly
-from experiments import error_rates_page
-from experiments.cases import TARGETS
-from experiments.comparison import best_on_validation
-from experiments.error_rates_chart import chart
-from experiments.error_rates_points import ALONE, AS_THEY_ARE, BETTER, EQUAL, WORSE, min_users, share
-from experiments.looks import verdicts
-from experiments.measured import read_metrics
-from experiments.population import Population, population
+from experiments.evaluation.cases import TARGETS
+from experiments.evaluation.comparison import best_on_validation
+from experiments.evaluation.measured import read_metrics
+from experiments.power import page as error_rates_page
+from experiments.power.chart import chart
+from experiments.power.looks import verdicts
+from experiments.power.points import ALONE, AS_THEY_ARE, BETTER, EQUAL, WORSE, min_users, share
+from experiments.power.population import Population, population
 from training import provenance
 
 OUT = Path("experiments/out")

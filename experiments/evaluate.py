@@ -13,9 +13,9 @@ import pandas as pd
 
 import params
 from command import UserError, exits_cleanly
-from experiments import record
-from experiments.measure import measure
-from experiments.segments import Segments
+from experiments.evaluation import record
+from experiments.evaluation.measure import measure
+from experiments.evaluation.segments import Segments
 from features import store
 from features.encode import Batch
 from features.sequences import Cases, batches

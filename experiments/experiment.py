@@ -10,11 +10,11 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import lineup, presets, seeds, source_options, steps, workspace
-from experiments.budget import minutes_of
-from experiments.comparison import DEFAULT
-from experiments.shares import NOTE, TUNED, tune
-from experiments.study_record import values_text
+from experiments.evaluation.comparison import DEFAULT
+from experiments.orchestration import lineup, presets, seeds, source_options, steps, workspace
+from experiments.orchestration.shares import NOTE, TUNED, tune
+from experiments.tuning.budget import minutes_of
+from experiments.tuning.record import values_text
 from features import store
 from params import ROOT
 

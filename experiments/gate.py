@@ -16,12 +16,14 @@ from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
-from experiments import admission, audit, checkout, judgement, ledger, skew_record, verdict
-from experiments.comparison import best_on_validation
-from experiments.gate_page import page
-from experiments.judgement import Question, policy_hash
-from experiments.measured import read_metrics
-from experiments.opponent import opponent
+from experiments import audit
+from experiments.evaluation.comparison import best_on_validation
+from experiments.evaluation.measured import read_metrics
+from experiments.gating import admission, checkout, judgement, ledger, verdict
+from experiments.gating.judgement import Question, policy_hash
+from experiments.gating.opponent import opponent
+from experiments.gating.page import page
+from experiments.serving_skew import record as skew_record
 from features import store
 from serving import registry
 from training.models import artifact

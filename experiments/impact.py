@@ -9,11 +9,12 @@ from pathlib import Path
 import params
 from command import exits_cleanly
 from data.products import SPLIT
-from experiments import affected, lineage, lineage_options
-from experiments.affected import Origin, answers_part, runs_part, versions_part
-from experiments.lineage_report import Part
-from experiments.reached import COLUMN, of_events
-from experiments.served_lines import LineageError
+from experiments.lineage import affected, ancestry
+from experiments.lineage import options as lineage_options
+from experiments.lineage.affected import Origin, answers_part, runs_part, versions_part
+from experiments.lineage.reached import COLUMN, of_events
+from experiments.lineage.report import Part
+from experiments.lineage.served_lines import LineageError
 
 SHORTEST_HASH = 6
 
@@ -27,21 +28,21 @@ def of_dataset(stated: str, folder: Path, chosen: params.Params) -> list[Part]:
     Raises:
         LineageError: nothing here knows such a version.
     """
-    place = lineage.registry_place()
+    place = ancestry.registry_place()
     whole = _whole_hash(stated, chosen)
     origin = Origin(chosen.dataset, whole)
     answers = answers_part(folder, "answers by versions fitted on it", lambda line: line["dataset_version"] == whole)
     parts = [runs_part(origin), versions_part(origin), answers]
-    if not any(part.rows for part in parts) and whole != lineage.local_dataset():
+    if not any(part.rows for part in parts) and whole != ancestry.local_dataset():
         raise LineageError(f"nothing is known of data set version {stated!r}; looked in {SPLIT}, {place} and {folder}")
-    here = whole == lineage.local_dataset()
-    return [Part("data set version", {"name": chosen.dataset, "hash": whole, lineage.HERE: here}), *parts]
+    here = whole == ancestry.local_dataset()
+    return [Part("data set version", {"name": chosen.dataset, "hash": whole, ancestry.HERE: here}), *parts]
 
 
 def _whole_hash(stated: str, chosen: params.Params) -> str:
     if len(stated) < SHORTEST_HASH:
         raise LineageError(f"--dataset is {stated!r}; expected a hash, or its first {SHORTEST_HASH} digits or more")
-    known = {*affected.hashes(chosen.dataset), lineage.local_dataset() or ""}
+    known = {*affected.hashes(chosen.dataset), ancestry.local_dataset() or ""}
     same = sorted(one for one in known if one.startswith(stated))
     if len(same) > 1:
         raise LineageError(f"--dataset {stated!r} is how {len(same)} data set versions begin: {', '.join(same)}")

@@ -16,10 +16,10 @@ import torch
 
 import params
 from command import exits_cleanly
-from experiments import ncf_fit
-from experiments.bootstrap import Intervals, Totals, intervals
-from experiments.given_negatives import Given, fingerprint, metrics, ranks, read
-from experiments.set_history import SetDotProduct, SetNeuralCF
+from experiments.evaluation.bootstrap import Intervals, Totals, intervals
+from experiments.papers import ncf_fit
+from experiments.papers.given_negatives import Given, fingerprint, metrics, ranks, read
+from experiments.papers.set_history import SetDotProduct, SetNeuralCF
 from training import provenance
 
 # Not beside the data sets' own results: those are rankings of the full catalogue after a cut in time.

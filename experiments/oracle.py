@@ -14,8 +14,8 @@ import params
 from command import UserError, exits_cleanly
 from data.simulate import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
-from experiments.measure import measure
-from experiments.segments import Segments
+from experiments.evaluation.measure import measure
+from experiments.evaluation.segments import Segments
 from features import store
 from features.sequences import Cases
 from features.store import Features

@@ -20,11 +20,14 @@ import torch
 import params
 from command import UserError, exits_cleanly
 from data.products import SPLIT, read_json
-from experiments import admission, audit, checkout, gate, heritage, refit_checks, skew_record
-from experiments.checkout import Checkout
-from experiments.gate_page import page
-from experiments.judgement import Question
-from experiments.verdict import Decision
+from experiments import audit, gate
+from experiments.gating import admission, checkout
+from experiments.gating.checkout import Checkout
+from experiments.gating.judgement import Question
+from experiments.gating.page import page
+from experiments.gating.verdict import Decision
+from experiments.retraining import heritage, refit_checks
+from experiments.serving_skew import record as skew_record
 from features import featurize, store
 from features.featurize import FULL
 from features.store import Features

@@ -14,10 +14,10 @@ from typing import Any
 
 import params
 from command import exits_cleanly
-from experiments import lineage_options
-from experiments.lineage_report import Part
-from experiments.recompute import Recomputed, recompute
-from experiments.served_lines import ServedLines
+from experiments.lineage import options as lineage_options
+from experiments.lineage.recompute import Recomputed, recompute
+from experiments.lineage.report import Part
+from experiments.lineage.served_lines import ServedLines
 from serving import processor
 from serving.edge.answer import FIELDS, OWN_FIELDS, digest, finish, read
 from serving.golden import difference

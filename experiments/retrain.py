@@ -19,10 +19,11 @@ import params
 from command import UserError, exits_cleanly
 from data.instants import to_iso
 from data.products import SPLIT
-from experiments import lineup, recipe, source_options, steps, workspace
-from experiments.only_one import AlreadyRunningError, only_one
-from experiments.retrain_cuts import Cuts, cuts_of
-from experiments.workspace import edited
+from experiments.orchestration import lineup, source_options, steps, workspace
+from experiments.orchestration.only_one import AlreadyRunningError, only_one
+from experiments.orchestration.workspace import edited
+from experiments.retraining import recipe
+from experiments.retraining.cuts import Cuts, cuts_of
 from params import ROOT
 from serving import registry, versions
 from serving.gate_report import PROMOTE

@@ -16,8 +16,8 @@ import numpy as np
 
 import params
 from command import UserError, exits_cleanly
-from experiments import card, protocols
-from experiments.protocols import MEANINGS, Fold
+from experiments.protocols import card, holdouts
+from experiments.protocols.holdouts import MEANINGS, Fold
 from features.folds import Tables
 from training import provenance, validate
 from training.train import FitError, fit
@@ -109,7 +109,7 @@ def _progress(reached: dict[str, dict[str, np.ndarray]]) -> str:
 
 def write(facts: dict) -> list[Path]:
     """experiments/out/sensitivity.json, .md and .html."""
-    from experiments.card_page import markdown, page  # plotly takes a second to load
+    from experiments.protocols.card_page import markdown, page  # plotly takes a second to load
 
     texts = {"json": json.dumps(facts, indent=1, allow_nan=False) + "\n", "md": markdown(facts), "html": page(facts)}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load()
     labels = asked_of(arguments.models, settings)
     tables = Tables.read()
-    found = measure(protocols.every(tables, settings), labels, settings)
+    found = measure(holdouts.every(tables, settings), labels, settings)
     made = card.build(found, len(tables.users), settings.seed, settings.evaluate.resamples)
     paths = write(provenance_of(tables, settings, labels) | {"statement": card.NO_GATE} | made)
     firsts = ", ".join(f"{column} {card.best(made, column)}" for column in made["protocols"])

@@ -18,13 +18,18 @@ from typing import Any
 import params
 from command import UserError, exits_cleanly
 from data.instants import from_iso, to_iso
-from experiments import admission, lineage, lineage_options, lineage_page, skew_record, skew_report
-from experiments.served_lines import LineageError, ServedLines
-from experiments.skew_cost import Cost, Held, cost
-from experiments.skew_outcomes import GROUPS, TRENDS, not_comparable, not_computed
-from experiments.skew_people import of_user
-from experiments.skew_sources import Sources, opened
-from experiments.skew_trends import of_trends
+from experiments.gating import admission
+from experiments.lineage import ancestry
+from experiments.lineage import options as lineage_options
+from experiments.lineage import page as lineage_page
+from experiments.lineage.served_lines import LineageError, ServedLines
+from experiments.serving_skew import record as skew_record
+from experiments.serving_skew import report as skew_report
+from experiments.serving_skew.cost import Cost, Held, cost
+from experiments.serving_skew.outcomes import GROUPS, TRENDS, not_comparable, not_computed
+from experiments.serving_skew.people import of_user
+from experiments.serving_skew.sources import Sources, opened
+from experiments.serving_skew.trends import of_trends
 from features.online.lines import instant
 from training import provenance
 
@@ -95,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         raise LineageError(f"no answer to hold against the data set: {log.described()}")
     times = sorted(map(given_at, lines))
     record = {
-        "dataset": chosen.dataset, "dataset_hash": lineage.local_dataset(), "commit": provenance.commit(),
+        "dataset": chosen.dataset, "dataset_hash": ancestry.local_dataset(), "commit": provenance.commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "answers": len(lines), "of": total,
         "since": given.since, "seed": chosen.seed, "oldest": times[0], "newest": times[-1],
     } | measure(lines, folder, lineage_options.secret(folder), chosen)  # fmt: skip

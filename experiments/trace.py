@@ -13,9 +13,10 @@ from typing import Any
 
 import params
 from command import exits_cleanly
-from experiments import lineage, lineage_options, readings
-from experiments.lineage_report import Part
-from experiments.served_lines import LineageError, ServedLines
+from experiments.lineage import ancestry, readings
+from experiments.lineage import options as lineage_options
+from experiments.lineage.report import Part
+from experiments.lineage.served_lines import LineageError, ServedLines
 from serving import versions
 from serving.edge import wire
 from serving.registry import RegistryError, Version
@@ -43,8 +44,8 @@ def trace(
     parts = [_answer(line, same)]
     version = None
     try:
-        version = lineage.version_of(line.get("dataset") or chosen.dataset, line["model_version"])
-        parts += lineage.parts_of(version)
+        version = ancestry.version_of(line.get("dataset") or chosen.dataset, line["model_version"])
+        parts += ancestry.parts_of(version)
     except LineageError as error:
         parts.append(Part("version", {"version": line["model_version"] or None}, note=str(error)))
     return [*parts, _events(line, version, secret, user, chosen)]

@@ -11,10 +11,13 @@ from pathlib import Path
 import params
 import search_space
 from command import UserError, exits_cleanly
-from experiments import folded, study_record, study_storage
-from experiments.budget import Budget, minutes_of
-from experiments.objectives import text
-from experiments.study import (
+from experiments.tuning import folded
+from experiments.tuning import record as study_record
+from experiments.tuning import storage as study_storage
+from experiments.tuning.budget import Budget, minutes_of
+from experiments.tuning.objectives import text
+from experiments.tuning.record import values_text
+from experiments.tuning.study import (
     accuracy,
     begin_with_defaults,
     begun,
@@ -26,9 +29,8 @@ from experiments.study import (
     open_study,
     value_of_defaults,
 )
-from experiments.study_record import values_text
-from experiments.trials import Search, run_next
-from experiments.workers import Crew, Job
+from experiments.tuning.trials import Search, run_next
+from experiments.tuning.workers import Crew, Job
 from features import store
 from features.store import Features
 

@@ -296,7 +296,7 @@ def test_what_describes_a_source_needs_one(say: Say, option: str) -> None:
 def test_a_demo_of_something_unusable_ends_before_it_begins(
     project: Path, say: Say, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
-    monkeypatch.setattr("experiments.workspace.HOME", project / "workspaces")
+    monkeypatch.setattr("experiments.orchestration.workspace.HOME", project / "workspaces")
     write(project / "log.csv", HEADER, *ROWS)
     write(project / "other.csv", HEADER, *ROWS)
 

@@ -63,6 +63,7 @@ def test_contracts_hold(clone: Path) -> None:
         ("serving/edge/stored.py", "import features.feast_store.sdk_engine"),  # which loads Feast and pandas
         ("serving/handler.py", "def later():\n    import mlflow"),  # hidden in a function
         ("data/columns.py", "import data.ingest"),
+        ("experiments/evaluation/cases.py", "import experiments.gating.verdict"),  # which weighs what it measures
     ],
 )
 def test_contracts_catch_a_planted_violation(clone: Path, file: str, line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.leaderboard import spread
+from experiments.leaderboard.markdown import spread
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))

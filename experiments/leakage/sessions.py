@@ -10,7 +10,7 @@ from data.instants import to_iso
 from experiments.leakage.cut import Cut
 from experiments.leakage.finding import Finding, Outcome, Row
 from experiments.leakage.time_order import SPLIT_AGAIN
-from experiments.session_numbers import session_numbers
+from experiments.protocols.session_numbers import session_numbers
 from features.featurize import microseconds
 
 

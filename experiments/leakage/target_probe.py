@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 
 from data.columns import USER
 from data.instants import to_iso
-from experiments import proportion
+from experiments.evaluation import proportion
 from experiments.leakage import duels
 from experiments.leakage.cut import Cut
 from experiments.leakage.duels import Duels

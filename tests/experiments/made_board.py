@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from experiments import compare
-from experiments.measure import measure
+from experiments.evaluation.measure import measure
 
 ORIGIN = {
     "dataset": "made", "dataset_hash": "d1", "split_id": "s1", "commit": "c0ffee", "date": "2026-05-01T00:00:00Z",

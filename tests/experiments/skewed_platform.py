@@ -13,7 +13,7 @@ import pytest
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
-from experiments.offline import EVENTS, Offline
+from experiments.lineage.offline import EVENTS, Offline
 from features import fill
 from features.online.connect import connect, settings
 from features.online.profile import LATEST_US, Profile

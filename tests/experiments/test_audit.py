@@ -15,8 +15,8 @@ from data.columns import DAY
 from data.instants import to_iso
 from data.products import SPLIT, write_table
 from experiments import audit
-from experiments.audit_page import page
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
+from experiments.leakage.page import page
 from features.sequences import Log
 from tests.experiments.leakage.made_cut import TEST, cut_of, lay, made_events
 

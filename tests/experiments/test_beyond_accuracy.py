@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.beyond_accuracy import (
+from experiments.evaluation.beyond_accuracy import (
     counts,
     coverage,
     diversity,

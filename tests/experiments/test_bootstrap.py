@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments import bootstrap
-from experiments.bootstrap import Totals, intervals, paired, weights
+from experiments.evaluation import bootstrap
+from experiments.evaluation.bootstrap import Totals, intervals, paired, weights
 
 
 def interval(values, user, seed=0, resamples=1000):

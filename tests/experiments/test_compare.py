@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from experiments import compare
-from experiments.comparison import best_on_validation, best_peer, compare_pair
-from experiments.measure import measure
-from experiments.measured import CompareError, Measured, read_metrics
+from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
+from experiments.evaluation.measure import measure
+from experiments.evaluation.measured import CompareError, Measured, read_metrics
 from tests.experiments.made_board import ORIGIN, build, change
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.bootstrap import paired
-from experiments.contrasts import WHOLE, contrasts, holm, p_below_zero, users_to_decide
+from experiments.evaluation.bootstrap import paired
+from experiments.evaluation.contrasts import WHOLE, contrasts, holm, p_below_zero, users_to_decide
 
 USERS, CASES = 60, 400
 

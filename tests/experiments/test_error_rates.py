@@ -11,10 +11,11 @@ import pytest
 
 import params
 from command import UserError
-from experiments import bootstrap, looks
-from experiments.error_rates_chart import chart
-from experiments.error_rates_page import markdown, statement
-from experiments.error_rates_points import (
+from experiments.evaluation import bootstrap
+from experiments.power import looks
+from experiments.power.chart import chart
+from experiments.power.page import markdown, statement
+from experiments.power.points import (
     ALONE,
     BETTER,
     EQUAL,
@@ -24,7 +25,7 @@ from experiments.error_rates_points import (
     pooled,
     users_needed,
 )
-from experiments.population import Population, population
+from experiments.power.population import Population, population
 
 POLICY = params.load().gate
 RNG = np.random.default_rng(0)

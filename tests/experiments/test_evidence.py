@@ -15,9 +15,10 @@ from small_pipeline import inside
 
 import params
 from data.products import INGESTED
-from experiments import evaluate, evidence, gate, guard_rails
-from experiments.catalogue import Catalogue
-from experiments.scoring import cases_from, score
+from experiments import evaluate, gate
+from experiments.evaluation.catalogue import Catalogue
+from experiments.evaluation.scoring import cases_from, score
+from experiments.gating import evidence, guard_rails
 from features import store
 from features.sequences import Log
 from features.vocabulary import Vocabulary

@@ -10,9 +10,10 @@ import yaml
 
 import params
 from command import UserError
-from experiments import experiment, lineup, presets, shares, workspace
+from experiments import experiment
 from experiments.experiment import chosen, is_better, prepare, take, take_better
-from experiments.shares import begun_at, fair_share
+from experiments.orchestration import lineup, presets, shares, workspace
+from experiments.orchestration.shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
 

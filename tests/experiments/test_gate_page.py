@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 import params
-from experiments.gate_checks import checks
-from experiments.gate_page import page
-from experiments.gate_picture import Line, picture
+from experiments.gating.checks import checks
+from experiments.gating.page import page
+from experiments.gating.picture import Line, picture
 from tests.experiments.test_verdict import found
 
 POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json") | {"alpha": 0.05}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from command import UserError
-from experiments.given_negatives import Given, hold_out, metrics, ranks, read
+from experiments.papers.given_negatives import Given, hold_out, metrics, ranks, read
 from tests.experiments.paper_files import NEGATIVES, PAIRS, POSITIVES, written
 
 

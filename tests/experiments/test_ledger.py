@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import ledger
+from experiments.gating import ledger
 
 
 def test_looks_count_per_window(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import ncf_fit, ncf_paper
-from experiments.given_negatives import Given, metrics, ranks
-from experiments.set_history import SetDotProduct, SetNeuralCF
+from experiments import ncf_paper
+from experiments.papers import ncf_fit
+from experiments.papers.given_negatives import Given, metrics, ranks
+from experiments.papers.set_history import SetDotProduct, SetNeuralCF
 from tests.experiments.paper_files import written
 from training.negatives import NegativeSampler
 

@@ -14,9 +14,10 @@ import torch
 from mlflow import MlflowClient
 
 import params
-from experiments import objectives, trials, tune
-from experiments.budget import Budget
-from experiments.study import name_of
+from experiments import tune
+from experiments.tuning import objectives, trials
+from experiments.tuning.budget import Budget
+from experiments.tuning.study import name_of
 from tests.training.made_features import checkerboard, train_settings
 from training import validate
 from training.train import FitError

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import params
-from experiments import checkout, evidence, judgement, ledger, proportion
-from experiments.checkout import Checkout
-from experiments.gate_page import page
-from experiments.judgement import Question
-from experiments.scoring import Scored
-from experiments.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, conclude
+from experiments.evaluation import proportion
+from experiments.evaluation.scoring import Scored
+from experiments.gating import checkout, evidence, judgement, ledger
+from experiments.gating.checkout import Checkout
+from experiments.gating.judgement import Question
+from experiments.gating.page import page
+from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, conclude
 from serving import registry
 from serving.recommender import Recommender
 from tests.serving import tiny_artifact

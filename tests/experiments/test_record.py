@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from experiments import record
-from experiments.measure import measure
+from experiments.evaluation import record
+from experiments.evaluation.measure import measure
 from tests.experiments.made_rankings import made_cases, made_items, rank
 from training import tracking, views
 

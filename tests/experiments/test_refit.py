@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import params
-from experiments.refit import asked_of, refit, why_not
-from experiments.scoring import cases_from
+from experiments.evaluation.scoring import cases_from
+from experiments.gating.refit import asked_of, refit, why_not
 from tests.training.made_features import checkerboard, recipe
 from training import validate
 from training.train import fit

@@ -10,9 +10,11 @@ import pytest
 
 import params
 from data.columns import DAY
-from experiments import heritage, retrain, steps
-from experiments.agreement import newest_cases, overlap
-from experiments.refit_checks import estranged
+from experiments import retrain
+from experiments.orchestration import steps
+from experiments.retraining import heritage
+from experiments.retraining.agreement import newest_cases, overlap
+from experiments.retraining.refit_checks import estranged
 from params import ROOT
 from tests.training.made_features import START, checkerboard, recipe, train_settings
 from training.train import fit

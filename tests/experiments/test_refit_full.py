@@ -15,12 +15,16 @@ from small_pipeline import inside
 import params
 from command import UserError
 from data.products import SPLIT
-from experiments import admission, affected, audit, gate, judgement, lineage, refit_checks, refit_full, skew_record
-from experiments.affected import Origin
-from experiments.checkout import Checkout
-from experiments.gate_page import page
-from experiments.judgement import Question
-from experiments.opponent import opponent
+from experiments import audit, gate, refit_full
+from experiments.gating import admission, judgement
+from experiments.gating.checkout import Checkout
+from experiments.gating.judgement import Question
+from experiments.gating.opponent import opponent
+from experiments.gating.page import page
+from experiments.lineage import affected, ancestry
+from experiments.lineage.affected import Origin
+from experiments.retraining import refit_checks
+from experiments.serving_skew import record as skew_record
 from features import store
 from serving import gate_report, registry, versions
 from serving.overview import overview
@@ -88,7 +92,7 @@ def test_its_report_states_how_far_it_lists_as_its_parent_does(refitted: Path) -
 
 
 def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -> None:
-    parts = {part.name: part for part in lineage.parts_of(registry.find(DATASET, CHILD))}
+    parts = {part.name: part for part in ancestry.parts_of(registry.find(DATASET, CHILD))}
     rows = affected.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
     newest = Origin(DATASET, manifest_of(CHILD)["dataset_hash"], manifest_of(CHILD)["fit_until_us"] - 1)
 
@@ -99,7 +103,7 @@ def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -
     assert [row["version"] for row in affected.versions_part(newest).rows] == [CHILD]
     assert [row["name"] for row in affected.runs_part(newest).rows] == ["two_tower · full"]
     assert f"registry  champion    {CHILD}, a refit of {PARENT}" in overview(DATASET)
-    assert "parent" not in {part.name for part in lineage.parts_of(registry.find(DATASET, PARENT))}
+    assert "parent" not in {part.name for part in ancestry.parts_of(registry.find(DATASET, PARENT))}
 
 
 def test_the_gate_judges_a_candidate_against_the_parent_where_the_refit_has_seen_the_window(

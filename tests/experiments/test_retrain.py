@@ -14,8 +14,10 @@ import params
 from command import UserError
 from data.columns import DAY
 from data.instants import from_iso, to_iso
-from experiments import recipe, retrain, workspace
+from experiments import retrain
+from experiments.orchestration import workspace
 from experiments.retrain import Champion, Cuts, cuts_of, old_end_of, prepare
+from experiments.retraining import recipe
 from model_params import ModelParams
 
 END = from_iso("2026-03-01T12:00:00Z")

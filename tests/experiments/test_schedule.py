@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import retrain, workspace
-from experiments.only_one import AlreadyRunningError, only_one
+from experiments import retrain
+from experiments.orchestration import workspace
+from experiments.orchestration.only_one import AlreadyRunningError, only_one
 from params import ROOT
 
 FOLDER = ROOT / "experiments/schedule"

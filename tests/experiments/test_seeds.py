@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import params
-from experiments import seeds
-from experiments.measure import measure
-from experiments.workspace import edited
+from experiments.evaluation.measure import measure
+from experiments.orchestration import seeds
+from experiments.orchestration.workspace import edited
 from tests.experiments.made_board import ORIGIN
 from tests.experiments.made_rankings import made_cases, made_items, rank
 

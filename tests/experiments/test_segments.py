@@ -12,15 +12,15 @@ import yaml
 
 import params
 from command import UserError
-from experiments.board import Board, result
-from experiments.cases import gather
-from experiments.catalogue import Catalogue
-from experiments.figures import page
-from experiments.leaderboard import markdown, segment_rows
-from experiments.measure import measure
-from experiments.measured import CompareError, Measured, must_share_split
-from experiments.segments import Segments
-from experiments.slices import case_slices
+from experiments.evaluation.cases import gather
+from experiments.evaluation.catalogue import Catalogue
+from experiments.evaluation.measure import measure
+from experiments.evaluation.measured import CompareError, Measured, must_share_split
+from experiments.evaluation.segments import Segments
+from experiments.evaluation.slices import case_slices
+from experiments.leaderboard.board import Board, result
+from experiments.leaderboard.figures import page
+from experiments.leaderboard.markdown import markdown, segment_rows
 from features import store
 from features.featurize import microseconds
 from features.segments.rules import Event, Profile, members, split_values

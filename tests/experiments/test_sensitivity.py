@@ -12,8 +12,9 @@ from small_pipeline import inside
 
 import params
 from command import UserError
-from experiments import card, card_page, sensitivity
-from experiments.protocols import Fold
+from experiments import sensitivity
+from experiments.protocols import card, card_page
+from experiments.protocols.holdouts import Fold
 from tests.training.made_features import checkerboard, train_settings
 from training import validate
 

@@ -14,14 +14,17 @@ from skewed_platform import LAST_DAY, LATE, differing, measured, skewed
 
 from command import UserError
 from data.instants import from_iso
-from experiments import admission, lineage_options, skew, skew_record
-from experiments.offline import EVENTS, USERS
-from experiments.past_trends import FEATURES, OfflineTrends
-from experiments.skew_asking import CONTEXT_GONE
-from experiments.skew_cost import Held, cost
-from experiments.skew_people import NEWER, NO_KEY, STRANGER
-from experiments.skew_sources import opened
-from experiments.skew_trends import OTHER_VERSION, OWN_MOMENT
+from experiments import skew
+from experiments.gating import admission
+from experiments.lineage import options as lineage_options
+from experiments.lineage.offline import EVENTS, USERS
+from experiments.lineage.past_trends import FEATURES, OfflineTrends
+from experiments.serving_skew import record as skew_record
+from experiments.serving_skew.asking import CONTEXT_GONE
+from experiments.serving_skew.cost import Held, cost
+from experiments.serving_skew.people import NEWER, NO_KEY, STRANGER
+from experiments.serving_skew.sources import opened
+from experiments.serving_skew.trends import OTHER_VERSION, OWN_MOMENT
 from features.store import load
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.cases import gather
-from experiments.catalogue import Catalogue, RankingsError
-from experiments.slices import case_slices, item_slices, sliced
+from experiments.evaluation.cases import gather
+from experiments.evaluation.catalogue import Catalogue, RankingsError
+from experiments.evaluation.slices import case_slices, item_slices, sliced
 
 IDS = [f"{n}" for n in range(10)]
 ITEMS = pd.DataFrame(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from command import UserError
-from experiments import steps
+from experiments.orchestration import steps
 
 
 def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(

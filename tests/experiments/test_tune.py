@@ -13,10 +13,12 @@ from mlflow.entities import Run
 
 import params
 from command import UserError
-from experiments import study_storage, trials, tune
-from experiments.budget import Budget
-from experiments.study import begin_with_defaults, completed, name_of, open_study, this_process
-from experiments.trials import OutOfTimeError
+from experiments import tune
+from experiments.tuning import storage as study_storage
+from experiments.tuning import trials
+from experiments.tuning.budget import Budget
+from experiments.tuning.study import begin_with_defaults, completed, name_of, open_study, this_process
+from experiments.tuning.trials import OutOfTimeError
 from tests.training.made_features import checkerboard
 from training import tracking
 from training.train import FitError

@@ -11,9 +11,10 @@ from torch import nn
 import params
 from command import UserError
 from data.columns import DAY
-from experiments import folded, trials, tune
-from experiments.budget import Budget
-from experiments.study import name_of
+from experiments import tune
+from experiments.tuning import folded, trials
+from experiments.tuning.budget import Budget
+from experiments.tuning.study import name_of
 from features.folds import Tables
 from tests.training.made_features import checkerboard
 from training.metrics import geometric_mean

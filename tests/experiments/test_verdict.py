@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import params
-from experiments.verdict import (
+from experiments.gating.verdict import (
     HOLD,
     INSUFFICIENT_DATA,
     PROMOTE,

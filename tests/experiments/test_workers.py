@@ -15,9 +15,11 @@ from small_pipeline import inside, write_params
 
 import params
 from data import ingest, split
-from experiments import study_storage, tune, workers
-from experiments.budget import Budget
-from experiments.study import name_of, open_study
+from experiments import tune
+from experiments.tuning import storage as study_storage
+from experiments.tuning import workers
+from experiments.tuning.budget import Budget
+from experiments.tuning.study import name_of, open_study
 from features import featurize, store
 
 WORKERS = 2

@@ -11,8 +11,8 @@ import yaml
 
 import params
 from command import UserError
-from experiments import workspace
-from experiments.workspace import make, name_of, parse_columns
+from experiments.orchestration import workspace
+from experiments.orchestration.workspace import make, name_of, parse_columns
 
 
 @pytest.fixture(autouse=True)

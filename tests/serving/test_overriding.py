@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import gate_page
+from experiments.gating import page as gate_page
 from serving import deploy, moves, registry
 from serving.overview import overview
 from serving.registry import CHAMPION, PREVIOUS, RegistryError

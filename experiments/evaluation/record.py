@@ -1,0 +1,87 @@
+"""What evaluate found, written into the MLflow run that trained the model."""
+
+from __future__ import annotations
+
+from experiments.evaluation import plots
+from experiments.evaluation.cases import TARGETS
+from experiments.evaluation.measure import HEADLINE, KS
+from training import tracking
+
+# By k only what is plotted by k: every other metric at every k would bury these in MLflow's lists.
+BY_K = tuple(f"{name}@{k}" for name in ("ndcg", "recall") for k in KS)
+AT_HEADLINE = ("hr", "map", "coverage", "gini", "diversity", "novelty", "popularity_percentile", "personalisation")
+PRIMARY = f"ndcg@{HEADLINE}"
+# The UI lists metrics in the order in which they were logged.
+LOGGED = tuple(dict.fromkeys((PRIMARY, *BY_K, *(f"{name}@{HEADLINE}" for name in AT_HEADLINE), "mrr@100")))
+SHOWN = {PRIMARY: "NDCG@10", f"recall@{HEADLINE}": "Recall@10", f"coverage@{HEADLINE}": "coverage@10"}
+
+
+def log_evaluation(facts: dict) -> None:
+    """Metrics, plots and a summary into the run that trained the model; a run that is gone is passed over.
+
+    All numbers of the metrics file go along as evaluation.json; the headline ones are MLflow metrics, under the
+    same names for every model.
+    """
+    run = tracking.reopened(facts["run_id"])
+    if run is None:
+        return  # pulled from a remote: the numbers stand in the metrics file all the same
+    run.log_metrics(metrics_of(facts))
+    run.tag(note=note(facts))
+    run.log_json(facts, "evaluation")
+    for name, figure in plots.of_evaluation(facts["targets"]).items():
+        run.log_figure(figure, name)
+
+
+def metrics_of(facts: dict) -> dict[str, float]:
+    """MLflow's names and values: `valid/<target>/ndcg_10` that the recipe was chosen by, `test/<target>/<metric>`."""
+    found = {
+        f"valid/{target}/{_name(key)}": value
+        for target, scores in facts["validation"].items()
+        for key, value in scores.items()
+    }
+    for target, measured in facts["targets"].items():
+        # With frozen trends only the headline: the other models have no such numbers to compare.
+        keys = LOGGED if target in ("next", "window") else (PRIMARY,)
+        values = {key: value_of(measured["metrics"].get(key, {})) for key in keys}
+        found |= {f"test/{target}/{_name(key)}": value for key, value in values.items() if value is not None}
+    return found
+
+
+def value_of(entry: dict) -> float | None:
+    """A metric's mean over cases, or its value where there is none (coverage, gini)."""
+    return entry.get("mean", entry.get("value"))
+
+
+def note(facts: dict) -> str:
+    """The run's description: what was reached on the test window, with intervals, and what it rests on."""
+    reached = [
+        f"{target} **{_cell(facts['targets'][target]['metrics'][PRIMARY])}**"
+        for target in TARGETS
+        if target in facts["targets"]
+    ]
+    lines = [
+        f"**{facts['label']}** on the test window of `{facts['dataset']}`: NDCG@10 {', '.join(reached)}.",
+        "",
+        "Fitted on everything before the `test` cut, measured on what follows it; brackets hold 95% intervals by user.",
+        "",
+        "| target | cases | " + " | ".join(SHOWN.values()) + " | NDCG@10 on validation |",
+        "| --- " * (len(SHOWN) + 3) + "|",
+    ]
+    for target, measured in facts["targets"].items():
+        cells = [_cell(measured["metrics"].get(key, {})) for key in SHOWN]
+        chosen_by = facts["validation"].get(target, {}).get("ndcg@10")
+        cells.append("" if chosen_by is None else f"{chosen_by:.4f}")
+        lines.append(f"| {target} | {measured['cases']:,} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Split `{facts['split_id']}`. Every number: artifact `evaluation.json`."])
+
+
+def _cell(entry: dict) -> str:
+    value = value_of(entry)
+    if value is None:
+        return ""
+    bounded = entry.get("low") is not None
+    return f"{value:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]" if bounded else f"{value:.4f}"
+
+
+def _name(key: str) -> str:
+    return key.replace("@", "_")  # MLflow allows no @

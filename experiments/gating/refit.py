@@ -1,0 +1,70 @@
+"""The champion's recipe fitted on the candidate's data: is a gain the idea's, or only the fresher data's?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import params
+from experiments.evaluation.comparison import FOUND
+from experiments.evaluation.contrasts import WHOLE, contrasts
+from experiments.gating.verdict import level
+from features.sequences import Cases
+from features.store import Features
+from training import validate
+from training.train import fit
+
+
+def why_not(candidate: Mapping[str, Any], champion: Mapping[str, Any], features: Features, asked: bool) -> str | None:
+    """Why a refit would say nothing, or was not done; None where it is to be done. Arguments are manifests."""
+    if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
+        return "not needed: both were fitted on the same data, so no difference is that of fresher data"
+    if asked_of(candidate["params"]) == asked_of(champion["params"]):
+        return (
+            "not needed: the candidate is the champion's recipe on newer data, so all of the difference is the data's"
+        )
+    if (
+        candidate["fit_until_us"] != features.cut_us
+        or candidate["dataset_hash"] != features.description["dataset_hash"]
+    ):
+        return "not possible: the data that the candidate was fitted on is not the one at hand"
+    if not asked:
+        return "not done: this report cannot tell the idea from the fresher data; ask with --refit (it takes a fit)"
+    return None
+
+
+def asked_of(recipe: Any) -> Any:
+    """A recipe without what its fit found: the parameters that a person chose."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {name: asked_of(value) for name, value in recipe.items() if name not in FOUND}
+
+
+def refit(
+    recipe: dict, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], cases: Mapping[str, Cases],
+    features: Features, settings: params.Params, looks: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit the champion's recipe at the present cut, and set it between the two.
+
+    Args:
+        recipe: the champion's, as its fit at its own cut had it.
+        ours, theirs: target -> (n,) NDCG@10 of candidate and champion.
+
+    Returns:
+        {"seconds", "data": {target: contrast of refit and champion}, "idea": {target: of candidate and refit}}.
+    """
+    policy = settings.gate
+    result = fit(recipe, features, settings.train, settings.train.seed)
+    trends, size = features.trend_log(), settings.train.batch_cases
+    again = {t: validate.ndcg(result.model, features, every, trends, size) for t, every in cases.items()}
+
+    def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:
+        return {
+            target: contrasts(one[target], other[target], every.user, {}, policy.margin, settings.seed, policy.resamples,
+                              level(policy, looks))[WHOLE]
+            for target, every in cases.items()
+        }  # fmt: skip
+
+    return {"seconds": round(result.seconds, 1), "data": between(again, theirs), "idea": between(ours, again)}

@@ -1,0 +1,57 @@
+"""Which models a workspace runs: those that it is told to, less those that cannot hold its catalogue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from experiments.orchestration.workspace import edited
+
+
+def write(folder: Path, labels: list[str]) -> None:
+    """Let the pipeline of a workspace fit, measure and package these models of its params.yaml."""
+    with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
+        models = settings["train"]["models"]
+        hybrids = [label for label in labels if "parts" in models[label]]
+        alone = [label for label in labels if label not in hybrids]
+        pipeline["vars"] = [{"models": alone}, {"hybrids": hybrids}, {"ranked": alone + hybrids}]
+        _keep_stages(pipeline, models, hybrids)
+
+
+def leave_out_what_is_too_large(folder: Path) -> list[str]:
+    """Take models out whose `max_items` the catalogue exceeds, and a hybrid's parts likewise; why, a line each.
+
+    One model that refuses must not end the pipeline for the others.
+    """
+    items = json.loads((folder / "features/out/test/description.json").read_text())["num_items"]
+    with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
+        models = settings["train"]["models"]
+        refuse = [label for label, model in models.items() if model.get("max_items", items) < items]
+        hybrids = {label: model for label, model in models.items() if "parts" in model}
+        for model in hybrids.values():
+            model["parts"] = [part for part in model["parts"] if part not in refuse]
+        gone = {*refuse, *(label for label, model in hybrids.items() if len(model["parts"]) < 2)}
+        asked = next(one["ranked"] for one in pipeline["vars"] if "ranked" in one)
+        for label in gone:
+            settings["tune"]["spaces"].pop(label, None)
+            if label in hybrids:
+                del models[label]  # its parts are too few to be written down
+    write(folder, [label for label in asked if label not in gone])
+    return [
+        f"{label} is left out: {items:,} items exceed its max_items = {models[label]['max_items']:,}"
+        for label in asked
+        if label in refuse
+    ]
+
+
+def _keep_stages(pipeline: dict, models: dict, hybrids: list[str]) -> None:
+    """The stages of the hybrids wait for their parts, and for nothing else; without hybrids there are none."""
+    parts = {part for label in hybrids for part in models[label]["parts"]}
+    for name in [name for name in pipeline["stages"] if name.startswith("train-hybrid-")]:
+        cut = name.rpartition("-")[2]
+        if not hybrids:
+            del pipeline["stages"][name]
+            continue
+        stage = pipeline["stages"][name]
+        others = [path for path in stage["deps"] if not path.startswith("training/out/") or "${" in path]
+        stage["deps"] = others + [f"training/out/{part}/{cut}" for part in sorted(parts)]

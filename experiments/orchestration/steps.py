@@ -1,0 +1,107 @@
+"""What demo and experiment are made of: verbs run in a workspace one after the other, and what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import params
+from command import UserError
+from experiments.orchestration import lineup
+from features.online.connect import STORE
+from params import ROOT
+from serving import settings
+from serving.launch import embedded_store
+from training import provenance
+
+RESULTS = ROOT / "experiments" / "results"
+
+
+def environment() -> dict[str, str]:
+    """One tracking store and one endpoint for all data sets; this interpreter for every stage."""
+    database = ROOT / "experiments" / "out" / "mlflow.db"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    own = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
+        "TIDEGATE_COMMIT": provenance.commit(),
+        **signing_key(),
+        STORE: os.environ.get(STORE) or embedded_store(),  # of the project, not of the workspace: who answers reads it
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
+
+
+def signing_key() -> dict[str, str]:
+    """One key for all data sets, too: what a workspace's gate signs, the project's deploy verifies."""
+    stated = settings.load()
+    return {} if stated.gate_key.get_secret_value() else {settings.variable("gate_key_file"): str(stated.gate_key_path)}
+
+
+def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
+    """Run `python -m module` in a folder, its output shown as it comes.
+
+    Raises:
+        UserError: it failed; its own words stand above.
+    """
+    print(f"\n=== {title}", flush=True)
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", module, *arguments]
+    code = subprocess.run(command, cwd=folder, env=env, check=False).returncode
+    if code:
+        raise UserError(f"{title} failed ({' '.join(command[1:])} ended with {code}); the reason stands above")
+    print(f"=== {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def data_and_features(folder: Path, env: dict[str, str]) -> None:
+    """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
+    step("data and features", "dvc", ["repro", "featurize"], folder, env)
+    for reason in lineup.leave_out_what_is_too_large(folder):
+        print(f"=== {reason}", flush=True)
+
+
+def pipeline(folder: Path, env: dict[str, str]) -> None:
+    """All stages up to the leaderboard, as far as something changed, and the audit of what they made."""
+    title = "pipeline: ingest, split, featurize, train, export, evaluate, compare"
+    step(title, "dvc", ["repro", "compare"], folder, env)
+    step("audit for leaks", "experiments.audit", [], folder, env)
+
+
+def publish(folder: Path, dataset: str) -> None:
+    """Bring a workspace's results into the project: the only tracked files that another source changes."""
+    if folder == ROOT:
+        return
+    RESULTS.mkdir(exist_ok=True)  # a clone whose results are not committed has none
+    for suffix in ("json", "md"):
+        shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", RESULTS / f"{dataset}.{suffix}")
+
+
+def leaderboard(dataset: str) -> str:
+    """The models side by side, as experiments/results/<dataset>.json has them."""
+    from experiments.leaderboard.summary import summary
+
+    result = json.loads((RESULTS / f"{dataset}.json").read_text())
+    return summary(result, params.load(ROOT / "params.yaml").gate.primary)
+
+
+def verdict(folder: Path) -> str:
+    """What the gate said last, in one line."""
+    report = _gate_report(folder)
+    return f"Gate: {report['verdict']}: {report['label']}: {report['reason']}"
+
+
+def verdict_of(folder: Path) -> str:
+    """The same in one word."""
+    return _gate_report(folder)["verdict"]
+
+
+def _gate_report(folder: Path) -> dict:
+    return json.loads((folder / "experiments/out/gate.json").read_text())

@@ -1,0 +1,112 @@
+"""What served answers are held against, read once for all of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import params
+from command import UserError
+from experiments.lineage import offline, stated
+from experiments.lineage.offline import Offline
+from experiments.lineage.past_trends import OfflineTrends
+from experiments.lineage.recompute import that_answered
+from experiments.lineage.served_lines import LineageError
+from features.online.connect import connect_to_read, settings
+from features.online.errors import StoreError
+from features.online.store import ProfileStore, Reading
+from serving import inputs
+from serving.edge.pseudonym import pseudonym
+from serving.export import one_thread
+from serving.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Attributes:
+    secret: that the served log's digests are under; None where it is not here.
+    owners: pseudonym -> user, of everybody in the data set.
+    people: what the data set tells of those who asked; None where its events are not here.
+    horizon_us: of what was learned later the data set holds nothing.
+    trends: None where the features are not here.
+    scratch: an empty folder for artifacts.
+    kept: (request id, asked) -> what the request stated, where the edge kept it.
+    store: the online store as it is now; None where there is none.
+    """
+
+    chosen: params.Params
+    secret: bytes | None
+    owners: Mapping[str, str]
+    people: Offline | None
+    horizon_us: int
+    trends: OfflineTrends | None
+    scratch: Path
+    kept: Mapping[tuple[str, str], dict[str, Any]]
+    store: ProfileStore | None
+    _models: dict[tuple, Recommender | str] = field(default_factory=dict)
+    _digests: dict[tuple, str] = field(default_factory=dict)
+
+    def model(self, line: Mapping[str, Any]) -> Recommender:
+        """The version that answered, loaded once. Raises LineageError: it is not to be had."""
+        key = line.get("dataset"), line["model_version"], line["dataset_version"]
+        if key not in self._models:
+            self._models[key] = self._load(line)
+        found = self._models[key]
+        if isinstance(found, str):
+            raise LineageError(found)
+        return found
+
+    def _load(self, line: Mapping[str, Any]) -> Recommender | str:
+        try:
+            folder = tempfile.mkdtemp(dir=self.scratch)
+            return that_answered(line, self.chosen.dataset, Path(folder))
+        except UserError as error:
+            return str(error)
+
+    def trends_digest(self, trends: OfflineTrends, model: Recommender, moment_us: int) -> str:
+        """Of the item trends of a moment, as an answer of the model states it."""
+        key = model.artifact.digest, moment_us
+        if key not in self._digests:
+            self._digests[key] = inputs.of_trends(trends.at(model.vocabulary, moment_us), model.model.channels)
+        return self._digests[key]
+
+    def stored(self, user: str, time_us: int) -> Reading | None:
+        """The user in the online store as it is now."""
+        try:
+            return self.store.read([user], [time_us])[0] if self.store is not None else None
+        except StoreError:
+            return None
+
+    def stated(self, line: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the request stated beyond its line; None where that was not kept."""
+        return self.kept.get((line["request_id"], line["asked"])) if line["unlogged"] else {}
+
+
+@contextmanager
+def opened(
+    lines: Sequence[Mapping[str, Any]], folder: Path, secret: bytes | None, chosen: params.Params
+) -> Iterator[Sources]:
+    """Everything that these lines of a served log in `folder` need."""
+    owners = {pseudonym(secret, user): user for user in offline.users()} if secret is not None else {}
+    asked = {owners[line["user"]] for line in lines if line.get("user") in owners}
+    people = Offline.of(asked, chosen.online)
+    with ExitStack() as stack:
+        stack.enter_context(one_thread())  # as a worker has it
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-skew-")))
+        yield Sources(
+            chosen, secret, owners, people, offline.horizon() if people else 0, OfflineTrends.here(), scratch,
+            stated.bodies(folder, lines), _store(stack, chosen.dataset),
+        )  # fmt: skip
+
+
+def _store(stack: ExitStack, dataset: str) -> ProfileStore | None:
+    try:
+        store = connect_to_read(dataset, settings())
+    except StoreError:
+        return None
+    stack.callback(store.close)
+    return store

@@ -1,0 +1,151 @@
+"""One trial: values are drawn, a model is fitted with them and scored on temporal validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+
+import params
+import search_space
+from experiments.tuning import folded, objectives
+from experiments.tuning import record as study_record
+from experiments.tuning.study import DEFAULTS, suggest, this_process
+from features.store import Features
+from training.metrics import geometric_mean
+from training.train import FitError, FitResult, fit
+
+FOLD_STEPS = 100_000  # between the first epochs of two windows, in the steps that a study compares trials at
+
+
+class OutOfTimeError(Exception):
+    """The budget ended while a trial ran: it says nothing of its values."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all trials of one call share."""
+
+    label: str
+    features: Features
+    settings: params.Params
+    parent: str  # the MLflow run above theirs
+    folds: list[Features]  # of each window that a trial is scored on, oldest first
+
+    @classmethod
+    def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
+        """A search on the windows that `tune.folds` asks for; `features` are of the validation window."""
+        return cls(label, features, settings, parent, folded.features_of(features, settings))
+
+    @property
+    def spaces(self) -> dict[str, search_space.Space]:
+        return search_space.around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+
+
+def run_next(study, search: Search, deadline: float) -> int:
+    """Run one more trial to its end, whichever it is; its number.
+
+    Args:
+        deadline: seconds since 1970, after which it is given up at its next epoch.
+    """
+    numbers = []
+
+    def objective(trial) -> list[float]:
+        numbers.append(trial.number)
+        trial.set_user_attr("process", this_process())
+        try:
+            return _try(trial, search, deadline)
+        except Exception as error:
+            trial.set_user_attr("ended", " ".join(str(error).split()))
+            raise
+
+    study.optimize(objective, n_trials=1, catch=(FitError, OutOfTimeError, MemoryError, torch.OutOfMemoryError))
+    return numbers[0]
+
+
+def _try(trial, search: Search, deadline: float) -> list[float]:
+    settings, aims = search.settings, search.settings.tune.objectives
+    values = suggest(trial, search.spaces)
+    recipe = recipe_with(values, settings.train.models[search.label])
+    tried = recipe | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
+    with study_record.trial_run(trial, tried, search, gave_up=OutOfTimeError) as run:
+
+        def on_epoch(row: dict, fold: int) -> None:
+            run.log_epoch(row)
+            if len(aims) == 1:
+                report(trial, row, fold)
+            # The values of params.yaml are what all others are held against, so they are measured whatever it takes.
+            if DEFAULTS not in trial.user_attrs:
+                if len(aims) == 1:  # of several, one that falls behind in accuracy may be ahead in another
+                    prune(trial, row)
+                keep_to(deadline, row)
+
+        result = _fitted(tried, search, on_epoch)
+        run.log_fit(result)
+        values_of = objectives.measure(aims, result, search.folds[-1], settings.train, settings.train.seed)
+        beside = {f"objective/{name}": value for name, value in values_of.items()} if len(aims) > 1 else {}
+        run.log_metrics({"objective": values_of["accuracy"]} | beside)
+    trial.set_user_attr("recipe", recipe)
+    trial.set_user_attr("validation", result.validation)
+    return list(values_of.values())
+
+
+def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], None]) -> FitResult:
+    """The recipe fitted before each window, oldest first; steps count on from window to window."""
+    results: list[FitResult] = []
+    for fold, features in enumerate(search.folds):
+        taken = sum(one.curves[-1]["step"] for one in results if one.curves)
+
+        def shifted(row: dict, fold: int = fold, taken: int = taken) -> None:
+            on_epoch(row | {"step": row["step"] + taken}, fold)
+
+        results.append(fit(recipe, features, search.settings.train, search.settings.train.seed, shifted))
+    return folded.joined(results)
+
+
+def recipe_with(values: dict, model) -> dict:
+    """The model's parameters of params.yaml with these in place of its own.
+
+    Raises:
+        FitError: the model refuses them together.
+    """
+    try:
+        return type(model).model_validate(model.model_dump() | values).model_dump()
+    except ValidationError as error:
+        raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
+
+
+def report(trial, row: dict, fold: int = 0) -> None:
+    """Tell the study how the trial does at this epoch of this window; trials are compared at the same of both.
+
+    Optuna's median pruner judges a trial by its best so far, so a later window that is harder than an earlier one
+    prunes less, never more.
+    """
+    scores = {name: value for name, value in row.items() if name.startswith("valid/")}
+    if scores:
+        trial.report(geometric_mean(scores.values()), fold * FOLD_STEPS + row["epoch"])
+
+
+def prune(trial, row: dict) -> None:
+    """Give a trial up that does worse at this epoch than the median of the trials before it did.
+
+    Raises:
+        optuna.TrialPruned: it does.
+    """
+    import optuna
+
+    if trial.should_prune():
+        raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
+
+
+def keep_to(deadline: float, row: dict) -> None:
+    """Give a trial up for which no time is left.
+
+    Raises:
+        OutOfTimeError: none is.
+    """
+    if time.time() > deadline:
+        raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
