@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from serving import signature
+from serving import seen, signature
 from serving.history import who
 from serving.signature import SignatureError
 from serving.versions import RegistryError, aliased, client, find
+from training.tracking import tracking_uri
 
 CHAMPION, PREVIOUS = "champion", "previous"
 PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
@@ -61,9 +62,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Record:
-    """What a data set's tags hold of its moves; `entries`: serial -> signed text."""
+    """What a data set's tags hold of its moves; `entries`: serial -> signed text; `model`: as `serving.seen` knows it."""
 
     dataset: str
+    model: str
     entries: dict[int, str]
     intent: str | None
 
@@ -79,10 +81,10 @@ class Record:
         """The move that the aliases should show; None where none was ever signed.
 
         Raises:
-            RegistryError: the last entry is not signed by a key of ours, or one before it is gone.
+            RegistryError: the last entry is not signed by a key of ours, or one before or after it is gone.
         """
         if not self.entries:
-            return None
+            return self._as_seen(None)
         serial = max(self.entries)
         move = self._read(self.entries[serial], f"its entry {name_of(serial)}")
         before = self.entries.get(serial - 1)
@@ -90,7 +92,7 @@ class Record:
         if move.serial != serial or move.link != linked:
             gap = f"{self.dataset}: its entry {name_of(serial)} does not follow on the one before it"
             raise RegistryError(f"{gap}; {WAY_OUT}")
-        return move
+        return self._as_seen(move)
 
     def pending(self) -> Move | None:
         """The move that is under way; one that was overtaken is none.
@@ -143,6 +145,12 @@ class Record:
             f"{told.after.get(alias) or 'nothing'} ({told}); `python -m serving.deploy --restore` puts it back"
         )
 
+    def _as_seen(self, last: Move | None) -> Move | None:
+        """The last move, unless this machine has seen one that came after it."""
+        if max(self.entries, default=0) < (gone := seen.last(self.model)):
+            raise RegistryError(f"{self.dataset}: its entry {name_of(gone)}, which was seen here, is gone; {WAY_OUT}")
+        return last
+
     def _read(self, text: str, which: str) -> Move:
         keys = signature.load()
         try:
@@ -158,14 +166,20 @@ def read(dataset: str) -> Record:
     """The record of a data set; an empty one where nothing is registered."""
     from mlflow.exceptions import MlflowException
 
+    tags, created = {}, None
     try:
-        tags = client().get_registered_model(dataset).tags
+        model = client().get_registered_model(dataset)
+        tags, created = model.tags, model.creation_timestamp
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise RegistryError(f"the registry cannot be read: {' '.join(str(error).split())[:300]}") from None
-        tags = {}
     found = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
-    return Record(dataset, {int(match[1]): text for match, text in found if match}, tags.get(INTENT))
+    return Record(
+        dataset,
+        seen.name_of(tracking_uri(), dataset, created),
+        {int(match[1]): text for match, text in found if match},
+        tags.get(INTENT),
+    )
 
 
 def make(dataset: str, why: str, reason: str, artifact: str, after: dict[str, str | None], past: Move | None) -> None:
@@ -179,6 +193,8 @@ def make(dataset: str, why: str, reason: str, artifact: str, after: dict[str, st
         RegistryError: somebody else moved them meanwhile.
     """
     record = read(dataset)
+    if why == OVERRIDE:  # the way out, also of a record that went back
+        seen.forget(record.model)
     before = past.after if past else {alias: _says(dataset, alias) for alias in after}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     move = Move(dataset, record.next_serial, why, reason, who(), now, artifact, before, after, record.link)
@@ -198,6 +214,7 @@ def finish(dataset: str) -> Move | None:
     """
     record = read(dataset)
     if record.intent is None:
+        _take_note(record)
         return None
     registry = client()
     move = record.last() if record.written() else record.pending()
@@ -205,7 +222,15 @@ def finish(dataset: str) -> Move | None:
         show(move)
         registry.set_registered_model_tag(dataset, name_of(move.serial), record.intent)
     registry.delete_registered_model_tag(dataset, INTENT)
+    _take_note(read(dataset))
     return move
+
+
+def _take_note(record: Record) -> None:
+    """Remember the record as it stands, if it is to be believed."""
+    with suppress(RegistryError):
+        if record.last() is not None:
+            seen.remember(record.model, max(record.entries))
 
 
 def show(move: Move) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import deploy, moves, registry, server
+from serving import deploy, moves, registry, seen, server
 from serving.moves import INTENT
 from serving.overview import overview
 from serving.registry import CHAMPION, PREVIOUS, RegistryError
@@ -16,6 +16,12 @@ from serving.signature import Keys
 from serving.versions import client
 
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of its own, which has seen nothing yet."""
+    monkeypatch.setenv("TIDEGATE_SERVER_HOME", str(tmp_path / "here"))
 
 
 @pytest.fixture
@@ -180,3 +186,51 @@ def test_a_registry_from_before_moves_were_signed_says_what_to_do_and_can_be_jud
     registry.promote("tiny", two[0], PROMOTED)
     assert registry.serving_target("tiny").version.version == two[0]
     assert says() == (two[0], None)
+
+
+def take_away(serial: int) -> None:
+    client().delete_registered_model_tag("tiny", moves.name_of(serial))
+
+
+def test_a_record_that_went_back_is_not_taken_for_the_last_word(signed) -> None:
+    """Signed as it is, an older state could be had again by taking the newest entries away."""
+    registry.settle("tiny")
+    take_away(2)
+    client().set_registered_model_alias("tiny", CHAMPION, "1")
+    client().delete_registered_model_alias("tiny", PREVIOUS)
+
+    with pytest.raises(RegistryError, match=r"its entry alias_move.000002, which was seen here, is gone"):
+        registry.serving_target("tiny")
+    with pytest.raises(RegistryError, match="is gone"):
+        registry.promote("tiny", "2", PROMOTED)
+    assert "is gone" in str(overview("tiny"))
+
+    take_away(1)
+    with pytest.raises(RegistryError, match="is gone"):
+        registry.settle("tiny")
+
+
+def test_an_override_is_the_way_out_of_a_record_that_went_back(signed) -> None:
+    take_away(2)
+    registry.override("tiny", "1", "the registry was restored from last night's copy")
+
+    assert registry.serving_target("tiny").version.version == "1"
+    registry.promote("tiny", "2", PROMOTED)
+    assert says() == ("2", "1")
+
+
+def test_a_machine_that_saw_nothing_believes_what_is_signed(signed, tmp_path: Path, monkeypatch) -> None:
+    take_away(2)
+    monkeypatch.setenv("TIDEGATE_SERVER_HOME", str(tmp_path / "another machine"))
+    client().set_registered_model_alias("tiny", CHAMPION, "1")
+    client().delete_registered_model_alias("tiny", PREVIOUS)
+
+    assert registry.serving_target("tiny").version.version == "1"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_memory_that_cannot_be_read_is_none(signed, text: str) -> None:
+    seen.path().write_text(text)
+
+    assert registry.settle("tiny").champion == "2"
+    assert seen.last(moves.read("tiny").model) == 2
