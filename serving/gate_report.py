@@ -13,7 +13,7 @@ import json
 from hashlib import sha256
 
 from serving import descriptions, moves, signature
-from serving.moves import advice
+from serving.move_record import advice
 from serving.signature import canonical
 from serving.versions import (
     RegistryError,

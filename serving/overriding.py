@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving import descriptions, moves
-from serving.moves import CHAMPION, OVERRIDE, Move
+from serving.move_record import CHAMPION, OVERRIDE, Move
 from serving.versions import RegistryError, Version, client, stored_digest
 
 VERDICT = "OVERRIDE"  # stands where a verdict would, had anybody judged

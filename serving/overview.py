@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving import moves, overriding, policy
-from serving.moves import CHAMPION, PREVIOUS, Record
+from serving.move_record import CHAMPION, PREVIOUS, Record
 from serving.registry import CHALLENGER, serving_target
 from serving.versions import RegistryError, Version, aliased, parent_of
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from serving import descriptions, gate_report, moves, overriding, signature
 from serving.gate_report import PROMOTE
-from serving.moves import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
+from serving.move_record import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
 from serving.versions import (
     RegistryError,
     Version,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from serving import moves, registry
+from serving import moves, registry, seen
+from serving.move_record import name_of
 from serving.registry import CHALLENGER, CHAMPION, PREVIOUS
 from serving.versions import client
 
@@ -50,7 +51,7 @@ def rollback() -> object:
 def forge() -> None:
     """Spoil the last entry of the record, so that only an override goes on from it."""
     last = max(moves.read("tiny").entries)
-    client().set_registered_model_tag("tiny", moves.name_of(last), "{}")
+    client().set_registered_model_tag("tiny", name_of(last), "{}")
 
 
 def challenge() -> None:
@@ -101,6 +102,8 @@ def killed_before(write: int) -> Iterator[list[str]]:
 
 
 def copy(source: Path, target: Path) -> None:
+    """Copy a registry; whoever has seen another state of it forgets that."""
+    seen.path().unlink(missing_ok=True)
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
 
@@ -121,7 +124,10 @@ def settled(entries: int) -> bool:
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_killed_before_any_write_and_run_again_it_converges(two, registry_folder: Path, what: str) -> None:
+def test_killed_before_any_write_and_run_again_it_converges(
+    two, registry_folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_SERVER_HOME", str(registry_folder / "server"))
     case = CASES[what]
     for step in case.before:
         step()

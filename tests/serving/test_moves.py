@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import deploy, moves, registry, seen, server
-from serving.moves import INTENT
+from serving.move_record import INTENT, KIND, name_of
 from serving.overview import overview
 from serving.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.settings import Settings
@@ -39,11 +39,11 @@ def says() -> tuple[str | None, str | None]:
 
 
 def entry(serial: int) -> dict:
-    return json.loads(client().get_registered_model("tiny").tags[moves.name_of(serial)])
+    return json.loads(client().get_registered_model("tiny").tags[name_of(serial)])
 
 
 def set_entry(serial: int, text: str) -> None:
-    client().set_registered_model_tag("tiny", moves.name_of(serial), text)
+    client().set_registered_model_tag("tiny", name_of(serial), text)
 
 
 def test_each_move_leaves_who_when_from_where_to_and_why(signed) -> None:
@@ -141,14 +141,14 @@ def test_an_older_entry_put_back_is_refused(signed) -> None:
 
 
 def test_an_entry_whose_past_is_gone_is_refused(signed) -> None:
-    client().delete_registered_model_tag("tiny", moves.name_of(1))
+    client().delete_registered_model_tag("tiny", name_of(1))
     with pytest.raises(RegistryError, match=r"alias_move.000002 does not follow on the one before it"):
         registry.serving_target("tiny")
 
 
 def test_a_move_of_another_data_set_is_no_move_of_this_one(signed, artifacts) -> None:
     registry.create_version("other", artifacts[1])
-    client().set_registered_model_tag("other", moves.name_of(1), json.dumps(entry(1)))
+    client().set_registered_model_tag("other", name_of(1), json.dumps(entry(1)))
     client().set_registered_model_alias("other", CHAMPION, "1")
     with pytest.raises(RegistryError, match=r"other: its entry alias_move.000001 is of tiny"):
         registry.serving_target("other")
@@ -158,7 +158,7 @@ def test_an_intent_that_no_key_of_ours_signed_moves_nothing(signed) -> None:
     made = moves.read("tiny").last()
     assert made is not None
     forged = {**vars(made), "serial": 3, "link": moves.read("tiny").link, "after": {CHAMPION: "1", PREVIOUS: None}}
-    client().set_registered_model_tag("tiny", INTENT, Keys(("s" * 32,), "elsewhere").sign(moves.KIND, forged))
+    client().set_registered_model_tag("tiny", INTENT, Keys(("s" * 32,), "elsewhere").sign(KIND, forged))
     with pytest.raises(RegistryError, match="its tag alias_intent was signed by the key"):
         moves.finish("tiny")
     assert says() == ("2", "1")
@@ -189,7 +189,7 @@ def test_a_registry_from_before_moves_were_signed_says_what_to_do_and_can_be_jud
 
 
 def take_away(serial: int) -> None:
-    client().delete_registered_model_tag("tiny", moves.name_of(serial))
+    client().delete_registered_model_tag("tiny", name_of(serial))
 
 
 def test_a_record_that_went_back_is_not_taken_for_the_last_word(signed) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.gating import page as gate_page
-from serving import deploy, moves, registry
+from serving import deploy, registry
+from serving.move_record import name_of
 from serving.overview import overview
 from serving.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.settings import Settings
@@ -56,7 +57,7 @@ def test_what_an_override_made_champion_serves_and_says_so(overridden) -> None:
 
 
 def test_an_override_is_signed(overridden) -> None:
-    tag = moves.name_of(2)
+    tag = name_of(2)
     envelope = json.loads(client().get_registered_model("tiny").tags[tag])
     envelope["signed"]["reason"] = "all is as it should be"
     client().set_registered_model_tag("tiny", tag, json.dumps(envelope))
@@ -138,7 +139,7 @@ def test_an_override_goes_on_where_nothing_was_ever_signed(two) -> None:
 
 
 def test_an_override_goes_on_where_the_record_was_forged(overridden) -> None:
-    client().set_registered_model_tag("tiny", moves.name_of(2), "{}")
+    client().set_registered_model_tag("tiny", name_of(2), "{}")
     with pytest.raises(RegistryError, match="carries no signature; where no key of yours is missing, an override"):
         registry.promote("tiny", "1", PROMOTED)
     registry.override("tiny", "1", REASON)
