@@ -34,7 +34,7 @@ def committed(dataset: str) -> dict:
     return json.loads(path.read_text())
 
 
-def reproduce(given: argparse.Namespace, dataset: str, scratch: Path) -> dict:
+def reproduce(given: argparse.Namespace, dataset: str, names: list[str], scratch: Path) -> dict:
     """Run the pipeline in a workspace and with a cache that hold nothing; its result file."""
     shutil.rmtree(workspace.HOME / f"{dataset}{SUFFIX}", ignore_errors=True)
     os.environ["TIDEGATE_DVC_CACHE"] = str(scratch / "cache")
@@ -42,7 +42,7 @@ def reproduce(given: argparse.Namespace, dataset: str, scratch: Path) -> dict:
     given.name = f"{dataset}{SUFFIX}"
     folder = source_options.workspace_of(given)
     assert folder is not None
-    experiment.prepare(folder, [given.preset or dataset])
+    experiment.prepare(folder, names)
     env = steps.environment()
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
@@ -76,7 +76,9 @@ def report(rows: list[dict]) -> str:
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     source_options.add(parser)
-    parser.add_argument("--preset", help="of experiments/presets (default: that of the data set's name)")
+    parser.add_argument(
+        "--preset", help="of experiments/presets, several with commas (default: those found on the data set)"
+    )
     return parser
 
 
@@ -90,10 +92,12 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"SOURCE: {given.source} does not exist")
     dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
     then, begun = committed(dataset), time.perf_counter()
-    presets.read(given.preset or dataset)  # refused now, not after the features
+    names = given.preset.split(",") if given.preset else presets.found_on(dataset)
+    for name in names:
+        presets.read(name)  # refused now, not after the features
     scratch = Path(tempfile.mkdtemp(prefix="tidegate-quality-"))
     try:
-        now = reproduce(given, dataset, scratch)
+        now = reproduce(given, dataset, names, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     seconds = time.perf_counter() - begun
@@ -101,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"quality: {dataset} was split as {now['split_id']}, the committed one as {then['split_id']}")
     rows = beside(now, then)
     path = write("quality", {
-        "dataset": dataset, "split_id": now["split_id"], "seconds": round(seconds, 1), "rows": rows,
+        "dataset": dataset, "split_id": now["split_id"], "presets": names, "seconds": round(seconds, 1), "rows": rows,
         "committed_at": then["commit"], "reference": "the committed result file",
     })  # fmt: skip
     inside = sum(row["inside"] for row in rows)

@@ -27,6 +27,12 @@ def read(name: str) -> dict[str, dict]:
     return yaml.safe_load(path.read_text())["models"]
 
 
+def found_on(dataset: str) -> list[str]:
+    """The presets that were found on a data set, ours and the peers'."""
+    found = {path.stem: yaml.safe_load(path.read_text())["found"]["dataset"] for path in HOME.glob("*.yaml")}
+    return sorted(name for name, on in found.items() if on == dataset)
+
+
 def write(path: Path, dataset: str, split_id: str, command: str, recipes: dict[str, dict]) -> None:
     """Keep recipes with their provenance."""
     found = {

@@ -162,6 +162,11 @@ def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeyp
         presets.read("yours")
 
 
+def test_a_data_set_has_the_presets_that_were_found_on_it() -> None:
+    assert presets.found_on("ml-100k") == ["ml-100k", "ml-100k-peers"]
+    assert presets.found_on("nothing") == []
+
+
 @pytest.mark.parametrize("path", sorted(presets.HOME.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
     take(folder, presets.read(path.stem))
