@@ -57,7 +57,8 @@ def running(artifact: Path) -> Iterator[Settings]:
         package.build(artifact, settings.model_store / f"{NAME}.mar", NAME)
         _write_noop(settings.model_store / f"{NOOP}.mar")
         with TorchServe.of(settings) as client:
-            deployed = {"batch_size": settings.batch_size, "batch_delay": server.batch_delay(settings)}
+            indexed = package.is_indexed(settings.model_store / f"{NAME}.mar")
+            deployed = {"batch_size": settings.batch_size, "batch_delay": server.batch_delay(settings, indexed)}
             client.register(f"{NAME}.mar", NAME, workers=settings.workers, **deployed)
             client.register(f"{NOOP}.mar", NOOP)
         yield settings

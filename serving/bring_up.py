@@ -10,7 +10,7 @@ from collections.abc import Callable
 from command import UserError
 from serving import logs, server
 from serving.client import LiveVersion, ServerError, TorchServe
-from serving.package import Build
+from serving.package import Build, is_indexed
 from serving.rehearsal import RehearsalError, rehearse
 from serving.settings import Settings
 
@@ -41,7 +41,7 @@ def bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> 
             build.archive.name,
             build.name,
             batch_size=settings.batch_size,
-            batch_delay=server.batch_delay(settings),
+            batch_delay=server.batch_delay(settings, is_indexed(build.archive)),
             answer_seconds=settings.answer_seconds,
         )
         rehearse(build, client, settings.load_seconds)

@@ -123,6 +123,20 @@ def read_identity(archive: Path) -> Identity:
         raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
 
 
+def is_indexed(archive: Path) -> bool:
+    """Whether an archive's artifact has an index of its catalogue.
+
+    Raises:
+        PackageError: it is no archive of ours.
+    """
+    try:
+        with zipfile.ZipFile(archive) as mar:
+            manifest = json.loads(mar.read(f"{ARTIFACT}/{MANIFEST}"))
+        return (manifest.get("index") or {}).get("kind") == "faiss"
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+
+
 def read_build(archive: Path) -> Build:
     """An archive of the model store, with the golden requests that it carries.
 

@@ -20,6 +20,8 @@ CLASS = "org/pytorch/serve/wlm/Model.class"
 KNOWN = "7c5523f1fe77fe79aa32665469e17725e70518692abcf4987989ef72f10d4cff"  # of torchserve 0.12.0
 COARSE, FINE = b"MILLISECONDS", b"MICROSECONDS"  # of java.util.concurrent.TimeUnit; as long as each other
 FOLDER = "frontend"
+SHORT_US = 50  # a batch costs a millisecond or two: who comes alone should not wait
+LONG_US = 1000  # with an index a batch costs many, whatever it holds: a full one is worth waiting for
 
 
 def class_path(package: Path, home: Path) -> str:
@@ -43,8 +45,15 @@ def is_fine(command_line: Sequence[str]) -> bool:
     return Path(given.split(os.pathsep)[0]).name == FOLDER and os.pathsep in given
 
 
-def stated(delay_us: int, command_line: Sequence[str]) -> int:
-    """A delay in the unit of the frontend that was started so: what TorchServe calls `max_batch_delay`."""
+def stated(delay_us: int | None, indexed: bool, command_line: Sequence[str]) -> int:
+    """A delay in the unit of the frontend that was started so: what TorchServe calls `max_batch_delay`.
+
+    Args:
+        delay_us: None takes what fits the cost of a batch.
+        indexed: whether the artifact has an index of a large catalogue.
+    """
+    if delay_us is None:
+        delay_us = LONG_US if indexed else SHORT_US
     return delay_us if is_fine(command_line) else -(-delay_us // 1000)
 
 

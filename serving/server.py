@@ -89,10 +89,10 @@ def stopped(settings: Settings) -> bool:
     return not _pid_file(settings).exists()
 
 
-def batch_delay(settings: Settings) -> int:
-    """How long the running server is to wait for one more request of a batch, in its own unit."""
+def batch_delay(settings: Settings, indexed: bool) -> int:
+    """How long the running server is to wait for one more request of a batch, in its own unit; see serving.patience."""
     process = find(settings)
-    return patience.stated(settings.batch_delay_us, process.cmdline() if process else ())
+    return patience.stated(settings.batch_delay_us, indexed, process.cmdline() if process else ())
 
 
 def describe(settings: Settings) -> str:

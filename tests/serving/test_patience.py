@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from importlib.util import find_spec
@@ -51,9 +52,9 @@ def test_another_build_of_the_class_is_left_alone(tmp_path: Path) -> None:
     found = patience.class_path(tmp_path / "ts", tmp_path / "home")
 
     assert found == str(jar.parent / "*")
-    assert patience.stated(50, ["java", "-cp", found, "Main"]) == 1
-    assert patience.stated(0, ["java", "-cp", found, "Main"]) == 0
-    assert patience.stated(2001, ["java", "-cp", found, "Main"]) == 3
+    assert patience.stated(50, False, ["java", "-cp", found, "Main"]) == 1
+    assert patience.stated(0, False, ["java", "-cp", found, "Main"]) == 0
+    assert patience.stated(2001, False, ["java", "-cp", found, "Main"]) == 3
 
 
 @pytest.mark.parametrize("jar", [None, b"no zip"])
@@ -68,18 +69,20 @@ def test_a_jar_that_cannot_be_read_is_for_java_to_complain_of(jar: bytes | None,
 def test_a_delay_is_stated_in_microseconds_to_a_frontend_that_waits_so(installed: Path, tmp_path: Path) -> None:
     line = ["java", "-cp", patience.class_path(installed, tmp_path), "Main"]
 
-    assert patience.stated(50, line) == 50
+    assert patience.stated(300, True, line) == 300
+    assert patience.stated(None, False, line) == patience.SHORT_US
+    assert patience.stated(None, True, line) == patience.LONG_US
 
 
 def test_nothing_is_known_of_a_frontend_that_does_not_run(tmp_path: Path) -> None:
-    assert server.batch_delay(Settings(server_home=tmp_path, batch_delay_us=50)) == 1
+    assert server.batch_delay(Settings(server_home=tmp_path, batch_delay_us=50), indexed=False) == 1
 
 
 def test_a_lone_request_waits_for_as_long_as_is_stated(live: Settings, artifacts: dict[int, Path]) -> None:
     package.build(artifacts[1], live.model_store / "patient.mar", "patient", "1.0")
     settings = live.model_copy(update={"batch_delay_us": 300_000})
     with TorchServe.of(live) as client:
-        client.register("patient.mar", "patient", batch_size=2, batch_delay=server.batch_delay(settings))
+        client.register("patient.mar", "patient", batch_size=2, batch_delay=server.batch_delay(settings, indexed=False))
         try:
             client.predict("patient", {"k": 1})
             begun = time.perf_counter()
@@ -89,3 +92,20 @@ def test_a_lone_request_waits_for_as_long_as_is_stated(live: Settings, artifacts
             client.unregister("patient", "1.0")
 
     assert 0.3 <= waited < 60  # 300 s, were they milliseconds
+
+
+@pytest.mark.parametrize(
+    ("about", "indexed"), [({"index": {"kind": "faiss"}}, True), ({"index": {"kind": "exact"}}, False), ({}, False)]
+)
+def test_an_archive_tells_whether_its_batches_are_dear(about: dict, indexed: bool, tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "one.mar", "w") as archive:
+        archive.writestr("artifact/manifest.json", json.dumps(about))
+
+    assert package.is_indexed(tmp_path / "one.mar") == indexed
+
+
+def test_what_is_no_archive_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.mar").write_bytes(b"no zip")
+
+    with pytest.raises(package.PackageError, match="is not a Tidegate archive"):
+        package.is_indexed(tmp_path / "one.mar")
