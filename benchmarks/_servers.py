@@ -54,12 +54,13 @@ def running(artifact: Path) -> Iterator[Settings]:
     settings = torchserve.load()
     server.start(settings)
     try:
-        package.build(artifact, settings.model_store / f"{NAME}.mar", NAME)
+        archive = settings.model_store / f"{NAME}.mar"
+        package.build(artifact, archive, NAME)
         _write_noop(settings.model_store / f"{NOOP}.mar")
         with TorchServe.of(settings) as client:
-            indexed = package.is_indexed(settings.model_store / f"{NAME}.mar")
-            deployed = {"batch_size": settings.batch_size, "batch_delay": server.batch_delay(settings, indexed)}
-            client.register(f"{NAME}.mar", NAME, workers=settings.workers, **deployed)
+            delay = server.batch_delay(settings, package.is_indexed(archive))
+            deployed = {"batch_size": settings.batch_size, "batch_delay": delay}
+            client.register(archive.name, NAME, workers=settings.workers, **deployed)
             client.register(f"{NOOP}.mar", NOOP)
         yield settings
     finally:

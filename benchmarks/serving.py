@@ -25,7 +25,7 @@ from features.online import connect
 from features.online.store import Policy
 from features.store import Features
 from params import ROOT
-from serving import server
+from serving import patience, server
 from serving.client import TorchServe
 from serving.settings import Settings
 
@@ -194,7 +194,8 @@ def main(argv: list[str] | None = None) -> int:
     path = write("serving", {
         "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
         "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
-        "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_us")},
+        "settings": {"workers": settings.workers, "batch_size": settings.batch_size,
+                     "batch_delay_us": patience.chosen_us(settings.batch_delay_us, indexed=False)},
         "seconds": seconds, "rounds": given.rounds, **figures(points), "soak_memory_mb": readings,
     })  # fmt: skip
     print(f"-> {path}")

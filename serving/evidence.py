@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from serving import whole
 
 GROWTH = 1.05  # of a bucket of times to the next: a p99 is known to 5%
 LEAST = 1e-4  # seconds, where the first bucket ends
@@ -95,20 +96,17 @@ def folder(place: Path) -> Path:
 
 def write(path: Path, step: str, seen: Evidence) -> None:
     """Keep one process's counts of a step; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"step": step, **vars(seen)}, default=vars))
-    partial.replace(path)
+    whole.write(path, json.dumps({"step": step, **vars(seen)}, default=vars).encode())
 
 
 def total(place: Path, step: str) -> Evidence:
     """The sum of what all processes saw in a step, those that ended included."""
-    whole = Evidence()
+    found = Evidence()
     for path in folder(place).glob("*.json"):
         told = _read(path)
         if told.pop("step", None) == step:
-            whole.add(_evidence(told))
-    return whole
+            found.add(_evidence(told))
+    return found
 
 
 def forget(place: Path, step: str) -> None:

@@ -19,6 +19,11 @@ TRENDING = (
 )
 
 
+def is_stated(manifest: dict) -> bool:
+    """Whether the artifact of a manifest has an index."""
+    return (manifest.get("index") or {}).get("kind") == "faiss"
+
+
 class Index:
     """FAISS over [vector, bias, log trends as of the export] of every item, searched by inner product.
 
@@ -40,9 +45,9 @@ class Index:
     @classmethod
     def load(cls, folder: Path | None, manifest: dict) -> Index | None:
         """That of an artifact; None where there is none, and then FAISS is not loaded either."""
-        about = manifest.get("index", {})
-        if folder is None or about.get("kind") != "faiss":
+        if folder is None or not is_stated(manifest):
             return None
+        about = manifest["index"]
         import faiss
 
         faiss.omp_set_num_threads(1)  # workers are scaled by count: their threads would fight for cores

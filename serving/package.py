@@ -14,12 +14,14 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import params
 from command import UserError, exits_cleanly
 from params import ROOT
+from serving import index
 from serving.worker_code import worker_modules
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
@@ -114,13 +116,10 @@ def read_identity(archive: Path) -> Identity:
     Raises:
         PackageError: it is no archive of ours.
     """
-    try:
-        with zipfile.ZipFile(archive) as mar:
-            inner = json.loads(mar.read(INNER_MANIFEST))
+    with _of_ours(archive):
+        inner = _told(archive, INNER_MANIFEST)
         ours = inner["tidegate"]
         return Identity(inner["model"]["modelName"], inner["model"]["modelVersion"], ours["artifact"], ours["content"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
 
 
 def is_indexed(archive: Path) -> bool:
@@ -129,12 +128,8 @@ def is_indexed(archive: Path) -> bool:
     Raises:
         PackageError: it is no archive of ours.
     """
-    try:
-        with zipfile.ZipFile(archive) as mar:
-            manifest = json.loads(mar.read(f"{ARTIFACT}/{MANIFEST}"))
-        return (manifest.get("index") or {}).get("kind") == "faiss"
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+    with _of_ours(archive):
+        return index.is_stated(_told(archive, f"{ARTIFACT}/{MANIFEST}"))
 
 
 def read_build(archive: Path) -> Build:
@@ -150,6 +145,20 @@ def read_build(archive: Path) -> Build:
     except KeyError:
         raise PackageError(f"{archive} carries no golden requests") from None
     return Build(identity.name, identity.version, archive, [json.loads(line) for line in lines])
+
+
+@contextmanager
+def _of_ours(archive: Path) -> Iterator[None]:
+    """Take what cannot be read of an archive for a sign that it is none of ours."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+
+
+def _told(archive: Path, entry: str) -> dict:
+    with zipfile.ZipFile(archive) as mar:
+        return json.loads(mar.read(entry))
 
 
 def _verified(artifact: Path) -> dict:

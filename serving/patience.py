@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+from serving import whole
+
 CLASS = "org/pytorch/serve/wlm/Model.class"
 KNOWN = "7c5523f1fe77fe79aa32665469e17725e70518692abcf4987989ef72f10d4cff"  # of torchserve 0.12.0
 COARSE, FINE = b"MILLISECONDS", b"MICROSECONDS"  # of java.util.concurrent.TimeUnit; as long as each other
@@ -35,7 +37,7 @@ def class_path(package: Path, home: Path) -> str:
     fine = _made_fine(package / "frontend" / "model-server.jar")
     if fine is None:
         return jars
-    _write(home / FOLDER / CLASS, fine)
+    whole.write(home / FOLDER / CLASS, fine)  # a server that starts at the same time may read it
     return os.pathsep.join((str(home / FOLDER), jars))
 
 
@@ -45,16 +47,21 @@ def is_fine(command_line: Sequence[str]) -> bool:
     return Path(given.split(os.pathsep)[0]).name == FOLDER and os.pathsep in given
 
 
-def stated(delay_us: int | None, indexed: bool, command_line: Sequence[str]) -> int:
-    """A delay in the unit of the frontend that was started so: what TorchServe calls `max_batch_delay`.
+def chosen_us(delay_us: int | None, indexed: bool) -> int:
+    """A delay in microseconds; where none is given, the one that fits the cost of a batch.
 
     Args:
-        delay_us: None takes what fits the cost of a batch.
         indexed: whether the artifact has an index of a large catalogue.
     """
     if delay_us is None:
-        delay_us = LONG_US if indexed else SHORT_US
-    return delay_us if is_fine(command_line) else -(-delay_us // 1000)
+        return LONG_US if indexed else SHORT_US
+    return delay_us
+
+
+def stated(delay_us: int | None, indexed: bool, command_line: Sequence[str]) -> int:
+    """The same in the unit of the frontend that was started so: what TorchServe calls `max_batch_delay`."""
+    delay = chosen_us(delay_us, indexed)
+    return delay if is_fine(command_line) else -(-delay // 1000)
 
 
 def _made_fine(jar: Path) -> bytes | None:
@@ -65,11 +72,3 @@ def _made_fine(jar: Path) -> bytes | None:
     except (OSError, KeyError, BadZipFile):
         return None
     return own.replace(COARSE, FINE) if sha256(own).hexdigest() == KNOWN else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: a server that starts at the same time may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -8,11 +8,11 @@ the newer one remembers its serial here, beside the server that it deploys to.
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from serving import settings
+from serving import settings, whole
 
 FILE = "moves_seen.json"
 KEPT = 200  # models; of the oldest nobody deploys any more
@@ -55,8 +55,5 @@ def _read() -> dict[str, int]:
 
 
 def _write(known: dict[str, int]) -> None:
-    target = path()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.write_text(json.dumps(known, indent=1))
-    partial.replace(target)
+    with suppress(OSError):  # a full disk costs this memory, never a rollback
+        whole.write(path(), json.dumps(known, indent=1).encode())

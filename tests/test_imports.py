@@ -25,17 +25,8 @@ def clone(tmp_path: Path) -> Path:
     """The project's code and contracts, copied to where a test may break them."""
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("out", "__pycache__"))
-    for name in (
-        "pyproject.toml",
-        "command.py",
-        "params.py",
-        "model_params.py",
-        "search_space.py",
-        "segment_params.py",
-        "gate_params.py",
-        "rollout_params.py",
-    ):
-        shutil.copy(ROOT / name, tmp_path)
+    for path in (ROOT / "pyproject.toml", *ROOT.glob("*.py")):
+        shutil.copy(path, tmp_path)
     return tmp_path
 
 

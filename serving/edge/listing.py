@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from serving import whole
 from serving.edge.answer import without
 
 
@@ -46,10 +46,7 @@ class Listing:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(orjson.dumps(asdict(self)))
-        partial.replace(path)
+        whole.write(path, orjson.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Listing | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import deploy, moves, registry, seen, server
+from serving import deploy, moves, registry, seen, server, whole
 from serving.move_record import INTENT, KIND, name_of
 from serving.overview import overview
 from serving.registry import CHAMPION, PREVIOUS, RegistryError
@@ -234,3 +234,14 @@ def test_a_memory_that_cannot_be_read_is_none(signed, text: str) -> None:
 
     assert registry.settle("tiny").champion == "2"
     assert seen.last(moves.read("tiny").model) == 2
+
+
+def test_a_disk_that_is_full_costs_the_memory_and_no_rollback(signed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(whole, "write", full)
+
+    registry.rollback("tiny")
+
+    assert says() == ("1", "2")
