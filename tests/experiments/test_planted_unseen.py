@@ -1,0 +1,200 @@
+"""Each fault that is found before anybody looks at the window, planted in real artifacts in a real registry: no look is spent."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import params
+from experiments.evaluation import proportion
+from experiments.gating import evidence, judgement, ledger
+from experiments.gating.checkout import Checkout
+from experiments.gating.judgement import Question
+from experiments.gating.page import page
+from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
+from serving import registry
+from serving.recommender import Recommender
+from tests.experiments.gate_policy import POLICY, SHIPPED
+from tests.serving import tiny_artifact
+from tests.training.made_features import checkerboard
+from training.models.artifact import MANIFEST, hash_file
+
+COMMITTED = Checkout("0123", None, None)
+CLEAN: dict[str, Any] = {"clean": True, "audited": "a", "checks": []}
+
+
+def manifested(folder: Path, **stated: object) -> Path:
+    """State more in an artifact's manifest, with the hashes of its files as they are."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    files = {name: hash_file(folder / name) for name in manifest["files"]}
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"files": files} | stated))
+    return folder
+
+
+@pytest.fixture
+def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ask the gate of two tiny artifacts, a change planted in one of them; nobody may look at the window."""
+
+    def ask(
+        candidate=lambda folder: None, champion=lambda folder: None, code: Checkout = COMMITTED, override: bool = False,
+        audit: dict = CLEAN, skew: dict | None = None,
+        policy: params.Gate = POLICY, fit_until_us: int | None = tiny_artifact.CUT_US,
+    ) -> dict:  # fmt: skip
+        versions = []
+        for seed, change in ((1, champion), (2, candidate)):
+            folder = tiny_artifact.write(tracked / f"artifact-{seed}", seed)
+            change(folder)
+            stated = {"fit_until_us": fit_until_us, "fit_until": "2026-01-01"} if fit_until_us else {}
+            versions.append(registry.find("tiny", registry.create_version("tiny", manifested(folder, **stated))))
+        description = {"split_id": "s", "dataset_hash": "d", "cut_us": tiny_artifact.CUT_US,
+                       "until_us": tiny_artifact.CUT_US + 10**9}  # fmt: skip
+        features: Any = SimpleNamespace(description=description, cut_us=tiny_artifact.CUT_US)
+        settings = SHIPPED.model_copy(update={"gate": policy, "dataset": "tiny"})
+        return judgement.judge(
+            Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
+                     tiny_artifact.CUT_US + 2 * 10**9, skew)
+        )  # fmt: skip
+
+    looked: list[int] = []
+    sound = {"comparisons": {}, "looks": 1, "age_days": 0.0, "start_us": tiny_artifact.CUT_US}
+    monkeypatch.setattr(judgement, "_look", lambda *_: looked.append(1) or dict(sound))
+    return SimpleNamespace(ask=ask, looked=looked)
+
+
+def test_two_sound_artifacts_are_looked_at_and_the_look_is_in_the_ledger(asked) -> None:
+    report = asked.ask()
+
+    assert asked.looked == [1]
+    (entry,) = ledger.entries("s")
+    assert entry["report"] == report
+    assert {"who", "date", "candidate", "champion"} <= set(entry)
+    assert report["policy_hash"] == judgement.policy_hash(POLICY)
+
+
+def no_look(asked, report: dict, verdict: str, reason: str) -> None:
+    assert report["verdict"] == verdict
+    assert report["reason"].startswith(reason), report["reason"]
+    assert asked.looked == []
+    assert ledger.entries("s") == []
+
+
+def measured(matched: int, compared: int) -> dict[str, Any]:
+    """A record of skew: histories that match so often, and nothing of trends."""
+    low, high = proportion.interval(matched, compared)
+    rate = matched / compared
+    history = {"compared": compared, "matched": matched, "match_rate": rate, "low": low, "high": high}
+    trends = {"compared": 0, "matched": 0, "match_rate": None, "low": 0.0, "high": 1.0}
+    return {"date": "2026-11-26T00:00:00Z", "dataset_hash": "d", "answers": compared, "secret": "s",
+            "groups": {"history": history, "trends": trends}}  # fmt: skip
+
+
+def test_a_platform_that_serves_other_features_than_were_fitted_judges_nobody(asked) -> None:
+    report = asked.ask(skew=measured(850, 1000))
+
+    no_look(
+        asked, report, HOLD, "refused: what is served does not read what the data set tells: history 85.0% [82.7%, "
+    )
+    assert "experiments.skew --since" in report["advice"]
+
+
+@pytest.mark.parametrize("skew", [None, measured(1000, 1000), measured(940, 1000), measured(0, 1) | {"groups": {}}])
+def test_skew_that_is_not_shown_or_not_measured_refuses_nobody_and_is_in_the_report(asked, skew: dict | None) -> None:
+    report = asked.ask(skew=skew)
+
+    assert asked.looked == [1]
+    assert report["skew"] == (skew and {name: skew[name] for name in ("date", "dataset_hash", "answers", "groups")})
+
+
+def test_an_artifact_that_is_too_large_is_rejected_unseen(asked) -> None:
+    def pad(folder: Path) -> None:
+        titles = json.loads((folder / "items.json").read_text())
+        (folder / "items.json").write_text(json.dumps([titles[0] + "x" * 200_000, *titles[1:]]))
+        golden = (folder / "golden.jsonl").read_text()
+        (folder / "golden.jsonl").write_text(golden)
+
+    small = POLICY.budgets.model_copy(update={"size_mb": 0.2})
+    report = asked.ask(candidate=pad, policy=POLICY.model_copy(update={"budgets": small}))
+
+    no_look(asked, report, REJECT, "over budget: size 0.2")
+
+
+def test_a_slower_model_is_rejected_unseen(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Recommender.recommend
+
+    def slower(self, bodies, now_us=None):
+        if self.manifest["dataset_hash"] == "dataset-2":
+            until = time.process_time() + 0.04
+            while time.process_time() < until:
+                pass
+        return answer(self, bodies, now_us)
+
+    monkeypatch.setattr(Recommender, "recommend", slower)
+    report = asked.ask()
+
+    no_look(asked, report, REJECT, "over budget: latency 4")
+    latency = report["evidence"]["budgets"][1]
+    assert latency["candidate"] > 40 > latency["champion"]
+    assert latency["limit"] == POLICY.budgets.latency_free_ms
+
+
+def test_a_champion_whose_golden_answers_cannot_be_reproduced_refuses_to_be_judged(asked) -> None:
+    def forge(folder: Path) -> None:
+        lines = (folder / "golden.jsonl").read_text().splitlines()
+        first = json.loads(lines[0])
+        first["answer"]["items"][0]["score"] += 1
+        (folder / "golden.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+
+    report = asked.ask(champion=forge)
+
+    no_look(asked, report, HOLD, "refused: the champion, version 1, does not answer as at export: golden request 0")
+
+
+def test_a_candidate_that_answers_otherwise_than_at_export_is_rejected(asked) -> None:
+    report = asked.ask(candidate=lambda folder: (folder / "golden.jsonl").write_text(""))
+
+    no_look(asked, report, REJECT, "the candidate does not answer as at export: it holds no golden answers")
+
+
+def test_a_window_that_overlaps_what_either_was_fitted_on_is_refused(asked) -> None:
+    report = asked.ask(fit_until_us=tiny_artifact.CUT_US + 10**9)
+
+    no_look(asked, report, INSUFFICIENT_DATA, "refused: the whole window overlaps what the candidate was fitted on")
+
+
+def test_an_artifact_that_does_not_say_until_when_it_was_fitted_is_refused(asked) -> None:
+    no_look(asked, asked.ask(fit_until_us=None), HOLD, "refused: the candidate's manifest does not state fit_until_us")
+
+
+def test_the_window_begins_where_the_last_fit_ends() -> None:
+    features = checkerboard(cut="test")
+    later = features.cut_us + 86_400_000_000
+    manifests = {"candidate": {"fit_until_us": features.cut_us}, "champion": {"fit_until_us": later}}
+
+    assert evidence.window_start(features, manifests) == later
+
+
+CHANGED = Checkout("0123+changes", "training/losses.py", None)
+
+
+def test_data_that_leak_refuse_to_be_judged(asked) -> None:
+    found = {"what": "an event after the cut", "rows": 3, "examples": [], "fails": True}
+    leaking = {"clean": False, "audited": "a", "checks": [{"check": "future", "cut": "test", "findings": [found]}]}
+
+    no_look(asked, asked.ask(audit=leaking), HOLD, "refused: the leakage audit fails: future (test): an event after")
+
+
+def test_uncommitted_code_is_refused(asked) -> None:
+    no_look(asked, asked.ask(code=CHANGED), HOLD, "refused: the code is not committed: training/losses.py")
+
+
+def test_an_override_judges_uncommitted_code_and_stays_loud_in_the_report(asked) -> None:
+    report = asked.ask(code=CHANGED, override=True)
+
+    assert asked.looked == [1]
+    assert report["overrides"] == ["judged with uncommitted code: training/losses.py"]
+    assert "OVERRIDE: judged with uncommitted code: training/losses.py" in page(report)
