@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tiny_artifact, which sever
 import tiny_artifact
 
 from serving.settings import PORTS, Settings
+from tests.serving.own_registry import use_registry
 
 
 @pytest.fixture(scope="session")
@@ -38,11 +38,6 @@ def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
 
     first = registry.create_version("tiny", artifacts[1], tags={"label": "item_knn"})
     return first, registry.create_version("tiny", artifacts[2])
-
-
-def use_registry(folder: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copyfile(empty_registry, folder / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from serving import deploy, package, registry, server
 from serving.client import TorchServe, prediction_path
 from serving.settings import Settings
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,6 @@ def deployed(
     settings: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
 ) -> Iterator[Settings]:
     """A first version with two workers, so that a version that is replaced loses one."""
-    from conftest import use_registry
-
     if shutil.which("wrk") is None:
         pytest.skip("there is no wrk on the path (Debian: apt-get install wrk)")
     two = settings.model_copy(update={"workers": 2})

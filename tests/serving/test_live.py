@@ -29,6 +29,7 @@ from serving.launch import ServerStartError
 from serving.registry import RegistryError
 from serving.settings import PORTS, Settings, variable
 from serving.worker_code import FORBIDDEN, worker_modules
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +40,6 @@ STRANGER = httpx.Client(timeout=30, trust_env=False)
 
 @pytest.fixture(scope="module", autouse=True)
 def registry_home(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Path]:
-    from conftest import use_registry
-
     folder = tmp_path_factory.mktemp("registry")
     with pytest.MonkeyPatch.context() as patch:
         use_registry(folder, empty_registry, patch)

@@ -12,6 +12,7 @@ from serving.client import TorchServe
 from serving.registry import CHAMPION, RegistryError
 from serving.settings import Settings
 from serving.versions import client
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +25,6 @@ def deployed(
     live: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
 ) -> Iterator[Settings]:
     """The second version serves, the first is kept loaded; both passed the gate."""
-    from conftest import use_registry
-
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
         for seed in (1, 2):

@@ -25,6 +25,7 @@ from serving import deploy, history, registry, server, stage
 from serving.client import TorchServe
 from serving.settings import Settings
 from serving.stage import Phase
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +53,6 @@ def deployed(
     settings: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
 ) -> Iterator[Settings]:
     """The first version serves."""
-    from conftest import use_registry
-
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
         registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE", "reason": "first"})

@@ -15,6 +15,7 @@ from serving import deploy, registry, server
 from serving.client import ServerError, TorchServe
 from serving.edge.answer import TRACED
 from serving.settings import Settings
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +26,6 @@ PATIENCE = 300  # seconds for Java and a worker to come up on a busy machine
 def deployed(
     live: Settings, artifacts, tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
 ) -> Iterator[Settings]:
-    from conftest import use_registry
-
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
         version = registry.create_version("tiny", artifacts[1])

@@ -28,6 +28,7 @@ from serving.client import TorchServe
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
+from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -131,8 +132,6 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: Path) -> Iterator[Stack]:
-    from conftest import use_registry
-
     if shutil.which("redis-server") is None:
         pytest.skip("there is no redis-server on the path (Debian: apt-get install redis-server)")
     home = tmp_path_factory.mktemp("outages")
