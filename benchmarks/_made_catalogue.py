@@ -23,7 +23,7 @@ from features.store import Features
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving import export as serving_export
-from serving.tables import Sides
+from serving.artifact.tables import Sides
 from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
 from training.models.build import build

@@ -19,7 +19,7 @@ from features.sequences import Log
 from features.store import Features
 from features.vocabulary import Vocabulary
 from serving import export
-from serving.tables import Sides
+from serving.artifact.tables import Sides
 from training.train import fit
 
 NAME = "bench"

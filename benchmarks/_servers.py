@@ -21,10 +21,10 @@ from benchmarks._redis import free_ports
 from features.online.connect import STORE
 from serving import package, server
 from serving import settings as torchserve
-from serving.client import TorchServe, prediction_path
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, Settings, variable
+from serving.torchserve.client import TorchServe, prediction_path
 
 NOOP = "noop"
 NOOP_SOURCE = '''\

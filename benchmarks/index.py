@@ -25,10 +25,10 @@ from benchmarks._record import write
 from data.instants import to_iso
 from features.sequences import Cases, batches, next_cases
 from features.trends import TrendSnapshot
-from serving import index_build
-from serving.index import Index
-from serving.recommender import ROWS, Recommender
-from serving.retrieval import Retrieval
+from serving.artifact import index_build
+from serving.worker.index import Index
+from serving.worker.recommender import ROWS, Recommender
+from serving.worker.retrieval import Retrieval
 
 K, CANDIDATES, RECALL, WIDTH = 20, 512, 0.995, 64
 Find = Callable[[Tensor], Tensor]  # (8, D) questions to (8, K) candidates

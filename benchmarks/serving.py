@@ -25,9 +25,10 @@ from features.online import connect
 from features.online.store import Policy
 from features.store import Features
 from params import ROOT
-from serving import patience, server
-from serving.client import TorchServe
+from serving import server
 from serving.settings import Settings
+from serving.torchserve import patience
+from serving.torchserve.client import TorchServe
 
 K = 20
 CORES = 2

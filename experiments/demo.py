@@ -18,7 +18,7 @@ def answers(folder: Path, dataset: str) -> str:
     """Three users with their latest events and their recommendations, fetched over HTTP."""
     from experiments.orchestration.showcase import showcase
     from serving import settings
-    from serving.client import TorchServe
+    from serving.torchserve.client import TorchServe
 
     with TorchServe.of(settings.load()) as client:
         return showcase(folder, lambda body: client.predict(dataset, body), SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS)

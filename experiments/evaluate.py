@@ -21,7 +21,7 @@ from features.encode import Batch
 from features.sequences import Cases, batches
 from features.store import Features
 from features.trends import ALL, TrendLog, TrendSnapshot
-from serving.recommender import ArtifactError, Recommender
+from serving.worker.recommender import ArtifactError, Recommender
 from training import provenance, validate
 from training.side_by_side import side_by_side
 

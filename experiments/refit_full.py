@@ -31,9 +31,10 @@ from experiments.serving_skew import record as skew_record
 from features import featurize, store
 from features.featurize import FULL
 from features.store import Features
-from serving import export, gate_report, overriding, registry, versions
+from serving import export, registry
+from serving.artifact.tables import Sides
+from serving.promotion import gate_report, overriding, versions
 from serving.registry import Target
-from serving.tables import Sides
 from training import devices, tracking, train
 from training.train import build_is_learned, fit
 

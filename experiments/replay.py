@@ -18,9 +18,9 @@ from experiments.lineage import options as lineage_options
 from experiments.lineage.recompute import Recomputed, recompute
 from experiments.lineage.report import Part
 from experiments.lineage.served_lines import ServedLines
-from serving import processor
 from serving.edge.answer import FIELDS, OWN_FIELDS, digest, finish, read
-from serving.golden import difference
+from serving.worker import processor
+from serving.worker.golden import difference
 
 IDENTICAL, SAME_ITEMS, DIFFERENT = "identical bytes", "same items", "different"
 

@@ -25,8 +25,9 @@ from experiments.orchestration.workspace import edited
 from experiments.retraining import recipe
 from experiments.retraining.cuts import Cuts, cuts_of
 from params import ROOT
-from serving import registry, versions
-from serving.gate_report import PROMOTE
+from serving import registry
+from serving.promotion import versions
+from serving.promotion.gate_report import PROMOTE
 from training.models.artifact import MANIFEST
 
 MEASURED = Path("experiments/out")

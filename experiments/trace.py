@@ -17,8 +17,8 @@ from experiments.lineage import ancestry, readings
 from experiments.lineage import options as lineage_options
 from experiments.lineage.report import Part
 from experiments.lineage.served_lines import LineageError, ServedLines
-from serving import versions
 from serving.edge import wire
+from serving.promotion import versions
 from serving.registry import RegistryError, Version
 
 ANSWER = ("request_id", "asked", "time", "rung", "reason", "k", "cache", "consent", "basis", "user", "feature_time",

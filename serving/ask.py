@@ -13,7 +13,7 @@ from data.columns import MICROSECONDS, MINUTE
 from data.instants import to_iso
 from params import ROOT
 from serving import settings as environment
-from serving.client import TorchServe
+from serving.torchserve.client import TorchServe
 
 
 class AskError(UserError):

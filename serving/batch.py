@@ -31,8 +31,8 @@ from features.online.store import Policy
 from features.store import Features, load
 from serving import histories, registry
 from serving.histories import Histories
-from serving.recommender import ArtifactError, Recommender
-from serving.request import MAX_K
+from serving.worker.recommender import ArtifactError, Recommender
+from serving.worker.request import MAX_K
 
 OUT = Path("serving/out/recommendations.parquet")
 MOMENT = pa.timestamp("us", tz="UTC")

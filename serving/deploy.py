@@ -23,11 +23,12 @@ import params
 from command import UserError, exits_cleanly
 from params import ROOT
 from rollout_params import Rollout
-from serving import history, rollback, stage
+from serving import history
 from serving import settings as environment
-from serving.client import TorchServe
+from serving.deployment import rollback, stage
 from serving.history import Entry, who
 from serving.settings import Settings
+from serving.torchserve.client import TorchServe
 
 Say = Callable[[str], None]
 
@@ -49,8 +50,8 @@ def deploy(dataset: str, settings: Settings, say: Say = print, plan: Rollout | N
         ServerStartError, JavaError: there is no server to deploy to.
     """
     from serving import server
-    from serving.bring_up import DeployError
-    from serving.reconcile import Overtaken, Reconcile
+    from serving.deployment.bring_up import DeployError
+    from serving.deployment.reconcile import Overtaken, Reconcile
 
     place = stage.place(dataset, settings)
     with server.lock(settings, "deploy"):
@@ -110,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
     if arguments.status:
-        from serving.status import status
+        from serving.deployment.status import status
 
         print(status(dataset, settings))
         return 0
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _deploy(dataset: str, settings: Settings, arguments: argparse.Namespace) -> int:
     from serving import registry
-    from serving.bring_up import DeployError
+    from serving.deployment.bring_up import DeployError
 
     if arguments.restore:
         print(f"the aliases say what the last signed move says: {registry.restore(dataset)}")

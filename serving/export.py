@@ -18,9 +18,10 @@ from data.columns import DAY
 from data.instants import to_iso
 from features import store
 from features.store import Features
-from serving import index_build, presentation, tables
-from serving.recommender import Recommender
-from serving.tables import Sides
+from serving.artifact import index_build, tables
+from serving.artifact.tables import Sides
+from serving.worker import presentation
+from serving.worker.recommender import Recommender
 from training import provenance
 from training.models import artifact
 from training.side_by_side import one_thread

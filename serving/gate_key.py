@@ -16,9 +16,9 @@ from pathlib import Path
 
 from command import exits_cleanly
 from serving import settings as environment
-from serving import signature
+from serving.promotion import signature
+from serving.promotion.signature import SignatureError, key_id
 from serving.settings import variable
-from serving.signature import SignatureError, key_id
 
 
 def rotate(path: Path) -> str:

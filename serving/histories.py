@@ -15,14 +15,14 @@ from features.online.profile import Profile, join
 from features.online.store import Policy, Reading, State
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from serving.person import Person
-from serving.request import Request
-from serving.store_lookup import person_of
+from serving.worker.person import Person
+from serving.worker.request import Request
+from serving.worker.store_lookup import person_of
 
 
 @dataclass(frozen=True)
 class Histories:
-    """A `serving.person.Lookup` of some users.
+    """A `serving.worker.person.Lookup` of some users.
 
     Attributes:
         profiles: by user id.

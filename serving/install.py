@@ -13,11 +13,11 @@ from pathlib import Path
 from command import UserError, exits_cleanly
 from serving import server
 from serving import settings as environment
-from serving.bring_up import DeployError, Say, bring_up, make_default
-from serving.client import TorchServe
+from serving.deployment.bring_up import DeployError, Say, bring_up, make_default
 from serving.edge import settings as edge
 from serving.package import Build, PackageError, read_build
 from serving.settings import Settings
+from serving.torchserve.client import TorchServe
 
 
 class InstallError(UserError):

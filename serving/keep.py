@@ -27,11 +27,12 @@ from enum import StrEnum
 import params
 from command import UserError, exits_cleanly
 from params import ROOT
-from serving import server, stage
+from serving import server
 from serving import settings as environment
-from serving.client import ServerError, TorchServe
+from serving.deployment import stage
+from serving.deployment.stage import Phase, StageError
 from serving.settings import Settings
-from serving.stage import Phase, StageError
+from serving.torchserve.client import ServerError, TorchServe
 
 EVERY_SECONDS = 2.0  # between two looks
 PATIENCE_SECONDS = 15.0  # TorchServe restarts a killed worker in less, even on a busy machine

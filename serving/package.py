@@ -21,11 +21,11 @@ from pathlib import Path
 import params
 from command import UserError, exits_cleanly
 from params import ROOT
-from serving import index
-from serving.worker_code import worker_modules
+from serving.artifact.worker_code import worker_modules
+from serving.worker import index
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
-ARTIFACT = "artifact"  # the artifact's folder inside the archive, as serving.handler reads it
+ARTIFACT = "artifact"  # the artifact's folder inside the archive, as serving.worker.handler reads it
 ENTRY_MODULE = "tidegate_handler"
 INNER_MANIFEST = "MAR-INF/MANIFEST.json"
 UNREGISTERED = "0.0"  # version of an archive that no registry knows
@@ -40,7 +40,7 @@ from pathlib import Path
 # First, so that no other `data` or `serving` on this machine can stand in for what was packaged.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from serving.handler import Handler  # noqa: E402
+from serving.worker.handler import Handler  # noqa: E402
 
 
 class TidegateHandler(Handler):

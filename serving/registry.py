@@ -5,8 +5,8 @@
     challenger   the version that waits for the gate
 
 An alias is not evidence: anyone can set one. What may serve is a version that the last signed move made champion
-(serving/moves.py), and whose own signed gate report says PROMOTE for this very version and artifact
-(serving/gate_report.py); a refit on all events says so under its parent's report. In an emergency an override stands in
+(serving/promotion/moves.py), and whose own signed gate report says PROMOTE for this very version and artifact
+(serving/promotion/gate_report.py); a refit on all events says so under its parent's report. In an emergency an override stands in
 for the report: signed, with a reason, and loud until the next promotion.
 """
 
@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving import descriptions, gate_report, moves, overriding, signature
-from serving.gate_report import PROMOTE
-from serving.move_record import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
-from serving.versions import (
+from serving.promotion import descriptions, gate_report, moves, overriding, signature
+from serving.promotion.gate_report import PROMOTE
+from serving.promotion.move_record import CHAMPION, OVERRIDE, PREVIOUS, PROMOTION, ROLLBACK, Move
+from serving.promotion.versions import (
     RegistryError,
     Version,
     aliased,
@@ -143,7 +143,7 @@ def justified(version: Version) -> Target:
     """A version with the gate's report that lets it serve.
 
     Raises:
-        RegistryError: as `serving.gate_report.verified` says.
+        RegistryError: as `serving.promotion.gate_report.verified` says.
     """
     return Target(version, gate_report.verified(version))
 

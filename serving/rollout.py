@@ -18,13 +18,13 @@ import params
 from command import exits_cleanly
 from params import ROOT
 from rollout_params import Rollout
-from serving import evidence, progress, rollback, stage
 from serving import settings as environment
-from serving.bring_up import DeployError, Say
 from serving.deploy import deploy
+from serving.deployment import evidence, progress, rollback, stage
+from serving.deployment.bring_up import DeployError, Say
+from serving.deployment.stage import Phase, Stage
 from serving.history import who
 from serving.settings import Settings
-from serving.stage import Phase, Stage
 
 LOOK_SECONDS = 0.5  # between two looks at what the edge counted
 TELL_SECONDS = 30.0  # between two lines on what is waited for

@@ -19,12 +19,13 @@ from pathlib import Path
 import psutil
 
 from command import exits_cleanly
-from serving import launch, patience, settings
-from serving.client import ServerError, TorchServe
-from serving.launch import ServerStartError
-from serving.logs import last_lines
-from serving.properties import forget_old_snapshots, last_snapshot, properties
+from serving import settings
 from serving.settings import Settings, variable
+from serving.torchserve import launch, patience
+from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.launch import ServerStartError
+from serving.torchserve.logs import last_lines
+from serving.torchserve.properties import forget_old_snapshots, last_snapshot, properties
 
 STOP_SECONDS = 15
 DYING_SECONDS = 10  # how long a server that was killed may still hold its ports
@@ -90,7 +91,7 @@ def stopped(settings: Settings) -> bool:
 
 
 def batch_delay(settings: Settings, indexed: bool) -> int:
-    """How long the running server is to wait for one more request of a batch, in its own unit; see serving.patience."""
+    """How long the running server is to wait for one more request of a batch, in its own unit; see serving.torchserve.patience."""
     process = find(settings)
     return patience.stated(settings.batch_delay_us, indexed, process.cmdline() if process else ())
 

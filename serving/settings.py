@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     load_seconds: Count = 120  # how long a new version may take to come up
     answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
 
-    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves of aliases; serving/signature.py says more
+    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves; serving/promotion/signature.py says more
     gate_key_file: Path | None = None  # the same in a file; None: .keys/gate
 
     @property

@@ -33,7 +33,7 @@ WITHOUT_SECTION = {
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "fill"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
-READS = {"package": "serving.handler"}
+READS = {"package": "serving.worker.handler"}
 # Code that is loaded when a hybrid is fitted, which stages of their own do: the others stay as they are when it changes.
 OF_HYBRIDS = {"training/answers.py", "training/blend.py"}
 IDLE = {"train-valid": OF_HYBRIDS, "train-test": OF_HYBRIDS}

@@ -43,16 +43,16 @@ def test_contracts_hold(clone: Path) -> None:
         ("data/columns.py", "import experiments"),
         ("features/sequences.py", "import training.models"),
         ("training/models/base.py", "import serving"),
-        ("serving/recommender.py", "import experiments"),
+        ("serving/worker/recommender.py", "import experiments"),
         ("features/encode.py", "import pandas"),
         ("features/online/as_of.py", "import features.fill"),  # which loads pandas
         ("features/segments/rules.py", "import features.segments.facts"),  # which loads pandas
         ("training/models/base.py", "import pytorch_lightning"),
-        ("serving/recommender.py", "import features.featurize"),  # which loads pandas
-        ("serving/edge/ladder.py", "import serving.recommender"),  # which loads torch
+        ("serving/worker/recommender.py", "import features.featurize"),  # which loads pandas
+        ("serving/edge/ladder.py", "import serving.worker.recommender"),  # which loads torch
         ("features/online/connect.py", "def later():\n    import features.feast_store.sdk_engine"),
         ("serving/edge/stored.py", "import features.feast_store.sdk_engine"),  # which loads Feast and pandas
-        ("serving/handler.py", "def later():\n    import mlflow"),  # hidden in a function
+        ("serving/worker/handler.py", "def later():\n    import mlflow"),  # hidden in a function
         ("data/columns.py", "import data.ingest"),
         ("experiments/evaluation/cases.py", "import experiments.gating.verdict"),  # which weighs what it measures
     ],

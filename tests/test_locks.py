@@ -122,7 +122,7 @@ def test_pyproject_asks_for_nothing_that_is_not_used() -> None:
 def test_serving_extra_is_what_the_worker_imports_and_the_server_needs() -> None:
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     sources = [each.get("source_modules", []) for each in contracts]
-    worker = next(modules for modules in sources if "serving.handler" in modules)
+    worker = next(modules for modules in sources if "serving.worker" in modules)
     needed: set[str] = set()
     for module in worker:
         for name in {module, *graph().find_descendants(module)}:

@@ -16,7 +16,7 @@ from features.featurize import build_log
 from features.sequences import Cases, Log, batches, next_cases, window_cases
 from features.store import Features
 from features.trends import TrendLog
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 from training import validate
 from training.metrics import NOT_RANKED, TrueRanks
 from training.metrics import ndcg as ndcg_at

@@ -15,8 +15,8 @@ from experiments.gating import verdict
 from experiments.gating.checkout import Checkout
 from experiments.gating.verdict import Decision
 from experiments.serving_skew import record as skew_record
-from serving.golden import difference
-from serving.recommender import Recommender
+from serving.worker.golden import difference
+from serving.worker.recommender import Recommender
 from training.side_by_side import one_thread
 
 ALLOW = "--allow-uncommitted"

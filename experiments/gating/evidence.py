@@ -19,7 +19,7 @@ from experiments.gating.guard_rails import of_lists, rails
 from experiments.gating.verdict import BASELINE, CHAMPION, level
 from features.sequences import Cases
 from features.store import Features
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 
 CANDIDATE = "candidate"
 COLD, WARM = "cold", "warm"

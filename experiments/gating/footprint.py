@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gate_params import Budgets
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 
 ROUNDS = 5
 Clock = Callable[[], float]

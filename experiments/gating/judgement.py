@@ -28,8 +28,8 @@ from experiments.gating.evidence import CANDIDATE
 from experiments.gating.verdict import BASELINE, CHAMPION, Decision
 from features.store import Features
 from serving import registry
-from serving.recommender import Recommender
 from serving.registry import Version
+from serving.worker.recommender import Recommender
 from training.models import artifact
 from training.side_by_side import one_thread
 

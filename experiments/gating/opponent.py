@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from data.instants import to_iso
 from features.store import Features
-from serving import registry, versions
+from serving import registry
+from serving.promotion import versions
 from serving.registry import Target, Version
 
 

@@ -15,9 +15,9 @@ from experiments.lineage.served_lines import ServedLines
 from features.featurize import CUTS, FULL, moment_of
 from serving import registry
 from serving import settings as environment
-from serving.client import ServerError, TorchServe
+from serving.promotion.versions import client
 from serving.registry import RegistryError, Version
-from serving.versions import client
+from serving.torchserve.client import ServerError, TorchServe
 
 PAGE = 1000  # runs of one question to MLflow
 

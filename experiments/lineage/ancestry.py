@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from data.products import SPLIT
 from experiments.lineage.report import Part
 from experiments.lineage.served_lines import LineageError
-from serving import registry, versions
+from serving import registry
+from serving.promotion import versions
+from serving.promotion.versions import client
 from serving.registry import RegistryError, Version
-from serving.versions import client
 from training import provenance
 from training.models.artifact import MANIFEST, digest_of
 from training.tracking import tracking_uri

@@ -14,8 +14,8 @@ from features.fill import profiles
 from features.online.profile import Profile
 from features.online.store import Policy
 from serving.histories import reading
-from serving.person import Person
-from serving.store_lookup import person_of
+from serving.worker.person import Person
+from serving.worker.store_lookup import person_of
 
 EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
 

@@ -20,8 +20,8 @@ from features.online.item_trends import ItemTrends
 from features.store import Features
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
-from serving import inputs
-from serving.recommender import Recommender
+from serving.worker import inputs
+from serving.worker.recommender import Recommender
 
 FEATURES = Path("features/out/test")
 

@@ -19,9 +19,9 @@ from experiments.lineage import affected, ancestry
 from experiments.lineage.affected import Origin, answers_part, runs_part, versions_part
 from experiments.lineage.report import Part
 from experiments.lineage.served_lines import LineageError
-from serving import versions
 from serving.edge import wire
 from serving.edge.pseudonym import pseudonym
+from serving.promotion import versions
 from serving.registry import Version
 
 EVENTS = SPLIT / "events.parquet"

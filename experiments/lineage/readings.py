@@ -17,14 +17,14 @@ from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
 from features.online.profile import LATEST_US, Event
 from features.online.store import Reading
-from serving import inputs
 from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
 from serving.histories import reading
-from serving.person import Person
-from serving.request import Request
-from serving.store_lookup import person_of
+from serving.worker import inputs
+from serving.worker.person import Person
+from serving.worker.request import Request
+from serving.worker.store_lookup import person_of
 
-READ_BY = ("history", "traits")  # the parts of serving.inputs that are of the user
+READ_BY = ("history", "traits")  # the parts of serving.worker.inputs that are of the user
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def nothing(line: Mapping[str, Any], secret: bytes | None) -> Again | None:
 
 
 def changed(line: Mapping[str, Any], read: dict[str, str], secret: bytes | None, parts: tuple[str, ...]) -> list[str]:
-    """Which parts of `serving.inputs` are not those that the log states, as far as it states them and the secret that
+    """Which parts of `serving.worker.inputs` are not those that the log states, as far as it states them and the secret that
     hides those of a person is here."""
     stated = line.get("inputs") or {}
     own = {name: read[name] for name in read if name == PUBLIC} if secret is None else hidden(secret, read) or {}

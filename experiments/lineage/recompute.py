@@ -18,9 +18,9 @@ from serving import registry
 from serving.edge import static, wire
 from serving.edge.answer import Answer, seal
 from serving.edge.listing import Listing
-from serving.person import Person
-from serving.recommender import Recommender
-from serving.request import MAX_K, Request
+from serving.worker.person import Person
+from serving.worker.recommender import Recommender
+from serving.worker.request import MAX_K, Request
 from training.side_by_side import one_thread
 
 NOT_COMPUTED = "none"  # what a line says as `cache` where the edge answered by itself
@@ -40,7 +40,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Found:
-    """A `serving.person.Lookup` of one person and one moment's trends."""
+    """A `serving.worker.person.Lookup` of one person and one moment's trends."""
 
     person: Person
     snapshot: TrendSnapshot | None

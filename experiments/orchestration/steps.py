@@ -16,7 +16,7 @@ from experiments.orchestration import lineup
 from features.online.connect import STORE
 from params import ROOT
 from serving import settings
-from serving.launch import embedded_store
+from serving.torchserve.launch import embedded_store
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"

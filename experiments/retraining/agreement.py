@@ -13,7 +13,7 @@ import pandas as pd
 from experiments.evaluation.scoring import score
 from features.sequences import Cases, next_cases
 from features.store import Features
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 
 
 def newest_cases(features: Features, count: int) -> Cases:

@@ -21,8 +21,8 @@ from experiments.gating.judgement import Question
 from experiments.gating.verdict import CHAMPION, Decision
 from experiments.retraining import agreement, heritage
 from params import Retrain
-from serving import segment_lists
-from serving.recommender import Recommender
+from serving.worker import segment_lists
+from serving.worker.recommender import Recommender
 from training.models import artifact
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from data.instants import from_iso
 from experiments.serving_skew.sources import Sources
-from serving import inputs
 from serving.edge.pseudonym import hidden
-from serving.person import Person
-from serving.request import Request
+from serving.worker import inputs
+from serving.worker.person import Person
+from serving.worker.request import Request
 
 CONTEXT_GONE = "the request states a context, which was not kept (TIDEGATE_EDGE_KEEP_REQUESTS)"
 CONTEXT_MIXED = "the edge told the worker traits and the request's context as one"

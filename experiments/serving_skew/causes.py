@@ -9,9 +9,9 @@ from data.instants import from_iso
 from experiments.serving_skew.asking import Asking
 from experiments.serving_skew.outcomes import HISTORY, NOT_SERVED, TRAITS
 from experiments.serving_skew.sources import Sources
-from serving.person import Person
-from serving.rungs import PERSONALISED
-from serving.store_lookup import person_of
+from serving.worker.person import Person
+from serving.worker.rungs import PERSONALISED
+from serving.worker.store_lookup import person_of
 
 UNKNOWN = "by digest alone: what was read is neither in the data set nor in the online store as it is now"
 

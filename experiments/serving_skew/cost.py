@@ -15,11 +15,11 @@ from experiments.serving_skew.outcomes import Outcome
 from experiments.serving_skew.sources import Sources
 from features.trends import TrendSnapshot
 from serving.edge import wire
-from serving.person import Person
-from serving.recommender import Recommender
-from serving.request import MAX_K
-from serving.rungs import SEGMENT
-from serving.trends import Trends
+from serving.worker.person import Person
+from serving.worker.recommender import Recommender
+from serving.worker.request import MAX_K
+from serving.worker.rungs import SEGMENT
+from serving.worker.trends import Trends
 
 
 @dataclass(frozen=True)

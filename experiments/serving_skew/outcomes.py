@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-HISTORY, TRAITS, TRENDS = GROUPS = ("history", "traits", "trends")  # the parts of serving.inputs
+HISTORY, TRAITS, TRENDS = GROUPS = ("history", "traits", "trends")  # the parts of serving.worker.inputs
 MATCHED, DIFFERENT = "matched", "different"
 NOT_SERVED, ONLY_SERVED = "missing in the answer", "missing in the data set"
 COMPARED = (MATCHED, DIFFERENT, NOT_SERVED, ONLY_SERVED)

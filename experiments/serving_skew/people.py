@@ -20,8 +20,8 @@ from experiments.serving_skew.outcomes import (
 )
 from experiments.serving_skew.sources import Sources
 from serving.edge import wire
-from serving.person import Person
-from serving.store_lookup import NO_CONSENT
+from serving.worker.person import Person
+from serving.worker.store_lookup import NO_CONSENT
 
 OF_USER = (HISTORY, TRAITS)
 STATED = "the request states its own history"

@@ -19,10 +19,10 @@ from experiments.lineage.served_lines import LineageError
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
-from serving import inputs
 from serving.edge.pseudonym import pseudonym
 from serving.export import one_thread
-from serving.recommender import Recommender
+from serving.worker import inputs
+from serving.worker.recommender import Recommender
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from experiments.lineage.past_trends import FEATURES, OfflineTrends
 from experiments.serving_skew.outcomes import DIFFERENT, MATCHED, NOT_COMPARABLE, NOT_SERVED, Outcome
 from experiments.serving_skew.sources import Sources
 from features.trends import TrendSnapshot
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 
 NO_CHANNELS = "the model reads no trends"
 OWN_MOMENT = "the request states its own moment, and a worker keeps the newest trends alone"

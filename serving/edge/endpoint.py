@@ -21,7 +21,7 @@ from serving.edge.ladder import Ask, Given
 from serving.edge.pseudonym import pseudonym
 from serving.edge.respond import Send, error, json
 from serving.edge.service import Service
-from serving.request import RequestError, parse
+from serving.worker.request import RequestError, parse
 
 log = logging.getLogger(__name__)
 

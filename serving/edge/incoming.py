@@ -1,4 +1,4 @@
-"""An HTTP request as the JSON body that `serving.request.parse` checks; GET and POST ask the same."""
+"""An HTTP request as the JSON body that `serving.worker.request.parse` checks; GET and POST ask the same."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from serving.edge.listing import EMPTY, Listing
 from serving.edge.pseudonym import hidden
 from serving.edge.trial import Trial
 from serving.edge.wire import Wire, wire_of
-from serving.request import MAX_K, Request
+from serving.worker.request import MAX_K, Request
 
 DENIED = "the user does not agree to personalisation"
 FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"

@@ -7,7 +7,7 @@ from typing import Any
 from serving.edge.answer import RUNGS
 from serving.edge.incoming import CONSENT_HEADER, DEADLINE_HEADER, ID_HEADER, LEAST_DEADLINE_MS, MOST_ID
 from serving.edge.settings import EdgeSettings
-from serving.request import DEFAULT_K, MAX_HISTORY, MAX_K, MAX_VALUES
+from serving.worker.request import DEFAULT_K, MAX_HISTORY, MAX_K, MAX_VALUES
 
 MOST_TEXT = 256
 WHY = {

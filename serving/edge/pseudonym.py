@@ -11,7 +11,7 @@ from typing import Any
 from command import UserError
 
 LEAST_CHARACTERS = 16
-PUBLIC = "trends"  # of the parts of `serving.inputs`: it is of everybody's events, and of nobody's
+PUBLIC = "trends"  # of the parts of `serving.worker.inputs`: it is of everybody's events, and of nobody's
 
 
 class SecretError(UserError):

@@ -11,8 +11,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from serving import settings as torchserve
-from serving import stage
 from serving.breaker import Breaker
+from serving.deployment import stage
 from serving.edge import keyring, static
 from serving.edge.cache import Cache, MemoryCache, NoCache
 from serving.edge.consent import Guarded, NoStore, Users

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 import params
 from params import ROOT
 from serving import settings as torchserve
-from serving import stage
+from serving.deployment import stage
 from serving.settings import Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"

@@ -16,8 +16,8 @@ from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION, Profile
 from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
-from serving.launch import embedded_store
-from serving.request import MAX_HISTORY
+from serving.torchserve.launch import embedded_store
+from serving.worker.request import MAX_HISTORY
 
 
 class Stored:

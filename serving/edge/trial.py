@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from serving.deployment.evidence import Evidence
+from serving.deployment.stage import Phase, Stage
 from serving.edge.errors import NoAnswer
 from serving.edge.experiment import Bucket, Experiment
 from serving.edge.settings import Arm
 from serving.edge.upstream import LEAST_SECONDS, Upstream
-from serving.evidence import Evidence
-from serving.stage import Phase, Stage
 
 CANARY, CHAMPION = "canary", "champion"
 

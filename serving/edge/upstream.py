@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from serving.breaker import Breaker
-from serving.client import ServerError, TorchServe, prediction_path, token_refused
 from serving.edge.answer import from_worker
 from serving.edge.connection import Reply
 from serving.edge.errors import Failed, FailedOnIt, NoAnswer, Refusal, Resting, TooSlow
 from serving.edge.pool import Pool
+from serving.torchserve.client import ServerError, TorchServe, prediction_path, token_refused
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from serving import evidence, history, limits, rollback, stage
+from serving import history
+from serving.deployment import evidence, limits, rollback, stage
+from serving.deployment.evidence import Evidence
+from serving.deployment.stage import Stage, StageError
 from serving.edge.trial import Trial
-from serving.evidence import Evidence
-from serving.stage import Stage, StageError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from serving.edge.errors import Refusal
-from serving.request import Request
+from serving.worker.request import Request
 
 IMPERSONAL = ("exclude", "filters", "k", "time")  # what of a request says nothing of its user
 UNLOGGED = ("context", "exclude", "filters", "history")  # may say much of a user, so no line of the served log has it

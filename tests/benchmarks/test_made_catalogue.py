@@ -9,7 +9,7 @@ import numpy as np
 import params
 from benchmarks import _made_catalogue
 from params import ROOT
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 from training.side_by_side import one_thread
 
 TRAINED, ITEMS = 4000, 6000

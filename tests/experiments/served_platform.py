@@ -18,8 +18,8 @@ from features import fill
 from features.online.connect import connect, settings
 from serving import package, registry
 from serving.edge.stored import Stored
-from serving.recommender import Recommender
-from serving.store_lookup import StoreLookup
+from serving.worker.recommender import Recommender
+from serving.worker.store_lookup import StoreLookup
 from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
 from tests.serving.edge.running import Edge, make_settings, wait_until
 

@@ -18,8 +18,8 @@ from features import fill
 from features.online.connect import connect, settings
 from features.online.profile import LATEST_US, Profile
 from features.store import load
-from serving.store_lookup import StoreLookup
-from serving.trends import Trends
+from serving.worker.store_lookup import StoreLookup
+from serving.worker.trends import Trends
 from tests.serving.edge.running import Edge
 
 LAST_DAY = "2026-03-31T00:00:00Z"

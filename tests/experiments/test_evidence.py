@@ -22,9 +22,10 @@ from experiments.gating import evidence, guard_rails
 from features import store
 from features.sequences import Log
 from features.vocabulary import Vocabulary
-from serving import export, registry, versions
-from serving.recommender import Recommender
-from serving.tables import Sides
+from serving import export, registry
+from serving.artifact.tables import Sides
+from serving.promotion import versions
+from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 from training.train import fit
 

@@ -11,8 +11,8 @@ from small_pipeline import inside
 import params
 from experiments import gate
 from serving import registry
+from serving.promotion.versions import client
 from serving.registry import CHAMPION, RegistryError
-from serving.versions import client
 
 pytestmark = pytest.mark.slow
 

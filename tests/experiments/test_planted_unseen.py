@@ -18,7 +18,7 @@ from experiments.gating.judgement import Question
 from experiments.gating.page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
 from serving import registry
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 from tests.experiments.gate_policy import POLICY, SHIPPED
 from tests.serving import tiny_artifact
 from tests.training.made_features import checkerboard

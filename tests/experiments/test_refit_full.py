@@ -26,8 +26,9 @@ from experiments.lineage.affected import Origin
 from experiments.retraining import refit_checks
 from experiments.serving_skew import record as skew_record
 from features import store
-from serving import gate_report, registry, versions
-from serving.overview import overview
+from serving import registry
+from serving.deployment.overview import overview
+from serving.promotion import gate_report, versions
 from serving.registry import Target
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import replay
-from serving import processor, versions
+from serving.promotion import versions
+from serving.worker import processor
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving import gate_report, registry, versions
+from serving import registry
+from serving.promotion import gate_report, versions
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from serving.handler import Handler
+from serving.worker.handler import Handler
 
 
 class FakeMetrics:

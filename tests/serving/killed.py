@@ -21,9 +21,10 @@ import mlflow
 import sqlalchemy.orm
 
 from rollout_params import Rollout
-from serving import deploy, history, package, reconcile, registry, rollout, server, stage  # noqa: F401
-from serving.client import TorchServe
+from serving import deploy, history, package, registry, rollout, server  # noqa: F401
+from serving.deployment import stage
 from serving.settings import Settings
+from serving.torchserve.client import TorchServe
 
 AMID_SECONDS = 0.3  # after a version began to load
 NAME = "tiny"

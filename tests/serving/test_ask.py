@@ -10,7 +10,7 @@ from serving.ask import main, table
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
     """The request that the command sends."""
-    from serving.client import TorchServe
+    from serving.torchserve.client import TorchServe
 
     sent = {}
 

@@ -22,9 +22,9 @@ from features.featurize import write as write_features
 from features.online.connect import Settings, connect
 from features.store import load
 from serving import batch, export
-from serving.recommender import Recommender
-from serving.store_lookup import StoreLookup
-from serving.tables import Sides
+from serving.artifact.tables import Sides
+from serving.worker.recommender import Recommender
+from serving.worker.store_lookup import StoreLookup
 from tests.training.made_features import recipe, train_settings
 from training.train import fit
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from serving import deploy, package, registry, server
-from serving.client import TorchServe, prediction_path
 from serving.settings import Settings
+from serving.torchserve.client import TorchServe, prediction_path
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

@@ -23,9 +23,9 @@ from dockerfile import Image
 
 from params import ROOT
 from serving import package, server
-from serving.client import TorchServe
 from serving.edge.settings import EdgeSettings
 from serving.settings import Settings
+from serving.torchserve.client import TorchServe
 
 PATH = ROOT / "serving" / "Dockerfile"
 BUILD = "TIDEGATE_BUILD_IMAGE"

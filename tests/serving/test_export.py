@@ -10,7 +10,7 @@ import torch
 import params
 from benchmarks._made_service import Size, artifact, features
 from params import ROOT
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 
 SMALL = Size(users=20, items=30, events=5, width=8)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from serving import moves, registry, seen
-from serving.move_record import name_of
+from serving import registry
+from serving.promotion import moves, seen
+from serving.promotion.move_record import name_of
+from serving.promotion.versions import client
 from serving.registry import CHALLENGER, CHAMPION, PREVIOUS
-from serving.versions import client
 
 pytestmark = pytest.mark.slow
 

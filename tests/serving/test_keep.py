@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from command import UserError
-from serving import keep, server, stage
-from serving.client import ServerError, TorchServe
+from serving import keep, server
+from serving.deployment import stage
 from serving.keep import EVERY_SECONDS, LONGEST_REST, Keeper, State, look, mend
 from serving.settings import Settings
+from serving.torchserve.client import ServerError, TorchServe
 
 SERVES, GONE, SILENT, EMPTY, IDLE, ORDERED = State
 

@@ -23,12 +23,12 @@ import tiny_artifact
 
 from params import ROOT
 from serving import ask, deploy, package, registry, server
-from serving.bring_up import DeployError
-from serving.client import ServerError, TorchServe
-from serving.launch import ServerStartError
+from serving.artifact.worker_code import FORBIDDEN, worker_modules
+from serving.deployment.bring_up import DeployError
 from serving.registry import RegistryError
 from serving.settings import PORTS, Settings, variable
-from serving.worker_code import FORBIDDEN, worker_modules
+from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.launch import ServerStartError
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

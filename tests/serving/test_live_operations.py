@@ -16,11 +16,11 @@ import tiny_artifact
 from test_monitoring import EXPRESSIONS, TORCHSERVES, WORKERS
 
 from serving import package, server
-from serving.bring_up import DeployError
-from serving.client import LiveVersion, ServerError, TorchServe
+from serving.deployment.bring_up import DeployError
 from serving.install import InstallError, install, restore
 from serving.settings import Settings
-from serving.tally import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
+from serving.torchserve.client import LiveVersion, ServerError, TorchServe
+from serving.worker.tally import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from serving import deploy, registry
-from serving.client import TorchServe
+from serving.promotion.versions import client
 from serving.registry import CHAMPION, RegistryError
 from serving.settings import Settings
-from serving.versions import client
+from serving.torchserve.client import TorchServe
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

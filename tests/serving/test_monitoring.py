@@ -14,10 +14,10 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from params import ROOT
-from serving import tally
 from serving.edge.metrics import Metrics
 from serving.edge.settings import EdgeSettings
 from serving.settings import Settings
+from serving.worker import tally
 
 FOLDER = ROOT / "serving" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())

@@ -15,8 +15,8 @@ import pytest
 
 from params import ROOT
 from serving import package
+from serving.artifact.worker_code import FORBIDDEN, WorkerCodeError, worker_modules
 from serving.package import INNER_MANIFEST, PackageError, build, content_of, main, read_identity
-from serving.worker_code import FORBIDDEN, WorkerCodeError, worker_modules
 
 
 @pytest.fixture
@@ -61,15 +61,21 @@ def test_content_is_the_same_under_another_version_and_differs_for_another_artif
     assert first == build(artifacts[1], tmp_path / "b.mar", "tiny", "4.0").content == content_of(artifacts[1])
     assert first == content_of(artifacts[1], sources)
     assert first != content_of(artifacts[2])
-    handler = sources / "serving" / "handler.py"
+    handler = sources / "serving" / "worker" / "handler.py"
     handler.write_text(handler.read_text() + "\n# changed\n")
     assert first != content_of(artifacts[1], sources)
 
 
 def test_only_what_the_handler_imports_travels() -> None:
     names = set(worker_modules(ROOT))
-    assert {"serving.handler", "serving.recommender", "data.columns", "features.encode", "serving"} <= names
-    assert not names & {"params", "serving.package", "serving.client", "data.ingest", "features.featurize"}
+    assert {
+        "serving.worker.handler",
+        "serving.worker.recommender",
+        "data.columns",
+        "features.encode",
+        "serving",
+    } <= names
+    assert not names & {"params", "serving.package", "serving.torchserve.client", "data.ingest", "features.featurize"}
 
 
 @pytest.mark.parametrize("planted", sorted(FORBIDDEN))
@@ -125,7 +131,7 @@ context = Bag(model_name="tiny", manifest={{"model": {{"modelVersion": "3.0"}}}}
 handler = tidegate_handler.TidegateHandler()
 handler.initialize(context)
 answer = json.loads(handler.handle([{{"body": {{"k": 2}}}}], context)[0])
-print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["serving.handler"].__file__]))
+print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["serving.worker.handler"].__file__]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -138,7 +144,7 @@ print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["servin
     assert done.returncode == 0, done.stderr
     count, modules, source = json.loads(done.stdout.splitlines()[-1])
     assert count == 2
-    assert source == str(unpacked / "serving" / "handler.py")
+    assert source == str(unpacked / "serving" / "worker" / "handler.py")
     assert not {name.partition(".")[0] for name in modules} & (FORBIDDEN | {"implicit", "params", "pydantic", "scipy"})
 
 

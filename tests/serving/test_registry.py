@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving import registry
+from serving.promotion.versions import client
 from serving.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
-from serving.versions import client
 
 pytestmark = pytest.mark.usefixtures("registry_folder")
 

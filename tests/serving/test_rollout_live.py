@@ -21,10 +21,11 @@ sys.path.append(str(Path(__file__).parent / "edge"))  # for running, the edge un
 from running import Edge, make_settings, wait_until
 
 from params import ROOT
-from serving import deploy, history, registry, server, stage
-from serving.client import TorchServe
+from serving import deploy, history, registry, server
+from serving.deployment import stage
+from serving.deployment.stage import Phase
 from serving.settings import Settings
-from serving.stage import Phase
+from serving.torchserve.client import TorchServe
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 from scipy import sparse
 
-from serving.recommender import Recommender
+from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 from training.models.base import Sizes
 from training.models.build import build

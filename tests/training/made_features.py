@@ -10,7 +10,7 @@ from data.columns import DAY, HOUR
 from features.sequences import Log
 from features.store import Features
 from features.vocabulary import Vocabulary
-from serving.tables import Sides
+from serving.artifact.tables import Sides
 
 ITEMS = 40
 USERS = 80

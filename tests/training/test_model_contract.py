@@ -17,8 +17,8 @@ from features.sequences import Log, encode_cases, history_ends, next_cases
 from features.store import Features
 from features.vocabulary import PAD
 from serving import export
-from serving.recommender import Recommender
-from serving.request import RequestError, parse
+from serving.worker.recommender import Recommender
+from serving.worker.request import RequestError, parse
 from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from training.models import graph
 from training.models.base import Model

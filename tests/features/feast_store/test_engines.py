@@ -15,7 +15,7 @@ from features.feast_store.server_engine import ServerEngine
 from features.online.connect import Settings, connect, settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import State
-from serving.launch import environment
+from serving.torchserve.launch import environment
 
 KEY = b"tidegate:d:profile:a"
 KEYS = st.lists(st.sampled_from([b"a", b":", b"profile:", b"\\", b"x80", b"\x80", "ü".encode(), b""])).map(b"".join)

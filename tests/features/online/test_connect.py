@@ -16,7 +16,7 @@ from features.online.connect import EMBEDDED, Settings, connect, settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make
 from features.online.store import Policy, State
-from serving.worker_code import worker_modules
+from serving.artifact.worker_code import worker_modules
 
 ROOT = Path(__file__).resolve().parents[3]
 T = 1_700_000_000_000_000

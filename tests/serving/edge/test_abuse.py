@@ -11,8 +11,8 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start
 
-from serving import request
 from serving.edge import protocol
+from serving.worker import request
 
 EVENT = b'{"item_id":"a","event_time":"2026-01-01T00:00:00Z"}'
 

@@ -15,7 +15,7 @@ from serving.edge.errors import Failed
 from serving.edge.experiment import NOBODY, Bucket
 from serving.edge.ladder import Ask, Ladder
 from serving.edge.listing import EMPTY, Listing
-from serving.request import Request
+from serving.worker.request import Request
 
 
 class Fickle:

@@ -12,9 +12,9 @@ import pytest
 from running import Edge, make_settings, wait_until
 
 from serving import deploy, registry, server
-from serving.client import ServerError, TorchServe
 from serving.edge.answer import TRACED
 from serving.settings import Settings
+from serving.torchserve.client import ServerError, TorchServe
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start
 
-from serving import request
 from serving.edge import openapi
 from serving.edge.answer import FIELDS, OWN_FIELDS, RUNGS
+from serving.worker import request
 
 PATH = "/v1/recommendations"
 

@@ -22,12 +22,13 @@ from features.online.connect import STORE, Settings, connect
 from features.online.errors import StoreUnavailable
 from features.online.profile import Event, Profile, Stated, make
 from features.online.store import Policy, ProfileStore
-from serving import launch, registry, server
+from serving import registry, server
 from serving import settings as torchserve
-from serving.client import TorchServe
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
+from serving.torchserve import launch
+from serving.torchserve.client import TorchServe
 from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Edge, Start
 
-from serving import request
 from serving.edge.errors import Refusal
 from serving.edge.incoming import from_query
+from serving.worker import request
 
 DEEP = {
     "an array in the body": b"[" * 100_000,

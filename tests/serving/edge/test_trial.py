@@ -12,9 +12,10 @@ from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
 from rollout_params import Rollout
-from serving import evidence, history, progress, rollback, stage
-from serving.evidence import Evidence
-from serving.stage import Phase, Stage
+from serving import history
+from serving.deployment import evidence, progress, rollback, stage
+from serving.deployment.evidence import Evidence
+from serving.deployment.stage import Phase, Stage
 
 OLD, NEW = "1.0", "2.0"
 PLAN = Rollout.model_validate(

@@ -1,0 +1,1 @@
+"""What export and package add to a fitted model: its tables, its index, the code that travels with it."""

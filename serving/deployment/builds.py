@@ -1,0 +1,68 @@
+"""A registered version as an archive in the model store.
+
+TorchServe's version N.M is registry version N; M counts what else differs: newer worker code, other batching.
+So a new build of the same version is loaded beside the old, like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from serving import package, registry, server
+from serving.package import Build
+from serving.registry import Version
+from serving.settings import Settings
+from serving.torchserve.client import LiveVersion, TorchServe
+
+
+def build(version: Version, client: TorchServe, settings: Settings, scratch: Path) -> Build:
+    """Write the archive into the model store; the same code, artifact and batching find their build again.
+
+    Args:
+        scratch: an existing folder for the artifact's download.
+
+    Raises:
+        RegistryError: the artifact is gone or corrupt.
+        WorkerCodeError: the worker code cannot travel.
+    """
+    into = scratch / version.version
+    into.mkdir()
+    artifact = registry.download(version.dataset, version.version, into)
+    content = package.content_of(artifact)
+    number = _build_number(version, content, client.describe(version.dataset), settings)
+    name = f"{version.version}.{number}"
+    archive = settings.model_store / f"{version.dataset}-{name}.mar"
+    package.build(artifact, archive, version.dataset, name)
+    golden = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
+    return Build(version.dataset, name, archive, golden)
+
+
+def _build_number(version: Version, content: str, live: dict[str, LiveVersion], settings: Settings) -> int:
+    built = archives(version.dataset, settings)
+    taken = sorted(int(name.partition(".")[2]) for name in built if name.partition(".")[0] == version.version)
+    for number in taken:
+        name = f"{version.version}.{number}"
+        if _content(built[name]) == content and (name not in live or _as_set(live[name], built[name], settings)):
+            return number
+    return taken[-1] + 1 if taken else 0
+
+
+def _content(archive: Path) -> str | None:
+    try:
+        return package.read_identity(archive).content
+    except package.PackageError:
+        return None
+
+
+def _as_set(live: LiveVersion, archive: Path, settings: Settings) -> bool:
+    delay = server.batch_delay(settings, package.is_indexed(archive))
+    return (live.batch_size, live.batch_delay) == (settings.batch_size, delay)
+
+
+def archives(dataset: str, settings: Settings) -> dict[str, Path]:
+    """Version -> archive in the model store, of this data set alone ("demo" is not "demo-2")."""
+    form = re.compile(rf"{re.escape(dataset)}-(\d+\.\d+)\.mar")
+    found = ((form.fullmatch(path.name), path) for path in settings.model_store.glob("*.mar"))
+    return {match.group(1): path for match, path in found if match}

@@ -1,0 +1,99 @@
+"""One screen: what serves, since when and why; what is loaded; how far a trial is; what comes next; what is wrong."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from serving import history, registry, server
+from serving.deployment import evidence, limits, progress, stage
+from serving.deployment.overview import overview
+from serving.deployment.stage import Phase, Stage, number
+from serving.history import Entry
+from serving.registry import RegistryError
+from serving.settings import Settings
+from serving.torchserve.client import LiveVersion, ServerError, TorchServe
+
+STARTS = (str(Phase.SERVES), str(Phase.BACK))  # of a version's serving, in the history
+
+
+def status(dataset: str, settings: Settings) -> str:
+    """A word and what it is of, line by line.
+
+    Raises:
+        StageError: the stage's file cannot be read.
+    """
+    place = stage.place(dataset, settings)
+    standing = stage.read(place)
+    live, faults = _live(dataset, settings)
+    default = next((one.version for one in live.values() if one.default), None)
+    began = _began(dataset, place, default)
+    lines = [("serves", _serves(default, began)), ("because", began.why if began else "nobody wrote down why")]
+    lines += [("loaded", f"{one.version} {_workers(one)}") for one in live.values()] or [("loaded", "nothing")]
+    if standing is not None:
+        lines += _trial(standing, place)
+    champion = registry.aliased(dataset, registry.CHAMPION)
+    faults += _faults(dataset, standing, live, champion.version if champion else None)
+    lines += [("fault", fault) for fault in faults] or [("faults", "none")]
+    title = f"{dataset} at {settings.inference_url}/predictions/{dataset}"
+    told = [f"  {word:<9} {told}" for word, told in lines]
+    return "\n".join([title, *told, *(f"  {line}" for line in overview(dataset))])
+
+
+def _live(dataset: str, settings: Settings) -> tuple[dict[str, LiveVersion], list[str]]:
+    if server.find(settings) is None:
+        return {}, ["TorchServe is not running; `python -m serving.deploy` starts it"]
+    try:
+        with TorchServe.of(settings) as client:
+            return client.describe(dataset), []
+    except ServerError as error:
+        return {}, [str(error)]
+
+
+def _began(dataset: str, place: Path, default: str | None) -> Entry | None:
+    """When what answers by default began to: the stage may be of another version by now, which is on trial."""
+    found = history.entries(place.with_suffix(stage.HISTORY), dataset)
+    return next((one for one in reversed(found) if one.what in STARTS and one.after == default), None)
+
+
+def _serves(default: str | None, began: Entry | None) -> str:
+    if default is None or began is None:
+        return default or "nothing"
+    since = datetime.fromisoformat(began.time)
+    for_so_long = int((stage.now() - since).total_seconds())
+    return f"{default} since {since:%Y-%m-%d %H:%M:%S} UTC ({_lasting(for_so_long)}), by {began.by}"
+
+
+def _trial(standing: Stage, place: Path) -> list[tuple[str, str]]:
+    seen = evidence.total(place, standing.since.isoformat())
+    lines = [("rollout", f"{progress.name(standing)}, since {standing.since:%H:%M:%S} UTC")]
+    if standing.tried:
+        lines += [("judged", standing.why), ("seen", limits.figures(seen))]
+    return [*lines, ("next", progress.comes_next(standing, seen, stage.now()))]
+
+
+def _faults(dataset: str, standing: Stage | None, live: dict[str, LiveVersion], champion: str | None) -> list[str]:
+    faults = [f"{one.version} has no worker that is ready" for one in live.values() if not one.ready]
+    if champion is None:
+        return [*faults, f"the registry names no champion of {dataset}"]
+    try:
+        registry.serving_target(dataset)
+    except RegistryError as error:
+        faults.append(str(error))
+    default = next((one.version for one in live.values() if one.default), None)
+    tried = standing is not None and standing.tried and number(standing.version) == champion
+    if default is not None and number(default) != champion and not tried:
+        faults.append(f"{default} serves, and champion is {champion}; `python -m serving.deploy` brings it")
+    if standing is not None and standing.phase is Phase.SERVES and standing.previous not in (*live, None):
+        faults.append(f"{standing.previous} is not loaded, so a rollback would have to load it first")
+    return faults
+
+
+def _workers(one: LiveVersion) -> str:
+    return f"({one.ready} of {one.workers} workers ready{', the default' if one.default else ''})"
+
+
+def _lasting(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3600)
+    return f"{days} d {hours} h" if days else f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min"

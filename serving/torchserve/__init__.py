@@ -1,0 +1,1 @@
+"""TorchServe itself: how it is started, and what it is asked."""

@@ -1,0 +1,104 @@
+"""Over gRPC, TorchServe gives the answers that it gives over HTTP, and refuses with the same statuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_artifact
+
+from serving import package
+from serving.settings import Settings
+from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.grpc_client import GrpcTorchServe
+from serving.torchserve.grpc_messages import PredictionsRequest
+
+NAME = "tiny"
+
+
+def test_a_request_is_on_the_wire_as_torchserves_proto_declares_it() -> None:
+    request = PredictionsRequest(model_name="m", model_version="2.0", input={"data": b"{}"})
+
+    # By hand: field 1 "m", field 2 "2.0", field 3 an entry of field 1 "data" and field 2 "{}"; 2 means length-delimited.
+    entry = bytes([1 << 3 | 2, 4]) + b"data" + bytes([2 << 3 | 2, 2]) + b"{}"
+    by_hand = bytes([1 << 3 | 2, 1]) + b"m" + bytes([2 << 3 | 2, 3]) + b"2.0" + bytes([3 << 3 | 2, len(entry)]) + entry
+    assert request.SerializeToString() == by_hand
+
+
+def test_a_server_that_is_not_there_is_an_error_without_a_status() -> None:
+    tokens = TorchServe("http://127.0.0.1:9", "http://127.0.0.1:9", key_file=None)
+    with GrpcTorchServe("127.0.0.1:9", tokens, seconds=2) as client, pytest.raises(ServerError) as refused:
+        client.predict(NAME, {})
+
+    assert refused.value.status is None
+    assert str(refused.value).startswith("127.0.0.1:9 answered UNAVAILABLE: ")
+
+
+@pytest.fixture(scope="module")
+def loaded(live: Settings, artifacts: dict[int, Path]) -> Settings:
+    """A running server with one model; packaged and registered without a registry."""
+    package.build(artifacts[1], live.model_store / f"{NAME}.mar", NAME)
+    with TorchServe.of(live) as client:
+        client.register(f"{NAME}.mar", NAME)
+    return live
+
+
+@pytest.fixture
+def client(loaded: Settings) -> Iterator[GrpcTorchServe]:
+    with GrpcTorchServe.of(loaded) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_http(loaded: Settings, client: GrpcTorchServe) -> None:
+    with TorchServe.of(loaded) as over_http:
+        for request in tiny_artifact.GOLDEN:
+            assert client.predict(NAME, request) == over_http.predict(NAME, request)
+            assert client.predict(NAME, request, package.UNREGISTERED) == over_http.predict(NAME, request)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "payload", "version", "status"),
+    [
+        (NAME, {"k": 0}, None, 400),
+        (NAME, b'{"k": ', None, 400),
+        ("nobody", {}, None, 404),
+        (NAME, {}, "9.0", 404),
+    ],
+)
+def test_a_refusal_has_the_status_that_it_has_over_http(
+    loaded: Settings, client: GrpcTorchServe, name: str, payload: object, version: str | None, status: int
+) -> None:
+    with pytest.raises(ServerError) as by_grpc:
+        client.predict(name, payload, version)
+    with TorchServe.of(loaded) as over_http, pytest.raises(ServerError) as by_http:
+        over_http.predict(name, payload, version)
+
+    assert by_grpc.value.status == by_http.value.status == status
+    if status == 400:
+        assert by_grpc.value.body == by_http.value.body
+
+
+@pytest.mark.slow
+def test_an_answer_that_misses_its_deadline_is_an_error_without_a_status(client: GrpcTorchServe) -> None:
+    with pytest.raises(ServerError, match="DEADLINE_EXCEEDED") as late:
+        client.predict(NAME, {}, seconds=0.0001)
+
+    assert late.value.status is None
+
+
+@pytest.mark.slow
+def test_a_token_that_was_renewed_or_that_expired_is_no_obstacle(loaded: Settings, client: GrpcTorchServe) -> None:
+    client.predict(NAME, {})
+    with TorchServe.of(loaded) as other:
+        other._renew("inference")  # the token that `client` holds is refused from now on
+    assert client.predict(NAME, {"k": 1})["items"]
+    keys = json.loads(loaded.key_file.read_text())
+    keys["inference"]["key"] = "expired1"
+    loaded.key_file.chmod(0o600)
+    loaded.key_file.write_text(json.dumps(keys))  # now the file is no help either: only renewing is
+    client._tokens._tokens.clear()
+    assert client.predict(NAME, {"k": 1})["items"]

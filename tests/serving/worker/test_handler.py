@@ -1,0 +1,145 @@
+"""What the worker answers to a batch, whatever its requests hold."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny_artifact
+import torch
+from fake_worker import FakeContext, ask, brittle
+
+from serving.worker.handler import ARTIFACT, Handler
+from serving.worker.recommender import ArtifactError
+
+
+@pytest.fixture(scope="module")
+def handler(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Handler:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / ARTIFACT).symlink_to(artifacts[1])
+    threads = torch.get_num_threads()
+    handler = Handler()
+    handler.initialize(FakeContext(folder))
+    torch.set_num_threads(threads)
+    return handler
+
+
+def test_every_way_torchserve_hands_over_a_body_brings_the_same_answer(handler: Handler) -> None:
+    request = tiny_artifact.GOLDEN[2]
+    text = json.dumps(request)
+    answers, statuses = ask(handler, request, text, text.encode(), bytearray(text.encode()))
+    assert statuses == [200] * 4
+    assert all(answer["items"] == answers[0]["items"] for answer in answers)
+    form = handler.handle([{"data": text.encode()}], FakeContext())
+    assert json.loads(form[0])["items"] == answers[0]["items"]
+
+
+def test_a_malformed_request_costs_its_neighbours_nothing(handler: Handler) -> None:
+    good = {"k": 3, "time": "2026-01-02T00:00:00Z"}
+    (alone,), _ = ask(handler, good)
+    answers, statuses = ask(handler, good, b'{"k": ', good, {"k": 0}, good)
+    assert statuses == [200, 400, 200, 400, 200]
+    assert answers[0] == answers[2] == answers[4] == alone
+    assert answers[1]["field"] == "body"
+    assert answers[3]["field"] == "k"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"\xff\xfe", "body"),
+        (b"[" * 100_000, "body"),
+        (b"[1, 2]", "body"),
+        (b"null", "body"),
+        (b'"text"', "body"),
+        (b'{"k": "ten"}', "k"),
+        (b'{"k": true}', "k"),
+        (b'{"k": NaN}', "k"),
+        (b'{"user_id": 7}', "user_id"),
+        (b'{"history": {}}', "history"),
+        (b'{"history": [{"item_id": 5}]}', "history[0].item_id"),
+        (b'{"time": "soon"}', "time"),
+        (b'{"time": "0001-01-01T00:00:00+14:00"}', "time"),
+        (b'{"colour": "red"}', "colour"),
+    ],
+)
+def test_a_bad_request_is_a_400_that_names_its_field(handler: Handler, body: bytes, field: str) -> None:
+    (answer,), (status,) = ask(handler, body)
+    assert (status, answer["code"], answer["field"]) == (400, 400, field)
+    assert answer["message"]
+
+
+def test_a_request_without_a_body_is_a_400(handler: Handler) -> None:
+    context = FakeContext()
+    (answer,) = handler.handle([{"other": b"1"}], context)
+    assert context.status == {0: 400}
+    assert json.loads(answer)["field"] == "body"
+
+
+def test_an_answer_states_the_version_that_torchserve_serves(handler: Handler) -> None:
+    (answer,), _ = ask(handler, {})
+    assert answer["model_version"] == "7.0"
+
+
+def test_half_a_surrogate_pair_is_carried_back(handler: Handler) -> None:
+    (answer,), (status,) = ask(handler, b'{"request_id": "\\ud800"}')
+    assert (status, answer["request_id"]) == (200, "\ud800")
+
+
+def test_an_exception_is_a_500_for_one_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    handler = brittle()
+    with caplog.at_level(logging.WARNING):
+        answers, statuses = ask(handler, {"a": 1}, {"break": 1}, {"a": 2})
+    assert statuses == [200, 500, 200]
+    assert [answers[0]["echo"], answers[2]["echo"]] == [{"a": 1}, {"a": 2}]
+    assert "inside the model" not in json.dumps(answers[1])
+    assert "ZeroDivisionError: inside the model" in caplog.text
+    assert handler.recommender.calls == [3, 1, 1, 1]
+
+
+def test_a_score_that_json_cannot_hold_is_a_500_for_its_request_alone() -> None:
+    answers, statuses = ask(brittle(), {"a": 1}, {"nan": 1})
+    assert statuses == [200, 500]
+    assert answers[0]["score"] == 1.0
+
+
+def test_loading_fails_loudly_on_a_changed_weight(artifacts: dict[int, Path], tmp_path: Path) -> None:
+    shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
+    weights = tmp_path / ARTIFACT / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        Handler().initialize(FakeContext(tmp_path))
+
+
+def test_a_worker_that_answers_otherwise_than_at_export_never_becomes_ready(artifacts, tmp_path: Path) -> None:
+    shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
+    golden = tmp_path / ARTIFACT / "golden.jsonl"
+    golden.write_text(golden.read_text().replace("item-03", "item-99"))
+    tiny_artifact.seal(tmp_path / ARTIFACT)
+    with pytest.raises(
+        ArtifactError, match=r"golden request \d is answered otherwise than at export: item-99 is missing"
+    ):
+        Handler().initialize(FakeContext(tmp_path))
+
+
+def test_the_worker_uses_one_thread(artifacts: dict[int, Path], tmp_path: Path) -> None:
+    (tmp_path / ARTIFACT).symlink_to(artifacts[1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Handler().initialize(FakeContext(tmp_path))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_per_request_lines_of_torchserve_are_not_logged(handler: Handler) -> None:
+    root = logging.getLogger()
+    noise = SimpleNamespace(msg="Backend received inference at: %d", levelno=20)
+    assert not root.filter(logging.makeLogRecord(vars(noise)))
+    assert root.filter(logging.makeLogRecord({"msg": "Torch worker started."}))

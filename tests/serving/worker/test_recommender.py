@@ -1,0 +1,250 @@
+"""What an answer holds: filters, segments, declared steps, the store's knowledge, and a rung whatever fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import params
+from data.columns import DAY, HOUR
+from data.instants import to_iso
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
+from serving import export
+from serving.worker.person import Person
+from serving.worker.recommender import Recommender, RequestError
+from serving.worker.request import Request
+from tests.training.made_features import checkerboard, recipe, sides, train_settings
+from training.train import fit
+
+FEATURES = checkerboard(cut="valid")
+NOW = FEATURES.cut_us + DAY
+RULES = [
+    {"name": "odd", "all": [{"trait": "side", "equals": "1"}]},
+    {"name": "active", "all": [{"fact": "events", "at_least": 2}]},
+]
+Exported = Callable[..., Recommender]
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Exported:
+    """A model of the checkerboard, exported under changed settings."""
+
+    def write(name: str = "item_knn", **serve: object) -> Recommender:
+        fitted = fit(recipe(name), FEATURES, train_settings(), seed=0)
+        state = {key: tensor.contiguous() for key, tensor in fitted.model.state_dict().items()}
+        save_file(state, tmp_path / "weights.safetensors")
+        settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
+        settings["serve"] |= serve
+        settings["segments"] = {"rules": RULES}
+        facts = {"recipe": fitted.recipe, "label": name, "run_id": "none"}
+        changed = params.Params.model_validate(settings)
+        export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
+        return Recommender.load(tmp_path / "artifact")
+
+    return write
+
+
+def history(*numbers: int) -> list[dict]:
+    return [{"item_id": f"item-{n}", "event_time": "2024-10-20T00:00:00Z"} for n in numbers]
+
+
+def ask(recommender: Recommender, **body: object) -> dict:
+    (answer,) = recommender.recommend([{"history": [], **body}], now_us=NOW)
+    assert not isinstance(answer, RequestError), answer
+    return answer
+
+
+def ids(answer: dict) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def is_odd(item_id: str) -> bool:
+    return bool(int(item_id.removeprefix("item-")) % 2)
+
+
+def test_a_filter_keeps_what_has_one_of_the_values(exported: Exported) -> None:
+    served = exported()
+
+    odd = ids(ask(served, history=history(0, 2), filters={"colour": "odd"}, k=40))
+    both = ids(ask(served, history=history(0, 2), filters={"colour": ["odd", "even"]}, k=40))
+
+    assert odd
+    assert all(map(is_odd, odd))
+    assert len(both) == 38, "all but the history"
+
+
+def test_every_filter_must_be_met(exported: Exported) -> None:
+    found = ids(ask(exported(), filters={"colour": "odd", "size": "small"}, k=40))
+
+    assert sorted(found) == sorted(f"item-{n}" for n in range(1, 20, 2))
+
+
+def test_a_value_that_no_item_has_matches_nothing(exported: Exported) -> None:
+    assert ids(ask(exported(), filters={"colour": "purple"})) == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        ({"color": "odd"}, "filters.color: the items have no such attribute; theirs: colour, size"),
+        ({"colour": []}, "filters.colour: expected text or a list of texts, any of which will do"),
+        ({"colour": 3}, "filters.colour: expected text or a list of texts, any of which will do"),
+        ("odd", "filters: expected an object or null, got text"),
+        ({"colour": ["x"] * 101}, "filters.colour: expected at most 100 values, got 101"),
+    ],
+)
+def test_a_bad_filter_is_named_and_costs_no_neighbour(exported: Exported, filters: object, says: str) -> None:
+    served = exported()
+
+    bad, good = served.recommend([{"filters": filters}, {"history": history(0)}], now_us=NOW)
+
+    assert str(bad) == says
+    assert isinstance(good, dict)
+    assert good["items"]
+
+
+def test_who_has_no_history_gets_what_is_popular_in_their_segment(exported: Exported) -> None:
+    answer = ask(exported(), context={"side": 1}, k=10)
+
+    assert (answer["rung"], answer["segments"]) == ("segment", ["odd"])
+    assert answer["reason"] == "the history is empty; popular in the segment odd"
+    assert all(map(is_odd, ids(answer)))
+
+
+def test_below_what_the_segment_took_stands_the_rest(exported: Exported) -> None:
+    answer = ask(exported(), context={"side": 1}, k=40)
+
+    assert len(ids(answer)) == 40
+    assert [is_odd(item) for item in ids(answer)] == [True] * 20 + [False] * 20
+
+
+def test_a_history_wins_over_a_segment(exported: Exported) -> None:
+    answer = ask(exported(), context={"side": 1}, history=history(0, 2), k=5)
+
+    assert answer["rung"] == "personalised"
+    assert answer["segments"] == ["odd", "active"]
+    assert not any(map(is_odd, ids(answer)))
+
+
+def test_a_history_of_unknown_items_falls_to_the_segment_and_says_why(exported: Exported) -> None:
+    gone = [{"item_id": f"gone-{n}", "event_time": "2024-10-20T00:00:00Z"} for n in range(2)]
+
+    answer = ask(exported(), history=gone)
+
+    assert answer["rung"] == "segment"
+    assert answer["reason"].startswith("no event of the history is of a known item")
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan"])
+def test_a_model_that_fails_still_answers_and_says_so(
+    exported: Exported, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = exported()
+
+    def scores(batch: object) -> torch.Tensor:
+        if fault == "raises":
+            raise RuntimeError("broken")
+        return torch.full((8, len(served.vocabulary)), float("nan"))
+
+    monkeypatch.setattr(served.model, "scores", scores)
+    answer = ask(served, history=history(0), k=5)
+
+    assert answer["rung"] == "popular"
+    assert answer["reason"] == "the model failed on this batch"
+    assert len(ids(answer)) == 5
+    assert "item-0" not in ids(answer)
+    counts = [item["score"] for item in answer["items"]]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 1
+
+
+def test_declared_limits_hold_in_every_list(exported: Exported) -> None:
+    served = exported(at_most=[{"field": "colour", "value": "even", "items": 2}])
+
+    shown = ids(ask(served, history=history(0, 2, 4), k=10))
+
+    assert len(shown) == 10
+    assert sum(not is_odd(item) for item in shown) == 2
+
+
+def test_declared_diversity_changes_the_order_but_not_the_first(exported: Exported) -> None:
+    plain = ids(ask(exported(), history=history(0, 2, 4), k=10))
+    varied = ids(ask(exported(diversity=0.7), history=history(0, 2, 4), k=10))
+
+    assert varied[0] == plain[0]
+    assert varied != plain
+
+
+class Known:
+    """A store that knows one user, and item trends as of `NOW - an hour`."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
+        self.calls += 1
+        items, times = [f"item-{n}" for n in (1, 3)], [NOW - DAY + n for n in (1, 3)]
+        known = Person(items, times, {"side": 1}, feature_time_us=NOW - DAY)
+        return [
+            known if one.user_id == "known" else Person(note="the store does not know the user") for one in requests
+        ]
+
+    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        channels = FEATURES.description["channels"]
+        values = np.zeros((len(vocabulary), len(channels)), dtype=np.float32)
+        values[vocabulary.index("item-39")] = 1e6
+        return TrendSnapshot(values, channels, NOW - HOUR) if newer_than_us < NOW - HOUR <= as_of_us else None
+
+
+def test_a_stored_history_is_used_where_none_is_stated(exported: Exported) -> None:
+    served = exported()
+    served.lookup = Known()
+    stated = {"history": [{"item_id": f"item-{n}", "event_time": "2024-10-03T23:00:00Z"} for n in (1, 3)]}
+
+    stored, unknown, own = served.recommend(
+        [{"user_id": "known"}, {"user_id": "nobody"}, {"user_id": "known", "history": history(0)}], now_us=NOW
+    )
+    by_hand = ask(served, **stated)
+
+    assert served.lookup.calls == 1, "one round trip a batch"
+    assert stored["rung"] == "personalised"
+    assert ids(stored) == ids(by_hand)
+    assert stored["segments"] == ["odd", "active"]
+    assert "item-1" not in ids(stored)
+    assert "item-3" not in ids(stored)
+    assert (unknown["rung"], unknown["reason"]) == ("popular", "the store does not know the user")
+    assert not any(map(is_odd, ids(own)[:3])), "a stated history wins over a stored one"
+
+
+def test_live_trends_are_seen_by_requests_of_a_later_time_only(exported: Exported) -> None:
+    served = exported("popularity_1d")
+    before = to_iso(NOW - 2 * HOUR)
+    (frozen,) = served.recommend([{"history": [], "time": before}], now_us=NOW)
+    served.lookup = Known()
+
+    now, earlier = served.recommend([{"history": []}, {"history": [], "time": before}], now_us=NOW)
+
+    assert ids(now)[0] == "item-39"
+    assert now["trends_time"] == to_iso(NOW - HOUR)
+    assert earlier == frozen, "golden requests are of the export's time: their answers stand whatever is live"
+
+
+def test_trends_that_lack_what_the_model_reads_are_not_taken(
+    exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = exported("popularity_1d")
+    served.lookup = Known()
+    served.lookup.trends = lambda vocabulary, *_: TrendSnapshot(  # type: ignore[method-assign]
+        np.zeros((len(vocabulary), 1), np.float32), ["all"], NOW
+    )
+
+    (answer,) = served.recommend([{"history": []}], now_us=NOW)
+
+    assert answer["trends_time"] == to_iso(FEATURES.cut_us)
+    assert "lack window_1d" in caplog.text
