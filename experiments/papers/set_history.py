@@ -27,15 +27,3 @@ class SetNeuralCF(NeuralCF):
         # Dropped before they are summed, as the network drops events.
         pooled = self.dropout(share) @ self.read.weight * self.read.weight.shape[1] ** 0.5
         return self.norm(self.history.out(pooled))
-
-
-class SetDotProduct(SetNeuralCF):
-    """The same without the MLP: user · item + item bias."""
-
-    name = "dot_product"
-
-    def _deep(self, hidden: Tensor) -> Tensor:
-        return hidden.new_zeros(hidden.shape[:-1])
-
-    def _deep_all(self, user: Tensor, item: Tensor) -> Tensor:
-        return user.new_zeros(len(user), len(item))

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from experiments import ncf_paper
-from experiments.papers import ncf_fit
+from experiments.papers import ncf_fit, neumf, neumf_fit
 from experiments.papers.given_negatives import Given, metrics, ranks
-from experiments.papers.set_history import SetDotProduct, SetNeuralCF
+from experiments.papers.set_history import SetNeuralCF
 from tests.experiments.paper_files import written
 from training.negatives import NegativeSampler
 
-RECIPE = ncf_paper.RECIPE | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}
+RECIPE = ncf_paper.BY_HISTORY | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}
+BY_ID = ncf_paper.BY_ID | {"width": 16, "hidden": 8, "batch_users": 30, "learning_rate": 0.05}
+BRANCHES = [neumf.Product, neumf.Deep]
 ITEMS = 40
 
 
@@ -82,33 +85,98 @@ def test_an_empty_set_has_scores() -> None:
     assert scores.isfinite().all()
 
 
-def test_the_dot_product_is_the_network_without_its_mlp() -> None:
-    torch.manual_seed(0)
-    full, flat = SetNeuralCF(RECIPE, ITEMS + 1).eval(), SetDotProduct(RECIPE, ITEMS + 1).eval()
-    flat.load_state_dict(full.state_dict())
-    torch.nn.init.zeros_(full.tail[-1].weight)
-    torch.nn.init.zeros_(full.tail[-1].bias)
-    user = full.users_of(checkerboard().taken)
-    question, candidates = torch.tensor([3, 0]), torch.tensor([[1, 2], [7, 9]])
+def test_a_history_alone_learns_a_checkerboard() -> None:
+    given = checkerboard()
+    fitted = ncf_fit.fit(SetNeuralCF, given, RECIPE, 0, 40)
 
-    torch.testing.assert_close(flat.match(user), full.match(user))
+    assert metrics(ranks(ncf_fit.score(fitted.model, given)))[:, 1].mean() > 0.9
+
+
+# By id
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_a_branch_learns_a_checkerboard(kind: type[neumf.Product]) -> None:
+    given = checkerboard()
+    fitted = neumf_fit.fit(kind, given, BY_ID, 0, 20)
+
+    assert metrics(ranks(fitted.scores))[:, 1].mean() > 0.9
+    assert fitted.held_out == metrics(ranks(fitted.held_scores)).mean(axis=0).tolist()
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_the_test_pairs_decide_nothing_of_a_branch(kind: type[neumf.Product]) -> None:
+    given = checkerboard()
+    other = Given(given.taken, torch.flip(given.candidates, dims=[1]))
+    one, two = (neumf_fit.fit(kind, task, BY_ID, 0, 2) for task in (given, other))
+
+    assert torch.equal(one.scores, torch.flip(two.scores, dims=[1]))
+    assert (one.held_out, one.best_epoch) == (two.held_out, two.best_epoch)
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_candidates_score_as_they_do_among_all_items(kind: type[neumf.Product]) -> None:
+    given = checkerboard()
+    branch = kind(given, BY_ID)
+    torch.nn.init.normal_(branch.item_bias)
+    if isinstance(branch, neumf.Deep):
+        for layer in branch.tail:
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.normal_(layer.weight)
+    users = branch.user(torch.arange(60), given.taken.float())
+
     torch.testing.assert_close(
-        flat.match_pairs(user, question, candidates), full.match_pairs(user, question, candidates)
+        branch.match_own(users, given.candidates), branch.match(users).gather(1, given.candidates)
     )
 
 
-@pytest.mark.parametrize("kind", [SetNeuralCF, SetDotProduct])
-def test_a_checkerboard_is_learnt(kind: type[SetNeuralCF]) -> None:
+def test_the_loss_is_the_mean_over_draws_of_negatives() -> None:
+    torch.manual_seed(0)
     given = checkerboard()
-    fitted = ncf_fit.fit(kind, given, RECIPE, 0, 40)
+    branch, users, drawn = neumf.Product(given, BY_ID), torch.arange(20), BY_ID["negatives"]
+    counts = given.taken.sum(dim=0)
+    exact = neumf_fit.loss(branch, given.taken, counts, users, BY_ID | {"l2": 0.0}, torch.Generator())
 
-    assert metrics(ranks(ncf_fit.score(fitted.model, given)))[:, 1].mean() > 0.9
+    scores = branch.match(branch.user(users, given.taken[users].float()))
+    row, item = given.taken[users].nonzero().T
+    negatives = torch.randint(1, ITEMS + 1, (400, len(row), drawn))
+    of_negatives = functional.softplus(scores[row[:, None], negatives]).sum(dim=2)
+    sampled = (functional.softplus(-scores[row, item]) + of_negatives).mean()
+
+    torch.testing.assert_close(exact, sampled, rtol=2e-3, atol=0)
+
+
+def test_what_a_deep_branch_reads_it_is_not_asked_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = checkerboard()
+    branch, users = neumf.Deep(given, BY_ID), torch.arange(20)
+    seen: dict[str, torch.Tensor] = {}
+    match, user = branch.match, branch.user
+
+    def spied_user(rows, read):
+        seen["read"] = read
+        return user(rows, read)
+
+    def spied_match(users):
+        seen["scores"] = match(users)
+        seen["scores"].retain_grad()
+        return seen["scores"]
+
+    monkeypatch.setattr(branch, "user", spied_user)
+    monkeypatch.setattr(branch, "match", spied_match)
+    counts = given.taken.sum(dim=0)
+    neumf_fit.loss(branch, given.taken, counts, users, BY_ID, torch.Generator().manual_seed(0)).backward()
+    asked = seen["scores"].grad != 0
+
+    assert seen["read"].any()
+    assert not asked[seen["read"].bool()].any()
+    assert asked[given.taken[users] & ~seen["read"].bool()].all()
 
 
 def test_the_verb_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ncf_paper, "RECIPE", RECIPE)
+    monkeypatch.setattr(ncf_paper, "BY_HISTORY", RECIPE)
+    monkeypatch.setattr(ncf_paper, "BY_ID", BY_ID)
     pairs = [(user, item) for user in range(3) for item in range(3, 6)]
     negatives = ["(0,2)\t0\t1", "(1,0)\t1\t2", "(2,1)\t0\t2"]
     positives = ["0\t2\t5\t9", "1\t0\t3\t9", "2\t1\t4\t9"]
@@ -117,7 +185,7 @@ def test_the_verb_writes_what_it_prints(
     assert ncf_paper.main(["--data", str(data), "--epochs", "1", "--results", str(tmp_path / "r")]) == 0
     result = json.loads((tmp_path / "r" / "ncf-ml-1m.json").read_text())
     printed = capsys.readouterr().out
-    for name in ("neural_cf", "dot_product"):
+    for name in ("neural_cf", "dot_product", "by_history"):
         assert f"{result['models'][name]['metrics']['ndcg@10']['mean']:.4f}" in printed
     for name in ("command", "commit", "date", "dataset_hash", "params", "published"):
         assert result[name], name
