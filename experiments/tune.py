@@ -43,8 +43,9 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
 
     Each call is an MLflow run with one nested run per trial. A trial whose model cannot be fitted fails and the
     study goes on, and so does one whose process was killed, in this call or an earlier one; one that falls behind
-    the median of the trials before it, epoch for epoch, is pruned, unless there are several objectives; one that still runs when the time is over is
-    given up at its next epoch, unless it is the one of params.yaml.
+    the median of the trials before it, epoch for epoch, is pruned, unless there are several objectives; one that still
+    runs when the time is over ends at its next epoch: it counts as it stands if it is the best by then, else it is given
+    up, unless it is the one of params.yaml.
 
     Args:
         crew: number of processes that work on the study at once; more than one read the features from FEATURES.
@@ -94,6 +95,8 @@ def progress(study, number: int, aims: Sequence[str]) -> str:
     trial = study.trials[number]
     ended = f"{'pruned' if trial.state.name == 'PRUNED' else 'failed'}: {trial.user_attrs.get('ended')}"
     reached = reached_by(trial, aims) if trial.state.name == "COMPLETE" else ended
+    if "cut_short" in trial.user_attrs:
+        reached += f", out of time at epoch {trial.user_attrs['cut_short']},"
     against = f"; best {accuracy(best(study)):.4f} by trial {best(study).number}" if completed(study) else ""
     return (
         f"trial {number}: {reached} in {trial.duration.total_seconds():.0f} s with {values_text(trial.params)}{against}"

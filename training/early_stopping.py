@@ -18,7 +18,7 @@ from training import validate
 from training.metrics import geometric_mean
 from training.module import TrainModule
 
-OnEpoch = Callable[[dict], None] | None
+OnEpoch = Callable[[dict], bool | None] | None  # True: end the fit here
 
 
 class Curve(pl.Callback):
@@ -34,8 +34,8 @@ class Curve(pl.Callback):
         row = {"step": module.global_step, "epoch": module.epoch, "train/loss": loss}
         self.look(row, trainer, module)
         self.curves.append(row)
-        if self.on_epoch is not None:
-            self.on_epoch(row)
+        enough = self.on_epoch is not None and bool(self.on_epoch(row))
+        trainer.should_stop |= trainer.strategy.reduce_boolean_decision(enough, all=False)  # one process asks for all
 
     def look(self, row: dict, trainer: pl.Trainer, module: TrainModule) -> None:
         """At the `test` cut there is nothing to validate on."""

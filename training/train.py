@@ -84,7 +84,8 @@ def fit(
 
     Args:
         recipe: parameters of one model of params.yaml, or the recipe that `valid` found.
-        on_epoch: called with each row of the curves while a learned model trains.
+        on_epoch: called with each row of the curves while a learned model trains; where it says True, the fit ends as
+            it would where validation stops it.
         checkpoints: folder from which a learned model's fit goes on if it was killed; None keeps nothing.
         parts: those of a hybrid, fitted at this cut; None fits them here.
         num_devices: how many share a learned model's fit.

@@ -13,7 +13,7 @@ import params
 import search_space
 from experiments.tuning import folded, objectives
 from experiments.tuning import record as study_record
-from experiments.tuning.study import DEFAULTS, suggest, this_process
+from experiments.tuning.study import DEFAULTS, completed, suggest, this_process
 from features.store import Features
 from training.metrics import geometric_mean
 from training.train import FitError, FitResult, fit
@@ -73,7 +73,7 @@ def _try(trial, search: Search, deadline: float) -> list[float]:
     tried = recipe | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
     with study_record.trial_run(trial, tried, search, gave_up=OutOfTimeError) as run:
 
-        def on_epoch(row: dict, fold: int) -> None:
+        def on_epoch(row: dict, fold: int) -> bool:
             run.log_epoch(row)
             if len(aims) == 1:
                 report(trial, row, fold)
@@ -81,7 +81,9 @@ def _try(trial, search: Search, deadline: float) -> list[float]:
             if DEFAULTS not in trial.user_attrs:
                 if len(aims) == 1:  # of several, one that falls behind in accuracy may be ahead in another
                     prune(trial, row)
-                keep_to(deadline, row)
+                comparable = len(aims) == len(search.folds) == 1
+                return keep_to(deadline, trial, row, comparable)
+            return False
 
         result = _fitted(tried, search, on_epoch)
         run.log_fit(result)
@@ -93,14 +95,14 @@ def _try(trial, search: Search, deadline: float) -> list[float]:
     return list(values_of.values())
 
 
-def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], None]) -> FitResult:
+def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], bool]) -> FitResult:
     """The recipe fitted before each window, oldest first; steps count on from window to window."""
     results: list[FitResult] = []
     for fold, features in enumerate(search.folds):
         taken = sum(one.curves[-1]["step"] for one in results if one.curves)
 
-        def shifted(row: dict, fold: int = fold, taken: int = taken) -> None:
-            on_epoch(row | {"step": row["step"] + taken}, fold)
+        def shifted(row: dict, fold: int = fold, taken: int = taken) -> bool:
+            return on_epoch(row | {"step": row["step"] + taken}, fold)
 
         results.append(fit(recipe, features, search.settings.train, search.settings.train.seed, shifted))
     return folded.joined(results)
@@ -141,11 +143,29 @@ def prune(trial, row: dict) -> None:
         raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
 
 
-def keep_to(deadline: float, row: dict) -> None:
-    """Give a trial up for which no time is left.
+def keep_to(deadline: float, trial, row: dict, comparable: bool) -> bool:
+    """Whether a trial is to end at this epoch, since no time is left, as the best of its study.
+
+    What it has reached by now is the least that its values are worth.
+
+    Args:
+        comparable: whether what trials reported epoch by epoch says which is the best.
 
     Raises:
-        OutOfTimeError: none is.
+        OutOfTimeError: no time is left, and it is not the best.
     """
-    if time.time() > deadline:
+    if time.time() <= deadline:
+        return False
+    if not comparable or not leads(trial):
         raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
+    trial.set_user_attr("cut_short", row["epoch"])
+    return True
+
+
+def leads(trial) -> bool:
+    """Whether a running trial has reported more than any that came to an end."""
+    trials = trial.study.get_trials(deepcopy=False)
+    reached = [
+        max(one.intermediate_values.values(), default=0.0) for one in [trials[trial.number], *completed(trial.study)]
+    ]
+    return reached[0] > max(reached[1:], default=0.0)

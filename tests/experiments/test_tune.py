@@ -37,7 +37,8 @@ def fitted(recipe, features, settings, seed, on_epoch):
         for epoch in (1, 2, 3)
     ]
     for row in rows:
-        on_epoch(row)
+        if on_epoch(row):
+            break
     return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next": value, "window": value}, curves=rows)
 
 
@@ -172,7 +173,32 @@ def test_trials_end_with_the_time_but_for_the_values_of_params(studied: Path) ->
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"], "the first is measured, no other begins"
 
     with pytest.raises(OutOfTimeError, match="out of time at epoch 2"):
-        trials.keep_to(0.0, {"epoch": 2})
+        trials.keep_to(0.0, study, {"epoch": 2}, comparable=False)
+
+
+@pytest.mark.parametrize(("dropout", "state"), [(0.4, "COMPLETE"), (0.1, "FAIL")])
+def test_a_trial_that_runs_out_of_time_counts_where_it_leads(
+    studied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, dropout: float, state: str
+) -> None:
+    seen = []
+
+    def too_long(recipe, features, settings, seed, on_epoch):
+        budget.deadline = 0.0
+
+        def counted(row):
+            seen.append(row["epoch"])
+            return on_epoch(row)
+
+        return fitted(recipe | {"dropout": dropout if seen else 0.2}, features, settings, seed, counted)
+
+    monkeypatch.setattr(trials, "fit", too_long)
+    budget = Budget(2, 600)
+    monkeypatch.setattr(Budget, "seconds_left", 1.0)
+    study = tune.tune("two_tower", FEATURES, SETTINGS, budget)
+
+    assert seen == [1, 2, 3, 1], "the values of params.yaml to their end, the other until the time is seen to be over"
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", state]
+    assert "out of time at epoch 1" in capsys.readouterr().out
 
 
 def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:

@@ -60,6 +60,15 @@ def test_it_stops_when_patience_is_spent() -> None:
     assert len(result.curves) - 1 - best == 2
 
 
+def test_it_stops_where_it_is_told_to_with_the_best_weights_by_then() -> None:
+    told = fit_learned(recipe("two_tower", max_epochs=8), checkerboard(), SETTINGS, 0, lambda row: row["epoch"] == 2)
+    alone = fit_learned(recipe("two_tower", max_epochs=2), checkerboard(), SETTINGS, 0)
+
+    assert [row["epoch"] for row in told.curves] == [1, 2]
+    assert told.recipe["best_steps"] == alone.recipe["best_steps"]
+    assert all(torch.equal(value, alone.model.state_dict()[name]) for name, value in told.model.state_dict().items())
+
+
 def test_it_stops_at_max_steps_with_weights_that_were_validated() -> None:
     result = fit_learned(recipe("two_tower", max_steps=3), checkerboard(), SETTINGS, 0)
 
