@@ -1,4 +1,4 @@
-"""Fit a network on sets of items: part of a user's set is read, the rest is what it should foretell.
+"""Train a network on sets of items: part of a user's set is read, the rest is what it should foretell.
 
 Legend: U users, B users of a batch, N item rows (PAD's included), C candidates.
 """
@@ -6,61 +6,43 @@ Legend: U users, B users of a batch, N item rows (PAD's included), C candidates.
 from __future__ import annotations
 
 import copy
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.papers.given_negatives import Given, hold_out, metrics, ranks
+from experiments.papers.given_negatives import Given
 from experiments.papers.set_history import SetNeuralCF
+from experiments.papers.two_fits import Training
 from training import losses
 from training.module import move_average, parameter_groups
 from training.negatives import NegativeSampler
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A network, with the averaged weights that did best on the held-out pairs."""
-
-    model: SetNeuralCF
-    held_out: list[float]  # HR@10 and NDCG@10 there
-    best_epoch: int
-    seconds: float
+def training(recipe: dict, seed: int) -> Training:
+    """How the network is trained, for `two_fits`."""
+    return lambda given, epochs: (partial(score, model) for model in trained(given, recipe, seed, epochs))
 
 
-def fit(kind: type[SetNeuralCF], given: Given, recipe: dict, seed: int, epochs: int) -> Fit:
-    """Train on all pairs of `given.taken` but one of each user, whose rank says when to stop.
-
-    The given candidates are not looked at.
-    """
-    begun = time.perf_counter()
+def trained(given: Given, recipe: dict, seed: int, epochs: int) -> Iterator[SetNeuralCF]:
+    """The network with averaged weights after each epoch on all pairs of `given.taken`; the same object each time."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    held = hold_out(given, generator)
-    model = kind(recipe, held.taken.shape[1])
-    average = copy.deepcopy(model).requires_grad_(False).eval()
-    sampler = NegativeSampler(held.taken.sum(dim=0).numpy(), recipe["alpha"], seed)
-    groups = parameter_groups(model, recipe["weight_decay"])
-    optimizer = torch.optim.AdamW(groups, lr=recipe["learning_rate"])
-    best, found, best_epoch, state, step = -1.0, np.zeros(2), 0, average.state_dict(), 0
-    for epoch in range(1, epochs + 1):
+    model = SetNeuralCF(recipe, given.taken.shape[1])
+    average, step = copy.deepcopy(model).requires_grad_(False).eval(), 0
+    sampler = NegativeSampler(given.taken.sum(dim=0).numpy(), recipe["alpha"], seed)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe["weight_decay"]), lr=recipe["learning_rate"])
+    for _ in range(epochs):
         model.train()
-        for users in torch.randperm(len(held.taken), generator=generator).split(recipe["batch_users"]):
+        for users in torch.randperm(len(given.taken), generator=generator).split(recipe["batch_users"]):
             optimizer.zero_grad()
-            loss(model, held.taken[users], sampler, recipe, generator).backward()
+            loss(model, given.taken[users], sampler, recipe, generator).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
             move_average(average, model, step, recipe["average_decay"])
-        values = metrics(ranks(score(average, held))).mean(axis=0)
-        if values[1] > best:
-            best, found, best_epoch, state = values[1], values, epoch, copy.deepcopy(average.state_dict())
-        if epoch - best_epoch >= recipe["patience"]:
-            break
-    average.load_state_dict(state)
-    return Fit(average, found.tolist(), best_epoch, time.perf_counter() - begun)
+        yield average
 
 
 def split(taken: Tensor, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,52 +1,28 @@
-"""Fit a branch of NeuMF by id: for as many epochs as a held-out pair of each user says, then on all pairs.
+"""Train a branch of NeuMF on whom took what, by the mean over all draws of sampled negatives.
 
-Legend: B users of a batch, U users, N item rows (PAD's included), C candidates.
+Legend: B users of a batch, N item rows (PAD's included).
 """
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.papers.given_negatives import Given, hold_out, metrics, ranks
+from experiments.papers.given_negatives import Given
 from experiments.papers.ncf_fit import split
 from experiments.papers.neumf import Deep, Product, score
+from experiments.papers.two_fits import Training
 from training.module import move_average
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What a fit on all pairs scores, and what the fit without the held-out ones did."""
-
-    scores: Tensor  # (U, C) of the given candidates
-    held_scores: Tensor  # (U, C) of the held-out ones, by the fit that did not see them
-    held_out: list[float]  # HR@10 and NDCG@10 there
-    best_epoch: int
-    seconds: float
-
-
-def fit(kind: type[Product], given: Given, recipe: dict, seed: int, epochs: int) -> Fit:
-    """Two fits; the given candidates decide nothing and are scored once, at the end."""
-    begun = time.perf_counter()
-    held = hold_out(given, torch.Generator().manual_seed(seed))
-    best, found, best_epoch, held_scores = -1.0, np.zeros(2), 0, torch.empty(0)
-    for epoch, average in enumerate(trained(kind, held, recipe, seed, epochs), start=1):
-        scores = score(average, held)
-        values = metrics(ranks(scores)).mean(axis=0)
-        if values[1] > best:
-            best, found, best_epoch, held_scores = values[1], values, epoch, scores
-        if epoch - best_epoch >= recipe["patience"]:
-            break
-    *_, average = trained(kind, given, recipe, seed, best_epoch)
-    seconds = time.perf_counter() - begun
-    return Fit(score(average, given), held_scores, found.tolist(), best_epoch, seconds)
+def training(kind: type[Product], recipe: dict, seed: int) -> Training:
+    """How a branch is trained, for `two_fits`."""
+    return lambda given, epochs: (partial(score, branch) for branch in trained(kind, given, recipe, seed, epochs))
 
 
 def trained(kind: type[Product], given: Given, recipe: dict, seed: int, epochs: int) -> Iterator[Product]:

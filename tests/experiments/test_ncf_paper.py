@@ -13,13 +13,20 @@ from experiments import ncf_paper
 from experiments.papers import ncf_fit, neumf, neumf_fit
 from experiments.papers.given_negatives import Given, metrics, ranks
 from experiments.papers.set_history import SetNeuralCF
+from experiments.papers.two_fits import Fit, Training, fit
 from tests.experiments.paper_files import written
 from training.negatives import NegativeSampler
 
 RECIPE = ncf_paper.BY_HISTORY | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}
-BY_ID = ncf_paper.BY_ID | {"width": 16, "hidden": 8, "batch_users": 30, "learning_rate": 0.05}
+BY_ID = ncf_paper.DEEP | {"width": 16, "hidden": 8, "batch_users": 30, "learning_rate": 0.05}
 BRANCHES = [neumf.Product, neumf.Deep]
 ITEMS = 40
+
+WAYS = {
+    "by_history": ncf_fit.training(RECIPE, 0),
+    "dot_product": neumf_fit.training(neumf.Product, BY_ID, 0),
+    "deep": neumf_fit.training(neumf.Deep, BY_ID, 0),
+}
 
 
 def checkerboard(users: int = 60, per_user: int = 10) -> Given:
@@ -69,14 +76,6 @@ def test_the_positive_is_never_in_its_own_history(monkeypatch: pytest.MonkeyPatc
     assert given.taken[seen["question"], seen["positive"]].all()
 
 
-def test_fitting_does_not_look_at_the_test_pairs() -> None:
-    given = checkerboard()
-    other = Given(given.taken, torch.flip(given.candidates, dims=[1]))
-    one, two = (ncf_fit.fit(SetNeuralCF, task, RECIPE, 0, 2).model.state_dict() for task in (given, other))
-
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
 def test_an_empty_set_has_scores() -> None:
     model = SetNeuralCF(RECIPE, ITEMS + 1).eval()
     scores = model.match(model.users_of(torch.zeros(2, ITEMS + 1, dtype=torch.bool)))
@@ -85,33 +84,50 @@ def test_an_empty_set_has_scores() -> None:
     assert scores.isfinite().all()
 
 
-def test_a_history_alone_learns_a_checkerboard() -> None:
-    given = checkerboard()
-    fitted = ncf_fit.fit(SetNeuralCF, given, RECIPE, 0, 40)
-
-    assert metrics(ranks(ncf_fit.score(fitted.model, given)))[:, 1].mean() > 0.9
-
-
-# By id
-
-
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_a_branch_learns_a_checkerboard(kind: type[neumf.Product]) -> None:
-    given = checkerboard()
-    fitted = neumf_fit.fit(kind, given, BY_ID, 0, 20)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_checkerboard_is_learnt(way: Training) -> None:
+    fitted = fit(way, checkerboard(), 0, 12, patience=12)
 
     assert metrics(ranks(fitted.scores))[:, 1].mean() > 0.9
     assert fitted.held_out == metrics(ranks(fitted.held_scores)).mean(axis=0).tolist()
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_the_test_pairs_decide_nothing_of_a_branch(kind: type[neumf.Product]) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_the_test_pairs_decide_nothing(way: Training) -> None:
     given = checkerboard()
     other = Given(given.taken, torch.flip(given.candidates, dims=[1]))
-    one, two = (neumf_fit.fit(kind, task, BY_ID, 0, 2) for task in (given, other))
+    one, two = (fit(way, task, 0, 2, patience=2) for task in (given, other))
 
     assert torch.equal(one.scores, torch.flip(two.scores, dims=[1]))
     assert (one.held_out, one.best_epoch) == (two.held_out, two.best_epoch)
+
+
+def test_the_last_fit_takes_the_best_epochs_on_all_pairs() -> None:
+    asked = []
+
+    def way(task: Given, epochs: int):
+        asked.append((int(task.taken.sum()), epochs))
+        for epoch in range(1, epochs + 1):
+            scores = torch.zeros(task.candidates.shape)
+            scores[:, 0] = 1.0 if epoch == 2 else -1.0
+            yield lambda _, scores=scores: scores
+
+    fitted = fit(way, checkerboard(), 0, 9, patience=3)
+
+    assert asked == [(600 - 60, 9), (600, 2)]
+    assert fitted.best_epoch == 2
+
+
+def test_weights_are_those_that_do_best_on_the_held_out_pairs() -> None:
+    right, wrong = torch.zeros(4, 20), torch.zeros(4, 20)
+    right[:, 0], wrong[:, 0] = 0.5, -0.1
+    scores = {"dot_product": wrong, "deep": right, "by_history": wrong}
+    branches = {name: Fit(held, held, [0.0, 0.0], 1, 1.0) for name, held in scores.items()}
+    weights, whole = ncf_paper.summed(branches)
+
+    assert weights["deep"] >= 0.3
+    assert whole.held_out == [1.0, 1.0]
+    assert whole.seconds == 3
 
 
 @pytest.mark.parametrize("kind", BRANCHES)
@@ -176,7 +192,8 @@ def test_the_verb_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ncf_paper, "BY_HISTORY", RECIPE)
-    monkeypatch.setattr(ncf_paper, "BY_ID", BY_ID)
+    monkeypatch.setattr(ncf_paper, "PRODUCT", BY_ID)
+    monkeypatch.setattr(ncf_paper, "DEEP", BY_ID)
     pairs = [(user, item) for user in range(3) for item in range(3, 6)]
     negatives = ["(0,2)\t0\t1", "(1,0)\t1\t2", "(2,1)\t0\t2"]
     positives = ["0\t2\t5\t9", "1\t0\t3\t9", "2\t1\t4\t9"]
