@@ -15,9 +15,9 @@ from experiments.leaderboard.markdown import TITLES, definitions, provenance, ro
 
 COLOURS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best peer": "#ef6c00", "peer": "#ffcc80"}
 STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}.wide{overflow-x:auto}"
+    "td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td{white-space:nowrap}.wide{overflow-x:auto}"
 )
 
 
