@@ -132,7 +132,7 @@ def test_a_second_run_does_nothing(first: str, do: Do) -> None:
 
 
 def test_an_experiment_runs_what_it_changes_is_listed_and_differs(first: str, do: Do) -> None:
-    printed = do("dvc", "exp", "run", "-n", "flatter", "-S", "train.models.ease.l2=[5]", "compare")
+    printed = do("dvc", "exp", "run", "-n", "flatter", "-S", "train.models.ease.l2=[5]")
     listed = do("dvc", "exp", "show", "--csv")
     commit(do, "Take the experiment")
     difference = do("dvc", "metrics", "diff", "--md", "HEAD~1")
