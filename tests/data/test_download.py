@@ -23,6 +23,8 @@ from data.download import CATALOGUE, download, main
 from data.errors import DataError
 from data.readers.places import detect
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = {"ml-100k/u.data": "196\t242\t3\t881250949\n", "ml-100k/u.user": "196|49|M|writer|05201\n"}
 Serve = Callable[..., str]

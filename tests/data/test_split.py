@@ -228,6 +228,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
         pytest.param("ml-1m-likes", 57_427, 549, 0.90, 0.47, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_real_sets_split_as_published(real_data, ingest_settings, name, next_cases, window_users, warm, ties):
     config = ingest_settings(path=str(real_data / name))
     cleaned = ingest.ingest(read(config, None, 0), config)

@@ -152,6 +152,7 @@ def test_a_table_without_a_stage_is_named(inside: Path, capsys: pytest.CaptureFi
     assert "features/out/valid holds no features" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_small_platform_with_measured_models_is_clean_and_its_lists_are_looked_at(pipeline: Path) -> None:
     with inside_of(pipeline):
         report = audit.report(settings())

@@ -22,6 +22,8 @@ from tests.training.made_features import checkerboard, train_settings
 from training import validate
 from training.train import FitError
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 SHIPPED = params.load(params.ROOT / "params.yaml")
 FEATURES = checkerboard()
 

@@ -23,6 +23,8 @@ from tests.training.made_features import checkerboard
 from training import tracking
 from training.train import FitError
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 SETTINGS = params.load(params.ROOT / "params.yaml")
 FEATURES = checkerboard()
 DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number

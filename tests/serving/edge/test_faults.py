@@ -11,6 +11,8 @@ import tiny_artifact
 from fake_torchserve import FakeTorchServe
 from running import RESERVE_MS, Edge, Start, wait_until
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 FAULTS = {
     "stopped": "TorchServe",
     "hung": "TorchServe did not answer within",

@@ -17,6 +17,8 @@ from serving.deployment import evidence, progress, rollback, stage
 from serving.deployment.evidence import Evidence
 from serving.deployment.stage import Phase, Stage
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 OLD, NEW = "1.0", "2.0"
 PLAN = Rollout.model_validate(
     {

@@ -16,6 +16,8 @@ from serving.promotion.versions import client
 from serving.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.settings import Settings
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 
 

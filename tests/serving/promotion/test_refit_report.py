@@ -17,6 +17,8 @@ from serving.promotion.versions import client
 from serving.registry import PREVIOUS, RegistryError
 from training.models.artifact import MANIFEST
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 PASSED = {"verdict": "PROMOTE", "reason": "better by 5%", "policy": {}, "date": "2026-11-26T00:00:00Z"}
 REFIT = {"verdict": "PROMOTE", "reason": "refit of version 1", "policy": {}, "date": "2026-11-27T00:00:00Z"}
 

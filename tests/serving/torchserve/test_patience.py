@@ -16,6 +16,8 @@ from serving.settings import Settings
 from serving.torchserve import patience
 from serving.torchserve.client import TorchServe
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 
 @pytest.fixture(scope="module")
 def installed() -> Path:

@@ -25,6 +25,8 @@ from serving.worker.recommender import ArtifactError, Recommender
 from tests.training.made_features import ITEMS, checkerboard, recipe, sides, train_settings
 from training.train import FitResult, fit
 
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
 FEATURES = checkerboard(cut="valid")
 NOW = FEATURES.cut_us + DAY
 RULES = [{"name": "odd", "all": [{"trait": "side", "equals": "1"}]}]
