@@ -6,8 +6,8 @@
 
 An alias is not evidence: anyone can set one. What may serve is a version that the last signed move made champion
 (serving/promotion/moves.py), and whose own signed gate report says PROMOTE for this very version and artifact
-(serving/promotion/gate_report.py); a refit on all events says so under its parent's report. In an emergency an override stands in
-for the report: signed, with a reason, and loud until the next promotion.
+(serving/promotion/gate_report.py); a refit on all events says so under its parent's report. In an emergency an
+override stands in for the report: signed, with a reason, and loud until the next promotion.
 """
 
 from __future__ import annotations

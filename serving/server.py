@@ -91,7 +91,7 @@ def stopped(settings: Settings) -> bool:
 
 
 def batch_delay(settings: Settings, indexed: bool) -> int:
-    """How long the running server is to wait for one more request of a batch, in its own unit; see serving.torchserve.patience."""
+    """How long the running server is to wait for one more request of a batch, in its own unit (`patience.stated`)."""
     process = find(settings)
     return patience.stated(settings.batch_delay_us, indexed, process.cmdline() if process else ())
 

@@ -164,8 +164,6 @@ def keep_to(deadline: float, trial, row: dict, comparable: bool) -> bool:
 
 def leads(trial) -> bool:
     """Whether a running trial has reported more than any that came to an end."""
-    trials = trial.study.get_trials(deepcopy=False)
-    reached = [
-        max(one.intermediate_values.values(), default=0.0) for one in [trials[trial.number], *completed(trial.study)]
-    ]
-    return reached[0] > max(reached[1:], default=0.0)
+    running = trial.study.get_trials(deepcopy=False)[trial.number]
+    own, *others = (max(one.intermediate_values.values(), default=0.0) for one in [running, *completed(trial.study)])
+    return own > max(others, default=0.0)

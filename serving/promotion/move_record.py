@@ -52,7 +52,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Record:
-    """What a data set's tags hold of its moves; `entries`: serial -> signed text; `model`: as `serving.promotion.seen` knows it."""
+    """What a data set's tags hold of its moves; `entries`: serial -> signed text; `model`: as `seen` knows it."""
 
     dataset: str
     model: str
