@@ -53,12 +53,15 @@ def fitted(folder: Path, request: dict) -> tuple[SASRecModel, Epochs]:
     """The model after its last epoch. Reading the file counts as set-up, as does what the library makes of it."""
     epochs = Epochs()
     dataset = dataset_of(folder / "events.npz")
-    model = SASRecModel(**request["model"], loss="softmax", epochs=request["epochs"])
-    # Its default trainer, with a callback more.
-    model._trainer = pl.Trainer(
-        max_epochs=request["epochs"], min_epochs=request["epochs"], enable_progress_bar=False, devices=1,
-        enable_model_summary=False, logger=False, enable_checkpointing=False, callbacks=[epochs],
-    )  # fmt: skip
+
+    def trainer() -> pl.Trainer:
+        """RecTools' default trainer, with a callback more."""
+        return pl.Trainer(
+            max_epochs=request["epochs"], min_epochs=request["epochs"], enable_progress_bar=False, devices=1,
+            enable_model_summary=False, logger=False, enable_checkpointing=False, callbacks=[epochs],
+        )  # fmt: skip
+
+    model = SASRecModel(**request["model"], loss="softmax", epochs=request["epochs"], get_trainer_func=trainer)
     model.fit(dataset)
     return model, next(one for one in model.fit_trainer.callbacks if isinstance(one, Epochs))  # fit copies it
 

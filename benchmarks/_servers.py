@@ -58,9 +58,13 @@ def running(artifact: Path) -> Iterator[Settings]:
         package.build(artifact, archive, NAME)
         _write_noop(settings.model_store / f"{NOOP}.mar")
         with TorchServe.of(settings) as client:
-            delay = server.batch_delay(settings, package.is_indexed(archive))
-            deployed = {"batch_size": settings.batch_size, "batch_delay": delay}
-            client.register(archive.name, NAME, workers=settings.workers, **deployed)
+            client.register(
+                archive.name,
+                NAME,
+                workers=settings.workers,
+                batch_size=settings.batch_size,
+                batch_delay_ms=settings.batch_delay_ms,
+            )
             client.register(f"{NOOP}.mar", NOOP)
         yield settings
     finally:

@@ -42,7 +42,7 @@ def ivf(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], int]:
         built.probes = probes
         return lambda questions: built.find(questions, CANDIDATES)
 
-    return reach, len(faiss.serialize_index(built._lists))
+    return reach, built.num_bytes
 
 
 def ivf_plain(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], int]:
@@ -53,7 +53,7 @@ def ivf_plain(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], in
         built.probes = probes
         return lambda questions: built.find(questions, CANDIDATES)
 
-    return reach, len(faiss.serialize_index(built._lists))
+    return reach, built.num_bytes
 
 
 def hnsw(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], int]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import params
 from command import UserError, exits_cleanly
@@ -14,6 +15,9 @@ from data.instants import to_iso
 from params import ROOT
 from serving import settings as environment
 from serving.torchserve.client import TorchServe
+
+if TYPE_CHECKING:
+    from serving.torchserve.grpc_client import GrpcTorchServe
 
 
 class AskError(UserError):
@@ -58,6 +62,18 @@ def _history(text: str, now_us: int) -> list[dict]:
     return events
 
 
+def _predict(dataset: str, asked: dict, version: str | None, over_grpc: bool) -> dict:
+    client: TorchServe | GrpcTorchServe
+    if over_grpc:
+        from serving.torchserve.grpc_client import GrpcTorchServe  # grpcio is not in requirements-serving.lock
+
+        client = GrpcTorchServe.of(environment.load())
+    else:
+        client = TorchServe.of(environment.load())
+    with client:
+        return client.predict(dataset, asked, version)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -76,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--time", metavar="ISO", help="the moment asked about; default: now")
     parser.add_argument("--context", nargs="*", metavar="NAME=VALUE", help="what is known of the request or the user")
     parser.add_argument("--json", metavar="REQUEST", help="send this request instead")
+    parser.add_argument("--grpc", action="store_true", help="ask over gRPC; default: over HTTP")
     parser.add_argument("--raw", action="store_true", help="print the answer as JSON")
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
@@ -83,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         asked = request(arguments, time.time_ns() // 1000 // MICROSECONDS * MICROSECONDS)
     except json.JSONDecodeError as error:
         raise AskError(f"--json is not JSON: {error}") from None
-    with TorchServe.of(environment.load()) as client:
-        answer = client.predict(dataset, asked, arguments.version)
+    answer = _predict(dataset, asked, arguments.version, arguments.grpc)
     print(json.dumps(answer, ensure_ascii=False, indent=1) if arguments.raw else table(answer))
     origin = f"{dataset} {answer['model_version']}, trends of {answer['trends_time']}"
     print(f"{len(answer['items'])} items from {origin}")

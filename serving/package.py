@@ -22,7 +22,6 @@ import params
 from command import UserError, exits_cleanly
 from params import ROOT
 from serving.artifact.worker_code import worker_modules
-from serving.worker import index
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
 ARTIFACT = "artifact"  # the artifact's folder inside the archive, as serving.worker.handler reads it
@@ -120,16 +119,6 @@ def read_identity(archive: Path) -> Identity:
         inner = _told(archive, INNER_MANIFEST)
         ours = inner["tidegate"]
         return Identity(inner["model"]["modelName"], inner["model"]["modelVersion"], ours["artifact"], ours["content"])
-
-
-def is_indexed(archive: Path) -> bool:
-    """Whether an archive's artifact has an index of its catalogue.
-
-    Raises:
-        PackageError: it is no archive of ours.
-    """
-    with _of_ours(archive):
-        return index.is_stated(_told(archive, f"{ARTIFACT}/{MANIFEST}"))
 
 
 def read_build(archive: Path) -> Build:

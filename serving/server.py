@@ -7,21 +7,20 @@ launcher keeps one pid file per machine, so that two projects would stop each ot
 from __future__ import annotations
 
 import argparse
-import fcntl
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from command import exits_cleanly
 from serving import settings
 from serving.settings import Settings, variable
-from serving.torchserve import launch, patience
+from serving.torchserve import launch
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
 from serving.torchserve.logs import last_lines
@@ -90,12 +89,6 @@ def stopped(settings: Settings) -> bool:
     return not _pid_file(settings).exists()
 
 
-def batch_delay(settings: Settings, indexed: bool) -> int:
-    """How long the running server is to wait for one more request of a batch, in its own unit (`patience.stated`)."""
-    process = find(settings)
-    return patience.stated(settings.batch_delay_us, indexed, process.cmdline() if process else ())
-
-
 def describe(settings: Settings) -> str:
     """One line on whether the server runs, and what it serves."""
     process = find(settings)
@@ -105,13 +98,10 @@ def describe(settings: Settings) -> str:
     return f"TorchServe runs at {settings.inference_url} (pid {process.pid}) and serves {models}"
 
 
-@contextmanager
-def lock(settings: Settings, name: str = "server") -> Iterator[None]:
-    """Let one process at a time through; a lock of a killed process is free."""
+def lock(settings: Settings, name: str = "server") -> FileLock:
+    """A lock that one process at a time holds; the system releases it when the process ends."""
     settings.server_home.mkdir(parents=True, exist_ok=True)
-    with (settings.server_home / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(settings.server_home / f"{name}.lock")
 
 
 def _launch(settings: Settings) -> psutil.Process:

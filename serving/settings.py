@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     workers: Count = 1
     batch_size: Count = 8
-    batch_delay_us: Annotated[int, Field(ge=0)] | None = None  # for which a batch waits for one more; None: by its cost
+    batch_delay_ms: Annotated[int, Field(ge=0)] = 1  # wait for more requests of a batch; with 0 a batch holds at most 2
     load_seconds: Count = 120  # how long a new version may take to come up
     answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from command import UserError
-from serving import server
 from serving.deployment.rehearsal import RehearsalError, rehearse
-from serving.package import Build, is_indexed
+from serving.package import Build
 from serving.settings import Settings
 from serving.torchserve import logs
 from serving.torchserve.client import LiveVersion, ServerError, TorchServe
@@ -42,7 +41,7 @@ def bring_up(build: Build, client: TorchServe, settings: Settings, say: Say) -> 
             build.archive.name,
             build.name,
             batch_size=settings.batch_size,
-            batch_delay=server.batch_delay(settings, is_indexed(build.archive)),
+            batch_delay_ms=settings.batch_delay_ms,
             answer_seconds=settings.answer_seconds,
         )
         rehearse(build, client, settings.load_seconds)

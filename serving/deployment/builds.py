@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from serving import package, registry, server
+from serving import package, registry
 from serving.package import Build
 from serving.registry import Version
 from serving.settings import Settings
@@ -44,7 +44,7 @@ def _build_number(version: Version, content: str, live: dict[str, LiveVersion], 
     taken = sorted(int(name.partition(".")[2]) for name in built if name.partition(".")[0] == version.version)
     for number in taken:
         name = f"{version.version}.{number}"
-        if _content(built[name]) == content and (name not in live or _as_set(live[name], built[name], settings)):
+        if _content(built[name]) == content and (name not in live or _as_set(live[name], settings)):
             return number
     return taken[-1] + 1 if taken else 0
 
@@ -56,9 +56,8 @@ def _content(archive: Path) -> str | None:
         return None
 
 
-def _as_set(live: LiveVersion, archive: Path, settings: Settings) -> bool:
-    delay = server.batch_delay(settings, package.is_indexed(archive))
-    return (live.batch_size, live.batch_delay) == (settings.batch_size, delay)
+def _as_set(live: LiveVersion, settings: Settings) -> bool:
+    return (live.batch_size, live.batch_delay_ms) == (settings.batch_size, settings.batch_delay_ms)
 
 
 def archives(dataset: str, settings: Settings) -> dict[str, Path]:

@@ -40,7 +40,7 @@ class LiveVersion:
     workers: int
     pids: tuple[int, ...]
     batch_size: int
-    batch_delay: int  # in the unit of the frontend, as serving.torchserve.patience says
+    batch_delay_ms: int
 
 
 class TorchServe:
@@ -130,7 +130,7 @@ class TorchServe:
         name: str,
         workers: int = 1,
         batch_size: int = 1,
-        batch_delay: int = 0,
+        batch_delay_ms: int = 0,
         answer_seconds: int = 10,
     ) -> None:
         """Load an archive of the model store and wait for its workers; the archive states its version.
@@ -144,7 +144,7 @@ class TorchServe:
             "initial_workers": workers,
             "synchronous": "true",
             "batch_size": batch_size,
-            "max_batch_delay": batch_delay,
+            "max_batch_delay": batch_delay_ms,
             "response_timeout": answer_seconds,
         }
         self._ask(MANAGEMENT, "POST", "/models", params=wanted, timeout=self._load_timeout)
@@ -240,7 +240,7 @@ def _live(about: dict, default: str) -> LiveVersion:
         workers=len(workers),
         pids=tuple(worker["pid"] for worker in workers),
         batch_size=about["batchSize"],
-        batch_delay=about["maxBatchDelay"],
+        batch_delay_ms=about["maxBatchDelay"],
     )
 
 

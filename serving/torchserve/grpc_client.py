@@ -14,7 +14,8 @@ import grpc
 
 from serving.settings import Settings
 from serving.torchserve.client import ServerError, TorchServe
-from serving.torchserve.grpc_messages import SERVICE, PredictionResponse, PredictionsRequest
+from serving.torchserve.inference_pb2 import PredictionsRequest
+from serving.torchserve.inference_pb2_grpc import InferenceAPIsServiceStub
 
 INPUT = "data"  # where the handler looks for what a client sent
 # What TorchServe says by gRPC, as the status that the same refusal has over HTTP; None where it said nothing.
@@ -40,11 +41,7 @@ class GrpcTorchServe:
     def __init__(self, address: str, tokens: TorchServe, seconds: float = 15) -> None:
         self._address, self._tokens, self._seconds = address, tokens, seconds
         self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])  # loopback or the same cluster
-        self._predictions = self._channel.unary_unary(
-            f"/{SERVICE}/Predictions",
-            request_serializer=PredictionsRequest.SerializeToString,
-            response_deserializer=PredictionResponse.FromString,
-        )
+        self._stub = InferenceAPIsServiceStub(self._channel)
 
     @classmethod
     def of(cls, settings: Settings) -> GrpcTorchServe:
@@ -77,7 +74,7 @@ class GrpcTorchServe:
         for refused in (0, 1, 2):
             try:
                 metadata = self._metadata(refused)
-                answer = self._predictions(request, timeout=seconds or self._seconds, metadata=metadata)
+                answer = self._stub.Predictions(request, timeout=seconds or self._seconds, metadata=metadata)
                 return _checked(json.loads(answer.prediction), name)
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refused == 2:

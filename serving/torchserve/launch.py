@@ -15,7 +15,6 @@ from command import UserError
 from features.online.connect import FEAST, STORE
 from params import ROOT
 from serving.settings import PORTS, Settings, variable
-from serving.torchserve import patience
 from serving.torchserve.java import find_java
 
 FRONTEND = "org.pytorch.serve.ModelServer"
@@ -46,7 +45,7 @@ def command(settings: Settings, config: Path, scratch: Path) -> list[str]:
         f"-Dlog4j.configurationFile={Path(__file__).resolve().with_name('log4j2.xml').as_uri()}",
         f"-Djava.io.tmpdir={scratch}",
         "-cp",
-        patience.class_path(package, settings.server_home.resolve()),
+        str(package / "frontend" / "*"),
         FRONTEND,
         "--python",
         sys.executable,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 import orjson
 import torch
 
-from serving.worker import read_ahead
 from serving.worker.golden import difference
 from serving.worker.recommender import ArtifactError, Recommender, RequestError
 from serving.worker.store_lookup import StoreLookup
@@ -30,7 +28,6 @@ log = logging.getLogger(__name__)
 
 ARTIFACT = "artifact"  # folder of the artifact inside the archive
 BODY_FIELDS = ("body", "data")  # where TorchServe puts what the client sent
-CODEC = "ts.protocol.otf_message_handler"
 PHRASES = {400: "Bad Request", 500: "Internal Server Error"}
 NO_SCORE = b'"score":null'  # what orjson makes of NaN; a quote inside a text would be escaped
 NOISE = ("Backend received inference", "Failed json decoding", "Failed utf-8 decoding")
@@ -72,8 +69,6 @@ class Handler:
         count = partial(self.tally.add, STORE)
         self.recommender.lookup = StoreLookup.of(self.recommender.manifest["dataset"], count)
         self.tally.start(context.metrics, (context.model_name, self.version))
-        if CODEC in sys.modules:  # in a worker
-            read_ahead.install(sys.modules[CODEC])
         gc.collect()
         gc.freeze()  # a collection would look through every item's name, and a request would wait for it
         took = time.perf_counter() - started

@@ -19,11 +19,6 @@ TRENDING = (
 )
 
 
-def is_stated(manifest: dict) -> bool:
-    """Whether the artifact of a manifest has an index."""
-    return (manifest.get("index") or {}).get("kind") == "faiss"
-
-
 class Index:
     """FAISS over [vector, bias, log trends as of the export] of every item, searched by inner product.
 
@@ -45,9 +40,9 @@ class Index:
     @classmethod
     def load(cls, folder: Path | None, manifest: dict) -> Index | None:
         """That of an artifact; None where there is none, and then FAISS is not loaded either."""
-        if folder is None or not is_stated(manifest):
+        about = manifest.get("index") or {}
+        if folder is None or about.get("kind") != "faiss":
             return None
-        about = manifest["index"]
         import faiss
 
         faiss.omp_set_num_threads(1)  # workers are scaled by count: their threads would fight for cores
@@ -57,6 +52,13 @@ class Index:
     @property
     def num_lists(self) -> int:
         return self._lists.nlist
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the lists, as written to a file."""
+        import faiss
+
+        return len(faiss.serialize_index(self._lists))
 
     def save(self, folder: Path) -> None:
         import faiss

@@ -65,7 +65,6 @@ class Tally:
             model: its name and version.
         """
         say = _speaker(metrics, model)
-        metrics.add_time = _ignore  # TorchServe's own line for every batch, PredictionTime: BUSY and BATCHES say it
         threading.Thread(target=self._run, args=(say,), name="tally", daemon=True).start()
 
     def _run(self, say: Say) -> None:
@@ -96,10 +95,6 @@ def _speaker(metrics: Any, model: tuple[str, str]) -> Say:
         for name, (kind, label) in kinds.items()
     }
     return lambda name, value, labels: made[name].add_or_update(value, [*model, *labels])
-
-
-def _ignore(*given: object, **named: object) -> None:
-    """Nothing to tell."""
 
 
 def _memory_bytes() -> int:

@@ -44,7 +44,7 @@ def serving(live: Settings, archives: dict[str, Path], tmp_path_factory: pytest.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
         server.start(live)
-    settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_us": 300})
+    settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
     install(archives["1.0"], settings, lambda said: None)
     return settings
 
@@ -146,14 +146,29 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
     assert {version: settings_of(live) for version, live in after.items()} == {
         version: settings_of(live) for version, live in before.items()
     }
-    assert settings_of(after["1.0"]) == (True, 2, 2, 4, 300)
-    assert settings_of(after["2.0"]) == (False, 1, 1, 2, 300)
+    assert settings_of(after["1.0"]) == (True, 2, 2, 4, 3)
+    assert settings_of(after["2.0"]) == (False, 1, 1, 2, 3)
     with TorchServe.of(serving) as client:
         assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
 
 
+def test_a_lone_request_waits_for_the_batch_delay(serving: Settings, artifacts: dict[int, Path]) -> None:
+    package.build(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
+    with TorchServe.of(serving) as client:
+        client.register("slow.mar", "slow", batch_size=2, batch_delay_ms=300)
+        try:
+            client.predict("slow", {"k": 1})
+            begun = time.perf_counter()
+            client.predict("slow", {"k": 1})
+            waited = time.perf_counter() - begun
+        finally:
+            client.unregister("slow", "1.0")
+
+    assert 0.3 <= waited < 60
+
+
 def settings_of(live: LiveVersion) -> tuple:
-    return live.default, live.ready, live.workers, live.batch_size, live.batch_delay
+    return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
 def test_restoring_loads_nothing_where_something_serves(serving: Settings) -> None:

@@ -9,22 +9,12 @@ from pathlib import Path
 import pytest
 import tiny_artifact
 
-from serving import package
+from serving import ask, package
 from serving.settings import Settings
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.grpc_client import GrpcTorchServe
-from serving.torchserve.grpc_messages import PredictionsRequest
 
 NAME = "tiny"
-
-
-def test_a_request_is_on_the_wire_as_torchserves_proto_declares_it() -> None:
-    request = PredictionsRequest(model_name="m", model_version="2.0", input={"data": b"{}"})
-
-    # By hand: field 1 "m", field 2 "2.0", field 3 an entry of field 1 "data" and field 2 "{}"; 2 means length-delimited.
-    entry = bytes([1 << 3 | 2, 4]) + b"data" + bytes([2 << 3 | 2, 2]) + b"{}"
-    by_hand = bytes([1 << 3 | 2, 1]) + b"m" + bytes([2 << 3 | 2, 3]) + b"2.0" + bytes([3 << 3 | 2, len(entry)]) + entry
-    assert request.SerializeToString() == by_hand
 
 
 def test_a_server_that_is_not_there_is_an_error_without_a_status() -> None:
@@ -57,6 +47,15 @@ def test_answers_are_those_of_http(loaded: Settings, client: GrpcTorchServe) -> 
         for request in tiny_artifact.GOLDEN:
             assert client.predict(NAME, request) == over_http.predict(NAME, request)
             assert client.predict(NAME, request, package.UNREGISTERED) == over_http.predict(NAME, request)
+
+
+@pytest.mark.slow
+def test_the_ask_command_can_use_grpc(
+    loaded: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("serving.settings.load", lambda: loaded)
+    assert ask.main(["--dataset", NAME, "--k", "2", "--grpc"]) == 0
+    assert f"2 items from {NAME} 0.0" in capsys.readouterr().out
 
 
 @pytest.mark.slow
