@@ -67,7 +67,7 @@ gate: $(STAMP) ## judge the best candidate against the champion; the report is a
 
 .PHONY: stage
 stage: $(STAMP) ## deploy what the gate lets serve, and ask it
-	@$(PY) -m features.fill
+	@$(PY) -m features.materialize
 	@$(PY) -m serving.deploy
 	@$(PY) -m serving.ask --k 5
 
@@ -82,7 +82,7 @@ edge: $(STAMP) ## answer in front of TorchServe, on 127.0.0.1:8090 [WORKERS=1]
 
 .PHONY: keep
 keep: $(STAMP) ## start TorchServe, and again whenever it fails; until Ctrl-C or make stop
-	@$(PY) -m serving.keep
+	@$(PY) -m serving.supervisor
 
 .PHONY: status
 status: $(STAMP) ## what serves, since when, why, and what comes next

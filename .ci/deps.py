@@ -25,8 +25,7 @@ def main() -> int:
             listed = []
             while (line := next(lines)).startswith("    - "):
                 listed.append(line)
-            # What lies in no folder (params.py and the files that it imports) is no module that could be looked up.
-            kept = [one for one in listed if "/" not in one or not one.endswith(".py")]
+            kept = [one for one in listed if not one.endswith(".py")]
             products = [one for one in kept if not one.endswith(".py")]
             code = {one for one in kept if one.endswith(".py")} | set(_code_of(doors, stage))
             written += [*products, *sorted(code), line]

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
+
+import httpx
+
+from benchmarks._synthetic import NAME
+from features.online.connect import STORE
+from serving import package, server
+from serving import settings as torchserve
+from serving.edge import keyring
+from serving.edge.settings import variable as edge_variable
+from serving.settings import PORTS, ServerSettings, variable
+from serving.torchserve.client import TorchServe, prediction_path
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 SUMMED = ("requests", "seconds", "refused", "other", "broken", "late")
@@ -88,3 +107,134 @@ def load(target: Target, concurrency: int, seconds: float, users: int, k: int, f
 
 def _headers(headers: Mapping[str, str]) -> list[str]:
     return [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
+
+
+REDIS_READY_SECONDS = 10
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """The URL of a redis-server on a free port, which keeps nothing; it ends with the block."""
+    port = free_ports(1)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+        process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        try:
+            _await_redis(port)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that were free a moment ago."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _await_redis(port: int) -> None:
+    deadline = time.monotonic() + REDIS_READY_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+NOOP = "noop"
+NOOP_SOURCE = '''\
+"""Answers without doing anything: what is left is the server's own time."""
+
+
+def handle(data, context):
+    return ["OK"] * len(data or ())
+'''
+PERSONAL = '"rung":"personalised"'
+READY_SECONDS = 60
+
+
+@contextmanager
+def environment(home: Path, store: str) -> Iterator[None]:
+    """Let every server that starts inside the block keep to a folder, to free ports and to a store."""
+    ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
+    own = {variable("server_home"): str(home / "torchserve"), STORE: store}
+    day = {variable("token_minutes"): str(24 * 60)}  # a long soak must not outlive its token
+    with patch.dict(os.environ, own | day | ports):
+        yield
+
+
+@contextmanager
+def running(artifact: Path) -> Iterator[ServerSettings]:
+    """TorchServe with the artifact as deploy loads it, and beside it the no-op at batch size 1."""
+    settings = torchserve.load()
+    server.start(settings)
+    try:
+        archive = settings.model_store / f"{NAME}.mar"
+        package.build(artifact, archive, NAME)
+        _write_noop(settings.model_store / f"{NOOP}.mar")
+        with TorchServe.of(settings) as client:
+            client.register(
+                archive.name,
+                NAME,
+                workers=settings.workers,
+                batch_size=settings.batch_size,
+                batch_delay_ms=settings.batch_delay_ms,
+            )
+            client.register(f"{NOOP}.mar", NOOP)
+        yield settings
+    finally:
+        server.stop(settings)
+
+
+def target(settings: ServerSettings, name: str, wanted: str) -> Target:
+    """Where a loaded model is asked; its token holds for as long as the settings say."""
+    token = json.loads(settings.key_file.read_text())["inference"]["key"]
+    return Target(settings.inference_url + prediction_path(name), token, wanted)
+
+
+@contextmanager
+def edge(home: Path, **chosen: object) -> Iterator[Target]:
+    """The edge, as deployed but for the settings given, without a limit of its rate."""
+    port, metrics_port = free_ports(2)
+    limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
+    stated = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | chosen
+    key, kept = keyring.new(keyring.SERVER, None, None)
+    keyring.add(home / "keys.json", kept)
+    environ = os.environ | {edge_variable(field): str(value) for field, value in stated.items()}
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "edge.log").open("wb") as log:
+        command = [sys.executable, "-m", "serving.edge.serve"]
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _await(f"http://127.0.0.1:{port}/readyz", process, home / "edge.log")
+        yield Target(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _await(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until the edge has had its first answer from TorchServe."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, trust_env=False).json().get("popular_list"):
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the edge did not become ready:\n{log.read_text()[-2000:]}")
+
+
+def _write_noop(path: Path) -> None:
+    """The archive of the handler that does nothing."""
+    model = {"modelName": NOOP, "modelVersion": "1.0", "handler": "noop_handler.py"}
+    stated = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(package.INNER_MANIFEST, json.dumps(stated))
+        archive.writestr("noop_handler.py", NOOP_SOURCE)

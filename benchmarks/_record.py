@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from params import ROOT
+from config.params import ROOT
 from training import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._learning_curve import LearningCurve
-from command import UserError
-from features.sequences import Cases, Log
-from features.store import Features
+from benchmarks._training_curve import LearningCurve
+from config.command import UserError
+from config.params import ROOT
+from features.feature_files import Features
+from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
-from params import ROOT
-from training import validate
+from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
-from training.models.build import build
+from training.models.registry import build
 from training.train import sizes_of
 
 HOME = ROOT / "benchmarks" / "out" / "rectools"
@@ -56,7 +56,7 @@ def environment() -> Path:
     return python
 
 
-def export(folder: Path, features: Features, cases: Cases, seed: int) -> None:
+def export(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
     """events.npz, what was known before the cut, and histories.npz, each case's own as that of a user of its own.
 
     Events of one user and time are in random order: that of the file is an artefact that RecTools would learn.
@@ -68,7 +68,7 @@ def export(folder: Path, features: Features, cases: Cases, seed: int) -> None:
     _save(folder / "histories.npz", features.log, rows, owner, generator)
 
 
-def visible(log: Log, cases: Cases) -> tuple[np.ndarray, np.ndarray]:
+def visible(log: Log, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log that the cases may see, strictly before their times and known by then; the case of each."""
     start = log.offsets[cases.user]
     lengths = cases.end - start
@@ -87,7 +87,7 @@ def _save(path: Path, log: Log, rows: np.ndarray, owner: np.ndarray, generator: 
 
 
 def curve_of(
-    features: Features, cases: Cases, recipe: dict, epochs: int, threads: int, seed: int, size: int
+    features: Features, cases: EvaluationCases, recipe: dict, epochs: int, threads: int, seed: int, size: int
 ) -> tuple[LearningCurve, dict]:
     """Its curve over all epochs, and the versions that made it.
 
@@ -117,14 +117,14 @@ def curve_of(
         return LearningCurve(about["epoch_events"], answer["seconds"].tolist(), means), about["versions"]
 
 
-def scores(lists: np.ndarray, cases: Cases) -> np.ndarray:
+def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
     """(n,) NDCG@10 of (n, k) lists; a `next` case has one true item, which may stand nowhere in them."""
     hit = lists == cases.truth[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
-    return ndcg(TrueRanks.single(rank), validate.HEADLINE_K)
+    return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
 
 
-def _popular(features: Features, cases: Cases, size: int) -> np.ndarray:
+def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
     """(n,) NDCG@10 of all-time popularity, as every peer falls back to where there is nothing to go by."""
     model = build({"name": "popularity", "days": None}, sizes_of(features))
-    return validate.ndcg(model, features, cases, features.trend_log(), size)
+    return validation.ndcg(model, features, cases, features.trend_log(), size)

@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import _made_catalogue
+from benchmarks import _synthetic
 from benchmarks._record import write
-from data.instants import to_iso
-from features.sequences import Cases, batches, next_cases
+from data.times import to_iso
+from features.sequences import EvaluationCases, batches, next_cases
 from features.trends import TrendSnapshot
 from serving.artifact import index_build
-from serving.worker.index import Index
+from serving.worker.index import Index, Retrieval
 from serving.worker.recommender import ROWS, Recommender
-from serving.worker.retrieval import Retrieval
 
 K, CANDIDATES, RECALL, WIDTH = 20, 512, 0.995, 64
 Find = Callable[[Tensor], Tensor]  # (8, D) questions to (8, K) candidates
@@ -132,7 +131,7 @@ def measured(name: str, tuned: list[Tensor], asked: list[Tensor], offered: Tenso
     }
 
 
-def bodies(trained: _made_catalogue.Trained, cases: Cases) -> list[list[dict]]:
+def bodies(trained: _synthetic.Trained, cases: EvaluationCases) -> list[list[dict]]:
     """Batches of 8 requests that state their histories, for the cases."""
     log, names = trained.features.log, trained.features.vocabulary
     asked = []
@@ -149,9 +148,9 @@ def answers(recommender: Recommender, index: Index | None, parts: list[list[dict
     return milliseconds(recommender.recommend, parts)
 
 
-def at(trained: _made_catalogue.Trained, items: int, cases: Cases, variants: list[str]) -> dict:
+def at(trained: _synthetic.Trained, items: int, cases: EvaluationCases, variants: list[str]) -> dict:
     """All figures of one size."""
-    recommender = Recommender(_made_catalogue.grown(trained, items))
+    recommender = Recommender(_synthetic.grown(trained, items))
     model, snapshot = recommender.model, recommender.artifact.trends
     logs = recommender.as_read(snapshot)[1]
     assert logs is not None
@@ -184,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    trained = _made_catalogue.train(10_000, 12_000, arguments.steps, WIDTH)
+    trained = _synthetic.train(10_000, 12_000, arguments.steps, WIDTH)
     features = trained.features
     every = next_cases(features.log, features.cut_us, features.description["until_us"])
     cases = index_build.validate.sample(every, 1024, 0)

@@ -1,6 +1,6 @@
 """The endpoint with a catalogue of a million items, beside TorchServe's no-op handler in the same run.
 
-The vectors are those of a trained model, extrapolated (`benchmarks/_made_catalogue.py`), exported with the index that an
+The vectors are those of a trained model, extrapolated (`benchmarks/_synthetic.py`), exported with the index that an
 export builds, and served with profiles from Redis.
 """
 
@@ -14,27 +14,27 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import params
-from benchmarks import _made_catalogue, _made_service, _servers
+from benchmarks import _load, _synthetic
 from benchmarks._load import Load, Target, load, pooled
 from benchmarks._record import write
 from benchmarks._serving_report import HANDLER, NOOP
 from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, stored, watched
-from command import exits_cleanly
-from params import ROOT
-from serving.settings import Settings
+from config import params
+from config.command import exits_cleanly
+from config.params import ROOT
+from serving.settings import ServerSettings
 
 TRAINED_ITEMS, USERS, WIDTH = 10_000, 12_000, 64
 LAG_MS, RECALL = 10.0, 0.99  # the targets, at 8 requests in flight
 IN_FLIGHT, ROUNDS = (1, 8), 3
 
 
-def exported(home: Path, items: int, steps: int) -> tuple[_made_catalogue.Trained, dict]:
+def exported(home: Path, items: int, steps: int) -> tuple[_synthetic.Trained, dict]:
     """Train, grow and export; the artifact lies in `home`, and the dict says what it is and what it took."""
     settings = params.load(ROOT / "params.yaml")
-    trained = _made_catalogue.train(TRAINED_ITEMS, USERS, steps, WIDTH)
+    trained = _synthetic.train(TRAINED_ITEMS, USERS, steps, WIDTH)
     begun = time.perf_counter()
-    manifest = _made_catalogue.export(home, trained, items, settings)
+    manifest = _synthetic.export_grown(home, trained, items, settings)
     about = {
         "export_seconds": round(time.perf_counter() - begun, 1),
         "export_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -44,14 +44,14 @@ def exported(home: Path, items: int, steps: int) -> tuple[_made_catalogue.Traine
     return trained, about
 
 
-def served(stack: ExitStack, home: Path, trained: _made_catalogue.Trained) -> tuple[dict[str, Target], Settings]:
+def served(stack: ExitStack, home: Path, trained: _synthetic.Trained) -> tuple[dict[str, Target], ServerSettings]:
     """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
     url = stored(stack, trained.features, params.load(ROOT / "params.yaml"))
-    stack.enter_context(_servers.environment(home, url))
-    settings = stack.enter_context(_servers.running(home / "artifact"))
+    stack.enter_context(_load.environment(home, url))
+    settings = stack.enter_context(_load.running(home / "artifact"))
     return {
-        NOOP: _servers.target(settings, _servers.NOOP, "OK"),
-        HANDLER: _servers.target(settings, _made_service.NAME, _servers.PERSONAL),
+        NOOP: _load.target(settings, _load.NOOP, "OK"),
+        HANDLER: _load.target(settings, _synthetic.NAME, _load.PERSONAL),
     }, settings
 
 
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         targets, settings = served(stack, home, trained)
         print("serving", flush=True)
         points = measured(targets, given.seconds)
-        about["memory_mb"] = memory(sum(one.requests for one in points.values()), watched(settings, _made_service.NAME))
+        about["memory_mb"] = memory(sum(one.requests for one in points.values()), watched(settings, _synthetic.NAME))
     found = told(points, about) | about
     service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")

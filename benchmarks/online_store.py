@@ -14,12 +14,12 @@ from pathlib import Path
 
 import redis
 
+from benchmarks._load import redis_server
 from benchmarks._record import write
-from benchmarks._redis import server
 from data.columns import HOUR
-from features.online.connect import Settings, connect
+from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, Profile, Stated, make
-from features.online.record import encode
+from features.online.profile_codec import encode
 from features.online.store import Policy
 
 T = 1_767_225_600_000_000
@@ -53,7 +53,7 @@ def measure(url: str, folder: Path, users: int, events: int, rounds: int) -> tup
     """Milliseconds of a batch by each way, and the bytes of one."""
     profiles = [profile(user, events) for user in range(users)]
     names, moments = [each.user_id for each in profiles], [T + 1000 * HOUR] * users
-    stores = {"redis": Settings(url), "sqlite": Settings(f"sqlite:///{folder}/store.db")}
+    stores = {"redis": StoreSettings(url), "sqlite": StoreSettings(f"sqlite:///{folder}/store.db")}
     work: dict[str, Callable[[], object]] = {}
     for kind, place in stores.items():
         store = connect(NAMESPACE, place, writing=True)
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if shutil.which("redis-server") is None:
         print("online_store: there is no redis-server on the path (Debian: apt-get install redis-server); not measured")
         return 0
-    with server() as url, tempfile.TemporaryDirectory() as folder:
+    with redis_server() as url, tempfile.TemporaryDirectory() as folder:
         took, size = measure(url, Path(folder), arguments.users, arguments.events, arguments.rounds)
     # By the fastest call: what the work takes where nothing else runs, as Python's timeit has it.
     best = {name: min(each) for name, each in took.items()}

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from benchmarks._record import write
-from command import UserError, exits_cleanly
+from config.command import UserError, exits_cleanly
 from experiments import experiment
 from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import PRIMARY
-from experiments.orchestration import presets, source_options, steps, workspace
+from experiments.orchestration import seeds, steps, workspace
 from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace
@@ -40,7 +40,7 @@ def reproduce(given: argparse.Namespace, dataset: str, names: list[str], scratch
     os.environ["TIDEGATE_DVC_CACHE"] = str(scratch / "cache")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
     given.name = f"{dataset}{SUFFIX}"
-    folder = source_options.workspace_of(given)
+    folder = workspace.workspace_of(given)
     assert folder is not None
     experiment.prepare(folder, names)
     env = steps.environment()
@@ -75,7 +75,7 @@ def report(rows: list[dict]) -> str:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    source_options.add(parser)
+    workspace.add(parser)
     parser.add_argument(
         "--preset", help="of experiments/presets, several with commas (default: those found on the data set)"
     )
@@ -92,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"SOURCE: {given.source} does not exist")
     dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
     then, begun = committed(dataset), time.perf_counter()
-    names = given.preset.split(",") if given.preset else presets.found_on(dataset)
+    names = given.preset.split(",") if given.preset else seeds.found_on(dataset)
     for name in names:
-        presets.read(name)  # refused now, not after the features
+        seeds.read(name)  # refused now, not after the features
     scratch = Path(tempfile.mkdtemp(prefix="tidegate-quality-"))
     try:
         now = reproduce(given, dataset, names, scratch)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._record import write
-from training.models.rank import exclude, rank
+from training.models.ranking import exclude, rank
 
 K, WIDTH, BATCH, SEEN = 100, 64, 512, 50
 

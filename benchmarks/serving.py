@@ -14,19 +14,19 @@ from pathlib import Path
 
 import psutil
 
-import params
-from benchmarks import _made_service, _redis, _servers
+from benchmarks import _load, _synthetic
 from benchmarks._load import Load, Target, load, pooled
-from benchmarks._made_service import NAME, Size
 from benchmarks._record import write
 from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, soaked, table
-from command import UserError, exits_cleanly
+from benchmarks._synthetic import NAME, Size
+from config import params
+from config.command import UserError, exits_cleanly
+from config.params import ROOT
+from features.feature_files import Features
 from features.online import connect
 from features.online.store import Policy
-from features.store import Features
-from params import ROOT
 from serving import server
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve import patience
 from serving.torchserve.client import TorchServe
 
@@ -91,20 +91,20 @@ def memory(asked: int, processes: dict[str, int]) -> dict[str, float]:
     return {"requests": asked, **held}
 
 
-def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, Settings, dict[str, int]]:
+def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, ServerSettings, dict[str, int]]:
     """Start every server, all of which end with the stack; also the ids of the processes to watch."""
     chosen = params.load(ROOT / "params.yaml")
-    made = _made_service.features(size, chosen)
-    artifact = _made_service.artifact(home, made, size, chosen, steps)
+    made = _synthetic.features(size, chosen)
+    artifact = _synthetic.artifact(home, made, size, chosen, steps)
     url = stored(stack, made, chosen)
-    stack.enter_context(_servers.environment(home, url))
-    settings = stack.enter_context(_servers.running(artifact))
-    edge = stack.enter_context(_servers.edge(home / "edge", cache="off"))
+    stack.enter_context(_load.environment(home, url))
+    settings = stack.enter_context(_load.running(artifact))
+    edge = stack.enter_context(_load.edge(home / "edge", cache="off"))
     kept = {"cache_seconds": WHILE_MEASURED, "stale_seconds": WHILE_MEASURED}
-    cached = stack.enter_context(_servers.edge(home / "cached", **kept))
+    cached = stack.enter_context(_load.edge(home / "cached", **kept))
     targets = {
-        NOOP: _servers.target(settings, _servers.NOOP, "OK"),
-        HANDLER: _servers.target(settings, NAME, _servers.PERSONAL),
+        NOOP: _load.target(settings, _load.NOOP, "OK"),
+        HANDLER: _load.target(settings, NAME, _load.PERSONAL),
         EDGE: edge,
         CACHED: cached,
     }
@@ -113,10 +113,10 @@ def start(stack: ExitStack, home: Path, size: Size, steps: int) -> tuple[Bench, 
 
 def stored(stack: ExitStack, made: Features, chosen: params.Params) -> str:
     """The URL of a Redis with the profiles of everybody in the features."""
-    url = stack.enter_context(_redis.server())
-    store = connect.connect(made.description["dataset"], connect.Settings(url), writing=True)
+    url = stack.enter_context(_load.redis_server())
+    store = connect.connect(made.description["dataset"], connect.StoreSettings(url), writing=True)
     store.configure(Policy(chosen.online.max_events, None))
-    store.upsert(_made_service.profiles(made))
+    store.upsert(_synthetic.profiles(made))
     store.close()
     return url
 
@@ -127,7 +127,7 @@ def keep_to_cores() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
-def watched(settings: Settings, model: str) -> dict[str, int]:
+def watched(settings: ServerSettings, model: str) -> dict[str, int]:
     """The processes whose memory counts: name -> id."""
     frontend = server.find(settings)
     assert frontend is not None

@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-import params
-from benchmarks import _ours, _rectools
-from benchmarks._learning_curve import LearningCurve
+from benchmarks import _rectools, _training_curve
 from benchmarks._record import write
-from command import UserError, exits_cleanly
-from experiments.orchestration import source_options, steps, workspace
-from features import store
-from training import validate
+from benchmarks._training_curve import LearningCurve
+from config import params
+from config.command import UserError, exits_cleanly
+from experiments.orchestration import steps, workspace
+from features import feature_files
+from training import validation
 
 OURS = ("two_tower", "sasrec")
 SUFFIX = "-speed"  # of the workspace
@@ -31,7 +31,7 @@ def features_of(given: argparse.Namespace) -> Path:
     A workspace of its own, whose settings are those of the project: that of a demo may hold tuned ones.
     """
     given.name = given.name or f"{workspace.name_of(given.source.expanduser().resolve())}{SUFFIX}"
-    folder = source_options.workspace_of(given)
+    folder = workspace.workspace_of(given)
     assert folder is not None
     steps.step("data and features", "dvc", ["repro", "featurize@valid"], folder, steps.environment())
     return folder
@@ -61,7 +61,7 @@ def report(curves: dict[str, LearningCurve], mark: float, theirs: float) -> str:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    source_options.add(parser)
+    workspace.add(parser)
     parser.add_argument("--epochs", type=int, default=16, help="of RecTools (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=4000, help="ranked after each epoch (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each model (default: %(default)s)")
@@ -81,15 +81,15 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), store.load(folder / "features/out/valid")
-    cases = validate.sample(validate.cases(features)["next"], given.cases, settings.seed)
-    recipe = _ours.recipe_of("sasrec", settings)
+    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / "features/out/valid")
+    cases = validation.sample(validation.cases(features)["next"], given.cases, settings.seed)
+    recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(
         features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.batch_cases
     )
     mark, name = theirs.ndcg[-1], f"RecTools {versions['rectools']}"
     print(f"\nthe mark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {given.epochs}\n", flush=True)
-    ours = {label: _ours.curve_of(label, features, settings, given.cases, mark) for label in OURS}
+    ours = {label: _training_curve.curve_of(label, features, settings, given.cases, mark) for label in OURS}
     curves = {name: theirs} | ours
     path = write("training", {
         "dataset": settings.dataset.removesuffix(SUFFIX), "split_id": features.description["split_id"],

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from command import exits_cleanly
+from config.command import exits_cleanly
 from data.errors import DataError
 from data.products import replacing
 

@@ -1,6 +1,6 @@
 """What can be wrong with data, as told to the person who brought it."""
 
-from command import UserError
+from config.command import UserError
 
 
 class DataError(UserError):

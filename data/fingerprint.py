@@ -14,7 +14,7 @@ from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_numeric_
 
 from data.columns import EVENT_TIME, EVENT_TYPE, ITEM, USER
 from data.event_id import event_id
-from data.times import microseconds
+from data.time_columns import microseconds
 
 
 def event_ids(events: pd.DataFrame) -> list[str]:

@@ -11,16 +11,26 @@ from typing import Any
 
 import pandas as pd
 
-import params
-from command import exits_cleanly
-from data.clean import quarantined, refuse_if_none_left, type_events
+from config import params
+from config.command import exits_cleanly
+from data.cleaning import (
+    clean_side,
+    drop_duplicates,
+    items_of,
+    positives,
+    quarantined,
+    refuse_if_none_left,
+    resolve_repeats,
+    total_order,
+    type_events,
+    users_of,
+    with_consent,
+    with_ids,
+)
 from data.columns import EVENT_COLUMNS, ITEM, USER
 from data.fingerprint import content_hash
-from data.positives import positives, with_consent
 from data.products import INGESTED, replacing, write_json, write_table
-from data.repeats import drop_duplicates, resolve_repeats, total_order, with_ids
-from data.sides import clean_side, items_of, users_of
-from data.sources import Source, read
+from data.readers.sources import Source, read
 
 
 @dataclass(frozen=True)

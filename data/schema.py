@@ -8,7 +8,7 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from data.columns import EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE
-from data.times import DTYPE, EARLIEST, LATEST
+from data.time_columns import DTYPE, EARLIEST, LATEST
 
 RANGE = f"is out of range ({EARLIEST:%Y} to {LATEST:%Y})"
 

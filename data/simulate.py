@@ -17,20 +17,17 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from data import columns
 from data.columns import HOUR, MICROSECONDS, MINUTE
 from data.simulator import strengths
-from data.simulator.audience import DEVICES, make_audience
-from data.simulator.catalogue import Catalogue, make_catalogue, make_space
-from data.simulator.choice import Choices, choose
+from data.simulator.activity import Plan, SimulationError, make_plan
+from data.simulator.audience import DEVICES, make_audience, make_preference
+from data.simulator.catalog import Catalogue, make_catalogue, make_space
+from data.simulator.choices import Choices, choose, make_heat, make_impressions
 from data.simulator.clock import Clock, timestamps
-from data.simulator.heat import make_heat
-from data.simulator.impressions import make_impressions
 from data.simulator.oracle import Oracle
-from data.simulator.preference import make_preference
-from data.simulator.rhythm import Plan, SimulationError, make_plan
 
 TABLES = ("events", "users", "items", "impressions")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from math import ceil
@@ -13,18 +14,98 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import params
-from command import exits_cleanly
-from data.columns import EVENT_TIME, ITEM, PART, PARTS, USER
+from config import params
+from config.command import exits_cleanly
+from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
 from data.errors import DataError
-from data.manifest import Cuts, manifest_of
+from data.fingerprint import json_hash
 from data.products import INGESTED, SPLIT, read_json, read_table, replacing, write_json, write_table
-from data.times import from_datetime, iso, microseconds
+from data.time_columns import from_datetime, iso, microseconds
+
+TIE_RULE = "events at a cut belong to the later part; events that share a time never see one another"
+TARGETS = {
+    "window": "at test_start, users who act within window_days after it: their distinct new items of then",
+    "next": "before each test event, from what is known strictly before its time: that event's item",
+    "catalogue": "items with an event before test_start",
+}
+
+
+@dataclass(frozen=True)
+class SplitCuts:
+    """Moments in microseconds: valid starts, test starts, the last event."""
+
+    valid_start: int
+    test_start: int
+    end: int
+
+
+def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[str, Any]:
+    """What the parts hold: counts, shares of cold users and items and of ties, and cases of each target."""
+    times = microseconds(events[EVENT_TIME])
+    before, test = events[events[PART] != "test"], events[events[PART] == "test"]
+    warm = test[USER].isin(set(before[USER]))
+    seen = test[ITEM].isin(set(before[ITEM]))
+    old_pairs = pd.MultiIndex.from_frame(before[[USER, ITEM]])
+    new_pair = ~pd.MultiIndex.from_frame(test[[USER, ITEM]]).isin(old_pairs)
+    in_window = times[test.index] < cuts.test_start + window_days * DAY
+    window = test[in_window & seen & new_pair]
+    window_users = window[USER].drop_duplicates()
+    shares_time = events.duplicated([USER, EVENT_TIME], keep=False)
+    return {
+        "counts": {part: _counts(events[events[PART] == part]) for part in PARTS},
+        "cold_users": _share(~test.drop_duplicates(USER)[USER].isin(set(before[USER]))),
+        "cold_items": _share(~test.drop_duplicates(ITEM)[ITEM].isin(set(before[ITEM]))),
+        "cold_user_events": _share(~warm),
+        "cold_item_events": _share(~seen),
+        "ties": _share(shares_time[test.index]),
+        "cases": {
+            "window": len(window_users),
+            "window_warm": _share(window_users.isin(set(before[USER]))),
+            "next": int(seen.sum()),
+        },
+    }
+
+
+def manifest_of(
+    events: pd.DataFrame, cuts: SplitCuts, settings: params.Split, ingested: dict[str, Any]
+) -> dict[str, Any]:
+    """The split's manifest; numbers compare only under one `split_id`."""
+    identity = {
+        "dataset_hash": ingested["dataset_hash"],
+        "valid_start_us": cuts.valid_start,
+        "test_start_us": cuts.test_start,
+        "window_days": settings.window_days,
+        "rules": ingested["rules"],
+        "tie_rule": TIE_RULE,
+        "targets": TARGETS,
+    }
+    return {
+        "dataset": ingested["dataset"],
+        "split_id": json_hash(identity),
+        **identity,
+        "end_us": cuts.end,
+        "valid_start": iso(cuts.valid_start),
+        "test_start": iso(cuts.test_start),
+        "end": iso(cuts.end),
+        **describe(events, cuts, settings.window_days),
+        "without_consent": ingested["counts"]["without_consent"],
+        "repeats_dropped": ingested["counts"]["repeats_dropped"],
+    }
+
+
+def _counts(events: pd.DataFrame) -> dict[str, int]:
+    return {"events": len(events), "users": int(events[USER].nunique()), "items": int(events[ITEM].nunique())}
+
+
+def _share(mask: pd.Series) -> float | None:
+    """Share of true values, 4 decimals; None of nothing."""
+    return round(float(mask.mean()), 4) if len(mask) else None
+
 
 FEWEST_EVENTS = 10
 
 
-def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, Cuts]:
+def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, SplitCuts]:
     """Give each event its part by its time alone.
 
     Args:
@@ -39,7 +120,7 @@ def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.Dat
     """
     _refuse_tiny(events)
     times = np.sort(microseconds(events[EVENT_TIME]).to_numpy())
-    cuts = Cuts(
+    cuts = SplitCuts(
         _cut(times, settings.valid_start, settings.valid_quantile),
         _cut(times, settings.test_start, settings.test_quantile),
         int(times[-1]),
@@ -73,7 +154,7 @@ def _refuse_tiny(events: pd.DataFrame) -> None:
             )
 
 
-def _refuse_empty(times: np.ndarray, cuts: Cuts) -> None:
+def _refuse_empty(times: np.ndarray, cuts: SplitCuts) -> None:
     if cuts.valid_start >= cuts.test_start:
         raise DataError(
             f"split: the valid part is empty: valid_start {iso(cuts.valid_start)} is not before "

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from data.fingerprint import json_hash
 from data.products import INGESTED, SPLIT, read_json, read_table
 from experiments.leakage.checks import OF_CUT, OF_FULL, OF_SPLIT, run
 from experiments.leakage.cut import Cut
 from experiments.leakage.page import page
-from features import store
+from features import feature_files
 from features.featurize import CUTS, FULL
 from training import provenance
 
@@ -50,7 +50,7 @@ def read(settings: params.Params, names: Sequence[str] = CUTS) -> list[Cut]:
             users,
             items,
             manifest,
-            store.load(FEATURES / name),
+            feature_files.load(FEATURES / name),
             settings,
             measured if name == "test" else {},
         )

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from experiments.evaluation.comparison import best_on_validation, comparisons
-from experiments.evaluation.measured import CompareError, Measured, read_metrics
-from experiments.leaderboard.board import Board, result
-from experiments.leaderboard.decay import decay
+from experiments.evaluation.measure import CompareError, Measured, read_metrics
+from experiments.leaderboard.board import Board, decay, result
 from experiments.leaderboard.markdown import markdown
 
 OUT = params.ROOT / "experiments" / "out"
@@ -72,7 +71,7 @@ def with_parts(measured: Sequence[Measured]) -> list[tuple[str, str]]:
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
     """Write results/<dataset>.json and .md (small, committed) and out/leaderboard.html; return their
     paths."""
-    from experiments.leaderboard.figures import page  # plotly takes a second to load
+    from experiments.leaderboard.html_page import page
 
     texts = {
         results / f"{board.dataset}.json": json.dumps(result(board), indent=1, sort_keys=True, allow_nan=False) + "\n",

@@ -12,16 +12,25 @@ from pathlib import Path
 
 import pandas as pd
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
 from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measured import read_metrics
-from experiments.power import page as error_rates_page
-from experiments.power.chart import chart
-from experiments.power.looks import verdicts
-from experiments.power.points import ALONE, AS_THEY_ARE, BETTER, EQUAL, WORSE, min_users, share
-from experiments.power.population import Population, population
+from experiments.evaluation.measure import read_metrics
+from experiments.gating import error_rates_page
+from experiments.gating.error_rates_page import chart
+from experiments.gating.error_simulation import (
+    ALONE,
+    AS_THEY_ARE,
+    BETTER,
+    EQUAL,
+    WORSE,
+    Population,
+    min_users,
+    population,
+    share,
+    verdicts,
+)
 from training import provenance
 
 OUT = Path("experiments/out")

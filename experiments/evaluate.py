@@ -11,44 +11,44 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import params
-from command import UserError, exits_cleanly
-from experiments.evaluation import record
+from config import params
+from config.command import UserError, exits_cleanly
+from experiments.evaluation import mlflow_log
 from experiments.evaluation.measure import measure
-from experiments.evaluation.segments import Segments
-from features import store
+from experiments.evaluation.slices import Segments
+from features import feature_files
 from features.encode import Batch
-from features.sequences import Cases, batches
-from features.store import Features
+from features.feature_files import Features
+from features.sequences import EvaluationCases, batches
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import ArtifactError, Recommender
-from training import provenance, validate
-from training.side_by_side import side_by_side
+from training import provenance, validation
+from training.threads import side_by_side
 
 OUT = Path("experiments/out")
 RANKED = 100
 
 
 def rank_cases(
-    recommender: Recommender, features: Features, cases: Cases, trends: TrendLog | TrendSnapshot, size: int
+    recommender: Recommender, features: Features, cases: EvaluationCases, trends: TrendLog | TrendSnapshot, size: int
 ) -> pd.DataFrame:
     """The rankings table of one target: see PROTOCOL's rankings file; one row per case."""
     ranked = np.zeros((len(cases), RANKED), dtype=np.int64)
     ranks = np.zeros(len(cases.truth), dtype=np.int64)
     model = recommender.model
-    at = validate.moments(cases, features.description["refresh_minutes"])
+    at = validation.moments(cases, features.description["refresh_minutes"])
 
     def work(part: tuple[np.ndarray, Batch]) -> None:
         rows, batch = part
-        top, found = recommender.rank(batch, validate.truth_pairs(cases, rows), RANKED)
+        top, found = recommender.rank(batch, validation.truth_pairs(cases, rows), RANKED)
         ranked[rows, : top.shape[1]] = top.numpy()
-        ranks[validate.truth_positions(cases, rows)] = found.numpy()
+        ranks[validation.truth_positions(cases, rows)] = found.numpy()
 
     side_by_side(batches(features.log, cases, trends, model.channels, at, size, model.max_history), work)
     return table(features, cases, ranked, ranks)
 
 
-def table(features: Features, cases: Cases, ranked: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:
+def table(features: Features, cases: EvaluationCases, ranked: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:
     """Row numbers become ids. `ranked` is (n, 100) item rows, `ranks` one per true item."""
     ids = np.array(["", *features.vocabulary.ids], dtype=object)
     users = np.array(features.users, dtype=object)[cases.user]
@@ -101,7 +101,7 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
     size, seed = settings.train.batch_cases, settings.seed
-    every = validate.cases(features)
+    every = validation.cases(features)
     live = features.trend_log()
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
@@ -183,10 +183,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     label = parser.parse_args(argv).model
     settings = params.load()
-    features = store.load("features/out/test")
+    features = feature_files.load("features/out/test")
     rankings, facts = evaluate(label, features, settings)
     write(label, rankings, facts, catalogue(features))
-    record.log_evaluation(facts)
+    mlflow_log.log_evaluation(facts)
     print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {OUT}/metrics/{label}.json")
     return 0
 

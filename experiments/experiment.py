@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
+from config.params import ROOT
 from experiments.evaluation.comparison import DEFAULT
-from experiments.orchestration import lineup, presets, seeds, source_options, steps, workspace
-from experiments.orchestration.shares import NOTE, TUNED, tune
-from experiments.tuning.budget import minutes_of
-from experiments.tuning.record import values_text
-from features import store
-from params import ROOT
+from experiments.orchestration import model_selection, seeds, steps, workspace
+from experiments.orchestration.tuning_shares import NOTE, TUNED, tune
+from experiments.tuning.mlflow_log import values_text
+from experiments.tuning.study import minutes_of
+from features import feature_files
 
 MINUTES = "30"
 PRESET = f"{TUNED}/preset.yaml"
@@ -35,8 +35,8 @@ def prepare(folder: Path, presets_given: Sequence[str] = ()) -> None:
                 if cap in model:
                     model[cap] = max(model[cap], settings["experiment"][cap])
         for name in presets_given:
-            models |= presets.read(name)
-    lineup.write(folder, list(models))
+            models |= seeds.read(name)
+    model_selection.write(folder, list(models))
 
 
 def found_for(folder: Path, labels: list[str]) -> dict[str, dict]:
@@ -61,7 +61,7 @@ def keep_defaults(folder: Path, recipes: dict[str, dict]) -> None:
         models = settings["train"]["models"]
         models |= {f"{label}{DEFAULT}": models[label] for label in recipes}
         labels = list(models)
-    lineup.write(folder, labels)
+    model_selection.write(folder, labels)
 
 
 def take_better(folder: Path, found: dict[str, dict], defaults: bool) -> None:
@@ -76,8 +76,8 @@ def keep(folder: Path, dataset: str, command: str) -> None:
     """The recipes of the models that were tuned, as a preset."""
     settings = params.load(folder / "params.yaml")
     recipes = {label: settings.train.models[label].model_dump() for label in settings.tune.spaces}
-    split_id = store.load(folder / "features/out/valid").description["split_id"]
-    presets.write(folder / PRESET, dataset, split_id, command, recipes)
+    split_id = feature_files.load(folder / "features/out/valid").description["split_id"]
+    seeds.write(folder / PRESET, dataset, split_id, command, recipes)
 
 
 def chosen(found: dict[str, dict]) -> str:
@@ -129,7 +129,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
     parser.add_argument("--seeds", type=int, default=1, help="under which networks are fitted (default: 1)")
     parser.add_argument("--defaults", action="store_true", help="fit what was tuned by its default values too")
-    source_options.add(parser)
+    workspace.add(parser)
     return parser
 
 
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             raise UserError(f"{name.upper()} is {getattr(arguments, name)}; expected at least 1")
     given = list(filter(None, (arguments.preset or "").split(",")))
-    folder = source_options.workspace_of(arguments) or workspace.make_simulated()
+    folder = workspace.workspace_of(arguments) or workspace.make_simulated()
     prepare(folder, given)
     found = {}
     env = steps.environment()

@@ -14,18 +14,18 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
 from experiments import audit
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measured import read_metrics
-from experiments.gating import admission, checkout, judgement, ledger, verdict
-from experiments.gating.judgement import Question, policy_hash
-from experiments.gating.opponent import opponent
-from experiments.gating.page import page
-from experiments.serving_skew import record as skew_record
-from features import store
-from serving import registry
+from experiments.evaluation.measure import read_metrics
+from experiments.gating import judgment, preconditions, verdict
+from experiments.gating.evidence import opponent
+from experiments.gating.judgment import Question, policy_hash
+from experiments.gating.report_page import page
+from experiments.serving_skew import report as skew_record
+from features import feature_files
+from serving.deployment import registry
 from training.models import artifact
 
 ARTIFACTS = Path("serving/out/artifacts")
@@ -64,9 +64,9 @@ def register(dataset: str, label: str) -> str:
 
 def first_champion(settings: params.Params, label: str, override: bool) -> dict:
     """Make the best cheap baseline the champion of a platform that has none."""
-    code = checkout.state()
+    code = preconditions.state()
     decided = verdict.Decision(verdict.PROMOTE, "first: the best cheap baseline on validation", verdict.DEPLOY)
-    if (refusal := admission.uncommitted(code)) and not override:
+    if (refusal := preconditions.uncommitted(code)) and not override:
         decided = refusal
     version = register(settings.dataset, label)
     report = {
@@ -84,24 +84,24 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     dataset = settings.dataset
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
-    features = store.load("features/out/test")
+    features = feature_files.load("features/out/test")
     target, instead = opponent(dataset, candidate, features)
     champion = target.version
     if candidate.version == champion.version:
         known = {"version": version, "again": True, "instead": instead}
         return target.report | known | {"overrides": overrides(dataset)}
     split_id = features.description["split_id"]
-    seen = ledger.known(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
+    seen = judgment.known(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
     if seen is not None and seen["verdict"] != verdict.PROMOTE:
         return seen | {"version": version, "again": True, "overrides": seen["overrides"] + overrides(dataset)}
     registry.challenge(dataset, version)
     baseline = chosen(settings, False)
     asked = Question(
         settings, features, label, candidate, champion, str(target.report.get("label", "")),
-        exported(baseline) if baseline else None, checkout.state(), audit.passed(settings), override,
+        exported(baseline) if baseline else None, preconditions.state(), audit.passed(settings), override,
         time.time_ns() // 1000, skew_record.last(dataset), instead,
     )  # fmt: skip
-    return settle(dataset, version, judgement.judge(asked))
+    return settle(dataset, version, judgment.judge(asked))
 
 
 def settle(dataset: str, version: str, report: dict) -> dict:
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         help="fit the champion's recipe on the candidate's data too: takes as long as a fit",
     )
     parser.add_argument(
-        admission.ALLOW, dest="override", action="store_true", default=bool(os.environ.get(ALLOW)),
+        preconditions.ALLOW, dest="override", action="store_true", default=bool(os.environ.get(ALLOW)),
         help=f"judge although code or locks are changed and not committed; the report shows it ({ALLOW}=1 does the same)",
     )  # fmt: skip
     arguments = parser.parse_args(argv)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command import UserError, exits_cleanly
-from experiments.gating.checks import checks
-from experiments.gating.page import BADGES, SAID, champion_of
+from config.command import UserError, exits_cleanly
+from experiments.gating.report_checks import checks
+from experiments.gating.report_page import BADGES, SAID, champion_of
 
 REPORT = Path("experiments/out/gate.json")
 SIGNS = {"PROMOTE": "🟢", "HOLD": "🟡", "REJECT": "🔴", "OVERRIDE": "🔴", "INSUFFICIENT_DATA": "⚪"}

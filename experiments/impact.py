@@ -6,15 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from data.products import SPLIT
-from experiments.lineage import affected, ancestry
-from experiments.lineage import options as lineage_options
-from experiments.lineage.affected import Origin, answers_part, runs_part, versions_part
-from experiments.lineage.reached import COLUMN, of_events
+from experiments.lineage import ancestry, downstream
+from experiments.lineage import report as lineage_options
+from experiments.lineage.downstream import COLUMN, Origin, answers_part, of_events, runs_part, versions_part
 from experiments.lineage.report import Part
-from experiments.lineage.served_lines import LineageError
+from experiments.lineage.served_log import LineageError
 
 SHORTEST_HASH = 6
 
@@ -42,7 +41,7 @@ def of_dataset(stated: str, folder: Path, chosen: params.Params) -> list[Part]:
 def _whole_hash(stated: str, chosen: params.Params) -> str:
     if len(stated) < SHORTEST_HASH:
         raise LineageError(f"--dataset is {stated!r}; expected a hash, or its first {SHORTEST_HASH} digits or more")
-    known = {*affected.hashes(chosen.dataset), ancestry.local_dataset() or ""}
+    known = {*downstream.hashes(chosen.dataset), ancestry.local_dataset() or ""}
     same = sorted(one for one in known if one.startswith(stated))
     if len(same) > 1:
         raise LineageError(f"--dataset {stated!r} is how {len(same)} data set versions begin: {', '.join(same)}")

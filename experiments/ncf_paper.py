@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from experiments.evaluation.bootstrap import Intervals, Totals, intervals
-from experiments.papers import ncf_fit, neumf_fit
-from experiments.papers.given_negatives import Given, fingerprint, metrics, ranks, read
-from experiments.papers.neumf import Deep, Product
-from experiments.papers.two_fits import Fit, Training, fit
+from experiments.papers import networks
+from experiments.papers.networks import Deep, Product
+from experiments.papers.protocol import Fit, Given, Training, fingerprint, fit, metrics, ranks, read
 from training import provenance
 
 # Not beside the data sets' own results: those are rankings of the full catalogue after a cut in time.
@@ -76,9 +75,9 @@ BY_HISTORY = {
 def fits(given: Given, seed: int, epochs: int) -> dict[str, Fit]:
     """Each branch, fitted alone."""
     ways: dict[str, tuple[Training, dict]] = {
-        "dot_product": (neumf_fit.training(Product, PRODUCT, seed), PRODUCT),
-        "deep": (neumf_fit.training(Deep, DEEP, seed), DEEP),
-        "by_history": (ncf_fit.training(BY_HISTORY, seed), BY_HISTORY),
+        "dot_product": (networks.train_neumf(Product, PRODUCT, seed), PRODUCT),
+        "deep": (networks.train_neumf(Deep, DEEP, seed), DEEP),
+        "by_history": (networks.train_set_ncf(BY_HISTORY, seed), BY_HISTORY),
     }
     return {name: fit(way, given, seed, epochs, recipe["patience"]) for name, (way, recipe) in ways.items()}
 

@@ -10,22 +10,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
 from data.simulate import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
 from experiments.evaluation.measure import measure
-from experiments.evaluation.segments import Segments
-from features import store
-from features.sequences import Cases
-from features.store import Features
-from training import validate
-from training.models.rank import exclude, rank
+from experiments.evaluation.slices import Segments
+from features import feature_files
+from features.feature_files import Features
+from features.sequences import EvaluationCases
+from training import validation
+from training.models.ranking import exclude, rank
 
 LABEL = "oracle"
 
 
-def rank_cases(oracle: Oracle, features: Features, cases: Cases, days: int, size: int) -> pd.DataFrame:
+def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, days: int, size: int) -> pd.DataFrame:
     """The rankings table of one target, by true preference."""
     ids = features.vocabulary.ids
     position = {item: column for column, item in enumerate(oracle.item_ids)}
@@ -47,11 +47,11 @@ def rank_cases(oracle: Oracle, features: Features, cases: Cases, days: int, size
         seen = np.concatenate([np.stack([np.full(len(h), r), h]) for r, h in enumerate(rowed)], axis=1)
         top, found = rank(
             exclude(scores, torch.from_numpy(seen.astype(np.int64))),
-            validate.truth_pairs(cases, rows),
+            validation.truth_pairs(cases, rows),
             RANKED,
         )
         ranked[rows, : top.shape[1]] = top.numpy()
-        ranks[validate.truth_positions(cases, rows)] = found.numpy()
+        ranks[validation.truth_positions(cases, rows)] = found.numpy()
     return table(features, cases, ranked, ranks)
 
 
@@ -70,13 +70,13 @@ def main(argv: list[str] | None = None) -> int:
     path = Path("data/out/ingest/oracle.npz")
     if not path.exists():
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
-    features = store.load("features/out/test")
+    features = feature_files.load("features/out/test")
     oracle = Oracle.load(path)
     days, size = features.description["window_days"], settings.train.batch_cases
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))
-        for cases in validate.cases(features).values()
+        for cases in validation.cases(features).values()
     ]
     rankings = pd.concat(tables, ignore_index=True)
     measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)

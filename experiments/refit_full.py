@@ -17,25 +17,25 @@ from typing import Any
 
 import torch
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
 from data.products import SPLIT, read_json
 from experiments import audit, gate
-from experiments.gating import admission, checkout
-from experiments.gating.checkout import Checkout
-from experiments.gating.judgement import Question
-from experiments.gating.page import page
+from experiments.gating import preconditions
+from experiments.gating.judgment import Question
+from experiments.gating.preconditions import Checkout
+from experiments.gating.report_page import page
 from experiments.gating.verdict import Decision
-from experiments.retraining import heritage, refit_checks
-from experiments.serving_skew import record as skew_record
-from features import featurize, store
+from experiments.retraining import refit_checks
+from experiments.serving_skew import report as skew_record
+from features import feature_files, featurize
+from features.feature_files import Features
 from features.featurize import FULL
-from features.store import Features
-from serving import export, registry
-from serving.artifact.tables import Sides
-from serving.promotion import gate_report, overriding, versions
-from serving.registry import Target
-from training import devices, tracking, train
+from serving import export
+from serving.artifact.item_tables import Sides
+from serving.deployment import emergency_override, gate_report, model_versions, registry
+from serving.deployment.registry import Target
+from training import distributed, tracking, train
 from training.train import build_is_learned, fit
 
 ARTIFACTS = Path("serving/out/refit")
@@ -50,7 +50,7 @@ def promoted(dataset: str) -> Target:
         UserError: it stands by an override, so that no report is there to serve under.
     """
     target = registry.serving_target(dataset)
-    if target.report["verdict"] == overriding.VERDICT:
+    if target.report["verdict"] == emergency_override.VERDICT:
         raise UserError(f"{dataset} {target.version.version} is champion by an override: only what passed is refitted")
     return target
 
@@ -61,19 +61,19 @@ def admitted(parent: Target, settings: params.Params, code: Checkout, override: 
     Raises:
         UserError: code is not committed, something leaks or is served otherwise than it is fitted, or code, lock, data or settings are not the parent's.
     """
-    uncommitted, measured = admission.uncommitted(code), skew_record.last(settings.dataset)
+    uncommitted, measured = preconditions.uncommitted(code), skew_record.last(settings.dataset)
     _heed(None if override else uncommitted)
-    _heed(admission.skewed(measured, settings.gate))
+    _heed(preconditions.skewed(measured, settings.gate))
     if lines := strangers(parent, settings):
         name = f"{parent.version.dataset} {parent.version.version}"
-        raise UserError(f"a refit of {name} cannot be made here: {'; '.join(lines)}; {heritage.ADVICE}")
+        raise UserError(f"a refit of {name} cannot be made here: {'; '.join(lines)}; {refit_checks.ADVICE}")
     whole = audit.passed(settings)
-    _heed(admission.leaking(whole))
+    _heed(preconditions.leaking(whole))
     if featurize.main(["--cut", FULL]):
         raise UserError("the features of all events could not be made; the reason stands above")
     audited = audit.of_full(settings) | {"audited": whole["audited"]}
-    _heed(admission.leaking(audited))
-    return store.load(Path("features/out") / FULL), audited
+    _heed(preconditions.leaking(audited))
+    return feature_files.load(Path("features/out") / FULL), audited
 
 
 def _heed(refusal: Decision | None) -> None:
@@ -84,10 +84,10 @@ def _heed(refusal: Decision | None) -> None:
 def strangers(parent: Target, settings: params.Params) -> list[str]:
     """How code, lock, data and settings here differ from those of the parent, a line each."""
     version, split = parent.version, read_json(SPLIT / "manifest.json", "python -m data.split")
-    config = versions.read(f"{version.source}/config.json", f"{version.dataset} {version.version}")
-    now = heritage.at_hand(split, settings)
-    known = {key: told for key, told in (heritage.OF_MANIFEST | heritage.OF_CONFIG).items() if key in now}
-    return heritage.departures(versions.stored_manifest(version) | json.loads(config), now, known)
+    config = model_versions.read(f"{version.source}/config.json", f"{version.dataset} {version.version}")
+    now = refit_checks.at_hand(split, settings)
+    known = {key: told for key, told in (refit_checks.OF_MANIFEST | refit_checks.OF_CONFIG).items() if key in now}
+    return refit_checks.departures(model_versions.stored_manifest(version) | json.loads(config), now, known)
 
 
 def refit(parent: Target, features: Features, settings: params.Params) -> str:
@@ -96,12 +96,12 @@ def refit(parent: Target, features: Features, settings: params.Params) -> str:
     Raises:
         UserError: the parent does not state its seed, or the recipe cannot be fitted.
     """
-    version, manifest = parent.version, versions.stored_manifest(parent.version)
+    version, manifest = parent.version, model_versions.stored_manifest(parent.version)
     label, recipe, seed = manifest["label"], manifest["params"], manifest.get("seed")
     if seed is None:
         raise UserError(f"{version.dataset} {version.version} does not state its seed; fit, export and gate it again")
     lineage = {"version": version.version, "artifact": version.artifact}
-    number = devices.stated() if build_is_learned(recipe) else 1
+    number = distributed.stated() if build_is_learned(recipe) else 1
     with tracking.training_run(label, recipe, features, settings) as run:
         result = fit(recipe, features, settings.train, seed, run.log_epoch, train.OUT / "checkpoints", None, number)
         run.tag(devices=str(number), refit_of=version.version)
@@ -122,7 +122,7 @@ def run(settings: params.Params, parent: Target, override: bool) -> dict[str, An
     Raises:
         UserError: as `admitted` and `refit` say.
     """
-    code, dataset = checkout.state(), settings.dataset
+    code, dataset = preconditions.state(), settings.dataset
     features, audited = admitted(parent, settings, code, override)
     version = refit(parent, features, settings)
     under = {
@@ -130,7 +130,7 @@ def run(settings: params.Params, parent: Target, override: bool) -> dict[str, An
         "artifact": parent.version.artifact,
         "report": gate_report.digest(parent.version),
     }
-    label = str(versions.stored_manifest(parent.version)["label"])
+    label = str(model_versions.stored_manifest(parent.version)["label"])
     asked = Question(
         settings, features, label, registry.find(dataset, version), parent.version, label, None, code, audited, override,
         time.time_ns() // 1000, skew_record.last(dataset),
@@ -142,7 +142,7 @@ def run(settings: params.Params, parent: Target, override: bool) -> dict[str, An
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.refit_full", description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        admission.ALLOW, dest="override", action="store_true", default=bool(os.environ.get(gate.ALLOW)),
+        preconditions.ALLOW, dest="override", action="store_true", default=bool(os.environ.get(gate.ALLOW)),
         help=f"although code or locks are changed and not committed; the report shows it ({gate.ALLOW}=1 does the same)",
     )  # fmt: skip
     override = parser.parse_args(argv).override

@@ -12,22 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import params
-from command import exits_cleanly
-from experiments.lineage import options as lineage_options
+from config import params
+from config.command import exits_cleanly
+from experiments.lineage import report as lineage_options
 from experiments.lineage.recompute import Recomputed, recompute
 from experiments.lineage.report import Part
-from experiments.lineage.served_lines import ServedLines
+from experiments.lineage.served_log import ServedLines
 from serving.edge.answer import FIELDS, OWN_FIELDS, digest, finish, read
-from serving.worker import processor
-from serving.worker.golden import difference
+from serving.worker import response
+from serving.worker.response import difference
 
 IDENTICAL, SAME_ITEMS, DIFFERENT = "identical bytes", "same items", "different"
 
 
 def compare(line: Mapping[str, Any], done: Recomputed) -> Part:
     """Which of both was shown; `result` is IDENTICAL, SAME_ITEMS or DIFFERENT."""
-    here, there = processor.described(), line.get("computed_on")
+    here, there = response.described(), line.get("computed_on")
     facts: dict[str, Any] = {"result": IDENTICAL, "digest": digest(done.answer.body)}
     facts |= {"recorded digest": line.get("digest"), "computed on": there, "replayed on": here}
     if facts["digest"] == line.get("digest"):

@@ -15,19 +15,18 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import params
-from command import UserError, exits_cleanly
-from data.instants import to_iso
+from config import params
+from config.command import UserError, exits_cleanly
+from config.params import ROOT
 from data.products import SPLIT
-from experiments.orchestration import lineup, source_options, steps, workspace
-from experiments.orchestration.only_one import AlreadyRunningError, only_one
+from data.times import to_iso
+from experiments.gating import same_data_refit
+from experiments.orchestration import model_selection, steps, workspace
+from experiments.orchestration.steps import AlreadyRunningError, only_one
 from experiments.orchestration.workspace import edited
-from experiments.retraining import recipe
-from experiments.retraining.cuts import Cuts, cuts_of
-from params import ROOT
-from serving import registry
-from serving.promotion import versions
-from serving.promotion.gate_report import PROMOTE
+from experiments.retraining.cuts import RetrainCuts, retrain_cuts
+from serving.deployment import model_versions, registry
+from serving.deployment.gate_report import PROMOTE
 from training.models.artifact import MANIFEST
 
 MEASURED = Path("experiments/out")
@@ -47,7 +46,7 @@ class Champion(NamedTuple):
 def champion_of(dataset: str) -> Champion:
     """Raises UserError: the data set has none, or its manifest is gone."""
     version = registry.serving_target(dataset).version
-    manifest = json.loads(versions.read(f"{version.source}/{MANIFEST}", f"{dataset} {version.version}"))
+    manifest = json.loads(model_versions.read(f"{version.source}/{MANIFEST}", f"{dataset} {version.version}"))
     return Champion(version.version, manifest["label"], manifest["params"], manifest["fit_until_us"])
 
 
@@ -64,9 +63,9 @@ def old_end_of(folder: Path, champion: Champion) -> int:
     return begun["old_end_us"] if begun.get("end_us") == end else end
 
 
-def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str]) -> list[str]:
+def prepare(folder: Path, champion: Champion, cuts: RetrainCuts, candidates: list[str]) -> list[str]:
     """Write cuts and recipes into a workspace; the labels that it fits."""
-    sections = recipe.stated(champion.label, champion.recipe)
+    sections = same_data_refit.stated(champion.label, champion.recipe)
     with edited(folder / "params.yaml") as settings:
         # As text: DVC cannot compare a YAML date.
         settings["split"] |= {"valid_start": to_iso(cuts.valid_start), "test_start": to_iso(cuts.test_start)}
@@ -78,7 +77,7 @@ def prepare(folder: Path, champion: Champion, cuts: Cuts, candidates: list[str])
         wanted = {*sections, *candidates, *(label for label, one in models.items() if one["name"] == "popularity")}
         wanted |= {part for label in candidates for part in models[label].get("parts", [])}
         labels = [label for label in models if label in wanted]
-    lineup.write(folder, labels)
+    model_selection.write(folder, labels)
     return labels
 
 
@@ -105,7 +104,7 @@ def options() -> argparse.ArgumentParser:
         epilog=f"Exit code {os.EX_TEMPFAIL} where another retraining of this data set runs (make says Error "
         f"{os.EX_TEMPFAIL}, and ends with 2, as with any error).",
     )
-    source_options.add(parser)
+    workspace.add(parser)
     parser.add_argument(
         "--candidates", nargs="+", metavar="LABEL", help="rivals of the champion's recipe, of params.yaml"
     )
@@ -124,7 +123,7 @@ def retrain(given: argparse.Namespace, dataset: str) -> None:
     folder = workspace.make(given.source, given.users, given.items, columns, dataset, renewed=True)
     env = steps.environment()
     steps.step("ingest", "dvc", ["repro", "ingest"], folder, env)
-    cuts = cuts_of(old_end, newest_event(folder), given.valid_start, given.test_start)
+    cuts = retrain_cuts(old_end, newest_event(folder), given.valid_start, given.test_start)
     candidates = given.candidates or [params.load(ROOT / "params.yaml").retrain.candidate]
     labels = prepare(folder, champion, cuts, candidates)
     print(f"retrain: champion {dataset} {champion.version} ({champion.label}); learns until {to_iso(cuts.test_start)}, is "
@@ -159,7 +158,7 @@ def serve(folder: Path, dataset: str, env: dict[str, str], no_deploy: bool) -> N
             steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
 
     if not no_deploy:
-        steps.step("fill the online store", "features.fill", [], folder, env)
+        steps.step("fill the online store", "features.materialize", [], folder, env)
     deploy()
     if params.load(folder / "params.yaml").retrain.refit == "full" and steps.verdict_of(folder) == PROMOTE:
         steps.step("refit on all events", "experiments.refit_full", [], folder, env)

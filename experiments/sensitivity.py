@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-import params
-from command import UserError, exits_cleanly
-from experiments.protocols import card, holdouts
-from experiments.protocols.holdouts import MEANINGS, Fold
+from config import params
+from config.command import UserError, exits_cleanly
+from experiments.evaluation import holdout_protocols
+from experiments.evaluation.holdout_protocols import MEANINGS, Fold
+from experiments.leaderboard import sensitivity_card
 from features.folds import Tables
-from training import provenance, validate
+from training import provenance, validation
 from training.train import FitError, fit
 
 OUT = Path("experiments/out")
@@ -91,7 +92,7 @@ def _reached(fold: Fold, recipes: dict[str, dict], settings: params.Params) -> d
             continue
         recipes[label] = result.recipe
         for column, cases in fold.cases.items():
-            reached[column][label] = validate.ndcg(
+            reached[column][label] = validation.ndcg(
                 result.model, fold.asked, cases, trends, settings.train.batch_cases
             )  # fmt: skip
     if len(recipes) < 2:
@@ -109,7 +110,7 @@ def _progress(reached: dict[str, dict[str, np.ndarray]]) -> str:
 
 def write(facts: dict) -> list[Path]:
     """experiments/out/sensitivity.json, .md and .html."""
-    from experiments.protocols.card_page import markdown, page  # plotly takes a second to load
+    from experiments.leaderboard.sensitivity_card import markdown, page
 
     texts = {"json": json.dumps(facts, indent=1, allow_nan=False) + "\n", "md": markdown(facts), "html": page(facts)}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -138,10 +139,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load()
     labels = asked_of(arguments.models, settings)
     tables = Tables.read()
-    found = measure(holdouts.every(tables, settings), labels, settings)
-    made = card.build(found, len(tables.users), settings.seed, settings.evaluate.resamples)
-    paths = write(provenance_of(tables, settings, labels) | {"statement": card.NO_GATE} | made)
-    firsts = ", ".join(f"{column} {card.best(made, column)}" for column in made["protocols"])
+    found = measure(holdout_protocols.every(tables, settings), labels, settings)
+    made = sensitivity_card.build(found, len(tables.users), settings.seed, settings.evaluate.resamples)
+    paths = write(provenance_of(tables, settings, labels) | {"statement": sensitivity_card.NO_GATE} | made)
+    firsts = ", ".join(f"{column} {sensitivity_card.best(made, column)}" for column in made["protocols"])
     print(f"sensitivity: {len(made['models'])} models by {len(made['protocols'])} protocols; first of each: {firsts}; "
           f"a diagnostic that cannot feed a gate -> {', '.join(map(str, paths))}")  # fmt: skip
     return 0

@@ -15,22 +15,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import params
-from command import UserError, exits_cleanly
-from data.instants import from_iso, to_iso
-from experiments.gating import admission
+from config import params
+from config.command import UserError, exits_cleanly
+from data.times import from_iso, to_iso
+from experiments.gating import preconditions
 from experiments.lineage import ancestry
-from experiments.lineage import options as lineage_options
-from experiments.lineage import page as lineage_page
-from experiments.lineage.served_lines import LineageError, ServedLines
-from experiments.serving_skew import record as skew_record
+from experiments.lineage import report as lineage_options
+from experiments.lineage import report as lineage_page
+from experiments.lineage.served_log import LineageError, ServedLines
+from experiments.serving_skew import report as skew_record
 from experiments.serving_skew import report as skew_report
-from experiments.serving_skew.cost import Cost, Held, cost
-from experiments.serving_skew.outcomes import GROUPS, TRENDS, not_comparable, not_computed
-from experiments.serving_skew.people import of_user
+from experiments.serving_skew.comparison import (
+    GROUPS,
+    TRENDS,
+    Cost,
+    Held,
+    cost,
+    not_comparable,
+    not_computed,
+    of_trends,
+    of_user,
+)
 from experiments.serving_skew.sources import Sources, opened
-from experiments.serving_skew.trends import of_trends
-from features.online.lines import instant
+from features.online.json_lines import instant
 from training import provenance
 
 Line = Mapping[str, Any]
@@ -112,7 +119,7 @@ def report(record: dict[str, Any], policy: params.Gate, given: argparse.Namespac
     told, parts = skew_report.title(record), skew_report.parts(record)
     skew_record.write(record, lineage_page.page(told, parts))
     lineage_options.show(told, parts, given)
-    refusal = admission.skewed(record, policy)
+    refusal = preconditions.skewed(record, policy)
     if refusal is not None:
         print(f"skew: the gate refuses to judge: {refusal.reason}", file=sys.stderr)
     if not given.json:

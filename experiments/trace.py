@@ -11,15 +11,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from experiments.lineage import ancestry, readings
-from experiments.lineage import options as lineage_options
+from experiments.lineage import report as lineage_options
 from experiments.lineage.report import Part
-from experiments.lineage.served_lines import LineageError, ServedLines
+from experiments.lineage.served_log import LineageError, ServedLines
+from serving.deployment import model_versions
+from serving.deployment.registry import RegistryError, Version
 from serving.edge import wire
-from serving.promotion import versions
-from serving.registry import RegistryError, Version
 
 ANSWER = ("request_id", "asked", "time", "rung", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
           "trends_time", "segments", "experiment", "bucket", "milliseconds", "computed_on")  # fmt: skip
@@ -89,7 +89,7 @@ def _repeats(version: Version | None, chosen: params.Params) -> str:
         return chosen.ingest.repeats
     try:
         name = f"{version.dataset} {version.version}"
-        return json.loads(versions.read(f"{version.source}/config.json", name))["repeats"]
+        return json.loads(model_versions.read(f"{version.source}/config.json", name))["repeats"]
     except (RegistryError, ValueError, KeyError):
         return chosen.ingest.repeats
 

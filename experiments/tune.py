@@ -8,16 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import params
-import search_space
-from command import UserError, exits_cleanly
-from experiments.tuning import folded
-from experiments.tuning import record as study_record
-from experiments.tuning import storage as study_storage
-from experiments.tuning.budget import Budget, minutes_of
+from config import params, search_space
+from config.command import UserError, exits_cleanly
+from experiments.tuning import mlflow_log as study_record
+from experiments.tuning import study as study_storage
+from experiments.tuning import trials as trials_module
+from experiments.tuning.mlflow_log import values_text
 from experiments.tuning.objectives import text
-from experiments.tuning.record import values_text
 from experiments.tuning.study import (
+    Budget,
     accuracy,
     begin_with_defaults,
     begun,
@@ -25,14 +24,15 @@ from experiments.tuning.study import (
     bury,
     completed,
     front,
+    minutes_of,
     name_of,
     open_study,
     value_of_defaults,
 )
 from experiments.tuning.trials import Search, run_next
 from experiments.tuning.workers import Crew, Job
-from features import store
-from features.store import Features
+from features import feature_files
+from features.feature_files import Features
 
 OUT = Path("experiments/out")
 FEATURES = Path("features/out/valid")
@@ -161,8 +161,8 @@ def main(argv: list[str] | None = None) -> int:
     if label not in settings.tune.spaces:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")
     budget = budget_of(arguments, settings.tune)
-    folded.refuse_too_many(settings)
-    study = tune(label, store.load(FEATURES), settings, budget, arguments.workers)
+    trials_module.refuse_too_many(settings)
+    study = tune(label, feature_files.load(FEATURES), settings, budget, arguments.workers)
     print(told(label, study, settings.tune.objectives))
     return 0
 

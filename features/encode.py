@@ -72,7 +72,7 @@ def trait_row(values: Mapping[str, object], encoders: Sequence[dict]) -> list[in
 
     Args:
         values: column name -> value, as stated.
-        encoders: from `features.traits.fit`: {"column", "values": [...]} or {"column", "edges": [...]}.
+        encoders: from `features.attributes.fit`: {"column", "values": [...]} or {"column", "edges": [...]}.
     """
     return [_encode_value(values.get(encoder["column"]), encoder) for encoder in encoders]
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-import params
-from command import exits_cleanly
+from config import params
+from config.command import exits_cleanly
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, TITLE, TRAINING_CONSENT, USER
 from data.products import INGESTED, SPLIT, read_json, read_table
-from features import traits
-from features.content import item_features
+from features import attributes
+from features.attributes import item_features
 from features.sequences import Log
 from features.trends import ALL, half_life, window
 from features.vocabulary import Vocabulary
@@ -61,8 +61,8 @@ def build_log(events: pd.DataFrame, users: pd.DataFrame, vocabulary: Vocabulary,
         items=vocabulary.indices(events[ITEM]),
         times=microseconds(events[EVENT_TIME]),
         known=microseconds(events[KNOWN_TIME]),
-        context=traits.encode(events, encoders["context"]),
-        traits=traits.encode(users, encoders["traits"]),
+        context=attributes.encode(events, encoders["context"]),
+        traits=attributes.encode(users, encoders["traits"]),
     )
 
 
@@ -94,8 +94,8 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
     context_columns = [column for column in settings.context if column in events]
     limits = settings.max_trait_values, settings.trait_buckets
     encoders = {
-        "traits": traits.fit(users[users[USER].isin(past[USER])], trait_columns, *limits),
-        "context": traits.fit(past, context_columns, *limits),
+        "traits": attributes.fit(users[users[USER].isin(past[USER])], trait_columns, *limits),
+        "context": attributes.fit(past, context_columns, *limits),
     }
     listed = catalogue(items, vocabulary)
     content, widths = item_features(listed, settings.text_dimensions, seed)
@@ -105,8 +105,8 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
         "cut_us": cut_us,
         "num_items": len(vocabulary),
         "encoders": encoders,
-        "trait_sizes": [traits.size(encoder) for encoder in encoders["traits"]],
-        "context_sizes": [traits.size(encoder) for encoder in encoders["context"]],
+        "trait_sizes": [attributes.size(encoder) for encoder in encoders["traits"]],
+        "context_sizes": [attributes.size(encoder) for encoder in encoders["context"]],
         "content_widths": widths,
         "channels": channels,
         "refresh_minutes": trends.refresh_minutes,
@@ -128,7 +128,7 @@ def origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
 
 
 def write(folder: Path, features: dict) -> None:
-    """Write what `featurize` returned; `features.store.load` reads it back."""
+    """Write what `featurize` returned; `features.feature_files.load` reads it back."""
     folder.mkdir(parents=True, exist_ok=True)
     features["vocabulary"].save(folder / "vocabulary.json")
     features["log"].save(folder / "log.safetensors")

@@ -12,11 +12,11 @@ from itertools import takewhile
 import numpy as np
 import pandas as pd
 
-import params
+from config import params
 from data.columns import EVENT_ID, EVENT_TIME, USER
 from data.products import INGESTED, SPLIT, read_json, read_table
+from features.feature_files import Features
 from features.featurize import build_log, featurize, microseconds, origin
-from features.store import Features
 
 
 @dataclass(frozen=True)

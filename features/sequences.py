@@ -53,7 +53,7 @@ class Log:
 
 
 @dataclass
-class Cases:
+class EvaluationCases:
     """Moments at which the catalogue is ranked for a user, and what the user then took."""
 
     target: str  # window | next
@@ -68,11 +68,11 @@ class Cases:
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, rows: np.ndarray) -> Cases:
+    def take(self, rows: np.ndarray) -> EvaluationCases:
         """The cases of the given rows, in that order."""
         lengths = np.diff(self.truth_offsets)[rows]
         truth = [self.truth[self.truth_offsets[row] : self.truth_offsets[row + 1]] for row in rows]
-        return Cases(
+        return EvaluationCases(
             self.target, self.user[rows], self.time[rows], self.end[rows], self.context[rows], self.event[rows],
             np.concatenate([*truth, np.empty(0, dtype=np.int64)]).astype(np.int64),
             np.concatenate([[0], np.cumsum(lengths)]),
@@ -87,16 +87,16 @@ def history_ends(log: Log, user: np.ndarray, time_us: np.ndarray) -> np.ndarray:
     return np.searchsorted(keys, user * step + np.searchsorted(instants, time_us, side="left"))
 
 
-def next_cases(log: Log, start_us: int, stop_us: int) -> Cases:
+def next_cases(log: Log, start_us: int, stop_us: int) -> EvaluationCases:
     """One case per event in [start, stop) of an item in the vocabulary that is new to its user."""
     rows = np.flatnonzero((log.times >= start_us) & (log.times < stop_us) & _new(log))
     user = log.users[rows]
     end = history_ends(log, user, log.times[rows])
     offsets = np.arange(len(rows) + 1)
-    return Cases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
+    return EvaluationCases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
 
 
-def window_cases(log: Log, start_us: int, days: int, until_us: int) -> Cases:
+def window_cases(log: Log, start_us: int, days: int, until_us: int) -> EvaluationCases:
     """One case per user who acts within `days` after `start`: the distinct new items of those days.
 
     Args:
@@ -109,7 +109,9 @@ def window_cases(log: Log, start_us: int, days: int, until_us: int) -> Cases:
     context = np.zeros((len(user), log.context.shape[1]), dtype=np.int64)  # nobody has asked yet
     nothing = np.full(len(user), -1, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Cases("window", user, time, history_ends(log, user, time), context, nothing, log.items[rows], offsets)
+    return EvaluationCases(
+        "window", user, time, history_ends(log, user, time), context, nothing, log.items[rows], offsets
+    )
 
 
 def _new(log: Log) -> np.ndarray:
@@ -122,7 +124,7 @@ def _new(log: Log) -> np.ndarray:
 
 def batches(
     log: Log,
-    cases: Cases,
+    cases: EvaluationCases,
     trends: TrendLog | TrendSnapshot,
     channels: tuple[str, ...],
     moments: np.ndarray,

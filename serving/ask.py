@@ -8,11 +8,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
+from config.params import ROOT
 from data.columns import MICROSECONDS, MINUTE
-from data.instants import to_iso
-from params import ROOT
+from data.times import to_iso
 from serving import settings as environment
 from serving.torchserve.client import TorchServe
 
@@ -65,7 +65,7 @@ def _history(text: str, now_us: int) -> list[dict]:
 def _predict(dataset: str, asked: dict, version: str | None, over_grpc: bool) -> dict:
     client: TorchServe | GrpcTorchServe
     if over_grpc:
-        from serving.torchserve.grpc_client import GrpcTorchServe  # grpcio is not in requirements-serving.lock
+        from serving.torchserve.grpc_client import GrpcTorchServe
 
         client = GrpcTorchServe.of(environment.load())
     else:

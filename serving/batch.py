@@ -21,16 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-import params
-from command import UserError, exits_cleanly
-from data.instants import to_iso
+from config import params
+from config.command import UserError, exits_cleanly
 from data.products import INGESTED, SPLIT, read_table
-from features import fill
-from features.online.lines import instant
+from data.times import to_iso
+from features import materialize
+from features.feature_files import Features, load
+from features.online.json_lines import instant
 from features.online.store import Policy
-from features.store import Features, load
-from serving import histories, registry
-from serving.histories import Histories
+from serving import user_histories
+from serving.deployment import registry
+from serving.user_histories import Histories
 from serving.worker.recommender import ArtifactError, Recommender
 from serving.worker.request import MAX_K
 
@@ -65,7 +66,7 @@ def answer(
     """A table of answers for each batch of users.
 
     Args:
-        people: as `serving.histories.by_users` gives them.
+        people: as `serving.user_histories.by_users` gives them.
         until_us: the moment that is asked about.
 
     Raises:
@@ -176,8 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     policy = Policy.of(chosen.online.max_events, chosen.online.ttl_days)
     with chosen_recommender(given.artifact, chosen.dataset) as recommender:
         until_us = moment(given.at, features, recommender)
-        trends = fill.trends(features, until_us)
-        people = histories.by_users(events, users, until_us, policy, trends, given.batch)
+        trends = materialize.trends(features, until_us)
+        people = user_histories.by_users(events, users, until_us, policy, trends, given.batch)
         total = len({*events["user_id"], *users["user_id"]})
         rungs = write(answer(recommender, people, until_us, given.k), given.out, total, print)
     told = ", ".join(f"{count:,} {rung}" for rung, count in rungs.most_common())

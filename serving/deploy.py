@@ -19,15 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import params
-from command import UserError, exits_cleanly
-from params import ROOT
-from rollout_params import Rollout
-from serving import history
+from config import params
+from config.command import UserError, exits_cleanly
+from config.gate_params import Rollout
+from config.params import ROOT
 from serving import settings as environment
-from serving.deployment import rollback, stage
-from serving.history import Entry, who
-from serving.settings import Settings
+from serving.deployment import deployment_log, rollback, rollout_stage
+from serving.deployment.deployment_log import Entry, who
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
 Say = Callable[[str], None]
@@ -37,7 +36,7 @@ class ReasonError(UserError):
     """A reason is missing, or of nothing."""
 
 
-def deploy(dataset: str, settings: Settings, say: Say = print, plan: Rollout | None = None) -> str:
+def deploy(dataset: str, settings: ServerSettings, say: Say = print, plan: Rollout | None = None) -> str:
     """Reconcile; the version that answers who names none, as TorchServe names it.
 
     Args:
@@ -50,10 +49,10 @@ def deploy(dataset: str, settings: Settings, say: Say = print, plan: Rollout | N
         ServerStartError, JavaError: there is no server to deploy to.
     """
     from serving import server
-    from serving.deployment.bring_up import DeployError
+    from serving.deployment.load_version import DeployError
     from serving.deployment.reconcile import Overtaken, Reconcile
 
-    place = stage.place(dataset, settings)
+    place = rollout_stage.place(dataset, settings)
     with server.lock(settings, "deploy"):
         while True:
             try:
@@ -62,21 +61,21 @@ def deploy(dataset: str, settings: Settings, say: Say = print, plan: Rollout | N
             except Overtaken:
                 say("the stage was moved meanwhile; looking again")
             except DeployError as error:
-                at = stage.now().isoformat()
-                stage.note(place, Entry(at, dataset, "deploy", None, None, str(error), who(), "failed"))
+                at = rollout_stage.now().isoformat()
+                rollout_stage.note(place, Entry(at, dataset, "deploy", None, None, str(error), who(), "failed"))
                 raise
 
 
-def roll_back(dataset: str, settings: Settings, why: str, force: bool = False, say: Say = print) -> None:
+def roll_back(dataset: str, settings: ServerSettings, why: str, force: bool = False, say: Say = print) -> None:
     """Let the previous champion answer, at once where the server can; `deploy` then ends what this began.
 
     Raises:
         RollbackError, RegistryError: there is nothing to go back to.
     """
     begun = time.perf_counter()
-    place = stage.place(dataset, settings)
-    if stage.read(place) is None:  # deployed before stages were written down
-        from serving import registry
+    place = rollout_stage.place(dataset, settings)
+    if rollout_stage.read(place) is None:  # deployed before stages were written down
+        from serving.deployment import registry
 
         registry.rollback(dataset)
         return
@@ -116,17 +115,17 @@ def main(argv: list[str] | None = None) -> int:
         print(status(dataset, settings))
         return 0
     if arguments.history:
-        log = stage.place(dataset, settings).with_suffix(stage.HISTORY)
-        print(history.render(history.entries(log, dataset)))
+        log = rollout_stage.place(dataset, settings).with_suffix(rollout_stage.HISTORY)
+        print(deployment_log.render(deployment_log.entries(log, dataset)))
         return 0
     if arguments.rollback:
         roll_back(dataset, settings, arguments.reason or "ordered by hand", arguments.force)
     return _deploy(dataset, settings, arguments)
 
 
-def _deploy(dataset: str, settings: Settings, arguments: argparse.Namespace) -> int:
-    from serving import registry
-    from serving.deployment.bring_up import DeployError
+def _deploy(dataset: str, settings: ServerSettings, arguments: argparse.Namespace) -> int:
+    from serving.deployment import registry
+    from serving.deployment.load_version import DeployError
 
     if arguments.restore:
         print(f"the aliases say what the last signed move says: {registry.restore(dataset)}")

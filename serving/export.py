@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file as save_arrays
 
-import params
-from command import UserError, exits_cleanly
+from config import params
+from config.command import UserError, exits_cleanly
 from data.columns import DAY
-from data.instants import to_iso
-from features import store
-from features.store import Features
-from serving.artifact import index_build, tables
-from serving.artifact.tables import Sides
-from serving.worker import presentation
+from data.times import to_iso
+from features import feature_files
+from features.feature_files import Features
+from serving.artifact import index_build, item_tables
+from serving.artifact.item_tables import Sides
+from serving.worker import rerank
 from serving.worker.recommender import Recommender
 from training import provenance
 from training.models import artifact
-from training.side_by_side import one_thread
+from training.threads import one_thread
 from training.train import OUT, sizes_of
 
 GOLDEN_REQUESTS = 16
@@ -80,8 +80,8 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
     save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
     if settings.serve.diversity:
-        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / presentation.FILE)
-    tables.write(folder, settings.segments.plain(), sides, features)
+        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.PRESENTATION_FILE)
+    item_tables.write(folder, settings.segments.plain(), sides, features)
     manifest = {
         "format": FORMAT,
         "label": fit["label"],
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     fitted = OUT / label / "test"
     if not (fitted / "fit.json").exists():
         raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
-    features = store.load("features/out/test")
+    features = feature_files.load("features/out/test")
     folder = Path("serving/out/artifacts") / label
     fit = json.loads((fitted / "fit.json").read_text())
     write(folder, fitted / "weights.safetensors", fit, features, settings, Sides.read())

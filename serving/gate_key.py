@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from command import exits_cleanly
+from config.command import exits_cleanly
 from serving import settings as environment
-from serving.promotion import signature
-from serving.promotion.signature import SignatureError, key_id
+from serving.deployment import signature
+from serving.deployment.signature import SignatureError, key_id
 from serving.settings import variable
 
 

@@ -10,13 +10,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from command import UserError, exits_cleanly
+from config.command import UserError, exits_cleanly
 from serving import server
 from serving import settings as environment
-from serving.deployment.bring_up import DeployError, Say, bring_up, make_default
+from serving.deployment.load_version import DeployError, Say, bring_up, make_default
 from serving.edge import settings as edge
 from serving.package import Build, PackageError, read_build
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
 
@@ -24,7 +24,7 @@ class InstallError(UserError):
     """There is nothing to serve."""
 
 
-def install(archive: Path, settings: Settings, say: Say = print) -> Build:
+def install(archive: Path, settings: ServerSettings, say: Say = print) -> Build:
     """Copy an archive into the model store, load it and make it the default; who was that stays loaded.
 
     Raises:
@@ -46,7 +46,7 @@ def install(archive: Path, settings: Settings, say: Say = print) -> Build:
     return build
 
 
-def restore(dataset: str, settings: Settings, say: Say = print) -> str:
+def restore(dataset: str, settings: ServerSettings, say: Say = print) -> str:
     """Start TorchServe with what it served last, else with the newest archive of its model store; the version.
 
     Raises:
@@ -64,7 +64,7 @@ def restore(dataset: str, settings: Settings, say: Say = print) -> str:
     return install(newest, settings, say).version
 
 
-def _switch(build: Build, client: TorchServe, settings: Settings, say: Say) -> None:
+def _switch(build: Build, client: TorchServe, settings: ServerSettings, say: Say) -> None:
     before = {live.version for live in client.describe(build.name).values() if live.default}
     bring_up(build, client, settings, say)
     make_default(build, client, settings, say)
@@ -75,7 +75,7 @@ def _switch(build: Build, client: TorchServe, settings: Settings, say: Say) -> N
         say(f"unloaded {build.name} {version}")
 
 
-def _newest(dataset: str, settings: Settings) -> Path | None:
+def _newest(dataset: str, settings: ServerSettings) -> Path | None:
     found = []
     for archive in settings.model_store.glob("*.mar"):
         try:

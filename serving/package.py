@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import params
-from command import UserError, exits_cleanly
-from params import ROOT
+from config import params
+from config.command import UserError, exits_cleanly
+from config.params import ROOT
 from serving.artifact.worker_code import worker_modules
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 

@@ -14,17 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 
-import params
-from command import exits_cleanly
-from params import ROOT
-from rollout_params import Rollout
+from config import params
+from config.command import exits_cleanly
+from config.gate_params import Rollout
+from config.params import ROOT
 from serving import settings as environment
 from serving.deploy import deploy
-from serving.deployment import evidence, progress, rollback, stage
-from serving.deployment.bring_up import DeployError, Say
-from serving.deployment.stage import Phase, Stage
-from serving.history import who
-from serving.settings import Settings
+from serving.deployment import rollback, rollout_evidence, rollout_stage
+from serving.deployment.deployment_log import who
+from serving.deployment.load_version import DeployError, Say
+from serving.deployment.rollout_stage import Phase, Stage
+from serving.settings import ServerSettings
 
 LOOK_SECONDS = 0.5  # between two looks at what the edge counted
 TELL_SECONDS = 30.0  # between two lines on what is waited for
@@ -32,7 +32,7 @@ TELL_SECONDS = 30.0  # between two lines on what is waited for
 
 def rollout(
     dataset: str,
-    settings: Settings,
+    settings: ServerSettings,
     plan: Rollout,
     say: Say = print,
     once: bool = False,
@@ -46,20 +46,20 @@ def rollout(
     Raises:
         RegistryError, ServerStartError, JavaError, DeployError: as `serving.deploy`.
     """
-    place = stage.place(dataset, settings)
+    place = rollout_stage.place(dataset, settings)
     told = -TELL_SECONDS
     _reconcile(dataset, settings, plan, say)
     while (standing := _standing(place)).phase is not Phase.SERVES:
         if not standing.tried:
             _reconcile(dataset, settings, plan, say)
             continue
-        seen = evidence.total(place, standing.since.isoformat())
-        lacking = progress.waits_for(standing, seen, stage.now())
+        seen = rollout_evidence.total(place, standing.since.isoformat())
+        lacking = rollout_stage.waits_for(standing, seen, rollout_stage.now())
         if not lacking:
             _go_on(place, standing, say)
             continue
         if once or time.monotonic() - told > TELL_SECONDS:
-            say(f"{progress.name(standing)}; goes on after {' and '.join(lacking)}")
+            say(f"{rollout_stage.name(standing)}; goes on after {' and '.join(lacking)}")
             told = time.monotonic()
         if once:
             return standing
@@ -68,17 +68,17 @@ def rollout(
 
 
 def _standing(place) -> Stage:
-    standing = stage.read(place)
+    standing = rollout_stage.read(place)
     assert standing is not None, "a deployment writes one"
     return standing
 
 
-def _reconcile(dataset: str, settings: Settings, plan: Rollout, say: Say) -> None:
+def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, say: Say) -> None:
     """Deploy; a version on trial that the server cannot hold is rolled back from."""
     try:
         deploy(dataset, settings, say, plan)
     except DeployError as error:
-        place = stage.place(dataset, settings)
+        place = rollout_stage.place(dataset, settings)
         if not _standing(place).tried:
             raise
         rollback.order(place, str(error), who())
@@ -86,10 +86,10 @@ def _reconcile(dataset: str, settings: Settings, plan: Rollout, say: Say) -> Non
 
 
 def _go_on(place, standing: Stage, say: Say) -> None:
-    after = progress.following(standing, stage.now())
-    if stage.move(place, standing, after):
-        say(progress.name(after))
-        evidence.forget(place, after.since.isoformat())
+    after = rollout_stage.following(standing, rollout_stage.now())
+    if rollout_stage.move(place, standing, after):
+        say(rollout_stage.name(after))
+        rollout_evidence.forget(place, after.since.isoformat())
 
 
 @exits_cleanly

@@ -17,20 +17,19 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from command import exits_cleanly
+from config.command import exits_cleanly
 from serving import settings
-from serving.settings import Settings, variable
+from serving.settings import ServerSettings, variable
 from serving.torchserve import launch
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
-from serving.torchserve.logs import last_lines
-from serving.torchserve.properties import forget_old_snapshots, last_snapshot, properties
+from serving.torchserve.properties import forget_old_snapshots, last_lines, last_snapshot, properties
 
 STOP_SECONDS = 15
 DYING_SECONDS = 10  # how long a server that was killed may still hold its ports
 
 
-def start(settings: Settings) -> bool:
+def start(settings: ServerSettings) -> bool:
     """Start the server unless it runs; return once it answers. True if it was started.
 
     The models of its last run come back with it.
@@ -51,7 +50,7 @@ def start(settings: Settings) -> bool:
         return False
 
 
-def stop(settings: Settings) -> bool:
+def stop(settings: ServerSettings) -> bool:
     """Stop the server, politely, then by force; its workers go with it. False if it was not running."""
     with lock(settings):
         process = find(settings)
@@ -71,7 +70,7 @@ def stop(settings: Settings) -> bool:
         return True
 
 
-def find(settings: Settings) -> psutil.Process | None:
+def find(settings: ServerSettings) -> psutil.Process | None:
     """This project's running server, or None. A pid that now belongs to another program is not it."""
     with suppress(OSError, ValueError, psutil.Error):
         process = psutil.Process(int(_pid_file(settings).read_text()))
@@ -84,12 +83,12 @@ def find(settings: Settings) -> psutil.Process | None:
     return None
 
 
-def stopped(settings: Settings) -> bool:
+def stopped(settings: ServerSettings) -> bool:
     """Whether the server is down because `stop` was called, or it never started; one that was killed left its pid."""
     return not _pid_file(settings).exists()
 
 
-def describe(settings: Settings) -> str:
+def describe(settings: ServerSettings) -> str:
     """One line on whether the server runs, and what it serves."""
     process = find(settings)
     if process is None:
@@ -98,13 +97,13 @@ def describe(settings: Settings) -> str:
     return f"TorchServe runs at {settings.inference_url} (pid {process.pid}) and serves {models}"
 
 
-def lock(settings: Settings, name: str = "server") -> FileLock:
+def lock(settings: ServerSettings, name: str = "server") -> FileLock:
     """A lock that one process at a time holds; the system releases it when the process ends."""
     settings.server_home.mkdir(parents=True, exist_ok=True)
     return FileLock(settings.server_home / f"{name}.lock")
 
 
-def _launch(settings: Settings) -> psutil.Process:
+def _launch(settings: ServerSettings) -> psutil.Process:
     home = settings.server_home.resolve()
     logs, scratch = home / "logs", launch.scratch_folder(home)
     for folder in (home, logs, settings.model_store):
@@ -131,7 +130,7 @@ def _launch(settings: Settings) -> psutil.Process:
     return psutil.Process(process.pid)
 
 
-def _await(settings: Settings, process: psutil.Process) -> None:
+def _await(settings: ServerSettings, process: psutil.Process) -> None:
     """Wait until the server answers with a token of this run, and the models that came back have workers."""
     deadline = time.monotonic() + settings.start_seconds
     answered = False
@@ -150,13 +149,13 @@ def _await(settings: Settings, process: psutil.Process) -> None:
         raise ServerStartError(f"TorchServe did not answer within {limit}; {_story(settings)}")
 
 
-def _story(settings: Settings) -> str:
+def _story(settings: ServerSettings) -> str:
     logs = settings.server_home / "logs"
     text = last_lines(logs / "console.log") or last_lines(logs / "server.log") or "it logged nothing"
     return f"the end of its log in {logs}:\n{text}"
 
 
-def _pid_file(settings: Settings) -> Path:
+def _pid_file(settings: ServerSettings) -> Path:
     return settings.server_home / "server.pid"
 
 

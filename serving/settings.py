@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from command import UserError
-from params import ROOT
+from config.command import UserError
+from config.params import ROOT
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
@@ -22,7 +22,7 @@ class SettingsError(UserError):
     """An environment variable holds something that cannot be; the message names it."""
 
 
-class Settings(BaseSettings):
+class ServerSettings(BaseSettings):
     """Each field is read from `TIDEGATE_<FIELD>`; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     load_seconds: Count = 120  # how long a new version may take to come up
     answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
 
-    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves; serving/promotion/signature.py says more
+    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves; serving/deployment/signature.py says more
     gate_key_file: Path | None = None  # the same in a file; None: .keys/gate
 
     @property
@@ -77,14 +77,14 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def load() -> Settings:
+def load() -> ServerSettings:
     """Read the environment.
 
     Raises:
         SettingsError: one line per variable that is out of bounds, or two ports that are the same.
     """
     try:
-        settings = Settings()
+        settings = ServerSettings()
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
     seen: dict[int, str] = {}

@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
 
 # Verbs whose outcome no setting of their own changes, and why.
 WITHOUT_SECTION = {
-    "fill": "obeys the section online, which whatever else writes to the store obeys too",
+    "materialize": "obeys the section online, which whatever else writes to the store obeys too",
     "export": "writes what train fitted, as it is",
     "package": "copies the artifact and the code beside it into an archive",
     "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
@@ -31,11 +31,11 @@ WITHOUT_SECTION = {
     "demo": "runs the other verbs, each under its own section",
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
-SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "fill"}
+SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "materialize"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
 READS = {"package": "serving.worker.handler"}
 # Code that is loaded when a hybrid is fitted, which stages of their own do: the others stay as they are when it changes.
-OF_HYBRIDS = {"training/answers.py", "training/blend.py"}
+OF_HYBRIDS = {"training/stacking.py"}
 IDLE = {"train-valid": OF_HYBRIDS, "train-test": OF_HYBRIDS}
 # Modules that can be started but are no step of a model's life, and what they are for.
 NO_VERBS = {
@@ -52,7 +52,7 @@ NO_VERBS = {
     "serving.edge.serve": "answers in front of TorchServe until it is stopped",
     "serving.gate_key": "lists, rotates and forgets the keys that sign gate reports",
     "serving.install": "serves an archive where there is no registry, as in a container",
-    "serving.keep": "holds TorchServe up until it is stopped",
+    "serving.supervisor": "holds TorchServe up until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",
 }
 

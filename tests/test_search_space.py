@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import params
-from search_space import around
+from config import params
+from config.search_space import around
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 SPACES = SETTINGS.tune.spaces["two_tower"]

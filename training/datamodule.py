@@ -7,7 +7,7 @@ W targets of all processes together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data.columns import HOUR
 from features.encode import pad_left
-from features.store import Features
-from training.ahead import AheadPool
+from features.feature_files import Features
 from training.models.query import Query, log_trends
-from training.windows import Questions, Rows, Timeline, cut_rows
+from training.windows import AheadPool, Questions, Rows, Timeline, cut_rows
 
 TABLE_BYTES = 512 * 2**20  # of the trends that training reads; more moments than fit are taken further apart
 
@@ -194,3 +193,46 @@ def _ranges(begin: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def _left_aligned(flat: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
     """(B, width) rows of a ragged array, padded on the right."""
     return torch.from_numpy(np.ascontiguousarray(pad_left([flat[::-1]], lengths[::-1], width)[0][::-1, ::-1]))
+
+
+def share(batch: TrainBatch, rank: int, size: int) -> TrainBatch:
+    """Every `size`-th history from the `rank`-th on, the questions on it and their targets.
+
+    Weights stay those of the whole batch, so that the losses of all shares add up to its loss, however uneven the
+    shares are. Where there are more processes than histories, the last ones take the first history at weight 0:
+    every layer then has a gradient to bring to the others, and it is zero.
+    """
+    if size == 1:
+        return batch
+    own = torch.zeros(len(batch.query.items), dtype=torch.bool)
+    own[rank::size] = True
+    spare = not own.any()
+    own[0] |= spare
+    asked = own[batch.query.row]
+    wanted, seen = asked[batch.question], asked[batch.seen[0]]
+    return replace(
+        batch,
+        query=_of_histories(batch.query, own, asked),
+        question=_place(asked)[batch.question[wanted]],
+        item=batch.item[wanted],
+        weight=batch.weight[wanted] * (not spare),
+        seen=torch.stack([_place(asked)[batch.seen[0, seen]], batch.seen[1, seen]]),
+        drawn=batch.drawn[wanted],
+    )
+
+
+def _of_histories(query: Query, own: Tensor, asked: Tensor) -> Query:
+    """The histories marked in `own` (R,), and of the questions those marked in `asked` (Q,)."""
+    by_question = ("position", "length", "time", "traits", "context", "moment")
+    return replace(
+        query,
+        items=query.items[own],
+        item_times=query.item_times[own],
+        row=_place(own)[query.row[asked]],
+        **{name: getattr(query, name)[asked] for name in by_question},
+    )
+
+
+def _place(kept: Tensor) -> Tensor:
+    """Where each marked element stands among the marked ones."""
+    return kept.cumsum(0) - 1

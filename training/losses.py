@@ -7,11 +7,14 @@ Every loss returns one value per target, (P,), to be weighted by the caller.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from features.vocabulary import PAD
+from training.models.base import Factors
 
 MASKED = -1e9  # not -inf: a row may be masked whole, and inf - inf is not a number
 
@@ -76,3 +79,111 @@ def binary_cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
         negatives: (P, M), `MASKED` where a draw does not count: its term is then 0.
     """
     return functional.softplus(-positive) + functional.softplus(negatives).sum(dim=1)
+
+
+SLICE_CELLS = 2**20  # scores held at once: 4 MB, so that each pass over them finds them in the cache
+
+
+class Targets(NamedTuple):
+    """What each question should have foretold, what that weighs, and what no ranking of it may hold."""
+
+    question: Tensor  # (P,)
+    item: Tensor  # (P,) item rows
+    weight: Tensor  # (P,)
+    masked: Tensor  # (2, S): (question, item row) of the visible history
+
+
+def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: Targets) -> Tensor:
+    """The targets' weighted cross-entropies over the whole catalogue, summed: `losses.full_softmax` in less room.
+
+    The gradient of a softmax is known with its value, so both are taken while a slice of scores lies in the
+    cache, and the scores are dropped.
+
+    Args:
+        trends: (T, C, N), without gradient.
+        moment: (Q,) rows of `trends`.
+    """
+    # A softmax over a catalogue sums thousands of terms: in float32 at least, also where the network is in bfloat16.
+    with torch.autocast(factors.user.device.type, enabled=False):
+        parts = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in factors)
+        return _FactoredSoftmax.apply(*parts, trends, moment, *targets)
+
+
+class _FactoredSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, user, item, bias, weights, trends, moment, question, target, weight, masked) -> Tensor:
+        # By moment, so that a slice meets few of them and each one's questions lie together.
+        order = torch.argsort(moment, stable=True)
+        place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+        user, weights, moment = user[order], weights[order], moment[order]
+        positive, hidden = _Cells(place[question], target), _Cells(place[masked[0]], masked[1])
+        weight = weight[positive.order]
+        share = torch.zeros_like(user[:, 0]).index_add_(0, positive.row, weight)
+        of_user, of_weights = torch.empty_like(user), torch.empty_like(weights)
+        of_item, of_bias = torch.zeros_like(item), torch.zeros_like(bias)
+        loss = user.new_zeros(())
+        size = max(1, SLICE_CELLS // len(item))
+        for begin in range(0, len(user), size):
+            part = slice(begin, begin + size)
+            groups = _groups(moment[part], begin)
+            scores = torch.addmm(bias, user[part], item.T)
+            for at, rows in groups:
+                scores[rows.start - begin : rows.stop - begin].addmm_(weights[rows], trends[at].to(scores.dtype))
+            scores[:, PAD] = MASKED
+            scores[hidden.within(begin, size)] = MASKED
+            loss += _into_gradient(
+                scores, share[part], positive.within(begin, size), weight[positive.span(begin, size)]
+            )
+            of_user[part] = scores @ item
+            of_item.addmm_(scores.T, user[part])
+            of_bias += scores.sum(dim=0)
+            for at, rows in groups:
+                of_weights[rows] = scores[rows.start - begin : rows.stop - begin] @ trends[at].to(scores.dtype).T
+        ctx.save_for_backward(of_user[place], of_item, of_bias, of_weights[place])
+        return loss
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return *(gradient * part for part in ctx.saved_tensors), None, None, None, None, None, None
+
+
+def _into_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
+    """The loss of a slice; its (B, N) scores become the gradient by them, in place.
+
+    Args:
+        share: (B,) what all targets of a question weigh.
+        positive: rows and columns of the targets.
+        weight: of each target.
+    """
+    of_target = scores[positive]
+    highest = scores.amax(dim=1)
+    total = scores.sub_(highest[:, None]).exp_().sum(dim=1)
+    loss = (weight * ((highest + total.log())[positive[0]] - of_target)).sum()
+    scores.mul_((share / total)[:, None]).index_put_(positive, -weight, accumulate=True)
+    return loss
+
+
+class _Cells:
+    """Cells (row, column) of a matrix, in the order of their rows, to be met slice by slice."""
+
+    def __init__(self, row: Tensor, column: Tensor) -> None:
+        self.order = torch.argsort(row, stable=True)
+        self.row, self.column = row[self.order], column[self.order]
+
+    def span(self, begin: int, size: int) -> slice:
+        """Which of the cells lie in the rows from `begin` on."""
+        bounds = torch.searchsorted(self.row, torch.tensor([begin, begin + size], device=self.row.device))
+        return slice(*bounds.tolist())
+
+    def within(self, begin: int, size: int) -> tuple[Tensor, Tensor]:
+        """Those cells, their rows counted from `begin`."""
+        span = self.span(begin, size)
+        return self.row[span] - begin, self.column[span]
+
+
+def _groups(moment: Tensor, begin: int) -> list[tuple[int, slice]]:
+    """Each moment of a slice that starts at row `begin`, and the rows that share it."""
+    distinct, counts = torch.unique_consecutive(moment, return_counts=True)
+    stops = (begin + counts.cumsum(0)).tolist()
+    starts = [begin, *stops[:-1]]
+    return [(at, slice(a, b)) for at, a, b in zip(distinct.tolist(), starts, stops, strict=True)]

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from training import losses
-from training.datamodule import TrainBatch
-from training.factored_softmax import Targets, factored_softmax
-from training.models.learned import LearnedModel
-from training.negatives import NegativeSampler, StreamingFrequency
-from training.share import share
+from training.datamodule import TrainBatch, share
+from training.losses import Targets, factored_softmax
+from training.models.network import LearnedModel
+from training.negative_sampling import NegativeSampler, StreamingFrequency
 
 OF_RANK = 7_368_787  # between the seeds of two processes
 

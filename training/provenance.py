@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 
-import params
+from config import params
 
 
 def commit() -> str:

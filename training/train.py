@@ -13,15 +13,16 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-import params
-from command import UserError, exits_cleanly
-from features import store
+from config import params
+from config.command import UserError, exits_cleanly
+from features import feature_files
+from features.feature_files import Features
 from features.sequences import Log
-from features.store import Features
-from training import devices, tracking, validate
+from training import distributed, tracking
+from training import validation as validation_module
 from training.models.base import CountedModel, Model, ModelError, Sizes
-from training.models.build import build
 from training.models.hybrid import Hybrid
+from training.models.registry import build
 
 OUT = Path("training/out")
 
@@ -96,7 +97,7 @@ def fit(
     begun = time.perf_counter()
     try:
         if recipe["name"] == Hybrid.name:
-            from training.blend import fit_hybrid  # it builds on this file
+            from training.stacking import fit_hybrid
 
             if parts is None:
                 asked = recipe["parts"].items()
@@ -104,7 +105,7 @@ def fit(
                 recipe = recipe | {"parts": {label: part.recipe for label, part in parts.items()}}
             return fit_hybrid(recipe, parts, features, settings, seed)
         if build_is_learned(recipe):
-            from training.gradient import fit_learned  # Lightning loads slowly, and counting needs none
+            from training.network_fit import fit_learned
 
             return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints, num_devices)
         return _fit_counted(recipe, features, settings, seed, begun)
@@ -114,7 +115,7 @@ def fit(
 
 def build_is_learned(recipe: dict) -> bool:
     """Whether a recipe names a model that is trained by gradient."""
-    from training.models.build import MODELS
+    from training.models.registry import MODELS
 
     return recipe["name"] in MODELS and MODELS[recipe["name"]].learned
 
@@ -138,9 +139,9 @@ def validation_scores(model: Model, features: Features, settings: params.Train, 
     """Mean NDCG@10 by target over a fixed sample of the cases after the cut."""
     trends = features.trend_log()
     scores = {}
-    for target, every in validate.cases(features).items():
-        chosen = validate.sample(every, settings.validation_cases, seed)
-        scores[target] = float(validate.ndcg(model, features, chosen, trends, settings.batch_cases).mean())
+    for target, every in validation_module.cases(features).items():
+        chosen = validation_module.sample(every, settings.validation_cases, seed)
+        scores[target] = float(validation_module.ndcg(model, features, chosen, trends, settings.batch_cases).mean())
     return scores
 
 
@@ -196,17 +197,19 @@ def write(folder: Path, result: FitResult, facts: dict) -> None:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    told = f"{devices.VARIABLE}=2 shares each step of a network's fit between two processes: GPUs where there are any."
+    told = (
+        f"{distributed.VARIABLE}=2 shares each step of a network's fit between two processes: GPUs where there are any."
+    )
     parser = argparse.ArgumentParser(description=__doc__, epilog=told)
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     parser.add_argument("--cut", choices=("valid", "test"), required=True)
     arguments = parser.parse_args(argv)
     settings = params.load()
     recipe = recipe_for(arguments.model, arguments.cut, settings)
-    features = store.load(Path("features/out") / arguments.cut)
+    features = feature_files.load(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        kept, number = OUT / "checkpoints", devices.stated() if build_is_learned(recipe) and parts is None else 1
+        kept, number = OUT / "checkpoints", distributed.stated() if build_is_learned(recipe) and parts is None else 1
         result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
         run.tag(devices=str(number))
         run.log_fit(result)

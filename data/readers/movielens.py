@@ -12,9 +12,8 @@ import pandas as pd
 
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
 from data.errors import DataError
-from data.readers.delimited import read_table
-from data.readers.lines import first_line, read_lines
-from data.readers.raw import Table
+from data.readers.raw import Table, first_line, read_lines
+from data.readers.table import read_table
 
 ZIP = "zip"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("ascii", "surrogateescape")

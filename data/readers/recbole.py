@@ -12,8 +12,8 @@ import pandas as pd
 
 from data.columns import ITEM, USER
 from data.errors import DataError
-from data.readers.delimited import first_filled_line, parse
 from data.readers.raw import Table, no_rows, read_text
+from data.readers.table import first_filled_line, parse
 
 INTERACTIONS = ".inter"
 SIDES = {USER: ".user", ITEM: ".item"}

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
+from config.params import Simulate
 from data.columns import DAY, HOUR, MICROSECONDS
-from params import Simulate
 
 QUARTER = 6 * HOUR  # night, morning, afternoon, evening: preference is constant within one
 DAYPARTS = 4

@@ -11,10 +11,9 @@ import numpy as np
 
 from data.columns import DAY, HOUR
 from data.simulator import strengths
-from data.simulator.audience import DEVICES, Tastes
-from data.simulator.catalogue import NONE
+from data.simulator.audience import DEVICES, Preference, Tastes
+from data.simulator.catalog import NONE
 from data.simulator.clock import DAYPARTS, QUARTER, Clock, daypart
-from data.simulator.preference import Preference
 
 INSTANTS = 8  # moments of a window at which its plays are weighed
 MOOD_PLAYS = 64  # 0.6 ** 64 is below double precision's notice

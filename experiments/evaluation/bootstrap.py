@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 LEVEL = 0.95
 BLOCK = 8_000_000  # weights held at a time (64 MB), so that a million users fit
@@ -129,3 +130,11 @@ def _sum_by(values: np.ndarray, row: np.ndarray, num_rows: int) -> np.ndarray:
     for column in range(values.shape[1]):
         out[:, column] = np.bincount(row, weights=values[:, column], minlength=num_rows)
     return out
+
+
+def interval(hits: int, trials: int) -> tuple[float, float]:
+    """95% interval of the share (Wilson 1927); of no trials everything."""
+    if not trials:
+        return 0.0, 1.0
+    found = binomtest(hits, trials).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)

@@ -7,15 +7,17 @@ several seeds each case is averaged over the seeds first; then users are resampl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from experiments.evaluation.beyond_accuracy import over_cases, per_case, personalisation, personalisation_bounds
+from config.command import UserError
 from experiments.evaluation.bootstrap import Totals, intervals
-from experiments.evaluation.cases import RANKED_LENGTH, TARGETS, Cases, gather
-from experiments.evaluation.catalogue import Catalogue
+from experiments.evaluation.cases import RANKED_LENGTH, TARGETS, Catalog, RankedCases, gather
+from experiments.evaluation.list_metrics import over_cases, per_case, personalisation, personalisation_bounds
 from experiments.evaluation.slices import sliced
 from training.metrics import accuracy
 
@@ -64,7 +66,7 @@ def measure(
         RankingsError: a table that cannot be measured.
     """
     frames = [rankings] if isinstance(rankings, pd.DataFrame) else list(rankings)
-    catalogue, ks = Catalogue.of(items), sorted({*k, HEADLINE})
+    catalogue, ks = Catalog.of(items), sorted({*k, HEADLINE})
     if not 1 <= ks[0] <= ks[-1] <= RANKED_LENGTH:
         raise ValueError(f"k is {list(k)}; expected values in [1, {RANKED_LENGTH}], the length of `ranked`")
     found = {target: gather(frames, target, catalogue) for target in TARGETS}
@@ -76,7 +78,7 @@ def measure(
 
 
 def _target(
-    cases: Cases, catalogue: Catalogue, seed: int, resamples: int, ks: list[int], by_user: bool
+    cases: RankedCases, catalogue: Catalog, seed: int, resamples: int, ks: list[int], by_user: bool
 ) -> dict[str, Any]:
     whole = _per_case(cases, catalogue, ks)
     parts = sliced(cases, catalogue, HEADLINE, SLICE_METRICS)
@@ -114,16 +116,16 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _per_case(cases: Cases, catalogue: Catalogue, ks: list[int]) -> dict[str, np.ndarray]:
+def _per_case(cases: RankedCases, catalogue: Catalog, ks: list[int]) -> dict[str, np.ndarray]:
     each_seed = [accuracy(r.truth, ks) | per_case(r.lists, catalogue, HEADLINE) for r in cases.seeds]
     return {key: np.mean([values[key] for values in each_seed], axis=0) for key in each_seed[0]}
 
 
-def _totals(values: dict[str, np.ndarray], cases: Cases) -> Totals:
+def _totals(values: dict[str, np.ndarray], cases: RankedCases) -> Totals:
     return Totals.of(np.stack(list(values.values()), axis=1), cases.user, cases.num_users)
 
 
-def _over_lists(cases: Cases, catalogue: Catalogue, seed: int, resamples: int, ks: list[int]) -> dict[str, Any]:
+def _over_lists(cases: RankedCases, catalogue: Catalog, seed: int, resamples: int, ks: list[int]) -> dict[str, Any]:
     each_seed = [over_cases(r.lists, catalogue, ks) for r in cases.seeds]
     values = {key: {"value": number(float(np.mean([v[key] for v in each_seed])))} for key in each_seed[0]}
     lists = [r.lists[cases.last] for r in cases.seeds]
@@ -133,6 +135,117 @@ def _over_lists(cases: Cases, catalogue: Catalogue, seed: int, resamples: int, k
     return values | {f"personalisation@{HEADLINE}": entry}
 
 
-def _counted(values: dict[str, np.ndarray], cases: Cases) -> dict[str, int]:
+def _counted(values: dict[str, np.ndarray], cases: RankedCases) -> dict[str, int]:
     inside = ~np.isnan(next(iter(values.values())))
     return {"users": len(np.unique(cases.user[inside])), "cases": int(inside.sum())}
+
+
+class CompareError(UserError):
+    """Numbers that may not stand side by side; the message names the files and what differs."""
+
+
+class Measured(BaseModel):
+    """What was measured of one model, and where the numbers come from.
+
+    Attributes:
+        label: key in params.train.models; also names the file.
+        model: name of the model class.
+        peer: what ours are judged against (popularity, ease, sasrec, ...); a learned one is never the candidate.
+        learned: trained by gradient descent; those of ours are compared with the best peer of each target.
+        oracle: the simulator's true preferences: what is reachable, not a model.
+        date: when it was measured, ISO with zone. commit, command: from what, and how.
+        test_start, test_end: the time that the cases lie in, ISO.
+        rankings: files in experiments/out/rankings, one per seed.
+        validation: {target: {metric key: number or {"mean": number}}}, measured on the validation window.
+        segments: slice name -> its rule in words.
+        targets: measure()'s answer; "next_frozen" holds `next` with trends frozen at test_start.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    label: str
+    model: str
+    params: dict[str, Any]
+    fit_seconds: float | None
+    peer: bool
+    learned: bool
+    oracle: bool = False
+    dataset: str
+    dataset_hash: str
+    split_id: str
+    commit: str
+    date: str
+    command: str
+    seeds: list[int]
+    test_start: str | None = None
+    test_end: str | None = None
+    rankings: list[str] | None = None
+    validation: dict[str, dict[str, Any]] = {}
+    segments: dict[str, str] = {}
+    targets: dict[str, dict[str, Any]]
+
+    def ranking_files(self, folder: Path) -> list[Path]:
+        """One rankings file per seed; <label>.parquet where none is named."""
+        return [folder / name for name in self.rankings or [f"{self.label}.parquet"]]
+
+    def point(self, target: str, key: str, slice_name: str | None = None) -> float | None:
+        """The mean (or value) of a metric; None where it was not measured."""
+        return point(self.entry(target, key, slice_name))
+
+    def entry(self, target: str, key: str, slice_name: str | None = None) -> dict[str, Any]:
+        """{"mean", "low", "high"} or {"value"} of a metric; empty where it was not measured."""
+        found = self.targets.get(target, {})
+        if slice_name is not None:
+            found = found.get("slices", {}).get(slice_name, {})
+        return found.get("metrics", {}).get(key, {})
+
+
+def point(entry: Any) -> float | None:
+    """The number in {"mean": x}, {"value": x} or x itself."""
+    return entry.get("mean", entry.get("value")) if isinstance(entry, dict) else entry
+
+
+def read_metrics(folder: Path, dataset: str) -> list[Measured]:
+    """The metrics files of one data set, by label; files of other data sets are passed over.
+
+    Raises:
+        CompareError: no file, a file that does not parse, or files that rest on different splits or data.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(Measured.model_validate_json(path.read_text()))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "the file"
+            raise CompareError(f"{path}: {where}: {fault['msg']}; run evaluate again") from None
+    mine = [one for one in found if one.dataset == dataset]
+    if not mine:
+        others = sorted({one.dataset for one in found})
+        raise CompareError(
+            f"{folder} holds no metrics of {dataset!r}" + (f", only of {others}" if others else "; run evaluate")
+        )
+    must_share_split(mine)
+    return mine
+
+
+def must_share_split(measured: list[Measured]) -> None:
+    """Two numbers may be compared only when they rest on the same split of the same data, and of one name mean one
+    segment.
+
+    Raises:
+        CompareError: split_id, dataset_hash or segments differ; names a model on each side.
+    """
+    for name in ("split_id", "dataset_hash"):
+        first = measured[0]
+        for other in measured[1:]:
+            if getattr(first, name) != getattr(other, name):
+                raise CompareError(
+                    f"{first.label} was measured on {name} {getattr(first, name)}, {other.label} on "
+                    f"{getattr(other, name)}; evaluate both on one split"
+                )
+    for other in measured[1:]:
+        if measured[0].segments != other.segments:
+            raise CompareError(
+                f"{measured[0].label} and {other.label} were measured by different segments.rules; evaluate both again"
+            )

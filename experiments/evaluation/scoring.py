@@ -12,21 +12,21 @@ import numpy as np
 import pandas as pd
 
 from features.encode import Batch
+from features.feature_files import Features
 from features.featurize import build_log
-from features.sequences import Cases, Log, batches, next_cases, window_cases
-from features.store import Features
+from features.sequences import EvaluationCases, Log, batches, next_cases, window_cases
 from features.trends import TrendLog
 from serving.worker.recommender import Recommender
-from training import validate
+from training import validation
 from training.metrics import NOT_RANKED, TrueRanks
 from training.metrics import ndcg as ndcg_at
-from training.side_by_side import side_by_side
+from training.threads import side_by_side
 
 HEADLINE = 10
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCases:
     """One artifact on the cases of one target.
 
     Attributes:
@@ -39,7 +39,7 @@ class Scored:
     lists: np.ndarray
 
 
-def cases_from(features: Features, start_us: int) -> dict[str, Cases]:
+def cases_from(features: Features, start_us: int) -> dict[str, EvaluationCases]:
     """The cases of both targets from a moment on; targets without any are left out."""
     until = features.description["until_us"]
     every = {
@@ -52,11 +52,11 @@ def cases_from(features: Features, start_us: int) -> dict[str, Cases]:
 def score(
     recommender: Recommender,
     features: Features,
-    cases: Mapping[str, Cases],
+    cases: Mapping[str, EvaluationCases],
     events: pd.DataFrame,
     users: pd.DataFrame,
     size: int,
-) -> dict[str, Scored]:
+) -> dict[str, ScoredCases]:
     """Rank the cases of each target, `size` at a time. An item that the artifact does not know ranks last."""
     log = _log_read_by(recommender, features, events, users)
     trends = TrendLog(log.items, log.times, log.known, len(recommender.vocabulary))
@@ -77,26 +77,28 @@ def _log_read_by(recommender: Recommender, features: Features, events: pd.DataFr
     return build_log(events, users, recommender.vocabulary, encoders)
 
 
-def _score(recommender, log, trends, cases: Cases, to_own, to_present, description: dict, size: int) -> Scored:
+def _score(
+    recommender, log, trends, cases: EvaluationCases, to_own, to_present, description: dict, size: int
+) -> ScoredCases:
     truth, model = to_own[cases.truth], recommender.model
     asked = replace(cases, truth=truth, context=_context(log, cases))
     ranks = np.zeros(len(truth), dtype=np.int64)
     lists = np.zeros((len(cases), HEADLINE), dtype=np.int64)
-    at = validate.moments(cases, description["refresh_minutes"])
+    at = validation.moments(cases, description["refresh_minutes"])
 
     def work(part: tuple[np.ndarray, Batch]) -> None:
         rows, batch = part
-        top, found = recommender.rank(batch, validate.truth_pairs(asked, rows), HEADLINE)
-        ranks[validate.truth_positions(asked, rows)] = found.numpy()
+        top, found = recommender.rank(batch, validation.truth_pairs(asked, rows), HEADLINE)
+        ranks[validation.truth_positions(asked, rows)] = found.numpy()
         lists[rows, : top.shape[1]] = top.numpy()
 
     side_by_side(batches(log, asked, trends, model.channels, at, size, model.max_history), work)
     ranks[truth == 0] = NOT_RANKED
     sizes = np.diff(cases.truth_offsets)
     ndcg = ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)
-    return Scored(ndcg, to_present[lists])
+    return ScoredCases(ndcg, to_present[lists])
 
 
-def _context(log: Log, cases: Cases) -> np.ndarray:
+def _context(log: Log, cases: EvaluationCases) -> np.ndarray:
     """(n, K) what each request states, in the artifact's own encoding; nothing where nobody has asked."""
     return np.where(cases.event[:, None] >= 0, log.context[cases.event], 0)

@@ -9,10 +9,18 @@ Shapes: C cases, T true items.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
-from experiments.evaluation.cases import Cases, Ranked
-from experiments.evaluation.catalogue import Catalogue
+from data.products import INGESTED, read_table
+from experiments.evaluation.cases import SEGMENT, Catalog, Ranked, RankedCases
+from features.feature_files import Features
+from features.segments.membership import Facts, gather, membership
+from features.segments.rules import Rule, describe
+from features.sequences import EvaluationCases
 from training.metrics import accuracy
 
 HISTORY = {
@@ -47,7 +55,7 @@ DEFINITIONS = {
 }
 
 
-def case_slices(cases: Cases) -> dict[str, np.ndarray]:
+def case_slices(cases: RankedCases) -> dict[str, np.ndarray]:
     """(C,) masks by slice name. Cold, warm and segments always; of the others only families with more than one
     part in use."""
     length, activity = cases.history_length, cases.activity
@@ -56,7 +64,7 @@ def case_slices(cases: Cases) -> dict[str, np.ndarray]:
     return {"cold": length == 0, "warm": length > 0} | _used(histories) | _used(activities) | cases.segments
 
 
-def item_slices(ranked: Ranked, catalogue: Catalogue) -> dict[str, np.ndarray]:
+def item_slices(ranked: Ranked, catalogue: Catalog) -> dict[str, np.ndarray]:
     """(T,) masks over the true items by slice name."""
     known = ranked.truth_rows >= 0
     member = known & catalogue.member[ranked.truth_rows]
@@ -66,7 +74,9 @@ def item_slices(ranked: Ranked, catalogue: Catalogue) -> dict[str, np.ndarray]:
     return {"head_items": head, "tail_items": member & ~head, "new_items": ~member} | _used(ages)
 
 
-def sliced(cases: Cases, catalogue: Catalogue, k: int, metrics: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
+def sliced(
+    cases: RankedCases, catalogue: Catalog, k: int, metrics: tuple[str, ...]
+) -> dict[str, dict[str, np.ndarray]]:
     """Per slice and metric key, (C,) values averaged over the seeds, NaN outside the slice. Empty slices are
     left out."""
     each_seed = [_of_seed(cases, ranked, catalogue, k, metrics) for ranked in cases.seeds]
@@ -78,7 +88,7 @@ def sliced(cases: Cases, catalogue: Catalogue, k: int, metrics: tuple[str, ...])
 
 
 def _of_seed(
-    cases: Cases, ranked: Ranked, catalogue: Catalogue, k: int, metrics: tuple[str, ...]
+    cases: RankedCases, ranked: Ranked, catalogue: Catalog, k: int, metrics: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
     whole = accuracy(ranked.truth, [k])
     values = {
@@ -92,3 +102,35 @@ def _of_seed(
 
 def _used(family: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return family if sum(mask.any() for mask in family.values()) > 1 else {}
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Rules, and what they ask of this data set's users and items."""
+
+    rules: Sequence[Rule]
+    facts: Facts
+
+    @classmethod
+    def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> Segments:
+        """Read the ingested tables.
+
+        An item that appears after the cut counts as an event without values: the model's catalogue ends there too.
+
+        Raises:
+            UserError: a table is not there, or lacks a column that a rule asks for.
+        """
+        users, items = (read_table(folder / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items"))
+        return cls(rules, gather(rules, users, items, features.users, features.vocabulary.ids))
+
+    def column(self, features: Features, cases: EvaluationCases) -> list[list[str]]:
+        """The names of each case's segments, in the order of the rules."""
+        inside = membership(self.rules, features.log, self.facts, cases.user, cases.time)
+        names = np.array([rule["name"] for rule in self.rules], dtype=object)
+        kinds, kind = np.unique(inside, axis=0, return_inverse=True)  # few, however many cases there are
+        lists = [names[row].tolist() for row in kinds]
+        return [lists[number] for number in kind.ravel()]
+
+    def meanings(self) -> dict[str, str]:
+        """Slice name -> its rule in words."""
+        return {SEGMENT + rule["name"]: describe(rule) for rule in self.rules}

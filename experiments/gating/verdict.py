@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import params
-from experiments.evaluation.contrasts import users_to_decide
+from config import params
+from experiments.evaluation.comparison import users_to_decide
 
 PROMOTE, HOLD, REJECT, INSUFFICIENT_DATA = "PROMOTE", "HOLD", "REJECT", "INSUFFICIENT_DATA"
 TARGETS = ("window", "next")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.evaluation.cases import SEGMENT
+from experiments.evaluation.cases import SEGMENT, TARGETS
 from experiments.evaluation.comparison import PRIMARY
-from experiments.evaluation.measure import DEFINITIONS, HEADLINE
-from experiments.evaluation.measured import Measured, point
+from experiments.evaluation.measure import DEFINITIONS, HEADLINE, Measured, point
 from experiments.evaluation.slices import DEFINITIONS as SLICE_DEFINITIONS
 from experiments.leaderboard.board import FROZEN, Board
 
@@ -155,3 +154,46 @@ def _table(lines: list[dict[str, str]]) -> str:
     head = list(lines[0])
     text = [head, ["---"] * len(head), *([line[name] for name in head] for line in lines)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in text)
+
+
+REACHABLE = "best reachable"
+
+
+def summary(result: dict[str, Any], primary: str) -> str:
+    """One line a model: NDCG@10 of both targets with 95% intervals, and the seconds that its fit took.
+
+    Args:
+        result: experiments/results/<dataset>.json.
+        primary: the target that orders the lines, best first.
+    """
+    models = sorted(result["models"].items(), key=lambda pair: -(_mean(pair[1], primary) or 0))
+    lines = [[_summary_name(result, label), *_figures(one), f"{one['fit_seconds']:,.1f}"] for label, one in models]
+    if "oracle" in result:
+        lines.insert(0, [REACHABLE, *_figures(result["oracle"]), NOTHING])
+    head = ["model", *(f"{target} NDCG@10 [95%]" for target in TARGETS), "fit s"]
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *lines]]
+    sizes = ", ".join(_size(models[0][1], target) for target in TARGETS)
+    return "\n".join([*(line.rstrip() for line in text), f"({sizes}; * best baseline, + the candidate of the gate)"])
+
+
+def _summary_name(result: dict[str, Any], label: str) -> str:
+    best = label in result["best_peer"].values()
+    return label + ("*" if best else "") + ("+" if label == result["registered"] else "")
+
+
+def _figures(one: dict[str, Any]) -> list[str]:
+    return [spread(_entry(one, target)) for target in TARGETS]
+
+
+def _entry(one: dict[str, Any], target: str) -> dict[str, Any]:
+    return one["targets"].get(target, {}).get("metrics", {}).get(PRIMARY, {})
+
+
+def _mean(one: dict[str, Any], target: str) -> float | None:
+    return _entry(one, target).get("mean")
+
+
+def _size(one: dict[str, Any], target: str) -> str:
+    found = one["targets"].get(target, {})
+    return f"{target}: {found.get('users', 0):,} users, {found.get('cases', 0):,} cases"

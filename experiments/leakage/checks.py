@@ -7,42 +7,32 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from experiments.leakage import (
-    first_appearance,
-    fitted,
-    sessions,
-    target_probe,
-    ties,
-    time_order,
-    time_travel,
-    training_batches,
-)
-from experiments.leakage.cut import Cut
-from experiments.leakage.finding import Outcome
+from experiments.leakage import event_order, fitted_statistics, future_features, target_probe
+from experiments.leakage.cut import Cut, Outcome
 
 Check = Callable[[Cut], Outcome]  # the first line of its docstring is what it holds the data to
 OF_SPLIT: dict[str, Check] = {
-    "time order: total order": time_order.total_order,
-    "time order: duplicates": time_order.duplicates,
-    "time order: parts": time_order.parts,
+    "time order: total order": event_order.total_order,
+    "time order: duplicates": event_order.duplicates,
+    "time order: parts": event_order.parts,
 }
 OF_CUT: dict[str, Check] = {
-    "time order: one split": time_order.one_split,
-    "time order: log": time_order.log_is_the_split,
-    "time order: training": time_order.training,
-    "fitted on the past: vocabulary": fitted.vocabulary,
-    "fitted on the past: encoders": fitted.encoders,
-    "fitted on the past: content": fitted.content,
-    "fitted on the past: trends": fitted.trends,
-    "first appearance: vocabulary": first_appearance.vocabulary,
-    "first appearance: trends": first_appearance.trends,
-    "first appearance: rankings": first_appearance.rankings,
-    "ties: evaluation": ties.evaluation,
-    "ties: encoded": ties.encoded,
-    "ties: questions of training": ties.questions,
-    "ties: batches of training": training_batches.fed,
-    "sessions": sessions.astride,
-    "time travel": time_travel.per_feature,
+    "time order: one split": event_order.one_split,
+    "time order: log": event_order.log_is_the_split,
+    "time order: training": event_order.training,
+    "fitted on the past: vocabulary": fitted_statistics.vocabulary,
+    "fitted on the past: encoders": fitted_statistics.encoders,
+    "fitted on the past: content": fitted_statistics.content,
+    "fitted on the past: trends": fitted_statistics.trends,
+    "first appearance: vocabulary": future_features.vocabulary,
+    "first appearance: trends": future_features.trends,
+    "first appearance: rankings": future_features.rankings,
+    "ties: evaluation": event_order.evaluation,
+    "ties: encoded": event_order.encoded,
+    "ties: questions of training": event_order.questions,
+    "ties: batches of training": fitted_statistics.fed,
+    "sessions": event_order.astride,
+    "time travel": future_features.per_feature,
     "target probe": target_probe.probe,
 }
 NEED_LATER_EVENTS = {

@@ -10,15 +10,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import params
+from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.instants import to_iso
-from experiments.leakage.finding import Row
+from data.times import to_iso
+from features.feature_files import Features
 from features.featurize import featurize, microseconds, moment_of
-from features.sequences import Cases, Log
-from features.store import Features
+from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
-from training import validate
+from training import validation
+
+Row = dict[str, str]  # column -> text, as a person would look for it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A promise that does not hold; or, where it does not fail the audit, something that a reader should know."""
+
+    what: str
+    rows: int  # that offend
+    examples: list[Row]  # the first of them
+    meaning: str
+    remedy: str
+    fails: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How much a check looked at, what it found, and what it measured besides."""
+
+    rows: int
+    unit: str  # what a row is
+    findings: list[Finding]
+    measured: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,9 +99,9 @@ class Cut:
         return featurize(self.past, users, items, self.start_us, settings.featurize, settings.seed)
 
     @cached_property
-    def cases(self) -> dict[str, Cases]:
+    def cases(self) -> dict[str, EvaluationCases]:
         """The cases of both targets, as an evaluation would meet them."""
-        return validate.cases(self.features)
+        return validation.cases(self.features)
 
     def user(self, row: int) -> str:
         return self.features.users[row]

@@ -20,28 +20,121 @@ Legend: D duels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from data.columns import USER
-from data.instants import to_iso
-from experiments.evaluation import proportion
-from experiments.leakage import duels
-from experiments.leakage.cut import Cut
-from experiments.leakage.duels import Duels
-from experiments.leakage.finding import Finding, Outcome, Row
-from features.sequences import Cases
-from features.store import Features
-from training import validate
+from data.times import to_iso
+from experiments.evaluation import bootstrap
+from experiments.leakage.cut import Cut, Finding, Outcome, Row
+from features.encode import Batch
+from features.feature_files import Features
+from features.sequences import EvaluationCases, Log, batches
+from features.vocabulary import PAD
+from training import validation
+
+HELD = 1e6  # what it counts more that a history holds the item itself
+ENCODED_AT_ONCE = 32
+PRIOR = 5  # events that an item is thought to have had beside those counted, so that a rare one says little
+
+
+@dataclass(frozen=True)
+class Duels:
+    """Cases two by two: which case is asked, and the items of it and of the later one."""
+
+    case: np.ndarray  # (D,)
+    own: np.ndarray  # (D,) item rows
+    other: np.ndarray  # (D,) item rows
+
+    def items(self) -> np.ndarray:
+        """(D, 2)"""
+        return np.stack([self.own, self.other], axis=1)
+
+
+def read(features: Features, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the newest item of each history, and the sorted keys (case * N + item) of all that they hold."""
+    newest, seen = np.zeros(len(cases), dtype=np.int64), [np.empty(0, dtype=np.int64)]
+    for rows, batch in _batches(features, cases, ()):
+        newest[rows] = batch.items[:, -1].numpy()
+        row, item = batch.seen.numpy()
+        seen.append(rows[row] * len(features.vocabulary) + item)
+    return newest, np.unique(np.concatenate(seen))
+
+
+def _batches(
+    features: Features, cases: EvaluationCases, channels: tuple[str, ...]
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    refreshed = validation.moments(cases, features.description["refresh_minutes"])
+    return batches(features.log, cases, features.trend_log(), channels, refreshed, ENCODED_AT_ONCE, None)
+
+
+def draw_duels(cases: EvaluationCases, seen: np.ndarray, num_items: int, generator: np.random.Generator) -> Duels:
+    """Each case at most once, so that duels are independent; the pairs whose items neither history holds."""
+    pairs = generator.permutation(len(cases) // 2 * 2).reshape(-1, 2)
+    first, second = np.sort(pairs, axis=1).T  # cases are in the order of time
+    own, other = cases.truth[first], cases.truth[second]
+    fair = (own != other) & (cases.user[first] != cases.user[second])
+    fair &= ~np.isin(first * num_items + other, seen) & ~np.isin(second * num_items + own, seen)
+    return Duels(first[fair], own[fair], other[fair])
+
+
+def trend_scores(features: Features, cases: EvaluationCases, duels: Duels) -> dict[str, np.ndarray]:
+    """Trend -> (D, 2) its values of both items as of the earlier case."""
+    channels = tuple(features.description["channels"])
+    values = np.zeros((len(duels.case), 2, len(channels)))
+    for rows, batch in _batches(features, cases.take(duels.case), channels):
+        values[rows] = batch.trends[batch.moment[:, None], duels.items()[rows]].numpy()
+    return {f"trend {channel}": values[:, :, column] for column, channel in enumerate(channels)}
+
+
+def history_scores(features: Features, newest: np.ndarray, seen: np.ndarray, duels: Duels) -> np.ndarray:
+    """(D, 2) how often each item came right after the newest one of the history, before the cut."""
+    size = len(features.vocabulary)
+    followed = transitions(features.past, size)
+    items = duels.items()
+    counted = np.asarray(followed[newest[duels.case][:, None].repeat(2, axis=1).ravel(), items.ravel()])
+    return counted.reshape(items.shape) + HELD * np.isin(duels.case[:, None] * size + items, seen)
+
+
+def transitions(past: Log, num_items: int) -> csr_array:
+    """(N, N) how often one item came next after another of an earlier time: a first-order Markov chain, counted."""
+    users, times, items = past.users, past.times, past.items
+    step = (users[1:] == users[:-1]) & (times[1:] > times[:-1]) & (items[1:] != PAD) & (items[:-1] != PAD)
+    pairs = items[:-1][step], items[1:][step]
+    return csr_array((np.ones(step.sum()), pairs), shape=(num_items, num_items))
+
+
+def stated_scores(features: Features, cases: EvaluationCases, duels: Duels) -> dict[str, np.ndarray]:
+    """Column -> (D, 2) how much likelier each item is where the column reads as it does, counted before the cut."""
+    past, encoders = features.past, features.description["encoders"]
+    kinds = (
+        ("context", past.context, cases.context),
+        ("traits", past.traits[past.users], features.log.traits[cases.user]),
+    )
+    return {
+        f"{kind} {encoder['column']}": _lift(past.items, learned[:, column], asked[duels.case, column], duels, features)
+        for kind, learned, asked in kinds
+        for column, encoder in enumerate(encoders[kind])
+    }
+
+
+def _lift(items: np.ndarray, learned: np.ndarray, asked: np.ndarray, duels: Duels, features: Features) -> np.ndarray:
+    """(D, 2) share of an item's events at which the column read as it does now; 0 where it reads as unknown."""
+    size, values = len(features.vocabulary), int(max(learned.max(initial=0), asked.max(initial=0))) + 1
+    together = np.bincount(learned * size + items, minlength=values * size)
+    counts, pairs = np.bincount(items, minlength=size), duels.items()
+    return (asked[:, None] != 0) * together[asked[:, None] * size + pairs] / (counts[pairs] + PRIOR)
 
 
 @dataclass(frozen=True)
 class Measured:
     """The duels of one log, and what each feature makes of them."""
 
-    cases: Cases
+    cases: EvaluationCases
     drawn: Duels
     read: dict[str, np.ndarray]  # (D, 2) scores of what is read from the log
     stated: dict[str, np.ndarray]  # (D, 2) scores by what the source states
@@ -55,7 +148,7 @@ def probe(at: Cut) -> Outcome:
     true, anew = measure(at, at.features), measure(at, dealt)
     level = settings.probe_alpha / max(1, len(anew.read))
     told = [name for name, scores in anew.read.items() if _p(*won(scores)) < level]
-    named = [name for name, scores in true.stated.items() if proportion.interval(*won(scores))[0] > settings.too_good]
+    named = [name for name, scores in true.stated.items() if bootstrap.interval(*won(scores))[0] > settings.too_good]
     findings = [_leak(at, name, true, won(anew.read[name])) for name in told]
     findings += [_too_good(at, name, true) for name in named]
     if not findings and not any(_p(*won(scores)) < level for scores in true.read.values()):
@@ -70,13 +163,13 @@ def probe(at: Cut) -> Outcome:
 
 def measure(at: Cut, features: Features) -> Measured:
     """Duels of the `next` cases of some features, and the scores of both items of each."""
-    every = validate.sample(validate.cases(features)["next"], at.settings.audit.probed_cases, at.settings.seed)
+    every = validation.sample(validation.cases(features)["next"], at.settings.audit.probed_cases, at.settings.seed)
     cases = every.take(np.argsort(every.time, kind="stable"))
-    newest, seen = duels.read(features, cases)
-    drawn = duels.drawn(cases, seen, len(features.vocabulary), np.random.default_rng([at.settings.seed, 2]))
-    scores = duels.trend_scores(features, cases, drawn)
-    scores["history"] = duels.history_scores(features, newest, seen, drawn)
-    return Measured(cases, drawn, scores, duels.stated_scores(features, cases, drawn))
+    newest, seen = read(features, cases)
+    drawn = draw_duels(cases, seen, len(features.vocabulary), np.random.default_rng([at.settings.seed, 2]))
+    scores = trend_scores(features, cases, drawn)
+    scores["history"] = history_scores(features, newest, seen, drawn)
+    return Measured(cases, drawn, scores, stated_scores(features, cases, drawn))
 
 
 def won(scores: np.ndarray) -> tuple[int, int]:
@@ -92,7 +185,7 @@ def _p(won: int, decided: int) -> float:
 def _share(scores: np.ndarray | None) -> str:
     if scores is None or not won(scores)[1]:
         return "-"
-    (first, decided), (low, high) = won(scores), proportion.interval(*won(scores))
+    (first, decided), (low, high) = won(scores), bootstrap.interval(*won(scores))
     return f"{first / decided:.3f} [{low:.3f}, {high:.3f}] of {decided:,}"
 
 

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 
 from data.products import SPLIT
 from experiments.lineage.report import Part
-from experiments.lineage.served_lines import LineageError
-from serving import registry
-from serving.promotion import versions
-from serving.promotion.versions import client
-from serving.registry import RegistryError, Version
+from experiments.lineage.served_log import LineageError
+from serving.deployment import model_versions, registry
+from serving.deployment.model_versions import client
+from serving.deployment.registry import RegistryError, Version
 from training import provenance
 from training.models.artifact import MANIFEST, digest_of
 from training.tracking import tracking_uri
@@ -58,7 +57,7 @@ def manifest_of(version: Version) -> dict[str, Any]:
     Raises:
         RegistryError: it cannot be read, or is not what was registered.
     """
-    manifest = json.loads(versions.read(f"{version.source}/{MANIFEST}", f"{version.dataset} {version.version}"))
+    manifest = json.loads(model_versions.read(f"{version.source}/{MANIFEST}", f"{version.dataset} {version.version}"))
     if digest_of(manifest) != version.artifact:
         name = f"{version.dataset} {version.version}"
         raise RegistryError(f"{name}: its artifact is not the one that was registered (the digest differs)")
@@ -104,7 +103,7 @@ def _gate(version: Version) -> Part:
 def _parent(version: Version) -> list[Part]:
     """Of a refit on all events, the version on whose gate report it rests."""
     try:
-        number = versions.parent_of(version)
+        number = model_versions.parent_of(version)
     except RegistryError:  # told with the artifact
         return []
     if number is None:

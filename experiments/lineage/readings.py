@@ -7,24 +7,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import params
-from data.instants import from_iso, to_iso
-from experiments.lineage import offline
-from experiments.lineage.offline import Offline
+from config import params
+from data.times import from_iso, to_iso
+from experiments.lineage import offline_features
+from experiments.lineage.offline_features import Offline
 from experiments.lineage.report import Part
-from features.online import as_of
+from features.online import profile
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
 from features.online.profile import LATEST_US, Event
 from features.online.store import Reading
 from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
-from serving.histories import reading
-from serving.worker import inputs
-from serving.worker.person import Person
+from serving.user_histories import reading
+from serving.worker import response
 from serving.worker.request import Request
-from serving.worker.store_lookup import person_of
+from serving.worker.users import Person, person_of
 
-READ_BY = ("history", "traits")  # the parts of serving.worker.inputs that are of the user
+READ_BY = ("history", "traits")  # the parts of serving.worker.response that are of the user
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def owner(line: Mapping[str, Any], secret: bytes | None, stated: str | None) -> 
     """
     if secret is None:
         return stated
-    known = [stated] if stated is not None else offline.users()
+    known = [stated] if stated is not None else offline_features.users()
     return next((user for user in known if pseudonym(secret, user) == line["user"]), None)
 
 
@@ -56,7 +55,7 @@ def why_nobody(secret: bytes | None, stated: str | None) -> str:
         return "the edge's secret is not here (user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)"
     if stated is not None:
         return f"the pseudonym is not that of {stated!r}"
-    return f"the pseudonym is of none of the {len(offline.users()):,} users of the data set here; --user names another"
+    return f"the pseudonym is of none of the {len(offline_features.users()):,} users of the data set here; --user names another"
 
 
 def best(
@@ -81,8 +80,8 @@ def best(
     found: list[Again] = []
     for source, held in _sources(line, user, time_us, chosen):
         person = person_of(held, time_us, repeats)
-        events = as_of.history(held.profile, time_us, repeats) if held.profile and person.items else []
-        differs = changed(line, inputs.of(request, person, ""), secret, compared)
+        events = profile.history(held.profile, time_us, repeats) if held.profile and person.items else []
+        differs = changed(line, response.of(request, person, ""), secret, compared)
         found.append(Again(source, person, events, differs))
         if not differs:
             return found[-1]
@@ -93,14 +92,14 @@ def nothing(line: Mapping[str, Any], secret: bytes | None) -> Again | None:
     """The account of a worker that had no word of the user, as of one whom the store does not know, or did not give;
     None where the answer's digest tells otherwise, or nothing."""
     person = Person(note=line["reason"].partition("; popular in the segment ")[0])
-    empty = inputs.of(Request(None, [], False, 1, 0, {}, None), person, "")
+    empty = response.of(Request(None, [], False, 1, 0, {}, None), person, "")
     if secret is None or not line.get("inputs") or changed(line, empty, secret, ("history",)):
         return None
     return Again("nothing: the worker had no word of the user", person, [], [])
 
 
 def changed(line: Mapping[str, Any], read: dict[str, str], secret: bytes | None, parts: tuple[str, ...]) -> list[str]:
-    """Which parts of `serving.worker.inputs` are not those that the log states, as far as it states them and the secret that
+    """Which parts of `serving.worker.response` are not those that the log states, as far as it states them and the secret that
     hides those of a person is here."""
     stated = line.get("inputs") or {}
     own = {name: read[name] for name in read if name == PUBLIC} if secret is None else hidden(secret, read) or {}
@@ -135,7 +134,7 @@ def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Pa
 
 def _moments(line: Mapping[str, Any]) -> dict[str, int]:
     """All of the data set, and what of it was known when the store had last learned of the user."""
-    moments = {str(offline.EVENTS): LATEST_US}
+    moments = {str(offline_features.EVENTS): LATEST_US}
     if line.get("feature_time"):
-        moments[f"{offline.EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
+        moments[f"{offline_features.EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
     return moments

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import params
-from data.instants import from_iso
-from experiments.lineage import ancestry, past_trends, readings, stated
-from experiments.lineage.served_lines import LineageError
+from config import params
+from data.times import from_iso
+from experiments.lineage import ancestry, offline_features, readings, served_log
+from experiments.lineage.served_log import LineageError
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from serving import registry
+from serving.deployment import registry
 from serving.edge import static, wire
 from serving.edge.answer import Answer, seal
 from serving.edge.listing import Listing
-from serving.worker.person import Person
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
-from training.side_by_side import one_thread
+from serving.worker.users import Person
+from training.threads import one_thread
 
 NOT_COMPUTED = "none"  # what a line says as `cache` where the edge answered by itself
 
@@ -40,7 +40,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Found:
-    """A `serving.worker.person.Lookup` of one person and one moment's trends."""
+    """A `serving.worker.users.Lookup` of one person and one moment's trends."""
 
     person: Person
     snapshot: TrendSnapshot | None
@@ -66,10 +66,10 @@ def recompute(
         RegistryError: the artifact is gone, corrupt, or not the one that was registered.
     """
     if line["rung"] == "cached":
-        raise LineageError(stated.given_before(line, folder))
+        raise LineageError(served_log.given_before(line, folder))
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch, one_thread():
         recommender = that_answered(line, chosen.dataset, Path(scratch))
-        trends, snapshot = past_trends.find(line, recommender, chosen)
+        trends, snapshot = offline_features.find(line, recommender, chosen)
         if line.get("cache") == NOT_COMPUTED:
             recommender.lookup = Found(Person(), snapshot)
             listed = _list_of_the_edge(line, folder, recommender)
@@ -115,7 +115,7 @@ def _request(
     chosen: params.Params,
 ) -> tuple[dict[str, Any], readings.Again | None]:  # fmt: skip
     """What the worker was told, and whose stored history it read."""
-    body = {"k": line["k"], **stated.unlogged(line, folder), "time": line["time"]}
+    body = {"k": line["k"], **served_log.unlogged(line, folder), "time": line["time"]}
     if line.get("basis") != wire.STORED or "history" in body:  # or where the edge stated it for the store
         return body if line.get("basis") == wire.NOBODY else {"history": [], **body}, None
     found = readings.owner(line, secret, user)
@@ -133,7 +133,7 @@ def _request(
 
 def _list_of_the_edge(line: Mapping[str, Any], folder: Path, recommender: Recommender) -> Answer:
     """A list that the edge gave by itself: the static one of the artifact, or TorchServe's popular one of a moment."""
-    told = stated.unlogged(line, folder)
+    told = served_log.unlogged(line, folder)
     seen = [event["item_id"] for event in told.get("history") or []]
     unwanted = {*(told.get("exclude") or []), *seen}
     if line["rung"] == "static":

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
+import yaml
 
-import params
+from config import params
+from config.command import UserError
+from config.params import ROOT
 from experiments.evaluation.comparison import best_on_validation, on_validation
-from experiments.evaluation.measure import measure
-from experiments.evaluation.measured import Measured, read_metrics
+from experiments.evaluation.measure import Measured, measure, read_metrics
 from experiments.orchestration import steps
 from experiments.orchestration.workspace import edited
+from training import provenance
 
 OUT = Path("experiments/out")
 KEPT = OUT / "seeds"  # <seed>/metrics and <seed>/rankings
@@ -124,3 +128,38 @@ def median_seed(folder: Path, label: str, seeds: Sequence[int]) -> int:
     read = {seed: folder / KEPT / str(seed) / "metrics" / f"{label}.json" for seed in seeds}
     scores = {seed: on_validation(Measured.model_validate_json(path.read_text())) for seed, path in read.items()}
     return sorted(scores, key=lambda seed: (scores[seed], seed))[(len(scores) - 1) // 2]
+
+
+HOME = ROOT / "experiments" / "presets"
+
+
+def read(name: str) -> dict[str, dict]:
+    """The recipes of a preset, by label.
+
+    Raises:
+        UserError: there is none of that name; lists those there are.
+    """
+    path = HOME / f"{name}.yaml"
+    known = sorted(one.stem for one in HOME.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"PRESET is {name!r}; experiments/presets holds {', '.join(known) or 'none'}")
+    return yaml.safe_load(path.read_text())["models"]
+
+
+def found_on(dataset: str) -> list[str]:
+    """The presets that were found on a data set, ours and the peers'."""
+    found = {path.stem: yaml.safe_load(path.read_text())["found"]["dataset"] for path in HOME.glob("*.yaml")}
+    return sorted(name for name, on in found.items() if on == dataset)
+
+
+def write(path: Path, dataset: str, split_id: str, command: str, recipes: dict[str, dict]) -> None:
+    """Keep recipes with their provenance."""
+    found = {
+        "dataset": dataset,
+        "split_id": split_id,
+        "command": command,
+        "commit": provenance.commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"found": found, "models": recipes}, sort_keys=False))

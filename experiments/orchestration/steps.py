@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-import params
-from command import UserError
-from experiments.orchestration import lineup
+from config import params
+from config.command import UserError
+from config.params import ROOT
+from experiments.orchestration import model_selection
 from features.online.connect import STORE
-from params import ROOT
 from serving import settings
+from serving.deployment.deployment_log import who
 from serving.torchserve.launch import embedded_store
 from training import provenance
 
@@ -64,7 +69,7 @@ def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[
 def data_and_features(folder: Path, env: dict[str, str]) -> None:
     """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
     step("data and features", "dvc", ["repro", "featurize"], folder, env)
-    for reason in lineup.leave_out_what_is_too_large(folder):
+    for reason in model_selection.leave_out_what_is_too_large(folder):
         print(f"=== {reason}", flush=True)
 
 
@@ -86,7 +91,7 @@ def publish(folder: Path, dataset: str) -> None:
 
 def leaderboard(dataset: str) -> str:
     """The models side by side, as experiments/results/<dataset>.json has them."""
-    from experiments.leaderboard.summary import summary
+    from experiments.leaderboard.markdown import summary
 
     result = json.loads((RESULTS / f"{dataset}.json").read_text())
     return summary(result, params.load(ROOT / "params.yaml").gate.primary)
@@ -105,3 +110,30 @@ def verdict_of(folder: Path) -> str:
 
 def _gate_report(folder: Path) -> dict:
     return json.loads((folder / "experiments/out/gate.json").read_text())
+
+
+class AlreadyRunningError(Exception):
+    """Another process does the same; the text says which, by whom and since when."""
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock for as long as the block runs. That of a process that was killed is free.
+
+    Args:
+        path: of the lock's file, which names its holder.
+
+    Raises:
+        AlreadyRunningError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise AlreadyRunningError(f"{what} runs already: {file.read().strip() or 'since a moment ago'}") from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} by {who()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
+        file.flush()
+        yield

@@ -5,6 +5,7 @@ As `dvc exp run --temp` does: code and settings are copied, the cache is shared,
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -15,23 +16,16 @@ from pathlib import Path
 
 import yaml
 
-from command import UserError
+from config.command import UserError
+from config.params import ROOT
 from data.errors import DataError
-from data.readers.names import check_map
-from data.readers.places import detect, locate
-from params import ROOT
+from data.readers.sources import detect, locate
+from data.readers.table import check_map
 
 HOME = ROOT / "workspaces"
 SIMULATED = "simulated"  # the data set of the simulator, where it is not the project's own
-FOLDERS = ("data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 FILES = (
-    "params.py",
-    "model_params.py",
-    "search_space.py",
-    "segment_params.py",
-    "gate_params.py",
-    "rollout_params.py",
-    "command.py",
     "params.yaml",
     "dvc.yaml",
     "requirements.lock",
@@ -192,3 +186,26 @@ def _copy(folder: Path) -> None:
 def _copy_file(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Let a command line name its data."""
+    parser.add_argument("--source", type=Path, help="file or folder of events (default: the simulator)")
+    parser.add_argument("--users", type=Path, help="side table of users")
+    parser.add_argument("--items", type=Path, help="side table of items")
+    parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
+    parser.add_argument("--name", help="name of the data set (default: from the source)")
+
+
+def workspace_of(given: argparse.Namespace) -> Path | None:
+    """The workspace of the source that was named, made or brought up to date; None where none was.
+
+    Raises:
+        UserError: what describes a source stands alone, or the source cannot be used.
+    """
+    if given.source:
+        columns = parse_columns(given.columns)
+        return make(given.source, given.users, given.items, columns, given.name)
+    if given.users or given.items or given.columns or given.name:
+        raise UserError("USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given")
+    return None

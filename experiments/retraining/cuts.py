@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from command import UserError
-from data.instants import from_iso, to_iso
+from config.command import UserError
+from data.times import from_iso, to_iso
 
 
-class Cuts(NamedTuple):
+class RetrainCuts(NamedTuple):
     """Moments in microseconds."""
 
     valid_start: int
@@ -16,7 +16,7 @@ class Cuts(NamedTuple):
     end: int  # the last event
 
 
-def cuts_of(old_end_us: int, end_us: int, valid_start: str | None, test_start: str | None) -> Cuts:
+def retrain_cuts(old_end_us: int, end_us: int, valid_start: str | None, test_start: str | None) -> RetrainCuts:
     """Where to cut: what is new is the test part, and as long a time before it the validation part, unless stated.
 
     Raises:
@@ -34,7 +34,7 @@ def cuts_of(old_end_us: int, end_us: int, valid_start: str | None, test_start: s
     valid = 2 * test - end_us - 1 if valid_start is None else _moment("--valid-start", valid_start)
     if valid >= test:
         raise UserError(f"--valid-start is {valid_start}; expected a moment before the test part, {to_iso(test)}")
-    return Cuts(valid, test, end_us)
+    return RetrainCuts(valid, test, end_us)
 
 
 def _moment(option: str, text: str) -> int:

@@ -13,17 +13,91 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.instants import to_iso
+from config import params
+from config.params import Retrain
 from data.products import INGESTED, SPLIT
-from experiments.gating import admission, evidence, judgement, verdict
+from data.times import to_iso
+from experiments.evaluation.scoring import score
+from experiments.gating import evidence, judgment, preconditions, verdict
 from experiments.gating.evidence import CANDIDATE
-from experiments.gating.judgement import Question
+from experiments.gating.judgment import Question
 from experiments.gating.verdict import CHAMPION, Decision
-from experiments.retraining import agreement, heritage
-from params import Retrain
-from serving.worker import segment_lists
+from features.feature_files import Features
+from features.sequences import EvaluationCases, next_cases
+from serving.worker import fallback
 from serving.worker.recommender import Recommender
+from training import provenance
 from training.models import artifact
+
+
+def newest_cases(features: Features, count: int) -> EvaluationCases:
+    """Before each of the newest events, whatever cut they follow: the live page as it was asked for."""
+    every = next_cases(features.log, 0, features.description["until_us"])
+    newest = np.argsort(every.time, kind="stable")[-count:]
+    return every.take(np.sort(newest))
+
+
+def lists_of(
+    recommenders: Mapping[str, Recommender], features: Features, cases: EvaluationCases, events: pd.DataFrame, users: pd.DataFrame,
+    size: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Role -> (n, 10) rows of the present catalogue, -1 where a list is shorter."""
+    asked = {"next": cases}
+    return {role: score(one, features, asked, events, users, size)["next"].lists for role, one in recommenders.items()}
+
+
+def overlap(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """(n,) share of each of their (n, 10) lists that ours holds, too; NaN where theirs is empty."""
+    shown = theirs >= 0
+    held = (theirs[:, :, None] == ours[:, None, :]).any(axis=2) & shown
+    sizes = shown.sum(axis=1)
+    return np.where(sizes > 0, held.sum(axis=1) / np.maximum(sizes, 1), np.nan)
+
+
+OF_MANIFEST = {
+    "dataset_hash": "data set version",
+    "split_id": "split",
+    "commit": "code commit",
+    "lock_hash": "lock",
+    "label": "label",
+    "params": "recipe",
+    "seed": "seed",
+}
+OF_CONFIG = {"serve": "presentation (serve)", "repeats": "rule for repeats", "refresh_minutes": "trends refresh"}
+UNKNOWN = (None, "unknown")  # a commit is unknown outside git
+ADVICE = "check out the parent's commit with its params.yaml and data, or retrain: a new parent can be refitted"
+SHORT = 60
+
+
+def departures(parent: Mapping[str, Any], child: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """How one departs from the other, a line each; what a parent does not state is a departure, too.
+
+    Args:
+        names: key -> what it is, in words.
+    """
+    return [
+        f"its {told} is {_short(child.get(name))}, its parent's {_short(parent.get(name))}"
+        for name, told in names.items()
+        if parent.get(name) in UNKNOWN or child.get(name) != parent.get(name)
+    ]
+
+
+def at_hand(split: Mapping[str, Any], settings: params.Params) -> dict[str, Any]:
+    """What a fit here and now would state; `split` is the split's manifest."""
+    return {
+        "dataset_hash": split["dataset_hash"],
+        "split_id": split["split_id"],
+        "commit": provenance.commit(),
+        "lock_hash": provenance.lock_hash(),
+        "serve": settings.serve.model_dump(mode="json"),
+        "repeats": settings.ingest.repeats,
+        "refresh_minutes": settings.featurize.trends.refresh_minutes,
+    }
+
+
+def _short(value: object) -> str:
+    text = "not known" if value in UNKNOWN else str(value)
+    return text if len(text) <= SHORT else f"{text[:SHORT]}..."
 
 
 def judge(asked: Question, under: dict[str, str]) -> dict[str, Any]:
@@ -34,11 +108,11 @@ def judge(asked: Question, under: dict[str, str]) -> dict[str, Any]:
         under: the parent's version and artifact, and the hash of its gate report.
     """
     found: dict[str, Any] = {"leakage_checks": len(asked.audit["checks"])}
-    with judgement.artifacts(asked) as folders:
+    with judgment.artifacts(asked) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
         decided = _decide(asked, folders, manifests, found)
-    about = {role: judgement.about(manifest) for role, manifest in manifests.items()}
-    return judgement.report(asked, decided, found) | {"under": under, "artifacts": about}
+    about = {role: judgment.about(manifest) for role, manifest in manifests.items()}
+    return judgment.report(asked, decided, found) | {"under": under, "artifacts": about}
 
 
 def _decide(
@@ -46,13 +120,13 @@ def _decide(
 ) -> Decision:
     """What is found goes into `found`, the cheap first; the first fault ends it."""
     policy, bar = asked.settings.gate, asked.settings.retrain
-    if decided := unlike(folders, manifests) or admission.poor_index(manifests[CANDIDATE], policy):
+    if decided := unlike(folders, manifests) or preconditions.poor_index(manifests[CANDIDATE], policy):
         return decided
     recommenders = {role: Recommender.load(folder) for role, folder in folders.items()}
     parent, child = recommenders[CHAMPION], recommenders[CANDIDATE]
-    if decided := admission.irreproducible(parent, asked.champion.version) or admission.altered(child):
+    if decided := preconditions.irreproducible(parent, asked.champion.version) or preconditions.altered(child):
         return decided
-    found |= {"golden_answers": len(parent.golden()), "budgets": judgement.costs(folders, recommenders, policy)}
+    found |= {"golden_answers": len(parent.golden()), "budgets": judgment.costs(folders, recommenders, policy)}
     if decided := verdict.over_budget(found["budgets"]):
         return decided
     found |= _of_lists(asked, recommenders)
@@ -62,24 +136,24 @@ def _decide(
 def unlike(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> Decision | None:
     """A refit that is fitted by another recipe, code or data set version than its parent is none."""
     configs = {role: json.loads((folder / "config.json").read_text()) for role, folder in folders.items()}
-    rules = {role: json.loads((folder / segment_lists.FILE).read_text()) for role, folder in folders.items()}
+    rules = {role: json.loads((folder / fallback.SEGMENT_LISTS_FILE).read_text()) for role, folder in folders.items()}
     lines = [
-        *heritage.departures(manifests[CHAMPION], manifests[CANDIDATE], heritage.OF_MANIFEST),
-        *heritage.departures(configs[CHAMPION], configs[CANDIDATE], heritage.OF_CONFIG),
-        *heritage.departures(rules[CHAMPION], rules[CANDIDATE], {"rules": "segment rules"}),
+        *departures(manifests[CHAMPION], manifests[CANDIDATE], OF_MANIFEST),
+        *departures(configs[CHAMPION], configs[CANDIDATE], OF_CONFIG),
+        *departures(rules[CHAMPION], rules[CANDIDATE], {"rules": "segment rules"}),
     ]
     if not lines:
         return None
-    return Decision(verdict.REJECT, f"it is no refit of its parent: {'; '.join(lines)}", heritage.ADVICE)
+    return Decision(verdict.REJECT, f"it is no refit of its parent: {'; '.join(lines)}", ADVICE)
 
 
 def _of_lists(asked: Question, recommenders: Mapping[str, Recommender]) -> dict[str, Any]:
     """Guard rails, and how far the two agree, over the newest requests."""
     settings, features = asked.settings, asked.features
-    cases = agreement.newest_cases(features, settings.retrain.refit_requests)
+    cases = newest_cases(features, settings.retrain.refit_requests)
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
-    lists = agreement.lists_of(recommenders, features, cases, events, users, settings.train.batch_cases)
-    shares = agreement.overlap(lists[CHAMPION], lists[CANDIDATE])
+    lists = lists_of(recommenders, features, cases, events, users, settings.train.batch_cases)
+    shares = overlap(lists[CHAMPION], lists[CANDIDATE])
     shares = shares[~np.isnan(shares)]
     told = {
         "requests": len(shares),

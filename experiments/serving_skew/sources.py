@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import params
-from command import UserError
-from experiments.lineage import offline, stated
-from experiments.lineage.offline import Offline
-from experiments.lineage.past_trends import OfflineTrends
+from config import params
+from config.command import UserError
+from data.times import from_iso
+from experiments.lineage import offline_features, served_log
+from experiments.lineage.offline_features import Offline, OfflineTrends
 from experiments.lineage.recompute import that_answered
-from experiments.lineage.served_lines import LineageError
+from experiments.lineage.served_log import LineageError
 from features.online.connect import connect_to_read, settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
-from serving.edge.pseudonym import pseudonym
+from serving.edge.pseudonym import hidden, pseudonym
 from serving.export import one_thread
-from serving.worker import inputs
+from serving.worker import response
 from serving.worker.recommender import Recommender
+from serving.worker.request import Request
+from serving.worker.users import Person
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Sources:
         """Of the item trends of a moment, as an answer of the model states it."""
         key = model.artifact.digest, moment_us
         if key not in self._digests:
-            self._digests[key] = inputs.of_trends(trends.at(model.vocabulary, moment_us), model.model.channels)
+            self._digests[key] = response.of_trends(trends.at(model.vocabulary, moment_us), model.model.channels)
         return self._digests[key]
 
     def stored(self, user: str, time_us: int) -> Reading | None:
@@ -91,15 +93,15 @@ def opened(
     lines: Sequence[Mapping[str, Any]], folder: Path, secret: bytes | None, chosen: params.Params
 ) -> Iterator[Sources]:
     """Everything that these lines of a served log in `folder` need."""
-    owners = {pseudonym(secret, user): user for user in offline.users()} if secret is not None else {}
+    owners = {pseudonym(secret, user): user for user in offline_features.users()} if secret is not None else {}
     asked = {owners[line["user"]] for line in lines if line.get("user") in owners}
     people = Offline.of(asked, chosen.online)
     with ExitStack() as stack:
         stack.enter_context(one_thread())  # as a worker has it
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-skew-")))
         yield Sources(
-            chosen, secret, owners, people, offline.horizon() if people else 0, OfflineTrends.here(), scratch,
-            stated.bodies(folder, lines), _store(stack, chosen.dataset),
+            chosen, secret, owners, people, offline_features.horizon() if people else 0, OfflineTrends.here(), scratch,
+            served_log.bodies(folder, lines), _store(stack, chosen.dataset),
         )  # fmt: skip
 
 
@@ -110,3 +112,47 @@ def _store(stack: ExitStack, dataset: str) -> ProfileStore | None:
         return None
     stack.callback(store.close)
     return store
+
+
+CONTEXT_GONE = "the request states a context, which was not kept (TIDEGATE_EDGE_KEEP_REQUESTS)"
+CONTEXT_MIXED = "the edge told the worker traits and the request's context as one"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Whom an answer is about and when.
+
+    Attributes:
+        context: that the request states; None where that is not known, for the reason `unknown`.
+    """
+
+    line: Mapping[str, Any]
+    secret: bytes
+    user: str | None
+    repeats: str
+    context: Mapping[str, object] | None
+    unknown: str
+
+    @property
+    def time_us(self) -> int:
+        return from_iso(self.line["time"])
+
+    def digests(self, person: Person) -> dict[str, str]:
+        """As the line would state them, had the worker read this."""
+        request = Request(self.user, [], False, self.line["k"], self.time_us, dict(self.context or {}), None)
+        return hidden(self.secret, response.of(request, person, "")) or {}
+
+    def as_served(self, group: str, person: Person) -> bool:
+        return self.digests(person)[group] == self.line["inputs"].get(group)
+
+
+def asking_of(line: Mapping[str, Any], repeats: str, sources: Sources) -> Asking:
+    assert sources.secret is not None  # or there is nobody to ask about
+    stated = sources.stated(line)
+    unknown = ""
+    if "history" in line["unlogged"]:  # of a store that the edge reads, and the worker cannot
+        unknown = CONTEXT_MIXED
+    elif stated is None and "context" in line["unlogged"]:
+        unknown = CONTEXT_GONE
+    context = None if unknown else (stated or {}).get("context") or {}
+    return Asking(line, sources.secret, sources.owners.get(line["user"]), repeats, context, unknown)

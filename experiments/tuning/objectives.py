@@ -12,16 +12,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-import params
-from experiments.evaluation.beyond_accuracy import diversity
+from config import params
+from experiments.evaluation.list_metrics import diversity
 from features.encode import Batch
-from features.sequences import Cases, batches
-from features.store import Features
+from features.feature_files import Features
+from features.sequences import EvaluationCases, batches
 from features.vocabulary import PAD
-from training import validate
+from training import validation
 from training.metrics import geometric_mean
 from training.models.base import Model
-from training.models.rank import exclude, rank
+from training.models.ranking import exclude, rank
 from training.train import FitError, FitResult
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
@@ -30,7 +30,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "latency": "minimize",
 }
 UNITS = {"accuracy": "", "diversity": "", "latency": " ms"}
-LIST = validate.HEADLINE_K
+LIST = validation.HEADLINE_K
 REQUESTS, REPEATS = 20, 5  # distinct requests that are timed, and how often each
 
 
@@ -61,15 +61,15 @@ def _diversity(result: FitResult, features: Features, settings: params.Train, se
     length = np.linalg.norm(content, axis=1, keepdims=True)
     unit = np.divide(content, length, out=np.zeros_like(content), where=length > 0)
     means = []
-    for every in validate.cases(features).values():
-        cases = validate.sample(every, settings.early_stopping_cases, seed)
+    for every in validation.cases(features).values():
+        cases = validation.sample(every, settings.early_stopping_cases, seed)
         values = diversity(_lists(result.model, features, cases, settings.batch_cases), unit, LIST)
         means.append(float(np.nanmean(values)))
     return float(np.mean(means))
 
 
 @torch.inference_mode()
-def _lists(model: Model, features: Features, cases: Cases, size: int) -> np.ndarray:
+def _lists(model: Model, features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
     """(n, k) item rows that the model would show, -1 where the catalogue is exhausted."""
     lists, nothing = np.empty((len(cases), LIST), dtype=np.int64), torch.empty(2, 0, dtype=torch.int64)
     for rows, batch in _encoded(model, features, cases, size):
@@ -81,7 +81,7 @@ def _lists(model: Model, features: Features, cases: Cases, size: int) -> np.ndar
 def _latency(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
     """Milliseconds that the model takes to score one request over the whole catalogue, the median of several."""
     model, seconds = result.model, []
-    for _, batch in _encoded(model, features, validate.sample(validate.cases(features)["next"], REQUESTS, seed), 1):
+    for _, batch in _encoded(model, features, validation.sample(validation.cases(features)["next"], REQUESTS, seed), 1):
         model.scores(batch)  # the first of a shape pays for what the others find ready
         for _ in range(REPEATS):
             begun = time.perf_counter()
@@ -90,8 +90,8 @@ def _latency(result: FitResult, features: Features, settings: params.Train, seed
     return float(np.median(seconds)) * 1000
 
 
-def _encoded(model: Model, features: Features, cases: Cases, size: int) -> Iterable[tuple[np.ndarray, Batch]]:
-    at = validate.moments(cases, features.description["refresh_minutes"])
+def _encoded(model: Model, features: Features, cases: EvaluationCases, size: int) -> Iterable[tuple[np.ndarray, Batch]]:
+    at = validation.moments(cases, features.description["refresh_minutes"])
     return batches(features.log, cases, features.trend_log(), model.channels, at, size, model.max_history)
 
 

@@ -4,19 +4,115 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import socket
+import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import psutil
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-import params
-import search_space
+from config import params, search_space
+from config.command import UserError
 from experiments.tuning.objectives import DIRECTIONS
-from experiments.tuning.storage import open_storage
-from features.store import Features
+from features.feature_files import Features
+
+VARIABLE = "TIDEGATE_STUDY_STORAGE"
+PACKAGES = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # by how a URL begins
+BEAT_SECONDS, SILENT_SECONDS = 30, 150  # a worker that has not been heard of for this long is taken for dead
+LOCK_SECONDS = 60  # SQLite's own patience, 5 s, is little where several workers write
+
+
+class StudySettings(BaseSettings):
+    """Read from the environment: it says where, never what, so it is no part of params.yaml.
+
+    `study_storage` is a database URL (`postgresql://user@host/name`), `redis://host/0` or `journal:FILE`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    study_storage: str | None = None
+
+
+class StudyStorageError(UserError):
+    """The storage cannot be opened; names the variable, and no password."""
+
+
+def url_of(out: Path) -> str:
+    """The storage's URL; several workers and machines that read the same one work on the same studies."""
+    stated = StudySettings().study_storage
+    if stated is None:
+        out.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{(out / 'studies.db').resolve()}"
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", stated)
+
+
+def open_storage(url: str):
+    """The Optuna storage behind a URL.
+
+    A database has a heartbeat, by which a trial is known to be dead whose machine is gone. A journal has none: such
+    a trial stays marked as running until its own machine goes on with the study.
+
+    Raises:
+        StudyStorageError: the address is none, its driver is not installed, or nothing answers there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
+            return _journal(url) if url.startswith(("redis", "journal:")) else _database(url)
+    except ImportError:
+        package = next((name for scheme, name in PACKAGES.items() if url.startswith(scheme)), "its database's driver")
+        raise StudyStorageError(f"{_named(url)} needs a package that is not installed: {package}") from None
+    except Exception as error:  # each driver has exceptions of its own
+        said = " ".join(str(error.__cause__ or error).split())
+        raise StudyStorageError(f"{_named(url)} cannot be opened: {without_password(said)[:200]}") from None
+
+
+def _journal(url: str):
+    from optuna.storages import JournalStorage, journal
+
+    if url.startswith("journal:"):
+        return JournalStorage(journal.JournalFileBackend(url.removeprefix("journal:")))
+    return JournalStorage(journal.JournalRedisBackend(url))
+
+
+def _database(url: str):
+    try:
+        return _tables(url)
+    except ImportError:
+        raise
+    except Exception:  # another process was making the tables: now they are there
+        time.sleep(1)
+        return _tables(url)
+
+
+def _tables(url: str):
+    from optuna.storages import RDBStorage
+
+    patience = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    return RDBStorage(
+        url,
+        engine_kwargs=patience | {"pool_pre_ping": True},
+        heartbeat_interval=BEAT_SECONDS,
+        grace_period=SILENT_SECONDS,
+    )
+
+
+def _named(url: str) -> str:
+    return f"{VARIABLE}: {without_password(url)}"
+
+
+def without_password(text: str) -> str:
+    """A text in which no URL says its password."""
+    return re.sub(r"://([^:/@\s]*):[^@\s]*@", r"://\1:***@", text)
+
 
 DEFAULTS = "defaults"  # marks the trial of the values of params.yaml
 UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
@@ -156,3 +252,47 @@ def ended_since(study, moment: float) -> list:
     """Trials which began after a moment (seconds since 1970) and ended by themselves."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
     return [trial for trial in ended if trial.datetime_start.timestamp() >= moment]
+
+
+@dataclass
+class Budget:
+    """How many more trials may begin; None is no limit but the time."""
+
+    trials: int | None
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self.deadline = time.time() + self.seconds  # not the monotonic clock: other processes read it
+        self.begun = False
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.deadline - time.time())
+
+    def take(self) -> bool:
+        """Take one trial from it; whether there was one. The first is there however little the time."""
+        if self.trials == 0 or (self.begun and self.seconds_left == 0):
+            return False
+        self.begun = True
+        if self.trials is not None:
+            self.trials -= 1
+        return True
+
+    def __str__(self) -> str:
+        trials = "" if self.trials is None else f"{self.trials} trial{'' if self.trials == 1 else 's'} and "
+        return f"{trials}{self.seconds_left / 60:.1f} minutes left"
+
+
+def minutes_of(text: str, name: str) -> float:
+    """A number of minutes above 0.
+
+    Raises:
+        UserError: it is none; begins with `name`, which the person typed it for.
+    """
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise UserError(f"{name} is {text!r}; expected a number of minutes above 0")
+    return minutes

@@ -4,19 +4,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
-import params
-import search_space
-from experiments.tuning import folded, objectives
-from experiments.tuning import record as study_record
+from config import params, search_space
+from config.command import UserError
+from experiments.tuning import mlflow_log as study_record
+from experiments.tuning import objectives
 from experiments.tuning.study import DEFAULTS, completed, suggest, this_process
-from features.store import Features
+from features import folds
+from features.feature_files import Features
+from features.folds import Tables
 from training.metrics import geometric_mean
 from training.train import FitError, FitResult, fit
+
+
+def features_of(features: Features, settings: params.Params) -> list[Features]:
+    """Features of each window, oldest first, made in memory; for one, those of the validation window as they are.
+
+    Raises:
+        UserError: the past is too short for so many.
+    """
+    if settings.tune.folds == 1:
+        return [features]
+    tables = Tables.read()
+    return [folds.at(tables, *window, settings) for window in _windows(tables, settings)]
+
+
+def refuse_too_many(settings: params.Params) -> None:
+    """Before workers begin, which would each fail of it.
+
+    Raises:
+        UserError: the past is too short for so many.
+    """
+    if settings.tune.folds > 1:
+        _windows(Tables.read(), settings)
+
+
+def _windows(tables: Tables, settings: params.Params) -> list[tuple[int, int]]:
+    count = settings.tune.folds
+    found = folds.rolling(tables, count)
+    if len(found) < count:
+        raise UserError(
+            f"tune.folds is {count}; expected at most {max(1, len(found))}: before a further window lie fewer events "
+            "than in it"
+        )
+    return found
+
+
+def joined(results: list[FitResult]) -> FitResult:
+    """One result of the fits of all windows, oldest first: scores are their means, all else is of the newest."""
+    newest = results[-1]
+    if len(results) == 1:
+        return newest
+    scores = {target: float(np.mean([one.validation[target] for one in results])) for target in newest.validation}
+    return replace(newest, seconds=sum(one.seconds for one in results), validation=scores)
+
 
 FOLD_STEPS = 100_000  # between the first epochs of two windows, in the steps that a study compares trials at
 
@@ -38,7 +84,7 @@ class Search:
     @classmethod
     def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
         """A search on the windows that `tune.folds` asks for; `features` are of the validation window."""
-        return cls(label, features, settings, parent, folded.features_of(features, settings))
+        return cls(label, features, settings, parent, features_of(features, settings))
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
@@ -105,7 +151,7 @@ def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], bool])
             return on_epoch(row | {"step": row["step"] + taken}, fold)
 
         results.append(fit(recipe, features, search.settings.train, search.settings.train.seed, shifted))
-    return folded.joined(results)
+    return joined(results)
 
 
 def recipe_with(values: dict, model) -> dict:

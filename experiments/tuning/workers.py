@@ -11,12 +11,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import params
-from command import UserError
-from experiments.tuning.budget import Budget
-from experiments.tuning.study import open_study
+from config import params
+from config.command import UserError
+from experiments.tuning.study import Budget, open_study
 from experiments.tuning.trials import Search, run_next
-from features import store
+from features import feature_files
 
 MOST_DEATHS = 3  # one after the other: what kills them is not the values of one trial
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -48,7 +47,7 @@ def threads_for(workers: int) -> int:
 
 def work(line: Connection, job: Job, number: int) -> None:
     """A worker's life: a trial for each deadline that comes in, its number sent back; ends when the line does."""
-    search = Search.of(job.label, store.load(job.features), job.settings, job.parent)
+    search = Search.of(job.label, feature_files.load(job.features), job.settings, job.parent)
     study = open_study(job.study, job.url, job.settings.seed, number, job.workers, job.settings.tune.objectives)
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:

@@ -1,13 +1,13 @@
 """The online store in Feast: writers and batch jobs use its library, the edge its feature server, the worker neither.
 
     feast -c features/feast_repo apply    # the registry and the tables; the online store is named in feature_store.yaml
-    TIDEGATE_STORE=feast://$PWD/features/feast_repo python -m features.fill
+    TIDEGATE_STORE=feast://$PWD/features/feast_repo python -m features.materialize
     feast -c features/feast_repo serve --host 127.0.0.1 --port 6566    # it asks for no key: on loopback
     TIDEGATE_STORE=feast+http://127.0.0.1:6566 make edge
     feast -c features/feast_repo ui
 
 The edge reads consent there and states history and traits to TorchServe; item trends are those of the artifact, unless
-the embedded store is filled too. One machine writes at a time, by `features.fill` alone: `features/feast_store/sdk_engine.py`
+the embedded store is filled too. One machine writes at a time, by `features.materialize` alone: `features/feast_store/sdk_engine.py`
 says why.
 
 A profile's record is the truth; all other columns are read out of it when it is written, for Feast's UI and for whoever
@@ -26,10 +26,10 @@ part = Entity(name="part", join_keys=["part"], value_type=ValueType.STRING, desc
 
 profile = FeatureView(
     name="profile",
-    description="What is known of a user now; features.fill writes it, nothing else may",
+    description="What is known of a user now; features.materialize writes it, nothing else may",
     entities=[dataset, user],
     schema=[
-        Field(name="record", dtype=Bytes, description="the profile, as features.online.record encodes it"),
+        Field(name="record", dtype=Bytes, description="the profile, as features.online.profile_codec encodes it"),
         Field(name="events", dtype=Int64, description="how many events the profile holds"),
         Field(name="last_item", dtype=String, description="item of the newest event"),
         Field(name="last_event_time", dtype=UnixTimestamp, description="when the newest event happened"),

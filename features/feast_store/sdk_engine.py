@@ -1,12 +1,4 @@
-"""Bytes by key in whatever online store a Feast repository names, through Feast's own library: to write and to read.
-
-Feast knows no compare-and-swap: of two writes to one entity the later wins whole. So a writer holds a lock on the
-repository's feature_store.yaml while it reads, compares and writes, and the writers of one machine lose nothing.
-**Writers on two machines can lose each other's changes: let one machine write.** A store that dropped a write (that of
-Redis, where the clock was set back) is found out, since what was written is read again.
-
-Feast deletes no row either. An erased user's row stays, all null but for `erased`, and so does the user's id.
-"""
+"""Bytes by key in whatever online store a Feast repository names, through Feast's own library: to write and to read."""
 
 from __future__ import annotations
 
@@ -22,11 +14,11 @@ from typing import Any
 import pandas as pd
 from feast import FeatureStore
 
-from features.feast_store.places import FEATURES, chosen, entities, place, text, user_of
-from features.online import record
+from features.feast_store.server_engine import FEATURES, chosen, entities, place, text, user_of
+from features.online import profile_codec
 from features.online.errors import RecordError, StoreError, StoreUnavailable
+from features.online.key_value_store import Swap
 from features.online.profile import PERSONALISATION, Profile
-from features.online.record_store import Swap
 
 MOST_KEYS = 10_000  # of one question; Feast's SQLite takes 32,766
 NO_COLUMNS = dict.fromkeys(
@@ -125,7 +117,7 @@ def readable(key: bytes, raw: bytes | None) -> dict[str, Any]:
     if raw is None:
         return NO_COLUMNS
     try:
-        return columns_of(record.decode(raw, user_of(key)))
+        return columns_of(profile_codec.decode(raw, user_of(key)))
     except RecordError:
         return NO_COLUMNS
 

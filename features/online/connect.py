@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.online.errors import StoreAbsent, StoreError
-from features.online.record_store import Engine, RecordStore
+from features.online.key_value_store import Engine, RecordStore
 from features.online.store import ProfileStore
 
 STORE, READ_MS, WRITE_MS = "TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"
@@ -23,7 +23,7 @@ Opener = Callable[[str, float], Engine]  # of a URL of FEAST, and a patience in 
 
 
 @dataclass(frozen=True)
-class Settings:
+class StoreSettings:
     """An empty variable counts as unset.
 
     Attributes:
@@ -38,27 +38,27 @@ class Settings:
     write_ms: float = 5000
 
 
-def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def settings(environment: Mapping[str, str] = os.environ) -> StoreSettings:
     """Read the environment.
 
     Raises:
         StoreError: names the variable, its value and what was expected.
     """
-    url = environment.get(STORE) or Settings.store
+    url = environment.get(STORE) or StoreSettings.store
     if not url.startswith(("sqlite:///", *REDIS, *FEAST)):
         scheme = url.partition("://")[0][:20]  # what follows may hold a password
         raise StoreError(
             f"{STORE} begins with {scheme!r}; expected sqlite:///path, redis://, rediss://, unix:// or feast"
         )
-    return Settings(
+    return StoreSettings(
         url,
-        _milliseconds(environment, READ_MS, Settings.read_ms),
-        _milliseconds(environment, WRITE_MS, Settings.write_ms),
+        _milliseconds(environment, READ_MS, StoreSettings.read_ms),
+        _milliseconds(environment, WRITE_MS, StoreSettings.write_ms),
     )
 
 
 def connect(
-    namespace: str, found: Settings, writing: bool = False, feast: Opener | None = None, single: bool = False
+    namespace: str, found: StoreSettings, writing: bool = False, feast: Opener | None = None, single: bool = False
 ) -> ProfileStore:
     """Open the store of a data set.
 
@@ -76,7 +76,9 @@ def connect(
     return RecordStore(_engine(found.store, seconds, feast, single), namespace)
 
 
-def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None, single: bool = False) -> ProfileStore:
+def connect_to_read(
+    namespace: str, found: StoreSettings, feast: Opener | None = None, single: bool = False
+) -> ProfileStore:
     """As `connect`, but a reader makes no store: a file without anything in it would look like one that lost it all.
 
     Raises:
@@ -84,20 +86,20 @@ def connect_to_read(namespace: str, found: Settings, feast: Opener | None = None
     """
     path = found.store.removeprefix("sqlite:///")
     if path != found.store and not Path(path).exists():
-        raise StoreAbsent(f"{found.store} does not exist; run features.fill")
+        raise StoreAbsent(f"{found.store} does not exist; run features.materialize")
     return connect(namespace, found, feast=feast, single=single)
 
 
 def _engine(url: str, seconds: float, feast: Opener | None, single: bool) -> Engine:
     if url.startswith("sqlite:///"):
-        from features.online.sqlite_engine import SqliteEngine
+        from features.online.engines import SqliteEngine
 
         return SqliteEngine(Path(url.removeprefix("sqlite:///")), seconds)
     if url.startswith(FEAST):
         if feast is None:
             raise StoreError(f"{STORE} is of Feast, which nothing here may load; writers, batch jobs and the edge may")
         return feast(url, seconds)
-    from features.online.redis_engine import RedisEngine  # here, so that nobody else waits for its import
+    from features.online.engines import RedisEngine
 
     try:
         return RedisEngine(url, seconds, single)

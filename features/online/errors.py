@@ -11,7 +11,7 @@ ProfileError              what was to be stored is not a profile's; names the fi
 
 from __future__ import annotations
 
-from command import UserError
+from config.command import UserError
 
 
 class StoreError(UserError):

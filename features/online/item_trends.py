@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.online.errors import RecordError
-from features.online.record import seal, unseal
+from features.online.profile_codec import seal, unseal
 from features.trends import TrendLog, TrendSnapshot
 from features.vocabulary import PAD, Vocabulary
 

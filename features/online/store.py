@@ -72,7 +72,7 @@ class ProfileStore(Protocol):
 
         Args:
             as_of_us: the moment that each is asked for, which time-to-live counts to. Profiles may hold later
-                events: `features.online.as_of` tells what the moment may see.
+                events: `features.online.profile` tells what the moment may see.
 
         Raises:
             StoreError: the store was not configured, or is still being filled.

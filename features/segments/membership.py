@@ -1,21 +1,71 @@
-"""Segments of many (user, moment) pairs at once; what `rules.members` says of each of them.
+"""What segment rules may ask beside events: traits of users and values of items, read from the ingested tables.
 
-Legend: E events, n pairs, R rules.
-
-An event is seen from max(event_time + 1, known_time) on. Ordered by user and that moment, the events that a pair may
-see are a prefix of its user's, so every number is a difference or a running extreme at the prefix's end.
+Legend: U users, N item rows (PAD's included).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from data.columns import DAY
-from features.segments.facts import Facts
-from features.segments.rules import Condition, Rule, span_us, stated_bounds, wanted_values
+from config.command import UserError
+from data.columns import DAY, ITEM, USER
+from features.segments.rules import Condition, Rule, as_value, span_us, split_values, stated_bounds, wanted_values
 from features.sequences import Log
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Only what the rules ask for.
+
+    Attributes:
+        traits: column -> (U,) codes, -1 where unknown, and the values that they stand for.
+        items: field -> N sets of values, by item row.
+    """
+
+    traits: Mapping[str, tuple[np.ndarray, list[str | None]]]
+    items: Mapping[str, Sequence[frozenset[str]]]
+
+
+def gather(
+    rules: Sequence[Rule], users: pd.DataFrame, items: pd.DataFrame, user_ids: Sequence[str], item_ids: Sequence[str]
+) -> Facts:
+    """The facts of users and items in the order of their ids; row 0 of the items is PAD's, without values.
+
+    Raises:
+        UserError: a rule asks for a column that the table does not have.
+    """
+    people = users.set_index(USER).reindex(user_ids)
+    things = items.set_index(ITEM).reindex(item_ids)
+    traits, fields = {}, {}
+    for rule in rules:
+        for condition in conditions(rule):
+            if "trait" in condition:
+                name = condition["trait"]
+                codes, distinct = pd.factorize(_column(people, name, rule, "users"))
+                traits[name] = codes, [as_value(value) for value in distinct.tolist()]
+            elif "share_of" in condition:
+                name = condition["share_of"]["field"]
+                column = _column(things, name, rule, "items")
+                fields[name] = [frozenset(), *map(split_values, column.tolist())]
+    return Facts(traits, fields)
+
+
+def conditions(rule: Rule) -> list[Condition]:
+    """Every condition of a rule."""
+    return [*rule.get("all", ()), *rule.get("any", ())]
+
+
+def _column(table: pd.DataFrame, name: str, rule: Rule, kind: str) -> pd.Series:
+    if name not in table:
+        known = ", ".join(table.columns) or "none"
+        raise UserError(
+            f"segments.rules: {rule['name']} asks for {name}, which the {kind} do not have; theirs: {known}"
+        )
+    return table[name]
 
 
 def membership(rules: Sequence[Rule], log: Log, facts: Facts, user: np.ndarray, time_us: np.ndarray) -> np.ndarray:

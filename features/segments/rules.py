@@ -19,7 +19,7 @@ Condition = Mapping[str, Any]
 ItemValues = Mapping[str, Mapping[str, frozenset[str]]]  # item_id -> field -> its values
 
 
-class Event(NamedTuple):
+class RuleEvent(NamedTuple):
     """One event of a profile; times in microseconds."""
 
     item_id: str
@@ -28,7 +28,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Profile:
+class RuleProfile:
     """All that is known of a user, past and future alike: `members` looks only at what its moment may see.
 
     Attributes:
@@ -36,7 +36,7 @@ class Profile:
         traits_known_us: the moment from which the traits are known; None is never.
     """
 
-    events: Sequence[Event]
+    events: Sequence[RuleEvent]
     traits: Mapping[str, object] = field(default_factory=dict)
     traits_known_us: int | None = None
 
@@ -53,7 +53,7 @@ class Seen(NamedTuple):
 Test = Callable[[Seen], bool]
 
 
-def members(rules: Sequence[Rule], profile: Profile, as_of_us: int, items: ItemValues) -> list[str]:
+def members(rules: Sequence[Rule], profile: RuleProfile, as_of_us: int, items: ItemValues) -> list[str]:
     """Names of the segments that the profile belongs to at a moment, in the order of the rules.
 
     Only events strictly before the moment and known by then count. A number that does not exist (days since an

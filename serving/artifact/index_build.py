@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from data.columns import DAY
 from features.encode import Batch
-from features.sequences import Cases, batches, next_cases
-from features.store import Features
+from features.feature_files import Features
+from features.sequences import EvaluationCases, batches, next_cases
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
-from serving.worker.index import Index
+from serving.worker.index import Index, Retrieval
 from serving.worker.recommender import ROWS, Recommender
-from serving.worker.retrieval import Retrieval
-from training import validate
+from training import validation
 from training.models.base import EXCLUDED, Model
 
 MEASURED_K = 20
@@ -171,7 +170,7 @@ def questions(recommender: Recommender, features: Features, settings: params.Par
         raise UserError(
             "serve.index: nobody acts in the window before the cut, so no recall can be measured; set exact"
         )
-    every = validate.sample(every, settings.serve.index.requests, settings.seed)
+    every = validation.sample(every, settings.serve.index.requests, settings.seed)
     trends = _of_days_ago(features, days) if days else recommender.artifact.trends
     return exact(recommender, list(_batches(recommender, features, every, trends)), trends)
 
@@ -181,7 +180,9 @@ def _of_days_ago(features: Features, days: int) -> TrendSnapshot:
     return TrendSnapshot(features.trend_log().at(np.array([moment]), channels)[0], channels, moment)
 
 
-def _batches(recommender: Recommender, features: Features, every: Cases, trends: TrendSnapshot) -> Iterator[Batch]:
+def _batches(
+    recommender: Recommender, features: Features, every: EvaluationCases, trends: TrendSnapshot
+) -> Iterator[Batch]:
     """Full ones, if there are as many cases; all share one copy of the trends."""
     model = recommender.model
     kept = every.take(np.arange(len(every) - len(every) % ROWS)) if len(every) >= ROWS else every

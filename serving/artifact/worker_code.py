@@ -8,22 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from command import UserError
+from config.command import UserError
 
 ENTRY = "serving.worker.handler"
-OURS = (
-    "command",
-    "data",
-    "features",
-    "params",
-    "model_params",
-    "search_space",
-    "segment_params",
-    "gate_params",
-    "rollout_params",
-    "serving",
-    "training",
-)
+OURS = ("config", "data", "features", "serving", "training")
 # All that the `serving` extra of pyproject.toml gives our code. `ts` is the server's own package.
 AVAILABLE = frozenset({"faiss", "numpy", "orjson", "redis", "safetensors", "torch", "ts"})
 # Heavy, or of the training side: not even inside a function, where one call would load them.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rollout_params import Rollout
-from serving import registry, server
-from serving.deployment import builds, stage
-from serving.deployment.bring_up import DeployError, Say, bring_up, make_default
-from serving.deployment.stage import Phase, Stage, number
-from serving.history import who
+from config.gate_params import Rollout
+from serving import server
+from serving.deployment import alias_changes, load_version, registry, rollout_stage
+from serving.deployment.deployment_log import who
+from serving.deployment.load_version import DeployError, Say, bring_up, make_default
+from serving.deployment.registry import RegistryError, Target, Version
+from serving.deployment.rollout_stage import Phase, Stage, number
 from serving.package import Build
-from serving.promotion import moves
-from serving.registry import RegistryError, Target, Version
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 
 
@@ -24,13 +23,13 @@ class Overtaken(Exception):
 class Reconcile:
     """One attempt, for as long as the stage stays as it is."""
 
-    def __init__(self, dataset: str, settings: Settings, scratch: Path, say: Say, plan: Rollout | None) -> None:
+    def __init__(self, dataset: str, settings: ServerSettings, scratch: Path, say: Say, plan: Rollout | None) -> None:
         self.dataset, self.settings, self.scratch, self.say, self.plan = dataset, settings, scratch, say, plan
-        self.place = stage.place(dataset, settings)
-        self.standing = stage.read(self.place)
+        self.place = rollout_stage.place(dataset, settings)
+        self.standing = rollout_stage.read(self.place)
 
     def run(self) -> str:
-        if cut_short := moves.finish(self.dataset):
+        if cut_short := alias_changes.finish(self.dataset):
             self.say(f"completed the {cut_short}, which was cut short")
         if loud := registry.standing_override(self.dataset):
             self.say(f"OVERRIDE: {loud['line']}")
@@ -41,7 +40,7 @@ class Reconcile:
         if server.start(self.settings):
             self.say("started TorchServe")
         with TorchServe.of(self.settings) as self.client:
-            wanted = builds.build(champion.version, self.client, self.settings, self.scratch)
+            wanted = load_version.build(champion.version, self.client, self.settings, self.scratch)
             former = None
             if previous is not None and self._is_tried(champion.version, previous):
                 former = self._loaded(previous, self.settings.workers)  # first: it answers, whatever else is loaded
@@ -115,7 +114,7 @@ class Reconcile:
     def _serve(self, wanted: Build, previous: Version | None, champion: Target) -> Build | None:
         """Make a version the default; the previous one, if it could be kept loaded."""
         self._bring_up(wanted)
-        if stage.read(self.place) != self.standing:
+        if rollout_stage.read(self.place) != self.standing:
             raise Overtaken
         make_default(wanted, self.client, self.settings, self.say)
         former = None if previous is None else self._loaded(previous, 1)
@@ -132,10 +131,12 @@ class Reconcile:
     def _move(self, phase: Phase, wanted: Build, former: Build | None, why: str, **more) -> None:
         previous = former.version if former else None
         ends = {"version": wanted.version, "previous": previous}
-        self._replace(Stage(dataset=self.dataset, phase=phase, since=stage.now(), why=why, by=who(), **ends, **more))
+        self._replace(
+            Stage(dataset=self.dataset, phase=phase, since=rollout_stage.now(), why=why, by=who(), **ends, **more)
+        )
 
     def _replace(self, new: Stage) -> None:
-        if not stage.move(self.place, self.standing, new):
+        if not rollout_stage.move(self.place, self.standing, new):
             raise Overtaken
         self.standing = new
 
@@ -149,7 +150,7 @@ class Reconcile:
     def _loaded(self, version: Version, workers: int) -> Build | None:
         """Load the previous champion. That it cannot be is a warning: the champion serves."""
         try:
-            build = builds.build(version, self.client, self.settings, self.scratch)
+            build = load_version.build(version, self.client, self.settings, self.scratch)
             self._bring_up(build)
             if self.client.describe(build.name)[build.version].workers != workers:
                 self.client.scale(build.name, build.version, workers)
@@ -162,7 +163,7 @@ class Reconcile:
         for name in sorted(self.client.describe(self.dataset).keys() - kept):
             self.client.unregister(self.dataset, name)
             self.say(f"unloaded {self.dataset} {name}")
-        for name, archive in builds.archives(self.dataset, self.settings).items():
+        for name, archive in load_version.archives(self.dataset, self.settings).items():
             if name not in kept:
                 archive.unlink(missing_ok=True)
 

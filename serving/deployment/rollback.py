@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import UserError
-from serving.deployment import stage
-from serving.deployment.stage import Phase, Stage
+from config.command import UserError
+from serving.deployment import rollout_stage
+from serving.deployment.rollout_stage import Phase, Stage
 from serving.torchserve.client import ServerError, TorchServe
 
 
@@ -29,7 +29,7 @@ def order(place: Path, why: str, by: str, force: bool = False) -> Stage:
         RollbackError: nothing was deployed, there is no previous version, or it was rolled back from.
     """
     while True:
-        standing = stage.read(place)
+        standing = rollout_stage.read(place)
         if standing is None:
             raise RollbackError(f"{place.stem} was never deployed here, so there is nothing to go back from")
         if standing.phase is Phase.BACK:
@@ -42,14 +42,14 @@ def order(place: Path, why: str, by: str, force: bool = False) -> Stage:
                 "--force makes it serve again"
             )
         ordered = back(standing, why, by)
-        if stage.move(place, standing, ordered):
+        if rollout_stage.move(place, standing, ordered):
             return ordered
 
 
 def back(standing: Stage, why: str, by: str) -> Stage:
     """The stage that follows where `version` is to answer nobody."""
     return standing.model_copy(
-        update={"phase": Phase.BACK, "since": stage.now(), "why": why, "by": by, "share": 0.0, "step": 0}
+        update={"phase": Phase.BACK, "since": rollout_stage.now(), "why": why, "by": by, "share": 0.0, "step": 0}
     )
 
 

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.breaker import Breaker
+from serving.circuit_breaker import Breaker
 from serving.edge.errors import StoreError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from data.instants import to_iso
+from data.times import to_iso
 from serving.edge import doorkeeper, incoming, wire
 from serving.edge.answer import finish
 from serving.edge.errors import Refusal

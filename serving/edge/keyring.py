@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from command import UserError
+from config.command import UserError
 
 SERVER, USER = "server", "user"  # may ask for anybody; may ask for one user alone
 ROLES = (SERVER, USER)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from datetime import UTC, datetime, timedelta
 
-from command import UserError, exits_cleanly
+from config.command import UserError, exits_cleanly
 from serving.edge import keyring, settings
 from serving.edge.keyring import ROLES, SERVER, USER, Key
 

@@ -8,10 +8,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from command import UserError
+from config.command import UserError
 
 LEAST_CHARACTERS = 16
-PUBLIC = "trends"  # of the parts of `serving.worker.inputs`: it is of everybody's events, and of nobody's
+PUBLIC = "trends"  # of the parts of `serving.worker.response`: it is of everybody's events, and of nobody's
 
 
 class SecretError(UserError):

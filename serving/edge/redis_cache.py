@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from serving.breaker import Breaker
+from serving.circuit_breaker import Breaker
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from command import UserError, exits_cleanly
+from config.command import UserError, exits_cleanly
 from serving.edge import keyring, log_lines, settings
 from serving.edge.pseudonym import load_secret
 from serving.edge.settings import EdgeSettings, variable

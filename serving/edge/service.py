@@ -11,8 +11,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from serving import settings as torchserve
-from serving.breaker import Breaker
-from serving.deployment import stage
+from serving.circuit_breaker import Breaker
+from serving.deployment import rollout_stage
 from serving.edge import keyring, static
 from serving.edge.cache import Cache, MemoryCache, NoCache
 from serving.edge.consent import Guarded, NoStore, Users
@@ -74,7 +74,7 @@ class Service:
         experiment = Experiment(settings.experiment, settings.arms)
         trial = Trial(self._upstream("torchserve", server, fair), self._upstream("candidate", server, fair), experiment)
         self._watch = Watch(
-            settings.rollout or stage.place(settings.dataset, server), trial, self.metrics.rollbacks.inc
+            settings.rollout or rollout_stage.place(settings.dataset, server), trial, self.metrics.rollbacks.inc
         )
         self._watch.look()  # before the first request
         shadowed = lambda outcome: self.metrics.shadow.labels(outcome).inc()  # noqa: E731
@@ -151,7 +151,7 @@ class Service:
         except OSError as error:
             log.error("the static list is not kept: %s", error)
 
-    def _upstream(self, part: str, server: torchserve.Settings, fair: float) -> Upstream:
+    def _upstream(self, part: str, server: torchserve.ServerSettings, fair: float) -> Upstream:
         settings = self.settings
         return Upstream(
             settings.upstream,
@@ -170,7 +170,7 @@ class Service:
             return NoCache()
         if settings.cache == "memory":
             return MemoryCache(settings.cache_mb * 1_000_000)
-        from serving.edge.redis_cache import RedisCache  # here: nobody else need wait for its import
+        from serving.edge.redis_cache import RedisCache
 
         return RedisCache(settings.cache, self._breaker("cache"), settings.cache_ms / 1000)
 

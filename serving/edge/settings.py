@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-import params
-from params import ROOT
+from config import params
+from config.params import ROOT
 from serving import settings as torchserve
-from serving.deployment import stage
+from serving.deployment import rollout_stage
 from serving.settings import Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"
@@ -133,7 +133,7 @@ def load() -> EdgeSettings:
     dataset = settings.dataset or params.load(ROOT / "params.yaml").dataset
     filled = {
         "dataset": dataset,
-        "rollout": settings.rollout or stage.place(dataset, server),
+        "rollout": settings.rollout or rollout_stage.place(dataset, server),
         "upstream": settings.upstream or server.inference_url,
         "management": settings.management or server.management_url,
         "token_file": settings.token_file or server.key_file,

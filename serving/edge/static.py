@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load as load_arrays
 
-from data.instants import to_iso
+from data.times import to_iso
 from features.vocabulary import PAD
 from serving.edge.listing import EMPTY, Listing
 from serving.worker.request import MAX_K
@@ -47,7 +47,7 @@ def write(path: Path, artifact: Path | None, model_store: Path, dataset: str) ->
 
 
 def newest(model_store: Path, dataset: str) -> Path | None:
-    """The archive of the data set's newest version, as `serving.deployment.builds` names them."""
+    """The archive of the data set's newest version, as `serving.deployment.load_version` names them."""
     form = re.compile(rf"{re.escape(dataset)}-(\d+)\.(\d+)\.mar")
     found = [(match, path) for path in model_store.glob("*.mar") if (match := form.fullmatch(path.name))]
     return max(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))[1] if found else None

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from data.instants import to_iso
+from data.times import to_iso
 from features.feast_store.server_engine import ServerEngine
-from features.online import as_of
+from features.online import profile as profile_module
 from features.online.connect import FEAST, STORE, connect_to_read, settings
 from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION, Profile
@@ -52,7 +52,7 @@ class Stored:
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return Standing(None, "")
-        granted = as_of.consent(reading.profile, now).get(PERSONALISATION)
+        granted = profile_module.consent(reading.profile, now).get(PERSONALISATION)
         return Standing(granted, state_of(reading.profile), told(reading.profile, now) if self._tells else None)
 
     async def close(self) -> None:
@@ -70,6 +70,6 @@ def state_of(profile: Profile) -> str:
 def told(profile: Profile, now_us: int) -> dict[str, Any]:
     """What is known of a user, as a request states it. It states no event ids: of one time, the worker orders events
     by item, where from a store of its own it orders them by id."""
-    seen = as_of.history(profile, now_us, "all")[-MAX_HISTORY:]
+    seen = profile_module.history(profile, now_us, "all")[-MAX_HISTORY:]
     history = [{"item_id": event.item_id, "event_time": to_iso(event.time_us)} for event in seen]
-    return {"history": history, "context": as_of.traits(profile, now_us)}
+    return {"history": history, "context": profile_module.traits(profile, now_us)}

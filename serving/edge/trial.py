@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from serving.deployment.evidence import Evidence
-from serving.deployment.stage import Phase, Stage
+from serving.deployment.rollout_evidence import Evidence
+from serving.deployment.rollout_stage import Phase, Stage
 from serving.edge.errors import NoAnswer
 from serving.edge.experiment import Bucket, Experiment
 from serving.edge.settings import Arm

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving.breaker import Breaker
+from serving.circuit_breaker import Breaker
 from serving.edge.answer import from_worker
 from serving.edge.connection import Reply
 from serving.edge.errors import Failed, FailedOnIt, NoAnswer, Refusal, Resting, TooSlow

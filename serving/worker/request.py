@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data.instants import from_iso
+from data.times import from_iso
 
 MAX_K = 1000
 MAX_HISTORY = 10_000

@@ -5,10 +5,15 @@ Legend: M candidates best first, V content width, k list length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
+
+from serving.worker.request import RequestError
 
 CANDIDATES = 100  # best scores that the steps may reorder; a longer list keeps its tail as it is
 
@@ -78,3 +83,87 @@ def _takes_room(row: int, limits: Sequence[Limit], room: list[int]) -> bool:
     for number in mine:
         room[number] -= 1
     return True
+
+
+ATTRIBUTES_FILE = "attributes.json"
+NONE = np.empty(0, dtype=np.int64)
+
+
+class Attributes:
+    """Args:
+    rows: field -> value -> the item rows that have it, as an array: a filter may name half of a large catalogue.
+    num_items: N.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[str, np.ndarray]], num_items: int) -> None:
+        self.rows, self.num_items = rows, num_items
+
+    @classmethod
+    def load(cls, folder: Path | None, num_items: int) -> Attributes:
+        """Those of an artifact; none where it was exported before there were any."""
+        stored = folder is not None and (folder / ATTRIBUTES_FILE).exists()
+        rows = json.loads((folder / ATTRIBUTES_FILE).read_text()) if folder and stored else {}
+        return cls(
+            {field: {value: np.array(of, np.int64) for value, of in by.items()} for field, by in rows.items()},
+            num_items,
+        )
+
+    def barred(self, filters: Mapping[str, Sequence[str]]) -> np.ndarray:
+        """(N,) bool: items that lack, of any field, every value that was asked for.
+
+        Raises:
+            RequestError: a field that no item has. A value that no item has is answered: nothing matches it.
+        """
+        barred = np.zeros(self.num_items, dtype=bool)
+        for name, values in filters.items():
+            if name not in self.rows:
+                known = ", ".join(sorted(self.rows)) or "none"
+                raise RequestError(f"filters.{name}"[:100], f"the items have no such attribute; theirs: {known}")
+            has = np.zeros(self.num_items, dtype=bool)
+            for value in values:
+                has[self.rows[name].get(value, NONE)] = True
+            barred |= ~has
+        return barred
+
+    def of_items(self, fields: Sequence[str]) -> dict[int, dict[str, frozenset[str]]]:
+        """Item row -> field -> its values, for the fields that are asked for."""
+        found: dict[int, dict[str, set[str]]] = {}
+        for name in fields:
+            for value, rows in self.rows.get(name, {}).items():
+                for row in rows.tolist():
+                    found.setdefault(row, {}).setdefault(name, set()).add(value)
+        return {row: {name: frozenset(values) for name, values in by.items()} for row, by in found.items()}
+
+
+PRESENTATION_FILE = "items.safetensors"  # content vectors, where diversity asks for them
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """Nothing to do unless params.yaml, `serve`, says so at export."""
+
+    diversity: float = 0.0
+    limits: list[Limit] = field(default_factory=list)
+    vectors: np.ndarray | None = None  # (N, V) of unit length
+
+    @classmethod
+    def load(cls, declared: dict, folder: Path | None, attributes: Attributes) -> Presentation:
+        """From the section `serve` as the artifact's config holds it; empty in artifacts from before there was one."""
+        limits = [
+            Limit(frozenset(attributes.rows.get(one["field"], {}).get(one["value"], ())), one["items"])
+            for one in declared.get("at_most", [])
+        ]
+        diversity = declared.get("diversity", 0.0)
+        vectors = unit(load_file(folder / PRESENTATION_FILE)["items"]) if diversity and folder else None
+        return cls(diversity, limits, vectors)
+
+    @property
+    def needed(self) -> int:
+        """How many of the best scores it wants to see, whatever k is."""
+        return CANDIDATES if self.diversity or self.limits else 0
+
+    def places(self, rows: Sequence[int], scores: Sequence[float], k: int) -> list[int]:
+        """Places in the candidates (best first), in the order in which they are shown."""
+        if not self.needed:
+            return list(range(min(k, len(rows))))
+        return rerank(rows, scores, k, self.diversity, self.vectors, self.limits)

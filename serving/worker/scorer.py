@@ -6,6 +6,7 @@ Legend: B batch, N item rows, C trend channels, k list length.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from features.encode import Batch, assemble, known, trait_row
 from features.trends import TrendSnapshot
-from serving.worker.person import Person, people_of
+from features.vocabulary import PAD
 from serving.worker.request import Request
+from serving.worker.users import Person, people_of
 from training.models import artifact
 from training.models.artifact import Artifact
 from training.models.query import log_trends
-from training.models.rank import exclude, rank
+from training.models.ranking import exclude, rank
 
 ONE = np.zeros(1, dtype=np.int64)  # a snapshot is of one moment, whichever is asked for
 
@@ -57,7 +59,7 @@ class Scorer:
         return exclude(self.model.scores(batch), batch.seen)
 
     def rank(self, batch: Batch, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """See `training.models.rank.rank`; evaluation asks this, with the scores that requests get."""
+        """See `training.models.ranking.rank`; evaluation asks this, with the scores that requests get."""
         return rank(self.scores(batch), truth, k)
 
     def encode(
@@ -112,3 +114,63 @@ class Scorer:
         encoders = self.artifact.config["encoders"][kind]
         rows = [trait_row(one, encoders) for one in values]
         return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))
+
+
+NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
+UNRANKED = float("-inf")
+
+
+@dataclass
+class BatchScores:
+    """What may be recommended to each request of a batch, and how much it is worth.
+
+    Attributes:
+        scores: (B, M), -inf for what may not be recommended.
+        rows: (B, M) item rows, PAD first; None: column j is item row j.
+        found: (B, M) bool: the items above which, in a shortlist, nothing can be missing; None: nothing is.
+        enough: (B,) bool: whether the model had all that it wanted to see; None: it had.
+    """
+
+    scores: Tensor
+    rows: Tensor | None = None
+    found: Tensor | None = None
+    enough: Tensor | None = None
+
+    def of_items(self, row: int, values: Tensor) -> Tensor:
+        """(M,) what (N,) values say of a request's columns."""
+        return values if self.rows is None else values[self.rows[row]]
+
+    def bar(self, row: int, items: np.ndarray) -> None:
+        """Never recommend these item rows to a request."""
+        if self.rows is None:
+            self.scores[row, items] = UNRANKED
+        elif len(items):
+            self.bar_where(row, torch.isin(self.rows[row], torch.from_numpy(items)))
+
+    def bar_where(self, row: int, barred: Tensor) -> None:
+        """Never recommend these (M,) columns to a request."""
+        self.scores[row, barred] = UNRANKED
+
+    def holds(self, row: int, needed: int) -> bool:
+        """Whether the best `needed` items are in here, and all of them if there are fewer."""
+        if self.found is None or self.enough is None:
+            return True
+        left = self.found[row] & (self.scores[row] > UNRANKED)
+        return bool(self.enough[row]) and int(left.sum()) >= needed
+
+    def best(self, rows: list[int], k: int) -> tuple[Tensor, Tensor]:
+        """Of the given requests the (n, k) item rows, PAD where nothing is left, and their scores; best first."""
+        scores = self.scores if rows == list(range(len(self.scores))) else self.scores[rows]
+        best, top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+        if _tied(best.numpy()):
+            top, _ = rank(scores, NO_TRUTH, k)
+            best = scores.gather(1, top)
+        top, best = top[:, :k], best[:, :k]
+        if self.rows is not None:
+            top = self.rows[rows].gather(1, top)
+        return top.masked_fill(best == UNRANKED, PAD), best
+
+
+def _tied(best: np.ndarray) -> bool:
+    """Whether any of the (n, k) scores, best first, equals the next: then `rank` says which comes first."""
+    return bool(((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > UNRANKED)).any())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks._learning_curve import Clock, LearningCurve
 from benchmarks._rectools import scores, visible
-from features.sequences import Cases, Log
+from benchmarks._training_curve import Clock, LearningCurve
+from features.sequences import EvaluationCases, Log
 
 CURVE = LearningCurve(epoch_events=1000, seconds=[2.0, 4.0, 6.0, 8.0], ndcg=[0.01, 0.05, 0.04, 0.06])
 
@@ -69,8 +69,8 @@ def test_a_case_sees_what_happened_before_it_and_was_known() -> None:
     assert owner.tolist() == [0, 0, 2, 2]
 
 
-def cases_of(user: list[int], time: list[int], end: list[int], truth: list[int]) -> Cases:
+def cases_of(user: list[int], time: list[int], end: list[int], truth: list[int]) -> EvaluationCases:
     count = len(user)
     context, event = np.zeros((count, 0), dtype=np.int64), np.zeros(count, dtype=np.int64)
     columns = (np.array(column) for column in (user, time, end))
-    return Cases("next", *columns, context, event, np.array(truth), np.arange(count + 1))
+    return EvaluationCases("next", *columns, context, event, np.array(truth), np.arange(count + 1))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-import params
-from benchmarks import _made_catalogue
-from params import ROOT
+from benchmarks import _synthetic
+from config import params
+from config.params import ROOT
 from serving.worker.recommender import Recommender
-from training.side_by_side import one_thread
+from training.threads import one_thread
 
 TRAINED, ITEMS = 4000, 6000
 
@@ -20,8 +20,8 @@ def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path
     index = settings.serve.index.model_copy(update={"kind": "faiss", "requests": 64})
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"index": index})})
     with one_thread():  # two would wait for each other wherever the machine has other work
-        trained = _made_catalogue.train(TRAINED, 60, steps=5, width=16)
-        manifest = _made_catalogue.export(tmp_path, trained, ITEMS, settings)
+        trained = _synthetic.train(TRAINED, 60, steps=5, width=16)
+        manifest = _synthetic.export_grown(tmp_path, trained, ITEMS, settings)
 
     assert manifest["index"]["recall@20"] > 0.9
     recommender = Recommender.load(tmp_path / "artifact")
@@ -35,9 +35,9 @@ def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path
 
 def test_trends_that_are_stated_are_those_of_every_moment() -> None:
     with one_thread():
-        trained = _made_catalogue.train(TRAINED, 60, steps=1, width=16)
-        made = _made_catalogue.grown(trained, ITEMS)
-    features = _made_catalogue.Grown(**vars(trained.features), counts=made.trends.values)
+        trained = _synthetic.train(TRAINED, 60, steps=1, width=16)
+        made = _synthetic.grown(trained, ITEMS)
+    features = _synthetic.Grown(**vars(trained.features), counts=made.trends.values)
 
     found = features.trend_log().at(features.cut_us - np.array([0, 10**9]), made.trends.channels)
 

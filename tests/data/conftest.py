@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import params
+from config import params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

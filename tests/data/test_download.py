@@ -21,7 +21,7 @@ import pytest
 from data import download as module
 from data.download import CATALOGUE, download, main
 from data.errors import DataError
-from data.readers.places import detect
+from data.readers.sources import detect
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 

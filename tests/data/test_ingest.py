@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.cleaning import resolve_repeats
 from data.errors import DataError
 from data.fingerprint import content_hash, event_id
 from data.ingest import Ingested, ingest, main
 from data.readers.raw import no_rows
-from data.repeats import resolve_repeats
-from data.sources import Source
+from data.readers.sources import Source
 
 DAY_1 = 1_704_067_200  # 2024-01-01 UTC
 

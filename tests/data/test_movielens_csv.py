@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import params
+from config import params
 from data.errors import DataError
 from data.ingest import ingest
-from data.readers.places import detect
-from data.sources import read
+from data.readers.sources import detect, read
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 RATINGS = ("userId,movieId,rating,timestamp", "1,31,2.5,1260759144", "1,1029,3.0,1260759179", "2,31,4.0,835355493")

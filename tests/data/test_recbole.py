@@ -8,11 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import params
+from config import params
 from data.errors import DataError
 from data.ingest import ingest
-from data.readers.places import detect
-from data.sources import Source, read
+from data.readers.sources import Source, detect, read
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 INTERACTIONS = (

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import params
+from config import params
 from data import columns
 from data.columns import DAY, HOUR
 from data.simulate import TABLES, main, simulate
+from data.simulator.activity import SimulationError
 from data.simulator.audience import DEVICES
-from data.simulator.choice import draw
+from data.simulator.choices import draw
 from data.simulator.oracle import Oracle
-from data.simulator.rhythm import SimulationError
 
 START = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)  # not at midnight: the period's first day is a part of one
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import params
+from config import params
 from data.errors import DataError
-from data.sources import Source, detect, read
+from data.readers.sources import Source, detect, read
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 

@@ -13,14 +13,13 @@ from hypothesis import assume, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-import params
+from config import params
 from data import ingest
 from data.columns import DAY
 from data.errors import DataError
-from data.manifest import describe
-from data.sources import read
-from data.split import main, temporal_split
-from data.times import microseconds
+from data.readers.sources import read
+from data.split import describe, main, temporal_split
+from data.time_columns import microseconds
 
 
 def settings(**changes) -> params.Split:

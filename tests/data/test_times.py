@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.times import from_datetime, iso, microseconds, read_times
+from data.time_columns import from_datetime, iso, microseconds, read_times
 
 MOMENT = pd.Timestamp("2024-05-06T07:08:09", tz="UTC")
 SECONDS = 1_714_979_289

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import params
+from config import params
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
 POLICY = SHIPPED.gate.model_copy(update={"alpha": 0.05, "margin": 0.02, "segment_margin": 0.02, "min_users": 100})

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from small_pipeline import inside
 
-import params
+from config import params
 from experiments import gate
-from features import fill
+from features import materialize
 from features.online.connect import connect, settings
-from serving import package, registry
+from serving import package
+from serving.deployment import registry
 from serving.edge.stored import Stored
 from serving.worker.recommender import Recommender
-from serving.worker.store_lookup import StoreLookup
+from serving.worker.users import StoreLookup
 from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
 from tests.serving.edge.running import Edge, make_settings, wait_until
 
@@ -50,7 +51,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         version = gate.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "said.jsonl").write_text(SAID + "\n")
-        assert fill.main([]) == fill.main(["--events", "said.jsonl"]) == 0
+        assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
         yield folder
 
 

@@ -13,13 +13,13 @@ import pytest
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
-from experiments.lineage.offline import EVENTS, Offline
-from features import fill
+from experiments.lineage.offline_features import EVENTS, Offline
+from features import materialize
+from features.feature_files import load
 from features.online.connect import connect, settings
 from features.online.profile import LATEST_US, Profile
-from features.store import load
-from serving.worker.store_lookup import StoreLookup
-from serving.worker.trends import Trends
+from serving.worker.item_trends import Trends
+from serving.worker.users import StoreLookup
 from tests.serving.edge.running import Edge
 
 LAST_DAY = "2026-03-31T00:00:00Z"
@@ -76,7 +76,9 @@ def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -
 def other_trends() -> None:
     """Let the store hold the trends of another day, as if they were the newest."""
     features = load("features/out/test")
-    other, newest = (fill.trends(features, moment) for moment in (features.cut_us, features.description["until_us"]))
+    other, newest = (
+        materialize.trends(features, moment) for moment in (features.cut_us, features.description["until_us"])
+    )
     connect(DATASET, settings(), writing=True).write_trends(replace(other, time_us=newest.time_us))
 
 
@@ -94,7 +96,7 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
         ask(running, worker, of, "other-trends", 7)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/yesterday.db")
-            assert fill.main(["--until", LAST_DAY]) == 0
+            assert materialize.main(["--until", LAST_DAY]) == 0
             worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
             ask(running, worker, of, "yesterday", 8)
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")

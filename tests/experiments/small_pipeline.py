@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config.params import ROOT
 from data import ingest, split
 from experiments import evaluate
 from features import featurize
-from params import ROOT
 from serving import export
 from training import train
 

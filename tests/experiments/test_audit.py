@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from small_pipeline import inside as inside_of
 
-import params
+from config import params
 from data.columns import DAY
-from data.instants import to_iso
 from data.products import SPLIT, write_table
+from data.times import to_iso
 from experiments import audit
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
 from experiments.leakage.page import page

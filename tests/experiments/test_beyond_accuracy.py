@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.evaluation.beyond_accuracy import (
+from experiments.evaluation.list_metrics import (
     counts,
     coverage,
     diversity,

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from experiments.leaderboard.board import MAIN, rounded
-from experiments.leaderboard.summary import summary
+from experiments.leaderboard.markdown import summary
 from tests.experiments.made_board import SKILL, change, run
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import params
-from experiments.gating import checkout
-from experiments.gating.checkout import Checkout
+from config import params
+from experiments.gating import preconditions
+from experiments.gating.preconditions import Checkout
 
 
 def test_a_clone_names_what_is_changed_and_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,14 +19,14 @@ def test_a_clone_names_what_is_changed_and_not_committed(tmp_path: Path, monkeyp
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*stated, *command], cwd=tmp_path, check=True)
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
-    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
     monkeypatch.setattr(params, "ROOT", tmp_path)
 
     (tmp_path / "notes.txt").write_text("2\n")
     (tmp_path / "new.py").write_text("1\n")
-    assert checkout.state()[1:] == (None, None)
+    assert preconditions.state()[1:] == (None, None)
     (tmp_path / "requirements.lock").write_text("2\n")
-    assert checkout.state().changed == "requirements.lock"
+    assert preconditions.state().changed == "requirements.lock"
 
 
 @pytest.mark.parametrize("path", ["", "git"])
@@ -34,12 +34,12 @@ def test_without_git_the_report_says_that_the_code_is_unknown(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
-    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
     monkeypatch.setattr(params, "ROOT", tmp_path)
     if not path:
         monkeypatch.setenv("PATH", str(tmp_path))
 
-    state = checkout.state()
+    state = preconditions.state()
 
     assert state.changed is None
     assert state.unknown is not None
@@ -48,6 +48,6 @@ def test_without_git_the_report_says_that_the_code_is_unknown(
 
 def test_a_workspace_believes_the_commit_that_its_maker_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_COMMIT", "0123+changes")
-    assert checkout.state().changed is not None
+    assert preconditions.state().changed is not None
     monkeypatch.setenv("TIDEGATE_COMMIT", "0123")
-    assert checkout.state() == Checkout("0123", None, None)
+    assert preconditions.state() == Checkout("0123", None, None)

@@ -9,8 +9,7 @@ import pytest
 
 from experiments import compare
 from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
-from experiments.evaluation.measure import measure
-from experiments.evaluation.measured import CompareError, Measured, read_metrics
+from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
 from tests.experiments.made_board import ORIGIN, build, change
 
 

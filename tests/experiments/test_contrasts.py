@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluation.bootstrap import paired
-from experiments.evaluation.contrasts import WHOLE, contrasts, holm, p_below_zero, users_to_decide
+from experiments.evaluation.comparison import WHOLE, contrasts, holm, p_below_zero, users_to_decide
 
 USERS, CASES = 60, 400
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.leaderboard.decay import PERIODS, decay
+from experiments.leaderboard.board import PERIODS, decay
 
 CUT = pd.Timestamp("2026-01-01", tz="UTC")
 

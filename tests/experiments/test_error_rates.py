@@ -9,23 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from experiments.evaluation import bootstrap
-from experiments.power import looks
-from experiments.power.chart import chart
-from experiments.power.page import markdown, statement
-from experiments.power.points import (
+from experiments.gating import error_simulation
+from experiments.gating.error_rates_page import chart, markdown, statement
+from experiments.gating.error_simulation import (
     ALONE,
     BETTER,
     EQUAL,
     WORSE,
+    Population,
     errors_hold_from,
     min_users,
     pooled,
+    population,
     users_needed,
 )
-from experiments.power.population import Population, population
 
 POLICY = params.load().gate
 RNG = np.random.default_rng(0)
@@ -80,16 +80,18 @@ def test_an_effect_is_exactly_what_was_asked_and_leaves_the_noise() -> None:
 
 def test_a_simulated_look_is_judged_by_the_intervals_of_a_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
     people, seen = world(30), []
-    monkeypatch.setattr(looks.verdict, "decide", lambda targets, policy: (seen.append(targets), ("HOLD", ""))[1])
+    monkeypatch.setattr(
+        error_simulation.verdict, "decide", lambda targets, policy: (seen.append(targets), ("HOLD", ""))[1]
+    )
     drawn = np.arange(30)[:, None]  # everybody once
     weights = np.concatenate(list(bootstrap.weights(30, 200, 7)))
-    looks._judge(people, drawn, weights, POLICY)
+    error_simulation._judge(people, drawn, weights, POLICY)
 
     for at, target in enumerate(("window", "next")):
         user = np.repeat(np.arange(30), people.count[:, at].astype(int))
         share = people.count[user, at]
         theirs, gain = people.base[user, at] / share, people.gain[user, at] / share
-        real = bootstrap.paired(theirs + gain, theirs, user, 7, 200, looks.verdict.level(POLICY, 1))
+        real = bootstrap.paired(theirs + gain, theirs, user, 7, 200, error_simulation.verdict.level(POLICY, 1))
         assert seen[0][target]["users"] == 30
         for name, value in vars(real).items():
             assert seen[0][target][name] == pytest.approx(value, rel=1e-9), (target, name)
@@ -99,7 +101,7 @@ def test_the_truth_of_a_world_shows_in_its_verdicts() -> None:
     people = world()
 
     def promoted(*effect: float) -> float:
-        told = looks.verdicts(people.with_effect(effect), 150, 400, POLICY, 200, seed=1)
+        told = error_simulation.verdicts(people.with_effect(effect), 150, 400, POLICY, 200, seed=1)
         assert sum(told.values()) == 400
         return told["PROMOTE"] / 400
 
@@ -111,7 +113,7 @@ def test_the_truth_of_a_world_shows_in_its_verdicts() -> None:
 
 def test_the_same_seed_gives_the_same_verdicts() -> None:
     people = world(60)
-    first, again, other = (looks.verdicts(people, 50, 100, POLICY, 100, seed) for seed in (3, 3, 4))
+    first, again, other = (error_simulation.verdicts(people, 50, 100, POLICY, 100, seed) for seed in (3, 3, 4))
 
     assert first == again
     assert first != other

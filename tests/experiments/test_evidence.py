@@ -13,18 +13,18 @@ import pytest
 from safetensors.torch import load_file, save_file
 from small_pipeline import inside
 
-import params
+from config import params
 from data.products import INGESTED
 from experiments import evaluate, gate
-from experiments.evaluation.catalogue import Catalogue
+from experiments.evaluation.cases import Catalog
 from experiments.evaluation.scoring import cases_from, score
-from experiments.gating import evidence, guard_rails
-from features import store
+from experiments.gating import evidence
+from features import feature_files
 from features.sequences import Log
 from features.vocabulary import Vocabulary
-from serving import export, registry
-from serving.artifact.tables import Sides
-from serving.promotion import versions
+from serving import export
+from serving.artifact.item_tables import Sides
+from serving.deployment import model_versions, registry
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 from training.train import fit
@@ -50,19 +50,19 @@ def metrics(folder: Path, label: str) -> dict:
 
 
 def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
-    features = store.load(project / "features/out/test")
+    features = feature_files.load(project / "features/out/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
     artifacts = {label: Recommender.load(project / "serving/out/artifacts" / label) for label in labels}
     scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.batch_cases)
-    items = Catalogue.of(evaluate.catalogue(features))
+    items = Catalog.of(evaluate.catalogue(features))
 
     for label in labels:
         for target in ("window", "next"):
             published, scored = metrics(project, label)["targets"][target], scores[label][target]
             figures = {key: entry.get("mean", entry.get("value")) for key, entry in published["metrics"].items()}
-            lists = guard_rails.of_lists(scored.lists, items)
+            lists = evidence.of_lists(scored.lists, items)
             assert len(scored.ndcg) == published["cases"]
             assert scored.ndcg.mean() == pytest.approx(figures["ndcg@10"], abs=1e-9)
             assert lists["coverage"] == pytest.approx(figures["coverage@10"], abs=1e-9)
@@ -70,7 +70,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 
 def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
-    features = store.load(project / "features/out/test")
+    features = feature_files.load(project / "features/out/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "serving/out/artifacts/ease")
@@ -99,7 +99,7 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times were dealt out anew among the events before the cut."""
-    features = store.load(folder / "features/out/test")
+    features = feature_files.load(folder / "features/out/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
     recipe = json.loads((folder / "training/out/two_tower/valid/fit.json").read_text())["recipe"]
     model = fit(recipe, shuffled, settings.train, settings.seed).model
@@ -156,7 +156,7 @@ def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: P
 
     assert report["verdict"] == "REJECT"
     shown = registry.find(settings.dataset, report["version"])
-    assert "REJECT" in versions.client().get_model_version(settings.dataset, shown.version).description
+    assert "REJECT" in model_versions.client().get_model_version(settings.dataset, shown.version).description
     assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
 
 
@@ -173,6 +173,6 @@ def test_an_index_that_finds_too_little_is_refused_before_anybody_looks(project:
         "its index finds 0.9800 of the exact best 20, below gate.min_index_recall = 0.99"
     )
     assert gate.ledger.entries(manifest["split_id"]) == []
-    shown = versions.client().get_model_version(settings.dataset, report["version"])
+    shown = model_versions.client().get_model_version(settings.dataset, report["version"])
     assert "its index finds 0.9800" in shown.description
     assert registry.serving_target(settings.dataset).report["reason"].startswith("first")

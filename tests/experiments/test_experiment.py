@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from experiments import experiment
 from experiments.experiment import chosen, is_better, prepare, take, take_better
-from experiments.orchestration import lineup, presets, shares, workspace
-from experiments.orchestration.shares import begun_at, fair_share
+from experiments.orchestration import model_selection, seeds, tuning_shares, workspace
+from experiments.orchestration.tuning_shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((params.ROOT / "params.yaml").read_text())["train"]["models"]
 
@@ -45,7 +45,7 @@ def test_the_minutes_are_split_evenly_and_what_was_spent_is_gone() -> None:
 def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of each call of tune, whose trials take no time; studies have had what `had` says."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(shares.steps, "step", lambda title, module, arguments, *_: calls.append(arguments))
+    monkeypatch.setattr(tuning_shares.steps, "step", lambda title, module, arguments, *_: calls.append(arguments))
     return calls
 
 
@@ -58,10 +58,10 @@ def test_models_that_count_are_tuned_first_and_leave_their_minutes_to_the_networ
 ) -> None:
     quick = {"item_knn": (30.0, 40), "ials": (90.0, 40)}
     ended: list[str] = []
-    monkeypatch.setattr(shares, "had_since", lambda start, label, *_: quick.get(label, (0.0, 0))
+    monkeypatch.setattr(tuning_shares, "had_since", lambda start, label, *_: quick.get(label, (0.0, 0))
                         if label in ended or ended.append(label) else (0.0, 0))  # fmt: skip
 
-    shares.tune(folder, params.load(folder / "params.yaml"), 50, 1, {})
+    tuning_shares.tune(folder, params.load(folder / "params.yaml"), 50, 1, {})
 
     assert list(minutes_by_label(asked)) == ["item_knn", "ials", "sasrec", "two_tower", "neural_cf"]
     # 50 minutes less 0.5 for item_knn leave 49.5 for four, less 1.5 for ials leave 48 for three.
@@ -88,7 +88,7 @@ def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> N
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
-    reasons = lineup.leave_out_what_is_too_large(folder)
+    reasons = model_selection.leave_out_what_is_too_large(folder)
 
     assert "ease is left out: 30,000 items exceed its max_items = 20,000" in reasons
     assert params.load(folder / "params.yaml").train.models["hybrid"].parts == ["two_tower", "neural_cf"]
@@ -108,7 +108,7 @@ def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
-    lineup.leave_out_what_is_too_large(folder)
+    model_selection.leave_out_what_is_too_large(folder)
 
     assert "hybrid" not in params.load(folder / "params.yaml").train.models
     assert not [name for name in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"] if "hybrid" in name]
@@ -121,9 +121,9 @@ def test_only_a_recipe_that_beats_the_default_is_better() -> None:
 
 
 def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "HOME", folder / "presets")
+    monkeypatch.setattr(seeds, "HOME", folder / "presets")
     recipes = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
-    presets.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
+    seeds.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
 
     prepare(folder, ["mine"])
 
@@ -155,21 +155,21 @@ def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets, "HOME", folder / "presets")
-    presets.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", {})
+    monkeypatch.setattr(seeds, "HOME", folder / "presets")
+    seeds.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", {})
 
     with pytest.raises(UserError, match="PRESET is 'yours'; experiments/presets holds mine"):
-        presets.read("yours")
+        seeds.read("yours")
 
 
 def test_a_data_set_has_the_presets_that_were_found_on_it() -> None:
-    assert presets.found_on("ml-100k") == ["ml-100k", "ml-100k-peers"]
-    assert presets.found_on("nothing") == []
+    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-peers"]
+    assert seeds.found_on("nothing") == []
 
 
-@pytest.mark.parametrize("path", sorted(presets.HOME.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(seeds.HOME.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
-    take(folder, presets.read(path.stem))
+    take(folder, seeds.read(path.stem))
 
     assert params.load(folder / "params.yaml")
     assert set(yaml.safe_load(path.read_text())["found"]) == {"dataset", "split_id", "command", "commit", "date"}
@@ -194,7 +194,7 @@ def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
 
     assert begun_at(tmp_path, 30) == first
     assert begun_at(tmp_path, 60) > first, "other minutes are another experiment"
-    assert json.loads((tmp_path / shares.NOTE).read_text())["minutes"] == 60
+    assert json.loads((tmp_path / tuning_shares.NOTE).read_text())["minutes"] == 60
 
 
 @pytest.mark.parametrize(

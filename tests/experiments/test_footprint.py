@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import params
-from experiments.gating.footprint import ROUNDS, budgets, latencies, size_mb
+from config import params
+from experiments.gating.evidence import ROUNDS, budgets, latencies, size_mb
 
 POLICY = params.load(params.ROOT / "params.yaml").gate.budgets.model_copy(
     update={"size_mb": 10.0, "latency_ms": 50.0, "latency_ratio": 2.0, "latency_free_ms": 5.0}

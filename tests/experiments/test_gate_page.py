@@ -7,10 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-import params
-from experiments.gating.checks import checks
-from experiments.gating.page import page
-from experiments.gating.picture import Line, picture
+from config import params
+from experiments.gating.report_checks import Line, checks, picture
+from experiments.gating.report_page import page
 from tests.experiments.test_verdict import found
 
 POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json") | {"alpha": 0.05}

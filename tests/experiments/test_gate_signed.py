@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from small_pipeline import inside
 
-import params
+from config import params
 from experiments import gate
-from serving import registry
-from serving.promotion.versions import client
-from serving.registry import CHAMPION, RegistryError
+from serving.deployment import registry
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHAMPION, RegistryError
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from command import UserError
-from experiments.papers.given_negatives import Given, hold_out, metrics, ranks, read
+from config.command import UserError
+from experiments.papers.protocol import Given, hold_out, metrics, ranks, read
 from tests.experiments.paper_files import NEGATIVES, PAIRS, POSITIVES, written
 
 

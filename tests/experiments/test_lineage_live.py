@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from served_platform import DATASET, platform
 
-from benchmarks._redis import free_ports
+from benchmarks._load import free_ports
 from experiments import impact, replay, trace
 from serving import deploy, server
 from serving.edge.stored import Stored

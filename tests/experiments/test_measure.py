@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_pipeline import COUNTED
 
-from experiments.evaluation.catalogue import RankingsError
+from experiments.evaluation.cases import RankingsError
 from experiments.evaluation.measure import measure
 from tests.experiments.made_rankings import made_cases, made_items, rank
 from tests.experiments.reference_metrics import recompute, recompute_slice

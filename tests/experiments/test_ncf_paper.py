@@ -10,22 +10,21 @@ import torch
 from torch.nn import functional
 
 from experiments import ncf_paper
-from experiments.papers import ncf_fit, neumf, neumf_fit
-from experiments.papers.given_negatives import Given, metrics, ranks
-from experiments.papers.set_history import SetNeuralCF
-from experiments.papers.two_fits import Fit, Training, fit
+from experiments.papers import networks
+from experiments.papers.networks import SetNeuralCF
+from experiments.papers.protocol import Fit, Given, Training, fit, metrics, ranks
 from tests.experiments.paper_files import written
-from training.negatives import NegativeSampler
+from training.negative_sampling import NegativeSampler
 
 RECIPE = ncf_paper.BY_HISTORY | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}
 BY_ID = ncf_paper.DEEP | {"width": 16, "hidden": 8, "batch_users": 30, "learning_rate": 0.05}
-BRANCHES = [neumf.Product, neumf.Deep]
+BRANCHES = [networks.Product, networks.Deep]
 ITEMS = 40
 
 WAYS = {
-    "by_history": ncf_fit.training(RECIPE, 0),
-    "dot_product": neumf_fit.training(neumf.Product, BY_ID, 0),
-    "deep": neumf_fit.training(neumf.Deep, BY_ID, 0),
+    "by_history": networks.train_set_ncf(RECIPE, 0),
+    "dot_product": networks.train_neumf(networks.Product, BY_ID, 0),
+    "deep": networks.train_neumf(networks.Deep, BY_ID, 0),
 }
 
 
@@ -45,7 +44,7 @@ def checkerboard(users: int = 60, per_user: int = 10) -> Given:
 
 def test_no_item_is_read_and_to_be_foretold_at_once() -> None:
     taken = checkerboard().taken
-    read, told = ncf_fit.split(taken, 0.5, torch.Generator().manual_seed(0))
+    read, told = networks.split(taken, 0.5, torch.Generator().manual_seed(0))
 
     assert not (read & told).any()
     assert torch.equal(read | told, taken)
@@ -69,7 +68,7 @@ def test_the_positive_is_never_in_its_own_history(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "users_of", spied_users)
     monkeypatch.setattr(model, "match_pairs", spied_pairs)
     sampler = NegativeSampler(given.taken.sum(0).numpy(), 0.0, 0)
-    ncf_fit.loss(model, given.taken, sampler, RECIPE, torch.Generator().manual_seed(0))
+    networks.set_ncf_loss(model, given.taken, sampler, RECIPE, torch.Generator().manual_seed(0))
 
     assert len(seen["positive"])
     assert not seen["read"][seen["question"], seen["positive"]].any()
@@ -131,11 +130,11 @@ def test_weights_are_those_that_do_best_on_the_held_out_pairs() -> None:
 
 
 @pytest.mark.parametrize("kind", BRANCHES)
-def test_candidates_score_as_they_do_among_all_items(kind: type[neumf.Product]) -> None:
+def test_candidates_score_as_they_do_among_all_items(kind: type[networks.Product]) -> None:
     given = checkerboard()
     branch = kind(given, BY_ID)
     torch.nn.init.normal_(branch.item_bias)
-    if isinstance(branch, neumf.Deep):
+    if isinstance(branch, networks.Deep):
         for layer in branch.tail:
             if isinstance(layer, torch.nn.Linear):
                 torch.nn.init.normal_(layer.weight)
@@ -149,9 +148,9 @@ def test_candidates_score_as_they_do_among_all_items(kind: type[neumf.Product]) 
 def test_the_loss_is_the_mean_over_draws_of_negatives() -> None:
     torch.manual_seed(0)
     given = checkerboard()
-    branch, users, drawn = neumf.Product(given, BY_ID), torch.arange(20), BY_ID["negatives"]
+    branch, users, drawn = networks.Product(given, BY_ID), torch.arange(20), BY_ID["negatives"]
     counts = given.taken.sum(dim=0)
-    exact = neumf_fit.loss(branch, given.taken, counts, users, BY_ID | {"l2": 0.0}, torch.Generator())
+    exact = networks.neumf_loss(branch, given.taken, counts, users, BY_ID | {"l2": 0.0}, torch.Generator())
 
     scores = branch.match(branch.user(users, given.taken[users].float()))
     row, item = given.taken[users].nonzero().T
@@ -164,7 +163,7 @@ def test_the_loss_is_the_mean_over_draws_of_negatives() -> None:
 
 def test_what_a_deep_branch_reads_it_is_not_asked_of(monkeypatch: pytest.MonkeyPatch) -> None:
     given = checkerboard()
-    branch, users = neumf.Deep(given, BY_ID), torch.arange(20)
+    branch, users = networks.Deep(given, BY_ID), torch.arange(20)
     seen: dict[str, torch.Tensor] = {}
     match, user = branch.match, branch.user
 
@@ -180,7 +179,7 @@ def test_what_a_deep_branch_reads_it_is_not_asked_of(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(branch, "user", spied_user)
     monkeypatch.setattr(branch, "match", spied_match)
     counts = given.taken.sum(dim=0)
-    neumf_fit.loss(branch, given.taken, counts, users, BY_ID, torch.Generator().manual_seed(0)).backward()
+    networks.neumf_loss(branch, given.taken, counts, users, BY_ID, torch.Generator().manual_seed(0)).backward()
     asked = seen["scores"].grad != 0
 
     assert seen["read"].any()

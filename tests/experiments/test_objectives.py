@@ -13,13 +13,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-import params
+from config import params
 from experiments import tune
 from experiments.tuning import objectives, trials
-from experiments.tuning.budget import Budget
-from experiments.tuning.study import name_of
+from experiments.tuning.study import Budget, name_of
 from tests.training.made_features import checkerboard, train_settings
-from training import validate
+from training import validation
 from training.train import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -58,8 +57,8 @@ def test_accuracy_is_the_geometric_mean_of_both_targets() -> None:
 def test_diversity_is_one_less_the_mean_cosine_of_all_pairs_of_the_first_ten() -> None:
     scores = np.random.default_rng(0).normal(size=len(FEATURES.vocabulary))
     content, means = FEATURES.item_features.astype(float), []
-    for every in validate.cases(FEATURES).values():
-        cases, lists = validate.sample(every, 50, 0), []
+    for every in validation.cases(FEATURES).values():
+        cases, lists = validation.sample(every, 50, 0), []
         for user, end in zip(cases.user, cases.end, strict=True):
             seen = FEATURES.log.items[FEATURES.log.offsets[user] : end]
             shown = [item for item in np.argsort(-scores) if item != 0 and item not in seen][:10]

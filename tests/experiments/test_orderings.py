@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from experiments.evaluation.bootstrap import Totals
-from experiments.protocols.orderings import ranks, tau, tau_interval
+from experiments.leaderboard.sensitivity_card import ranks, tau, tau_interval
 
 
 def test_the_highest_is_first_and_equals_share_the_better_rank() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-import params
-from experiments.evaluation.scoring import Scored
+from config import params
+from experiments.evaluation.scoring import ScoredCases
 from experiments.gating import evidence
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, conclude
 from tests.experiments.gate_policy import POLICY
@@ -32,7 +32,7 @@ class World:
 
     def decided(self, looks: int = 1, policy: params.Gate = POLICY, **facts: Any):
         of = {"candidate": self.ours, "champion": self.theirs, "baseline": self.baseline}
-        scores = {role: {t: Scored(ndcg, self.lists) for t in ("window", "next")} for role, ndcg in of.items()}
+        scores = {role: {t: ScoredCases(ndcg, self.lists) for t in ("window", "next")} for role, ndcg in of.items()}
         cases: Any = {target: SimpleNamespace(user=self.user) for target in ("window", "next")}
         parts = dict.fromkeys(cases, self.parts)
         found = evidence.weigh(scores, cases, parts, checkerboard(cut="test"), policy, 0, looks)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-import params
-from experiments.evaluation import proportion
-from experiments.gating import evidence, judgement, ledger
-from experiments.gating.checkout import Checkout
-from experiments.gating.judgement import Question
-from experiments.gating.page import page
+from config import params
+from experiments.evaluation import bootstrap
+from experiments.gating import evidence, judgment
+from experiments.gating.judgment import Question
+from experiments.gating.preconditions import Checkout
+from experiments.gating.report_page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
-from serving import registry
+from serving.deployment import registry
 from serving.worker.recommender import Recommender
 from tests.experiments.gate_policy import POLICY, SHIPPED
 from tests.serving import tiny_artifact
@@ -55,14 +55,14 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
                        "until_us": tiny_artifact.CUT_US + 10**9}  # fmt: skip
         features: Any = SimpleNamespace(description=description, cut_us=tiny_artifact.CUT_US)
         settings = SHIPPED.model_copy(update={"gate": policy, "dataset": "tiny"})
-        return judgement.judge(
+        return judgment.judge(
             Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
                      tiny_artifact.CUT_US + 2 * 10**9, skew)
         )  # fmt: skip
 
     looked: list[int] = []
     sound = {"comparisons": {}, "looks": 1, "age_days": 0.0, "start_us": tiny_artifact.CUT_US}
-    monkeypatch.setattr(judgement, "_look", lambda *_: looked.append(1) or dict(sound))
+    monkeypatch.setattr(judgment, "_look", lambda *_: looked.append(1) or dict(sound))
     return SimpleNamespace(ask=ask, looked=looked)
 
 
@@ -70,22 +70,22 @@ def test_two_sound_artifacts_are_looked_at_and_the_look_is_in_the_ledger(asked) 
     report = asked.ask()
 
     assert asked.looked == [1]
-    (entry,) = ledger.entries("s")
+    (entry,) = judgment.entries("s")
     assert entry["report"] == report
     assert {"who", "date", "candidate", "champion"} <= set(entry)
-    assert report["policy_hash"] == judgement.policy_hash(POLICY)
+    assert report["policy_hash"] == judgment.policy_hash(POLICY)
 
 
 def no_look(asked, report: dict, verdict: str, reason: str) -> None:
     assert report["verdict"] == verdict
     assert report["reason"].startswith(reason), report["reason"]
     assert asked.looked == []
-    assert ledger.entries("s") == []
+    assert judgment.entries("s") == []
 
 
 def measured(matched: int, compared: int) -> dict[str, Any]:
     """A record of skew: histories that match so often, and nothing of trends."""
-    low, high = proportion.interval(matched, compared)
+    low, high = bootstrap.interval(matched, compared)
     rate = matched / compared
     history = {"compared": compared, "matched": matched, "match_rate": rate, "low": low, "high": high}
     trends = {"compared": 0, "matched": 0, "match_rate": None, "low": 0.0, "high": 1.0}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import params
-from features import store
-from training import validate
+from config import params
+from features import feature_files
+from training import validation
 from training.train import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ CASES = {"ml-100k": (163, 9872), "movietweetings-100k": (4046, 9122)}
 ALONE = {("ml-100k", "ease"): (0.008, 0.002), ("ml-100k", "item_knn"): (0.008, 0.002)}
 
 
-def featurized(folder: Path, source: Path) -> store.Features:
+def featurized(folder: Path, source: Path) -> feature_files.Features:
     """The test cut's features of a source, made by the stages themselves."""
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
     settings["ingest"] |= {"source": "auto", "path": str(source), "event_types": None}
@@ -46,7 +46,7 @@ def featurized(folder: Path, source: Path) -> store.Features:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in (["data.ingest"], ["data.split"], ["features.featurize", "--cut", "test"]):
         subprocess.run([sys.executable, "-m", *verb], cwd=folder, env=environment, check=True)
-    return store.load(folder / "features/out/test")
+    return feature_files.load(folder / "features/out/test")
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def featurized(folder: Path, source: Path) -> store.Features:
 def test_baselines_land_on_the_protocols_figures(dataset: str, real_data: Path, tmp_path: Path) -> None:
     features = featurized(tmp_path, real_data / dataset)
     settings = params.load(ROOT / "params.yaml").train
-    cases, trends = validate.cases(features), features.trend_log()
+    cases, trends = validation.cases(features), features.trend_log()
 
     assert (len(cases["window"]), len(cases["next"])) == CASES[dataset]
     for label, expected in FIGURES[dataset].items():
@@ -63,5 +63,5 @@ def test_baselines_land_on_the_protocols_figures(dataset: str, real_data: Path, 
         model = fit(recipe, features, settings, 0).model
         tolerance = ALONE.get((dataset, label), (0.003, 0.002))
         for target, figure, allowed in zip(("window", "next"), expected, tolerance, strict=True):
-            reached = validate.ndcg(model, features, cases[target], trends, settings.batch_cases).mean()
+            reached = validation.ndcg(model, features, cases[target], trends, settings.batch_cases).mean()
             assert reached == pytest.approx(figure, abs=allowed), f"{dataset} {label} {target}"

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from data.columns import DAY, MINUTE
-from experiments.protocols import holdouts
-from experiments.protocols.session_numbers import session_numbers
+from experiments.evaluation import holdout_protocols
+from experiments.evaluation.holdout_protocols import session_numbers
 from features.folds import Tables
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
@@ -53,20 +53,22 @@ def daily(users: int = 4, days: int = 12, items: int = 30) -> Tables:
 
 
 def test_every_protocol_of_the_card_has_cases_and_none_reaches_into_the_test_window() -> None:
-    found = list(holdouts.every(daily(), SETTINGS))
+    found = list(holdout_protocols.every(daily(), SETTINGS))
 
-    assert {column for fold in found for column, cases in fold.cases.items() if len(cases)} == set(holdouts.MEANINGS)
+    assert {column for fold in found for column, cases in fold.cases.items() if len(cases)} == set(
+        holdout_protocols.MEANINGS
+    )
     assert max(int(fold.asked.log.times.max()) for fold in found) < TEST
 
 
 def test_the_temporal_cut_comes_first_and_alone_finds_a_recipe() -> None:
-    cuts = [fold.learned.description["cut"] for fold in holdouts.every(daily(), SETTINGS)]
+    cuts = [fold.learned.description["cut"] for fold in holdout_protocols.every(daily(), SETTINGS)]
 
     assert cuts == ["valid"] + ["test"] * (len(cuts) - 1)
 
 
 def test_an_earlier_window_is_fitted_on_what_lies_before_it() -> None:
-    rolling = next(fold for fold in holdouts.every(daily(), SETTINGS) if "rolling next" in fold.cases)
+    rolling = next(fold for fold in holdout_protocols.every(daily(), SETTINGS) if "rolling next" in fold.cases)
 
     assert rolling.learned.past.times.max() < START + 6 * DAY
     assert rolling.cases["rolling next"].time.min() >= START + 6 * DAY
@@ -74,7 +76,7 @@ def test_an_earlier_window_is_fitted_on_what_lies_before_it() -> None:
 
 
 def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
-    for fold in holdouts.every(daily(), SETTINGS):
+    for fold in holdout_protocols.every(daily(), SETTINGS):
         past = fold.learned.past
         learned = set(zip(past.users.tolist(), past.times.tolist(), strict=True))
         for column, cases in fold.cases.items():
@@ -83,7 +85,7 @@ def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
 
 
 def test_a_held_out_user_is_learned_from_in_no_event_and_asked_with_their_own_history() -> None:
-    fold = next(fold for fold in holdouts.every(daily(), SETTINGS) if "user k-fold" in fold.cases)
+    fold = next(fold for fold in holdout_protocols.every(daily(), SETTINGS) if "user k-fold" in fold.cases)
     cases = fold.cases["user k-fold"]
 
     assert not set(cases.user.tolist()) & set(fold.learned.past.users.tolist())
@@ -94,25 +96,25 @@ def test_more_windows_than_there_is_past_for_are_refused_with_the_most_that_fit(
     settings = with_sensitivity(rolling_windows=4)  # ten days before the test window, two of them in each
 
     with pytest.raises(UserError, match=r"sensitivity.rolling_windows is 4; expected at most 3: before a further"):
-        next(holdouts.every(daily(), settings))
+        next(holdout_protocols.every(daily(), settings))
 
 
 def test_a_protocol_has_no_more_cases_than_it_may_have_over_all_its_folds() -> None:
     counted: Counter[str] = Counter()
-    for fold in holdouts.every(daily(), with_sensitivity(cases=4)):
+    for fold in holdout_protocols.every(daily(), with_sensitivity(cases=4)):
         counted.update({column: len(cases) for column, cases in fold.cases.items()})
 
     assert max(counted.values()) == 4
 
 
 def test_only_the_last_event_of_users_who_have_others_is_left_out() -> None:
-    assert holdouts.is_last(np.array([0, 0, 0, 1, 2, 2])).tolist() == [False, False, True, False, False, True]
+    assert holdout_protocols.is_last(np.array([0, 0, 0, 1, 2, 2])).tolist() == [False, False, True, False, False, True]
 
 
 def test_parts_keep_units_whole_and_hold_equally_many_of_them() -> None:
     unit = np.repeat(np.arange(10), 3)
 
-    part = holdouts.parts(unit, count=5, seed=0)
+    part = holdout_protocols.parts(unit, count=5, seed=0)
 
     assert all(len(set(part[unit == one].tolist())) == 1 for one in range(10))
     assert np.bincount(part).tolist() == [6] * 5
@@ -121,7 +123,7 @@ def test_parts_keep_units_whole_and_hold_equally_many_of_them() -> None:
 def test_another_seed_draws_other_parts() -> None:
     unit = np.arange(40)
 
-    assert holdouts.parts(unit, 4, seed=0).tolist() != holdouts.parts(unit, 4, seed=1).tolist()
+    assert holdout_protocols.parts(unit, 4, seed=0).tolist() != holdout_protocols.parts(unit, 4, seed=1).tolist()
 
 
 ROWS = [("a", "x", 0), ("a", "y", 29), ("a", "z", 59), ("b", "x", 59), ("b", "y", 60)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from experiments.evaluation import record
+from experiments.evaluation import mlflow_log
 from experiments.evaluation.measure import measure
 from tests.experiments.made_rankings import made_cases, made_items, rank
-from training import tracking, views
+from training import mlflow_views, tracking
 
 
 def facts_of(run_id: str, frozen: bool) -> dict:
@@ -32,7 +32,7 @@ def recorded(frozen: bool = False):
     run = tracking.open_run("shop", "ease · test", {"stage": "train", "cut": "test"})
     run.close()
     facts = facts_of(run.run_id, frozen)
-    record.log_evaluation(facts)
+    mlflow_log.log_evaluation(facts)
     return MlflowClient().get_run(run.run_id), facts
 
 
@@ -52,7 +52,7 @@ def test_the_headline_metrics_are_logged_under_the_same_names_for_every_model(tr
 
 def test_the_saved_view_of_models_shows_what_is_logged(tracked: Path) -> None:
     run, _ = recorded()
-    _, search, order, shown, _ = views.VIEWS["models"]
+    _, search, order, shown, _ = mlflow_views.VIEWS["models"]
     found = MlflowClient().search_runs([run.info.experiment_id], search, order_by=[f"metrics.`{order}` DESC"])
 
     assert [entry.info.run_id for entry in found] == [run.info.run_id]
@@ -85,6 +85,6 @@ def test_a_run_that_is_gone_is_passed_over(gone: str, tracked: Path) -> None:
     run = tracking.open_run("shop", "ease · test", {})
     MlflowClient().delete_run(run.run_id)
 
-    record.log_evaluation(facts_of(run.run_id if gone == "deleted" else "0" * 32, False))
+    mlflow_log.log_evaluation(facts_of(run.run_id if gone == "deleted" else "0" * 32, False))
 
     assert not list((tracked / "mlartifacts").rglob("*.png"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import params
+from config import params
 from experiments.evaluation.scoring import cases_from
-from experiments.gating.refit import asked_of, refit, why_not
+from experiments.gating.same_data_refit import asked_of, refit, why_not
 from tests.training.made_features import checkerboard, recipe
-from training import validate
+from training import validation
 from training.train import fit
 
 FEATURES = checkerboard(cut="test")
@@ -49,7 +49,7 @@ def test_the_refit_stands_between_champion_and_candidate() -> None:
     cases = cases_from(FEATURES, FEATURES.cut_us)
     old = recipe("item_knn")
     again = fit(old, FEATURES, SHIPPED.train, SHIPPED.train.seed).model
-    known = {t: validate.ndcg(again, FEATURES, every, FEATURES.trend_log(), 64) for t, every in cases.items()}
+    known = {t: validation.ndcg(again, FEATURES, every, FEATURES.trend_log(), 64) for t, every in cases.items()}
     nothing = {t: np.full(len(every), 0.01) for t, every in cases.items()}
 
     found = refit(old, known, nothing, cases, FEATURES, SHIPPED, looks=1)

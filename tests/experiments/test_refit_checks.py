@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import params
+from config import params
+from config.params import ROOT
 from data.columns import DAY
 from experiments import retrain
 from experiments.orchestration import steps
-from experiments.retraining import heritage
-from experiments.retraining.agreement import newest_cases, overlap
-from experiments.retraining.refit_checks import estranged
-from params import ROOT
+from experiments.retraining import refit_checks
+from experiments.retraining.refit_checks import estranged, newest_cases, overlap
 from tests.training.made_features import START, checkerboard, recipe, train_settings
 from training.train import fit
 
@@ -24,18 +23,18 @@ STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l",
           "seed": 0}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "told"), heritage.OF_MANIFEST.items())
+@pytest.mark.parametrize(("name", "told"), refit_checks.OF_MANIFEST.items())
 def test_a_refit_departs_from_its_parent_by_each_thing_that_they_must_share(name: str, told: str) -> None:
-    assert heritage.departures(STATED, STATED, heritage.OF_MANIFEST) == []
+    assert refit_checks.departures(STATED, STATED, refit_checks.OF_MANIFEST) == []
 
-    (line,) = heritage.departures(STATED, STATED | {name: "another"}, heritage.OF_MANIFEST)
+    (line,) = refit_checks.departures(STATED, STATED | {name: "another"}, refit_checks.OF_MANIFEST)
     assert line == f"its {told} is another, its parent's {STATED[name]}"
 
 
 def test_what_a_parent_does_not_state_is_not_taken_for_equal() -> None:
     for commit in (None, "unknown"):
         unknown = STATED | {"commit": commit}
-        assert heritage.departures(unknown, unknown, heritage.OF_MANIFEST) == [
+        assert refit_checks.departures(unknown, unknown, refit_checks.OF_MANIFEST) == [
             "its code commit is not known, its parent's not known"
         ]
 

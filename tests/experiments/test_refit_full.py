@@ -12,24 +12,23 @@ from pathlib import Path
 import pytest
 from small_pipeline import inside
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from data.products import SPLIT
 from experiments import audit, gate, refit_full
-from experiments.gating import admission, judgement
-from experiments.gating.checkout import Checkout
-from experiments.gating.judgement import Question
-from experiments.gating.opponent import opponent
-from experiments.gating.page import page
-from experiments.lineage import affected, ancestry
-from experiments.lineage.affected import Origin
+from experiments.gating import judgment, preconditions
+from experiments.gating.evidence import opponent
+from experiments.gating.judgment import Question
+from experiments.gating.preconditions import Checkout
+from experiments.gating.report_page import page
+from experiments.lineage import ancestry, downstream
+from experiments.lineage.downstream import Origin
 from experiments.retraining import refit_checks
-from experiments.serving_skew import record as skew_record
-from features import store
-from serving import registry
-from serving.deployment.overview import overview
-from serving.promotion import gate_report, versions
-from serving.registry import Target
+from experiments.serving_skew import report as skew_record
+from features import feature_files
+from serving.deployment import gate_report, model_versions, registry
+from serving.deployment.registry import Target
+from serving.deployment.status import overview
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +61,7 @@ def parent_serves(refitted: Path) -> Iterator[None]:
 
 
 def manifest_of(version: str) -> dict:
-    return versions.stored_manifest(registry.find(DATASET, version))
+    return model_versions.stored_manifest(registry.find(DATASET, version))
 
 
 def test_the_refit_is_the_parents_recipe_on_all_events_and_serves_under_its_report(refitted: Path) -> None:
@@ -78,7 +77,7 @@ def test_the_refit_is_the_parents_recipe_on_all_events_and_serves_under_its_repo
     assert child["refit_of"] == {"version": PARENT, "artifact": registry.find(DATASET, PARENT).artifact}
     under = target.report["under"]
     assert (under["version"], under["report"]) == (PARENT, gate_report.digest(registry.find(DATASET, PARENT)))
-    assert versions.client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
+    assert model_versions.client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
 
 
 def test_its_report_states_how_far_it_lists_as_its_parent_does(refitted: Path) -> None:
@@ -94,15 +93,15 @@ def test_its_report_states_how_far_it_lists_as_its_parent_does(refitted: Path) -
 
 def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -> None:
     parts = {part.name: part for part in ancestry.parts_of(registry.find(DATASET, CHILD))}
-    rows = affected.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
+    rows = downstream.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
     newest = Origin(DATASET, manifest_of(CHILD)["dataset_hash"], manifest_of(CHILD)["fit_until_us"] - 1)
 
     assert parts["parent"].facts["version"] == PARENT
     assert parts["parent"].facts["verdict"] == "PROMOTE"
     assert f"refit of version {PARENT}" in parts["gate report"].facts["reason"]
     assert {row["version"]: row["refit of"] for row in rows} == {BASELINE: None, PARENT: None, CHILD: PARENT}
-    assert [row["version"] for row in affected.versions_part(newest).rows] == [CHILD]
-    assert [row["name"] for row in affected.runs_part(newest).rows] == ["two_tower · full"]
+    assert [row["version"] for row in downstream.versions_part(newest).rows] == [CHILD]
+    assert [row["name"] for row in downstream.runs_part(newest).rows] == ["two_tower · full"]
     assert f"registry  champion    {CHILD}, a refit of {PARENT}" in overview(DATASET)
     assert "parent" not in {part.name for part in ancestry.parts_of(registry.find(DATASET, PARENT))}
 
@@ -128,7 +127,7 @@ def test_the_parent_asked_again_does_not_take_the_place_of_its_refit(settings: p
 
 
 def test_on_events_that_it_has_not_seen_the_refit_itself_is_the_champion(refitted: Path) -> None:
-    features, candidate = store.load("features/out/test"), registry.find(DATASET, BASELINE)
+    features, candidate = feature_files.load("features/out/test"), registry.find(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
     assert opponent(DATASET, candidate, features)[0].version.version == PARENT
@@ -139,14 +138,14 @@ def asked(settings: params.Params, candidate: str, champion: str, features: str,
     found = [registry.find(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = Checkout("tested", None, None)
-    question = Question(settings, store.load(f"features/out/{features}"), "ours", *found, "theirs", None, code, clean,
+    question = Question(settings, feature_files.load(f"features/out/{features}"), "ours", *found, "theirs", None, code, clean,
                         False, time.time_ns() // 1000)  # fmt: skip
     return replace(question, **changes)
 
 
 def test_a_refit_is_not_scored_on_a_window_that_it_was_fitted_on(settings: params.Params) -> None:
     for candidate, champion, who in ((BASELINE, CHILD, "champion"), (CHILD, BASELINE, "candidate")):
-        report = judgement.judge(asked(settings, candidate, champion, "test"))
+        report = judgment.judge(asked(settings, candidate, champion, "test"))
 
         assert report["verdict"] == "INSUFFICIENT_DATA"
         assert report["reason"].startswith(f"refused: the whole window overlaps what the {who} was fitted on")
@@ -182,7 +181,7 @@ def test_a_refit_that_costs_too_much_is_rejected(settings: params.Params) -> Non
 def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
     settings: params.Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "golden_fault", lambda one: "0" if one.manifest.get("refit_of") else None)
+    monkeypatch.setattr(preconditions, "golden_fault", lambda one: "0" if one.manifest.get("refit_of") else None)
     report = refit_checks.judge(asked(settings, CHILD, PARENT, "full"), {})
 
     assert report["reason"] == "the candidate does not answer as at export: 0"
@@ -252,10 +251,10 @@ def test_features_that_are_served_otherwise_than_they_are_fitted_refit_nothing(c
 @pytest.mark.usefixtures("parent_serves")
 def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
     target, stated = registry.serving_target(DATASET), manifest_of(PARENT)
-    monkeypatch.setattr(versions, "stored_manifest", lambda _: stated | {"seed": None})
+    monkeypatch.setattr(model_versions, "stored_manifest", lambda _: stated | {"seed": None})
 
     with pytest.raises(UserError, match="demo 2 does not state its seed"):
-        refit_full.refit(target, store.load("features/out/full"), settings)
+        refit_full.refit(target, feature_files.load("features/out/full"), settings)
 
 
 def test_a_champion_by_override_is_not_refitted(refitted: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import replay
-from serving.promotion import versions
-from serving.worker import processor
+from serving.deployment import model_versions
+from serving.worker import response
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +152,7 @@ def test_the_same_processor_owes_the_same_bytes(here: Path, capsys) -> None:
 
     assert code == 1
     assert "! its bytes differ, on the same processor class and libraries" in said
-    assert processor.described() in said
+    assert response.described() in said
 
 
 @pytest.mark.parametrize("field", ["reason", "segments", "feature_time"])
@@ -216,8 +216,8 @@ def test_a_changed_artifact_replays_nothing(here: Path, capsys) -> None:
 
 def stored(name: str) -> Path:
     """A file of the registered artifact, where the registry keeps it."""
-    version = versions.find("demo", "1")
-    folder = Path(versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    version = model_versions.find("demo", "1")
+    folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     return folder / f"artifact-{version.artifact[:12]}" / name
 
 

@@ -10,24 +10,25 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
+from config.model_params import ModelParams
 from data.columns import DAY
-from data.instants import from_iso, to_iso
+from data.times import from_iso, to_iso
 from experiments import retrain
+from experiments.gating import same_data_refit
 from experiments.orchestration import workspace
-from experiments.retrain import Champion, Cuts, cuts_of, old_end_of, prepare
-from experiments.retraining import recipe
-from model_params import ModelParams
+from experiments.retrain import Champion, old_end_of, prepare
+from experiments.retraining.cuts import RetrainCuts, retrain_cuts
 
 END = from_iso("2026-03-01T12:00:00Z")
 SHIPPED = params.load().train.models
 
 
 def test_only_what_is_new_judges_and_as_long_before_it_validates() -> None:
-    cuts = cuts_of(END, END + 10 * DAY, None, None)
+    cuts = retrain_cuts(END, END + 10 * DAY, None, None)
 
-    assert cuts == Cuts(END + 1 - 10 * DAY, END + 1, END + 10 * DAY)
+    assert cuts == RetrainCuts(END + 1 - 10 * DAY, END + 1, END + 10 * DAY)
     assert cuts.test_start - cuts.valid_start == cuts.end + 1 - cuts.test_start
 
 
@@ -43,7 +44,7 @@ def test_only_what_is_new_judges_and_as_long_before_it_validates() -> None:
 )
 def test_a_cut_that_could_not_judge_is_refused(end: int, valid: str | None, test: str | None, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        cuts_of(END, end, valid, test)
+        retrain_cuts(END, end, valid, test)
 
 
 def fitted(label: str) -> dict:
@@ -58,7 +59,7 @@ def fitted(label: str) -> dict:
 
 @pytest.mark.parametrize("label", sorted(SHIPPED))
 def test_a_fitted_recipe_is_stated_as_params_would_state_it(label: str) -> None:
-    sections = recipe.stated(label, fitted(label))
+    sections = same_data_refit.stated(label, fitted(label))
 
     for name, section in sections.items():
         expected = SHIPPED[name].model_dump()
@@ -69,9 +70,9 @@ def test_a_fitted_recipe_is_stated_as_params_would_state_it(label: str) -> None:
 
 def test_a_recipe_of_another_age_is_refused_by_what_it_lacks() -> None:
     with pytest.raises(UserError, match="the recipe of ease lacks max_items"):
-        recipe.stated("ease", {"name": "ease", "l2": 200})
+        same_data_refit.stated("ease", {"name": "ease", "l2": 200})
     with pytest.raises(UserError, match="ours is a 'gru', which this code cannot fit"):
-        recipe.stated("ours", {"name": "gru"})
+        same_data_refit.stated("ours", {"name": "gru"})
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ CHAMPION = Champion("4", "two_tower", fitted("two_tower") | {"width": 48, "heads
 
 
 def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder: Path) -> None:
-    labels = prepare(folder, CHAMPION, Cuts(END - DAY, END, END + DAY), ["hybrid"])
+    labels = prepare(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["hybrid"])
     settings = params.load(folder / "params.yaml")
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
 
@@ -100,7 +101,7 @@ def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder
 
 def test_an_unknown_rival_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="--candidates gru: train"):
-        prepare(folder, CHAMPION, Cuts(END - DAY, END, END + DAY), ["gru"])
+        prepare(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["gru"])
 
 
 def test_a_call_that_was_cut_short_goes_on_from_where_the_version_before_ended(folder: Path) -> None:

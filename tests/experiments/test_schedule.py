@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config.params import ROOT
 from experiments import retrain
 from experiments.orchestration import workspace
-from experiments.orchestration.only_one import AlreadyRunningError, only_one
-from params import ROOT
+from experiments.orchestration.steps import AlreadyRunningError, only_one
 
 FOLDER = ROOT / "experiments/schedule"
 CRONJOB = yaml.safe_load((FOLDER / "cronjob.yaml").read_text())

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-import params
+from config import params
 from experiments.evaluation.measure import measure
 from experiments.orchestration import seeds
 from experiments.orchestration.workspace import edited

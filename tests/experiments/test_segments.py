@@ -10,20 +10,17 @@ import pandas as pd
 import pytest
 import yaml
 
-import params
-from command import UserError
-from experiments.evaluation.cases import gather
-from experiments.evaluation.catalogue import Catalogue
-from experiments.evaluation.measure import measure
-from experiments.evaluation.measured import CompareError, Measured, must_share_split
-from experiments.evaluation.segments import Segments
-from experiments.evaluation.slices import case_slices
+from config import params
+from config.command import UserError
+from experiments.evaluation.cases import Catalog, gather
+from experiments.evaluation.measure import CompareError, Measured, measure, must_share_split
+from experiments.evaluation.slices import Segments, case_slices
 from experiments.leaderboard.board import Board, result
-from experiments.leaderboard.figures import page
+from experiments.leaderboard.html_page import page
 from experiments.leaderboard.markdown import markdown, segment_rows
-from features import store
+from features import feature_files
 from features.featurize import microseconds
-from features.segments.rules import Event, Profile, members, split_values
+from features.segments.rules import RuleEvent, RuleProfile, members, split_values
 from features.sequences import window_cases
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
@@ -58,7 +55,7 @@ def measured(made, label: str = "ease", **changes: object) -> Measured:
 
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
     rankings, items = made
-    cases = gather([rankings], "next", Catalogue.of(items))
+    cases = gather([rankings], "next", Catalog.of(items))
     assert cases is not None
     ordered = rankings[rankings["target"] == "next"].sort_values("case_id")
 
@@ -135,9 +132,9 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
     for target, rows in rankings.groupby("target"):
         for row in rows.sample(60, random_state=0).itertuples():
             own = of_user[row.user_id]
-            history = [Event(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
+            history = [RuleEvent(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
             at = int(row.time.value // 1000)
-            assert list(row.segments) == members(written, Profile(history), at, {}), (target, row.case_id)
+            assert list(row.segments) == members(written, RuleProfile(history), at, {}), (target, row.case_id)
     metrics = json.loads((out / "metrics/ease.json").read_text())
     for target in ("window", "next"):
         slices = metrics["targets"][target]["slices"]
@@ -149,7 +146,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
-    features = store.load(pipeline / "features/out/test")
+    features = feature_files.load(pipeline / "features/out/test")
     ingested = pipeline / "data/out/ingest"
     items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
     genre = min(split_values(items["genres"].dropna().iloc[0]))
@@ -172,10 +169,10 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     for row in range(len(cases)):
         user = cases.user[row]
         rows = range(log.offsets[user], log.offsets[user + 1])
-        history = [Event(ids[log.items[at]], int(log.times[at]), int(log.known[at])) for at in rows]
+        history = [RuleEvent(ids[log.items[at]], int(log.times[at]), int(log.known[at])) for at in rows]
         known = min(max(event.time_us, event.known_us) for event in history)
         name = features.users[user]
-        profile = Profile(history, {trait: value if name in alike else "another"}, known)
+        profile = RuleProfile(history, {trait: value if name in alike else "another"}, known)
         assert found[row] == members(written, profile, cut, values)
     assert {"fans", "alike"} <= {name for names in found for name in names}
 

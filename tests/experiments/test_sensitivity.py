@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from small_pipeline import inside
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from experiments import sensitivity
-from experiments.protocols import card, card_page
-from experiments.protocols.holdouts import Fold
+from experiments.evaluation.holdout_protocols import Fold
+from experiments.leaderboard import sensitivity_card
 from tests.training.made_features import checkerboard, train_settings
-from training import validate
+from training import validation
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 USERS = np.array([0, 0, 1, 2])
@@ -32,13 +32,13 @@ FOUND = {
     "window": reached(a=[0, 0, 0, 0], b=[1, 1, 1, 1], c=[0, 1, 0, 0]),
     "leave last out": reached(a=[0, 0, 0, 0], b=[0, 1, 0, 0], c=[1, 1, 1, 1]),
 }
-CARD = card.build(FOUND, num_users=3, seed=0, resamples=100)
+CARD = sensitivity_card.build(FOUND, num_users=3, seed=0, resamples=100)
 
 
 def facts() -> dict:
     """A card as the verb writes it."""
     known = {"dataset": "typed <b>", "dataset_hash": "h", "split_id": "s", "valid_start": "v", "test_start": "t"}
-    return known | {"commit": "c", "date": "d", "command": "x", "statement": card.NO_GATE} | CARD
+    return known | {"commit": "c", "date": "d", "command": "x", "statement": sensitivity_card.NO_GATE} | CARD
 
 
 def test_a_model_has_the_mean_of_its_cases_and_its_rank() -> None:
@@ -50,7 +50,7 @@ def test_a_model_has_the_mean_of_its_cases_and_its_rank() -> None:
 def test_models_stand_in_the_order_of_next() -> None:
     found = {name: dict(reversed(of.items())) for name, of in FOUND.items()}
 
-    assert list(card.build(found, 3, 0, 100)["models"]) == ["a", "b", "c"]
+    assert list(sensitivity_card.build(found, 3, 0, 100)["models"]) == ["a", "b", "c"]
 
 
 def test_tau_is_of_each_protocol_with_each_target_of_the_temporal_cut() -> None:
@@ -68,23 +68,23 @@ def test_only_the_temporal_cut_can_feed_a_gate() -> None:
 def test_a_protocol_without_cases_is_left_out() -> None:
     empty = {label: (np.zeros((0, 1)), np.zeros(0, np.int64)) for label in "abc"}
 
-    assert "user k-fold" not in card.build(FOUND | {"user k-fold": empty}, 3, 0, 100)["protocols"]
+    assert "user k-fold" not in sensitivity_card.build(FOUND | {"user k-fold": empty}, 3, 0, 100)["protocols"]
 
 
-@pytest.mark.parametrize("write", [card_page.page, card_page.markdown])
+@pytest.mark.parametrize("write", [sensitivity_card.page, sensitivity_card.markdown])
 def test_the_card_says_that_all_but_the_temporal_cut_are_diagnostics(write) -> None:
     assert "Every other protocol on this page is a diagnostic and cannot feed a gate." in write(facts())
 
 
 def test_the_page_fetches_nothing_and_shows_names_as_they_are() -> None:
-    page = card_page.page(facts())
+    page = sensitivity_card.page(facts())
 
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
     assert "Split sensitivity of typed &lt;b&gt;" in page
 
 
 def test_the_bump_chart_draws_the_rank_of_every_model_under_every_protocol() -> None:
-    lines = {line.name: dict(zip(line.x, line.y, strict=True)) for line in card_page.bump(facts()).data}
+    lines = {line.name: dict(zip(line.x, line.y, strict=True)) for line in sensitivity_card.bump(facts()).data}
 
     assert lines == {label: {name: entry["rank"] for name, entry in of.items()} for label, of in CARD["models"].items()}
 
@@ -94,7 +94,7 @@ def test_the_bump_chart_draws_the_rank_of_every_model_under_every_protocol() -> 
 
 def fold(name: str, cut: str, column: str) -> Fold:
     features = checkerboard(cut=cut)
-    return Fold(name, features, features, {column: validate.cases(features)["next"]})
+    return Fold(name, features, features, {column: validation.cases(features)["next"]})
 
 
 SMALL = SETTINGS.model_copy(update={"train": train_settings()})

@@ -12,20 +12,16 @@ import pytest
 from served_platform import DATASET, chosen, log
 from skewed_platform import LAST_DAY, LATE, differing, measured, skewed
 
-from command import UserError
-from data.instants import from_iso
+from config.command import UserError
+from data.times import from_iso
 from experiments import skew
-from experiments.gating import admission
-from experiments.lineage import options as lineage_options
-from experiments.lineage.offline import EVENTS, USERS
-from experiments.lineage.past_trends import FEATURES, OfflineTrends
-from experiments.serving_skew import record as skew_record
-from experiments.serving_skew.asking import CONTEXT_GONE
-from experiments.serving_skew.cost import Held, cost
-from experiments.serving_skew.people import NEWER, NO_KEY, STRANGER
-from experiments.serving_skew.sources import opened
-from experiments.serving_skew.trends import OTHER_VERSION, OWN_MOMENT
-from features.store import load
+from experiments.gating import preconditions
+from experiments.lineage import report as lineage_options
+from experiments.lineage.offline_features import EVENTS, FEATURES, USERS, OfflineTrends
+from experiments.serving_skew import report as skew_record
+from experiments.serving_skew.comparison import NEWER, NO_KEY, OTHER_VERSION, OWN_MOMENT, STRANGER, Held, cost
+from experiments.serving_skew.sources import CONTEXT_GONE, opened
+from features.feature_files import load
 
 pytestmark = pytest.mark.slow
 
@@ -279,7 +275,7 @@ def test_the_page_and_the_text_say_what_is_compared_how(here: Path, capsys) -> N
 def test_the_gate_refuses_what_is_shown_to_match_too_seldom_and_says_what_was_not_measured(here: Path, capsys) -> None:
     policy = chosen(here).gate
     measured(here, "other")
-    refusal = admission.skewed(skew_record.last(DATASET), policy)
+    refusal = preconditions.skewed(skew_record.last(DATASET), policy)
     assert refusal is not None
     assert (refusal.verdict, refusal.reason) == (
         "HOLD",
@@ -288,7 +284,7 @@ def test_the_gate_refuses_what_is_shown_to_match_too_seldom_and_says_what_was_no
     assert "skew: the gate refuses to judge: refused: " in capsys.readouterr().err
 
     measured(here, "clean", status=0)
-    assert admission.skewed(skew_record.last(DATASET), policy) is admission.skewed(None, policy) is None
+    assert preconditions.skewed(skew_record.last(DATASET), policy) is preconditions.skewed(None, policy) is None
     assert skew_record.last("another-data-set") is None
     Path("experiments/out/skew.json").write_text('{"groups": []}')
     with pytest.raises(UserError, match=r"skew\.json is no record of skew"):

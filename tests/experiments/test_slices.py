@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.cases import gather
-from experiments.evaluation.catalogue import Catalogue, RankingsError
+from experiments.evaluation.cases import Catalog, RankingsError, gather
 from experiments.evaluation.slices import case_slices, item_slices, sliced
 
 IDS = [f"{n}" for n in range(10)]
@@ -36,7 +35,7 @@ def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), targ
             "true_ranks": [list(rank) for rank in ranks] * (1 if len(ranks) > 1 else len(histories)),
         }
     )
-    catalogue = Catalogue.of(ITEMS)
+    catalogue = Catalog.of(ITEMS)
     return gather([frame], target, catalogue), catalogue
 
 
@@ -58,7 +57,7 @@ def test_a_family_with_one_part_in_use_says_nothing_and_is_left_out():
 
 
 def test_head_is_the_most_popular_fifth_of_the_catalogue():
-    catalogue = Catalogue.of(ITEMS)
+    catalogue = Catalog.of(ITEMS)
     assert list(catalogue.ids[catalogue.head]) == ["0", "1"]
 
 
@@ -104,4 +103,4 @@ def test_slices_without_a_case_are_left_out():
 )
 def test_an_items_table_that_cannot_be_used_is_refused(items, message):
     with pytest.raises(RankingsError, match=message):
-        Catalogue.of(items)
+        Catalog.of(items)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from command import UserError
+from config.command import UserError
 from experiments.orchestration import steps
 
 

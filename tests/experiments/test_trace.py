@@ -12,8 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving import registry
-from serving.promotion import gate_report, versions
+from serving.deployment import gate_report, model_versions, registry
 
 pytestmark = pytest.mark.slow
 
@@ -141,8 +140,10 @@ def test_no_registry_is_made_by_looking_for_one(here: Path, capsys, monkeypatch:
 
 def test_a_report_or_an_artifact_that_was_changed_is_told(here: Path, capsys) -> None:
     version = registry.find("demo", "1")
-    folder = Path(versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
-    tags = versions.client().get_model_version("demo", "1").tags  # other platforms of this run keep theirs beside it
+    folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    tags = (
+        model_versions.client().get_model_version("demo", "1").tags
+    )  # other platforms of this run keep theirs beside it
     report = folder / tags[gate_report.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
     kept = {path: path.read_text() for path in (report, manifest)}

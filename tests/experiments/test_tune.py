@@ -11,13 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from experiments import tune
-from experiments.tuning import storage as study_storage
+from experiments.tuning import study as study_storage
 from experiments.tuning import trials
-from experiments.tuning.budget import Budget
-from experiments.tuning.study import begin_with_defaults, completed, name_of, open_study, this_process
+from experiments.tuning.study import Budget, begin_with_defaults, completed, name_of, open_study, this_process
 from experiments.tuning.trials import OutOfTimeError
 from tests.training.made_features import checkerboard
 from training import tracking

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 from torch import nn
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from data.columns import DAY
 from experiments import tune
-from experiments.tuning import folded, trials
-from experiments.tuning.budget import Budget
-from experiments.tuning.study import name_of
+from experiments.tuning import trials
+from experiments.tuning.study import Budget, name_of
 from features.folds import Tables
 from tests.training.made_features import checkerboard
 from training.metrics import geometric_mean
@@ -63,11 +62,11 @@ def fitted(by_cut: dict[int, float]):
 
 
 def test_one_fold_is_the_validation_window_as_featurize_wrote_it() -> None:
-    assert folded.features_of(FEATURES, with_folds(1)) == [FEATURES]
+    assert trials.features_of(FEATURES, with_folds(1)) == [FEATURES]
 
 
 def test_folds_are_windows_oldest_first_that_end_with_the_validation_window(ten_days: None) -> None:
-    found = folded.features_of(FEATURES, with_folds(3))
+    found = trials.features_of(FEATURES, with_folds(3))
 
     assert [(one.cut_us - START) // DAY for one in found] == [2, 4, 6]
     assert [(one.description["until_us"] - START) // DAY for one in found] == [4, 6, 8]
@@ -75,7 +74,7 @@ def test_folds_are_windows_oldest_first_that_end_with_the_validation_window(ten_
 
 def test_more_folds_than_there_is_past_for_are_refused_with_the_most_that_fit(ten_days: None) -> None:
     with pytest.raises(UserError, match=r"tune.folds is 4; expected at most 3: before a further window"):
-        folded.refuse_too_many(with_folds(4))
+        trials.refuse_too_many(with_folds(4))
 
 
 def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Path, monkeypatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import params
+from config import params
 from experiments.gating.verdict import (
     HOLD,
     INSUFFICIENT_DATA,

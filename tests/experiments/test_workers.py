@@ -13,14 +13,13 @@ import yaml
 from mlflow import MlflowClient
 from small_pipeline import inside, write_params
 
-import params
+from config import params
 from data import ingest, split
 from experiments import tune
-from experiments.tuning import storage as study_storage
+from experiments.tuning import study as study_storage
 from experiments.tuning import workers
-from experiments.tuning.budget import Budget
-from experiments.tuning.study import name_of, open_study
-from features import featurize, store
+from experiments.tuning.study import Budget, name_of, open_study
+from features import feature_files, featurize
 
 WORKERS = 2
 
@@ -55,7 +54,7 @@ def kill_one(name: str, url: str, killed: list[int], over: threading.Event) -> N
 @pytest.mark.slow
 def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path) -> None:
     with inside(featurized):
-        settings, features = params.load(), store.load(tune.FEATURES)
+        settings, features = params.load(), feature_files.load(tune.FEATURES)
         name, killed, over = name_of("two_tower", features, settings), [], threading.Event()
         killer = threading.Thread(target=kill_one, args=(name, study_storage.url_of(tune.OUT), killed, over))
         killer.start()

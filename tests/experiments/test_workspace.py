@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from experiments.orchestration import workspace
 from experiments.orchestration.workspace import make, name_of, parse_columns
 

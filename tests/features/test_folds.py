@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-import params
+from config import params
 from data.columns import DAY
 from features import folds
 from features.folds import Tables

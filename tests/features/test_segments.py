@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from command import UserError
+from config.command import UserError
+from config.params import ROOT, load
+from config.segment_params import Segments
 from data.columns import DAY
-from features.segments.facts import gather
-from features.segments.membership import membership
-from features.segments.rules import Event, Profile, describe, members
+from features.segments.membership import gather, membership
+from features.segments.rules import RuleEvent, RuleProfile, describe, members
 from features.sequences import Log
-from params import ROOT, load
-from segment_params import Segments
 
 ITEMS = {
     "scream": {"genres": frozenset({"Horror", "Thriller"})},
@@ -33,18 +32,18 @@ def rules(*conditions: dict, name: str = "it", kind: str = "all") -> list[dict]:
 def holds(condition: dict, *events: tuple, day: float = 100, **profile: object) -> bool:
     """Whether a condition holds on a day for (day, item) events, known at once or on a third day."""
     made = happened(*events)
-    return members(rules(condition), Profile(made, **profile), round(day * DAY), ITEMS) == ["it"]
+    return members(rules(condition), RuleProfile(made, **profile), round(day * DAY), ITEMS) == ["it"]
 
 
-def happened(*events: tuple) -> list[Event]:
-    return [Event(item, round(at * DAY), round((known[0] if known else at) * DAY)) for at, item, *known in events]
+def happened(*events: tuple) -> list[RuleEvent]:
+    return [RuleEvent(item, round(at * DAY), round((known[0] if known else at) * DAY)) for at, item, *known in events]
 
 
 def item_table() -> pd.DataFrame:
     return pd.DataFrame({"item_id": IDS, "genres": ["|".join(sorted(ITEMS[name]["genres"])) or None for name in IDS]})
 
 
-def log_of(people: list[list[Event]]) -> Log:
+def log_of(people: list[list[RuleEvent]]) -> Log:
     """The same events as a log; an item that IDS does not hold has row 0."""
     flat = [(event.time_us, event.known_us, IDS.index(event.item_id) + 1 if event.item_id in IDS else 0)
             for events in people for event in events]  # fmt: skip
@@ -112,7 +111,7 @@ def test_a_trait_has_one_of_some_values(condition, value, expected) -> None:
 
 def test_all_conditions_must_hold_and_of_any_one_is_enough() -> None:
     few, new = {"fact": "events", "at_most": 1}, {"fact": "days_since_first", "below": 7}
-    profile = Profile([Event("up", 50 * DAY, 50 * DAY)])
+    profile = RuleProfile([RuleEvent("up", 50 * DAY, 50 * DAY)])
 
     def found(rule: dict) -> list[str]:
         plain = Segments.model_validate({"rules": [{"name": "it", **rule}]}).plain()
@@ -128,8 +127,8 @@ def test_the_shipped_rules_say_what_their_names_say() -> None:
     shipped = load(ROOT / "params.yaml").segments.plain()
 
     def found(*days: float) -> list[str]:
-        events = [Event("up", round(day * DAY), round(day * DAY)) for day in days]
-        return members(shipped, Profile(events), 100 * DAY, {})
+        events = [RuleEvent("up", round(day * DAY), round(day * DAY)) for day in days]
+        return members(shipped, RuleProfile(events), 100 * DAY, {})
 
     assert found() == []
     assert found(99) == ["new"]
@@ -163,15 +162,15 @@ EVENTS = st.lists(st.tuples(MOMENTS, st.one_of(st.just(0), st.integers(0, 12)), 
 USER = st.tuples(EVENTS, st.sampled_from([18.0, 30.5, None]), st.sampled_from(["free", "paid", None]))
 
 
-def tables(people: list) -> tuple[Log, pd.DataFrame, pd.DataFrame, list[Profile]]:
+def tables(people: list) -> tuple[Log, pd.DataFrame, pd.DataFrame, list[RuleProfile]]:
     """The same people as a log with its tables, and as one profile each."""
     quarter = DAY // 4
     profiles = []
     for events, age, plan in people:
         own = sorted((at * quarter, (at + late) * quarter, item) for at, late, item in events)
         known = min((max(time, seen) for time, seen, _ in own), default=None)
-        made = [Event("lost" if item == 0 else IDS[item - 1], time, seen) for time, seen, item in own]
-        profiles.append(Profile(made, {"age": age, "plan": plan}, known))
+        made = [RuleEvent("lost" if item == 0 else IDS[item - 1], time, seen) for time, seen, item in own]
+        profiles.append(RuleProfile(made, {"age": age, "plan": plan}, known))
     log = log_of([list(profile.events) for profile in profiles])
     users = pd.DataFrame({"user_id": [f"u{n}" for n in range(len(people))],
                           "age": [age for _, age, _ in people], "plan": [plan for *_, plan in people]})  # fmt: skip

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-import params
+from config import params
 from data.columns import DAY
 from features.encode import resolve_history
+from features.feature_files import Features
 from features.featurize import featurize, microseconds, order_items
 from features.sequences import batches, next_cases, window_cases
-from features.store import Features
-from training import validate
+from training import validation
 from training.train import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
@@ -62,7 +62,7 @@ def test_offline_and_live_histories_are_the_same() -> None:
     events = made_events()
     features = features_of(events)
     cases = next_cases(features.log, CUT, START + 41 * DAY)
-    at = validate.moments(cases, 10)
+    at = validation.moments(cases, 10)
 
     assert len(cases)
     for rows, batch in batches(features.log, cases, features.trend_log(), ("all",), at, 16, None):
@@ -82,7 +82,7 @@ def test_what_became_known_later_is_not_seen() -> None:
     cases = next_cases(log, CUT, START + 41 * DAY)
 
     assert len(cases)
-    for rows, batch in batches(log, cases, features.trend_log(), ("all",), validate.moments(cases, 10), 16, None):
+    for rows, batch in batches(log, cases, features.trend_log(), ("all",), validation.moments(cases, 10), 16, None):
         for row, case in enumerate(rows):
             user, time = cases.user[case], cases.time[case]
             own = slice(log.offsets[user], log.offsets[user + 1])
@@ -102,7 +102,7 @@ def test_a_users_traits_are_unknown_before_the_first_event() -> None:
     for cases, known in ((window.take(np.flatnonzero(window.user == row)), False),
                          (following.take(np.flatnonzero(following.user == row)), True)):  # fmt: skip
         assert len(cases)
-        at = validate.moments(cases, 10)
+        at = validation.moments(cases, 10)
         for _, batch in batches(features.log, cases, features.trend_log(), ("all",), at, 16, None):
             assert bool((batch.traits > 0).all()) == known
 
@@ -120,8 +120,8 @@ def test_neither_row_order_nor_item_numbers_change_a_metric(label: str) -> None:
         torch.manual_seed(0)
         recipe = SETTINGS.train.models[label].model_dump() | ({"l2": 200.0} if label == "ease" else {})
         model = fit(recipe, features, SETTINGS.train, 0).model
-        for cases in validate.cases(features).values():
-            scores.append(np.sort(validate.ndcg(model, features, cases, features.trend_log(), 64)))
+        for cases in validation.cases(features).values():
+            scores.append(np.sort(validation.ndcg(model, features, cases, features.trend_log(), 64)))
     for first, second in zip(scores[:2], scores[2:], strict=True):
         np.testing.assert_allclose(first, second, atol=1e-12)
 
@@ -130,7 +130,7 @@ def test_validation_never_looks_beyond_its_own_period() -> None:
     features = features_of(made_events())
     features.description["until_us"] = CUT + 3 * DAY  # where the test begins, sooner than the window's 28 days
 
-    window = validate.cases(features)["window"]
+    window = validation.cases(features)["window"]
 
     log = features.log
     taken = {(user, item): time for user, item, time in zip(log.users, log.items, log.times, strict=True)}

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tiny_artifact, which sever
 
 import tiny_artifact
 
-from serving.settings import PORTS, Settings
+from serving.settings import PORTS, ServerSettings
 from tests.serving.own_registry import use_registry
 
 
@@ -26,7 +26,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 @pytest.fixture
 def registry_folder(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh registry that `serving.registry` uses."""
+    """A fresh registry that `serving.deployment.registry` uses."""
     use_registry(tmp_path, empty_registry, monkeypatch)
     return tmp_path
 
@@ -34,24 +34,24 @@ def registry_folder(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
     """Two registered versions of `tiny`."""
-    from serving import registry
+    from serving.deployment import registry
 
     first = registry.create_version("tiny", artifacts[1], tags={"label": "item_knn"})
     return first, registry.create_version("tiny", artifacts[2])
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     """A server of its own, on ports that were free a moment ago."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
     ports = {field: probe.getsockname()[1] for field, probe in zip(PORTS, probes, strict=True)}
     for probe in probes:
         probe.close()
-    return Settings(server_home=tmp_path_factory.mktemp("torchserve"), **ports)
+    return ServerSettings(server_home=tmp_path_factory.mktemp("torchserve"), **ports)
 
 
 @pytest.fixture(scope="module")
-def live(settings: Settings) -> Iterator[Settings]:
+def live(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A running server; stopped at the end of the module."""
     from serving import server
 

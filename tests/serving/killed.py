@@ -20,10 +20,10 @@ from typing import Any
 import mlflow
 import sqlalchemy.orm
 
-from rollout_params import Rollout
-from serving import deploy, history, package, registry, rollout, server  # noqa: F401
-from serving.deployment import stage
-from serving.settings import Settings
+from config.gate_params import Rollout
+from serving import deploy, package, rollout
+from serving.deployment import deployment_log, registry, rollout_stage
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
 AMID_SECONDS = 0.3  # after a version began to load
@@ -55,8 +55,8 @@ def watch(before: set[str], told: int) -> None:
     for owner, names in STEPS.items():
         for name in names:
             wrap(owner, name, lambda _, *given, name=name, **named: _label(name, given))
-    wrap(stage, "_write", lambda path, content: f"stage {_phase(content)}")
-    wrap(history, "ensure", lambda path, entry: f"history {entry.what}")
+    wrap(rollout_stage, "_write", lambda path, content: f"stage {_phase(content)}")
+    wrap(deployment_log, "ensure", lambda path, entry: f"history {entry.what}")
     register = TorchServe.register
 
     def amid(self: TorchServe, *given: Any, **named: Any) -> None:
@@ -76,7 +76,7 @@ def _phase(content: bytes) -> str:
 
 
 def run(verb: str, order: dict[str, Any]) -> None:
-    settings, say = Settings(**order["settings"]), lambda text: print(text, file=sys.stderr)
+    settings, say = ServerSettings(**order["settings"]), lambda text: print(text, file=sys.stderr)
     if verb == "register":
         version = registry.create_version(NAME, Path(order["artifact"]))
         registry.promote(NAME, version, {"verdict": "PROMOTE", "reason": "a test"})
@@ -88,9 +88,9 @@ def run(verb: str, order: dict[str, Any]) -> None:
         deploy.deploy(NAME, settings, say)
 
 
-def _done(settings: Settings) -> bool:
+def _done(settings: ServerSettings) -> bool:
     """Whether the rollback was obeyed: then it is not ordered anew, which would be another one."""
-    standing = stage.read(stage.place(NAME, settings))
+    standing = rollout_stage.read(rollout_stage.place(NAME, settings))
     return standing is not None and bool(standing.undone)
 
 

@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
-import params
+from config import params
 from data.columns import DAY, HOUR
-from data.instants import to_iso
 from data.products import write_table
-from features import fill
+from data.times import to_iso
+from features import materialize
+from features.feature_files import load
 from features.featurize import featurize
 from features.featurize import write as write_features
-from features.online.connect import Settings, connect
-from features.store import load
+from features.online.connect import StoreSettings, connect
 from serving import batch, export
-from serving.artifact.tables import Sides
+from serving.artifact.item_tables import Sides
 from serving.worker.recommender import Recommender
-from serving.worker.store_lookup import StoreLookup
+from serving.worker.users import StoreLookup
 from tests.training.made_features import recipe, train_settings
 from training.train import fit
 
@@ -92,9 +92,9 @@ def written() -> list[dict]:
 
 def served(users: Sequence[str], until_us: int, k: int) -> list[dict]:
     """What the worker answers, with the online store filled as of the moment."""
-    assert fill.main(["--until", to_iso(until_us)]) == 0
+    assert materialize.main(["--until", to_iso(until_us)]) == 0
     recommender = Recommender.load("artifact")
-    recommender.lookup = StoreLookup(lambda: connect(SETTINGS.dataset, Settings()))
+    recommender.lookup = StoreLookup(lambda: connect(SETTINGS.dataset, StoreSettings()))
     return recommender.recommend([{"user_id": user, "k": k} for user in users], now_us=until_us)
 
 
@@ -181,7 +181,7 @@ def test_without_an_artifact_only_a_champion_that_passed_the_gate_answers(
     assert batch.main([]) == 2
     assert f"{SETTINGS.dataset} has no champion; a version becomes one by passing the gate" in capsys.readouterr().err
 
-    from serving import registry
+    from serving.deployment import registry
 
     registry.promote(
         SETTINGS.dataset, registry.create_version(SETTINGS.dataset, project / "artifact"), {"verdict": "PROMOTE"}

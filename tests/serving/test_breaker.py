@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.breaker import WINDOW, Breaker
+from serving.circuit_breaker import WINDOW, Breaker
 
 
 class Clocked:

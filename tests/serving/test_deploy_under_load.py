@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import deploy, package, registry, server
-from serving.settings import Settings
+from serving import deploy, package, server
+from serving.deployment import registry
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe, prediction_path
 from tests.serving.own_registry import use_registry
 
@@ -28,8 +29,8 @@ SOON = 0.5  # seconds of load before, between and after changes
 
 @pytest.fixture(scope="module")
 def deployed(
-    settings: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
-) -> Iterator[Settings]:
+    settings: ServerSettings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[ServerSettings]:
     """A first version with two workers, so that a version that is replaced loses one."""
     if shutil.which("wrk") is None:
         pytest.skip("there is no wrk on the path (Debian: apt-get install wrk)")
@@ -45,7 +46,7 @@ def deployed(
 
 
 @contextmanager
-def load(live: Settings) -> Iterator[dict]:
+def load(live: ServerSettings) -> Iterator[dict]:
     """wrk asks for the default version during the block; what it saw is told after it."""
     token = json.loads(live.key_file.read_text())["inference"]["key"]
     command = ["wrk", "--threads", "1", "--connections", "8", "--duration", "600s", "--timeout", "10s"]
@@ -67,7 +68,7 @@ def unharmed(told: dict) -> bool:
 
 
 def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
-    deployed: Settings, monkeypatch: pytest.MonkeyPatch
+    deployed: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
     with load(deployed) as told:
@@ -79,7 +80,7 @@ def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
     assert (seen[0], set(seen), seen[-1]) == ("1.0", {"1.0", "1.1"}, "1.1")
 
 
-def test_a_new_version_and_the_way_back_cost_no_request(deployed: Settings, artifacts: dict[int, Path]) -> None:
+def test_a_new_version_and_the_way_back_cost_no_request(deployed: ServerSettings, artifacts: dict[int, Path]) -> None:
     old = deploy.deploy(NAME, deployed)
     with load(deployed) as told:
         registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)

@@ -21,10 +21,10 @@ import httpx
 import pytest
 from dockerfile import Image
 
-from params import ROOT
+from config.params import ROOT
 from serving import package, server
 from serving.edge.settings import EdgeSettings
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
 PATH = ROOT / "serving" / "Dockerfile"
@@ -90,9 +90,9 @@ def places(image: Image) -> Iterator[dict[str, str]]:
     server.stop(settings_of(image, ports))
 
 
-def settings_of(image: Image, places: dict[str, str]) -> Settings:
+def settings_of(image: Image, places: dict[str, str]) -> ServerSettings:
     ports = {name.removeprefix("TIDEGATE_").lower(): int(value) for name, value in places.items() if "PORT" in name}
-    return Settings(server_home=image.folder / "state" / "torchserve", **ports)
+    return ServerSettings(server_home=image.folder / "state" / "torchserve", **ports)
 
 
 def inside(image: Image, places: dict[str, str], *command: str) -> str:

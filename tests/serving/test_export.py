@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import params
-from benchmarks._made_service import Size, artifact, features
-from params import ROOT
+from benchmarks._synthetic import Size, artifact, features
+from config import params
+from config.params import ROOT
 from serving.worker.recommender import Recommender
 
 SMALL = Size(users=20, items=30, events=5, width=8)

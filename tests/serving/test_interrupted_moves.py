@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from serving import registry
-from serving.promotion import moves, seen
-from serving.promotion.move_record import name_of
-from serving.promotion.versions import client
-from serving.registry import CHALLENGER, CHAMPION, PREVIOUS
+from serving.deployment import alias_changes, registry
+from serving.deployment.alias_changes import name_of
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHALLENGER, CHAMPION, PREVIOUS
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +50,7 @@ def rollback() -> object:
 
 def forge() -> None:
     """Spoil the last entry of the record, so that only an override goes on from it."""
-    last = max(moves.read("tiny").entries)
+    last = max(alias_changes.read("tiny").entries)
     client().set_registered_model_tag("tiny", name_of(last), "{}")
 
 
@@ -104,7 +103,7 @@ def killed_before(write: int) -> Iterator[list[str]]:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a registry; whoever has seen another state of it forgets that."""
-    seen.path().unlink(missing_ok=True)
+    alias_changes.seen_serials_path().unlink(missing_ok=True)
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
 
@@ -120,7 +119,7 @@ def serves() -> str | None:
 
 
 def settled(entries: int) -> bool:
-    record = moves.read("tiny")
+    record = alias_changes.read("tiny")
     return record.intent is None and len(record.entries) == entries and record.fault(CHAMPION, says()[0]) is None
 
 
@@ -134,7 +133,7 @@ def test_killed_before_any_write_and_run_again_it_converges(
         step()
     database, kept = registry_folder / "mlflow.db", registry_folder / "kept.db"
     copy(database, kept)
-    entries = len(moves.read("tiny").entries)
+    entries = len(alias_changes.read("tiny").entries)
     write = 0
     while True:
         with killed_before(write) as begun:
@@ -155,7 +154,7 @@ def test_killed_before_any_write_and_run_again_it_converges(
 
         copy(killed, database)
         if case.believed:  # or somebody deploys first
-            moves.finish("tiny")
+            alias_changes.finish("tiny")
             assert says() in (case.old, case.new)
             assert settled(entries) or settled(entries + 1)
             if says() == case.old:

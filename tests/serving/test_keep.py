@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from command import UserError
-from serving import keep, server
-from serving.deployment import stage
-from serving.keep import EVERY_SECONDS, LONGEST_REST, Keeper, State, look, mend
-from serving.settings import Settings
+from config.command import UserError
+from serving import server, supervisor
+from serving.deployment import rollout_stage
+from serving.settings import ServerSettings
+from serving.supervisor import EVERY_SECONDS, LONGEST_REST, Keeper, State, look, mend
 from serving.torchserve.client import ServerError, TorchServe
 
 SERVES, GONE, SILENT, EMPTY, IDLE, ORDERED = State
@@ -150,17 +150,17 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_each_state_has_its_remedy(
-    settings: Settings, done: list[str], state: State, again: bool, expected: list[str]
+    settings: ServerSettings, done: list[str], state: State, again: bool, expected: list[str]
 ) -> None:
     mend(state, again, "tiny", settings)
     assert done == expected
 
 
 def test_a_deployment_that_fails_is_an_error_of_the_keepers_kind(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
-    with pytest.raises(keep.MendError):
+    with pytest.raises(supervisor.MendError):
         mend(EMPTY, False, "tiny", settings)
 
 
@@ -178,7 +178,7 @@ def version(default: bool, ready: int) -> object:
     ],
 )
 def test_a_look_asks_for_a_worker_of_the_version_that_answers(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, described: dict | ServerError, expected: State
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, described: dict | ServerError, expected: State
 ) -> None:
     def describe(*_: object) -> dict:
         if isinstance(described, ServerError):
@@ -193,7 +193,7 @@ def test_a_look_asks_for_a_worker_of_the_version_that_answers(
 
 
 def test_a_rollback_that_the_edge_ordered_is_ended_by_the_keeper(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here = settings.model_copy(update={"server_home": tmp_path})
     monkeypatch.setattr(server, "find", lambda _: object())
@@ -202,12 +202,14 @@ def test_a_rollback_that_the_edge_ordered_is_ended_by_the_keeper(
         "dataset": "tiny",
         "version": "2.0",
         "previous": "1.0",
-        "since": stage.now(),
+        "since": rollout_stage.now(),
         "why": "errors",
         "by": "edge@h",
     }
-    serves = stage.Stage(phase=stage.Phase.SERVES, **ends)
-    stage.move(stage.place("tiny", here), None, serves)
+    serves = rollout_stage.Stage(phase=rollout_stage.Phase.SERVES, **ends)
+    rollout_stage.move(rollout_stage.place("tiny", here), None, serves)
     assert look("tiny", here) is SERVES
-    stage.move(stage.place("tiny", here), serves, serves.model_copy(update={"phase": stage.Phase.BACK}))
+    rollout_stage.move(
+        rollout_stage.place("tiny", here), serves, serves.model_copy(update={"phase": rollout_stage.Phase.BACK})
+    )
     assert look("tiny", here) is ORDERED

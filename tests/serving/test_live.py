@@ -21,12 +21,13 @@ import pytest
 import reach
 import tiny_artifact
 
-from params import ROOT
-from serving import ask, deploy, package, registry, server
+from config.params import ROOT
+from serving import ask, deploy, package, server
 from serving.artifact.worker_code import FORBIDDEN, worker_modules
-from serving.deployment.bring_up import DeployError
-from serving.registry import RegistryError
-from serving.settings import PORTS, Settings, variable
+from serving.deployment import registry
+from serving.deployment.load_version import DeployError
+from serving.deployment.registry import RegistryError
+from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
 from tests.serving.own_registry import use_registry
@@ -61,7 +62,7 @@ def frozen_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def first(live: Settings, artifacts: dict[int, Path]) -> str:
+def first(live: ServerSettings, artifacts: dict[int, Path]) -> str:
     """The first champion, deployed."""
     version = registry.create_version(NAME, artifacts[1])
     registry.promote(NAME, version, PROMOTED)
@@ -69,12 +70,12 @@ def first(live: Settings, artifacts: dict[int, Path]) -> str:
 
 
 @pytest.fixture
-def client(live: Settings, first: str) -> Iterator[TorchServe]:
+def client(live: ServerSettings, first: str) -> Iterator[TorchServe]:
     with TorchServe.of(live) as client:
         yield client
 
 
-def post(live: Settings, body: bytes, token: str | None = None) -> httpx.Response:
+def post(live: ServerSettings, body: bytes, token: str | None = None) -> httpx.Response:
     """As a stranger's client would, with nothing of ours in between."""
     key = json.loads(live.key_file.read_text())["inference"]["key"] if token is None else token
     url = f"{live.inference_url}/predictions/{NAME}"
@@ -100,7 +101,7 @@ def serving(client: TorchServe) -> str:
     return client.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_the_endpoint_answers_as_the_artifact_did_at_export(live: Settings, client: TorchServe) -> None:
+def test_the_endpoint_answers_as_the_artifact_did_at_export(live: ServerSettings, client: TorchServe) -> None:
     artifact = registry.download(NAME, "champion")
     cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
     assert len(cases) == 3
@@ -122,14 +123,14 @@ def test_the_endpoint_answers_as_the_artifact_did_at_export(live: Settings, clie
         (b'["k", 10]', "body"),
     ],
 )
-def test_a_bad_request_is_a_400_that_names_its_field(live: Settings, first: str, body: bytes, field: str) -> None:
+def test_a_bad_request_is_a_400_that_names_its_field(live: ServerSettings, first: str, body: bytes, field: str) -> None:
     answer = post(live, body)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/json"
     assert (answer.json()["code"], answer.json()["field"]) == (400, field)
 
 
-def test_a_body_of_ten_megabytes_is_refused_and_the_server_lives_on(live: Settings, client: TorchServe) -> None:
+def test_a_body_of_ten_megabytes_is_refused_and_the_server_lives_on(live: ServerSettings, client: TorchServe) -> None:
     assert post(live, b'{"user_id": "' + b"x" * 10_000_000 + b'"}').status_code == 413
     assert serving(client) == "1.0"
 
@@ -141,7 +142,7 @@ def test_an_unknown_user_and_unknown_items_are_answered(client: TorchServe) -> N
     assert answer["rung"] == "popular"
 
 
-def test_in_a_crowd_each_request_gets_its_own_answer_or_its_own_error(live: Settings, client: TorchServe) -> None:
+def test_in_a_crowd_each_request_gets_its_own_answer_or_its_own_error(live: ServerSettings, client: TorchServe) -> None:
     def one(number: int) -> tuple[int, dict]:
         body = {"k": number % 4, "request_id": str(number)}  # every fourth is malformed
         answer = post(live, json.dumps(body).encode())
@@ -155,13 +156,15 @@ def test_in_a_crowd_each_request_gets_its_own_answer_or_its_own_error(live: Sett
         assert len(answer.get("items", [])) == number % 4
 
 
-def test_without_a_token_nothing_is_answered(live: Settings, first: str) -> None:
+def test_without_a_token_nothing_is_answered(live: ServerSettings, first: str) -> None:
     assert post(live, b"{}", token="made-up").status_code == 400
     assert httpx.get(f"{live.management_url}/models").status_code == 400
     assert httpx.get(f"{live.inference_url}/ping").status_code == 400
 
 
-def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(live: Settings, client: TorchServe) -> None:
+def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(
+    live: ServerSettings, client: TorchServe
+) -> None:
     assert client.ping() == "Healthy"
     with TorchServe.of(live) as other:
         other._renew("inference")  # the token that `client` holds is refused from now on
@@ -174,7 +177,7 @@ def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(live: 
     assert client.ping() == "Healthy"
 
 
-def test_every_port_listens_on_loopback_alone(live: Settings, first: str) -> None:
+def test_every_port_listens_on_loopback_alone(live: ServerSettings, first: str) -> None:
     listening = {
         (at.laddr.ip.removeprefix("::ffff:"), at.laddr.port)
         for at in server.find(live).net_connections()
@@ -185,7 +188,7 @@ def test_every_port_listens_on_loopback_alone(live: Settings, first: str) -> Non
     assert reach.open_beyond_loopback(getattr(live, field) for field in PORTS) == set()
 
 
-def test_nothing_from_outside_the_model_store_can_be_loaded(live: Settings, client: TorchServe) -> None:
+def test_nothing_from_outside_the_model_store_can_be_loaded(live: ServerSettings, client: TorchServe) -> None:
     for url in ("http://127.0.0.1:9/a.mar", f"file://{live.server_home}/a.mar", "../a.mar"):
         with pytest.raises(ServerError, match=r"allowed URL|Relative path"):
             client.register(url, "intruder")
@@ -201,7 +204,7 @@ def test_the_worker_maps_no_training_library(client: TorchServe) -> None:
     assert str(Path(package.__file__).parents[1]) not in variables["PYTHONPATH"].split(":")
 
 
-def test_deploying_again_changes_nothing(live: Settings, client: TorchServe) -> None:
+def test_deploying_again_changes_nothing(live: ServerSettings, client: TorchServe) -> None:
     before = pids(client)
     said: list[str] = []
     assert deploy.deploy(NAME, live, said.append) == "1.0"
@@ -217,7 +220,7 @@ def test_a_killed_worker_comes_back(client: TorchServe) -> None:
 
 
 def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
-    live: Settings, client: TorchServe, artifacts: dict[int, Path]
+    live: ServerSettings, client: TorchServe, artifacts: dict[int, Path]
 ) -> None:
     registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)
     seen: list[str] = []
@@ -249,7 +252,7 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
 
 
 def test_a_version_with_other_golden_answers_never_serves(
-    live: Settings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path
+    live: ServerSettings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[1], broken)
@@ -264,7 +267,7 @@ def test_a_version_with_other_golden_answers_never_serves(
 
 
 def test_an_artifact_that_cannot_be_loaded_leaves_the_old_version_answering(
-    live: Settings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path, capsys, monkeypatch
+    live: ServerSettings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path, capsys, monkeypatch
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[1], broken)
@@ -283,7 +286,7 @@ def test_an_artifact_that_cannot_be_loaded_leaves_the_old_version_answering(
 
 
 def test_an_artifact_changed_in_the_registry_is_never_loaded(
-    live: Settings, client: TorchServe, registry_home: Path, tmp_path: Path
+    live: ServerSettings, client: TorchServe, registry_home: Path, tmp_path: Path
 ) -> None:
     other = tiny_artifact.write(tmp_path / "other", seed=5)
     with failing_champion(other) as version:
@@ -311,7 +314,7 @@ class failing_champion:
 
 
 def test_newer_worker_code_is_loaded_beside_the_old_build(
-    live: Settings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
+    live: ServerSettings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
     assert deploy.deploy(NAME, live) == "1.1"
@@ -321,7 +324,7 @@ def test_newer_worker_code_is_loaded_beside_the_old_build(
 
 
 def test_a_deploy_killed_before_the_switch_converges_when_run_again(
-    live: Settings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
+    live: ServerSettings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -339,7 +342,7 @@ def test_a_deploy_killed_before_the_switch_converges_when_run_again(
     assert deploy.deploy(NAME, live).startswith("1.")
 
 
-def test_a_restarted_server_serves_what_it_served(live: Settings, client: TorchServe) -> None:
+def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: TorchServe) -> None:
     before, loaded = serving(client), set(pids(client))
     assert server.stop(live)
     assert not server.stop(live)
@@ -350,7 +353,7 @@ def test_a_restarted_server_serves_what_it_served(live: Settings, client: TorchS
         assert set(pids(fresh)) == loaded
 
 
-def test_a_server_killed_outright_is_put_right_by_deploy(live: Settings, client: TorchServe) -> None:
+def test_a_server_killed_outright_is_put_right_by_deploy(live: ServerSettings, client: TorchServe) -> None:
     before = serving(client)
     os.kill(server.find(live).pid, 9)
     assert deploy.deploy(NAME, live) == before
@@ -358,7 +361,7 @@ def test_a_server_killed_outright_is_put_right_by_deploy(live: Settings, client:
         assert serving(fresh) == before
 
 
-def test_a_taken_port_is_named_with_its_variable(live: Settings, first: str, tmp_path: Path) -> None:
+def test_a_taken_port_is_named_with_its_variable(live: ServerSettings, first: str, tmp_path: Path) -> None:
     intruder = live.model_copy(update={"server_home": tmp_path})
     port = live.inference_port
     with pytest.raises(ServerStartError, match=f"{variable('inference_port')} is {port}, which cannot be used"):
@@ -366,7 +369,7 @@ def test_a_taken_port_is_named_with_its_variable(live: Settings, first: str, tmp
     assert server.find(intruder) is None
 
 
-def test_the_command_line_asks_and_tells(live: Settings, client: TorchServe, monkeypatch, capsys) -> None:
+def test_the_command_line_asks_and_tells(live: ServerSettings, client: TorchServe, monkeypatch, capsys) -> None:
     for module in (ask.environment, deploy.environment):
         monkeypatch.setattr(module, "load", lambda: live)
     assert ask.main(["--dataset", NAME, "--history", "item-01,item-02", "--k", "2"]) == 0
@@ -385,7 +388,7 @@ def test_the_command_line_asks_and_tells(live: Settings, client: TorchServe, mon
     assert "  faults    none\n" in told
 
 
-def test_the_log_stays_quiet_under_requests(live: Settings, client: TorchServe) -> None:
+def test_the_log_stays_quiet_under_requests(live: ServerSettings, client: TorchServe) -> None:
     logs = live.server_home / "logs"
     before = sum(path.stat().st_size for path in logs.glob("*.log"))
     for _ in range(100):

@@ -16,11 +16,11 @@ import tiny_artifact
 from test_monitoring import EXPRESSIONS, TORCHSERVES, WORKERS
 
 from serving import package, server
-from serving.deployment.bring_up import DeployError
+from serving.deployment.load_version import DeployError
 from serving.install import InstallError, install, restore
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import LiveVersion, ServerError, TorchServe
-from serving.worker.tally import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
+from serving.worker.worker_metrics import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,9 @@ def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def serving(live: Settings, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def serving(
+    live: ServerSettings, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> ServerSettings:
     """Two workers of the first version, in batches of four; a server whose workers find no store."""
     server.stop(live)
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +51,7 @@ def serving(live: Settings, archives: dict[str, Path], tmp_path_factory: pytest.
     return settings
 
 
-def scrape(settings: Settings) -> str:
+def scrape(settings: ServerSettings) -> str:
     return httpx.get(f"http://{settings.host}:{settings.metrics_port}/metrics", trust_env=False).text
 
 
@@ -69,12 +71,12 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def described(settings: Settings) -> dict[str, LiveVersion]:
+def described(settings: ServerSettings) -> dict[str, LiveVersion]:
     with TorchServe.of(settings) as client:
         return client.describe(NAME)
 
 
-def test_every_worker_answered_the_golden_requests_before_the_version_became_default(serving: Settings) -> None:
+def test_every_worker_answered_the_golden_requests_before_the_version_became_default(serving: ServerSettings) -> None:
     loaded = described(serving)["1.0"]
     assert (loaded.ready, loaded.workers, loaded.default) == (2, 2, True)
     log = (serving.server_home / "logs" / "worker.log").read_text()
@@ -82,7 +84,9 @@ def test_every_worker_answered_the_golden_requests_before_the_version_became_def
     assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
 
 
-def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_metrics_port(serving: Settings) -> None:
+def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_metrics_port(
+    serving: ServerSettings,
+) -> None:
     names = {
         "popular": (ANSWERS, {"rung": "popular"}),
         "personalised": (ANSWERS, {"rung": "personalised"}),
@@ -122,7 +126,7 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
     assert all(float(resident) > 50e6 for _, resident in workers)
 
 
-def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: Settings) -> None:
+def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: ServerSettings) -> None:
     there = promql.exposed(scrape(serving))
     asked = {name for expression in EXPRESSIONS for name in promql.metrics(expression)}
     with TorchServe.of(serving) as client, pytest.raises(ServerError):
@@ -133,7 +137,7 @@ def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: S
 
 
 def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_default(
-    serving: Settings, archives: dict[str, Path]
+    serving: ServerSettings, archives: dict[str, Path]
 ) -> None:
     install(archives["2.0"], serving.model_copy(update={"workers": 1, "batch_size": 2}), lambda said: None)
     with TorchServe.of(serving) as client:
@@ -152,7 +156,7 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
         assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
 
 
-def test_a_lone_request_waits_for_the_batch_delay(serving: Settings, artifacts: dict[int, Path]) -> None:
+def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artifacts: dict[int, Path]) -> None:
     package.build(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
     with TorchServe.of(serving) as client:
         client.register("slow.mar", "slow", batch_size=2, batch_delay_ms=300)
@@ -171,14 +175,14 @@ def settings_of(live: LiveVersion) -> tuple:
     return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
-def test_restoring_loads_nothing_where_something_serves(serving: Settings) -> None:
+def test_restoring_loads_nothing_where_something_serves(serving: ServerSettings) -> None:
     before = described(serving)
     assert restore(NAME, serving) == "1.0"
     assert described(serving) == before
 
 
 def test_an_archive_that_answers_otherwise_is_not_installed(
-    serving: Settings, artifacts: dict[int, Path], tmp_path: Path
+    serving: ServerSettings, artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[2], broken)
@@ -191,7 +195,9 @@ def test_an_archive_that_answers_otherwise_is_not_installed(
     assert set(described(serving)) == {"1.0", "2.0"}
 
 
-def test_the_newest_archive_is_served_where_nothing_came_back(serving: Settings, archives: dict[str, Path]) -> None:
+def test_the_newest_archive_is_served_where_nothing_came_back(
+    serving: ServerSettings, archives: dict[str, Path]
+) -> None:
     with TorchServe.of(serving) as client:
         for version in ("2.0", "1.0"):
             client.unregister(NAME, version)

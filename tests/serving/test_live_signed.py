@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import deploy, registry
-from serving.promotion.versions import client
-from serving.registry import CHAMPION, RegistryError
-from serving.settings import Settings
+from serving import deploy
+from serving.deployment import registry
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHAMPION, RegistryError
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 from tests.serving.own_registry import use_registry
 
@@ -22,8 +23,8 @@ REASON = "the champion shows nothing at all"
 
 @pytest.fixture(scope="module")
 def deployed(
-    live: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
-) -> Iterator[Settings]:
+    live: ServerSettings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[ServerSettings]:
     """The second version serves, the first is kept loaded; both passed the gate."""
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
@@ -33,12 +34,12 @@ def deployed(
         yield live
 
 
-def serving(settings: Settings) -> str:
+def serving(settings: ServerSettings) -> str:
     with TorchServe.of(settings) as torchserve:
         return torchserve.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back(deployed: Settings) -> None:
+def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back(deployed: ServerSettings) -> None:
     client().set_registered_model_alias(NAME, CHAMPION, "1")
     for _ in range(2):
         with pytest.raises(RegistryError, match="it says 1, the last signed move says 2"):
@@ -48,7 +49,7 @@ def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back
     assert deploy.deploy(NAME, deployed) == "2.0"
 
 
-def test_an_override_is_deployed_and_told_each_time_until_a_promotion_ends_it(deployed: Settings) -> None:
+def test_an_override_is_deployed_and_told_each_time_until_a_promotion_ends_it(deployed: ServerSettings) -> None:
     registry.override(NAME, "1", REASON)
     for _ in range(2):
         said: list[str] = []

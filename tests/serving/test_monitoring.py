@@ -13,11 +13,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from params import ROOT
+from config.params import ROOT
 from serving.edge.metrics import Metrics
 from serving.edge.settings import EdgeSettings
-from serving.settings import Settings
-from serving.worker import tally
+from serving.settings import ServerSettings
+from serving.worker import worker_metrics
 
 FOLDER = ROOT / "serving" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
@@ -28,7 +28,7 @@ SHOWN = {panel["title"]: [target["expr"] for target in panel["targets"]] for pan
 ASKED = {**SHOWN, **{rule["alert"]: [rule["expr"]] for rule in ALERTS}}
 EXPRESSIONS = [expression for each in ASKED.values() for expression in each]
 OURS = "tidegate_edge_"
-WORKERS = {*tally.LABEL, tally.MEMORY}
+WORKERS = {*worker_metrics.LABEL, worker_metrics.MEMORY}
 TORCHSERVES = {  # that tests/serving/test_live_operations.py finds on a real one
     "ts_queue_latency_microseconds",
     "ts_inference_latency_microseconds",
@@ -62,7 +62,10 @@ def test_every_metric_of_the_edge_is_shown() -> None:
 def test_every_label_asked_for_exists() -> None:
     metrics = Metrics(CollectorRegistry())
     of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
-    of_workers = {name: {*tally.MODEL, label} for name, label in [*tally.LABEL.items(), (tally.MEMORY, "worker")]}
+    of_workers = {
+        name: {*worker_metrics.MODEL, label}
+        for name, label in [*worker_metrics.LABEL.items(), (worker_metrics.MEMORY, "worker")]
+    }
     every = set().union(*of_edge.values(), *of_workers.values())
     for expression in EXPRESSIONS:
         for name, labels in promql.labels(expression).items():
@@ -114,7 +117,7 @@ def test_the_example_scrapes_both_at_their_usual_ports() -> None:
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in PROMETHEUS["scrape_configs"]}
     assert targets == {
         "tidegate-edge": [f"127.0.0.1:{EdgeSettings.model_fields['metrics_port'].default}"],
-        "tidegate-torchserve": [f"127.0.0.1:{Settings.model_fields['metrics_port'].default}"],
+        "tidegate-torchserve": [f"127.0.0.1:{ServerSettings.model_fields['metrics_port'].default}"],
     }
     jobs = {label for rule in ALERTS for label in promql.STRING.findall(rule["expr"]) if "tidegate-" in label}
     assert jobs == {f'"{name}"' for name in targets}
@@ -166,8 +169,8 @@ FIRING = [  # the alert, series that are to set it off, series that are not
     ("TidegateLinesLost", {f'{LINES}{{outcome="failed"}}': EVENLY}, {f'{LINES}{{outcome="written"}}': EVENLY}),
     (
         "TidegateWorkersFail",
-        {f'{tally.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
-        {f'{tally.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
+        {f'{worker_metrics.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
+        {f'{worker_metrics.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
     ),
     ("TidegateRolledBack", {ROLLBACKS: "0+0x39 1+0x20"}, {ROLLBACKS: NEVER}),
 ]

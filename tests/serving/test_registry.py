@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import registry
-from serving.promotion.versions import client
-from serving.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
+from serving.deployment import registry
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
 
 pytestmark = pytest.mark.usefixtures("registry_folder")
 

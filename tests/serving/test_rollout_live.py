@@ -20,11 +20,11 @@ sys.path.append(str(Path(__file__).parent / "edge"))  # for running, the edge un
 
 from running import Edge, make_settings, wait_until
 
-from params import ROOT
-from serving import deploy, history, registry, server
-from serving.deployment import stage
-from serving.deployment.stage import Phase
-from serving.settings import Settings
+from config.params import ROOT
+from serving import deploy, server
+from serving.deployment import deployment_log, registry, rollout_stage
+from serving.deployment.rollout_stage import Phase
+from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 from tests.serving.own_registry import use_registry
 
@@ -51,8 +51,8 @@ PAUSE = 0.1
 
 @pytest.fixture(scope="module")
 def deployed(
-    settings: Settings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
-) -> Iterator[Settings]:
+    settings: ServerSettings, artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[ServerSettings]:
     """The first version serves."""
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
@@ -65,9 +65,9 @@ def deployed(
 
 
 @pytest.fixture(scope="module")
-def edge(deployed: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+def edge(deployed: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     home = tmp_path_factory.mktemp("edge")
-    more = {"token_file": deployed.key_file, "rollout": stage.place(NAME, deployed), "cache": "off"}
+    more = {"token_file": deployed.key_file, "rollout": rollout_stage.place(NAME, deployed), "cache": "off"}
     edge = Edge(make_settings(home, deployed.inference_url, management=deployed.management_url, **more))
     wait_until(lambda: edge.app.service.ladder.popular is not None)
     yield edge
@@ -101,7 +101,7 @@ def asking(edge: Edge) -> Iterator[list[dict]]:
 
 
 @pytest.fixture
-def walk(deployed: Settings) -> Iterator[Callable[..., list[str]]]:
+def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
     """Run a verb until it ends, killed at each of its steps once; the steps."""
     command = [sys.executable, str(Path(__file__).with_name("killed.py"))]
     runner = subprocess.Popen(
@@ -131,9 +131,9 @@ def walk(deployed: Settings) -> Iterator[Callable[..., list[str]]]:
     runner.stdout.close()
 
 
-def serves(deployed: Settings, version: str) -> bool:
+def serves(deployed: ServerSettings, version: str) -> bool:
     """Whether everything says that a version serves: TorchServe, the stage and the registry."""
-    standing = stage.read(stage.place(NAME, deployed))
+    standing = rollout_stage.read(rollout_stage.place(NAME, deployed))
     with TorchServe.of(deployed) as client:
         default = [live.version for live in client.describe(NAME).values() if live.default]
     champion = registry.aliased(NAME, "champion")
@@ -141,7 +141,7 @@ def serves(deployed: Settings, version: str) -> bool:
         [version],
         Phase.SERVES,
         version,
-        stage.number(version),
+        rollout_stage.number(version),
     )
 
 
@@ -154,7 +154,7 @@ def items(answer: dict) -> list[tuple]:
 
 
 def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_notices(
-    deployed: Settings, edge: Edge, walk, artifacts: dict[int, Path]
+    deployed: ServerSettings, edge: Edge, walk, artifacts: dict[int, Path]
 ) -> None:
     begun = time.monotonic()
     with asking(edge) as answers:
@@ -193,7 +193,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         steps["rollback"]
     )
     assert {"set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
-    told = history.entries(stage.place(NAME, deployed).with_suffix(stage.HISTORY), NAME)
+    told = deployment_log.entries(rollout_stage.place(NAME, deployed).with_suffix(rollout_stage.HISTORY), NAME)
     assert [(one.what, one.before, one.after) for one in told] == [
         ("serves", None, "1.0"),
         ("shadow", "1.0", "2.0"),
@@ -207,7 +207,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
 
 
 def test_a_rollback_by_command_is_answered_within_a_second_and_a_second_one_does_not_undo_it(
-    deployed: Settings, edge: Edge, monkeypatch, capsys
+    deployed: ServerSettings, edge: Edge, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(deploy.environment, "load", lambda: deployed)
     before = answering(edge)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from params import ROOT
+from config.params import ROOT
 from serving import settings
 from serving.settings import SettingsError
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in settings.Settings.model_fields:
+    for field in settings.ServerSettings.model_fields:
         monkeypatch.delenv(settings.variable(field), raising=False)
 
 

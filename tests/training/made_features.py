@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-import params
+from config import params
 from data.columns import DAY, HOUR
+from features.feature_files import Features
 from features.sequences import Log
-from features.store import Features
 from features.vocabulary import Vocabulary
-from serving.artifact.tables import Sides
+from serving.artifact.item_tables import Sides
 
 ITEMS = 40
 USERS = 80

@@ -7,8 +7,8 @@ import torch
 
 from tests.training.made_features import checkerboard
 from training.datamodule import TrainBatch, Windows
-from training.models.build import build
-from training.models.learned import LearnedModel
+from training.models.network import LearnedModel
+from training.models.registry import build
 from training.module import TrainModule
 from training.train import sizes_of
 

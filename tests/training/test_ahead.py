@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.columns import DAY
-from training.ahead import AheadPool
+from training.windows import AheadPool
 
 USERS = np.array([0, 0, 0, 1, 2, 2])
 TIMES = np.array([10, 10, 13, 40, 11, 60]) * DAY + 5

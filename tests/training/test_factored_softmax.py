@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training import factored_softmax as sliced
+from training import losses as sliced
 from training.losses import full_softmax
-from training.models.factors import Factors
-from training.models.trend_term import add_trends
+from training.models.base import Factors
+from training.models.network import add_trends
 
 QUESTIONS, ITEMS, WIDTH, CHANNELS, MOMENTS = 37, 23, 5, 3, 4
 

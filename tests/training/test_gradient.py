@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training.gradient import fit_learned
 from training.metrics import geometric_mean
 from training.models.base import ModelError
+from training.network_fit import fit_learned
 from training.train import validation_scores
 
 SETTINGS = train_settings()

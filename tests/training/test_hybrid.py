@@ -9,12 +9,11 @@ import torch
 from features.encode import Batch
 from features.sequences import batches
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training import answers, validate
-from training.answers import Answers
-from training.blend import choose, most_likely
+from training import stacking, validation
 from training.models.base import Model
 from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances
-from training.models.rank import exclude
+from training.models.ranking import exclude
+from training.stacking import Answers, choose, most_likely
 from training.train import fit
 
 FEATURES = checkerboard()
@@ -40,7 +39,7 @@ def plain_loss(said: Answers, weights: torch.Tensor) -> torch.Tensor:
 
 def first_batch(model: Model) -> Batch:
     """Cases of `next`, with the trends and as much history as this model reads."""
-    every = validate.cases(FEATURES)["next"]
+    every = validation.cases(FEATURES)["next"]
     trends = FEATURES.trend_log()
     return next(batches(FEATURES.log, every, trends, model.channels, every.time, 32, model.max_history))[1]
 
@@ -109,7 +108,7 @@ def test_scores_are_the_weighted_sum_of_what_the_parts_say_alone() -> None:
 
 
 def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "CANDIDATES", 3)
+    monkeypatch.setattr(stacking, "CANDIDATES", 3)
     fitted = fit(RECIPE, FEATURES, train_settings(), seed=0)
     assert isinstance(fitted.model, Hybrid)
     batch = first_batch(fitted.model)
@@ -117,7 +116,7 @@ def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypa
     weights = circumstances(batch) @ fitted.model.weights.T
 
     assert (weights[:, 1] > 0).all()  # item-kNN knows the checkerboard
-    said = answers.gather(fitted.model, FEATURES, validate.cases(FEATURES)["next"], 64)
+    said = stacking.gather(fitted.model, FEATURES, validation.cases(FEATURES)["next"], 64)
     assert not said.true[said.absent].any(), "a true item that is no candidate has no score to be likely by"
 
 
@@ -139,9 +138,9 @@ def test_the_candidates_give_the_ndcg_of_the_whole_catalogue() -> None:
     assert isinstance(model, Hybrid)
     trends = FEATURES.trend_log()
 
-    for every in validate.cases(FEATURES).values():
-        said = answers.gather(model, FEATURES, every, 64)
-        whole = validate.ndcg(model, FEATURES, every, trends, 64)
+    for every in validation.cases(FEATURES).values():
+        said = stacking.gather(model, FEATURES, every, 64)
+        whole = validation.ndcg(model, FEATURES, every, trends, 64)
         np.testing.assert_allclose(said.ndcg(model.weights).numpy(), whole, atol=1e-6)
 
 
@@ -210,8 +209,8 @@ def test_the_weights_of_a_reranker_come_from_what_it_ranks() -> None:
     assert isinstance(fitted.model, Hybrid)
     trends = FEATURES.trend_log()
 
-    for every in validate.cases(FEATURES).values():
-        said = answers.gather(fitted.model, FEATURES, every, 64)
+    for every in validation.cases(FEATURES).values():
+        said = stacking.gather(fitted.model, FEATURES, every, 64)
         assert said.scores.shape[2] <= 3
-        whole = validate.ndcg(fitted.model, FEATURES, every, trends, 64)
+        whole = validation.ndcg(fitted.model, FEATURES, every, trends, 64)
         assert (whole >= said.ndcg(fitted.model.weights).numpy() - 1e-6).all(), "what lies below may add, not take"

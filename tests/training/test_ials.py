@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from tests.training.made_features import checkerboard, recipe
 from training.models import ials
 from training.models.base import Sizes
-from training.models.build import build
+from training.models.registry import build
 from training.train import matrix_of
 
 MATRIX = matrix_of(checkerboard().past, 41)

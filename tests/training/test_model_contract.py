@@ -10,22 +10,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import params
+from config import params
 from data.columns import DAY, HOUR
 from features.encode import Batch, assemble
+from features.feature_files import Features
 from features.sequences import Log, encode_cases, history_ends, next_cases
-from features.store import Features
 from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
 from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
-from training.models import graph
+from training.models import network
 from training.models.base import Model
-from training.models.build import MODELS, build
-from training.models.learned import LearnedModel
+from training.models.network import LearnedModel
 from training.models.query import log_trends
-from training.models.rank import exclude, rank
+from training.models.ranking import exclude, rank
+from training.models.registry import MODELS, build
 from training.train import FitResult, fit, sizes_of
 
 FEATURES = checkerboard()
@@ -264,8 +264,8 @@ def test_no_length_of_history_has_a_record_of_its_own(fitted: FitResult, monkeyp
     frozen = build(fitted.recipe, sizes_of(FEATURES))
     frozen.load_state_dict(fitted.model.state_dict())
     frozen.eval()
-    record, recorded = graph._record, []
-    monkeypatch.setattr(graph, "_record", lambda *given: recorded.append(given) or record(*given))
+    record, recorded = network._record, []
+    monkeypatch.setattr(network, "_record", lambda *given: recorded.append(given) or record(*given))
     with torch.inference_mode():
         frozen.freeze()
     counts = []

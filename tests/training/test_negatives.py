@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.negatives import NegativeSampler, StreamingFrequency
+from training.negative_sampling import NegativeSampler, StreamingFrequency
 
 COUNTS = np.array([99, 1, 4, 16, 0])  # of padding, which must never be drawn, then four items
 

@@ -7,8 +7,8 @@ import torch
 from tests.training.made_features import checkerboard, recipe
 from training.datamodule import Windows
 from training.models import neural_cf
-from training.models.build import build
 from training.models.neural_cf import PooledHistory
+from training.models.registry import build
 from training.train import sizes_of
 
 FEATURES = checkerboard()

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training import devices
-from training.devices import DevicesError
-from training.gradient import devices_for, fit_learned
-from training.processes import Place, side_by_side
+from training import distributed
+from training.distributed import DevicesError, Place, side_by_side
+from training.network_fit import devices_for, fit_learned
 from training.train import FitResult
 
 SETTINGS = train_settings()
@@ -135,10 +134,10 @@ def test_only_a_gpu_computes_in_bfloat16(monkeypatch: pytest.MonkeyPatch, place:
 
 def test_devices_are_one_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_DEVICES", raising=False)
-    assert devices.stated() == 1
+    assert distributed.stated() == 1
 
     monkeypatch.setenv("TIDEGATE_DEVICES", "2")
-    assert devices.stated() == 2
+    assert distributed.stated() == 2
 
 
 @pytest.mark.parametrize("value", ["0", "two"])
@@ -146,4 +145,4 @@ def test_a_number_of_devices_that_is_none_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TIDEGATE_DEVICES", value)
 
     with pytest.raises(DevicesError, match=f"TIDEGATE_DEVICES is '{value}'; "):
-        devices.stated()
+        distributed.stated()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.models.rank import exclude, rank
+from training.models.ranking import exclude, rank
 
 INF = float("inf")
 

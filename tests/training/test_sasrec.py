@@ -12,9 +12,9 @@ from data.columns import DAY, HOUR
 from features.encode import Batch, assemble
 from tests.training.made_features import ITEMS, START, USERS, checkerboard, recipe, train_settings
 from training.datamodule import Windows
-from training.models.build import build
 from training.models.query import Query
-from training.models.rank import exclude
+from training.models.ranking import exclude
+from training.models.registry import build
 from training.models.sasrec import SASRec
 from training.train import fit, sizes_of
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from tests.training.made_features import recipe
 from tests.training.made_modules import batch_of, made
-from training.datamodule import TrainBatch
-from training.share import share
+from training.datamodule import TrainBatch, share
 
 LOSSES = [
     ("two_tower", "full_softmax"),

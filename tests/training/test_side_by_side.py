@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from training.models.trend_term import add_trends
-from training.side_by_side import side_by_side, torch_threads
+from training.models.network import add_trends
+from training.threads import side_by_side, torch_threads
 
 
 @pytest.fixture(params=[1, 2, 5])

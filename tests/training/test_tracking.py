@@ -13,10 +13,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import params
+from config import params
 from tests.training.made_features import checkerboard, recipe, train_settings
-from training import tracking, views
-from training.tracked_run import NOTE, as_text
+from training import mlflow_views, tracking
+from training.tracking import NOTE, as_text
 from training.train import FitError, FitResult, fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
@@ -148,7 +148,7 @@ def test_an_experiment_explains_itself_and_keeps_what_people_write(tracked: Path
     client = MlflowClient()
     made = tracking.experiment_of(client, "shop")
     tags = client.get_experiment(made).tags
-    shared = {key.removeprefix(views.SHARED) for key in tags if key.startswith(views.SHARED)}
+    shared = {key.removeprefix(mlflow_views.SHARED) for key in tags if key.startswith(mlflow_views.SHARED)}
     client.set_experiment_tag(made, NOTE, "our own words")
 
     assert shared == {"tidegate-models", "tidegate-recipes", "tidegate-trials"}
@@ -159,7 +159,7 @@ def test_an_experiment_explains_itself_and_keeps_what_people_write(tracked: Path
 
 def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked: Path) -> None:
     run, _ = logged("popularity", recipe("popularity"))
-    view = views.VIEWS["recipes"]
+    view = mlflow_views.VIEWS["recipes"]
     found = MlflowClient().search_runs([run.info.experiment_id], view[1], order_by=[f"metrics.`{view[2]}` DESC"])
 
     assert [entry.info.run_id for entry in found] == [run.info.run_id]

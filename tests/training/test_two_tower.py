@@ -10,10 +10,10 @@ import torch
 from tests.training.made_features import checkerboard, recipe
 from training.datamodule import Windows
 from training.models.base import ModelError
-from training.models.build import build
 from training.models.history_encoder import HistoryEncoder
+from training.models.network import add_trends, pair_trends
 from training.models.query import count_bucket, log_trends, time_bucket
-from training.models.trend_term import add_trends, pair_trends
+from training.models.registry import build
 from training.train import sizes_of
 
 FEATURES = checkerboard()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file as load_tensors
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from training.models.base import Model, Sizes
-from training.models.build import build
+from training.models.registry import build
 
 MANIFEST = "manifest.json"
 

@@ -5,14 +5,35 @@ Legend: B batch, N item rows (PAD's included), M candidates, T moments, V conten
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from features.encode import Batch
-from training.models.factors import Factors, Search
+
+
+class Factors(NamedTuple):
+    """score[q, j] = user[q] · item[j] + bias[j] + weights[q] · trends[moment[q], :, j]."""
+
+    user: Tensor  # (Q, D)
+    item: Tensor  # (N, D)
+    bias: Tensor  # (N,)
+    weights: Tensor  # (Q, C)
+
+    def asked(self) -> Tensor:
+        """(Q, D + 1 + C): what the item vectors of `offered` are multiplied with."""
+        return torch.cat([self.user, torch.ones_like(self.user[:, :1]), self.weights], dim=1)
+
+    def offered(self, trends: Tensor) -> Tensor:
+        """(N, D + 1 + C): each item's vector, bias and (C, N) log trends of a moment."""
+        return torch.cat([self.item, self.bias[:, None], trends.T.to(self.item.dtype)], dim=1)
+
+
+Search = Callable[[Factors], Tensor]  # the (Q, M) item rows that each question is to be answered from
+
 
 EXCLUDED = float("-inf")
 

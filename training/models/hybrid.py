@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from data.columns import MICROSECONDS
 from features.encode import Batch
 from features.vocabulary import PAD
-from training.models.base import Model, Sizes
-from training.models.factors import Factors, Search
-from training.models.rank import exclude
+from training.models.base import Factors, Model, Search, Sizes
+from training.models.ranking import exclude
 
 CIRCUMSTANCES = 4  # constant, time since the last event, length of the history, no history
 
@@ -42,7 +41,7 @@ class Hybrid(Model):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        from training.models.build import build  # it lists this class too
+        from training.models.registry import build
 
         self.retrieve = params.get("retrieve")  # artifacts from before it existed lack it
         self.parts = nn.ModuleDict({label: build(recipe, sizes) for label, recipe in params["parts"].items()})

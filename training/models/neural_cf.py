@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.models.base import Sizes
-from training.models.learned import Circumstances, ItemTable, LearnedModel
+from training.models.network import Circumstances, ItemTable, LearnedModel, add_trends, pair_trends
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
-from training.models.trend_term import add_trends, pair_trends
 
 CHUNK_CELLS = 2**22  # question-item pairs whose hidden layer is held at once
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from features.vocabulary import PAD
-from training.models.base import Sizes
-from training.models.factors import Factors
+from training.models.base import Factors, Sizes
 from training.models.history_encoder import CausalBlock, states_at
-from training.models.learned import LearnedModel
+from training.models.network import LearnedModel
 from training.models.query import Query
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.models.base import Sizes
-from training.models.factors import Factors
+from training.models.base import Factors, Sizes
 from training.models.history_encoder import HistoryEncoder
-from training.models.learned import Circumstances, ItemTable, LearnedModel
+from training.models.network import Circumstances, ItemTable, LearnedModel, add_trends
 from training.models.query import Query
-from training.models.trend_term import add_trends
 
 
 class TwoTower(LearnedModel):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import params
+from config import params
 from data.columns import DAY, HOUR
 from data.products import INGESTED, SPLIT, write_json, write_table
 from experiments.leakage.cut import Cut
 from features import featurize
-from features.store import Features
+from features.feature_files import Features
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 START = 1_700_006_400_000_000

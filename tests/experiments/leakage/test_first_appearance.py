@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from data.columns import DAY
-from data.instants import to_iso
-from experiments.leakage import first_appearance
+from data.times import to_iso
+from experiments.leakage import future_features
 from features import featurize
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
@@ -20,7 +20,7 @@ from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, moment
 def test_an_item_of_the_future_in_the_vocabulary_is_found_with_its_first_event(events: pd.DataFrame) -> None:
     every = replace(features_of(events), vocabulary=Vocabulary([*featurize.order_items(events), "nobody's"]))
 
-    (found,) = first_appearance.vocabulary(cut_of(events, every)).findings
+    (found,) = future_features.vocabulary(cut_of(events, every)).findings
 
     first = events.loc[events["item_id"] == "i119", "event_time"].min()
     assert found.examples == [
@@ -33,17 +33,17 @@ def test_an_item_that_was_known_only_after_the_cut_is_one_of_the_future(events: 
     features = features_of(events)
     events.loc[events["item_id"] == "i007", "known_time"] += pd.Timedelta(days=100)
 
-    (found,) = first_appearance.vocabulary(cut_of(events, features)).findings
+    (found,) = future_features.vocabulary(cut_of(events, features)).findings
 
     assert [one["item_id"] for one in found.examples] == ["i007"]
 
 
 def test_a_trend_that_counts_an_item_before_its_first_event_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert first_appearance.trends(cut_of(events)).findings == []
+    assert future_features.trends(cut_of(events)).findings == []
     honest = TrendLog._count
     monkeypatch.setattr(TrendLog, "_count", lambda self, when, items, at: honest(self, when - DAY, items, at))
 
-    (found,) = first_appearance.trends(cut_of(events)).findings
+    (found,) = future_features.trends(cut_of(events)).findings
 
     assert found.rows == 119
     assert found.examples[0]["counted"].startswith("all ")
@@ -59,7 +59,7 @@ def test_a_list_with_an_item_of_the_future_is_found_with_model_user_and_time(
     table.to_parquet(tmp_path / "ease.parquet")
     at = cut_of(events, rankings={"ease": tmp_path / "ease.parquet"})
 
-    outcome = first_appearance.rankings(at)
+    outcome = future_features.rankings(at)
 
     assert outcome.rows == 4
     (found,) = outcome.findings

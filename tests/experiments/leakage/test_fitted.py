@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from data.columns import DAY
-from experiments.leakage import fitted
-from features import featurize, traits
+from experiments.leakage import fitted_statistics
+from features import attributes, featurize
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
 from tests.experiments.leakage.made_cut import SETTINGS, TEST, VALID, cut_of, features_of, made_items, made_users
@@ -20,17 +20,17 @@ def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
     every = replace(features, vocabulary=Vocabulary(featurize.order_items(events)))
 
-    (found,) = fitted.vocabulary(cut_of(events, every)).findings
+    (found,) = fitted_statistics.vocabulary(cut_of(events, every)).findings
 
     assert [one["item_id"] for one in found.examples] == ["i119"]
-    assert fitted.vocabulary(cut_of(events, features)).findings == []
+    assert fitted_statistics.vocabulary(cut_of(events, features)).findings == []
 
 
 def test_an_order_by_the_popularity_of_later_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
     later = [item for item in featurize.order_items(events) if item in set(features.vocabulary.ids)]
 
-    (found,) = fitted.vocabulary(cut_of(events, replace(features, vocabulary=Vocabulary(later)))).findings
+    (found,) = fitted_statistics.vocabulary(cut_of(events, replace(features, vocabulary=Vocabulary(later)))).findings
 
     assert "order" in found.what
     assert found.rows > 10
@@ -39,13 +39,15 @@ def test_an_order_by_the_popularity_of_later_is_found(events: pd.DataFrame) -> N
 def test_encoders_of_users_who_came_later_are_found(events: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     known = ~events["user_id"].isin(["u38", "u39"]) | (events["event_time"] >= pd.Timestamp(TEST, unit="us", tz="UTC"))
     events = events[known].reset_index(drop=True)
-    assert fitted.encoders(cut_of(events)).findings == []
-    honest = traits.fit
-    monkeypatch.setattr(traits, "fit", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest))
+    assert fitted_statistics.encoders(cut_of(events)).findings == []
+    honest = attributes.fit
+    monkeypatch.setattr(
+        attributes, "fit", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
+    )
     features = features_of(events)
-    monkeypatch.setattr(traits, "fit", honest)
+    monkeypatch.setattr(attributes, "fit", honest)
 
-    ages, plans = fitted.encoders(cut_of(events, features)).findings
+    ages, plans = fitted_statistics.encoders(cut_of(events, features)).findings
 
     assert "traits column 'age'" in ages.what
     assert "trial" in plans.examples[0]["stored"]
@@ -56,9 +58,9 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
     before = events["event_time"] < pd.Timestamp(TEST, unit="us", tz="UTC")
     events.loc[~before, "device"] = "watch"
     features = features_of(events)
-    features.description["encoders"]["context"] = traits.fit(events, ["device"], 64, 8)
+    features.description["encoders"]["context"] = attributes.fit(events, ["device"], 64, 8)
 
-    (found,) = fitted.encoders(cut_of(events, features)).findings
+    (found,) = fitted_statistics.encoders(cut_of(events, features)).findings
 
     assert "context column 'device'" in found.what
 
@@ -82,24 +84,24 @@ def test_item_features_scaled_by_items_of_later_are_found(events, monkeypatch: p
     features = features_of(events)
     monkeypatch.setattr(featurize, "item_features", honest)
 
-    found = {one.what for one in fitted.content(cut_of(events, features)).findings}
+    found = {one.what for one in fitted_statistics.content(cut_of(events, features)).findings}
 
     assert f"item features of the group {group!r} were not fitted on the past" in found
-    assert fitted.content(cut_of(events)).findings == []
+    assert fitted_statistics.content(cut_of(events)).findings == []
 
 
 def test_a_genre_that_only_later_items_have_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
     features.description["content_widths"]["genres"] += 1
 
-    assert "other columns" in fitted.content(cut_of(events, features)).findings[0].what
+    assert "other columns" in fitted_statistics.content(cut_of(events, features)).findings[0].what
 
 
 def test_trends_that_count_later_events_are_found_by_channel(events, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = TrendLog._leaving
     monkeypatch.setattr(TrendLog, "_leaving", lambda self, span: honest(self, span + DAY))
 
-    found = [one.what for one in fitted.trends(cut_of(events)).findings]
+    found = [one.what for one in fitted_statistics.trends(cut_of(events)).findings]
 
     assert found == [f"the trend window_{days}d at the cut is not what the past holds" for days in (1, 3, 7, 30)]
 
@@ -109,7 +111,7 @@ def test_counting_by_hand_agrees_with_the_trends_of_features(events: pd.DataFram
     name = "valid" if cut_us == VALID else "test"
     at = cut_of(events, name=name)
 
-    assert fitted.trends(at).findings == []
+    assert fitted_statistics.trends(at).findings == []
     assert at.features.trend_log().at(np.array([cut_us]), ["window_1d"]).sum() > 0
     assert set(at.features.description["channels"]) >= {
         f"window_{days}d" for days in SETTINGS.featurize.trends.windows_days

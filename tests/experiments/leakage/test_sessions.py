@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from data.columns import DAY, MINUTE
-from data.instants import to_iso
-from experiments.leakage import sessions
+from data.times import to_iso
+from experiments.leakage import event_order
 from features.sequences import Log
 from tests.experiments.leakage.made_cut import TEST, cut_of, moments, split
 
@@ -28,7 +28,7 @@ def _has(events: pd.DataFrame, user: str, number: int) -> bool:
 
 
 def test_a_session_astride_the_cut_is_told_with_its_share_and_fails_nothing(astride: pd.DataFrame) -> None:
-    (found,) = sessions.astride(cut_of(astride)).findings
+    (found,) = event_order.astride(cut_of(astride)).findings
 
     assert (found.rows, found.fails) == (3, False)
     assert found.what.startswith("1 of ")
@@ -42,13 +42,13 @@ def test_a_longer_pause_ends_a_session(astride: pd.DataFrame) -> None:
     gap = astride["event_id"].isin(["z2", "z3", "z4"])
     astride.loc[gap, ["event_time", "known_time"]] += pd.Timedelta(minutes=19)
 
-    assert sessions.astride(cut_of(astride)).findings == []
+    assert event_order.astride(cut_of(astride)).findings == []
 
 
 def test_a_whole_session_filed_as_training_is_found(astride: pd.DataFrame) -> None:
     astride.loc[astride["event_id"].isin(["z3", "z4"]), "part"] = "train"
 
-    _, leak = sessions.astride(cut_of(astride)).findings
+    _, leak = event_order.astride(cut_of(astride)).findings
 
     assert (leak.rows, leak.fails) == (2, True)
     assert {one["event_id"] for one in leak.examples} == {"z3", "z4"}
@@ -58,6 +58,6 @@ def test_the_later_part_of_a_session_that_training_reads_is_found(astride, monke
     honest = Log.before
     monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
 
-    _, leak = sessions.astride(cut_of(astride)).findings
+    _, leak = event_order.astride(cut_of(astride)).findings
 
     assert leak.rows == 3

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 import features.sequences
-from data.instants import to_iso
+from data.times import to_iso
 from experiments.leakage import target_probe
-from experiments.leakage.finding import Outcome
+from experiments.leakage.cut import Outcome
 from tests.experiments.leakage.made_cut import cut_of, features_of, made_users
-from training import validate
+from training import validation
 
 
 def share(outcome: Outcome, feature: str, times: str) -> float:
@@ -30,7 +30,7 @@ def test_order_tells_the_next_item_on_the_true_times_and_not_on_times_dealt_anew
 
 
 def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "moments", lambda cases, minutes: cases.time + 1)
+    monkeypatch.setattr(validation, "moments", lambda cases, minutes: cases.time + 1)
 
     outcome = target_probe.probe(cut_of(events))
 

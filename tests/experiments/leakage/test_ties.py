@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 import features.sequences
-from experiments.leakage import ties, training_batches
+from experiments.leakage import event_order, fitted_statistics
 from tests.experiments.leakage.made_cut import cut_of
 from training import windows
 from training.windows import Timeline
 
-CHECKS = (ties.evaluation, ties.encoded, ties.questions, training_batches.fed)
+CHECKS = (event_order.evaluation, event_order.encoded, event_order.questions, fitted_statistics.fed)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -25,7 +25,7 @@ def test_a_clean_platform_with_ties_passes(events: pd.DataFrame, check) -> None:
     assert outcome.rows > 20
 
 
-@pytest.mark.parametrize("check", [ties.evaluation, ties.encoded])
+@pytest.mark.parametrize("check", [event_order.evaluation, event_order.encoded])
 def test_a_history_that_holds_its_own_moment_is_found(events, monkeypatch: pytest.MonkeyPatch, check) -> None:
     honest = features.sequences.history_ends
     monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: honest(log, user, time + 1))
@@ -35,7 +35,7 @@ def test_a_history_that_holds_its_own_moment_is_found(events, monkeypatch: pytes
     assert found.examples[0]["event_time"] == found.examples[0]["asked at"]
 
 
-@pytest.mark.parametrize("check", [ties.questions, training_batches.fed])
+@pytest.mark.parametrize("check", [event_order.questions, fitted_statistics.fed])
 def test_a_question_of_training_that_sees_its_own_moment_is_found(
     events, monkeypatch: pytest.MonkeyPatch, check
 ) -> None:
@@ -50,10 +50,10 @@ def test_a_question_of_training_that_sees_its_own_moment_is_found(
 def test_a_question_of_training_that_sees_an_event_before_it_was_known_is_found(events, monkeypatch) -> None:
     row = events.index[events["part"] == "train"][100]
     events.loc[row, "known_time"] += pd.Timedelta(days=20)
-    assert ties.questions(cut_of(events)).findings == []
-    monkeypatch.setattr(ties, "Timeline", lambda past: Timeline(replace(past, known=past.times)))
+    assert event_order.questions(cut_of(events)).findings == []
+    monkeypatch.setattr(event_order, "Timeline", lambda past: Timeline(replace(past, known=past.times)))
 
-    (found,) = ties.questions(cut_of(events)).findings
+    (found,) = event_order.questions(cut_of(events)).findings
 
     assert found.examples[0]["user_id"] == events["user_id"][row]
     assert found.examples[0]["known_time"] > found.examples[0]["asked at"] > found.examples[0]["event_time"]
@@ -66,7 +66,7 @@ def test_a_training_batch_whose_trends_are_of_later_is_found(events, monkeypatch
     later = lambda self, time: np.minimum(honest(self, time) + 1, len(self.moments) - 1)  # noqa: E731
     monkeypatch.setattr(TrendTable, "rows", later)
 
-    (found,) = training_batches.fed(cut_of(events)).findings
+    (found,) = fitted_statistics.fed(cut_of(events)).findings
 
     assert found.examples[0]["sees"].startswith("trends as of ")
 
@@ -77,6 +77,6 @@ def test_a_true_item_that_lies_in_its_own_history_is_found(events, monkeypatch: 
     planted = pd.concat([events, again.assign(event_id="z" + again["event_id"], event_time=later, known_time=later)])
     monkeypatch.setattr(windows, "_first_of_pair", lambda users, items: np.ones(len(users), dtype=bool))
 
-    (found,) = training_batches.fed(cut_of(planted)).findings
+    (found,) = fitted_statistics.fed(cut_of(planted)).findings
 
     assert found.examples[0]["sees"] == "the true item itself"

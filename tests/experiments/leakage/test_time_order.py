@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from data.columns import DAY
-from data.instants import to_iso
-from experiments.leakage import time_order
+from data.times import to_iso
+from experiments.leakage import event_order
 from features.featurize import microseconds
 from features.sequences import Log
 from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, split
@@ -29,10 +29,10 @@ def test_an_event_that_stands_before_an_earlier_one_is_found(events: pd.DataFram
     at = cut_of(events)
     rows = [*range(7), 400, *range(7, 400), *range(401, len(events))]
 
-    (found,) = time_order.total_order(replace(at, events=events.iloc[rows])).findings
+    (found,) = event_order.total_order(replace(at, events=events.iloc[rows])).findings
 
     assert (found.rows, found.examples[0]["event_id"]) == (1, events["event_id"][7])
-    assert time_order.total_order(at).findings == []
+    assert event_order.total_order(at).findings == []
 
 
 def test_events_of_one_time_stand_in_the_order_of_their_ids(events: pd.DataFrame) -> None:
@@ -40,7 +40,7 @@ def test_events_of_one_time_stand_in_the_order_of_their_ids(events: pd.DataFrame
     tied = int(np.flatnonzero(np.diff(at.times) == 0)[0])
     rows = [*range(tied), tied + 1, tied, *range(tied + 2, len(events))]
 
-    (found,) = time_order.total_order(replace(at, events=events.iloc[rows])).findings
+    (found,) = event_order.total_order(replace(at, events=events.iloc[rows])).findings
 
     assert found.rows == 1
 
@@ -48,7 +48,7 @@ def test_events_of_one_time_stand_in_the_order_of_their_ids(events: pd.DataFrame
 def test_an_event_that_stands_twice_is_found(events: pd.DataFrame) -> None:
     at = cut_of(events)
 
-    (twice, pair) = time_order.duplicates(replace(at, events=split(pd.concat([events, events.iloc[[3]]])))).findings
+    (twice, pair) = event_order.duplicates(replace(at, events=split(pd.concat([events, events.iloc[[3]]])))).findings
 
     assert (twice.what, twice.rows, len(twice.examples)) == ("an event stands twice", 1, 2)
     assert pair.what == "a user has an item twice"
@@ -59,17 +59,17 @@ def test_a_pair_on_both_sides_of_the_cut_is_found_unless_repeats_are_kept(events
     again["event_time"] = again["known_time"] = events["event_time"].iloc[-1]
     at = replace(cut_of(events), events=split(pd.concat([events, again])))
 
-    (found,) = time_order.duplicates(at).findings
+    (found,) = event_order.duplicates(at).findings
     assert {one["user_id"] for one in found.examples} == {events["user_id"][5]}
     at.features.description["repeats"] = "all"
-    assert time_order.duplicates(at).findings == []
+    assert event_order.duplicates(at).findings == []
 
 
 def test_an_event_of_the_test_period_filed_as_training_is_found(events: pd.DataFrame) -> None:
     at = cut_of(events)
     events.loc[len(events) - 1, "part"] = "train"
 
-    (found,) = time_order.parts(at).findings
+    (found,) = event_order.parts(at).findings
 
     assert (found.rows, found.fails) == (1, True)
     assert found.examples[0]["event_time"] == to_iso(at.times[-1])
@@ -79,18 +79,18 @@ def test_an_event_of_the_test_period_filed_as_training_is_found(events: pd.DataF
 @pytest.mark.parametrize(("name", "value"), [("cut_us", TEST + DAY), ("split_id", "other"), ("until_us", TEST + 1)])
 def test_features_of_another_split_or_period_are_found(events: pd.DataFrame, name: str, value: object) -> None:
     at = cut_of(events, name="valid")
-    assert time_order.one_split(at).findings == []
+    assert event_order.one_split(at).findings == []
 
     at.features.description[name] = value
 
-    assert time_order.one_split(at).findings[0].rows == 1
+    assert event_order.one_split(at).findings[0].rows == 1
 
 
 def test_an_event_that_the_log_has_at_an_earlier_time_is_found(events: pd.DataFrame) -> None:
     at = cut_of(events)
     at.features.log.times[17] -= 3 * DAY
 
-    (found,) = time_order.log_is_the_split(at).findings
+    (found,) = event_order.log_is_the_split(at).findings
 
     assert (found.rows, found.examples[0]["event_time"]) == (1, to_iso(at.features.log.times[17]))
 
@@ -98,14 +98,14 @@ def test_an_event_that_the_log_has_at_an_earlier_time_is_found(events: pd.DataFr
 def test_an_event_that_the_log_lacks_is_found(events: pd.DataFrame) -> None:
     at = cut_of(events, features_of(events.iloc[:-1]))
 
-    assert time_order.log_is_the_split(at).findings[0].fails
+    assert event_order.log_is_the_split(at).findings[0].fails
 
 
 def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Log.before
     monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
 
-    (found,) = time_order.training(at := cut_of(events)).findings
+    (found,) = event_order.training(at := cut_of(events)).findings
 
     assert found.rows == int(((at.times >= TEST) & (at.times < TEST + DAY)).sum())
     assert all(one["event_time"] >= to_iso(TEST) for one in found.examples)
@@ -119,13 +119,13 @@ def test_training_that_reads_an_event_nobody_knew_of_is_found(events, monkeypatc
 
     monkeypatch.setattr(Log, "before", blind)
 
-    (found,) = time_order.training(cut_of(late(events))).findings
+    (found,) = event_order.training(cut_of(late(events))).findings
 
     assert (found.rows, found.fails) == (1, True)
     assert found.examples[0]["event_time"] < to_iso(TEST) < found.examples[0]["known_time"]
 
 
 def test_a_late_event_that_training_leaves_out_is_told_but_fails_nothing(events: pd.DataFrame) -> None:
-    (found,) = time_order.training(cut_of(late(events))).findings
+    (found,) = event_order.training(cut_of(late(events))).findings
 
     assert (found.rows, found.fails) == (1, False)

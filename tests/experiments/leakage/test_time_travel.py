@@ -9,20 +9,20 @@ import torch
 
 import features.sequences
 from data.columns import DAY
-from experiments.leakage import time_travel
+from experiments.leakage import future_features
 from features.trends import TrendLog
 from tests.experiments.leakage.made_cut import SETTINGS, cut_of
-from training import validate
+from training import validation
 
 
 def named(events: pd.DataFrame, name: str = "test") -> set[str]:
     """The features that are found."""
-    findings = time_travel.per_feature(cut_of(events, name=name)).findings
+    findings = future_features.per_feature(cut_of(events, name=name)).findings
     return {one.what.removeprefix("the feature ").removesuffix(" reads its own moment or later") for one in findings}
 
 
 def test_clean_features_do_not_change_when_the_future_is_taken_away(events: pd.DataFrame) -> None:
-    outcome = time_travel.per_feature(cut_of(events))
+    outcome = future_features.per_feature(cut_of(events))
 
     assert outcome.findings == []
     assert outcome.rows > SETTINGS.audit.travelled_cases  # of both targets
@@ -57,7 +57,7 @@ def test_a_trend_that_looks_ahead_is_named_alone(events, monkeypatch: pytest.Mon
 
 
 def test_trends_refreshed_after_the_question_are_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "moments", lambda cases, minutes: cases.time + 1)
+    monkeypatch.setattr(validation, "moments", lambda cases, minutes: cases.time + 1)
 
     assert named(events) == {f"trend {channel}" for channel in cut_of(events).features.description["channels"]}
 
@@ -79,22 +79,22 @@ def test_traits_of_a_user_who_has_not_come_yet_are_named(events, monkeypatch: py
 
 
 def test_context_of_an_event_that_nobody_has_asked_for_yet_is_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = validate.window_cases
+    honest = validation.window_cases
 
     def told(log, *rest):
         cases = honest(log, *rest)
         cases.context = log.context[np.minimum(cases.end, len(log.times) - 1)]
         return cases
 
-    monkeypatch.setattr(validate, "window_cases", told)
+    monkeypatch.setattr(validation, "window_cases", told)
 
     assert named(events) == {"context"}
 
 
 def test_a_finding_shows_the_item_and_both_values(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "moments", lambda cases, minutes: cases.time + 1)
+    monkeypatch.setattr(validation, "moments", lambda cases, minutes: cases.time + 1)
 
-    found = {one.what: one for one in time_travel.per_feature(cut_of(events)).findings}
+    found = {one.what: one for one in future_features.per_feature(cut_of(events)).findings}
     example = next(iter(found.values())).examples[0]
 
     assert set(example) == {"target", "user_id", "moment", "with all data", "with the past alone"}

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feast_store.open import open_feast
-from features.feast_store.places import chosen, place, user_of
-from features.feast_store.server_engine import ServerEngine
-from features.online.connect import Settings, connect, settings
+from features.feast_store.connect import open_feast
+from features.feast_store.server_engine import ServerEngine, chosen, place, user_of
+from features.online.connect import StoreSettings, connect, settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import State
 from serving.torchserve.launch import environment
@@ -90,7 +89,7 @@ def test_a_folder_that_is_no_feature_repository_is_named(tmp_path: Path) -> None
 def test_a_store_reads_through_the_server_engine_as_through_any() -> None:
     engine = answering(b"")
     engine._http = httpx.Client(base_url="http://server", transport=httpx.MockTransport(_one_policy))
-    (reading,) = connect("d", Settings("feast+http://h"), feast=lambda url, seconds: engine).read(["a"], [0])
+    (reading,) = connect("d", StoreSettings("feast+http://h"), feast=lambda url, seconds: engine).read(["a"], [0])
     assert reading.state == State.CORRUPT
 
 

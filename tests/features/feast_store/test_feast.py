@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-import params
+from config import params
 from features.feast_store.server_engine import ServerEngine
-from features.online.connect import Settings, connect
+from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import Policy, State
 from serving.edge.stored import Stored
@@ -76,12 +76,12 @@ def test_what_the_verb_wrote_is_read_through_the_feature_server(
     feast_python: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(
-        [feast_python, "-m", "features.fill", "--events", "-"],
+        [feast_python, "-m", "features.materialize", "--events", "-"],
         cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, text=True,
         input="\n".join(map(json.dumps, LINES)),
     )  # fmt: skip
     with serving(feast_python, repository) as url:
-        store = connect(NAME, Settings(url, read_ms=5000), feast=ServerEngine)
+        store = connect(NAME, StoreSettings(url, read_ms=5000), feast=ServerEngine)
         readings = store.read(["bob", "nobody", "ann"], [time.time_ns() // 1000] * 3)
         assert [one.state for one in readings] == [State.FOUND, State.UNKNOWN, State.FOUND]
         assert [event.item_id for event in readings[0].profile.events] == ["m1", "m2"]

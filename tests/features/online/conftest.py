@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from data.columns import DAY
-from features.feast_store.open import open_feast
-from features.online.connect import Settings, connect
-from features.online.record_store import RecordStore
+from features.feast_store.connect import open_feast
+from features.online.connect import StoreSettings, connect
+from features.online.key_value_store import RecordStore
 from features.online.store import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,7 +116,7 @@ def reopen(url: str, namespace: str) -> Iterator[Callable[[], RecordStore]]:
     opened: list[RecordStore] = []
 
     def reopen() -> RecordStore:
-        opened.append(connect(namespace, Settings(url), writing=True, feast=open_feast))
+        opened.append(connect(namespace, StoreSettings(url), writing=True, feast=open_feast))
         return opened[-1]
 
     yield reopen

@@ -11,19 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config.segment_params import Segments
+from data.cleaning import resolve_repeats
 from data.columns import DAY, HOUR
-from data.repeats import resolve_repeats
 from features.encode import Batch, assemble, known, trait_row
 from features.featurize import build_log
-from features.fill import profiles
-from features.online import as_of, record
+from features.materialize import profiles
+from features.online import profile as profile_module
+from features.online import profile_codec
 from features.online.profile import Event, Profile, Stated, join, make
-from features.segments.facts import gather
-from features.segments.membership import membership
-from features.sequences import Cases, Log, batches, history_ends
+from features.segments.membership import gather, membership
+from features.sequences import EvaluationCases, Log, batches, history_ends
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from segment_params import Segments
 
 T = 1_700_000_000_000_000
 USERS = pd.DataFrame({"user_id": ["u0", "u1", "u2"], "plan": ["free", None, "paid"], "age": [31.0, 18.0, None]})
@@ -78,14 +78,16 @@ def pieces_of(profile: Profile) -> list[Profile]:
 
 def encoded(stored: list[Profile], time_us: np.ndarray, repeats: str, max_history: int | None) -> Batch:
     """Profiles as the worker encodes them."""
-    histories = [as_of.history(profile, at, repeats) for profile, at in zip(stored, time_us.tolist(), strict=True)]
+    histories = [
+        profile_module.history(profile, at, repeats) for profile, at in zip(stored, time_us.tolist(), strict=True)
+    ]
     items, times, lengths = known(
         VOCABULARY.indices(event.item_id for history in histories for event in history),
         np.array([event.time_us for history in histories for event in history], dtype=np.int64),
         np.array([len(history) for history in histories]),
     )
     traits = [
-        trait_row(as_of.traits(profile, at), ENCODERS["traits"])
+        trait_row(profile_module.traits(profile, at), ENCODERS["traits"])
         for profile, at in zip(stored, time_us.tolist(), strict=True)
     ]
     return assemble(
@@ -106,7 +108,7 @@ def test_a_stored_history_encodes_to_the_tensors_of_training(repeats, drawn, ask
     user = np.array([person for person, _ in asked])
     time_us = T + HOUR * np.array([hour + 10 * (repeats == "last") for _, hour in asked], dtype=np.int64)
     nothing = np.zeros(len(user), np.int64)
-    cases = Cases("next", user, time_us, history_ends(log, user, time_us), np.zeros((len(user), 0), np.int64),
+    cases = EvaluationCases("next", user, time_us, history_ends(log, user, time_us), np.zeros((len(user), 0), np.int64),
                   nothing, nothing, np.arange(len(user) + 1))  # fmt: skip
     stored = live(events, random)
 
@@ -144,7 +146,7 @@ def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) 
     belongs = membership(RULES, log, facts, user, T + HOUR * hours)
 
     for row, (person, hour) in enumerate(asked):
-        found = as_of.segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
+        found = profile_module.segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
         assert found == [rule["name"] for rule, inside in zip(RULES, belongs[row], strict=True) if inside]
 
 
@@ -153,7 +155,7 @@ def event(hour: int, name: str, item: str = "i0", lag: int = 0) -> Event:
 
 
 def names(profile: Profile, hour: int, repeats: str = "all") -> list[str]:
-    return [seen.event_id for seen in as_of.history(profile, T + hour * HOUR, repeats)]
+    return [seen.event_id for seen in profile_module.history(profile, T + hour * HOUR, repeats)]
 
 
 def test_a_moment_sees_only_what_is_strictly_before_it_and_known() -> None:
@@ -184,21 +186,21 @@ def test_repeats_are_resolved_by_rule() -> None:
 @settings(deadline=None)
 def test_what_a_model_reads_of_a_record_is_the_history(given_events: list, hour: int, repeats: str) -> None:
     events = [event(at, str(name), f"i{item}", lag) for at, name, item, lag in given_events]
-    stored = record.decode(record.encode(make("u", events)), "u")
-    history = as_of.history(make("u", events), T + hour * HOUR, repeats)
+    stored = profile_codec.decode(profile_codec.encode(make("u", events)), "u")
+    history = profile_module.history(make("u", events), T + hour * HOUR, repeats)
 
     expected = [seen.item_id for seen in history], [seen.time_us for seen in history]
-    assert tuple(map(list, as_of.seen(stored, T + hour * HOUR, repeats))) == expected
+    assert tuple(map(list, profile_module.seen(stored, T + hour * HOUR, repeats))) == expected
 
 
 def test_a_trait_is_not_known_before_it_was_stated_nor_after_it_was_taken_back() -> None:
     profile = make("u", traits={"plan": Stated(T, "e", T + 2, "free"), "age": Stated(T, "e", T, None)})
 
-    assert [as_of.traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
+    assert [profile_module.traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
 
 
 def test_consent_is_what_was_said_by_then() -> None:
     profile = make("u", consent={"training": Stated(T, "e", T, False), "ads": Stated(T + 5, "e", T + 5, True)})
 
-    assert as_of.consent(profile, T) == {"training": False}
-    assert as_of.consent(profile, T + 5) == {"training": False, "ads": True}
+    assert profile_module.consent(profile, T) == {"training": False}
+    assert profile_module.consent(profile, T + 5) == {"training": False, "ads": True}

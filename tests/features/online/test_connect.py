@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from features.online.connect import EMBEDDED, Settings, connect, settings
+from features.online.connect import EMBEDDED, StoreSettings, connect, settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make
 from features.online.store import Policy, State
@@ -24,7 +24,7 @@ SLACK = 0.5  # seconds that a busy machine may add
 
 
 def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
-    assert settings({}) == settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == Settings()
+    assert settings({}) == settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
     assert settings({}).store == EMBEDDED
 
 
@@ -32,7 +32,7 @@ def test_variables_set_the_store_and_its_patience() -> None:
     found = settings(
         {"TIDEGATE_STORE": "rediss://h:1/2", "TIDEGATE_STORE_READ_MS": "7", "TIDEGATE_STORE_WRITE_MS": "8.5"}
     )
-    assert found == Settings("rediss://h:1/2", 7, 8.5)
+    assert found == StoreSettings("rediss://h:1/2", 7, 8.5)
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "1e9"])
@@ -50,11 +50,11 @@ def test_an_unknown_kind_of_store_is_named_without_its_password() -> None:
 
 def test_a_url_that_is_none_is_named() -> None:
     with pytest.raises(StoreError, match="TIDEGATE_STORE is no URL of Redis"):
-        connect("d", Settings("redis://h:port/0"))
+        connect("d", StoreSettings("redis://h:port/0"))
 
 
 def test_the_password_stays_out_of_errors() -> None:
-    store = connect("d", Settings("redis://me:secret@127.0.0.1:1/0"))
+    store = connect("d", StoreSettings("redis://me:secret@127.0.0.1:1/0"))
     with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1:1/0") as refused:
         store.health()
     assert "secret" not in str(refused.value)
@@ -63,18 +63,18 @@ def test_the_password_stays_out_of_errors() -> None:
 def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("rubbish " * 200)
     with pytest.raises(StoreUnavailable, match=r"store\.db.*not a database"):
-        connect("d", Settings(f"sqlite:///{tmp_path}/store.db"))
+        connect("d", StoreSettings(f"sqlite:///{tmp_path}/store.db"))
 
 
 def test_an_embedded_store_is_readable_by_its_owner_only(tmp_path: Path) -> None:
-    connect("d", Settings(f"sqlite:///{tmp_path}/deep/store.db")).configure(Policy(5, None))
+    connect("d", StoreSettings(f"sqlite:///{tmp_path}/deep/store.db")).configure(Policy(5, None))
 
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "deep").iterdir()} == {"0o600"}
 
 
 def test_a_locked_file_is_an_error_within_the_timeout(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    holder, waiting = connect("d", Settings(url)), connect("d", Settings(url, read_ms=100))
+    holder, waiting = connect("d", StoreSettings(url)), connect("d", StoreSettings(url, read_ms=100))
     holder.configure(Policy(5, None))
     holder.engine._database.execute("BEGIN IMMEDIATE")
 
@@ -86,7 +86,7 @@ def test_a_locked_file_is_an_error_within_the_timeout(tmp_path: Path) -> None:
 
 
 def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answers(own_redis) -> None:
-    store = connect("d", Settings(own_redis.url, read_ms=200))
+    store = connect("d", StoreSettings(own_redis.url, read_ms=200))
     store.configure(Policy(5, None))
     own_redis.stop()
     for call in (store.health, lambda: store.read(["u"], [T]), lambda: store.upsert([make("u")])):
@@ -101,7 +101,7 @@ def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answ
 
 
 def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
-    store = connect("d", Settings(own_redis.url, read_ms=1000))
+    store = connect("d", StoreSettings(own_redis.url, read_ms=1000))
     store.configure(Policy(5, None))
     os.kill(own_redis.process.pid, signal.SIGSTOP)
     try:
@@ -116,7 +116,7 @@ def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
 
 def test_a_server_that_takes_calls_and_never_answers_is_an_error_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        store = connect("d", Settings(f"redis://127.0.0.1:{deaf.getsockname()[1]}", read_ms=1000))
+        store = connect("d", StoreSettings(f"redis://127.0.0.1:{deaf.getsockname()[1]}", read_ms=1000))
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match="Timeout"):
             store.read(["u"], [T])
@@ -124,7 +124,7 @@ def test_a_server_that_takes_calls_and_never_answers_is_an_error_within_the_time
 
 
 def test_a_batch_is_read_in_one_round_trip(own_redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = connect("d", Settings(own_redis.url), writing=True)
+    store = connect("d", StoreSettings(own_redis.url), writing=True)
     store.configure(Policy(5, None))
     users = [f"u{number}" for number in range(32)]
     store.upsert([make(user, [Event(T, "e", T, "i", "play")]) for user in users])

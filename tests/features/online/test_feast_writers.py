@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from features.online.errors import StoreConflict, StoreError, StoreUnavailable
+from features.online.key_value_store import RecordStore
 from features.online.profile import Event, Stated, make
-from features.online.record_store import RecordStore
 from features.online.store import Policy, State
 
 pytest.importorskip("feast", reason="Feast is an extra")

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import params
+from config import params
 from data.columns import DAY, HOUR
 from data.products import write_table
-from features import fill
+from features import materialize
+from features.feature_files import load
 from features.featurize import featurize, write
-from features.online import as_of
-from features.online.connect import Settings, connect
+from features.online import profile
+from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError
 from features.online.store import Policy
-from features.store import load
 from features.vocabulary import PAD
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
@@ -56,24 +56,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 
 def stored(user: str, at: int):
-    return connect(SETTINGS.dataset, Settings()).read([user], [at])[0].profile
+    return connect(SETTINGS.dataset, StoreSettings()).read([user], [at])[0].profile
 
 
 def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill.main([]) == 0
+    assert materialize.main([]) == 0
 
     assert "9 profiles and the trends of 20 items -> sqlite:///features/out/online.db" in capsys.readouterr().out
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):
-        assert [event.event_id for event in as_of.history(stored(str(user), at), at, "all")] == own["event_id"].tolist()
-    assert as_of.traits(stored("u0", at), at) == {"age": 30.0}
-    assert as_of.traits(stored("u1", at), at) == {}
+        assert [event.event_id for event in profile.history(stored(str(user), at), at, "all")] == own[
+            "event_id"
+        ].tolist()
+    assert profile.traits(stored("u0", at), at) == {"age": 30.0}
+    assert profile.traits(stored("u1", at), at) == {}
 
 
 def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
     own = project[project["user_id"] == "u3"]
     until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
-    assert fill.main(["--until", until.isoformat(), "--batch", "2"]) == 0
+    assert materialize.main(["--until", until.isoformat(), "--batch", "2"]) == 0
 
     expected = own[own["known_time"] <= until]
     assert 0 < len(expected) < (own["event_time"] < until).sum()
@@ -84,7 +86,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
     description = Path("features/out/test/description.json")
     last_us = project["event_time"].max().value // 1000
     description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
-    assert fill.main([]) == 0
+    assert materialize.main([]) == 0
 
     user = project["user_id"].iloc[-1]
     own = project[project["user_id"] == user]["event_id"].tolist()
@@ -92,11 +94,11 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
 
 
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
-    assert fill.main(["--until", "2026-01-25T12:34:00Z"]) == 0
+    assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
 
     features = load("features/out/test")
     at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
-    found = connect(SETTINGS.dataset, Settings()).read_trends(at)
+    found = connect(SETTINGS.dataset, StoreSettings()).read_trends(at)
     assert found is not None
     assert found.time_us == at
     expected = features.trend_log().at(np.array([at]), found.channels)[0, PAD + 1 :]
@@ -109,24 +111,24 @@ def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fill, "trends", killed)  # after the last profile
-        assert fill.main(["--batch", "2"]) == 130
+        patch.setattr(materialize, "trends", killed)  # after the last profile
+        assert materialize.main(["--batch", "2"]) == 130
     with pytest.raises(StoreError, match="still being filled"):
         stored("u3", CUT)
 
-    assert fill.main([]) == 0
+    assert materialize.main([]) == 0
     assert stored("u3", CUT) is not None
 
 
 def test_what_is_served_goes_on_being_served_while_it_is_filled_again(
     project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill.main([])
+    materialize.main([])
     read = []
-    whole = fill.fill
-    monkeypatch.setattr(fill, "fill", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
+    whole = materialize.fill
+    monkeypatch.setattr(materialize, "fill", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
 
-    assert fill.main([]) == 0
+    assert materialize.main([]) == 0
     assert read[0] is not None
 
 
@@ -134,16 +136,16 @@ def test_events_that_arrive_meanwhile_do_not_end_the_filling(
     project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
-    store = connect(SETTINGS.dataset, Settings(), writing=True)
+    store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
     store.configure(Policy(max_events=50, ttl_us=None, filled=False))
 
-    assert fill.main(["--events", "lines"]) == 0
+    assert materialize.main(["--events", "lines"]) == 0
     with pytest.raises(StoreError, match="still being filled"):
         stored("u3", T + 400 * DAY)
 
 
 def test_a_moment_before_everything_fills_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill.main(["--until", "2025-01-01"]) == 0
+    assert materialize.main(["--until", "2025-01-01"]) == 0
 
     assert "fill: 0 profiles" in capsys.readouterr().out
 
@@ -155,7 +157,7 @@ def test_lines_are_stored_and_bad_ones_told_by_number_and_field(
     skip = good.replace("play", "skip")  # params.yaml counts plays
     (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]))
 
-    assert fill.main(["--events", "lines", "--batch", "2"]) == 2
+    assert materialize.main(["--events", "lines", "--batch", "2"]) == 2
 
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
@@ -169,13 +171,13 @@ def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: 
     line = '{"user_id": "new", "event_time": "2026-06-01", "traits": {"plan": "free"}}\n'
     monkeypatch.setattr("sys.stdin", io.StringIO(line))
 
-    assert fill.main(["--events", "-"]) == 0
-    assert as_of.traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
+    assert materialize.main(["--events", "-"]) == 0
+    assert profile.traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
 
 
 def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.DataFrame) -> None:
     assert SETTINGS.online.ttl_days == 365
-    fill.main([])
+    materialize.main([])
 
     assert stored("u3", T + 300 * DAY) is not None
     assert stored("u3", T + 400 * DAY) is None
@@ -190,7 +192,7 @@ def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.D
     ],
 )
 def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill.main(arguments) == 2
+    assert materialize.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
 
 
@@ -200,5 +202,5 @@ def test_without_products_the_command_to_run_is_named(
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
 
-    assert fill.main([]) == 2
+    assert materialize.main([]) == 2
     assert "run `python -m features.featurize`" in capsys.readouterr().err

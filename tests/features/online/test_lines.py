@@ -7,7 +7,7 @@ import json
 import pytest
 
 from data.event_id import event_id as ingested_id
-from features.online import lines
+from features.online import json_lines
 from features.online.errors import ProfileError
 from features.online.profile import Event, Profile, Stated
 
@@ -17,7 +17,7 @@ EVENT = {"user_id": "u", "event_time": "2026-06-01T20:00:00Z", "item_id": "i"}
 
 
 def parse(body: object, types: list[str] | None = None, min_value: float | None = None) -> list[Profile]:
-    return lines.parse(body if isinstance(body, str) else json.dumps(body), NOW, types, min_value)
+    return json_lines.parse(body if isinstance(body, str) else json.dumps(body), NOW, types, min_value)
 
 
 def test_an_event_without_id_gets_the_one_that_ingest_would_give_it() -> None:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.columns import DAY
-from data.times import EARLIEST, LATEST
+from data.time_columns import EARLIEST, LATEST
 from features.online.errors import NewerRecord, ProfileError, RecordError
 from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, Stated, join, make
-from features.online.record import decode, encode
+from features.online.profile_codec import decode, encode
 
 T = 1_700_000_000_000_000
 MOST = 5

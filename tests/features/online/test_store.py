@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from data.columns import DAY
 from features.online.errors import NewerRecord, StoreConflict, StoreError, StoreUnavailable
 from features.online.item_trends import ItemTrends
+from features.online.key_value_store import RecordStore, Swap
 from features.online.profile import Event, Profile, Stated, make
-from features.online.record import encode
-from features.online.record_store import RecordStore, Swap
+from features.online.profile_codec import encode
 from features.online.store import Policy, State
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -227,7 +227,7 @@ class TestWritersAtOnce:
         store.configure(Policy(100_000, None))
         program = """if True:
             import sys
-            from features.feast_store.open import open_feast
+            from features.feast_store.connect import open_feast
             from features.online.connect import Settings, connect
             from features.online.profile import Event, make
             store = connect(sys.argv[1], Settings(sys.argv[2]), writing=True, feast=open_feast)

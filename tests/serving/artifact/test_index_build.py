@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-import params
-from command import UserError
+from config import params
+from config.command import UserError
 from features.vocabulary import PAD
 from serving.artifact import index_build
 from serving.worker import index
 from tests.training.made_features import ITEMS, recipe
 from training.models.base import Sizes
-from training.models.build import build
+from training.models.registry import build
 
 
 def wish(kind: str) -> params.Index:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import params
-from params import ROOT
-from serving.deployment import evidence, limits
-from serving.deployment.evidence import Evidence, Side
+from config import params
+from config.params import ROOT
+from serving.deployment import rollout_evidence
+from serving.deployment.rollout_evidence import Evidence, Side
 
 PLAN = params.load(ROOT / "params.yaml").rollout
 
@@ -25,54 +25,60 @@ def side(calls: int, errors: int = 0, seconds: float = 0.005) -> Side:
 
 
 def test_fishers_test_is_that_of_the_tea_tasting_and_of_scipy() -> None:
-    assert limits.fisher(4, 4, 0, 4) == pytest.approx(1 / 70)  # all four cups of eight
-    assert limits.fisher(3, 4, 1, 4) == pytest.approx((1 + 16) / 70)
+    assert rollout_evidence.fisher(4, 4, 0, 4) == pytest.approx(1 / 70)  # all four cups of eight
+    assert rollout_evidence.fisher(3, 4, 1, 4) == pytest.approx((1 + 16) / 70)
     for ours, calls, theirs, others in [(5, 80, 3, 900), (0, 50, 4, 60), (12, 40, 30, 200)]:
         table = [[ours, calls - ours], [theirs, others - theirs]]
-        assert limits.fisher(ours, calls, theirs, others) == pytest.approx(stats.fisher_exact(table, "greater")[1])
+        assert rollout_evidence.fisher(ours, calls, theirs, others) == pytest.approx(
+            stats.fisher_exact(table, "greater")[1]
+        )
 
 
 def test_the_binomial_tail_is_scipys() -> None:
     for hits, trials in [(0, 10), (1, 10), (7, 200), (30, 1000), (5, 100_000)]:
-        assert limits.binomial_tail(hits, trials, 0.01) == pytest.approx(stats.binom.sf(hits - 1, trials, 0.01))
+        assert rollout_evidence.binomial_tail(hits, trials, 0.01) == pytest.approx(
+            stats.binom.sf(hits - 1, trials, 0.01)
+        )
 
 
 def test_a_version_that_always_fails_is_known_after_a_dozen_requests() -> None:
-    assert limits.passed(Evidence(side(1000), side(12, errors=12)), PLAN) == "errors 12 of 12, against 0 of 1000"
+    assert (
+        rollout_evidence.passed(Evidence(side(1000), side(12, errors=12)), PLAN) == "errors 12 of 12, against 0 of 1000"
+    )
 
 
 def test_one_error_is_no_reason_to_go_back_nor_to_go_on() -> None:
     seen = Evidence(side(1000), side(100, errors=1))
-    assert limits.passed(seen, PLAN) is None
-    assert limits.doubtful(seen, PLAN) == "errors 1 of 100, against 0 of 1000"
+    assert rollout_evidence.passed(seen, PLAN) is None
+    assert rollout_evidence.doubtful(seen, PLAN) == "errors 1 of 100, against 0 of 1000"
 
 
 def test_as_many_errors_as_the_champion_has_are_no_fault_of_the_candidate() -> None:
     seen = Evidence(side(1000, errors=300), side(1000, errors=303))
-    assert limits.passed(seen, PLAN) is None
-    assert limits.doubtful(seen, PLAN) is None
+    assert rollout_evidence.passed(seen, PLAN) is None
+    assert rollout_evidence.doubtful(seen, PLAN) is None
 
 
 def test_a_slow_version_is_judged_only_once_each_has_its_requests() -> None:
     few = Evidence(side(PLAN.min_requests), side(PLAN.min_requests - 1, seconds=0.02))
-    assert limits.passed(few, PLAN) is None
+    assert rollout_evidence.passed(few, PLAN) is None
     enough = Evidence(side(PLAN.min_requests), side(PLAN.min_requests, seconds=0.02))
-    assert str(limits.passed(enough, PLAN)).startswith("p99 20.")
+    assert str(rollout_evidence.passed(enough, PLAN)).startswith("p99 20.")
 
 
 def test_a_version_within_the_ratio_is_not_slow() -> None:
     seen = Evidence(side(1000, seconds=0.01), side(1000, seconds=0.01 * PLAN.limits.p99_ratio * 0.95))
-    assert limits.passed(seen, PLAN) is None
-    assert limits.doubtful(seen, PLAN) is None
+    assert rollout_evidence.passed(seen, PLAN) is None
+    assert rollout_evidence.doubtful(seen, PLAN) is None
 
 
 def test_the_p99_is_the_worst_call_of_a_hundred_to_a_bucket() -> None:
     times = Side()
     for number in range(1, 201):
         times.saw(False, number / 1000)
-    assert 0.198 <= times.p99() <= 0.198 * evidence.GROWTH
+    assert 0.198 <= times.p99() <= 0.198 * rollout_evidence.GROWTH
     assert times.slower(times.p99()) == pytest.approx(2, abs=5)
-    assert times.slower(0.2 * evidence.GROWTH) == 0
+    assert times.slower(0.2 * rollout_evidence.GROWTH) == 0
 
 
 def test_lists_without_a_common_item_are_a_drift_and_a_new_order_is_none() -> None:
@@ -81,8 +87,8 @@ def test_lists_without_a_common_item_are_a_drift_and_a_new_order_is_none() -> No
     for _ in range(1000):
         strange.compare(items, ["other"])
         turned.compare(items, items[::-1])
-    assert limits.passed(strange, PLAN) == "overlap 0.00, and 1000 other first items, of 1000 compared"
-    assert limits.passed(turned, PLAN) is None
+    assert rollout_evidence.passed(strange, PLAN) == "overlap 0.00, and 1000 other first items, of 1000 compared"
+    assert rollout_evidence.passed(turned, PLAN) is None
     assert (turned.mean_overlap, turned.first_changed) == (1.0, 1000)
 
 
@@ -97,16 +103,16 @@ def test_a_version_as_good_as_the_champion_is_rolled_back_as_rarely_as_alpha_say
         for ours, theirs in fails:
             seen.candidate.saw(bool(ours), 0.005)
             seen.champion.saw(bool(theirs), 0.005)
-            if limits.look(seen) > judged:
-                judged = limits.look(seen)
-                if limits.passed(seen, plan):
+            if rollout_evidence.look(seen) > judged:
+                judged = rollout_evidence.look(seen)
+                if rollout_evidence.passed(seen, plan):
                     stopped += 1
                     break
     assert stopped <= stats.binom.ppf(0.999, stories, 0.1)
 
 
 def test_looks_become_rarer_as_evidence_grows() -> None:
-    looks = [limits.look(Evidence(candidate=side(calls))) for calls in range(1, 2000)]
+    looks = [rollout_evidence.look(Evidence(candidate=side(calls))) for calls in range(1, 2000)]
     assert looks[:7] == [0] * 7
     assert looks == sorted(looks)
     assert looks[-1] == 1 + int(math.log(1999 / 8, 1.25))
@@ -117,10 +123,10 @@ def test_what_processes_count_sums_by_step_and_outlives_them(tmp_path: Path) -> 
     for name, step, errors in [("1-1", "now", 1), ("2-1", "now", 2), ("3-1", "before", 4)]:
         one = Evidence(side(10), side(5, errors=errors))
         one.compare(["a", "b"], ["b", "c"])
-        evidence.write(evidence.folder(place) / f"{name}.json", step, one)
-    (evidence.folder(place) / "4-1.json").write_text("{half")
-    whole = evidence.total(place, "now")
+        rollout_evidence.write(rollout_evidence.folder(place) / f"{name}.json", step, one)
+    (rollout_evidence.folder(place) / "4-1.json").write_text("{half")
+    whole = rollout_evidence.total(place, "now")
     assert (whole.champion.calls, whole.candidate.errors, whole.compared, whole.overlap) == (20, 3, 2, 1.0)
     assert whole.candidate.p99() == side(1).p99()
-    evidence.forget(place, "now")
-    assert {path.name for path in evidence.folder(place).iterdir()} == {"1-1.json", "2-1.json"}
+    rollout_evidence.forget(place, "now")
+    assert {path.name for path in rollout_evidence.folder(place).iterdir()} == {"1-1.json", "2-1.json"}

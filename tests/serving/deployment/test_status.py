@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import params
-from params import ROOT
-from serving import registry
-from serving.deployment import stage, status
-from serving.deployment.stage import Phase, Stage
-from serving.settings import Settings
+from config import params
+from config.params import ROOT
+from serving.deployment import registry, rollout_stage, status
+from serving.deployment.rollout_stage import Phase, Stage
+from serving.settings import ServerSettings
 from serving.torchserve.client import LiveVersion
 
 PLAN = params.load(ROOT / "params.yaml").rollout
@@ -22,17 +21,17 @@ def live(version: str, default: bool, ready: int = 1) -> LiveVersion:
 
 
 @pytest.fixture
-def on_trial(settings: Settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def on_trial(settings: ServerSettings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
     """1.0 serves, 2.0 is in its shadow; the server and the registry say so too."""
     here = settings.model_copy(update={"server_home": tmp_path})
-    place = stage.place("tiny", here)
-    ends = {"dataset": "tiny", "since": stage.now()}
+    place = rollout_stage.place("tiny", here)
+    ends = {"dataset": "tiny", "since": rollout_stage.now()}
     first = Stage(phase=Phase.SERVES, version="1.0", previous=None, why="it was the first", by="ann@here", **ends)
     trial = Stage(
         phase=Phase.SHADOW, version="2.0", previous="1.0", why="better by 5%", by="bob@here", plan=PLAN, **ends
     )
-    assert stage.move(place, None, first)
-    assert stage.move(place, first, trial)
+    assert rollout_stage.move(place, None, first)
+    assert rollout_stage.move(place, first, trial)
     loaded = {"1.0": live("1.0", True), "2.0": live("2.0", False)}
     monkeypatch.setattr(status, "_live", lambda *_: (loaded, []))
     monkeypatch.setattr(status, "overview", lambda _: ["registry  champion    2"])
@@ -41,7 +40,7 @@ def on_trial(settings: Settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> S
     return here
 
 
-def test_what_serves_is_told_with_its_own_reason_while_another_is_on_trial(on_trial: Settings) -> None:
+def test_what_serves_is_told_with_its_own_reason_while_another_is_on_trial(on_trial: ServerSettings) -> None:
     told = status.status("tiny", on_trial).splitlines()
     assert told[1].startswith("  serves    1.0 since ")
     assert told[1].endswith("by ann@here")
@@ -52,7 +51,7 @@ def test_what_serves_is_told_with_its_own_reason_while_another_is_on_trial(on_tr
 
 
 def test_a_version_without_a_worker_and_one_that_the_registry_does_not_name_are_faults(
-    on_trial: Settings, monkeypatch: pytest.MonkeyPatch
+    on_trial: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "_live", lambda *_: ({"1.0": live("1.0", True, ready=0)}, []))
     monkeypatch.setattr(registry, "aliased", lambda *_: SimpleNamespace(version="3"))

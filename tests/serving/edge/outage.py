@@ -1,6 +1,6 @@
 """The whole way of a recommendation as it is deployed, real servers all, with hands on what can fail in it.
 
-asker -> edge -> TorchServe, held up by serving.keep -> slow line -> Redis that writes to disk
+asker -> edge -> TorchServe, held up by serving.supervisor -> slow line -> Redis that writes to disk
             `----------------------------------------------^
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fake_torchserve import recommendations
 
-from serving.breaker import Breaker
+from serving.circuit_breaker import Breaker
 from serving.edge.answer import read
 from serving.edge.cache import MemoryCache
 from serving.edge.consent import Guarded, Memory, Standing

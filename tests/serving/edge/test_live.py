@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from running import Edge, make_settings, wait_until
 
-from serving import deploy, registry, server
+from serving import deploy, server
+from serving.deployment import registry
 from serving.edge.answer import TRACED
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 from tests.serving.own_registry import use_registry
 
@@ -24,8 +25,8 @@ PATIENCE = 300  # seconds for Java and a worker to come up on a busy machine
 
 @pytest.fixture(scope="module")
 def deployed(
-    live: Settings, artifacts, tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
-) -> Iterator[Settings]:
+    live: ServerSettings, artifacts, tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
+) -> Iterator[ServerSettings]:
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
         version = registry.create_version("tiny", artifacts[1])
@@ -35,7 +36,7 @@ def deployed(
 
 
 @pytest.fixture
-def edge(deployed: Settings, artifacts, tmp_path: Path) -> Iterator[Edge]:
+def edge(deployed: ServerSettings, artifacts, tmp_path: Path) -> Iterator[Edge]:
     own = {
         "management": deployed.management_url,
         "token_file": deployed.key_file,
@@ -81,7 +82,7 @@ def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
     assert edge.app.service.ladder.version == "1.0"
 
 
-def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge, deployed: Settings) -> None:
+def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge, deployed: ServerSettings) -> None:
     recovers(edge, "before")
     with TorchServe.of(deployed) as client:
         (worker,) = client.describe("tiny")["1.0"].pids
@@ -95,7 +96,7 @@ def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge
     recovers(edge, "server")
 
 
-def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: Settings) -> None:
+def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: ServerSettings) -> None:
     keys = json.loads(deployed.key_file.read_text())
     keys["inference"]["key"] = "expired1"  # as after its hour: the file holds what the server refuses
     deployed.key_file.chmod(0o600)
@@ -104,7 +105,7 @@ def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: Settings)
     recovers(edge, "token")
 
 
-def test_the_edge_notices_a_worker_that_refuses(edge: Edge, deployed: Settings) -> None:
+def test_the_edge_notices_a_worker_that_refuses(edge: Edge, deployed: ServerSettings) -> None:
     with TorchServe.of(deployed) as client, pytest.raises(ServerError):
         client.predict("tiny", {"k": 0})
     got = edge.ask({"k": 0})

@@ -17,13 +17,14 @@ import pytest
 import tiny_artifact
 from outage import Asker, Disk, Line, Redis, Row, process, readiness, until
 
-from benchmarks._redis import free_ports
-from features.online.connect import STORE, Settings, connect
+from benchmarks._load import free_ports
+from features.online.connect import STORE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
 from features.online.profile import Event, Profile, Stated, make
 from features.online.store import Policy, ProfileStore
-from serving import registry, server
+from serving import server
 from serving import settings as torchserve
+from serving.deployment import registry
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
@@ -69,7 +70,7 @@ class Stack:
     line: Line
     disk: Disk
     store: ProfileStore  # as a writer has it, straight to Redis
-    server: torchserve.Settings
+    server: torchserve.ServerSettings
     edge_pid: int
     counts: str
     asker: Asker
@@ -144,7 +145,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         stack.callback(line.close)
         disk = Disk(home / "disk")
         stack.callback(disk.close)
-        store = connect(NAME, Settings(f"redis://127.0.0.1:{redis_port}/0"), writing=True)
+        store = connect(NAME, StoreSettings(f"redis://127.0.0.1:{redis_port}/0"), writing=True)
         stack.callback(store.close)
         fill(store)
         use_registry(home, empty_registry, patch)
@@ -172,7 +173,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         key, kept = keyring.new(keyring.SERVER, None, None)
         keyring.add(disk.folder / "edge" / "keys.json", kept)
 
-        stack.enter_context(process(["serving.keep", "--dataset", NAME, "--patience", "6"], home / "keep.log"))
+        stack.enter_context(process(["serving.supervisor", "--dataset", NAME, "--patience", "6"], home / "keep.log"))
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)
@@ -183,7 +184,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
 
 
 def fill(store: ProfileStore) -> None:
-    """As features.fill does."""
+    """As features.materialize does."""
     store.configure(Policy(max_events=100, ttl_us=None))
     store.upsert(PROFILES)
 

@@ -20,8 +20,8 @@ import reach
 from fake_torchserve import FakeTorchServe
 from running import wait_until
 
-from benchmarks._redis import free_ports
-from params import ROOT
+from benchmarks._load import free_ports
+from config.params import ROOT
 from serving.edge import keyring
 
 pytestmark = pytest.mark.slow

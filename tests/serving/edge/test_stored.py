@@ -11,7 +11,7 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Start
 
-from features.online.connect import Settings, connect
+from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, Stated, make
 from features.online.store import Policy, ProfileStore
 from serving.edge.consent import Standing
@@ -23,7 +23,7 @@ MINUTE = 60_000_000
 
 @pytest.fixture
 def store(tmp_path: Path) -> ProfileStore:
-    made = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    made = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     made.configure(Policy(max_events=100, ttl_us=None))
     return made
 
@@ -68,7 +68,7 @@ def test_a_store_that_nobody_made_holds_no_no_and_is_not_made_by_looking(
     assert asyncio.run(users.read("ann")) == Standing(None, "")
     assert not (tmp_path / "online.db").exists()
 
-    filled = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
     filled.upsert([make("ann", consent=says(False))])
     assert asyncio.run(users.read("ann")).consent is False

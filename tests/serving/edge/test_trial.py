@@ -11,11 +11,10 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
-from rollout_params import Rollout
-from serving import history
-from serving.deployment import evidence, progress, rollback, stage
-from serving.deployment.evidence import Evidence
-from serving.deployment.stage import Phase, Stage
+from config.gate_params import Rollout
+from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
+from serving.deployment.rollout_evidence import Evidence
+from serving.deployment.rollout_stage import Phase, Stage
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -54,13 +53,13 @@ def put(place: Path, phase: Phase, share: float = 0.0) -> Stage:
         phase=phase,
         version=NEW,
         previous=OLD,
-        since=stage.now(),
+        since=rollout_stage.now(),
         why="a test",
         by="me@here",
         share=share,
         plan=PLAN,
     )
-    assert stage.move(place, stage.read(place), new)
+    assert rollout_stage.move(place, rollout_stage.read(place), new)
     return new
 
 
@@ -74,13 +73,13 @@ def ask(edge: Edge, users: int) -> list[dict]:
 
 
 def standing(edge: Edge) -> Stage:
-    found = stage.read(edge.settings.rollout)
+    found = rollout_stage.read(edge.settings.rollout)
     assert found is not None
     return found
 
 
 def seen(edge: Edge) -> Evidence:
-    return evidence.total(edge.settings.rollout, standing(edge).since.isoformat())
+    return rollout_evidence.total(edge.settings.rollout, standing(edge).since.isoformat())
 
 
 def ask_until_rolled_back(edge: Edge, most: int) -> list[dict]:
@@ -121,9 +120,12 @@ def test_a_healthy_version_goes_through_every_step(on_trial) -> None:
     steps = []
     while standing(edge).tried:
         steps.append(standing(edge).share)
-        wait_until(lambda: not ask(edge, 10) or not progress.waits_for(standing(edge), seen(edge), stage.now()), 30)
+        wait_until(
+            lambda: not ask(edge, 10) or not rollout_stage.waits_for(standing(edge), seen(edge), rollout_stage.now()),
+            30,
+        )
         before = standing(edge)
-        assert stage.move(edge.settings.rollout, before, progress.following(before, stage.now()))
+        assert rollout_stage.move(edge.settings.rollout, before, rollout_stage.following(before, rollout_stage.now()))
         after = standing(edge)
         wait_until(lambda after=after: edge.app.service.ladder.upstream.stage == after)
     assert steps == [0.0, 0.3, 0.6]
@@ -152,7 +154,7 @@ def test_each_limit_rolls_back_by_itself(
     wait_until(lambda: not edge.app.service.ladder.upstream.running, 1)
     after = ask(edge, 20)
     assert {(answer["model_version"], answer["bucket"]) for answer in after} == {(OLD, None)}
-    (_, last) = history.entries(edge.settings.rollout.with_suffix(stage.HISTORY), "tiny")
+    (_, last) = deployment_log.entries(edge.settings.rollout.with_suffix(rollout_stage.HISTORY), "tiny")
     assert (last.what, last.before, last.after, last.why) == ("rollback", NEW, OLD, standing(edge).why)
     assert edge.count("tidegate_edge_rollbacks_total") == 1
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import registry
-from serving.promotion import gate_report
-from serving.promotion.gate_report import REPORT_TAG, SIGNATURE_TAG
-from serving.promotion.signature import Keys
-from serving.promotion.versions import client
-from serving.registry import RegistryError
+from serving.deployment import gate_report, registry
+from serving.deployment.gate_report import REPORT_TAG, SIGNATURE_TAG
+from serving.deployment.model_versions import client
+from serving.deployment.registry import RegistryError
+from serving.deployment.signature import Keys
 
 REPORT = {
     "verdict": "PROMOTE",

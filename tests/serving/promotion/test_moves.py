@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from serving import deploy, registry, server, whole
-from serving.deployment.overview import overview
-from serving.promotion import moves, seen
-from serving.promotion.move_record import INTENT, KIND, name_of
-from serving.promotion.signature import Keys
-from serving.promotion.versions import client
-from serving.registry import CHAMPION, PREVIOUS, RegistryError
-from serving.settings import Settings
+from data import atomic_write
+from serving import deploy, server
+from serving.deployment import alias_changes, registry
+from serving.deployment.alias_changes import INTENT, KIND, name_of
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
+from serving.deployment.signature import Keys
+from serving.deployment.status import overview
+from serving.settings import ServerSettings
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -90,7 +91,7 @@ def test_deploy_leaves_the_server_alone_where_the_champion_was_moved_by_hand(
 ) -> None:
     touched: list[object] = []
     monkeypatch.setattr(server, "start", touched.append)
-    settings = Settings(server_home=tmp_path / "home")
+    settings = ServerSettings(server_home=tmp_path / "home")
     monkeypatch.setattr(deploy.environment, "load", lambda: settings)
     client().set_registered_model_alias("tiny", CHAMPION, "1")
 
@@ -158,19 +159,24 @@ def test_a_move_of_another_data_set_is_no_move_of_this_one(signed, artifacts) ->
 
 
 def test_an_intent_that_no_key_of_ours_signed_moves_nothing(signed) -> None:
-    made = moves.read("tiny").last()
+    made = alias_changes.read("tiny").last()
     assert made is not None
-    forged = {**vars(made), "serial": 3, "link": moves.read("tiny").link, "after": {CHAMPION: "1", PREVIOUS: None}}
+    forged = {
+        **vars(made),
+        "serial": 3,
+        "link": alias_changes.read("tiny").link,
+        "after": {CHAMPION: "1", PREVIOUS: None},
+    }
     client().set_registered_model_tag("tiny", INTENT, Keys(("s" * 32,), "elsewhere").sign(KIND, forged))
     with pytest.raises(RegistryError, match="its tag alias_intent was signed by the key"):
-        moves.finish("tiny")
+        alias_changes.finish("tiny")
     assert says() == ("2", "1")
 
 
 def test_an_intent_that_was_overtaken_is_dropped(signed) -> None:
     client().set_registered_model_tag("tiny", INTENT, json.dumps(entry(1)))
     assert registry.serving_target("tiny").version.version == "2"
-    assert moves.finish("tiny") is None
+    assert alias_changes.finish("tiny") is None
     assert says() == ("2", "1")
     assert INTENT not in client().get_registered_model("tiny").tags
 
@@ -233,17 +239,17 @@ def test_a_machine_that_saw_nothing_believes_what_is_signed(signed, tmp_path: Pa
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_a_memory_that_cannot_be_read_is_none(signed, text: str) -> None:
-    seen.path().write_text(text)
+    alias_changes.seen_serials_path().write_text(text)
 
     assert registry.settle("tiny").champion == "2"
-    assert seen.last(moves.read("tiny").model) == 2
+    assert alias_changes.last_seen_serial(alias_changes.read("tiny").model) == 2
 
 
 def test_a_disk_that_is_full_costs_the_memory_and_no_rollback(signed, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(whole, "write", full)
+    monkeypatch.setattr(atomic_write, "write", full)
 
     registry.rollback("tiny")
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.gating import page as gate_page
-from serving import deploy, registry
-from serving.deployment.overview import overview
-from serving.promotion.move_record import name_of
-from serving.promotion.versions import client
-from serving.registry import CHAMPION, PREVIOUS, RegistryError
-from serving.settings import Settings
+from experiments.gating import report_page as gate_page
+from serving import deploy
+from serving.deployment import registry
+from serving.deployment.alias_changes import name_of
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
+from serving.deployment.status import overview
+from serving.settings import ServerSettings
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -169,7 +170,7 @@ def test_the_command_line_wants_version_and_reason(two, arguments: list[str], ca
 
 def test_the_command_line_deploys_what_it_overrides(two, tmp_path: Path, monkeypatch, capsys) -> None:
     deployed: list[str] = []
-    monkeypatch.setattr(deploy.environment, "load", lambda: Settings(server_home=tmp_path / "home"))
+    monkeypatch.setattr(deploy.environment, "load", lambda: ServerSettings(server_home=tmp_path / "home"))
 
     def noted(dataset: str, *_: object) -> str:
         deployed.append(registry.serving_target(dataset).version.version)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import params
-from params import ROOT
-from serving import registry
-from serving.deployment.overview import overview
-from serving.promotion import policy
+from config import params
+from config.params import ROOT
+from serving.deployment import gate_report, registry
+from serving.deployment.status import overview
 
 DATASET = params.load(ROOT / "params.yaml").dataset
 
@@ -18,10 +17,10 @@ def test_what_differs_is_named_with_both_values() -> None:
     report = {"dataset": "tiny", "version": "3", "policy": {"alpha": 0.04, "margin": 0.5, "refit": True}}
     now = {"alpha": 0.04, "margin": 0.02, "refit": False, "power": 0.8}
     told = "tiny 3 passed by another policy than params.yaml has: margin 0.5 -> 0.02, power None -> 0.8"
-    assert policy.difference(report, now) == told
-    assert policy.difference(report | {"policy": now}, now) is None
-    assert policy.difference(report, None) is None
-    assert policy.difference(report | {"policy": {}}, now) is None, "an override was made by no policy"
+    assert gate_report.difference(report, now) == told
+    assert gate_report.difference(report | {"policy": now}, now) is None
+    assert gate_report.difference(report, None) is None
+    assert gate_report.difference(report | {"policy": {}}, now) is None, "an override was made by no policy"
 
 
 def test_the_policy_is_that_of_the_data_sets_own_settings(tmp_path: Path) -> None:
@@ -30,17 +29,17 @@ def test_the_policy_is_that_of_the_data_sets_own_settings(tmp_path: Path) -> Non
     own.parent.mkdir(parents=True)
     text = (ROOT / "params.yaml").read_text()
     own.write_text(text.replace(f"dataset: {DATASET} ", "dataset: shop ").replace("margin: 0.02", "margin: 0.03", 1))
-    project, workspace = policy.current(DATASET, tmp_path), policy.current("shop", tmp_path)
+    project, workspace = gate_report.current(DATASET, tmp_path), gate_report.current("shop", tmp_path)
     assert project is not None
     assert workspace is not None
     assert (project["margin"], workspace["margin"]) == (0.02, 0.03)
-    assert policy.current("nobody", tmp_path) is None
+    assert gate_report.current("nobody", tmp_path) is None
     own.write_text("gate: [")
-    assert policy.current("shop", tmp_path) is None
+    assert gate_report.current("shop", tmp_path) is None
 
 
 def test_the_overview_tells_of_a_champion_that_a_loosened_policy_let_pass(artifacts, registry_folder: Path) -> None:
-    now = policy.current(DATASET)
+    now = gate_report.current(DATASET)
     assert now is not None
     version = registry.create_version(DATASET, artifacts[1])
     registry.promote(DATASET, version, {"verdict": "PROMOTE", "policy": now})

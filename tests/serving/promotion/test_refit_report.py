@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import registry
-from serving.deployment.overview import overview
-from serving.promotion import gate_report, moves
-from serving.promotion.gate_report import SIGNATURE_TAG
-from serving.promotion.versions import client
-from serving.registry import PREVIOUS, RegistryError
+from serving.deployment import alias_changes, gate_report, registry
+from serving.deployment.gate_report import SIGNATURE_TAG
+from serving.deployment.model_versions import client
+from serving.deployment.registry import PREVIOUS, RegistryError
+from serving.deployment.status import overview
 from training.models.artifact import MANIFEST
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -153,7 +152,7 @@ def test_a_refit_whose_report_hides_its_parent_is_refused(child: str, registry_f
 
 def test_only_a_promotion_counts_as_one(parent: str, child: str) -> None:
     registry.rollback("tiny")
-    record = moves.read("tiny")
+    record = alias_changes.read("tiny")
 
     assert record.promoted(parent)
     assert record.promoted(child)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from params import ROOT
+from config.params import ROOT
 from serving import gate_key
-from serving.promotion import signature
-from serving.promotion.signature import Keys, SignatureError, key_id
-from serving.settings import Settings
+from serving.deployment import signature
+from serving.deployment.signature import Keys, SignatureError, key_id
+from serving.settings import ServerSettings
 from serving.torchserve import launch
 
 STATEMENT = {"verdict": "HOLD", "version": "3"}
@@ -148,7 +148,7 @@ def test_a_rotated_key_signs_no_more_and_still_verifies_until_it_is_forgotten(ke
 
 def test_git_ignores_the_key_of_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_GATE_KEY_FILE", raising=False)
-    path = Settings().gate_key_path
+    path = ServerSettings().gate_key_path
     assert path.is_relative_to(ROOT)
     ignored = subprocess.run(["git", "check-ignore", "-q", str(path)], cwd=ROOT, check=False).returncode
     if ignored == 128:

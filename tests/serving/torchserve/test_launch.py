@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import PORTS, Settings
+from serving.settings import PORTS, ServerSettings
 from serving.torchserve.launch import ServerStartError, check_ports
 
 
@@ -18,8 +18,8 @@ def holder() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
-def on(holder: socket.socket, home: Path) -> Settings:
-    return Settings(server_home=home, **dict.fromkeys(PORTS, holder.getsockname()[1]))
+def on(holder: socket.socket, home: Path) -> ServerSettings:
+    return ServerSettings(server_home=home, **dict.fromkeys(PORTS, holder.getsockname()[1]))
 
 
 def test_a_port_that_is_let_go_in_time_is_free(holder: socket.socket, tmp_path: Path) -> None:

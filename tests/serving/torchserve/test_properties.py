@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import Settings
+from serving.settings import ServerSettings
 from serving.torchserve.properties import SNAPSHOTS_KEPT, forget_old_snapshots, last_snapshot, properties
 
 
@@ -62,14 +62,14 @@ def test_nothing_is_restored_where_nothing_is_left(store: Path, tmp_path: Path) 
 
 def test_addresses_come_from_the_settings_not_from_the_snapshot(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}}, port=1)
-    settings = Settings(server_home=store / "home", inference_port=18080)
+    settings = ServerSettings(server_home=store / "home", inference_port=18080)
     lines = dict(line.split("=", 1) for line in properties(settings, last_snapshot(store, store)).splitlines())
     assert lines["inference_address"] == "http://127.0.0.1:18080"
     assert json.loads(lines["model_snapshot"])["models"]["demo"]["1.0"]["marName"] == "demo-1.0.mar"
 
 
 def test_the_server_is_closed_to_the_world(tmp_path: Path) -> None:
-    text = properties(Settings(server_home=tmp_path), None)
+    text = properties(ServerSettings(server_home=tmp_path), None)
     assert "0.0.0.0" not in text
     assert "disable_token_authorization=false" in text
     assert f"allowed_urls=file://{tmp_path}/models/.*" in text.replace("\\\\", "").replace("\\", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.worker.golden import TOLERANCE, difference
+from serving.worker.response import TOLERANCE, difference
 
 
 def answer(*scored: tuple[str, float]) -> dict:

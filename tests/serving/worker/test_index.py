@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import params
+from config import params
 from data.columns import DAY, HOUR
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from features.trends import TrendSnapshot
-from serving.worker import inputs, processor
-from serving.worker.person import Person
+from serving.worker import response
 from serving.worker.request import Request
+from serving.worker.users import Person
 
 
 def of(person: Person, context: dict | None = None) -> dict[str, str]:
     request = Request("ann", [], stated=False, k=3, time_us=9, context=context or {}, request_id=None)
-    return inputs.of(request, person, "trends")
+    return response.of(request, person, "trends")
 
 
 def test_the_same_history_has_the_same_digest_whatever_holds_it() -> None:
@@ -41,7 +41,7 @@ def test_each_part_tells_its_own_change_alone(person: Person, part: str) -> None
 
 def test_what_a_request_states_of_traits_counts_as_they_do() -> None:
     assert of(Person(traits={"plan": "paid"})) == of(Person(traits={"plan": "free"}), {"plan": "paid"})
-    assert of(Person())["traits"] == of(Person(traits={}), {})["traits"] == inputs.NOTHING
+    assert of(Person())["traits"] == of(Person(traits={}), {})["traits"] == response.NOTHING
 
 
 @pytest.mark.parametrize("odd", ["\ud800", 2**70])
@@ -52,16 +52,16 @@ def test_what_json_writes_with_trouble_has_a_digest_too(odd: object) -> None:
 def test_trends_are_those_that_the_model_reads_and_their_moment() -> None:
     values = np.arange(6, dtype=np.float32).reshape(3, 2)
     one = TrendSnapshot(values, ["all", "window_7d"], 5)
-    read = inputs.of_trends(one, ["all"])
+    read = response.of_trends(one, ["all"])
 
-    assert read == inputs.of_trends(TrendSnapshot(values[:, ::-1], ["window_7d", "all"], 5), ["all"])
-    assert read != inputs.of_trends(one, ["window_7d"])
-    assert read != inputs.of_trends(TrendSnapshot(values, ["all", "window_7d"], 6), ["all"])
-    assert inputs.of_trends(one, []) == ""
+    assert read == response.of_trends(TrendSnapshot(values[:, ::-1], ["window_7d", "all"], 5), ["all"])
+    assert read != response.of_trends(one, ["window_7d"])
+    assert read != response.of_trends(TrendSnapshot(values, ["all", "window_7d"], 6), ["all"])
+    assert response.of_trends(one, []) == ""
 
 
 def test_what_computed_is_named_by_its_processor_and_libraries() -> None:
     import torch
 
-    assert f"torch {torch.__version__}" in processor.described()
-    assert torch.backends.cpu.get_cpu_capability() in processor.described()
+    assert f"torch {torch.__version__}" in response.described()
+    assert torch.backends.cpu.get_cpu_capability() in response.described()

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import params
+from config import params
 from data.columns import DAY, HOUR
-from data.instants import to_iso
+from data.times import to_iso
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving import export
-from serving.worker.person import Person
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
+from serving.worker.users import Person
 from tests.training.made_features import checkerboard, recipe, sides, train_settings
 from training.train import fit
 

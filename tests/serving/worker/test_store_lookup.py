@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from data.columns import DAY
-from features.online.connect import Settings, connect
+from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreUnavailable
 from features.online.item_trends import ItemTrends
 from features.online.profile import Event, Stated, make
 from features.online.store import Policy, ProfileStore
 from features.vocabulary import Vocabulary
-from serving.breaker import Breaker
+from serving.circuit_breaker import Breaker
 from serving.worker.request import Request
-from serving.worker.store_lookup import ABSENT, FAILED, RESTED, StoreLookup
+from serving.worker.users import ABSENT, FAILED, RESTED, StoreLookup
 
 NOW = 20_000 * DAY
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ProfileStore:
-    made = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    made = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     made.configure(Policy(max_events=100, ttl_us=30 * DAY))
     return made
 
@@ -100,7 +100,7 @@ def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, mon
     notes = {lookup.people([request("known")], "first")[0].note for _ in range(5)}
     assert notes == {ABSENT}, "nothing has failed"
 
-    filled = connect("made", Settings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
     filled.upsert([make("known", [event(5, "a")])])
     assert lookup.people([request("known")], "first")[0].items

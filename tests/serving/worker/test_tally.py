@@ -10,9 +10,9 @@ import pytest
 import torch
 from fake_worker import FakeContext, FakeMetrics, ask, brittle
 
-from serving.worker import tally
+from serving.worker import worker_metrics
 from serving.worker.handler import ARTIFACT, Handler
-from serving.worker.tally import ANSWERS, BATCHES, BUSY, MEMORY, REFUSED, STORE, Tally
+from serving.worker.worker_metrics import ANSWERS, BATCHES, BUSY, MEMORY, REFUSED, STORE, Tally
 
 
 def test_every_request_of_a_batch_is_counted_by_how_it_ended() -> None:
@@ -44,8 +44,8 @@ def test_counts_of_many_threads_add_up() -> None:
 def test_a_loaded_handler_tells_its_counts_under_model_and_version(
     artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "SECONDS", 0.01)
-    monkeypatch.setattr(tally.sys, "argv", ["worker.py", "--sock-name", "/tmp/.ts.sock.9003"])
+    monkeypatch.setattr(worker_metrics, "SECONDS", 0.01)
+    monkeypatch.setattr(worker_metrics.sys, "argv", ["worker.py", "--sock-name", "/tmp/.ts.sock.9003"])
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/none.db")
     (tmp_path / ARTIFACT).symlink_to(artifacts[1])
     context, handler, threads = FakeContext(tmp_path), Handler(), torch.get_num_threads()
@@ -86,5 +86,5 @@ def test_a_server_that_takes_no_counts_costs_no_answer(caplog: pytest.LogCapture
 
 
 def test_names_are_ones_that_torchserve_and_prometheus_take() -> None:
-    for name in (*tally.LABEL, MEMORY):
+    for name in (*worker_metrics.LABEL, MEMORY):
         assert re.fullmatch(r"tidegate_worker_[a-z_]+_(total|bytes)", name)

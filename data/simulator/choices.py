@@ -1,0 +1,225 @@
+"""What people play: one draw after another from the law of preference.py, every user's r-th play in one go.
+
+B users of a chunk, N items, D latents, E events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data import columns
+from data.columns import DAY, MICROSECONDS
+from data.simulator import strengths
+from data.simulator.activity import Plan
+from data.simulator.audience import Preference
+from data.simulator.catalog import NONE
+from data.simulator.clock import QUARTER, Clock, timestamps
+
+CHUNK = 256  # users at a time: (256, N) utilities stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Choices:
+    """(E,) each play's item index, and how well it matches the user's taste and mood (log preference)."""
+
+    item: np.ndarray
+    match: np.ndarray
+
+
+def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choices:
+    """Draw every play of the plan. Users do not influence each other, so chunks of them are independent."""
+    draws = rng.random(len(plan.user))  # one per event, so that the size of a chunk changes nothing
+    offsets = np.cumsum(plan.counts) - plan.counts
+    by_count = np.argsort(-plan.counts, kind="stable")
+    choices = Choices(np.full(len(plan.user), NONE), np.zeros(len(plan.user)))
+    for begin in range(0, len(by_count), CHUNK):
+        _choose_chunk(preference, plan, by_count[begin : begin + CHUNK], offsets, draws, choices)
+    return choices
+
+
+def _choose_chunk(preference: Preference, plan: Plan, users, offsets, draws, choices: Choices) -> None:
+    """Fill in these users' choices; they come by falling number of plays: who still plays stands first."""
+    past = Past(preference, len(users))
+    for play in range(plan.counts[users[0]]):
+        active = int((plan.counts[users] > play).sum())
+        who = users[:active]
+        event = offsets[who] + play
+        weights = preference.coefficients(who, plan.time[event], plan.device[event], past.mood[:active])
+        utilities = preference.utilities(weights, who, plan.time[event])
+        past.add_to(utilities)
+        item = draw(utilities, draws[event])
+        choices.item[event] = item
+        choices.match[event] = np.einsum("bd,bd->b", weights[:, : strengths.LATENTS], preference.latents[item])
+        past.play(item)
+
+
+def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
+    """(B,) items from the softmax of each row, by inverting the running sum; overwrites the utilities."""
+    running_BN = np.cumsum(np.exp(utilities_BN, out=utilities_BN), axis=1, out=utilities_BN)
+    return np.argmax(running_BN > (uniform_B * running_BN[:, -1])[:, None], axis=1)
+
+
+class Past:
+    """What the plays so far change in the utilities of a chunk of users.
+
+    Attributes:
+        mood: (B, D) sum of the latents of the plays, each worth MOOD_MEMORY of the one after it.
+    """
+
+    def __init__(self, preference: Preference, num_users: int):
+        self._preference = preference
+        self._own = np.zeros((num_users, len(preference.sequel)))
+        self._sequels = np.full((num_users, len(strengths.SEQUEL_NEXT)), NONE)  # of the latest plays, newest first
+        self.mood = np.zeros((num_users, strengths.LATENTS))
+
+    def add_to(self, utilities_BN: np.ndarray) -> None:
+        """Rows are the chunk's first users."""
+        active = len(utilities_BN)
+        utilities_BN += self._own[:active]
+        row, place = np.nonzero(self._sequels[:active] != NONE)
+        utilities_BN[row, self._sequels[row, place]] += np.array(strengths.SEQUEL_NEXT)[place]
+
+    def play(self, item_B: np.ndarray) -> None:
+        """Each of the chunk's first users plays an item: never again that one, sooner its next part."""
+        active, rows = len(item_B), np.arange(len(item_B))
+        self._own[rows, item_B] = -np.inf
+        sequel = self._preference.sequel[item_B]
+        follows = sequel != NONE
+        self._own[rows[follows], sequel[follows]] += strengths.SEQUEL_WITHOUT_START
+        self._sequels[:active, 1:] = self._sequels[:active, :-1]
+        self._sequels[:active, 0] = sequel
+        self.mood[:active] = strengths.MOOD_MEMORY * self.mood[:active] + self._preference.latents[item_B]
+
+
+def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np.ndarray:
+    """(quarters of a day, N) log appeal: release, ageing, slow swings, bursts; -inf before release."""
+    middle = clock.origin + np.arange(clock.quarters)[:, None] * QUARTER + QUARTER // 2
+    age = (middle - release[None, :]) / DAY
+    hype = rng.gamma(4.0, strengths.NEW_BOOST / 4.0, len(release))
+    known_age = np.maximum(age, 0.0)
+    heat = hype * np.exp(-known_age / strengths.NEW_DAYS)
+    heat -= strengths.AGE_COST * np.log1p(known_age / strengths.AGE_DAYS)
+    heat += _swings(heat.shape, rng)
+    _add_bursts(heat, clock, rng)
+    heat[age < 0] = -np.inf
+    return heat
+
+
+def _swings(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Waves of some months, so that what was liked last month tells more than what was liked last year."""
+    quarters, num_items = shape
+    length = rng.uniform(*strengths.SWING_DAYS, num_items) * DAY / QUARTER
+    phase = rng.random(num_items)
+    return strengths.SWING * np.sin(2 * np.pi * (np.arange(quarters)[:, None] / length + phase))
+
+
+def _add_bursts(heat: np.ndarray, clock: Clock, rng: np.random.Generator) -> None:
+    """Items that begin to trend out of nothing and cool down again within days."""
+    quarters, num_items = heat.shape
+    days = (clock.end - clock.start) / DAY
+    count = rng.poisson(strengths.BURSTS * days * num_items / 2000)
+    items = rng.integers(num_items, size=count)
+    begins = rng.integers(quarters, size=count)
+    boosts = rng.gamma(6.0, strengths.BURST_BOOST / 6.0, size=count)
+    cooling = rng.uniform(*strengths.BURST_DAYS, size=count) * DAY / QUARTER
+    for item, begin, boost, quarters_to_cool in zip(items, begins, boosts, cooling, strict=True):
+        heat[begin:, item] += boost * np.exp(-np.arange(quarters - begin) / quarters_to_cool)
+
+
+SLATE = 8
+MOST_SLATES = 75_000  # sessions sampled at most
+CANDIDATES = 24  # drawn for each slate, of which the first distinct ones not yet played are shown
+TEMPER = 0.6  # below 1, so that slates hold more than the very hottest titles
+
+
+def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng: np.random.Generator) -> pd.DataFrame:
+    """A log derived after the choices: each sampled session's first play, and other hot titles around it.
+
+    What is shown has no influence on what is played; the play stands near the top by construction (position
+    p with weight 1 / p), a position bias for models of clicks to find. Every slate holds exactly one click.
+
+    Returns:
+        impression_id, session_id, user_id, item_id, event_time (shortly before the play), position (from 1),
+        clicked.
+    """
+    opening = events.drop_duplicates(columns.SESSION)
+    if len(opening) > MOST_SLATES:
+        opening = opening.iloc[np.sort(rng.choice(len(opening), MOST_SLATES, replace=False))]
+    times = opening[columns.EVENT_TIME].astype("int64").to_numpy()
+    played = _index(item_ids, opening[columns.ITEM])
+    candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
+    keep = _worth_showing(candidates, played, opening, times, events, item_ids)
+    rank = np.cumsum(keep, axis=1)
+    shown = keep & (rank < SLATE)
+    slate, place = np.nonzero(shown)
+    spot = _positions(shown.sum(axis=1) + 1, rng)
+    position = rank[slate, place]
+    position = position + (position >= spot[slate])
+    return _table(
+        opening,
+        times,
+        rng,
+        np.append(slate, np.arange(len(opening))),
+        np.append(candidates[slate, place], played),
+        np.append(position, spot),
+        item_ids,
+    )
+
+
+def _index(item_ids: np.ndarray, names: pd.Series) -> np.ndarray:
+    return pd.Index(item_ids).get_indexer(names)
+
+
+def _hot_candidates(preference: Preference, quarter_S, rng: np.random.Generator) -> np.ndarray:
+    """(S, CANDIDATES) items by quality and heat at the time, with repeats."""
+    quality = preference.features[:, preference.latents.shape[1]]
+    candidates = np.zeros((len(quarter_S), CANDIDATES), dtype=np.int64)
+    draws = rng.random(candidates.shape)
+    for quarter in np.unique(quarter_S):
+        running = np.cumsum(np.exp(TEMPER * (quality + preference.heat[quarter])))
+        here = quarter_S == quarter
+        candidates[here] = np.searchsorted(running, draws[here] * running[-1], side="right").clip(max=len(quality) - 1)
+    return candidates
+
+
+def _worth_showing(candidates, played, opening, times, events, item_ids) -> np.ndarray:
+    """(S, CANDIDATES) first of its kind in the slate, not the play itself, not played before."""
+    order = np.argsort(candidates, axis=1, kind="stable")
+    ordered = np.take_along_axis(candidates, order, axis=1)
+    again = np.zeros(candidates.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    users, names = pd.factorize(events[columns.USER])
+    past = pd.Series(
+        events[columns.EVENT_TIME].astype("int64").to_numpy(),
+        index=users * len(item_ids) + _index(item_ids, events[columns.ITEM]),
+    )
+    pairs = names.get_indexer(opening[columns.USER])[:, None] * len(item_ids) + candidates
+    seen_at = past.reindex(pairs.ravel()).to_numpy().reshape(pairs.shape)  # NaN where never played
+    return ~again & (candidates != played[:, None]) & ~(seen_at < times[:, None])
+
+
+def _positions(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(S,) where the play stands in slates of these sizes: position p with weight 1 / p."""
+    running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
+    draws = rng.random(len(sizes)) * running[sizes]
+    return np.searchsorted(running, draws, side="right").clip(1, sizes)
+
+
+def _table(opening, times, rng, slate, item, position, item_ids) -> pd.DataFrame:
+    shown_at = times - rng.integers(5, 60, len(times)) * MICROSECONDS
+    order = np.lexsort((position, slate))
+    slate, item, position = slate[order], item[order], position[order]
+    return pd.DataFrame(
+        {
+            "impression_id": [f"i{index:07d}" for index in range(len(slate))],
+            columns.SESSION: opening[columns.SESSION].to_numpy()[slate],
+            columns.USER: opening[columns.USER].to_numpy()[slate],
+            columns.ITEM: item_ids.astype(object)[item],
+            columns.EVENT_TIME: timestamps(shown_at[slate]),
+            "position": position.astype(np.int64),
+            "clicked": item == _index(item_ids, opening[columns.ITEM])[slate],
+        }
+    )

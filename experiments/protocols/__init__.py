@@ -1,1 +1,0 @@
-"""Ways to hold events out of the same data, and the card that says how the ranking of models moves with them."""

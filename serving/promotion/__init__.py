@@ -1,1 +1,0 @@
-"""What may move an alias of the registry: signed gate reports, signed moves, overrides."""
