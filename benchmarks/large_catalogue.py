@@ -19,7 +19,7 @@ from benchmarks import _made_catalogue, _made_service, _servers
 from benchmarks._load import Load, Target, load, pooled
 from benchmarks._record import write
 from benchmarks._serving_report import HANDLER, NOOP
-from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, stored, watched
+from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, processes_of, store_profiles
 from command import exits_cleanly
 from params import ROOT
 from serving.settings import Settings
@@ -46,7 +46,7 @@ def exported(home: Path, items: int, steps: int) -> tuple[_made_catalogue.Traine
 
 def served(stack: ExitStack, home: Path, trained: _made_catalogue.Trained) -> tuple[dict[str, Target], Settings]:
     """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
-    url = stored(stack, trained.features, params.load(ROOT / "params.yaml"))
+    url = store_profiles(stack, trained.features, params.load(ROOT / "params.yaml"))
     stack.enter_context(_servers.environment(home, url))
     settings = stack.enter_context(_servers.running(home / "artifact"))
     return {
@@ -110,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         targets, settings = served(stack, home, trained)
         print("serving", flush=True)
         points = measured(targets, given.seconds)
-        about["memory_mb"] = memory(sum(one.requests for one in points.values()), watched(settings, _made_service.NAME))
+        about["memory_mb"] = memory(
+            sum(one.requests for one in points.values()), processes_of(settings, _made_service.NAME)
+        )
     found = told(points, about) | about
     service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")
