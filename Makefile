@@ -129,9 +129,10 @@ bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 	done
 
 .PHONY: bench-serving
+bench-serving: export GIVEN_RUNS = $(call given,RUNS)
 bench-serving: export GIVEN_SOAK = $(call given,SOAK)
-bench-serving: $(STAMP) ## the endpoint under load, beside TorchServe's no-op handler: [SOAK=requests]
-	@$(PY) -m benchmarks.serving $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
+bench-serving: $(STAMP) ## the endpoint under load, beside TorchServe's no-op handler: [RUNS=3 SOAK=requests]
+	@$(PY) -m benchmarks.serving $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"} $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
 
 .PHONY: bench-training
 bench-training: $(STAMP) ## our training beside RecTools' SASRec: SOURCE=... as for demo; installs it on first use

@@ -1,87 +1,113 @@
-"""What a run of benchmarks.serving says: ratios to the no-op, targets beside what was measured, the table."""
+"""The report of benchmarks.serving: medians and ranges over separate runs, and the targets beside what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks._load import Load
 
 NOOP, HANDLER, EDGE, CACHED = "no-op", "handler", "edge", "edge cached"
 CASES = (NOOP, HANDLER, EDGE, CACHED)
+ROW = "{:<12}{:>6} {:>23} {:>21} {:>23} {:>19} {:>8} {:>6}"
 
-Points = Mapping[tuple[str, int], Load]  # by case and concurrency
+Points = Mapping[tuple[str, int], Load]  # one run: (case, concurrency) -> what was measured
 
 
 @dataclass(frozen=True)
-class Aim:
-    """One target at one concurrency; `at_most` says on which side of the bound the figure should lie."""
+class Spread:
+    """A figure over separate runs."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, runs: Sequence[Points], figure: Callable[[Points], float]) -> Spread:
+        """The spread of a figure that each run gives."""
+        values = [figure(points) for points in runs]
+        return cls(median(values), min(values), max(values))
+
+    def rounded(self, digits: int) -> dict[str, float]:
+        return {name: round(value, digits) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound at one concurrency, which the median over the runs has to meet."""
 
     text: str
     concurrency: int
-    figure: float
+    figure: Spread
     bound: float
     at_most: bool = False
 
     @property
     def met(self) -> bool:
-        return self.figure <= self.bound if self.at_most else self.figure >= self.bound
+        return self.figure.median <= self.bound if self.at_most else self.figure.median >= self.bound
 
 
-def ratios(points: Points) -> dict[tuple[str, int], float]:
-    """Requests a second, of those of the no-op at the same concurrency."""
-    return {(case, count): point.per_second / points[NOOP, count].per_second for (case, count), point in points.items()}
-
-
-def aims(points: Points) -> list[Aim]:
-    """The targets, for every concurrency to which they apply."""
+def targets(runs: Sequence[Points]) -> list[Target]:
+    """The targets at each concurrency to which they apply."""
     found = []
-    for count in sorted({count for _, count in points}):
-        noop, handler, edge, cached = (points[case, count] for case in CASES)
-        if count == 1:  # a lone request pays the batch's delay, so its throughput is not the point
-            lag = handler.p50_ms - noop.p50_ms
-            found.append(Aim("handler's p50 less the no-op's, ms", count, lag, 1.5, at_most=True))
+    for count in concurrencies(runs):
+        if count == 1:  # a lone request waits the batch delay, so its latency is the point, not its throughput
+            lag = Spread.over(runs, lambda points: points[HANDLER, 1].p50_ms - points[NOOP, 1].p50_ms)
+            found.append(Target("handler p50 minus no-op p50, ms", 1, lag, 4, at_most=True))
         else:
-            found.append(Aim("handler's requests/s of the no-op's", count, handler.per_second / noop.per_second, 1))
-            found.append(Aim("handler's p99 of the no-op's", count, handler.p99_ms / noop.p99_ms, 1.5, at_most=True))
-        found.append(Aim("edge's requests/s of the handler's", count, edge.per_second / handler.per_second, 1 / 3))
-        found.append(Aim("cached edge's requests/s of the no-op's", count, cached.per_second / noop.per_second, 1 / 2))
+            found.append(Target("handler / no-op, requests/s", count, ratio(runs, HANDLER, NOOP, count), 0.6))
+        found.append(Target("edge / handler, requests/s", count, ratio(runs, EDGE, HANDLER, count), 0.3))
+        if count == 8:
+            p99 = Spread.over(runs, lambda points: points[EDGE, 8].p99_ms)
+            found.append(Target("edge p99, ms", 8, p99, 50, at_most=True))
     return found
 
 
-def table(points: Points) -> str:
-    """A line per point, then a line per target."""
-    head = f"{'':<12}{'conc.':>6}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'of no-op':>10}{'not 200':>9}{'other':>7}"
-    share = ratios(points)
-    lines = [_line(case, count, point, share[case, count]) for (case, count), point in points.items()]
-    told = [_told(aim) for aim in aims(points)]
-    return "\n".join([head, *lines, "", *told])
+def concurrencies(runs: Sequence[Points]) -> list[int]:
+    return sorted({count for _, count in runs[0]})
 
 
-def figures(points: Points) -> dict:
+def ratio(runs: Sequence[Points], case: str, reference: str, count: int) -> Spread:
+    """Throughput of a case divided by that of another in the same run."""
+    return Spread.over(runs, lambda points: points[case, count].per_second / points[reference, count].per_second)
+
+
+def table(runs: Sequence[Points]) -> str:
+    """A line per case and concurrency, then a line per target: medians, with the range over the runs in brackets."""
+    head = ROW.format("", "conc.", "requests/s", "p50 ms", "p99 ms", "of no-op", "not 200", "other")
+    lines = [_line(runs, case, count) for count in concurrencies(runs) for case in CASES]
+    return "\n".join([head, *lines, "", *(_target_line(target) for target in targets(runs))])
+
+
+def figures(runs: Sequence[Points]) -> dict:
     """The same for results/serving.json."""
-    share = ratios(points)
     return {
         "points": [
             {
-                "case": case, "concurrency": count, "requests_per_second": round(point.per_second, 1),
-                "p50_ms": point.p50_ms, "p99_ms": point.p99_ms, "ratio": round(share[case, count], 3),
-                "requests": point.requests, "not_200": point.refused, "not_personal": point.other,
-                "failed": point.broken + point.late,
+                "case": case, "concurrency": count,
+                "requests_per_second": _per_second(runs, case, count).rounded(1),
+                "p50_ms": _p50(runs, case, count).rounded(3), "p99_ms": _p99(runs, case, count).rounded(3),
+                "of_noop": ratio(runs, case, NOOP, count).rounded(3),
+                "requests": _total(runs, case, count, lambda load: load.requests),
+                "not_200": _total(runs, case, count, lambda load: load.refused),
+                "not_personal": _total(runs, case, count, lambda load: load.other),
+                "failed": _total(runs, case, count, lambda load: load.broken + load.late),
             }
-            for (case, count), point in points.items()
+            for count in concurrencies(runs)
+            for case in CASES
         ],
         "targets": [
             {
-                "target": aim.text, "concurrency": aim.concurrency, "figure": round(aim.figure, 3),
-                "at_most" if aim.at_most else "at_least": round(aim.bound, 3), "met": aim.met,
+                "target": target.text, "concurrency": target.concurrency, **target.figure.rounded(3),
+                "at_most" if target.at_most else "at_least": target.bound, "met": target.met,
             }
-            for aim in aims(points)
+            for target in targets(runs)
         ],
     }  # fmt: skip
 
 
-def soaked(readings: Sequence[Mapping[str, float]]) -> str:
+def memory_lines(readings: Sequence[Mapping[str, float]]) -> str:
     """A line per reading of memory: after how many requests, then MB by process."""
     lines = []
     for reading in readings:
@@ -90,15 +116,42 @@ def soaked(readings: Sequence[Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _line(case: str, count: int, point: Load, ratio: float) -> str:
-    failed = point.refused + point.broken + point.late
-    return (
-        f"{case:<12}{count:>6}{point.per_second:>12,.0f}{point.p50_ms:>9.2f}{point.p99_ms:>9.2f}{ratio:>10.2f}"
-        f"{failed:>9,}{point.other:>7,}"
+def _per_second(runs: Sequence[Points], case: str, count: int) -> Spread:
+    return Spread.over(runs, lambda points: points[case, count].per_second)
+
+
+def _p50(runs: Sequence[Points], case: str, count: int) -> Spread:
+    return Spread.over(runs, lambda points: points[case, count].p50_ms)
+
+
+def _p99(runs: Sequence[Points], case: str, count: int) -> Spread:
+    return Spread.over(runs, lambda points: points[case, count].p99_ms)
+
+
+def _total(runs: Sequence[Points], case: str, count: int, value: Callable[[Load], int]) -> int:
+    return sum(value(points[case, count]) for points in runs)
+
+
+def _line(runs: Sequence[Points], case: str, count: int) -> str:
+    failed = _total(runs, case, count, lambda load: load.refused + load.broken + load.late)
+    other = _total(runs, case, count, lambda load: load.other)
+    return ROW.format(
+        case,
+        count,
+        _shown(_per_second(runs, case, count), 0),
+        _shown(_p50(runs, case, count), 2),
+        _shown(_p99(runs, case, count), 2),
+        _shown(ratio(runs, case, NOOP, count), 2),
+        failed,
+        other,
     )
 
 
-def _told(aim: Aim) -> str:
-    side = "at most" if aim.at_most else "at least"
-    word = "met" if aim.met else "MISSED"
-    return f"{word:<7} at {aim.concurrency:>2}: {aim.text}: {aim.figure:.2f} ({side} {aim.bound:.2f})"
+def _target_line(target: Target) -> str:
+    side = "at most" if target.at_most else "at least"
+    word = "met" if target.met else "MISSED"
+    return f"{word:<7} at {target.concurrency:>2}: {target.text}: {_shown(target.figure, 2)}, {side} {target.bound:g}"
+
+
+def _shown(spread: Spread, digits: int) -> str:
+    return f"{spread.median:,.{digits}f} [{spread.low:,.{digits}f}, {spread.high:,.{digits}f}]"

@@ -14,12 +14,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import _load, _synthetic
+from config import params
+from benchmarks import _synthetic, _load
 from benchmarks._load import Load, Target, load, pooled
 from benchmarks._record import write
 from benchmarks._serving_report import HANDLER, NOOP
-from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, stored, watched
-from config import params
+from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, processes_of, store_profiles
 from config.command import exits_cleanly
 from config.params import ROOT
 from serving.settings import ServerSettings
@@ -46,7 +46,7 @@ def exported(home: Path, items: int, steps: int) -> tuple[_synthetic.Trained, di
 
 def served(stack: ExitStack, home: Path, trained: _synthetic.Trained) -> tuple[dict[str, Target], ServerSettings]:
     """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
-    url = stored(stack, trained.features, params.load(ROOT / "params.yaml"))
+    url = store_profiles(stack, trained.features, params.load(ROOT / "params.yaml"))
     stack.enter_context(_load.environment(home, url))
     settings = stack.enter_context(_load.running(home / "artifact"))
     return {
@@ -110,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         targets, settings = served(stack, home, trained)
         print("serving", flush=True)
         points = measured(targets, given.seconds)
-        about["memory_mb"] = memory(sum(one.requests for one in points.values()), watched(settings, _synthetic.NAME))
+        about["memory_mb"] = memory(
+            sum(one.requests for one in points.values()), processes_of(settings, _synthetic.NAME)
+        )
     found = told(points, about) | about
     service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import serving
 from benchmarks._load import Load, pooled
-from benchmarks._serving_report import CACHED, EDGE, HANDLER, NOOP, aims, figures, ratios, table
+from benchmarks._serving_report import CACHED, EDGE, HANDLER, NOOP, Spread, figures, ratio, table, targets
 from config.params import ROOT
 
 
@@ -19,12 +19,15 @@ def point(per_second: float, p50_ms: float = 1.0, p99_ms: float = 2.0, **bad: in
     return Load(round(per_second * 10), 10.0, p50_ms, p99_ms, **counts)
 
 
-POINTS = {
-    (NOOP, 1): point(1000, p50_ms=0.5), (HANDLER, 1): point(300, p50_ms=2.1), (EDGE, 1): point(200),
+FIRST = {
+    (NOOP, 1): point(1000, p50_ms=0.5), (HANDLER, 1): point(300, p50_ms=2.1), (EDGE, 1): point(60),
     (CACHED, 1): point(1500),
-    (NOOP, 8): point(2000, p99_ms=4), (HANDLER, 8): point(3000, p99_ms=6), (EDGE, 8): point(900, other=7),
+    (NOOP, 8): point(2000, p99_ms=4), (HANDLER, 8): point(1200, p99_ms=6), (EDGE, 8): point(900, p99_ms=49, other=7),
     (CACHED, 8): point(1000, refused=3, late=2),
 }  # fmt: skip
+SECOND = FIRST | {(HANDLER, 1): point(300, p50_ms=4.6), (HANDLER, 8): point(1000), (EDGE, 8): point(900, p99_ms=70)}
+THIRD = FIRST | {(HANDLER, 1): point(300, p50_ms=4.5), (HANDLER, 8): point(1400), (CACHED, 8): point(1000, refused=1)}
+RUNS = [FIRST, SECOND, THIRD]
 
 
 def test_rounds_of_a_point_become_one() -> None:
@@ -33,36 +36,38 @@ def test_rounds_of_a_point_become_one() -> None:
     assert pooled(rounds) == Load(9000, 30.0, p50_ms=2, p99_ms=5, refused=0, other=0, broken=0, late=1)
 
 
-def test_ratios_are_to_the_no_op_of_the_same_concurrency() -> None:
-    found = ratios(POINTS)
-
-    assert found[HANDLER, 1] == 300 / 1000
-    assert found[HANDLER, 8] == 3000 / 2000
-    assert found[CACHED, 8] == 1000 / 2000
+def test_a_ratio_compares_cases_of_the_same_run_and_concurrency() -> None:
+    assert ratio(RUNS, HANDLER, NOOP, 8) == Spread(1200 / 2000, 1000 / 2000, 1400 / 2000)
+    assert ratio(RUNS, CACHED, NOOP, 1) == Spread(1.5, 1.5, 1.5)
 
 
-def test_a_target_is_met_at_its_bound_and_missed_beyond_it() -> None:
-    met = {(aim.concurrency, aim.text): (round(aim.figure, 6), aim.met) for aim in aims(POINTS)}
+def test_the_median_over_the_runs_meets_a_target_or_misses_it() -> None:
+    found = {(target.concurrency, target.text): (target.figure, target.met) for target in targets(RUNS)}
 
-    assert met == {
-        (1, "handler's p50 less the no-op's, ms"): (1.6, False),
-        (1, "edge's requests/s of the handler's"): (round(200 / 300, 6), True),
-        (1, "cached edge's requests/s of the no-op's"): (1.5, True),
-        (8, "handler's requests/s of the no-op's"): (1.5, True),
-        (8, "handler's p99 of the no-op's"): (1.5, True),
-        (8, "edge's requests/s of the handler's"): (0.3, False),
-        (8, "cached edge's requests/s of the no-op's"): (0.5, True),
+    assert found == {
+        (1, "handler p50 minus no-op p50, ms"): (Spread(4.0, 2.1 - 0.5, 4.6 - 0.5), True),
+        (1, "edge / handler, requests/s"): (Spread(0.2, 0.2, 0.2), False),
+        (8, "handler / no-op, requests/s"): (Spread(0.6, 0.5, 0.7), True),
+        (8, "edge / handler, requests/s"): (Spread(900 / 1200, 900 / 1400, 900 / 1000), True),
+        (8, "edge p99, ms"): (Spread(49, 49, 70), True),
     }
 
 
-def test_what_went_wrong_is_counted_in_the_table_and_the_file() -> None:
-    row = next(line for line in table(POINTS).splitlines() if line.startswith(f"{CACHED} ") and " 8 " in line)
-    stored = {(one["case"], one["concurrency"]): one for one in figures(POINTS)["points"]}
+def test_the_table_and_the_file_give_the_median_and_the_range() -> None:
+    stored = {(one["case"], one["concurrency"]): one for one in figures(RUNS)["points"]}
 
-    assert row.split()[-2:] == ["5", "0"]
-    assert (stored[CACHED, 8]["not_200"], stored[CACHED, 8]["failed"]) == (3, 2)
-    assert stored[EDGE, 8]["not_personal"] == 7
-    assert "MISSED  at  8: edge's requests/s of the handler's: 0.30 (at least 0.33)" in table(POINTS)
+    assert stored[HANDLER, 8]["requests_per_second"] == {"median": 1200.0, "low": 1000.0, "high": 1400.0}
+    assert "met     at  8: handler / no-op, requests/s: 0.60 [0.50, 0.70], at least 0.6" in table(RUNS)
+    assert "MISSED  at  1: edge / handler, requests/s: 0.20 [0.20, 0.20], at least 0.3" in table(RUNS)
+
+
+def test_what_went_wrong_is_counted_over_all_runs() -> None:
+    row = next(line for line in table(RUNS).splitlines() if line.startswith(f"{CACHED} ") and " 8 " in line)
+    stored = {(one["case"], one["concurrency"]): one for one in figures(RUNS)["points"]}
+
+    assert row.split()[-2:] == ["11", "0"]
+    assert (stored[CACHED, 8]["not_200"], stored[CACHED, 8]["failed"]) == (7, 4)
+    assert stored[EDGE, 8]["not_personal"] == 14
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,7 @@ def test_what_went_wrong_is_counted_in_the_table_and_the_file() -> None:
         (["--seconds", "0"], "--seconds is 0; expected at least 1"),
         (["--seconds", "nan"], "--seconds is nan; expected at least 1"),
         (["--concurrency", "8", "0"], "--concurrency is 0; expected at least 1"),
+        (["--runs", "0"], "--runs is 0; expected at least 1"),
         (["--rounds", "0"], "--rounds is 0; expected at least 1"),
         (["--soak", "-1"], "--soak is -1; expected 0 or more requests"),
     ],
@@ -86,7 +92,7 @@ def test_without_wrk_it_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert serving.main([]) == 0
-    told = "serving: there is no wrk on the path (Debian: apt-get install wrk); not measured\n"
+    told = "serving: wrk is not on the path (Debian: apt-get install wrk); not measured\n"
     assert capsys.readouterr().out == told
 
 
@@ -98,13 +104,13 @@ def test_it_measures_every_case_with_real_servers_and_watches_memory(run_verb) -
     recorded = ROOT / "benchmarks" / "results" / "serving.json"
     before = recorded.exists() and recorded.read_bytes()
 
-    ended = run_verb("benchmarks.serving", "--quick", "--soak", "30", timeout=900)
+    ended = run_verb("benchmarks.serving", "--quick", "--runs", "2", "--soak", "30", timeout=900)
 
     assert ended.returncode == 0, ended.stderr
     rows = {(line[:12].strip(), line[12:18].strip()): line.split() for line in ended.stdout.splitlines() if line}
     for case in (NOOP, HANDLER, EDGE, CACHED):
         for count in ("1", "8"):
-            assert float(rows[case, count][-6].replace(",", "")) > 0
+            assert float(rows[case, count][-14].replace(",", "")) > 0
     for count in ("1", "8"):
         assert rows[HANDLER, count][-2:] == ["0", "0"], "every answer is a 200, and rests on the profile in Redis"
     asked = [int(line.split()[1].replace(",", "")) for line in ended.stdout.splitlines() if line.endswith(" MB")]
