@@ -26,9 +26,8 @@ from data.times import to_iso
 from features.sequences import EvaluationCases, batches, next_cases
 from features.trends import TrendSnapshot
 from serving.artifact import index_build
-from serving.worker.index import Index
+from serving.worker.index import Index, Retrieval
 from serving.worker.recommender import ROWS, Recommender
-from serving.worker.index import Retrieval
 
 K, CANDIDATES, RECALL, WIDTH = 20, 512, 0.995, 64
 Find = Callable[[Tensor], Tensor]  # (8, D) questions to (8, K) candidates
