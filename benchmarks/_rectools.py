@@ -118,7 +118,7 @@ def curve_of(
 
 
 def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
-    """(n,) NDCG@10 of (n, k) lists; a `next` case has one true item, which may stand nowhere in them."""
+    """(n,) NDCG@10 of (n, k) lists; a `next_item` case has one true item, which may stand nowhere in them."""
     hit = lists == cases.truth[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)

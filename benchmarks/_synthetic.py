@@ -90,7 +90,7 @@ def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
         item_features=np.zeros((items + 1, 0), dtype=np.float32),
         description={
             "dataset": "made", "dataset_hash": "made", "split_id": "made", "cut": "valid", "repeats": "first",
-            "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY, "until_us": CATALOG_START + CATALOG_DAYS * DAY, "window_days": 14,
+            "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY, "until_us": CATALOG_START + CATALOG_DAYS * DAY, "horizon_days": 14,
             "num_items": items + 1, "encoders": {"traits": [], "context": []}, "trait_sizes": [],
             "context_sizes": [], "channels": channels, "refresh_minutes": 10,
         },
@@ -271,7 +271,7 @@ def _description(size: Size, settings: params.Params) -> dict:
     channels = ["all", *(f"window_{days}d" for days in trends.windows_days)]
     return {
         "dataset": NAME, "dataset_hash": "made up", "split_id": "none", "cut": "test", "repeats": "first",
-        "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY, "window_days": settings.split.window_days,
+        "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY, "horizon_days": settings.split.horizon_days,
         "num_items": size.items + 1, "context_sizes": [], "trait_sizes": [len(PLANS) + 1],
         "encoders": {"traits": [{"column": "plan", "values": list(PLANS)}], "context": []},
         "channels": channels + [f"half_life_{days}d" for days in trends.half_lives_days],

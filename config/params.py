@@ -43,7 +43,7 @@ class Split(Section):
     test_quantile: Share
     valid_start: datetime | None
     test_start: datetime | None
-    window_days: Count
+    horizon_days: Count
 
 
 class Trends(Section):
@@ -148,7 +148,7 @@ class Audit(Section):
     tied_cases: Count  # cases with ties, encoded as a model reads them
     training_questions: Count  # of a network's first batches, looked at as it is fed them
     travelled_cases: Count  # of each target, computed with and without all that comes from their moment on
-    probed_cases: Annotated[int, Field(ge=2)]  # of `next`, of which the target probe makes duels
+    probed_cases: Annotated[int, Field(ge=2)]  # of `next_item`, of which the target probe makes duels
     probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # of a false alarm of the probe, over all features of a cut
     too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of duels that no honest context column or trait wins
     examples: Count  # rows that a finding shows

@@ -57,7 +57,9 @@ def build(
 
     lines = comparisons(measured, frames, seed, resamples, [*pairs, *with_parts(measured)])
     aged = {
-        one.label: decay(frames(one), seed, resamples) for one in measured if "next" in one.targets and not one.oracle
+        one.label: decay(frames(one), seed, resamples)
+        for one in measured
+        if "next_item" in one.targets and not one.oracle
     }
     return Board.of(measured, lines, registered, aged)
 

@@ -56,7 +56,7 @@ def table(features: Features, cases: EvaluationCases, ranked: np.ndarray, ranks:
     times = pd.Series(cases.time).astype("datetime64[us]").dt.tz_localize("UTC")
     _, owner, activity = np.unique(cases.user, return_inverse=True, return_counts=True)
     truth = [list(part) for part in np.split(ids[cases.truth], splits)]
-    suffix = [",".join(sorted(items)) if cases.target == "next" else "" for items in truth]
+    suffix = [",".join(sorted(items)) if cases.target == "next_item" else "" for items in truth]
     # Ties of one user and moment are told apart by what was taken.
     names = zip(cases.target + ":" + users + ":" + cases.time.astype(str), suffix, strict=True)
     return pd.DataFrame(
@@ -112,9 +112,9 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     items = catalogue(features)
     measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, every["next"], recommender.artifact.trends, size)
-        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next"]
-        measured["next_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
+        frozen = rank_cases(recommender, features, every["next_item"], recommender.artifact.trends, size)
+        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next_item"]
+        measured["next_item_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
     fit = json.loads((Path("training/out") / label / "test" / "fit.json").read_text())
     found = json.loads((Path("training/out") / label / "valid" / "fit.json").read_text())
     facts = {

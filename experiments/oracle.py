@@ -38,8 +38,8 @@ def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, days:
         rowed = [features.log.items[a:b] for a, b in zip(start, end, strict=True)]
         histories = [[ids[item - 1] for item in history if item] for history in rowed]
         users = [features.users[user] for user in cases.user[rows]]
-        if cases.target == "window":
-            true = oracle.window_scores(users, int(cases.time[rows[0]]), days, histories)
+        if cases.target == "horizon":
+            true = oracle.horizon_scores(users, int(cases.time[rows[0]]), days, histories)
         else:
             true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
         scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
     features = feature_files.load("features/out/test")
     oracle = Oracle.load(path)
-    days, size = features.description["window_days"], settings.train.batch_cases
+    days, size = features.description["horizon_days"], settings.train.batch_cases
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))

@@ -124,7 +124,7 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
 def origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
     """What a description says of the data it is of, and of the period that follows the cut."""
     known = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
-    return known | {"cut": cut, "repeats": repeats, "until_us": until_us, "window_days": manifest["window_days"]}
+    return known | {"cut": cut, "repeats": repeats, "until_us": until_us, "horizon_days": manifest["horizon_days"]}
 
 
 def write(folder: Path, features: dict) -> None:

@@ -73,8 +73,8 @@ class Windows(IterableDataset):
     def __init__(self, features: Features, channels: tuple[str, ...], params: dict, seed: int) -> None:
         self.timeline = Timeline(features.past)
         self.params, self.seed, self.epoch = params, seed, 0
-        self.days = features.description["window_days"]
-        self.next = self.timeline.next_questions()
+        self.days = features.description["horizon_days"]
+        self.next = self.timeline.next_item_questions()
         self.pool = AheadPool(self.timeline.users, self.timeline.times, self.days, params["window_half_life"])
         times = self.timeline.times
         self.table = TrendTable(features, channels, self._all_times(times), params["trend_hours"])
@@ -100,9 +100,9 @@ class Windows(IterableDataset):
             yield self._collate(rows, chosen, questions.take(asked), place, rows.position[asked], order)
 
     def _ahead(self, generator: np.random.Generator) -> Questions:
-        """`window_questions` per user on average, as an evaluation of `window` would ask them."""
+        """`window_questions` per user on average, as an evaluation of `horizon` would ask them."""
         count = self.params["window_questions"] * int((np.diff(self.timeline.offsets) > 0).sum())
-        asked = self.timeline.window_questions(*self.pool.draw(count, generator), self.days)
+        asked = self.timeline.horizon_questions(*self.pool.draw(count, generator), self.days)
         return asked.take(np.flatnonzero((asked.stop > asked.first) & (asked.time >= self.timeline.times.min())))
 
     def _batches(self, rows: Rows, asked: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -152,7 +152,7 @@ class Windows(IterableDataset):
     def _targets(self, asked: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Question, event row and weight of every target.
 
-        Each target of a `next` question weighs the same, as each is a case of its own; a stale question's
+        Each target of a `next_item` question weighs the same, as each is a case of its own; a stale question's
         share a weight, as its user counts once.
         """
         lengths = asked.stop - asked.first

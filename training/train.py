@@ -128,8 +128,8 @@ def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
         assert isinstance(model, CountedModel)
         model.fit(matrix, seed)
         scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
-        if best is None or scores["next"] > best[0]:
-            best = scores.get("next", 0.0), model, chosen, scores
+        if best is None or scores["next_item"] > best[0]:
+            best = scores.get("next_item", 0.0), model, chosen, scores
     assert best is not None  # params.py wants at least one value of l2
     _, model, chosen, scores = best
     return FitResult(model, chosen, time.perf_counter() - begun, scores, [])

@@ -1,6 +1,6 @@
 """Rankings in, numbers out: every published metric of one model, with intervals and slices, per target.
 
-`window` averages over users (one case each), `next` over cases, with the mean of users' means beside it. With
+`horizon` averages over users (one case each), `next_item` over cases, with the mean of users' means beside it. With
 several seeds each case is averaged over the seeds first; then users are resampled.
 """
 
@@ -58,7 +58,7 @@ def measure(
         k: list lengths, none above 100; 10, the headline, is always among them.
 
     Returns:
-        {"window" | "next": {"users", "cases", "metrics": {key: {"mean", "low", "high"}}, "slices": {name: the
+        {"horizon" | "next_item": {"users", "cases", "metrics": {key: {"mean", "low", "high"}}, "slices": {name: the
         same}}}; coverage and gini are {"value"}: no means, no interval. A bound is None where fewer than two
         users carry it.
 
@@ -71,7 +71,7 @@ def measure(
         raise ValueError(f"k is {list(k)}; expected values in [1, {RANKED_LENGTH}], the length of `ranked`")
     found = {target: gather(frames, target, catalogue) for target in TARGETS}
     return {
-        target: _target(cases, catalogue, seed, resamples, ks, by_user=target == "next")
+        target: _target(cases, catalogue, seed, resamples, ks, by_user=target == "next_item")
         for target, cases in found.items()
         if cases is not None
     }
@@ -132,7 +132,7 @@ def _over_lists(cases: RankedCases, catalogue: Catalog, seed: int, resamples: in
     mean = float(np.mean([personalisation(own, HEADLINE, len(catalogue.ids)) for own in lists]))
     bounds = personalisation_bounds(lists, HEADLINE, seed, resamples)
     entry = dict(zip(("mean", "low", "high"), map(number, (mean, *bounds)), strict=True))
-    return values | {f"personalisation@{HEADLINE}": entry}
+    return values | {f"personalization@{HEADLINE}": entry}
 
 
 def _counted(values: dict[str, np.ndarray], cases: RankedCases) -> dict[str, int]:
@@ -158,7 +158,7 @@ class Measured(BaseModel):
         rankings: files in experiments/out/rankings, one per seed.
         validation: {target: {metric key: number or {"mean": number}}}, measured on the validation window.
         segments: slice name -> its rule in words.
-        targets: measure()'s answer; "next_frozen" holds `next` with trends frozen at test_start.
+        targets: measure()'s answer; "next_item_frozen" holds `next_item` with trends frozen at test_start.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -103,7 +103,7 @@ def metrics_of(facts: dict) -> dict[str, float]:
     }
     for target, measured in facts["targets"].items():
         # With frozen trends only the headline: the other models have no such numbers to compare.
-        keys = LOGGED if target in ("next", "window") else (LOGGED_PRIMARY,)
+        keys = LOGGED if target in ("next_item", "horizon") else (LOGGED_PRIMARY,)
         values = {key: value_of(measured["metrics"].get(key, {})) for key in keys}
         found |= {f"test/{target}/{_name(key)}": value for key, value in values.items() if value is not None}
     return found

@@ -24,7 +24,7 @@ MAIN = (
     + [f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE]
 )  # fmt: skip
 MAIN_SLICES = ("cold", "warm")  # and every segment
-FROZEN = "next_frozen"
+FROZEN = "next_item_frozen"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Board:
         models: everything that can be deployed, by label.
         oracle: the simulator's best reachable, if there is one.
         registered: label of the model that the gate judges, and so registers; None where none is learned.
-        decay: label -> NDCG@10 of `next` by period after the cut.
+        decay: label -> NDCG@10 of `next_item` by period after the cut.
     """
 
     dataset: str
@@ -156,7 +156,7 @@ PERIODS = 8  # of equal length, from the cut to the last case
 
 
 def decay(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict]:
-    """NDCG@10 of `next` by period after the cut: days, cases, users, mean and 95% interval by user.
+    """NDCG@10 of `next_item` by period after the cut: days, cases, users, mean and 95% interval by user.
 
     Weights are frozen at the cut while histories and trends go on, so a fall is what refitting would win back,
     or a harder period: compare models, not days. A period without cases is left out.
@@ -164,11 +164,11 @@ def decay(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dic
     Args:
         frames: the rankings of one model, one table per seed.
     """
-    tables = align(frames, "next")
+    tables = align(frames, "next_item")
     if not len(tables[0]):
         return []
     values = np.mean([accuracy(true_ranks(table), [HEADLINE])[f"ndcg@{HEADLINE}"] for table in tables], axis=0)
-    window = frames[0].loc[frames[0]["target"] == "window", "time"]
+    window = frames[0].loc[frames[0]["target"] == "horizon", "time"]
     time = tables[0]["time"]
     cut = window.min() if len(window) else time.min()
     days = (time - cut).dt.total_seconds().to_numpy() / 86_400

@@ -36,7 +36,7 @@ def page(board: Board) -> str:
         if by_segment := segment_rows(board, target):
             body += ["<p>NDCG@10 by segment (cases)</p>", table(by_segment)]
         body += [embedded(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
-        if target == "next" and board.decay:
+        if target == "next_item" and board.decay:
             body.append(embedded(ageing(board)))
     meanings = "".join(
         f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items()
@@ -94,9 +94,9 @@ def by_k(board: Board, target: str) -> go.Figure:
 
 
 def ageing(board: Board, most: int = 6) -> go.Figure:
-    """NDCG@10 of `next` by day after the cut, for the leading models, the best peer and the registered one."""
-    ranked, figure = [one.label for one in board.ranked("next")], go.Figure()
-    named = {board.best_peer["next"], board.registered}
+    """NDCG@10 of `next_item` by day after the cut, for the leading models, the best peer and the registered one."""
+    ranked, figure = [one.label for one in board.ranked("next_item")], go.Figure()
+    named = {board.best_peer["next_item"], board.registered}
     for label in [*ranked[:most], *(label for label in ranked[most:] if label in named)]:
         periods = board.decay.get(label, [])
         figure.add_scatter(
@@ -106,7 +106,7 @@ def ageing(board: Board, most: int = 6) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="days after the cut that all were fitted at")
     figure.update_yaxes(rangemode="tozero")
-    return _titled(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next", height=440)
+    return _titled(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next_item", height=440)
 
 
 def by_slice(board: Board, target: str, most: int = 6) -> go.Figure:

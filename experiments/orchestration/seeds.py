@@ -100,9 +100,9 @@ def as_one(facts: Sequence[dict], targets: dict) -> dict:
         facts: that of each seed; the first speaks for what does not depend on it.
         targets: what `measure` says of all their rankings.
     """
-    frozen = [one["targets"]["next_frozen"] for one in facts if "next_frozen" in one["targets"]]
+    frozen = [one["targets"]["next_item_frozen"] for one in facts if "next_item_frozen" in one["targets"]]
     return facts[0] | {
-        "targets": targets | ({"next_frozen": _mean_of(frozen)} if frozen else {}),
+        "targets": targets | ({"next_item_frozen": _mean_of(frozen)} if frozen else {}),
         "seeds": [seed for one in facts for seed in one["seeds"]],
         "fit_seconds": fmean(one["fit_seconds"] for one in facts),
         "validation": {

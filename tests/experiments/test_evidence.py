@@ -59,7 +59,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
     items = Catalog.of(evaluate.catalogue(features))
 
     for label in labels:
-        for target in ("window", "next"):
+        for target in ("horizon", "next_item"):
             published, scored = metrics(project, label)["targets"][target], scores[label][target]
             figures = {key: entry.get("mean", entry.get("value")) for key, entry in published["metrics"].items()}
             lists = evidence.of_lists(scored.lists, items)
@@ -76,10 +76,10 @@ def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path
     artifact = Recommender.load(project / "serving/out/artifacts/ease")
     turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
     size = len(features.vocabulary)
-    of = replace(cases["next"], truth=size - cases["next"].truth)
+    of = replace(cases["next_item"], truth=size - cases["next_item"].truth)
 
-    one = score(artifact, features, cases, *tables, 512)["next"]
-    other = score(artifact, turned, {"next": of}, *tables, 512)["next"]
+    one = score(artifact, features, cases, *tables, 512)["next_item"]
+    other = score(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
 
     assert np.array_equal(one.ndcg, other.ndcg)
     assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)

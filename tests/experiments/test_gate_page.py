@@ -21,12 +21,12 @@ def contrast(low: float, high: float) -> dict:
 
 def report(**changes: object) -> dict:
     """The report of a sound candidate, changed."""
-    both = {"window": contrast(-0.01, 0.03), "next": contrast(0.01, 0.05)}
-    cold = contrast(-0.5, -0.2) | {"segment": "cold", "target": "next", "tested": True, "p_holm": 0.001}
-    few = contrast(-0.9, 0.9) | {"segment": "lapsed", "target": "next", "tested": False}
+    both = {"horizon": contrast(-0.01, 0.03), "next_item": contrast(0.01, 0.05)}
+    cold = contrast(-0.5, -0.2) | {"segment": "cold", "target": "next_item", "tested": True, "p_holm": 0.001}
+    few = contrast(-0.9, 0.9) | {"segment": "lapsed", "target": "next_item", "tested": False}
     plain = {
         "verdict": "REJECT", "reason": "worse for <some>", "advice": "fit again: `dvc repro`", "dataset": "made",
-        "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next",
+        "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next_item",
         "policy": POLICY, "policy_hash": "0a1b", "overrides": [], "looks": 2, "date": "2026-11-26T00:00:00Z",
         "window_start": "2026-06-01T00:00:00Z", "window_end": "2026-06-30T23:59:59Z", "split_id": "s1",
         "dataset_hash": "d1", "newest_event": "2026-06-30T23:59:59Z",
@@ -63,8 +63,8 @@ def test_every_verdict_has_a_page_that_fetches_nothing(verdict: str) -> None:
 def test_each_check_says_how_it_came_out() -> None:
     states = {row.name: row.state for row in checks(report())}
 
-    assert states["Better than the champion on next"] == "ok"
-    assert states["Not worse than the champion on window"] == "ok"
+    assert states["Better than the champion on next_item"] == "ok"
+    assert states["Not worse than the champion on horizon"] == "ok"
     assert states["No segment loses"] == "bad"
     assert states["Fresh data"] == "none"
     assert {"Enough users", "Champion answers as it did at export", "Lists: coverage", "Cost: size"} <= set(states)
@@ -102,8 +102,8 @@ def test_the_picture_is_well_formed_and_leaves_out_untested_segments() -> None:
     drawn = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
     words = [node.text for node in drawn.iter("text")]
 
-    assert "cold, next" in words
-    assert "lapsed, next" not in words
+    assert "cold, next_item" in words
+    assert "lapsed, next_item" not in words
     assert "lapsed" in html
 
 
@@ -123,7 +123,7 @@ def test_an_interval_lies_where_its_numbers_say() -> None:
     [
         {"evidence": {}, "against_version": None, "version": "1"},
         {"evidence": {"budgets": []}, "looks": None},
-        {"evidence": {"targets": {"next": {"users": 3}}}, "policy": {"primary": "next", "alpha": 0.05}},  # of an older gate
+        {"evidence": {"targets": {"next_item": {"users": 3}}}, "policy": {"primary": "next_item", "alpha": 0.05}},  # of an older gate
     ],
 )  # fmt: skip
 def test_a_report_that_looked_at_nothing_has_a_page_too(changes: dict) -> None:

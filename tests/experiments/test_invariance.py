@@ -73,7 +73,7 @@ def test_renumbered_items_change_no_split_and_no_case(runs: dict[str, Path]) -> 
 @pytest.mark.parametrize("label", COUNTED)
 def test_renumbered_items_change_no_metric(runs: dict[str, Path], label: str) -> None:
     ours, theirs = (metrics(runs[name], label)["targets"] for name in ("plain", "renumbered"))
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         for key, entry in ours[target]["metrics"].items():
             again = theirs[target]["metrics"][key]
             assert entry.get("mean", entry.get("value")) == pytest.approx(

@@ -30,8 +30,8 @@ def facts_of(label: str, learned: bool, seed: int) -> dict:
     frozen = {"users": 1, "cases": 2, "metrics": {"ndcg@10": {"mean": 0.1 * seed, "low": 0.0, "high": 1.0}}}
     return ORIGIN | {
         "label": label, "model": "two_tower", "params": {"width": 8}, "fit_seconds": 1.0 + seed, "peer": not learned,
-        "learned": learned, "seeds": [seed], "targets": targets | ({"next_frozen": frozen} if learned else {}),
-        "validation": {"next": {"ndcg@10": VALIDATION[seed]}, "window": {"ndcg@10": VALIDATION[seed]}},
+        "learned": learned, "seeds": [seed], "targets": targets | ({"next_item_frozen": frozen} if learned else {}),
+        "validation": {"next_item": {"ndcg@10": VALIDATION[seed]}, "horizon": {"ndcg@10": VALIDATION[seed]}},
     }  # fmt: skip
 
 
@@ -86,12 +86,12 @@ def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:
     seeds.fit_and_measure(workspace, 3, {})
 
     found = together(workspace, "ours")
-    alone = [facts_of("ours", True, seed)["targets"]["next"]["metrics"]["ndcg@10"]["mean"] for seed in range(3)]
-    assert found["targets"]["next"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(sum(alone) / 3)
+    alone = [facts_of("ours", True, seed)["targets"]["next_item"]["metrics"]["ndcg@10"]["mean"] for seed in range(3)]
+    assert found["targets"]["next_item"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(sum(alone) / 3)
     assert found["seeds"] == [0, 1, 2]
     assert found["fit_seconds"] == 2
-    assert found["validation"]["next"]["ndcg@10"] == pytest.approx(0.3)
-    assert found["targets"]["next_frozen"]["metrics"]["ndcg@10"] == {"mean": pytest.approx(0.1), "low": None, "high": None}  # fmt: skip
+    assert found["validation"]["next_item"]["ndcg@10"] == pytest.approx(0.3)
+    assert found["targets"]["next_item_frozen"]["metrics"]["ndcg@10"] == {"mean": pytest.approx(0.1), "low": None, "high": None}  # fmt: skip
     kept = pd.read_parquet(workspace / seeds.TOGETHER / "rankings" / found["rankings"][2])
     pd.testing.assert_series_equal(kept["case_id"], TABLES[2]["case_id"])
 

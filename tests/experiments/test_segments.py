@@ -21,7 +21,7 @@ from experiments.leaderboard.markdown import markdown, segment_rows
 from features import feature_files
 from features.featurize import microseconds
 from features.segments.rules import RuleEvent, RuleProfile, members, split_values
-from features.sequences import window_cases
+from features.sequences import horizon_cases
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
 MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
@@ -55,9 +55,9 @@ def measured(made, label: str = "ease", **changes: object) -> Measured:
 
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
     rankings, items = made
-    cases = gather([rankings], "next", Catalog.of(items))
+    cases = gather([rankings], "next_item", Catalog.of(items))
     assert cases is not None
-    ordered = rankings[rankings["target"] == "next"].sort_values("case_id")
+    ordered = rankings[rankings["target"] == "next_item"].sort_values("case_id")
 
     found = case_slices(cases)
 
@@ -71,7 +71,7 @@ def test_rankings_without_segments_have_no_such_slices(made) -> None:
 
     found = measure(rankings.drop(columns="segments"), items, 0, 100)
 
-    assert not [name for name in found["next"]["slices"] if name.startswith("segment:")]
+    assert not [name for name in found["next_item"]["slices"] if name.startswith("segment:")]
 
 
 def test_segments_change_no_other_number(made) -> None:
@@ -92,7 +92,7 @@ def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they
     whole, text = result(board), markdown(board)
 
     assert whole["segments"] == MEANINGS
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         slices = whole["models"]["ease"]["targets"][target]["slices"]
         assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
         cases = slices["segment:odd"]["cases"]
@@ -136,7 +136,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
             at = int(row.time.value // 1000)
             assert list(row.segments) == members(written, RuleProfile(history), at, {}), (target, row.case_id)
     metrics = json.loads((out / "metrics/ease.json").read_text())
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         slices = metrics["targets"][target]["slices"]
         assert {"segment:new", "segment:regular", "segment:active"} <= set(slices)
         named = rankings.loc[rankings["target"] == target, "segments"]
@@ -158,7 +158,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     ]}).plain()  # fmt: skip
     log, cut = features.log, features.cut_us
 
-    cases = window_cases(log, cut, 28, features.description["until_us"])
+    cases = horizon_cases(log, cut, 28, features.description["until_us"])
     found = Segments.of(written, features, ingested).column(features, cases)
 
     alike = set(users.loc[users[trait] == value, "user_id"])

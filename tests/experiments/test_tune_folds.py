@@ -37,7 +37,7 @@ def ten_days(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"e{number}" for number in range(len(rows))]
     events = pd.DataFrame({"event_id": ids, "user_id": users, "item_id": items, "event_time": time, "known_time": time})
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "window_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
         "valid_start_us": START + 6 * DAY, "test_start_us": START + 8 * DAY,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": ["u0", "u1", "u2"]}), pd.DataFrame({"item_id": [f"i{n}" for n in range(5)]})
@@ -52,11 +52,11 @@ def fitted(by_cut: dict[int, float]):
     def fit(recipe, features, settings, seed, on_epoch) -> FitResult:
         cuts.append((features.cut_us - START) // DAY)
         score = by_cut[cuts[-1]]
-        shown = {"train/loss": 1.0, "valid/next/ndcg_10": score, "valid/window/ndcg_10": score}
+        shown = {"train/loss": 1.0, "valid/next_item/ndcg_10": score, "valid/horizon/ndcg_10": score}
         rows = [{"step": 5 * epoch, "epoch": epoch} | shown for epoch in (1, 2)]
         for row in rows:
             on_epoch(row)
-        return FitResult(nn.Identity(), recipe, 1.0, {"next": score, "window": score / 2}, rows)  # type: ignore[arg-type]
+        return FitResult(nn.Identity(), recipe, 1.0, {"next_item": score, "horizon": score / 2}, rows)  # type: ignore[arg-type]
 
     return fit, cuts
 

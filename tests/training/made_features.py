@@ -59,7 +59,7 @@ def description(cut: str) -> dict:
     """What featurize says beside the arrays."""
     return {
         "dataset": "checkerboard", "dataset_hash": "none", "split_id": "none", "cut": cut, "repeats": "first",
-        "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "window_days": 10, "num_items": ITEMS + 1,
+        "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "horizon_days": 10, "num_items": ITEMS + 1,
         "encoders": {
             "traits": [{"column": "sex", "values": ["F", "M", "X"]}],
             "context": [{"column": "device", "values": ["tv", "phone"]}],

@@ -14,7 +14,7 @@ from config import params
 from data.columns import DAY, HOUR
 from features.encode import Batch, assemble
 from features.feature_files import Features
-from features.sequences import Log, encode_cases, history_ends, next_cases
+from features.sequences import Log, encode_cases, history_ends, next_item_cases
 from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
@@ -128,7 +128,7 @@ def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
 
 def answers_of_log(model: Model, features: Features, log: Log, moment: int) -> torch.Tensor:
     """Scores for some users at one moment, through the pipeline that evaluation uses."""
-    cases = next_cases(features.log, moment, moment + 5 * DAY)
+    cases = next_item_cases(features.log, moment, moment + 5 * DAY)
     rows = np.arange(min(20, len(cases)))
     cases.time[:] = moment
     cases.end = history_ends(log, cases.user, cases.time)

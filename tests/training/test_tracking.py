@@ -48,16 +48,16 @@ def test_counted_and_learned_models_share_their_names_and_tags(tracked: Path) ->
     counted, _ = logged("popularity_7d", recipe("popularity_7d"))
     learned, result = logged("two_tower", recipe("two_tower", max_epochs=3))
 
-    common = {"fit_seconds", "valid/next/ndcg_10", "valid/window/ndcg_10"}
+    common = {"fit_seconds", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10"}
     assert set(counted.data.metrics) == common
     assert set(learned.data.metrics) - common == {
-        "train/loss", "early_stopping/next/ndcg_10", "early_stopping/window/ndcg_10",
+        "train/loss", "early_stopping/next_item/ndcg_10", "early_stopping/horizon/ndcg_10",
     }  # fmt: skip
     # The last look of early stopping must not stand where the finished fit's score belongs.
-    assert learned.data.metrics["valid/next/ndcg_10"] == result.validation["next"]
-    curve = MlflowClient().get_metric_history(learned.info.run_id, "early_stopping/next/ndcg_10")
+    assert learned.data.metrics["valid/next_item/ndcg_10"] == result.validation["next_item"]
+    curve = MlflowClient().get_metric_history(learned.info.run_id, "early_stopping/next_item/ndcg_10")
     assert [(point.step, point.value) for point in curve] == [
-        (row["step"], row["valid/next/ndcg_10"]) for row in result.curves
+        (row["step"], row["valid/next_item/ndcg_10"]) for row in result.curves
     ]
 
     for run, label, model in ((counted, "popularity_7d", "popularity"), (learned, "two_tower", "two_tower")):

@@ -21,7 +21,7 @@ VALID, TEST, END = START + 50 * DAY, START + 60 * DAY, START + 80 * DAY
 USERS, ITEMS, PER_USER = 40, 120, 30
 MANIFEST = {
     "dataset": "made", "dataset_hash": "d", "split_id": "s", "valid_start": "v", "test_start": "t",
-    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "window_days": 10,
+    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "horizon_days": 10,
 }  # fmt: skip
 
 
