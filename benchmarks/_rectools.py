@@ -29,7 +29,7 @@ from training.train import sizes_of
 HOME = ROOT / "benchmarks" / "out" / "rectools"
 K = 100
 # It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
-NAMES = {"width": "n_factors", "blocks": "n_blocks", "heads": "n_heads", "max_history": "session_max_len",
+NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",
          "dropout": "dropout_rate"}  # fmt: skip
 
 

@@ -80,7 +80,13 @@ def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
     """Fit a two_tower on `tastes`; the loss is over the batch's items, as for a catalogue too large for a softmax."""
     settings = params.load().train
     shipped = settings.models["two_tower"].model_dump()
-    recipe = shipped | {"width": width, "loss": "in_batch", "max_steps": steps, "max_epochs": 20, "max_history": 20}
+    recipe = shipped | {
+        "embedding_dim": width,
+        "loss": "in_batch",
+        "max_steps": steps,
+        "max_epochs": 20,
+        "max_history": 20,
+    }
     channels = ["all", "window_1d", "half_life_1d", "half_life_7d", "half_life_30d"]
     features = Features(
         vocabulary=Vocabulary([f"i{number}" for number in range(items)]),
@@ -233,7 +239,7 @@ def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
 def artifact(folder: Path, made: Features, size: Size, settings: params.Params, steps: int) -> Path:
     """Fit a two_tower for a few steps and export it as `serving.export` does; its folder."""
     recipe = settings.train.models["two_tower"].model_dump()
-    recipe |= {"width": size.width, "best_steps": steps, "train_events": size.users * size.events}
+    recipe |= {"embedding_dim": size.width, "best_steps": steps, "train_events": size.users * size.events}
     fitted = fit(recipe, made, settings.train, seed=0)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
     recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(
-        features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.batch_cases
+        features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size
     )
     mark, name = theirs.ndcg[-1], f"RecTools {versions['rectools']}"
     print(f"\nthe mark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {given.epochs}\n", flush=True)

@@ -69,7 +69,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0)]
     early_stopping_cases: Count
     validation_cases: Count
-    batch_cases: Count
+    eval_batch_size: Count
     models: dict[str, ModelParams]
 
     @model_validator(mode="after")

@@ -100,7 +100,7 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     manifest = recommender.manifest
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
-    size, seed = settings.train.batch_cases, settings.seed
+    size, seed = settings.train.eval_batch_size, settings.seed
     every = validation.cases(features)
     live = features.trend_log()
     segments = Segments.of(settings.segments.plain(), features)

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
     features = feature_files.load("features/out/test")
     oracle = Oracle.load(path)
-    days, size = features.description["horizon_days"], settings.train.batch_cases
+    days, size = features.description["horizon_days"], settings.train.eval_batch_size
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))

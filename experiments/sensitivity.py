@@ -93,7 +93,7 @@ def _reached(fold: Fold, recipes: dict[str, dict], settings: params.Params) -> d
         recipes[label] = result.recipe
         for column, cases in fold.cases.items():
             reached[column][label] = validation.ndcg(
-                result.model, fold.asked, cases, trends, settings.train.batch_cases
+                result.model, fold.asked, cases, trends, settings.train.eval_batch_size
             )  # fmt: skip
     if len(recipes) < 2:
         raise UserError("sensitivity: fewer than 2 models are left, and one has no order")

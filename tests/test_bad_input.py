@@ -181,11 +181,27 @@ WRONG_SETTINGS = [
     ("tune.spaces.two_tower.dropout.high", 1.5, "tune.spaces.two_tower.dropout: the model refuses 1.5: input should"),
     ("tune.spaces.two_tower.dropout.step", 1, "tune.spaces.two_tower.dropout.step is not a known parameter"),
     ("tune.spaces.two_tower.dropout.kind", "real", "tune.spaces.two_tower.dropout is {'kind': 'real', 'low': 0.0, "),
-    ("tune.spaces.two_tower.blocks.kind", "float", "tune.spaces.two_tower.blocks: the model refuses 2.2"),
-    ("tune.spaces.two_tower.blocks.low", 1.5, "tune.spaces.two_tower.blocks.low is 1.5; input should be a valid int"),
-    ("tune.spaces.two_tower.width.values", [64, 0], "tune.spaces.two_tower.width: the model refuses 0: input should"),
-    ("tune.spaces.two_tower.width.values", [64, 64], "tune.spaces.two_tower.width: values name 64 twice"),
-    ("tune.spaces.two_tower.width.values", [64], "tune.spaces.two_tower.width.values is [64]; list should have at l"),
+    ("tune.spaces.two_tower.num_layers.kind", "float", "tune.spaces.two_tower.num_layers: the model refuses 2.2"),
+    (
+        "tune.spaces.two_tower.num_layers.low",
+        1.5,
+        "tune.spaces.two_tower.num_layers.low is 1.5; input should be a valid int",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64, 0],
+        "tune.spaces.two_tower.embedding_dim: the model refuses 0: input should",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64, 64],
+        "tune.spaces.two_tower.embedding_dim: values name 64 twice",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64],
+        "tune.spaces.two_tower.embedding_dim.values is [64]; list should have at l",
+    ),
     (
         "tune.spaces.two_tower.depht",
         {"kind": "int", "low": 1, "high": 2, "log": False},

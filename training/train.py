@@ -141,7 +141,7 @@ def validation_scores(model: Model, features: Features, settings: params.Train, 
     scores = {}
     for target, every in validation_module.cases(features).items():
         chosen = validation_module.sample(every, settings.validation_cases, seed)
-        scores[target] = float(validation_module.ndcg(model, features, chosen, trends, settings.batch_cases).mean())
+        scores[target] = float(validation_module.ndcg(model, features, chosen, trends, settings.eval_batch_size).mean())
     return scores
 
 

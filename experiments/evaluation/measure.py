@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from config.command import UserError
 from experiments.evaluation.bootstrap import Totals, intervals
 from experiments.evaluation.cases import RANKED_LENGTH, TARGETS, Catalog, RankedCases, gather
-from experiments.evaluation.list_metrics import over_cases, per_case, personalisation, personalisation_bounds
+from experiments.evaluation.list_metrics import over_cases, per_case, personalization, personalization_bounds
 from experiments.evaluation.slices import sliced
 from training.metrics import accuracy
 
@@ -38,7 +38,7 @@ DEFINITIONS = {
     "popularity_percentile": "mean over the list of the share of the catalogue with fewer events + half of equals",
     "novelty": "mean over the list of -log2(max(item's training events, 1) / all training events), bits",
     "diversity": "1 - mean cosine of the item content of all pairs in the first k",
-    "personalisation": "1 - mean of |A and B| / k over all pairs of users, each with their last list",
+    "personalization": "1 - mean of |A and B| / k over all pairs of users, each with their last list",
 }
 
 
@@ -129,8 +129,8 @@ def _over_lists(cases: RankedCases, catalogue: Catalog, seed: int, resamples: in
     each_seed = [over_cases(r.lists, catalogue, ks) for r in cases.seeds]
     values = {key: {"value": number(float(np.mean([v[key] for v in each_seed])))} for key in each_seed[0]}
     lists = [r.lists[cases.last] for r in cases.seeds]
-    mean = float(np.mean([personalisation(own, HEADLINE, len(catalogue.ids)) for own in lists]))
-    bounds = personalisation_bounds(lists, HEADLINE, seed, resamples)
+    mean = float(np.mean([personalization(own, HEADLINE, len(catalogue.ids)) for own in lists]))
+    bounds = personalization_bounds(lists, HEADLINE, seed, resamples)
     entry = dict(zip(("mean", "low", "high"), map(number, (mean, *bounds)), strict=True))
     return values | {f"personalization@{HEADLINE}": entry}
 

@@ -69,7 +69,7 @@ def _errors(entries: list[dict]) -> list[list[float]]:
 
 # By k only what is plotted by k: every other metric at every k would bury these in MLflow's lists.
 LOGGED_BY_K = tuple(f"{name}@{k}" for name in ("ndcg", "recall") for k in KS)
-AT_HEADLINE = ("hr", "map", "coverage", "gini", "diversity", "novelty", "popularity_percentile", "personalisation")
+AT_HEADLINE = ("hr", "map", "coverage", "gini", "diversity", "novelty", "popularity_percentile", "personalization")
 LOGGED_PRIMARY = f"ndcg@{HEADLINE}"
 # The UI lists metrics in the order in which they were logged.
 LOGGED = tuple(

@@ -150,7 +150,7 @@ def _look(asked: Question, recommenders: Mapping[str, Recommender], manifests: M
     cases = cases_from(features, start)
     looks = len(entries(asked.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
-    scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.batch_cases)
+    scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     parts = evidence.parts_of(features, cases, Segments.of(settings.segments.plain(), features))
     found = evidence.weigh(scores, cases, parts, features, settings.gate, settings.seed, looks)
     reason = same_data_refit.why_not(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)

@@ -19,7 +19,7 @@ DIGITS = 6  # significant digits kept of every measured number
 MAIN = (
     [f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini",
     "popularity_percentile",
-                                       "novelty", "diversity", "personalisation")]
+                                       "novelty", "diversity", "personalization")]
     + ["mrr@100", f"{PRIMARY}_by_user"]
     + [f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE]
 )  # fmt: skip

@@ -154,7 +154,7 @@ def _of_lists(asked: Question, recommenders: Mapping[str, Recommender]) -> dict[
     settings, features = asked.settings, asked.features
     cases = newest_cases(features, settings.retrain.refit_requests)
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
-    lists = lists_of(recommenders, features, cases, events, users, settings.train.batch_cases)
+    lists = lists_of(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     shares = overlap(lists[CHAMPION], lists[CANDIDATE])
     shares = shares[~np.isnan(shares)]
     told = {

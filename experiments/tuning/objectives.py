@@ -63,7 +63,7 @@ def _diversity(result: FitResult, features: Features, settings: params.Train, se
     means = []
     for every in validation.cases(features).values():
         cases = validation.sample(every, settings.early_stopping_cases, seed)
-        values = diversity(_lists(result.model, features, cases, settings.batch_cases), unit, LIST)
+        values = diversity(_lists(result.model, features, cases, settings.eval_batch_size), unit, LIST)
         means.append(float(np.nanmean(values)))
     return float(np.mean(means))
 

@@ -81,7 +81,7 @@ NOTES = {
 ABSENT = "no history was stated, and no online store has been filled to look one up"
 FAILED = "the online store did not answer"
 RESTED = "the online store was not asked, since it kept failing"
-NO_CONSENT = "this user has not agreed to personalisation"
+NO_CONSENT = "this user has not agreed to personalization"
 
 
 class StoreLookup:

@@ -25,7 +25,7 @@ from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
 from tests.serving.edge.running import Edge, make_settings, wait_until
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalisation": false}}'
+SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'
 
 
 class Worker(FakeTorchServe):

@@ -164,7 +164,7 @@ def test_metrics_files_need_no_names_of_rankings():
 
 def test_a_tuned_model_is_compared_with_its_default_values(out):
     facts = json.loads((out / "metrics" / "ours.json").read_text())
-    asked = {"label": "ours_default", "params": {"rate": 1.0, "width": 3}}
+    asked = {"label": "ours_default", "params": {"rate": 1.0, "embedding_dim": 3}}
     (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked))
 
     assert ("ours", "ours_default") in {(line["model"], line["against"]) for line in build(out).comparisons}
@@ -172,8 +172,11 @@ def test_a_tuned_model_is_compared_with_its_default_values(out):
 
 def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
     facts = json.loads((out / "metrics" / "ours.json").read_text())
-    asked = {"loss": "in_batch", "width": 8, "best_steps": 7}
-    for label, changes in (("plain", {"loss": "uncorrected", "best_steps": 9}), ("wide", {"loss": "b", "width": 9})):
+    asked = {"loss": "in_batch", "embedding_dim": 8, "best_steps": 7}
+    for label, changes in (
+        ("plain", {"loss": "uncorrected", "best_steps": 9}),
+        ("wide", {"loss": "b", "embedding_dim": 9}),
+    ):
         other = facts | {"label": label, "params": asked | changes}
         (out / "metrics" / f"{label}.json").write_text(json.dumps(other))
     change(out, "ours", params=asked)

@@ -63,5 +63,5 @@ def test_baselines_land_on_the_protocols_figures(dataset: str, real_data: Path, 
         model = fit(recipe, features, settings, 0).model
         tolerance = ALONE.get((dataset, label), (0.003, 0.002))
         for target, figure, allowed in zip(("horizon", "next_item"), expected, tolerance, strict=True):
-            reached = validation.ndcg(model, features, cases[target], trends, settings.batch_cases).mean()
+            reached = validation.ndcg(model, features, cases[target], trends, settings.eval_batch_size).mean()
             assert reached == pytest.approx(figure, abs=allowed), f"{dataset} {label} {target}"

@@ -19,7 +19,7 @@ from tests.training.made_features import START, checkerboard, recipe, train_sett
 from training.train import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")
-STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"width": 8},
+STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"embedding_dim": 8},
           "seed": 0}  # fmt: skip
 
 

@@ -127,8 +127,8 @@ def test_a_model_that_refuses_a_catalogue_is_left_out_of_every_protocol(capsys: 
 @pytest.mark.slow
 def test_a_learned_model_takes_its_place_beside_the_counted_ones() -> None:
     chosen = SMALL.train.models["two_tower"].model_copy(
-        update={"width": 16, "heads": 2, "max_steps": 60, "max_epochs": 8, "batch_events": 128, "max_history": 8,
-                "channels": ["all", "half_life_1d"], "warm_up_steps": 10, "learning_rate": 0.01}
+        update={"embedding_dim": 16, "num_heads": 2, "max_steps": 60, "max_epochs": 8, "batch_size": 128, "max_history": 8,
+                "channels": ["all", "half_life_1d"], "warmup_steps": 10, "learning_rate": 0.01}
     )  # fmt: skip
     train = SMALL.train.model_copy(update={"models": SMALL.train.models | {"two_tower": chosen}})
     settings = SMALL.model_copy(update={"train": train})

@@ -61,8 +61,8 @@ def evidence(**changes: object) -> dict:
         (found(0.01, 0.05), found(0.01, 0.03, users=99), INSUFFICIENT_DATA),
     ],
 )
-def test_the_verdict_follows_from_both_intervals(following: dict, window: dict, verdict: str) -> None:
-    targets = {"next_item": following, "horizon": window}
+def test_the_verdict_follows_from_both_intervals(following: dict, horizon: dict, verdict: str) -> None:
+    targets = {"next_item": following, "horizon": horizon}
 
     assert decide(targets, POLICY).verdict == verdict
     for role in ("champion", "baseline"):

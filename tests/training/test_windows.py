@@ -72,7 +72,7 @@ def test_every_question_finds_its_history_in_its_row(max_history: int) -> None:
 
 @pytest.fixture(scope="module")
 def windows() -> Windows:
-    settings = recipe("two_tower", window_questions=2)
+    settings = recipe("two_tower", horizon_samples=2)
     return Windows(checkerboard(), tuple(settings["channels"]), settings, seed=0)
 
 
@@ -84,7 +84,7 @@ def test_an_epoch_foretells_every_event_before_the_cut_once(windows: Windows) ->
 
 
 def replace_weight(windows: Windows, weight: float) -> Windows:
-    return Windows(checkerboard(), ("all",), windows.params | {"window_weight": weight}, seed=0)
+    return Windows(checkerboard(), ("all",), windows.params | {"horizon_weight": weight}, seed=0)
 
 
 def test_no_batch_shows_an_event_at_or_after_the_asked_time(windows: Windows) -> None:

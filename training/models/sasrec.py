@@ -33,14 +33,14 @@ class SASRec(LearnedModel):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, replace(sizes, content_width=0, trait_sizes=[], context_sizes=[]))
-        width = params["width"]
-        self.items = nn.Embedding(sizes.num_items, width, padding_idx=PAD)
-        self.places = nn.Embedding(params["max_history"], width)
+        embedding_dim = params["embedding_dim"]
+        self.items = nn.Embedding(sizes.num_items, embedding_dim, padding_idx=PAD)
+        self.places = nn.Embedding(params["max_history"], embedding_dim)
         self.dropout = nn.Dropout(params["dropout"])
         self.blocks = nn.ModuleList(
-            CausalBlock(width, params["heads"], params["dropout"]) for _ in range(params["blocks"])
+            CausalBlock(embedding_dim, params["num_heads"], params["dropout"]) for _ in range(params["num_layers"])
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(embedding_dim)
         nn.init.normal_(self.items.weight, std=0.05)
         nn.init.normal_(self.places.weight, std=0.05)
 

@@ -38,7 +38,7 @@ def event(days_ago: int, item: str) -> Event:
 
 
 def consent(given: bool) -> dict[str, Stated]:
-    return {"personalisation": Stated(NOW - DAY, "c", NOW - DAY, given)}
+    return {"personalization": Stated(NOW - DAY, "c", NOW - DAY, given)}
 
 
 def test_a_known_user_comes_with_history_traits_and_when_they_were_learned(store: ProfileStore) -> None:
@@ -78,7 +78,7 @@ def test_who_did_not_agree_is_not_known(store: ProfileStore) -> None:
     (person,) = StoreLookup(lambda: store).people([request("shy")], "first")
 
     assert (list(person.items), dict(person.traits)) == ([], {})
-    assert person.note == "this user has not agreed to personalisation"
+    assert person.note == "this user has not agreed to personalization"
 
 
 def test_each_user_gets_their_own_reason(store: ProfileStore) -> None:
