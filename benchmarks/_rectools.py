@@ -125,6 +125,6 @@ def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
 
 
 def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
-    """(n,) NDCG@10 of all-time popularity, as every peer falls back to where there is nothing to go by."""
+    """(n,) NDCG@10 of all-time popularity, as every baseline falls back to where there is nothing to go by."""
     model = build({"name": "popularity", "days": None}, sizes_of(features))
     return validation.ndcg(model, features, cases, features.trend_log(), size)

@@ -160,7 +160,7 @@ class Skew(Section):
 
 
 class Experiment(Section):
-    counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
+    baseline_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
     max_epochs: Count
 

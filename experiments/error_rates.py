@@ -73,7 +73,7 @@ def simulate(found: Population, kind: str, settings: params.Params) -> list[dict
 
 
 def labels_of(given: list[str] | None, settings: params.Params) -> list[str]:
-    """The candidate first: the best learned model on validation, and the best peer of each target, unless named."""
+    """The candidate first: the best learned model on validation, and the best baseline of each target, unless named."""
     measured = read_metrics(OUT / "metrics", settings.dataset)
     if given:
         for label in given:
@@ -82,7 +82,7 @@ def labels_of(given: list[str] | None, settings: params.Params) -> list[str]:
         return given
     first, second = best_on_validation(measured, learned=True), best_on_validation(measured, learned=False)
     if first is None or second is None:
-        raise UserError("error_rates: a learned model and a counted one are needed; run evaluate of both")
+        raise UserError("error_rates: a learned model and a baseline are needed; run evaluate of both")
     return [first, second]
 
 

@@ -122,7 +122,7 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
         "model": manifest["model"],
         "params": manifest["params"],
         "fit_seconds": fit["fit_seconds"],
-        "peer": recommender.model.peer,
+        "baseline": recommender.model.baseline,
         "learned": recommender.model.learned,
         "validation": {target: {"ndcg@10": value} for target, value in found["validation"].items()},
         "run_id": manifest["run_id"],

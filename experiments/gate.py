@@ -126,7 +126,7 @@ def run(settings: params.Params, label: str | None, override: bool = False) -> l
     if registry.settle(settings.dataset) is None:  # none, or one from before moves were signed
         baseline = chosen(settings, False)
         if baseline is None:
-            raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")
+            raise UserError("params.yaml: train.models holds no baseline; the first champion must be one")
         reports.append(first_champion(settings, baseline, override))
         if reports[0]["verdict"] != verdict.PROMOTE:
             return reports  # without a champion there is nobody to be judged against

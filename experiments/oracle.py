@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     rankings = pd.concat(tables, ignore_index=True)
     measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)
     facts = {
-        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "peer": False, "learned": False,
+        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "baseline": False, "learned": False,
         "oracle": True, "targets": measured, "segments": segments.meanings(),
         **provenance_of(features, settings, "python -m experiments.oracle"),
     }  # fmt: skip

@@ -20,7 +20,7 @@ def test_every_result_says_what_it_rests_on(path: Path) -> None:
     result = json.loads(path.read_text())
 
     assert result["dataset"] == path.stem
-    for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_peer"):
+    for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_baseline"):
         assert result[name], f"{path.name}: {name} is empty"
     assert "changes" not in result["commit"], "measured with code that is in no commit"
     assert result["registered"] in result["models"]

@@ -20,7 +20,7 @@ from features.feature_files import Features
 from features.sequences import Log
 from training import distributed, tracking
 from training import validation as validation_module
-from training.models.base import CountedModel, Model, ModelError, Sizes
+from training.models.base import MatrixModel, Model, ModelError, Sizes
 from training.models.hybrid import Hybrid
 from training.models.registry import build
 
@@ -108,7 +108,7 @@ def fit(
             from training.network_fit import fit_learned
 
             return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints, num_devices)
-        return _fit_counted(recipe, features, settings, seed, begun)
+        return _fit_matrix_model(recipe, features, settings, seed, begun)
     except ModelError as error:
         raise FitError(str(error)) from None
 
@@ -120,12 +120,12 @@ def build_is_learned(recipe: dict) -> bool:
     return recipe["name"] in MODELS and MODELS[recipe["name"]].learned
 
 
-def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
+def _fit_matrix_model(recipe, features, settings, seed, begun) -> FitResult:
     matrix = matrix_of(features.past, len(features.vocabulary))
-    best: tuple[float, CountedModel, dict, dict] | None = None
+    best: tuple[float, MatrixModel, dict, dict] | None = None
     for chosen in candidates(recipe):
         model = build(chosen, sizes_of(features))
-        assert isinstance(model, CountedModel)
+        assert isinstance(model, MatrixModel)
         model.fit(matrix, seed)
         scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
         if best is None or scores["next_item"] > best[0]:

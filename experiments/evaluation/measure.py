@@ -150,8 +150,8 @@ class Measured(BaseModel):
     Attributes:
         label: key in params.train.models; also names the file.
         model: name of the model class.
-        peer: what ours are judged against (popularity, ease, sasrec, ...); a learned one is never the candidate.
-        learned: trained by gradient descent; those of ours are compared with the best peer of each target.
+        baseline: what ours are judged against (popularity, ease, sasrec, ...); a learned one is never the candidate.
+        learned: trained by gradient descent; those of ours are compared with the best baseline of each target.
         oracle: the simulator's true preferences: what is reachable, not a model.
         date: when it was measured, ISO with zone. commit, command: from what, and how.
         test_start, test_end: the time that the cases lie in, ISO.
@@ -167,7 +167,7 @@ class Measured(BaseModel):
     model: str
     params: dict[str, Any]
     fit_seconds: float | None
-    peer: bool
+    baseline: bool
     learned: bool
     oracle: bool = False
     dataset: str

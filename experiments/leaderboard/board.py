@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.evaluation.bootstrap import Totals, intervals
 from experiments.evaluation.cases import TARGETS, align, true_ranks
-from experiments.evaluation.comparison import PRIMARY, best_peer
+from experiments.evaluation.comparison import PRIMARY, best_baseline
 from experiments.evaluation.measure import HEADLINE, KS, Measured, number
 from training.metrics import accuracy
 
@@ -29,7 +29,7 @@ FROZEN = "next_item_frozen"
 
 @dataclass(frozen=True)
 class Board:
-    """Models that share one split, best peers, and the paired comparisons.
+    """Models that share one split, best baselines, and the paired comparisons.
 
     Attributes:
         models: everything that can be deployed, by label.
@@ -59,9 +59,9 @@ class Board:
         return cls(measured[0].dataset, models, oracles[0] if oracles else None, comparisons, registered, decay or {})
 
     @property
-    def best_peer(self) -> dict[str, str | None]:
-        """Label of the best peer of each target."""
-        return {target: best_peer(self.models, target) for target in self.targets}
+    def best_baseline(self) -> dict[str, str | None]:
+        """Label of the best baseline of each target."""
+        return {target: best_baseline(self.models, target) for target in self.targets}
 
     @property
     def targets(self) -> list[str]:
@@ -102,7 +102,7 @@ def result(board: Board) -> dict[str, Any]:
         **board.provenance,
         "seeds": sorted({seed for one in board.models for seed in one.seeds}),
         "registered": board.registered,
-        "best_peer": board.best_peer,
+        "best_baseline": board.best_baseline,
         "models": {one.label: _model(one) for one in board.models},
         "comparisons": rounded(board.comparisons),
     }
@@ -129,7 +129,7 @@ def _model(one: Measured) -> dict[str, Any]:
     return {
         "fit_seconds": rounded(one.fit_seconds),
         "params": one.params,  # as they were given: a rounded parameter is another parameter
-        "peer": one.peer,
+        "baseline": one.baseline,
         "learned": one.learned,
         "seeds": one.seeds,
         "targets": _targets(one),

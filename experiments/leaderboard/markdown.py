@@ -113,7 +113,7 @@ def _row(board: Board, one: Measured, target: str, frozen: bool) -> dict[str, st
 def _name(board: Board, one: Measured, target: str) -> str:
     if one.oracle:
         return "best reachable (oracle)"
-    marks = [text for text, holds in (("best peer", board.best_peer[target] == one.label),
+    marks = [text for text, holds in (("best baseline", board.best_baseline[target] == one.label),
                                       ("registered", board.registered == one.label)) if holds]  # fmt: skip
     return one.label + (f" ({', '.join(marks)})" if marks else "")
 
@@ -178,7 +178,7 @@ def summary(result: dict[str, Any], primary: str) -> str:
 
 
 def _summary_name(result: dict[str, Any], label: str) -> str:
-    best = label in result["best_peer"].values()
+    best = label in result["best_baseline"].values()
     return label + ("*" if best else "") + ("+" if label == result["registered"] else "")
 
 

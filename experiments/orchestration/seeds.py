@@ -33,7 +33,7 @@ TOGETHER = KEPT / "together"  # the same, of all seeds as one: what compare read
 def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | None:
     """Fit and measure the learned models of a workspace under the seeds 0 .. number - 1, and put them together.
 
-    The counted models do not change with the seed. The workspace is left with the fits of the seed whose validation
+    Baselines that are no networks do not change with the seed. The workspace is left with the fits of the seed whose validation
     score of the registered model is the median: what is gated and deployed must not be the luckiest one.
 
     Returns:
@@ -52,7 +52,7 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
         keep(folder, seed, labels)
     found = put_together(folder, labels, range(number))
     registered = best_on_validation([one for one in found if one.label in labels], learned=True)
-    if registered is not None:  # None where only peers are learned
+    if registered is not None:  # None where only baselines are learned
         take(folder, median_seed(folder, registered, range(number)))
     steps.step("back to the median seed", "dvc", ["repro", "compare"], folder, env)
     return registered
@@ -147,7 +147,7 @@ def read(name: str) -> dict[str, dict]:
 
 
 def found_on(dataset: str) -> list[str]:
-    """The presets that were found on a data set, ours and the peers'."""
+    """The presets that were found on a data set, ours and the baselines'."""
     found = {path.stem: yaml.safe_load(path.read_text())["found"]["dataset"] for path in HOME.glob("*.yaml")}
     return sorted(name for name, on in found.items() if on == dataset)
 

@@ -60,11 +60,11 @@ def tune(folder: Path, settings: params.Params, minutes: float, workers: int, en
         limits = ["--minutes", f"{max(left, 1) / 60}", "--workers", str(workers)]
         told = f"{left / 60:.1f} minutes"
         if not is_network(label, settings):
-            most = max(1, settings.experiment.counted_trials - trials)
+            most = max(1, settings.experiment.baseline_trials - trials)
             limits += ["--trials", str(most)]
             told += f", {most} trials at most"
         title = f"tune {label}: {told}; {models - 1} more to tune after it"
         steps.step(title, "experiments.tune", ["--model", label, *limits], folder, env)
-        # What a network leaves is lost in the last epoch of its trials; what a counted model leaves is not.
+        # What a network leaves is lost in the last epoch of its trials; what a baseline leaves is not.
         had, _ = had_since(start, label, folder, settings, workers)
         pool -= pool / models if is_network(label, settings) else min(had, pool / models)

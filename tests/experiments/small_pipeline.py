@@ -17,7 +17,7 @@ from features import featurize
 from serving import export
 from training import train
 
-COUNTED = ("popularity", "popularity_7d", "item_knn", "ease")
+BASELINES = ("popularity", "popularity_7d", "item_knn", "ease")
 SMALL_NETWORK = {
     "embedding_dim": 32,
     "max_history": 20,

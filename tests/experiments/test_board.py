@@ -15,7 +15,7 @@ from tests.experiments.made_board import SKILL, change, run
 def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
     assert set(result) == {
-        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_peer",
+        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_baseline",
         "models", "comparisons", "oracle", "decay",
     }  # fmt: skip
     assert result["registered"] == "ours"
@@ -71,7 +71,7 @@ def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out
     tables = [part.splitlines() for part in text.split("## ")[1:3]]
     for table in tables:
         names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
-        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best peer)", "popularity"]
+        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best baseline)", "popularity"]
     assert "40 users, 300 cases," in text or re.search(r"\d+ users, 300 cases, [\d.]+% of them cold", text)
 
 

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from experiments import compare
-from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
+from experiments.evaluation.comparison import best_baseline, best_on_validation, compare_pair
 from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
 from tests.experiments.made_board import ORIGIN, build, change
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):
-    worst = {"learned": True, "peer": False}  # on the test window
+    worst = {"learned": True, "baseline": False}  # on the test window
     change(out, "popularity", **worst, validation={"next_item": {"ndcg@10": 0.9}})
     measured = read_metrics(out / "metrics", "made")
 
@@ -28,7 +28,7 @@ def test_neither_target_can_be_bought_with_the_other(out):
         out,
         "ease",
         learned=True,
-        peer=False,
+        baseline=False,
         validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.31), ("horizon", 0.1))},
     )
     change(out, "ours", validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.30), ("horizon", 0.2))})
@@ -51,15 +51,15 @@ def test_a_learned_peer_is_measured_against_but_never_registered(out):
 
     assert best_on_validation(board.models, learned=True) == "ours"
     assert best_on_validation(board.models, learned=False) == "popularity"
-    assert board.best_peer["next_item"] == "ease"
+    assert board.best_baseline["next_item"] == "ease"
     assert {(one["model"], one["against"]) for one in board.comparisons} == {("ours", "ease")}
 
 
 def test_the_best_peer_is_a_peer_and_never_the_better_learned_model_or_oracle(out):
     board = build(out)
-    assert board.best_peer == {"horizon": "ease", "next_item": "ease"}
+    assert board.best_baseline == {"horizon": "ease", "next_item": "ease"}
     assert board.ranked("next_item")[0].label == "ours"
-    assert best_peer([one for one in board.models if not one.peer], "next_item") is None
+    assert best_baseline([one for one in board.models if not one.baseline], "next_item") is None
 
 
 def test_every_learned_model_is_compared_with_the_best_peer_of_each_target(out):
@@ -158,7 +158,7 @@ def test_command_line_answers_a_mistake_in_one_line(out, capsys):
 
 def test_metrics_files_need_no_names_of_rankings():
     one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
-                                            "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
+                                            "baseline": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
     assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
 
 

@@ -163,7 +163,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeyp
 
 
 def test_a_data_set_has_the_presets_that_were_found_on_it() -> None:
-    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-peers"]
+    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-baselines"]
     assert seeds.found_on("nothing") == []
 
 

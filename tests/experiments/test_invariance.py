@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_pipeline import COUNTED, run_stages
+from small_pipeline import BASELINES, run_stages
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def runs(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     for name, changes in (("plain", {}), ("shuffled", {"shuffle": True}), ("renumbered", {"renumber": True, "shuffle": True})):  # fmt: skip
         folder = tmp_path_factory.mktemp(name)
         log = as_file(pipeline, folder / "source", **changes)
-        made[name] = run_stages(folder, COUNTED, source="auto", path=str(log), event_types=None)
+        made[name] = run_stages(folder, BASELINES, source="auto", path=str(log), event_types=None)
     return made
 
 
@@ -56,7 +56,7 @@ def cases(folder: Path) -> pd.DataFrame:
 
 def test_shuffled_rows_change_nothing_at_all(runs: dict[str, Path]) -> None:
     assert manifest(runs["shuffled"])["split_id"] == manifest(runs["plain"])["split_id"]
-    for label in COUNTED:
+    for label in BASELINES:
         one, other = (pd.read_parquet(runs[name] / f"experiments/out/rankings/{label}.parquet") for name in ("plain", "shuffled"))  # fmt: skip
         pd.testing.assert_frame_equal(one, other)
 
@@ -70,7 +70,7 @@ def test_renumbered_items_change_no_split_and_no_case(runs: dict[str, Path]) -> 
     pd.testing.assert_frame_equal(cases(runs["plain"]), cases(runs["renumbered"]))
 
 
-@pytest.mark.parametrize("label", COUNTED)
+@pytest.mark.parametrize("label", BASELINES)
 def test_renumbered_items_change_no_metric(runs: dict[str, Path], label: str) -> None:
     ours, theirs = (metrics(runs[name], label)["targets"] for name in ("plain", "renumbered"))
     for target in ("horizon", "next_item"):

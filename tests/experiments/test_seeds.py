@@ -29,7 +29,7 @@ def facts_of(label: str, learned: bool, seed: int) -> dict:
     targets = measure(TABLES[seed], ITEMS, seed=0, resamples=200)
     frozen = {"users": 1, "cases": 2, "metrics": {"ndcg@10": {"mean": 0.1 * seed, "low": 0.0, "high": 1.0}}}
     return ORIGIN | {
-        "label": label, "model": "two_tower", "params": {"embedding_dim": 8}, "fit_seconds": 1.0 + seed, "peer": not learned,
+        "label": label, "model": "two_tower", "params": {"embedding_dim": 8}, "fit_seconds": 1.0 + seed, "baseline": not learned,
         "learned": learned, "seeds": [seed], "targets": targets | ({"next_item_frozen": frozen} if learned else {}),
         "validation": {"next_item": {"ndcg@10": VALIDATION[seed]}, "horizon": {"ndcg@10": VALIDATION[seed]}},
     }  # fmt: skip

@@ -46,7 +46,7 @@ def numbers(nested: dict, at: str = "") -> dict[str, float]:
 def measured(made, label: str = "ease", **changes: object) -> Measured:
     rankings, items = made
     facts = {
-        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
+        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "baseline": True, "learned": False,
         "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
         "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
     }  # fmt: skip

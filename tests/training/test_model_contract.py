@@ -72,8 +72,8 @@ HISTORIES = [[], [3], [2, 4, 6, 8], list(range(1, 20, 2)), [7, 5]]
 
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ials", "sasrec"])
-def test_what_others_invented_is_a_peer(name: str) -> None:
-    assert MODELS[name].peer, "the gate would put it forward as ours"
+def test_what_others_invented_is_a_baseline(name: str) -> None:
+    assert MODELS[name].baseline, "the gate would put it forward as ours"
 
 
 def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None:

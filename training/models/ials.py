@@ -11,12 +11,12 @@ from torch import Tensor
 
 from features.encode import Batch
 from features.vocabulary import PAD
-from training.models.base import CountedModel, Sizes, where_history
+from training.models.base import MatrixModel, Sizes, where_history
 
 PART_CELLS = 1 << 23  # of the item vectors gathered at a time: bounds memory where histories are long
 
 
-class Ials(CountedModel):
+class Ials(MatrixModel):
     """Scores are x · y. The library `implicit` fits the item factors Y; users are folded in.
 
     An event has confidence alpha, a missing one 1 (`implicit`'s convention; alpha + 1 in the paper). Whoever

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from features.encode import Batch
-from training.models.base import CountedModel, Sizes, check_catalogue, history_sum, where_history
+from training.models.base import MatrixModel, Sizes, check_catalogue, history_sum, where_history
 
 
-class ItemKNN(CountedModel):
+class ItemKNN(MatrixModel):
     """Scores are sums of similarities S = cooccurrence / (sqrt(n_i n_j) + shrinkage) over the history.
 
     Each candidate keeps its `neighbors` most similar items. The weights are those lists; the square

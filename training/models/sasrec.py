@@ -21,7 +21,7 @@ from training.models.query import Query
 class SASRec(LearnedModel):
     """score = state of the newest event · item embedding; one table of item ids for input and output.
 
-    A peer: no content, no circumstances, no time. Who has no history is ranked for by the one channel of
+    A baseline: no content, no circumstances, no time. Who has no history is ranked for by the one channel of
     `channels`: `all` is all-time popularity. Departs from the paper where later work found it too weak
     (Klenitskiy and Vasilev 2023): the loss is a softmax over the whole catalogue instead of one sampled
     negative. Its blocks are those of our own history encoder, so that it lacks nothing that they have.
@@ -29,7 +29,7 @@ class SASRec(LearnedModel):
 
     name = "sasrec"
     is_product = True
-    peer = True
+    baseline = True
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, replace(sizes, content_width=0, trait_sizes=[], context_sizes=[]))
