@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import Edge, make_settings, wait_until
 from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
@@ -15,7 +16,6 @@ from experiments import impact, replay, trace
 from serving import deploy, server
 from serving.edge.stored import Stored
 from serving.settings import PORTS, load, variable
-from tests.serving.edge.running import Edge, make_settings, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from own_registry import use_registry
 
 from serving import deploy, package, server
 from serving.deployment import registry
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe, prediction_path
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
 from serving import deploy, server
@@ -16,7 +17,6 @@ from serving.deployment import registry
 from serving.edge.answer import TRACED
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
