@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks._training_curve import LearningCurve
 from config.command import UserError
-from features.sequences import EvaluationCases, Log
-from features.feature_files import Features
-from features.vocabulary import PAD
 from config.params import ROOT
+from features.feature_files import Features
+from features.sequences import EvaluationCases, Log
+from features.vocabulary import PAD
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
 from training.models.registry import build

@@ -9,27 +9,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
 from config import params
-from data.columns import DAY, ITEM, USER
-from features.sequences import Log
+from data.columns import DAY, HOUR, ITEM, USER
 from features.feature_files import Features
+from features.online.profile import Event, Profile, Stated, make
+from features.sequences import Log
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
+from serving import export
 from serving import export as serving_export
 from serving.artifact.item_tables import Sides
 from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
 from training.models.registry import build
 from training.train import fit
-from data.columns import DAY, HOUR
-from features.online.profile import Event, Profile, Stated, make
-from serving import export
-
 
 CATALOG_GENRES, TOPICS, CATALOG_DAYS, PER_USER = 25, 500, 120, 24
 CATALOG_START = 20_000 * DAY

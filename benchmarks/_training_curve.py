@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from contextlib import suppress
 from unittest.mock import patch
+
 from config import params
 from features.feature_files import Features
 from training import validation

@@ -14,12 +14,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from config import params
-from benchmarks import _synthetic, _load
+from benchmarks import _load, _synthetic
 from benchmarks._load import Load, Target, load, pooled
 from benchmarks._record import write
 from benchmarks._serving_report import HANDLER, NOOP
 from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, processes_of, store_profiles
+from config import params
 from config.command import exits_cleanly
 from config.params import ROOT
 from serving.settings import ServerSettings

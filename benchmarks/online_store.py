@@ -14,8 +14,8 @@ from pathlib import Path
 
 import redis
 
-from benchmarks._record import write
 from benchmarks._load import redis_server
+from benchmarks._record import write
 from data.columns import HOUR
 from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, Profile, Stated, make

@@ -16,7 +16,7 @@ from config.command import UserError, exits_cleanly
 from experiments import experiment
 from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import PRIMARY
-from experiments.orchestration import seeds, workspace, steps
+from experiments.orchestration import seeds, steps, workspace
 from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace

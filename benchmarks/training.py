@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from config import params
-from benchmarks import _training_curve, _rectools
-from benchmarks._training_curve import LearningCurve
+from benchmarks import _rectools, _training_curve
 from benchmarks._record import write
+from benchmarks._training_curve import LearningCurve
+from config import params
 from config.command import UserError, exits_cleanly
-from experiments.orchestration import workspace, steps
+from experiments.orchestration import steps, workspace
 from features import feature_files
 from training import validation
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config import params
 from benchmarks import _synthetic
+from config import params
 from config.params import ROOT
 from serving.worker.recommender import Recommender
 from training.threads import one_thread

@@ -35,7 +35,7 @@ def deployed(
 
 
 def serving(settings: ServerSettings) -> str:
-    with TorchServe.of(settings) as torchserve:
+    with TorchServe.from_settings(settings) as torchserve:
         return torchserve.predict(NAME, {"k": 1})["model_version"]
 
 
