@@ -45,7 +45,7 @@ def rehearse(build: Build, client: TorchServe, patience: float) -> None:
         if fault is None and answer.get("model_version") != build.version:
             fault = f"model_version is {answer.get('model_version')}, not {build.version}"
         if fault is not None:
-            raise RehearsalError(f"golden request {number} is answered otherwise than at export: {fault}")
+            raise RehearsalError(f"golden request {number} is answered differently than at export: {fault}")
 
 
 def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> dict:

@@ -191,7 +191,7 @@ def test_an_archive_that_answers_otherwise_is_not_installed(
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(broken, 2)
     package.build(broken, tmp_path / "3.0.mar", NAME, "3.0")
-    with pytest.raises(DeployError, match=r"golden request \d is answered otherwise .*; tiny 1\.0 answers as before"):
+    with pytest.raises(DeployError, match=r"golden request \d is answered differently .*; tiny 1\.0 answers as before"):
         install(tmp_path / "3.0.mar", serving)
     assert set(described(serving)) == {"1.0", "2.0"}
 
