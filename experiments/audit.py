@@ -30,7 +30,7 @@ from training import provenance
 OUT = Path("experiments/out")
 RANKINGS = OUT / "rankings"
 FEATURES = Path("features/out")
-CODE = ("data", "features", "training", "experiments")  # the checks, and what they call
+CODE = ("config", "data", "features", "training", "experiments")  # the checks, and what they call
 
 
 def read(settings: params.Params, names: Sequence[str] = CUTS) -> list[Cut]:

@@ -310,10 +310,8 @@ def test_a_demo_of_something_unusable_ends_before_it_begins(
 @pytest.fixture
 def copy(project: Path) -> Path:
     """A copy of the project's code beside its settings, so that what runs is what lies there."""
-    for name in ("data", "features", "training", "serving", "experiments"):
+    for name in ("config", "data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("out", "results", "__pycache__"))
-    for path in ROOT.glob("*.py"):
-        shutil.copyfile(path, project / path.name)
     return project
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import sys
 import tomllib
@@ -16,10 +15,8 @@ import pytest
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOT_MODULES = ("command", "params", "model_params", "gate_params", "rollout_params", "search_space", "segment_params")
-OURS = {*FOLDERS, *ROOT_MODULES}
 
 # Wanted, though no line of ours imports it, and why.
 NOT_IMPORTED = {
@@ -56,21 +53,13 @@ def packages() -> dict[str, list[str]]:
 
 def distributions(modules: set[str]) -> dict[str, set[str]]:
     """Top-level module -> the installed packages that give it; Python's own and this project's left out."""
-    outside = {name for name in modules if name not in OURS and name not in sys.stdlib_module_names}
+    outside = {name for name in modules if name not in FOLDERS and name not in sys.stdlib_module_names}
     return {name: {canonicalize_name(package) for package in packages().get(name, [])} for name in outside}
 
 
 @cache
 def graph() -> grimp.ImportGraph:
     return grimp.build_graph(*FOLDERS, include_external_packages=True, cache_dir=None)
-
-
-def imported_by_root_modules() -> set[str]:
-    trees = [ast.parse((ROOT / f"{name}.py").read_text()) for name in ROOT_MODULES]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("file", ["requirements.lock", "requirements-serving.lock"])
@@ -107,14 +96,14 @@ def asked(extra: str) -> set[str]:
 
 
 def test_code_imports_only_what_pyproject_asks_for() -> None:
-    imports = distributions((squashed(graph().modules) | imported_by_root_modules()) - OF_AN_EXTRA)
+    imports = distributions(squashed(graph().modules) - OF_AN_EXTRA)
 
     assert imports
     assert not {name for name, given_by in imports.items() if not given_by & asked("")}, "not asked for"
 
 
 def test_pyproject_asks_for_nothing_that_is_not_used() -> None:
-    imports = distributions((squashed(graph().modules) | imported_by_root_modules()) - OF_AN_EXTRA)
+    imports = distributions(squashed(graph().modules) - OF_AN_EXTRA)
 
     assert asked("") - set().union(*imports.values()) == set(NOT_IMPORTED)
 
@@ -127,8 +116,6 @@ def test_serving_extra_is_what_the_worker_imports_and_the_server_needs() -> None
     for module in worker:
         for name in {module, *graph().find_descendants(module)}:
             needed |= graph().find_upstream_modules(name)
-    if "params" in needed:
-        needed |= imported_by_root_modules()
     imports = distributions(squashed(needed) - FOR_FITTING)
 
     assert not {name for name, given_by in imports.items() if not given_by & asked("serving")}
@@ -139,7 +126,7 @@ def test_edge_extra_is_what_the_edge_and_the_start_of_torchserve_import_beside_t
     needed = {"serving.install", "serving.edge.serve", "serving.edge.app", "serving.edge.keys"}
     for module in set(needed):
         needed |= graph().find_upstream_modules(module)
-    imports = distributions((squashed(needed) | imported_by_root_modules()) - FOR_FITTING)
+    imports = distributions(squashed(needed) - FOR_FITTING)
     given = asked("serving") | asked("edge")
 
     assert not {name for name, given_by in imports.items() if not given_by & given}

@@ -18,7 +18,7 @@ PATCHERS = {"setattr", "delattr", "patch.object", "mock.patch.object"}
 
 
 def source_files() -> list[Path]:
-    files = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     return sorted(
         path for path in files if "out" not in path.parts and not any(path.match(pattern) for pattern in GENERATED)
     )

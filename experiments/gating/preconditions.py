@@ -48,7 +48,7 @@ def state() -> Checkout:
         changed = "tracked code differs from the commit (git status names it)" if commit.endswith(CHANGES) else None
         return Checkout(commit, changed, None)
     try:
-        _git("ls-files", "--error-unmatch", "params.py")
+        _git("ls-files", "--error-unmatch", "config/params.py")
     except subprocess.CalledProcessError:
         return Checkout("unknown", None, "git does not track this copy of the code")
     names = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no", "--", *CODE).splitlines()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.gate_params import Rollout
-from serving.deployment import alias_changes, load_version, registry, rollout_stage
+from serving.deployment import alias_changes, archives, registry, rollout_stage
 from serving.deployment.deployment_log import who
 from serving.deployment.load_version import DeployError, Say, bring_up, make_default
 from serving.deployment.registry import RegistryError, Target, Version
@@ -40,7 +40,7 @@ class Reconcile:
         if server.start(self.settings):
             self.say("started TorchServe")
         with TorchServe.from_settings(self.settings) as self.client:
-            wanted = load_version.build(champion.version, self.client, self.settings, self.scratch)
+            wanted = archives.build(champion.version, self.client, self.settings, self.scratch)
             former = None
             if previous is not None and self._is_tried(champion.version, previous):
                 former = self._loaded(previous, self.settings.workers)  # first: it answers, whatever else is loaded
@@ -150,7 +150,7 @@ class Reconcile:
     def _loaded(self, version: Version, workers: int) -> Build | None:
         """Load the previous champion. That it cannot be is a warning: the champion serves."""
         try:
-            build = load_version.build(version, self.client, self.settings, self.scratch)
+            build = archives.build(version, self.client, self.settings, self.scratch)
             self._bring_up(build)
             if self.client.describe(build.name)[build.version].workers != workers:
                 self.client.scale(build.name, build.version, workers)
@@ -163,7 +163,7 @@ class Reconcile:
         for name in sorted(self.client.describe(self.dataset).keys() - kept):
             self.client.unregister(self.dataset, name)
             self.say(f"unloaded {self.dataset} {name}")
-        for name, archive in load_version.archives(self.dataset, self.settings).items():
+        for name, archive in archives.archives(self.dataset, self.settings).items():
             if name not in kept:
                 archive.unlink(missing_ok=True)
 

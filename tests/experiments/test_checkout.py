@@ -13,7 +13,8 @@ from experiments.gating.preconditions import Checkout
 
 
 def test_a_clone_names_what_is_changed_and_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("params.py", "requirements.lock", "notes.txt"):
+    (tmp_path / "config").mkdir()
+    for name in ("config/params.py", "requirements.lock", "notes.txt"):
         (tmp_path / name).write_text("1\n")
     stated = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):

@@ -112,7 +112,7 @@ class TestProfiles:
         assert other.read(["a"], [T])[0].state == State.UNKNOWN
 
     def test_a_store_without_policy_says_what_to_do(self, reopen: Callable[[], RecordStore]) -> None:
-        with pytest.raises(StoreError, match=r"has no policy .*run features\.fill"):
+        with pytest.raises(StoreError, match=r"has no policy .*run features\.materialize"):
             reopen().upsert([played("a", 1)])
 
 
@@ -228,9 +228,9 @@ class TestWritersAtOnce:
         program = """if True:
             import sys
             from features.feast_store.connect import open_feast
-            from features.online.connect import Settings, connect
+            from features.online.connect import StoreSettings, connect
             from features.online.profile import Event, make
-            store = connect(sys.argv[1], Settings(sys.argv[2]), writing=True, feast=open_feast)
+            store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, feast=open_feast)
             T = int(sys.argv[3])
             for number in range(10**6):
                 store.upsert([make("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
