@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import Edge, make_settings, wait_until
 from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
@@ -16,7 +17,6 @@ from serving import deploy
 from serving.edge.stored import Stored
 from serving.settings import PORTS, load, variable
 from serving.torchserve import server
-from tests.serving.edge.running import Edge, make_settings, wait_until
 
 pytestmark = pytest.mark.slow
 

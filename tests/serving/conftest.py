@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for tiny_artifact, which several files here use
-
 import tiny_artifact
+from own_registry import use_registry
 
 from serving.settings import PORTS, ServerSettings
-from tests.serving.own_registry import use_registry
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from own_registry import use_registry
 
 from serving import deploy, package
 from serving.deployment import registry
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 

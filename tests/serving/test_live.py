@@ -20,6 +20,7 @@ import psutil
 import pytest
 import reach
 import tiny_artifact
+from own_registry import use_registry
 
 from config.params import ROOT
 from serving import ask, deploy, package
@@ -31,7 +32,6 @@ from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 

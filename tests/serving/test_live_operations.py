@@ -13,7 +13,7 @@ import httpx
 import promql
 import pytest
 import tiny_artifact
-from test_monitoring import EXPRESSIONS, TORCHSERVES, WORKERS
+from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
 from serving import package
 from serving.deployment.load_version import DeployError

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "edge"))  # for running, the edge under test
-
+from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
 from config.params import ROOT
@@ -27,7 +25,6 @@ from serving.deployment.rollout_stage import Phase
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +101,7 @@ def asking(edge: Edge) -> Iterator[list[dict]]:
 @pytest.fixture
 def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
     """Run a verb until it ends, killed at each of its steps once; the steps."""
-    command = [sys.executable, str(Path(__file__).with_name("killed.py"))]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "killed.py")]
     runner = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from safetensors.torch import load_file, save_file
 
 from config import params
@@ -19,7 +20,6 @@ from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
-from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from training.models import network
 from training.models.base import Model
 from training.models.network import LearnedModel

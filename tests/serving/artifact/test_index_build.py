@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_features import ITEMS, recipe
 
 from config import params
 from config.command import UserError
 from features.vocabulary import PAD
 from serving.artifact import index_build
 from serving.worker import index
-from tests.training.made_features import ITEMS, recipe
 from training.models.base import Sizes
 from training.models.registry import build
 

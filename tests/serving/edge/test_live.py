@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
 from serving import deploy
@@ -17,7 +18,6 @@ from serving.edge.answer import TRACED
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import tiny_artifact
 from outage import Asker, Disk, Line, Redis, Row, process, readiness, until
+from own_registry import use_registry
 
 from benchmarks._load import free_ports
 from features.online.connect import STORE, StoreSettings, connect
@@ -29,7 +30,6 @@ from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
 from serving.torchserve import launch, server
 from serving.torchserve.client import TorchServe
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_features import ITEMS, checkerboard, recipe, sides, train_settings
 from safetensors.torch import save_file
 
 from config import params
@@ -22,7 +23,6 @@ from serving import export
 from serving.artifact import index_build
 from serving.worker import index
 from serving.worker.recommender import ArtifactError, Recommender
-from tests.training.made_features import ITEMS, checkerboard, recipe, sides, train_settings
 from training.train import FitResult, fit
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds

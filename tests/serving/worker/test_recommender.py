@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_features import checkerboard, recipe, sides, train_settings
 from safetensors.torch import save_file
 
 from config import params
@@ -19,7 +20,6 @@ from serving import export
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
 from serving.worker.users import User
-from tests.training.made_features import checkerboard, recipe, sides, train_settings
 from training.train import fit
 
 FEATURES = checkerboard(cut="valid")

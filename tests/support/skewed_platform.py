@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from running import Edge
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
@@ -20,7 +21,6 @@ from features.online.connect import connect, settings
 from features.online.profile import LATEST_US, Profile
 from serving.worker.item_trends import LiveTrends
 from serving.worker.users import StoreLookup
-from tests.serving.edge.running import Edge
 
 LAST_DAY = "2026-03-31T00:00:00Z"
 LATE = pd.Timestamp("2090-01-01", tz="UTC")
