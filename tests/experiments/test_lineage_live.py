@@ -13,9 +13,10 @@ from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
-from serving import deploy, server
+from serving import deploy
 from serving.edge.stored import Stored
 from serving.settings import PORTS, load, variable
+from serving.torchserve import server
 
 pytestmark = pytest.mark.slow
 

@@ -49,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
 @pytest.fixture(scope="module")
 def live(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A running server; stopped at the end of the module."""
-    from serving import server
+    from serving.torchserve import server
 
     server.start(settings)
     yield settings
