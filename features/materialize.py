@@ -3,7 +3,7 @@
 A line states one thing about a user at one time:
 {"user_id": "u1", "event_time": "2026-06-01T20:00:00Z", "item_id": "m1", "event_type": "play", "value": 1}
 {"user_id": "u1", "event_time": "2026-06-01T20:00:00Z", "traits": {"plan": "free"}}
-{"user_id": "u1", "event_time": "2026-06-01T20:00:00Z", "consent": {"personalization": true}}
+{"user_id": "u1", "event_time": "2026-06-01T20:00:00Z", "consent": {"personalisation": true}}
 event_id and known_time (now, if not stated) may be stated too.
 """
 

@@ -34,7 +34,7 @@ profile = FeatureView(
         Field(name="last_item", dtype=String, description="item of the newest event"),
         Field(name="last_event_time", dtype=UnixTimestamp, description="when the newest event happened"),
         Field(name="feature_time", dtype=UnixTimestamp, description="when the platform last learned of the user"),
-        Field(name="personalization", dtype=Bool, description="the user's consent to it; null where nobody asked"),
+        Field(name="personalisation", dtype=Bool, description="the user's consent to it; null where nobody asked"),
         Field(name="truncated", dtype=Bool, description="whether older events were dropped"),
         Field(name="erased", dtype=Bool, description="whether the user was forgotten: all else is null"),
     ],

@@ -22,7 +22,7 @@ from features.online.profile import PERSONALISATION, Profile
 
 MOST_KEYS = 10_000  # of one question; Feast's SQLite takes 32,766
 NO_COLUMNS = dict.fromkeys(
-    ("events", "last_item", "last_event_time", "feature_time", "personalization", "truncated"), None
+    ("events", "last_item", "last_event_time", "feature_time", "personalisation", "truncated"), None
 )
 
 
@@ -129,7 +129,7 @@ def columns_of(profile: Profile) -> dict[str, Any]:
         "last_item": text(last[0].item_id.encode("utf-8", "surrogatepass")) if last else None,
         "last_event_time": moment(last[0].time_us) if last else None,
         "feature_time": moment(profile.feature_time_us),
-        "personalization": stated and stated.value,
+        "personalisation": stated and stated.value,
         "truncated": profile.truncated,
     }
 

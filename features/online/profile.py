@@ -24,7 +24,7 @@ from features.segments.rules import ItemValues, Rule
 
 EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, as `data.times` bounds what is ingested
 LATEST_US = 4_102_444_800 * MICROSECONDS
-PERSONALISATION = "personalization"  # the purpose of consent that an answer of one's own needs
+PERSONALISATION = "personalisation"  # the purpose of consent that an answer of one's own needs
 MOST_CHARACTERS = 256  # of an id or a name
 
 

@@ -16,7 +16,7 @@ from serving.edge.errors import StoreError
 @dataclass(frozen=True)
 class Standing:
     """Attributes:
-    consent: whether the user agreed to personalization; None where nobody asked.
+    consent: whether the user agreed to personalisation; None where nobody asked.
     state: a text that changes whenever what is known of the user does; cached answers are kept by it.
     told: history and context to put into a request that states no history, where the worker cannot read the store.
     """

@@ -172,7 +172,7 @@ def deadline_ms(stated: bytes | None, most: int) -> int:
 
 
 def consent(stated: bytes | None) -> bool | None:
-    """Whether the client says that the user agrees to personalization; None where it says nothing.
+    """Whether the client says that the user agrees to personalisation; None where it says nothing.
 
     Raises:
         Refusal: it says something else than granted or denied.

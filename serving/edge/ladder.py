@@ -24,9 +24,9 @@ from serving.edge.trial import Trial
 from serving.edge.wire import Wire, wire_of
 from serving.worker.request import MAX_K, Request
 
-DENIED = "the user does not agree to personalization"
+DENIED = "the user does not agree to personalisation"
 FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
-UNASKED = "nobody asked the user to agree to personalization"
+UNASKED = "nobody asked the user to agree to personalisation"
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Ladder:
         try:
             standing = await self.users.read(ask.request.user_id, self._time(ask))
         except StoreError as error:
-            return Word("unknown", "", f"{error}, so whether the user agrees to personalization is not known")
+            return Word("unknown", "", f"{error}, so whether the user agrees to personalisation is not known")
         if standing.consent is None:
             return self._unasked(ask, standing)
         if not standing.consent:

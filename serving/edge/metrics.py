@@ -32,7 +32,7 @@ class Metrics:
         self.opened = Counter("tidegate_edge_breaker_opened", "Times a breaker opened", ("part",), registry=registry)
         self.served = Counter("tidegate_edge_served_lines", "Lines of the served log", ("outcome",), registry=registry)
         self.consent = Counter(
-            "tidegate_edge_consent", "Requests by the word on personalization", ("word",), registry=registry
+            "tidegate_edge_consent", "Requests by the word on personalisation", ("word",), registry=registry
         )
         self.shadow = Counter(
             "tidegate_edge_shadow", "Requests also put to a version on trial, unseen", ("outcome",), registry=registry

@@ -78,7 +78,7 @@ def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: RecordS
 
 def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: RecordStore, namespace: str) -> None:
     event, no = Event(T, "e", T + 5_000_000, "half \ud800", "play"), Stated(T, "c", T, False)
-    store.upsert([make("a", [event], None, {"personalization": no})])
+    store.upsert([make("a", [event], None, {"personalisation": no})])
 
     assert shown(store, namespace) == [
         1, "half \\xed\\xa0\\x80", when(T), when(T + 5_000_000), False, False, False,

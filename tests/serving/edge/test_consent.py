@@ -29,7 +29,7 @@ def test_who_does_not_agree_gets_what_everybody_gets_and_is_told(start: Start, t
     edge = start(Memory({"ann": NO}))
     answer = edge.answer(BODY)
     assert answer["rung"] == "popular"
-    assert answer["reason"] == "the user does not agree to personalization"
+    assert answer["reason"] == "the user does not agree to personalisation"
     assert [item["item_id"] for item in answer["items"]] == ["popular-001", "popular-002", "popular-003"]
     (told,) = [body for _, body in torchserve.asked if body["k"] == 3]
     assert told == {"history": [], "k": 3, "exclude": ["popular-000"]}
@@ -46,7 +46,7 @@ def test_withdrawn_consent_holds_at_once_and_on_every_rung(start: Start, torchse
     torchserve.stop()
     answer = edge.answer({"user_id": "ann", "k": 4})
     assert answer["rung"] == "popular"
-    assert answer["reason"].startswith("the user does not agree to personalization; TorchServe")
+    assert answer["reason"].startswith("the user does not agree to personalisation; TorchServe")
 
 
 def test_a_clients_no_holds_and_its_yes_undoes_no_no(start: Start) -> None:
@@ -64,7 +64,7 @@ def test_whether_silence_is_consent_is_a_setting(start: Start, users) -> None:
     answer = strict.answer({"user_id": "ann"})
     assert (answer["rung"], answer["reason"]) == (
         "popular",
-        "nobody asked the user to agree to personalization",
+        "nobody asked the user to agree to personalisation",
     )
     assert strict.answer({"user_id": "ann"}, x_consent="granted")["rung"] == "personalised"
 
@@ -85,7 +85,7 @@ class Faulty(Memory):
 
 
 @pytest.mark.parametrize(("fault", "says"), [("hung", "did not answer within 400 ms"), ("failing", "failed (Connec")])
-def test_a_store_that_fails_costs_personalization_and_heals_by_itself(start: Start, fault: str, says: str) -> None:
+def test_a_store_that_fails_costs_personalisation_and_heals_by_itself(start: Start, fault: str, says: str) -> None:
     users = Faulty({"ann": YES})
     edge = start(users, store_ms=400)
     assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
@@ -93,7 +93,7 @@ def test_a_store_that_fails_costs_personalization_and_heals_by_itself(start: Sta
     answer = edge.answer({"user_id": "ann"})
     assert answer["rung"] == "popular"
     assert says in answer["reason"]
-    assert "agrees to personalization is not known" in answer["reason"]
+    assert "agrees to personalisation is not known" in answer["reason"]
     users.fault = None
     wait_until(lambda: edge.answer({"user_id": "ann"})["rung"] == "personalised")
 

@@ -49,7 +49,7 @@ def profile(user: str, agrees: bool, *numbers: int) -> Profile:
         for item in numbers
     ]
     word = Stated(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
-    return make(user, events, None, {"personalization": word})
+    return make(user, events, None, {"personalisation": word})
 
 
 PROFILES = [profile(f"yes-{number}", True, number, number + 1) for number in range(8)]
@@ -190,7 +190,7 @@ def fill(store: ProfileStore) -> None:
     store.upsert(PROFILES)
 
 
-NO_WORD = "so whether the user agrees to personalization is not known"
+NO_WORD = "so whether the user agrees to personalisation is not known"
 
 
 def test_a_killed_redis_takes_the_personal_from_named_users_alone(stack: Stack) -> None:

@@ -35,7 +35,7 @@ def event(minutes_ago: int, item: str) -> Event:
 
 def says(granted: bool, minutes_ago: int = 5) -> dict[str, Stated]:
     moment = NOW - minutes_ago * MINUTE
-    return {"personalization": Stated(moment, "c", moment, granted)}
+    return {"personalisation": Stated(moment, "c", moment, granted)}
 
 
 def read(store: ProfileStore, user: str) -> Standing:
