@@ -1,1 +1,1 @@
-"""TorchServe: start it, stop it, and talk to it."""
+"""TorchServe itself: how it is started, and what it is asked."""
