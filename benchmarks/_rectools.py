@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks._training_curve import LearningCurve
 from config.command import UserError
-from config.params import ROOT
+from config.paths import BENCHMARKS, ROOT
 from features.feature_files import Features
 from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
@@ -26,7 +26,7 @@ from training.metrics import NOT_RANKED, TrueRanks, ndcg
 from training.models.registry import build
 from training.train import sizes_of
 
-HOME = ROOT / "benchmarks" / "out" / "rectools"
+HOME = BENCHMARKS / "rectools"
 K = 100
 # It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
 NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",

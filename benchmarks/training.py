@@ -12,6 +12,7 @@ from benchmarks._record import write
 from benchmarks._training_curve import LearningCurve
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES
 from experiments.orchestration import steps, workspace
 from features import feature_files
 from training import validation
@@ -81,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / "features/out/valid")
-    cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
+    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
+    cases = validation.sample(validation.cases(features)["next"], given.cases, settings.seed)
     recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(
         features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size

@@ -12,10 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 from config.command import UserError
 from config.gate_params import ErrorRates, Gate, Rollout
 from config.model_params import Count, Hybrid, ModelParams, Section, Share
+from config.paths import ROOT as ROOT
 from config.search_space import Space, around
 from config.segment_params import Segments
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Simulate(Section):

@@ -16,10 +16,11 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
 from data.errors import DataError
 from data.fingerprint import json_hash
-from data.products import INGESTED, SPLIT, read_json, read_table, replacing, write_json, write_table
+from data.products import read_json, read_table, replacing, write_json, write_table
 from data.time_columns import from_datetime, iso, microseconds
 
 TIE_RULE = "events at a cut belong to the later part; events that share a time never see one another"

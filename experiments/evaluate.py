@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import ARTIFACTS, FEATURES, FITTED, METRICS, RANKINGS
 from experiments.evaluation import mlflow_log
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import Segments
@@ -25,7 +25,6 @@ from serving.worker.recommender import ArtifactError, Recommender
 from training import provenance, validation
 from training.threads import side_by_side
 
-OUT = Path("experiments/out")
 RANKED = 100
 
 
@@ -94,7 +93,7 @@ def catalogue(features: Features) -> pd.DataFrame:
 def evaluate(label: str, features: Features, settings: params.Params) -> tuple[pd.DataFrame, dict]:
     """Rankings of both targets, and the metrics file's content."""
     try:
-        recommender = Recommender.load(Path("serving/out/artifacts") / label)
+        recommender = Recommender.load(ARTIFACTS / label)
     except ArtifactError as error:
         raise UserError(f"{error}; run `python -m serving.export --model {label}` first") from None
     manifest = recommender.manifest
@@ -112,11 +111,11 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     items = catalogue(features)
     measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, every["next_item"], recommender.artifact.trends, size)
-        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next_item"]
-        measured["next_item_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
-    fit = json.loads((Path("training/out") / label / "test" / "fit.json").read_text())
-    found = json.loads((Path("training/out") / label / "valid" / "fit.json").read_text())
+        frozen = rank_cases(recommender, features, every["next"], recommender.artifact.trends, size)
+        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next"]
+        measured["next_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
+    fit = json.loads((FITTED / label / "test" / "fit.json").read_text())
+    found = json.loads((FITTED / label / "valid" / "fit.json").read_text())
     facts = {
         "label": label,
         "model": manifest["model"],
@@ -150,12 +149,12 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
 
 
 def write(label: str, rankings: pd.DataFrame, facts: dict, items: pd.DataFrame) -> None:
-    """experiments/out/rankings/<label>.parquet and metrics/<label>.json, and the items that all models rank."""
-    for folder in ("rankings", "metrics"):
-        (OUT / folder).mkdir(parents=True, exist_ok=True)
-    rankings.to_parquet(OUT / "rankings" / f"{label}.parquet", index=False)
-    items.to_parquet(OUT / "rankings" / "items.parquet", index=False)  # the same bytes from every model
-    (OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    """out/experiments/rankings/<label>.parquet and metrics/<label>.json, and the items that all models rank."""
+    for folder in (RANKINGS, METRICS):
+        folder.mkdir(parents=True, exist_ok=True)
+    rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
+    items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
+    (METRICS / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 def headline(targets: dict) -> str:
@@ -183,11 +182,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     label = parser.parse_args(argv).model
     settings = params.load()
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     rankings, facts = evaluate(label, features, settings)
     write(label, rankings, facts, catalogue(features))
     mlflow_log.log_evaluation(facts)
-    print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {OUT}/metrics/{label}.json")
+    print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {METRICS}/{label}.json")
     return 0
 
 

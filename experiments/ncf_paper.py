@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import params
 from config.command import exits_cleanly
+from config.paths import ROOT
 from experiments.evaluation.bootstrap import Intervals, Totals, intervals
 from experiments.papers import networks
 from experiments.papers.networks import Deep, Product
@@ -30,7 +30,7 @@ from experiments.papers.protocol import Fit, Given, Training, fingerprint, fit, 
 from training import provenance
 
 # Not beside the data sets' own results: those are rankings of the full catalogue after a cut in time.
-RESULTS = params.ROOT / "experiments" / "results" / "papers"
+RESULTS = ROOT / "experiments" / "results" / "papers"
 RESAMPLES = 1000
 # HR@10 and NDCG@10 as published.
 PUBLISHED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, INGESTED, METRICS
 from data.simulate import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
 from experiments.evaluation.measure import measure
@@ -67,10 +67,10 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
     settings = params.load()
-    path = Path("data/out/ingest/oracle.npz")
+    path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     oracle = Oracle.load(path)
     days, size = features.description["horizon_days"], settings.train.eval_batch_size
     segments = Segments.of(settings.segments.plain(), features)
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         **provenance_of(features, settings, "python -m experiments.oracle"),
     }  # fmt: skip
     write(LABEL, rankings, facts, catalogue(features))
-    print(f"oracle: {headline(measured)} -> experiments/out/metrics/{LABEL}.json")
+    print(f"oracle: {headline(measured)} -> {METRICS}/{LABEL}.json")
     return 0
 
 

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, TITLE, TRAINING_CONSENT, USER
-from data.products import INGESTED, SPLIT, read_json, read_table
+from data.products import read_json, read_table
 from features import attributes
 from features.attributes import item_features
 from features.sequences import Log
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     until = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
     features["description"] |= origin(manifest, settings.ingest.repeats, cut, until)
-    folder = Path("features/out") / cut
+    folder = FEATURES / cut
     write(folder, features)
     print(f"featurize: {len(features['vocabulary']) - 1} items before the {cut} cut -> {folder}")
     return 0

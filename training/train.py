@@ -15,6 +15,7 @@ from scipy import sparse
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features
 from features.sequences import Log
@@ -23,8 +24,6 @@ from training import validation as validation_module
 from training.models.base import MatrixModel, Model, ModelError, Sizes
 from training.models.hybrid import Hybrid
 from training.models.registry import build
-
-OUT = Path("training/out")
 
 
 @dataclass
@@ -155,7 +154,7 @@ def recipe_for(label: str, cut: str, settings: params.Params) -> dict:
         if recipe["name"] == Hybrid.name:
             recipe["parts"] = {part: recipe_for(part, "test", settings) for part in recipe["parts"]}
         return recipe
-    found = OUT / label / "valid" / "fit.json"
+    found = FITTED / label / "valid" / "fit.json"
     if not found.exists():
         raise UserError(f"{found} is missing; run `python -m training.train --model {label} --cut valid` first")
     return json.loads(found.read_text())["recipe"]
@@ -171,7 +170,7 @@ def fitted_parts(recipe: dict, cut: str, features: Features) -> dict[str, FitRes
         return None
     parts = {}
     for label in recipe["parts"]:
-        folder = OUT / label / cut
+        folder = FITTED / label / cut
         if not (folder / "fit.json").exists():
             raise UserError(f"{folder} is missing; run `python -m training.train --model {label} --cut {cut}` first")
         facts = json.loads((folder / "fit.json").read_text())
@@ -206,14 +205,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = params.load()
     recipe = recipe_for(arguments.model, arguments.cut, settings)
-    features = feature_files.load(Path("features/out") / arguments.cut)
+    features = feature_files.load(FEATURES / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        kept, number = OUT / "checkpoints", distributed.stated() if build_is_learned(recipe) and parts is None else 1
+        kept, number = CHECKPOINTS, distributed.stated() if build_is_learned(recipe) and parts is None else 1
         result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
         run.tag(devices=str(number))
         run.log_fit(result)
-    folder = OUT / arguments.model / arguments.cut
+    folder = FITTED / arguments.model / arguments.cut
     write(
         folder,
         result,

@@ -155,7 +155,7 @@ class Measured(BaseModel):
         oracle: the simulator's true preferences: what is reachable, not a model.
         date: when it was measured, ISO with zone. commit, command: from what, and how.
         test_start, test_end: the time that the cases lie in, ISO.
-        rankings: files in experiments/out/rankings, one per seed.
+        rankings: files in out/experiments/rankings, one per seed.
         validation: {target: {metric key: number or {"mean": number}}}, measured on the validation window.
         segments: slice name -> its rule in words.
         targets: measure()'s answer; "next_item_frozen" holds `next_item` with trends frozen at test_start.

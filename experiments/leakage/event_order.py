@@ -106,7 +106,7 @@ def training(at: Cut) -> Outcome:
     past, cut = at.features.past, to_iso(at.start_us)
     after = np.flatnonzero(past.times >= at.start_us)
     unknown = np.flatnonzero((past.times < at.start_us) & (past.known > at.start_us))
-    remedy = "Look at `Log.before` in features/sequences.py and at the cut in features/out; refit everything."
+    remedy = "Look at `Log.before` in features/sequences.py and at the cut in out/features; refit everything."
     findings = []
     if len(after):
         findings.append(Finding(

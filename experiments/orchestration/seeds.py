@@ -18,15 +18,14 @@ import yaml
 
 from config import params
 from config.command import UserError
-from config.params import ROOT
+from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.comparison import best_on_validation, on_validation
 from experiments.evaluation.measure import Measured, measure, read_metrics
 from experiments.orchestration import steps
 from experiments.orchestration.workspace import edited
 from training import provenance
 
-OUT = Path("experiments/out")
-KEPT = OUT / "seeds"  # <seed>/metrics and <seed>/rankings
+KEPT = EXPERIMENTS / "seeds"  # <seed>/metrics and <seed>/rankings
 TOGETHER = KEPT / "together"  # the same, of all seeds as one: what compare reads
 
 
@@ -40,7 +39,7 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
         The label of that model; None where none is learned.
     """
     settings = params.load(folder / "params.yaml")
-    measured = read_metrics(folder / OUT / "metrics", settings.dataset)
+    measured = read_metrics(folder / EXPERIMENTS / "metrics", settings.dataset)
     # Of models that an earlier call fitted, and params.yaml no longer names, the numbers stay as they are.
     labels = [one.label for one in measured if one.learned and one.label in settings.train.models]
     if not labels:
@@ -70,16 +69,16 @@ def keep(folder: Path, seed: int, labels: Sequence[str]) -> None:
         target = folder / KEPT / str(seed) / name
         target.mkdir(parents=True, exist_ok=True)
         for label in labels:
-            shutil.copyfile(folder / OUT / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
+            shutil.copyfile(folder / EXPERIMENTS / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
 
 
 def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
     """Metrics and rankings of all models, those of `labels` over all seeds; lies in TOGETHER."""
     shutil.rmtree(folder / TOGETHER, ignore_errors=True)
     for name in ("metrics", "rankings"):
-        shutil.copytree(folder / OUT / name, folder / TOGETHER / name)
+        shutil.copytree(folder / EXPERIMENTS / name, folder / TOGETHER / name)
     settings = params.load(folder / "params.yaml")
-    items = pd.read_parquet(folder / OUT / "rankings/items.parquet")
+    items = pd.read_parquet(folder / EXPERIMENTS / "rankings/items.parquet")
     for label in labels:
         facts = [json.loads((folder / KEPT / str(seed) / "metrics" / f"{label}.json").read_text()) for seed in seeds]
         tables = {}

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 from config import params
+from config.paths import EXPERIMENTS, FEATURES
 from experiments.orchestration import steps
 from experiments.tuning.study import ended_since, name_of, open_study, url_of
 from features import feature_files
 from training.train import build_is_learned
 
-NOTE = "experiments/out/experiment.json"  # of an experiment that has not come to its end
-TUNED = "experiments/out/tuned"
+NOTE = EXPERIMENTS / "experiment.json"  # of an experiment that has not come to its end
 
 
 def begun_at(folder: Path, minutes: float) -> float:
@@ -43,8 +43,8 @@ def order_of(settings: params.Params) -> list[str]:
 
 def had_since(start: float, label: str, folder: Path, settings: params.Params, workers: int) -> tuple[float, int]:
     """What a model's study had since a moment: seconds of the trials that were not killed, and their number."""
-    name = name_of(label, feature_files.load(folder / "features/out/valid"), settings)
-    study = open_study(name, url_of(folder / "experiments/out"), 0, objectives=settings.tune.objectives)
+    name = name_of(label, feature_files.load(folder / FEATURES / "valid"), settings)
+    study = open_study(name, url_of(), 0, objectives=settings.tune.objectives)
     ended = ended_since(study, start)
     return sum(trial.duration.total_seconds() for trial in ended) / workers, len(ended)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from made_board import ORIGIN, build, change
 
+from config.paths import EXPERIMENTS
 from experiments import compare
 from experiments.evaluation.comparison import best_baseline, best_on_validation, compare_pair
 from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
@@ -158,8 +159,8 @@ def test_command_line_answers_a_mistake_in_one_line(out, capsys):
 
 def test_metrics_files_need_no_names_of_rankings():
     one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
-                                            "baseline": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
-    assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
+                                            "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
+    assert [path.name for path in one.ranking_files(EXPERIMENTS)] == ["ease.parquet"]
 
 
 def test_a_tuned_model_is_compared_with_its_default_values(out):

@@ -84,7 +84,7 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
 
 
 def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> None:
-    features = folder / "features/out/test"
+    features = folder / "out/features/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
@@ -104,7 +104,7 @@ def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
         settings["train"]["models"]["hybrid"]["parts"] = ["two_tower", "ease"]
         for label in ("reranker", "ensemble"):
             settings["train"]["models"][label]["parts"] = ["item_knn", "ease"]
-    features = folder / "features/out/test"
+    features = folder / "out/features/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 

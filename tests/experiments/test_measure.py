@@ -66,7 +66,7 @@ def test_every_metric_equals_its_second_implementation(seed, items, users, cases
 @pytest.mark.slow
 @pytest.mark.parametrize("label", [*BASELINES, "two_tower"])
 def test_what_evaluate_writes_is_recomputed_from_its_rankings_and_items_files(pipeline, label):
-    out = pipeline / "experiments/out"
+    out = pipeline / "out/experiments"
     published = json.loads((out / "metrics" / f"{label}.json").read_text())
     targets = {name: found for name, found in published["targets"].items() if name in ("horizon", "next_item")}
 

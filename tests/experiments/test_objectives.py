@@ -100,7 +100,6 @@ def fitted(recipe, features, settings, seed, on_epoch):
 @pytest.fixture
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     monkeypatch.setitem(objectives.MEASURES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))

@@ -122,10 +122,10 @@ def test_one_name_for_two_segments_is_refused(made) -> None:
 @pytest.mark.slow
 def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> None:
     """From the ingested events and rankings alone, one case at a time."""
-    out = pipeline / "experiments/out"
+    out = pipeline / "out/experiments"
     written = yaml.safe_load((pipeline / "params.yaml").read_text())["segments"]["rules"]
     rankings = pd.read_parquet(out / "rankings/ease.parquet")
-    events = pd.read_parquet(pipeline / "data/out/split/events.parquet")
+    events = pd.read_parquet(pipeline / "out/data/split/events.parquet")
     events = events.assign(time=microseconds(events["event_time"]), known=microseconds(events["known_time"]))
     of_user = dict(list(events.groupby("user_id")))
 
@@ -146,8 +146,8 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
-    features = feature_files.load(pipeline / "features/out/test")
-    ingested = pipeline / "data/out/ingest"
+    features = feature_files.load(pipeline / "out/features/test")
+    ingested = pipeline / "out/data/ingest"
     items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
     genre = min(split_values(items["genres"].dropna().iloc[0]))
     trait = next(name for name in users if name != "user_id")

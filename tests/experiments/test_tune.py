@@ -46,7 +46,6 @@ def fitted(recipe, features, settings, seed, on_epoch):
 @pytest.fixture
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit that takes no time."""
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     return tracked

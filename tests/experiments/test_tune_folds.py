@@ -78,7 +78,6 @@ def test_more_folds_than_there_is_past_for_are_refused_with_the_most_that_fit(te
 
 
 def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tune, "OUT", tracked)
     fit, cuts = fitted({2: 0.1, 4: 0.2, 6: 0.6})
     monkeypatch.setattr(trials, "fit", fit)
 
@@ -89,7 +88,6 @@ def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Pat
 
 
 def test_epochs_of_different_windows_are_never_compared(ten_days: None, tracked: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted({2: 0.1, 4: 0.2, 6: 0.6})[0])
 
     study = tune.tune("two_tower", FEATURES, with_folds(3), Budget(1, 600))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.params import ROOT
+from config.paths import ROOT
 from data import ingest, split
 from experiments import evaluate
 from features import featurize
@@ -35,6 +35,7 @@ def inside(folder: Path) -> Iterator[Path]:
     """Work in a folder, as DVC does in the project's; runs are tracked beside it."""
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEGATE_STATE", f"{folder}/state")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.setenv("TIDEGATE_COMMIT", "tested")
         os.chdir(folder)

@@ -108,17 +108,17 @@ def test_params_read_as_params_yaml_does(value: object, text: str) -> None:
 
 
 def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
-    ingested = {"path": "data/out/ingest", "hash": "md5", "md5": "d41d8.dir"}
+    ingested = {"path": "out/data/ingest", "hash": "md5", "md5": "d41d8.dir"}
     (tracked / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"ingest": {"outs": [ingested]}}}))
-    (tracked / "data/out/ingest").mkdir(parents=True)
+    (tracked / "out/data/ingest").mkdir(parents=True)
     counts = {"events": 9, "users": 4, "items": 3}
-    (tracked / "data/out/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
+    (tracked / "out/data/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
 
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
     assert (entry.dataset.name, entry.dataset.digest) == ("checkerboard", HASH[:36])
     assert entry.dataset.source_type == "dvc"
-    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dvc_md5": "d41d8.dir"}
+    assert json.loads(entry.dataset.source) == {"uri": "out/data/ingest", "dvc_md5": "d41d8.dir"}
     assert json.loads(entry.dataset.profile) == {
         "num_rows": 9, "num_users": 4, "num_items": 3, "dvc_md5": "d41d8.dir",
     }  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
 def test_without_dvc_the_manifest_hash_names_the_data(tracked: Path) -> None:
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
-    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dataset_hash": HASH}
+    assert json.loads(entry.dataset.source) == {"uri": "out/data/ingest", "dataset_hash": HASH}
     assert json.loads(entry.dataset.profile) == {
         "num_rows": 960, "num_users": 80, "num_items": 40, "dataset_hash": HASH,
     }  # fmt: skip
