@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     folder = features_of(given)
     settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
-    cases = validation.sample(validation.cases(features)["next"], given.cases, settings.seed)
+    cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
     recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(
         features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size

@@ -75,7 +75,7 @@ def simulate(found: Population, kind: str, settings: params.Params) -> list[dict
 
 
 def labels_of(given: list[str] | None, settings: params.Params) -> list[str]:
-    """The candidate first: the best learned model on validation, and the best peer of each target, unless named."""
+    """The candidate first: the best learned model on validation, and the best baseline of each target, unless named."""
     measured = read_metrics(METRICS, settings.dataset)
     if given:
         for label in given:

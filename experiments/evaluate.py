@@ -111,9 +111,9 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     items = catalogue(features)
     measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, every["next"], recommender.artifact.trends, size)
-        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next"]
-        measured["next_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
+        frozen = rank_cases(recommender, features, every["next_item"], recommender.artifact.trends, size)
+        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next_item"]
+        measured["next_item_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
     fit = json.loads((FITTED / label / "test" / "fit.json").read_text())
     found = json.loads((FITTED / label / "valid" / "fit.json").read_text())
     facts = {

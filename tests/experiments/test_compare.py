@@ -159,7 +159,7 @@ def test_command_line_answers_a_mistake_in_one_line(out, capsys):
 
 def test_metrics_files_need_no_names_of_rankings():
     one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
-                                            "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
+                                            "baseline": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
     assert [path.name for path in one.ranking_files(EXPERIMENTS)] == ["ease.parquet"]
 
 

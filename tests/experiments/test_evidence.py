@@ -55,7 +55,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
     artifacts = {label: Recommender.load(project / "out/serving/artifacts" / label) for label in labels}
-    scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.batch_cases)
+    scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.eval_batch_size)
     items = Catalog.of(evaluate.catalogue(features))
 
     for label in labels:

@@ -56,7 +56,7 @@ def cases(folder: Path) -> pd.DataFrame:
 
 def test_shuffled_rows_change_nothing_at_all(runs: dict[str, Path]) -> None:
     assert manifest(runs["shuffled"])["split_id"] == manifest(runs["plain"])["split_id"]
-    for label in COUNTED:
+    for label in BASELINES:
         one, other = (pd.read_parquet(runs[name] / f"out/experiments/rankings/{label}.parquet") for name in ("plain", "shuffled"))  # fmt: skip
         pd.testing.assert_frame_equal(one, other)
 

@@ -170,5 +170,5 @@ def test_the_verb_writes_the_card_of_a_platform_and_says_where(pipeline: Path, c
     assert set(written["models"]) == {"popularity", "popularity_7d", "item_knn", "ease"}
     assert len(written["protocols"]) == 7
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("sensitivity: 4 models by 7 protocols; first of each: next ")
+    assert last.startswith("sensitivity: 4 models by 7 protocols; first of each: next_item ")
     assert last.endswith("out/experiments/sensitivity.html")
