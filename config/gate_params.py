@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.model_params import Count, Section, Share
+from config.sections import Count, Section, Share
 
 
 class GuardRails(Section):

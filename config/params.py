@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from config.command import UserError
 from config.gate_params import ErrorRates, Gate, Rollout
-from config.model_params import Count, Hybrid, ModelParams, Section, Share
 from config.paths import ROOT as ROOT
-from config.search_space import Space, around
+from config.search_space import Space
+from config.sections import Count, ModelSection, Section, Share
 from config.segment_params import Segments
 
 
@@ -69,15 +69,7 @@ class Train(Section):
     early_stopping_cases: Count
     validation_cases: Count
     eval_batch_size: Count
-    models: dict[str, ModelParams]
-
-    @model_validator(mode="after")
-    def _parts_are_models(self) -> Train:
-        for label, model in self.models.items():
-            for part in model.parts if isinstance(model, Hybrid) else []:
-                if part not in self.models or isinstance(self.models[part], Hybrid):
-                    raise ValueError(f"models.{label}.parts names {part}, which is no other model that is not a hybrid")
-        return self
+    models: dict[str, ModelSection]  # typed by `training.model_factory`
 
 
 class Evaluate(Section):
@@ -187,14 +179,10 @@ class Params(Section):
     rollout: Rollout
 
     @model_validator(mode="after")
-    def _spaces_fit_their_models(self) -> Params:
-        for label, space in self.tune.spaces.items():
+    def _spaces_belong_to_models(self) -> Params:
+        for label in self.tune.spaces:
             if label not in self.train.models:
                 raise ValueError(f"tune.spaces names the model {label}, which train.models does not hold")
-            try:
-                around(space, self.train.models[label])
-            except ValueError as error:
-                raise ValueError(f"tune.spaces.{label}{error}") from None
         return self
 
 
@@ -231,19 +219,26 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_sentence(path, fault) for fault in error.errors())) from None
+        raise ParamsError("\n".join(sentences(error, path))) from None
 
 
-def _sentence(path: Path, fault) -> str:
-    parts = list(fault["loc"])
-    if parts[:2] == ["train", "models"]:
-        del parts[3:4]  # pydantic names the class there, which is no key of the file
+def sentences(error: ValidationError, path: Path, inside: tuple[str, ...] = ()) -> list[str]:
+    """One sentence per fault of a file: `params.yaml: split.test_quantile is 1.2; input should be less than 1`.
+
+    Args:
+        inside: keys of the section that was validated, where that is not the whole file.
+    """
+    return [_sentence(path, inside, fault) for fault in error.errors()]
+
+
+def _sentence(path: Path, inside: tuple[str, ...], fault) -> str:
+    parts = [*inside, *fault["loc"]]
     if parts[:2] == ["segments", "rules"]:
-        del parts[5:6]  # and here the kind of condition
+        del parts[5:6]  # Pydantic names the kind of condition there, which is no key of the file
     if parts[:2] == ["tune", "spaces"]:
-        del parts[4:5]  # and the kind here
+        del parts[4:5]  # and here the kind of space
     key = ".".join(map(str, parts))
-    if fault["type"] == "value_error":  # ours: the text names keys and values itself
+    if fault["type"] == "value_error":  # our own validators name keys and values themselves
         return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"
     key = key or "the file"
     if fault["type"] == "extra_forbidden":
