@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from config.command import UserError
+from config.command import UserError, describe_fault
 from config.params import ROOT
 
 PREFIX = "TIDEGATE_"
@@ -86,7 +86,7 @@ def load() -> ServerSettings:
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_fault(_name(fault), fault) for fault in error.errors())) from None
     fields: dict[int, str] = {}
     for field in PORTS:
         port = getattr(settings, field)
@@ -96,6 +96,5 @@ def load() -> ServerSettings:
     return settings
 
 
-def _sentence(fault) -> str:
-    name = variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
-    return f"{name} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+def _name(fault) -> str:
+    return variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
