@@ -23,8 +23,8 @@ from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
+from training.model_factory import sizes_of
 from training.models.registry import build
-from training.train import sizes_of
 
 HOME = BENCHMARKS / "rectools"
 K = 100

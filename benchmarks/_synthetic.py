@@ -26,10 +26,10 @@ from features.vocabulary import Vocabulary
 from serving import export
 from serving import export as serving_export
 from serving.artifact.item_tables import Sides
+from training.fitting import fit
 from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
 from training.models.registry import build
-from training.train import fit
 
 CATALOG_GENRES, TOPICS, CATALOG_DAYS, PER_USER = 25, 500, 120, 24
 CATALOG_START = 20_000 * DAY
@@ -144,7 +144,7 @@ def export_grown(folder: Path, trained: Trained, items: int, settings: params.Pa
         },
         counts=made.trends.values,
     )
-    about = {"recipe": trained.recipe, "label": "two_tower", "run_id": "none"}
+    about = {"hyperparameters": trained.recipe, "label": "two_tower", "run_id": "none"}
     sides = Sides(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
     serving_export.write(folder / "artifact", weights, about, features, settings, sides)
     return json.loads((folder / "artifact" / MANIFEST).read_text())
@@ -243,7 +243,7 @@ def artifact(folder: Path, made: Features, size: Size, settings: params.Params, 
     fitted = fit(recipe, made, settings.train, seed=0)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)
-    about = {"recipe": fitted.recipe, "label": "two_tower", "run_id": "none"}
+    about = {"hyperparameters": fitted.hyperparameters, "label": "two_tower", "run_id": "none"}
     export.write(folder / "artifact", weights, about, made, settings, _sides(size))
     return folder / "artifact"
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from config import params
 from features.feature_files import Features
 from training import validation
-from training.network_fit import fit_learned
+from training.fitting import fit
 
 
 @dataclass
@@ -101,5 +101,5 @@ def curve_of(label: str, features: Features, settings: params.Params, cases: int
 
     # All that a fit spends on validation goes through this one function.
     with patch.object(validation, "ndcg", clock.without(validation.ndcg)), suppress(Reached):
-        fit_learned(recipe, features, looks, settings.seed, on_epoch)
+        fit(recipe, features, looks, settings.seed, on_epoch)
     return curve

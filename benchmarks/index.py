@@ -161,8 +161,8 @@ def at(trained: _synthetic.Trained, items: int, cases: EvaluationCases, variants
     for _, batch in batches(log, cases, nothing, model.channels, moments, BATCH_ROWS, model.max_history):
         batch.log_trends = logs
         factors, _ = model.factored(batch)
-        asked.append(factors.asked())
-    offered = factors.offered(logs[0])
+        asked.append(factors.query_vectors())
+    offered = factors.item_vectors(logs[0])
     parts = bodies(trained, cases)[1::2]
     found = {"exact": milliseconds(exact(offered), asked[1::2] * 2)}
     found |= {name: measured(name, asked[::2], asked[1::2], offered) for name in variants}

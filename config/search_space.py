@@ -94,9 +94,7 @@ def widen_spaces(spaces: Mapping[str, Space], model: BaseModel) -> dict[str, Spa
                 type(model).model_validate(model.model_dump() | {name: value})
             except ValidationError as error:
                 message = error.errors()[0]["msg"]
-                raise ValueError(
-                    f".{name}: the model refuses {value!r}: {message[:1].lower()}{message[1:]}"
-                ) from None
+                raise ValueError(f".{name}: the model refuses {value!r}: {message[:1].lower()}{message[1:]}") from None
         try:
             widened[name] = space.including(getattr(model, name))
         except ValueError as error:

@@ -23,7 +23,7 @@ from features.sequences import EvaluationCases, batches
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import ArtifactError, Recommender
 from training import provenance, validation
-from training.threads import side_by_side
+from training.threads import run_in_threads
 
 RANKED = 100
 
@@ -43,7 +43,7 @@ def rank_cases(
         ranked[rows, : top.shape[1]] = top.numpy()
         ranks[validation.truth_positions(cases, rows)] = found.numpy()
 
-    side_by_side(batches(features.log, cases, trends, model.channels, at, size, model.max_history), work)
+    run_in_threads(batches(features.log, cases, trends, model.channels, at, size, model.max_history), work)
     return table(features, cases, ranked, ranks)
 
 

@@ -35,8 +35,9 @@ from serving import export
 from serving.artifact.item_tables import Sides
 from serving.deployment import emergency_override, gate_report, model_versions, registry
 from serving.deployment.registry import Target
-from training import distributed, tracking, train
-from training.train import build_is_learned, fit
+from training import distributed, fit_files, tracking
+from training.fitting import fit
+from training.model_factory import is_learned
 
 REPORT = EXPERIMENTS / "refit.json"
 
@@ -100,14 +101,14 @@ def refit(parent: Target, features: Features, settings: params.Params) -> str:
     if seed is None:
         raise UserError(f"{version.dataset} {version.version} does not state its seed; fit, export and gate it again")
     lineage = {"version": version.version, "artifact": version.artifact}
-    number = distributed.stated() if build_is_learned(recipe) else 1
+    number = distributed.num_devices() if is_learned(recipe["name"]) else 1
     with tracking.training_run(label, recipe, features, settings) as run:
         result = fit(recipe, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, number)
         run.tag(devices=str(number), refit_of=version.version)
         run.log_fit(result)
     fitted = FITTED / label / FULL
     facts = {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": lineage}
-    train.write(fitted, result, facts)
+    fit_files.save_fit(fitted, result, facts)
     folder = REFITS / label
     torch.set_num_threads(1)
     written = json.loads((fitted / "fit.json").read_text())

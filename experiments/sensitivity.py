@@ -22,7 +22,7 @@ from experiments.evaluation.holdout_protocols import MEANINGS, Fold
 from experiments.leaderboard import sensitivity_card
 from features.folds import Tables
 from training import provenance, validation
-from training.train import FitError, fit
+from training.fitting import FitError, fit
 
 
 def asked_of(labels: list[str] | None, settings: params.Params) -> list[str]:
@@ -89,7 +89,7 @@ def _reached(fold: Fold, recipes: dict[str, dict], settings: params.Params) -> d
             print(f"sensitivity: {label} is left out: {error}", flush=True)
             del recipes[label]
             continue
-        recipes[label] = result.recipe
+        recipes[label] = result.hyperparameters
         for column, cases in fold.cases.items():
             reached[column][label] = validation.ndcg(
                 result.model, fold.asked, cases, trends, settings.train.eval_batch_size

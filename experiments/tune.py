@@ -33,6 +33,7 @@ from experiments.tuning.trials import Search, run_next
 from experiments.tuning.workers import Crew, Job
 from features import feature_files
 from features.feature_files import Features
+from training.model_factory import load_settings
 
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, crew: int = 1):
@@ -79,7 +80,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             tidy()
         if not completed(study):
             raise UserError(f"tune: none of {len(begun(study))} trials came to an end; the UI shows each one's error")
-        spaces = search_space.around(settings.tune.spaces[label], settings.train.models[label])
+        spaces = search_space.widen_spaces(settings.tune.spaces[label], settings.train.models[label])
         figures = {"": study_record.log_study(parent, study, spaces)}
         if len(aims) > 1:
             figures[".front"] = study_record.log_front(parent, study, aims)
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", help="how long; without --trials as many as it allows (default: tune.seconds)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the cores (default: 1)")
     arguments = parser.parse_args(argv)
-    settings = params.load()
+    settings = load_settings()
     label = arguments.model or settings.tune.model
     if label not in settings.tune.spaces:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")

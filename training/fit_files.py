@@ -75,7 +75,5 @@ def load_parts(hyperparameters: dict[str, Any], cut: str, features: Features) ->
         facts = load_facts(label, cut)
         model = build_model(facts["hyperparameters"], features)
         model.load_state_dict(load_file(FITTED / label / cut / WEIGHTS))
-        parts[label] = FitResult(
-            model.eval(), facts["hyperparameters"], facts["fit_seconds"], facts["validation"], []
-        )
+        parts[label] = FitResult(model.eval(), facts["hyperparameters"], facts["fit_seconds"], facts["validation"], [])
     return parts

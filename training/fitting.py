@@ -131,7 +131,9 @@ def _fit_hybrid(
     model.eval()
     if features.description["cut"] != "valid":
         model.set_weights(hyperparameters["weights"])
-        return FitResult(model, chosen | {"l2": hyperparameters["l2"], "weights": hyperparameters["weights"]}, 0.0, {}, [])
+        return FitResult(
+            model, chosen | {"l2": hyperparameters["l2"], "weights": hyperparameters["weights"]}, 0.0, {}, []
+        )
     found = fit_stacking(model, typed.l2, features, settings, seed)
     return FitResult(model, chosen | {"l2": found.l2, "weights": found.weights}, 0.0, found.validation, [])
 

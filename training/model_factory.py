@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from config import params
 from config.params import ParamsError
 from config.search_space import widen_spaces
+from config.sections import ModelSection
 from features.feature_files import Features
 from training.models.base import Hyperparameters, Model, ModelError, Sizes
 from training.models.hybrid import HybridHyperparameters
@@ -35,7 +36,7 @@ def with_typed_models(settings: params.Params, path: Path) -> params.Params:
     typed, faults = {}, []
     for label, section in settings.train.models.items():
         try:
-            typed[label] = parse(section.model_dump())
+            typed[label] = parse(section)
         except ModelError as error:
             faults.append(f"{path.name}: train.models.{label}: {error}")
         except ValidationError as error:
@@ -85,7 +86,7 @@ def sizes_of(features: Features) -> Sizes:
     )
 
 
-def build_model(hyperparameters: Hyperparameters | Mapping[str, Any], features: Features) -> Model:
+def build_model(hyperparameters: ModelSection | Mapping[str, Any], features: Features) -> Model:
     """The untrained model for these features.
 
     Raises:

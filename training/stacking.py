@@ -166,7 +166,9 @@ def _joined(found: list[tuple[np.ndarray, StackingData]]) -> StackingData:
         return torch.cat([functional.pad(part, (0, width - part.shape[-1]), value=value) for part in parts], dim=dim)
 
     meta, ideal = (torch.cat([getattr(one, name) for _, one in found]) for name in ("meta", "ideal"))
-    return StackingData(padded("scores", 1, 0), meta, padded("true", 0, 0), padded("absent", 0, True), ideal).take(order)
+    return StackingData(padded("scores", 1, 0), meta, padded("true", 0, 0), padded("absent", 0, True), ideal).take(
+        order
+    )
 
 
 def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> Tensor:
@@ -188,9 +190,7 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
     @lru_cache(maxsize=2)  # the library asks for value, gradient and Hessian one after the other
     def at(moved: bytes) -> tuple[float, np.ndarray, np.ndarray]:
         shift = unit * torch.frombuffer(bytearray(moved), dtype=torch.float64).view_as(start)
-        loss, gradient, hessian = (
-            sum(parts) for parts in zip(*(one.loss(start + shift) for one in data), strict=True)
-        )
+        loss, gradient, hessian = (sum(parts) for parts in zip(*(one.loss(start + shift) for one in data), strict=True))
         loss, gradient = loss + l2 * (shift**2).sum(), gradient + 2 * l2 * shift
         hessian = hessian.reshape(start.numel(), -1) + 2 * l2 * torch.eye(start.numel(), dtype=torch.float64)
         scale = unit.reshape(-1)

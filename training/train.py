@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         run.tag(devices=str(devices))
         run.log_fit(result)
     save_fit(FITTED / label / cut, result, {"label": label, "cut": cut, "run_id": run.run_id, "seed": seed})
-    scores = ", ".join(f"{target} {result.validation[target]:.3f}" for target in sorted(result.validation, reverse=True))
+    scores = ", ".join(
+        f"{target} {result.validation[target]:.3f}" for target in sorted(result.validation, reverse=True)
+    )
     period = "validation" if cut == "valid" else cut
     print(f"trained {label} ({period}) in {result.seconds:.0f} s" + (f": NDCG@10 {scores}" if scores else ""))
     return 0

@@ -20,7 +20,7 @@ from serving.worker.recommender import Recommender
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks
 from training.metrics import ndcg as ndcg_at
-from training.threads import side_by_side
+from training.threads import run_in_threads
 
 HEADLINE = 10
 
@@ -92,7 +92,7 @@ def _score(
         ranks[validation.truth_positions(asked, rows)] = found.numpy()
         lists[rows, : top.shape[1]] = top.numpy()
 
-    side_by_side(batches(log, asked, trends, model.channels, at, size, model.max_history), work)
+    run_in_threads(batches(log, asked, trends, model.channels, at, size, model.max_history), work)
     ranks[truth == 0] = NOT_RANKED
     sizes = np.diff(cases.truth_offsets)
     ndcg = ndcg_at(TrueRanks(np.repeat(np.arange(len(cases)), sizes), ranks, sizes), HEADLINE)

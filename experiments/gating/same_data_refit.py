@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from config import params
 from config.command import UserError
-from config.model_params import ModelParams
 from experiments.evaluation.comparison import FOUND, WHOLE, contrasts
 from experiments.gating.verdict import level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
 from training import validation
-from training.train import fit
+from training.fitting import fit
+from training.models.registry import models
 
 
 def why_not(candidate: Mapping[str, Any], champion: Mapping[str, Any], features: Features, asked: bool) -> str | None:
@@ -71,9 +71,6 @@ def refit(
     return {"seconds": round(result.seconds, 1), "data": between(again, theirs), "idea": between(ours, again)}
 
 
-CLASSES = {part.model_fields["name"].annotation.__args__[0]: part for part in get_args(get_args(ModelParams)[0])}
-
-
 def stated(label: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Sections of train.models by label: the recipe's own, and those of a hybrid's parts.
 
@@ -83,13 +80,13 @@ def stated(label: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: it is of a model that this code does not know.
     """
-    if recipe.get("name") not in CLASSES:
+    if recipe.get("name") not in models():
         raise UserError(
-            f"{label} is a {recipe.get('name')!r}, which this code cannot fit; it knows {', '.join(CLASSES)}"
+            f"{label} is a {recipe.get('name')!r}, which this code cannot fit; it knows {', '.join(models())}"
         )
     parts = recipe.get("parts", {})
     found = {name: section for part, inner in parts.items() for name, section in stated(part, inner).items()}
-    fields = CLASSES[recipe["name"]].model_fields
+    fields = models()[recipe["name"]].hyperparameters_type.model_fields
     own = {name: recipe[name] for name in fields if name in recipe}
     if parts:
         own["parts"] = list(parts)

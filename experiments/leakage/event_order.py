@@ -13,7 +13,7 @@ from features.featurize import microseconds
 from features.sequences import batches
 from features.vocabulary import PAD
 from training import validation
-from training.windows import Timeline
+from training.timeline import Timeline
 
 SPLIT_AGAIN = "Run `python -m data.split` again; if it comes back, the fault lies in data/split.py or data/cleaning.py."
 FEATURIZE_AGAIN = (
@@ -244,7 +244,7 @@ def questions(at: Cut) -> Outcome:
               latest_known[newest[row]])
         for row in wrong
     ]  # fmt: skip
-    remedy = "Look at `Timeline.visible` in training/windows.py; refit every network."
+    remedy = "Look at `Timeline.visible` in training/timeline.py; refit every network."
     found = Finding("training shows a question what came with it or after it", len(wrong), _first(at, examples), TIES_MEANING,
                     remedy)  # fmt: skip
     return Outcome(len(asked), "questions", [found] if len(wrong) else [])

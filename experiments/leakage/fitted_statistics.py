@@ -15,8 +15,10 @@ from experiments.leakage.event_order import FEATURIZE_AGAIN, TIES_MEANING
 from features.featurize import microseconds
 from features.trends import ALL
 from features.vocabulary import PAD
-from training.datamodule import TrainBatch, Windows
-from training.windows import Timeline
+from training.datamodule import TrainBatch, TrainingBatches
+from training.models.network import NetworkHyperparameters
+from training.models.registry import parse
+from training.timeline import Timeline
 
 FITTED_MEANING = "It was fitted on rows of after the cut: models know of the future what no live platform can."
 REMEDY = f"{FEATURIZE_AGAIN} If `featurize` in params.yaml did not change since, it fits on more than the rows before `cut_us`."
@@ -121,16 +123,17 @@ def weights(channel: str, age_us: np.ndarray) -> np.ndarray:
 
 def fed(at: Cut) -> Outcome:
     """A batch as a network is fed it: no visible event, and no trend, of a question's moment or later."""
-    network = next((one for one in at.settings.train.models.values() if hasattr(one, "horizon_samples")), None)
+    typed = (parse(one) for one in at.settings.train.models.values())
+    network = next((one for one in typed if isinstance(one, NetworkHyperparameters)), None)
     if network is None or not len(Timeline(at.features.past)):
         return Outcome(0, "questions", [])
-    windows = Windows(at.features, (), network.model_dump(), at.settings.seed)
+    batches = TrainingBatches(at.features, (), network, at.settings.seed)
     examples: list[Row] = []
     looked = 0
-    for batch in _some(iter(windows), at.settings.audit.training_questions):
+    for batch in _some(iter(batches), at.settings.audit.training_questions):
         looked += len(batch.query)
-        examples += _leaks(at, batch, windows.table.moments)
-    remedy = "Look at `Windows` in training/datamodule.py and `cut_rows` in training/windows.py; refit every network."
+        examples += _leaks(at, batch, batches.table.moments)
+    remedy = "Look at `TrainingBatches` in training/datamodule.py and `cut_rows` in training/timeline.py; refit every network."
     found = Finding("a training batch shows what came with its question or after it", len(examples),
                     examples[: at.settings.audit.examples], TIES_MEANING, remedy)  # fmt: skip
     return Outcome(looked, "questions", [found] if examples else [])
@@ -156,8 +159,11 @@ def _leaks(at: Cut, batch: TrainBatch, moments: np.ndarray) -> list[Row]:
              for row, column in zip(question, place, strict=True)]  # fmt: skip
     size = len(at.features.vocabulary)
     seen = batch.seen[0].numpy() * size + batch.seen[1].numpy()
-    given = np.flatnonzero(np.isin(batch.question.numpy() * size + batch.item.numpy(), seen))
-    found += [_question(at, asked[batch.question[row]], int(batch.item[row]), "the true item itself") for row in given]
+    given = np.flatnonzero(np.isin(batch.target_query.numpy() * size + batch.target_item.numpy(), seen))
+    found += [
+        _question(at, asked[batch.target_query[row]], int(batch.target_item[row]), "the true item itself")
+        for row in given
+    ]
     trend = moments[query.moment.numpy()]
     return found + [_question(at, asked[row], PAD, f"trends as of {to_iso(trend[row])}")
                     for row in np.flatnonzero(trend > asked)]  # fmt: skip

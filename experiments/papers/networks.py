@@ -17,8 +17,8 @@ from torch.nn import functional
 from experiments.papers.protocol import Given, Training
 from training import losses
 from training.models.base import Sizes
-from training.models.neural_cf import NeuralCF
-from training.module import move_average, parameter_groups
+from training.models.neural_cf import NeuralCF, NeuralCFHyperparameters
+from training.module import parameter_groups, update_average
 from training.negative_sampling import NegativeSampler
 
 STD = 0.1  # of embeddings before training, as Rendle et al. 2020 begin
@@ -98,13 +98,14 @@ class SetNeuralCF(NeuralCF):
     def __init__(self, recipe: dict, num_items: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # no trends, no weights
-            super().__init__(recipe | {"num_heads": 1, "channels": [], "max_history": num_items}, Sizes(num_items, 0))
+            unused = {"num_heads": 1, "channels": [], "max_history": num_items}
+            super().__init__(NeuralCFHyperparameters.model_construct(**recipe | unused), Sizes(num_items, 0))
 
     def users_of(self, taken: Tensor) -> Tensor:
         """(B, D) users of (B, N) sets."""
         share = taken / taken.sum(dim=1, keepdim=True).clamp(min=1)
         # Dropped before they are summed, as the network drops events.
-        pooled = self.dropout(share) @ self.read.weight * self.read.weight.shape[1] ** 0.5
+        pooled = self.dropout(share) @ self.history_items.weight * self.history_items.weight.shape[1] ** 0.5
         return self.norm(self.history.out(pooled))
 
 
@@ -131,7 +132,7 @@ def trained_set_ncf(given: Given, recipe: dict, seed: int, epochs: int) -> Itera
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            move_average(average, model, step, recipe["ema_decay"])
+            update_average(average, model, step, recipe["ema_decay"])
         yield average
 
 
@@ -195,7 +196,7 @@ def trained_neumf(kind: type[Product], given: Given, recipe: dict, seed: int, ep
             for optimizer in optimizers:
                 optimizer.step()
             step += 1
-            move_average(average, branch, step, recipe["ema_decay"])
+            update_average(average, branch, step, recipe["ema_decay"])
         yield average
 
 

@@ -19,10 +19,10 @@ from features.feature_files import Features
 from features.sequences import EvaluationCases, batches
 from features.vocabulary import PAD
 from training import validation
+from training.fitting import FitError, FitResult
 from training.metrics import geometric_mean
 from training.models.base import Model
 from training.models.ranking import exclude, rank
-from training.train import FitError, FitResult
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "accuracy": "maximize",

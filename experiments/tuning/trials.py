@@ -18,8 +18,9 @@ from experiments.tuning.study import DEFAULTS, completed, suggest, this_process
 from features import folds
 from features.feature_files import Features
 from features.folds import Tables
+from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
-from training.train import FitError, FitResult, fit
+from training.models.registry import parse
 
 
 def features_of(features: Features, settings: params.Params) -> list[Features]:
@@ -88,7 +89,9 @@ class Search:
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+        return search_space.widen_spaces(
+            self.settings.tune.spaces[self.label], parse(self.settings.train.models[self.label])
+        )
 
 
 def run_next(study, search: Search, deadline: float) -> int:
@@ -161,7 +164,7 @@ def recipe_with(values: dict, model) -> dict:
         FitError: the model refuses them together.
     """
     try:
-        return type(model).model_validate(model.model_dump() | values).model_dump()
+        return parse(model.model_dump() | values).model_dump()
     except ValidationError as error:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 

@@ -26,8 +26,8 @@ from serving import export
 from serving.artifact.item_tables import Sides
 from serving.deployment import model_versions, registry
 from serving.worker.recommender import Recommender
+from training.fitting import fit
 from training.models.artifact import MANIFEST, hash_file
-from training.train import fit
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from experiments import tune
 from experiments.tuning import objectives, trials
 from experiments.tuning.study import Budget, name_of
 from training import validation
-from training.train import FitError
+from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -94,7 +94,9 @@ def fitted(recipe, features, settings, seed, on_epoch):
     rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next_item/ndcg_10": value} for n in (1, 2)]
     for row in rows:
         on_epoch(row)
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
+    return SimpleNamespace(
+        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+    )
 
 
 @pytest.fixture
@@ -102,7 +104,9 @@ def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
-    monkeypatch.setitem(objectives.MEASURES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
+    monkeypatch.setitem(
+        objectives.MEASURES, "diversity", lambda result, *_: -abs(result.hyperparameters["dropout"] - 0.25)
+    )
     return tracked
 
 

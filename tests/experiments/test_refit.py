@@ -10,7 +10,7 @@ from config import params
 from experiments.evaluation.scoring import cases_from
 from experiments.gating.same_data_refit import asked_of, refit, why_not
 from training import validation
-from training.train import fit
+from training.fitting import fit
 
 FEATURES = checkerboard(cut="test")
 SHIPPED = params.load(params.ROOT / "params.yaml")

@@ -16,7 +16,7 @@ from experiments import retrain
 from experiments.orchestration import steps
 from experiments.retraining import refit_checks
 from experiments.retraining.refit_checks import estranged, newest_cases, overlap
-from training.train import fit
+from training.fitting import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")
 STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"embedding_dim": 8},
@@ -78,12 +78,12 @@ def test_after_all_events_a_recipe_is_followed_and_nothing_is_searched(name: str
     asked = recipe(
         name, **({"parts": {"two_tower": recipe("two_tower"), "ease": recipe("ease")}} if name == "hybrid" else {})
     )
-    found = fit(asked, checkerboard(), settings, 0).recipe
+    found = fit(asked, checkerboard(), settings, 0).hyperparameters
     features = checkerboard(cut="full")
     full = replace(features, description=features.description | {"cut_us": START + 40 * DAY})
     result = fit(found, full, settings, 0)
 
-    assert result.recipe == found
+    assert result.hyperparameters == found
     assert result.validation == {}
     if name == "two_tower":
         events = int((full.past.items != 0).sum())

@@ -24,7 +24,9 @@ class Graph:
     def __call__(self, *tensors: Tensor) -> Any:
         shape = tensors[0].shape
         if shape not in self.records:
-            result = self._function(*tensors)  # unrecorded first: caches that it fills must not become part of the record
+            result = self._function(
+                *tensors
+            )  # unrecorded first: caches that it fills must not become part of the record
             self.records[shape] = _record(self._function, tensors)
             return result
         return self.records[shape](*tensors)

@@ -27,7 +27,7 @@ NUM_META_FEATURES = 4  # constant, time since the last event, length of the hist
 
 def _check_parts(value: Any) -> list[str] | dict[str, Hyperparameters]:
     if isinstance(value, Mapping) and value:
-        return {label: one if isinstance(one, Hyperparameters) else parse(one) for label, one in value.items()}
+        return {label: parse(one) for label, one in value.items()}
     if isinstance(value, list) and len(value) >= 2 and all(isinstance(label, str) for label in value):
         return value
     raise PydanticCustomError("parts", "expected at least two labels of train.models")

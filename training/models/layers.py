@@ -49,9 +49,7 @@ class ContextEncoder(nn.Module):
     def __init__(self, sizes: Sizes, embedding_dim: int) -> None:
         super().__init__()
         rows = [NUM_BUCKETS, NUM_BUCKETS, 24, 7, *sizes.trait_sizes, *sizes.context_sizes]
-        self.tables = nn.ModuleList(nn.Embedding(size, embedding_dim) for size in rows)
-        for table in self.tables:
-            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.1)
+        self.tables = nn.ModuleList(_table(size, embedding_dim) for size in rows)
         self._frozen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, query: Query) -> Tensor:
@@ -69,6 +67,12 @@ class ContextEncoder(nn.Module):
         weights = [cast(nn.Embedding, table).weight for table in self.tables]
         first_row = torch.tensor([0, *map(len, weights[:-1])], device=weights[0].device).cumsum(0)
         return torch.cat(weights), first_row
+
+
+def _table(rows: int, embedding_dim: int) -> nn.Embedding:
+    table = nn.Embedding(rows, embedding_dim)
+    nn.init.normal_(table.weight, std=0.1)
+    return table
 
 
 def add_trends(scores: Tensor, weights: Tensor, trends: Tensor, moment: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config.sections import ModelSection
 from training.models.base import Hyperparameters, Model, ModelError, Sizes
 
 FOUND_BY_FIT = ("best_steps", "train_events", "weights")  # keys that a fit adds to the hyperparameters it was given
@@ -42,22 +43,25 @@ def model_class(name: object) -> type[Model]:
     return models()[name]
 
 
-def parse(section: Mapping[str, Any]) -> Hyperparameters:
-    """Typed hyperparameters of a plain dict: an entry of params.yaml, or what a fit has stored.
+def parse(section: ModelSection | Mapping[str, Any]) -> Hyperparameters:
+    """Typed hyperparameters of an entry of params.yaml, or of what a fit has stored.
 
     Raises:
         ModelError: an unknown name.
         pydantic.ValidationError: an unknown, missing or unacceptable hyperparameter.
     """
-    chosen = {name: value for name, value in section.items() if name not in FOUND_BY_FIT}
-    return model_class(section.get("name")).hyperparameters_type.model_validate(chosen)
+    if isinstance(section, Hyperparameters):
+        return section
+    values = section.model_dump() if isinstance(section, ModelSection) else section
+    chosen = {name: value for name, value in values.items() if name not in FOUND_BY_FIT}
+    return model_class(values.get("name")).hyperparameters_type.model_validate(chosen)
 
 
-def build(hyperparameters: Hyperparameters | Mapping[str, Any], sizes: Sizes) -> Model:
-    """The untrained model of these hyperparameters, typed or as a plain dict.
+def build(hyperparameters: ModelSection | Mapping[str, Any], sizes: Sizes) -> Model:
+    """The untrained model of these hyperparameters.
 
     Raises:
         ModelError: an unknown name, or the model refuses its hyperparameters or the catalog.
     """
-    typed = hyperparameters if isinstance(hyperparameters, Hyperparameters) else parse(hyperparameters)
+    typed = parse(hyperparameters)
     return model_class(typed.name)(typed, sizes)

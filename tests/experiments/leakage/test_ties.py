@@ -12,7 +12,7 @@ from made_cut import cut_of
 import features.sequences
 from experiments.leakage import event_order, fitted_statistics
 from training import windows
-from training.windows import Timeline
+from training.timeline import Timeline
 
 CHECKS = (event_order.evaluation, event_order.encoded, event_order.questions, fitted_statistics.fed)
 
