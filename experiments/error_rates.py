@@ -16,7 +16,7 @@ from config import params
 from config.command import UserError, exits_cleanly
 from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measure import read_metrics
+from experiments.evaluation.metrics_files import read_metrics
 from experiments.gating import error_rates_page
 from experiments.gating.error_rates_page import chart
 from experiments.gating.error_simulation import (

@@ -18,7 +18,7 @@ from config import params
 from config.command import UserError, exits_cleanly
 from experiments import audit
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measure import read_metrics
+from experiments.evaluation.metrics_files import read_metrics
 from experiments.gating import judgment, preconditions, verdict
 from experiments.gating.evidence import opponent
 from experiments.gating.judgment import Question, policy_hash

@@ -15,8 +15,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from experiments.evaluation import bootstrap
-from experiments.evaluation.cases import TARGETS, align, same_cases, true_ranks
-from experiments.evaluation.measure import HEADLINE
+from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
 from experiments.gating import verdict
 from training.metrics import ndcg
 
@@ -59,7 +58,7 @@ def population(champion: pd.DataFrame, candidate: pd.DataFrame) -> Population:
     """
     found, sizes = [], []
     for target in TARGETS:
-        (theirs,), (ours,) = align([champion], target), align([candidate], target)
+        (theirs,), (ours,) = align_cases([champion], target), align_cases([candidate], target)
         if not len(theirs) or not same_cases(theirs, ours):
             raise UserError(f"the two rankings hold {'other' if len(theirs) else 'no'} {target} cases")
         values = np.stack([_ndcg(ours) - _ndcg(theirs), _ndcg(theirs), np.ones(len(theirs))], axis=1)
@@ -84,7 +83,7 @@ def verdicts(
     rng = np.random.default_rng([seed, users])
     told: Counter[str] = Counter()
     for begin in range(0, looks, AT_ONCE):
-        weights = np.concatenate(list(bootstrap.weights(users, resamples, int(rng.integers(2**31)))))
+        weights = np.concatenate(list(bootstrap.resample_weights(users, resamples, int(rng.integers(2**31)))))
         drawn = rng.integers(0, len(population), (users, min(AT_ONCE, looks - begin)))
         told.update(_judge(population, drawn, weights, policy))
     return told

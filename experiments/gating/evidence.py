@@ -13,12 +13,10 @@ import pandas as pd
 from config import params
 from config.gate_params import Budgets, GuardRails
 from data.times import to_iso
-from experiments.evaluate import catalogue
-from experiments.evaluation.cases import SEGMENT, Catalog
-from experiments.evaluation.comparison import WHOLE, contrasts, holm
-from experiments.evaluation.list_metrics import counts, coverage, diversity, list_means
-from experiments.evaluation.measure import number
-from experiments.evaluation.scoring import HEADLINE, ScoredCases, score
+from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
+from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
+from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
+from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
 from experiments.evaluation.slices import Segments
 from experiments.gating.verdict import BASELINE, CHAMPION, level
 from features.feature_files import Features
@@ -29,20 +27,20 @@ from serving.worker.recommender import Recommender
 
 AT_LEAST, AT_MOST = "at least", "at most"
 MEANINGS = {
-    "coverage": "share of the catalogue that is among the first 10 of any list",
+    "coverage": "share of the catalog that is among the first 10 of any list",
     "diversity": "1 - mean cosine of the content of all pairs among the first 10, averaged over lists",
-    "popularity_lift": "training events of an item shown, over those of an average item of the catalogue",
+    "popularity_lift": "training events of an item shown, over those of an average item of the catalog",
 }
 
 
-def of_lists(lists: np.ndarray, catalogue: Catalog) -> dict[str, float]:
+def of_lists(lists: np.ndarray, catalog: Catalog) -> dict[str, float]:
     """The figure of each guard rail of (n, k) lists; NaN where items have no content, or nothing is shown."""
-    recommended = counts(lists, HEADLINE, len(catalogue.ids))
-    shown = list_means(lists, catalogue.popularity, HEADLINE)
-    varied = np.full(1, np.nan) if catalogue.unit is None else diversity(lists, catalogue.unit, HEADLINE)
-    average = catalogue.popularity[catalogue.member].mean()
+    recommended = count_items(lists, HEADLINE, len(catalog.ids))
+    shown = list_means(lists, catalog.popularity, HEADLINE)
+    varied = np.full(1, np.nan) if catalog.unit is None else diversity(lists, catalog.unit, HEADLINE)
+    average = catalog.popularity[catalog.member].mean()
     return {
-        "coverage": coverage(recommended, catalogue.member),
+        "coverage": coverage(recommended, catalog.member),
         "diversity": _mean(varied),
         "popularity_lift": _mean(shown) / average if average else float("nan"),
     }
@@ -56,8 +54,8 @@ def rails(ours: dict[str, float], theirs: dict[str, float], policy: GuardRails) 
         limit = ratio * theirs[name]
         broken = ours[name] > limit if kind == AT_MOST else ours[name] < limit
         rows.append(
-            {"name": name, "candidate": number(ours[name]), "champion": number(theirs[name]), "kind": kind,
-             "limit": number(limit), "within": not broken}
+            {"name": name, "candidate": json_number(ours[name]), "champion": json_number(theirs[name]), "kind": kind,
+             "limit": json_number(limit), "within": not broken}
         )  # fmt: skip
     return rows
 
@@ -99,7 +97,7 @@ def score_all(
     by_artifact: dict[str, dict[str, ScoredCases]] = {}
     for one in recommenders.values():
         if one.artifact.digest not in by_artifact:
-            by_artifact[one.artifact.digest] = score(one, features, cases, events, users, size)
+            by_artifact[one.artifact.digest] = score_cases(one, features, cases, events, users, size)
     return {role: by_artifact[one.artifact.digest] for role, one in recommenders.items()}
 
 
@@ -117,7 +115,7 @@ def weigh(
                if role in scores}  # fmt: skip
     lists = {role: of[policy.primary].lists for role, of in scores.items() if policy.primary in of}
     same = BASELINE in scores and scores[BASELINE] is scores[CHAMPION]
-    whole = {role: {target: found[WHOLE] for target, found in of.items()} for role, of in against.items()}
+    whole = {role: {target: found[ALL_CASES] for target, found in of.items()} for role, of in against.items()}
     return {
         "looks": looks,
         "comparisons": whole | {BASELINE: None if same else whole.get(BASELINE)},
@@ -128,7 +126,7 @@ def weigh(
 
 def rails_of(lists: Mapping[str, np.ndarray], features: Features, policy: params.Gate) -> list[dict[str, Any]]:
     """The guard rails of the candidate's (n, 10) lists, against the champion's."""
-    shown = Catalog.of(catalogue(features))
+    shown = Catalog.from_items(catalog_items(features))
     ours, theirs = (of_lists(lists[role], shown) for role in (CANDIDATE, CHAMPION))
     return rails(ours, theirs, policy.guard_rails)
 
@@ -139,7 +137,7 @@ def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gat
         {"target": target, "segment": name.removeprefix(SEGMENT), **found}
         for target, parts in by_target.items()
         for name, found in parts.items()
-        if name != WHOLE
+        if name != ALL_CASES
     ]
     for row in rows:
         row["tested"] = row["segment"] == COLD or row["users"] >= policy.segment_min_users
@@ -153,7 +151,7 @@ def _compare(
     scores, role: str, cases: Mapping[str, EvaluationCases], parts: Parts, policy: params.Gate, seed: int, looks: int
 ):
     return {
-        target: contrasts(
+        target: paired_differences(
             scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, every.user,
             parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples, level(policy, looks),
         )

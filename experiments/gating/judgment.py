@@ -21,7 +21,7 @@ from config import params
 from data.columns import DAY
 from data.products import INGESTED, SPLIT
 from data.times import to_iso
-from experiments.evaluation.scoring import cases_from
+from experiments.evaluation.ranking import cases_since
 from experiments.evaluation.slices import Segments
 from experiments.gating import evidence, preconditions, same_data_refit, verdict
 from experiments.gating.evidence import CANDIDATE
@@ -147,7 +147,7 @@ def _look(asked: Question, recommenders: Mapping[str, Recommender], manifests: M
     settings, features = asked.settings, asked.features
     begun = time.perf_counter()
     start = evidence.window_start(features, manifests)
-    cases = cases_from(features, start)
+    cases = cases_since(features, start)
     looks = len(entries(asked.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.batch_cases)

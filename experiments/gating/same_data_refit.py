@@ -10,7 +10,8 @@ import numpy as np
 from config import params
 from config.command import UserError
 from config.model_params import ModelParams
-from experiments.evaluation.comparison import FOUND, WHOLE, contrasts
+from experiments.evaluation.bootstrap import ALL_CASES, paired_differences
+from experiments.evaluation.comparison import FITTED_PARAMETERS
 from experiments.gating.verdict import level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
@@ -40,7 +41,7 @@ def asked_of(recipe: Any) -> Any:
     """A recipe without what its fit found: the parameters that a person chose."""
     if not isinstance(recipe, dict):
         return recipe
-    return {name: asked_of(value) for name, value in recipe.items() if name not in FOUND}
+    return {name: asked_of(value) for name, value in recipe.items() if name not in FITTED_PARAMETERS}
 
 
 def refit(
@@ -63,8 +64,8 @@ def refit(
 
     def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:
         return {
-            target: contrasts(one[target], other[target], every.user, {}, policy.margin, settings.seed, policy.resamples,
-                              level(policy, looks))[WHOLE]
+            target: paired_differences(one[target], other[target], every.user, {}, policy.margin, settings.seed, policy.resamples,
+                              level(policy, looks))[ALL_CASES]
             for target, every in cases.items()
         }  # fmt: skip
 

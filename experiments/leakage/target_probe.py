@@ -148,7 +148,9 @@ def probe(at: Cut) -> Outcome:
     true, anew = measure(at, at.features), measure(at, dealt)
     level = settings.probe_alpha / max(1, len(anew.read))
     told = [name for name, scores in anew.read.items() if _p(*won(scores)) < level]
-    named = [name for name, scores in true.stated.items() if bootstrap.interval(*won(scores))[0] > settings.too_good]
+    named = [
+        name for name, scores in true.stated.items() if bootstrap.wilson_interval(*won(scores))[0] > settings.too_good
+    ]
     findings = [_leak(at, name, true, won(anew.read[name])) for name in told]
     findings += [_too_good(at, name, true) for name in named]
     if not findings and not any(_p(*won(scores)) < level for scores in true.read.values()):
@@ -185,7 +187,7 @@ def _p(won: int, decided: int) -> float:
 def _share(scores: np.ndarray | None) -> str:
     if scores is None or not won(scores)[1]:
         return "-"
-    (first, decided), (low, high) = won(scores), bootstrap.interval(*won(scores))
+    (first, decided), (low, high) = won(scores), bootstrap.wilson_interval(*won(scores))
     return f"{first / decided:.3f} [{low:.3f}, {high:.3f}] of {decided:,}"
 
 

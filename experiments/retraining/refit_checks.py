@@ -17,7 +17,7 @@ from config import params
 from config.params import Retrain
 from data.products import INGESTED, SPLIT
 from data.times import to_iso
-from experiments.evaluation.scoring import score
+from experiments.evaluation.ranking import score_cases
 from experiments.gating import evidence, judgment, preconditions, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.judgment import Question
@@ -43,7 +43,9 @@ def lists_of(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Role -> (n, 10) rows of the present catalogue, -1 where a list is shorter."""
     asked = {"next": cases}
-    return {role: score(one, features, asked, events, users, size)["next"].lists for role, one in recommenders.items()}
+    return {
+        role: score_cases(one, features, asked, events, users, size)["next"].lists for role, one in recommenders.items()
+    }
 
 
 def overlap(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:

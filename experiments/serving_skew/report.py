@@ -82,7 +82,7 @@ def tally(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Counts of one group, and the match rate of what could be compared with its interval; None of nothing."""
     counts = Counter(outcome.kind for outcome in outcomes)
     compared = sum(counts[kind] for kind in COMPARED)
-    low, high = bootstrap.interval(counts[MATCHED], compared)
+    low, high = bootstrap.wilson_interval(counts[MATCHED], compared)
     reasons = Counter(outcome.why for outcome in outcomes if outcome.kind == NOT_COMPARABLE)
     return {
         "compared": compared, "matched": counts[MATCHED], "different": counts[DIFFERENT],

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from experiments.leaderboard.board import MAIN, rounded
-from experiments.leaderboard.markdown import summary
+from experiments.leaderboard.board import METRICS, rounded
+from experiments.leaderboard.report import text_summary
 from tests.experiments.made_board import SKILL, change, run
 
 
@@ -26,12 +26,12 @@ def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     assert ours["window"]["users"] == ours["window"]["cases"] == 40
     assert set(ours["next"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
     assert set(ours["next"]["slices"]) == {"cold", "warm"}
-    assert set(ours["next"]["metrics"]) == set(MAIN)
+    assert set(ours["next"]["metrics"]) == set(METRICS)
 
 
 def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
-    head, *lines, sizes = summary(result, "next").splitlines()
+    head, *lines, sizes = text_summary(result, "next").splitlines()
 
     assert head.split()[0] == "model"
     assert [line.split("  ")[0] for line in lines] == ["best reachable", "ours+", "ease*", "popularity"]

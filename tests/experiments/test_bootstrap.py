@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from experiments.evaluation import bootstrap
-from experiments.evaluation.bootstrap import Totals, intervals, paired, weights
+from experiments.evaluation.bootstrap import UserTotals, intervals, paired, resample_weights
 
 
 def interval(values, user, seed=0, resamples=1000):
     names, row = np.unique(user, return_inverse=True)
-    found = intervals(Totals.of(np.asarray(values, float)[:, None], row, len(names)), seed, resamples)
+    found = intervals(UserTotals.from_cases(np.asarray(values, float)[:, None], row, len(names)), seed, resamples)
     return tuple(float(column[0]) for column in found)
 
 
 def test_every_resample_draws_as_many_users_as_there_are():
-    drawn = np.concatenate(list(weights(37, 200, seed=1)))
+    drawn = np.concatenate(list(resample_weights(37, 200, seed=1)))
     assert drawn.shape == (200, 37)
     assert (drawn.sum(axis=1) == 37).all()
     assert drawn.mean() == pytest.approx(1)
@@ -24,14 +24,14 @@ def test_every_resample_draws_as_many_users_as_there_are():
 
 
 def test_blocks_add_up_to_the_resamples_asked_for(monkeypatch):
-    monkeypatch.setattr(bootstrap, "BLOCK", 100)
-    blocks = list(weights(37, 11, seed=1))
+    monkeypatch.setattr(bootstrap, "MAX_WEIGHTS", 100)
+    blocks = list(resample_weights(37, 11, seed=1))
     assert [len(block) for block in blocks] == [2, 2, 2, 2, 2, 1]
 
 
 def test_the_mean_is_over_cases_and_beside_it_over_users():
     values = np.array([1.0, 1.0, 1.0, 0.0])  # three cases of user 0, one of user 1
-    totals = Totals.of(values[:, None], np.array([0, 0, 0, 1]), 2)
+    totals = UserTotals.from_cases(values[:, None], np.array([0, 0, 0, 1]), 2)
     assert intervals(totals, 0, 100).mean[0] == pytest.approx(3 / 4)
     assert intervals(totals.by_user(), 0, 100).mean[0] == pytest.approx((1 + 0) / 2)
 

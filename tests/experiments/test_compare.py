@@ -9,7 +9,8 @@ import pytest
 
 from experiments import compare
 from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
-from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
 from tests.experiments.made_board import ORIGIN, build, change
 
 
@@ -157,7 +158,7 @@ def test_command_line_answers_a_mistake_in_one_line(out, capsys):
 
 
 def test_metrics_files_need_no_names_of_rankings():
-    one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
+    one = MeasuredModel.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
                                             "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
     assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
 

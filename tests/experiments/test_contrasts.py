@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.evaluation.bootstrap import paired
-from experiments.evaluation.comparison import WHOLE, contrasts, holm, p_below_zero, users_to_decide
+from experiments.evaluation.bootstrap import (
+    ALL_CASES,
+    holm,
+    p_value_of_loss,
+    paired,
+    paired_differences,
+    users_to_decide,
+)
 
 USERS, CASES = 60, 400
 
@@ -21,7 +27,7 @@ def case_values() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_the_whole_is_the_paired_bootstrap_of_all_cases(case_values) -> None:
-    found = contrasts(*case_values, {}, 0.02, 7, 500, 0.9)[WHOLE]
+    found = paired_differences(*case_values, {}, 0.02, 7, 500, 0.9)[ALL_CASES]
 
     for key, value in vars(paired(*case_values, 7, 500, 0.9)).items():
         assert found[key] == pytest.approx(value, abs=1e-12)
@@ -32,9 +38,9 @@ def test_a_part_knows_only_its_own_cases(case_values) -> None:
     ours, theirs, user = case_values
     part = user < 20
 
-    found = contrasts(ours, theirs, user, {"first": part, "nobody": user < 0}, 0.02, 0, 500, 0.9)
+    found = paired_differences(ours, theirs, user, {"first": part, "nobody": user < 0}, 0.02, 0, 500, 0.9)
 
-    assert set(found) == {WHOLE, "first"}
+    assert set(found) == {ALL_CASES, "first"}
     assert found["first"]["users"] == len(np.unique(user[part]))
     assert found["first"]["difference"] == pytest.approx((ours - theirs)[part].mean())
     assert found["first"]["relative"] == pytest.approx((ours - theirs)[part].sum() / theirs[part].sum())
@@ -42,14 +48,14 @@ def test_a_part_knows_only_its_own_cases(case_values) -> None:
 
 def test_the_spread_is_the_standard_error_of_the_mean() -> None:
     gain = np.random.default_rng(0).normal(size=400)
-    found = contrasts(1 + gain, np.ones(400), np.arange(400), {}, 0.0, 0, 4000, 0.9)[WHOLE]
+    found = paired_differences(1 + gain, np.ones(400), np.arange(400), {}, 0.0, 0, 4000, 0.9)[ALL_CASES]
 
     assert found["spread"] == pytest.approx(gain.std() / np.sqrt(400), rel=0.05)
     assert found["relative_spread"] == pytest.approx(found["spread"])
 
 
 def test_what_is_undefined_is_none_and_no_nan() -> None:
-    alone = contrasts(np.ones(3), np.zeros(3), np.zeros(3), {}, 0.0, 0, 200, 0.9)[WHOLE]
+    alone = paired_differences(np.ones(3), np.zeros(3), np.zeros(3), {}, 0.0, 0, 200, 0.9)[ALL_CASES]
 
     assert (alone["difference"], alone["low"], alone["relative"]) == (1.0, None, None)
     assert alone["p_loss"] == 1.0
@@ -57,7 +63,7 @@ def test_what_is_undefined_is_none_and_no_nan() -> None:
 
 def test_cases_that_differ_in_number_are_refused() -> None:
     with pytest.raises(ValueError, match="paired cases differ in number: 3, 2, users of 3"):
-        contrasts(np.ones(3), np.ones(2), np.zeros(3), {}, 0.0, 0, 200, 0.9)
+        paired_differences(np.ones(3), np.ones(2), np.zeros(3), {}, 0.0, 0, 200, 0.9)
 
 
 def test_a_loss_beyond_the_margin_is_significant_and_one_within_it_is_not(case_values) -> None:
@@ -65,14 +71,14 @@ def test_a_loss_beyond_the_margin_is_significant_and_one_within_it_is_not(case_v
 
     def p(loss: float) -> float:
         noise = np.random.default_rng(1).normal(0, 0.02, CASES)
-        return contrasts(theirs * (1 - loss) + noise, theirs, user, {}, 0.02, 0, 500, 0.9)[WHOLE]["p_loss"]
+        return paired_differences(theirs * (1 - loss) + noise, theirs, user, {}, 0.02, 0, 500, 0.9)[ALL_CASES]["p_loss"]
 
     assert p(0.10) < 0.001
     assert p(0.01) > 0.5
 
 
 def test_few_users_show_no_more_than_a_sign_test_could() -> None:
-    p = p_below_zero(np.array([-1.0, -1.0, -1.0]), np.array([0.0, 0.0, 0.0]), np.array([1, 3, 10]))
+    p = p_value_of_loss(np.array([-1.0, -1.0, -1.0]), np.array([0.0, 0.0, 0.0]), np.array([1, 3, 10]))
 
     assert p.tolist() == [1.0, 1 / 8, 1 / 1024]
 

@@ -1,4 +1,4 @@
-"""The decay curve says what each period after the cut was worth, and leaves no case out."""
+"""The decay_curve curve says what each period after the cut was worth, and leaves no case out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.leaderboard.board import PERIODS, decay
+from experiments.leaderboard.board import PERIODS, decay_curve
 
 CUT = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -23,7 +23,7 @@ def rankings(days: list[float], ranks: list[int]) -> pd.DataFrame:
 
 
 def test_each_period_has_the_mean_of_its_own_cases() -> None:
-    found = decay([rankings([0, 1, 79, 80], [1, 3, 11, 1])], seed=0, resamples=100)
+    found = decay_curve([rankings([0, 1, 79, 80], [1, 3, 11, 1])], seed=0, resamples=100)
 
     assert [one["cases"] for one in found] == [2, 2]  # the first and the last eighth of 80 days
     assert found[0]["mean"] == pytest.approx((1 + 1 / 2) / 2)  # 1 / log2(1 + 1) and 1 / log2(3 + 1)
@@ -35,10 +35,10 @@ def test_each_period_has_the_mean_of_its_own_cases() -> None:
 def test_seeds_are_averaged_before_the_periods_are_formed() -> None:
     one, other = rankings([0, 1], [1, 1]), rankings([0, 1], [11, 11])
 
-    found = decay([one, other], seed=0, resamples=100)
+    found = decay_curve([one, other], seed=0, resamples=100)
 
     assert np.average([p["mean"] for p in found], weights=[p["cases"] for p in found]) == pytest.approx(0.5)
 
 
 def test_without_cases_there_is_no_curve() -> None:
-    assert decay([rankings([], [])], seed=0, resamples=100) == []
+    assert decay_curve([rankings([], [])], seed=0, resamples=100) == []

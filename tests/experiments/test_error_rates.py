@@ -84,7 +84,7 @@ def test_a_simulated_look_is_judged_by_the_intervals_of_a_real_one(monkeypatch: 
         error_simulation.verdict, "decide", lambda targets, policy: (seen.append(targets), ("HOLD", ""))[1]
     )
     drawn = np.arange(30)[:, None]  # everybody once
-    weights = np.concatenate(list(bootstrap.weights(30, 200, 7)))
+    weights = np.concatenate(list(bootstrap.resample_weights(30, 200, 7)))
     error_simulation._judge(people, drawn, weights, POLICY)
 
     for at, target in enumerate(("window", "next")):

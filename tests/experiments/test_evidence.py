@@ -17,7 +17,7 @@ from config import params
 from data.products import INGESTED
 from experiments import evaluate, gate
 from experiments.evaluation.cases import Catalog
-from experiments.evaluation.scoring import cases_from, score
+from experiments.evaluation.ranking import cases_since, score_cases
 from experiments.gating import evidence
 from features import feature_files
 from features.sequences import Log
@@ -51,12 +51,12 @@ def metrics(folder: Path, label: str) -> dict:
 
 def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "features/out/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
     artifacts = {label: Recommender.load(project / "serving/out/artifacts" / label) for label in labels}
     scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.batch_cases)
-    items = Catalog.of(evaluate.catalogue(features))
+    items = Catalog.from_items(evaluate.catalogue(features))
 
     for label in labels:
         for target in ("window", "next"):
@@ -71,15 +71,15 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "features/out/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "serving/out/artifacts/ease")
     turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
     size = len(features.vocabulary)
     of = replace(cases["next"], truth=size - cases["next"].truth)
 
-    one = score(artifact, features, cases, *tables, 512)["next"]
-    other = score(artifact, turned, {"next": of}, *tables, 512)["next"]
+    one = score_cases(artifact, features, cases, *tables, 512)["next"]
+    other = score_cases(artifact, turned, {"next": of}, *tables, 512)["next"]
 
     assert np.array_equal(one.ndcg, other.ndcg)
     assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)

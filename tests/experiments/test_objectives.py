@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 
 from config import params
 from experiments import tune
-from experiments.tuning import objectives, trials
-from experiments.tuning.study import Budget, name_of
+from experiments.tuning import trials
+from experiments.tuning.study import Budget, study_name
 from tests.training.made_features import checkerboard, train_settings
 from training import validation
 from training.train import FitError
@@ -47,7 +47,7 @@ def aiming_at(*aims: str) -> params.Params:
 
 def measured(name: str, model: Constant, features=FEATURES) -> float:
     result = SimpleNamespace(model=model, validation={"next": 0.1, "window": 0.4})
-    return objectives.measure([name], result, features, train_settings(), 0)[name]
+    return trials.measure_objectives([name], result, features, train_settings(), 0)[name]
 
 
 def test_accuracy_is_the_geometric_mean_of_both_targets() -> None:
@@ -103,7 +103,7 @@ def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
-    monkeypatch.setitem(objectives.MEASURES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
+    monkeypatch.setitem(trials.OBJECTIVES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
     return tracked
 
 
@@ -132,7 +132,7 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
         assert one["objectives"] == all_of[one["trial"]]
         assert one["recipe"]["dropout"] == one["parameters"]["dropout"]
     assert (studied / "tuned/two_tower.front.png").read_bytes().startswith(b"\x89PNG")
-    assert f"trial 3: {objectives.text(all_of[3])} in " in capsys.readouterr().out
+    assert f"trial 3: {trials.objectives_text(all_of[3])} in " in capsys.readouterr().out
     assert f"it is the most accurate of {len(kept)} on the front" in tune.told("two_tower", study, aims)
 
     client = MlflowClient()
@@ -150,4 +150,4 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
 def test_trials_of_other_objectives_are_another_study() -> None:
     settings = [aiming_at("accuracy"), aiming_at("accuracy", "diversity"), aiming_at("accuracy", "latency")]
 
-    assert len({name_of("two_tower", FEATURES, one) for one in settings}) == 3
+    assert len({study_name("two_tower", FEATURES, one) for one in settings}) == 3

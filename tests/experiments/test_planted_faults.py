@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from config import params
-from experiments.evaluation.scoring import ScoredCases
+from experiments.evaluation.ranking import ScoredCases
 from experiments.gating import evidence
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, conclude
 from tests.experiments.gate_policy import POLICY

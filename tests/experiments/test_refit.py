@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from config import params
-from experiments.evaluation.scoring import cases_from
+from experiments.evaluation.ranking import cases_since
 from experiments.gating.same_data_refit import asked_of, refit, why_not
 from tests.training.made_features import checkerboard, recipe
 from training import validation
@@ -46,7 +46,7 @@ def test_what_a_fit_found_does_not_make_a_recipe_another() -> None:
 
 
 def test_the_refit_stands_between_champion_and_candidate() -> None:
-    cases = cases_from(FEATURES, FEATURES.cut_us)
+    cases = cases_since(FEATURES, FEATURES.cut_us)
     old = recipe("item_knn")
     again = fit(old, FEATURES, SHIPPED.train, SHIPPED.train.seed).model
     known = {t: validation.ndcg(again, FEATURES, every, FEATURES.trend_log(), 64) for t, every in cases.items()}

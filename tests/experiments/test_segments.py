@@ -1,4 +1,4 @@
-"""Segments are slices of an evaluation: in the rankings, in the metrics, in the result file and on the leaderboard."""
+"""Segments are slices of an evaluation: in the rankings, in the metrics, in the result_file file and on the leaderboard."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import yaml
 
 from config import params
 from config.command import UserError
-from experiments.evaluation.cases import Catalog, gather
-from experiments.evaluation.measure import CompareError, Measured, measure, must_share_split
+from experiments.evaluation.cases import Catalog, collect_cases
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import CompareError, MeasuredModel, check_same_split
 from experiments.evaluation.slices import Segments, case_slices
-from experiments.leaderboard.board import Board, result
-from experiments.leaderboard.html_page import page
-from experiments.leaderboard.markdown import markdown, segment_rows
+from experiments.leaderboard.board import Board, result_file
+from experiments.leaderboard.report import html_report, markdown_report, segment_rows
 from features import feature_files
 from features.featurize import microseconds
 from features.segments.rules import RuleEvent, RuleProfile, members, split_values
@@ -43,19 +43,19 @@ def numbers(nested: dict, at: str = "") -> dict[str, float]:
     return found
 
 
-def measured(made, label: str = "ease", **changes: object) -> Measured:
+def measured(made, label: str = "ease", **changes: object) -> MeasuredModel:
     rankings, items = made
     facts = {
         "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
         "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
         "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
     }  # fmt: skip
-    return Measured.model_validate(facts | changes)
+    return MeasuredModel.model_validate(facts | changes)
 
 
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
     rankings, items = made
-    cases = gather([rankings], "next", Catalog.of(items))
+    cases = collect_cases([rankings], "next", Catalog.from_items(items))
     assert cases is not None
     ordered = rankings[rankings["target"] == "next"].sort_values("case_id")
 
@@ -89,7 +89,7 @@ def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they
     one = measured(made)
     board = Board.of([one], [], None)
 
-    whole, text = result(board), markdown(board)
+    whole, text = result_file(board), markdown_report(board)
 
     assert whole["segments"] == MEANINGS
     for target in ("window", "next"):
@@ -100,7 +100,7 @@ def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they
         assert list(row)[1:] == [f"odd ({cases})", f"third ({slices['segment:third']['cases']})"]
         assert row[f"odd ({cases})"].startswith(f"{slices['segment:odd']['metrics']['ndcg@10']['mean']:.4f} [")
         assert f"| odd ({cases}) |" in text
-        assert f"<th>odd ({cases})</th>" in page(board)
+        assert f"<th>odd ({cases})</th>" in html_report(board)
     assert "- **segment:empty**: events above 9." in text
 
 
@@ -110,13 +110,13 @@ def test_a_board_without_segments_says_nothing_of_them(made) -> None:
 
     board = Board.of([plain], [], None)
 
-    assert "segments" not in result(board)
-    assert "by segment" not in markdown(board)
+    assert "segments" not in result_file(board)
+    assert "by segment" not in markdown_report(board)
 
 
 def test_one_name_for_two_segments_is_refused(made) -> None:
     with pytest.raises(CompareError, match=r"ease and ours were measured by different segments\.rules; evaluate both"):
-        must_share_split([measured(made), measured(made, "ours", segments={"segment:odd": "events at least 3"})])
+        check_same_split([measured(made), measured(made, "ours", segments={"segment:odd": "events at least 3"})])
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from config.command import UserError
 from experiments import tune
 from experiments.tuning import study as study_storage
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, begin_with_defaults, completed, name_of, open_study, this_process
+from experiments.tuning.study import Budget, completed_trials, enqueue_defaults, open_study, study_name, this_process
 from experiments.tuning.trials import OutOfTimeError
 from tests.training.made_features import checkerboard
 from training import tracking
@@ -140,13 +140,13 @@ def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, m
     pruned = runs_of("trial")[5]
     assert pruned.info.status == "KILLED"
     assert pruned.data.tags["trial"] == "pruned"
-    assert completed(study) == study.trials[:5]
+    assert completed_trials(study) == study.trials[:5]
 
 
 def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_measured(studied: Path) -> None:
-    name = name_of("two_tower", FEATURES, SETTINGS)
-    left = open_study(name, study_storage.url_of(studied), 0)
-    begin_with_defaults(left, "two_tower", SETTINGS)
+    name = study_name("two_tower", FEATURES, SETTINGS)
+    left = open_study(name, study_storage.storage_url(studied), 0)
+    enqueue_defaults(left, "two_tower", SETTINGS)
     left.ask().set_user_attr("process", DEAD)
     tags = {"study": name, "process": json.dumps(DEAD)}
     tracking.open_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
@@ -161,7 +161,7 @@ def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_
 
 
 def test_what_another_process_works_on_is_left_alone(studied: Path) -> None:
-    other = open_study(name_of("two_tower", FEATURES, SETTINGS), study_storage.url_of(studied), 0)
+    other = open_study(study_name("two_tower", FEATURES, SETTINGS), study_storage.storage_url(studied), 0)
     other.ask().set_user_attr("process", this_process())
     other.ask().set_user_attr("process", ["another machine", *DEAD[1:]])
 
@@ -207,11 +207,11 @@ def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:
     narrow = {"two_tower": {"dropout": SETTINGS.tune.spaces["two_tower"]["dropout"]}}
     smaller = SETTINGS.model_copy(update={"tune": SETTINGS.tune.model_copy(update={"spaces": narrow})})
 
-    assert len({name_of("two_tower", FEATURES, settings) for settings in (SETTINGS, longer, smaller)}) == 3
+    assert len({study_name("two_tower", FEATURES, settings) for settings in (SETTINGS, longer, smaller)}) == 3
 
 
 def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
-    url = study_storage.url_of(studied)
+    url = study_storage.storage_url(studied)
     drawn = {open_study("one", url, seed=0, worker=n, workers=3).ask().suggest_float("x", 0, 1) for n in range(3)}
 
     assert len(drawn) == 3

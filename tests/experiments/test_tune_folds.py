@@ -13,7 +13,7 @@ from config.command import UserError
 from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, name_of
+from experiments.tuning.study import Budget, study_name
 from features.folds import Tables
 from tests.training.made_features import checkerboard
 from training.metrics import geometric_mean
@@ -102,4 +102,4 @@ def test_epochs_of_different_windows_are_never_compared(ten_days: None, tracked:
 
 
 def test_another_number_of_folds_is_another_study() -> None:
-    assert len({name_of("two_tower", FEATURES, with_folds(count)) for count in (1, 2, 3)}) == 3
+    assert len({study_name("two_tower", FEATURES, with_folds(count)) for count in (1, 2, 3)}) == 3

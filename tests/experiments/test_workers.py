@@ -18,7 +18,7 @@ from data import ingest, split
 from experiments import tune
 from experiments.tuning import study as study_storage
 from experiments.tuning import workers
-from experiments.tuning.study import Budget, name_of, open_study
+from experiments.tuning.study import Budget, open_study, study_name
 from features import feature_files, featurize
 
 WORKERS = 2
@@ -55,8 +55,8 @@ def kill_one(name: str, url: str, killed: list[int], over: threading.Event) -> N
 def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path) -> None:
     with inside(featurized):
         settings, features = params.load(), feature_files.load(tune.FEATURES)
-        name, killed, over = name_of("two_tower", features, settings), [], threading.Event()
-        killer = threading.Thread(target=kill_one, args=(name, study_storage.url_of(tune.OUT), killed, over))
+        name, killed, over = study_name("two_tower", features, settings), [], threading.Event()
+        killer = threading.Thread(target=kill_one, args=(name, study_storage.storage_url(tune.OUT), killed, over))
         killer.start()
         study = tune.tune("two_tower", features, settings, Budget(3, 3600), WORKERS)
         over.set()

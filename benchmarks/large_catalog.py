@@ -93,7 +93,7 @@ def told(points: dict[tuple[str, int], Load], about: dict) -> dict:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_catalogue", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_catalog", description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=600, help="of training; default: %(default)s")
     parser.add_argument(
