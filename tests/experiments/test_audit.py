@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_cut import TEST, cut_of, lay, made_events
 from small_pipeline import inside as inside_of
 
 from config import params
@@ -18,7 +19,6 @@ from experiments import audit
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
 from experiments.leakage.page import page
 from features.sequences import Log
-from tests.experiments.leakage.made_cut import TEST, cut_of, lay, made_events
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import json
 
 import pandas as pd
 import pytest
+from made_board import ORIGIN, build, change
 
 from experiments import compare
 from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
-from tests.experiments.made_board import ORIGIN, build, change
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):

@@ -20,17 +20,18 @@ import psutil
 import pytest
 import reach
 import tiny_artifact
+from own_registry import use_registry
 
 from config.params import ROOT
-from serving import ask, deploy, package, server
+from serving import ask, deploy, package
 from serving.artifact.worker_code import FORBIDDEN, worker_modules
 from serving.deployment import registry
 from serving.deployment.load_version import DeployError
 from serving.deployment.registry import RegistryError
 from serving.settings import PORTS, ServerSettings, variable
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,7 @@ def first(live: ServerSettings, artifacts: dict[int, Path]) -> str:
 
 @pytest.fixture
 def client(live: ServerSettings, first: str) -> Iterator[TorchServe]:
-    with TorchServe.of(live) as client:
+    with TorchServe.from_settings(live) as client:
         yield client
 
 
@@ -162,17 +163,15 @@ def test_without_a_token_nothing_is_answered(live: ServerSettings, first: str) -
     assert httpx.get(f"{live.inference_url}/ping").status_code == 400
 
 
-def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(
-    live: ServerSettings, client: TorchServe
-) -> None:
+def test_a_renewed_or_expired_token_is_replaced(live: ServerSettings, client: TorchServe) -> None:
     assert client.ping() == "Healthy"
-    with TorchServe.of(live) as other:
-        other._renew("inference")  # the token that `client` holds is refused from now on
+    with TorchServe.from_settings(live) as other:
+        other.renew_token("inference")  # makes the token of `client` invalid
     assert client.ping() == "Healthy"
     keys = json.loads(live.key_file.read_text())
     keys["inference"]["key"] = "expired1"
     live.key_file.chmod(0o600)
-    live.key_file.write_text(json.dumps(keys))  # now the file is no help either: only renewing is
+    live.key_file.write_text(json.dumps(keys))  # now only a renewal helps
     client._tokens.clear()
     assert client.ping() == "Healthy"
 
@@ -227,7 +226,7 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
     done = threading.Event()
 
     def keep_asking() -> None:
-        with TorchServe.of(live) as other:
+        with TorchServe.from_settings(live) as other:
             while not done.is_set():
                 seen.append(serving(other))  # a gap would raise here
 
@@ -348,7 +347,7 @@ def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: 
     assert not server.stop(live)
     assert server.start(live)
     assert not server.start(live)
-    with TorchServe.of(live) as fresh:
+    with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
         assert set(pids(fresh)) == loaded
 
@@ -357,7 +356,7 @@ def test_a_server_killed_outright_is_put_right_by_deploy(live: ServerSettings, c
     before = serving(client)
     os.kill(server.find(live).pid, 9)
     assert deploy.deploy(NAME, live) == before
-    with TorchServe.of(live) as fresh:
+    with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
 
 

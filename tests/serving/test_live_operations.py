@@ -13,13 +13,14 @@ import httpx
 import promql
 import pytest
 import tiny_artifact
-from test_monitoring import EXPRESSIONS, TORCHSERVES, WORKERS
+from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
-from serving import package, server
+from serving import package
 from serving.deployment.load_version import DeployError
 from serving.install import InstallError, install, restore
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion, ServerError, TorchServe
+from serving.torchserve import server
+from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 from serving.worker.worker_metrics import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
 pytestmark = pytest.mark.slow
@@ -71,8 +72,8 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def described(settings: ServerSettings) -> dict[str, LiveVersion]:
-    with TorchServe.of(settings) as client:
+def described(settings: ServerSettings) -> dict[str, LoadedVersion]:
+    with TorchServe.from_settings(settings) as client:
         return client.describe(NAME)
 
 
@@ -101,7 +102,7 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
 
     time.sleep(2)  # for what was counted before, when the golden requests were replayed
     before = counts()
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         for _ in range(5):
             client.predict(NAME, {"k": 1})
         for _ in range(3):
@@ -129,7 +130,7 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
 def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: ServerSettings) -> None:
     there = promql.exposed(scrape(serving))
     asked = {name for expression in EXPRESSIONS for name in promql.metrics(expression)}
-    with TorchServe.of(serving) as client, pytest.raises(ServerError):
+    with TorchServe.from_settings(serving) as client, pytest.raises(ServerError):
         client.predict(NAME, {"k": 0})
     wait_until(lambda: REFUSED in promql.exposed(scrape(serving)), 20)
     assert promql.exposed(scrape(serving)) | there >= TORCHSERVES | WORKERS
@@ -140,7 +141,7 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
     serving: ServerSettings, archives: dict[str, Path]
 ) -> None:
     install(archives["2.0"], serving.model_copy(update={"workers": 1, "batch_size": 2}), lambda said: None)
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         client.set_default(NAME, "1.0")  # not the newest, so that coming back with it is no accident
     before = described(serving)
     os.kill(server.find(serving).pid, 9)
@@ -152,13 +153,13 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
     }
     assert settings_of(after["1.0"]) == (True, 2, 2, 4, 3)
     assert settings_of(after["2.0"]) == (False, 1, 1, 2, 3)
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
 
 
 def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artifacts: dict[int, Path]) -> None:
     package.build(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         client.register("slow.mar", "slow", batch_size=2, batch_delay_ms=300)
         try:
             client.predict("slow", {"k": 1})
@@ -171,7 +172,7 @@ def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artif
     assert 0.3 <= waited < 60
 
 
-def settings_of(live: LiveVersion) -> tuple:
+def settings_of(live: LoadedVersion) -> tuple:
     return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
@@ -190,7 +191,7 @@ def test_an_archive_that_answers_otherwise_is_not_installed(
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(broken, 2)
     package.build(broken, tmp_path / "3.0.mar", NAME, "3.0")
-    with pytest.raises(DeployError, match=r"golden request \d is answered otherwise .*; tiny 1\.0 answers as before"):
+    with pytest.raises(DeployError, match=r"golden request \d is answered differently .*; tiny 1\.0 answers as before"):
         install(tmp_path / "3.0.mar", serving)
     assert set(described(serving)) == {"1.0", "2.0"}
 
@@ -198,7 +199,7 @@ def test_an_archive_that_answers_otherwise_is_not_installed(
 def test_the_newest_archive_is_served_where_nothing_came_back(
     serving: ServerSettings, archives: dict[str, Path]
 ) -> None:
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         for version in ("2.0", "1.0"):
             client.unregister(NAME, version)
     for path in serving.model_store.glob("*.mar"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_registry import use_registry
 
 from serving import deploy
 from serving.deployment import registry
@@ -13,7 +14,6 @@ from serving.deployment.model_versions import client
 from serving.deployment.registry import CHAMPION, RegistryError
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
-from tests.serving.own_registry import use_registry
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def deployed(
 
 
 def serving(settings: ServerSettings) -> str:
-    with TorchServe.of(settings) as torchserve:
+    with TorchServe.from_settings(settings) as torchserve:
         return torchserve.predict(NAME, {"k": 1})["model_version"]
 
 
