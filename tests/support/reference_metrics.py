@@ -23,7 +23,7 @@ def recompute(frames, items, target, ks=(5, 10, 20, 50, 100)):
     for k in ks:
         values[f"coverage@{k}"] = mean([coverage(seed, facts, k) for seed in seeds])
         values[f"gini@{k}"] = mean([gini(seed, facts, k) for seed in seeds])
-    values["personalisation@10"] = mean([personalisation(seed, 10) for seed in seeds])
+    values["personalization@10"] = mean([personalization(seed, 10) for seed in seeds])
     return values
 
 
@@ -135,7 +135,7 @@ def gini(cases, facts, k):
     return 1 - 2 * area
 
 
-def personalisation(cases, k):
+def personalization(cases, k):
     last = {}
     for case in sorted(cases, key=lambda c: (c["time"], c["id"])):
         last[case["user"]] = set(case["ranked"][:k])

@@ -1,4 +1,4 @@
-"""Segments are slices of an evaluation: in the rankings, in the metrics, in the result_file file and on the leaderboard."""
+"""Segments are slices of an evaluation, as of the moment of each case."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ from config import params
 from config.command import UserError
 from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import CompareError, MeasuredModel, check_same_split
 from experiments.evaluation.slices import Segments, case_slices
-from experiments.leaderboard.board import Board, result_file
-from experiments.leaderboard.report import html_report, markdown_report, segment_rows
 from features import feature_files
 from features.featurize import microseconds
 from features.segments.rules import RuleEvent, RuleProfile, members, split_values
 from features.sequences import window_cases
-
-MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +36,6 @@ def numbers(nested: dict, at: str = "") -> dict[str, float]:
         inside = f"{at}/{name}"
         found |= numbers(value, inside) if isinstance(value, dict) else {inside: np.nan if value is None else value}
     return found
-
-
-def measured(made, label: str = "ease", **changes: object) -> MeasuredModel:
-    rankings, items = made
-    facts = {
-        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
-        "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
-        "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
-    }  # fmt: skip
-    return MeasuredModel.model_validate(facts | changes)
 
 
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
@@ -83,40 +68,6 @@ def test_segments_change_no_other_number(made) -> None:
         shared = {name: whole[target]["slices"][name] for name in found["slices"]}
         # Not to the bit: all slices are resampled in one matrix product, whose rounding may depend on its width.
         assert numbers(shared) == pytest.approx(numbers(found["slices"]), rel=1e-12, nan_ok=True)
-
-
-def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they_are(made) -> None:
-    one = measured(made)
-    board = Board.of([one], [], None)
-
-    whole, text = result_file(board), markdown_report(board)
-
-    assert whole["segments"] == MEANINGS
-    for target in ("window", "next"):
-        slices = whole["models"]["ease"]["targets"][target]["slices"]
-        assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
-        cases = slices["segment:odd"]["cases"]
-        row = segment_rows(board, target)[0]
-        assert list(row)[1:] == [f"odd ({cases})", f"third ({slices['segment:third']['cases']})"]
-        assert row[f"odd ({cases})"].startswith(f"{slices['segment:odd']['metrics']['ndcg@10']['mean']:.4f} [")
-        assert f"| odd ({cases}) |" in text
-        assert f"<th>odd ({cases})</th>" in html_report(board)
-    assert "- **segment:empty**: events above 9." in text
-
-
-def test_a_board_without_segments_says_nothing_of_them(made) -> None:
-    rankings, items = made
-    plain = measured((rankings, items), segments={}, targets=measure(rankings.drop(columns="segments"), items, 0, 100))
-
-    board = Board.of([plain], [], None)
-
-    assert "segments" not in result_file(board)
-    assert "by segment" not in markdown_report(board)
-
-
-def test_one_name_for_two_segments_is_refused(made) -> None:
-    with pytest.raises(CompareError, match=r"ease and ours were measured by different segments\.rules; evaluate both"):
-        check_same_split([measured(made), measured(made, "ours", segments={"segment:odd": "events at least 3"})])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.cases import Catalog, RankingsError, collect_cases
+from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.slices import case_slices, item_slices, sliced_metrics
 
 IDS = [f"{n}" for n in range(10)]
@@ -56,11 +56,6 @@ def test_a_family_with_one_part_in_use_says_nothing_and_is_left_out():
     assert set(case_slices(cases(histories=(3, 4))[0])) == {"cold", "warm"}
 
 
-def test_head_is_the_most_popular_fifth_of_the_catalogue():
-    catalogue = Catalog.from_items(ITEMS)
-    assert list(catalogue.ids[catalogue.head]) == ["0", "1"]
-
-
 def test_items_fall_in_one_of_head_tail_and_new():
     found, catalogue = cases(truths=(("0", "1", "2", "9", "new"),), ranks=((1, 2, 3, 10, 2**31 - 1),))
     masks = item_slices(found.seeds[0], catalogue)
@@ -91,16 +86,3 @@ def test_an_item_slice_judges_only_its_items_at_their_full_ranks():
 def test_slices_without_a_case_are_left_out():
     found, catalogue = cases(histories=(0, 0))
     assert "warm" not in sliced_metrics(found, catalogue, 10, ("ndcg@10",))
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        (ITEMS.drop(columns="popularity"), "column popularity is missing"),
-        (ITEMS.assign(item_id="7"), "'7' occurs twice"),
-        (ITEMS.assign(catalogue=False), "no row has catalogue = true"),
-    ],
-)
-def test_an_items_table_that_cannot_be_used_is_refused(items, message):
-    with pytest.raises(RankingsError, match=message):
-        Catalog.from_items(items)

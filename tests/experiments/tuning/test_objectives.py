@@ -18,6 +18,7 @@ from config import params
 from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, study_name
+from experiments.tuning.trials import measure_objectives, objectives_text
 from training import validation
 from training.train import FitError
 
@@ -47,7 +48,7 @@ def aiming_at(*aims: str) -> params.Params:
 
 def measured(name: str, model: Constant, features=FEATURES) -> float:
     result = SimpleNamespace(model=model, validation={"next": 0.1, "window": 0.4})
-    return trials.measure_objectives([name], result, features, train_settings(), 0)[name]
+    return measure_objectives([name], result, features, train_settings(), 0)[name]
 
 
 def test_accuracy_is_the_geometric_mean_of_both_targets() -> None:
@@ -73,7 +74,7 @@ def test_items_without_content_have_no_diversity() -> None:
     bare = checkerboard()
     bare.item_features = np.zeros((len(bare.vocabulary), 0), dtype=np.float32)
 
-    with pytest.raises(FitError, match=r"tune\.objectives names diversity, and no item of this data set has content"):
+    with pytest.raises(FitError, match=r"tune\.objectives holds diversity, but no item of this dataset has content"):
         measured("diversity", Constant(np.zeros(len(bare.vocabulary))), bare)
 
 
@@ -132,8 +133,8 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
         assert one["objectives"] == all_of[one["trial"]]
         assert one["recipe"]["dropout"] == one["parameters"]["dropout"]
     assert (studied / "tuned/two_tower.front.png").read_bytes().startswith(b"\x89PNG")
-    assert f"trial 3: {trials.objectives_text(all_of[3])} in " in capsys.readouterr().out
-    assert f"it is the most accurate of {len(kept)} on the front" in tune.told("two_tower", study, aims)
+    assert f": {objectives_text(all_of[3])} with " in capsys.readouterr().out
+    assert f"the most accurate of {len(kept)} on the Pareto front" in tune.summary_line("two_tower", study, aims)
 
     client = MlflowClient()
     runs = client.search_runs([client.get_experiment_by_name(SHIPPED.dataset).experiment_id])
