@@ -20,7 +20,7 @@ import numpy as np
 
 from config import params
 from config.command import UserError
-from config.params import ROOT
+from config.paths import BENCHMARKS, ROOT
 from features.feature_files import Features
 from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
@@ -38,7 +38,7 @@ class LearningCurve:
     Attributes:
         epoch_events: events that the model reads in one epoch.
         seconds: of fitting up to the end of the epoch: set-up included, validation left out.
-        ndcg: mean NDCG@10 of the `next` cases after the epoch.
+        ndcg: mean NDCG@10 of the `next_item` cases after the epoch.
     """
 
     epoch_events: int
@@ -110,7 +110,7 @@ def curve_of(label: str, features: Features, settings: params.Params, cases: int
 
     def on_epoch(row: dict) -> None:
         curve.seconds.append(clock.seconds())
-        curve.ndcg.append(row["valid/next/ndcg_10"])
+        curve.ndcg.append(row["valid/next_item/ndcg_10"])
         print(f"{label}: epoch {row['epoch']}, {curve.seconds[-1]:.1f} s, NDCG@10 {curve.ndcg[-1]:.4f}", flush=True)
         if curve.ndcg[-1] >= mark:
             raise Reached
@@ -121,10 +121,10 @@ def curve_of(label: str, features: Features, settings: params.Params, cases: int
     return curve
 
 
-HOME = ROOT / "benchmarks" / "out" / "rectools"
+HOME = BENCHMARKS / "rectools"
 K = 100
 # It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
-NAMES = {"width": "n_factors", "blocks": "n_blocks", "heads": "n_heads", "max_history": "session_max_len",
+NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",
          "dropout": "dropout_rate"}  # fmt: skip
 
 
@@ -213,13 +213,13 @@ def curve_of__rectools(
 
 
 def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
-    """(n,) NDCG@10 of (n, k) lists; a `next` case has one true item, which may stand nowhere in them."""
+    """(n,) NDCG@10 of (n, k) lists; a `next_item` case has one true item, which may stand nowhere in them."""
     hit = lists == cases.truth[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
 
 
 def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
-    """(n,) NDCG@10 of all-time popularity, as every peer falls back to where there is nothing to go by."""
+    """(n,) NDCG@10 of all-time popularity, as every baseline falls back to where there is nothing to go by."""
     model = build({"name": "popularity", "days": None}, sizes_of(features))
     return validation.ndcg(model, features, cases, features.trend_log(), size)

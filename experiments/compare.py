@@ -9,12 +9,13 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.comparison import best_on_validation
 from experiments.evaluation.metrics_files import read_metrics
 from experiments.leaderboard.board import Board, build_board, result_file
 
-OUT = params.ROOT / "experiments" / "out"
-RESULTS = params.ROOT / "experiments" / "results"
+OUT = ROOT / EXPERIMENTS
+RESULTS = ROOT / "experiments" / "results"
 
 
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
@@ -35,7 +36,7 @@ def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    settings = params.load(params.ROOT / "params.yaml")
+    settings = params.load(ROOT / "params.yaml")
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("--dataset", default=settings.dataset, help="dataset to compare (default: %(default)s)")
     parser.add_argument(

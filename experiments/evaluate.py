@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import ARTIFACTS, FEATURES, FITTED
 from experiments.evaluation import mlflow_log
 from experiments.evaluation.cases import HEADLINE
 from experiments.evaluation.measure import measure
@@ -30,13 +30,13 @@ def evaluate(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rankings of both targets, and the content of the metrics file."""
     try:
-        recommender = Recommender.load(Path("serving/out/artifacts") / label)
+        recommender = Recommender.load(ARTIFACTS / label)
     except ArtifactError as error:
         raise UserError(f"{error}; run `python -m serving.export --model {label}` first") from None
     manifest = recommender.manifest
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
-    batch_size, seed, resamples = settings.train.batch_cases, settings.seed, settings.evaluate.resamples
+    batch_size, seed, resamples = settings.train.eval_batch_size, settings.seed, settings.evaluate.resamples
     cases, trends = validation.cases(features), features.trend_log()
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
@@ -46,16 +46,16 @@ def evaluate(
     rankings = pd.concat(tables, ignore_index=True)
     targets = measure(rankings, items, seed, resamples, settings.evaluate.k)
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, cases["next"], recommender.artifact.trends, batch_size)
-        measured = measure(frozen, items, seed, resamples, [HEADLINE])["next"]
-        targets["next_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
-    fits = {cut: json.loads(Path(f"training/out/{label}/{cut}/fit.json").read_text()) for cut in ("valid", "test")}
+        frozen = rank_cases(recommender, features, cases["next_item"], recommender.artifact.trends, batch_size)
+        measured = measure(frozen, items, seed, resamples, [HEADLINE])["next_item"]
+        targets["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
+    fits = {cut: json.loads((FITTED / label / cut / "fit.json").read_text()) for cut in ("valid", "test")}
     metrics = {
         "label": label,
         "model": manifest["model"],
         "params": manifest["params"],
         "fit_seconds": fits["test"]["fit_seconds"],
-        "peer": recommender.model.peer,
+        "baseline": recommender.model.baseline,
         "learned": recommender.model.learned,
         "validation": {target: {"ndcg@10": value} for target, value in fits["valid"]["validation"].items()},
         "run_id": manifest["run_id"],
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     label = parser.parse_args(argv).model
     settings, started = params.load(), time.perf_counter()
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     items = catalog_items(features)
     rankings, metrics = evaluate(label, features, items, settings)
     path = write_metrics(label, rankings, metrics, items)

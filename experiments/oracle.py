@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, INGESTED
 from data.simulate import Oracle
 from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
@@ -41,9 +41,9 @@ def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, batch
         item_rows = [features.log.items[start:end] for start, end in zip(starts, ends, strict=True)]
         histories = [[ids[item - 1] for item in history if item] for history in item_rows]
         users = [features.users[user] for user in cases.user[rows]]
-        if cases.target == "window":
-            days = features.description["window_days"]
-            true = oracle.window_scores(users, int(cases.time[rows[0]]), days, histories)
+        if cases.target == "horizon":
+            days = features.description["horizon_days"]
+            true = oracle.horizon_scores(users, int(cases.time[rows[0]]), days, histories)
         else:
             true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
         scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
@@ -68,13 +68,13 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
     settings, started = params.load(), time.perf_counter()
-    path = Path("data/out/ingest/oracle.npz")
+    path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
-    features, oracle = feature_files.load("features/out/test"), Oracle.load(path)
+    features, oracle = feature_files.load(FEATURES / "test"), Oracle.load(path)
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
-        rank_cases(oracle, features, cases, settings.train.batch_cases).assign(
+        rank_cases(oracle, features, cases, settings.train.eval_batch_size).assign(
             segments=segments.column(features, cases)
         )
         for cases in validation.cases(features).values()
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         "model": LABEL,
         "params": {},
         "fit_seconds": None,
-        "peer": False,
+        "baseline": False,
         "learned": False,
         "oracle": True,
         "targets": targets,

@@ -14,8 +14,8 @@ from typing import Any
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import EXPERIMENTS
 from experiments.evaluation.holdout_protocols import all_folds, measure_folds
-from experiments.evaluation.metrics_files import OUT
 from experiments.leaderboard.sensitivity_card import NO_GATE, best_model, build_card, html_card, markdown_card
 from features.folds import Tables
 from training import provenance
@@ -65,14 +65,14 @@ def main(argv: list[str] | None = None) -> int:
         "md": markdown_card(card),
         "html": html_card(card),
     }
-    OUT.mkdir(parents=True, exist_ok=True)
+    EXPERIMENTS.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
-        (OUT / f"sensitivity.{suffix}").write_text(text, encoding="utf-8")
+        (EXPERIMENTS / f"sensitivity.{suffix}").write_text(text, encoding="utf-8")
     leaders = ", ".join(f"{column} {best_model(card, column)}" for column in card["protocols"])
     print(
         f"ranked {len(card['models'])} models by {len(card['protocols'])} protocols in "
         f"{time.perf_counter() - started:.0f} s: first of each: {leaders}; a diagnostic that cannot feed a gate; "
-        f"written to {OUT}/sensitivity.html"
+        f"written to {EXPERIMENTS}/sensitivity.html"
     )
     return 0
 

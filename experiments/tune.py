@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from config import params, search_space
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, TUNED
 from experiments.tuning import mlflow_log
 from experiments.tuning.study import (
     Budget,
@@ -34,9 +34,6 @@ from experiments.tuning.workers import Job, WorkerPool
 from features import feature_files
 from features.feature_files import Features
 
-OUT = Path("experiments/out")
-FEATURES = Path("features/out/valid")
-
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, workers: int = 1):
     """Run trials and return the study. A new study starts with the values of params.yaml, an old one continues.
@@ -47,12 +44,12 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
     it counts as it stands if it leads, otherwise it is given up. The trial of params.yaml always runs to its end.
 
     Args:
-        workers: processes that work on the study at once; more than one read the features from FEATURES.
+        workers: processes that work on the study at once; more than one read the features of the valid cut.
 
     Raises:
         UserError: no trial of the study is complete.
     """
-    url, objectives = storage_url(OUT), settings.tune.objectives
+    url, objectives = storage_url(), settings.tune.objectives
     study = open_study(study_name(label, features, settings), url, settings.seed, objectives=objectives)
     with mlflow_log.parent_run(study, label, features, settings) as parent:
 
@@ -75,7 +72,9 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
                 while budget.take():
                     report(run_next_trial(study, search, budget.deadline))
             else:
-                job = Job(study.study_name, url, label, settings, parent.run_id, FEATURES.resolve(), workers)
+                job = Job(
+                    study.study_name, url, label, settings, parent.run_id, (FEATURES / "valid").resolve(), workers
+                )
                 WorkerPool(job, budget, report, recover).run()
         finally:
             clean_up()
@@ -93,8 +92,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
 
 def write(label: str, study, objectives: Sequence[str], figures: dict, run_id: str) -> None:
     """Write tuned/<label>.json with the most accurate configuration and the Pareto front, and the plots beside it."""
-    folder = OUT / "tuned"
-    folder.mkdir(parents=True, exist_ok=True)
+    TUNED.mkdir(parents=True, exist_ok=True)
     best = best_trial(study)
     content = {
         "objective": trial_accuracy(best),
@@ -108,9 +106,9 @@ def write(label: str, study, objectives: Sequence[str], figures: dict, run_id: s
     }
     if len(objectives) > 1:
         content["front"] = mlflow_log.front_entries(study, objectives)
-    (folder / f"{label}.json").write_text(json.dumps(content, indent=1))
+    (TUNED / f"{label}.json").write_text(json.dumps(content, indent=1))
     for name, figure in figures.items():
-        figure.savefig(folder / f"{label}{name}.png")
+        figure.savefig(TUNED / f"{label}{name}.png")
 
 
 def trial_line(study, label: str, number: int, objectives: Sequence[str]) -> str:
@@ -139,7 +137,7 @@ def summary_line(label: str, study, objectives: Sequence[str]) -> str:
         front = f"; the most accurate of {len(pareto_front(study))} on the Pareto front, see {label}.front.png"
     return (
         f"tuned {label} with {len(started_trials(study))} trials: {_values(best, objectives)} with "
-        f"{values_text(best.params)}; {against}{front}; written to {OUT}/tuned/{label}.json, params.yaml is unchanged"
+        f"{values_text(best.params)}; {against}{front}; written to {TUNED}/{label}.json, params.yaml is unchanged"
     )
 
 
@@ -174,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     budget = budget_of(arguments, settings.tune)
     check_fold_count(settings)
-    study = tune(label, feature_files.load(FEATURES), settings, budget, arguments.workers)
+    study = tune(label, feature_files.load(FEATURES / "valid"), settings, budget, arguments.workers)
     print(summary_line(label, study, settings.tune.objectives))
     return 0
 

@@ -14,7 +14,7 @@ import pandas as pd
 from config.command import UserError
 from training.metrics import NOT_RANKED, TrueRanks
 
-TARGETS = ("window", "next")
+TARGETS = ("horizon", "next_item")
 HEADLINE = 10  # k of the headline metrics
 PRIMARY = f"ndcg@{HEADLINE}"  # the metric by which models are chosen and compared
 RANKED_LENGTH = 100  # item ids that are kept of each ranking
@@ -183,8 +183,8 @@ def collect_cases(frames: Sequence[pd.DataFrame], target: str, catalog: Catalog)
     if table.empty:
         return None
     users, user = np.unique(table["user_id"].to_numpy(str), return_inverse=True)
-    if target == "window" and len(users) < len(table):
-        raise RankingsError(f"rankings: {len(table)} window cases of {len(users)} users; expected one per user")
+    if target == "horizon" and len(users) < len(table):
+        raise RankingsError(f"rankings: {len(table)} horizon cases of {len(users)} users; expected one per user")
     return RankedCases(
         user=user,
         num_users=len(users),

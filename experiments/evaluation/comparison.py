@@ -21,10 +21,14 @@ TOLERANCE = 1e-9  # of a stored mean: beyond it, metrics file and rankings come 
 Frames = Callable[[MeasuredModel], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
 
 
-def best_peer(models: Sequence[MeasuredModel], target: str) -> str | None:
+def best_baseline(models: Sequence[MeasuredModel], target: str) -> str | None:
     """Label of the baseline with the highest NDCG@10 on a target, the first of equals; None without baselines."""
-    peers = [model for model in models if model.peer and model.point(target, PRIMARY) is not None]
-    return min(peers, key=lambda model: (-model.entry(target, PRIMARY)["mean"], model.label)).label if peers else None
+    baselines = [model for model in models if model.baseline and model.point(target, PRIMARY) is not None]
+    return (
+        min(baselines, key=lambda model: (-model.entry(target, PRIMARY)["mean"], model.label)).label
+        if baselines
+        else None
+    )
 
 
 def best_on_validation(models: Sequence[MeasuredModel], learned: bool) -> str | None:
@@ -35,7 +39,7 @@ def best_on_validation(models: Sequence[MeasuredModel], learned: bool) -> str | 
     eligible = [
         model
         for model in models
-        if model.learned == learned and not (model.learned and model.peer) and not model.oracle and model.validation
+        if model.learned == learned and not (model.learned and model.baseline) and not model.oracle and model.validation
     ]
     return max(eligible, key=lambda model: (validation_score(model), model.label)).label if eligible else None
 
@@ -63,11 +67,11 @@ def comparisons(
     by_label = {model.label: model for model in models}
     for label in {label for pair in pairs for label in pair} - set(by_label):
         raise CompareError(f"no metrics of {label!r}; expected one of {', '.join(sorted(by_label))}")
-    ours = [model.label for model in models if model.learned and not model.peer and not model.oracle]
+    ours = [model.label for model in models if model.learned and not model.baseline and not model.oracle]
     lines = []
     for target in TARGETS:
-        peer = best_peer(models, target)
-        wanted = [(label, peer) for label in ours if peer is not None]
+        baseline = best_baseline(models, target)
+        wanted = [(label, baseline) for label in ours if baseline is not None]
         for model, against in dict.fromkeys([*wanted, *pairs, *tuned_pairs(models), *ablation_pairs(models)]):
             one, other = by_label[model], by_label[against]
             if target in one.targets and target in other.targets:

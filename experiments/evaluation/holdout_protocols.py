@@ -20,16 +20,16 @@ from data.time_columns import microseconds
 from features import folds
 from features.feature_files import Features
 from features.folds import Tables
-from features.sequences import EvaluationCases, Log, next_cases
+from features.sequences import EvaluationCases, Log, next_item_cases
 from training import validation
 from training.train import FitError, fit
 
-TEMPORAL = ("next", "window")  # the columns that the temporal cut gives
+TEMPORAL = ("next_item", "horizon")  # the columns that the temporal cut gives
 MEANINGS = {
-    "next": "the temporal cut: fitted before valid_start, asked before each event of the validation period",
-    "window": "the same fit, asked once at valid_start for each user's new items up to test_start",
-    "rolling next": "next in earlier periods as long as validation, each fitted on what lies before it",
-    "rolling window": "window in the same earlier periods",
+    "next_item": "the temporal cut: fitted before valid_start, asked before each event of the validation period",
+    "horizon": "the same fit, asked once at valid_start for each user's new items up to test_start",
+    "rolling next_item": "next in earlier periods as long as validation, each fitted on what lies before it",
+    "rolling horizon": "horizon in the same earlier periods",
     "leave last out": "each user's last event, fitted on all other events, including later ones of other users",
     "user k-fold": "events of held-out users from their own earlier ones, fitted on all events of the other users",
     "session k-fold": "events of held-out sessions, fitted on all other sessions, including later ones of the same user",
@@ -95,8 +95,8 @@ def _sample(cases: dict[str, EvaluationCases], count: int, settings: params.Para
 
 
 def _cases_of_events(log: Log, held: np.ndarray) -> EvaluationCases:
-    """The `next` cases of the (E,) held-out events."""
-    cases = next_cases(log, int(log.times.min()), int(log.times.max()) + 1)
+    """The `next_item` cases of the (E,) held-out events."""
+    cases = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
     return cases.take(np.flatnonzero(held[cases.event]))
 
 
@@ -182,14 +182,16 @@ def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.
             continue
         configurations[label] = result.recipe
         for column, cases in fold.cases.items():
-            scores[column][label] = validation.ndcg(result.model, fold.asked, cases, trends, settings.train.batch_cases)
+            scores[column][label] = validation.ndcg(
+                result.model, fold.asked, cases, trends, settings.train.eval_batch_size
+            )
     if len(configurations) < 2:
         raise UserError("sensitivity: fewer than 2 models are left; an order needs at least 2")
     return scores
 
 
 def _leaders(scores: Scores) -> str:
-    """`NDCG@10 next 0.162 (two_tower), window 0.182 (ease)`: the best model of each column."""
+    """`NDCG@10 next_item 0.162 (two_tower), horizon 0.182 (ease)`: the best model of each column."""
     best = []
     for column, by_label in scores.items():
         means = {label: ndcg.mean() for label, ndcg in by_label.items() if len(ndcg)}

@@ -1,6 +1,6 @@
 """Measure one model from its rankings: every published metric with its interval, per target and per slice.
 
-`window` has one case per user. `next` averages over cases, with the mean of user means beside it. With several
+`horizon` has one case per user. `next_item` averages over cases, with the mean of user means beside it. With several
 seeds each case is averaged over the seeds first, then users are resampled. docs/evaluation.md describes all of it.
 """
 
@@ -73,7 +73,7 @@ def measure(
         raise ValueError(f"k is {list(k)}; expected values in [1, {RANKED_LENGTH}], the length of `ranked`")
     cases = {target: collect_cases(frames, target, catalog) for target in TARGETS}
     return {
-        target: _measure_target(part, catalog, seed, resamples, ks, by_user=target == "next")
+        target: _measure_target(part, catalog, seed, resamples, ks, by_user=target == "next_item")
         for target, part in cases.items()
         if part is not None
     }

@@ -12,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config import params
 from config.command import UserError
+from config.paths import METRICS, RANKINGS
 from experiments.evaluation.cases import PRIMARY
 from features.feature_files import Features
 from training import provenance
-
-OUT = Path("experiments/out")
 
 
 class CompareError(UserError):
@@ -29,15 +28,15 @@ class MeasuredModel(BaseModel):
     Attributes:
         label: key in params.train.models; also names the file.
         model: name of the model class.
-        peer: whether this is a baseline (popularity, ease, sasrec, ...). A learned baseline is never the candidate.
+        baseline: whether this is a baseline (popularity, ease, sasrec, ...). A learned baseline is never the candidate.
         learned: trained by gradient descent; each such model that is no baseline is compared with the best baseline.
         oracle: the simulator's true preferences: an upper bound, not a model.
         date: when it was measured, ISO with zone. commit, command: from which code, and how.
         test_start, test_end: the time range of the cases, ISO.
-        rankings: files in experiments/out/rankings, one per seed.
+        rankings: files in out/experiments/rankings, one per seed.
         validation: target -> metric key -> number or {"mean": number}, measured on the validation period.
         segments: slice name -> its rule in words.
-        targets: the result of `measure`. "next_frozen" holds `next` with item trends frozen at test_start.
+        targets: the result of `measure`. "next_item_frozen" holds `next_item` with item trends frozen at test_start.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -46,7 +45,7 @@ class MeasuredModel(BaseModel):
     model: str
     params: dict[str, Any]
     fit_seconds: float | None
-    peer: bool
+    baseline: bool
     learned: bool
     oracle: bool = False
     dataset: str
@@ -141,20 +140,20 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
 
 def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> Path:
     """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json; return the last path."""
-    for folder in ("rankings", "metrics"):
-        (OUT / folder).mkdir(parents=True, exist_ok=True)
-    rankings.to_parquet(OUT / "rankings" / f"{label}.parquet", index=False)
-    items.to_parquet(OUT / "rankings" / "items.parquet", index=False)  # the same bytes from every model
-    path = OUT / "metrics" / f"{label}.json"
+    for folder in (RANKINGS, METRICS):
+        folder.mkdir(parents=True, exist_ok=True)
+    rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
+    items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
+    path = METRICS / f"{label}.json"
     path.write_text(json.dumps(metrics, indent=1, sort_keys=True))
     return path
 
 
 def headline(targets: dict[str, Any]) -> str:
-    """`NDCG@10 next 0.162 (0.155 with frozen trends), window 0.182`."""
+    """`NDCG@10 next_item 0.162 (0.155 with frozen trends), horizon 0.182`."""
     means = {target: measured["metrics"][PRIMARY]["mean"] for target, measured in targets.items()}
-    frozen = f" ({means['next_frozen']:.3f} with frozen trends)" if "next_frozen" in means else ""
-    shown = {"next": frozen, "window": ""}
+    frozen = f" ({means['next_item_frozen']:.3f} with frozen trends)" if "next_item_frozen" in means else ""
+    shown = {"next_item": frozen, "horizon": ""}
     return "NDCG@10 " + ", ".join(
         f"{target} {means[target]:.3f}{note}" for target, note in shown.items() if target in means
     )

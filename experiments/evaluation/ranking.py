@@ -16,7 +16,7 @@ from experiments.evaluation.cases import HEADLINE, RANKED_LENGTH
 from features.encode import Batch
 from features.feature_files import Features
 from features.featurize import build_log
-from features.sequences import EvaluationCases, Log, batches, next_cases, window_cases
+from features.sequences import EvaluationCases, Log, batches, horizon_cases, next_item_cases
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import Recommender
 from training import validation
@@ -75,7 +75,7 @@ def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray
     splits = cases.truth_offsets[1:-1]
     truth = [list(part) for part in np.split(ids[cases.truth], splits)]
     case_ids = cases.target + ":" + users + ":" + cases.time.astype(str)
-    if cases.target == "next":  # a user may have several cases at one time: their items tell them apart
+    if cases.target == "next_item":  # a user may have several cases at one time: their items tell them apart
         case_ids = [f"{name}:{','.join(sorted(items))}" for name, items in zip(case_ids, truth, strict=True)]
     _, owner, activity = np.unique(cases.user, return_inverse=True, return_counts=True)
     return pd.DataFrame(
@@ -127,8 +127,8 @@ def cases_since(features: Features, start_us: int) -> dict[str, EvaluationCases]
     """The cases of both targets from a moment on; a target without any is left out."""
     until = features.description["until_us"]
     cases = {
-        "window": window_cases(features.log, start_us, features.description["window_days"], until),
-        "next": next_cases(features.log, start_us, until),
+        "horizon": horizon_cases(features.log, start_us, features.description["horizon_days"], until),
+        "next_item": next_item_cases(features.log, start_us, until),
     }
     return {target: part for target, part in cases.items() if len(part)}
 

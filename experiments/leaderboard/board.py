@@ -13,14 +13,14 @@ import pandas as pd
 
 from experiments.evaluation.bootstrap import UserTotals, intervals, json_number
 from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, align_cases, true_ranks
-from experiments.evaluation.comparison import best_peer, comparisons, part_pairs
+from experiments.evaluation.comparison import best_baseline, comparisons, part_pairs
 from experiments.evaluation.measure import BY_USER, KS
 from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
 from training.metrics import accuracy
 
 DIGITS = 6  # significant digits of every measured number in the result file
 PERIODS = 8  # of the decay curve, of equal length from the cut to the last case
-FROZEN = "next_frozen"  # `next` with item trends frozen at test_start
+FROZEN = "next_item_frozen"  # `next_item` with item trends frozen at test_start
 SLICES = ("cold", "warm")  # in the result file, beside every segment
 METRICS = [
     *(f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini", "popularity_percentile",
@@ -40,7 +40,7 @@ class Board:
         models: every model, by label.
         oracle: the simulator's upper bound, if there is one.
         registered: label of the model that is registered for the gate; None if no model is learned.
-        decay: label -> NDCG@10 of `next` by period after the cut.
+        decay: label -> NDCG@10 of `next_item` by period after the cut.
     """
 
     dataset: str
@@ -64,9 +64,9 @@ class Board:
         return cls(measured[0].dataset, models, oracle, comparisons, registered, decay or {})
 
     @property
-    def best_peer(self) -> dict[str, str | None]:
+    def best_baseline(self) -> dict[str, str | None]:
         """Label of the best baseline of each target."""
-        return {target: best_peer(self.models, target) for target in self.targets}
+        return {target: best_baseline(self.models, target) for target in self.targets}
 
     @property
     def targets(self) -> list[str]:
@@ -137,13 +137,13 @@ def build_board(
     decay = {
         model.label: decay_curve(frames(model), seed, resamples)
         for model in models
-        if "next" in model.targets and not model.oracle
+        if "next_item" in model.targets and not model.oracle
     }
     return Board.of(models, lines, registered, decay)
 
 
 def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict[str, Any]]:
-    """NDCG@10 of `next` by period after the cut: days, cases, users, mean and 95% interval by user.
+    """NDCG@10 of `next_item` by period after the cut: days, cases, users, mean and 95% interval by user.
 
     Weights are frozen at the cut while histories and item trends go on. A falling curve shows what a refit would win
     back, or a harder period: compare models, not days. Periods without cases are left out.
@@ -151,11 +151,11 @@ def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> li
     Args:
         frames: the rankings of one model, one table per seed.
     """
-    tables = align_cases(frames, "next")
+    tables = align_cases(frames, "next_item")
     if not len(tables[0]):
         return []
     values = np.mean([accuracy(true_ranks(table), [HEADLINE])[PRIMARY] for table in tables], axis=0)
-    list_times = frames[0].loc[frames[0]["target"] == "window", "time"]
+    list_times = frames[0].loc[frames[0]["target"] == "horizon", "time"]
     time = tables[0]["time"]
     cut = list_times.min() if len(list_times) else time.min()
     days = (time - cut).dt.total_seconds().to_numpy() / 86_400
@@ -191,7 +191,7 @@ def result_file(board: Board) -> dict[str, Any]:
         **board.provenance,
         "seeds": sorted({seed for model in board.models for seed in model.seeds}),
         "registered": board.registered,
-        "best_peer": board.best_peer,
+        "best_baseline": board.best_baseline,
         "models": {model.label: _model_entry(model) for model in board.models},
         "comparisons": rounded(board.comparisons),
     }
@@ -217,7 +217,7 @@ def _model_entry(model: MeasuredModel) -> dict[str, Any]:
     return {
         "fit_seconds": rounded(model.fit_seconds),
         "params": model.params,  # not rounded: that would be another parameter
-        "peer": model.peer,
+        "baseline": model.baseline,
         "learned": model.learned,
         "seeds": model.seeds,
         "targets": _target_entries(model),

@@ -25,10 +25,10 @@ from experiments.pages import (
 )
 
 TITLES = {
-    "window": "window: one ranking per user at test_start; the truth is their new items of the following days",
-    "next": "next: one ranking just before each event; the truth is that event's item",
+    "horizon": "horizon: one ranking per user at test_start; the truth is their new items of the following days",
+    "next_item": "next_item: one ranking just before each event; the truth is that event's item",
 }
-COLORS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best peer": "#ef6c00", "peer": "#ffcc80"}
+COLORS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best baseline": "#ef6c00", "baseline": "#ffcc80"}
 PLOTTED_MODELS = 6  # in plots by slice and by day: the leading ones, the best baseline and the registered one
 
 
@@ -68,7 +68,7 @@ def html_report(board: Board) -> str:
         if rows := segment_rows(board, target):
             body += ["<p>NDCG@10 by segment (cases)</p>", html_table(rows)]
         figures = [plot_models(board, target), plot_by_k(board, target), plot_by_slice(board, target)]
-        if target == "next" and board.decay:
+        if target == "next_item" and board.decay:
             figures.append(plot_decay(board))
         body += map(html_figure, figures)
     entries = (f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items())
@@ -106,7 +106,7 @@ def size_text(board: Board, target: str) -> str:
 
 def model_rows(board: Board, target: str) -> list[dict[str, str]]:
     """One dict of column -> text per model: the oracle first, then the best NDCG@10 first."""
-    frozen = target == "next" and any(FROZEN in model.targets for model in board.models)
+    frozen = target == "next_item" and any(FROZEN in model.targets for model in board.models)
     return [_model_row(board, model, target, frozen) for model in board.shown(target)]
 
 
@@ -145,7 +145,7 @@ def _model_row(board: Board, model: MeasuredModel, target: str, frozen: bool) ->
         "warm NDCG@10": decimal_text(model.point(target, PRIMARY, "warm")),
         "cold NDCG@10": decimal_text(model.point(target, PRIMARY, "cold")),
     }
-    if target == "next":
+    if target == "next_item":
         row["NDCG@10 by user"] = decimal_text(model.point(target, PRIMARY + BY_USER))
     if frozen:
         row["frozen trends"] = decimal_text(model.point(FROZEN, PRIMARY))
@@ -158,7 +158,7 @@ def _model_row(board: Board, model: MeasuredModel, target: str, frozen: bool) ->
 def _marked_label(board: Board, model: MeasuredModel, target: str) -> str:
     if model.oracle:
         return "best reachable (oracle)"
-    marks = {"best peer": board.best_peer[target], "registered": board.registered}
+    marks = {"best baseline": board.best_baseline[target], "registered": board.registered}
     held = [mark for mark, label in marks.items() if label == model.label]
     return model.label + (f" ({', '.join(held)})" if held else "")
 
@@ -189,7 +189,9 @@ def text_summary(result: dict[str, Any], primary: str) -> str:
         return [interval_text(_result_entry(model, target)) for target in TARGETS]
 
     def marks(label: str) -> str:
-        return ("*" if label in result["best_peer"].values() else "") + ("+" if label == result["registered"] else "")
+        return ("*" if label in result["best_baseline"].values() else "") + (
+            "+" if label == result["registered"] else ""
+        )
 
     models = sorted(result["models"].items(), key=lambda pair: -(_result_entry(pair[1], primary).get("mean") or 0))
     lines = [["model", *(f"{target} NDCG@10 [95%]" for target in TARGETS), "fit s"]]
@@ -274,9 +276,9 @@ def plot_by_slice(board: Board, target: str) -> go.Figure:
 
 
 def plot_decay(board: Board) -> go.Figure:
-    """NDCG@10 of `next` by day after the cut."""
+    """NDCG@10 of `next_item` by day after the cut."""
     figure = go.Figure()
-    for model in _plotted_models(board, "next"):
+    for model in _plotted_models(board, "next_item"):
         periods = board.decay.get(model.label, [])
         figure.add_scatter(
             x=[(period["from_day"] + period["to_day"]) / 2 for period in periods],
@@ -288,11 +290,11 @@ def plot_decay(board: Board) -> go.Figure:
         )
     figure.update_xaxes(title="days after the cut, at which all models were fitted")
     figure.update_yaxes(rangemode="tozero")
-    return _with_title(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next", height=440)
+    return _with_title(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next_item", height=440)
 
 
 def _plotted_models(board: Board, target: str) -> list[MeasuredModel]:
-    marked = {board.best_peer[target], board.registered}
+    marked = {board.best_baseline[target], board.registered}
     return [
         model for place, model in enumerate(board.ranked(target)) if place < PLOTTED_MODELS or model.label in marked
     ]
@@ -301,9 +303,9 @@ def _plotted_models(board: Board, target: str) -> list[MeasuredModel]:
 def _kind(board: Board, model: MeasuredModel, target: str) -> str:
     if model.oracle:
         return "best reachable"
-    if model.label == board.best_peer[target]:
-        return "best peer"
-    return "peer" if model.peer else "learned"
+    if model.label == board.best_baseline[target]:
+        return "best baseline"
+    return "baseline" if model.baseline else "learned"
 
 
 def _plot_label(model: MeasuredModel) -> str:

@@ -23,21 +23,21 @@ from experiments.pages import (
 )
 
 NO_GATE = (
-    "Only the temporal cut, with its targets next and window, asks the question of a platform: what will people take, "
+    "Only the temporal cut, with its targets next_item and horizon, asks the question of a platform: what will people take, "
     "given all that was known before. The gate asks the same on the test period. Every other protocol on this page is a "
     "diagnostic and cannot feed a gate."
 )
 # Each temporal target stands beside the protocols that should agree with it, so that lines cross where protocols differ.
 COLUMN_ORDER = (
-    "rolling window",
-    "window",
-    "next",
-    "rolling next",
+    "rolling horizon",
+    "horizon",
+    "next_item",
+    "rolling next_item",
     "leave last out",
     "user k-fold",
     "session k-fold",
 )
-COLORS = {"next": "#1565c0", "window": "#ef6c00"}
+COLORS = {"next_item": "#1565c0", "horizon": "#ef6c00"}
 CARD_STYLE = (
     ".note{border-left:4px solid #c62828;background:#fdecea;padding:.6em 1em}"
     ".card td{text-align:center}.card td:first-child{text-align:left}.card small{color:#666;display:block}"

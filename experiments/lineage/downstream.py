@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.products import INGESTED, SPLIT, read_table
+from data.products import read_table
 from data.time_columns import microseconds
 from data.times import from_iso, to_iso
 from experiments.lineage import ancestry

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.products import INGESTED, SPLIT
 from data.time_columns import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import LineageError
@@ -83,7 +82,7 @@ def horizon() -> int:
     return int(microseconds(pd.read_parquet(EVENTS, columns=[KNOWN_TIME])[KNOWN_TIME]).max())
 
 
-FEATURES = Path("features/out/test")
+TEST_FEATURES = FEATURES / "test"
 
 
 class OfflineTrends:
@@ -105,7 +104,7 @@ class OfflineTrends:
     @classmethod
     def here(cls) -> OfflineTrends | None:
         """None where the features are not here."""
-        return cls(feature_files.load(FEATURES)) if (FEATURES / "description.json").exists() else None
+        return cls(feature_files.load(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
 
     def due(self, time_us: int) -> int:
         """The last full refresh before a moment and before the data set's end."""
@@ -134,14 +133,14 @@ def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Param
         return found[0]
     raise LineageError(
         f"the item trends of {line['trends_time']} are no longer there: the online store holds others, and "
-        f"{FEATURES}, of which they could be computed, is not here (`dvc pull`)"
+        f"{TEST_FEATURES}, of which they could be computed, is not here (`dvc pull`)"
     )
 
 
 def _live(moment: int, recommender: Recommender, chosen: params.Params) -> Iterator[tuple[str, TrendSnapshot]]:
     offline = OfflineTrends.here()
     if offline is not None and moment <= offline.until_us:
-        yield f"{FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
+        yield f"{TEST_FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
     try:
         with closing(connect_to_read(chosen.dataset, settings())) as online:
             held = online.read_trends(moment)

@@ -127,7 +127,7 @@ def _request(
     repeats = recommender.artifact.config["repeats"]
     again = readings.best(line, found, repeats, secret, chosen, body.get("context") or {})
     if again is None:
-        raise LineageError("the user's history is not here: neither data/out/split (`dvc pull`) nor an online store")
+        raise LineageError("the user's history is not here: neither out/data/split (`dvc pull`) nor an online store")
     return {"user_id": found, **body}, again
 
 

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import params, search_space
 from config.command import UserError
+from config.paths import studies_database
 from features import folds
 from features.feature_files import Features
 from features.folds import Tables
@@ -113,12 +113,13 @@ class StudyStorageError(UserError):
     """The storage cannot be opened. The message names the variable and shows no password."""
 
 
-def storage_url(out: Path) -> str:
+def storage_url() -> str:
     """The URL of the study storage; workers and machines with the same URL share their studies."""
     url = StudySettings().study_storage
     if url is None:
-        out.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{(out / 'studies.db').resolve()}"
+        database = studies_database().resolve()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{database}"
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 

@@ -205,7 +205,7 @@ def _diversity(result: FitResult, features: Features, settings: params.Train, se
     means = []
     for target_cases in validation.cases(features).values():
         cases = validation.sample(target_cases, settings.early_stopping_cases, seed)
-        values = diversity(_lists(result.model, features, cases, settings.batch_cases), unit, LIST_LENGTH)
+        values = diversity(_lists(result.model, features, cases, settings.eval_batch_size), unit, LIST_LENGTH)
         means.append(float(np.nanmean(values)))
     return float(np.mean(means))
 
@@ -223,7 +223,7 @@ def _lists(model: Model, features: Features, cases: EvaluationCases, batch_size:
 def _latency(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
     """Median milliseconds to score one request over the whole catalog."""
     model, seconds = result.model, []
-    cases = validation.sample(validation.cases(features)["next"], REQUESTS, seed)
+    cases = validation.sample(validation.cases(features)["next_item"], REQUESTS, seed)
     for _, batch in _batches(model, features, cases, 1):
         model.scores(batch)  # warm-up: the first call of a shape prepares what later ones reuse
         for _ in range(REPEATS):

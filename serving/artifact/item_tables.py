@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from config.paths import INGESTED
 from data.columns import DAY, ITEM
-from data.products import INGESTED, read_table
+from data.products import read_table
 from features.feature_files import Features
 from features.segments.membership import gather, membership
 from features.segments.rules import Rule, split_values

@@ -31,9 +31,9 @@ def test_the_verb_writes_the_card_of_a_platform_and_says_where(pipeline: Path, c
     with inside(pipeline):
         assert sensitivity.main([]) == 0
 
-    written = json.loads((pipeline / "experiments/out/sensitivity.json").read_text())
+    written = json.loads((pipeline / "out/experiments/sensitivity.json").read_text())
     assert set(written["models"]) == {"popularity", "popularity_7d", "item_knn", "ease"}
     assert len(written["protocols"]) == 7
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("ranked 4 models by 7 protocols in ")
-    assert last.endswith("experiments/out/sensitivity.html")
+    assert last.endswith("out/experiments/sensitivity.html")

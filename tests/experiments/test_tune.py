@@ -41,19 +41,18 @@ def fitted(recipe, features, settings, seed, on_epoch):
     value = 0.5 - (recipe["dropout"] - 0.4) ** 2
     rows = [
         {"step": 10 * epoch, "epoch": epoch, "train/loss": 1.0 / epoch}
-        | {f"valid/{target}/ndcg_10": value for target in ("next", "window")}
+        | {f"valid/{target}/ndcg_10": value for target in ("next_item", "horizon")}
         for epoch in (1, 2, 3)
     ]
     for row in rows:
         if on_epoch(row):
             break
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next": value, "window": value}, curves=rows)
+    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
 
 
 @pytest.fixture
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit that takes no time."""
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     return tracked
@@ -102,7 +101,7 @@ def test_each_trial_is_a_nested_run_with_its_parameters_and_its_curve(studied: P
         assert run.info.status == "FINISHED"
         assert run.data.metrics["objective"] == trial.value
         assert float(run.data.params["dropout"]) == pytest.approx(trial.params["dropout"])
-        assert {"valid/next/ndcg_10", "early_stopping/next/ndcg_10", "train/loss"} <= set(run.data.metrics)
+        assert {"valid/next_item/ndcg_10", "early_stopping/next_item/ndcg_10", "train/loss"} <= set(run.data.metrics)
 
 
 def test_a_trial_that_cannot_be_fitted_fails_and_the_study_goes_on(studied: Path, monkeypatch) -> None:
@@ -152,7 +151,7 @@ def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, m
 
 def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_measured(studied: Path) -> None:
     name = study_name("two_tower", FEATURES, SETTINGS)
-    left = open_study(name, storage_url(studied), 0)
+    left = open_study(name, storage_url(), 0)
     enqueue_defaults(left, "two_tower", SETTINGS)
     left.ask().set_user_attr("process", DEAD)
     tags = {"study": name, "process": json.dumps(DEAD)}
@@ -168,7 +167,7 @@ def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_
 
 
 def test_what_another_process_works_on_is_left_alone(studied: Path) -> None:
-    other = open_study(study_name("two_tower", FEATURES, SETTINGS), storage_url(studied), 0)
+    other = open_study(study_name("two_tower", FEATURES, SETTINGS), storage_url(), 0)
     other.ask().set_user_attr("process", this_process())
     other.ask().set_user_attr("process", ["another machine", *DEAD[1:]])
 
@@ -219,7 +218,7 @@ def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:
 
 
 def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
-    url = storage_url(studied)
+    url = storage_url()
     drawn = {open_study("one", url, seed=0, worker=n, workers=3).ask().suggest_float("x", 0, 1) for n in range(3)}
 
     assert len(drawn) == 3

@@ -18,7 +18,7 @@ def recompute(frames, items, target, ks=(5, 10, 20, 50, 100)):
     for key in case_keys(ks, facts):
         per_case = average_seeds([{c["id"]: case_metric(key, c, facts) for c in seed} for seed in seeds])
         values[key] = mean(per_case.values())
-        if target == "next" and key.split("@")[0] in ("recall", "hr", "ndcg", "map", "mrr"):
+        if target == "next_item" and key.split("@")[0] in ("recall", "hr", "ndcg", "map", "mrr"):
             values[f"{key}_by_user"] = mean_of_users(seeds[0], per_case)
     for k in ks:
         values[f"coverage@{k}"] = mean([coverage(seed, facts, k) for seed in seeds])

@@ -75,7 +75,7 @@ def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -
 
 def other_trends() -> None:
     """Let the store hold the trends of another day, as if they were the newest."""
-    features = load("features/out/test")
+    features = load("out/features/test")
     other, newest = (
         materialize.trends(features, moment) for moment in (features.cut_us, features.description["until_us"])
     )
@@ -118,7 +118,7 @@ def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
         if (here / "edge" / name).exists() and not (here / "of" / name).exists():
             (here / "of" / name).symlink_to(here / "edge" / name)
     assert skew.main(["--served", "of/served", *arguments]) == status
-    return json.loads((here / "experiments/out/skew.json").read_text())
+    return json.loads((here / "out/experiments/skew.json").read_text())
 
 
 def differing(record: dict) -> dict[tuple[str, str], str]:

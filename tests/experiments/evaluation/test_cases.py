@@ -38,19 +38,23 @@ def test_an_items_table_that_cannot_be_used_is_refused(items, message):
 @pytest.mark.parametrize(
     ("target", "change", "message"),
     [
-        ("next", lambda f: f.drop(columns="activity"), "column activity is missing"),
-        ("next", lambda f: pd.concat([f, f]), "occurs twice"),
-        ("next", lambda f: f.assign(ranked=[["?"]] * len(f)), "holds '\\?', which is not in items"),
-        ("next", lambda f: f.assign(true_ranks=[[0]] * len(f)), "a rank is 0"),
-        ("next", lambda f: f.assign(true_ranks=[[]] * len(f), truth=[[]] * len(f)), "has no true item"),
-        ("next", lambda f: f.assign(truth=[[*t, t[0]] for t in f["truth"]]), "different number of items in truth"),
-        ("next", lambda f: f.assign(ranked=[list(r)[::-1] for r in f["ranked"]]), "ranked and true_ranks disagree"),
+        ("next_item", lambda f: f.drop(columns="activity"), "column activity is missing"),
+        ("next_item", lambda f: pd.concat([f, f]), "occurs twice"),
+        ("next_item", lambda f: f.assign(ranked=[["?"]] * len(f)), "holds '\\?', which is not in items"),
+        ("next_item", lambda f: f.assign(true_ranks=[[0]] * len(f)), "a rank is 0"),
+        ("next_item", lambda f: f.assign(true_ranks=[[]] * len(f), truth=[[]] * len(f)), "has no true item"),
+        ("next_item", lambda f: f.assign(truth=[[*t, t[0]] for t in f["truth"]]), "different number of items in truth"),
         (
-            "next",
+            "next_item",
+            lambda f: f.assign(ranked=[list(r)[::-1] for r in f["ranked"]]),
+            "ranked and true_ranks disagree",
+        ),
+        (
+            "next_item",
             lambda f: f.assign(true_ranks=[[99] * len(r) for r in f["true_ranks"]]),
             "beyond the end of its list",
         ),
-        ("window", lambda f: f.assign(user_id="u0"), "window cases of 1 users"),
+        ("horizon", lambda f: f.assign(user_id="u0"), "horizon cases of 1 users"),
     ],
 )
 def test_rankings_that_contradict_themselves_are_refused(target, change, message):
@@ -61,11 +65,11 @@ def test_rankings_that_contradict_themselves_are_refused(target, change, message
 
 def test_seeds_on_different_cases_are_refused():
     frames, items = made_rankings(seeds=2)
-    with pytest.raises(RankingsError, match="seeds of one model hold different window cases"):
-        collect_cases([frames[0], frames[1].iloc[1:]], "window", Catalog.from_items(items))
+    with pytest.raises(RankingsError, match="seeds of one model hold different horizon cases"):
+        collect_cases([frames[0], frames[1].iloc[1:]], "horizon", Catalog.from_items(items))
 
 
 def test_a_target_without_cases_gives_none():
     frames, items = made_rankings()
-    only_next = frames[0][frames[0]["target"] == "next"]
-    assert collect_cases([only_next], "window", Catalog.from_items(items)) is None
+    only_next = frames[0][frames[0]["target"] == "next_item"]
+    assert collect_cases([only_next], "horizon", Catalog.from_items(items)) is None

@@ -50,7 +50,7 @@ def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = 
     if session is not None:
         events["session_id"] = session
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "window_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
         "valid_start_us": START + 8 * DAY, "test_start_us": TEST,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": sorted(set(users))}), pd.DataFrame({"item_id": sorted(set(items))})
@@ -76,11 +76,11 @@ def test_the_temporal_cut_comes_first_and_alone_finds_a_recipe() -> None:
 
 
 def test_an_earlier_window_is_fitted_on_what_lies_before_it() -> None:
-    rolling = next(fold for fold in all_folds(daily(), SETTINGS) if "rolling next" in fold.cases)
+    rolling = next(fold for fold in all_folds(daily(), SETTINGS) if "rolling next_item" in fold.cases)
 
     assert rolling.learned.past.times.max() < START + 6 * DAY
-    assert rolling.cases["rolling next"].time.min() >= START + 6 * DAY
-    assert rolling.cases["rolling next"].time.max() < START + 8 * DAY
+    assert rolling.cases["rolling next_item"].time.min() >= START + 6 * DAY
+    assert rolling.cases["rolling next_item"].time.max() < START + 8 * DAY
 
 
 def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
@@ -88,7 +88,7 @@ def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
         past = fold.learned.past
         learned = set(zip(past.users.tolist(), past.times.tolist(), strict=True))
         for column, cases in fold.cases.items():
-            if "window" not in column:
+            if "horizon" not in column:
                 assert not learned & set(zip(cases.user.tolist(), cases.time.tolist(), strict=True)), fold.name
 
 
@@ -152,7 +152,7 @@ def test_named_sessions_are_taken_as_they_are_and_end_with_their_user() -> None:
 
 def fold(name: str, cut: str, column: str) -> Fold:
     features = checkerboard(cut=cut)
-    return Fold(name, features, features, {column: validation.cases(features)["next"]})
+    return Fold(name, features, features, {column: validation.cases(features)["next_item"]})
 
 
 SMALL = SHIPPED.model_copy(update={"train": train_settings()})
@@ -164,7 +164,7 @@ def test_the_first_fold_chooses_hyperparameters_and_the_others_reuse_them(monkey
     monkeypatch.setattr(holdout_protocols, "fit", lambda recipe, *rest: asked.append(recipe) or fit(recipe, *rest))
 
     measure_folds(
-        [fold("first", "valid", "next"), fold("then", "test", "leave last out")], ["ease", "popularity"], SMALL
+        [fold("first", "valid", "next_item"), fold("then", "test", "leave last out")], ["ease", "popularity"], SMALL
     )
 
     assert asked[0]["l2"] == [200, 1000]
@@ -176,24 +176,26 @@ def test_a_model_that_refuses_a_catalogue_is_left_out_of_every_protocol(capsys: 
     small = models | {"ease": models["ease"].model_copy(update={"max_items": 3})}
     settings = SMALL.model_copy(update={"train": SMALL.train.model_copy(update={"models": small})})
 
-    found = measure_folds([fold("first", "valid", "next")], ["ease", "popularity", "item_knn"], settings)
+    found = measure_folds([fold("first", "valid", "next_item")], ["ease", "popularity", "item_knn"], settings)
 
-    assert set(found["next"]) == {"popularity", "item_knn"}
+    assert set(found["next_item"]) == {"popularity", "item_knn"}
     assert "left out ease: ease: 41 items exceed max_items = 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_learned_model_takes_its_place_beside_the_counted_ones() -> None:
     chosen = SMALL.train.models["two_tower"].model_copy(
-        update={"width": 16, "heads": 2, "max_steps": 60, "max_epochs": 8, "batch_events": 128, "max_history": 8,
-                "channels": ["all", "half_life_1d"], "warm_up_steps": 10, "learning_rate": 0.01}
+        update={"embedding_dim": 16, "num_heads": 2, "max_steps": 60, "max_epochs": 8, "batch_size": 128, "max_history": 8,
+                "channels": ["all", "half_life_1d"], "warmup_steps": 10, "learning_rate": 0.01}
     )  # fmt: skip
     train = SMALL.train.model_copy(update={"models": SMALL.train.models | {"two_tower": chosen}})
     settings = SMALL.model_copy(update={"train": train})
 
     found = measure_folds(
-        [fold("first", "valid", "next"), fold("then", "test", "leave last out")], ["two_tower", "popularity"], settings
+        [fold("first", "valid", "next_item"), fold("then", "test", "leave last out")],
+        ["two_tower", "popularity"],
+        settings,
     )
 
-    for column in ("next", "leave last out"):  # the checkerboard is there to be seen by whoever reads histories
+    for column in ("next_item", "leave last out"):  # the checkerboard is there to be seen by whoever reads histories
         assert found[column]["two_tower"][0].mean() > found[column]["popularity"][0].mean()

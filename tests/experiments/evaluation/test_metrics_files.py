@@ -28,7 +28,7 @@ def test_a_broken_metrics_file_is_named_with_its_field(out):
 
 def test_a_metrics_file_without_ranking_names_has_one_file_by_label(out):
     one = MeasuredModel.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
-                                            "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
+                                            "baseline": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
     assert [path.name for path in one.ranking_files(out)] == ["ease.parquet"]
 
 
@@ -44,6 +44,6 @@ def test_one_name_for_two_segments_is_refused(out):
 def test_the_headline_has_both_targets_and_the_score_with_frozen_trends():
     targets = {
         target: {"metrics": {"ndcg@10": {"mean": mean}}}
-        for target, mean in (("window", 0.1824), ("next", 0.1616), ("next_frozen", 0.1551))
+        for target, mean in (("horizon", 0.1824), ("next_item", 0.1616), ("next_item_frozen", 0.1551))
     }
-    assert headline(targets) == "NDCG@10 next 0.162 (0.155 with frozen trends), window 0.182"
+    assert headline(targets) == "NDCG@10 next_item 0.162 (0.155 with frozen trends), horizon 0.182"

@@ -15,12 +15,18 @@ CUT = pd.Timestamp("2026-01-01", tz="UTC")
 
 
 def rankings(days: list[float], ranks: list[int]) -> pd.DataFrame:
-    """One window case at the cut, and one `next` case of a user of its own on each day."""
-    cases = [{"case_id": "w", "user_id": "u0", "target": "window", "time": CUT, "true_ranks": [1]}]
+    """One window case at the cut, and one `next_item` case of a user of its own on each day."""
+    cases = [{"case_id": "w", "user_id": "u0", "target": "horizon", "time": CUT, "true_ranks": [1]}]
     for number, (day, rank) in enumerate(zip(days, ranks, strict=True)):
         time = CUT + pd.Timedelta(days=day)
         cases.append(
-            {"case_id": f"n{number}", "user_id": f"u{number}", "target": "next", "time": time, "true_ranks": [rank]}
+            {
+                "case_id": f"n{number}",
+                "user_id": f"u{number}",
+                "target": "next_item",
+                "time": time,
+                "true_ranks": [rank],
+            }
         )
     return pd.DataFrame(cases)
 
@@ -50,18 +56,18 @@ def test_without_cases_there_is_no_curve() -> None:
 def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
     assert set(result) == {
-        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_peer",
+        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_baseline",
         "models", "comparisons", "oracle", "decay",
     }  # fmt: skip
     assert result["registered"] == "ours"
     assert result["seeds"] == [0, 1]
     assert set(result["models"]) == {"popularity", "ease", "ours"}
     ours = result["models"]["ours"]["targets"]
-    assert set(ours) == {"window", "next"}
-    assert ours["window"]["users"] == ours["window"]["cases"] == 40
-    assert set(ours["next"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
-    assert set(ours["next"]["slices"]) == {"cold", "warm"}
-    assert set(ours["next"]["metrics"]) == set(METRICS)
+    assert set(ours) == {"horizon", "next_item"}
+    assert ours["horizon"]["users"] == ours["horizon"]["cases"] == 40
+    assert set(ours["next_item"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
+    assert set(ours["next_item"]["slices"]) == {"cold", "warm"}
+    assert set(ours["next_item"]["metrics"]) == set(METRICS)
 
 
 def test_the_same_files_give_the_same_result_to_the_byte(out, tmp_path):

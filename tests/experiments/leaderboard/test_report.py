@@ -18,14 +18,14 @@ from experiments.leaderboard.report import html_report, markdown_report, segment
 
 def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
-    head, *lines, sizes = text_summary(result, "next").splitlines()
+    head, *lines, sizes = text_summary(result, "next_item").splitlines()
 
     assert head.split()[0] == "model"
     assert [line.split("  ")[0] for line in lines] == ["best reachable", "ours+", "ease*", "popularity"]
-    mean = result["models"]["ours"]["targets"]["window"]["metrics"]["ndcg@10"]["mean"]
+    mean = result["models"]["ours"]["targets"]["horizon"]["metrics"]["ndcg@10"]["mean"]
     assert f"{mean:.4f} [" in lines[1]
     assert lines[1].endswith("1.2")
-    assert "window: 40 users, 40 cases" in sizes
+    assert "horizon: 40 users, 40 cases" in sizes
 
 
 def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out, tmp_path):
@@ -33,7 +33,7 @@ def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out
     tables = [part.splitlines() for part in text.split("## ")[1:3]]
     for table in tables:
         names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
-        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best peer)", "popularity"]
+        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best baseline)", "popularity"]
     assert "40 users, 300 cases," in text or re.search(r"\d+ users, 300 cases, [\d.]+% of them cold", text)
 
 
@@ -63,9 +63,9 @@ def test_the_score_with_frozen_trends_stands_beside_the_live_one(out, tmp_path):
     assert "frozen" not in run(out, tmp_path)[1].split("## Definitions")[0]
     path = out / "metrics" / "ours.json"
     targets = json.loads(path.read_text())["targets"]
-    change(out, "ours", targets=targets | {"next_frozen": {"metrics": {"ndcg@10": {"mean": 0.07654}}}})
+    change(out, "ours", targets=targets | {"next_item_frozen": {"metrics": {"ndcg@10": {"mean": 0.07654}}}})
     result, text, _ = run(out, tmp_path)
-    assert json.loads(result)["models"]["ours"]["targets"]["next_frozen"]["metrics"]["ndcg@10"]["mean"] == 0.07654
+    assert json.loads(result)["models"]["ours"]["targets"]["next_item_frozen"]["metrics"]["ndcg@10"]["mean"] == 0.07654
     row = next(line for line in text.split("## next")[1].splitlines() if line.startswith("| ours"))
     assert "| 0.0765 |" in row
 
@@ -101,7 +101,7 @@ def rankings() -> tuple[pd.DataFrame, pd.DataFrame]:
 def measured_model(rankings: tuple[pd.DataFrame, pd.DataFrame], segments: dict[str, str]) -> MeasuredModel:
     frame, items = rankings
     facts = ORIGIN | {
-        "label": "ease", "model": "ease", "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
+        "label": "ease", "model": "ease", "params": {}, "fit_seconds": 1.0, "baseline": True, "learned": False,
         "seeds": [0], "targets": measure(frame, items, seed=0, resamples=100), "segments": segments,
     }  # fmt: skip
     return MeasuredModel.model_validate(facts)
@@ -113,7 +113,7 @@ def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they
     whole, text = result_file(board), markdown_report(board)
 
     assert whole["segments"] == MEANINGS
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         slices = whole["models"]["ease"]["targets"][target]["slices"]
         assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
         cases = slices["segment:odd"]["cases"]

@@ -72,8 +72,8 @@ def reached(**by_model: list[float]) -> dict:
 
 
 FOUND = {
-    "next": reached(a=[1, 1, 1, 1], b=[0, 0, 1, 0], c=[0, 0, 0, 0]),
-    "window": reached(a=[0, 0, 0, 0], b=[1, 1, 1, 1], c=[0, 1, 0, 0]),
+    "next_item": reached(a=[1, 1, 1, 1], b=[0, 0, 1, 0], c=[0, 0, 0, 0]),
+    "horizon": reached(a=[0, 0, 0, 0], b=[1, 1, 1, 1], c=[0, 1, 0, 0]),
     "leave last out": reached(a=[0, 0, 0, 0], b=[0, 1, 0, 0], c=[1, 1, 1, 1]),
 }
 CARD = build_card(FOUND, num_users=3, seed=0, resamples=100)
@@ -86,8 +86,8 @@ def facts() -> dict:
 
 
 def test_a_model_has_the_mean_of_its_cases_and_its_rank() -> None:
-    assert CARD["models"]["b"]["next"]["mean"] == pytest.approx(1 / 4)
-    assert [CARD["models"][label]["next"]["rank"] for label in "abc"] == [1, 2, 3]
+    assert CARD["models"]["b"]["next_item"]["mean"] == pytest.approx(1 / 4)
+    assert [CARD["models"][label]["next_item"]["rank"] for label in "abc"] == [1, 2, 3]
     assert [CARD["models"][label]["leave last out"]["rank"] for label in "abc"] == [3, 2, 1]
 
 
@@ -100,13 +100,13 @@ def test_models_stand_in_the_order_of_next() -> None:
 def test_tau_is_of_each_protocol_with_each_target_of_the_temporal_cut() -> None:
     protocols = CARD["protocols"]
 
-    assert protocols["next"]["tau"]["next"]["tau"] == 1
-    assert protocols["leave last out"]["tau"]["next"]["tau"] == -1  # c, b, a
-    assert protocols["leave last out"]["tau"]["window"]["tau"] == pytest.approx(1 / 3)  # c, b, a and b, c, a
+    assert protocols["next_item"]["tau"]["next_item"]["tau"] == 1
+    assert protocols["leave last out"]["tau"]["next_item"]["tau"] == -1  # c, b, a
+    assert protocols["leave last out"]["tau"]["horizon"]["tau"] == pytest.approx(1 / 3)  # c, b, a and b, c, a
 
 
 def test_only_the_temporal_cut_can_feed_a_gate() -> None:
-    assert {name for name, one in CARD["protocols"].items() if one["can_feed_a_gate"]} == {"next", "window"}
+    assert {name for name, one in CARD["protocols"].items() if one["can_feed_a_gate"]} == {"next_item", "horizon"}
 
 
 def test_a_protocol_without_cases_is_left_out() -> None:

@@ -172,7 +172,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         key, kept = keyring.new(keyring.SERVER, None, None)
         keyring.add(disk.folder / "edge" / "keys.json", kept)
 
-        stack.enter_context(process(["serving.supervisor", "--dataset", NAME, "--patience", "6"], home / "keep.log"))
+        stack.enter_context(
+            process(["serving.supervisor", "--dataset", NAME, "--grace-seconds", "6"], home / "keep.log")
+        )
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)
