@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         "--seconds", type=float, default=5, help="of each point in each of 3 rounds (default: %(default)s)"
     )
     given = parser.parse_args(argv)
-    if lacks("large_catalogue"):
+    if lacks("large_catalog"):
         return 0
     keep_to_cores()
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     found = told(points, about) | about
     service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")
-    print(f"-> {write('large_catalogue', {'service': service, 'seconds': given.seconds, 'rounds': ROUNDS, **found})}")
+    print(f"-> {write('large_catalog', {'service': service, 'seconds': given.seconds, 'rounds': ROUNDS, **found})}")
     return 0
 
 

@@ -9,7 +9,7 @@ Shapes: C cases, T true items of all cases together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def item_slices(rankings: SeedRankings, catalog: Catalog) -> dict[str, np.ndarra
     return {"head_items": head, "tail_items": member & ~head, "new_items": ~member} | ages
 
 
-def _ranges(values: np.ndarray, family: dict[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+def _ranges(values: np.ndarray, family: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     masks = {name: (values >= low) & (values < high) for name, (low, high) in family.items()}
     return masks if sum(mask.any() for mask in masks.values()) > 1 else {}
 

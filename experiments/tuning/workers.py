@@ -89,7 +89,8 @@ class WorkerPool:
         """
         try:
             while self._fill():
-                for pipe in wait(self.processes):
+                ready = wait(self.processes)
+                for pipe in [pipe for pipe in self.processes if pipe in ready]:
                     self._receive(pipe)
         except BaseException:
             for process in self.processes.values():
