@@ -1,7 +1,8 @@
-"""Pieces that reports share: number formats, Markdown and HTML tables, self-contained HTML pages, Plotly figures."""
+"""Pieces that reports share: number formats, tables as Markdown and HTML, HTML pages that work offline, Plotly figures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,19 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MISSING = "–"
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td{white-space:nowrap}.wide{overflow-x:auto}"
-)
+GREEN, AMBER, RED, GREY = "#1a7f37", "#9a6700", "#cf222e", "#57606a"
+STYLE = f"""body{{font:16px/1.5 system-ui,sans-serif;max-width:68rem;margin:1.5rem auto;padding:0 1rem;color:#1b2733}}
+h1{{font-size:1.5rem;overflow-wrap:anywhere}}h2{{margin:1.8rem 0 .4rem;font-size:1.2rem}}.wide{{overflow-x:auto}}
+table{{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;margin:.4rem 0}}
+td,th{{padding:.3rem .6rem;border-bottom:1px solid #d8dee4;text-align:left;vertical-align:top}}
+.ok{{color:{GREEN}}}.open{{color:{AMBER}}}.bad{{color:{RED};font-weight:600}}.none,.small{{color:{GREY}}}.small{{font-size:14px}}
+.note{{background:#fff8c5;border-left:.4rem solid {AMBER};padding:.5rem 1rem}}
+code,pre{{background:#f4f6f8;padding:0 .2em}}pre{{padding:1rem;overflow:auto;font-size:13px}}svg{{width:100%}}"""
+WIDE_STYLE = "body{max-width:1240px}td{white-space:nowrap}"  # for tables of many numbers
+
+
+class Html(str):
+    """Text that is markup already and is not escaped."""
 
 
 def decimal_text(value: float | None, signed: bool = False) -> str:
@@ -40,34 +49,53 @@ def percent_text(value: float | None) -> str:
     return MISSING if value is None else f"{value:+.1%}"
 
 
+def sentence(text: str) -> str:
+    """Text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of rows that all have the columns of the first."""
+    """Rows of column -> text as a Markdown table; all rows have the columns of the first."""
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[name] for name in head] for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The same as HTML, with texts escaped."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+def table(rows: Sequence[Mapping[str, str]], head: bool = True) -> str:
+    """Rows of column -> cell as an HTML table; columns may differ from row to row. "" without rows."""
+    if not rows:
+        return ""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    titles = "<tr>" + "".join(f"<th>{escape(name)}" for name in columns) if head else ""
+    lines = "".join("<tr>" + "".join(f"<td>{markup(row.get(name, ''))}" for name in columns) for row in rows)
+    return f'<div class="wide"><table>{titles}{lines}</table></div>'
 
 
-def html_page(title: str, body: Iterable[str], style: str = STYLE, plotly: bool = False) -> str:
-    """A page that loads nothing from elsewhere; with `plotly` it holds Plotly's script, so that figures work offline."""
+def markup(text: str) -> str:
+    """Text with markup escaped and `code` between backticks set as code."""
+    return text if isinstance(text, Html) else re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def page(title: str, body: Iterable[str], style: str = "", plotly: bool = False) -> str:
+    """A whole HTML page that fetches nothing.
+
+    Args:
+        body: markup, part by part.
+        style: CSS in addition to STYLE.
+        plotly: include Plotly's script, for pages with figures.
+    """
     script = ""
     if plotly:
-        from plotly.offline import get_plotlyjs  # slow to import, and most pages draw nothing
+        from plotly.offline import get_plotlyjs  # slow to import, and most pages have no figure
 
         script = f"<script>{get_plotlyjs()}</script>"
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{style}</style>{script}</head><body>{''.join(body)}</body></html>\n"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style>{script}<body>{''.join(body)}</html>\n"
     )
 
 
-def html_figure(figure: go.Figure) -> str:
+def plotly_figure(figure: go.Figure) -> str:
     """A Plotly figure as part of a page."""
     return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
 

@@ -14,14 +14,15 @@ from experiments.evaluation.slices import SLICE_DEFINITIONS
 from experiments.leaderboard.board import FROZEN, Board
 from experiments.pages import (
     MISSING,
+    WIDE_STYLE,
     decimal_text,
     error_bars,
-    html_figure,
-    html_page,
-    html_table,
     interval_text,
     markdown_table,
+    page,
     percent_text,
+    plotly_figure,
+    table,
 )
 
 TITLES = {
@@ -63,17 +64,17 @@ def html_report(board: Board) -> str:
         body += [
             f"<h2>{escape(TITLES[target])}</h2>",
             f"<p>{escape(size_text(board, target))}</p>",
-            html_table(model_rows(board, target)),
+            table(model_rows(board, target)),
         ]
         if rows := segment_rows(board, target):
-            body += ["<p>NDCG@10 by segment (cases)</p>", html_table(rows)]
+            body += ["<p>NDCG@10 by segment (cases)</p>", table(rows)]
         figures = [plot_models(board, target), plot_by_k(board, target), plot_by_slice(board, target)]
         if target == "next_item" and board.decay:
             figures.append(plot_decay(board))
-        body += map(html_figure, figures)
+        body += map(plotly_figure, figures)
     entries = (f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items())
     body += ["<h2>Definitions</h2>", f"<dl>{''.join(entries)}</dl>"]
-    return html_page(f"{board.dataset}: leaderboard", body, plotly=True)
+    return page(f"{board.dataset}: leaderboard", body, WIDE_STYLE, plotly=True)
 
 
 def provenance_lines(board: Board) -> list[str]:

@@ -13,13 +13,13 @@ from plotly.colors import qualitative
 from experiments.evaluation.bootstrap import UserTotals, intervals, json_number, percentile_bounds, resample_weights
 from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL
 from experiments.pages import (
-    STYLE,
+    WIDE_STYLE,
     error_bars,
-    html_figure,
-    html_page,
-    html_table,
     interval_text,
     markdown_table,
+    page,
+    plotly_figure,
+    table,
 )
 
 NO_GATE = (
@@ -155,12 +155,12 @@ def html_card(card: dict[str, Any]) -> str:
         "<p>" + "<br>".join(map(escape, provenance_lines(card))) + "</p>",
         "<h2>Rank and NDCG@10 of each model</h2>",
         _model_table(card),
-        html_figure(plot_ranks(card)),
-        html_figure(plot_taus(card)),
+        plotly_figure(plot_ranks(card)),
+        plotly_figure(plot_taus(card)),
         "<h2>The protocols</h2>",
-        html_table(protocol_rows(card)),
+        table(protocol_rows(card)),
     ]
-    return html_page(f"{card['dataset']}: split sensitivity", body, STYLE + CARD_STYLE, plotly=True)
+    return page(f"{card['dataset']}: split sensitivity", body, WIDE_STYLE + CARD_STYLE, plotly=True)
 
 
 def provenance_lines(card: dict[str, Any]) -> list[str]:
