@@ -96,7 +96,6 @@ def _section(part: ReportPart) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--served", type=Path, metavar="FOLDER", help="the served log (default: the edge's)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON")
