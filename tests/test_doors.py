@@ -33,6 +33,7 @@ WITHOUT_SECTION = {
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "materialize"}
 # Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
+REGISTRY = "training.models.registry"
 READS = {"package": "serving.worker.handler"}
 # Code that is loaded when a hybrid is fitted, which stages of their own do: the others stay as they are when it changes.
 OF_HYBRIDS = {"training/stacking.py"}
@@ -114,6 +115,9 @@ def runnable() -> set[str]:
 def imported_files(module: str) -> set[str]:
     """Every file of the project that `module` imports, itself included, however far down."""
     everything = graph().find_upstream_modules(module) | {module}
+    if REGISTRY in everything:  # it imports every file of its folder by name
+        models = {name for name in graph().modules if name.startswith("training.models.")}
+        everything |= models.union(*map(graph().find_upstream_modules, models))
     files = set()
     for name in everything:
         path = ROOT / Path(*name.split("."))
