@@ -178,15 +178,18 @@ def ranked(index: dict | None) -> str:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
-    label = parser.parse_args(argv).model
+    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
+    parser.add_argument(
+        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
+    )
+    labels = parser.parse_args(argv).model
     settings = params.load()
     features = feature_files.load(FEATURES / "test")
-    rankings, facts = evaluate(label, features, settings)
-    write(label, rankings, facts, catalogue(features))
-    mlflow_log.log_evaluation(facts)
-    print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {METRICS}/{label}.json")
+    for label in labels:
+        rankings, facts = evaluate(label, features, settings)
+        write(label, rankings, facts, catalogue(features))
+        mlflow_log.log_evaluation(facts)
+        print(f"evaluated {label}: {headline(facts['targets'])}; {ranked(facts['index'])}", flush=True)
     return 0
 
 

@@ -18,7 +18,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.paths import CHECKPOINTS, EXPERIMENTS, FEATURES, FITTED, REFITS, SPLIT
+from config.paths import CHECKPOINTS, EXPERIMENTS, FEATURES, REFITS, SPLIT
 from data.products import read_json
 from experiments import audit, gate
 from experiments.gating import preconditions
@@ -105,10 +105,10 @@ def refit(parent: Target, features: Features, settings: params.Params) -> str:
         result = fit(recipe, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, number)
         run.tag(devices=str(number), refit_of=version.version)
         run.log_fit(result)
-    fitted = FITTED / label / FULL
+    fitted = REFITS / "fitted" / label
     facts = {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": lineage}
     train.write(fitted, result, facts)
-    folder = REFITS / label
+    folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     written = json.loads((fitted / "fit.json").read_text())
     export.write(folder, fitted / "weights.safetensors", written, features, settings, Sides.read())

@@ -78,14 +78,6 @@ def prepare(folder: Path, champion: Champion, cuts: RetrainCuts, candidates: lis
     return labels
 
 
-def forget_others(folder: Path, labels: list[str]) -> None:
-    """Remove what was measured of models that are not fitted this time: it is of a split that is past."""
-    for name in ("metrics", "rankings"):
-        for path in (folder / EXPERIMENTS / name).glob("*"):
-            if path.stem not in (*labels, "items"):
-                path.unlink()
-
-
 def newest_event(folder: Path) -> int:
     """Microseconds."""
     import pandas as pd
@@ -129,7 +121,6 @@ def retrain(given: argparse.Namespace, dataset: str) -> None:
         return
     (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(json.dumps({"old_end_us": old_end, "end_us": cuts.end}))
-    forget_others(folder, labels)
     judged(folder, dataset, env)
     serve(folder, dataset, env, given.no_deploy)
     print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "

@@ -131,19 +131,6 @@ def test_a_newer_file_of_the_same_data_set_keeps_its_name(folder: Path, tmp_path
     assert yaml.safe_load((made[1] / "params.yaml").read_text())["ingest"]["path"].endswith("april.csv")
 
 
-def test_what_was_measured_of_other_models_on_the_split_before_is_gone(folder: Path) -> None:
-    for name, suffix in (("metrics", "json"), ("rankings", "parquet")):
-        (folder / retrain.MEASURED / name).mkdir(parents=True)
-        for label in ("ease", "item_knn"):
-            (folder / retrain.MEASURED / name / f"{label}.{suffix}").touch()
-    (folder / retrain.MEASURED / "rankings/items.parquet").touch()
-
-    retrain.forget_others(folder, ["ease", "two_tower"])
-
-    left = sorted(path.name for path in (folder / retrain.MEASURED).rglob("*.*"))
-    assert left == ["ease.json", "ease.parquet", "items.parquet"]
-
-
 def test_without_a_source_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert retrain.main([]) == 2
     assert "SOURCE is missing" in capsys.readouterr().err
