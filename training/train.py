@@ -24,6 +24,7 @@ from training import validation as validation_module
 from training.models.base import MatrixModel, Model, ModelError, Sizes
 from training.models.hybrid import Hybrid
 from training.models.registry import build
+from training.threads import idle_cores
 
 CUTS = ("valid", "test")
 
@@ -72,6 +73,7 @@ def candidates(recipe: dict) -> list[dict]:
     return [recipe]
 
 
+@idle_cores()
 def fit(
     recipe: dict,
     features: Features,

@@ -106,6 +106,13 @@ def make(
     return HOME / dataset
 
 
+def make_demo() -> Path:
+    """The workspace of the project's own dataset, with its settings as they are."""
+    dataset = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    with _copied(dataset):
+        return HOME / dataset
+
+
 def make_simulated() -> Path:
     """The workspace of the simulator: its settings may change where the project's, which are tracked, may not."""
     dataset = _free(SIMULATED, None)
