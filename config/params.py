@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from config.command import UserError
+from config.command import UserError, describe_fault
 from config.gate_params import ErrorRates, Gate, Rollout
 from config.model_params import Count, Hybrid, ModelParams, Section, Share
 from config.paths import ROOT as ROOT
@@ -250,4 +250,4 @@ def _sentence(path: Path, fault) -> str:
         return f"{path.name}: {key} is not a known parameter"
     if fault["type"] == "missing":
         return f"{path.name}: {key} is missing"
-    return f"{path.name}: {key} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{path.name}: {describe_fault(key, fault)}"

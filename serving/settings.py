@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import paths
-from config.command import UserError
+from config.command import UserError, describe_fault
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
@@ -87,7 +87,7 @@ def load() -> ServerSettings:
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_fault(_name(fault), fault) for fault in error.errors())) from None
     fields: dict[int, str] = {}
     for field in PORTS:
         port = getattr(settings, field)
@@ -97,6 +97,5 @@ def load() -> ServerSettings:
     return settings
 
 
-def _sentence(fault) -> str:
-    name = variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
-    return f"{name} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+def _name(fault) -> str:
+    return variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))

@@ -75,5 +75,5 @@ def test_a_live_answer_is_traced_to_its_events_and_an_event_forward_to_the_live_
 
     assert impact.main(["--event", back["events"]["rows"][-1]["event_id"], *served]) == 0
     forward = json.loads(capsys.readouterr().out)
-    assert forward["versions"]["live of them"] == ["1 (default)"]
+    assert forward["versions"]["live"] == ["1 (default)"]
     assert [row["request_id"] for row in forward["answers that could read it"]["rows"]] == ["live"]

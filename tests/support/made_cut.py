@@ -12,7 +12,7 @@ from config import params
 from config.paths import INGESTED, SPLIT
 from data.columns import DAY, HOUR
 from data.products import write_json, write_table
-from experiments.leakage.cut import Cut
+from experiments.leakage.cut import AuditedCut
 from features import featurize
 from features.feature_files import Features
 
@@ -83,9 +83,11 @@ def features_of(events: pd.DataFrame, name: str = "test", users: pd.DataFrame | 
     return Features(**made)
 
 
-def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> Cut:
+def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> AuditedCut:
     """The cut of a platform of these events, and of these features where they are not honestly made."""
-    made = Cut(name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS)
+    made = AuditedCut(
+        name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS
+    )
     return replace(made, **changes)
 
 

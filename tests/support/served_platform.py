@@ -15,7 +15,7 @@ from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
-from experiments import gate
+from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, settings
 from serving import package
@@ -48,7 +48,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
-        version = gate.register(DATASET, LABEL)
+        version = judgment.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "said.jsonl").write_text(SAID + "\n")
         assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0

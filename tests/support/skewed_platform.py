@@ -14,7 +14,7 @@ from running import Edge
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
-from experiments.lineage.offline_features import EVENTS, Offline
+from experiments.lineage.inputs import EVENTS, OfflineUsers
 from features import materialize
 from features.feature_files import load
 from features.online.connect import connect, settings
@@ -54,7 +54,7 @@ def changed(profile: Profile, **changes: object) -> None:
 
 def plant(of: dict[str, str]) -> None:
     """What three stores of three users got wrong, and one event that is honestly not known yet."""
-    known = Offline.of(list(of.values()), chosen(Path()).online)
+    known = OfflineUsers.load(list(of.values()), chosen(Path()).online)
     assert known is not None
     less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
     changed(less, events=[*less.events[:2], *less.events[3:]])
