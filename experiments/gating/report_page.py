@@ -30,7 +30,7 @@ STYLE = """.verdict{color:#fff;padding:1rem 1.3rem;border-radius:.5rem}.verdict 
 .next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem}
 .interval{position:relative;display:inline-block;width:14rem;height:1.2em;background:#f4f6f8}
 .interval i{position:absolute;top:0;bottom:0}.zero{border-left:1px solid #24292f}.margin{border-left:1px dashed #57606a}
-.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid}"""
+.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid;transform:translateX(-50%)}"""
 TERMS = """NDCG@10 says how high the true items rank among the first 10 of the whole catalog. next_item: a ranking before
 each event, as on a live page. horizon: one list for the coming days. The best baseline is chosen on validation. Intervals
 resample users. A lower bound above the bar is a test at alpha, divided by the looks at this holdout."""

@@ -57,7 +57,9 @@ class FixedLookup:
         return self.snapshot
 
 
-def recompute(line: Line, folder: Path, secret: bytes | None, user_id: str | None, chosen: params.Params) -> Recomputed:
+def recompute(
+    line: Line, folder: Path, secret: bytes | None, user_id: str | None, settings: params.Params
+) -> Recomputed:
     """The answer that the artifact gives now.
 
     Args:
@@ -71,13 +73,13 @@ def recompute(line: Line, folder: Path, secret: bytes | None, user_id: str | Non
     if line["rung"] == "cached":
         raise LineageError(served_log.why_repeated(line, folder))
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch, one_thread():
-        recommender = load_version(line, chosen.dataset, Path(scratch))
-        trends, snapshot = inputs.find_trends(line, recommender, chosen)
+        recommender = load_version(line, settings.dataset, Path(scratch))
+        trends, snapshot = inputs.find_trends(line, recommender, settings)
         if line.get("cache") == NOT_COMPUTED:
             recommender.lookup = FixedLookup(User(), snapshot)
             answer = _answer_of_edge(line, folder, recommender)
             return Recomputed(answer, {"list": "the artifact", "trends": trends}, [])
-        body, reading = _worker_request(line, folder, recommender, secret, user_id, chosen)
+        body, reading = _worker_request(line, folder, recommender, secret, user_id, settings)
         recommender.lookup = FixedLookup(reading.user if reading else User(), snapshot)
         fields = _recommend(recommender, body, line)
     read_from = {"history": reading.source if reading else "the request", "trends": trends}
@@ -117,7 +119,7 @@ def _recommend(recommender: Recommender, body: dict[str, Any], line: Line) -> di
 
 def _worker_request(
     line: Line, folder: Path, recommender: Recommender, secret: bytes | None, user_id: str | None,
-    chosen: params.Params,
+    settings: params.Params,
 ) -> tuple[dict[str, Any], UserReading | None]:  # fmt: skip
     """The request that the worker got, and the stored history that it read."""
     body = {"k": line["k"], **served_log.unlogged_fields(line, folder), "time": line["time"]}
@@ -131,7 +133,7 @@ def _worker_request(
             raise LineageError(f"the user whose history was read is unknown: {reason}")
         return {"user_id": line["user"], **body}, reading
     repeats = recommender.artifact.config["repeats"]
-    reading = inputs.read_user(line, found_id, repeats, secret, chosen, body.get("context") or {})
+    reading = inputs.read_user(line, found_id, repeats, secret, settings, body.get("context") or {})
     if reading is None:
         raise LineageError(
             f"the user's history is missing: neither {inputs.EVENTS} (`dvc pull`) nor an online store is here"

@@ -22,7 +22,8 @@ from experiments.lineage import inputs, served_log
 from experiments.lineage.inputs import NO_SECRET, TEST_FEATURES, OfflineTrends, OfflineUsers
 from experiments.lineage.recompute import FixedLookup, load_version
 from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
-from features.online.connect import connect_to_read, settings
+from features.online.connect import connect_to_read
+from features.online.connect import settings as store_settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
 from features.trends import TrendSnapshot
@@ -111,7 +112,7 @@ class SkewSources:
         store: the online store as it is now; None without one.
     """
 
-    chosen: params.Params
+    settings: params.Params
     secret: bytes | None
     user_ids: Mapping[str, str]
     users: OfflineUsers | None
@@ -128,7 +129,7 @@ class SkewSources:
         key = line.get("dataset"), line["model_version"], line["dataset_version"]
         if key not in self._models:
             try:
-                self._models[key] = load_version(line, self.chosen.dataset, Path(tempfile.mkdtemp(dir=self.scratch)))
+                self._models[key] = load_version(line, self.settings.dataset, Path(tempfile.mkdtemp(dir=self.scratch)))
             except UserError as error:
                 self._models[key] = str(error)
         found = self._models[key]
@@ -157,21 +158,23 @@ class SkewSources:
 
 @contextmanager
 def open_sources(
-    lines: Sequence[Line], folder: Path, secret: bytes | None, chosen: params.Params
+    lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params
 ) -> Iterator[SkewSources]:
     """Everything that the comparison of these lines of a served log in `folder` needs."""
     user_ids = {pseudonym(secret, user): user for user in inputs.dataset_users()} if secret is not None else {}
-    users = OfflineUsers.load({user_ids[line["user"]] for line in lines if line.get("user") in user_ids}, chosen.online)
+    users = OfflineUsers.load(
+        {user_ids[line["user"]] for line in lines if line.get("user") in user_ids}, settings.online
+    )
     with ExitStack() as stack:
         stack.enter_context(one_thread())  # as in a worker
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-skew-")))
         try:
-            store = connect_to_read(chosen.dataset, settings())
+            store = connect_to_read(settings.dataset, store_settings())
             stack.callback(store.close)
         except StoreError:
             store = None
         yield SkewSources(
-            chosen, secret, user_ids, users, inputs.dataset_known_until() if users else 0, OfflineTrends.load(), scratch,
+            settings, secret, user_ids, users, inputs.dataset_known_until() if users else 0, OfflineTrends.load(), scratch,
             served_log.kept_requests(folder, lines), store,
         )  # fmt: skip
 
@@ -411,7 +414,7 @@ def measure_effect(answer: ComparedAnswer, sources: SkewSources) -> SkewEffect |
         body["history"] = []  # withheld, or nobody's
     try:
         model = sources.model(line)
-        snapshot = answer.snapshot or inputs.find_trends(line, model, sources.chosen)[1]
+        snapshot = answer.snapshot or inputs.find_trends(line, model, sources.settings)[1]
     except UserError:
         return None
     model.lookup = FixedLookup(answer.user or User(), snapshot)

@@ -56,7 +56,7 @@ COUNTS = {  # kind -> key of a group's tally
 
 
 def measure(
-    log: ServedLines, secret: bytes | None, chosen: params.Params, max_answers: int, since: str | None, since_us: int
+    log: ServedLines, secret: bytes | None, settings: params.Params, max_answers: int, since: str | None, since_us: int
 ) -> dict[str, Any]:
     """Compare a sample of the answers of a served log with the dataset; the record as plain data.
 
@@ -64,22 +64,22 @@ def measure(
         LineageError: the log holds no answer since then.
     """
     recent = (line for line in log.each() if from_iso(answered_at(line)) >= since_us)
-    lines, total = sample(recent, max_answers, chosen.seed)
+    lines, total = sample(recent, max_answers, settings.seed)
     if not lines:
         raise LineageError(f"no answer to compare with the dataset: {log.describe()}")
     times = sorted(map(answered_at, lines))
     return {
-        "dataset": chosen.dataset,
+        "dataset": settings.dataset,
         "dataset_hash": upstream.local_dataset_hash(),
         "commit": provenance.commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "answers": len(lines),
         "of": total,
         "since": since,
-        "seed": chosen.seed,
+        "seed": settings.seed,
         "oldest": times[0],
         "newest": times[-1],
-        **compare_lines(lines, log.folder, secret, chosen),
+        **compare_lines(lines, log.folder, secret, settings),
     }
 
 
@@ -100,11 +100,11 @@ def answered_at(line: Line) -> str:
     return line.get("asked") or line["time"]
 
 
-def compare_lines(lines: Sequence[Line], folder: Path, secret: bytes | None, chosen: params.Params) -> dict[str, Any]:
+def compare_lines(lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params) -> dict[str, Any]:
     """The result for these lines of a served log, as plain data."""
-    with skew.open_sources(lines, folder, secret, chosen) as sources:
+    with skew.open_sources(lines, folder, secret, settings) as sources:
         answers = [skew.compare_answer(line, sources) for line in lines]
-        skewed = [at for at, answer in enumerate(answers) if answer.skewed][: chosen.skew.recomputed]
+        skewed = [at for at, answer in enumerate(answers) if answer.skewed][: settings.skew.recomputed]
         effects = {at: effect for at in skewed if (effect := skew.measure_effect(answers[at], sources)) is not None}
         known_until_us = sources.known_until_us
     return {

@@ -37,7 +37,7 @@ WITHOUT_EVENTS = {
 
 
 def trace(
-    line: Line, answers: int, secret: bytes | None, user_id: str | None, chosen: params.Params
+    line: Line, answers: int, secret: bytes | None, user_id: str | None, settings: params.Params
 ) -> list[ReportPart]:
     """Everything that an answer was made from.
 
@@ -48,11 +48,11 @@ def trace(
     """
     parts, version = [_answer_part(line, answers)], None
     try:
-        version = find_version(line.get("dataset") or chosen.dataset, line["model_version"])
+        version = find_version(line.get("dataset") or settings.dataset, line["model_version"])
         parts += version_parts(version)
     except LineageError as error:
         parts.append(ReportPart("version", {"version": line["model_version"] or None}, note=str(error)))
-    return [*parts, _events_part(line, version, secret, user_id, chosen)]
+    return [*parts, _events_part(line, version, secret, user_id, settings)]
 
 
 def _answer_part(line: Line, answers: int) -> ReportPart:
@@ -67,7 +67,7 @@ def _answer_part(line: Line, answers: int) -> ReportPart:
 
 
 def _events_part(
-    line: Line, version: Version | None, secret: bytes | None, user_id: str | None, chosen: params.Params
+    line: Line, version: Version | None, secret: bytes | None, user_id: str | None, settings: params.Params
 ) -> ReportPart:
     if line.get("cache") == NOT_COMPUTED:
         return ReportPart("events", note=FROM_EDGE)
@@ -80,7 +80,7 @@ def _events_part(
         if reading := inputs.empty_reading(line, secret):
             return _reading_part(line, reading)
         return ReportPart("events", {"pseudonym": line["user"]}, note=inputs.why_user_unknown(secret, user_id))
-    reading = inputs.read_user(line, found_id, _repeats(version, chosen), secret, chosen)
+    reading = inputs.read_user(line, found_id, _repeats(version, settings), secret, settings)
     if reading is None:
         return ReportPart(
             "events", {"user": found_id}, note="neither the dataset's events nor an online store are here"
@@ -104,15 +104,15 @@ def _reading_part(line: Line, reading: UserReading, user: Mapping[str, str] | No
     return ReportPart("events", {**(user or {}), **facts}, rows, note)
 
 
-def _repeats(version: Version | None, chosen: params.Params) -> str:
+def _repeats(version: Version | None, settings: params.Params) -> str:
     """How the model reads repeated items: as its artifact says, else as params.yaml says."""
     if version is None:
-        return chosen.ingest.repeats
+        return settings.ingest.repeats
     try:
         name = f"{version.dataset} {version.version}"
         return json.loads(model_versions.read(f"{version.source}/config.json", name))["repeats"]
     except (RegistryError, ValueError, KeyError):
-        return chosen.ingest.repeats
+        return settings.ingest.repeats
 
 
 # --- a version

@@ -59,13 +59,13 @@ def test_the_size_is_that_of_all_files(tmp_path: Path) -> None:
 
 
 def test_a_first_round_of_requests_is_not_timed() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
     ticks = count()
-    one: Any = SimpleNamespace(golden_cases=lambda: [{"request": "a"}, {"request": "b"}], recommend=asked.extend)
+    one: Any = SimpleNamespace(golden_cases=lambda: [{"request": "a"}, {"request": "b"}], recommend=requests.extend)
 
     found = median_latencies({"candidate": one}, clock=lambda: next(ticks) * 0.002)
 
-    assert asked == ["a", "b"] * (TIMED_ROUNDS + 1)
+    assert requests == ["a", "b"] * (TIMED_ROUNDS + 1)
     assert 1.999 < found["candidate"] < 2.001
 
 
@@ -202,7 +202,7 @@ OLD = {"dataset_hash": "older", "fit_until_us": FEATURES.cut_us - 1, "params": {
 
 
 @pytest.mark.parametrize(
-    ("candidate", "champion", "asked", "says"),
+    ("candidate", "champion", "requested", "says"),
     [
         (NOW, NOW | {"params": OLD["params"]}, True, "not needed: both were fitted on the same data"),
         (
@@ -216,8 +216,10 @@ OLD = {"dataset_hash": "older", "fit_until_us": FEATURES.cut_us - 1, "params": {
         (NOW, OLD, True, None),
     ],
 )
-def test_the_report_says_why_no_refit_was_done(candidate: dict, champion: dict, asked: bool, says: str | None) -> None:
-    reason = why_no_same_data_refit(candidate, champion, FEATURES, asked)
+def test_the_report_says_why_there_is_no_same_data_refit(
+    candidate: dict, champion: dict, requested: bool, says: str | None
+) -> None:
+    reason = why_no_same_data_refit(candidate, champion, FEATURES, requested)
 
     assert reason is None if says is None else (reason or "").startswith(says)
 
@@ -260,7 +262,7 @@ def metrics(folder: Path, label: str) -> dict:
 
 
 @pytest.mark.slow
-def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
+def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "out/features/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
@@ -281,7 +283,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 
 @pytest.mark.slow
-def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
+def test_an_artifact_is_read_through_its_own_vocabulary(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "out/features/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
@@ -310,7 +312,7 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
-    """The same training, on events whose times were dealt out anew among the events before the cut."""
+    """The same training, on events whose times are shuffled among the events before the cut."""
     features = feature_files.load(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
     recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["recipe"]
@@ -332,7 +334,7 @@ def shuffle(log: Log, cut_us: int) -> Log:
 
 
 @pytest.mark.slow
-def test_a_sound_model_is_promoted_over_the_first_champion_and_asked_twice_decides_once(
+def test_a_sound_model_is_promoted_over_the_first_champion_and_judged_once(
     project: Path, settings: params.Params
 ) -> None:
     first, report = judgment.run(settings, "two_tower")
