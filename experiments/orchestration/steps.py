@@ -102,8 +102,8 @@ class Progress:
 
     def _execute(self, title: str, command: list[str], folder: Path, begins: Callable[[str], str | None]) -> None:
         command = [sys.executable, "-m", *command]
-        merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, cwd=folder, env=self._env, text=True, **merged) as process:
+        out, err = subprocess.PIPE, subprocess.STDOUT
+        with subprocess.Popen(command, cwd=folder, env=self._env, text=True, stdout=out, stderr=err) as process:
             assert process.stdout is not None
             for line in map(str.rstrip, process.stdout):
                 if step_title := begins(line):
