@@ -13,7 +13,7 @@ from experiments.lineage import downstream, report
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     arguments = options().parse_args(argv)
-    settings, folder = params.load(arguments.params), report.served_folder(arguments)
+    settings, folder = params.load(), report.served_folder(arguments)
     if arguments.dataset is not None:
         kind, name = "dataset version", arguments.dataset
         parts = downstream.dataset_impact(name, folder, settings)

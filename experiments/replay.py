@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
     line, secret = ServedLines(folder).find(arguments.request_id)[-1], report.user_secret(folder)
-    recomputed = recompute(line, folder, secret, arguments.user, params.load(arguments.params))
+    recomputed = recompute(line, folder, secret, arguments.user, params.load())
     compared = compare(line, recomputed)
     if arguments.body is not None:
         arguments.body.write_bytes(finish(recomputed.answer, {name: line[name] for name in OWN_FIELDS}))

@@ -20,7 +20,7 @@ from features.online.json_lines import instant
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     arguments = options().parse_args(argv)
-    settings, folder = params.load(arguments.params), report.served_folder(arguments)
+    settings, folder = params.load(), report.served_folder(arguments)
     max_answers = settings.skew.answers if arguments.limit is None else arguments.limit
     if max_answers < 1:
         raise UserError(f"--limit is {max_answers}; expected at least 1")

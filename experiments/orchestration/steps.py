@@ -159,10 +159,10 @@ def publish(folder: Path, dataset: str) -> None:
 
 def leaderboard(dataset: str, folder: Path = ROOT) -> str:
     """The models side by side, as experiments/results/<dataset>.json of a folder has them."""
-    from experiments.leaderboard.markdown import summary
+    from experiments.leaderboard.report import text_summary
 
     result = json.loads((folder / "experiments" / "results" / f"{dataset}.json").read_text())
-    return summary(result, params.load(ROOT / "params.yaml").gate.primary)
+    return text_summary(result, params.load(ROOT / "params.yaml").gate.primary)
 
 
 def verdict(folder: Path) -> str:
