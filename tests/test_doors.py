@@ -114,9 +114,6 @@ def runnable() -> set[str]:
 def imported_files(module: str) -> set[str]:
     """Every file of the project that `module` imports, itself included, however far down."""
     everything = graph().find_upstream_modules(module) | {module}
-    if REGISTRY in everything:  # it imports every file of its folder by name
-        models = {name for name in graph().modules if name.startswith("training.models.")}
-        everything |= models.union(*map(graph().find_upstream_modules, models))
     files = set()
     for name in everything:
         path = ROOT / Path(*name.split("."))

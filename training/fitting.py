@@ -25,6 +25,7 @@ from training.models.base import Hyperparameters, MatrixModel, Model, ModelError
 from training.models.hybrid import Hybrid, HybridHyperparameters
 from training.models.registry import model_class, parse
 from training.stacking import fit_stacking
+from training.threads import idle_cores
 
 
 @dataclass
@@ -42,6 +43,7 @@ class FitError(UserError):
     """A model cannot be fitted as requested; names the model and the reason."""
 
 
+@idle_cores()
 def fit(
     hyperparameters: Mapping[str, Any],
     features: Features,

@@ -179,7 +179,9 @@ def fit_on_all_events(parent: Target, features: Features, settings: params.Param
         run.log_fit(result)
     fitted = REFITS / "fitted" / label
     refit_of = {"version": version.version, "artifact": version.artifact}
-    train.write(fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of})
+    fit_files.save_fit(
+        fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of}
+    )
     folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     facts = json.loads((fitted / "fit.json").read_text())

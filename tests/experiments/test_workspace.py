@@ -159,7 +159,9 @@ def test_it_holds_the_code_that_its_stages_name_and_no_product(source: Path) -> 
 
     named = {dep for stage in stages_of(folder).values() for dep in stage.get("do", stage)["deps"]}
     assert not [dep for dep in named if isinstance(dep, str) and dep.endswith(".py") and not (folder / dep).exists()]
-    assert not [path for path in folder.rglob("*") if {"out", "results", "__pycache__"} & set(path.relative_to(folder).parts)]
+    assert not [
+        path for path in folder.rglob("*") if {"out", "results", "__pycache__"} & set(path.relative_to(folder).parts)
+    ]
 
 
 def test_it_shares_the_projects_cache(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
