@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import html
+from experiments import pages
 from experiments.evaluation.cases import TARGETS
 from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
-from experiments.html import AMBER, GREEN, GREY, RED, Html, markup, sentence, table
 from experiments.lineage import skew_report
+from experiments.pages import AMBER, GREEN, GREY, RED, Html, markup, sentence, table
 
 OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
 BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
@@ -82,7 +82,7 @@ def page(report: Mapping[str, Any]) -> str:
         f'<p class="next"><strong>What to do next:</strong> {markup(sentence(report.get("advice", "")))}.</p>',
         *_evidence(report), *_provenance(report),
     ]  # fmt: skip
-    return html.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
+    return pages.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
 
 
 def headline(report: Mapping[str, Any]) -> str:

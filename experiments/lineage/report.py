@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments import html
+from experiments import pages
 from serving.edge import settings as edge
 from serving.edge.pseudonym import secret_of
 
@@ -48,7 +48,7 @@ def as_text(title: str, parts: Sequence[ReportPart]) -> str:
 
 def page(title: str, parts: Sequence[ReportPart]) -> str:
     """The report as an HTML page."""
-    return html.page(title, [f"<h1>{escape(title)}</h1>", *map(_section, parts)], STYLE)
+    return pages.page(title, [f"<h1>{escape(title)}</h1>", *map(_section, parts)], STYLE)
 
 
 def show_value(value: Any) -> str:
@@ -86,8 +86,8 @@ def _shorten(text: str) -> str:
 
 
 def _section(part: ReportPart) -> str:
-    facts = html.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
-    rows = html.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
+    facts = pages.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
+    rows = pages.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
     note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
     return f"<section><h2>{escape(part.name)}</h2>{facts}{rows}{note}</section>"
 

@@ -119,7 +119,7 @@ def tally(outcomes: Sequence[SkewOutcome]) -> dict[str, Any]:
     """Counts of one group, and the match rate of what was compared with its interval; None if nothing was."""
     counts = Counter(outcome.kind for outcome in outcomes)
     compared = sum(counts[kind] for kind in COMPARED)
-    low, high = bootstrap.interval(counts[MATCHED], compared)
+    low, high = bootstrap.wilson_interval(counts[MATCHED], compared)
     reasons = Counter(outcome.why for outcome in outcomes if outcome.kind == NOT_COMPARABLE)
     return {
         "compared": compared,

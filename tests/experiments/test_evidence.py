@@ -20,9 +20,9 @@ from small_pipeline import inside
 
 from config import params
 from config.paths import INGESTED
-from experiments import evaluate
+from experiments.evaluation import ranking
 from experiments.evaluation.cases import Catalog
-from experiments.evaluation.scoring import ScoredCases, cases_from, score
+from experiments.evaluation.ranking import ScoredCases, cases_since, score_cases
 from experiments.gating import evidence, judgment
 from experiments.gating.evidence import (
     TIMED_ROUNDS,
@@ -231,7 +231,7 @@ def test_values_that_a_fit_adds_do_not_change_a_configuration() -> None:
 
 
 def test_the_same_data_refit_is_compared_with_champion_and_candidate() -> None:
-    cases = cases_from(FEATURES, FEATURES.cut_us)
+    cases = cases_since(FEATURES, FEATURES.cut_us)
     old = recipe("item_knn")
     again = fit(old, FEATURES, SHIPPED.train, SHIPPED.train.seed).model
     known = {t: validation.ndcg(again, FEATURES, every, FEATURES.trend_log(), 64) for t, every in cases.items()}
@@ -264,12 +264,12 @@ def metrics(folder: Path, label: str) -> dict:
 @pytest.mark.slow
 def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "out/features/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
     artifacts = {label: Recommender.load(project / "out/serving/artifacts" / label) for label in labels}
     scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.eval_batch_size)
-    items = Catalog.of(evaluate.catalogue(features))
+    items = Catalog.from_items(ranking.catalog_items(features))
 
     for label in labels:
         for target in ("horizon", "next_item"):
@@ -285,15 +285,15 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, setti
 @pytest.mark.slow
 def test_an_artifact_is_read_through_its_own_vocabulary(project: Path, settings: params.Params) -> None:
     features = feature_files.load(project / "out/features/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "out/serving/artifacts/ease")
     turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
     size = len(features.vocabulary)
     of = replace(cases["next_item"], truth=size - cases["next_item"].truth)
 
-    one = score(artifact, features, cases, *tables, 512)["next_item"]
-    other = score(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
+    one = score_cases(artifact, features, cases, *tables, 512)["next_item"]
+    other = score_cases(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
 
     assert np.array_equal(one.ndcg, other.ndcg)
     assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)

@@ -112,7 +112,7 @@ def no_look(tiny_gate, report: dict, verdict: str, reason: str) -> None:
 
 def measured(matched: int, compared: int) -> dict[str, Any]:
     """A record of skew: histories that match so often, and nothing of trends."""
-    low, high = bootstrap.interval(matched, compared)
+    low, high = bootstrap.wilson_interval(matched, compared)
     rate = matched / compared
     history = {"compared": compared, "matched": matched, "match_rate": rate, "low": low, "high": high}
     trends = {"compared": 0, "matched": 0, "match_rate": None, "low": 0.0, "high": 1.0}

@@ -1,37 +1,24 @@
-"""The result file, the leaderboard and its page: what stands in them, and what they cannot be made to say."""
+"""The leaderboard and its page show every number with its definition and provenance, and load nothing."""
 
 from __future__ import annotations
 
 import json
 import re
 
+import pandas as pd
 import pytest
-from made_board import SKILL, change, run
+from made_board import ORIGIN, change, run
+from made_rankings import made_rankings
 
-from experiments.leaderboard.board import MAIN, rounded
-from experiments.leaderboard.markdown import summary
-
-
-def test_the_result_file_has_the_agreed_shape(out, tmp_path):
-    result = json.loads(run(out, tmp_path, registered="ours")[0])
-    assert set(result) == {
-        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_baseline",
-        "models", "comparisons", "oracle", "decay",
-    }  # fmt: skip
-    assert result["registered"] == "ours"
-    assert result["seeds"] == [0, 1]
-    assert set(result["models"]) == {"popularity", "ease", "ours"}
-    ours = result["models"]["ours"]["targets"]
-    assert set(ours) == {"horizon", "next_item"}
-    assert ours["horizon"]["users"] == ours["horizon"]["cases"] == 40
-    assert set(ours["next_item"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
-    assert set(ours["next_item"]["slices"]) == {"cold", "warm"}
-    assert set(ours["next_item"]["metrics"]) == set(MAIN)
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import MeasuredModel
+from experiments.leaderboard.board import Board, result_file
+from experiments.leaderboard.report import html_report, markdown_report, segment_rows, text_summary
 
 
 def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
-    head, *lines, sizes = summary(result, "next_item").splitlines()
+    head, *lines, sizes = text_summary(result, "next_item").splitlines()
 
     assert head.split()[0] == "model"
     assert [line.split("  ")[0] for line in lines] == ["best reachable", "ours+", "ease*", "popularity"]
@@ -39,31 +26,6 @@ def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candid
     assert f"{mean:.4f} [" in lines[1]
     assert lines[1].endswith("1.2")
     assert "horizon: 40 users, 40 cases" in sizes
-
-
-def test_the_same_files_give_the_same_result_to_the_byte(out, tmp_path):
-    assert run(out, tmp_path)[:2] == run(out, tmp_path)[:2]
-
-
-def test_the_result_is_small_and_rounded_but_params_are_not(out, tmp_path):
-    text = run(out, tmp_path)[0]
-    assert len(text) / len(SKILL) < 200_000 / 30  # thirty models stay below 200 kB
-    model = json.loads(text)["models"]["ours"]
-    assert model["fit_seconds"] == 1.23457
-    assert model["params"] == {"rate": 0.123456789}
-    assert rounded({"a": [0.000123456789, None, 7, True, "x"]}) == {"a": [0.000123457, None, 7, True, "x"]}
-
-
-def test_result_numbers_are_those_of_the_metrics_file(out, tmp_path):
-    result = json.loads(run(out, tmp_path)[0])
-
-    assert result["models"]
-    for label, model in result["models"].items():
-        assert model["targets"], label
-        stored = json.loads((out / "metrics" / f"{label}.json").read_text())["targets"]
-        for target, found in model["targets"].items():
-            for key, entry in found["metrics"].items():
-                assert entry == pytest.approx(stored[target]["metrics"][key], rel=1e-5), (label, target, key)
 
 
 def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out, tmp_path):
@@ -123,3 +85,51 @@ def test_names_cannot_break_the_page_or_the_table(out, tmp_path):
     _, text, page = run(out, tmp_path)
     assert "<b>a\\|b</b>" in text
     assert "<td><b>a|b" not in page
+
+
+# Segments
+
+MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
+
+
+@pytest.fixture(scope="module")
+def rankings() -> tuple[pd.DataFrame, pd.DataFrame]:
+    (frame,), items = made_rankings(seed=3, users=20, cases=100)
+    return frame, items
+
+
+def measured_model(rankings: tuple[pd.DataFrame, pd.DataFrame], segments: dict[str, str]) -> MeasuredModel:
+    frame, items = rankings
+    facts = ORIGIN | {
+        "label": "ease", "model": "ease", "params": {}, "fit_seconds": 1.0, "baseline": True, "learned": False,
+        "seeds": [0], "targets": measure(frame, items, seed=0, resamples=100), "segments": segments,
+    }  # fmt: skip
+    return MeasuredModel.model_validate(facts)
+
+
+def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they_are(rankings) -> None:
+    board = Board.of([measured_model(rankings, MEANINGS)], [], None)
+
+    whole, text = result_file(board), markdown_report(board)
+
+    assert whole["segments"] == MEANINGS
+    for target in ("horizon", "next_item"):
+        slices = whole["models"]["ease"]["targets"][target]["slices"]
+        assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
+        cases = slices["segment:odd"]["cases"]
+        row = segment_rows(board, target)[0]
+        assert list(row)[1:] == [f"odd ({cases})", f"third ({slices['segment:third']['cases']})"]
+        assert row[f"odd ({cases})"].startswith(f"{slices['segment:odd']['metrics']['ndcg@10']['mean']:.4f} [")
+        assert f"| odd ({cases}) |" in text
+        assert f"<th>odd ({cases})" in html_report(board)
+    assert "- **segment:empty**: events above 9." in text
+
+
+def test_a_board_without_segments_says_nothing_of_them(rankings) -> None:
+    frame, items = rankings
+    plain = measured_model((frame.drop(columns="segments"), items), {})
+
+    board = Board.of([plain], [], None)
+
+    assert "segments" not in result_file(board)
+    assert "by segment" not in markdown_report(board)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluation.list_metrics import (
-    counts,
+    count_items,
     coverage,
     diversity,
     gini,
@@ -19,7 +19,7 @@ EVERY = np.ones(4, bool)
 
 
 def test_counts_look_at_the_first_k_and_skip_empty_places():
-    assert counts(np.array([[0, 1, 2], [1, -1, -1]]), 2, 4).tolist() == [1, 2, 0, 0]
+    assert count_items(np.array([[0, 1, 2], [1, -1, -1]]), 2, 4).tolist() == [1, 2, 0, 0]
 
 
 def test_coverage_is_the_share_of_the_catalogue_shown():

@@ -17,9 +17,8 @@ from config import params
 from config.paths import FEATURES
 from data import ingest, split
 from experiments import tune
-from experiments.tuning import study as study_storage
 from experiments.tuning import workers
-from experiments.tuning.study import Budget, name_of, open_study
+from experiments.tuning.study import Budget, open_study, storage_url, study_name
 from features import feature_files, featurize
 
 WORKERS = 2
@@ -56,8 +55,8 @@ def kill_one(name: str, url: str, killed: list[int], over: threading.Event) -> N
 def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path) -> None:
     with inside(featurized):
         settings, features = params.load(), feature_files.load(FEATURES / "valid")
-        name, killed, over = name_of("two_tower", features, settings), [], threading.Event()
-        killer = threading.Thread(target=kill_one, args=(name, study_storage.url_of(), killed, over))
+        name, killed, over = study_name("two_tower", features, settings), [], threading.Event()
+        killer = threading.Thread(target=kill_one, args=(name, storage_url(), killed, over))
         killer.start()
         study = tune.tune("two_tower", features, settings, Budget(3, 3600), WORKERS)
         over.set()
@@ -80,7 +79,7 @@ def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path)
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [workers.threads_for(number) for number in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [workers.threads_per_worker(number) for number in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert workers.threads_for(2) == 1, "whoever asks for fewer gets fewer"
+    assert workers.threads_per_worker(2) == 1, "whoever asks for fewer gets fewer"

@@ -93,14 +93,14 @@ def told(points: dict[tuple[str, int], Load], about: dict) -> dict:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_catalogue", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_catalog", description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=600, help="of training; default: %(default)s")
     parser.add_argument(
         "--seconds", type=float, default=5, help="of each point in each of 3 rounds (default: %(default)s)"
     )
     given = parser.parse_args(argv)
-    if lacks("large_catalogue"):
+    if lacks("large_catalog"):
         return 0
     keep_to_cores()
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     found = told(points, about) | about
     service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")
-    print(f"-> {write('large_catalogue', {'service': service, 'seconds': given.seconds, 'rounds': ROUNDS, **found})}")
+    print(f"-> {write('large_catalog', {'service': service, 'seconds': given.seconds, 'rounds': ROUNDS, **found})}")
     return 0
 
 

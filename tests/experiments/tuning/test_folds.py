@@ -14,7 +14,7 @@ from config.command import UserError
 from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, name_of
+from experiments.tuning.study import Budget, check_fold_count, fold_features, study_name
 from features.folds import Tables
 from training.metrics import geometric_mean
 from training.train import FitResult
@@ -62,19 +62,19 @@ def fitted(by_cut: dict[int, float]):
 
 
 def test_one_fold_is_the_validation_window_as_featurize_wrote_it() -> None:
-    assert trials.features_of(FEATURES, with_folds(1)) == [FEATURES]
+    assert fold_features(FEATURES, with_folds(1)) == [FEATURES]
 
 
 def test_folds_are_windows_oldest_first_that_end_with_the_validation_window(ten_days: None) -> None:
-    found = trials.features_of(FEATURES, with_folds(3))
+    found = fold_features(FEATURES, with_folds(3))
 
     assert [(one.cut_us - START) // DAY for one in found] == [2, 4, 6]
     assert [(one.description["until_us"] - START) // DAY for one in found] == [4, 6, 8]
 
 
 def test_more_folds_than_there_is_past_for_are_refused_with_the_most_that_fit(ten_days: None) -> None:
-    with pytest.raises(UserError, match=r"tune.folds is 4; expected at most 3: before a further window"):
-        trials.refuse_too_many(with_folds(4))
+    with pytest.raises(UserError, match=r"tune.folds is 4; expected at most 3: before a further period"):
+        check_fold_count(with_folds(4))
 
 
 def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Path, monkeypatch) -> None:
@@ -100,4 +100,4 @@ def test_epochs_of_different_windows_are_never_compared(ten_days: None, tracked:
 
 
 def test_another_number_of_folds_is_another_study() -> None:
-    assert len({name_of("two_tower", FEATURES, with_folds(count)) for count in (1, 2, 3)}) == 3
+    assert len({study_name("two_tower", FEATURES, with_folds(count)) for count in (1, 2, 3)}) == 3

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.cases import Catalog, RankingsError, gather
-from experiments.evaluation.slices import case_slices, item_slices, sliced
+from experiments.evaluation.cases import Catalog, collect_cases
+from experiments.evaluation.slices import case_slices, item_slices, sliced_metrics
 
 IDS = [f"{n}" for n in range(10)]
 ITEMS = pd.DataFrame(
@@ -35,8 +35,8 @@ def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), targ
             "true_ranks": [list(rank) for rank in ranks] * (1 if len(ranks) > 1 else len(histories)),
         }
     )
-    catalogue = Catalog.of(ITEMS)
-    return gather([frame], target, catalogue), catalogue
+    catalogue = Catalog.from_items(ITEMS)
+    return collect_cases([frame], target, catalogue), catalogue
 
 
 def test_history_bins_meet_at_their_edges():
@@ -54,11 +54,6 @@ def test_activity_bins_meet_at_their_edges():
 
 def test_a_family_with_one_part_in_use_says_nothing_and_is_left_out():
     assert set(case_slices(cases(histories=(3, 4))[0])) == {"cold", "warm"}
-
-
-def test_head_is_the_most_popular_fifth_of_the_catalogue():
-    catalogue = Catalog.of(ITEMS)
-    assert list(catalogue.ids[catalogue.head]) == ["0", "1"]
 
 
 def test_items_fall_in_one_of_head_tail_and_new():
@@ -82,7 +77,7 @@ def test_item_age_bins_meet_at_their_edges_and_skip_the_unknown():
 
 def test_an_item_slice_judges_only_its_items_at_their_full_ranks():
     found, catalogue = cases(truths=(("0", "4"),), ranks=((1, 5),))
-    values = sliced(found, catalogue, 10, ("ndcg@10", "recall@10"))
+    values = sliced_metrics(found, catalogue, 10, ("ndcg@10", "recall@10"))
     assert values["head_items"]["recall@10"][0] == 1
     assert values["tail_items"]["ndcg@10"][0] == pytest.approx(1 / np.log2(5 + 1))
     assert "new_items" not in values
@@ -90,17 +85,4 @@ def test_an_item_slice_judges_only_its_items_at_their_full_ranks():
 
 def test_slices_without_a_case_are_left_out():
     found, catalogue = cases(histories=(0, 0))
-    assert "warm" not in sliced(found, catalogue, 10, ("ndcg@10",))
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        (ITEMS.drop(columns="popularity"), "column popularity is missing"),
-        (ITEMS.assign(item_id="7"), "'7' occurs twice"),
-        (ITEMS.assign(catalogue=False), "no row has catalogue = true"),
-    ],
-)
-def test_an_items_table_that_cannot_be_used_is_refused(items, message):
-    with pytest.raises(RankingsError, match=message):
-        Catalog.of(items)
+    assert "warm" not in sliced_metrics(found, catalogue, 10, ("ndcg@10",))

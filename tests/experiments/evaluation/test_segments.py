@@ -1,4 +1,4 @@
-"""Segments are slices of an evaluation: in the rankings, in the metrics, in the result file and on the leaderboard."""
+"""Segments are slices of an evaluation, as of the moment of each case."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ from made_rankings import made_cases, made_items, rank
 
 from config import params
 from config.command import UserError
-from experiments.evaluation.cases import Catalog, gather
-from experiments.evaluation.measure import CompareError, Measured, measure, must_share_split
+from experiments.evaluation.cases import Catalog, collect_cases
+from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import Segments, case_slices
-from experiments.leaderboard.board import Board, result
-from experiments.leaderboard.html_page import page
-from experiments.leaderboard.markdown import markdown, segment_rows
 from features import feature_files
 from features.featurize import microseconds
 from features.segments.rules import RuleEvent, RuleProfile, members, split_values
 from features.sequences import horizon_cases
-
-MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +38,9 @@ def numbers(nested: dict, at: str = "") -> dict[str, float]:
     return found
 
 
-def measured(made, label: str = "ease", **changes: object) -> Measured:
-    rankings, items = made
-    facts = {
-        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "baseline": True, "learned": False,
-        "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
-        "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
-    }  # fmt: skip
-    return Measured.model_validate(facts | changes)
-
-
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
     rankings, items = made
-    cases = gather([rankings], "next_item", Catalog.of(items))
+    cases = collect_cases([rankings], "next_item", Catalog.from_items(items))
     assert cases is not None
     ordered = rankings[rankings["target"] == "next_item"].sort_values("case_id")
 
@@ -83,40 +68,6 @@ def test_segments_change_no_other_number(made) -> None:
         shared = {name: whole[target]["slices"][name] for name in found["slices"]}
         # Not to the bit: all slices are resampled in one matrix product, whose rounding may depend on its width.
         assert numbers(shared) == pytest.approx(numbers(found["slices"]), rel=1e-12, nan_ok=True)
-
-
-def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they_are(made) -> None:
-    one = measured(made)
-    board = Board.of([one], [], None)
-
-    whole, text = result(board), markdown(board)
-
-    assert whole["segments"] == MEANINGS
-    for target in ("horizon", "next_item"):
-        slices = whole["models"]["ease"]["targets"][target]["slices"]
-        assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
-        cases = slices["segment:odd"]["cases"]
-        row = segment_rows(board, target)[0]
-        assert list(row)[1:] == [f"odd ({cases})", f"third ({slices['segment:third']['cases']})"]
-        assert row[f"odd ({cases})"].startswith(f"{slices['segment:odd']['metrics']['ndcg@10']['mean']:.4f} [")
-        assert f"| odd ({cases}) |" in text
-        assert f"<th>odd ({cases})</th>" in page(board)
-    assert "- **segment:empty**: events above 9." in text
-
-
-def test_a_board_without_segments_says_nothing_of_them(made) -> None:
-    rankings, items = made
-    plain = measured((rankings, items), segments={}, targets=measure(rankings.drop(columns="segments"), items, 0, 100))
-
-    board = Board.of([plain], [], None)
-
-    assert "segments" not in result(board)
-    assert "by segment" not in markdown(board)
-
-
-def test_one_name_for_two_segments_is_refused(made) -> None:
-    with pytest.raises(CompareError, match=r"ease and ours were measured by different segments\.rules; evaluate both"):
-        must_share_split([measured(made), measured(made, "ours", segments={"segment:odd": "events at least 3"})])
 
 
 @pytest.mark.slow

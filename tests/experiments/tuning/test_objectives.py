@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 
 from config import params
 from experiments import tune
-from experiments.tuning import objectives, trials
-from experiments.tuning.study import Budget, name_of
+from experiments.tuning import trials
+from experiments.tuning.study import Budget, study_name
+from experiments.tuning.trials import measure_objectives, objectives_text
 from training import validation
 from training.train import FitError
 
@@ -47,7 +48,7 @@ def aiming_at(*aims: str) -> params.Params:
 
 def measured(name: str, model: Constant, features=FEATURES) -> float:
     result = SimpleNamespace(model=model, validation={"next_item": 0.1, "horizon": 0.4})
-    return objectives.measure([name], result, features, train_settings(), 0)[name]
+    return measure_objectives([name], result, features, train_settings(), 0)[name]
 
 
 def test_accuracy_is_the_geometric_mean_of_both_targets() -> None:
@@ -73,7 +74,7 @@ def test_items_without_content_have_no_diversity() -> None:
     bare = checkerboard()
     bare.item_features = np.zeros((len(bare.vocabulary), 0), dtype=np.float32)
 
-    with pytest.raises(FitError, match=r"tune\.objectives names diversity, and no item of this data set has content"):
+    with pytest.raises(FitError, match=r"tune\.objectives holds diversity, but no item of this dataset has content"):
         measured("diversity", Constant(np.zeros(len(bare.vocabulary))), bare)
 
 
@@ -102,7 +103,7 @@ def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
-    monkeypatch.setitem(objectives.MEASURES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
+    monkeypatch.setitem(trials.OBJECTIVES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
     return tracked
 
 
@@ -131,8 +132,8 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
         assert one["objectives"] == all_of[one["trial"]]
         assert one["recipe"]["dropout"] == one["parameters"]["dropout"]
     assert (studied / "tuned/two_tower.front.png").read_bytes().startswith(b"\x89PNG")
-    assert f"trial 3: {objectives.text(all_of[3])} in " in capsys.readouterr().out
-    assert f"it is the most accurate of {len(kept)} on the front" in tune.told("two_tower", study, aims)
+    assert f": {objectives_text(all_of[3])} with " in capsys.readouterr().out
+    assert f"the most accurate of {len(kept)} on the Pareto front" in tune.summary_line("two_tower", study, aims)
 
     client = MlflowClient()
     runs = client.search_runs([client.get_experiment_by_name(SHIPPED.dataset).experiment_id])
@@ -149,4 +150,4 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
 def test_trials_of_other_objectives_are_another_study() -> None:
     settings = [aiming_at("accuracy"), aiming_at("accuracy", "diversity"), aiming_at("accuracy", "latency")]
 
-    assert len({name_of("two_tower", FEATURES, one) for one in settings}) == 3
+    assert len({study_name("two_tower", FEATURES, one) for one in settings}) == 3
