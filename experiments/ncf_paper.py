@@ -10,6 +10,10 @@ One positive among 99 given negatives flatters: only figures of the same protoco
 
 from __future__ import annotations
 
+import config.threads  # noqa: F401  # before torch, which reads how threads wait
+
+# isort: split
+
 import argparse
 import itertools
 import json
