@@ -11,6 +11,10 @@ One positive among 99 given negatives gives high numbers: compare only numbers o
 
 from __future__ import annotations
 
+import config.threads  # noqa: F401  # before torch, which reads how threads wait
+
+# isort: split
+
 import argparse
 import itertools
 import json

@@ -142,24 +142,26 @@ def write(folder: Path, features: dict) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--cut", choices=(*CUTS, FULL), required=True, help="fit on events before valid_start or test_start, or on all"
+        "--cut",
+        nargs="+",
+        choices=(*CUTS, FULL),
+        default=CUTS,
+        help="fit on events before valid_start or test_start, or on all (default: valid test)",
     )
-    cut = parser.parse_args(argv).cut
+    cuts = parser.parse_args(argv).cut
     settings = params.load()
     manifest = read_json(SPLIT / "manifest.json", "python -m data.split")
-    features = featurize(
-        read_table(SPLIT / "events.parquet", "python -m data.split"),
-        read_table(INGESTED / "users.parquet", "python -m data.ingest"),
-        read_table(INGESTED / "items.parquet", "python -m data.ingest"),
-        moment_of(cut, manifest),
-        settings.featurize,
-        settings.seed,
-    )
-    until = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
-    features["description"] |= origin(manifest, settings.ingest.repeats, cut, until)
-    folder = FEATURES / cut
-    write(folder, features)
-    print(f"featurize: {len(features['vocabulary']) - 1} items before the {cut} cut -> {folder}")
+    events = read_table(SPLIT / "events.parquet", "python -m data.split")
+    users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
+    items = read_table(INGESTED / "items.parquet", "python -m data.ingest")
+    for cut in cuts:
+        features = featurize(events, users, items, moment_of(cut, manifest), settings.featurize, settings.seed)
+        until = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
+        features["description"] |= origin(manifest, settings.ingest.repeats, cut, until)
+        write(FEATURES / cut, features)
+        print(
+            f"fitted features of {len(features['vocabulary']) - 1:,} items ({cut} cut) -> {FEATURES / cut}", flush=True
+        )
     return 0
 
 

@@ -30,7 +30,7 @@ from features.online.profile import LATEST_US, Event, Profile
 from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
-from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
+from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
 from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
@@ -242,7 +242,9 @@ def changed_parts(line: Line, digests: dict[str, str], secret: bytes | None, par
     """The parts whose digests are not those of the log. Without the secret, only public parts can be compared."""
     logged = line.get("inputs") or {}
     own = (
-        {name: digests[name] for name in digests if name == PUBLIC} if secret is None else hidden(secret, digests) or {}
+        {name: digests[name] for name in digests if name == PUBLIC_INPUT}
+        if secret is None
+        else hash_inputs(secret, digests) or {}
     )
     return [part for part in parts if part in own and own[part] != logged.get(part, own[part])]
 

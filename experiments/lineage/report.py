@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import pages
 from serving.edge import settings as edge
-from serving.edge.pseudonym import secret_of
+from serving.edge.request_log import derive_secret
 
 MAX_ROWS = 10  # of a table in text; JSON and the page hold all
 MAX_WIDTH = 110
@@ -111,8 +111,8 @@ def user_secret(folder: Path) -> bytes | None:
     """The secret of a served log's pseudonyms: from the environment, or `user.key` beside the folder; None without."""
     stated, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
     if stated:
-        return secret_of(stated, edge.variable("user_secret"))
-    return secret_of(path.read_text().strip(), path) if path.is_file() else None
+        return derive_secret(stated, edge.variable("user_secret"))
+    return derive_secret(path.read_text().strip(), path) if path.is_file() else None
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:

@@ -27,10 +27,10 @@ from features.online.connect import settings as store_settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
 from features.trends import TrendSnapshot
-from serving.edge import wire
-from serving.edge.pseudonym import hidden, pseudonym
+from serving.edge import request_log
+from serving.edge.request_log import hash_inputs, pseudonym
 from serving.worker import response
-from serving.worker.fallback import PERSONALISED, SEGMENT
+from serving.worker.fallback import PERSONALIZED, SEGMENT
 from serving.worker.item_trends import LiveTrends
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
@@ -200,7 +200,7 @@ def _not_comparable(why: str, groups: Sequence[str] = GROUPS) -> dict[str, SkewO
 
 
 def _why_not_computed(line: Line) -> str | None:
-    if line.get("cache") == NOT_COMPUTED or line["rung"] in ("cached", "static"):
+    if line.get("cache") == NOT_COMPUTED or line["source"] in ("cached", "static"):
         return FROM_EDGE
     return OLD_LINE if not line.get("inputs") or "basis" not in line else None
 
@@ -241,7 +241,7 @@ class UserQuestion:
     def digests(self, user: User) -> dict[str, str]:
         """The digests of the line if the worker had read this user."""
         request = Request(self.user_id, [], False, self.line["k"], self.time_us, dict(self.context or {}), None)
-        return hidden(self.secret, response.input_digests(request, user, "")) or {}
+        return hash_inputs(self.secret, response.input_digests(request, user, "")) or {}
 
 
 def compare_user(line: Line, repeats: str, sources: SkewSources) -> tuple[dict[str, SkewOutcome], User | None]:
@@ -277,10 +277,10 @@ def compare_digests(served: str | None, due: str, nothing: str) -> str:
 
 
 def _why_user_not_comparable(line: Line, sources: SkewSources) -> str | None:
-    if line["basis"] == wire.WITHHELD:
+    if line["basis"] == request_log.WITHHELD:
         return f"consent {line['consent']}: the edge withheld the user from the worker"
-    if line["basis"] != wire.STORED:
-        return OWN_HISTORY if line["basis"] == wire.STATED else NO_USER
+    if line["basis"] != request_log.FROM_STORE:
+        return OWN_HISTORY if line["basis"] == request_log.FROM_REQUEST else NO_USER
     if sources.secret is None:
         return NO_SECRET
     if sources.users is None:
@@ -306,7 +306,7 @@ def _cause(group: str, kind: str, due: User, question: UserQuestion, sources: Sk
     line = question.line
     if kind == MISSING_IN_ANSWER:
         what = _count_events(len(due.items)) if group == HISTORY else ", ".join(sorted(due.traits))
-        said = "" if line["rung"] == PERSONALISED else f"; the answer says: {line['reason']}"
+        said = "" if line["source"] == PERSONALIZED else f"; the answer says: {line['reason']}"
         return f"{what} due{said}"
     for source, user in _possible_readings(question, sources):
         if question.digests(user)[group] == line["inputs"].get(group):
@@ -393,18 +393,18 @@ class SkewEffect:
         difference: largest difference of a score, over the items of both lists; None without such items, and where the
             lists come from two fallback levels or from segments, whose scores cannot be compared.
         kept: share of the served items that the recomputed list holds too.
-        rung: of the recomputed answer.
+        source: of the recomputed answer.
     """
 
     difference: float | None
     kept: float
-    rung: str
+    source: str
 
 
 def measure_effect(answer: ComparedAnswer, sources: SkewSources) -> SkewEffect | None:
     """Compute an answer again on what it should have read; None if something is missing."""
     line, stated = answer.line, sources.request_fields(answer.line)
-    stored = line["basis"] == wire.STORED
+    stored = line["basis"] == request_log.FROM_STORE
     if stated is None or (stored and (answer.user is None or "history" in stated)):
         return None
     body: dict[str, Any] = {"time": line["time"]}
@@ -430,9 +430,9 @@ def _effect(line: Line, short: Mapping[str, Any], long: Mapping[str, Any]) -> Sk
     """Compare a line with a recomputed answer of its length, and one of the maximum length."""
     listed = {item["item_id"] for item in short["items"]}
     kept = sum(item in listed for item in line["items"]) / len(line["items"])
-    if short["rung"] != line["rung"] or line["rung"] == SEGMENT or line.get("scores") is None:
-        return SkewEffect(None, kept, short["rung"])
+    if short["source"] != line["source"] or line["source"] == SEGMENT or line.get("scores") is None:
+        return SkewEffect(None, kept, short["source"])
     now = {item["item_id"]: item["score"] for item in long["items"]}
     served = zip(line["items"], line["scores"], strict=True)
     differences = [abs(score - now[item]) for item, score in served if score is not None and item in now]
-    return SkewEffect(max(differences, default=None), kept, short["rung"])
+    return SkewEffect(max(differences, default=None), kept, short["source"])

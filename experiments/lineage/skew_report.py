@@ -151,7 +151,7 @@ def _summarize_effects(answers: Sequence[ComparedAnswer], effects: Mapping[int, 
         "computed_again": len(effects),
         "largest_score_difference": None if worst is None else differences[worst],
         "of_request": None if worst is None else answers[worst].line["request_id"],
-        "on_another_rung": sum(effect.rung != answers[at].line["rung"] for at, effect in effects.items()),
+        "from_other_source": sum(effect.source != answers[at].line["source"] for at, effect in effects.items()),
         "mean_share_of_list_kept": sum(one.kept for one in effects.values()) / len(effects) if effects else None,
     }
 

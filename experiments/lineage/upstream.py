@@ -18,18 +18,18 @@ from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, Lineag
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
 from serving.deployment.registry import RegistryError, Version
-from serving.edge import wire
+from serving.edge import request_log
 from training import provenance
 from training.models.artifact import MANIFEST, digest_of
 from training.tracking import tracking_uri
 
 HERE = "in this clone"
-ANSWER_FIELDS = ("request_id", "asked", "time", "rung", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
+ANSWER_FIELDS = ("request_id", "asked", "time", "source", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
                  "trends_time", "segments", "experiment", "bucket", "milliseconds", "computed_on")  # fmt: skip
 WITHOUT_EVENTS = {
-    wire.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
-    wire.STATED: "the request stated its own history, which the served log does not hold",
-    wire.NOBODY: "the request names no user and states no history, so the answer uses nobody's events",
+    request_log.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
+    request_log.FROM_REQUEST: "the request stated its own history, which the served log does not hold",
+    request_log.NO_HISTORY: "the request names no user and states no history, so the answer uses nobody's events",
 }
 
 
@@ -74,7 +74,7 @@ def _events_part(
     if note := WITHOUT_EVENTS.get(line.get("basis", "")):
         return ReportPart("events", note=note)
     if line["user"] is None:
-        return ReportPart("events", note=WITHOUT_EVENTS[wire.NOBODY])
+        return ReportPart("events", note=WITHOUT_EVENTS[request_log.NO_HISTORY])
     found_id = inputs.find_user(line, secret, user_id)
     if found_id is None:
         if reading := inputs.empty_reading(line, secret):

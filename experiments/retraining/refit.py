@@ -19,7 +19,7 @@ import torch
 
 from config import params
 from config.command import UserError
-from config.paths import CHECKPOINTS, FEATURES, FITTED, INGESTED, REFITS, SPLIT
+from config.paths import CHECKPOINTS, FEATURES, INGESTED, REFITS, SPLIT
 from data.products import read_json
 from data.times import to_iso
 from experiments.evaluation.ranking import score_cases
@@ -176,10 +176,10 @@ def fit_on_all_events(parent: Target, features: Features, settings: params.Param
         result = fit(configuration, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, devices)
         run.tag(devices=str(devices), refit_of=version.version)
         run.log_fit(result)
-    fitted = FITTED / label / FULL
+    fitted = REFITS / "fitted" / label
     refit_of = {"version": version.version, "artifact": version.artifact}
     train.write(fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of})
-    folder = REFITS / label
+    folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     facts = json.loads((fitted / "fit.json").read_text())
     export.write(folder, fitted / "weights.safetensors", facts, features, settings, Sides.read())
