@@ -1,4 +1,4 @@
-"""Cut everybody's events at the same two moments: train, valid, test (PROTOCOL: one global timeline cut)."""
+"""Cut everybody's events at the same two moments: train, valid, test (docs/evaluation.md)."""
 
 from __future__ import annotations
 
