@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / "features/out/valid")
+    settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / "features/out/valid")
     cases = validation.sample(validation.cases(features)["next"], given.cases, settings.seed)
     recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(

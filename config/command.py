@@ -1,28 +1,53 @@
-"""How a command ends: one line for a user's mistake, a traceback only for ours."""
+"""How a command ends: a user's mistake is one line on stderr, an unexpected error a traceback."""
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+
 
 class UserError(ValueError):
-    """Something the person at the keyboard can put right; its text says what and where."""
+    """An error that the user can fix. The message says what is wrong and where."""
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
-    """Print a UserError as `error: ...` on stderr and return 2; an interrupt returns 130."""
+    """Decorate the `main` of a command.
+
+    A UserError is printed as `error: ...` on stderr and returns 2. An interrupt returns 130. If the reader of stdout
+    has gone (`... | head`), the command stops silently and returns 141.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
+            return code
         except UserError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
-            return 2
+            return USER_ERROR
         except KeyboardInterrupt:
-            return 130
+            return INTERRUPTED
+        except BrokenPipeError:
+            if _stdout_is_open():  # the broken pipe is another one, such as a socket
+                raise
+            # The interpreter flushes stdout once more at exit; it must not fail there.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED_PIPE
 
     return wrapped
+
+
+def _stdout_is_open() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
-from data.fingerprint import json_hash
-from data.products import INGESTED, SPLIT, read_json, read_table
+from data.files import INGESTED, SPLIT, json_hash, read_json
+from data.tables import read_table
 from experiments.leakage.checks import OF_CUT, OF_FULL, OF_SPLIT, run
 from experiments.leakage.cut import Cut
 from experiments.leakage.page import page
 from features import feature_files
-from features.featurize import CUTS, FULL
+from features.feature_files import CUTS, FULL
 from training import provenance
 
 OUT = Path("experiments/out")
@@ -50,7 +50,7 @@ def read(settings: params.Params, names: Sequence[str] = CUTS) -> list[Cut]:
             users,
             items,
             manifest,
-            feature_files.load(FEATURES / name),
+            feature_files.load_features(FEATURES / name),
             settings,
             measured if name == "test" else {},
         )

@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     label = parser.parse_args(argv).model
     settings = params.load()
-    features = feature_files.load("features/out/test")
+    features = feature_files.load_features("features/out/test")
     rankings, facts = evaluate(label, features, settings)
     write(label, rankings, facts, catalogue(features))
     mlflow_log.log_evaluation(facts)

@@ -84,7 +84,7 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     dataset = settings.dataset
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
-    features = feature_files.load("features/out/test")
+    features = feature_files.load_features("features/out/test")
     target, instead = opponent(dataset, candidate, features)
     champion = target.version
     if candidate.version == champion.version:

@@ -12,7 +12,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from data.simulate import Oracle
+from data.simulator.simulation import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import Segments
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path("data/out/ingest/oracle.npz")
     if not path.exists():
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
-    features = feature_files.load("features/out/test")
+    features = feature_files.load_features("features/out/test")
     oracle = Oracle.load(path)
     days, size = features.description["window_days"], settings.train.batch_cases
     segments = Segments.of(settings.segments.plain(), features)

@@ -19,7 +19,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from data.products import SPLIT, read_json
+from data.files import SPLIT, read_json
 from experiments import audit, gate
 from experiments.gating import preconditions
 from experiments.gating.judgment import Question
@@ -28,9 +28,9 @@ from experiments.gating.report_page import page
 from experiments.gating.verdict import Decision
 from experiments.retraining import refit_checks
 from experiments.serving_skew import report as skew_record
-from features import feature_files, featurize
-from features.feature_files import Features
-from features.featurize import FULL
+from features import feature_files
+from features.feature_files import FULL, Features
+from features.fit import fit_cut
 from serving import export
 from serving.artifact.item_tables import Sides
 from serving.deployment import emergency_override, gate_report, model_versions, registry
@@ -69,11 +69,10 @@ def admitted(parent: Target, settings: params.Params, code: Checkout, override: 
         raise UserError(f"a refit of {name} cannot be made here: {'; '.join(lines)}; {refit_checks.ADVICE}")
     whole = audit.passed(settings)
     _heed(preconditions.leaking(whole))
-    if featurize.main(["--cut", FULL]):
-        raise UserError("the features of all events could not be made; the reason stands above")
+    feature_files.save_features(Path("features/out") / FULL, fit_cut(FULL, settings))
     audited = audit.of_full(settings) | {"audited": whole["audited"]}
     _heed(preconditions.leaking(audited))
-    return feature_files.load(Path("features/out") / FULL), audited
+    return feature_files.load_features(Path("features/out") / FULL), audited
 
 
 def _heed(refusal: Decision | None) -> None:

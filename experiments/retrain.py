@@ -18,7 +18,7 @@ from typing import NamedTuple
 from config import params
 from config.command import UserError, exits_cleanly
 from config.params import ROOT
-from data.products import SPLIT
+from data.files import SPLIT
 from data.times import to_iso
 from experiments.gating import same_data_refit
 from experiments.orchestration import model_selection, steps, workspace

@@ -19,7 +19,7 @@ from config.command import UserError, exits_cleanly
 from experiments.evaluation import holdout_protocols
 from experiments.evaluation.holdout_protocols import MEANINGS, Fold
 from experiments.leaderboard import sensitivity_card
-from features.folds import Tables
+from features.fit import SplitTables
 from training import provenance, validation
 from training.train import FitError, fit
 
@@ -119,7 +119,7 @@ def write(facts: dict) -> list[Path]:
     return [OUT / f"sensitivity.{suffix}" for suffix in texts]
 
 
-def provenance_of(tables: Tables, settings: params.Params, labels: list[str]) -> dict:
+def provenance_of(tables: SplitTables, settings: params.Params, labels: list[str]) -> dict:
     """What stands with every number."""
     known = {key: tables.manifest[key] for key in ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")}
     return known | {
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = params.load()
     labels = asked_of(arguments.models, settings)
-    tables = Tables.read()
+    tables = SplitTables.read()
     found = measure(holdout_protocols.every(tables, settings), labels, settings)
     made = sensitivity_card.build(found, len(tables.users), settings.seed, settings.evaluate.resamples)
     paths = write(provenance_of(tables, settings, labels) | {"statement": sensitivity_card.NO_GATE} | made)

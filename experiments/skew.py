@@ -37,7 +37,7 @@ from experiments.serving_skew.comparison import (
     of_user,
 )
 from experiments.serving_skew.sources import Sources, opened
-from features.online.json_lines import instant
+from features.materialization import parse_time
 from training import provenance
 
 Line = Mapping[str, Any]
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     most = chosen.skew.answers if given.limit is None else given.limit
     if most < 1:
         raise UserError(f"--limit is {most}; expected at least 1")
-    since_us = 0 if given.since is None else instant("--since", given.since)
+    since_us = 0 if given.since is None else parse_time("--since", given.since)
     log = ServedLines(folder)
     lines, total = sample(recent(log.each(), since_us), most, chosen.seed)
     if not lines:

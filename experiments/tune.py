@@ -82,7 +82,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             tidy()
         if not completed(study):
             raise UserError(f"tune: none of {len(begun(study))} trials came to an end; the UI shows each one's error")
-        spaces = search_space.around(settings.tune.spaces[label], settings.train.models[label])
+        spaces = search_space.spaces_around(settings.tune.spaces[label], settings.train.models[label])
         figures = {"": study_record.log_study(parent, study, spaces)}
         if len(aims) > 1:
             figures[".front"] = study_record.log_front(parent, study, aims)
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")
     budget = budget_of(arguments, settings.tune)
     trials_module.refuse_too_many(settings)
-    study = tune(label, feature_files.load(FEATURES), settings, budget, arguments.workers)
+    study = tune(label, feature_files.load_features(FEATURES), settings, budget, arguments.workers)
     print(told(label, study, settings.tune.objectives))
     return 0
 

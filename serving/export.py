@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     fitted = OUT / label / "test"
     if not (fitted / "fit.json").exists():
         raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
-    features = feature_files.load("features/out/test")
+    features = feature_files.load_features("features/out/test")
     folder = Path("serving/out/artifacts") / label
     fit = json.loads((fitted / "fit.json").read_text())
     write(folder, fitted / "weights.safetensors", fit, features, settings, Sides.read())

@@ -17,7 +17,7 @@ from config import params
 from config.command import UserError, exits_cleanly
 from features import feature_files
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training import distributed, tracking
 from training import validation as validation_module
 from training.models.base import CountedModel, Model, ModelError, Sizes
@@ -54,7 +54,7 @@ def sizes_of(features: Features) -> Sizes:
     )
 
 
-def matrix_of(log: Log, num_items: int) -> sparse.csr_matrix:
+def matrix_of(log: InteractionLog, num_items: int) -> sparse.csr_matrix:
     """(U, N) 0/1 interactions; row 0 of the items, padding, stays empty."""
     kept = log.items != 0
     rows, columns = log.users[kept], log.items[kept]
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = params.load()
     recipe = recipe_for(arguments.model, arguments.cut, settings)
-    features = feature_files.load(Path("features/out") / arguments.cut)
+    features = feature_files.load_features(Path("features/out") / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
         kept, number = OUT / "checkpoints", distributed.stated() if build_is_learned(recipe) and parts is None else 1

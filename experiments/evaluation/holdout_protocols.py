@@ -15,10 +15,10 @@ from config import params
 from config.command import UserError
 from data.columns import EVENT_TIME, MINUTE, SESSION, USER
 from data.time_columns import microseconds
-from features import folds
+from features import fit
 from features.feature_files import Features
-from features.folds import Tables
-from features.sequences import EvaluationCases, Log, next_cases
+from features.fit import SplitTables
+from features.sequences import EvaluationCases, InteractionLog, next_cases
 from training import validation
 
 
@@ -31,7 +31,7 @@ def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
     owners = events.groupby(USER, sort=False).ngroup().to_numpy()
     if SESSION in events and events[SESSION].notna().all():
         return events.groupby([owners, events[SESSION].to_numpy()], sort=False).ngroup().to_numpy()
-    times = microseconds(events[EVENT_TIME]).to_numpy()
+    times = microseconds(events[EVENT_TIME])
     pause = np.diff(times, prepend=times[:1]) >= minutes * MINUTE
     return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
 
@@ -58,7 +58,7 @@ class Fold:
     cases: dict[str, EvaluationCases]  # column of the card -> its cases of this fold
 
 
-def every(tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def every(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     """The folds of all protocols, the temporal cut first: a recipe that it finds serves the others."""
     yield from _temporal(tables, settings)
     yield from _leave_last_out(tables, settings)
@@ -68,29 +68,29 @@ def every(tables: Tables, settings: params.Params) -> Iterator[Fold]:
     )
 
 
-def _temporal(tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def _temporal(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     """The validation window, then the windows before it, oldest first."""
     count = settings.sensitivity.rolling_windows
-    *earlier, newest = folds.rolling(tables, 1 + count)
+    *earlier, newest = fit.rolling_windows(tables, 1 + count)
     if len(earlier) < count:
         raise UserError(
             f"sensitivity.rolling_windows is {count}; expected at most {len(earlier)}: before a further window lie fewer "
             "events than in it"
         )
-    at_valid = folds.at(tables, *newest, settings)
+    at_valid = fit.fit_window(tables, *newest, settings)
     yield Fold("temporal cut", at_valid, at_valid, _drawn(validation.cases(at_valid), 1, settings))
     for number, window in enumerate(earlier, start=1):
-        features = folds.at(tables, *window, settings, cut="test")
+        features = fit.fit_window(tables, *window, settings, cut="test")
         asked = {f"rolling {target}": cases for target, cases in validation.cases(features).items()}
         yield Fold(f"rolling window {number} of {count}", features, features, _drawn(asked, count, settings))
 
 
-def _leave_last_out(tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def _leave_last_out(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     held = is_last(_owners(tables))
     yield _held_out("leave last out", "leave last out", held, 1, tables, settings)
 
 
-def _k_fold(protocol: str, unit: np.ndarray, tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def _k_fold(protocol: str, unit: np.ndarray, tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     """Each unit of events is held out once."""
     count = settings.sensitivity.folds
     part = parts(unit, count, settings.seed)
@@ -99,8 +99,10 @@ def _k_fold(protocol: str, unit: np.ndarray, tables: Tables, settings: params.Pa
         yield _held_out(protocol, name, part == number, count, tables, settings)
 
 
-def _held_out(protocol: str, name: str, held: np.ndarray, count: int, tables: Tables, settings: params.Params) -> Fold:
-    learned, asked = folds.of_part(tables, ~held, settings)
+def _held_out(
+    protocol: str, name: str, held: np.ndarray, count: int, tables: SplitTables, settings: params.Params
+) -> Fold:
+    learned, asked = fit.fit_subset(tables, ~held, settings)
     return Fold(name, learned, asked, _drawn({protocol: cases_of(asked.log, held)}, count, settings))
 
 
@@ -110,7 +112,7 @@ def _drawn(asked: dict[str, EvaluationCases], count: int, settings: params.Param
     return {column: validation.sample(cases, most, settings.seed) for column, cases in asked.items()}
 
 
-def cases_of(log: Log, held: np.ndarray) -> EvaluationCases:
+def cases_of(log: InteractionLog, held: np.ndarray) -> EvaluationCases:
     """The `next` cases of the events of `log` that were held out, (E,) bool."""
     asked = next_cases(log, int(log.times.min()), int(log.times.max()) + 1)
     return asked.take(np.flatnonzero(held[asked.event]))
@@ -128,6 +130,6 @@ def parts(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(row.max() + 1) % count)[row]
 
 
-def _owners(tables: Tables) -> np.ndarray:
+def _owners(tables: SplitTables) -> np.ndarray:
     """(E,) number of each event's user; ascending."""
     return tables.events.groupby("user_id", sort=False).ngroup().to_numpy()

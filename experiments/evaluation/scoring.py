@@ -13,8 +13,8 @@ import pandas as pd
 
 from features.encode import Batch
 from features.feature_files import Features
-from features.featurize import build_log
-from features.sequences import EvaluationCases, Log, batches, next_cases, window_cases
+from features.fit import build_log
+from features.sequences import EvaluationCases, InteractionLog, batches, next_cases, window_cases
 from features.trends import TrendLog
 from serving.worker.recommender import Recommender
 from training import validation
@@ -69,7 +69,9 @@ def score(
     }
 
 
-def _log_read_by(recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame) -> Log:
+def _log_read_by(
+    recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame
+) -> InteractionLog:
     """The timeline as this artifact reads it; the one at hand where it reads as the present features do."""
     encoders = recommender.artifact.config["encoders"]
     if recommender.vocabulary.ids == features.vocabulary.ids and encoders == features.description["encoders"]:
@@ -99,6 +101,6 @@ def _score(
     return ScoredCases(ndcg, to_present[lists])
 
 
-def _context(log: Log, cases: EvaluationCases) -> np.ndarray:
+def _context(log: InteractionLog, cases: EvaluationCases) -> np.ndarray:
     """(n, K) what each request states, in the artifact's own encoding; nothing where nobody has asked."""
     return np.where(cases.event[:, None] >= 0, log.context[cases.event], 0)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from config import params
-from config.gate_params import Budgets, GuardRails
+from config.params import Budgets, GuardRails
 from data.times import to_iso
 from experiments.evaluate import catalogue
 from experiments.evaluation.cases import SEGMENT, Catalog

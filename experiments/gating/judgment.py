@@ -19,7 +19,7 @@ import pandas as pd
 
 from config import params
 from data.columns import DAY
-from data.products import INGESTED, SPLIT
+from data.files import INGESTED, SPLIT
 from data.times import to_iso
 from experiments.evaluation.scoring import cases_from
 from experiments.evaluation.slices import Segments

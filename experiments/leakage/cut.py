@@ -12,10 +12,11 @@ import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
+from data.time_columns import microseconds
 from data.times import to_iso
-from features.feature_files import Features
-from features.featurize import featurize, microseconds, moment_of
-from features.sequences import EvaluationCases, Log
+from features.feature_files import Features, cut_time
+from features.fit import fit_features
+from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
 
@@ -60,7 +61,7 @@ class Cut:
     @property
     def start_us(self) -> int:
         """The moment of the cut, as the split's manifest has it."""
-        return moment_of(self.name, self.manifest)
+        return cut_time(self.name, self.manifest)
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -91,12 +92,12 @@ class Cut:
         return pd.Series(np.maximum(self.times + 1, self.known), index=self.events[ITEM]).groupby(level=0).min()
 
     @cached_property
-    def refitted(self) -> dict:
+    def refitted(self) -> Features:
         """What featurize makes where there is nothing but the past: no later event, nobody and nothing of later."""
         users = self.users[self.users[USER].isin(self.past[USER])]
         items = self.items[self.items[ITEM].isin(self.past[ITEM])]
         settings = self.settings
-        return featurize(self.past, users, items, self.start_us, settings.featurize, settings.seed)
+        return fit_features(self.past, users, items, self.start_us, settings.featurize, settings.seed)
 
     @cached_property
     def cases(self) -> dict[str, EvaluationCases]:
@@ -115,7 +116,7 @@ class Cut:
         rows = events[kept].head(self.settings.audit.examples).to_dict("records")
         return [{str(name): _text(value) for name, value in row.items()} for row in rows]
 
-    def shown_in(self, log: Log, rows: np.ndarray) -> list[Row]:
+    def shown_in(self, log: InteractionLog, rows: np.ndarray) -> list[Row]:
         """The first of some rows of a log."""
         rows = rows[: self.settings.audit.examples]
         return [

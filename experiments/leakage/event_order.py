@@ -6,19 +6,17 @@ import numpy as np
 import pandas as pd
 
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, PARTS, USER
+from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.evaluation.holdout_protocols import session_numbers
 from experiments.leakage.cut import Cut, Finding, Outcome, Row
-from features.featurize import microseconds
 from features.sequences import batches
 from features.vocabulary import PAD
 from training import validation
 from training.windows import Timeline
 
 SPLIT_AGAIN = "Run `python -m data.split` again; if it comes back, the fault lies in data/split.py or data/cleaning.py."
-FEATURIZE_AGAIN = (
-    "Run `python -m features.featurize` at both cuts again, then refit what was fitted on the old features."
-)
+FEATURIZE_AGAIN = "Run `python -m features.featurize` at both cuts again, then refit what was fitted on the old features."
 
 
 def total_order(at: Cut) -> Outcome:

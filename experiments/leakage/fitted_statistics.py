@@ -9,10 +9,10 @@ from itertools import islice, zip_longest
 import numpy as np
 
 from data.columns import DAY, EVENT_TIME, ITEM
+from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage.cut import Cut, Finding, Outcome, Row
 from experiments.leakage.event_order import FEATURIZE_AGAIN, TIES_MEANING
-from features.featurize import microseconds
 from features.trends import ALL
 from features.vocabulary import PAD
 from training.datamodule import TrainBatch, Windows
@@ -25,7 +25,7 @@ COMPARED_ITEMS = 256  # whose likeness by text is compared
 
 def vocabulary(at: Cut) -> Outcome:
     """The vocabulary, and the order that breaks ties of scores, come of events before the cut."""
-    stored, again = at.features.vocabulary.ids, at.refitted["vocabulary"].ids
+    stored, again = at.features.vocabulary.ids, at.refitted.vocabulary.ids
     if strange := sorted(set(stored) ^ set(again)):
         what, rows = "the vocabulary holds other items than the past", len(strange)
         examples = [{ITEM: one, "stored": str(one in set(stored)), "in the past": str(one in set(again))}
@@ -40,7 +40,7 @@ def vocabulary(at: Cut) -> Outcome:
 
 def encoders(at: Cut) -> Outcome:
     """Values and bucket edges of user traits and request context come of rows before the cut."""
-    stored, again = at.features.description["encoders"], at.refitted["description"]["encoders"]
+    stored, again = at.features.description["encoders"], at.refitted.description["encoders"]
     findings, columns = [], 0
     for kind in ("traits", "context"):
         for one, other in zip_longest(stored[kind], again[kind], fillvalue={"column": "(none)"}):
@@ -62,17 +62,17 @@ def content(at: Cut) -> Outcome:
     """Genres, text and numbers of items are scaled and projected by what items before the cut show."""
     features, again = at.features, at.refitted
     items = len(features.vocabulary) - 1
-    if features.vocabulary.ids != again["vocabulary"].ids:
+    if features.vocabulary.ids != again.vocabulary.ids:
         return Outcome(0, "items", [])  # rows cannot be set side by side; `vocabulary` tells of it
     stored, widths = features.item_features, features.description["content_widths"]
-    if widths != again["description"]["content_widths"]:
-        example = {"stored": json.dumps(widths), "by the past": json.dumps(again["description"]["content_widths"])}
+    if widths != again.description["content_widths"]:
+        example = {"stored": json.dumps(widths), "by the past": json.dumps(again.description["content_widths"])}
         found = Finding("item features have other columns than the past", 1, [example], FITTED_MEANING, REMEDY)
         return Outcome(items, "items", [found])
     findings, begin = [], 0
     for group, width in widths.items():
         part = slice(begin, begin + width)
-        differs = _differs(group, stored[1:, part], again["item_features"][1:, part])
+        differs = _differs(group, stored[1:, part], again.item_features[1:, part])
         begin += width
         if len(differs):
             examples = [{ITEM: features.vocabulary.ids[row]} for row in differs[: at.settings.audit.examples]]

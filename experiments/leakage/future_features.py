@@ -18,7 +18,7 @@ from data.times import to_iso
 from experiments.leakage.cut import Cut, Finding, Outcome, Row
 from experiments.leakage.event_order import FEATURIZE_AGAIN
 from features.encode import Batch
-from features.sequences import EvaluationCases, Log, batches
+from features.sequences import EvaluationCases, InteractionLog, batches
 from features.trends import TrendLog
 from training import validation
 
@@ -50,14 +50,14 @@ def per_feature(at: Cut) -> Outcome:
     return Outcome(looked, "cases", findings)
 
 
-def left(at: Cut, time_us: int) -> tuple[Log, TrendLog]:
+def left(at: Cut, time_us: int) -> tuple[InteractionLog, TrendLog]:
     """The log and the trends of a world that ends at a moment."""
     log = at.features.log.before(time_us)
     return log, TrendLog(log.items, log.times, log.known, len(at.features.vocabulary))
 
 
 def differences(
-    at: Cut, one: EvaluationCases, whole: TrendLog, past: Log, trends: TrendLog
+    at: Cut, one: EvaluationCases, whole: TrendLog, past: InteractionLog, trends: TrendLog
 ) -> dict[str, tuple[str, str]]:
     """Feature -> how it reads with all data and with the past alone, of one case and the features that differ."""
     log = at.features.log
@@ -72,18 +72,18 @@ def differences(
     return {name: _told(at, name, *pair) for name, pair in pairs.items() if not torch.equal(*pair)}
 
 
-def _batch(at: Cut, log: Log, case: EvaluationCases, trends: TrendLog) -> Batch:
+def _batch(at: Cut, log: InteractionLog, case: EvaluationCases, trends: TrendLog) -> Batch:
     refreshed = validation.moments(case, at.features.description["refresh_minutes"])
     channels = tuple(at.features.description["channels"])
     return next(batches(log, case, trends, channels, refreshed, 1, None))[1]
 
 
-def asked_with(log: Log, one: EvaluationCases) -> np.ndarray:
+def asked_with(log: InteractionLog, one: EvaluationCases) -> np.ndarray:
     """(1, K) the context that a live request would state: that of the event asked about; nothing ahead of time."""
     return log.context[one.event] if one.target == "next" else np.zeros_like(one.context)
 
 
-def known_traits(log: Log, one: EvaluationCases) -> np.ndarray:
+def known_traits(log: InteractionLog, one: EvaluationCases) -> np.ndarray:
     """(1, F) a user's traits, unknown until the first event, at which they are stated."""
     arrived = log.times[log.offsets[one.user]] <= one.time
     return np.where(arrived[:, None], log.traits[one.user], 0)

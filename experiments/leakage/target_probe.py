@@ -33,7 +33,7 @@ from experiments.evaluation import bootstrap
 from experiments.leakage.cut import Cut, Finding, Outcome, Row
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, Log, batches
+from features.sequences import EvaluationCases, InteractionLog, batches
 from features.vocabulary import PAD
 from training import validation
 
@@ -100,7 +100,7 @@ def history_scores(features: Features, newest: np.ndarray, seen: np.ndarray, due
     return counted.reshape(items.shape) + HELD * np.isin(duels.case[:, None] * size + items, seen)
 
 
-def transitions(past: Log, num_items: int) -> csr_array:
+def transitions(past: InteractionLog, num_items: int) -> csr_array:
     """(N, N) how often one item came next after another of an earlier time: a first-order Markov chain, counted."""
     users, times, items = past.users, past.times, past.items
     step = (users[1:] == users[:-1]) & (times[1:] > times[:-1]) & (items[1:] != PAD) & (items[:-1] != PAD)

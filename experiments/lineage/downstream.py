@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.products import INGESTED, SPLIT, read_table
+from data.files import INGESTED, SPLIT
+from data.tables import read_table
 from data.time_columns import microseconds
 from data.times import from_iso, to_iso
 from experiments.lineage import ancestry
 from experiments.lineage.report import Part
 from experiments.lineage.served_log import LineageError, ServedLines
-from features.featurize import CUTS, FULL, moment_of
+from features.feature_files import CUTS, FULL, cut_time
 from serving import settings as environment
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
@@ -150,7 +150,7 @@ def _cut_us(origin: Origin, tags: Mapping[str, str]) -> int | None:
     split = json.loads(path.read_text()) if path.is_file() else {}
     if split.get("split_id") != tags.get("split_id") or tags.get("cut") not in (*CUTS, FULL):
         return None
-    return moment_of(tags["cut"], split)
+    return cut_time(tags["cut"], split)
 
 
 def known_from(event_us: int, known_us: int) -> int:
@@ -217,7 +217,7 @@ def _answers_alone(kind: str, name: str, folder: Path, secret: bytes | None, why
 def _since(events: pd.DataFrame) -> int:
     """From when on a fit may read any of these events."""
     times, known = microseconds(events[EVENT_TIME]), microseconds(events[KNOWN_TIME])
-    return int(min(map(known_from, np.asarray(times), np.asarray(known))))
+    return int(min(map(known_from, times, known)))
 
 
 def _about(kind: str, name: str, events: pd.DataFrame, origin: Origin) -> Part:
@@ -225,7 +225,7 @@ def _about(kind: str, name: str, events: pd.DataFrame, origin: Origin) -> Part:
     facts: dict[str, Any] = {"id": name, "data set version": origin.hash}
     if kind == "event":
         one = events.iloc[0]
-        facts |= {"user": one[USER], "item": one[ITEM], "time": to_iso(int(times.iloc[0])), "part": one[PART]}
+        facts |= {"user": one[USER], "item": one[ITEM], "time": to_iso(int(times[0])), "part": one[PART]}
     else:
         facts |= {"events": len(events), "first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
         facts |= {"parts": {part: int(count) for part, count in events[PART].value_counts().items()}}

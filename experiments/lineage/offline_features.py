@@ -12,17 +12,17 @@ import pandas as pd
 
 from config import params
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.products import INGESTED, SPLIT
+from data.files import INGESTED, SPLIT
 from data.time_columns import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import LineageError
 from features import feature_files
 from features.feature_files import Features
-from features.materialize import profiles
-from features.online.connect import connect_to_read, settings
+from features.materialization import profiles_at
+from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreError
-from features.online.item_trends import ItemTrends
 from features.online.profile import Profile
+from features.online.records import ItemTrends
 from features.online.store import Policy
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
@@ -53,13 +53,13 @@ class Offline:
             return None
         some = [(USER, "in", sorted(users) or [""])]  # nobody's name is empty; an empty list would have no type
         known = pd.read_parquet(USERS, filters=some) if USERS.is_file() else pd.DataFrame({USER: []})
-        return cls(pd.read_parquet(EVENTS, filters=some), known, Policy.of(online.max_events, online.ttl_days))
+        return cls(pd.read_parquet(EVENTS, filters=some), known, Policy.from_days(online.max_events, online.ttl_days))
 
     def profile(self, user: str, until_us: int) -> Profile | None:
         """Of what had happened before a moment and was known by then; None where nothing was."""
         if user not in self._events:
             return None
-        return next(profiles(self._events[user], self._users.get(user, self._nobody), until_us), None)
+        return next(profiles_at(self._events[user], self._users.get(user, self._nobody), until_us), None)
 
     def person(self, user: str, time_us: int, repeats: str, until_us: int | None = None) -> Person:
         """As a request at a moment should find the user.
@@ -105,7 +105,7 @@ class OfflineTrends:
     @classmethod
     def here(cls) -> OfflineTrends | None:
         """None where the features are not here."""
-        return cls(feature_files.load(FEATURES)) if (FEATURES / "description.json").exists() else None
+        return cls(feature_files.load_features(FEATURES)) if (FEATURES / "description.json").exists() else None
 
     def due(self, time_us: int) -> int:
         """The last full refresh before a moment and before the data set's end."""
@@ -113,7 +113,7 @@ class OfflineTrends:
 
     def at(self, vocabulary: Vocabulary, moment_us: int) -> TrendSnapshot:
         """By the rows of a model's vocabulary."""
-        return ItemTrends.of(self._log, self._vocabulary, self.channels, moment_us).snapshot(vocabulary)
+        return ItemTrends.from_log(self._log, self._vocabulary, self.channels, moment_us).snapshot(vocabulary)
 
 
 def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Params) -> tuple[str, TrendSnapshot | None]:
@@ -143,7 +143,7 @@ def _live(moment: int, recommender: Recommender, chosen: params.Params) -> Itera
     if offline is not None and moment <= offline.until_us:
         yield f"{FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
     try:
-        with closing(connect_to_read(chosen.dataset, settings())) as online:
+        with closing(connect_to_read(chosen.dataset, read_settings())) as online:
             held = online.read_trends(moment)
     except StoreError:
         return

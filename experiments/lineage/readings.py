@@ -13,7 +13,7 @@ from experiments.lineage import offline_features
 from experiments.lineage.offline_features import Offline
 from experiments.lineage.report import Part
 from features.online import profile
-from features.online.connect import connect_to_read, settings
+from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreError
 from features.online.profile import LATEST_US, Event
 from features.online.store import Reading
@@ -80,7 +80,7 @@ def best(
     found: list[Again] = []
     for source, held in _sources(line, user, time_us, chosen):
         person = person_of(held, time_us, repeats)
-        events = profile.history(held.profile, time_us, repeats) if held.profile and person.items else []
+        events = profile.visible_events(held.profile, time_us, repeats) if held.profile and person.items else []
         differs = changed(line, response.of(request, person, ""), secret, compared)
         found.append(Again(source, person, events, differs))
         if not differs:
@@ -126,7 +126,7 @@ def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Pa
         for source, until_us in _moments(line).items():
             yield source, reading(known.profile(user, until_us), time_us, known.policy)
     try:
-        with closing(connect_to_read(chosen.dataset, settings())) as store:
+        with closing(connect_to_read(chosen.dataset, read_settings())) as store:
             yield "the online store", store.read([user], [time_us])[0]
     except StoreError:
         return

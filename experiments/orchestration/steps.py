@@ -18,7 +18,7 @@ from config import params
 from config.command import UserError
 from config.params import ROOT
 from experiments.orchestration import model_selection
-from features.online.connect import STORE
+from features.online.connect import STORE_VARIABLE
 from serving import settings
 from serving.deployment.deployment_log import who
 from serving.torchserve.launch import embedded_store
@@ -36,7 +36,8 @@ def environment() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
         "TIDEGATE_COMMIT": provenance.commit(),
         **signing_key(),
-        STORE: os.environ.get(STORE) or embedded_store(),  # of the project, not of the workspace: who answers reads it
+        STORE_VARIABLE: os.environ.get(STORE_VARIABLE)
+        or embedded_store(),  # of the project, not of the workspace: who answers reads it
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",

@@ -15,7 +15,7 @@ import pandas as pd
 
 from config import params
 from config.params import Retrain
-from data.products import INGESTED, SPLIT
+from data.files import INGESTED, SPLIT
 from data.times import to_iso
 from experiments.evaluation.scoring import score
 from experiments.gating import evidence, judgment, preconditions, verdict

@@ -16,7 +16,7 @@ from experiments.lineage import offline_features, served_log
 from experiments.lineage.offline_features import Offline, OfflineTrends
 from experiments.lineage.recompute import that_answered
 from experiments.lineage.served_log import LineageError
-from features.online.connect import connect_to_read, settings
+from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
 from serving.edge.pseudonym import hidden, pseudonym
@@ -107,7 +107,7 @@ def opened(
 
 def _store(stack: ExitStack, dataset: str) -> ProfileStore | None:
     try:
-        store = connect_to_read(dataset, settings())
+        store = connect_to_read(dataset, read_settings())
     except StoreError:
         return None
     stack.callback(store.close)

@@ -15,9 +15,8 @@ from config.command import UserError
 from experiments.tuning import mlflow_log as study_record
 from experiments.tuning import objectives
 from experiments.tuning.study import DEFAULTS, completed, suggest, this_process
-from features import folds
 from features.feature_files import Features
-from features.folds import Tables
+from features.fit import SplitTables, fit_window, rolling_windows
 from training.metrics import geometric_mean
 from training.train import FitError, FitResult, fit
 
@@ -30,8 +29,8 @@ def features_of(features: Features, settings: params.Params) -> list[Features]:
     """
     if settings.tune.folds == 1:
         return [features]
-    tables = Tables.read()
-    return [folds.at(tables, *window, settings) for window in _windows(tables, settings)]
+    tables = SplitTables.read()
+    return [fit_window(tables, *window, settings) for window in _windows(tables, settings)]
 
 
 def refuse_too_many(settings: params.Params) -> None:
@@ -41,12 +40,12 @@ def refuse_too_many(settings: params.Params) -> None:
         UserError: the past is too short for so many.
     """
     if settings.tune.folds > 1:
-        _windows(Tables.read(), settings)
+        _windows(SplitTables.read(), settings)
 
 
-def _windows(tables: Tables, settings: params.Params) -> list[tuple[int, int]]:
+def _windows(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
     count = settings.tune.folds
-    found = folds.rolling(tables, count)
+    found = rolling_windows(tables, count)
     if len(found) < count:
         raise UserError(
             f"tune.folds is {count}; expected at most {max(1, len(found))}: before a further window lie fewer events "
@@ -88,7 +87,7 @@ class Search:
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+        return search_space.spaces_around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
 
 
 def run_next(study, search: Search, deadline: float) -> int:

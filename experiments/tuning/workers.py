@@ -47,7 +47,7 @@ def threads_for(workers: int) -> int:
 
 def work(line: Connection, job: Job, number: int) -> None:
     """A worker's life: a trial for each deadline that comes in, its number sent back; ends when the line does."""
-    search = Search.of(job.label, feature_files.load(job.features), job.settings, job.parent)
+    search = Search.of(job.label, feature_files.load_features(job.features), job.settings, job.parent)
     study = open_study(job.study, job.url, job.settings.seed, number, job.workers, job.settings.tune.objectives)
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:

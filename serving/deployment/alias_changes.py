@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from data import atomic_write
+from data import files
 from serving import settings
 from serving.deployment import signature
 from serving.deployment.deployment_log import who
@@ -60,7 +60,7 @@ def _read() -> dict[str, int]:
 
 def _write(known: dict[str, int]) -> None:
     with suppress(OSError):  # a full disk costs this memory, never a rollback
-        atomic_write.write(seen_serials_path(), json.dumps(known, indent=1).encode())
+        files.write_bytes(seen_serials_path(), json.dumps(known, indent=1).encode())
 
 
 CHAMPION, PREVIOUS = "champion", "previous"

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from data import atomic_write
+from data import files
 from serving.edge.answer import without
 
 
@@ -46,7 +46,7 @@ class Listing:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all. Raises OSError."""
-        atomic_write.write(path, orjson.dumps(asdict(self)))
+        files.write_bytes(path, orjson.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Listing | None:

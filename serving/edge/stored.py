@@ -11,10 +11,10 @@ from typing import Any
 from data.times import to_iso
 from features.feast_store.server_engine import ServerEngine
 from features.online import profile as profile_module
-from features.online.connect import FEAST, STORE, connect_to_read, settings
+from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
 from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALISATION, Profile
-from features.online.store import ProfileStore, State
+from features.online.profile import PERSONALIZATION, Profile
+from features.online.store import ProfileStore, ReadingState
 from serving.edge.consent import Standing
 from serving.torchserve.launch import embedded_store
 from serving.worker.request import MAX_HISTORY
@@ -35,8 +35,11 @@ class Stored:
     @classmethod
     def of(cls, dataset: str) -> Stored:
         """The store that the environment names, or this project's own, with the profiles of a data set."""
-        stated = {**os.environ, STORE: os.environ.get(STORE) or embedded_store()}
-        return cls(lambda: connect_to_read(dataset, settings(stated), ServerEngine), stated[STORE].startswith(FEAST))
+        stated = {**os.environ, STORE_VARIABLE: os.environ.get(STORE_VARIABLE) or embedded_store()}
+        return cls(
+            lambda: connect_to_read(dataset, read_settings(stated), ServerEngine),
+            stated[STORE_VARIABLE].startswith(FEAST_SCHEMES),
+        )
 
     async def read(self, user_id: str) -> Standing:
         return await asyncio.to_thread(self._read, user_id)
@@ -48,11 +51,11 @@ class Stored:
             return Standing(None, "")
         now = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now])
-        if reading.state is State.CORRUPT:  # it may hold a no
+        if reading.state is ReadingState.CORRUPT:  # it may hold a no
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return Standing(None, "")
-        granted = profile_module.consent(reading.profile, now).get(PERSONALISATION)
+        granted = profile_module.visible_consent(reading.profile, now).get(PERSONALIZATION)
         return Standing(granted, state_of(reading.profile), told(reading.profile, now) if self._tells else None)
 
     async def close(self) -> None:
@@ -70,6 +73,6 @@ def state_of(profile: Profile) -> str:
 def told(profile: Profile, now_us: int) -> dict[str, Any]:
     """What is known of a user, as a request states it. It states no event ids: of one time, the worker orders events
     by item, where from a store of its own it orders them by id."""
-    seen = profile_module.history(profile, now_us, "all")[-MAX_HISTORY:]
+    seen = profile_module.visible_events(profile, now_us, "all")[-MAX_HISTORY:]
     history = [{"item_id": event.item_id, "event_time": to_iso(event.time_us)} for event in seen]
-    return {"history": history, "context": profile_module.traits(profile, now_us)}
+    return {"history": history, "context": profile_module.visible_traits(profile, now_us)}

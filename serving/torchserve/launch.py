@@ -17,7 +17,7 @@ from pathlib import Path
 
 from config.command import UserError
 from config.params import ROOT
-from features.online.connect import FEAST, STORE
+from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE
 from serving.settings import PORTS, ServerSettings, variable
 
 OLDEST = 11  # what TorchServe 0.12 is compiled for
@@ -117,13 +117,13 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),
     }
-    return {**kept, **one_thread, **folders, STORE: workers_store()}
+    return {**kept, **one_thread, **folders, STORE_VARIABLE: workers_store()}
 
 
 def workers_store() -> str:
     """The store that workers read. Feast never loads there: the edge states what Feast knows, and they keep to ours."""
-    chosen = os.environ.get(STORE) or embedded_store()
-    return embedded_store() if chosen.startswith(FEAST) else chosen
+    chosen = os.environ.get(STORE_VARIABLE) or embedded_store()
+    return embedded_store() if chosen.startswith(FEAST_SCHEMES) else chosen
 
 
 def embedded_store() -> str:

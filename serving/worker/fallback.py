@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.segments.rules import ItemValues, Rule, Seen, fulfilled, tests_of
+from features.segments.rules import ItemValues, Rule, VisibleProfile, compile_rules, matching_rules
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
 from serving.worker.rerank import Attributes
@@ -72,7 +72,7 @@ class SegmentLists:
 
     def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
         self.popular = popular
-        self._tests = tests_of(rules, items)
+        self._tests = compile_rules(rules, items)
 
     @classmethod
     def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: Attributes) -> SegmentLists:
@@ -86,7 +86,7 @@ class SegmentLists:
 
     def of(self, items: Sequence[str], times: Sequence[int], traits: Mapping[str, object], time_us: int) -> list[str]:
         """Names of the segments of whoever has this history, all of it before the moment, and these traits."""
-        return fulfilled(self._tests, Seen(items, times, traits, time_us))
+        return matching_rules(self._tests, VisibleProfile(items, times, traits, time_us))
 
     def listed(self) -> set[int]:
         """The item rows that stand in the list of any segment."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.encode import Batch, assemble, known, trait_row
+from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
 from serving.worker.request import Request
@@ -73,13 +73,13 @@ class Scorer:
         """
         config = self.artifact.config
         people = people_of(requests, config["repeats"], None) if people is None else people
-        items, times, lengths = known(
+        items, times, lengths = drop_unknown(
             self.vocabulary.indices([item for person in people for item in person.items]),
             np.array([moment for person in people for moment in person.times], dtype=np.int64),
             np.array([len(person.items) for person in people], dtype=np.int64),
         )
         trends_NC, logs = self.as_read(trends or self.artifact.trends)
-        batch = assemble(
+        batch = make_batch(
             items,
             times,
             lengths,
@@ -112,7 +112,7 @@ class Scorer:
 
     def _rows(self, values: list[dict], kind: str) -> np.ndarray:
         encoders = self.artifact.config["encoders"][kind]
-        rows = [trait_row(one, encoders) for one in values]
+        rows = [encode_values(one, encoders) for one in values]
         return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))
 
 

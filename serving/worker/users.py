@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from features.encode import resolve_history
 from features.online import profile as profile_module
-from features.online.connect import connect_to_read, settings
+from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALISATION
-from features.online.store import ProfileStore, Reading, State
+from features.online.profile import PERSONALIZATION
+from features.online.store import ProfileStore, Reading, ReadingState
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.circuit_breaker import Breaker
@@ -74,9 +74,9 @@ log = logging.getLogger(__name__)
 
 FAILURES, REST_SECONDS = 3, 5.0
 NOTES = {
-    State.UNKNOWN: "the online store does not know this user",
-    State.EXPIRED: "what the online store knew of this user has expired",
-    State.CORRUPT: "the online store's record of this user cannot be read",
+    ReadingState.UNKNOWN: "the online store does not know this user",
+    ReadingState.EXPIRED: "what the online store knew of this user has expired",
+    ReadingState.CORRUPT: "the online store's record of this user cannot be read",
 }
 ABSENT = "no history was stated, and no online store has been filled to look one up"
 FAILED = "the online store did not answer"
@@ -105,7 +105,7 @@ class StoreLookup:
     @classmethod
     def of(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
         """The store that the environment names, with the profiles of a data set."""
-        return cls(lambda: connect_to_read(dataset, settings(), single=True), count=count)
+        return cls(lambda: connect_to_read(dataset, read_settings(), single=True), count=count)
 
     def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
         """One for each request, which all name a user."""
@@ -147,7 +147,7 @@ def person_of(reading: Reading, time_us: int, repeats: str) -> Person:
     if reading.profile is None:
         return Person(note=NOTES[reading.state])
     profile = reading.profile
-    if profile_module.consent(profile, time_us).get(PERSONALISATION) is False:
+    if profile_module.visible_consent(profile, time_us).get(PERSONALIZATION) is False:
         return Person(note=NO_CONSENT)
-    items, times = profile_module.seen(profile, time_us, repeats)
-    return Person(items, times, profile_module.traits(profile, time_us), "", profile.feature_time_us)
+    items, times = profile_module.visible_items(profile, time_us, repeats)
+    return Person(items, times, profile_module.visible_traits(profile, time_us), "", profile.feature_time_us)

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.cleaning import resolve_repeats
-from data.errors import DataError
-from data.fingerprint import content_hash, event_id
-from data.ingest import Ingested, ingest, main
-from data.readers.raw import no_rows
+from data.columns import event_id
+from data.files import DataError
+from data.cleaning import Ingested, clean
+from data.ingest import main
 from data.readers.sources import Source
+from data.readers.table import no_rows
+from data.tables import content_hash
 
 DAY_1 = 1_704_067_200  # 2024-01-01 UTC
 
@@ -40,7 +42,7 @@ def event(user="u", item="i", time=DAY_1, **more) -> dict:
 @pytest.fixture
 def run(ingest_settings):
     def clean(rows, users=None, items=None, context=(), **changes) -> Ingested:
-        return ingest(source(rows, users, items), ingest_settings(**changes), context)
+        return clean(source(rows, users, items), ingest_settings(**changes), context)
 
     return clean
 
@@ -291,8 +293,8 @@ def test_shuffling_the_source_changes_nothing(ingest_settings, rows, items, rule
     rows = [event(user="sure", item="kept", event_id=None, event_type="buy", value=1, device="tv"), *rows]
     shuffled = data.draw(st.permutations(rows)), data.draw(st.permutations(items))
 
-    one = ingest(source(rows, items=items), config, ["device"])
-    two = ingest(source(shuffled[0], items=shuffled[1]), config, ["device"])
+    one = clean(source(rows, items=items), config, ["device"])
+    two = clean(source(shuffled[0], items=shuffled[1]), config, ["device"])
 
     for name in ("events", "users", "items"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))

@@ -6,16 +6,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from data import products
+from data import files
 
 
 def test_a_run_that_dies_while_writing_leaves_the_earlier_product_whole(tmp_path):
     folder = tmp_path / "product"
-    with products.replacing(folder) as partial:
+    with files.replace_folder(folder) as partial:
         (partial / "a").write_text("old")
 
     def write_half_and_die():
-        with products.replacing(folder) as partial:
+        with files.replace_folder(folder) as partial:
             (partial / "a").write_text("new")
             raise KeyboardInterrupt
 
@@ -26,6 +26,6 @@ def test_a_run_that_dies_while_writing_leaves_the_earlier_product_whole(tmp_path
 
 
 def test_a_column_of_nulls_stays_text_in_parquet(tmp_path):
-    products.write_table(pd.DataFrame({"title": [None, None]}), tmp_path / "t.parquet")
+    files.write_table(tmp_path / "t.parquet", pd.DataFrame({"title": [None, None]}))
 
     assert str(pq.read_schema(tmp_path / "t.parquet").field("title").type) == "string"

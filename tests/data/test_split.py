@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from config import params
 from data import ingest
 from data.columns import DAY
-from data.errors import DataError
-from data.readers.sources import read
+from data.files import DataError
+from data.readers.sources import read_source
 from data.split import describe, main, temporal_split
 from data.time_columns import microseconds
 
@@ -230,7 +230,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
 @pytest.mark.slow
 def test_real_sets_split_as_published(real_data, ingest_settings, name, next_cases, window_users, warm, ties):
     config = ingest_settings(path=str(real_data / name))
-    cleaned = ingest.ingest(read(config, None, 0), config)
+    cleaned = ingest.ingest(read_source(config, None, 0), config)
 
     told = describe(*temporal_split(cleaned.events, settings()), window_days=28)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.time_columns import from_datetime, iso, microseconds, read_times
+from data.time_columns import microseconds, read_times
+from data.times import from_datetime, to_iso
 
 MOMENT = pd.Timestamp("2024-05-06T07:08:09", tz="UTC")
 SECONDS = 1_714_979_289
@@ -67,5 +68,5 @@ def test_settings_and_texts_of_moments():
 
     assert from_datetime(east) == SECONDS * 10**6 + 5
     assert from_datetime(datetime(1970, 1, 1)) == 0
-    assert iso(SECONDS * 10**6) == "2024-05-06T07:08:09+00:00"
-    assert datetime.fromisoformat(iso(1)) == datetime(1970, 1, 1, microsecond=1, tzinfo=UTC)
+    assert to_iso(SECONDS * 10**6) == "2024-05-06T07:08:09+00:00"
+    assert datetime.fromisoformat(to_iso(1)) == datetime(1970, 1, 1, microsecond=1, tzinfo=UTC)

@@ -14,8 +14,8 @@ from small_pipeline import inside
 
 from config import params
 from experiments import gate
-from features import materialize
-from features.online.connect import connect, settings
+from features import materialization
+from features.online.connect import connect, read_settings
 from serving import package
 from serving.deployment import registry
 from serving.edge.stored import Stored
@@ -25,7 +25,7 @@ from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
 from tests.serving.edge.running import Edge, make_settings, wait_until
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalisation": false}}'
+SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'
 
 
 class Worker(FakeTorchServe):
@@ -51,7 +51,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         version = gate.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "said.jsonl").write_text(SAID + "\n")
-        assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
+        assert materialization.main([]) == materialization.main(["--events", "said.jsonl"]) == 0
         yield folder
 
 
@@ -60,7 +60,7 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     """An edge that keeps requests, and the worker behind it."""
     artifact = folder / "serving/out/artifacts" / LABEL
     recommender = Recommender.load(artifact, VERSION)
-    recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+    recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
     worker = Worker(recommender)
     archive = folder / f"{DATASET}-{VERSION}.mar"
     package.build(artifact, archive, DATASET, VERSION)

@@ -12,12 +12,13 @@ from small_pipeline import inside as inside_of
 
 from config import params
 from data.columns import DAY
-from data.products import SPLIT, write_table
+from data.files import SPLIT
+from data.tables import write_table
 from data.times import to_iso
 from experiments import audit
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
 from experiments.leakage.page import page
-from features.sequences import Log
+from features.sequences import InteractionLog
 from tests.experiments.leakage.made_cut import TEST, cut_of, lay, made_events
 
 
@@ -66,7 +67,7 @@ def test_a_clean_platform_ends_with_0_and_says_so_on_its_page(inside: Path, caps
 def test_a_leak_ends_with_1_and_is_told_with_its_rows(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = made_events()
     events.loc[len(events) - 1, "part"] = "train"
-    write_table(events, inside / SPLIT / "events.parquet")
+    write_table(inside / SPLIT / "events.parquet", events)
 
     assert audit.main([]) == 1
 
@@ -122,8 +123,8 @@ def test_a_change_of_settings_is_audited_anew(inside: Path) -> None:
 
 
 def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     report = audit.report(settings())
 

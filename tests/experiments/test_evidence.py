@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from small_pipeline import inside
 
 from config import params
-from data.products import INGESTED
+from data.files import INGESTED
 from experiments import evaluate, gate
 from experiments.evaluation.cases import Catalog
 from experiments.evaluation.scoring import cases_from, score
 from experiments.gating import evidence
 from features import feature_files
-from features.sequences import Log
+from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
 from serving import export
 from serving.artifact.item_tables import Sides
@@ -50,7 +50,7 @@ def metrics(folder: Path, label: str) -> dict:
 
 
 def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "features/out/test")
+    features = feature_files.load_features(project / "features/out/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
@@ -70,7 +70,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 
 def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "features/out/test")
+    features = feature_files.load_features(project / "features/out/test")
     cases = cases_from(features, features.cut_us)
     tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "serving/out/artifacts/ease")
@@ -99,7 +99,7 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times were dealt out anew among the events before the cut."""
-    features = feature_files.load(folder / "features/out/test")
+    features = feature_files.load_features(folder / "features/out/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
     recipe = json.loads((folder / "training/out/two_tower/valid/fit.json").read_text())["recipe"]
     model = fit(recipe, shuffled, settings.train, settings.seed).model
@@ -111,12 +111,12 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     )
 
 
-def shuffle(log: Log, cut_us: int) -> Log:
+def shuffle(log: InteractionLog, cut_us: int) -> InteractionLog:
     past = np.flatnonzero(log.times < cut_us)
     times = log.times.copy()
     times[past] = np.random.default_rng(0).permutation(times[past])
     order = np.lexsort([times, log.users])
-    return Log(log.offsets, log.items[order], times[order], times[order], log.context[order], log.traits)
+    return InteractionLog(log.offsets, log.items[order], times[order], times[order], log.context[order], log.traits)
 
 
 def test_a_sound_model_is_promoted_over_the_first_champion_and_asked_twice_decides_once(

@@ -14,7 +14,7 @@ from small_pipeline import inside
 
 from config import params
 from config.command import UserError
-from data.products import SPLIT
+from data.files import SPLIT
 from experiments import audit, gate, refit_full
 from experiments.gating import judgment, preconditions
 from experiments.gating.evidence import opponent
@@ -127,7 +127,7 @@ def test_the_parent_asked_again_does_not_take_the_place_of_its_refit(settings: p
 
 
 def test_on_events_that_it_has_not_seen_the_refit_itself_is_the_champion(refitted: Path) -> None:
-    features, candidate = feature_files.load("features/out/test"), registry.find(DATASET, BASELINE)
+    features, candidate = feature_files.load_features("features/out/test"), registry.find(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
     assert opponent(DATASET, candidate, features)[0].version.version == PARENT
@@ -138,7 +138,7 @@ def asked(settings: params.Params, candidate: str, champion: str, features: str,
     found = [registry.find(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = Checkout("tested", None, None)
-    question = Question(settings, feature_files.load(f"features/out/{features}"), "ours", *found, "theirs", None, code, clean,
+    question = Question(settings, feature_files.load_features(f"features/out/{features}"), "ours", *found, "theirs", None, code, clean,
                         False, time.time_ns() // 1000)  # fmt: skip
     return replace(question, **changes)
 
@@ -254,7 +254,7 @@ def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, m
     monkeypatch.setattr(model_versions, "stored_manifest", lambda _: stated | {"seed": None})
 
     with pytest.raises(UserError, match="demo 2 does not state its seed"):
-        refit_full.refit(target, feature_files.load("features/out/full"), settings)
+        refit_full.refit(target, feature_files.load_features("features/out/full"), settings)
 
 
 def test_a_champion_by_override_is_not_refitted(refitted: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

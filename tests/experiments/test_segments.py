@@ -12,6 +12,7 @@ import yaml
 
 from config import params
 from config.command import UserError
+from data.time_columns import microseconds
 from experiments.evaluation.cases import Catalog, gather
 from experiments.evaluation.measure import CompareError, Measured, measure, must_share_split
 from experiments.evaluation.slices import Segments, case_slices
@@ -19,8 +20,7 @@ from experiments.leaderboard.board import Board, result
 from experiments.leaderboard.html_page import page
 from experiments.leaderboard.markdown import markdown, segment_rows
 from features import feature_files
-from features.featurize import microseconds
-from features.segments.rules import RuleEvent, RuleProfile, members, split_values
+from features.segments.rules import RuleEvent, RuleProfile, matching_segments, split_values
 from features.sequences import window_cases
 from tests.experiments.made_rankings import made_cases, made_items, rank
 
@@ -134,7 +134,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
             own = of_user[row.user_id]
             history = [RuleEvent(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
             at = int(row.time.value // 1000)
-            assert list(row.segments) == members(written, RuleProfile(history), at, {}), (target, row.case_id)
+            assert list(row.segments) == matching_segments(written, RuleProfile(history), at, {}), (target, row.case_id)
     metrics = json.loads((out / "metrics/ease.json").read_text())
     for target in ("window", "next"):
         slices = metrics["targets"][target]["slices"]
@@ -146,7 +146,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
-    features = feature_files.load(pipeline / "features/out/test")
+    features = feature_files.load_features(pipeline / "features/out/test")
     ingested = pipeline / "data/out/ingest"
     items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
     genre = min(split_values(items["genres"].dropna().iloc[0]))
@@ -173,7 +173,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
         known = min(max(event.time_us, event.known_us) for event in history)
         name = features.users[user]
         profile = RuleProfile(history, {trait: value if name in alike else "another"}, known)
-        assert found[row] == members(written, profile, cut, values)
+        assert found[row] == matching_segments(written, profile, cut, values)
     assert {"fans", "alike"} <= {name for names in found for name in names}
 
 

@@ -21,7 +21,7 @@ from experiments.lineage.offline_features import EVENTS, FEATURES, USERS, Offlin
 from experiments.serving_skew import report as skew_record
 from experiments.serving_skew.comparison import NEWER, NO_KEY, OTHER_VERSION, OWN_MOMENT, STRANGER, Held, cost
 from experiments.serving_skew.sources import CONTEXT_GONE, opened
-from features.feature_files import load
+from features.feature_files import load_features
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_what_was_read_costs_nothing_and_each_answer_is_computed_on_its_own_tren
         model, trends, people = sources.model(line), sources.trends, sources.people
         assert trends is not None
         assert people is not None
-        days = (trends.until_us, load(FEATURES).cut_us)
+        days = (trends.until_us, load_features(FEATURES).cut_us)
         read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
         person = people.person(user, from_iso(line["time"]), "first")
         due, as_read = (cost(Held(line, {}, person, snapshot), sources) for snapshot in read)
@@ -218,7 +218,7 @@ def test_trends_of_a_model_of_another_data_set_version_are_not_compared(here: Pa
 
 
 def of_another_version() -> OfflineTrends:
-    trends = OfflineTrends(load("features/out/test"))
+    trends = OfflineTrends(load_features("features/out/test"))
     trends.dataset_hash = "another"
     return trends
 

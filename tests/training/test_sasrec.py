@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from data.columns import DAY, HOUR
-from features.encode import Batch, assemble
+from features.encode import Batch, make_batch
 from tests.training.made_features import ITEMS, START, USERS, checkerboard, recipe, train_settings
 from training.datamodule import Windows
 from training.models.query import Query
@@ -34,7 +34,7 @@ def ask(histories: list[list[int]]) -> Batch:
     lengths = np.array([len(history) for history in histories])
     times = np.concatenate([NOW - HOUR * np.arange(length, 0, -1) for length in lengths])
     nothing = np.zeros((len(histories), 0))
-    return assemble(
+    return make_batch(
         np.concatenate([np.array(history, dtype=np.int64) for history in histories]), times, lengths,
         np.full(len(histories), NOW), nothing, nothing, np.arange(ITEMS + 1, dtype=np.float32)[None, :, None],
         np.zeros(len(histories)), 8,

@@ -11,14 +11,14 @@ import pytest
 from data.columns import DAY
 from data.times import to_iso
 from experiments.leakage import future_features
-from features import featurize
+from features import fit
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
 from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, moments
 
 
 def test_an_item_of_the_future_in_the_vocabulary_is_found_with_its_first_event(events: pd.DataFrame) -> None:
-    every = replace(features_of(events), vocabulary=Vocabulary([*featurize.order_items(events), "nobody's"]))
+    every = replace(features_of(events), vocabulary=Vocabulary([*fit.order_items(events), "nobody's"]))
 
     (found,) = future_features.vocabulary(cut_of(events, every)).findings
 

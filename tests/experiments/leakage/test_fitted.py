@@ -10,7 +10,7 @@ import pytest
 
 from data.columns import DAY
 from experiments.leakage import fitted_statistics
-from features import attributes, featurize
+from features import fit
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
 from tests.experiments.leakage.made_cut import SETTINGS, TEST, VALID, cut_of, features_of, made_items, made_users
@@ -18,7 +18,7 @@ from tests.experiments.leakage.made_cut import SETTINGS, TEST, VALID, cut_of, fe
 
 def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
-    every = replace(features, vocabulary=Vocabulary(featurize.order_items(events)))
+    every = replace(features, vocabulary=Vocabulary(fit.order_items(events)))
 
     (found,) = fitted_statistics.vocabulary(cut_of(events, every)).findings
 
@@ -28,7 +28,7 @@ def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:
 
 def test_an_order_by_the_popularity_of_later_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
-    later = [item for item in featurize.order_items(events) if item in set(features.vocabulary.ids)]
+    later = [item for item in fit.order_items(events) if item in set(features.vocabulary.ids)]
 
     (found,) = fitted_statistics.vocabulary(cut_of(events, replace(features, vocabulary=Vocabulary(later)))).findings
 
@@ -40,12 +40,12 @@ def test_encoders_of_users_who_came_later_are_found(events: pd.DataFrame, monkey
     known = ~events["user_id"].isin(["u38", "u39"]) | (events["event_time"] >= pd.Timestamp(TEST, unit="us", tz="UTC"))
     events = events[known].reset_index(drop=True)
     assert fitted_statistics.encoders(cut_of(events)).findings == []
-    honest = attributes.fit
+    honest = fit.fit_encoders
     monkeypatch.setattr(
-        attributes, "fit", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
+        fit, "fit_encoders", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
     )
     features = features_of(events)
-    monkeypatch.setattr(attributes, "fit", honest)
+    monkeypatch.setattr(fit, "fit_encoders", honest)
 
     ages, plans = fitted_statistics.encoders(cut_of(events, features)).findings
 
@@ -58,7 +58,7 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
     before = events["event_time"] < pd.Timestamp(TEST, unit="us", tz="UTC")
     events.loc[~before, "device"] = "watch"
     features = features_of(events)
-    features.description["encoders"]["context"] = attributes.fit(events, ["device"], 64, 8)
+    features.description["encoders"]["context"] = fit.fit_encoders(events, ["device"], 64, 8)
 
     (found,) = fitted_statistics.encoders(cut_of(events, features)).findings
 
@@ -67,7 +67,7 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
 
 @pytest.mark.parametrize("group", ["text", "numbers"])
 def test_item_features_scaled_by_items_of_later_are_found(events, monkeypatch: pytest.MonkeyPatch, group: str) -> None:
-    honest, every = featurize.item_features, made_items()
+    honest, every = fit.fit_item_features, made_items()
     if group == "text":
         more = {"item_id": [f"x{n}" for n in range(200)], "title": "red house", "genres": "drama"}
         every = pd.concat([every, every.iloc[[0] * 200].assign(**more)])
@@ -80,9 +80,9 @@ def test_item_features_scaled_by_items_of_later_are_found(events, monkeypatch: p
         kept = np.delete(made[: len(listed) + 1], widths["genres"] - 1, axis=1)
         return kept, widths | {"genres": widths["genres"] - 1}
 
-    monkeypatch.setattr(featurize, "item_features", of_all)
+    monkeypatch.setattr(fit, "fit_item_features", of_all)
     features = features_of(events)
-    monkeypatch.setattr(featurize, "item_features", honest)
+    monkeypatch.setattr(fit, "fit_item_features", honest)
 
     found = {one.what for one in fitted_statistics.content(cut_of(events, features)).findings}
 

@@ -8,7 +8,7 @@ import pytest
 from data.columns import DAY, MINUTE
 from data.times import to_iso
 from experiments.leakage import event_order
-from features.sequences import Log
+from features.sequences import InteractionLog
 from tests.experiments.leakage.made_cut import TEST, cut_of, moments, split
 
 
@@ -55,8 +55,8 @@ def test_a_whole_session_filed_as_training_is_found(astride: pd.DataFrame) -> No
 
 
 def test_the_later_part_of_a_session_that_training_reads_is_found(astride, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     _, leak = event_order.astride(cut_of(astride)).findings
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from data.columns import DAY
+from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage import event_order
-from features.featurize import microseconds
-from features.sequences import Log
+from features.sequences import InteractionLog
 from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, split
 
 HOURS_LATE = pd.Timedelta(hours=30)
@@ -102,8 +102,8 @@ def test_an_event_that_the_log_lacks_is_found(events: pd.DataFrame) -> None:
 
 
 def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     (found,) = event_order.training(at := cut_of(events)).findings
 
@@ -112,12 +112,12 @@ def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch
 
 
 def test_training_that_reads_an_event_nobody_knew_of_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
+    honest = InteractionLog.before
 
-    def blind(log: Log, time_us: int) -> Log:
+    def blind(log: InteractionLog, time_us: int) -> InteractionLog:
         return replace(honest(replace(log, known=log.times), time_us), known=log.known[log.times < time_us])
 
-    monkeypatch.setattr(Log, "before", blind)
+    monkeypatch.setattr(InteractionLog, "before", blind)
 
     (found,) = event_order.training(cut_of(late(events))).findings
 

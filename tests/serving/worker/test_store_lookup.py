@@ -10,8 +10,8 @@ import pytest
 from data.columns import DAY
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreUnavailable
-from features.online.item_trends import ItemTrends
-from features.online.profile import Event, Stated, make
+from features.online.profile import Event, TimedValue, make_profile
+from features.online.records import ItemTrends
 from features.online.store import Policy, ProfileStore
 from features.vocabulary import Vocabulary
 from serving.circuit_breaker import Breaker
@@ -37,13 +37,13 @@ def event(days_ago: int, item: str) -> Event:
     return Event(moment, f"e-{days_ago}-{item}", moment, item, "play")
 
 
-def consent(given: bool) -> dict[str, Stated]:
-    return {"personalisation": Stated(NOW - DAY, "c", NOW - DAY, given)}
+def consent(given: bool) -> dict[str, TimedValue]:
+    return {"personalization": TimedValue(NOW - DAY, "c", NOW - DAY, given)}
 
 
 def test_a_known_user_comes_with_history_traits_and_when_they_were_learned(store: ProfileStore) -> None:
-    traits = {"plan": Stated(NOW - 2 * DAY, "t", NOW - 2 * DAY, "free")}
-    store.upsert([make("known", [event(3, "b"), event(5, "a"), event(1, "a")], traits, consent(True))])
+    traits = {"plan": TimedValue(NOW - 2 * DAY, "t", NOW - 2 * DAY, "free")}
+    store.upsert([make_profile("known", [event(3, "b"), event(5, "a"), event(1, "a")], traits, consent(True))])
 
     (person,) = StoreLookup(lambda: store).people([request("known")], "first")
 
@@ -54,7 +54,7 @@ def test_a_known_user_comes_with_history_traits_and_when_they_were_learned(store
 
 
 def test_nothing_of_a_later_time_is_seen(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a"), event(1, "b")])])
+    store.upsert([make_profile("known", [event(5, "a"), event(1, "b")])])
 
     (person,) = StoreLookup(lambda: store).people([request("known", NOW - 3 * DAY)], "first")
 
@@ -63,17 +63,17 @@ def test_nothing_of_a_later_time_is_seen(store: ProfileStore) -> None:
 
 def test_what_a_user_just_did_is_known_to_the_next_request(store: ProfileStore) -> None:
     lookup = StoreLookup(lambda: store)
-    store.upsert([make("known", [event(5, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")])])
     lookup.people([request("known")], "first")
 
-    store.upsert([make("known", [Event(NOW - 1, "new", NOW - 1, "b", "play")])])
+    store.upsert([make_profile("known", [Event(NOW - 1, "new", NOW - 1, "b", "play")])])
     (person,) = lookup.people([request("known")], "first")
 
     assert person.items == ["a", "b"]
 
 
 def test_who_did_not_agree_is_not_known(store: ProfileStore) -> None:
-    store.upsert([make("shy", [event(5, "a")], None, consent(False))])
+    store.upsert([make_profile("shy", [event(5, "a")], None, consent(False))])
 
     (person,) = StoreLookup(lambda: store).people([request("shy")], "first")
 
@@ -82,7 +82,7 @@ def test_who_did_not_agree_is_not_known(store: ProfileStore) -> None:
 
 
 def test_each_user_gets_their_own_reason(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a")]), make("gone", [event(31, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")]), make_profile("gone", [event(31, "a")])])
 
     people = StoreLookup(lambda: store).people([request("nobody"), request("known"), request("gone")], "first")
 
@@ -102,7 +102,7 @@ def test_a_store_that_nobody_made_is_found_once_it_is_filled(tmp_path: Path, mon
 
     filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
-    filled.upsert([make("known", [event(5, "a")])])
+    filled.upsert([make_profile("known", [event(5, "a")])])
     assert lookup.people([request("known")], "first")[0].items
     assert ended == ["absent"] * 5 + ["answered"]
 
@@ -121,7 +121,7 @@ class Stopped:
 
 
 def test_a_store_that_fails_is_rested_and_taken_up_again_by_itself(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")])])
     clock = [0.0]
     stopped = Stopped(store)
     lookup = StoreLookup(lambda: stopped, Breaker(3, 5.0, clock=lambda: clock[0]))  # type: ignore[arg-type,return-value]
