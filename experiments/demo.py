@@ -55,7 +55,7 @@ def answers(folder: Path, dataset: str) -> str:
     from serving import settings
     from serving.torchserve.client import TorchServe
 
-    with TorchServe.of(settings.load()) as client:
+    with TorchServe.from_settings(settings.load()) as client:
         return showcase(folder, lambda body: client.predict(dataset, body), SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS)
 
 

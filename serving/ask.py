@@ -67,9 +67,9 @@ def _predict(dataset: str, asked: dict, version: str | None, over_grpc: bool) ->
     if over_grpc:
         from serving.torchserve.grpc_client import GrpcTorchServe
 
-        client = GrpcTorchServe.of(environment.load())
+        client = GrpcTorchServe.from_settings(environment.load())
     else:
-        client = TorchServe.of(environment.load())
+        client = TorchServe.from_settings(environment.load())
     with client:
         return client.predict(dataset, asked, version)
 

@@ -80,7 +80,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
     save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
     if settings.serve.diversity:
-        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.PRESENTATION_FILE)
+        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.CONTENT_FILE)
     item_tables.write(folder, settings.segments.plain(), sides, features)
     manifest = {
         "format": FORMAT,

@@ -321,7 +321,7 @@ def copy(project: Path) -> Path:
         ("data.ingest", "log.csv does not exist"),
         ("training.train --model gru4rec --cut valid", "--model gru4rec: params.yaml: train.models holds no such mod"),
         ("experiments.demo --source gone.csv", "SOURCE: gone.csv does not exist"),
-        ("serving.ask --k 0", "no TorchServe runs for this project ("),
+        ("serving.ask --k 0", "TorchServe is not running for this project ("),
     ],
 )
 def test_a_process_ends_with_one_line_and_no_traceback(copy: Path, run_verb, command: str, says: str) -> None:

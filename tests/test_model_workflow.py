@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from gate_reports import report
 
 from experiments import gate_comment
 from experiments.gate_comment import comment
-from tests.experiments.test_gate_page import report
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/model.yml").read_text())

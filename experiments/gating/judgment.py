@@ -130,7 +130,7 @@ def judge(asked: Question) -> dict[str, Any]:
         spent = costs(folders, recommenders, policy)
         if decided := verdict.over_budget(spent):
             return report(asked, decided, {"budgets": spent}) | known
-        golden = len(recommenders[CHAMPION].golden())
+        golden = len(recommenders[CHAMPION].golden_cases())
         found: dict[str, Any] = {
             "budgets": spent,
             "golden_answers": golden,

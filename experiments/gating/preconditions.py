@@ -18,7 +18,7 @@ from experiments.gating import verdict
 from experiments.gating.verdict import Decision
 from experiments.serving_skew import report as skew_record
 from serving.worker.recommender import Recommender
-from serving.worker.response import difference
+from serving.worker.response import find_difference
 from training import provenance
 from training.threads import one_thread
 
@@ -129,7 +129,7 @@ def overlap(manifests: Mapping[str, dict], until_us: int) -> Decision | None:
 
 def golden_fault(recommender: Recommender) -> str | None:
     """How the artifact's answers here depart from those recorded at export; None if they do not."""
-    golden = recommender.golden()
+    golden = recommender.golden_cases()
     if not golden:
         return "it holds no golden answers"
     with one_thread():
@@ -137,7 +137,7 @@ def golden_fault(recommender: Recommender) -> str | None:
     for number, (entry, answer) in enumerate(zip(golden, answers, strict=True)):
         if not isinstance(answer, dict):
             return f"golden request {number} is refused: {answer}"
-        if told := difference(entry["answer"], answer):
+        if told := find_difference(entry["answer"], answer):
             return f"golden request {number}: {told}"
     return None
 

@@ -16,7 +16,9 @@ from training import validation
 from training.windows import Timeline
 
 SPLIT_AGAIN = "Run `python -m data.split` again; if it comes back, the fault lies in data/split.py or data/cleaning.py."
-FEATURIZE_AGAIN = "Run `python -m features.featurize` at both cuts again, then refit what was fitted on the old features."
+FEATURIZE_AGAIN = (
+    "Run `python -m features.featurize` at both cuts again, then refit what was fitted on the old features."
+)
 
 
 def total_order(at: Cut) -> Outcome:

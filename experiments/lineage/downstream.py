@@ -125,7 +125,7 @@ def _roles(dataset: str) -> tuple[dict[str, str], str]:
     """(registry version -> default or loaded, "") as TorchServe says, or ({}, why it cannot be asked)."""
     settings = environment.load()
     try:
-        with TorchServe.of(settings) as server:
+        with TorchServe.from_settings(settings) as server:
             live = server.describe(dataset)
     except ServerError:
         return {}, f"TorchServe does not answer at {settings.management_url}, so what is live is not known"

@@ -29,7 +29,7 @@ from features.vocabulary import Vocabulary
 from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
-from serving.worker.users import Person, person_of
+from serving.worker.users import User, user_from_reading
 
 EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
 
@@ -61,7 +61,7 @@ class Offline:
             return None
         return next(profiles_at(self._events[user], self._users.get(user, self._nobody), until_us), None)
 
-    def person(self, user: str, time_us: int, repeats: str, until_us: int | None = None) -> Person:
+    def person(self, user: str, time_us: int, repeats: str, until_us: int | None = None) -> User:
         """As a request at a moment should find the user.
 
         Args:
@@ -69,7 +69,7 @@ class Offline:
             until_us: until when the platform has learned; None is until the request.
         """
         known = self.profile(user, time_us if until_us is None else until_us)
-        return person_of(reading(known, time_us, self.policy), time_us, repeats)
+        return user_from_reading(reading(known, time_us, self.policy), time_us, repeats)
 
 
 def users() -> list[str]:
@@ -128,7 +128,7 @@ def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Param
     stated = (line.get("inputs") or {}).get("trends")
     found = list(_live(moment, recommender, chosen))
     for source, snapshot in found:
-        if stated in (None, response.of_trends(snapshot, channels)):
+        if stated in (None, response.digest_of_trends(snapshot, channels)):
             return source, snapshot
     if found:
         return found[0]

@@ -126,7 +126,7 @@ def _decide(
     parent, child = recommenders[CHAMPION], recommenders[CANDIDATE]
     if decided := preconditions.irreproducible(parent, asked.champion.version) or preconditions.altered(child):
         return decided
-    found |= {"golden_answers": len(parent.golden()), "budgets": judgment.costs(folders, recommenders, policy)}
+    found |= {"golden_answers": len(parent.golden_cases()), "budgets": judgment.costs(folders, recommenders, policy)}
     if decided := verdict.over_budget(found["budgets"]):
         return decided
     found |= _of_lists(asked, recommenders)
@@ -136,7 +136,7 @@ def _decide(
 def unlike(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> Decision | None:
     """A refit that is fitted by another recipe, code or data set version than its parent is none."""
     configs = {role: json.loads((folder / "config.json").read_text()) for role, folder in folders.items()}
-    rules = {role: json.loads((folder / fallback.SEGMENT_LISTS_FILE).read_text()) for role, folder in folders.items()}
+    rules = {role: json.loads((folder / fallback.SEGMENTS_FILE).read_text()) for role, folder in folders.items()}
     lines = [
         *departures(manifests[CHAMPION], manifests[CANDIDATE], OF_MANIFEST),
         *departures(configs[CHAMPION], configs[CANDIDATE], OF_CONFIG),

@@ -124,13 +124,14 @@ def make_profile(
         ProfileError: names the field and what was expected.
     """
     check_text("user_id", user_id)
-    events, traits, consent = list(events), dict(visible_traits or {}), dict(visible_consent or {})
+    events, traits, consent = list(events), dict(traits or {}), dict(consent or {})
     for event in events:
         _check_event(event)
     for kind, values in (("traits", traits), ("consent", consent)):
         for name, value in values.items():
             _check_value(kind, name, value)
-    known = [item.known_us for item in (*events, *traits.values(), *consent.values())]
+    known = [event.known_us for event in events]
+    known += [value.known_us for value in (*traits.values(), *consent.values())]
     return Profile(user_id, _union(events), traits, consent, max(known, default=0))
 
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.cleaning import resolve_repeats
+from data.cleaning import Ingested, clean, resolve_repeats
 from data.columns import event_id
 from data.files import DataError
-from data.cleaning import Ingested, clean
 from data.ingest import main
 from data.readers.sources import Source
 from data.readers.table import no_rows

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config import params
-from data.files import DataError
 from data.cleaning import clean
+from data.files import DataError
 from data.readers.sources import detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from config import params
-from data.files import DataError
 from data.cleaning import clean
+from data.files import DataError
 from data.readers.sources import Source, detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate

@@ -11,9 +11,9 @@ import pytest
 from config import params
 from data import columns
 from data.columns import DAY, HOUR
+from data.simulate import main
 from data.simulator.audience import DEVICES
 from data.simulator.plays import SimulationError, draw
-from data.simulate import main
 from data.simulator.simulation import TABLES, Oracle, simulate
 
 START = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)  # not at midnight: the period's first day is a part of one

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from config import params
 from data import ingest
+from data.cleaning import clean
 from data.columns import DAY
 from data.files import DataError
 from data.readers.sources import read_source
@@ -230,7 +231,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
 @pytest.mark.slow
 def test_real_sets_split_as_published(real_data, ingest_settings, name, next_cases, window_users, warm, ties):
     config = ingest_settings(path=str(real_data / name))
-    cleaned = ingest.ingest(read_source(config, None, 0), config)
+    cleaned = clean(read_source(config, None, 0), config)
 
     told = describe(*temporal_split(cleaned.events, settings()), window_days=28)
 

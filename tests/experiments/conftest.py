@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for small_pipeline, which several files here use
-
+from made_board import SKILL, write_model
+from made_rankings import made_cases, made_items, rank
 from small_pipeline import COUNTED, run_stages
-
-from tests.experiments.made_board import SKILL, write_model
-from tests.experiments.made_rankings import made_cases, made_items, rank
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_cut import TEST, cut_of, lay, made_events
 from small_pipeline import inside as inside_of
 
 from config import params
@@ -19,7 +20,6 @@ from experiments import audit
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
 from experiments.leakage.page import page
 from features.sequences import InteractionLog
-from tests.experiments.leakage.made_cut import TEST, cut_of, lay, made_events
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_clean_platform_ends_with_0_and_says_so_on_its_page(inside: Path, caps
 def test_a_leak_ends_with_1_and_is_told_with_its_rows(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = made_events()
     events.loc[len(events) - 1, "part"] = "train"
-    write_table(inside / SPLIT / "events.parquet", events)
+    write_table(events, inside / SPLIT / "events.parquet")
 
     assert audit.main([]) == 1
 

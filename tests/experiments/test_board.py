@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
+from made_board import SKILL, change, run
 
 from experiments.leaderboard.board import MAIN, rounded
 from experiments.leaderboard.markdown import summary
-from tests.experiments.made_board import SKILL, change, run
 
 
 def test_the_result_file_has_the_agreed_shape(out, tmp_path):

@@ -6,11 +6,11 @@ import json
 
 import pandas as pd
 import pytest
+from made_board import ORIGIN, build, change
 
 from experiments import compare
 from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
 from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
-from tests.experiments.made_board import ORIGIN, build, change
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paper_files import NEGATIVES, PAIRS, POSITIVES, written
 
 from config.command import UserError
 from experiments.papers.protocol import Given, hold_out, metrics, ranks, read
-from tests.experiments.paper_files import NEGATIVES, PAIRS, POSITIVES, written
 
 
 def random_task(users: int = 20, items: int = 30) -> Given:

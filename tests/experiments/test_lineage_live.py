@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import Edge, make_settings, wait_until
 from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
-from serving import deploy, server
+from serving import deploy
 from serving.edge.stored import Stored
 from serving.settings import PORTS, load, variable
-from tests.serving.edge.running import Edge, make_settings, wait_until
+from serving.torchserve import server
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rankings import made_cases, made_items, rank
+from reference_metrics import recompute, recompute_slice
 from small_pipeline import COUNTED
 
 from experiments.evaluation.cases import RankingsError
 from experiments.evaluation.measure import measure
-from tests.experiments.made_rankings import made_cases, made_items, rank
-from tests.experiments.reference_metrics import recompute, recompute_slice
 
 K = (5, 10, 20, 50, 100)
 

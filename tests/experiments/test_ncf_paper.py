@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from paper_files import written
 from torch.nn import functional
 
 from experiments import ncf_paper
 from experiments.papers import networks
 from experiments.papers.networks import SetNeuralCF
 from experiments.papers.protocol import Fit, Given, Training, fit, metrics, ranks
-from tests.experiments.paper_files import written
 from training.negative_sampling import NegativeSampler
 
 RECIPE = ncf_paper.BY_HISTORY | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}

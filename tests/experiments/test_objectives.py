@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_features import checkerboard, train_settings
 from mlflow import MlflowClient
 
 from config import params
 from experiments import tune
 from experiments.tuning import objectives, trials
 from experiments.tuning.study import Budget, name_of
-from tests.training.made_features import checkerboard, train_settings
 from training import validation
 from training.train import FitError
 

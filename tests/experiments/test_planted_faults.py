@@ -6,13 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from gate_policy import POLICY
+from made_features import ITEMS, checkerboard
 
 from config import params
 from experiments.evaluation.scoring import ScoredCases
 from experiments.gating import evidence
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, conclude
-from tests.experiments.gate_policy import POLICY
-from tests.training.made_features import ITEMS, checkerboard
 
 USERS, EACH = 300, 8
 

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_artifact
+from gate_policy import POLICY, SHIPPED
+from made_features import checkerboard
 
 from config import params
 from experiments.evaluation import bootstrap
@@ -19,9 +22,6 @@ from experiments.gating.report_page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
 from serving.deployment import registry
 from serving.worker.recommender import Recommender
-from tests.experiments.gate_policy import POLICY, SHIPPED
-from tests.serving import tiny_artifact
-from tests.training.made_features import checkerboard
 from training.models.artifact import MANIFEST, hash_file
 
 COMMITTED = Checkout("0123", None, None)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_rankings import made_cases, made_items, rank
 from mlflow import MlflowClient
 
 from experiments.evaluation import mlflow_log
 from experiments.evaluation.measure import measure
-from tests.experiments.made_rankings import made_cases, made_items, rank
 from training import mlflow_views, tracking
 
 

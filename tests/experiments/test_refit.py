@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_features import checkerboard, recipe
 
 from config import params
 from experiments.evaluation.scoring import cases_from
 from experiments.gating.same_data_refit import asked_of, refit, why_not
-from tests.training.made_features import checkerboard, recipe
 from training import validation
 from training.train import fit
 

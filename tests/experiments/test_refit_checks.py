@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_features import START, checkerboard, recipe, train_settings
 
 from config import params
 from config.params import ROOT
@@ -15,7 +16,6 @@ from experiments import retrain
 from experiments.orchestration import steps
 from experiments.retraining import refit_checks
 from experiments.retraining.refit_checks import estranged, newest_cases, overlap
-from tests.training.made_features import START, checkerboard, recipe, train_settings
 from training.train import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")

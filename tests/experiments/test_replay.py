@@ -152,7 +152,7 @@ def test_the_same_processor_owes_the_same_bytes(here: Path, capsys) -> None:
 
     assert code == 1
     assert "! its bytes differ, on the same processor class and libraries" in said
-    assert response.described() in said
+    assert response.describe_processor() in said
 
 
 @pytest.mark.parametrize("field", ["reason", "segments", "feature_time"])

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_board import ORIGIN
+from made_rankings import made_cases, made_items, rank
 
 from config import params
 from experiments.evaluation.measure import measure
 from experiments.orchestration import seeds
 from experiments.orchestration.workspace import edited
-from tests.experiments.made_board import ORIGIN
-from tests.experiments.made_rankings import made_cases, made_items, rank
 
 RNG = np.random.default_rng(0)
 ITEMS = made_items(RNG, 60)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_rankings import made_cases, made_items, rank
 
 from config import params
 from config.command import UserError
@@ -22,7 +23,6 @@ from experiments.leaderboard.markdown import markdown, segment_rows
 from features import feature_files
 from features.segments.rules import RuleEvent, RuleProfile, matching_segments, split_values
 from features.sequences import window_cases
-from tests.experiments.made_rankings import made_cases, made_items, rank
 
 MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
 

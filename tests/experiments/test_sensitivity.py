@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_features import checkerboard, train_settings
 from small_pipeline import inside
 
 from config import params
@@ -15,7 +16,6 @@ from config.command import UserError
 from experiments import sensitivity
 from experiments.evaluation.holdout_protocols import Fold
 from experiments.leaderboard import sensitivity_card
-from tests.training.made_features import checkerboard, train_settings
 from training import validation
 
 SETTINGS = params.load(params.ROOT / "params.yaml")

@@ -140,7 +140,7 @@ def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) 
     assert [record["groups"][group]["missing_in_answer"] for group in ("history", "traits", "trends")] == [6, 6, 6]
     found = differing(record)
     assert found["less", "history"].endswith(
-        "events due; the answer says: no history was stated, and no online store has been filled to look one up"
+        "events due; the answer says: the request has no history, and the online store is empty"
     )
     assert "age_band, country, gender, plan due" in found["less", "traits"]
     assert found["less", "trends"].startswith("missing in the answer: the export's own, of 2026-03-25")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from made_features import checkerboard
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -18,7 +19,6 @@ from experiments.tuning import study as study_storage
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, begin_with_defaults, completed, name_of, open_study, this_process
 from experiments.tuning.trials import OutOfTimeError
-from tests.training.made_features import checkerboard
 from training import tracking
 from training.train import FitError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_features import checkerboard
 from torch import nn
 
 from config import params
@@ -15,7 +16,6 @@ from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, name_of
 from features.fit import SplitTables
-from tests.training.made_features import checkerboard
 from training.metrics import geometric_mean
 from training.train import FitResult
 

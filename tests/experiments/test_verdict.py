@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from gate_reports import found
 
 from config import params
 from experiments.gating.verdict import (
@@ -21,21 +22,6 @@ SHIPPED = params.load(params.ROOT / "params.yaml").gate
 POLICY = SHIPPED.model_copy(
     update={"primary": "next", "alpha": 0.05, "margin": 0.02, "min_users": 100, "max_age_days": 14.0}
 )
-
-
-def found(low: float, high: float, users: int = 200) -> dict:
-    """Evidence whose champion reaches 1, so that absolute and relative differences are alike."""
-    middle = (low + high) / 2
-    return {
-        "users": users,
-        "difference": middle,
-        "low": low,
-        "high": high,
-        "relative": middle,
-        "relative_low": low,
-        "relative_high": high,
-        "relative_spread": (high - low) / 2 / 1.645,
-    }
 
 
 BETTER = {"next": found(0.01, 0.05), "window": found(-0.01, 0.03)}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for tiny_artifact, which several files here use
-
 import tiny_artifact
+from own_registry import use_registry
 
 from serving.settings import PORTS, ServerSettings
-from tests.serving.own_registry import use_registry
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
 @pytest.fixture(scope="module")
 def live(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A running server; stopped at the end of the module."""
-    from serving import server
+    from serving.torchserve import server
 
     server.start(settings)
     yield settings

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from made_features import recipe, train_settings
 from safetensors.torch import save_file
 
 from config import params
@@ -25,7 +26,6 @@ from serving import batch, export
 from serving.artifact.item_tables import Sides
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
-from tests.training.made_features import recipe, train_settings
 from training.train import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")

@@ -22,9 +22,10 @@ import pytest
 from dockerfile import Image
 
 from config.params import ROOT
-from serving import package, server
+from serving import package
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 PATH = ROOT / "serving" / "Dockerfile"
@@ -137,7 +138,7 @@ def test_what_the_steps_leave_starts_takes_an_archive_answers_and_serves_on_when
     try:
         wait_until(lambda: image.healthy(**places))
         wait_until(lambda: ask(places, key)["rung"] == "personalised")
-        with TorchServe.of(settings_of(image, places)) as client:
+        with TorchServe.from_settings(settings_of(image, places)) as client:
             assert client.describe("tiny")["3.0"].default
     finally:
         end(container)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from itertools import combinations
@@ -11,30 +10,26 @@ from pathlib import Path
 import promql
 import pytest
 import yaml
+from monitoring_files import (
+    ALERTS,
+    ASKED,
+    DASHBOARD,
+    EXPRESSIONS,
+    FOLDER,
+    PANELS,
+    PROMETHEUS,
+    SHOWN,
+    TORCHSERVES,
+    WORKERS,
+)
 from prometheus_client import CollectorRegistry, generate_latest
 
-from config.params import ROOT
 from serving.edge.metrics import Metrics
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
 from serving.worker import worker_metrics
 
-FOLDER = ROOT / "serving" / "monitoring"
-DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
-PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-SHOWN = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS}
-ASKED = {**SHOWN, **{rule["alert"]: [rule["expr"]] for rule in ALERTS}}
-EXPRESSIONS = [expression for each in ASKED.values() for expression in each]
 OURS = "tidegate_edge_"
-WORKERS = {*worker_metrics.LABEL, worker_metrics.MEMORY}
-TORCHSERVES = {  # that tests/serving/test_live_operations.py finds on a real one
-    "ts_queue_latency_microseconds",
-    "ts_inference_latency_microseconds",
-    "ts_inference_requests_total",
-    "Requests5XX",
-}
 PROMETHEUS_OWN = {"up"}
 
 
@@ -63,7 +58,7 @@ def test_every_label_asked_for_exists() -> None:
     metrics = Metrics(CollectorRegistry())
     of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
     of_workers = {
-        name: {*worker_metrics.MODEL, label}
+        name: {*worker_metrics.MODEL_LABELS, label}
         for name, label in [*worker_metrics.LABEL.items(), (worker_metrics.MEMORY, "worker")]
     }
     every = set().union(*of_edge.values(), *of_workers.values())

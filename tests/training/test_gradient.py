@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_features import checkerboard, recipe, train_settings
 
-from tests.training.made_features import checkerboard, recipe, train_settings
 from training.metrics import geometric_mean
 from training.models.base import ModelError
 from training.network_fit import fit_learned

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_features import checkerboard, recipe, train_settings
 
 from features.encode import Batch
 from features.sequences import batches
-from tests.training.made_features import checkerboard, recipe, train_settings
 from training import stacking, validation
 from training.models.base import Model
 from training.models.hybrid import CIRCUMSTANCES, Hybrid, circumstances

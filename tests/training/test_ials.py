@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from implicit.als import AlternatingLeastSquares
+from made_features import checkerboard, recipe
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from tests.training.made_features import checkerboard, recipe
 from training.models import ials
 from training.models.base import Sizes
 from training.models.registry import build

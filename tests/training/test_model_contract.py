@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from safetensors.torch import load_file, save_file
 
 from config import params
@@ -19,7 +20,6 @@ from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
-from tests.training.made_features import ITEMS, START, checkerboard, recipe, sides, train_settings
 from training.models import network
 from training.models.base import Model
 from training.models.network import LearnedModel
@@ -179,7 +179,7 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
 
 
 def test_the_exported_model_ranks_as_the_fitted_one(served: Recommender, model: Model) -> None:
-    bodies = [entry["request"] for entry in served.golden()]
+    bodies = [entry["request"] for entry in served.golden_cases()]
     batch = served.encode([parse(body, NOW) for body in bodies])
     with torch.inference_mode():
         expected, _ = rank(exclude(model.scores(batch), batch.seen), torch.zeros(2, 0, dtype=torch.int64), 20)
@@ -205,7 +205,7 @@ def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recomm
 def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
     served: Recommender, neighbours: list[int]
 ) -> None:
-    bodies = [entry["request"] for entry in served.golden()]
+    bodies = [entry["request"] for entry in served.golden_cases()]
     (alone,) = served.recommend([bodies[7]], now_us=NOW)
 
     for place in range(len(neighbours) + 1):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from tests.training.made_features import recipe
-from tests.training.made_modules import batch_of, made
+from made_features import recipe
+from made_modules import batch_of, made
 
 
 def loss_of(loss: str, certain: bool = False) -> float:

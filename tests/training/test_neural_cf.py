@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from made_features import checkerboard, recipe
 
-from tests.training.made_features import checkerboard, recipe
 from training.datamodule import Windows
 from training.models import neural_cf
 from training.models.neural_cf import PooledHistory

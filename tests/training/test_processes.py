@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_features import checkerboard, recipe, train_settings
 from torch import Tensor
 
-from tests.training.made_features import checkerboard, recipe, train_settings
 from training import distributed
 from training.distributed import DevicesError, Place, side_by_side
 from training.network_fit import devices_for, fit_learned

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from made_features import ITEMS, START, USERS, checkerboard, recipe, train_settings
 from torch.nn import functional
 
 from data.columns import DAY, HOUR
 from features.encode import Batch, make_batch
-from tests.training.made_features import ITEMS, START, USERS, checkerboard, recipe, train_settings
 from training.datamodule import Windows
 from training.models.query import Query
 from training.models.ranking import exclude

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made_features import recipe
+from made_modules import batch_of, made
 from torch import Tensor
 
-from tests.training.made_features import recipe
-from tests.training.made_modules import batch_of, made
 from training.datamodule import TrainBatch, share
 
 LOSSES = [

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_features import checkerboard, recipe, train_settings
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from config import params
-from tests.training.made_features import checkerboard, recipe, train_settings
 from training import mlflow_views, tracking
 from training.tracking import NOTE, as_text
 from training.train import FitError, FitResult, fit

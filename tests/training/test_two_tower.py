@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_features import checkerboard, recipe
 
-from tests.training.made_features import checkerboard, recipe
 from training.datamodule import Windows
 from training.models.base import ModelError
 from training.models.history_encoder import HistoryEncoder

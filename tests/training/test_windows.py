@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_features import START, checkerboard, recipe
 
 from data.columns import DAY, HOUR
 from features.sequences import InteractionLog
-from tests.training.made_features import START, checkerboard, recipe
 from training.datamodule import Windows
 from training.windows import Timeline, cut_rows
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-
-from tests.experiments.leakage.made_cut import made_events
+from made_cut import made_events
 
 
 @pytest.fixture

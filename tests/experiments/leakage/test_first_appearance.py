@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_cut import TEST, cut_of, features_of, moments
 
 from data.columns import DAY
 from data.times import to_iso
@@ -14,7 +15,6 @@ from experiments.leakage import future_features
 from features import fit
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
-from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, moments
 
 
 def test_an_item_of_the_future_in_the_vocabulary_is_found_with_its_first_event(events: pd.DataFrame) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from made_cut import SETTINGS, TEST, VALID, cut_of, features_of, made_items, made_users
 
 from data.columns import DAY
 from experiments.leakage import fitted_statistics
 from features import fit
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
-from tests.experiments.leakage.made_cut import SETTINGS, TEST, VALID, cut_of, features_of, made_items, made_users
 
 
 def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:

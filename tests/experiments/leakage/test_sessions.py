@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from made_cut import TEST, cut_of, moments, split
 
 from data.columns import DAY, MINUTE
 from data.times import to_iso
 from experiments.leakage import event_order
 from features.sequences import InteractionLog
-from tests.experiments.leakage.made_cut import TEST, cut_of, moments, split
 
 
 @pytest.fixture

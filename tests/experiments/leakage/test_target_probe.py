@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from made_cut import cut_of, features_of, made_users
 
 import features.sequences
 from data.times import to_iso
 from experiments.leakage import target_probe
 from experiments.leakage.cut import Outcome
-from tests.experiments.leakage.made_cut import cut_of, features_of, made_users
 from training import validation
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from made_cut import cut_of
 
 import features.sequences
 from experiments.leakage import event_order, fitted_statistics
-from tests.experiments.leakage.made_cut import cut_of
 from training import windows
 from training.windows import Timeline
 

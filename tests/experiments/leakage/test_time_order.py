@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from made_cut import TEST, cut_of, features_of, split
 
 from data.columns import DAY
 from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage import event_order
 from features.sequences import InteractionLog
-from tests.experiments.leakage.made_cut import TEST, cut_of, features_of, split
 
 HOURS_LATE = pd.Timedelta(hours=30)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_cut import SETTINGS, cut_of
 
 import features.sequences
 from data.columns import DAY
 from experiments.leakage import future_features
 from features.trends import TrendLog
-from tests.experiments.leakage.made_cut import SETTINGS, cut_of
 from training import validation
 
 

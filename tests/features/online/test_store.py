@@ -239,11 +239,11 @@ class TestWritersAtOnce:
             import sys
             from features.feast_store.sdk_engine import open_feast
             from features.online.connect import StoreSettings, connect
-            from features.online.profile import Event, make
+            from features.online.profile import Event, make_profile
             store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, open_feast=open_feast)
             T = int(sys.argv[3])
             for number in range(10**6):
-                store.upsert([make("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
+                store.upsert([make_profile("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
                 print(number, flush=True)
         """
         with subprocess.Popen(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from made_features import checkerboard, sides
 
 from data.columns import DAY
 from serving.artifact import item_tables
-from tests.training.made_features import checkerboard, sides
 
 FEATURES = checkerboard(cut="valid")
 RULES = [{"name": "odd", "all": [{"trait": "side", "equals": "1"}]}]

@@ -11,13 +11,13 @@ from config.params import ROOT
 from serving.deployment import registry, rollout_stage, status
 from serving.deployment.rollout_stage import Phase, Stage
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion
+from serving.torchserve.client import LoadedVersion
 
 PLAN = params.load(ROOT / "params.yaml").rollout
 
 
-def live(version: str, default: bool, ready: int = 1) -> LiveVersion:
-    return LiveVersion(version, f"tiny-{version}.mar", default, ready, 1, (), 8, 1)
+def live(version: str, default: bool, ready: int = 1) -> LoadedVersion:
+    return LoadedVersion(version, f"tiny-{version}.mar", default, ready, 1, (), 8, 1)
 
 
 @pytest.fixture

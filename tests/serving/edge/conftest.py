@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))  # for fake_torchserve and running; last, for conftest is a name above too
-
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start, make_settings, wait_until
 

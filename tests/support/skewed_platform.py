@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from running import Edge
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
@@ -18,9 +19,8 @@ from features import materialization
 from features.feature_files import load_features
 from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US, Profile
-from serving.worker.item_trends import Trends
+from serving.worker.item_trends import LiveTrends
 from serving.worker.users import StoreLookup
-from tests.serving.edge.running import Edge
 
 LAST_DAY = "2026-03-31T00:00:00Z"
 LATE = pd.Timestamp("2090-01-01", tz="UTC")
@@ -68,7 +68,7 @@ def plant(of: dict[str, str]) -> None:
 def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -> None:
     """Let everybody ask, of a worker that looks for the store's trends anew. Another k is another answer than a cached one."""
     one = worker.recommender
-    one.trends = Trends(one.artifact.trends, one.vocabulary, one.model.channels)
+    one.trends = LiveTrends(one.artifact.trends, one.vocabulary, one.model.channels)
     for name, user in of.items():
         running.ask({"user_id": user, "k": k, "request_id": f"{phase}-{name}"})
 
@@ -100,7 +100,7 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
             worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
             ask(running, worker, of, "yesterday", 8)
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")
-            worker.recommender.lookup = StoreLookup.of(DATASET, lambda outcome: None)
+            worker.recommender.lookup = StoreLookup.from_environment(DATASET, lambda outcome: None)
             ask(running, worker, of, "absent", 9)
         worker.stop()
         running.app.service.ladder.popular = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from made_features import checkerboard
 
-from tests.training.made_features import checkerboard
 from training.datamodule import TrainBatch, Windows
 from training.models.network import LearnedModel
 from training.models.registry import build

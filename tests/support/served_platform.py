@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake_torchserve import FakeTorchServe, _write
+from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
@@ -21,8 +23,6 @@ from serving.deployment import registry
 from serving.edge.stored import Stored
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
-from tests.serving.edge.fake_torchserve import FakeTorchServe, _write
-from tests.serving.edge.running import Edge, make_settings, wait_until
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
 SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'

@@ -1,0 +1,26 @@
+"""The committed dashboard, alerts and Prometheus settings, and the metrics that they ask for."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from config.params import ROOT
+from serving.worker import worker_metrics
+
+FOLDER = ROOT / "serving" / "monitoring"
+DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
+PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+SHOWN = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS}
+ASKED = {**SHOWN, **{rule["alert"]: [rule["expr"]] for rule in ALERTS}}
+EXPRESSIONS = [expression for each in ASKED.values() for expression in each]
+WORKERS = {*worker_metrics.LABEL, worker_metrics.MEMORY}
+TORCHSERVES = {  # that tests/serving/test_live_operations.py finds on a real one
+    "ts_queue_latency_microseconds",
+    "ts_inference_latency_microseconds",
+    "ts_inference_requests_total",
+    "Requests5XX",
+}
