@@ -245,7 +245,7 @@ TOO_EARLY = {
     "serving.export --model ease": "training/out/ease/test is missing; run `python -m training.train --model ease --cu",
     "experiments.evaluate --model ease": "features/out/test holds no features; run ",
     "experiments.audit": "data/out/split/events.parquet does not exist; run python -m data.split first",
-    "experiments.sensitivity": "data/out/split/events.parquet does not exist; run python -m data.split first",
+    "experiments.sensitivity": "data/out/split/manifest.json does not exist; run python -m data.split first",
     "experiments.tune": "features/out/valid holds no features; run ",
     "experiments.oracle": "data/out/ingest/oracle.npz is missing",
     "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",

@@ -15,7 +15,7 @@ from data.columns import event_id
 from data.files import DataError
 from data.ingest import main
 from data.readers.sources import Source
-from data.readers.table import no_rows
+from data.readers.table import broken_lines
 from data.tables import content_hash
 
 DAY_1 = 1_704_067_200  # 2024-01-01 UTC
@@ -30,7 +30,7 @@ def source(rows: list[dict], users: list[dict] | None = None, items: list[dict] 
         users=None if users is None else pd.DataFrame(users),
         items=None if items is None else pd.DataFrame(items),
         files=(),
-        broken=no_rows().assign(table=[]),
+        broken=broken_lines().assign(table=[]),
     )
 
 
@@ -40,10 +40,10 @@ def event(user="u", item="i", time=DAY_1, **more) -> dict:
 
 @pytest.fixture
 def run(ingest_settings):
-    def clean(rows, users=None, items=None, context=(), **changes) -> Ingested:
+    def run(rows, users=None, items=None, context=(), **changes) -> Ingested:
         return clean(source(rows, users, items), ingest_settings(**changes), context)
 
-    return clean
+    return run
 
 
 def accounted(counts: dict) -> int:
@@ -363,7 +363,7 @@ def test_the_verb_writes_its_products_and_says_so(tmp_path, params_file, capsys)
     assert manifest["dataset_hash"] == content_hash(tables)
     assert manifest["counts"]["quarantined_by_reason"] == {"events: event_time is not a time": 1}
     said = capsys.readouterr().out
-    assert said.startswith("ingest: 2 events of 2 users, 2 items from 3 rows (1 in quarantine")
+    assert said.startswith("ingested 2 events of 2 users and 2 items from 3 rows (1 quarantined")
     assert str(tmp_path / "out") in said
 
 

@@ -123,7 +123,10 @@ def test_bad_rows_of_all_three_files_go_to_quarantine(folder, ingest_settings) -
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("user_id\titem_id\ttimestamp", r"x\.inter: the header holds 'user_id'; expected field:type, apart by tabs"),
+        (
+            "user_id\titem_id\ttimestamp",
+            r"x\.inter: the header holds 'user_id'; expected field:type, separated by tabs",
+        ),
         ("user_id:token\titem_id:text\ttime:float", r"'item_id:text'; expected .* token, token_seq, float, float_seq"),
         ("user_id:token,item_id:token,time:float", r"x\.inter: the header holds 'user_id:token,item_id:token,time"),
         ("user_id:token\titem_id:token\titem_id:float", r"x\.inter: the field 'item_id' is there twice"),

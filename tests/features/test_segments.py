@@ -209,11 +209,9 @@ def test_a_log_without_events_has_nobody_in_it() -> None:
 def test_what_the_tables_do_not_have_is_named() -> None:
     _, users, items, _ = tables([([], None, None)])
 
-    with pytest.raises(
-        UserError, match=r"^segments\.rules: it asks for income, which the users do not have; theirs: age"
-    ):
+    with pytest.raises(UserError, match=r"^segments\.rules: it uses income, which the users do not have; theirs: age"):
         collect_inputs(rules({"trait": "income", "equals": 1}), users, items, ["u0"], IDS)
-    with pytest.raises(UserError, match=r"it asks for mood, which the items do not have; theirs: genres$"):
+    with pytest.raises(UserError, match=r"it uses mood, which the items do not have; theirs: genres$"):
         collect_inputs(rules({"share_of": {"field": "mood", "value": "sad"}, "above": 0}), users, items, ["u0"], IDS)
 
 

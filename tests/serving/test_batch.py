@@ -17,7 +17,7 @@ from config import params
 from data.columns import DAY, HOUR
 from data.tables import write_table
 from data.times import to_iso
-from features import materialization
+from features import materialize
 from features.feature_files import load_features
 from features.feature_files import save_features as write_features
 from features.fit import fit_features
@@ -92,7 +92,7 @@ def written() -> list[dict]:
 
 def served(users: Sequence[str], until_us: int, k: int) -> list[dict]:
     """What the worker answers, with the online store filled as of the moment."""
-    assert materialization.main(["--until", to_iso(until_us)]) == 0
+    assert materialize.main(["--until", to_iso(until_us)]) == 0
     recommender = Recommender.load("artifact")
     recommender.lookup = StoreLookup(lambda: connect(SETTINGS.dataset, StoreSettings()))
     return recommender.recommend([{"user_id": user, "k": k} for user in users], now_us=until_us)

@@ -16,7 +16,7 @@ from small_pipeline import inside
 
 from config import params
 from experiments import gate
-from features import materialization
+from features import materialize
 from features.online.connect import connect, read_settings
 from serving import package
 from serving.deployment import registry
@@ -51,7 +51,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         version = gate.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "said.jsonl").write_text(SAID + "\n")
-        assert materialization.main([]) == materialization.main(["--events", "said.jsonl"]) == 0
+        assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
         yield folder
 
 

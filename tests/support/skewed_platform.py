@@ -15,7 +15,7 @@ from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
 from experiments.lineage.offline_features import EVENTS, Offline
-from features import materialization
+from features import materialization, materialize
 from features.feature_files import load_features
 from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US, Profile
@@ -96,7 +96,7 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
         ask(running, worker, of, "other-trends", 7)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/yesterday.db")
-            assert materialization.main(["--until", LAST_DAY]) == 0
+            assert materialize.main(["--until", LAST_DAY]) == 0
             worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
             ask(running, worker, of, "yesterday", 8)
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")

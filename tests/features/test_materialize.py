@@ -1,4 +1,4 @@
-"""The verb fills a store from products, as of any moment, and from lines, bad ones told and left out."""
+"""The command fills a store from a dataset, as of any moment, or from JSON lines; bad lines are reported and left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from config import params
 from data.columns import DAY, HOUR
 from data.tables import write_table
-from features import materialization
+from features import materialize
 from features.feature_files import load_features, save_features
 from features.fit import fit_features
 from features.online import profile
@@ -60,9 +60,12 @@ def stored(user: str, at: int):
 
 
 def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    assert materialization.main([]) == 0
+    assert materialize.main([]) == 0
 
-    assert "9 profiles and the trends of 20 items -> sqlite:///features/out/online.db" in capsys.readouterr().out
+    assert (
+        "materialized 9 profiles and the trends of 20 items -> sqlite:///features/out/online.db"
+        in capsys.readouterr().out
+    )
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):
         assert [event.event_id for event in profile.visible_events(stored(str(user), at), at, "all")] == own[
@@ -75,7 +78,7 @@ def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pyt
 def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
     own = project[project["user_id"] == "u3"]
     until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
-    assert materialization.main(["--until", until.isoformat(), "--batch", "2"]) == 0
+    assert materialize.main(["--until", until.isoformat(), "--batch", "2"]) == 0
 
     expected = own[own["known_time"] <= until]
     assert 0 < len(expected) < (own["event_time"] < until).sum()
@@ -86,7 +89,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
     description = Path("features/out/test/description.json")
     last_us = project["event_time"].max().value // 1000
     description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
-    assert materialization.main([]) == 0
+    assert materialize.main([]) == 0
 
     user = project["user_id"].iloc[-1]
     own = project[project["user_id"] == user]["event_id"].tolist()
@@ -94,7 +97,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
 
 
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
-    assert materialization.main(["--until", "2026-01-25T12:34:00Z"]) == 0
+    assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
 
     features = load_features("features/out/test")
     at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
@@ -111,55 +114,53 @@ def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(materialization, "trends_at", killed)  # after the last profile
-        assert materialization.main(["--batch", "2"]) == 130
+        patch.setattr(materialize, "trends_at", killed)  # after the last profile
+        assert materialize.main(["--batch", "2"]) == 130
     with pytest.raises(StoreError, match="is incomplete"):
         stored("u3", CUT)
 
-    assert materialization.main([]) == 0
+    assert materialize.main([]) == 0
     assert stored("u3", CUT) is not None
 
 
-def test_what_is_served_goes_on_being_served_while_it_is_filled_again(
+def test_what_is_served_goes_on_being_served_while_it_is_materialized_again(
     project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    materialization.main([])
+    materialize.main([])
     read = []
-    whole = materialization.write_profiles
-    monkeypatch.setattr(
-        materialization, "write_profiles", lambda *given: read.append(stored("u3", CUT)) or whole(*given)
-    )
+    whole = materialize.write_profiles
+    monkeypatch.setattr(materialize, "write_profiles", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
 
-    assert materialization.main([]) == 0
+    assert materialize.main([]) == 0
     assert read[0] is not None
 
 
-def test_events_that_arrive_meanwhile_do_not_end_the_filling(
+def test_events_that_arrive_meanwhile_do_not_complete_the_store(
     project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
     store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
     store.configure(Policy(max_events=50, ttl_us=None, complete=False))
 
-    assert materialization.main(["--events", "lines"]) == 0
+    assert materialize.main(["--events", "lines"]) == 0
     with pytest.raises(StoreError, match="is incomplete"):
         stored("u3", T + 400 * DAY)
 
 
-def test_a_moment_before_everything_fills_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    assert materialization.main(["--until", "2025-01-01"]) == 0
+def test_a_moment_before_all_events_stores_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    assert materialize.main(["--until", "2025-01-01"]) == 0
 
-    assert "fill: 0 profiles" in capsys.readouterr().out
+    assert "materialized 0 profiles" in capsys.readouterr().out
 
 
-def test_lines_are_stored_and_bad_ones_told_by_number_and_field(
+def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
     project: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = '{"user_id": "new", "event_time": "2026-06-01T20:00:00Z", "item_id": "i1", "event_type": "play"}'
     skip = good.replace("play", "skip")  # params.yaml counts plays
     (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]))
 
-    assert materialization.main(["--events", "lines", "--batch", "2"]) == 2
+    assert materialize.main(["--events", "lines", "--batch", "2"]) == 2
 
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
@@ -173,13 +174,13 @@ def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: 
     line = '{"user_id": "new", "event_time": "2026-06-01", "traits": {"plan": "free"}}\n'
     monkeypatch.setattr("sys.stdin", io.StringIO(line))
 
-    assert materialization.main(["--events", "-"]) == 0
+    assert materialize.main(["--events", "-"]) == 0
     assert profile.visible_traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
 
 
 def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.DataFrame) -> None:
     assert SETTINGS.online.ttl_days == 365
-    materialization.main([])
+    materialize.main([])
 
     assert stored("u3", T + 300 * DAY) is not None
     assert stored("u3", T + 400 * DAY) is None
@@ -194,7 +195,7 @@ def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.D
     ],
 )
 def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
-    assert materialization.main(arguments) == 2
+    assert materialize.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
 
 
@@ -204,5 +205,5 @@ def test_without_products_the_command_to_run_is_named(
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
 
-    assert materialization.main([]) == 2
+    assert materialize.main([]) == 2
     assert "run `python -m features.featurize`" in capsys.readouterr().err
