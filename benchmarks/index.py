@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import _synthetic
 from benchmarks._record import write
 from data.times import to_iso
-from features.sequences import EvaluationCases, batches, next_cases
+from features.sequences import EvaluationCases, batches, next_item_cases
 from features.trends import TrendSnapshot
 from serving.artifact import index_build
 from serving.worker.index import ItemIndex, Retrieval
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     faiss.omp_set_num_threads(1)
     trained = _synthetic.train(10_000, 12_000, arguments.steps, WIDTH)
     features = trained.features
-    every = next_cases(features.log, features.cut_us, features.description["until_us"])
+    every = next_item_cases(features.log, features.cut_us, features.description["until_us"])
     cases = index_build.validate.sample(every, 1024, 0)
     found = {}
     with torch.inference_mode():

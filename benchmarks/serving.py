@@ -24,7 +24,7 @@ from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figur
 from benchmarks._synthetic import NAME, Size
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from features.feature_files import Features
 from features.online import connect
 from features.online.store import Policy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -14,6 +15,17 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 class UserError(ValueError):
     """An error that the user can fix. The message says what is wrong and where."""
+
+
+def describe_fault(name: str, fault: Mapping[str, Any]) -> str:
+    """One of Pydantic's errors as a sentence: `TIDEGATE_WORKERS is '0'; input should be greater than ...`.
+
+    Args:
+        name: of the setting, as the user knows it.
+        fault: an entry of `ValidationError.errors()`.
+    """
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{name} is {fault['input']!r}; {message[:1].lower()}{message[1:]}"
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from config.command import UserError
 from config.model_params import Hybrid, ModelParams
+from config.paths import ROOT as ROOT
 from config.search_space import Space, spaces_around
 from config.validation import Count, Section, Share, describe_error
 
@@ -138,7 +139,7 @@ class Budgets(Section):
 
 class Gate(Section):
     version: Count  # of this policy: raise it with every change, so that people can name it
-    primary: Literal["next", "window"]  # the target on which the candidate must be better
+    primary: Literal["next_item", "horizon"]  # the target on which the candidate must be better
     alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the window
     margin: Annotated[float, Field(ge=0, lt=1)]  # how much worse, relatively, the other target may be
     power: Share  # with which the number of users that is asked for would decide
@@ -189,9 +190,6 @@ class Rollout(Section):
         return self
 
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
 class Simulate(Section):
     users: Count
     items: Count
@@ -217,7 +215,7 @@ class Split(Section):
     test_quantile: Share
     valid_start: datetime | None
     test_start: datetime | None
-    window_days: Count
+    horizon_days: Count
 
 
 class Trends(Section):
@@ -243,7 +241,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0)]
     early_stopping_cases: Count
     validation_cases: Count
-    batch_cases: Count
+    eval_batch_size: Count
     models: dict[str, ModelParams]
 
     @model_validator(mode="after")
@@ -322,7 +320,7 @@ class Audit(Section):
     tied_cases: Count  # cases with ties, encoded as a model reads them
     training_questions: Count  # of a network's first batches, looked at as it is fed them
     travelled_cases: Count  # of each target, computed with and without all that comes from their moment on
-    probed_cases: Annotated[int, Field(ge=2)]  # of `next`, of which the target probe makes duels
+    probed_cases: Annotated[int, Field(ge=2)]  # of `next_item`, of which the target probe makes duels
     probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # of a false alarm of the probe, over all features of a cut
     too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of duels that no honest context column or trait wins
     examples: Count  # rows that a finding shows
@@ -334,7 +332,7 @@ class Skew(Section):
 
 
 class Experiment(Section):
-    counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
+    baseline_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
     max_epochs: Count
 

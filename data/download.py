@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import httpx
 
 from config.command import exits_cleanly
+from config.paths import DOWNLOADS
 from data.files import DataError, replace_folder
 
-DOWNLOADS = Path("data/out/downloads")
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 MAX_UNPACKED_BYTES = 4 << 30  # bytes; the largest of them, MovieLens 32M, unpacks to less than 1 GiB
 TIMEOUT_SECONDS = 30

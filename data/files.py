@@ -16,9 +16,6 @@ from typing import Any
 
 from config.command import UserError
 
-INGESTED = Path("data/out/ingest")
-SPLIT = Path("data/out/split")
-
 
 class DataError(UserError):
     """Data or a data setting cannot be used. The message names the file, column or key, and the value."""

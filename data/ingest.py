@@ -8,9 +8,10 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import INGESTED
 from data.cleaning import Ingested, clean
 from data.columns import USER
-from data.files import INGESTED, replace_folder, write_json
+from data.files import replace_folder, write_json
 from data.readers.sources import Source, read_source
 from data.tables import content_hash, write_table
 

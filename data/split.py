@@ -16,19 +16,25 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
-from data.files import INGESTED, SPLIT, DataError, json_hash, read_json, replace_folder, write_json
+from data.files import DataError, json_hash, read_json, replace_folder, write_json
 from data.tables import read_table, write_table
 from data.time_columns import microseconds
 from data.times import from_datetime, to_iso
 
 MIN_EVENTS = 10
-# Part of `split_id`: a change of wording makes a new split.
 TIE_RULE = "events at a cut belong to the later part; events that share a time never see one another"
-TARGETS = {
+# `split_id` hashes these texts, with the names that the targets had at first, so that a result keeps its id.
+HASHED_TARGETS = {
     "window": "at test_start, users who act within window_days after it: their distinct new items of then",
     "next": "before each test event, from what is known strictly before its time: that event's item",
     "catalogue": "items with an event before test_start",
+}
+TARGETS = {
+    "horizon": "at test_start, users who act within horizon_days after it: their distinct new items of then",
+    "next_item": "before each test event, from what is known strictly before its time: that event's item",
+    "catalog": "items with an event before test_start",
 }
 
 
@@ -111,34 +117,36 @@ def build_manifest(
         "dataset_hash": ingested["dataset_hash"],
         "valid_start_us": cuts.valid_start,
         "test_start_us": cuts.test_start,
-        "window_days": settings.window_days,
+        "horizon_days": settings.horizon_days,
         "rules": ingested["rules"],
         "tie_rule": TIE_RULE,
         "targets": TARGETS,
     }
+    hashed = {name: value for name, value in identity.items() if name not in ("horizon_days", "targets")}
+    hashed |= {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
     return {
         "dataset": ingested["dataset"],
-        "split_id": json_hash(identity),
+        "split_id": json_hash(hashed),
         **identity,
         "end_us": cuts.end,
         "valid_start": to_iso(cuts.valid_start),
         "test_start": to_iso(cuts.test_start),
         "end": to_iso(cuts.end),
-        **describe(events, cuts, settings.window_days),
+        **describe(events, cuts, settings.horizon_days),
         "without_consent": ingested["counts"]["without_consent"],
         "repeats_dropped": ingested["counts"]["repeats_dropped"],
     }
 
 
-def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[str, Any]:
+def describe(events: pd.DataFrame, cuts: SplitCuts, horizon_days: int) -> dict[str, Any]:
     """Statistics of the parts: counts, shares of cold users and items and of ties, evaluation cases per target."""
     before, test = events[events[PART] != "test"], events[events[PART] == "test"]
     known_users, known_items = set(before[USER]), set(before[ITEM])
     is_known_item = test[ITEM].isin(known_items)
     known_pairs = pd.MultiIndex.from_frame(before[[USER, ITEM]])
     is_new_pair = ~pd.MultiIndex.from_frame(test[[USER, ITEM]]).isin(known_pairs)
-    in_window = microseconds(test[EVENT_TIME]) < cuts.test_start + window_days * DAY
-    window_users = test[in_window & is_known_item & is_new_pair][USER].drop_duplicates()
+    in_horizon = microseconds(test[EVENT_TIME]) < cuts.test_start + horizon_days * DAY
+    horizon_users = test[in_horizon & is_known_item & is_new_pair][USER].drop_duplicates()
     tied = events.duplicated([USER, EVENT_TIME], keep=False)
     return {
         "counts": {part: _counts(events[events[PART] == part]) for part in PARTS},
@@ -148,9 +156,9 @@ def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[st
         "cold_item_events": _share(~is_known_item),
         "ties": _share(tied[test.index]),
         "cases": {
-            "window": len(window_users),
-            "window_warm": _share(window_users.isin(known_users)),
-            "next": int(is_known_item.sum()),
+            "horizon": len(horizon_users),
+            "horizon_warm": _share(horizon_users.isin(known_users)),
+            "next_item": int(is_known_item.sum()),
         },
     }
 

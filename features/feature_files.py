@@ -61,7 +61,7 @@ def save_features(folder: Path, features: Features) -> None:
 
 
 def load_features(folder: Path | str) -> Features:
-    """Read the features of one cut, `features/out/<cut>`.
+    """Read the features of one cut, `out/features/<cut>`.
 
     Raises:
         UserError: the stage has not run.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import FEATURES
 from features.feature_files import CUTS, FULL, save_features
 from features.fit import fit_cut
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     cut = parser.parse_args(argv).cut
     features = fit_cut(cut, params.load())
-    folder = Path("features/out") / cut
+    folder = FEATURES / cut
     save_features(folder, features)
     print(f"fitted features of {len(features.vocabulary.ids):,} items ({cut} cut) -> {folder}")
     return 0

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
 from data.columns import DESCRIPTION, EVENT_ID, EVENT_TIME, GENRES, ITEM, KNOWN_TIME, RELEASE_TIME, TITLE, USER
-from data.files import INGESTED, SPLIT, read_json
+from data.files import read_json
 from data.tables import read_table, trait_columns
 from data.time_columns import microseconds
 from features.encode import encode_values
@@ -100,7 +101,7 @@ def _read_stages() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
 def describe_origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
     """The part of a description that names the data and the evaluation period after the cut."""
     origin = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
-    return origin | {"cut": cut, "repeats": repeats, "until_us": until_us, "window_days": manifest["window_days"]}
+    return origin | {"cut": cut, "repeats": repeats, "until_us": until_us, "horizon_days": manifest["horizon_days"]}
 
 
 def order_items(events: pd.DataFrame) -> list[str]:

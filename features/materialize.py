@@ -17,7 +17,7 @@ from typing import TextIO
 
 from config import params
 from config.command import exits_cleanly
-from data.files import INGESTED, SPLIT
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.tables import read_table
 from features.feast_store.sdk_engine import open_feast
 from features.feature_files import load_features
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write_dataset(store: ProfileStore, until: str | None, batch_size: int) -> None:
-    features = load_features("features/out/test")
+    features = load_features(FEATURES / "test")
     until_us = features.description["until_us"] if until is None else parse_time("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")

@@ -58,12 +58,12 @@ class InteractionLog:
 class EvaluationCases:
     """Moments at which the catalog is ranked for a user, and the items that the user then chose."""
 
-    target: str  # window | next
+    target: str  # horizon | next_item
     user: np.ndarray  # (n,) user rows
     time: np.ndarray  # (n,) microseconds
     end: np.ndarray  # (n,) the history is log[offsets[user]:end], strictly before `time`
     context: np.ndarray  # (n, K) request context rows
-    event: np.ndarray  # (n,) the row of the log to predict, which provides the context; -1 for `window`
+    event: np.ndarray  # (n,) the row of the log to predict, which provides the context; -1 for `horizon`
     truth: np.ndarray  # item rows of all cases one after the other
     truth_offsets: np.ndarray  # (n + 1,)
 
@@ -93,16 +93,16 @@ def history_ends(log: InteractionLog, user: np.ndarray, time_us: np.ndarray) -> 
     return np.searchsorted(keys, user * step + np.searchsorted(instants, time_us, side="left"))
 
 
-def next_cases(log: InteractionLog, start_us: int, stop_us: int) -> EvaluationCases:
+def next_item_cases(log: InteractionLog, start_us: int, stop_us: int) -> EvaluationCases:
     """One case per event in [start, stop) of an item in the vocabulary that is new to its user."""
     rows = np.flatnonzero((log.times >= start_us) & (log.times < stop_us) & _is_new(log))
     user = log.users[rows]
     end = history_ends(log, user, log.times[rows])
     offsets = np.arange(len(rows) + 1)
-    return EvaluationCases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
+    return EvaluationCases("next_item", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
 
 
-def window_cases(log: InteractionLog, start_us: int, days: int, until_us: int) -> EvaluationCases:
+def horizon_cases(log: InteractionLog, start_us: int, days: int, until_us: int) -> EvaluationCases:
     """One case per user who acts within `days` after `start`: the distinct new items of those days.
 
     Args:
@@ -115,7 +115,7 @@ def window_cases(log: InteractionLog, start_us: int, days: int, until_us: int) -
     context = np.zeros((len(user), log.context.shape[1]), dtype=np.int64)  # there is no request yet
     no_event = np.full(len(user), -1, dtype=np.int64)
     end = history_ends(log, user, time)
-    return EvaluationCases("window", user, time, end, context, no_event, log.items[rows], offsets_of(counts))
+    return EvaluationCases("horizon", user, time, end, context, no_event, log.items[rows], offsets_of(counts))
 
 
 def _is_new(log: InteractionLog) -> np.ndarray:

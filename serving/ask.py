@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from data.columns import MICROSECONDS, MINUTE
 from data.times import to_iso
 from serving import settings as environment

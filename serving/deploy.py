@@ -21,7 +21,8 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT, Rollout
+from config.params import Rollout
+from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import deployment_log, rollback, rollout_stage
 from serving.deployment.deployment_log import Entry, who

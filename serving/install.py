@@ -1,6 +1,6 @@
 """Serve an archive where there is no registry, as in a container: start TorchServe, load the archive, answer from it.
 
-The gate has spoken where the archive was made: `serving.deploy` writes them to serving/out/torchserve/models.
+The gate has spoken where the archive was made: `serving.deploy` writes them to out/serving/torchserve/models.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config import paths
 from config.command import UserError
-from config.params import ROOT
+from config.validation import describe_error
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
@@ -34,7 +35,8 @@ class ServerSettings(BaseSettings):
     grpc_inference_port: Port = 7070
     grpc_management_port: Port = 7071
 
-    server_home: Path = ROOT / "serving" / "out" / "torchserve"
+    state: Path = Field(default_factory=paths.state)  # what must never be lost
+    server_home: Path = paths.TORCHSERVE
     start_seconds: Annotated[float, Field(gt=0)] = 60
     heap_mb: Annotated[int, Field(ge=128)] = 1024  # limits the frontend's memory
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1_000_000
@@ -47,7 +49,7 @@ class ServerSettings(BaseSettings):
     answer_seconds: Count = 10  # after which a request is given up and its worker restarted
 
     gate_key: SecretStr = SecretStr("")  # signs gate reports and alias changes; see serving/deployment/signature.py
-    gate_key_file: Path | None = None  # the same in a file; None: .keys/gate
+    gate_key_file: Path | None = None  # the same in a file; None: gate.key in `state`
 
     @property
     def inference_url(self) -> str:
@@ -64,7 +66,7 @@ class ServerSettings(BaseSettings):
     @property
     def gate_key_path(self) -> Path:
         """Not a product: `make clean` keeps it, because registries elsewhere may hold what it signed."""
-        return self.gate_key_file or ROOT / ".keys" / "gate"
+        return self.gate_key_file or self.state / paths.GATE_KEY
 
     @property
     def key_file(self) -> Path:
@@ -86,7 +88,7 @@ def load() -> ServerSettings:
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
     fields: dict[int, str] = {}
     for field in PORTS:
         port = getattr(settings, field)
@@ -96,6 +98,5 @@ def load() -> ServerSettings:
     return settings
 
 
-def _sentence(fault) -> str:
-    name = variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
-    return f"{name} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+def _name(fault) -> str:
+    return variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))

@@ -27,7 +27,7 @@ from enum import StrEnum
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage as stage
 from serving.deployment.rollout_stage import Phase, StageError

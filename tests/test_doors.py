@@ -42,7 +42,6 @@ NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
     "data.simulate": "writes the simulated platform alone, for a look at it",
     "experiments.impact": "looks from data forward to runs, versions, endpoints and answers, and changes nothing",
-    "experiments.gate_comment": "says the gate's report as a comment for a pull request",
     "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
     "experiments.replay": "computes a recorded answer once more, and changes nothing",
     "experiments.trace": "looks from an answer back to the events that it read, and changes nothing",
@@ -107,7 +106,7 @@ def runnable() -> set[str]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            if "out" not in parts and 'if __name__ == "__main__":' in path.read_text():
+            if 'if __name__ == "__main__":' in path.read_text():
                 found.add(".".join(parts))
     return found
 
@@ -191,8 +190,8 @@ def test_a_hybrid_waits_for_its_parts() -> None:
 
     for cut in ("valid", "test"):
         deps = stages()[f"train-hybrid-{cut}"]["deps"]
-        assert {path for path in deps if path.startswith("training/out/")} >= {
-            f"training/out/{part}/{cut}" for part in parts
+        assert {path for path in deps if path.startswith("out/training/")} >= {
+            f"out/training/{part}/{cut}" for part in parts
         }
 
 

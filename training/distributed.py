@@ -22,6 +22,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
 from config.command import UserError
+from config.validation import describe_error
 
 VARIABLE = "TIDEGATE_DEVICES"
 
@@ -51,9 +52,7 @@ def stated() -> int:
     try:
         return DeviceSettings().devices
     except ValidationError as error:
-        fault = error.errors()[0]
-        said = fault["msg"]
-        raise DevicesError(f"{VARIABLE} is {fault['input']!r}; {said[:1].lower()}{said[1:]}") from None
+        raise DevicesError(describe_error(VARIABLE, error.errors()[0])) from None
 
 
 ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine

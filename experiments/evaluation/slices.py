@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import INGESTED
+from config.paths import INGESTED
 from data.tables import read_table
 from experiments.evaluation.cases import SEGMENT, Catalog, Ranked, RankedCases
 from features.feature_files import Features

@@ -18,7 +18,7 @@ from feast import Entity, FeatureView, Field, FileSource, ValueType
 from feast.types import Bool, Bytes, Int64, String, UnixTimestamp
 
 # Names the column of write times for Feast. It is never read: nothing is materialized from files.
-source = FileSource(name="written_online", path="out/none.parquet", timestamp_field="event_timestamp")
+source = FileSource(name="written_online", path="none.parquet", timestamp_field="event_timestamp")
 
 dataset = Entity(name="dataset", join_keys=["dataset"], value_type=ValueType.STRING, description="params.dataset")
 user = Entity(

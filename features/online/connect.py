@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -20,13 +20,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from config.paths import online_store
 from features.online.errors import StoreAbsent, StoreError, StoreUnavailable
 from features.online.store import Engine, ProfileStore, Swap
 
 STORE_VARIABLE = "TIDEGATE_STORE"
 READ_MS_VARIABLE = "TIDEGATE_STORE_READ_MS"
 WRITE_MS_VARIABLE = "TIDEGATE_STORE_WRITE_MS"
-DEFAULT_STORE = "sqlite:///features/out/online.db"
 SQLITE_SCHEME = "sqlite:///"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 FEAST_SCHEMES = ("feast:///", "feast+http://", "feast+https://")
@@ -45,7 +45,7 @@ class StoreSettings:
         write_ms: TIDEGATE_STORE_WRITE_MS: how long a writer may wait.
     """
 
-    store: str = DEFAULT_STORE
+    store: str = field(default_factory=online_store)
     read_ms: float = 100
     write_ms: float = 5000
 
@@ -56,7 +56,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> StoreSettings:
     Raises:
         StoreError: names the variable, its value and what was expected.
     """
-    url = environment.get(STORE_VARIABLE) or StoreSettings.store
+    url = environment.get(STORE_VARIABLE) or online_store()
     if not url.startswith((SQLITE_SCHEME, *REDIS_SCHEMES, *FEAST_SCHEMES)):
         scheme = url.partition("://")[0][:20]  # the rest may contain a password
         raise StoreError(

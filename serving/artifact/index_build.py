@@ -20,7 +20,7 @@ from config.command import UserError
 from data.columns import DAY
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, batches, next_cases
+from features.sequences import EvaluationCases, batches, next_item_cases
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
 from serving.worker.index import ItemIndex, Retrieval
@@ -159,13 +159,13 @@ def with_reach(points: np.ndarray, centres) -> Tensor:
 
 
 def questions(recommender: Recommender, features: Features, settings: params.Params, days: int) -> Questions:
-    """Cases of `next` before the cut, a window long, with the trends of so many days before it: what validation asks.
+    """Cases of `next_item` before the cut, a window long, with the trends of so many days before it: what validation asks.
 
     Raises:
         UserError: nobody acts in that window.
     """
-    before = features.cut_us - features.description["window_days"] * DAY
-    every = next_cases(features.past, before, features.cut_us)
+    before = features.cut_us - features.description["horizon_days"] * DAY
+    every = next_item_cases(features.past, before, features.cut_us)
     if not len(every):
         raise UserError(
             "serve.index: nobody acts in the window before the cut, so no recall can be measured; set exact"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from config.paths import INGESTED
 from data.columns import DAY, ITEM
-from data.files import INGESTED
 from data.tables import read_table
 from features.feature_files import Features
 from features.segments.membership import collect_inputs, membership

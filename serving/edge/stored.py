@@ -16,7 +16,6 @@ from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALIZATION, Profile
 from features.online.store import ProfileStore, ReadingState
 from serving.edge.consent import Standing
-from serving.torchserve.launch import embedded_store
 from serving.worker.request import MAX_HISTORY
 
 
@@ -35,11 +34,8 @@ class Stored:
     @classmethod
     def of(cls, dataset: str) -> Stored:
         """The store that the environment names, or this project's own, with the profiles of a data set."""
-        stated = {**os.environ, STORE_VARIABLE: os.environ.get(STORE_VARIABLE) or embedded_store()}
-        return cls(
-            lambda: connect_to_read(dataset, read_settings(stated), ServerEngine),
-            stated[STORE_VARIABLE].startswith(FEAST_SCHEMES),
-        )
+        feast = os.environ.get(STORE_VARIABLE, "").startswith(FEAST_SCHEMES)
+        return cls(lambda: connect_to_read(dataset, read_settings(), ServerEngine), feast)
 
     async def read(self, user_id: str) -> Standing:
         return await asyncio.to_thread(self._read, user_id)

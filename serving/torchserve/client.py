@@ -15,6 +15,7 @@ from config.command import UserError
 from serving.settings import ServerSettings
 
 INFERENCE, MANAGEMENT = "inference", "management"
+MAX_REFUSALS = 3  # of a token: as it is, read again, renewed
 KEY_FILE_READS, KEY_FILE_PAUSE = 5, 0.05  # TorchServe rewrites the file in place, so a read may see half of it
 
 
@@ -163,30 +164,31 @@ class TorchServe:
         """Unload a version. TorchServe refuses (403) to unload the default while others are loaded."""
         self._request(MANAGEMENT, "DELETE", f"/models/{name}/{version}", timeout=self._load_timeout)
 
-    def inference_token(self, refusals: int = 0) -> str | None:
-        """The token for gRPC, None without authorization. After one refusal it is read again, after two renewed."""
+    def token(self, kind: str, refusals: int = 0) -> str | None:
+        """The token of an API, None without authorization. It is read again after one refusal and renewed after two."""
+        if self._key_file is None:
+            return None
         if refusals:
-            self._tokens.pop(INFERENCE, None)
-        if refusals > 1 and self._key_file is not None:
-            self.renew_token(INFERENCE)
-        return self._token(INFERENCE)
+            self._tokens.pop(kind, None)
+        if refusals > 1:
+            self.renew_token(kind)
+        if kind not in self._tokens:
+            self._tokens[kind] = _read_key_file(self._key_file)[kind]["key"]
+        return self._tokens[kind]
 
     def renew_token(self, kind: str) -> None:
         """Have the server issue a new token, which makes the old one invalid for every client."""
-        api_key = self._read_key_file()["API"]["key"]
+        assert self._key_file is not None
+        api_key = _read_key_file(self._key_file)["API"]["key"]
         response = self._send(MANAGEMENT, "GET", "/token", api_key, params={"type": kind})
         _body(response, "GET", "/token")
         self._tokens.pop(kind, None)
 
     def _request(self, kind: str, method: str, path: str, **options: Any) -> Any:
-        response = self._send(kind, method, path, self._token(kind), **options)
-        if token_refused(response.status_code, response.text):
-            self._tokens.pop(kind, None)
-            token = self._token(kind)
-            response = self._send(kind, method, path, token, **options)
-            if token_refused(response.status_code, response.text) and token is not None:
-                self.renew_token(kind)
-                response = self._send(kind, method, path, self._token(kind), **options)
+        for refusals in range(MAX_REFUSALS):
+            response = self._send(kind, method, path, self.token(kind, refusals), **options)
+            if not token_refused(response.status_code, response.text):
+                break
         return _body(response, method, path)
 
     def _send(self, kind: str, method: str, path: str, token: str | None, **options: Any) -> httpx.Response:
@@ -199,29 +201,6 @@ class TorchServe:
             reason = str(error) or type(error).__name__
             raise ServerError(f"{self._urls[kind]} cannot be reached: {reason}") from None
 
-    def _token(self, kind: str) -> str | None:
-        if self._key_file is None:
-            return None
-        if kind not in self._tokens:
-            self._tokens[kind] = self._read_key_file()[kind]["key"]
-        return self._tokens[kind]
-
-    def _read_key_file(self) -> dict:
-        assert self._key_file is not None
-        for attempt in range(1, KEY_FILE_READS + 1):
-            try:
-                return json.loads(self._key_file.read_text())
-            except FileNotFoundError:
-                raise ServerError(
-                    f"TorchServe is not running for this project ({self._key_file} does not exist); "
-                    "start it with `python -m serving.deploy`"
-                ) from None
-            except (OSError, ValueError) as error:
-                if attempt == KEY_FILE_READS:
-                    raise ServerError(f"{self._key_file} cannot be read: {error}") from None
-                time.sleep(KEY_FILE_PAUSE)
-        raise AssertionError("unreachable")
-
 
 def prediction_path(name: str, version: str | None = None) -> str:
     """The path of predictions by a loaded version, or by the default one."""
@@ -231,6 +210,22 @@ def prediction_path(name: str, version: str | None = None) -> str:
 def token_refused(status: int, text: str) -> bool:
     """Whether an answer says that the token is invalid."""
     return status in (400, 401, 403) and "token" in text.lower()[:1000]
+
+
+def _read_key_file(path: Path) -> dict:
+    for attempt in range(1, KEY_FILE_READS + 1):
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ServerError(
+                f"TorchServe is not running for this project ({path} does not exist); "
+                "start it with `python -m serving.deploy`"
+            ) from None
+        except (OSError, ValueError) as error:
+            if attempt == KEY_FILE_READS:
+                raise ServerError(f"{path} cannot be read: {error}") from None
+            time.sleep(KEY_FILE_PAUSE)
+    raise AssertionError("unreachable")
 
 
 def _loaded_version(about: dict, default: str) -> LoadedVersion:

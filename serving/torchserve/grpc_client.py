@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from serving.settings import ServerSettings
-from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.client import INFERENCE, MAX_REFUSALS, ServerError, TorchServe
 from serving.torchserve.inference_pb2 import PredictionsRequest
 from serving.torchserve.inference_pb2_grpc import InferenceAPIsServiceStub
 
@@ -72,18 +72,18 @@ class GrpcTorchServe:
         """
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         request = PredictionsRequest(model_name=name, model_version=version or "", input={INPUT: content})
-        for refusals in (0, 1, 2):
+        for refusals in range(MAX_REFUSALS):
             try:
                 metadata = self._metadata(refusals)
                 response = self._stub.Predictions(request, timeout=seconds or self._seconds, metadata=metadata)
                 return _checked(json.loads(response.prediction), name)
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refusals == 2:
+                if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refusals == MAX_REFUSALS - 1:
                     raise self._server_error(error) from None
         raise AssertionError("unreachable")
 
     def _metadata(self, refusals: int) -> list[tuple[str, str]]:
-        token = self._tokens.inference_token(refusals)
+        token = self._tokens.token(INFERENCE, refusals)
         return [("protocol", "gRPC")] + ([("authorization", f"Bearer {token}")] if token else [])
 
     def _server_error(self, error: grpc.RpcError) -> ServerError:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from config.command import UserError
-from config.params import ROOT
+from config.paths import online_store
 from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE
 from serving.settings import PORTS, ServerSettings, variable
 
@@ -117,13 +117,8 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
 
 def _worker_store() -> str:
     """The store that workers read. They never load Feast: with it, the edge looks users up, and workers read ours."""
-    configured = os.environ.get(STORE_VARIABLE) or embedded_store()
-    return embedded_store() if configured.startswith(FEAST_SCHEMES) else configured
-
-
-def embedded_store() -> str:
-    """URL of this project's own online store. Absolute, because workers run in other folders."""
-    return f"sqlite:///{ROOT / 'features' / 'out' / 'online.db'}"
+    configured = os.environ.get(STORE_VARIABLE) or online_store()
+    return online_store() if configured.startswith(FEAST_SCHEMES) else configured
 
 
 def check_ports(settings: ServerSettings, wait_seconds: float = 0) -> None:

@@ -36,7 +36,7 @@ def build_response(
     inputs: dict[str, str],
     common: dict,
 ) -> dict:
-    """One response; docs/endpoint-api.md describes its fields.
+    """One response, with the fields that the endpoint API documents.
 
     Args:
         items: {"item_id", "score", "title"}, best first.

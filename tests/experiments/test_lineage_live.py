@@ -53,7 +53,7 @@ def test_a_live_answer_comes_back_byte_for_byte_without_the_store(
     answered, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, bodies = answered
-    for product in ("data/out", "features/out/test", "edge"):
+    for product in ("out/data", "out/features/test", "edge"):
         shutil.copytree(folder / product, tmp_path / product)
     shutil.copyfile(folder / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
@@ -75,5 +75,5 @@ def test_a_live_answer_is_traced_to_its_events_and_an_event_forward_to_the_live_
 
     assert impact.main(["--event", back["events"]["rows"][-1]["event_id"], *served]) == 0
     forward = json.loads(capsys.readouterr().out)
-    assert forward["versions"]["live of them"] == ["1 (default)"]
+    assert forward["versions"]["live"] == ["1 (default)"]
     assert [row["request_id"] for row in forward["answers that could read it"]["rows"]] == ["live"]

@@ -52,13 +52,13 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another clone: products as DVC brings them, the served log and its secret; no store, nothing else."""
     folder, _ = answered
-    for name in ("data/out", "features/out/test", "edge", "params.yaml"):
+    for name in ("out/data", "out/features/test", "edge", "params.yaml"):
         source = folder / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/features/out/online.db")
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/state/online.db")
     return tmp_path
 
 
@@ -85,7 +85,7 @@ def test_what_was_answered_was_worth_replaying(answered) -> None:
 
 
 def test_an_event_that_is_gone_is_told_as_another_input(here: Path, capsys) -> None:
-    path = here / "data/out/split/events.parquet"
+    path = here / "out/data/split/events.parquet"
     events = pd.read_parquet(path)
     gone = events[events["user_id"] == "u000001"].index[-1]
     events.drop(gone).to_parquet(path)
@@ -100,7 +100,7 @@ def test_an_event_that_is_gone_is_told_as_another_input(here: Path, capsys) -> N
 def test_without_the_secret_a_named_user_is_believed_and_the_bytes_tell(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
 
-    assert run(capsys, "stored") == (2, "error: whose history was read is not known: the edge's secret is not here "
+    assert run(capsys, "stored") == (2, "error: the user whose history was read is unknown: the edge's secret is missing "
                                      "(user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
     code, said = run(capsys, "stored", "--user", "u000001")
     assert (code, "identical bytes" in said, "history and traits are not compared" in said) == (0, True, True)
@@ -174,13 +174,13 @@ def test_a_repeated_answer_names_the_one_to_replay(here: Path, capsys) -> None:
 
 
 def test_trends_that_are_no_longer_there_are_said_to_be_gone(here: Path, capsys) -> None:
-    shutil.rmtree(here / "features/out/test")
+    shutil.rmtree(here / "out/features/test")
 
     code, said = run(capsys, "stored")
 
     assert code == 2
     assert said.startswith("error: the item trends of 2026-")
-    assert "are no longer there" in said
+    assert "no longer exist" in said
 
 
 @pytest.mark.parametrize("missing", ["requests", "line"])
@@ -195,7 +195,7 @@ def test_what_was_not_recorded_is_named(here: Path, capsys, missing: str) -> Non
     assert (code, len(said.splitlines())) == (2, 1)
     expected = {
         "requests": "the request stated context and history, which no line",
-        "line": "this line was written before",
+        "line": "this line comes from a version that did not log",
     }
     assert said.startswith(f"error: {expected[missing]}")
 

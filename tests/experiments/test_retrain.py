@@ -1,4 +1,4 @@
-"""Retraining: cuts are stated, old events never judge, the champion's own recipe is what is fitted anew."""
+"""Retraining: cuts are explicit, old events never judge, and the champion's own configuration is fitted again."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from config.model_params import ModelParams
 from data.columns import DAY
 from data.times import from_iso, to_iso
 from experiments import retrain
-from experiments.gating import same_data_refit
 from experiments.orchestration import workspace
-from experiments.retrain import Champion, old_end_of, prepare
-from experiments.retraining.cuts import RetrainCuts, retrain_cuts
+from experiments.retraining import new_events
+from experiments.retraining.new_events import (
+    FittedChampion,
+    RetrainCuts,
+    choose_cuts,
+    params_sections,
+    prepare_workspace,
+    previous_end,
+)
 
 END = from_iso("2026-03-01T12:00:00Z")
 SHIPPED = params.load().train.models
 
 
-def test_only_what_is_new_judges_and_as_long_before_it_validates() -> None:
-    cuts = retrain_cuts(END, END + 10 * DAY, None, None)
+def test_only_new_events_judge_and_validation_is_as_long() -> None:
+    cuts = choose_cuts(END, END + 10 * DAY, None, None)
 
     assert cuts == RetrainCuts(END + 1 - 10 * DAY, END + 1, END + 10 * DAY)
     assert cuts.test_start - cuts.valid_start == cuts.end + 1 - cuts.test_start
@@ -36,19 +42,19 @@ def test_only_what_is_new_judges_and_as_long_before_it_validates() -> None:
     ("end", "valid", "test", "fault"),
     [
         (END, None, None, "SOURCE holds no event after 2026-03-01T12:00:00Z"),
-        (END + DAY, None, "2026-03-01T12:00:00Z", "--test-start .* have judged or taught already"),
-        (END + DAY, None, "2026-03-05", "--test-start is 2026-03-05; the last event is of 2026-03-02T12:00:00Z"),
-        (END + DAY, "2026-03-02", "2026-03-02", "--valid-start is 2026-03-02; expected a moment before"),
+        (END + DAY, None, "2026-03-01T12:00:00Z", "--test-start .* were used before"),
+        (END + DAY, None, "2026-03-05", "--test-start is 2026-03-05; the last event is at 2026-03-02T12:00:00Z"),
+        (END + DAY, "2026-03-02", "2026-03-02", "--valid-start is 2026-03-02; expected a time before"),
         (END + DAY, "soon", None, "--valid-start is 'soon'; expected an ISO 8601 time"),
     ],
 )
 def test_a_cut_that_could_not_judge_is_refused(end: int, valid: str | None, test: str | None, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        retrain_cuts(END, end, valid, test)
+        choose_cuts(END, end, valid, test)
 
 
 def fitted(label: str) -> dict:
-    """A recipe as a fit leaves it: with what was chosen and learned, a hybrid's parts as recipes of their own."""
+    """A configuration after its fit: with the values chosen and found, and a hybrid's parts as configurations."""
     made = SHIPPED[label].model_dump() | {"best_steps": 120, "train_events": 9000}
     if "l2" in made:
         made["l2"] = made["l2"][0]
@@ -58,8 +64,8 @@ def fitted(label: str) -> dict:
 
 
 @pytest.mark.parametrize("label", sorted(SHIPPED))
-def test_a_fitted_recipe_is_stated_as_params_would_state_it(label: str) -> None:
-    sections = same_data_refit.stated(label, fitted(label))
+def test_a_fitted_configuration_becomes_the_section_of_params_again(label: str) -> None:
+    sections = params_sections(label, fitted(label))
 
     for name, section in sections.items():
         expected = SHIPPED[name].model_dump()
@@ -68,11 +74,11 @@ def test_a_fitted_recipe_is_stated_as_params_would_state_it(label: str) -> None:
         assert TypeAdapter(ModelParams).validate_python(section).model_dump() == expected
 
 
-def test_a_recipe_of_another_age_is_refused_by_what_it_lacks() -> None:
-    with pytest.raises(UserError, match="the recipe of ease lacks max_items"):
-        same_data_refit.stated("ease", {"name": "ease", "l2": 200})
+def test_a_configuration_of_other_code_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(UserError, match="the configuration of ease lacks max_items"):
+        params_sections("ease", {"name": "ease", "l2": 200})
     with pytest.raises(UserError, match="ours is a 'gru', which this code cannot fit"):
-        same_data_refit.stated("ours", {"name": "gru"})
+        params_sections("ours", {"name": "gru"})
 
 
 @pytest.fixture
@@ -81,15 +87,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workspace.make_simulated()
 
 
-CHAMPION = Champion("4", "two_tower", fitted("two_tower") | {"width": 48, "heads": 4}, END - 30 * DAY)
+CHAMPION = FittedChampion("4", "two_tower", fitted("two_tower") | {"embedding_dim": 48, "num_heads": 4}, END - 30 * DAY)
 
 
-def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder: Path) -> None:
-    labels = prepare(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["hybrid"])
+def test_the_champions_configuration_and_its_rival_are_fitted_at_the_chosen_cuts(folder: Path) -> None:
+    labels = prepare_workspace(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["hybrid"])
     settings = params.load(folder / "params.yaml")
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
 
-    assert settings.train.models["two_tower"].width == 48, "what serves, not what params.yaml says by now"
+    assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not what params.yaml says by now"
     written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
     assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
     assert settings.split.test_start == datetime.fromisoformat(to_iso(END))
@@ -101,27 +107,27 @@ def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder
 
 def test_an_unknown_rival_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="--candidates gru: train"):
-        prepare(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["gru"])
+        prepare_workspace(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["gru"])
 
 
-def test_a_call_that_was_cut_short_goes_on_from_where_the_version_before_ended(folder: Path) -> None:
-    assert old_end_of(folder, CHAMPION) == CHAMPION.fit_until_us - 1, "no version lies here: what it was fitted on"
+def test_an_interrupted_run_continues_from_the_end_of_the_previous_version(folder: Path) -> None:
+    assert previous_end(folder, CHAMPION) == CHAMPION.fit_until_us - 1, "no version lies here: what it was fitted on"
 
-    split = folder / retrain.SPLIT / "manifest.json"
+    split = folder / new_events.SPLIT / "manifest.json"
     split.parent.mkdir(parents=True)
     split.write_text(json.dumps({"end_us": END}))
-    assert old_end_of(folder, CHAMPION) == END
+    assert previous_end(folder, CHAMPION) == END
 
-    (folder / retrain.NOTE).parent.mkdir(parents=True, exist_ok=True)
-    (folder / retrain.NOTE).write_text(json.dumps({"old_end_us": END, "end_us": END + DAY}))
+    (folder / new_events.NOTE).parent.mkdir(parents=True, exist_ok=True)
+    (folder / new_events.NOTE).write_text(json.dumps({"old_end_us": END, "end_us": END + DAY}))
     split.write_text(json.dumps({"end_us": END + DAY}))  # by the call that was cut short
-    assert old_end_of(folder, CHAMPION) == END
+    assert previous_end(folder, CHAMPION) == END
 
     split.write_text(json.dumps({"end_us": END + 9 * DAY}))  # by a later one
-    assert old_end_of(folder, CHAMPION) == END + 9 * DAY
+    assert previous_end(folder, CHAMPION) == END + 9 * DAY
 
 
-def test_a_newer_file_of_the_same_data_set_keeps_its_name(folder: Path, tmp_path: Path) -> None:
+def test_a_newer_file_of_the_same_dataset_keeps_its_name(folder: Path, tmp_path: Path) -> None:
     made = []
     for name in ("march.csv", "april.csv"):
         (tmp_path / name).write_text("user_id,item_id,event_time\na,b,2026-01-01\n")
@@ -131,19 +137,19 @@ def test_a_newer_file_of_the_same_data_set_keeps_its_name(folder: Path, tmp_path
     assert yaml.safe_load((made[1] / "params.yaml").read_text())["ingest"]["path"].endswith("april.csv")
 
 
-def test_what_was_measured_of_other_models_on_the_split_before_is_gone(folder: Path) -> None:
+def test_measurements_of_other_models_on_the_previous_split_are_removed(folder: Path) -> None:
     for name, suffix in (("metrics", "json"), ("rankings", "parquet")):
-        (folder / retrain.MEASURED / name).mkdir(parents=True)
+        (folder / new_events.EXPERIMENTS / name).mkdir(parents=True)
         for label in ("ease", "item_knn"):
-            (folder / retrain.MEASURED / name / f"{label}.{suffix}").touch()
-    (folder / retrain.MEASURED / "rankings/items.parquet").touch()
+            (folder / new_events.EXPERIMENTS / name / f"{label}.{suffix}").touch()
+    (folder / new_events.EXPERIMENTS / "rankings/items.parquet").touch()
 
-    retrain.forget_others(folder, ["ease", "two_tower"])
+    new_events.remove_other_measurements(folder, ["ease", "two_tower"])
 
-    left = sorted(path.name for path in (folder / retrain.MEASURED).rglob("*.*"))
+    left = sorted(path.name for path in (folder / new_events.EXPERIMENTS).rglob("*.*"))
     assert left == ["ease.json", "ease.parquet", "items.parquet"]
 
 
-def test_without_a_source_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_source_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert retrain.main([]) == 2
     assert "SOURCE is missing" in capsys.readouterr().err

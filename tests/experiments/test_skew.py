@@ -14,13 +14,20 @@ from skewed_platform import LAST_DAY, LATE, differing, measured, skewed
 
 from config.command import UserError
 from data.times import from_iso
-from experiments import skew
 from experiments.gating import preconditions
 from experiments.lineage import report as lineage_options
-from experiments.lineage.offline_features import EVENTS, FEATURES, USERS, OfflineTrends
-from experiments.serving_skew import report as skew_record
-from experiments.serving_skew.comparison import NEWER, NO_KEY, OTHER_VERSION, OWN_MOMENT, STRANGER, Held, cost
-from experiments.serving_skew.sources import CONTEXT_GONE, opened
+from experiments.lineage import skew_report
+from experiments.lineage.inputs import EVENTS, NO_SECRET, TEST_FEATURES, USERS, OfflineTrends
+from experiments.lineage.skew import (
+    CONTEXT_MISSING,
+    NEWER_USER,
+    OTHER_VERSION,
+    OWN_TIME,
+    UNKNOWN_USER,
+    ComparedAnswer,
+    measure_effect,
+    open_sources,
+)
 from features.feature_files import load_features
 
 pytestmark = pytest.mark.slow
@@ -74,7 +81,7 @@ def test_each_fault_of_a_store_is_found_in_its_group_and_told_by_value(here: Pat
     history, traits = record["groups"]["history"], record["groups"]["traits"]
     assert (history["compared"], history["matched"], history["different"]) == (5, 3, 2)
     assert (traits["compared"], traits["matched"], traits["different"]) == (5, 4, 1)
-    assert history["not_comparable"] == {NEWER: 1}  # of the event whose time to be known is not there yet
+    assert history["not_comparable"] == {NEWER_USER: 1}  # of the event whose time to be known is not there yet
     cost = record["cost"]
     assert (cost["skewed_answers"], cost["computed_again"], cost["on_another_rung"]) == (3, 3, 0)
     worst = max(record["differences"], key=lambda row: row["score_difference"])
@@ -96,8 +103,8 @@ def test_an_event_that_is_not_known_yet_is_seen_by_neither_side(here: Path, data
     known_late(answered[1])
 
     clean = differing(measured(here, "clean"))
-    assert clean["late", "history"] == "different: 1 event not due; as the online store has it now"
-    assert clean["unseen", "history"].startswith("different: by digest alone")  # the store has learned better since
+    assert clean["late", "history"] == "different: 1 event too many; as the online store has it now"
+    assert clean["unseen", "history"].startswith("different: by digest only")  # the store has learned better since
     assert ("unseen", "history") not in differing(measured(here, "planted"))
 
 
@@ -105,7 +112,7 @@ def test_trends_of_another_day_are_found_whether_they_say_so_or_not(here: Path, 
     record = measured(here, "other")
     due = "2026-03-31T23:50:00Z"
     assert {why for (_, group), why in differing(record).items() if group == "trends"} == {
-        f"different: other values than the data set's as of {due}"
+        f"different: other values than the dataset's as of {due}"
     }
     assert record["groups"]["trends"]["different"] == 6
 
@@ -118,14 +125,16 @@ def test_trends_of_another_day_are_found_whether_they_say_so_or_not(here: Path, 
 def test_what_was_read_costs_nothing_and_each_answer_is_computed_on_its_own_trends(here: Path, answered) -> None:
     user = answered[1]["active"]
     (line,) = [one for one in map(json.loads, log(here).open()) if one["request_id"] == "other-trends-active"]
-    with opened([line], Path("edge/served"), lineage_options.secret(Path("edge/served")), chosen(here)) as sources:
-        model, trends, people = sources.model(line), sources.trends, sources.people
+    with open_sources(
+        [line], Path("edge/served"), lineage_options.user_secret(Path("edge/served")), chosen(here)
+    ) as sources:
+        model, trends, people = sources.model(line), sources.trends, sources.users
         assert trends is not None
         assert people is not None
-        days = (trends.until_us, load_features(FEATURES).cut_us)
+        days = (trends.until_us, load_features(TEST_FEATURES).cut_us)
         read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
-        person = people.person(user, from_iso(line["time"]), "first")
-        due, as_read = (cost(Held(line, {}, person, snapshot), sources) for snapshot in read)
+        person = people.user(user, from_iso(line["time"]), "first")
+        due, as_read = (measure_effect(ComparedAnswer(line, {}, person, snapshot), sources) for snapshot in read)
 
     assert due is not None
     assert as_read is not None
@@ -154,7 +163,7 @@ def test_what_the_data_set_does_not_hold_is_missing_there(here: Path, data: Path
     users.to_parquet(USERS)
 
     record = measured(here, "clean", status=0)
-    assert (record["groups"]["traits"]["missing_in_data_set"], list(differing(record))) == (1, [("less", "traits")])
+    assert (record["groups"]["traits"]["missing_in_dataset"], list(differing(record))) == (1, [("less", "traits")])
 
 
 def test_an_erased_user_is_nobody_and_no_difference(here: Path, data: Path, answered) -> None:
@@ -164,7 +173,9 @@ def test_an_erased_user_is_nobody_and_no_difference(here: Path, data: Path, answ
 
     record = measured(here, "clean", status=0)
     assert (
-        record["groups"]["history"]["not_comparable"] == record["groups"]["traits"]["not_comparable"] == {STRANGER: 1}
+        record["groups"]["history"]["not_comparable"]
+        == record["groups"]["traits"]["not_comparable"]
+        == {UNKNOWN_USER: 1}
     )
     assert record["differences"] == []
 
@@ -172,14 +183,14 @@ def test_an_erased_user_is_nobody_and_no_difference(here: Path, data: Path, answ
 def test_what_cannot_be_compared_says_why(here: Path) -> None:
     groups = measured(here, "alone", status=0)["groups"]
 
-    static = {"no worker computed it: the edge gave a list that it had": 1}
+    static = {"no worker computed this answer: the edge gave a list that it had": 1}
     nobodys = {
         "the request states its own history": 1,
         "the request names no user": 1,
-        "consent denied: the worker was told nothing of the user": 1,
+        "consent denied: the edge withheld the user from the worker": 1,
     }
     assert groups["history"]["not_comparable"] == groups["traits"]["not_comparable"] == nobodys | static
-    assert groups["trends"]["not_comparable"] == static | {OWN_MOMENT: 1}
+    assert groups["trends"]["not_comparable"] == static | {OWN_TIME: 1}
     for group, matched in (("history", 2), ("traits", 2), ("trends", 5)):
         told = groups[group]
         assert (told["compared"], told["matched"]) == (matched, matched)
@@ -190,9 +201,9 @@ def test_what_cannot_be_compared_says_why(here: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "group", "why"),
     [
-        ("edge/user.key", "history", NO_KEY),
-        ("features/out/test", "trends", "features/out/test is not here (`dvc pull`)"),
-        ("edge/requests", "traits", CONTEXT_GONE),
+        ("edge/user.key", "history", NO_SECRET),
+        ("out/features/test", "trends", "out/features/test is not here (`dvc pull`)"),
+        ("edge/requests", "traits", CONTEXT_MISSING),
     ],
 )
 def test_what_is_gone_from_this_clone_is_a_reason_and_no_difference(
@@ -210,7 +221,7 @@ def test_what_is_gone_from_this_clone_is_a_reason_and_no_difference(
 
 
 def test_trends_of_a_model_of_another_data_set_version_are_not_compared(here: Path, monkeypatch) -> None:
-    monkeypatch.setattr(OfflineTrends, "here", classmethod(lambda cls: of_another_version()))
+    monkeypatch.setattr(OfflineTrends, "load", classmethod(lambda cls: of_another_version()))
 
     record = measured(here, "clean", status=0)
     assert record["groups"]["trends"]["not_comparable"] == {OTHER_VERSION: 6}
@@ -218,7 +229,7 @@ def test_trends_of_a_model_of_another_data_set_version_are_not_compared(here: Pa
 
 
 def of_another_version() -> OfflineTrends:
-    trends = OfflineTrends(load_features("features/out/test"))
+    trends = OfflineTrends(load_features("out/features/test"))
     trends.dataset_hash = "another"
     return trends
 
@@ -227,7 +238,7 @@ def test_a_version_that_cannot_be_had_says_so(here: Path, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/none.db")
 
     (why,) = measured(here, "clean", status=0)["groups"]["history"]["not_comparable"]
-    assert why.startswith("its version cannot be had: there is no registry at sqlite:///")
+    assert why.startswith("its version cannot be loaded: there is no registry at sqlite:///")
 
 
 def test_a_sample_is_drawn_by_the_seed_and_a_moment_bounds_it(here: Path, capsys) -> None:
@@ -240,7 +251,7 @@ def test_a_sample_is_drawn_by_the_seed_and_a_moment_bounds_it(here: Path, capsys
     capsys.readouterr()
     measured(here, "clean", "--since", "2100-01-01", status=2)
     assert capsys.readouterr().err.startswith(
-        "error: no answer to hold against the data set: looked at 6 lines in of/served"
+        "error: no answer to compare with the dataset: searched 6 lines in of/served"
     )
     for arguments, said in (
         (("--limit", "0"), "--limit is 0"),
@@ -251,21 +262,21 @@ def test_a_sample_is_drawn_by_the_seed_and_a_moment_bounds_it(here: Path, capsys
 
 
 def test_every_line_is_drawn_as_often_as_any_other() -> None:
-    drawn = [line["n"] for seed in range(400) for line in skew.sample(({"n": n} for n in range(20)), 5, seed)[0]]
+    drawn = [line["n"] for seed in range(400) for line in skew_report.sample(({"n": n} for n in range(20)), 5, seed)[0]]
 
     assert len(drawn) == 2000
     assert all(60 < drawn.count(n) < 140 for n in range(20))  # 100 each, 4 standard deviations about
-    assert skew.sample([{"n": 1}], 5, 0) == ([{"n": 1}], 1)
+    assert skew_report.sample([{"n": 1}], 5, 0) == ([{"n": 1}], 1)
 
 
 def test_the_page_and_the_text_say_what_is_compared_how(here: Path, capsys) -> None:
     measured(here, "planted")
     text = capsys.readouterr().out
-    page = Path("experiments/out/skew.html").read_text()
-    for said in ("by digest", "by value", "largest score difference", "planted-less", NEWER.partition(":")[0]):
+    page = Path("out/experiments/skew.html").read_text()
+    for said in ("by digest", "by value", "largest score difference", "planted-less", NEWER_USER.partition(":")[0]):
         assert said in text
         assert said in page
-    assert text.endswith("-> experiments/out/skew.html, .json\n")
+    assert text.endswith("report: out/experiments/skew.html\n")
     assert "u000" not in page.replace("demo", "")
 
     measured(here, "planted", "--json")
@@ -275,17 +286,21 @@ def test_the_page_and_the_text_say_what_is_compared_how(here: Path, capsys) -> N
 def test_the_gate_refuses_what_is_shown_to_match_too_seldom_and_says_what_was_not_measured(here: Path, capsys) -> None:
     policy = chosen(here).gate
     measured(here, "other")
-    refusal = preconditions.skewed(skew_record.last(DATASET), policy)
+    refusal = preconditions.skewed_serving(skew_report.last(DATASET), policy)
     assert refusal is not None
     assert (refusal.verdict, refusal.reason) == (
         "HOLD",
-        "refused: what is served does not read what the data set tells: history 60.0% [23.1%, 88.2%] of 5 match; trends 0.0% [0.0%, 39.0%] of 6 match; gate.min_match_rate is 0.95",
+        "refused: serving reads other features than the dataset holds: history 60.0% [23.1%, 88.2%] of 5 match; trends 0.0% [0.0%, 39.0%] of 6 match; gate.min_match_rate is 0.95",
     )  # fmt: skip
-    assert "skew: the gate refuses to judge: refused: " in capsys.readouterr().err
+    assert "the gate will not judge: refused: " in capsys.readouterr().err
 
     measured(here, "clean", status=0)
-    assert preconditions.skewed(skew_record.last(DATASET), policy) is preconditions.skewed(None, policy) is None
-    assert skew_record.last("another-data-set") is None
-    Path("experiments/out/skew.json").write_text('{"groups": []}')
-    with pytest.raises(UserError, match=r"skew\.json is no record of skew"):
-        skew_record.last(DATASET)
+    assert (
+        preconditions.skewed_serving(skew_report.last(DATASET), policy)
+        is preconditions.skewed_serving(None, policy)
+        is None
+    )
+    assert skew_report.last("another-data-set") is None
+    Path("out/experiments/skew.json").write_text('{"groups": []}')
+    with pytest.raises(UserError, match=r"skew\.json is not a record of skew"):
+        skew_report.last(DATASET)

@@ -61,14 +61,14 @@ def refused(verb, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def events() -> pd.DataFrame:
-    return pd.read_parquet("data/out/split/events.parquet")
+    return pd.read_parquet("out/data/split/events.parquet")
 
 
 def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     found = run(trace, capsys, "then")
 
     line = next(one for one in map(json.loads, log(here).read_text().splitlines()) if one["request_id"] == "then")
-    manifest = json.loads(Path(here / "data/out/split/manifest.json").read_text())
+    manifest = json.loads(Path(here / "out/data/split/manifest.json").read_text())
     assert [row["item_id"] for row in found["answer"]["rows"]] == line["items"]
     assert (found["version"]["version"], found["version"]["aliases"]) == ("1", ["champion"])
     assert found["version"]["artifact"] == registry.find("demo", "1").artifact
@@ -76,8 +76,8 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     assert found["run"]["params"]["name"] == "two_tower"
     assert found["code"]["commit"] == "tested"
     assert found["code"]["lock of this clone"] == "the same"
-    assert found["data set version"]["hash"] == manifest["dataset_hash"] == line["dataset_version"]
-    assert found["data set version"]["of this clone"] is True
+    assert found["dataset version"]["hash"] == manifest["dataset_hash"] == line["dataset_version"]
+    assert found["dataset version"]["in this clone"] is True
     own = events()[lambda all_of_them: all_of_them["user_id"] == "u000001"]
     before = own[own["event_time"] < pd.Timestamp(THEN)].sort_values(["event_time", "event_id"], ascending=False)
     assert [row["event_id"] for row in found["events"]["rows"]] == before["event_id"].tolist()
@@ -90,7 +90,7 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     ("name", "note"),
     [
         ("stated", "the request stated its own history, which the served log does not hold"),
-        ("denied", "the worker was told nothing of the user, so the answer rests on no event of theirs"),
+        ("denied", "the edge withheld the user from the worker, so the answer uses none of their events"),
         ("unknown", "the online store does not know this user"),
         ("static", "no worker computed this answer: the edge gave a list that it had"),
     ],
@@ -107,7 +107,7 @@ def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
     found = run(trace, capsys, "stored")
 
-    assert found["events"]["note"].startswith("the edge's secret is not here")
+    assert found["events"]["note"].startswith("the edge's secret is missing")
     assert "u000001" not in json.dumps(found)
 
 
@@ -116,7 +116,7 @@ def test_events_that_are_not_those_that_were_read_are_said_to_differ(here: Path,
     found = run(trace, capsys, "stored")
 
     assert found["events"]["as the answer read them"] == "not shown"
-    assert found["events"]["note"] == "what lies here is not what the answer read: history differ"
+    assert found["events"]["note"] == "what is here is not what the answer read: history differ"
 
 
 @pytest.mark.parametrize(("stated", "said"), [("7.0", "demo 7 is not registered"), ("", "states no version")])
@@ -165,7 +165,7 @@ def test_an_unknown_request_says_where_was_looked_and_a_broken_line_hides_none(h
 
     assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
     said = refused(trace, capsys, "never")
-    assert said.startswith("no answer has the request id 'never': looked at 7 lines in edge/served, 1 of them broken")
+    assert said.startswith("no answer has the request id 'never': searched 7 lines in edge/served, 1 of them broken")
     shutil.rmtree(here / "edge/served")
     assert refused(trace, capsys, "stored").endswith("edge/served holds no served log; --served names another folder")
 
@@ -173,7 +173,7 @@ def test_an_unknown_request_says_where_was_looked_and_a_broken_line_hides_none(h
 def test_an_id_that_was_given_twice_is_told(here: Path, capsys) -> None:
     rewrite(here, "stated", lambda line: line | {"request_id": "stored"})
 
-    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers bear this request id; this is the last"
+    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers have this request id; this is the last"
 
 
 def test_a_page_and_a_text_hold_what_json_does_and_no_markup_of_others(here: Path, capsys) -> None:
@@ -186,7 +186,7 @@ def test_a_page_and_a_text_hold_what_json_does_and_no_markup_of_others(here: Pat
 
     assert trace.main(["stored", "--served", "edge/served"]) == 0
     text = capsys.readouterr().out
-    assert "\nDATA SET VERSION\n" in text
+    assert "\nDATASET VERSION\n" in text
     assert max(map(len, text.splitlines())) < 160
 
 
@@ -219,12 +219,12 @@ def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, c
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
 
     unheard = run(impact, capsys, "--user", "nobody-we-know")
-    assert unheard["user"]["note"].startswith("there is no user 'nobody-we-know' among ")
+    assert unheard["user"]["note"].startswith("there is no user 'nobody-we-know' among the ")
     assert [row["request_id"] for row in unheard["answers to this user"]["rows"]] == ["unknown"]
 
     version = lines[0]["dataset_version"]
     found = run(impact, capsys, "--dataset", version[:8])
-    assert found["data set version"]["hash"] == version
+    assert found["dataset version"]["hash"] == version
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
     assert len(found["runs"]["rows"]) >= 2
     assert found["answers by versions fitted on it"]["answers"] == len(lines)
@@ -233,10 +233,10 @@ def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, c
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--event", "none"), "there is no event 'none' among 2"),
-        (("--user", "none"), "there is no user 'none' among 2"),
-        (("--item", "none"), "there is no item 'none' among 2"),
-        (("--dataset", "0123456789"), "nothing is known of data set version '0123456789'; looked in "),
+        (("--event", "none"), "there is no event 'none' among the 2"),
+        (("--user", "none"), "there is no user 'none' among the 2"),
+        (("--item", "none"), "there is no item 'none' among the 2"),
+        (("--dataset", "0123456789"), "nothing is known of dataset version '0123456789'; searched "),
         (("--dataset", "01"), "--dataset is '01'; expected a hash, or its first 6 digits or more"),
     ],
 )

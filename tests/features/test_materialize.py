@@ -13,7 +13,7 @@ import pytest
 from config import params
 from data.columns import DAY, HOUR
 from data.tables import write_table
-from features import materialize
+from features import materialization, materialize
 from features.feature_files import load_features, save_features
 from features.fit import fit_features
 from features.online import profile
@@ -43,11 +43,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(20)]})
     made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
     made.description |= {"until_us": T + 31 * DAY}
-    save_features(tmp_path / "features/out/test", made)
+    save_features(tmp_path / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():
-        path = tmp_path / f"data/out/{name}.parquet"
+        path = tmp_path / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(path, table)
+        write_table(table, path)
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):
@@ -62,10 +62,8 @@ def stored(user: str, at: int):
 def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main([]) == 0
 
-    assert (
-        "materialized 9 profiles and the trends of 20 items -> sqlite:///features/out/online.db"
-        in capsys.readouterr().out
-    )
+    path = Path("state/online.db").resolve()
+    assert f"materialized 9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):
         assert [event.event_id for event in profile.visible_events(stored(str(user), at), at, "all")] == own[
@@ -86,9 +84,11 @@ def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> No
 
 
 def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
-    description = Path("features/out/test/description.json")
+    description = Path("out/features/test/description.json")
     last_us = project["event_time"].max().value // 1000
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1})
+    )  # as fit_features
     assert materialize.main([]) == 0
 
     user = project["user_id"].iloc[-1]
@@ -99,7 +99,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
     assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
 
-    features = load_features("features/out/test")
+    features = load_features("out/features/test")
     at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
     found = connect(SETTINGS.dataset, StoreSettings()).read_trends(at)
     assert found is not None
@@ -128,7 +128,7 @@ def test_what_is_served_goes_on_being_served_while_it_is_materialized_again(
 ) -> None:
     materialize.main([])
     read = []
-    whole = materialize.write_profiles
+    whole = materialization.write_profiles
     monkeypatch.setattr(materialize, "write_profiles", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
 
     assert materialize.main([]) == 0

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.command import UserError
-from config.params import ROOT, Segments, load
+from config.params import Segments, load
+from config.paths import ROOT
 from data.columns import DAY
 from features.segments.membership import collect_inputs, membership
 from features.segments.rules import RuleEvent, RuleProfile, describe_rule, matching_segments

@@ -43,7 +43,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     ports = {field: probe.getsockname()[1] for field, probe in zip(PORTS, probes, strict=True)}
     for probe in probes:
         probe.close()
-    return ServerSettings(server_home=tmp_path_factory.mktemp("torchserve"), **ports)
+    return ServerSettings(
+        server_home=tmp_path_factory.mktemp("torchserve"), state=tmp_path_factory.mktemp("state"), **ports
+    )
 
 
 @pytest.fixture(scope="module")

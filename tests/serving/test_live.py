@@ -22,7 +22,7 @@ import reach
 import tiny_artifact
 from own_registry import use_registry
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import ask, deploy, package
 from serving.artifact.worker_code import FORBIDDEN, worker_modules
 from serving.deployment import registry

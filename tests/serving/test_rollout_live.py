@@ -18,7 +18,7 @@ import pytest
 from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import deploy
 from serving.deployment import deployment_log, registry, rollout_stage
 from serving.deployment.rollout_stage import Phase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import settings
 from serving.settings import SettingsError
 
@@ -18,7 +18,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_by_default_the_server_listens_on_loopback_and_lives_inside_the_project() -> None:
     loaded = settings.load()
     assert loaded.inference_url == "http://127.0.0.1:8080"
-    assert loaded.server_home == ROOT / "serving" / "out" / "torchserve"
+    assert loaded.server_home == ROOT / "out" / "serving" / "torchserve"
 
 
 def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_a_check_requires_a_worker_of_the_default_version(
 def test_a_rollback_that_the_edge_ordered_is_pending_until_it_is_deployed(
     settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    here = settings.model_copy(update={"server_home": tmp_path})
+    here = settings.model_copy(update={"server_home": tmp_path, "state": tmp_path / "state"})
     monkeypatch.setattr(server, "find", lambda _: object())
     monkeypatch.setattr(TorchServe, "describe", lambda *_: {"1.0": version(True, 1)})
     ends = {

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
+from data import time_columns
 from data.columns import DAY, HOUR
-from data.files import INGESTED, SPLIT, write_json
+from data.files import write_json
 from data.tables import write_table
-from data.time_columns import microseconds
-from experiments.leakage.cut import Cut
+from experiments.leakage.cut import AuditedCut
 from features import feature_files, fit
 from features.feature_files import Features
 
@@ -23,7 +24,7 @@ VALID, TEST, END = START + 50 * DAY, START + 60 * DAY, START + 80 * DAY
 USERS, ITEMS, PER_USER = 40, 120, 30
 MANIFEST = {
     "dataset": "made", "dataset_hash": "d", "split_id": "s", "valid_start": "v", "test_start": "t",
-    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "window_days": 10,
+    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "horizon_days": 10,
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def made_events() -> pd.DataFrame:
 def split(events: pd.DataFrame) -> pd.DataFrame:
     """Events in total order, each in its part."""
     events = events.sort_values(["event_time", "event_id"], ignore_index=True)
-    part = np.searchsorted([VALID, TEST], microseconds(events["event_time"]), side="right")
+    part = np.searchsorted([VALID, TEST], time_columns.microseconds(events["event_time"]), side="right")
     return events.assign(part=np.array(["train", "valid", "test"], dtype=object)[part])
 
 
@@ -84,9 +85,11 @@ def features_of(events: pd.DataFrame, name: str = "test", users: pd.DataFrame | 
     return made
 
 
-def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> Cut:
+def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> AuditedCut:
     """The cut of a platform of these events, and of these features where they are not honestly made."""
-    made = Cut(name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS)
+    made = AuditedCut(
+        name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS
+    )
     return replace(made, **changes)
 
 
@@ -94,10 +97,10 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     """Write the products into a folder, as the stages would."""
     for part in (INGESTED, SPLIT):
         (folder / part).mkdir(parents=True)
-    write_table(folder / SPLIT / "events.parquet", events)
-    write_json(folder / SPLIT / "manifest.json", MANIFEST)
-    write_table(folder / INGESTED / "users.parquet", made_users())
-    write_table(folder / INGESTED / "items.parquet", made_items())
+    write_table(events, folder / SPLIT / "events.parquet")
+    write_json(MANIFEST, folder / SPLIT / "manifest.json")
+    write_table(made_users(), folder / INGESTED / "users.parquet")
+    write_table(made_items(), folder / INGESTED / "items.parquet")
     for name in feature_files.CUTS:
-        feature_files.save_features(folder / "features/out" / name, features_of(events, name))
+        feature_files.save_features(folder / "out/features" / name, features_of(events, name))
     (folder / "params.yaml").write_text((params.ROOT / "params.yaml").read_text())

@@ -15,7 +15,7 @@ from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
-from experiments import gate
+from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, read_settings
 from serving import package
@@ -45,10 +45,10 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
     """A copy of the products with one promoted version and a filled store; the current folder."""
     shutil.copytree(pipeline, folder, dirs_exist_ok=True)
     with inside(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/features/out/online.db")
+        patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
-        version = gate.register(DATASET, LABEL)
+        version = judgment.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "said.jsonl").write_text(SAID + "\n")
         assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
@@ -58,7 +58,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
 @contextmanager
 def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     """An edge that keeps requests, and the worker behind it."""
-    artifact = folder / "serving/out/artifacts" / LABEL
+    artifact = folder / "out/serving/artifacts" / LABEL
     recommender = Recommender.load(artifact, VERSION)
     recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
     worker = Worker(recommender)

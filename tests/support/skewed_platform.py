@@ -14,7 +14,7 @@ from running import Edge
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
-from experiments.lineage.offline_features import EVENTS, Offline
+from experiments.lineage.inputs import EVENTS, OfflineUsers
 from features import materialization, materialize
 from features.feature_files import load_features
 from features.online.connect import connect, read_settings
@@ -54,7 +54,7 @@ def changed(profile: Profile, **changes: object) -> None:
 
 def plant(of: dict[str, str]) -> None:
     """What three stores of three users got wrong, and one event that is honestly not known yet."""
-    known = Offline.of(list(of.values()), chosen(Path()).online)
+    known = OfflineUsers.load(list(of.values()), chosen(Path()).online)
     assert known is not None
     less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
     changed(less, events=[*less.events[:2], *less.events[3:]])
@@ -75,7 +75,7 @@ def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -
 
 def other_trends() -> None:
     """Let the store hold the trends of another day, as if they were the newest."""
-    features = load_features("features/out/test")
+    features = load_features("out/features/test")
     other, newest = (
         materialization.trends_at(features, moment) for moment in (features.cut_us, features.description["until_us"])
     )
@@ -118,7 +118,7 @@ def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
         if (here / "edge" / name).exists() and not (here / "of" / name).exists():
             (here / "of" / name).symlink_to(here / "edge" / name)
     assert skew.main(["--served", "of/served", *arguments]) == status
-    return json.loads((here / "experiments/out/skew.json").read_text())
+    return json.loads((here / "out/experiments/skew.json").read_text())
 
 
 def differing(record: dict) -> dict[tuple[str, str], str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from features.online.connect import DEFAULT_STORE, StoreSettings, connect, read_settings
+from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make_profile
 from features.online.store import Policy, ReadingState
@@ -25,7 +25,7 @@ SLACK = 0.5  # seconds that a busy machine may add
 
 def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
     assert read_settings({}) == read_settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
-    assert read_settings({}).store == DEFAULT_STORE
+    assert read_settings({}).store == f"sqlite:///{Path.cwd()}/state/online.db"
 
 
 def test_variables_set_the_store_and_its_patience() -> None:

@@ -92,7 +92,7 @@ def test_deploy_leaves_the_server_alone_where_the_champion_was_moved_by_hand(
 ) -> None:
     touched: list[object] = []
     monkeypatch.setattr(server, "start", touched.append)
-    settings = ServerSettings(server_home=tmp_path / "home")
+    settings = ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
     monkeypatch.setattr(deploy.environment, "load", lambda: settings)
     client().set_registered_model_alias("tiny", CHAMPION, "1")
 

@@ -38,7 +38,7 @@ def event(days_ago: int, item: str) -> Event:
 
 
 def consent(agreed: bool) -> dict[str, TimedValue]:
-    return {"personalisation": TimedValue(NOW - DAY, "c", NOW - DAY, agreed)}
+    return {"personalization": TimedValue(NOW - DAY, "c", NOW - DAY, agreed)}
 
 
 def test_a_known_user_has_history_traits_and_the_time_of_the_newest_fact(store: ProfileStore) -> None:

@@ -1,8 +1,9 @@
-"""Each fault that is found before anybody looks at the window, planted in real artifacts in a real registry: no look is spent."""
+"""The judgment: looks, refusals, promotion, and what a signed registry allows."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,19 +13,45 @@ import pytest
 import tiny_artifact
 from gate_policy import POLICY, SHIPPED
 from made_features import checkerboard
+from small_pipeline import inside
 
 from config import params
+from experiments import gate
 from experiments.evaluation import bootstrap
 from experiments.gating import evidence, judgment
-from experiments.gating.judgment import Question
-from experiments.gating.preconditions import Checkout
+from experiments.gating.judgment import GateCase
+from experiments.gating.preconditions import CodeState
 from experiments.gating.report_page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
 from serving.deployment import registry
+from serving.deployment.model_versions import client
+from serving.deployment.registry import CHAMPION, RegistryError
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 
-COMMITTED = Checkout("0123", None, None)
+
+def test_looks_count_per_window(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for split_id in ("one", "one", "other", "one"):
+        judgment.record_look(split_id, "candidate", "champion", {"date": "2026-01-01T00:00:00Z"}, path)
+
+    assert len(judgment.looks_at("one", path)) == 3
+    assert len(judgment.looks_at("other", path)) == 1
+    assert judgment.looks_at("one", tmp_path / "none") == []
+
+
+def test_an_equal_question_finds_its_report_and_another_policy_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    report = {"date": "2026-01-01T00:00:00Z", "policy_hash": "p", "verdict": "HOLD"}
+    judgment.record_look("one", "candidate", "champion", report, path)
+
+    assert judgment.earlier_report("one", "candidate", "champion", "p", path) == report
+    for question in (("one", "candidate", "champion", "q"), ("one", "candidate", "other", "p"),
+                     ("one", "other", "champion", "p"), ("two", "candidate", "champion", "p")):  # fmt: skip
+        assert judgment.earlier_report(*question, path) is None
+
+
+COMMITTED = CodeState("0123", None, None)
 CLEAN: dict[str, Any] = {"clean": True, "audited": "a", "checks": []}
 
 
@@ -41,7 +68,7 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
     """Ask the gate of two tiny artifacts, a change planted in one of them; nobody may look at the window."""
 
     def ask(
-        candidate=lambda folder: None, champion=lambda folder: None, code: Checkout = COMMITTED, override: bool = False,
+        candidate=lambda folder: None, champion=lambda folder: None, code: CodeState = COMMITTED, override: bool = False,
         audit: dict = CLEAN, skew: dict | None = None,
         policy: params.Gate = POLICY, fit_until_us: int | None = tiny_artifact.CUT_US,
     ) -> dict:  # fmt: skip
@@ -56,13 +83,13 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
         features: Any = SimpleNamespace(description=description, cut_us=tiny_artifact.CUT_US)
         settings = SHIPPED.model_copy(update={"gate": policy, "dataset": "tiny"})
         return judgment.judge(
-            Question(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
+            GateCase(settings, features, "item_knn", versions[1], versions[0], "item_knn", None, code, audit, override,
                      tiny_artifact.CUT_US + 2 * 10**9, skew)
         )  # fmt: skip
 
     looked: list[int] = []
     sound = {"comparisons": {}, "looks": 1, "age_days": 0.0, "start_us": tiny_artifact.CUT_US}
-    monkeypatch.setattr(judgment, "_look", lambda *_: looked.append(1) or dict(sound))
+    monkeypatch.setattr(judgment, "look_at_holdout", lambda *_: looked.append(1) or dict(sound))
     return SimpleNamespace(ask=ask, looked=looked)
 
 
@@ -70,7 +97,7 @@ def test_two_sound_artifacts_are_looked_at_and_the_look_is_in_the_ledger(asked) 
     report = asked.ask()
 
     assert asked.looked == [1]
-    (entry,) = judgment.entries("s")
+    (entry,) = judgment.looks_at("s")
     assert entry["report"] == report
     assert {"who", "date", "candidate", "champion"} <= set(entry)
     assert report["policy_hash"] == judgment.policy_hash(POLICY)
@@ -80,7 +107,7 @@ def no_look(asked, report: dict, verdict: str, reason: str) -> None:
     assert report["verdict"] == verdict
     assert report["reason"].startswith(reason), report["reason"]
     assert asked.looked == []
-    assert judgment.entries("s") == []
+    assert judgment.looks_at("s") == []
 
 
 def measured(matched: int, compared: int) -> dict[str, Any]:
@@ -96,9 +123,7 @@ def measured(matched: int, compared: int) -> dict[str, Any]:
 def test_a_platform_that_serves_other_features_than_were_fitted_judges_nobody(asked) -> None:
     report = asked.ask(skew=measured(850, 1000))
 
-    no_look(
-        asked, report, HOLD, "refused: what is served does not read what the data set tells: history 85.0% [82.7%, "
-    )
+    no_look(asked, report, HOLD, "refused: serving reads other features than the dataset holds: history 85.0% [82.7%, ")
     assert "experiments.skew --since" in report["advice"]
 
 
@@ -120,7 +145,7 @@ def test_an_artifact_that_is_too_large_is_rejected_unseen(asked) -> None:
     small = POLICY.budgets.model_copy(update={"size_mb": 0.2})
     report = asked.ask(candidate=pad, policy=POLICY.model_copy(update={"budgets": small}))
 
-    no_look(asked, report, REJECT, "over budget: size 0.2")
+    no_look(asked, report, REJECT, "over budget: size is 0.2")
 
 
 def test_a_slower_model_is_rejected_unseen(asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +161,7 @@ def test_a_slower_model_is_rejected_unseen(asked, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Recommender, "recommend", slower)
     report = asked.ask()
 
-    no_look(asked, report, REJECT, "over budget: latency 4")
+    no_look(asked, report, REJECT, "over budget: latency is 4")
     latency = report["evidence"]["budgets"][1]
     assert latency["candidate"] > 40 > latency["champion"]
     assert latency["limit"] == POLICY.budgets.latency_free_ms
@@ -163,11 +188,11 @@ def test_a_candidate_that_answers_otherwise_than_at_export_is_rejected(asked) ->
 def test_a_window_that_overlaps_what_either_was_fitted_on_is_refused(asked) -> None:
     report = asked.ask(fit_until_us=tiny_artifact.CUT_US + 10**9)
 
-    no_look(asked, report, INSUFFICIENT_DATA, "refused: the whole window overlaps what the candidate was fitted on")
+    no_look(asked, report, INSUFFICIENT_DATA, "refused: the candidate was fitted on all known events, until ")
 
 
 def test_an_artifact_that_does_not_say_until_when_it_was_fitted_is_refused(asked) -> None:
-    no_look(asked, asked.ask(fit_until_us=None), HOLD, "refused: the candidate's manifest does not state fit_until_us")
+    no_look(asked, asked.ask(fit_until_us=None), HOLD, "refused: the candidate's manifest lacks fit_until_us")
 
 
 def test_the_window_begins_where_the_last_fit_ends() -> None:
@@ -175,10 +200,10 @@ def test_the_window_begins_where_the_last_fit_ends() -> None:
     later = features.cut_us + 86_400_000_000
     manifests = {"candidate": {"fit_until_us": features.cut_us}, "champion": {"fit_until_us": later}}
 
-    assert evidence.window_start(features, manifests) == later
+    assert evidence.holdout_start(features, manifests) == later
 
 
-CHANGED = Checkout("0123+changes", "training/losses.py", None)
+CHANGED = CodeState("0123+changes", "training/losses.py", None)
 
 
 def test_data_that_leak_refuse_to_be_judged(asked) -> None:
@@ -189,7 +214,7 @@ def test_data_that_leak_refuse_to_be_judged(asked) -> None:
 
 
 def test_uncommitted_code_is_refused(asked) -> None:
-    no_look(asked, asked.ask(code=CHANGED), HOLD, "refused: the code is not committed: training/losses.py")
+    no_look(asked, asked.ask(code=CHANGED), HOLD, "refused: the code has uncommitted changes: training/losses.py")
 
 
 def test_an_override_judges_uncommitted_code_and_stays_loud_in_the_report(asked) -> None:
@@ -198,3 +223,56 @@ def test_an_override_judges_uncommitted_code_and_stays_loud_in_the_report(asked)
     assert asked.looked == [1]
     assert report["overrides"] == ["judged with uncommitted code: training/losses.py"]
     assert "OVERRIDE: judged with uncommitted code: training/losses.py" in page(report)
+
+
+# These tests allow uncommitted code: whether this clone's is, is nothing that they ask.
+REASON = "the champion shows nothing at all"
+
+
+@pytest.fixture
+def settings(pipeline: Path, tmp_path: Path):
+    """Those of a copy of the products, in which the test works."""
+    shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True)
+    with inside(tmp_path):
+        yield params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.slow
+def test_a_champion_from_before_moves_were_signed_is_judged_anew(settings: params.Params) -> None:
+    version = judgment.register(settings.dataset, "two_tower")
+    client().set_registered_model_alias(settings.dataset, CHAMPION, version)
+    reports = judgment.run(settings, "two_tower", override=True)
+    assert [report["verdict"] for report in reports] == ["PROMOTE", "PROMOTE"]
+    assert registry.serving_target(settings.dataset).version.version == version
+
+
+@pytest.mark.slow
+def test_the_gate_judges_nothing_while_an_alias_stands_that_was_moved_by_hand(settings: params.Params) -> None:
+    judgment.run(settings, "two_tower", override=True)
+    client().delete_registered_model_alias(settings.dataset, CHAMPION)
+    with pytest.raises(RegistryError, match="champion was moved by hand: it says nothing, the last signed move says"):
+        judgment.run(settings, "two_tower", override=True)
+
+
+@pytest.mark.slow
+def test_every_report_tells_of_an_override_until_a_promotion_ends_it(settings: params.Params, capsys) -> None:
+    label = judgment.best_label(settings, learned=False)
+    assert label is not None
+    other = next(each for each in settings.train.models if each not in (label, "two_tower"))
+    judgment.promote_first_champion(settings, label, override=True)
+    registry.override(settings.dataset, judgment.register(settings.dataset, other), REASON)
+
+    assert (
+        gate.main(["--model", other, "--allow-uncommitted"]) == 0
+    )  # against the champion before, since it is champion itself
+    told = capsys.readouterr().out
+    assert f"OVERRIDE: {settings.dataset} " in told
+    assert REASON in told
+    assert REASON in Path("out/experiments/gate.html").read_text()
+
+    (report,) = judgment.run(settings, "two_tower", override=True)
+    assert report["verdict"] == "PROMOTE", report["reason"]
+    assert [text for text in report["overrides"] if REASON in text], "it stood while the gate judged"
+    (report,) = judgment.run(settings, "two_tower", override=True)
+    assert report["decided_before"]
+    assert not [text for text in report["overrides"] if REASON in text]
