@@ -282,7 +282,7 @@ def test_an_unknown_model_is_named_and_the_known_ones_listed(say: Say) -> None:
 def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.feature_files.load", lambda folder: None)
+    monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
 
     said = say("experiments.evaluate", "--model", "ease")
 

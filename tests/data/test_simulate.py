@@ -358,7 +358,7 @@ def test_the_command_writes_what_it_simulates(world, tmp_path, capsys):
     sizes = ["--users", "400", "--items", "200", "--events", "12000", "--days", "60"]
     out = ["--out", str(tmp_path / "new"), "--seed", "3", "--start", START.isoformat()]
     assert main([*out, *sizes]) == 0
-    assert "12000 plays" in capsys.readouterr().out
+    assert "12,000 plays" in capsys.readouterr().out
     for name in TABLES:
         written = pd.read_parquet(tmp_path / "new" / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(world, name))

@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = tmp_path / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(table, path)
+        write_table(path, table)
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):

@@ -58,7 +58,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = folder / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(table, path)
+        write_table(path, table)
     (folder / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     _export(folder, Sides(users, items))
     return folder

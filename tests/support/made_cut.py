@@ -97,10 +97,10 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     """Write the products into a folder, as the stages would."""
     for part in (INGESTED, SPLIT):
         (folder / part).mkdir(parents=True)
-    write_table(events, folder / SPLIT / "events.parquet")
-    write_json(MANIFEST, folder / SPLIT / "manifest.json")
-    write_table(made_users(), folder / INGESTED / "users.parquet")
-    write_table(made_items(), folder / INGESTED / "items.parquet")
+    write_table(folder / SPLIT / "events.parquet", events)
+    write_json(folder / SPLIT / "manifest.json", MANIFEST)
+    write_table(folder / INGESTED / "users.parquet", made_users())
+    write_table(folder / INGESTED / "items.parquet", made_items())
     for name in feature_files.CUTS:
         feature_files.save_features(folder / "out/features" / name, features_of(events, name))
     (folder / "params.yaml").write_text((params.ROOT / "params.yaml").read_text())

@@ -70,7 +70,7 @@ def test_a_clean_platform_exits_with_0(inside: Path, capsys: pytest.CaptureFixtu
 def test_a_leak_exits_with_1_and_is_printed_with_its_rows(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = made_events()
     events.loc[len(events) - 1, "part"] = "train"
-    write_table(events, inside / SPLIT / "events.parquet")
+    write_table(inside / SPLIT / "events.parquet", events)
 
     assert audit.main([]) == 1
 

@@ -67,7 +67,7 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
 
 def test_feast_is_refused_where_it_may_not_load() -> None:
     found = read_settings({"TIDEGATE_STORE": "feast:///folder"})
-    with pytest.raises(StoreError, match="TIDEGATE_STORE is of Feast, which nothing here may load"):
+    with pytest.raises(StoreError, match="TIDEGATE_STORE is a Feast URL, which this process cannot open"):
         connect("d", found)
     with pytest.raises(StoreError, match=r"read through `feast serve`: feast\+http://host:port"):
         connect("d", found, open_feast=ServerEngine)

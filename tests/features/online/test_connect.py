@@ -49,7 +49,7 @@ def test_an_unknown_kind_of_store_is_named_without_its_password() -> None:
 
 
 def test_a_url_that_is_none_is_named() -> None:
-    with pytest.raises(StoreError, match="TIDEGATE_STORE is no URL of Redis"):
+    with pytest.raises(StoreError, match="TIDEGATE_STORE is not a Redis URL"):
         connect("d", StoreSettings("redis://h:port/0"))
 
 
