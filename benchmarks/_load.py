@@ -23,7 +23,7 @@ from benchmarks._synthetic import NAME
 from features.online.connect import STORE_VARIABLE
 from serving import package
 from serving import settings as torchserve
-from serving.edge import keyring
+from serving.edge import authentication
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
@@ -157,7 +157,7 @@ NOOP_SOURCE = '''\
 def handle(data, context):
     return ["OK"] * len(data or ())
 '''
-PERSONAL = '"rung":"personalised"'
+PERSONAL = '"source":"personalized"'
 READY_SECONDS = 60
 
 
@@ -206,8 +206,8 @@ def edge(home: Path, **chosen: object) -> Iterator[Target]:
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
     stated = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | chosen
-    key, kept = keyring.new(keyring.SERVER, None, None)
-    keyring.add(home / "keys.json", kept)
+    key, kept = authentication.create_key(authentication.SERVER, None, None)
+    authentication.add_key(home / "keys.json", kept)
     environ = os.environ | {edge_variable(field): str(value) for field, value in stated.items()}
     home.mkdir(parents=True, exist_ok=True)
     with (home / "edge.log").open("wb") as log:

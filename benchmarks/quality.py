@@ -14,8 +14,7 @@ from pathlib import Path
 from benchmarks._record import write
 from config.command import UserError, exits_cleanly
 from experiments import experiment
-from experiments.evaluation.cases import TARGETS
-from experiments.evaluation.comparison import PRIMARY
+from experiments.evaluation.cases import PRIMARY, TARGETS
 from experiments.orchestration import seeds, steps, workspace
 from experiments.orchestration.steps import RESULTS
 

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import _rectools, _training_curve
+from benchmarks import _learning_curve
+from benchmarks._learning_curve import LearningCurve
 from benchmarks._record import write
-from benchmarks._training_curve import LearningCurve
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES
@@ -84,13 +84,13 @@ def main(argv: list[str] | None = None) -> int:
     folder = features_of(given)
     settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
-    recipe = _training_curve.recipe_of("sasrec", settings)
-    theirs, versions = _rectools.curve_of(
+    recipe = _learning_curve.recipe_of("sasrec", settings)
+    theirs, versions = _learning_curve.curve_of__rectools(
         features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size
     )
     mark, name = theirs.ndcg[-1], f"RecTools {versions['rectools']}"
     print(f"\nthe mark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {given.epochs}\n", flush=True)
-    ours = {label: _training_curve.curve_of(label, features, settings, given.cases, mark) for label in OURS}
+    ours = {label: _learning_curve.curve_of(label, features, settings, given.cases, mark) for label in OURS}
     curves = {name: theirs} | ours
     path = write("training", {
         "dataset": settings.dataset.removesuffix(SUFFIX), "split_id": features.description["split_id"],

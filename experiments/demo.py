@@ -35,7 +35,7 @@ def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown
         answer = ask({"user_id": user, "k": k, "time": now.isoformat()})  # who the user is, the online store knows
         recent = [_named(item, titles) for item in own[ITEM].tail(events_shown)[::-1]]
         lines.append(f"User {user} lately: {', '.join(recent)}")
-        lines.append(f"  {answer['rung']} by version {answer['model_version']}: {answer['reason']}")
+        lines.append(f"  {answer['source']} by version {answer['model_version']}: {answer['reason']}")
         lines += [
             f"  {place}. {found['title'] or found['item_id']}  ({found['score']:.3f})"
             for place, found in enumerate(answer["items"], start=1)

@@ -16,7 +16,7 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measure import read_metrics
+from experiments.evaluation.metrics_files import read_metrics
 from experiments.gating import error_rates
 from experiments.gating.error_rates import EQUAL, MODELS, SEEDS, Population
 from training import provenance

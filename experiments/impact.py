@@ -13,14 +13,14 @@ from experiments.lineage import downstream, report
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     arguments = options().parse_args(argv)
-    chosen, folder = params.load(arguments.params), report.served_folder(arguments)
+    settings, folder = params.load(), report.served_folder(arguments)
     if arguments.dataset is not None:
         kind, name = "dataset version", arguments.dataset
-        parts = downstream.dataset_impact(name, folder, chosen)
+        parts = downstream.dataset_impact(name, folder, settings)
     else:
         kind = next(kind for kind in downstream.ID_COLUMNS if getattr(arguments, kind) is not None)
         name = getattr(arguments, kind)
-        parts = downstream.events_impact(kind, name, folder, report.user_secret(folder), chosen)
+        parts = downstream.events_impact(kind, name, folder, report.user_secret(folder), settings)
     report.show(f"impact of {kind} {name}", parts, arguments)
     return 0
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from config.command import exits_cleanly
 from config.paths import ROOT
-from experiments.evaluation.bootstrap import Intervals, Totals, intervals
+from experiments.evaluation.bootstrap import Intervals, UserTotals, intervals
 from experiments.papers import networks
 from experiments.papers.networks import Deep, Product
 from experiments.papers.protocol import Fit, Given, Training, fingerprint, fit, metrics, ranks, read
@@ -120,7 +120,7 @@ def entry(fitted: Fit, seed: int, best_epoch: int | dict[str, int]) -> dict:
 def measured(scores: Tensor, seed: int) -> dict[str, dict[str, float]]:
     """Both metrics of (U, C) scores of the given candidates."""
     values = metrics(ranks(scores))
-    found = intervals(Totals.of(values, np.arange(len(values)), len(values)), seed, RESAMPLES)
+    found = intervals(UserTotals.from_cases(values, np.arange(len(values)), len(values)), seed, RESAMPLES)
     return named(entries(found))
 
 

@@ -1,9 +1,10 @@
-"""STAGE oracle: rank the simulator's test cases by its true preferences: what no model can beat."""
+"""STAGE oracle: rank the simulator's test cases by its true preferences, which no model can beat."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.paths import FEATURES, INGESTED, METRICS
+from config.paths import FEATURES, INGESTED
 from data.simulator.simulation import Oracle
-from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
+from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
+from experiments.evaluation.ranking import catalog_items, rankings_table
 from experiments.evaluation.slices import Segments
 from features import feature_files
 from features.feature_files import Features
@@ -25,38 +28,36 @@ from training.models.ranking import exclude, rank
 LABEL = "oracle"
 
 
-def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, days: int, size: int) -> pd.DataFrame:
+def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, batch_size: int) -> pd.DataFrame:
     """The rankings table of one target, by true preference."""
     ids = features.vocabulary.ids
     position = {item: column for column, item in enumerate(oracle.item_ids)}
     columns = np.array([position[item] for item in ids])
-    ranked = np.zeros((len(cases), RANKED), dtype=np.int64)
+    lists = np.zeros((len(cases), RANKED_LENGTH), dtype=np.int64)
     ranks = np.zeros(len(cases.truth), dtype=np.int64)
-    for begin in range(0, len(cases), size):
-        rows = np.arange(begin, min(begin + size, len(cases)))
-        start, end = features.log.offsets[cases.user[rows]], cases.end[rows]
-        rowed = [features.log.items[a:b] for a, b in zip(start, end, strict=True)]
-        histories = [[ids[item - 1] for item in history if item] for history in rowed]
+    for begin in range(0, len(cases), batch_size):
+        rows = np.arange(begin, min(begin + batch_size, len(cases)))
+        starts, ends = features.log.offsets[cases.user[rows]], cases.end[rows]
+        item_rows = [features.log.items[start:end] for start, end in zip(starts, ends, strict=True)]
+        histories = [[ids[item - 1] for item in history if item] for history in item_rows]
         users = [features.users[user] for user in cases.user[rows]]
         if cases.target == "horizon":
+            days = features.description["horizon_days"]
             true = oracle.horizon_scores(users, int(cases.time[rows[0]]), days, histories)
         else:
             true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
         scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
         scores[:, 1:] = torch.from_numpy(np.ascontiguousarray(true[:, columns], dtype=np.float32))
-        seen = np.concatenate([np.stack([np.full(len(h), r), h]) for r, h in enumerate(rowed)], axis=1)
-        top, found = rank(
-            exclude(scores, torch.from_numpy(seen.astype(np.int64))),
-            validation.truth_pairs(cases, rows),
-            RANKED,
-        )
-        ranked[rows, : top.shape[1]] = top.numpy()
-        ranks[validation.truth_positions(cases, rows)] = found.numpy()
-    return table(features, cases, ranked, ranks)
+        seen = np.concatenate([np.stack([np.full(len(h), row), h]) for row, h in enumerate(item_rows)], axis=1)
+        pairs = validation.truth_pairs(cases, rows)
+        top, true_ranks = rank(exclude(scores, torch.from_numpy(seen.astype(np.int64))), pairs, RANKED_LENGTH)
+        lists[rows, : top.shape[1]] = top.numpy()
+        ranks[validation.truth_positions(cases, rows)] = true_ranks.numpy()
+    return rankings_table(features, cases, lists, ranks)
 
 
 def _devices(features: Features, context: np.ndarray) -> list[str] | None:
-    """The device that each request states, where devices were kept."""
+    """The device of each request; None if the dataset has no devices."""
     for column, encoder in enumerate(features.description["encoders"]["context"]):
         if encoder["column"] == "device":
             return [encoder["values"][max(row - 1, 0)] for row in context[:, column]]
@@ -66,27 +67,34 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
-    settings = params.load()
+    settings, started = params.load(), time.perf_counter()
     path = INGESTED / "oracle.npz"
     if not path.exists():
-        raise UserError(f"{path} is missing: only the simulator's true preferences are known")
-    features = feature_files.load_features(FEATURES / "test")
-    oracle = Oracle.load(path)
-    days, size = features.description["horizon_days"], settings.train.eval_batch_size
+        raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
+    features, oracle = feature_files.load_features(FEATURES / "test"), Oracle.load(path)
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
-        rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))
+        rank_cases(oracle, features, cases, settings.train.eval_batch_size).assign(
+            segments=segments.column(features, cases)
+        )
         for cases in validation.cases(features).values()
     ]
-    rankings = pd.concat(tables, ignore_index=True)
-    measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)
-    facts = {
-        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "baseline": False, "learned": False,
-        "oracle": True, "targets": measured, "segments": segments.meanings(),
+    rankings, items = pd.concat(tables, ignore_index=True), catalog_items(features)
+    targets = measure(rankings, items, settings.seed, settings.evaluate.resamples, settings.evaluate.k)
+    metrics = {
+        "label": LABEL,
+        "model": LABEL,
+        "params": {},
+        "fit_seconds": None,
+        "baseline": False,
+        "learned": False,
+        "oracle": True,
+        "targets": targets,
+        "segments": segments.meanings(),
         **provenance_of(features, settings, "python -m experiments.oracle"),
-    }  # fmt: skip
-    write(LABEL, rankings, facts, catalogue(features))
-    print(f"oracle: {headline(measured)} -> {METRICS}/{LABEL}.json")
+    }
+    path = write_metrics(LABEL, rankings, metrics, items)
+    print(f"evaluated oracle (test) in {time.perf_counter() - started:.0f} s: {headline(targets)}; written to {path}")
     return 0
 
 

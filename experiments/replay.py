@@ -15,7 +15,7 @@ from config.command import exits_cleanly
 from experiments.lineage import report
 from experiments.lineage.recompute import DIFFERENT, compare, inputs_part, recompute
 from experiments.lineage.served_log import ServedLines
-from serving.edge.answer import OWN_FIELDS, finish
+from serving.edge.answer import CLIENT_FIELDS, client_body
 
 
 @exits_cleanly
@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
     line, secret = ServedLines(folder).find(arguments.request_id)[-1], report.user_secret(folder)
-    recomputed = recompute(line, folder, secret, arguments.user, params.load(arguments.params))
+    recomputed = recompute(line, folder, secret, arguments.user, params.load())
     compared = compare(line, recomputed)
     if arguments.body is not None:
-        arguments.body.write_bytes(finish(recomputed.answer, {name: line[name] for name in OWN_FIELDS}))
+        arguments.body.write_bytes(client_body(recomputed.answer, {name: line[name] for name in CLIENT_FIELDS}))
     result = compared.facts["result"]
     parts = [compared, inputs_part(line, recomputed, secret is not None)]
     report.show(f"replay of {arguments.request_id}: {result}", parts, arguments)

@@ -31,12 +31,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--candidates", nargs="+", metavar="LABEL", help="models of params.yaml that compete with the champion's"
     )
-    parser.add_argument(
-        "--valid-start", metavar="TIME", help="default: the validation part is as long as the test part"
-    )
-    parser.add_argument("--test-start", metavar="TIME", help="default: the end of the previous version")
     parser.add_argument("--no-deploy", action="store_true", help="stop after the verdict: another machine serves")
-    parser.add_argument("--dry-run", action="store_true", help="print the cuts and the models, and stop")
     return parser
 
 
@@ -48,8 +43,7 @@ def retrain(arguments: argparse.Namespace, dataset: str) -> None:
     folder = workspace.make(arguments.source, arguments.users, arguments.items, columns, dataset, renewed=True)
     env = steps.environment()
     steps.step("ingest", "dvc", ["repro", "ingest"], folder, env)
-    end_us = new_events.newest_event(folder)
-    cuts = new_events.choose_cuts(old_end_us, end_us, arguments.valid_start, arguments.test_start)
+    cuts = new_events.choose_cuts(old_end_us, new_events.newest_event(folder))
     candidates = arguments.candidates or [params.load(ROOT / "params.yaml").retrain.candidate]
     labels = new_events.prepare_workspace(folder, champion, cuts, candidates)
     print(
@@ -57,8 +51,6 @@ def retrain(arguments: argparse.Namespace, dataset: str) -> None:
         f"{to_iso(cuts.test_start)}, judged on events until {to_iso(cuts.end)}",
         flush=True,
     )
-    if arguments.dry_run:
-        return
     new_events.write_note(folder, old_end_us, cuts)
     new_events.remove_other_measurements(folder, labels)
     steps.data_and_features(folder, env)

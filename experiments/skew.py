@@ -20,18 +20,18 @@ from features.materialization import parse_time
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     arguments = options().parse_args(argv)
-    chosen, folder = params.load(arguments.params), report.served_folder(arguments)
-    max_answers = chosen.skew.answers if arguments.limit is None else arguments.limit
+    settings, folder = params.load(), report.served_folder(arguments)
+    max_answers = settings.skew.answers if arguments.limit is None else arguments.limit
     if max_answers < 1:
         raise UserError(f"--limit is {max_answers}; expected at least 1")
     since_us = 0 if arguments.since is None else parse_time("--since", arguments.since)
     secret = report.user_secret(folder)
-    record = skew_report.measure(ServedLines(folder), secret, chosen, max_answers, arguments.since, since_us)
+    record = skew_report.measure(ServedLines(folder), secret, settings, max_answers, arguments.since, since_us)
     skew_report.write(record)
     report.show(skew_report.title(record), skew_report.parts(record), arguments)
     if not arguments.json:
         print(f"report: {skew_report.PAGE}")
-    refusal = preconditions.skewed_serving(record, chosen.gate)
+    refusal = preconditions.skewed_serving(record, settings.gate)
     if refusal is not None:
         print(f"the gate will not judge: {refusal.reason}", file=sys.stderr)
     return int(refusal is not None)

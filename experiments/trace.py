@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
     lines = ServedLines(folder).find(arguments.request_id)
-    chosen = params.load(arguments.params)
-    parts = upstream.trace(lines[-1], len(lines), report.user_secret(folder), arguments.user, chosen)
+    settings = params.load()
+    parts = upstream.trace(lines[-1], len(lines), report.user_secret(folder), arguments.user, settings)
     report.show(f"trace of {arguments.request_id}", parts, arguments)
     return 0
 

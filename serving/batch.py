@@ -41,7 +41,7 @@ COLUMNS = {
     "user_id": pa.string(),
     "item_ids": pa.list_(pa.string()),  # best first
     "scores": pa.list_(pa.float32()),
-    "rung": pa.string(),
+    "source": pa.string(),
     "reason": pa.string(),
     "segments": pa.list_(pa.string()),
     "time": MOMENT,
@@ -87,26 +87,26 @@ def _row(user: str, given: dict | Exception) -> dict:
 
 
 def write(tables: Iterable[pa.Table], target: Path, total: int, say: Say) -> Counter:
-    """Write the file, whole or not at all, and say after each tenth how far it is; answers by rung.
+    """Write the file, whole or not at all, and say after each tenth how far it is; answers by source.
 
     Args:
         total: users that there will be.
     """
-    rungs: Counter = Counter()
+    sources: Counter = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with pq.ParquetWriter(partial, SCHEMA) as file:
             for table in tables:
-                before = rungs.total()
+                before = sources.total()
                 file.write_table(table)
-                rungs.update(table["rung"].to_pylist())
-                if rungs.total() * 10 // total > before * 10 // total:
-                    say(f"{rungs.total():,} of {total:,} users")
+                sources.update(table["source"].to_pylist())
+                if sources.total() * 10 // total > before * 10 // total:
+                    say(f"{sources.total():,} of {total:,} users")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return rungs
+    return sources
 
 
 @contextmanager
@@ -180,8 +180,8 @@ def main(argv: list[str] | None = None) -> int:
         trends = materialization.trends_at(features, until_us)
         people = user_histories.by_users(events, users, until_us, policy, trends, given.batch)
         total = len({*events["user_id"], *users["user_id"]})
-        rungs = write(answer(recommender, people, until_us, given.k), given.out, total, print)
-    told = ", ".join(f"{count:,} {rung}" for rung, count in rungs.most_common())
+        sources = write(answer(recommender, people, until_us, given.k), given.out, total, print)
+    told = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())
     took = time.monotonic() - begun
     print(
         f"batch: {total:,} users at {to_iso(until_us)} by {recommender.version} in {took:.1f} s ({told}) -> {given.out}"

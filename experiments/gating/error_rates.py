@@ -19,10 +19,9 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from experiments.evaluation import bootstrap
-from experiments.evaluation.cases import TARGETS, align, same_cases, true_ranks
-from experiments.evaluation.measure import HEADLINE
+from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
 from experiments.gating import verdict
-from experiments.html import sentence
+from experiments.pages import sentence
 from training.metrics import ndcg
 
 MAX_ERROR = 0.05  # for either error; gate.alpha is chosen so that it holds
@@ -64,7 +63,7 @@ class Population:
         """
         tables, users = [], set()
         for target in TARGETS:
-            (theirs,), (ours,) = align([champion], target), align([candidate], target)
+            (theirs,), (ours,) = align_cases([champion], target), align_cases([candidate], target)
             if not len(theirs) or not same_cases(theirs, ours):
                 raise UserError(f"the two rankings hold {'different' if len(theirs) else 'no'} {target} cases")
             base = _ndcg(theirs)
@@ -122,7 +121,7 @@ def simulate_verdicts(
     rng = np.random.default_rng([seed, users])
     verdicts: Counter[str] = Counter()
     for begin in range(0, looks, BATCH):
-        weights = np.concatenate(list(bootstrap.weights(users, resamples, int(rng.integers(2**31)))))
+        weights = np.concatenate(list(bootstrap.resample_weights(users, resamples, int(rng.integers(2**31)))))
         drawn = rng.integers(0, len(population), (users, min(BATCH, looks - begin)))
         verdicts.update(judge_looks(population, drawn, weights, policy))
     return verdicts

@@ -16,12 +16,11 @@ import pandas as pd
 from config import params
 from config.params import Budgets, GuardRails
 from data.times import to_iso
-from experiments.evaluate import catalogue
-from experiments.evaluation.cases import SEGMENT, Catalog
-from experiments.evaluation.comparison import FOUND, WHOLE, contrasts, holm
-from experiments.evaluation.list_metrics import counts, coverage, diversity, list_means
-from experiments.evaluation.measure import number
-from experiments.evaluation.scoring import HEADLINE, ScoredCases, score
+from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
+from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
+from experiments.evaluation.comparison import FITTED_PARAMETERS
+from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
+from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
 from experiments.evaluation.slices import Segments
 from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
@@ -81,7 +80,7 @@ def score_all(
     by_artifact: dict[str, dict[str, ScoredCases]] = {}
     for recommender in recommenders.values():
         if recommender.artifact.digest not in by_artifact:
-            scored = score(recommender, features, cases, events, users, batch_size)
+            scored = score_cases(recommender, features, cases, events, users, batch_size)
             by_artifact[recommender.artifact.digest] = scored
     return {role: by_artifact[recommender.artifact.digest] for role, recommender in recommenders.items()}
 
@@ -115,7 +114,7 @@ def compare(
 
     def against(role: str) -> dict[str, dict[str, dict]]:
         return {
-            target: contrasts(
+            target: paired_differences(
                 scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, of_target.user,
                 parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples,
                 interval_level(policy, looks),
@@ -125,7 +124,7 @@ def compare(
 
     by_role = {role: against(role) for role in (CHAMPION, BASELINE) if role in scores}
     comparisons: dict[str, Any] = {
-        role: {target: rows[WHOLE] for target, rows in by_target.items()} for role, by_target in by_role.items()
+        role: {target: rows[ALL_CASES] for target, rows in by_target.items()} for role, by_target in by_role.items()
     }
     comparisons.setdefault(BASELINE, None)
     if BASELINE in scores and scores[BASELINE] is scores[CHAMPION]:
@@ -145,7 +144,7 @@ def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gat
         {"target": target, "segment": name.removeprefix(SEGMENT), **row}
         for target, parts in by_target.items()
         for name, row in parts.items()
-        if name != WHOLE
+        if name != ALL_CASES
     ]
     for row in rows:
         row["tested"] = row["segment"] == COLD or row["users"] >= policy.segment_min_users
@@ -164,15 +163,15 @@ def check_guard_rails(lists: Mapping[str, np.ndarray], features: Features, limit
     Args:
         lists: role -> (n, 10) rows of the catalog.
     """
-    catalog = Catalog.of(catalogue(features))
+    catalog = Catalog.from_items(catalog_items(features))
     ours, theirs = (list_figures(lists[role], catalog) for role in (CANDIDATE, CHAMPION))
     rows = []
     for name, ratio in limits.model_dump().items():
         kind, limit = AT_MOST if name == "popularity_lift" else AT_LEAST, ratio * theirs[name]
         broken = ours[name] > limit if kind == AT_MOST else ours[name] < limit
         rows.append(
-            {"name": name, "candidate": number(ours[name]), "champion": number(theirs[name]), "kind": kind,
-             "limit": number(limit), "within": not broken}
+            {"name": name, "candidate": json_number(ours[name]), "champion": json_number(theirs[name]), "kind": kind,
+             "limit": json_number(limit), "within": not broken}
         )  # fmt: skip
     return rows
 
@@ -188,7 +187,7 @@ def list_figures(lists: np.ndarray, catalog: Catalog) -> dict[str, float]:
     varied = np.full(1, np.nan) if catalog.unit is None else diversity(lists, catalog.unit, HEADLINE)
     average = catalog.popularity[catalog.member].mean()
     return {
-        "coverage": coverage(counts(lists, HEADLINE, len(catalog.ids)), catalog.member),
+        "coverage": coverage(count_items(lists, HEADLINE, len(catalog.ids)), catalog.member),
         "diversity": _mean(varied),
         "popularity_lift": _mean(shown) / average if average else float("nan"),
     }
@@ -237,7 +236,7 @@ def median_latencies(
 ) -> dict[str, float]:
     """Role -> median milliseconds per golden request, asked one at a time.
 
-    The clock counts processor time, so that other programs on the machine do not influence the result. The roles take
+    The clock count_items processor time, so that other programs on the machine do not influence the result. The roles take
     turns, request by request. A first round is not counted: it pays for caches that later rounds find ready.
     """
     requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
@@ -303,8 +302,8 @@ def same_data_refit(
 
     def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:
         return {
-            target: contrasts(one[target], other[target], of_target.user, {}, policy.margin, settings.seed,
-                              policy.resamples, interval_level(policy, looks))[WHOLE]
+            target: paired_differences(one[target], other[target], of_target.user, {}, policy.margin, settings.seed,
+                              policy.resamples, interval_level(policy, looks))[ALL_CASES]
             for target, of_target in cases.items()
         }  # fmt: skip
 
@@ -315,4 +314,4 @@ def chosen_params(configuration: Any) -> Any:
     """A configuration without the values that its fit added: what a user chose."""
     if not isinstance(configuration, dict):
         return configuration
-    return {name: chosen_params(value) for name, value in configuration.items() if name not in FOUND}
+    return {name: chosen_params(value) for name, value in configuration.items() if name not in FITTED_PARAMETERS}

@@ -27,8 +27,8 @@ from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_led
 from data.columns import DAY
 from data.times import to_iso
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measure import read_metrics
-from experiments.evaluation.scoring import cases_from
+from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.ranking import cases_since
 from experiments.evaluation.slices import Segments
 from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
@@ -236,7 +236,7 @@ def look_at_holdout(
     settings, features = case.settings, case.features
     begin = time.perf_counter()
     start_us = evidence.holdout_start(features, manifests)
-    cases = cases_from(features, start_us)
+    cases = cases_since(features, start_us)
     looks = len(looks_at(case.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)

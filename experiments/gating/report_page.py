@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import html
+from experiments import pages
 from experiments.evaluation.cases import TARGETS
 from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
-from experiments.html import AMBER, GREEN, GREY, RED, Html, markup, sentence, table
 from experiments.lineage import skew_report
+from experiments.pages import AMBER, GREEN, GREY, RED, Html, markup, sentence, table
 
 OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
 BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
@@ -30,7 +30,7 @@ STYLE = """.verdict{color:#fff;padding:1rem 1.3rem;border-radius:.5rem}.verdict 
 .next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem}
 .interval{position:relative;display:inline-block;width:14rem;height:1.2em;background:#f4f6f8}
 .interval i{position:absolute;top:0;bottom:0}.zero{border-left:1px solid #24292f}.margin{border-left:1px dashed #57606a}
-.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid}"""
+.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid;transform:translateX(-50%)}"""
 TERMS = """NDCG@10 says how high the true items rank among the first 10 of the whole catalog. next_item: a ranking before
 each event, as on a live page. horizon: one list for the coming days. The best baseline is chosen on validation. Intervals
 resample users. A lower bound above the bar is a test at alpha, divided by the looks at this holdout."""
@@ -82,7 +82,7 @@ def page(report: Mapping[str, Any]) -> str:
         f'<p class="next"><strong>What to do next:</strong> {markup(sentence(report.get("advice", "")))}.</p>',
         *_evidence(report), *_provenance(report),
     ]  # fmt: skip
-    return html.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
+    return pages.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from config import params
+from experiments.evaluation.bootstrap import users_to_decide
 from experiments.evaluation.cases import TARGETS
-from experiments.evaluation.comparison import users_to_decide
 
 PROMOTE, HOLD, REJECT, INSUFFICIENT_DATA = "PROMOTE", "HOLD", "REJECT", "INSUFFICIENT_DATA"
 CHAMPION, BASELINE = "champion", "baseline"

@@ -20,10 +20,10 @@ from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
 from data.files import json_hash, read_json
 from data.tables import read_table
-from experiments import html
-from experiments.html import GREEN, RED, Html, markup, sentence, table
+from experiments import pages
 from experiments.leakage import event_order, feature_checks, target_probe
 from experiments.leakage.cut import AuditedCut, Outcome
+from experiments.pages import GREEN, RED, Html, markup, sentence, table
 from features import feature_files
 from features.feature_files import CUTS, FULL
 from training import provenance
@@ -190,7 +190,7 @@ def page(report: dict) -> str:
         *_findings(report, False),
         *_measured(report),
     ]
-    return html.page(f"Leakage audit: {report['dataset']}", body, STYLE)
+    return pages.page(f"Leakage audit: {report['dataset']}", body, STYLE)
 
 
 def _head(report: dict) -> str:

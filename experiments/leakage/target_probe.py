@@ -81,7 +81,7 @@ def probe(cut: AuditedCut) -> Outcome:
     findings += [
         _too_good_column(cut, name, true)
         for name, scores in true.stated.items()
-        if bootstrap.interval(*count_won(scores))[0] > settings.too_good
+        if bootstrap.wilson_interval(*count_won(scores))[0] > settings.too_good
     ]
     if not findings and not any(p_of_chance(*count_won(scores)) < level for scores in true.read.values()):
         findings = [Finding(
@@ -203,7 +203,7 @@ def p_of_chance(won: int, decided: int) -> float:
 def _share(scores: np.ndarray | None) -> str:
     if scores is None or not count_won(scores)[1]:
         return "-"
-    (won, decided), (low, high) = count_won(scores), bootstrap.interval(*count_won(scores))
+    (won, decided), (low, high) = count_won(scores), bootstrap.wilson_interval(*count_won(scores))
     return f"{won / decided:.3f} [{low:.3f}, {high:.3f}] of {decided:,}"
 
 

@@ -26,8 +26,8 @@ from serving import settings as environment
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
 from serving.deployment.registry import RegistryError, Version
-from serving.edge import wire
-from serving.edge.pseudonym import pseudonym
+from serving.edge import request_log
+from serving.edge.request_log import pseudonym
 from serving.torchserve.client import ServerError, TorchServe
 
 RUNS_PER_QUERY = 1000
@@ -58,43 +58,47 @@ class Origin:
 # --- the impact of a dataset version, an event, a user or an item
 
 
-def dataset_impact(stated: str, folder: Path, chosen: params.Params) -> list[ReportPart]:
+def dataset_impact(hash_prefix: str, folder: Path, settings: params.Params) -> list[ReportPart]:
     """The impact of a dataset version.
 
     Args:
-        stated: its hash, or the beginning of it.
+        hash_prefix: its hash, or the beginning of it.
         folder: of the served log.
 
     Raises:
         LineageError: nothing here knows such a version.
     """
     place = upstream.registry_place()
-    full_hash, here = _find_hash(stated, chosen), upstream.local_dataset_hash()
-    origin = Origin(chosen.dataset, full_hash)
+    full_hash, here = _find_hash(hash_prefix, settings), upstream.local_dataset_hash()
+    origin = Origin(settings.dataset, full_hash)
     parts = [
         runs_part(origin),
         versions_part(origin),
         _answers_part(folder, "answers by versions fitted on it", lambda line: line["dataset_version"] == full_hash),
     ]
     if not any(part.rows for part in parts) and full_hash != here:
-        raise LineageError(f"nothing is known of dataset version {stated!r}; searched {SPLIT}, {place} and {folder}")
-    facts = {"name": chosen.dataset, "hash": full_hash, upstream.HERE: full_hash == here}
+        raise LineageError(
+            f"nothing is known of dataset version {hash_prefix!r}; searched {SPLIT}, {place} and {folder}"
+        )
+    facts = {"name": settings.dataset, "hash": full_hash, upstream.HERE: full_hash == here}
     return [ReportPart("dataset version", facts), *parts]
 
 
-def _find_hash(stated: str, chosen: params.Params) -> str:
-    if len(stated) < MIN_HASH_LENGTH:
-        raise LineageError(f"--dataset is {stated!r}; expected a hash, or its first {MIN_HASH_LENGTH} digits or more")
-    versions = (entry.tags for entry in client().search_model_versions(f"name='{chosen.dataset}'"))
-    runs = (run.data.tags for run in _all_runs(chosen.dataset, ""))
+def _find_hash(prefix: str, settings: params.Params) -> str:
+    if len(prefix) < MIN_HASH_LENGTH:
+        raise LineageError(f"--dataset is {prefix!r}; expected a hash, or its first {MIN_HASH_LENGTH} digits or more")
+    versions = (entry.tags for entry in client().search_model_versions(f"name='{settings.dataset}'"))
+    runs = (run.data.tags for run in _all_runs(settings.dataset, ""))
     known = {tags["dataset_hash"] for group in (versions, runs) for tags in group if "dataset_hash" in tags}
-    matching = sorted(one for one in known | {upstream.local_dataset_hash() or ""} if one.startswith(stated))
+    matching = sorted(one for one in known | {upstream.local_dataset_hash() or ""} if one.startswith(prefix))
     if len(matching) > 1:
-        raise LineageError(f"--dataset {stated!r} matches {len(matching)} dataset versions: {', '.join(matching)}")
-    return matching[0] if matching else stated
+        raise LineageError(f"--dataset {prefix!r} matches {len(matching)} dataset versions: {', '.join(matching)}")
+    return matching[0] if matching else prefix
 
 
-def events_impact(kind: str, name: str, folder: Path, secret: bytes | None, chosen: params.Params) -> list[ReportPart]:
+def events_impact(
+    kind: str, name: str, folder: Path, secret: bytes | None, settings: params.Params
+) -> list[ReportPart]:
     """The impact of an event, or of all events of a user or an item.
 
     Args:
@@ -116,7 +120,7 @@ def events_impact(kind: str, name: str, folder: Path, secret: bytes | None, chos
         return [ReportPart(kind, {"id": name, "events": 0}, note=reason), answers]
     times, known = microseconds(found[EVENT_TIME]), microseconds(found[KNOWN_TIME])
     since_us = int(np.minimum.reduce(np.maximum(np.asarray(times) + 1, np.asarray(known))))
-    origin = Origin(chosen.dataset, upstream.local_dataset_hash() or "", since_us)
+    origin = Origin(settings.dataset, upstream.local_dataset_hash() or "", since_us)
     holds = (lambda version: name in _vocabulary(version)) if kind == "item" else (lambda version: True)
     return [
         _data_part(kind, name, found, origin),
@@ -215,12 +219,12 @@ def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda vers
 
 def _live_versions(dataset: str) -> tuple[dict[str, str], str]:
     """(registry version -> default or loaded, "") from TorchServe, or ({}, why it cannot be asked)."""
-    settings = environment.load()
+    server_settings = environment.load()
     try:
-        with TorchServe.from_settings(settings) as server:
+        with TorchServe.from_settings(server_settings) as server:
             live = server.describe(dataset)
     except ServerError:
-        return {}, f"TorchServe does not answer at {settings.management_url}, so the live versions are unknown"
+        return {}, f"TorchServe does not answer at {server_settings.management_url}, so the live versions are unknown"
     return {name.partition(".")[0]: "default" if one.default else "loaded" for name, one in live.items()}, ""
 
 
@@ -242,7 +246,11 @@ def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path,
     def could_read(line: Line) -> bool:
         """It was computed for the user, from the stored history, after the event was known."""
         computed = line["user"] == hidden_id and line.get("cache") != NOT_COMPUTED
-        return computed and line.get("basis", wire.STORED) == wire.STORED and from_iso(line["time"]) >= since_us
+        return (
+            computed
+            and line.get("basis", request_log.FROM_STORE) == request_log.FROM_STORE
+            and from_iso(line["time"]) >= since_us
+        )
 
     return _answers_part(folder, "answers that could read it", could_read)
 
@@ -251,7 +259,12 @@ def _answers_part(folder: Path, name: str, reached: Callable[[Line], bool]) -> R
     """Answers of the served log that the data reached, newest first."""
     log = ServedLines(folder)
     rows = [
-        {"request_id": line["request_id"], "time": line["time"], "version": line["model_version"], "rung": line["rung"]}
+        {
+            "request_id": line["request_id"],
+            "time": line["time"],
+            "version": line["model_version"],
+            "source": line["source"],
+        }
         for line in log.each()
         if reached(line)
     ][::-1]

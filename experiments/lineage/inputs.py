@@ -22,14 +22,15 @@ from features import feature_files
 from features.feature_files import Features
 from features.materialization import profiles_at
 from features.online import profile
-from features.online.connect import connect_to_read, read_settings
+from features.online.connect import connect_to_read
+from features.online.connect import read_settings as store_settings
 from features.online.errors import StoreError
 from features.online.profile import LATEST_US, Event, Profile
 from features.online.records import ItemTrends
 from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
-from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
+from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
 from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
@@ -125,7 +126,7 @@ class OfflineTrends:
         return ItemTrends.from_log(self._log, self._vocabulary, self.channels, time_us).snapshot(vocabulary)
 
 
-def find_trends(line: Line, recommender: Recommender, chosen: params.Params) -> tuple[str, TrendSnapshot | None]:
+def find_trends(line: Line, recommender: Recommender, settings: params.Params) -> tuple[str, TrendSnapshot | None]:
     """(source, the trends that an answer read); None for the trends of the artifact itself.
 
     Raises:
@@ -136,7 +137,7 @@ def find_trends(line: Line, recommender: Recommender, chosen: params.Params) -> 
         return "the artifact", None
     digest = (line.get("inputs") or {}).get("trends")
     found = []
-    for source, snapshot in _trend_sources(time_us, recommender, chosen):
+    for source, snapshot in _trend_sources(time_us, recommender, settings):
         if digest in (None, response.digest_of_trends(snapshot, channels)):
             return source, snapshot
         found.append((source, snapshot))
@@ -149,13 +150,13 @@ def find_trends(line: Line, recommender: Recommender, chosen: params.Params) -> 
 
 
 def _trend_sources(
-    time_us: int, recommender: Recommender, chosen: params.Params
+    time_us: int, recommender: Recommender, settings: params.Params
 ) -> Iterator[tuple[str, TrendSnapshot]]:
     offline = OfflineTrends.load()
     if offline is not None and time_us <= offline.until_us:
         yield f"{TEST_FEATURES}, as of then", offline.at(recommender.vocabulary, time_us)
     try:
-        with closing(connect_to_read(chosen.dataset, read_settings())) as store:
+        with closing(connect_to_read(settings.dataset, store_settings())) as store:
             held = store.read_trends(time_us)
     except StoreError:
         return
@@ -203,7 +204,7 @@ def why_user_unknown(secret: bytes | None, user_id: str | None) -> str:
 
 
 def read_user(
-    line: Line, user_id: str, repeats: str, secret: bytes | None, chosen: params.Params,
+    line: Line, user_id: str, repeats: str, secret: bytes | None, settings: params.Params,
     context: Mapping[str, object] | None = None,
 ) -> UserReading | None:  # fmt: skip
     """The first source that has what the answer read, else the first of all; None without any source.
@@ -219,7 +220,7 @@ def read_user(
     # Traits are digested together with the context, so without it only the history can be compared.
     compared = USER_PARTS if context is not None or "context" not in line.get("unlogged", ()) else USER_PARTS[:1]
     first = None
-    for source, held in _user_sources(line, user_id, time_us, chosen):
+    for source, held in _user_sources(line, user_id, time_us, settings):
         user = user_from_reading(held, time_us, repeats)
         events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
         differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
@@ -243,13 +244,15 @@ def changed_parts(line: Line, digests: dict[str, str], secret: bytes | None, par
     """The parts whose digests are not those of the log. Without the secret, only public parts can be compared."""
     logged = line.get("inputs") or {}
     own = (
-        {name: digests[name] for name in digests if name == PUBLIC} if secret is None else hidden(secret, digests) or {}
+        {name: digests[name] for name in digests if name == PUBLIC_INPUT}
+        if secret is None
+        else hash_inputs(secret, digests) or {}
     )
     return [part for part in parts if part in own and own[part] != logged.get(part, own[part])]
 
 
-def _user_sources(line: Line, user_id: str, time_us: int, chosen: params.Params) -> Iterator[tuple[str, Reading]]:
-    offline = OfflineUsers.load([user_id], chosen.online)
+def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Params) -> Iterator[tuple[str, Reading]]:
+    offline = OfflineUsers.load([user_id], settings.online)
     if offline is not None:
         # First all of the dataset, then what was known when the store had last learned of the user.
         moments = {str(EVENTS): LATEST_US}
@@ -258,7 +261,7 @@ def _user_sources(line: Line, user_id: str, time_us: int, chosen: params.Params)
         for source, until_us in moments.items():
             yield source, reading(offline.profile(user_id, until_us), time_us, offline.policy)
     try:
-        with closing(connect_to_read(chosen.dataset, read_settings())) as store:
+        with closing(connect_to_read(settings.dataset, store_settings())) as store:
             yield "the online store", store.read([user_id], [time_us])[0]
     except StoreError:
         return

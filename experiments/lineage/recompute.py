@@ -17,9 +17,9 @@ from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, Lineag
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.deployment import registry
-from serving.edge import static, wire
-from serving.edge.answer import FIELDS, Answer, digest, read, seal
-from serving.edge.listing import Listing
+from serving.edge import request_log
+from serving.edge.answer import FIELDS, Answer, build_answer, digest, parse_answer
+from serving.edge.fallback import PopularList, artifact_list
 from serving.worker import response
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
@@ -57,7 +57,9 @@ class FixedLookup:
         return self.snapshot
 
 
-def recompute(line: Line, folder: Path, secret: bytes | None, user_id: str | None, chosen: params.Params) -> Recomputed:
+def recompute(
+    line: Line, folder: Path, secret: bytes | None, user_id: str | None, settings: params.Params
+) -> Recomputed:
     """The answer that the artifact gives now.
 
     Args:
@@ -68,23 +70,23 @@ def recompute(line: Line, folder: Path, secret: bytes | None, user_id: str | Non
         LineageError: something that is needed is missing; the text says what, and where it was searched.
         RegistryError: the artifact is missing, corrupt, or not the one that was registered.
     """
-    if line["rung"] == "cached":
+    if line["source"] == "cached":
         raise LineageError(served_log.why_repeated(line, folder))
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch, one_thread():
-        recommender = load_version(line, chosen.dataset, Path(scratch))
-        trends, snapshot = inputs.find_trends(line, recommender, chosen)
+        recommender = load_version(line, settings.dataset, Path(scratch))
+        trends, snapshot = inputs.find_trends(line, recommender, settings)
         if line.get("cache") == NOT_COMPUTED:
             recommender.lookup = FixedLookup(User(), snapshot)
             answer = _answer_of_edge(line, folder, recommender)
             return Recomputed(answer, {"list": "the artifact", "trends": trends}, [])
-        body, reading = _worker_request(line, folder, recommender, secret, user_id, chosen)
+        body, reading = _worker_request(line, folder, recommender, secret, user_id, settings)
         recommender.lookup = FixedLookup(reading.user if reading else User(), snapshot)
         fields = _recommend(recommender, body, line)
     read_from = {"history": reading.source if reading else "the request", "trends": trends}
     differs = inputs.changed_parts(line, fields["inputs"], secret, tuple(fields["inputs"]))
-    if line.get("basis") == wire.WITHHELD:
+    if line.get("basis") == request_log.WITHHELD:
         fields["reason"] = line["reason"]  # written by the edge: the worker does not know why the user is withheld
-    return Recomputed(seal(fields), read_from, differs)
+    return Recomputed(build_answer(fields), read_from, differs)
 
 
 def load_version(line: Line, dataset: str, scratch: Path) -> Recommender:
@@ -117,12 +119,13 @@ def _recommend(recommender: Recommender, body: dict[str, Any], line: Line) -> di
 
 def _worker_request(
     line: Line, folder: Path, recommender: Recommender, secret: bytes | None, user_id: str | None,
-    chosen: params.Params,
+    settings: params.Params,
 ) -> tuple[dict[str, Any], UserReading | None]:  # fmt: skip
     """The request that the worker got, and the stored history that it read."""
     body = {"k": line["k"], **served_log.unlogged_fields(line, folder), "time": line["time"]}
-    if line.get("basis") != wire.STORED or "history" in body:  # the edge may have stated the stored history itself
-        return body if line.get("basis") == wire.NOBODY else {"history": [], **body}, None
+    # The edge may have sent the stored history itself.
+    if line.get("basis") != request_log.FROM_STORE or "history" in body:
+        return body if line.get("basis") == request_log.NO_HISTORY else {"history": [], **body}, None
     found_id = inputs.find_user(line, secret, user_id)
     if found_id is None:
         reading = inputs.empty_reading(line, secret)
@@ -131,7 +134,7 @@ def _worker_request(
             raise LineageError(f"the user whose history was read is unknown: {reason}")
         return {"user_id": line["user"], **body}, reading
     repeats = recommender.artifact.config["repeats"]
-    reading = inputs.read_user(line, found_id, repeats, secret, chosen, body.get("context") or {})
+    reading = inputs.read_user(line, found_id, repeats, secret, settings, body.get("context") or {})
     if reading is None:
         raise LineageError(
             f"the user's history is missing: neither {inputs.EVENTS} (`dvc pull`) nor an online store is here"
@@ -144,12 +147,12 @@ def _answer_of_edge(line: Line, folder: Path, recommender: Recommender) -> Answe
     request = served_log.unlogged_fields(line, folder)
     seen = [event["item_id"] for event in request.get("history") or []]
     excluded = {*(request.get("exclude") or []), *seen}
-    if line["rung"] == "static":
+    if line["source"] == "static":
         assert recommender.folder is not None  # it was downloaded there
-        listing = replace(static.popular(recommender.folder), time=line["time"], model_version=line["model_version"])
+        listing = replace(artifact_list(recommender.folder), time=line["time"], model_version=line["model_version"])
     else:
-        listing = Listing.of(_recommend(recommender, {"history": [], "k": MAX_K}, line))
-    return seal(listing.fields(line["rung"], line["reason"], line["k"], excluded))
+        listing = PopularList.from_answer(_recommend(recommender, {"history": [], "k": MAX_K}, line))
+    return listing.answer(line["source"], line["reason"], line["k"], excluded)
 
 
 # --- replay: compare with what was served
@@ -166,7 +169,7 @@ def compare(line: Line, recomputed: Recomputed) -> ReportPart:
     facts |= {"recorded digest": line.get("digest"), "computed on": there, "replayed on": here}
     if facts["digest"] == line.get("digest"):
         return ReportPart("replay", facts)
-    difference = _difference(line, read(recomputed.answer))
+    difference = _difference(line, parse_answer(recomputed.answer))
     if here == there:
         note = f"{difference or 'its bytes differ'}, on the same processor class and libraries"
         return ReportPart("replay", facts | {"result": DIFFERENT}, note=note)

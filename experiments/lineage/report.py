@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments import html
+from experiments import pages
 from serving.edge import settings as edge
-from serving.edge.pseudonym import secret_of
+from serving.edge.request_log import derive_secret
 
 MAX_ROWS = 10  # of a table in text; JSON and the page hold all
 MAX_WIDTH = 110
@@ -48,7 +48,7 @@ def as_text(title: str, parts: Sequence[ReportPart]) -> str:
 
 def page(title: str, parts: Sequence[ReportPart]) -> str:
     """The report as an HTML page."""
-    return html.page(title, [f"<h1>{escape(title)}</h1>", *map(_section, parts)], STYLE)
+    return pages.page(title, [f"<h1>{escape(title)}</h1>", *map(_section, parts)], STYLE)
 
 
 def show_value(value: Any) -> str:
@@ -86,8 +86,8 @@ def _shorten(text: str) -> str:
 
 
 def _section(part: ReportPart) -> str:
-    facts = html.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
-    rows = html.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
+    facts = pages.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
+    rows = pages.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
     note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
     return f"<section><h2>{escape(part.name)}</h2>{facts}{rows}{note}</section>"
 
@@ -96,7 +96,6 @@ def _section(part: ReportPart) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--served", type=Path, metavar="FOLDER", help="the served log (default: the edge's)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON")
@@ -112,8 +111,8 @@ def user_secret(folder: Path) -> bytes | None:
     """The secret of a served log's pseudonyms: from the environment, or `user.key` beside the folder; None without."""
     stated, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
     if stated:
-        return secret_of(stated, edge.variable("user_secret"))
-    return secret_of(path.read_text().strip(), path) if path.is_file() else None
+        return derive_secret(stated, edge.variable("user_secret"))
+    return derive_secret(path.read_text().strip(), path) if path.is_file() else None
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:

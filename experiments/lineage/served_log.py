@@ -109,6 +109,6 @@ def why_repeated(line: Line, folder: Path) -> str:
     same = (
         one for one in ServedLines(folder).each() if (one["user"], one["time"]) == (line["user"], line["time"])
     )  # fmt: skip
-    first = next((one["request_id"] for one in same if one["rung"] != "cached"), None)
+    first = next((one["request_id"] for one in same if one["source"] != "cached"), None)
     instead = f"replay {first!r}" if first else f"the line of that answer is not in {folder}"
     return f"this answer repeats the user's answer of {line['time']}, because nothing could be computed; {instead}"

@@ -22,14 +22,15 @@ from experiments.lineage import inputs, served_log
 from experiments.lineage.inputs import NO_SECRET, TEST_FEATURES, OfflineTrends, OfflineUsers
 from experiments.lineage.recompute import FixedLookup, load_version
 from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
-from features.online.connect import connect_to_read, read_settings
+from features.online.connect import connect_to_read
+from features.online.connect import read_settings as store_settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
 from features.trends import TrendSnapshot
-from serving.edge import wire
-from serving.edge.pseudonym import hidden, pseudonym
+from serving.edge import request_log
+from serving.edge.request_log import hash_inputs, pseudonym
 from serving.worker import response
-from serving.worker.fallback import PERSONALISED, SEGMENT
+from serving.worker.fallback import PERSONALIZED, SEGMENT
 from serving.worker.item_trends import LiveTrends
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
@@ -111,7 +112,7 @@ class SkewSources:
         store: the online store as it is now; None without one.
     """
 
-    chosen: params.Params
+    settings: params.Params
     secret: bytes | None
     user_ids: Mapping[str, str]
     users: OfflineUsers | None
@@ -128,7 +129,7 @@ class SkewSources:
         key = line.get("dataset"), line["model_version"], line["dataset_version"]
         if key not in self._models:
             try:
-                self._models[key] = load_version(line, self.chosen.dataset, Path(tempfile.mkdtemp(dir=self.scratch)))
+                self._models[key] = load_version(line, self.settings.dataset, Path(tempfile.mkdtemp(dir=self.scratch)))
             except UserError as error:
                 self._models[key] = str(error)
         found = self._models[key]
@@ -157,21 +158,23 @@ class SkewSources:
 
 @contextmanager
 def open_sources(
-    lines: Sequence[Line], folder: Path, secret: bytes | None, chosen: params.Params
+    lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params
 ) -> Iterator[SkewSources]:
     """Everything that the comparison of these lines of a served log in `folder` needs."""
     user_ids = {pseudonym(secret, user): user for user in inputs.dataset_users()} if secret is not None else {}
-    users = OfflineUsers.load({user_ids[line["user"]] for line in lines if line.get("user") in user_ids}, chosen.online)
+    users = OfflineUsers.load(
+        {user_ids[line["user"]] for line in lines if line.get("user") in user_ids}, settings.online
+    )
     with ExitStack() as stack:
         stack.enter_context(one_thread())  # as in a worker
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-skew-")))
         try:
-            store = connect_to_read(chosen.dataset, read_settings())
+            store = connect_to_read(settings.dataset, store_settings())
             stack.callback(store.close)
         except StoreError:
             store = None
         yield SkewSources(
-            chosen, secret, user_ids, users, inputs.dataset_known_until() if users else 0, OfflineTrends.load(), scratch,
+            settings, secret, user_ids, users, inputs.dataset_known_until() if users else 0, OfflineTrends.load(), scratch,
             served_log.kept_requests(folder, lines), store,
         )  # fmt: skip
 
@@ -197,7 +200,7 @@ def _not_comparable(why: str, groups: Sequence[str] = GROUPS) -> dict[str, SkewO
 
 
 def _why_not_computed(line: Line) -> str | None:
-    if line.get("cache") == NOT_COMPUTED or line["rung"] in ("cached", "static"):
+    if line.get("cache") == NOT_COMPUTED or line["source"] in ("cached", "static"):
         return FROM_EDGE
     return OLD_LINE if not line.get("inputs") or "basis" not in line else None
 
@@ -238,7 +241,7 @@ class UserQuestion:
     def digests(self, user: User) -> dict[str, str]:
         """The digests of the line if the worker had read this user."""
         request = Request(self.user_id, [], False, self.line["k"], self.time_us, dict(self.context or {}), None)
-        return hidden(self.secret, response.input_digests(request, user, "")) or {}
+        return hash_inputs(self.secret, response.input_digests(request, user, "")) or {}
 
 
 def compare_user(line: Line, repeats: str, sources: SkewSources) -> tuple[dict[str, SkewOutcome], User | None]:
@@ -274,10 +277,10 @@ def compare_digests(served: str | None, due: str, nothing: str) -> str:
 
 
 def _why_user_not_comparable(line: Line, sources: SkewSources) -> str | None:
-    if line["basis"] == wire.WITHHELD:
+    if line["basis"] == request_log.WITHHELD:
         return f"consent {line['consent']}: the edge withheld the user from the worker"
-    if line["basis"] != wire.STORED:
-        return OWN_HISTORY if line["basis"] == wire.STATED else NO_USER
+    if line["basis"] != request_log.FROM_STORE:
+        return OWN_HISTORY if line["basis"] == request_log.FROM_REQUEST else NO_USER
     if sources.secret is None:
         return NO_SECRET
     if sources.users is None:
@@ -303,7 +306,7 @@ def _cause(group: str, kind: str, due: User, question: UserQuestion, sources: Sk
     line = question.line
     if kind == MISSING_IN_ANSWER:
         what = _count_events(len(due.items)) if group == HISTORY else ", ".join(sorted(due.traits))
-        said = "" if line["rung"] == PERSONALISED else f"; the answer says: {line['reason']}"
+        said = "" if line["source"] == PERSONALIZED else f"; the answer says: {line['reason']}"
         return f"{what} due{said}"
     for source, user in _possible_readings(question, sources):
         if question.digests(user)[group] == line["inputs"].get(group):
@@ -390,18 +393,18 @@ class SkewEffect:
         difference: largest difference of a score, over the items of both lists; None without such items, and where the
             lists come from two fallback levels or from segments, whose scores cannot be compared.
         kept: share of the served items that the recomputed list holds too.
-        rung: of the recomputed answer.
+        source: of the recomputed answer.
     """
 
     difference: float | None
     kept: float
-    rung: str
+    source: str
 
 
 def measure_effect(answer: ComparedAnswer, sources: SkewSources) -> SkewEffect | None:
     """Compute an answer again on what it should have read; None if something is missing."""
     line, stated = answer.line, sources.request_fields(answer.line)
-    stored = line["basis"] == wire.STORED
+    stored = line["basis"] == request_log.FROM_STORE
     if stated is None or (stored and (answer.user is None or "history" in stated)):
         return None
     body: dict[str, Any] = {"time": line["time"]}
@@ -411,7 +414,7 @@ def measure_effect(answer: ComparedAnswer, sources: SkewSources) -> SkewEffect |
         body["history"] = []  # withheld, or nobody's
     try:
         model = sources.model(line)
-        snapshot = answer.snapshot or inputs.find_trends(line, model, sources.chosen)[1]
+        snapshot = answer.snapshot or inputs.find_trends(line, model, sources.settings)[1]
     except UserError:
         return None
     model.lookup = FixedLookup(answer.user or User(), snapshot)
@@ -427,9 +430,9 @@ def _effect(line: Line, short: Mapping[str, Any], long: Mapping[str, Any]) -> Sk
     """Compare a line with a recomputed answer of its length, and one of the maximum length."""
     listed = {item["item_id"] for item in short["items"]}
     kept = sum(item in listed for item in line["items"]) / len(line["items"])
-    if short["rung"] != line["rung"] or line["rung"] == SEGMENT or line.get("scores") is None:
-        return SkewEffect(None, kept, short["rung"])
+    if short["source"] != line["source"] or line["source"] == SEGMENT or line.get("scores") is None:
+        return SkewEffect(None, kept, short["source"])
     now = {item["item_id"]: item["score"] for item in long["items"]}
     served = zip(line["items"], line["scores"], strict=True)
     differences = [abs(score - now[item]) for item, score in served if score is not None and item in now]
-    return SkewEffect(max(differences, default=None), kept, short["rung"])
+    return SkewEffect(max(differences, default=None), kept, short["source"])

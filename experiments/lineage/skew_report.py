@@ -56,7 +56,7 @@ COUNTS = {  # kind -> key of a group's tally
 
 
 def measure(
-    log: ServedLines, secret: bytes | None, chosen: params.Params, max_answers: int, since: str | None, since_us: int
+    log: ServedLines, secret: bytes | None, settings: params.Params, max_answers: int, since: str | None, since_us: int
 ) -> dict[str, Any]:
     """Compare a sample of the answers of a served log with the dataset; the record as plain data.
 
@@ -64,22 +64,22 @@ def measure(
         LineageError: the log holds no answer since then.
     """
     recent = (line for line in log.each() if from_iso(answered_at(line)) >= since_us)
-    lines, total = sample(recent, max_answers, chosen.seed)
+    lines, total = sample(recent, max_answers, settings.seed)
     if not lines:
         raise LineageError(f"no answer to compare with the dataset: {log.describe()}")
     times = sorted(map(answered_at, lines))
     return {
-        "dataset": chosen.dataset,
+        "dataset": settings.dataset,
         "dataset_hash": upstream.local_dataset_hash(),
         "commit": provenance.commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "answers": len(lines),
         "of": total,
         "since": since,
-        "seed": chosen.seed,
+        "seed": settings.seed,
         "oldest": times[0],
         "newest": times[-1],
-        **compare_lines(lines, log.folder, secret, chosen),
+        **compare_lines(lines, log.folder, secret, settings),
     }
 
 
@@ -100,11 +100,11 @@ def answered_at(line: Line) -> str:
     return line.get("asked") or line["time"]
 
 
-def compare_lines(lines: Sequence[Line], folder: Path, secret: bytes | None, chosen: params.Params) -> dict[str, Any]:
+def compare_lines(lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params) -> dict[str, Any]:
     """The result for these lines of a served log, as plain data."""
-    with skew.open_sources(lines, folder, secret, chosen) as sources:
+    with skew.open_sources(lines, folder, secret, settings) as sources:
         answers = [skew.compare_answer(line, sources) for line in lines]
-        skewed = [at for at, answer in enumerate(answers) if answer.skewed][: chosen.skew.recomputed]
+        skewed = [at for at, answer in enumerate(answers) if answer.skewed][: settings.skew.recomputed]
         effects = {at: effect for at in skewed if (effect := skew.measure_effect(answers[at], sources)) is not None}
         known_until_us = sources.known_until_us
     return {
@@ -119,7 +119,7 @@ def tally(outcomes: Sequence[SkewOutcome]) -> dict[str, Any]:
     """Counts of one group, and the match rate of what was compared with its interval; None if nothing was."""
     counts = Counter(outcome.kind for outcome in outcomes)
     compared = sum(counts[kind] for kind in COMPARED)
-    low, high = bootstrap.interval(counts[MATCHED], compared)
+    low, high = bootstrap.wilson_interval(counts[MATCHED], compared)
     reasons = Counter(outcome.why for outcome in outcomes if outcome.kind == NOT_COMPARABLE)
     return {
         "compared": compared,
@@ -151,7 +151,7 @@ def _summarize_effects(answers: Sequence[ComparedAnswer], effects: Mapping[int, 
         "computed_again": len(effects),
         "largest_score_difference": None if worst is None else differences[worst],
         "of_request": None if worst is None else answers[worst].line["request_id"],
-        "on_another_rung": sum(effect.rung != answers[at].line["rung"] for at, effect in effects.items()),
+        "from_other_source": sum(effect.source != answers[at].line["source"] for at, effect in effects.items()),
         "mean_share_of_list_kept": sum(one.kept for one in effects.values()) / len(effects) if effects else None,
     }
 

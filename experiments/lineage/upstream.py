@@ -18,18 +18,18 @@ from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, Lineag
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
 from serving.deployment.registry import RegistryError, Version
-from serving.edge import wire
+from serving.edge import request_log
 from training import provenance
 from training.models.artifact import MANIFEST, digest_of
 from training.tracking import tracking_uri
 
 HERE = "in this clone"
-ANSWER_FIELDS = ("request_id", "asked", "time", "rung", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
+ANSWER_FIELDS = ("request_id", "asked", "time", "source", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
                  "trends_time", "segments", "experiment", "bucket", "milliseconds", "computed_on")  # fmt: skip
 WITHOUT_EVENTS = {
-    wire.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
-    wire.STATED: "the request stated its own history, which the served log does not hold",
-    wire.NOBODY: "the request names no user and states no history, so the answer uses nobody's events",
+    request_log.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
+    request_log.FROM_REQUEST: "the request stated its own history, which the served log does not hold",
+    request_log.NO_HISTORY: "the request names no user and states no history, so the answer uses nobody's events",
 }
 
 
@@ -37,7 +37,7 @@ WITHOUT_EVENTS = {
 
 
 def trace(
-    line: Line, answers: int, secret: bytes | None, user_id: str | None, chosen: params.Params
+    line: Line, answers: int, secret: bytes | None, user_id: str | None, settings: params.Params
 ) -> list[ReportPart]:
     """Everything that an answer was made from.
 
@@ -48,11 +48,11 @@ def trace(
     """
     parts, version = [_answer_part(line, answers)], None
     try:
-        version = find_version(line.get("dataset") or chosen.dataset, line["model_version"])
+        version = find_version(line.get("dataset") or settings.dataset, line["model_version"])
         parts += version_parts(version)
     except LineageError as error:
         parts.append(ReportPart("version", {"version": line["model_version"] or None}, note=str(error)))
-    return [*parts, _events_part(line, version, secret, user_id, chosen)]
+    return [*parts, _events_part(line, version, secret, user_id, settings)]
 
 
 def _answer_part(line: Line, answers: int) -> ReportPart:
@@ -67,20 +67,20 @@ def _answer_part(line: Line, answers: int) -> ReportPart:
 
 
 def _events_part(
-    line: Line, version: Version | None, secret: bytes | None, user_id: str | None, chosen: params.Params
+    line: Line, version: Version | None, secret: bytes | None, user_id: str | None, settings: params.Params
 ) -> ReportPart:
     if line.get("cache") == NOT_COMPUTED:
         return ReportPart("events", note=FROM_EDGE)
     if note := WITHOUT_EVENTS.get(line.get("basis", "")):
         return ReportPart("events", note=note)
     if line["user"] is None:
-        return ReportPart("events", note=WITHOUT_EVENTS[wire.NOBODY])
+        return ReportPart("events", note=WITHOUT_EVENTS[request_log.NO_HISTORY])
     found_id = inputs.find_user(line, secret, user_id)
     if found_id is None:
         if reading := inputs.empty_reading(line, secret):
             return _reading_part(line, reading)
         return ReportPart("events", {"pseudonym": line["user"]}, note=inputs.why_user_unknown(secret, user_id))
-    reading = inputs.read_user(line, found_id, _repeats(version, chosen), secret, chosen)
+    reading = inputs.read_user(line, found_id, _repeats(version, settings), secret, settings)
     if reading is None:
         return ReportPart(
             "events", {"user": found_id}, note="neither the dataset's events nor an online store are here"
@@ -104,15 +104,15 @@ def _reading_part(line: Line, reading: UserReading, user: Mapping[str, str] | No
     return ReportPart("events", {**(user or {}), **facts}, rows, note)
 
 
-def _repeats(version: Version | None, chosen: params.Params) -> str:
+def _repeats(version: Version | None, settings: params.Params) -> str:
     """How the model reads repeated items: as its artifact says, else as params.yaml says."""
     if version is None:
-        return chosen.ingest.repeats
+        return settings.ingest.repeats
     try:
         name = f"{version.dataset} {version.version}"
         return json.loads(model_versions.read(f"{version.source}/config.json", name))["repeats"]
     except (RegistryError, ValueError, KeyError):
-        return chosen.ingest.repeats
+        return settings.ingest.repeats
 
 
 # --- a version

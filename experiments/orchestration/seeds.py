@@ -19,8 +19,9 @@ import yaml
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT
-from experiments.evaluation.comparison import best_on_validation, on_validation
-from experiments.evaluation.measure import Measured, measure, read_metrics
+from experiments.evaluation.comparison import best_on_validation, validation_score
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
 from experiments.orchestration import steps
 from experiments.orchestration.workspace import edited
 from training import provenance
@@ -72,7 +73,7 @@ def keep(folder: Path, seed: int, labels: Sequence[str]) -> None:
             shutil.copyfile(folder / EXPERIMENTS / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
 
 
-def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
+def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[MeasuredModel]:
     """Metrics and rankings of all models, those of `labels` over all seeds; lies in TOGETHER."""
     shutil.rmtree(folder / TOGETHER, ignore_errors=True)
     for name in ("metrics", "rankings"):
@@ -125,7 +126,9 @@ def _mean_of(measured: Sequence[dict]) -> dict:
 def median_seed(folder: Path, label: str, seeds: Sequence[int]) -> int:
     """The seed with the median validation score of a model; of the two in the middle the lower score."""
     read = {seed: folder / KEPT / str(seed) / "metrics" / f"{label}.json" for seed in seeds}
-    scores = {seed: on_validation(Measured.model_validate_json(path.read_text())) for seed, path in read.items()}
+    scores = {
+        seed: validation_score(MeasuredModel.model_validate_json(path.read_text())) for seed, path in read.items()
+    }
     return sorted(scores, key=lambda seed: (scores[seed], seed))[(len(scores) - 1) // 2]
 
 

@@ -78,10 +78,10 @@ def publish(folder: Path, dataset: str) -> None:
 
 def leaderboard(dataset: str) -> str:
     """The models side by side, as experiments/results/<dataset>.json has them."""
-    from experiments.leaderboard.markdown import summary
+    from experiments.leaderboard.report import text_summary
 
     result = json.loads((RESULTS / f"{dataset}.json").read_text())
-    return summary(result, params.load(ROOT / "params.yaml").gate.primary)
+    return text_summary(result, params.load(ROOT / "params.yaml").gate.primary)
 
 
 def verdict(folder: Path) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from config.command import UserError
 from config.model_params import ModelParams
 from config.paths import EXPERIMENTS, INGESTED, SPLIT
-from data.times import from_iso, to_iso
+from data.times import to_iso
 from experiments.orchestration import model_selection
 from experiments.orchestration.workspace import edited
 from serving.deployment import registry
@@ -52,30 +52,16 @@ class RetrainCuts(NamedTuple):
     end: int  # the last event
 
 
-def choose_cuts(old_end_us: int, end_us: int, valid_start: str | None, test_start: str | None) -> RetrainCuts:
-    """Choose the cuts: new events are the test part, and validation is as long, unless stated otherwise.
+def choose_cuts(old_end_us: int, end_us: int) -> RetrainCuts:
+    """Choose the cuts: the new events are the test part, and the validation part before them is as long.
 
     Raises:
-        UserError: no event is new, or a stated time is invalid, lets old events judge, or leaves a part empty.
+        UserError: no event is new.
     """
     if end_us <= old_end_us:
         raise UserError(f"SOURCE holds no event after {to_iso(old_end_us)}, the end of the previous version")
-    test = old_end_us + 1 if test_start is None else _parse_time("--test-start", test_start)
-    if test <= old_end_us:
-        raise UserError(f"--test-start is {test_start}; events until {to_iso(old_end_us)} were used before")
-    if test > end_us:
-        raise UserError(f"--test-start is {test_start}; the last event is at {to_iso(end_us)}")
-    valid = 2 * test - end_us - 1 if valid_start is None else _parse_time("--valid-start", valid_start)
-    if valid >= test:
-        raise UserError(f"--valid-start is {valid_start}; expected a time before the test part, {to_iso(test)}")
-    return RetrainCuts(valid, test, end_us)
-
-
-def _parse_time(option: str, text: str) -> int:
-    try:
-        return from_iso(text)
-    except ValueError:
-        raise UserError(f"{option} is {text!r}; expected an ISO 8601 time") from None
+    test_start = old_end_us + 1
+    return RetrainCuts(2 * test_start - end_us - 1, test_start, end_us)
 
 
 def previous_end(folder: Path, champion: FittedChampion) -> int:

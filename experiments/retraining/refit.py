@@ -22,7 +22,7 @@ from config.command import UserError
 from config.paths import CHECKPOINTS, FEATURES, FITTED, INGESTED, REFITS, SPLIT
 from data.files import read_json
 from data.times import to_iso
-from experiments.evaluation.scoring import score
+from experiments.evaluation.ranking import score_cases
 from experiments.gating import evidence, judgment, preconditions, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.judgment import GateCase
@@ -253,7 +253,7 @@ def recent_lists(
     cases = newest_cases(features, settings.retrain.refit_requests)
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     lists = {
-        role: score(one, features, {"next_item": cases}, events, users, settings.train.eval_batch_size)[
+        role: score_cases(one, features, {"next_item": cases}, events, users, settings.train.eval_batch_size)[
             "next_item"
         ].lists
         for role, one in recommenders.items()

@@ -13,7 +13,7 @@ from config.command import UserError
 ENTRY = "serving.worker.handler"
 OURS = ("config", "data", "features", "serving", "training")
 # All that the `serving` extra of pyproject.toml gives our code. `ts` is the server's own package.
-AVAILABLE = frozenset({"faiss", "numpy", "orjson", "redis", "safetensors", "torch", "ts"})
+AVAILABLE = frozenset({"faiss", "numpy", "orjson", "pydantic", "redis", "safetensors", "torch", "ts"})
 # Heavy, or of the training side: not even inside a function, where one call would load them.
 FORBIDDEN = frozenset(
     {"dvc", "feast", "lightning", "mlflow", "optuna", "pandas", "pandera", "pyarrow", "pytorch_lightning"}

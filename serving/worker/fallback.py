@@ -16,7 +16,7 @@ from serving.worker.rerank import ItemAttributes
 from serving.worker.users import User
 from training.models.base import Model
 
-PERSONALISED, SEGMENT, POPULAR = "personalised", "segment", "popular"
+PERSONALIZED, SEGMENT, POPULAR = "personalized", "segment", "popular"
 SEGMENTS_FILE = "segments.json"
 
 
@@ -46,10 +46,10 @@ def choose_level(
         return FallbackLevel(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
     if num_events:
         return FallbackLevel(
-            PERSONALISED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
+            PERSONALIZED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
         )
     if has_traits and model.answers_cold():
-        return FallbackLevel(PERSONALISED, "ranked from the known traits; there is no history")
+        return FallbackLevel(PERSONALIZED, "ranked from the known traits; there is no history")
     if user.reason:
         return _below_personalized(user.reason, segments)
     if request.history or user.items:

@@ -23,7 +23,7 @@ ANSWERS, REFUSED = "tidegate_worker_answers_total", "tidegate_worker_refused_tot
 BATCHES, BUSY = "tidegate_worker_batches_total", "tidegate_worker_busy_seconds_total"
 STORE, MEMORY = "tidegate_worker_store_asked_total", "tidegate_worker_memory_bytes"
 MODEL_LABELS = ("model_name", "model_version")
-LABEL = {ANSWERS: "rung", REFUSED: "status", BATCHES: "size", STORE: "outcome", BUSY: None}  # beside the model's
+LABEL = {ANSWERS: "source", REFUSED: "status", BATCHES: "size", STORE: "outcome", BUSY: None}  # beside the model's
 
 CountKey = tuple[str, str | None]  # a metric's name and its label
 Report = Callable[[str, float, list[str]], None]

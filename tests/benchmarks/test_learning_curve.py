@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks._rectools import scores, visible
-from benchmarks._training_curve import Clock, LearningCurve
+from benchmarks._learning_curve import Clock, LearningCurve, scores, visible
 from features.sequences import EvaluationCases, InteractionLog
 
 CURVE = LearningCurve(epoch_events=1000, seconds=[2.0, 4.0, 6.0, 8.0], ndcg=[0.01, 0.05, 0.04, 0.06])

@@ -29,7 +29,7 @@ def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path
     log = trained.features.log
     history = [{"item_id": recommender.vocabulary.id(item), "event_time": "2026-01-01"} for item in log.items[:5]]
     (answer,) = recommender.recommend([{"history": history, "k": 20}])
-    assert (answer["rung"], len(answer["items"])) == ("personalised", 20)
+    assert (answer["source"], len(answer["items"])) == ("personalized", 20)
     assert any(int(item["item_id"][1:]) >= TRAINED for item in answer["items"])  # those between are recommended as well
 
 

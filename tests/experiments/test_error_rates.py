@@ -88,17 +88,18 @@ def test_a_simulated_look_is_judged_by_the_intervals_of_a_real_one(monkeypatch: 
 
     monkeypatch.setattr(verdict, "decide_against", decide)
     drawn = np.arange(30)[:, None]  # everybody once
-    weights = np.concatenate(list(bootstrap.weights(30, 200, 7)))
+    weights = np.concatenate(list(bootstrap.resample_weights(30, 200, 7)))
     error_rates.judge_looks(people, drawn, weights, POLICY)
 
     for at, target in enumerate(("horizon", "next_item")):
         user = np.repeat(np.arange(30), people.count[:, at].astype(int))
         share = people.count[user, at]
         theirs, gain = people.base[user, at] / share, people.gain[user, at] / share
-        real = bootstrap.paired(theirs + gain, theirs, user, 7, 200, verdict.interval_level(POLICY, 1))
+        level = verdict.interval_level(POLICY, 1)
+        real = bootstrap.paired_differences(theirs + gain, theirs, user, {}, 0.0, 7, 200, level)[bootstrap.ALL_CASES]
         assert seen[0][target]["users"] == 30
-        for name, value in vars(real).items():
-            assert seen[0][target][name] == pytest.approx(value, rel=1e-9), (target, name)
+        for name in ("difference", "low", "high", "relative", "relative_low", "relative_high"):
+            assert seen[0][target][name] == pytest.approx(real[name], rel=1e-9), (target, name)
 
 
 def test_the_verdicts_follow_the_truth_of_a_world() -> None:

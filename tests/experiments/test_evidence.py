@@ -20,9 +20,9 @@ from small_pipeline import inside
 
 from config import params
 from config.paths import INGESTED
-from experiments import evaluate
+from experiments.evaluation import ranking
 from experiments.evaluation.cases import Catalog
-from experiments.evaluation.scoring import ScoredCases, cases_from, score
+from experiments.evaluation.ranking import ScoredCases, cases_since, score_cases
 from experiments.gating import evidence, judgment
 from experiments.gating.evidence import (
     TIMED_ROUNDS,
@@ -59,13 +59,13 @@ def test_the_size_is_that_of_all_files(tmp_path: Path) -> None:
 
 
 def test_a_first_round_of_requests_is_not_timed() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
     ticks = count()
-    one: Any = SimpleNamespace(golden_cases=lambda: [{"request": "a"}, {"request": "b"}], recommend=asked.extend)
+    one: Any = SimpleNamespace(golden_cases=lambda: [{"request": "a"}, {"request": "b"}], recommend=requests.extend)
 
     found = median_latencies({"candidate": one}, clock=lambda: next(ticks) * 0.002)
 
-    assert asked == ["a", "b"] * (TIMED_ROUNDS + 1)
+    assert requests == ["a", "b"] * (TIMED_ROUNDS + 1)
     assert 1.999 < found["candidate"] < 2.001
 
 
@@ -202,7 +202,7 @@ OLD = {"dataset_hash": "older", "fit_until_us": FEATURES.cut_us - 1, "params": {
 
 
 @pytest.mark.parametrize(
-    ("candidate", "champion", "asked", "says"),
+    ("candidate", "champion", "requested", "says"),
     [
         (NOW, NOW | {"params": OLD["params"]}, True, "not needed: both were fitted on the same data"),
         (
@@ -216,8 +216,10 @@ OLD = {"dataset_hash": "older", "fit_until_us": FEATURES.cut_us - 1, "params": {
         (NOW, OLD, True, None),
     ],
 )
-def test_the_report_says_why_no_refit_was_done(candidate: dict, champion: dict, asked: bool, says: str | None) -> None:
-    reason = why_no_same_data_refit(candidate, champion, FEATURES, asked)
+def test_the_report_says_why_there_is_no_same_data_refit(
+    candidate: dict, champion: dict, requested: bool, says: str | None
+) -> None:
+    reason = why_no_same_data_refit(candidate, champion, FEATURES, requested)
 
     assert reason is None if says is None else (reason or "").startswith(says)
 
@@ -229,7 +231,7 @@ def test_values_that_a_fit_adds_do_not_change_a_configuration() -> None:
 
 
 def test_the_same_data_refit_is_compared_with_champion_and_candidate() -> None:
-    cases = cases_from(FEATURES, FEATURES.cut_us)
+    cases = cases_since(FEATURES, FEATURES.cut_us)
     old = recipe("item_knn")
     again = fit(old, FEATURES, SHIPPED.train, SHIPPED.train.seed).model
     known = {t: validation.ndcg(again, FEATURES, every, FEATURES.trend_log(), 64) for t, every in cases.items()}
@@ -260,14 +262,14 @@ def metrics(folder: Path, label: str) -> dict:
 
 
 @pytest.mark.slow
-def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
+def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, settings: params.Params) -> None:
     features = feature_files.load_features(project / "out/features/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
     artifacts = {label: Recommender.load(project / "out/serving/artifacts" / label) for label in labels}
     scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.eval_batch_size)
-    items = Catalog.of(evaluate.catalogue(features))
+    items = Catalog.from_items(ranking.catalog_items(features))
 
     for label in labels:
         for target in ("horizon", "next_item"):
@@ -281,17 +283,17 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 
 @pytest.mark.slow
-def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
+def test_an_artifact_is_read_through_its_own_vocabulary(project: Path, settings: params.Params) -> None:
     features = feature_files.load_features(project / "out/features/test")
-    cases = cases_from(features, features.cut_us)
+    cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "out/serving/artifacts/ease")
     turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
     size = len(features.vocabulary)
     of = replace(cases["next_item"], truth=size - cases["next_item"].truth)
 
-    one = score(artifact, features, cases, *tables, 512)["next_item"]
-    other = score(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
+    one = score_cases(artifact, features, cases, *tables, 512)["next_item"]
+    other = score_cases(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
 
     assert np.array_equal(one.ndcg, other.ndcg)
     assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)
@@ -310,7 +312,7 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
-    """The same training, on events whose times were dealt out anew among the events before the cut."""
+    """The same training, on events whose times are shuffled among the events before the cut."""
     features = feature_files.load_features(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
     recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["recipe"]
@@ -332,7 +334,7 @@ def shuffle(log: InteractionLog, cut_us: int) -> InteractionLog:
 
 
 @pytest.mark.slow
-def test_a_sound_model_is_promoted_over_the_first_champion_and_asked_twice_decides_once(
+def test_a_sound_model_is_promoted_over_the_first_champion_and_judged_once(
     project: Path, settings: params.Params
 ) -> None:
     first, report = judgment.run(settings, "two_tower")

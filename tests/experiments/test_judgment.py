@@ -30,7 +30,7 @@ from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 
 
-def test_looks_count_per_window(tmp_path: Path) -> None:
+def test_looks_are_counted_per_split(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     for split_id in ("one", "one", "other", "one"):
         judgment.record_look(split_id, "candidate", "champion", {"date": "2026-01-01T00:00:00Z"}, path)
@@ -40,7 +40,7 @@ def test_looks_count_per_window(tmp_path: Path) -> None:
     assert judgment.looks_at("one", tmp_path / "none") == []
 
 
-def test_an_equal_question_finds_its_report_and_another_policy_does_not(tmp_path: Path) -> None:
+def test_the_same_artifacts_and_policy_find_their_report(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     report = {"date": "2026-01-01T00:00:00Z", "policy_hash": "p", "verdict": "HOLD"}
     judgment.record_look("one", "candidate", "champion", report, path)
@@ -64,10 +64,10 @@ def manifested(folder: Path, **stated: object) -> Path:
 
 
 @pytest.fixture
-def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ask the gate of two tiny artifacts, a change planted in one of them; nobody may look at the window."""
+def tiny_gate(tracked: Path, monkeypatch: pytest.MonkeyPatch):
+    """A gate for two tiny artifacts, with a change planted in one of them. Looks at the holdout are counted."""
 
-    def ask(
+    def judge(
         candidate=lambda folder: None, champion=lambda folder: None, code: CodeState = COMMITTED, override: bool = False,
         audit: dict = CLEAN, skew: dict | None = None,
         policy: params.Gate = POLICY, fit_until_us: int | None = tiny_artifact.CUT_US,
@@ -90,29 +90,29 @@ def asked(tracked: Path, monkeypatch: pytest.MonkeyPatch):
     looked: list[int] = []
     sound = {"comparisons": {}, "looks": 1, "age_days": 0.0, "start_us": tiny_artifact.CUT_US}
     monkeypatch.setattr(judgment, "look_at_holdout", lambda *_: looked.append(1) or dict(sound))
-    return SimpleNamespace(ask=ask, looked=looked)
+    return SimpleNamespace(judge=judge, looked=looked)
 
 
-def test_two_sound_artifacts_are_looked_at_and_the_look_is_in_the_ledger(asked) -> None:
-    report = asked.ask()
+def test_a_look_is_written_to_the_ledger(tiny_gate) -> None:
+    report = tiny_gate.judge()
 
-    assert asked.looked == [1]
+    assert tiny_gate.looked == [1]
     (entry,) = judgment.looks_at("s")
     assert entry["report"] == report
     assert {"who", "date", "candidate", "champion"} <= set(entry)
     assert report["policy_hash"] == judgment.policy_hash(POLICY)
 
 
-def no_look(asked, report: dict, verdict: str, reason: str) -> None:
+def no_look(tiny_gate, report: dict, verdict: str, reason: str) -> None:
     assert report["verdict"] == verdict
     assert report["reason"].startswith(reason), report["reason"]
-    assert asked.looked == []
+    assert tiny_gate.looked == []
     assert judgment.looks_at("s") == []
 
 
 def measured(matched: int, compared: int) -> dict[str, Any]:
     """A record of skew: histories that match so often, and nothing of trends."""
-    low, high = bootstrap.interval(matched, compared)
+    low, high = bootstrap.wilson_interval(matched, compared)
     rate = matched / compared
     history = {"compared": compared, "matched": matched, "match_rate": rate, "low": low, "high": high}
     trends = {"compared": 0, "matched": 0, "match_rate": None, "low": 0.0, "high": 1.0}
@@ -120,22 +120,24 @@ def measured(matched: int, compared: int) -> dict[str, Any]:
             "groups": {"history": history, "trends": trends}}  # fmt: skip
 
 
-def test_a_platform_that_serves_other_features_than_were_fitted_judges_nobody(asked) -> None:
-    report = asked.ask(skew=measured(850, 1000))
+def test_skew_refuses_the_judgment(tiny_gate) -> None:
+    report = tiny_gate.judge(skew=measured(850, 1000))
 
-    no_look(asked, report, HOLD, "refused: serving reads other features than the dataset holds: history 85.0% [82.7%, ")
+    no_look(
+        tiny_gate, report, HOLD, "refused: serving reads other features than the dataset holds: history 85.0% [82.7%, "
+    )
     assert "experiments.skew --since" in report["advice"]
 
 
 @pytest.mark.parametrize("skew", [None, measured(1000, 1000), measured(940, 1000), measured(0, 1) | {"groups": {}}])
-def test_skew_that_is_not_shown_or_not_measured_refuses_nobody_and_is_in_the_report(asked, skew: dict | None) -> None:
-    report = asked.ask(skew=skew)
+def test_skew_that_is_not_shown_or_not_measured_refuses_nothing(tiny_gate, skew: dict | None) -> None:
+    report = tiny_gate.judge(skew=skew)
 
-    assert asked.looked == [1]
+    assert tiny_gate.looked == [1]
     assert report["skew"] == (skew and {name: skew[name] for name in ("date", "dataset_hash", "answers", "groups")})
 
 
-def test_an_artifact_that_is_too_large_is_rejected_unseen(asked) -> None:
+def test_an_artifact_that_is_too_large_is_rejected_before_the_look(tiny_gate) -> None:
     def pad(folder: Path) -> None:
         titles = json.loads((folder / "items.json").read_text())
         (folder / "items.json").write_text(json.dumps([titles[0] + "x" * 200_000, *titles[1:]]))
@@ -143,12 +145,12 @@ def test_an_artifact_that_is_too_large_is_rejected_unseen(asked) -> None:
         (folder / "golden.jsonl").write_text(golden)
 
     small = POLICY.budgets.model_copy(update={"size_mb": 0.2})
-    report = asked.ask(candidate=pad, policy=POLICY.model_copy(update={"budgets": small}))
+    report = tiny_gate.judge(candidate=pad, policy=POLICY.model_copy(update={"budgets": small}))
 
-    no_look(asked, report, REJECT, "over budget: size is 0.2")
+    no_look(tiny_gate, report, REJECT, "over budget: size is 0.2")
 
 
-def test_a_slower_model_is_rejected_unseen(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_model_is_rejected_before_the_look(tiny_gate, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Recommender.recommend
 
     def slower(self, bodies, now_us=None):
@@ -159,43 +161,43 @@ def test_a_slower_model_is_rejected_unseen(asked, monkeypatch: pytest.MonkeyPatc
         return answer(self, bodies, now_us)
 
     monkeypatch.setattr(Recommender, "recommend", slower)
-    report = asked.ask()
+    report = tiny_gate.judge()
 
-    no_look(asked, report, REJECT, "over budget: latency is 4")
+    no_look(tiny_gate, report, REJECT, "over budget: latency is 4")
     latency = report["evidence"]["budgets"][1]
     assert latency["candidate"] > 40 > latency["champion"]
     assert latency["limit"] == POLICY.budgets.latency_free_ms
 
 
-def test_a_champion_whose_golden_answers_cannot_be_reproduced_refuses_to_be_judged(asked) -> None:
+def test_a_champion_that_answers_differently_refuses_the_judgment(tiny_gate) -> None:
     def forge(folder: Path) -> None:
         lines = (folder / "golden.jsonl").read_text().splitlines()
         first = json.loads(lines[0])
         first["answer"]["items"][0]["score"] += 1
         (folder / "golden.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
 
-    report = asked.ask(champion=forge)
+    report = tiny_gate.judge(champion=forge)
 
-    no_look(asked, report, HOLD, "refused: the champion, version 1, does not answer as at export: golden request 0")
-
-
-def test_a_candidate_that_answers_otherwise_than_at_export_is_rejected(asked) -> None:
-    report = asked.ask(candidate=lambda folder: (folder / "golden.jsonl").write_text(""))
-
-    no_look(asked, report, REJECT, "the candidate does not answer as at export: it holds no golden answers")
+    no_look(tiny_gate, report, HOLD, "refused: the champion, version 1, does not answer as at export: golden request 0")
 
 
-def test_a_window_that_overlaps_what_either_was_fitted_on_is_refused(asked) -> None:
-    report = asked.ask(fit_until_us=tiny_artifact.CUT_US + 10**9)
+def test_a_candidate_that_answers_differently_is_rejected(tiny_gate) -> None:
+    report = tiny_gate.judge(candidate=lambda folder: (folder / "golden.jsonl").write_text(""))
 
-    no_look(asked, report, INSUFFICIENT_DATA, "refused: the candidate was fitted on all known events, until ")
-
-
-def test_an_artifact_that_does_not_say_until_when_it_was_fitted_is_refused(asked) -> None:
-    no_look(asked, asked.ask(fit_until_us=None), HOLD, "refused: the candidate's manifest lacks fit_until_us")
+    no_look(tiny_gate, report, REJECT, "the candidate does not answer as at export: it holds no golden answers")
 
 
-def test_the_window_begins_where_the_last_fit_ends() -> None:
+def test_without_unseen_events_there_is_insufficient_data(tiny_gate) -> None:
+    report = tiny_gate.judge(fit_until_us=tiny_artifact.CUT_US + 10**9)
+
+    no_look(tiny_gate, report, INSUFFICIENT_DATA, "refused: the candidate was fitted on all known events, until ")
+
+
+def test_an_artifact_without_fit_until_is_refused(tiny_gate) -> None:
+    no_look(tiny_gate, tiny_gate.judge(fit_until_us=None), HOLD, "refused: the candidate's manifest lacks fit_until_us")
+
+
+def test_the_holdout_begins_where_the_last_fit_ends() -> None:
     features = checkerboard(cut="test")
     later = features.cut_us + 86_400_000_000
     manifests = {"candidate": {"fit_until_us": features.cut_us}, "champion": {"fit_until_us": later}}
@@ -206,21 +208,28 @@ def test_the_window_begins_where_the_last_fit_ends() -> None:
 CHANGED = CodeState("0123+changes", "training/losses.py", None)
 
 
-def test_data_that_leak_refuse_to_be_judged(asked) -> None:
+def test_a_leak_refuses_the_judgment(tiny_gate) -> None:
     found = {"what": "an event after the cut", "rows": 3, "examples": [], "fails": True}
     leaking = {"clean": False, "audited": "a", "checks": [{"check": "future", "cut": "test", "findings": [found]}]}
 
-    no_look(asked, asked.ask(audit=leaking), HOLD, "refused: the leakage audit fails: future (test): an event after")
+    no_look(
+        tiny_gate,
+        tiny_gate.judge(audit=leaking),
+        HOLD,
+        "refused: the leakage audit fails: future (test): an event after",
+    )
 
 
-def test_uncommitted_code_is_refused(asked) -> None:
-    no_look(asked, asked.ask(code=CHANGED), HOLD, "refused: the code has uncommitted changes: training/losses.py")
+def test_uncommitted_code_refuses_the_judgment(tiny_gate) -> None:
+    no_look(
+        tiny_gate, tiny_gate.judge(code=CHANGED), HOLD, "refused: the code has uncommitted changes: training/losses.py"
+    )
 
 
-def test_an_override_judges_uncommitted_code_and_stays_loud_in_the_report(asked) -> None:
-    report = asked.ask(code=CHANGED, override=True)
+def test_an_override_judges_uncommitted_code_and_shows_in_the_report(tiny_gate) -> None:
+    report = tiny_gate.judge(code=CHANGED, override=True)
 
-    assert asked.looked == [1]
+    assert tiny_gate.looked == [1]
     assert report["overrides"] == ["judged with uncommitted code: training/losses.py"]
     assert "OVERRIDE: judged with uncommitted code: training/losses.py" in page(report)
 
@@ -238,7 +247,7 @@ def settings(pipeline: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_champion_from_before_moves_were_signed_is_judged_anew(settings: params.Params) -> None:
+def test_a_champion_from_before_alias_changes_were_signed_is_judged_again(settings: params.Params) -> None:
     version = judgment.register(settings.dataset, "two_tower")
     client().set_registered_model_alias(settings.dataset, CHAMPION, version)
     reports = judgment.run(settings, "two_tower", override=True)
@@ -247,7 +256,7 @@ def test_a_champion_from_before_moves_were_signed_is_judged_anew(settings: param
 
 
 @pytest.mark.slow
-def test_the_gate_judges_nothing_while_an_alias_stands_that_was_moved_by_hand(settings: params.Params) -> None:
+def test_an_alias_set_by_hand_refuses_the_judgment(settings: params.Params) -> None:
     judgment.run(settings, "two_tower", override=True)
     client().delete_registered_model_alias(settings.dataset, CHAMPION)
     with pytest.raises(RegistryError, match="champion was moved by hand: it says nothing, the last signed move says"):
@@ -255,7 +264,7 @@ def test_the_gate_judges_nothing_while_an_alias_stands_that_was_moved_by_hand(se
 
 
 @pytest.mark.slow
-def test_every_report_tells_of_an_override_until_a_promotion_ends_it(settings: params.Params, capsys) -> None:
+def test_every_report_shows_an_override_until_a_promotion_ends_it(settings: params.Params, capsys) -> None:
     label = judgment.best_label(settings, learned=False)
     assert label is not None
     other = next(each for each in settings.train.models if each not in (label, "two_tower"))
@@ -265,9 +274,9 @@ def test_every_report_tells_of_an_override_until_a_promotion_ends_it(settings: p
     assert (
         gate.main(["--model", other, "--allow-uncommitted"]) == 0
     )  # against the champion before, since it is champion itself
-    told = capsys.readouterr().out
-    assert f"OVERRIDE: {settings.dataset} " in told
-    assert REASON in told
+    printed = capsys.readouterr().out
+    assert f"OVERRIDE: {settings.dataset} " in printed
+    assert REASON in printed
     assert REASON in Path("out/experiments/gate.html").read_text()
 
     (report,) = judgment.run(settings, "two_tower", override=True)

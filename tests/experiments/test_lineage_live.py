@@ -14,7 +14,7 @@ from served_platform import DATASET, platform
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
 from serving import deploy
-from serving.edge.stored import Stored
+from serving.edge.consent import OnlineProfileStore
 from serving.settings import PORTS, load, variable
 from serving.torchserve import server
 
@@ -40,9 +40,12 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def _asked(folder: Path, settings) -> dict[str, bytes]:
     own = {"dataset": DATASET, "management": settings.management_url, "token_file": settings.key_file}
-    edge = Edge(make_settings(folder / "edge", settings.inference_url, **own, deadline_ms=20_000), Stored.of(DATASET))
+    edge = Edge(
+        make_settings(folder / "edge", settings.inference_url, **own, deadline_ms=20_000),
+        OnlineProfileStore.from_environment(DATASET),
+    )
     try:
-        wait_until(lambda: edge.app.service.ladder.popular is not None, 120)
+        wait_until(lambda: edge.service.recommender.fallback.popular is not None, 120)
         return {name: edge.ask(body | {"request_id": name}).content for name, body in ASKED.items()}
     finally:
         edge.close()
@@ -70,7 +73,7 @@ def test_a_live_answer_is_traced_to_its_events_and_an_event_forward_to_the_live_
     served = ["--json", "--served", str(folder / "edge/served")]
     assert trace.main(["live", *served]) == 0
     back = json.loads(capsys.readouterr().out)
-    assert back["answer"]["rung"] == "personalised"
+    assert back["answer"]["source"] == "personalized"
     assert back["events"]["as the answer read them"] == "yes, by their digest"
 
     assert impact.main(["--event", back["events"]["rows"][-1]["event_id"], *served]) == 0

@@ -41,15 +41,15 @@ STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l",
           "seed": 0}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "told"), refit.MANIFEST_FACTS.items())
-def test_a_refit_departs_from_its_parent_by_each_thing_that_they_must_share(name: str, told: str) -> None:
+@pytest.mark.parametrize(("key", "name"), refit.MANIFEST_FACTS.items())
+def test_each_fact_that_a_refit_must_share_with_its_parent_is_compared(key: str, name: str) -> None:
     assert refit.differences(STATED, STATED, refit.MANIFEST_FACTS) == []
 
-    (line,) = refit.differences(STATED, STATED | {name: "another"}, refit.MANIFEST_FACTS)
-    assert line == f"its {told} is another, its parent's {STATED[name]}"
+    (line,) = refit.differences(STATED, STATED | {key: "another"}, refit.MANIFEST_FACTS)
+    assert line == f"its {name} is another, its parent's {STATED[key]}"
 
 
-def test_what_a_parent_does_not_state_is_not_taken_for_equal() -> None:
+def test_a_fact_that_a_parent_does_not_state_counts_as_different() -> None:
     for commit in (None, "unknown"):
         unknown = STATED | {"commit": commit}
         assert refit.differences(unknown, unknown, refit.MANIFEST_FACTS) == [
@@ -64,7 +64,7 @@ def test_overlap_is_the_share_of_the_parents_list() -> None:
     np.testing.assert_array_equal(overlap(theirs, ours), [2 / 4, 1 / 2, np.nan])
 
 
-def test_the_newest_requests_see_nothing_of_their_own_moment() -> None:
+def test_the_newest_cases_see_nothing_of_their_own_time() -> None:
     features = checkerboard(cut="full")
     cases = newest_cases(features, 50)
     newest = np.sort(features.log.times)[-50]
@@ -76,7 +76,7 @@ def test_the_newest_requests_see_nothing_of_their_own_moment() -> None:
 
 
 @pytest.mark.parametrize(("requests", "share", "verdict"), [(9, 0.3, None), (9, 0.29, "REJECT"), (0, 1.0, "REJECT")])
-def test_a_refit_that_lists_something_else_is_rejected(requests: int, share: float, verdict: str | None) -> None:
+def test_a_refit_with_other_lists_is_rejected(requests: int, share: float, verdict: str | None) -> None:
     decided = too_different({"requests": requests, "overlap": share, "bar": 0.3})
 
     assert (decided and decided.verdict) == verdict
@@ -91,12 +91,12 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("two_tower", "hy
 
 
 @pytest.mark.parametrize("name", ["ease", *SLOW])
-def test_after_all_events_a_recipe_is_followed_and_nothing_is_searched(name: str) -> None:
+def test_a_refit_repeats_the_configuration_and_searches_nothing(name: str) -> None:
     settings = train_settings()
-    asked = recipe(
+    configuration = recipe(
         name, **({"parts": {"two_tower": recipe("two_tower"), "ease": recipe("ease")}} if name == "hybrid" else {})
     )
-    found = fit(asked, checkerboard(), settings, 0).recipe
+    found = fit(configuration, checkerboard(), settings, 0).recipe
     features = checkerboard(cut="full")
     full = replace(features, description=features.description | {"cut_us": START + 40 * DAY})
     result = fit(found, full, settings, 0)
@@ -120,7 +120,7 @@ PROMOTED, HELD = {"verdict": "PROMOTE"}, {"verdict": "HOLD"}
         ("full", PROMOTED, True, ["refit on all events"]),
     ],
 )
-def test_retraining_refits_what_was_promoted_where_params_say_so(
+def test_retraining_refits_what_was_promoted_if_params_ask_for_it(
     refit: str, report: dict, no_deploy: bool, ran: list[str], tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out/experiments").mkdir(parents=True)
@@ -128,12 +128,12 @@ def test_retraining_refits_what_was_promoted_where_params_say_so(
     text = (ROOT / "params.yaml").read_text()
     assert "  refit: gated" in text
     (tmp_path / "params.yaml").write_text(text.replace("  refit: gated", f"  refit: {refit}"))
-    asked: list[str] = []
-    monkeypatch.setattr(steps, "step", lambda title, *_: asked.append(title))
+    steps_run: list[str] = []
+    monkeypatch.setattr(steps, "step", lambda title, *_: steps_run.append(title))
 
     retrain.serve(tmp_path, "shop", {}, no_deploy)
 
-    assert asked == ran
+    assert steps_run == ran
 
 
 DATASET, BASELINE, PARENT, CHILD = "demo", "1", "2", "3"
@@ -169,7 +169,7 @@ def manifest_of(version: str) -> dict:
 
 
 @pytest.mark.slow
-def test_the_refit_is_the_parents_recipe_on_all_events_and_serves_under_its_report(refitted: Path) -> None:
+def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(refitted: Path) -> None:
     target, parent, child = registry.serving_target(DATASET), manifest_of(PARENT), manifest_of(CHILD)
     end = json.loads((SPLIT / "manifest.json").read_text())["end_us"]
     own = ("run_id", "files", "fit_until", "fit_until_us", "refit_of")
@@ -186,14 +186,14 @@ def test_the_refit_is_the_parents_recipe_on_all_events_and_serves_under_its_repo
 
 
 @pytest.mark.slow
-def test_its_report_states_how_far_it_lists_as_its_parent_does(refitted: Path) -> None:
+def test_its_report_states_the_agreement_with_its_parent(refitted: Path) -> None:
     report = registry.serving_target(DATASET).report
-    told, shown = report["evidence"]["agreement"], page(report)
+    agreement, shown = report["evidence"]["agreement"], page(report)
 
-    assert (told["requests"], told["bar"]) == (1000, 0.3)
-    assert 0.5 < told["overlap"] < 1, "more events, so other lists, and the same recipe, so not many"
+    assert (agreement["requests"], agreement["bar"]) == (1000, 0.3)
+    assert 0.5 < agreement["overlap"] < 1, "more events, so other lists, and the same configuration, so not many"
     assert "Lists agree with the parent's" in shown
-    assert f"mean overlap@10 {told['overlap']:.3f}, over 1,000 recent requests" in shown
+    assert f"mean overlap@10 {agreement['overlap']:.3f}, over 1,000 recent requests" in shown
     assert "comparisons" not in report["evidence"], "nobody asks a window that it has seen"
 
 
@@ -214,7 +214,7 @@ def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -
 
 
 @pytest.mark.slow
-def test_the_gate_judges_a_candidate_against_the_parent_where_the_refit_has_seen_the_window(
+def test_the_parent_is_the_champion_where_the_refit_has_seen_the_holdout(
     settings: params.Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gate.main(["--model", "item_knn"]) == 0
@@ -227,7 +227,7 @@ def test_the_gate_judges_a_candidate_against_the_parent_where_the_refit_has_seen
 
 
 @pytest.mark.slow
-def test_the_parent_asked_again_does_not_take_the_place_of_its_refit(settings: params.Params) -> None:
+def test_judging_the_parent_again_does_not_replace_its_refit(settings: params.Params) -> None:
     (report,) = judgment.run(settings, "two_tower")
 
     assert report["decided_before"]
@@ -236,7 +236,7 @@ def test_the_parent_asked_again_does_not_take_the_place_of_its_refit(settings: p
 
 
 @pytest.mark.slow
-def test_on_events_that_it_has_not_seen_the_refit_itself_is_the_champion(refitted: Path) -> None:
+def test_on_newer_events_the_refit_itself_is_the_champion(refitted: Path) -> None:
     features, candidate = feature_files.load_features("out/features/test"), registry.find(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
@@ -244,27 +244,27 @@ def test_on_events_that_it_has_not_seen_the_refit_itself_is_the_champion(refitte
     assert find_opponent(DATASET, candidate, later)[0].version.version == CHILD
 
 
-def asked(settings: params.Params, candidate: str, champion: str, features: str, **changes: object) -> GateCase:
+def make_case(settings: params.Params, candidate: str, champion: str, features: str, **changes: object) -> GateCase:
     found = [registry.find(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = CodeState("tested", None, None)
-    question = GateCase(settings, feature_files.load_features(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
+    case = GateCase(settings, feature_files.load_features(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
                         False, time.time_ns() // 1000)  # fmt: skip
-    return replace(question, **changes)
+    return replace(case, **changes)
 
 
 @pytest.mark.slow
-def test_a_refit_is_not_scored_on_a_window_that_it_was_fitted_on(settings: params.Params) -> None:
+def test_a_refit_is_not_scored_on_events_that_it_was_fitted_on(settings: params.Params) -> None:
     for candidate, champion, who in ((BASELINE, CHILD, "champion"), (CHILD, BASELINE, "candidate")):
-        report = judgment.judge(asked(settings, candidate, champion, "test"))
+        report = judgment.judge(make_case(settings, candidate, champion, "test"))
 
         assert report["verdict"] == "INSUFFICIENT_DATA"
         assert report["reason"].startswith(f"refused: the {who} was fitted on all known events, until ")
 
 
 @pytest.mark.slow
-def test_what_is_no_refit_of_its_parent_is_rejected(settings: params.Params) -> None:
-    report = refit.judge_refit(asked(settings, BASELINE, PARENT, "full"), {})
+def test_an_artifact_that_is_not_a_refit_of_its_parent_is_rejected(settings: params.Params) -> None:
+    report = refit.judge_refit(make_case(settings, BASELINE, PARENT, "full"), {})
 
     assert report["verdict"] == "REJECT"
     assert report["reason"].startswith("it is not a refit of its parent: its label is ease, its parent's two_tower")
@@ -273,8 +273,8 @@ def test_what_is_no_refit_of_its_parent_is_rejected(settings: params.Params) -> 
 @pytest.mark.slow
 def test_a_refit_whose_lists_agree_too_little_is_rejected(settings: params.Params) -> None:
     strict = settings.retrain.model_copy(update={"refit_overlap": 0.99})
-    asks = asked(settings.model_copy(update={"retrain": strict}), CHILD, PARENT, "full")
-    report = refit.judge_refit(asks, {})
+    case = make_case(settings.model_copy(update={"retrain": strict}), CHILD, PARENT, "full")
+    report = refit.judge_refit(case, {})
 
     assert report["verdict"] == "REJECT"
     assert (
@@ -288,7 +288,7 @@ def test_a_refit_whose_lists_agree_too_little_is_rejected(settings: params.Param
 def test_a_refit_that_costs_too_much_is_rejected(settings: params.Params) -> None:
     small = settings.gate.budgets.model_copy(update={"size_mb": 0.01})
     policy = settings.gate.model_copy(update={"budgets": small})
-    report = refit.judge_refit(asked(settings.model_copy(update={"gate": policy}), CHILD, PARENT, "full"), {})
+    report = refit.judge_refit(make_case(settings.model_copy(update={"gate": policy}), CHILD, PARENT, "full"), {})
 
     assert (report["verdict"], report["reason"][:11]) == ("REJECT", "over budget")
 
@@ -298,7 +298,7 @@ def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
     settings: params.Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preconditions, "golden_difference", lambda one: "0" if one.manifest.get("refit_of") else None)
-    report = refit.judge_refit(asked(settings, CHILD, PARENT, "full"), {})
+    report = refit.judge_refit(make_case(settings, CHILD, PARENT, "full"), {})
 
     assert report["reason"] == "the candidate does not answer as at export: 0"
 
@@ -327,7 +327,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
-def test_other_code_refits_nothing(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_COMMIT", "later")
     assert "demo 2 cannot be refitted here: its code commit is later, its parent's tested; check" in refused(capsys)
 
@@ -337,7 +337,7 @@ def test_other_code_refits_nothing(capsys, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
-def test_another_version_of_the_data_set_refits_nothing(capsys) -> None:
+def test_another_dataset_version_refuses_a_refit(capsys) -> None:
     path = SPLIT / "manifest.json"
     honest = path.read_text()
     try:
@@ -349,7 +349,7 @@ def test_another_version_of_the_data_set_refits_nothing(capsys) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
-def test_data_that_leak_refit_nothing(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leak_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"what": "an event after the cut", "rows": 3, "examples": [], "fails": True}
     checks = [{"check": "future", "cut": "full", "findings": [found]}]
     monkeypatch.setattr(leakage_report, "audit_full", lambda _: {"clean": False, "checks": checks})
@@ -359,10 +359,10 @@ def test_data_that_leak_refit_nothing(capsys, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
-def test_features_that_are_served_otherwise_than_they_are_fitted_refit_nothing(capsys) -> None:
+def test_skew_refuses_a_refit(capsys) -> None:
     groups = {"history": {"compared": 200, "match_rate": 0.1, "low": 0.06, "high": 0.15}}
-    told = {"dataset": DATASET, "dataset_hash": "d", "date": "2026-11-26", "answers": 200, "groups": groups}
-    skew_report.REPORT.write_text(json.dumps(told))
+    record = {"dataset": DATASET, "dataset_hash": "d", "date": "2026-11-26", "answers": 200, "groups": groups}
+    skew_report.REPORT.write_text(json.dumps(record))
     try:
         assert "refused: serving reads other features than the dataset holds: history 10.0%" in refused(capsys)
     finally:
@@ -388,6 +388,6 @@ def test_a_champion_by_override_is_not_refitted(refitted: Path, capsys, monkeypa
 
 
 @pytest.mark.slow
-def test_a_refit_is_made_once(refitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refit_is_not_refitted(refitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refit_full.main([]) == 0
     assert capsys.readouterr().out == "nothing to do: demo 3, the champion, is a refit of 2\n"

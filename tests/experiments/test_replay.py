@@ -43,7 +43,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             worker.stop()
             for name, body in {"cached": ASKED["stored"] | {"k": 2}, "popular": {"k": 9}}.items():
                 bodies[name] = running.ask(body | {"request_id": name}).content
-            running.app.service.ladder.popular = None
+            running.service.recommender.fallback.popular = None
             bodies["static"] = running.ask({"k": 8, "request_id": "static"}).content
         yield folder, bodies
 
@@ -78,10 +78,17 @@ def test_a_recorded_answer_comes_back_byte_for_byte_on_another_clone(here: Path,
 
 
 def test_what_was_answered_was_worth_replaying(answered) -> None:
-    rungs = {name: body.decode().partition('"rung":"')[2].partition('"')[0] for name, body in answered[1].items()}
+    sources = {name: body.decode().partition('"source":"')[2].partition('"')[0] for name, body in answered[1].items()}
 
-    assert rungs["stored"] == rungs["then"] == rungs["stated"] == rungs["barred"] == rungs["again"] == "personalised"
-    assert (rungs["denied"], rungs["popular"], rungs["static"]) == ("popular", "popular", "static")
+    assert (
+        sources["stored"]
+        == sources["then"]
+        == sources["stated"]
+        == sources["barred"]
+        == sources["again"]
+        == "personalized"
+    )
+    assert (sources["denied"], sources["popular"], sources["static"]) == ("popular", "popular", "static")
 
 
 def test_an_event_that_is_gone_is_told_as_another_input(here: Path, capsys) -> None:

@@ -62,8 +62,8 @@ def test_the_skew_check_says_what_matches_or_that_nothing_was_measured(
 def test_provenance_names_policy_looks_holdout_commits_and_data() -> None:
     html = page(report())
 
-    for told in ("0a1b", "look 2: alpha = 0.05 / 2", "2026-06-01 00:00 to 2026-06-30 23:59 UTC", "0123", "d1", "s1"):
-        assert told in html
+    for text in ("0a1b", "look 2: alpha = 0.05 / 2", "2026-06-01 00:00 to 2026-06-30 23:59 UTC", "0123", "d1", "s1"):
+        assert text in html
 
 
 def test_an_interval_is_drawn_where_its_numbers_say() -> None:

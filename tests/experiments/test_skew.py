@@ -83,7 +83,7 @@ def test_each_fault_of_a_store_is_found_in_its_group_and_told_by_value(here: Pat
     assert (traits["compared"], traits["matched"], traits["different"]) == (5, 4, 1)
     assert history["not_comparable"] == {NEWER_USER: 1}  # of the event whose time to be known is not there yet
     cost = record["cost"]
-    assert (cost["skewed_answers"], cost["computed_again"], cost["on_another_rung"]) == (3, 3, 0)
+    assert (cost["skewed_answers"], cost["computed_again"], cost["from_other_source"]) == (3, 3, 0)
     worst = max(record["differences"], key=lambda row: row["score_difference"])
     assert cost["largest_score_difference"] == worst["score_difference"] > 1e-3
     assert cost["of_request"] == worst["request_id"]
@@ -138,7 +138,7 @@ def test_what_was_read_costs_nothing_and_each_answer_is_computed_on_its_own_tren
 
     assert due is not None
     assert as_read is not None
-    assert (as_read.difference, as_read.kept, as_read.rung) == (pytest.approx(0, abs=1e-5), 1.0, "personalised")
+    assert (as_read.difference, as_read.kept, as_read.source) == (pytest.approx(0, abs=1e-5), 1.0, "personalized")
     assert due.difference is not None
     assert due.difference > 1e-2
 
@@ -153,7 +153,7 @@ def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) 
     )
     assert "age_band, country, gender, plan due" in found["less", "traits"]
     assert found["less", "trends"].startswith("missing in the answer: the export's own, of 2026-03-25")
-    assert record["cost"]["on_another_rung"] == 6
+    assert record["cost"]["from_other_source"] == 6
     assert record["cost"]["mean_share_of_list_kept"] < 1
 
 

@@ -107,11 +107,11 @@ def test_everybody_gets_what_the_endpoint_would_answer_at_that_moment(project: P
     for row, answer in zip(rows, answers, strict=True):
         assert row["item_ids"] == [item["item_id"] for item in answer["items"]]
         assert row["scores"] == [item["score"] for item in answer["items"]]
-        for name in ("rung", "reason", "segments", "model_version", "dataset_version"):
+        for name in ("source", "reason", "segments", "model_version", "dataset_version"):
             assert row[name] == answer[name]
         for name in ("time", "feature_time", "trends_time"):
             assert row[name] == (answer[name] and pd.Timestamp(answer[name]))
-    assert {row["rung"] for row in rows[:8]} == {"personalised"} or until_us > END
+    assert {row["source"] for row in rows[:8]} == {"personalized"} or until_us > END
 
 
 def test_the_moment_is_the_end_of_the_data_unless_stated(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
 
     assert run("--k", "1500") == 2
 
-    assert "user 'u0': k: expected a whole number from 1 to 1000, got 1500" in capsys.readouterr().err
+    assert "user 'u0': k: input should be less than or equal to 1000" in capsys.readouterr().err
     assert written() == before
     assert [path.name for path in Path("made").iterdir()] == ["all.parquet"]
 

@@ -112,7 +112,7 @@ def ask(variables: dict[str, str], key: str) -> dict:
     url = f"http://127.0.0.1:{variables['TIDEGATE_EDGE_PORT']}/v1/recommendations"
     body = {"history": [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}], "k": 3}
     got = httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)
-    return got.json() if got.status_code == 200 else {"rung": f"none: status {got.status_code}"}
+    return got.json() if got.status_code == 200 else {"source": f"none: status {got.status_code}"}
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_
         key = inside(image, variables, "serving.edge.keys", "make").split()[-1]
         inside(image, variables, "serving.install", str(tmp_path / "tiny-3.0.mar"))
         wait_until(lambda: image.healthy(**variables))
-        wait_until(lambda: ask(variables, key)["rung"] == "personalised")
+        wait_until(lambda: ask(variables, key)["source"] == "personalized")
         assert ask(variables, key)["model_version"] == "3.0"
     finally:
         end(container)
@@ -137,7 +137,7 @@ def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_
     container = image.start(**variables)
     try:
         wait_until(lambda: image.healthy(**variables))
-        wait_until(lambda: ask(variables, key)["rung"] == "personalised")
+        wait_until(lambda: ask(variables, key)["source"] == "personalized")
         with TorchServe.from_settings(settings_of(image, variables)) as client:
             assert client.describe("tiny")["3.0"].default
     finally:

@@ -152,13 +152,13 @@ FIRING = [  # the alert, series that are to set it off, series that are not
     ),
     (
         "TidegateFewPersonalised",
-        {f'{ANSWERS}{{rung="static"}}': EVENLY},  # and no series at all of what is missing
-        {f'{ANSWERS}{{rung="static"}}': EVENLY, f'{ANSWERS}{{rung="personalised"}}': "0+90x60"},
+        {f'{ANSWERS}{{source="static"}}': EVENLY},  # and no series at all of what is missing
+        {f'{ANSWERS}{{source="static"}}': EVENLY, f'{ANSWERS}{{source="personalized"}}': "0+90x60"},
     ),
     (
         "TidegateAnswersLate",
-        {f'{LATE}{{rung="popular"}}': "0+1x60", f'{ANSWERS}{{rung="popular"}}': EVENLY},
-        {f'{LATE}{{rung="popular"}}': NEVER, f'{ANSWERS}{{rung="popular"}}': EVENLY},
+        {f'{LATE}{{source="popular"}}': "0+1x60", f'{ANSWERS}{{source="popular"}}': EVENLY},
+        {f'{LATE}{{source="popular"}}': NEVER, f'{ANSWERS}{{source="popular"}}': EVENLY},
     ),
     ("TidegateBreakerOpens", {f'{OPENED}{{part="store"}}': "0+1x60"}, {f'{OPENED}{{part="store"}}': NEVER}),
     ("TidegateLinesLost", {f'{LINES}{{outcome="failed"}}': EVENLY}, {f'{LINES}{{outcome="written"}}': EVENLY}),
@@ -192,8 +192,8 @@ def test_an_alert_fires_when_it_should_and_only_then(name: str, bad: dict, good:
 
 def test_the_parts_of_an_expression_are_found() -> None:
     expression = (
-        'histogram_quantile(0.9, sum by (le, rung) (rate(a_bucket{kind="x(y)"}[$__rate_interval]))) / on (b) up'
+        'histogram_quantile(0.9, sum by (le, source) (rate(a_bucket{kind="x(y)"}[$__rate_interval]))) / on (b) up'
     )
     assert promql.metrics(expression) == {"a_bucket", "up"}
     assert promql.labels(expression) == {"a_bucket": {"kind"}}
-    assert promql.grouped(expression) == {"rung", "b"}
+    assert promql.grouped(expression) == {"source", "b"}

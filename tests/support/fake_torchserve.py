@@ -150,7 +150,7 @@ def recommendations(body: dict, version: str) -> dict:
     gone = set(body.get("exclude") or [])
     return {
         "items": [item for item in items if item["item_id"] not in gone][: int(body.get("k", 10))],
-        "rung": "popular" if whose == "popular" else "personalised",
+        "source": "popular" if whose == "popular" else "personalized",
         "reason": "as the fake says",
         "time": TIME,
         "trends_time": TIME,

@@ -10,7 +10,7 @@ NO_METRICS = {"and", "or", "unless", "by", "without", "on", "ignoring", "offset"
 
 
 def metrics(expression: str) -> set[str]:
-    """`sum by (rung) (rate(a_total{rung="x"}[5m])) / b` has the metrics a_total and b."""
+    """`sum by (source) (rate(a_total{source="x"}[5m])) / b` has the metrics a_total and b."""
     bare = STRING.sub("", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", bare)

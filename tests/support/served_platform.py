@@ -18,14 +18,15 @@ from config import params
 from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, read_settings
+from features.online.profile import PERSONALIZATION
 from serving import package
 from serving.deployment import registry
-from serving.edge.stored import Stored
+from serving.edge.consent import OnlineProfileStore
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'
+SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"' + PERSONALIZATION + '": false}}'
 
 
 class Worker(FakeTorchServe):
@@ -65,9 +66,9 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     archive = folder / f"{DATASET}-{VERSION}.mar"
     package.build(artifact, archive, DATASET, VERSION)
     own = {"dataset": DATASET, "artifact": archive, "keep_requests": True, "deadline_ms": 20_000}
-    running = Edge(make_settings(folder / "edge", worker.url, **own), Stored.of(DATASET))
+    running = Edge(make_settings(folder / "edge", worker.url, **own), OnlineProfileStore.from_environment(DATASET))
     try:
-        wait_until(lambda: running.app.service.ladder.popular is not None)
+        wait_until(lambda: running.service.recommender.fallback.popular is not None)
         yield running, worker
     finally:
         running.close()

@@ -1,4 +1,4 @@
-"""With the times dealt anew an honest feature tells nothing; one that reads its own event still does."""
+"""With shuffled items an honest feature tells nothing; one that reads its own event still does."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame
 
 
 def test_data_without_structure_passes_and_says_that_the_probe_finds_nothing(events: pd.DataFrame) -> None:
-    dealt = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
-    dealt = dealt.drop_duplicates(["user_id", "item_id"], ignore_index=True)
+    shuffled = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
+    shuffled = shuffled.drop_duplicates(["user_id", "item_id"], ignore_index=True)
 
-    (found,) = target_probe.probe(cut_of(dealt)).findings
+    (found,) = target_probe.probe(cut_of(shuffled)).findings
 
     assert (found.fails, found.what) == (False, "the probe finds nothing with the true times either")
 
@@ -88,8 +88,8 @@ def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.Dat
         generator = np.random.default_rng([seed, 9])
         log = replace(at.features.log, items=generator.permutation(at.features.log.items))
         seeded = replace(at, settings=at.settings.model_copy(update={"seed": seed}))
-        anew = target_probe.probe_features(seeded, replace(at.features, log=log))
-        won, decided = target_probe.count_won(anew.read["trend window_30d"])
+        shuffled = target_probe.probe_features(seeded, replace(at.features, log=log))
+        won, decided = target_probe.count_won(shuffled.read["trend window_30d"])
         deviations.append((won - decided / 2) / np.sqrt(decided / 4))
 
     assert abs(np.mean(deviations)) < 3.3 / np.sqrt(12)

@@ -200,7 +200,7 @@ def test_a_segment_list_is_complete_although_the_index_finds_nothing_of_it(
     (answer,) = served.recommend([{"history": [], "context": {"side": 1}, "k": 10}], now_us=NOW)
 
     assert isinstance(answer, dict)
-    assert answer["rung"] == "segment"
+    assert answer["source"] == "segment"
     assert all(int(item.removeprefix("item-")) % 2 for item in ids(answer))
 
 

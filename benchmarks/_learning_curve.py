@@ -1,0 +1,225 @@
+"""How good a model is after each epoch, and what that took: the time that a mark needs, and the speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from config import params
+from config.command import UserError
+from config.paths import BENCHMARKS, ROOT
+from features.feature_files import Features
+from features.sequences import EvaluationCases, InteractionLog
+from features.vocabulary import PAD
+from training import validation
+from training.metrics import NOT_RANKED, TrueRanks, ndcg
+from training.models.registry import build
+from training.network_fit import fit_learned
+from training.train import sizes_of
+
+
+@dataclass
+class LearningCurve:
+    """One entry per epoch.
+
+    Attributes:
+        epoch_events: events that the model reads in one epoch.
+        seconds: of fitting up to the end of the epoch: set-up included, validation left out.
+        ndcg: mean NDCG@10 of the `next_item` cases after the epoch.
+    """
+
+    epoch_events: int
+    seconds: list[float] = field(default_factory=list)
+    ndcg: list[float] = field(default_factory=list)
+
+    def seconds_to(self, mark: float) -> float | None:
+        """Seconds until the end of the first epoch that is at least as good as the mark; None where none is."""
+        return next((s for s, value in zip(self.seconds, self.ndcg, strict=True) if value >= mark), None)
+
+    def figures(self, mark: float) -> dict:
+        """What a result file says of the curve."""
+        epochs = len(self.seconds)
+        return {
+            "epochs": epochs,
+            "seconds": round(self.seconds[-1], 2),
+            "seconds_to_mark": (reached := self.seconds_to(mark)) and round(reached, 2),
+            "epochs_per_second": round(epochs / self.seconds[-1], 4),
+            "events_per_second": round(self.epoch_events * epochs / self.seconds[-1]),
+            "epoch_events": self.epoch_events,
+            "curve": [
+                {"seconds": round(s, 2), "ndcg@10": round(n, 5)} for s, n in zip(self.seconds, self.ndcg, strict=True)
+            ],
+        }
+
+
+class Clock:
+    """Seconds since it was made, less those of the work that is wrapped in `without`."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now, self.begun, self.left_out = now, now(), 0.0
+
+    def seconds(self) -> float:
+        return self.now() - self.begun - self.left_out
+
+    def without(self, work: Callable) -> Callable:
+        """The same work, whose time does not count."""
+
+        def uncounted(*arguments: Any) -> Any:
+            begun = self.now()
+            try:
+                return work(*arguments)
+            finally:
+                self.left_out += self.now() - begun
+
+        return uncounted
+
+
+class Reached(Exception):
+    """Ends a fit: what it was to show is known."""
+
+
+def recipe_of(label: str, settings: params.Params) -> dict:
+    """Its parameters in params.yaml, trained until validation stops it, as an experiment lets it."""
+    recipe = settings.train.models[label].model_dump()
+    limits = {"max_epochs": settings.experiment.max_epochs, "max_steps": settings.experiment.max_steps}
+    return recipe | {name: max(recipe[name], least) for name, least in limits.items()}
+
+
+def curve_of(label: str, features: Features, settings: params.Params, cases: int, mark: float) -> LearningCurve:
+    """Its curve up to the first epoch that reaches the mark, or to where validation stopped it.
+
+    Args:
+        cases: of each target that are ranked after each epoch, drawn by `settings.seed`.
+    """
+    curve = LearningCurve(int((features.past.items != 0).sum()))
+    looks = settings.train.model_copy(update={"early_stopping_cases": cases, "validation_cases": cases})
+    recipe, clock = recipe_of(label, settings), Clock()
+
+    def on_epoch(row: dict) -> None:
+        curve.seconds.append(clock.seconds())
+        curve.ndcg.append(row["valid/next_item/ndcg_10"])
+        print(f"{label}: epoch {row['epoch']}, {curve.seconds[-1]:.1f} s, NDCG@10 {curve.ndcg[-1]:.4f}", flush=True)
+        if curve.ndcg[-1] >= mark:
+            raise Reached
+
+    # All that a fit spends on validation goes through this one function.
+    with patch.object(validation, "ndcg", clock.without(validation.ndcg)), suppress(Reached):
+        fit_learned(recipe, features, looks, settings.seed, on_epoch)
+    return curve
+
+
+HOME = BENCHMARKS / "rectools"
+K = 100
+# It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
+NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",
+         "dropout": "dropout_rate"}  # fmt: skip
+
+
+def environment() -> Path:
+    """Its interpreter, installed on first use: it needs an older numpy than ours. The same torch, for speed's sake.
+
+    Raises:
+        UserError: pip cannot install it.
+    """
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    wanted = ["rectools[torch]==0.19.*", torch]
+    python, stamp = HOME / "bin" / "python", HOME / "installed.json"
+    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
+        return python
+    print(f"installing {' and '.join(wanted)} into {HOME.relative_to(ROOT)}, some minutes ...", flush=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    steps = [[sys.executable, "-m", "venv", "--clear", str(HOME)], [*pip, *wanted]]
+    if index := os.environ.get("TORCH_INDEX"):
+        steps.insert(1, [*pip, "--index-url", index, torch])
+    for step in steps:
+        if subprocess.run(step, check=False).returncode:
+            raise UserError(f"benchmarks: RecTools cannot be installed: {' '.join(step)} failed; its words stand above")
+    stamp.write_text(json.dumps(wanted))
+    return python
+
+
+def export(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
+    """events.npz, what was known before the cut, and histories.npz, each case's own as that of a user of its own.
+
+    Events of one user and time are in random order: that of the file is an artefact that RecTools would learn.
+    """
+    generator = np.random.default_rng(seed)
+    past = features.past
+    _save(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
+    rows, owner = visible(features.log, cases)
+    _save(folder / "histories.npz", features.log, rows, owner, generator)
+
+
+def visible(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the log that the cases may see, strictly before their times and known by then; the case of each."""
+    start = log.offsets[cases.user]
+    lengths = cases.end - start
+    owner = np.repeat(np.arange(len(cases)), lengths)
+    rows = np.arange(lengths.sum()) + np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
+    known = log.known[rows] <= cases.time[owner]
+    return rows[known], owner[known]
+
+
+def _save(path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator) -> None:
+    kept = log.items[rows] != PAD
+    rows, owner = rows[kept], owner[kept]
+    order = np.lexsort([generator.random(len(rows)), log.times[rows], owner])
+    rows, owner = rows[order], owner[order]
+    np.savez(path, user=owner, item=log.items[rows], time=log.times[rows])
+
+
+def curve_of__rectools(
+    features: Features, cases: EvaluationCases, recipe: dict, epochs: int, threads: int, seed: int, size: int
+) -> tuple[LearningCurve, dict]:
+    """Its curve over all epochs, and the versions that made it.
+
+    Args:
+        recipe: ours, whose sizes it gets.
+        size: of our batches, for the cases without a history, which get popular items.
+
+    Raises:
+        UserError: its process fails.
+    """
+    python = environment()
+    request = {"model": {theirs: recipe[ours] for ours, theirs in NAMES.items()}, "epochs": epochs,
+               "threads": threads, "seed": seed, "cases": len(cases), "k": K}  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "request.json").write_text(json.dumps(request))
+        export(folder, features, cases, seed)
+        command = [str(python), "-I", str(ROOT / "benchmarks" / "_rectools_fit.py"), str(folder)]
+        threads_of = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        if subprocess.run(command, check=False, env=os.environ | threads_of).returncode:
+            raise UserError("benchmarks: RecTools failed; its words stand above")
+        answer = np.load(folder / "answer.npz")
+        about = json.loads((folder / "about.json").read_text())
+        popular = _popular(features, cases, size)
+        values = [np.where(lists[:, 0] == PAD, popular, scores(lists, cases)) for lists in answer["ranked"]]
+        means = [float(each.mean()) for each in values]
+        return LearningCurve(about["epoch_events"], answer["seconds"].tolist(), means), about["versions"]
+
+
+def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
+    """(n,) NDCG@10 of (n, k) lists; a `next_item` case has one true item, which may stand nowhere in them."""
+    hit = lists == cases.truth[:, None]
+    rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
+    return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
+
+
+def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
+    """(n,) NDCG@10 of all-time popularity, as every baseline falls back to where there is nothing to go by."""
+    model = build({"name": "popularity", "days": None}, sizes_of(features))
+    return validation.ndcg(model, features, cases, features.trend_log(), size)
