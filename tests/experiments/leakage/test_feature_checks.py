@@ -199,7 +199,7 @@ def test_an_event_in_a_history_before_it_was_known_is_named(events, monkeypatch:
     honest = features.sequences.encode_cases
 
     def blind(log, cases, *rest):
-        return honest(features.sequences.Log(**vars(log) | {"known": log.times}), cases, *rest)
+        return honest(features.sequences.InteractionLog(**vars(log) | {"known": log.times}), cases, *rest)
 
     monkeypatch.setattr(features.sequences, "encode_cases", blind)
 
