@@ -34,7 +34,7 @@ def features_of(given: argparse.Namespace) -> Path:
     given.name = given.name or f"{workspace.name_of(given.source.expanduser().resolve())}{SUFFIX}"
     folder = workspace.workspace_of(given)
     assert folder is not None
-    steps.step("data and features", "dvc", ["repro", "featurize@valid"], folder, steps.environment())
+    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
     return folder
 
 

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+
+from config import threads as threads  # imported before torch, whose threads it configures
 
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-CLOSED_PIPE = 141  # 128 + SIGPIPE
+INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE
 
 
 class UserError(ValueError):
     """An error that the user can fix. The message says what is wrong and where."""
-
-
-def describe_fault(name: str, fault: Mapping[str, Any]) -> str:
-    """One of Pydantic's errors as a sentence: `TIDEGATE_WORKERS is '0'; input should be greater than ...`.
-
-    Args:
-        name: of the setting, as the user knows it.
-        fault: an entry of `ValidationError.errors()`.
-    """
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{name} is {fault['input']!r}; {message[:1].lower()}{message[1:]}"
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
@@ -38,9 +28,10 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         try:
-            code = main(argv)
-            sys.stdout.flush()
-            return code
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()  # a closed pipe is caught here; at the interpreter's exit it would not be
         except UserError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
@@ -48,18 +39,18 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:
-            if _stdout_is_open():  # the broken pipe is another one, such as a socket
+            if not _discard_output():  # the broken pipe is another one, such as a socket
                 raise
-            # The interpreter flushes stdout once more at exit; it must not fail there.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED_PIPE
 
     return wrapped
 
 
-def _stdout_is_open() -> bool:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return False
-    return True
+def _discard_output() -> bool:
+    """Whether the reader of stdout has gone. If so, the remaining output is discarded without an error."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # only errors, which are always reported
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed

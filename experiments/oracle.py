@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import config.threads  # noqa: F401  # before torch, which reads how threads wait
+
+# isort: split
+
 import argparse
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Fit the features of one cut on the split events: vocabulary, log, item features and trait encoders."""
+"""Fit the features of one or more cuts on the split events: vocabulary, log, item features and trait encoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from config import params
 from config.command import exits_cleanly
 from config.paths import FEATURES
 from features.feature_files import CUTS, FULL, save_features
-from features.fit import fit_cut
+from features.fit import fit_cuts
 
 
 @exits_cleanly
@@ -17,13 +17,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m features.featurize", description=__doc__)
     parser.add_argument(
-        "--cut", choices=(*CUTS, FULL), required=True, help="fit on events before valid_start or test_start, or on all"
+        "--cut",
+        nargs="+",
+        choices=(*CUTS, FULL),
+        default=CUTS,
+        help="fit on events before valid_start or test_start, or on all (default: valid test)",
     )
-    cut = parser.parse_args(argv).cut
-    features = fit_cut(cut, params.load())
-    folder = FEATURES / cut
-    save_features(folder, features)
-    print(f"fitted features of {len(features.vocabulary.ids):,} items ({cut} cut) -> {folder}")
+    cuts = parser.parse_args(argv).cut
+    for cut, features in fit_cuts(cuts, params.load()):
+        save_features(FEATURES / cut, features)
+        print(f"fitted features of {len(features.vocabulary.ids):,} items ({cut} cut) -> {FEATURES / cut}", flush=True)
     return 0
 
 

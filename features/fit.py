@@ -7,6 +7,7 @@ Legend: N items, V item features, F encoded columns, E events.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -74,17 +75,18 @@ def fit_features(
     )
 
 
-def fit_cut(cut: str, settings: params.Params) -> Features:
-    """Read the outputs of ingest and split, and fit the features of one cut: valid, test or full.
+def fit_cuts(cuts: Iterable[str], settings: params.Params) -> Iterator[tuple[str, Features]]:
+    """Read the outputs of ingest and split, and yield the features of each cut: valid, test or full.
 
     Raises:
         DataError: a stage has not run.
     """
     events, users, items, manifest = _read_stages()
-    features = fit_features(events, users, items, cut_time(cut, manifest), settings.featurize, settings.seed)
-    until_us = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
-    features.description |= describe_origin(manifest, settings.ingest.repeats, cut, until_us)
-    return features
+    for cut in cuts:
+        features = fit_features(events, users, items, cut_time(cut, manifest), settings.featurize, settings.seed)
+        until_us = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
+        features.description |= describe_origin(manifest, settings.ingest.repeats, cut, until_us)
+        yield cut, features
 
 
 def _read_stages() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:

@@ -26,8 +26,7 @@ from serving import settings as environment
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
 from serving.deployment.registry import RegistryError, Version
-from serving.edge import request_log
-from serving.edge.request_log import pseudonym
+from serving.edge.request_log import FROM_STORE, pseudonym
 from serving.torchserve.client import ServerError, TorchServe
 
 RUNS_PER_QUERY = 1000
@@ -246,11 +245,8 @@ def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path,
     def could_read(line: Line) -> bool:
         """It was computed for the user, from the stored history, after the event was known."""
         computed = line["user"] == hidden_id and line.get("cache") != NOT_COMPUTED
-        return (
-            computed
-            and line.get("basis", request_log.FROM_STORE) == request_log.FROM_STORE
-            and from_iso(line["time"]) >= since_us
-        )
+        from_store = line.get("basis", FROM_STORE) == FROM_STORE
+        return computed and from_store and from_iso(line["time"]) >= since_us
 
     return _answers_part(folder, "answers that could read it", could_read)
 
@@ -259,13 +255,9 @@ def _answers_part(folder: Path, name: str, reached: Callable[[Line], bool]) -> R
     """Answers of the served log that the data reached, newest first."""
     log = ServedLines(folder)
     rows = [
-        {
-            "request_id": line["request_id"],
-            "time": line["time"],
-            "version": line["model_version"],
-            "source": line["source"],
-        }
+        {"request_id": line["request_id"], "time": line["time"], "version": line["model_version"],
+         "source": line["source"]}
         for line in log.each()
         if reached(line)
-    ][::-1]
+    ][::-1]  # fmt: skip
     return ReportPart(name, {"answers": len(rows), "log": log.describe()}, rows)

@@ -201,7 +201,7 @@ def test_what_was_not_recorded_is_named(here: Path, capsys, missing: str) -> Non
 
     assert (code, len(said.splitlines())) == (2, 1)
     expected = {
-        "requests": "the request stated context and history, which no line",
+        "requests": "the request stated context and history, which the served log never holds",
         "line": "this line comes from a version that did not log",
     }
     assert said.startswith(f"error: {expected[missing]}")

@@ -44,7 +44,8 @@ def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A clone with the products, the online store, and an edge's folder of its own."""
     folder, _ = answered
     shutil.copytree(folder / "edge", tmp_path / "edge")
-    for name in ("data", "features", "params.yaml"):
+    (tmp_path / "out").mkdir()
+    for name in ("out/data", "out/features", "params.yaml"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -53,8 +54,9 @@ def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def data(here: Path) -> Path:
     """The data set as something of one's own to change."""
-    (here / "data").unlink()
-    return shutil.copytree(here.joinpath("features").resolve().parent / "data", here / "data")
+    source = (here / "out/data").resolve()
+    (here / "out/data").unlink()
+    return shutil.copytree(source, here / "out/data")
 
 
 def test_a_clean_platform_matches_in_every_group(here: Path, answered) -> None:
@@ -209,8 +211,8 @@ def test_what_cannot_be_compared_says_why(here: Path) -> None:
 def test_what_is_gone_from_this_clone_is_a_reason_and_no_difference(
     here: Path, gone: str, group: str, why: str
 ) -> None:
-    if gone.startswith("features"):
-        (here / "features").unlink()
+    if gone.startswith("out/features"):
+        (here / "out/features").unlink()
     else:
         path = here / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()

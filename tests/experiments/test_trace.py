@@ -42,7 +42,8 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The platform with a served log of one's own to break."""
     shutil.copytree(answered / "edge", tmp_path / "edge")
-    for name in ("data", "features", "params.yaml"):
+    (tmp_path / "out").mkdir()
+    for name in ("out/data", "out/features", "params.yaml"):
         (tmp_path / name).symlink_to(answered / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -26,7 +26,7 @@ from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"' + PERSONALIZATION + '": false}}'
+DENIED = {"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {PERSONALIZATION: False}}
 
 
 class Worker(FakeTorchServe):
@@ -51,8 +51,8 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
         version = judgment.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
-        (folder / "said.jsonl").write_text(SAID + "\n")
-        assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
+        (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n")
+        assert materialize.main([]) == materialize.main(["--events", "consent.jsonl"]) == 0
         yield folder
 
 
