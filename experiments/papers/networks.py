@@ -166,8 +166,8 @@ def _regularization(
     batch = len(users) / num_users
     total = configuration["l2"] / 2 * (user_penalty + item_penalty * batch)
     if isinstance(branch, DeepBranch):
-        history_penalty = branch.read.square().sum() * item_counts.sum() / num_users
-        total = total + configuration["l2_history"] / 2 * history_penalty * batch
+        history_penalty = configuration["l2_history"] / 2 * branch.read.square().sum() * item_counts.sum()
+        total = total + history_penalty / num_users * batch
     return total
 
 

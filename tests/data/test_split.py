@@ -219,7 +219,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
     assert "manifest.json does not exist; run python -m data.ingest first" in capsys.readouterr().err
 
 
-# PROTOCOL's own figures: cases of `next_item`, users of `horizon`, share of those that are warm, ties.
+# Figures of docs/evaluation.md's protocol: cases of `next_item`, users of `horizon`, share of those that are warm, ties.
 @pytest.mark.parametrize(
     ("name", "next_item_cases", "horizon_users", "warm", "ties"),
     [

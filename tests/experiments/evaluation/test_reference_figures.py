@@ -17,7 +17,7 @@ from training.train import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# NDCG@10 (horizon, next_item), fitted before test_start: PROTOCOL's table of baselines.
+# NDCG@10 (horizon, next_item), fitted before test_start: as reference implementations reach them.
 FIGURES = {
     "ml-100k": {
         "popularity": (0.291, 0.0323),
