@@ -28,7 +28,7 @@ from experiments.lineage.skew import (
     measure_effect,
     open_sources,
 )
-from features.feature_files import load
+from features.feature_files import load_features
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +137,7 @@ def test_an_answer_computed_on_what_it_read_has_the_same_scores(here: Path, answ
         model, trends, people = sources.model(line), sources.trends, sources.users
         assert trends is not None
         assert people is not None
-        days = (trends.until_us, load(TEST_FEATURES).cut_us)
+        days = (trends.until_us, load_features(TEST_FEATURES).cut_us)
         read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
         person = people.user(user, from_iso(line["time"]), "first")
         due, as_read = (measure_effect(ComparedAnswer(line, {}, person, snapshot), sources) for snapshot in read)
@@ -235,7 +235,7 @@ def test_trends_of_another_dataset_version_are_not_compared(here: Path, monkeypa
 
 
 def of_another_version() -> OfflineTrends:
-    trends = OfflineTrends(load("out/features/test"))
+    trends = OfflineTrends(load_features("out/features/test"))
     trends.dataset_hash = "another"
     return trends
 
