@@ -20,7 +20,7 @@ from unittest.mock import patch
 import httpx
 
 from benchmarks._synthetic import NAME
-from features.online.connect import STORE
+from features.online.connect import STORE_VARIABLE
 from serving import package
 from serving import settings as torchserve
 from serving.edge import authentication
@@ -165,7 +165,7 @@ READY_SECONDS = 60
 def environment(home: Path, store: str) -> Iterator[None]:
     """Let every server that starts inside the block keep to a folder, to free ports and to a store."""
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    own = {variable("server_home"): str(home / "torchserve"), STORE: store}
+    own = {variable("server_home"): str(home / "torchserve"), STORE_VARIABLE: store}
     day = {variable("token_minutes"): str(24 * 60)}  # a long soak must not outlive its token
     with patch.dict(os.environ, own | day | ports):
         yield

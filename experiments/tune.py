@@ -34,7 +34,6 @@ from experiments.tuning.workers import Job, WorkerPool
 from features import feature_files
 from features.feature_files import Features
 from training.model_factory import load_settings
-from training.models.registry import parse
 
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, workers: int = 1):
@@ -84,7 +83,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             raise UserError(
                 f"tune: none of {len(started_trials(study))} trials is complete; the MLflow UI shows the error of each"
             )
-        spaces = search_space.widen_spaces(settings.tune.spaces[label], parse(settings.train.models[label]))
+        spaces = search_space.spaces_around(settings.tune.spaces[label], settings.train.models[label])
         figures = {"": mlflow_log.log_study(parent, study, spaces)}
         if len(objectives) > 1:
             figures[".front"] = mlflow_log.log_front(parent, study, objectives)
@@ -174,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     budget = budget_of(arguments, settings.tune)
     check_fold_count(settings)
-    study = tune(label, feature_files.load(FEATURES / "valid"), settings, budget, arguments.workers)
+    study = tune(label, feature_files.load_features(FEATURES / "valid"), settings, budget, arguments.workers)
     print(summary_line(label, study, settings.tune.objectives))
     return 0
 

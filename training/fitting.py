@@ -18,7 +18,7 @@ from scipy import sparse
 from config import params
 from config.command import UserError
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training import validation
 from training.model_factory import build_model
 from training.models.base import Hyperparameters, MatrixModel, Model, ModelError
@@ -84,7 +84,7 @@ def fit(
     except ModelError as error:
         raise FitError(str(error)) from None
     except ValidationError as error:
-        faults = params.sentences(error, Path(str(hyperparameters.get("name"))))
+        faults = params.describe_errors(error, Path(str(hyperparameters.get("name"))))
         raise FitError("\n".join(faults)) from None
     result.seconds = time.perf_counter() - started + sum(part.seconds for part in (parts or {}).values())
     return result
@@ -140,7 +140,7 @@ def _fit_hybrid(
     return FitResult(model, chosen | {"l2": found.l2, "weights": found.weights}, 0.0, found.validation, [])
 
 
-def interaction_matrix(log: Log, num_items: int) -> sparse.csr_matrix:
+def interaction_matrix(log: InteractionLog, num_items: int) -> sparse.csr_matrix:
     """(U, N) 0/1 interactions; column 0, padding, stays empty."""
     kept = log.items != 0
     rows, columns = log.users[kept], log.items[kept]

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from config import params
 from config.params import ParamsError
-from config.search_space import widen_spaces
-from config.sections import ModelSection
+from config.search_space import spaces_around
+from config.validation import ModelSection
 from features.feature_files import Features
 from training.models.base import Hyperparameters, Model, ModelError, Sizes
 from training.models.hybrid import HybridHyperparameters
@@ -40,7 +40,7 @@ def with_typed_models(settings: params.Params, path: Path) -> params.Params:
         except ModelError as error:
             faults.append(f"{path.name}: train.models.{label}: {error}")
         except ValidationError as error:
-            faults += params.sentences(error, path, ("train", "models", label))
+            faults += params.describe_errors(error, path, ("train", "models", label))
     if not faults:
         faults = [f"{path.name}: {fault}" for fault in [*_faults_of_parts(typed), *_faults_of_spaces(typed, settings)]]
     if faults:
@@ -63,7 +63,7 @@ def _faults_of_spaces(models: Mapping[str, Hyperparameters], settings: params.Pa
     faults = []
     for label, spaces in settings.tune.spaces.items():
         try:
-            widen_spaces(spaces, models[label])
+            spaces_around(spaces, models[label])
         except ValueError as error:
             faults.append(f"tune.spaces.{label}{error}")
     return faults

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         features = None
         for label in arguments.model:
             hyperparameters = hyperparameters_for(label, cut, settings)
-            features = features or feature_files.load(FEATURES / cut)
+            features = features or feature_files.load_features(FEATURES / cut)
             result = train(label, hyperparameters, features, settings)
             scores = ", ".join(f"{target} {value:.3f}" for target, value in result.validation.items())
             period = "validation" if cut == "valid" else cut

@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from config.sections import ModelSection
+from config.validation import ModelSection
 from features.encode import Batch
 
 EXCLUDED = float("-inf")  # score of an item that may not be recommended

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from config.sections import Count
+from config.validation import Count
 from features.encode import Batch
 from training.models.base import (
     AS_LIST,

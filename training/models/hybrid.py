@@ -14,7 +14,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from config.sections import Count
+from config.validation import Count
 from data.columns import MICROSECONDS
 from features.encode import Batch
 from features.vocabulary import PAD

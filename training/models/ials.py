@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from config.sections import Count
+from config.validation import Count
 from features.encode import Batch
 from features.vocabulary import PAD
 from training.models.base import Hyperparameters, MatrixModel, Sizes, fall_back_without_history

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from config.sections import Count, Share
+from config.validation import Count, Share
 from features.encode import Batch
 from training.models.base import Factors, Hyperparameters, Model, ModelError, Search, Sizes
 from training.models.graph import Graph

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from config.sections import Count
+from config.validation import Count
 from training.models.base import Sizes
 from training.models.layers import ContextEncoder, ItemTable, add_trends, pair_trends
 from training.models.network import Network, NetworkHyperparameters

@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from config.sections import Count
+from config.validation import Count
 from features.encode import Batch
-from features.trends import ALL, window
+from features.trends import ALL, window_channel
 from training.models.base import Hyperparameters, MatrixModel, Sizes
 from training.models.registry import register
 
@@ -28,7 +28,7 @@ class Popularity(MatrixModel[PopularityHyperparameters]):
 
     def __init__(self, hyperparameters: PopularityHyperparameters, sizes: Sizes) -> None:
         super().__init__(hyperparameters, sizes)
-        self.channels = (window(hyperparameters.days), ALL)
+        self.channels = (window_channel(hyperparameters.days), ALL)
 
     def fit(self, matrix, seed: int) -> None:
         """Nothing to fit: the counts are item trends."""

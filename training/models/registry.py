@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from config.sections import ModelSection
+from config.validation import ModelSection
 from training.models.base import Hyperparameters, Model, ModelError, Sizes
 
 FOUND_BY_FIT = ("best_steps", "train_events", "weights")  # keys that a fit adds to the hyperparameters it was given

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from config.sections import Count
+from config.validation import Count
 from features.vocabulary import PAD
 from training.models.base import Factors, Sizes
 from training.models.history_encoder import CausalBlock, states_at

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from config.sections import Count
+from config.validation import Count
 from training.models.base import Factors, Sizes
 from training.models.history_encoder import HistoryEncoder
 from training.models.layers import ContextEncoder, ItemTable, add_trends
