@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from config import params
 from config.params import ParamsError
-from config.search_space import spaces_around
+from config.search_space import Space, spaces_around
 from config.validation import ModelSection
 from features.feature_files import Features
 from training.models.base import Hyperparameters, Model, ModelError, Sizes
@@ -67,6 +67,11 @@ def _faults_of_spaces(models: Mapping[str, Hyperparameters], settings: params.Pa
         except ValueError as error:
             faults.append(f"tune.spaces.{label}{error}")
     return faults
+
+
+def search_spaces(label: str, settings: params.Params) -> dict[str, Space]:
+    """The spaces of `tune.spaces` for a model, each wide enough to contain the model's own value."""
+    return spaces_around(settings.tune.spaces[label], parse(settings.train.models[label]))
 
 
 def is_learned(name: str) -> bool:

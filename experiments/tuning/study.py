@@ -62,7 +62,7 @@ class Search:
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.spaces_around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+        return search_spaces(self.label, self.settings)
 
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:
