@@ -20,7 +20,7 @@ from unittest.mock import patch
 import httpx
 
 from benchmarks._synthetic import NAME
-from features.online.connect import STORE
+from features.online.connect import STORE_VARIABLE
 from serving import package
 from serving import settings as torchserve
 from serving.edge import authentication
@@ -160,7 +160,7 @@ def _await_redis(port: int) -> None:
 def server_environment(home: Path, store: str) -> Iterator[None]:
     """Servers that start inside the block use a folder, free ports and a store of their own."""
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    folders = {variable("server_home"): str(home / "torchserve"), STORE: store}
+    folders = {variable("server_home"): str(home / "torchserve"), STORE_VARIABLE: store}
     token = {variable("token_minutes"): str(24 * 60)}  # longer than any soak
     with patch.dict(os.environ, folders | token | ports):
         yield

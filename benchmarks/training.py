@@ -34,7 +34,7 @@ def features_of(given: argparse.Namespace) -> Path:
     given.name = given.name or f"{workspace.name_of(given.source.expanduser().resolve())}{SUFFIX}"
     folder = workspace.workspace_of(given)
     assert folder is not None
-    steps.step("data and features", "dvc", ["repro", "featurize@valid"], folder, steps.environment())
+    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
     return folder
 
 
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
+    settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
     recipe = _learning_curve.recipe_of("sasrec", settings)
     theirs, versions = _learning_curve.curve_of__rectools(

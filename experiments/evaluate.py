@@ -80,18 +80,20 @@ def index_text(index: dict[str, Any] | None) -> str:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
-    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
-    label = parser.parse_args(argv).model
-    settings, started = params.load(), time.perf_counter()
-    features = feature_files.load(FEATURES / "test")
-    items = catalog_items(features)
-    rankings, metrics = evaluate(label, features, items, settings)
-    path = write_metrics(label, rankings, metrics, items)
-    mlflow_log.log_evaluation(metrics)
-    print(
-        f"evaluated {label} (test) in {time.perf_counter() - started:.0f} s: {headline(metrics['targets'])}"
-        f"{index_text(metrics['index'])}; written to {path}"
+    parser.add_argument(
+        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
     )
+    labels = parser.parse_args(argv).model
+    settings = params.load()
+    features = feature_files.load_features(FEATURES / "test")
+    items = catalog_items(features)
+    for label in labels:
+        started = time.perf_counter()
+        rankings, metrics = evaluate(label, features, items, settings)
+        write_metrics(label, rankings, metrics, items)
+        mlflow_log.log_evaluation(metrics)
+        seconds, index = time.perf_counter() - started, index_text(metrics["index"])
+        print(f"evaluated {label} (test) in {seconds:.0f} s: {headline(metrics['targets'])}{index}", flush=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from threading import Lock
 from typing import TypeVar
 
 import torch
+
+from config.threads import free_cores
 
 Part = TypeVar("Part")
 MOST = 4  # parts at once: each holds scores of the whole catalogue
@@ -61,6 +64,17 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def idle_cores() -> Iterator[None]:
+    """Let torch compute on the cores that other processes leave idle, or as OMP_NUM_THREADS says.
+
+    Sums may differ in their last bits with the number of threads, as they do between machines.
+    """
+    allowed = torch.get_num_threads()
+    with torch_threads(allowed if "OMP_NUM_THREADS" in os.environ else min(allowed, free_cores())):
+        yield
 
 
 @contextmanager

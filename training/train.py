@@ -1,6 +1,10 @@
-"""STAGE train: fit one model at one cut. At `valid` the recipe is found; at `test` it is followed."""
+"""STAGE train: fit models at both cuts. The fit at `valid` finds the hyperparameters, the fit at `test` uses them."""
 
 from __future__ import annotations
+
+import config.threads  # noqa: F401  # before torch, which reads how threads wait
+
+# isort: split
 
 import argparse
 import json
@@ -18,12 +22,15 @@ from config.command import UserError, exits_cleanly
 from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training import distributed, tracking
 from training import validation as validation_module
 from training.models.base import MatrixModel, Model, ModelError, Sizes
 from training.models.hybrid import Hybrid
 from training.models.registry import build
+from training.threads import idle_cores
+
+CUTS = ("valid", "test")
 
 
 @dataclass
@@ -53,7 +60,7 @@ def sizes_of(features: Features) -> Sizes:
     )
 
 
-def matrix_of(log: Log, num_items: int) -> sparse.csr_matrix:
+def matrix_of(log: InteractionLog, num_items: int) -> sparse.csr_matrix:
     """(U, N) 0/1 interactions; row 0 of the items, padding, stays empty."""
     kept = log.items != 0
     rows, columns = log.users[kept], log.items[kept]
@@ -70,6 +77,7 @@ def candidates(recipe: dict) -> list[dict]:
     return [recipe]
 
 
+@idle_cores()
 def fit(
     recipe: dict,
     features: Features,
@@ -194,32 +202,41 @@ def write(folder: Path, result: FitResult, facts: dict) -> None:
     (folder / "fit.json").write_text(json.dumps(facts, indent=1))
 
 
+def train(label: str, recipe: dict, features: Features, settings: params.Params) -> FitResult:
+    """Fit one model of params.yaml at the cut of `features`, log the run to MLflow and write the result."""
+    cut, parts = features.description["cut"], fitted_parts(recipe, features.description["cut"], features)
+    seed = settings.train.seed if build_is_learned(recipe) or parts is not None else settings.seed
+    devices = distributed.stated() if build_is_learned(recipe) and parts is None else 1
+    with tracking.training_run(label, recipe, features, settings) as run:
+        result = fit(recipe, features, settings.train, seed, run.log_epoch, CHECKPOINTS, parts, devices)
+        run.tag(devices=str(devices))
+        run.log_fit(result)
+    facts = {"label": label, "cut": cut, "run_id": run.run_id, "seed": seed}
+    write(FITTED / label / cut, result, facts)
+    return result
+
+
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    told = (
+    note = (
         f"{distributed.VARIABLE}=2 shares each step of a network's fit between two processes: GPUs where there are any."
     )
-    parser = argparse.ArgumentParser(description=__doc__, epilog=told)
-    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
-    parser.add_argument("--cut", choices=("valid", "test"), required=True)
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__, epilog=note)
+    parser.add_argument(
+        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
+    )
+    parser.add_argument("--cut", nargs="+", choices=CUTS, default=CUTS, help="default: both")
     arguments = parser.parse_args(argv)
     settings = params.load()
-    recipe = recipe_for(arguments.model, arguments.cut, settings)
-    features = feature_files.load(FEATURES / arguments.cut)
-    with tracking.training_run(arguments.model, recipe, features, settings) as run:
-        parts = fitted_parts(recipe, arguments.cut, features)
-        kept, number = CHECKPOINTS, distributed.stated() if build_is_learned(recipe) and parts is None else 1
-        result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
-        run.tag(devices=str(number))
-        run.log_fit(result)
-    folder = FITTED / arguments.model / arguments.cut
-    write(
-        folder,
-        result,
-        {"label": arguments.model, "cut": arguments.cut, "run_id": run.run_id, "seed": settings.train.seed},
-    )
-    scores = " ".join(f"{target} {value:.4f}" for target, value in result.validation.items())
-    print(f"train: {arguments.model} at {arguments.cut} in {result.seconds:.1f} s {scores} -> {folder}")
+    for cut in (cut for cut in CUTS if cut in arguments.cut):
+        features = None
+        for label in arguments.model:
+            recipe = recipe_for(label, cut, settings)
+            features = features or feature_files.load_features(FEATURES / cut)
+            result = train(label, recipe, features, settings)
+            scores = ", ".join(f"{target} {value:.3f}" for target, value in result.validation.items())
+            period = "validation" if cut == "valid" else cut
+            print(f"trained {label} ({period}) in {result.seconds:.1f} s{scores and f': NDCG@10 {scores}'}", flush=True)
     return 0
 
 

@@ -22,7 +22,7 @@ from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.comparison import best_on_validation, validation_score
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
-from experiments.orchestration import steps
+from experiments.orchestration import model_selection, steps
 from experiments.orchestration.workspace import edited
 from training import provenance
 
@@ -45,17 +45,28 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
     labels = [one.label for one in measured if one.learned and one.label in settings.train.models]
     if not labels:
         return None
+    whole, first = (folder / "dvc.yaml").read_text(), settings.train.seed
+    model_selection.write(folder, _with_parts(labels, settings))
     for seed in range(number):
         take(folder, seed)
-        step = f"seed {seed}: {', '.join(labels)}"
-        steps.step(step, "dvc", ["repro", *(f"evaluate@{label}" for label in labels)], folder, env)
+        steps.step(f"seed {seed}: {', '.join(labels)}", "dvc", ["repro", "evaluate"], folder, env)
         keep(folder, seed, labels)
+    (folder / "dvc.yaml").write_text(whole)
+    take(folder, first)
+    steps.step("every model, from the cache", "dvc", ["repro", "evaluate"], folder, env)
     found = put_together(folder, labels, range(number))
     registered = best_on_validation([one for one in found if one.label in labels], learned=True)
     if registered is not None:  # None where only baselines are learned
         take(folder, median_seed(folder, registered, range(number)))
     steps.step("back to the median seed", "dvc", ["repro", "compare"], folder, env)
     return registered
+
+
+def _with_parts(labels: Sequence[str], settings: params.Params) -> list[str]:
+    """These models and those that they combine, in the order of params.yaml."""
+    models = settings.train.models
+    wanted = {*labels, *(part for label in labels for part in getattr(models[label], "parts", ()))}
+    return [label for label in models if label in wanted]
 
 
 def take(folder: Path, seed: int) -> None:
