@@ -319,9 +319,11 @@ def write_chart(facts: dict, path: Path) -> None:
     axes.plot(users, shares, color="gray", label="equal")
     for level, name in ((MAX_ERROR, "maximum error"), (facts["policy"]["power"], "power")):
         axes.axhline(level, color="firebrick", linestyle=":", linewidth=1)
-        axes.annotate(f"{name} {level:.0%}", (min(users), level), color="firebrick", va="bottom", fontsize=8)
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="users in the holdout", ylabel="share promoted",
-             title=f"Share of holdouts that promote: {pair['pair']}, {facts['dataset']}")  # fmt: skip
+        axes.annotate(
+            f"{name} {level:.0%}", (max(users), level), color="firebrick", ha="right", va="bottom", fontsize=8
+        )
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="users in the holdout", ylabel="share promoted")
+    figure.suptitle(f"Share of holdouts that promote: {pair['pair']}, {facts['dataset']}")
     axes.set_xticks(list(users), [f"{number:,}" for number in users], minor=False)
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
