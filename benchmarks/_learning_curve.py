@@ -22,7 +22,7 @@ from config import params
 from config.command import UserError
 from config.paths import BENCHMARKS, ROOT
 from features.feature_files import Features
-from features.sequences import EvaluationCases, Log
+from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
@@ -163,7 +163,7 @@ def export(folder: Path, features: Features, cases: EvaluationCases, seed: int) 
     _save(folder / "histories.npz", features.log, rows, owner, generator)
 
 
-def visible(log: Log, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
+def visible(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log that the cases may see, strictly before their times and known by then; the case of each."""
     start = log.offsets[cases.user]
     lengths = cases.end - start
@@ -173,7 +173,7 @@ def visible(log: Log, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     return rows[known], owner[known]
 
 
-def _save(path: Path, log: Log, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator) -> None:
+def _save(path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator) -> None:
     kept = log.items[rows] != PAD
     rows, owner = rows[kept], owner[kept]
     order = np.lexsort([generator.random(len(rows)), log.times[rows], owner])

@@ -18,8 +18,8 @@ from benchmarks._load import redis_server
 from benchmarks._record import write
 from data.columns import HOUR
 from features.online.connect import StoreSettings, connect
-from features.online.profile import Event, Profile, Stated, make
-from features.online.profile_codec import encode
+from features.online.profile import Event, Profile, TimedValue, make_profile
+from features.online.records import encode_profile
 from features.online.store import Policy
 
 T = 1_767_225_600_000_000
@@ -31,8 +31,10 @@ def profile(user: int, events: int) -> Profile:
     history = [
         Event(T + at * HOUR, f"{user:016x}{at:016x}", T + at * HOUR, f"m{at * 37:05d}", "play") for at in range(events)
     ]
-    traits = {name: Stated(T, "0" * 32, T, value) for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))}
-    return make(f"u{user:06d}", history, traits)
+    traits = {
+        name: TimedValue(T, "0" * 32, T, value) for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))
+    }
+    return make_profile(f"u{user:06d}", history, traits)
 
 
 def timed(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -60,7 +62,7 @@ def measure(url: str, folder: Path, users: int, events: int, rounds: int) -> tup
         store.configure(Policy(1000, None))
         store.upsert(profiles)
         work[kind] = partial(store.read, names, moments)
-    client, raw = redis.Redis.from_url(url), [encode(each) for each in profiles]
+    client, raw = redis.Redis.from_url(url), [encode_profile(each) for each in profiles]
     keys = [f"bare:{name}" for name in names]
     client.mset(dict(zip(keys, raw, strict=True)))
     work["bare MGET"] = partial(client.mget, keys)

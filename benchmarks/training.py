@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
+    settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
     recipe = _learning_curve.recipe_of("sasrec", settings)
     theirs, versions = _learning_curve.curve_of__rectools(

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.model and not arguments.oracle:
         parser.error("one of --model and --oracle is required")
     settings = params.load()
-    features = feature_files.load(FEATURES / "test")
+    features = feature_files.load_features(FEATURES / "test")
     items = catalog_items(features)
     for label in [*arguments.model, *([oracle.LABEL] if arguments.oracle else [])]:
         started = time.perf_counter()

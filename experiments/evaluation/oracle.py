@@ -11,7 +11,7 @@ import torch
 from config import params
 from config.command import UserError
 from config.paths import INGESTED
-from data.simulate import Oracle
+from data.simulator.simulation import Oracle
 from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import provenance_of

@@ -14,20 +14,19 @@ import pandas as pd
 from config import params
 from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.products import read_table
+from data.tables import read_table
 from data.time_columns import microseconds
 from data.times import from_iso, to_iso
 from experiments.lineage import upstream
 from experiments.lineage.inputs import NO_SECRET
 from experiments.lineage.report import ReportPart
 from experiments.lineage.served_log import NOT_COMPUTED, Line, LineageError, ServedLines
-from features.featurize import CUTS, FULL, moment_of
+from features.feature_files import CUTS, FULL, cut_time
 from serving import settings as environment
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
 from serving.deployment.registry import RegistryError, Version
-from serving.edge import request_log
-from serving.edge.request_log import pseudonym
+from serving.edge.request_log import FROM_STORE, pseudonym
 from serving.torchserve.client import ServerError, TorchServe
 
 RUNS_PER_QUERY = 1000
@@ -145,7 +144,7 @@ def _data_part(kind: str, name: str, events: pd.DataFrame, origin: Origin) -> Re
     facts: dict[str, Any] = {"id": name, "dataset version": origin.hash}
     if kind == "event":
         event = events.iloc[0]
-        facts |= {"user": event[USER], "item": event[ITEM], "time": to_iso(int(times.iloc[0])), "part": event[PART]}
+        facts |= {"user": event[USER], "item": event[ITEM], "time": to_iso(int(times[0])), "part": event[PART]}
     else:
         facts |= {"events": len(events), "first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
         facts |= {"parts": {part: int(count) for part, count in events[PART].value_counts().items()}}
@@ -184,7 +183,7 @@ def _fit_until(tags: Mapping[str, str]) -> int | None:
     split = json.loads(path.read_text()) if path.is_file() else {}
     if split.get("split_id") != tags.get("split_id") or tags.get("cut") not in (*CUTS, FULL):
         return None
-    return moment_of(tags["cut"], split)
+    return cut_time(tags["cut"], split)
 
 
 def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda version: True) -> ReportPart:
@@ -246,11 +245,8 @@ def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path,
     def could_read(line: Line) -> bool:
         """It was computed for the user, from the stored history, after the event was known."""
         computed = line["user"] == hidden_id and line.get("cache") != NOT_COMPUTED
-        return (
-            computed
-            and line.get("basis", request_log.FROM_STORE) == request_log.FROM_STORE
-            and from_iso(line["time"]) >= since_us
-        )
+        from_store = line.get("basis", FROM_STORE) == FROM_STORE
+        return computed and from_store and from_iso(line["time"]) >= since_us
 
     return _answers_part(folder, "answers that could read it", could_read)
 
@@ -259,13 +255,9 @@ def _answers_part(folder: Path, name: str, reached: Callable[[Line], bool]) -> R
     """Answers of the served log that the data reached, newest first."""
     log = ServedLines(folder)
     rows = [
-        {
-            "request_id": line["request_id"],
-            "time": line["time"],
-            "version": line["model_version"],
-            "source": line["source"],
-        }
+        {"request_id": line["request_id"], "time": line["time"], "version": line["model_version"],
+         "source": line["source"]}
         for line in log.each()
         if reached(line)
-    ][::-1]
+    ][::-1]  # fmt: skip
     return ReportPart(name, {"answers": len(rows), "log": log.describe()}, rows)

@@ -17,7 +17,7 @@ from training.train import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# NDCG@10 (horizon, next_item), fitted before test_start: PROTOCOL's table of baselines.
+# NDCG@10 (horizon, next_item), fitted before test_start: as reference implementations reach them.
 FIGURES = {
     "ml-100k": {
         "popularity": (0.291, 0.0323),
@@ -46,7 +46,7 @@ def featurized(folder: Path, source: Path) -> feature_files.Features:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in (["data.ingest"], ["data.split"], ["features.featurize", "--cut", "test"]):
         subprocess.run([sys.executable, "-m", *verb], cwd=folder, env=environment, check=True)
-    return feature_files.load(folder / "out/features/test")
+    return feature_files.load_features(folder / "out/features/test")
 
 
 @pytest.mark.slow
