@@ -47,11 +47,11 @@ def exported(home: Path, items: int, steps: int) -> tuple[_synthetic.Trained, di
 def served(stack: ExitStack, home: Path, trained: _synthetic.Trained) -> tuple[dict[str, Target], ServerSettings]:
     """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
     url = store_profiles(stack, trained.features, params.load(ROOT / "params.yaml"))
-    stack.enter_context(_load.environment(home, url))
-    settings = stack.enter_context(_load.running(home / "artifact"))
+    stack.enter_context(_load.server_environment(home, url))
+    settings = stack.enter_context(_load.torchserve_server(home / "artifact"))
     return {
-        NOOP: _load.target(settings, _load.NOOP, "OK"),
-        HANDLER: _load.target(settings, _synthetic.NAME, _load.PERSONAL),
+        NOOP: _load.model_target(settings, _load.NOOP, "OK"),
+        HANDLER: _load.model_target(settings, _synthetic.NAME, _load.PERSONAL),
     }, settings
 
 
