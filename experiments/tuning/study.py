@@ -25,6 +25,7 @@ from config.paths import studies_database
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
+from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
