@@ -1,4 +1,4 @@
-"""One measured point: wrk posts requests of varying users to an address for some seconds."""
+"""Load on a server: start Redis, TorchServe and the edge, and let wrk post requests of varying users."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from serving.torchserve.client import TorchServe, prediction_path
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 SUMMED = ("requests", "seconds", "refused", "other", "broken", "late")
-PATIENCE_SECONDS = 5  # an answer that takes longer counts as late, and is not waited for
+PATIENCE_SECONDS = 5  # a later response counts as late
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to post, and how to tell a good answer.
+    """Where to post, and how to recognize a good response.
 
     Attributes:
-        wanted: a text that every good answer holds.
+        wanted: a text in every good response.
         token: sent as `Authorization: Bearer`.
     """
 
@@ -50,13 +50,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw.
+    """What wrk measured.
 
     Attributes:
-        refused: answers whose status was not 200.
-        other: answers with status 200 that were not what was asked for.
+        refused: responses with a status other than 200.
+        other: responses with status 200 without the wanted text.
         broken: connections that failed.
-        late: requests without an answer in time.
+        late: requests without a response in time.
     """
 
     requests: int
@@ -74,23 +74,23 @@ class Load:
 
     @property
     def bad(self) -> int:
-        """Requests that did not get what they asked for."""
+        """Requests without a good response."""
         return self.refused + self.other + self.broken + self.late
 
 
 def pooled(rounds: Sequence[Load]) -> Load:
-    """Rounds of one point as one: counts and seconds add up; of each percentile the median of the rounds'."""
+    """Rounds of one point as one: counts and seconds add up, a percentile is the median over the rounds."""
     sums = {name: sum(getattr(one, name) for one in rounds) for name in SUMMED}
     p50, p99 = (median(getattr(one, name) for one in rounds) for name in ("p50_ms", "p99_ms"))
     return Load(**sums, p50_ms=p50, p99_ms=p99)
 
 
 class LoadError(RuntimeError):
-    """wrk ended without figures; the text is what it said."""
+    """wrk ended without figures. The message is its output."""
 
 
 def load(target: Target, concurrency: int, seconds: float, users: int, k: int, first: int = 0) -> Load:
-    """Keep `concurrency` requests in flight for a while, from one thread, users in turn from number `first` on."""
+    """Keep `concurrency` requests in flight from one thread; users take turns, starting at number `first`."""
     command = [
         "wrk",
         *("--threads", "1", "--connections", str(concurrency), "--duration", f"{max(1, round(seconds))}s"),
@@ -115,7 +115,7 @@ REDIS_READY_SECONDS = 10
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """The URL of a redis-server on a free port, which keeps nothing; it ends with the block."""
+    """Run a redis-server without persistence on a free port; yield its URL."""
     port = free_ports(1)[0]
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
@@ -129,7 +129,7 @@ def redis_server() -> Iterator[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free a moment ago."""
+    """Loopback ports that are free now."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -151,7 +151,7 @@ def _await_redis(port: int) -> None:
 
 NOOP = "noop"
 NOOP_SOURCE = '''\
-"""Answers without doing anything: what is left is the server's own time."""
+"""Answers without doing anything, which leaves the server's own time."""
 
 
 def handle(data, context):
@@ -163,7 +163,7 @@ READY_SECONDS = 60
 
 @contextmanager
 def environment(home: Path, store: str) -> Iterator[None]:
-    """Let every server that starts inside the block keep to a folder, to free ports and to a store."""
+    """Servers that start inside the block use this folder, free ports and this store."""
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
     own = {variable("server_home"): str(home / "torchserve"), STORE: store}
     day = {variable("token_minutes"): str(24 * 60)}  # a long soak must not outlive its token
@@ -173,7 +173,7 @@ def environment(home: Path, store: str) -> Iterator[None]:
 
 @contextmanager
 def running(artifact: Path) -> Iterator[ServerSettings]:
-    """TorchServe with the artifact as deploy loads it, and beside it the no-op at batch size 1."""
+    """Run TorchServe with the artifact as deploy loads it, and with the no-op handler at batch size 1."""
     settings = torchserve.load()
     server.start(settings)
     try:
@@ -195,20 +195,20 @@ def running(artifact: Path) -> Iterator[ServerSettings]:
 
 
 def target(settings: ServerSettings, name: str, wanted: str) -> Target:
-    """Where a loaded model is asked; its token holds for as long as the settings say."""
+    """The target of a loaded model. Its token expires as the settings say."""
     token = json.loads(settings.key_file.read_text())["inference"]["key"]
     return Target(settings.inference_url + prediction_path(name), token, wanted)
 
 
 @contextmanager
-def edge(home: Path, **chosen: object) -> Iterator[Target]:
-    """The edge, as deployed but for the settings given, without a limit of its rate."""
+def edge(home: Path, **settings: object) -> Iterator[Target]:
+    """Run the edge as deployed, without a rate limit and with the given settings changed."""
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
-    stated = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | chosen
+    values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
     key, kept = authentication.create_key(authentication.SERVER, None, None)
     authentication.add_key(home / "keys.json", kept)
-    environ = os.environ | {edge_variable(field): str(value) for field, value in stated.items()}
+    environ = os.environ | {edge_variable(field): str(value) for field, value in values.items()}
     home.mkdir(parents=True, exist_ok=True)
     with (home / "edge.log").open("wb") as log:
         command = [sys.executable, "-m", "serving.edge.serve"]
@@ -222,7 +222,7 @@ def edge(home: Path, **chosen: object) -> Iterator[Target]:
 
 
 def _await(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until the edge has had its first answer from TorchServe."""
+    """Wait until the edge has its first response from TorchServe."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx.HTTPError):
@@ -233,9 +233,9 @@ def _await(url: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def _write_noop(path: Path) -> None:
-    """The archive of the handler that does nothing."""
+    """Write the archive of the handler that does nothing."""
     model = {"modelName": NOOP, "modelVersion": "1.0", "handler": "noop_handler.py"}
-    stated = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
+    manifest = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(package.INNER_MANIFEST, json.dumps(stated))
+        archive.writestr(package.INNER_MANIFEST, json.dumps(manifest))
         archive.writestr("noop_handler.py", NOOP_SOURCE)
