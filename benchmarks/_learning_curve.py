@@ -26,7 +26,7 @@ from config import params
 from config.command import UserError
 from config.paths import BENCHMARKS, ROOT
 from features.feature_files import Features
-from features.sequences import EvaluationCases, Log
+from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
@@ -200,7 +200,7 @@ def write_events(folder: Path, features: Features, cases: EvaluationCases, seed:
     _write_log(folder / "histories.npz", features.log, rows, owner, generator)
 
 
-def visible_events(log: Log, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
+def visible_events(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log before each case's time that were known by then, and the case of each row."""
     start = log.offsets[cases.user]
     lengths = cases.end - start
@@ -210,7 +210,9 @@ def visible_events(log: Log, cases: EvaluationCases) -> tuple[np.ndarray, np.nda
     return rows[known], owner[known]
 
 
-def _write_log(path: Path, log: Log, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator) -> None:
+def _write_log(
+    path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator
+) -> None:
     kept = log.items[rows] != PAD
     rows, owner = rows[kept], owner[kept]
     order = np.lexsort([generator.random(len(rows)), log.times[rows], owner])

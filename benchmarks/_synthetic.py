@@ -19,8 +19,8 @@ from torch import Tensor
 from config import params
 from data.columns import DAY, HOUR, ITEM, USER
 from features.feature_files import Features
-from features.online.profile import Event, Profile, Stated, make
-from features.sequences import Log
+from features.online.profile import Event, Profile, TimedValue, make_profile
+from features.sequences import InteractionLog
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving import export
@@ -46,7 +46,7 @@ class TrainedModel:
     trends: np.ndarray  # (M, C) counts as of the cut
 
 
-def synthetic_log(items: int, users: int, seed: int = 0) -> Log:
+def synthetic_log(items: int, users: int, seed: int = 0) -> InteractionLog:
     """Events of users who like a few topics of one genre; new items rise and fade within weeks."""
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, TOPICS, items)
@@ -65,7 +65,7 @@ def synthetic_log(items: int, users: int, seed: int = 0) -> Log:
             chosen.append(1 + topic_items[np.searchsorted(np.cumsum(weight), rng.random() * weight.sum())])
         times.append(CATALOG_START + (days * DAY).astype(np.int64))
     at = np.concatenate(times)
-    return Log(
+    return InteractionLog(
         offsets=np.arange(users + 1) * PER_USER,
         items=np.array(chosen, dtype=np.int64),
         times=at,
@@ -219,7 +219,7 @@ def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
     taken = [1 + rng.choice(size.items, size.events, replace=False) for _ in range(size.users)]
     hours = np.sort(rng.integers(0, DAYS * 24, (size.users, size.events)), axis=1)
     times = START + hours.ravel() * HOUR
-    log = Log(
+    log = InteractionLog(
         offsets=np.arange(size.users + 1) * size.events,
         items=np.concatenate(taken),
         times=times,
@@ -259,8 +259,8 @@ def profiles(features: Features) -> list[Profile]:
             Event(at, f"{row:016x}{number:016x}", at, features.vocabulary.id(item), "play")
             for number, (at, item) in enumerate(zip(times, items, strict=True))
         ]
-        plan = Stated(times[0], history[0].event_id, times[0], PLANS[row % len(PLANS)])
-        profiles_.append(make(user, history, {"plan": plan}))
+        plan = TimedValue(times[0], history[0].event_id, times[0], PLANS[row % len(PLANS)])
+        profiles_.append(make_profile(user, history, {"plan": plan}))
     return profiles_
 
 

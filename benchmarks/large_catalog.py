@@ -49,11 +49,11 @@ def start_servers(
 ) -> tuple[dict[str, Target], ServerSettings]:
     """Start Redis with all profiles, and TorchServe with the artifact and the no-op handler."""
     url = store_profiles(stack, trained.features, params.load(ROOT / "params.yaml"))
-    stack.enter_context(_load.environment(home, url))
-    settings = stack.enter_context(_load.running(home / "artifact"))
+    stack.enter_context(_load.server_environment(home, url))
+    settings = stack.enter_context(_load.torchserve_server(home / "artifact"))
     return {
-        NOOP: _load.target(settings, _load.NOOP, "OK"),
-        HANDLER: _load.target(settings, _synthetic.NAME, _load.PERSONAL),
+        NOOP: _load.model_target(settings, _load.NOOP, "OK"),
+        HANDLER: _load.model_target(settings, _synthetic.NAME, _load.PERSONAL),
     }, settings
 
 

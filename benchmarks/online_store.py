@@ -18,8 +18,8 @@ from benchmarks._load import redis_server
 from benchmarks._record import write
 from data.columns import HOUR
 from features.online.connect import StoreSettings, connect
-from features.online.profile import Event, Profile, Stated, make
-from features.online.profile_codec import encode
+from features.online.profile import Event, Profile, TimedValue, make_profile
+from features.online.records import encode_profile
 from features.online.store import Policy
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
@@ -33,10 +33,10 @@ def profile(user: int, events: int) -> Profile:
         for at in range(events)
     ]
     traits = {
-        name: Stated(START, "0" * 32, START, value)
+        name: TimedValue(START, "0" * 32, START, value)
         for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))
     }
-    return make(f"u{user:06d}", history, traits)
+    return make_profile(f"u{user:06d}", history, traits)
 
 
 def call_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -64,7 +64,7 @@ def measure(url: str, folder: Path, users: int, events: int, rounds: int) -> tup
         store.configure(Policy(1000, None))
         store.upsert(profiles)
         work[kind] = partial(store.read, names, moments)
-    client, raw = redis.Redis.from_url(url), [encode(each) for each in profiles]
+    client, raw = redis.Redis.from_url(url), [encode_profile(each) for each in profiles]
     keys = [f"bare:{name}" for name in names]
     client.mset(dict(zip(keys, raw, strict=True)))
     work["bare MGET"] = partial(client.mget, keys)

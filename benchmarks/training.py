@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(arguments.threads)
     folder = prepare_workspace(arguments)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
+    settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], arguments.cases, settings.seed)
     reference, versions = rectools_curve(features, cases, settings, arguments.epochs, arguments.threads)
     mark, seconds = reference.ndcg[-1], reference.seconds[-1]

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section that refuses keys it does not know and cannot be changed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from config.validation import Count, Section, Share
 
 
 class Popularity(Section):

@@ -1,20 +1,193 @@
-"""Types and bounds of params.yaml. No defaults: a default is a value that DVC cannot see."""
+"""Types and bounds of the section `segments` of params.yaml: what a rule may ask of a user's profile.
+
+Unstated keys are None: a bound that is not written does not bind, and is no value that could hide.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from config.command import UserError, describe_fault
-from config.gate_params import ErrorRates, Gate, Rollout
-from config.model_params import Count, Hybrid, ModelParams, Section, Share
+from config.command import UserError
+from config.model_params import Hybrid, ModelParams
 from config.paths import ROOT as ROOT
-from config.search_space import Space, around
-from config.segment_params import Segments
+from config.search_space import Space, spaces_around
+from config.validation import Count, Section, Share, describe_error
+
+
+class Bounds(Section):
+    """A number that must lie within all the bounds that are stated."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Bounds:
+        low = [bound for bound in (self.at_least, self.above) if bound is not None]
+        high = [bound for bound in (self.at_most, self.below) if bound is not None]
+        if not low and not high:
+            raise ValueError("there is no bound; expected at_least, at_most, above or below")
+        if low and high and max(low) > min(high):
+            raise ValueError(f"no number is above {max(low):g} and below {min(high):g}")
+        return self
+
+
+class FactCondition(Bounds):
+    fact: Literal["events", "days_since_first", "days_since_last"]
+    last_days: Annotated[float, Field(gt=0)] | None = None  # of events: count only those of the last so many days
+
+    @model_validator(mode="after")
+    def _counts_what_it_limits(self) -> FactCondition:
+        if self.last_days is not None and self.fact != "events":
+            raise ValueError(f"last_days is {self.last_days:g}, but {self.fact} counts no events")
+        return self
+
+
+class ItemShare(Section):
+    field: str  # of items: genres, or another column of the side table
+    value: str
+
+
+class ShareCondition(Bounds):
+    share_of: ItemShare  # the share of the history's events whose item has the value, in [0, 1]
+
+
+class TraitCondition(Section):
+    trait: str
+    equals: str | float | None = None
+    one_of: Annotated[list[str | float], Field(min_length=1)] | None = Field(default=None, alias="in")
+
+    @field_validator("equals", "one_of", mode="before")
+    @classmethod
+    def _flags_are_text(cls, value: Any) -> Any:
+        values = [str(one) if isinstance(one, bool) else one for one in (value if isinstance(value, list) else [value])]
+        return values if isinstance(value, list) else values[0]
+
+    @model_validator(mode="after")
+    def _names_values(self) -> TraitCondition:
+        if (self.equals is None) == (self.one_of is None):
+            raise ValueError(f"trait {self.trait} needs either equals or in")
+        return self
+
+
+def _kind(condition: Any) -> str:
+    keys = condition if isinstance(condition, dict) else getattr(type(condition), "model_fields", ())
+    return next((key for key in ("trait", "share_of") if key in keys), "fact")
+
+
+Condition = Annotated[
+    Annotated[FactCondition, Tag("fact")]
+    | Annotated[TraitCondition, Tag("trait")]
+    | Annotated[ShareCondition, Tag("share_of")],
+    Discriminator(_kind),
+]
+Conditions = Annotated[list[Condition], Field(min_length=1)]
+
+
+class Rule(Section):
+    """A segment: users for whom every condition of `all` holds, and at least one of `any`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    all: Conditions | None = None
+    any: Conditions | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Rule:
+        if self.all is None and self.any is None:
+            raise ValueError(f"segment {self.name} has no conditions; expected all or any")
+        return self
+
+
+class Segments(Section):
+    rules: list[Rule]
+
+    @field_validator("rules")
+    @classmethod
+    def _names_differ(cls, rules: list[Rule]) -> list[Rule]:
+        names = [rule.name for rule in rules]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two segments are called {twice[0]}")
+        return rules
+
+    def plain(self) -> list[dict]:
+        """The rules as JSON values, as `features.segments` reads them."""
+        return [rule.model_dump(exclude_none=True, by_alias=True) for rule in self.rules]
+
+
+class GuardRails(Section):
+    """How far a candidate's lists of 10 may move from the champion's, as ratios of the champion's figure."""
+
+    coverage: Annotated[float, Field(ge=0, le=1)]  # at least: share of the catalogue that is shown to anybody
+    diversity: Annotated[float, Field(ge=0, le=1)]  # at least: 1 - mean cosine of the content within a list
+    popularity_lift: Annotated[float, Field(ge=1)]  # at most: events of an item shown, over those of an average item
+
+
+class Budgets(Section):
+    """What a candidate's artifact may cost."""
+
+    size_mb: Annotated[float, Field(gt=0)]  # of all its files, 10^6 bytes
+    latency_ms: Annotated[float, Field(gt=0)]  # median of an answer: one thread, this process, no server
+    latency_ratio: Annotated[float, Field(ge=1)]  # of that to the champion's, ...
+    latency_free_ms: Annotated[float, Field(ge=0)]  # ... which does not count up to here: fast is fast enough
+
+
+class Gate(Section):
+    version: Count  # of this policy: raise it with every change, so that people can name it
+    primary: Literal["next_item", "horizon"]  # the target on which the candidate must be better
+    alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the window
+    margin: Annotated[float, Field(ge=0, lt=1)]  # how much worse, relatively, the other target may be
+    power: Share  # with which the number of users that is asked for would decide
+    min_users: Count  # of either target; fewer decide nothing
+    resamples: Annotated[int, Field(ge=200)]  # of the gate's bootstrap
+    segment_margin: Annotated[
+        float, Field(ge=0, lt=1)
+    ]  # a segment must not be shown to lose more than this, relatively
+    segment_min_users: Count  # fewer are shown and not tested; cold users are always tested
+    guard_rails: GuardRails
+    budgets: Budgets
+    max_age_days: Annotated[float, Field(gt=0)] | None  # of the newest event when the gate is asked; None: any
+    min_index_recall: Share  # of the exact best 20, that an index must state at export
+    min_match_rate: (
+        Share  # of served features with the data set's, as skew measured it; shown below it, nobody is judged
+    )
+    refit: bool  # fit the champion's recipe on the candidate's data too, to tell the idea from the fresher data
+
+
+class ErrorRates(Section):
+    looks: Count  # simulated at each point that shows an error rate
+    power_looks: Count  # and at each that shows power
+    users: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2)]  # of a simulated window
+    effects: list[Annotated[float, Field(gt=0, le=1)]]  # true relative gains, whose power is drawn
+    detectable: Annotated[float, Field(gt=0, le=1)]  # one of them: what gate.min_users lets the gate see
+
+
+class RolloutLimits(Section):
+    alpha: Annotated[float, Field(gt=0, le=0.1)]  # that a version as good as the champion is rolled back in one step
+    error_excess: Annotated[float, Field(ge=0, lt=1)]  # by which its share of errors may exceed the champion's
+    p99_ratio: Annotated[float, Field(ge=1)]  # of its calls to the champion's
+    overlap: Annotated[float, Field(ge=0, lt=1)]  # least mean share of the champion's list that it lists, too
+
+
+class Rollout(Section):
+    shadow_share: Share  # of the requests that the champion answers anew, also put to the candidate, unseen
+    shadow_seconds: Annotated[float, Field(ge=0)]
+    shadow_requests: Count  # compared before anybody is answered by the candidate
+    canary: list[Share]  # of the users, step by step
+    bake_seconds: Annotated[float, Field(ge=0)]  # of each step
+    min_requests: Count  # that the candidate answers in each step, and either side before their p99 are compared
+    limits: RolloutLimits
+
+    @model_validator(mode="after")
+    def _grows(self) -> Rollout:
+        if self.canary != sorted(set(self.canary)):
+            raise ValueError(f"canary is {self.canary}; expected shares that grow")
+        return self
 
 
 class Simulate(Section):
@@ -92,7 +265,7 @@ class Retrain(Section):
     refit_overlap: Annotated[float, Field(ge=0, lt=1)]  # least mean share of the parent's 10 that the refit lists, too
 
 
-class Limited(Section):
+class ItemLimit(Section):
     field: str  # of items: genres, or another column of the side table
     value: str
     items: Annotated[int, Field(ge=0)]  # that a list may hold
@@ -110,7 +283,7 @@ class Index(Section):
 
 class Serve(Section):
     diversity: Annotated[float, Field(ge=0, lt=1)]  # weight of being unlike the items above; 0 keeps the scores' order
-    at_most: list[Limited]
+    at_most: list[ItemLimit]
     index: Index
 
 
@@ -192,7 +365,7 @@ class Params(Section):
             if label not in self.train.models:
                 raise ValueError(f"tune.spaces names the model {label}, which train.models does not hold")
             try:
-                around(space, self.train.models[label])
+                spaces_around(space, self.train.models[label])
             except ValueError as error:
                 raise ValueError(f"tune.spaces.{label}{error}") from None
         return self
@@ -231,23 +404,19 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_sentence(path, fault) for fault in error.errors())) from None
+        raise ParamsError("\n".join(_describe(path, fault) for fault in error.errors())) from None
 
 
-def _sentence(path: Path, fault) -> str:
-    parts = list(fault["loc"])
-    if parts[:2] == ["train", "models"]:
-        del parts[3:4]  # pydantic names the class there, which is no key of the file
-    if parts[:2] == ["segments", "rules"]:
-        del parts[5:6]  # and here the kind of condition
-    if parts[:2] == ["tune", "spaces"]:
-        del parts[4:5]  # and the kind here
-    key = ".".join(map(str, parts))
-    if fault["type"] == "value_error":  # ours: the text names keys and values itself
-        return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"
-    key = key or "the file"
-    if fault["type"] == "extra_forbidden":
-        return f"{path.name}: {key} is not a known parameter"
-    if fault["type"] == "missing":
-        return f"{path.name}: {key} is missing"
-    return f"{path.name}: {describe_fault(key, fault)}"
+def _describe(path: Path, error) -> str:
+    keys = list(error["loc"])
+    # Pydantic inserts the name of the chosen class of a union, which is not a key of the file.
+    if keys[:2] == ["train", "models"]:
+        del keys[3:4]
+    if keys[:2] == ["segments", "rules"]:
+        del keys[5:6]
+    if keys[:2] == ["tune", "spaces"]:
+        del keys[4:5]
+    key = ".".join(map(str, keys))
+    if error["type"] == "value_error":  # raised by a validator of ours, whose message names the value itself
+        return f"{path.name}: {f'{key}: ' if key else ''}{error['ctx']['error']}"
+    return f"{path.name}: {describe_error(key or 'the file', error)}"

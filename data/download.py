@@ -15,11 +15,10 @@ import httpx
 
 from config.command import exits_cleanly
 from config.paths import DOWNLOADS
-from data.errors import DataError
-from data.products import replacing
+from data.files import DataError, replace_folder
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
-MOST_UNPACKED = 4 << 30  # bytes; the largest of them, MovieLens 32M, unpacks to less than 1 GiB
+MAX_UNPACKED_BYTES = 4 << 30  # bytes; the largest of them, MovieLens 32M, unpacks to less than 1 GiB
 TIMEOUT_SECONDS = 30
 _TERMS = "for research, with acknowledgement; neither redistribution nor commercial use without permission of GroupLens"
 _SHARED = (
@@ -28,20 +27,20 @@ _SHARED = (
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedDataset:
     """A data set that its owner publishes as <name>.zip, with <name>.zip.md5 beside it."""
 
     ratings: str
     terms: str  # in short; the README inside says them in full
 
 
-CATALOGUE = {
-    "ml-100k": Published("100,000 ratings of 943 users, with traits", _TERMS),
-    "ml-1m": Published("1 million ratings of 6,040 users, with traits", _TERMS),
-    "ml-20m": Published("20 million ratings", _SHARED),
-    "ml-25m": Published("25 million ratings", _SHARED),
-    "ml-32m": Published("32 million ratings", _SHARED),
-    "ml-latest-small": Published("about 100,000 ratings; changes now and then", _SHARED),
+DATASETS = {
+    "ml-100k": PublishedDataset("100,000 ratings of 943 users, with traits", _TERMS),
+    "ml-1m": PublishedDataset("1 million ratings of 6,040 users, with traits", _TERMS),
+    "ml-20m": PublishedDataset("20 million ratings", _SHARED),
+    "ml-25m": PublishedDataset("25 million ratings", _SHARED),
+    "ml-32m": PublishedDataset("32 million ratings", _SHARED),
+    "ml-latest-small": PublishedDataset("about 100,000 ratings; changes now and then", _SHARED),
 }
 
 
@@ -59,7 +58,7 @@ def download(name: str, to: Path, base_url: str = GROUPLENS) -> Path:
         return folder
     url = f"{base_url.rstrip('/')}/{name}.zip"
     try:
-        with replacing(folder) as partial, httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
+        with replace_folder(folder) as partial, httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
             expected = _published_checksum(client, f"{url}.md5")
             archive = partial / f".{name}.zip"
             found = _fetch(client, url, archive)
@@ -102,8 +101,8 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             members = [member for member in packed.infolist() if not member.is_dir()]
-            if sum(member.file_size for member in members) > MOST_UNPACKED:
-                raise DataError(f"{archive.name[1:]}: unpacks to more than {MOST_UNPACKED >> 30} GiB")
+            if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
+                raise DataError(f"{archive.name[1:]}: unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB")
             places = {member: _inside(member.filename) for member in members}
             for member, parts in places.items():
                 if parts[0] != name or len(parts) == 1:
@@ -129,7 +128,7 @@ def _inside(member: str) -> tuple[str, ...]:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    listed = "\n".join(f"  {name:16} {one.ratings}\n{'':19}{one.terms}" for name, one in CATALOGUE.items())
+    listed = "\n".join(f"  {name:16} {one.ratings}\n{'':19}{one.terms}" for name, one in DATASETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m data.download",
         description=f"{__doc__}\n\nThe terms of the data set hold for you as for anyone who takes it from its owner;\n"
@@ -137,14 +136,14 @@ def main(argv: list[str] | None = None) -> int:
         epilog=f"data sets of GroupLens, https://grouplens.org/datasets/movielens:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="NAME", choices=CATALOGUE, help="one of the names below")
+    parser.add_argument("name", metavar="NAME", choices=DATASETS, help="one of the names below")
     parser.add_argument("--to", type=Path, default=DOWNLOADS, help="folder for it (default: %(default)s)")
     parser.add_argument("--base-url", default=GROUPLENS, help="another server that holds the same files")
     arguments = parser.parse_args(argv)
     known = (arguments.to / arguments.name).exists()
     folder = download(arguments.name, arguments.to, arguments.base_url)
     state = "was there already; remove it to download it again" if known else "its MD5 is the published one"
-    print(f"download: {folder} ({state}). Terms: {CATALOGUE[arguments.name].terms}. Next: make demo SOURCE={folder}")
+    print(f"download: {folder} ({state}). Terms: {DATASETS[arguments.name].terms}. Next: make demo SOURCE={folder}")
     return 0
 
 

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     labels = parser.parse_args(argv).model
     settings = params.load()
-    features = feature_files.load(FEATURES / "test")
+    features = feature_files.load_features(FEATURES / "test")
     items = catalog_items(features)
     for label in labels:
         started = time.perf_counter()

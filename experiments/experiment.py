@@ -75,7 +75,7 @@ def keep(folder: Path, dataset: str, command: str) -> None:
     """The recipes of the models that were tuned, as a preset."""
     settings = params.load(folder / "params.yaml")
     recipes = {label: settings.train.models[label].model_dump() for label in settings.tune.spaces}
-    split_id = feature_files.load(folder / FEATURES / "valid").description["split_id"]
+    split_id = feature_files.load_features(folder / FEATURES / "valid").description["split_id"]
     seeds.write(folder / PRESET, dataset, split_id, command, recipes)
 
 

@@ -17,7 +17,7 @@ import torch
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED
-from data.simulate import Oracle
+from data.simulator.simulation import Oracle
 from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
-    features, oracle = feature_files.load(FEATURES / "test"), Oracle.load(path)
+    features, oracle = feature_files.load_features(FEATURES / "test"), Oracle.load(path)
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, settings.train.eval_batch_size).assign(

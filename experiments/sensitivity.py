@@ -17,7 +17,7 @@ from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
 from experiments.evaluation.holdout_protocols import all_folds, measure_folds
 from experiments.leaderboard.sensitivity_card import NO_GATE, best_model, build_card, html_card, markdown_card
-from features.folds import Tables
+from features.fit import SplitTables
 from training import provenance
 
 
@@ -37,7 +37,7 @@ def labels_to_fit(labels: list[str] | None, settings: params.Params) -> list[str
     return chosen
 
 
-def provenance_of(tables: Tables, settings: params.Params, labels: list[str]) -> dict[str, Any]:
+def provenance_of(tables: SplitTables, settings: params.Params, labels: list[str]) -> dict[str, Any]:
     """The provenance fields of the card."""
     names = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")
     return {name: tables.manifest[name] for name in names} | {
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings, started = params.load(), time.perf_counter()
     labels = labels_to_fit(arguments.models, settings)
-    tables = Tables.read()
+    tables = SplitTables.read()
     values = measure_folds(all_folds(tables, settings), labels, settings)
     numbers = build_card(values, len(tables.users), settings.seed, settings.evaluate.resamples)
     card = provenance_of(tables, settings, labels) | {"statement": NO_GATE} | numbers

@@ -14,7 +14,7 @@ from config.command import UserError, exits_cleanly
 from experiments.gating import preconditions
 from experiments.lineage import report, skew_report
 from experiments.lineage.served_log import ServedLines
-from features.online.json_lines import instant
+from features.materialization import parse_time
 
 
 @exits_cleanly
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     max_answers = settings.skew.answers if arguments.limit is None else arguments.limit
     if max_answers < 1:
         raise UserError(f"--limit is {max_answers}; expected at least 1")
-    since_us = 0 if arguments.since is None else instant("--since", arguments.since)
+    since_us = 0 if arguments.since is None else parse_time("--since", arguments.since)
     secret = report.user_secret(folder)
     record = skew_report.measure(ServedLines(folder), secret, settings, max_answers, arguments.since, since_us)
     skew_report.write(record)

@@ -82,7 +82,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             raise UserError(
                 f"tune: none of {len(started_trials(study))} trials is complete; the MLflow UI shows the error of each"
             )
-        spaces = search_space.around(settings.tune.spaces[label], settings.train.models[label])
+        spaces = search_space.spaces_around(settings.tune.spaces[label], settings.train.models[label])
         figures = {"": mlflow_log.log_study(parent, study, spaces)}
         if len(objectives) > 1:
             figures[".front"] = mlflow_log.log_front(parent, study, objectives)
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     budget = budget_of(arguments, settings.tune)
     check_fold_count(settings)
-    study = tune(label, feature_files.load(FEATURES / "valid"), settings, budget, arguments.workers)
+    study = tune(label, feature_files.load_features(FEATURES / "valid"), settings, budget, arguments.workers)
     print(summary_line(label, study, settings.tune.objectives))
     return 0
 

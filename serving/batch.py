@@ -24,11 +24,11 @@ import torch
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
-from data.products import read_table
+from data.tables import read_table
 from data.times import to_iso
-from features import materialize
-from features.feature_files import Features, load
-from features.online.json_lines import instant
+from features import materialization
+from features.feature_files import Features, load_features
+from features.materialization import parse_time
 from features.online.store import Policy
 from serving import user_histories
 from serving.deployment import registry
@@ -138,7 +138,7 @@ def moment(stated: str | None, features: Features, recommender: Recommender) -> 
         ProfileError: it is no time.
         BatchError: the artifact has learned from later events.
     """
-    until_us = features.description["until_us"] if stated is None else instant("--at", stated)
+    until_us = features.description["until_us"] if stated is None else parse_time("--at", stated)
     learned_us = recommender.manifest.get("fit_until_us", 0)
     if until_us < learned_us:
         raise BatchError(f"--at is {to_iso(until_us)}; the artifact has learned from events until {to_iso(learned_us)}")
@@ -171,13 +171,13 @@ def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
     check(given)
     torch.set_num_threads(1)  # as the worker has it: another sum order would be another answer
-    chosen, features, begun = params.load(given.params), load(FEATURES / "test"), time.monotonic()
+    chosen, features, begun = params.load(given.params), load_features(FEATURES / "test"), time.monotonic()
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
-    policy = Policy.of(chosen.online.max_events, chosen.online.ttl_days)
+    policy = Policy.from_days(chosen.online.max_events, chosen.online.ttl_days)
     with chosen_recommender(given.artifact, chosen.dataset) as recommender:
         until_us = moment(given.at, features, recommender)
-        trends = materialize.trends(features, until_us)
+        trends = materialization.trends_at(features, until_us)
         people = user_histories.by_users(events, users, until_us, policy, trends, given.batch)
         total = len({*events["user_id"], *users["user_id"]})
         sources = write(answer(recommender, people, until_us, given.k), given.out, total, print)

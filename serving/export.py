@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         if not (FITTED / label / "test" / "fit.json").exists():
             missing = FITTED / label / "test"
             raise UserError(f"{missing} is missing; run `python -m training.train --model {label} --cut test` first")
-    features, sides = feature_files.load(FEATURES / "test"), Sides.read()
+    features, sides = feature_files.load_features(FEATURES / "test"), Sides.read()
     for label in labels:
         started, fitted, folder = time.monotonic(), FITTED / label / "test", ARTIFACTS / label
         fit = json.loads((fitted / "fit.json").read_text())

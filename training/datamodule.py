@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.columns import HOUR
-from features.encode import pad_left
 from features.feature_files import Features
+from features.ragged import pad_left
 from training.models.query import Query, log_trends
 from training.windows import AheadPool, Questions, Rows, Timeline, cut_rows
 

@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
-from config.command import UserError, describe_fault
+from config.command import UserError
+from config.validation import describe_error
 
 VARIABLE = "TIDEGATE_DEVICES"
 
@@ -51,7 +52,7 @@ def stated() -> int:
     try:
         return DeviceSettings().devices
     except ValidationError as error:
-        raise DevicesError(describe_fault(VARIABLE, error.errors()[0])) from None
+        raise DevicesError(describe_error(VARIABLE, error.errors()[0])) from None
 
 
 ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine

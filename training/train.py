@@ -22,7 +22,7 @@ from config.command import UserError, exits_cleanly
 from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training import distributed, tracking
 from training import validation as validation_module
 from training.models.base import MatrixModel, Model, ModelError, Sizes
@@ -60,7 +60,7 @@ def sizes_of(features: Features) -> Sizes:
     )
 
 
-def matrix_of(log: Log, num_items: int) -> sparse.csr_matrix:
+def matrix_of(log: InteractionLog, num_items: int) -> sparse.csr_matrix:
     """(U, N) 0/1 interactions; row 0 of the items, padding, stays empty."""
     kept = log.items != 0
     rows, columns = log.users[kept], log.items[kept]
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         features = None
         for label in arguments.model:
             recipe = recipe_for(label, cut, settings)
-            features = features or feature_files.load(FEATURES / cut)
+            features = features or feature_files.load_features(FEATURES / cut)
             result = train(label, recipe, features, settings)
             scores = ", ".join(f"{target} {value:.3f}" for target, value in result.validation.items())
             period = "validation" if cut == "valid" else cut

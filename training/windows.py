@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.columns import DAY
-from features.sequences import Log
+from features.sequences import InteractionLog
 from features.vocabulary import PAD
 
 
@@ -42,7 +42,7 @@ class Questions:
 class Timeline:
     """The events before a cut, ready for questions. Rows of items that the vocabulary lacks are dropped."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: InteractionLog) -> None:
         kept = log.items != PAD
         counts = np.bincount(log.users[kept], minlength=len(log.offsets) - 1)
         self.offsets = np.concatenate([[0], np.cumsum(counts)])

@@ -12,9 +12,10 @@ import pandas as pd
 
 from data import columns
 from data.columns import DAY, MICROSECONDS
-from data.simulator import strengths
-from data.simulator.catalog import LANGUAGES, MATURITIES, NONE, Catalogue, Space, unit
-from data.simulator.clock import DAYPARTS, Clock, daypart, is_weekend, timestamps
+from data.simulator import world
+from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, Catalog, Space, normalize
+from data.simulator.world import DAYPARTS, Clock, daypart, is_weekend
+from data.time_columns import timestamps
 
 DEVICES = ("tv", "phone", "tablet", "web")
 TRAITS = {
@@ -93,24 +94,22 @@ def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarr
 
 def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generator) -> Tastes:
     count = len(traits["plan"])
-    group = sum(rng.standard_normal((len(TRAITS[name][0]), strengths.LATENTS))[codes] for name, codes in traits.items())
+    group = sum(rng.standard_normal((len(TRAITS[name][0]), world.LATENTS))[codes] for name, codes in traits.items())
     first, second = (_one_taste(group, space, rng) for _ in range(2))
     age = traits["age_band"] / (len(TRAITS["age_band"][0]) - 1)
-    heat = np.exp(strengths.HEAT_SENSITIVITY * rng.standard_normal(count) + 0.5 - 0.9 * age)
+    heat = np.exp(world.HEAT_SENSITIVITY * rng.standard_normal(count) + 0.5 - 0.9 * age)
     spoken = np.array([LANGUAGES.index(SPOKEN[name]) for name in TRAITS["country"][0]])[traits["country"]]
-    language = strengths.LANGUAGE * (
-        np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES)))
-    )
+    language = world.LANGUAGE * (np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES))))
     return Tastes(
         *(
             np.concatenate([known, known.mean(axis=0, keepdims=True)])
             for known in (
                 first,
                 second,
-                rng.uniform(0, strengths.DRIFT, count),
-                1 + strengths.MAINSTREAM * rng.standard_normal(count),
+                rng.uniform(0, world.DRIFT, count),
+                1 + world.MAINSTREAM * rng.standard_normal(count),
                 heat,
-                strengths.MATURITY * (2.5 * age - 0.8),
+                world.MATURITY * (2.5 * age - 0.8),
                 language,
                 _devices(traits["plan"], age, rng),
                 rng.dirichlet(HOURS, count),
@@ -124,8 +123,8 @@ def _one_taste(group: np.ndarray, space: Space, rng: np.random.Generator) -> np.
     count = len(group)
     genres = rng.exponential(size=(count, len(space.genres))) ** 3 @ space.genres
     themes = rng.exponential(size=(count, len(space.themes))) ** 3 @ space.themes
-    own = unit(unit(genres) + unit(themes) + 0.5 * unit(rng.standard_normal(group.shape)))
-    return unit(strengths.DEMOGRAPHY * unit(group) + np.sqrt(1 - strengths.DEMOGRAPHY**2) * own)
+    own = normalize(normalize(genres) + normalize(themes) + 0.5 * normalize(rng.standard_normal(group.shape)))
+    return normalize(world.DEMOGRAPHY * normalize(group) + np.sqrt(1 - world.DEMOGRAPHY**2) * own)
 
 
 def _devices(plan: np.ndarray, age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -163,7 +162,7 @@ class Preference:
 
     @property
     def latents(self) -> np.ndarray:
-        return self.features[:, : strengths.LATENTS]
+        return self.features[:, : world.LATENTS]
 
     def coefficients(self, users_B, times_B, devices_B, mood_BD) -> np.ndarray:
         """(B, F) weights of the items' features for users at these times, on these devices, in this mood."""
@@ -171,8 +170,8 @@ class Preference:
         angle = (tastes.turn[users_B] * self.clock.progress(times_B))[:, None]
         taste = np.cos(angle) * tastes.first[users_B] + np.sin(angle) * tastes.second[users_B]
         occasion = self.occasions[is_weekend(times_B) * DAYPARTS + daypart(times_B)]
-        latents = strengths.TASTE * taste + occasion + self.screens[devices_B] + strengths.MOOD * mood_BD
-        length = strengths.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
+        latents = world.TASTE * taste + occasion + self.screens[devices_B] + world.MOOD * mood_BD
+        length = world.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
         ones = np.ones(len(users_B))
         others = np.stack([tastes.mainstream[users_B], tastes.maturity[users_B], length, ones], axis=1)
         return np.concatenate([latents, others, tastes.language[users_B]], axis=1)
@@ -190,22 +189,22 @@ class Preference:
 def make_preference(
     clock: Clock,
     space: Space,
-    catalogue: Catalogue,
+    catalog: Catalog,
     tastes: Tastes,
     heat: np.ndarray,
     rng: np.random.Generator,
 ) -> Preference:
     """Put items and users together; draws what times of the day and screens favour."""
-    occasions = strengths.DAYPART * unit(rng.standard_normal((2 * DAYPARTS, strengths.LATENTS)))
-    screens = strengths.DEVICE * unit(rng.standard_normal((len(DEVICES), strengths.LATENTS)))
-    return Preference(clock, tastes, _features(catalogue), heat, catalogue.sequel, occasions, screens)
+    occasions = world.DAYPART * normalize(rng.standard_normal((2 * DAYPARTS, world.LATENTS)))
+    screens = world.DEVICE * normalize(rng.standard_normal((len(DEVICES), world.LATENTS)))
+    return Preference(clock, tastes, _features(catalog), heat, catalog.sequel, occasions, screens)
 
 
-def _features(catalogue: Catalogue) -> np.ndarray:
-    frame = catalogue.frame
+def _features(catalog: Catalog) -> np.ndarray:
+    frame = catalog.frame
     maturity = np.array([MATURITIES.index(level) for level in frame["maturity"]]) / (len(MATURITIES) - 1) - 0.5
     length = np.log(frame["duration_minutes"].to_numpy() / 80.0)
-    is_sequel = np.isin(np.arange(len(frame)), catalogue.sequel[catalogue.sequel != NONE])
+    is_sequel = np.isin(np.arange(len(frame)), catalog.sequel[catalog.sequel != NO_SEQUEL])
     language = np.array([LANGUAGES.index(name) for name in frame["language"]])
-    others = np.stack([catalogue.quality, maturity, length, -strengths.SEQUEL_WITHOUT_START * is_sequel], axis=1)
-    return np.concatenate([catalogue.latents, others, np.eye(len(LANGUAGES))[language]], axis=1)
+    others = np.stack([catalog.quality, maturity, length, -world.SEQUEL_WITHOUT_START * is_sequel], axis=1)
+    return np.concatenate([catalog.latents, others, np.eye(len(LANGUAGES))[language]], axis=1)

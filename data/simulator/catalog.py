@@ -12,8 +12,9 @@ import pandas as pd
 
 from data import columns
 from data.columns import DAY
-from data.simulator import strengths
-from data.simulator.clock import QUARTER, Clock, timestamps
+from data.simulator import world
+from data.simulator.world import QUARTER, Clock
+from data.time_columns import timestamps
 
 GENRES = (
     "Action", "Adventure", "Animation", "Comedy", "Crime", "Documentary", "Drama", "Family", "Fantasy",
@@ -155,7 +156,7 @@ def _two_sentences(genres: list[str], themes: list[tuple[str, str]], kind: str, 
 
 LANGUAGES = ("en", "es", "fr", "de", "ja", "hi")
 MATURITIES = ("all", "7", "12", "16", "18")
-NONE = -1
+NO_SEQUEL = -1
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """The items as a table and as the numbers that preference works on.
 
     Attributes:
@@ -185,26 +186,26 @@ class Catalogue:
     sequel: np.ndarray
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalize(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def make_space(rng: np.random.Generator) -> Space:
     """Themes lean towards one genre each, so that genres tell something of themes."""
-    genres = unit(rng.standard_normal((len(GENRES), strengths.LATENTS)))
+    genres = normalize(rng.standard_normal((len(GENRES), world.LATENTS)))
     home = genres[np.arange(len(THEMES)) % len(genres)]
-    return Space(genres, unit(unit(rng.standard_normal((len(THEMES), strengths.LATENTS))) + 0.6 * home))
+    return Space(genres, normalize(normalize(rng.standard_normal((len(THEMES), world.LATENTS))) + 0.6 * home))
 
 
-def make_catalogue(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Catalogue:
+def make_catalog(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Catalog:
     """`settings.items` items in random order: neither age nor franchise can be read off an item_id."""
     franchise, part = _franchises(settings.items, rng)
     genres, themes = _tags(franchise, space, rng)
     latents = _latents(genres, themes, franchise, space, rng)
     release = _release_times(franchise, part, clock, rng)
     frame = _describe(franchise, part, genres, themes, release, rng)
-    quality = strengths.QUALITY * (
+    quality = world.QUALITY * (
         0.8 * rng.standard_normal(franchise[-1] + 1)[franchise] + 0.6 * rng.standard_normal(len(frame))
     )
     order = rng.permutation(len(frame))
@@ -212,8 +213,8 @@ def make_catalogue(settings, clock: Clock, space: Space, rng: np.random.Generato
     frame.insert(0, columns.ITEM, [f"m{index:05d}" for index in range(len(frame))])
     sequel = _sequels(franchise, part)
     place = np.empty(len(frame) + 1, dtype=np.int64)  # old index -> new index; NONE stays NONE
-    place[order], place[NONE] = np.arange(len(frame)), NONE
-    return Catalogue(frame, latents[order], quality[order], release[order], place[sequel[order]])
+    place[order], place[NO_SEQUEL] = np.arange(len(frame)), NO_SEQUEL
+    return Catalog(frame, latents[order], quality[order], release[order], place[sequel[order]])
 
 
 def _franchises(num_items: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +226,7 @@ def _franchises(num_items: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def _sequels(franchise: np.ndarray, part: np.ndarray) -> np.ndarray:
-    sequel = np.full(len(franchise), NONE)
+    sequel = np.full(len(franchise), NO_SEQUEL)
     follows = np.flatnonzero(part > 1)
     sequel[follows - 1] = follows
     return sequel
@@ -248,16 +249,16 @@ def _top(scores: np.ndarray, how_many: np.ndarray) -> np.ndarray:
 
 def _latents(genres, themes, franchise, space: Space, rng: np.random.Generator) -> np.ndarray:
     """Mostly what the text tells, some that only behaviour shows (its own, and its franchise's)."""
-    told = 0.9 * unit(genres @ space.genres) + 0.9 * unit(themes @ space.themes)
-    shared = rng.standard_normal((franchise[-1] + 1, strengths.LATENTS))[franchise]
-    own = rng.standard_normal((len(franchise), strengths.LATENTS))
-    return unit(told + (0.6 * shared + 0.3 * own) / np.sqrt(strengths.LATENTS))
+    told = 0.9 * normalize(genres @ space.genres) + 0.9 * normalize(themes @ space.themes)
+    shared = rng.standard_normal((franchise[-1] + 1, world.LATENTS))[franchise]
+    own = rng.standard_normal((len(franchise), world.LATENTS))
+    return normalize(told + (0.6 * shared + 0.3 * own) / np.sqrt(world.LATENTS))
 
 
 def _release_times(franchise, part, clock: Clock, rng: np.random.Generator) -> np.ndarray:
     """At the turn of a quarter day; the newest part like any item, earlier parts 200 to 700 days apart."""
     days = (clock.end - clock.start) / DAY
-    share_new = min(0.4, strengths.NEW_SHARE * days / 180)
+    share_new = min(0.4, world.NEW_SHARE * days / 180)
     newest_part = np.append(part[1:] == 1, True)
     age = rng.exponential(9 * 365.0, len(part)).clip(max=60 * 365) + 1
     moment = np.where(rng.random(len(part)) < share_new, rng.random(len(part)) * days, -age)

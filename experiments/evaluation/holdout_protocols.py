@@ -17,10 +17,9 @@ from config import params
 from config.command import UserError
 from data.columns import EVENT_TIME, MINUTE, SESSION, USER
 from data.time_columns import microseconds
-from features import folds
 from features.feature_files import Features
-from features.folds import Tables
-from features.sequences import EvaluationCases, Log, next_item_cases
+from features.fit import SplitTables, fit_subset, fit_window, rolling_windows
+from features.sequences import EvaluationCases, InteractionLog, next_item_cases
 from training import validation
 from training.train import FitError, fit
 
@@ -52,7 +51,7 @@ class Fold:
     cases: dict[str, EvaluationCases]
 
 
-def all_folds(tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def all_folds(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     """The folds of all protocols. The temporal cut comes first: the other folds reuse what its fits have chosen."""
     owners = tables.events.groupby(USER, sort=False).ngroup().to_numpy()  # ascending
     yield from _temporal(tables, settings)
@@ -66,25 +65,27 @@ def all_folds(tables: Tables, settings: params.Params) -> Iterator[Fold]:
             yield _hold_out(protocol, name, part == number, count, tables, settings)
 
 
-def _temporal(tables: Tables, settings: params.Params) -> Iterator[Fold]:
+def _temporal(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
     """The validation period, then the periods before it, oldest first."""
     count = settings.sensitivity.rolling_windows
-    *earlier, newest = folds.rolling(tables, 1 + count)
+    *earlier, newest = rolling_windows(tables, 1 + count)
     if len(earlier) < count:
         raise UserError(
             f"sensitivity.rolling_windows is {count}; expected at most {len(earlier)}: before a further period there are "
             "fewer events than in it"
         )
-    at_valid = folds.at(tables, *newest, settings)
+    at_valid = fit_window(tables, *newest, settings)
     yield Fold("temporal cut", at_valid, at_valid, _sample(validation.cases(at_valid), 1, settings))
     for number, period in enumerate(earlier, start=1):
-        features = folds.at(tables, *period, settings, cut="test")
+        features = fit_window(tables, *period, settings, cut="test")
         cases = {f"rolling {target}": part for target, part in validation.cases(features).items()}
         yield Fold(f"rolling window {number} of {count}", features, features, _sample(cases, count, settings))
 
 
-def _hold_out(protocol: str, name: str, held: np.ndarray, count: int, tables: Tables, settings: params.Params) -> Fold:
-    learned, asked = folds.of_part(tables, ~held, settings)
+def _hold_out(
+    protocol: str, name: str, held: np.ndarray, count: int, tables: SplitTables, settings: params.Params
+) -> Fold:
+    learned, asked = fit_subset(tables, ~held, settings)
     return Fold(name, learned, asked, _sample({protocol: _cases_of_events(asked.log, held)}, count, settings))
 
 
@@ -94,7 +95,7 @@ def _sample(cases: dict[str, EvaluationCases], count: int, settings: params.Para
     return {column: validation.sample(part, most, settings.seed) for column, part in cases.items()}
 
 
-def _cases_of_events(log: Log, held: np.ndarray) -> EvaluationCases:
+def _cases_of_events(log: InteractionLog, held: np.ndarray) -> EvaluationCases:
     """The `next_item` cases of the (E,) held-out events."""
     cases = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
     return cases.take(np.flatnonzero(held[cases.event]))
@@ -121,7 +122,7 @@ def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
     owners = events.groupby(USER, sort=False).ngroup().to_numpy()
     if SESSION in events and events[SESSION].notna().all():
         return events.groupby([owners, events[SESSION].to_numpy()], sort=False).ngroup().to_numpy()
-    times = microseconds(events[EVENT_TIME]).to_numpy()
+    times = microseconds(events[EVENT_TIME])
     pause = np.diff(times, prepend=times[:1]) >= minutes * MINUTE
     return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
 

@@ -15,8 +15,8 @@ from data.columns import DAY
 from experiments.evaluation.cases import HEADLINE, RANKED_LENGTH
 from features.encode import Batch
 from features.feature_files import Features
-from features.featurize import build_log
-from features.sequences import EvaluationCases, Log, batches, horizon_cases, next_item_cases
+from features.fit import build_log
+from features.sequences import EvaluationCases, InteractionLog, batches, horizon_cases, next_item_cases
 from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import Recommender
 from training import validation
@@ -40,7 +40,7 @@ def rank_cases(
 
 def _rank(
     recommender: Recommender,
-    log: Log,
+    log: InteractionLog,
     cases: EvaluationCases,
     trends: TrendLog | TrendSnapshot,
     refresh_minutes: int,
@@ -164,7 +164,9 @@ def score_cases(
     return scored
 
 
-def _log_as_encoded_by(recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame) -> Log:
+def _log_as_encoded_by(
+    recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame
+) -> InteractionLog:
     """The event log as the artifact encodes it; the features' own log where both encode alike."""
     encoders = recommender.artifact.config["encoders"]
     if recommender.vocabulary.ids == features.vocabulary.ids and encoders == features.description["encoders"]:

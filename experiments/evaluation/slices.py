@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from config.paths import INGESTED
-from data.products import read_table
+from data.tables import read_table
 from experiments.evaluation.cases import SEGMENT, Catalog, RankedCases, SeedRankings
 from features.feature_files import Features
-from features.segments.membership import Facts, gather, membership
-from features.segments.rules import Rule, describe
+from features.segments.membership import SegmentInputs, collect_inputs, membership
+from features.segments.rules import Rule, describe_rule
 from features.sequences import EvaluationCases
 from training.metrics import accuracy
 
@@ -108,7 +108,7 @@ class Segments:
     """Segment rules, and the facts about this dataset's users and items that they need."""
 
     rules: Sequence[Rule]
-    facts: Facts
+    facts: SegmentInputs
 
     @classmethod
     def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> Segments:
@@ -121,7 +121,7 @@ class Segments:
             UserError: a table is missing, or lacks a column that a rule needs.
         """
         users, items = (read_table(folder / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items"))
-        return cls(rules, gather(rules, users, items, features.users, features.vocabulary.ids))
+        return cls(rules, collect_inputs(rules, users, items, features.users, features.vocabulary.ids))
 
     def column(self, features: Features, cases: EvaluationCases) -> list[list[str]]:
         """The names of each case's segments, in the order of the rules."""
@@ -133,4 +133,4 @@ class Segments:
 
     def meanings(self) -> dict[str, str]:
         """Slice name -> its rule in words."""
-        return {SEGMENT + rule["name"]: describe(rule) for rule in self.rules}
+        return {SEGMENT + rule["name"]: describe_rule(rule) for rule in self.rules}

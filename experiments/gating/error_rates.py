@@ -21,7 +21,7 @@ from config.command import UserError
 from experiments.evaluation import bootstrap
 from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
 from experiments.gating import verdict
-from experiments.pages import sentence
+from experiments.pages import markdown_table, sentence
 from training.metrics import ndcg
 
 MAX_ERROR = 0.05  # for either error; gate.alpha is chosen so that it holds
@@ -279,24 +279,28 @@ def markdown(facts: dict) -> str:
     ]  # fmt: skip
     for title, points in tables.items():
         if points:
-            lines += [f"## {title}", "", "| users | holdouts | promoted |", "| --- | --- | --- |"]
-            lines += [
-                f"| {one['users']:,} | {one['looks']:,} | {promoted_share(one):.1%} |" for one in pool(points)
-            ] + [""]
-    lines += [*_power_table(facts), ""]
+            rows = [
+                {
+                    "users": f"{one['users']:,}",
+                    "holdouts": f"{one['looks']:,}",
+                    "promoted": f"{promoted_share(one):.1%}",
+                }
+                for one in pool(points)
+            ]
+            lines += [f"## {title}", "", markdown_table(rows), ""]
+    pair, power = first_models(facts), policy["power"]
+    lines += [f"## Users needed to promote {power:.0%} of better candidates ({pair['pair']})", ""]
+    lines += [markdown_table([_power_row(pair["points"], effect, facts) for effect in chosen["effects"]]), ""]
     origin = f"seed {facts['seed']}, split {facts['split_id']}, commit {facts['commit']}, {facts['date']}"
     return "\n".join([*lines, f"By `{facts['command']}`, {origin}.", ""])
 
 
-def _power_table(facts: dict) -> list[str]:
-    pair, power, most = first_models(facts), facts["policy"]["power"], max(facts["settings"]["users"])
-    lines = [f"## Users needed to promote {power:.0%} of better candidates ({pair['pair']})", "",
-             f"| true effect | {BETTER} | {PRIMARY_ONLY} |", "| --- | --- | --- |"]  # fmt: skip
-    for effect in facts["settings"]["effects"]:
-        needed = (users_for_power(pair["points"], what, effect, power) for what in (BETTER, PRIMARY_ONLY))
-        cells = (f"{users:,}" if users else f"more than {most:,}" for users in needed)
-        lines.append(f"| {effect:+.0%} | {' | '.join(cells)} |")
-    return lines
+def _power_row(points: list[dict], effect: float, facts: dict) -> dict[str, str]:
+    most, row = max(facts["settings"]["users"]), {"true effect": f"{effect:+.0%}"}
+    for what in (BETTER, PRIMARY_ONLY):
+        users = users_for_power(points, what, effect, facts["policy"]["power"])
+        row[what] = f"{users:,}" if users else f"more than {most:,}"
+    return row
 
 
 def write_chart(facts: dict, path: Path) -> None:
@@ -315,9 +319,11 @@ def write_chart(facts: dict, path: Path) -> None:
     axes.plot(users, shares, color="gray", label="equal")
     for level, name in ((MAX_ERROR, "maximum error"), (facts["policy"]["power"], "power")):
         axes.axhline(level, color="firebrick", linestyle=":", linewidth=1)
-        axes.annotate(f"{name} {level:.0%}", (min(users), level), color="firebrick", va="bottom", fontsize=8)
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="users in the holdout", ylabel="share promoted",
-             title=f"Share of holdouts that promote: {pair['pair']}, {facts['dataset']}")  # fmt: skip
+        axes.annotate(
+            f"{name} {level:.0%}", (max(users), level), color="firebrick", ha="right", va="bottom", fontsize=8
+        )
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="users in the holdout", ylabel="share promoted")
+    figure.suptitle(f"Share of holdouts that promote: {pair['pair']}, {facts['dataset']}")
     axes.set_xticks(list(users), [f"{number:,}" for number in users], minor=False)
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

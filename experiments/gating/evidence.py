@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from config import params
-from config.gate_params import Budgets, GuardRails
+from config.params import Budgets, GuardRails
 from data.times import to_iso
 from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
 from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog

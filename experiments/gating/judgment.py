@@ -92,7 +92,7 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
     dataset = settings.dataset
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
-    features = feature_files.load(FEATURES / "test")
+    features = feature_files.load_features(FEATURES / "test")
     target, note = evidence.find_opponent(dataset, candidate, features)
     champion = target.version
     known = {"version": version, "decided_before": True}

@@ -12,7 +12,7 @@ from experiments import pages
 from experiments.evaluation.cases import TARGETS
 from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
 from experiments.lineage import skew_report
-from experiments.pages import AMBER, GREEN, GREY, RED, Html, markup, sentence, table
+from experiments.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, markup, sentence, table
 
 OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
 BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
@@ -57,11 +57,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     if advice := report.get("advice"):
         lines += [f"**Next:** {advice}.", ""]
     if rows := checks(report):
-        lines += ["| check | found | required | |", "| --- | --- | --- | --- |"]
-        for row in rows:
-            cells = (text.replace("|", "\\|").replace("\n", " ") for text in row[:3])
-            lines.append(f"| {' | '.join(cells)} | {BADGES[row.state]} |")
-        lines.append("")
+        lines += [markdown_table([{**_cells(row), "": BADGES[row.state]} for row in rows]), ""]
     commit = str(report.get("code", {}).get("commit", "-"))[:12]
     return "\n".join([*lines, f"Dataset `{report['dataset']}`, code `{commit}`, {report['date']}."])
 
@@ -235,10 +231,7 @@ def _number(value: float | None) -> str:
 
 
 def _evidence(report: Mapping[str, Any]) -> list[str]:
-    rows = [
-        {"check": row.name, "found": row.found, "required": row.required, "": _badge(row.state, BADGES)}
-        for row in checks(report)
-    ]
+    rows = [{**_cells(row), "": _badge(row.state, BADGES)} for row in checks(report)]
     parts = [f'<h2>Evidence</h2>{table(rows)}<p class="small">{TERMS}</p>'] if rows else []
     return [*parts, *_targets(report), *_segments(report), *_same_data_refit(report)]
 
@@ -322,6 +315,10 @@ def _provenance(report: Mapping[str, Any]) -> list[str]:
         f"<code>{escape(report.get('policy_hash', '-'))}</code>; the section <code>gate</code> of params.yaml.</p>"
         f"<details><summary>All values</summary><pre>{policy}</pre></details>",
     ]  # fmt: skip
+
+
+def _cells(row: Check) -> dict[str, str]:
+    return {"check": row.name, "found": row.found, "required": row.required}
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, str]:

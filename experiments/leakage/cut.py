@@ -12,10 +12,11 @@ import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
+from data.time_columns import microseconds
 from data.times import to_iso
-from features.feature_files import Features
-from features.featurize import featurize, microseconds, moment_of
-from features.sequences import EvaluationCases, Log
+from features.feature_files import Features, cut_time
+from features.fit import fit_features
+from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
 
@@ -83,7 +84,7 @@ class AuditedCut:
     @property
     def start_us(self) -> int:
         """The time of the cut in the split's manifest, in microseconds."""
-        return moment_of(self.name, self.manifest)
+        return cut_time(self.name, self.manifest)
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -114,11 +115,11 @@ class AuditedCut:
         return pd.Series(np.maximum(self.times + 1, self.known), index=self.events[ITEM]).groupby(level=0).min()
 
     @cached_property
-    def refitted(self) -> dict:
+    def refitted(self) -> Features:
         """The features computed again from the past alone: no later event, and no user or item without a past event."""
         users = self.users[self.users[USER].isin(self.past[USER])]
         items = self.items[self.items[ITEM].isin(self.past[ITEM])]
-        return featurize(self.past, users, items, self.start_us, self.settings.featurize, self.settings.seed)
+        return fit_features(self.past, users, items, self.start_us, self.settings.featurize, self.settings.seed)
 
     @cached_property
     def cases(self) -> dict[str, EvaluationCases]:
@@ -141,7 +142,7 @@ class AuditedCut:
         rows = events[columns].head(self.settings.audit.examples).to_dict("records")
         return [{str(name): _text(value) for name, value in row.items()} for row in rows]
 
-    def show_log(self, log: Log, rows: np.ndarray) -> list[Row]:
+    def show_log(self, log: InteractionLog, rows: np.ndarray) -> list[Row]:
         """The first of some rows of a log as examples."""
         rows = rows[: self.settings.audit.examples]
         return [

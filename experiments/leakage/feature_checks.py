@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from data.columns import DAY, EVENT_TIME, ITEM, USER
+from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row, outcome
 from experiments.leakage.event_order import FEATURIZE_AGAIN, TIES_MEANING
 from features.encode import Batch
-from features.featurize import microseconds
-from features.sequences import EvaluationCases, Log, batches
+from features.sequences import EvaluationCases, InteractionLog, batches
 from features.trends import ALL, TrendLog
 from features.vocabulary import PAD
 from training import validation
@@ -48,7 +48,7 @@ FIX_TRENDS = "See features/trends.py: an event counts if event_time < t and know
 
 def fitted_vocabulary(cut: AuditedCut) -> Outcome:
     """The vocabulary, and its order, which breaks ties of scores, come from events before the cut."""
-    stored, again = cut.features.vocabulary.ids, cut.refitted["vocabulary"].ids
+    stored, again = cut.features.vocabulary.ids, cut.refitted.vocabulary.ids
     if different := sorted(set(stored) ^ set(again)):
         what = "the vocabulary holds other items than the past"
         examples = [{ITEM: item, "stored": str(item in set(stored)), "in the past": str(item in set(again))}
@@ -63,7 +63,7 @@ def fitted_vocabulary(cut: AuditedCut) -> Outcome:
 
 def fitted_encoders(cut: AuditedCut) -> Outcome:
     """Values and bucket edges of user traits and request context come from rows before the cut."""
-    stored, again = cut.features.description["encoders"], cut.refitted["description"]["encoders"]
+    stored, again = cut.features.description["encoders"], cut.refitted.description["encoders"]
     findings, columns = [], 0
     for kind in ("traits", "context"):
         for ours, theirs in zip_longest(stored[kind], again[kind], fillvalue={"column": "(none)"}):
@@ -85,9 +85,9 @@ def fitted_content(cut: AuditedCut) -> Outcome:
     """Genres, text and numbers of items are scaled and projected by items before the cut."""
     features, again = cut.features, cut.refitted
     items = len(features.vocabulary) - 1
-    if features.vocabulary.ids != again["vocabulary"].ids:
+    if features.vocabulary.ids != again.vocabulary.ids:
         return outcome(0, "items")  # rows cannot be compared; the check of the vocabulary fails
-    widths, widths_again = features.description["content_widths"], again["description"]["content_widths"]
+    widths, widths_again = features.description["content_widths"], again.description["content_widths"]
     if widths != widths_again:
         example = {"stored": json.dumps(widths), "by the past": json.dumps(widths_again)}
         what = "item features have other columns than the past"
@@ -95,7 +95,7 @@ def fitted_content(cut: AuditedCut) -> Outcome:
     findings, begin = [], 0
     for group, width in widths.items():
         columns = slice(begin, begin + width)
-        rows = _different_rows(group, features.item_features[1:, columns], again["item_features"][1:, columns])
+        rows = _different_rows(group, features.item_features[1:, columns], again.item_features[1:, columns])
         begin += width
         examples = [{ITEM: features.vocabulary.ids[row]} for row in rows[: cut.settings.audit.examples]]
         what = f"item features of the group {group!r} were not fitted on the past"
@@ -239,14 +239,14 @@ def time_travel(cut: AuditedCut) -> Outcome:
     return outcome(looked, "cases", *findings)
 
 
-def world_until(cut: AuditedCut, time_us: int) -> tuple[Log, TrendLog]:
+def world_until(cut: AuditedCut, time_us: int) -> tuple[InteractionLog, TrendLog]:
     """The log and the trends if nothing existed from a time on."""
     log = cut.features.log.before(time_us)
     return log, TrendLog(log.items, log.times, log.known, len(cut.features.vocabulary))
 
 
 def _differences(
-    cut: AuditedCut, case: EvaluationCases, whole: TrendLog, past: Log, trends: TrendLog
+    cut: AuditedCut, case: EvaluationCases, whole: TrendLog, past: InteractionLog, trends: TrendLog
 ) -> dict[str, tuple[str, str]]:
     """Features of one case that differ -> their values with all data and with the past alone."""
     log = cut.features.log
@@ -265,7 +265,7 @@ def _differences(
     return {name: _describe(cut, name, *pair) for name, pair in pairs.items() if not torch.equal(*pair)}
 
 
-def _encode(cut: AuditedCut, log: Log, case: EvaluationCases, trends: TrendLog) -> Batch:
+def _encode(cut: AuditedCut, log: InteractionLog, case: EvaluationCases, trends: TrendLog) -> Batch:
     refreshed = validation.moments(case, cut.features.description["refresh_minutes"])
     channels = tuple(cut.features.description["channels"])
     return next(batches(log, case, trends, channels, refreshed, 1, None))[1]

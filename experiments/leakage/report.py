@@ -18,14 +18,14 @@ from pathlib import Path
 
 from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
-from data.fingerprint import json_hash
-from data.products import read_json, read_table
+from data.files import json_hash, read_json
+from data.tables import read_table
 from experiments import pages
 from experiments.leakage import event_order, feature_checks, target_probe
 from experiments.leakage.cut import AuditedCut, Outcome
 from experiments.pages import GREEN, RED, Html, markup, sentence, table
 from features import feature_files
-from features.featurize import CUTS, FULL
+from features.feature_files import CUTS, FULL
 from training import provenance
 
 REPORT, PAGE = EXPERIMENTS / "audit.json", EXPERIMENTS / "audit.html"
@@ -130,7 +130,7 @@ def read_cuts(settings: params.Params, names: Sequence[str] = CUTS) -> list[Audi
     users, items = (read_table(INGESTED / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items"))
     rankings = {path.stem: path for path in sorted(RANKINGS.glob("*.parquet")) if path.stem != "items"}
     return [
-        AuditedCut(name, events, users, items, manifest, feature_files.load(FEATURES / name), settings,
+        AuditedCut(name, events, users, items, manifest, feature_files.load_features(FEATURES / name), settings,
                    rankings if name == "test" else {})
         for name in names
     ]  # fmt: skip

@@ -29,7 +29,7 @@ from experiments.evaluation import bootstrap
 from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, Log, batches
+from features.sequences import EvaluationCases, InteractionLog, batches
 from features.vocabulary import PAD
 from training import validation
 
@@ -154,7 +154,7 @@ def history_scores(features: Features, newest: np.ndarray, seen: np.ndarray, due
     return counted.reshape(items.shape) + IN_HISTORY * np.isin(duels.case[:, None] * size + items, seen)
 
 
-def transitions(past: Log, num_items: int) -> csr_array:
+def transitions(past: InteractionLog, num_items: int) -> csr_array:
     """(N, N) how often one item came right after another of an earlier time: a first-order Markov chain."""
     users, times, items = past.users, past.times, past.items
     step = (users[1:] == users[:-1]) & (times[1:] > times[:-1]) & (items[1:] != PAD) & (items[:-1] != PAD)

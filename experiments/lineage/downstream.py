@@ -14,14 +14,14 @@ import pandas as pd
 from config import params
 from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.products import read_table
+from data.tables import read_table
 from data.time_columns import microseconds
 from data.times import from_iso, to_iso
 from experiments.lineage import upstream
 from experiments.lineage.inputs import NO_SECRET
 from experiments.lineage.report import ReportPart
 from experiments.lineage.served_log import NOT_COMPUTED, Line, LineageError, ServedLines
-from features.featurize import CUTS, FULL, moment_of
+from features.feature_files import CUTS, FULL, cut_time
 from serving import settings as environment
 from serving.deployment import model_versions, registry
 from serving.deployment.model_versions import client
@@ -144,7 +144,7 @@ def _data_part(kind: str, name: str, events: pd.DataFrame, origin: Origin) -> Re
     facts: dict[str, Any] = {"id": name, "dataset version": origin.hash}
     if kind == "event":
         event = events.iloc[0]
-        facts |= {"user": event[USER], "item": event[ITEM], "time": to_iso(int(times.iloc[0])), "part": event[PART]}
+        facts |= {"user": event[USER], "item": event[ITEM], "time": to_iso(int(times[0])), "part": event[PART]}
     else:
         facts |= {"events": len(events), "first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
         facts |= {"parts": {part: int(count) for part, count in events[PART].value_counts().items()}}
@@ -183,7 +183,7 @@ def _fit_until(tags: Mapping[str, str]) -> int | None:
     split = json.loads(path.read_text()) if path.is_file() else {}
     if split.get("split_id") != tags.get("split_id") or tags.get("cut") not in (*CUTS, FULL):
         return None
-    return moment_of(tags["cut"], split)
+    return cut_time(tags["cut"], split)
 
 
 def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda version: True) -> ReportPart:

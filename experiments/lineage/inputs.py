@@ -20,13 +20,13 @@ from data.times import from_iso
 from experiments.lineage.served_log import Line, LineageError
 from features import feature_files
 from features.feature_files import Features
-from features.materialize import profiles
+from features.materialization import profiles_at
 from features.online import profile
 from features.online.connect import connect_to_read
-from features.online.connect import settings as store_settings
+from features.online.connect import read_settings as store_settings
 from features.online.errors import StoreError
-from features.online.item_trends import ItemTrends
 from features.online.profile import LATEST_US, Event, Profile
+from features.online.records import ItemTrends
 from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
@@ -65,13 +65,13 @@ class OfflineUsers:
             return None
         some = [(USER, "in", sorted(user_ids) or [""])]  # an empty list would have no type; no user id is empty
         users = pd.read_parquet(USERS, filters=some) if USERS.is_file() else pd.DataFrame({USER: []})
-        return cls(pd.read_parquet(EVENTS, filters=some), users, Policy.of(online.max_events, online.ttl_days))
+        return cls(pd.read_parquet(EVENTS, filters=some), users, Policy.from_days(online.max_events, online.ttl_days))
 
     def profile(self, user_id: str, until_us: int) -> Profile | None:
         """From what had happened before a time and was known by then; None without events."""
         if user_id not in self._events:
             return None
-        return next(profiles(self._events[user_id], self._users.get(user_id, self._no_user), until_us), None)
+        return next(profiles_at(self._events[user_id], self._users.get(user_id, self._no_user), until_us), None)
 
     def user(self, user_id: str, time_us: int, repeats: str, until_us: int | None = None) -> User:
         """The user as a request at this time should find them.
@@ -113,7 +113,9 @@ class OfflineTrends:
     @classmethod
     def load(cls) -> OfflineTrends | None:
         """None if the features are not here."""
-        return cls(feature_files.load(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
+        return (
+            cls(feature_files.load_features(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
+        )
 
     def due(self, time_us: int) -> int:
         """The last full refresh before a time and before the end of the dataset."""
@@ -121,7 +123,7 @@ class OfflineTrends:
 
     def at(self, vocabulary: Vocabulary, time_us: int) -> TrendSnapshot:
         """The trends as of a time, by the rows of a model's vocabulary."""
-        return ItemTrends.of(self._log, self._vocabulary, self.channels, time_us).snapshot(vocabulary)
+        return ItemTrends.from_log(self._log, self._vocabulary, self.channels, time_us).snapshot(vocabulary)
 
 
 def find_trends(line: Line, recommender: Recommender, settings: params.Params) -> tuple[str, TrendSnapshot | None]:
@@ -220,7 +222,7 @@ def read_user(
     first = None
     for source, held in _user_sources(line, user_id, time_us, settings):
         user = user_from_reading(held, time_us, repeats)
-        events = profile.history(held.profile, time_us, repeats) if held.profile and user.items else []
+        events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
         differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
         found = UserReading(source, user, events, differs)
         if not differs:

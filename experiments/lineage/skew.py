@@ -23,7 +23,7 @@ from experiments.lineage.inputs import NO_SECRET, TEST_FEATURES, OfflineTrends, 
 from experiments.lineage.recompute import FixedLookup, load_version
 from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
 from features.online.connect import connect_to_read
-from features.online.connect import settings as store_settings
+from features.online.connect import read_settings as store_settings
 from features.online.errors import StoreError
 from features.online.store import ProfileStore, Reading
 from features.trends import TrendSnapshot

@@ -43,7 +43,7 @@ def order_of(settings: params.Params) -> list[str]:
 
 def had_since(start: float, label: str, folder: Path, settings: params.Params, workers: int) -> tuple[float, int]:
     """What a model's study had since a moment: seconds of the trials that were not killed, and their number."""
-    name = study_name(label, feature_files.load(folder / FEATURES / "valid"), settings)
+    name = study_name(label, feature_files.load_features(folder / FEATURES / "valid"), settings)
     study = open_study(name, storage_url(), 0, objectives=settings.tune.objectives)
     ended = trials_ended_since(study, start)
     return sum(trial.duration.total_seconds() for trial in ended) / workers, len(ended)

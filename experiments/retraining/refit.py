@@ -20,7 +20,7 @@ import torch
 from config import params
 from config.command import UserError
 from config.paths import CHECKPOINTS, FEATURES, INGESTED, REFITS, SPLIT
-from data.products import read_json
+from data.files import read_json
 from data.times import to_iso
 from experiments.evaluation.ranking import score_cases
 from experiments.gating import evidence, judgment, preconditions, verdict
@@ -30,9 +30,9 @@ from experiments.gating.preconditions import CodeState
 from experiments.gating.verdict import CHAMPION, Decision
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
-from features import feature_files, featurize
-from features.feature_files import Features
-from features.featurize import FULL
+from features import feature_files
+from features.feature_files import FULL, Features
+from features.fit import fit_cuts
 from features.sequences import EvaluationCases, next_item_cases
 from serving import export
 from serving.artifact.item_tables import Sides
@@ -88,11 +88,11 @@ def check_before_fit(parent: Target, settings: params.Params, code: CodeState, o
         raise UserError(f"{name} cannot be refitted here: {'; '.join(lines)}; {REFIT_ELSEWHERE}")
     split_audit = leakage_report.up_to_date(settings)
     _require(preconditions.failed_audit(split_audit))
-    if featurize.main(["--cut", FULL]):
-        raise UserError("the features of all events could not be made; the error is above")
+    [(_, features)] = fit_cuts([FULL], settings)
+    feature_files.save_features(FEATURES / FULL, features)
     audit = leakage_report.audit_full(settings) | {"audited": split_audit["audited"]}
     _require(preconditions.failed_audit(audit))
-    return feature_files.load(FEATURES / FULL), audit
+    return feature_files.load_features(FEATURES / FULL), audit
 
 
 def _require(refusal: Decision | None) -> None:

@@ -22,9 +22,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config import params, search_space
 from config.command import UserError
 from config.paths import studies_database
-from features import folds
+from features import fit
 from features.feature_files import Features
-from features.folds import Tables
+from features.fit import SplitTables
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
@@ -62,7 +62,7 @@ class Search:
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+        return search_space.spaces_around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
 
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:
@@ -73,8 +73,8 @@ def fold_features(features: Features, settings: params.Params) -> list[Features]
     """
     if settings.tune.folds == 1:
         return [features]
-    tables = Tables.read()
-    return [folds.at(tables, *period, settings) for period in _periods(tables, settings)]
+    tables = SplitTables.read()
+    return [fit.fit_window(tables, *period, settings) for period in _periods(tables, settings)]
 
 
 def check_fold_count(settings: params.Params) -> None:
@@ -84,12 +84,12 @@ def check_fold_count(settings: params.Params) -> None:
         UserError: there is too little history for so many periods.
     """
     if settings.tune.folds > 1:
-        _periods(Tables.read(), settings)
+        _periods(SplitTables.read(), settings)
 
 
-def _periods(tables: Tables, settings: params.Params) -> list[tuple[int, int]]:
+def _periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
     count = settings.tune.folds
-    periods = folds.rolling(tables, count)
+    periods = fit.rolling_windows(tables, count)
     if len(periods) < count:
         raise UserError(
             f"tune.folds is {count}; expected at most {max(1, len(periods))}: before a further period there are fewer "

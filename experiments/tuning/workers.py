@@ -55,7 +55,7 @@ def threads_per_worker(workers: int) -> int:
 
 def worker_main(pipe: Connection, job: Job, number: int) -> None:
     """Run one trial for each deadline received and send its number back, until the pipe closes."""
-    search = Search.of(job.label, feature_files.load(job.features), job.settings, job.parent)
+    search = Search.of(job.label, feature_files.load_features(job.features), job.settings, job.parent)
     study = open_study(job.study, job.url, job.settings.seed, number, job.workers, job.settings.tune.objectives)
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:

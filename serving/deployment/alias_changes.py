@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from config.paths import DEPLOYMENTS
-from data import atomic_write
+from data import files
 from serving import settings
 from serving.deployment import signature
 from serving.deployment.deployment_log import who
@@ -61,7 +61,7 @@ def _read() -> dict[str, int]:
 
 def _write(known: dict[str, int]) -> None:
     with suppress(OSError):  # a full disk costs this memory, never a rollback
-        atomic_write.write(seen_serials_path(), json.dumps(known, indent=1).encode())
+        files.write_bytes(seen_serials_path(), json.dumps(known, indent=1).encode())
 
 
 CHAMPION, PREVIOUS = "champion", "previous"

@@ -16,9 +16,9 @@ from data.times import to_iso
 from features.feast_store.server_engine import ServerEngine
 from features.online import profile as online_profile
 from features.online import store as online_store
-from features.online.connect import FEAST, STORE, connect_to_read, settings
+from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
 from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALISATION, Profile
+from features.online.profile import PERSONALIZATION, Profile
 from serving.circuit_breaker import Breaker
 from serving.worker.request import MAX_HISTORY
 
@@ -81,8 +81,8 @@ class OnlineProfileStore:
     @classmethod
     def from_environment(cls, dataset: str) -> OnlineProfileStore:
         """The store that the environment names, else this project's own, with the profiles of a dataset."""
-        is_feast = os.environ.get(STORE, "").startswith(FEAST)  # only the edge can read Feast's server
-        return cls(lambda: connect_to_read(dataset, settings(), ServerEngine), is_feast)
+        is_feast = os.environ.get(STORE_VARIABLE, "").startswith(FEAST_SCHEMES)  # only the edge can read Feast's server
+        return cls(lambda: connect_to_read(dataset, read_settings(), ServerEngine), is_feast)
 
     async def read(self, user_id: str) -> UserProfile:
         return await asyncio.to_thread(self._read, user_id)
@@ -94,11 +94,11 @@ class OnlineProfileStore:
             return UserProfile(None, "")
         now_us = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now_us])
-        if reading.state is online_store.State.CORRUPT:  # it may hold a denial
+        if reading.state is online_store.ReadingState.CORRUPT:  # it may hold a denial
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
             return UserProfile(None, "")
-        consent = online_profile.consent(reading.profile, now_us).get(PERSONALISATION)
+        consent = online_profile.visible_consent(reading.profile, now_us).get(PERSONALIZATION)
         features = request_features(reading.profile, now_us) if self._sends_features else None
         return UserProfile(consent, profile_version(reading.profile), features)
 
@@ -121,9 +121,9 @@ def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
 
     It has no event ids: the worker orders events of one time by item, where it orders those of its own store by id.
     """
-    events = online_profile.history(profile, now_us, "all")[-MAX_HISTORY:]
+    events = online_profile.visible_events(profile, now_us, "all")[-MAX_HISTORY:]
     history = [{"item_id": event.item_id, "event_time": to_iso(event.time_us)} for event in events]
-    return {"history": history, "context": online_profile.traits(profile, now_us)}
+    return {"history": history, "context": online_profile.visible_traits(profile, now_us)}
 
 
 class Decision(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import load as load_arrays
 
-from data import atomic_write
+from data import files
 from data.times import to_iso
 from features.vocabulary import PAD
 from serving.edge.answer import Answer, build_answer, first_items, parse_answer
@@ -68,7 +68,7 @@ class PopularList:
 
     def save(self, path: Path) -> None:
         """Write the list to a file, whole or not at all. Raises OSError."""
-        atomic_write.write(path, orjson.dumps(asdict(self)))
+        files.write_bytes(path, orjson.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> PopularList | None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import params, paths
-from config.command import describe_fault
 from config.paths import ROOT
+from config.validation import describe_error
 from serving import settings as torchserve
 from serving.deployment import rollout_stage
 from serving.settings import Port, SettingsError
@@ -158,7 +158,7 @@ def load() -> EdgeSettings:
     try:
         settings = EdgeSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(describe_fault(_name(fault), fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
     if settings.arms and not settings.experiment:
         raise SettingsError(f"{variable('arms')} is set and {variable('experiment')} is not; an experiment has a name")
     if settings.reserve_ms >= settings.deadline_ms:

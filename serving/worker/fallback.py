@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.segments.rules import ItemValues, Rule, Seen, fulfilled, tests_of
+from features.segments.rules import ItemValues, Rule, VisibleProfile, compile_rules, matching_rules
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
 from serving.worker.rerank import ItemAttributes
@@ -74,7 +74,7 @@ class SegmentLists:
 
     def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
         self.popular = popular
-        self._tests = tests_of(rules, items)
+        self._tests = compile_rules(rules, items)
 
     @classmethod
     def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: ItemAttributes) -> SegmentLists:
@@ -89,7 +89,7 @@ class SegmentLists:
     def of_user(self, user: User, request: Request) -> list[str]:
         """Names of the segments that a user belongs to at the time of a request, by precedence."""
         traits = {**user.traits, **request.context}
-        return fulfilled(self._tests, Seen(user.items, user.times, traits, request.time_us))
+        return matching_rules(self._tests, VisibleProfile(user.items, user.times, traits, request.time_us))
 
     def listed_items(self) -> set[int]:
         """Item rows in the list of any segment."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks._learning_curve import LearningCurve, Stopwatch, list_ndcg, visible_events
-from features.sequences import EvaluationCases, Log
+from features.sequences import EvaluationCases, InteractionLog
 
 CURVE = LearningCurve(epoch_events=1000, seconds=[2.0, 4.0, 6.0, 8.0], ndcg=[0.01, 0.05, 0.04, 0.06])
 
@@ -54,7 +54,7 @@ def test_a_list_scores_by_the_rank_of_the_true_item() -> None:
 
 def test_a_case_sees_what_happened_before_it_and_was_known() -> None:
     # User 0 has rows 0 to 2, of which row 1 became known late; user 1 has rows 3 and 4.
-    log = Log(
+    log = InteractionLog(
         offsets=np.array([0, 3, 5]),
         items=np.array([1, 2, 3, 4, 5]),
         times=np.array([1, 2, 3, 1, 6]),

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from data import download as module
-from data.download import CATALOGUE, download, main
-from data.errors import DataError
-from data.readers.sources import detect
+from data.download import DATASETS, download, main
+from data.files import DataError
+from data.readers.sources import detect_format
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -86,7 +86,7 @@ def test_a_data_set_arrives_as_a_folder_that_ingest_knows(tmp_path: Path, serve:
 
     assert folder == tmp_path / "ml-100k"
     assert {str(path.relative_to(tmp_path)): path.read_text() for path in folder.iterdir()} == FILES
-    assert detect(folder) == "movielens-100k"
+    assert detect_format(folder) == "movielens-100k"
     assert [path.name for path in tmp_path.iterdir()] == ["ml-100k"]
 
 
@@ -103,7 +103,7 @@ def test_the_command_says_which_terms_hold_and_what_comes_next(
     assert main(["ml-100k", "--to", str(tmp_path), "--base-url", serve(archive(FILES))]) == 0
 
     printed = capsys.readouterr().out
-    assert CATALOGUE["ml-100k"].terms in printed
+    assert DATASETS["ml-100k"].terms in printed
     assert f"make demo SOURCE={tmp_path / 'ml-100k'}" in printed
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -138,7 +138,7 @@ def test_what_is_broken_is_named_and_leaves_nothing(tmp_path: Path, serve: Serve
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, serve: Serve, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MOST_UNPACKED", 40)
+    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 40)
 
     with pytest.raises(DataError, match=r"ml-100k\.zip: unpacks to more than"):
         download("ml-100k", tmp_path, serve(archive(FILES)))

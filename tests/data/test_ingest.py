@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.cleaning import resolve_repeats
-from data.errors import DataError
-from data.fingerprint import content_hash, event_id
-from data.ingest import Ingested, ingest, main
-from data.readers.raw import no_rows
+from data.cleaning import Ingested, clean, resolve_repeats
+from data.columns import event_id
+from data.files import DataError
+from data.ingest import main
 from data.readers.sources import Source
+from data.readers.table import broken_lines
+from data.tables import content_hash
 
 DAY_1 = 1_704_067_200  # 2024-01-01 UTC
 
@@ -29,7 +30,7 @@ def source(rows: list[dict], users: list[dict] | None = None, items: list[dict] 
         users=None if users is None else pd.DataFrame(users),
         items=None if items is None else pd.DataFrame(items),
         files=(),
-        broken=no_rows().assign(table=[]),
+        broken=broken_lines().assign(table=[]),
     )
 
 
@@ -39,10 +40,10 @@ def event(user="u", item="i", time=DAY_1, **more) -> dict:
 
 @pytest.fixture
 def run(ingest_settings):
-    def clean(rows, users=None, items=None, context=(), **changes) -> Ingested:
-        return ingest(source(rows, users, items), ingest_settings(**changes), context)
+    def run(rows, users=None, items=None, context=(), **changes) -> Ingested:
+        return clean(source(rows, users, items), ingest_settings(**changes), context)
 
-    return clean
+    return run
 
 
 def accounted(counts: dict) -> int:
@@ -291,8 +292,8 @@ def test_shuffling_the_source_changes_nothing(ingest_settings, rows, items, rule
     rows = [event(user="sure", item="kept", event_id=None, event_type="buy", value=1, device="tv"), *rows]
     shuffled = data.draw(st.permutations(rows)), data.draw(st.permutations(items))
 
-    one = ingest(source(rows, items=items), config, ["device"])
-    two = ingest(source(shuffled[0], items=shuffled[1]), config, ["device"])
+    one = clean(source(rows, items=items), config, ["device"])
+    two = clean(source(shuffled[0], items=shuffled[1]), config, ["device"])
 
     for name in ("events", "users", "items"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name))
@@ -362,7 +363,7 @@ def test_the_verb_writes_its_products_and_says_so(tmp_path, params_file, capsys)
     assert manifest["dataset_hash"] == content_hash(tables)
     assert manifest["counts"]["quarantined_by_reason"] == {"events: event_time is not a time": 1}
     said = capsys.readouterr().out
-    assert said.startswith("ingest: 2 events of 2 users, 2 items from 3 rows (1 in quarantine")
+    assert said.startswith("ingested 2 events of 2 users and 2 items from 3 rows (1 quarantined")
     assert str(tmp_path / "out") in said
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from config import params
-from data.errors import DataError
-from data.ingest import ingest
-from data.readers.sources import detect, read
+from data.cleaning import clean
+from data.files import DataError
+from data.readers.sources import detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 RATINGS = ("userId,movieId,rating,timestamp", "1,31,2.5,1260759144", "1,1029,3.0,1260759179", "2,31,4.0,835355493")
@@ -41,9 +41,9 @@ def folder(tmp_path: Path) -> Path:
 def test_the_folder_and_its_ratings_are_known_and_take_the_movies_along(
     folder: Path, ingest_settings: Callable, given: str
 ) -> None:
-    source = read(ingest_settings(path=str(folder / given)), SIMULATE, 0)
+    source = read_source(ingest_settings(path=str(folder / given)), SIMULATE, 0)
 
-    assert source.name == detect(folder / given) == "movielens-csv"
+    assert source.name == detect_format(folder / given) == "movielens-csv"
     assert source.files == (str(folder / "ratings.csv"), str(folder / "movies.csv"))
     assert source.events.iloc[0].to_dict() == {
         "user_id": "1",
@@ -62,14 +62,14 @@ def test_a_header_in_quotes_behind_a_byte_order_mark_is_known(tmp_path: Path) ->
     path = tmp_path / "ratings.csv"
     path.write_bytes(b'\xef\xbb\xbf"userId","movieId","rating","timestamp"\r\n1,31,2.5,1260759144\r\n')
 
-    assert detect(path) == "movielens-csv"
+    assert detect_format(path) == "movielens-csv"
 
 
 def test_bad_rows_go_to_quarantine_with_their_number(folder: Path, ingest_settings: Callable) -> None:
     write(folder / "ratings.csv", *RATINGS, "3,31,great,835355493", "3,31", ",31,1.0,835355493", "3,31,1.0,long ago")
     settings = ingest_settings(path=str(folder))
 
-    found = ingest(read(settings, SIMULATE, 0), settings)
+    found = clean(read_source(settings, SIMULATE, 0), settings)
 
     assert len(found.events) == 3
     assert found.quarantine[["source_row", "reason"]].to_numpy().tolist() == [
@@ -88,11 +88,11 @@ def test_a_foreign_header_is_refused_by_name_and_read_as_a_table_by_look(
     with pytest.raises(
         DataError, match=r"ratings\.csv: the header reads 'user,movie_id,rating,time'; source mov"
     ) as error:
-        read(ingest_settings(path=str(folder), source="movielens-csv"), SIMULATE, 0)
+        read_source(ingest_settings(path=str(folder), source="movielens-csv"), SIMULATE, 0)
     assert "\n" not in str(error.value)
-    assert read(ingest_settings(path=str(folder)), SIMULATE, 0).name == "table"
+    assert read_source(ingest_settings(path=str(folder)), SIMULATE, 0).name == "table"
 
 
 def test_a_folder_without_ratings_is_named(tmp_path: Path, ingest_settings: Callable) -> None:
     with pytest.raises(DataError, match=r"holds no ratings\.csv, which source movielens-csv reads"):
-        read(ingest_settings(path=str(tmp_path), source="movielens-csv"), SIMULATE, 0)
+        read_source(ingest_settings(path=str(tmp_path), source="movielens-csv"), SIMULATE, 0)

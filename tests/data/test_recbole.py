@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from config import params
-from data.errors import DataError
-from data.ingest import ingest
-from data.readers.sources import Source, detect, read
+from data.cleaning import clean
+from data.files import DataError
+from data.readers.sources import Source, detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 INTERACTIONS = (
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def read_from(ingest_settings: Callable) -> Callable[..., Source]:
     def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
-        return read(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
+        return read_source(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
 
     return run
 
@@ -57,7 +57,7 @@ def write(path: Path, *lines: str) -> Path:
 def test_the_folder_and_its_interactions_are_known_and_take_the_sides_along(folder, read_from, given) -> None:
     source = read_from(folder / given)
 
-    assert source.name == detect(folder / given) == "recbole"
+    assert source.name == detect_format(folder / given) == "recbole"
     assert [Path(file).name for file in source.files] == ["ml-100k.inter", "ml-100k.user", "ml-100k.item"]
     assert source.events.to_dict("list") == {
         "user_id": ["196", "007"],
@@ -106,7 +106,7 @@ def test_bad_rows_of_all_three_files_go_to_quarantine(folder, ingest_settings) -
     write(folder / "ml-100k.item", *ITEMS, "8\tUp\t2009\tComedy", "9\tHer\t2013\tDrama\tlong")
     settings = ingest_settings(path=str(folder))
 
-    found = ingest(read(settings, SIMULATE, 0), settings).quarantine
+    found = clean(read_source(settings, SIMULATE, 0), settings).quarantine
 
     assert found[["table", "source_row", "reason"]].to_numpy().tolist() == [
         ["events", 3, "line has 1 fields, not 4"],
@@ -123,7 +123,10 @@ def test_bad_rows_of_all_three_files_go_to_quarantine(folder, ingest_settings) -
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("user_id\titem_id\ttimestamp", r"x\.inter: the header holds 'user_id'; expected field:type, apart by tabs"),
+        (
+            "user_id\titem_id\ttimestamp",
+            r"x\.inter: the header holds 'user_id'; expected field:type, separated by tabs",
+        ),
         ("user_id:token\titem_id:text\ttime:float", r"'item_id:text'; expected .* token, token_seq, float, float_seq"),
         ("user_id:token,item_id:token,time:float", r"x\.inter: the header holds 'user_id:token,item_id:token,time"),
         ("user_id:token\titem_id:token\titem_id:float", r"x\.inter: the field 'item_id' is there twice"),

@@ -11,11 +11,10 @@ import pytest
 from config import params
 from data import columns
 from data.columns import DAY, HOUR
-from data.simulate import TABLES, main, simulate
-from data.simulator.activity import SimulationError
+from data.simulate import main
 from data.simulator.audience import DEVICES
-from data.simulator.choices import draw
-from data.simulator.oracle import Oracle
+from data.simulator.plays import SimulationError, draw
+from data.simulator.simulation import TABLES, Oracle, simulate
 
 START = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)  # not at midnight: the period's first day is a part of one
 
@@ -359,7 +358,7 @@ def test_the_command_writes_what_it_simulates(world, tmp_path, capsys):
     sizes = ["--users", "400", "--items", "200", "--events", "12000", "--days", "60"]
     out = ["--out", str(tmp_path / "new"), "--seed", "3", "--start", START.isoformat()]
     assert main([*out, *sizes]) == 0
-    assert "12000 plays" in capsys.readouterr().out
+    assert "12,000 plays" in capsys.readouterr().out
     for name in TABLES:
         written = pd.read_parquet(tmp_path / "new" / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(world, name))

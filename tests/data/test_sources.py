@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from config import params
-from data.errors import DataError
-from data.readers.sources import Source, detect, read
+from data.files import DataError
+from data.readers.sources import Source, detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
 
@@ -19,7 +19,7 @@ def read_from(ingest_settings):
     """Read a path with the given settings of `ingest`."""
 
     def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
-        return read(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
+        return read_source(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
 
     return run
 
@@ -63,7 +63,7 @@ def movielens_100k(tmp_path):
 def test_movielens_100k_is_known_by_its_folder_and_read_with_its_side_tables(movielens_100k, read_from):
     source = read_from(movielens_100k)
 
-    assert source.name == detect(movielens_100k) == "movielens-100k"
+    assert source.name == detect_format(movielens_100k) == "movielens-100k"
     assert source.events.to_dict("list") == {
         "user_id": ["196", "7"],
         "item_id": ["242", "1"],
@@ -288,9 +288,9 @@ def test_a_folder_with_several_tables_asks_which(tmp_path, read_from):
 
 def test_a_path_and_a_source_must_fit(ingest_settings):
     with pytest.raises(DataError, match=r"ingest\.path is null"):
-        read(ingest_settings(), SIMULATE, 0)
+        read_source(ingest_settings(), SIMULATE, 0)
     with pytest.raises(DataError, match=r"ingest\.path is 'x\.csv', but the simulator reads no file"):
-        read(ingest_settings(source="simulator", path="x.csv"), SIMULATE, 0)
+        read_source(ingest_settings(source="simulator", path="x.csv"), SIMULATE, 0)
 
 
 def test_real_sets_are_known_by_their_folders(real_data, read_from):

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.command import UserError
-from config.params import load
+from config.params import Segments, load
 from config.paths import ROOT
-from config.segment_params import Segments
 from data.columns import DAY
-from features.segments.membership import gather, membership
-from features.segments.rules import RuleEvent, RuleProfile, describe, members
-from features.sequences import Log
+from features.segments.membership import collect_inputs, membership
+from features.segments.rules import RuleEvent, RuleProfile, describe_rule, matching_segments
+from features.sequences import InteractionLog
 
 ITEMS = {
     "scream": {"genres": frozenset({"Horror", "Thriller"})},
@@ -33,7 +32,7 @@ def rules(*conditions: dict, name: str = "it", kind: str = "all") -> list[dict]:
 def holds(condition: dict, *events: tuple, day: float = 100, **profile: object) -> bool:
     """Whether a condition holds on a day for (day, item) events, known at once or on a third day."""
     made = happened(*events)
-    return members(rules(condition), RuleProfile(made, **profile), round(day * DAY), ITEMS) == ["it"]
+    return matching_segments(rules(condition), RuleProfile(made, **profile), round(day * DAY), ITEMS) == ["it"]
 
 
 def happened(*events: tuple) -> list[RuleEvent]:
@@ -44,14 +43,16 @@ def item_table() -> pd.DataFrame:
     return pd.DataFrame({"item_id": IDS, "genres": ["|".join(sorted(ITEMS[name]["genres"])) or None for name in IDS]})
 
 
-def log_of(people: list[list[RuleEvent]]) -> Log:
+def log_of(people: list[list[RuleEvent]]) -> InteractionLog:
     """The same events as a log; an item that IDS does not hold has row 0."""
     flat = [(event.time_us, event.known_us, IDS.index(event.item_id) + 1 if event.item_id in IDS else 0)
             for events in people for event in events]  # fmt: skip
     column = np.array(flat, dtype=np.int64).reshape(-1, 3)
     offsets = np.concatenate([[0], np.cumsum([len(events) for events in people])]).astype(np.int64)
     nothing = np.zeros((len(flat), 0), dtype=np.int64)
-    return Log(offsets, column[:, 2], column[:, 0], column[:, 1], nothing, np.zeros((len(people), 0), dtype=np.int64))
+    return InteractionLog(
+        offsets, column[:, 2], column[:, 0], column[:, 1], nothing, np.zeros((len(people), 0), dtype=np.int64)
+    )
 
 
 # One profile
@@ -84,7 +85,7 @@ def log_of(people: list[list[RuleEvent]]) -> Log:
 def test_a_condition_rests_on_what_was_known_before_the_moment(condition, events, expected) -> None:
     assert holds(condition, *events) is expected
     plain, log = rules(condition), log_of([happened(*events)])
-    facts = gather(plain, pd.DataFrame({"user_id": ["u0"]}), item_table(), ["u0"], IDS)
+    facts = collect_inputs(plain, pd.DataFrame({"user_id": ["u0"]}), item_table(), ["u0"], IDS)
     assert membership(plain, log, facts, np.array([0]), np.array([100 * DAY])).tolist() == [[expected]]
 
 
@@ -116,7 +117,7 @@ def test_all_conditions_must_hold_and_of_any_one_is_enough() -> None:
 
     def found(rule: dict) -> list[str]:
         plain = Segments.model_validate({"rules": [{"name": "it", **rule}]}).plain()
-        return members(plain, profile, 100 * DAY, ITEMS)
+        return matching_segments(plain, profile, 100 * DAY, ITEMS)
 
     assert found({"any": [few, new]}) == ["it"]
     assert found({"all": [few, new]}) == []
@@ -129,7 +130,7 @@ def test_the_shipped_rules_say_what_their_names_say() -> None:
 
     def found(*days: float) -> list[str]:
         events = [RuleEvent("up", round(day * DAY), round(day * DAY)) for day in days]
-        return members(shipped, RuleProfile(events), 100 * DAY, {})
+        return matching_segments(shipped, RuleProfile(events), 100 * DAY, {})
 
     assert found() == []
     assert found(99) == ["new"]
@@ -163,7 +164,7 @@ EVENTS = st.lists(st.tuples(MOMENTS, st.one_of(st.just(0), st.integers(0, 12)), 
 USER = st.tuples(EVENTS, st.sampled_from([18.0, 30.5, None]), st.sampled_from(["free", "paid", None]))
 
 
-def tables(people: list) -> tuple[Log, pd.DataFrame, pd.DataFrame, list[RuleProfile]]:
+def tables(people: list) -> tuple[InteractionLog, pd.DataFrame, pd.DataFrame, list[RuleProfile]]:
     """The same people as a log with its tables, and as one profile each."""
     quarter = DAY // 4
     profiles = []
@@ -189,11 +190,11 @@ def test_many_at_once_are_what_they_are_one_by_one(people, written, pairs) -> No
     log, users, items, profiles = tables(people)
     user = np.array([who % len(people) for who, _ in pairs], dtype=np.int64)
     time_us = np.array([at * (DAY // 4) for _, at in pairs], dtype=np.int64)
-    facts = gather(named, users, items, users["user_id"].tolist(), IDS)
+    facts = collect_inputs(named, users, items, users["user_id"].tolist(), IDS)
 
     found = membership(named, log, facts, user, time_us)
 
-    expected = [members(named, profiles[who], int(at), ITEMS) for who, at in zip(user, time_us, strict=True)]
+    expected = [matching_segments(named, profiles[who], int(at), ITEMS) for who, at in zip(user, time_us, strict=True)]
     names = np.array([rule["name"] for rule in named])
     assert [names[row].tolist() for row in found] == expected
 
@@ -201,7 +202,7 @@ def test_many_at_once_are_what_they_are_one_by_one(people, written, pairs) -> No
 def test_a_log_without_events_has_nobody_in_it() -> None:
     log, users, items, _ = tables([([], None, None)])
     plain = rules({"fact": "days_since_first", "below": 7}, {"trait": "age", "equals": 1})
-    facts = gather(plain, users, items, ["u0"], IDS)
+    facts = collect_inputs(plain, users, items, ["u0"], IDS)
 
     assert not membership(plain, log, facts, np.zeros(1, np.int64), np.array([DAY])).any()
 
@@ -209,12 +210,10 @@ def test_a_log_without_events_has_nobody_in_it() -> None:
 def test_what_the_tables_do_not_have_is_named() -> None:
     _, users, items, _ = tables([([], None, None)])
 
-    with pytest.raises(
-        UserError, match=r"^segments\.rules: it asks for income, which the users do not have; theirs: age"
-    ):
-        gather(rules({"trait": "income", "equals": 1}), users, items, ["u0"], IDS)
-    with pytest.raises(UserError, match=r"it asks for mood, which the items do not have; theirs: genres$"):
-        gather(rules({"share_of": {"field": "mood", "value": "sad"}, "above": 0}), users, items, ["u0"], IDS)
+    with pytest.raises(UserError, match=r"^segments\.rules: it uses income, which the users do not have; theirs: age"):
+        collect_inputs(rules({"trait": "income", "equals": 1}), users, items, ["u0"], IDS)
+    with pytest.raises(UserError, match=r"it uses mood, which the items do not have; theirs: genres$"):
+        collect_inputs(rules({"share_of": {"field": "mood", "value": "sad"}, "above": 0}), users, items, ["u0"], IDS)
 
 
 # Rules as they are written
@@ -252,7 +251,7 @@ def test_a_rule_reads_as_words() -> None:
         "any": [{"share_of": {"field": "genres", "value": "Horror"}, "at_least": 0.3},
                 {"fact": "days_since_first", "below": 7}]}]}).plain()  # fmt: skip
 
-    assert describe(plain[0]) == (
+    assert describe_rule(plain[0]) == (
         "events of the last 7 days at least 3 and plan is free or trial; and share of events with genres Horror at "
         "least 0.3 or days since the first event below 7"
     )

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from config import params
 from data.columns import DAY, HOUR
-from data.products import write_table
+from data.tables import write_table
 from data.times import to_iso
 from features import materialize
-from features.feature_files import load
-from features.featurize import featurize
-from features.featurize import write as write_features
+from features.feature_files import load_features
+from features.feature_files import save_features as write_features
+from features.fit import fit_features
 from features.online.connect import StoreSettings, connect
 from serving import batch, export
 from serving.artifact.item_tables import Sides
@@ -49,8 +49,8 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     })  # fmt: skip
     users = pd.DataFrame({"user_id": USERS[::-1], "plan": ["free", "paid", None] * 3})
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(40)]})
-    made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
-    made["description"] |= {
+    made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
+    made.description |= {
         "until_us": END, "cut": "test", "repeats": "first", "dataset": SETTINGS.dataset, "dataset_hash": "made",
         "split_id": "made",
     }  # fmt: skip
@@ -58,7 +58,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = folder / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(table, path)
+        write_table(path, table)
     (folder / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     _export(folder, Sides(users, items))
     return folder
@@ -75,7 +75,7 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _export(folder: Path, sides: Sides) -> None:
-    features, weights = load(folder / "out/features/test"), folder / "weights.safetensors"
+    features, weights = load_features(folder / "out/features/test"), folder / "weights.safetensors"
     fitted = fit(recipe("item_knn"), features, train_settings(), seed=0)
     save_file({key: value.contiguous() for key, value in fitted.model.state_dict().items()}, weights)
     about = {"recipe": fitted.recipe, "label": "item_knn", "run_id": "none"}

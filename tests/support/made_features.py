@@ -8,7 +8,7 @@ import pandas as pd
 from config import params
 from data.columns import DAY, HOUR
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
 from serving.artifact.item_tables import Sides
 
@@ -27,7 +27,7 @@ def checkerboard(seed: int = 0, cut: str = "valid", per_user: int = 12, ties: bo
         for of_user in hours:
             of_user[3] = of_user[2]
     times = START + np.concatenate(hours) * HOUR
-    log = Log(
+    log = InteractionLog(
         offsets=np.arange(USERS + 1) * per_user,
         items=np.concatenate(items).astype(np.int64),
         times=times.astype(np.int64),

@@ -17,8 +17,8 @@ from small_pipeline import inside
 from config import params
 from experiments.gating import judgment
 from features import materialize
-from features.online.connect import connect, settings
-from features.online.profile import PERSONALISATION
+from features.online.connect import connect, read_settings
+from features.online.profile import PERSONALIZATION
 from serving import package
 from serving.deployment import registry
 from serving.edge.consent import OnlineProfileStore
@@ -26,7 +26,7 @@ from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-DENIED = {"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {PERSONALISATION: False}}
+DENIED = {"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {PERSONALIZATION: False}}
 
 
 class Worker(FakeTorchServe):
@@ -61,7 +61,7 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     """An edge that keeps requests, and the worker behind it."""
     artifact = folder / "out/serving/artifacts" / LABEL
     recommender = Recommender.load(artifact, VERSION)
-    recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+    recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
     worker = Worker(recommender)
     archive = folder / f"{DATASET}-{VERSION}.mar"
     package.build(artifact, archive, DATASET, VERSION)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from config import params
 from data.columns import DAY, HOUR
-from features.encode import Batch, assemble
+from features.encode import Batch, make_batch
 from features.feature_files import Features
-from features.sequences import Log, encode_cases, history_ends, next_item_cases
+from features.sequences import InteractionLog, encode_cases, history_ends, next_item_cases
 from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
@@ -55,7 +55,7 @@ def ask(model: Model, histories: list[list[int]], moments: int = 1, unknown_tren
     times = [NOW - HOUR * np.arange(len(history), 0, -1) for history in histories]
     at = NOW - DAY * np.arange(moments)[::-1]
     trends = FEATURES.trend_log().at(at, model.channels)
-    return assemble(
+    return make_batch(
         items, np.concatenate([np.empty(0, np.int64), *times]), lengths, np.full(len(histories), NOW),
         np.ones((len(histories), 1)), np.ones((len(histories), 1)),
         np.zeros_like(trends) if unknown_trends else trends,
@@ -126,7 +126,7 @@ def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
         torch.testing.assert_close(scores(model, own)[0], answers[row], rtol=1e-4, atol=1e-4)
 
 
-def answers_of_log(model: Model, features: Features, log: Log, moment: int) -> torch.Tensor:
+def answers_of_log(model: Model, features: Features, log: InteractionLog, moment: int) -> torch.Tensor:
     """Scores for some users at one moment, through the pipeline that evaluation uses."""
     cases = next_item_cases(features.log, moment, moment + 5 * DAY)
     rows = np.arange(min(20, len(cases)))

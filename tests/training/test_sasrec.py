@@ -10,7 +10,7 @@ from made_features import ITEMS, START, USERS, checkerboard, recipe, train_setti
 from torch.nn import functional
 
 from data.columns import DAY, HOUR
-from features.encode import Batch, assemble
+from features.encode import Batch, make_batch
 from training.datamodule import Windows
 from training.models.query import Query
 from training.models.ranking import exclude
@@ -34,7 +34,7 @@ def ask(histories: list[list[int]]) -> Batch:
     lengths = np.array([len(history) for history in histories])
     times = np.concatenate([NOW - HOUR * np.arange(length, 0, -1) for length in lengths])
     nothing = np.zeros((len(histories), 0))
-    return assemble(
+    return make_batch(
         np.concatenate([np.array(history, dtype=np.int64) for history in histories]), times, lengths,
         np.full(len(histories), NOW), nothing, nothing, np.arange(ITEMS + 1, dtype=np.float32)[None, :, None],
         np.zeros(len(histories)), 8,

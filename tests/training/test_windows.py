@@ -9,17 +9,19 @@ import pytest
 from made_features import START, checkerboard, recipe
 
 from data.columns import DAY, HOUR
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training.datamodule import Windows
 from training.windows import Timeline, cut_rows
 
 
-def log(times: list[int], known: list[int] | None = None) -> Log:
+def log(times: list[int], known: list[int] | None = None) -> InteractionLog:
     """One user's events, items 1, 2, ..., at hours."""
     hours = np.array(times, dtype=np.int64) * HOUR
     late = hours if known is None else np.array(known, dtype=np.int64) * HOUR
     items = np.arange(1, len(times) + 1)
-    return Log(np.array([0, len(times)]), items, hours, late, np.zeros((len(times), 0), int), np.zeros((1, 0), int))
+    return InteractionLog(
+        np.array([0, len(times)]), items, hours, late, np.zeros((len(times), 0), int), np.zeros((1, 0), int)
+    )
 
 
 def test_events_of_one_time_share_a_question_and_never_see_one_another() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from features.encode import Batch
-from features.trends import ALL, window
+from features.trends import ALL, window_channel
 from training.models.base import MatrixModel, Sizes
 
 
@@ -17,7 +17,7 @@ class Popularity(MatrixModel):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        self.channels = (window(params["days"]), ALL)
+        self.channels = (window_channel(params["days"]), ALL)
 
     def fit(self, matrix, seed: int) -> None:
         """Nothing to fit: the counts are item trends."""

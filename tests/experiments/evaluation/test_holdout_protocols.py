@@ -22,7 +22,7 @@ from experiments.evaluation.holdout_protocols import (
     measure_folds,
     session_numbers,
 )
-from features.folds import Tables
+from features.fit import SplitTables
 from training import validation
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
@@ -39,7 +39,7 @@ def with_sensitivity(**changes: int) -> params.Params:
 SETTINGS = with_sensitivity()
 
 
-def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = None) -> Tables:
+def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = None) -> SplitTables:
     """Events (user, item, minute); the validation window is days 8 and 9, the test window what follows."""
     users, items, minutes = zip(*rows, strict=True)
     times = pd.to_datetime([START + minute * MINUTE for minute in minutes], unit="us", utc=True).as_unit("us")
@@ -54,10 +54,10 @@ def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = 
         "valid_start_us": START + 8 * DAY, "test_start_us": TEST,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": sorted(set(users))}), pd.DataFrame({"item_id": sorted(set(items))})
-    return Tables.of(events, *known, manifest)
+    return SplitTables.before_test(events, *known, manifest)
 
 
-def daily(users: int = 4, days: int = 12, items: int = 30) -> Tables:
+def daily(users: int = 4, days: int = 12, items: int = 30) -> SplitTables:
     """Every user takes an item a day, in an order of their own, two days into the test window."""
     return tables([(f"u{u}", f"i{(7 * u + d) % items:02d}", d * 1440 + u) for u in range(users) for d in range(days)])
 

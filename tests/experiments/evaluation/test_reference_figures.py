@@ -46,7 +46,7 @@ def featurized(folder: Path, source: Path) -> feature_files.Features:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in (["data.ingest"], ["data.split"], ["features.featurize", "--cut", "test"]):
         subprocess.run([sys.executable, "-m", *verb], cwd=folder, env=environment, check=True)
-    return feature_files.load(folder / "out/features/test")
+    return feature_files.load_features(folder / "out/features/test")
 
 
 @pytest.mark.slow

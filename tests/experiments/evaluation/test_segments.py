@@ -13,12 +13,12 @@ from made_rankings import made_cases, made_items, rank
 
 from config import params
 from config.command import UserError
+from data.time_columns import microseconds
 from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import Segments, case_slices
 from features import feature_files
-from features.featurize import microseconds
-from features.segments.rules import RuleEvent, RuleProfile, members, split_values
+from features.segments.rules import RuleEvent, RuleProfile, matching_segments, split_values
 from features.sequences import horizon_cases
 
 
@@ -85,7 +85,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
             own = of_user[row.user_id]
             history = [RuleEvent(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
             at = int(row.time.value // 1000)
-            assert list(row.segments) == members(written, RuleProfile(history), at, {}), (target, row.case_id)
+            assert list(row.segments) == matching_segments(written, RuleProfile(history), at, {}), (target, row.case_id)
     metrics = json.loads((out / "metrics/ease.json").read_text())
     for target in ("horizon", "next_item"):
         slices = metrics["targets"][target]["slices"]
@@ -97,7 +97,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
-    features = feature_files.load(pipeline / "out/features/test")
+    features = feature_files.load_features(pipeline / "out/features/test")
     ingested = pipeline / "out/data/ingest"
     items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
     genre = min(split_values(items["genres"].dropna().iloc[0]))
@@ -124,7 +124,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
         known = min(max(event.time_us, event.known_us) for event in history)
         name = features.users[user]
         profile = RuleProfile(history, {trait: value if name in alike else "another"}, known)
-        assert found[row] == members(written, profile, cut, values)
+        assert found[row] == matching_segments(written, profile, cut, values)
     assert {"fans", "alike"} <= {name for names in found for name in names}
 
 

@@ -35,7 +35,7 @@ from experiments.gating.evidence import (
 )
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT, decide
 from features import feature_files
-from features.sequences import Log
+from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
 from serving import export
 from serving.artifact.item_tables import Sides
@@ -263,7 +263,7 @@ def metrics(folder: Path, label: str) -> dict:
 
 @pytest.mark.slow
 def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "out/features/test")
+    features = feature_files.load_features(project / "out/features/test")
     cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
@@ -284,7 +284,7 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_does(project: Path, setti
 
 @pytest.mark.slow
 def test_an_artifact_is_read_through_its_own_vocabulary(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "out/features/test")
+    features = feature_files.load_features(project / "out/features/test")
     cases = cases_since(features, features.cut_us)
     tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     artifact = Recommender.load(project / "out/serving/artifacts/ease")
@@ -313,7 +313,7 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times are shuffled among the events before the cut."""
-    features = feature_files.load(folder / "out/features/test")
+    features = feature_files.load_features(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
     recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["recipe"]
     model = fit(recipe, shuffled, settings.train, settings.seed).model
@@ -325,12 +325,12 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     )
 
 
-def shuffle(log: Log, cut_us: int) -> Log:
+def shuffle(log: InteractionLog, cut_us: int) -> InteractionLog:
     past = np.flatnonzero(log.times < cut_us)
     times = log.times.copy()
     times[past] = np.random.default_rng(0).permutation(times[past])
     order = np.lexsort([times, log.users])
-    return Log(log.offsets, log.items[order], times[order], times[order], log.context[order], log.traits)
+    return InteractionLog(log.offsets, log.items[order], times[order], times[order], log.context[order], log.traits)
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from made_cut import TEST, cut_of, features_of, moments, split
 
 import features.sequences
 from data.columns import DAY, MINUTE
+from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage import event_order, feature_checks
-from features.featurize import microseconds
-from features.sequences import Log
+from features.sequences import InteractionLog
 from training import windows
 from training.windows import Timeline
 
@@ -105,8 +105,8 @@ def test_an_event_that_the_log_lacks_is_found(events: pd.DataFrame) -> None:
 
 
 def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     (found,) = event_order.training(at := cut_of(events)).findings
 
@@ -115,12 +115,12 @@ def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch
 
 
 def test_training_that_reads_an_unknown_event_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
+    honest = InteractionLog.before
 
-    def blind(log: Log, time_us: int) -> Log:
+    def blind(log: InteractionLog, time_us: int) -> InteractionLog:
         return replace(honest(replace(log, known=log.times), time_us), known=log.known[log.times < time_us])
 
-    monkeypatch.setattr(Log, "before", blind)
+    monkeypatch.setattr(InteractionLog, "before", blind)
 
     (found,) = event_order.training(cut_of(late(events))).findings
 
@@ -250,8 +250,8 @@ def test_a_whole_session_filed_as_training_is_found(spanning: pd.DataFrame) -> N
 
 
 def test_the_later_part_of_a_session_that_training_reads_is_found(spanning, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     _, leak = event_order.spanning_sessions(cut_of(spanning)).findings
 

@@ -15,7 +15,7 @@ import features.sequences
 from data.columns import DAY
 from data.times import to_iso
 from experiments.leakage import feature_checks
-from features import attributes, featurize
+from features import fit
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
 from training import validation
@@ -23,7 +23,7 @@ from training import validation
 
 def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
-    every = replace(features, vocabulary=Vocabulary(featurize.order_items(events)))
+    every = replace(features, vocabulary=Vocabulary(fit.order_items(events)))
 
     (found,) = feature_checks.fitted_vocabulary(cut_of(events, every)).findings
 
@@ -33,7 +33,7 @@ def test_a_vocabulary_of_all_events_is_found(events: pd.DataFrame) -> None:
 
 def test_a_vocabulary_ordered_by_later_popularity_is_found(events: pd.DataFrame) -> None:
     features = features_of(events)
-    later = [item for item in featurize.order_items(events) if item in set(features.vocabulary.ids)]
+    later = [item for item in fit.order_items(events) if item in set(features.vocabulary.ids)]
 
     (found,) = feature_checks.fitted_vocabulary(
         cut_of(events, replace(features, vocabulary=Vocabulary(later)))
@@ -47,12 +47,12 @@ def test_encoders_of_users_who_came_later_are_found(events: pd.DataFrame, monkey
     known = ~events["user_id"].isin(["u38", "u39"]) | (events["event_time"] >= pd.Timestamp(TEST, unit="us", tz="UTC"))
     events = events[known].reset_index(drop=True)
     assert feature_checks.fitted_encoders(cut_of(events)).findings == []
-    honest = attributes.fit
+    honest = fit.fit_encoders
     monkeypatch.setattr(
-        attributes, "fit", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
+        fit, "fit_encoders", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
     )
     features = features_of(events)
-    monkeypatch.setattr(attributes, "fit", honest)
+    monkeypatch.setattr(fit, "fit_encoders", honest)
 
     ages, plans = feature_checks.fitted_encoders(cut_of(events, features)).findings
 
@@ -65,7 +65,7 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
     before = events["event_time"] < pd.Timestamp(TEST, unit="us", tz="UTC")
     events.loc[~before, "device"] = "watch"
     features = features_of(events)
-    features.description["encoders"]["context"] = attributes.fit(events, ["device"], 64, 8)
+    features.description["encoders"]["context"] = fit.fit_encoders(events, ["device"], 64, 8)
 
     (found,) = feature_checks.fitted_encoders(cut_of(events, features)).findings
 
@@ -74,7 +74,7 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
 
 @pytest.mark.parametrize("group", ["text", "numbers"])
 def test_item_features_scaled_by_later_items_are_found(events, monkeypatch: pytest.MonkeyPatch, group: str) -> None:
-    honest, every = featurize.item_features, made_items()
+    honest, every = fit.fit_item_features, made_items()
     if group == "text":
         more = {"item_id": [f"x{n}" for n in range(200)], "title": "red house", "genres": "drama"}
         every = pd.concat([every, every.iloc[[0] * 200].assign(**more)])
@@ -87,9 +87,9 @@ def test_item_features_scaled_by_later_items_are_found(events, monkeypatch: pyte
         kept = np.delete(made[: len(listed) + 1], widths["genres"] - 1, axis=1)
         return kept, widths | {"genres": widths["genres"] - 1}
 
-    monkeypatch.setattr(featurize, "item_features", of_all)
+    monkeypatch.setattr(fit, "fit_item_features", of_all)
     features = features_of(events)
-    monkeypatch.setattr(featurize, "item_features", honest)
+    monkeypatch.setattr(fit, "fit_item_features", honest)
 
     found = {one.what for one in feature_checks.fitted_content(cut_of(events, features)).findings}
 
@@ -126,7 +126,7 @@ def test_the_second_count_agrees_with_the_trends_of_the_features(events: pd.Data
 
 
 def test_a_future_item_in_the_vocabulary_is_found_with_its_first_event(events: pd.DataFrame) -> None:
-    every = replace(features_of(events), vocabulary=Vocabulary([*featurize.order_items(events), "nobody's"]))
+    every = replace(features_of(events), vocabulary=Vocabulary([*fit.order_items(events), "nobody's"]))
 
     (found,) = feature_checks.future_vocabulary(cut_of(events, every)).findings
 
@@ -199,7 +199,7 @@ def test_an_event_in_a_history_before_it_was_known_is_named(events, monkeypatch:
     honest = features.sequences.encode_cases
 
     def blind(log, cases, *rest):
-        return honest(features.sequences.Log(**vars(log) | {"known": log.times}), cases, *rest)
+        return honest(features.sequences.InteractionLog(**vars(log) | {"known": log.times}), cases, *rest)
 
     monkeypatch.setattr(features.sequences, "encode_cases", blind)
 

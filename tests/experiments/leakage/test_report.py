@@ -15,12 +15,12 @@ from small_pipeline import inside as inside_of
 from config import params
 from config.paths import SPLIT
 from data.columns import DAY
-from data.products import write_table
+from data.tables import write_table
 from data.times import to_iso
 from experiments import audit
 from experiments.leakage import report as leakage_report
 from experiments.leakage.report import CUT_CHECKS, SPLIT_CHECKS, page, run_checks
-from features.sequences import Log
+from features.sequences import InteractionLog
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_clean_platform_exits_with_0(inside: Path, capsys: pytest.CaptureFixtu
 def test_a_leak_exits_with_1_and_is_printed_with_its_rows(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = made_events()
     events.loc[len(events) - 1, "part"] = "train"
-    write_table(events, inside / SPLIT / "events.parquet")
+    write_table(inside / SPLIT / "events.parquet", events)
 
     assert audit.main([]) == 1
 
@@ -126,8 +126,8 @@ def test_a_change_of_settings_is_audited_again(inside: Path) -> None:
 
 
 def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Log.before
-    monkeypatch.setattr(Log, "before", lambda self, time_us: honest(self, time_us + DAY))
+    honest = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
 
     report = leakage_report.audit(settings())
 

@@ -237,7 +237,7 @@ def test_judging_the_parent_again_does_not_replace_its_refit(settings: params.Pa
 
 @pytest.mark.slow
 def test_on_newer_events_the_refit_itself_is_the_champion(refitted: Path) -> None:
-    features, candidate = feature_files.load("out/features/test"), registry.find(DATASET, BASELINE)
+    features, candidate = feature_files.load_features("out/features/test"), registry.find(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
     assert find_opponent(DATASET, candidate, features)[0].version.version == PARENT
@@ -248,7 +248,7 @@ def make_case(settings: params.Params, candidate: str, champion: str, features: 
     found = [registry.find(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = CodeState("tested", None, None)
-    case = GateCase(settings, feature_files.load(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
+    case = GateCase(settings, feature_files.load_features(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
                         False, time.time_ns() // 1000)  # fmt: skip
     return replace(case, **changes)
 
@@ -376,7 +376,7 @@ def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, m
     monkeypatch.setattr(model_versions, "stored_manifest", lambda _: stated | {"seed": None})
 
     with pytest.raises(UserError, match="demo 2 does not state its seed"):
-        refit.fit_on_all_events(target, feature_files.load("out/features/full"), settings)
+        refit.fit_on_all_events(target, feature_files.load_features("out/features/full"), settings)
 
 
 @pytest.mark.slow

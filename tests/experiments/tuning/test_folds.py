@@ -15,7 +15,7 @@ from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, check_fold_count, fold_features, study_name
-from features.folds import Tables
+from features.fit import SplitTables
 from training.metrics import geometric_mean
 from training.train import FitResult
 
@@ -41,8 +41,8 @@ def ten_days(monkeypatch: pytest.MonkeyPatch) -> None:
         "valid_start_us": START + 6 * DAY, "test_start_us": START + 8 * DAY,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": ["u0", "u1", "u2"]}), pd.DataFrame({"item_id": [f"i{n}" for n in range(5)]})
-    tables = Tables.of(events, *known, manifest)
-    monkeypatch.setattr(Tables, "read", classmethod(lambda cls: tables))
+    tables = SplitTables.before_test(events, *known, manifest)
+    monkeypatch.setattr(SplitTables, "read", classmethod(lambda cls: tables))
 
 
 def fitted(by_cut: dict[int, float]):

@@ -54,7 +54,7 @@ def kill_one(name: str, url: str, killed: list[int], over: threading.Event) -> N
 @pytest.mark.slow
 def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path) -> None:
     with inside(featurized):
-        settings, features = params.load(), feature_files.load(FEATURES / "valid")
+        settings, features = params.load(), feature_files.load_features(FEATURES / "valid")
         name, killed, over = study_name("two_tower", features, settings), [], threading.Event()
         killer = threading.Thread(target=kill_one, args=(name, storage_url(), killed, over))
         killer.start()

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.segment_params import Segments
+from config.params import Segments
 from data.cleaning import resolve_repeats
 from data.columns import DAY, HOUR
-from features.encode import Batch, assemble, known, trait_row
-from features.featurize import build_log
-from features.materialize import profiles
+from features.encode import Batch, drop_unknown, encode_values, make_batch
+from features.fit import build_log
+from features.materialization import profiles_at
 from features.online import profile as profile_module
-from features.online import profile_codec
-from features.online.profile import Event, Profile, Stated, join, make
-from features.segments.membership import gather, membership
-from features.sequences import EvaluationCases, Log, batches, history_ends
+from features.online import records
+from features.online.profile import Event, Profile, TimedValue, join_profiles, make_profile
+from features.segments.membership import collect_inputs, membership
+from features.sequences import EvaluationCases, InteractionLog, batches, history_ends
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 
@@ -58,39 +58,42 @@ def frame(drawn: list, lags: bool, random) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def offline(events: pd.DataFrame, repeats: str) -> Log:
+def offline(events: pd.DataFrame, repeats: str) -> InteractionLog:
     return build_log(resolve_repeats(events, repeats), USERS, VOCABULARY, ENCODERS)
 
 
 def live(events: pd.DataFrame, random) -> dict[str, Profile]:
     """The profiles of the same events, arrived in pieces, shuffled and some of them twice."""
-    pieces = [event for one in profiles(events, USERS, T + 99 * DAY) for event in pieces_of(one)]
+    pieces = [event for one in profiles_at(events, USERS, T + 99 * DAY) for event in pieces_of(one)]
     pieces += pieces[:3]
     random.shuffle(pieces)
     start = {user: Profile(user) for user in USERS["user_id"]}
-    return {user: reduce(lambda one, other: join(one, other, 100), [p for p in pieces if p.user_id == user], empty)
+    return {user: reduce(lambda one, other: join_profiles(one, other, 100), [p for p in pieces if p.user_id == user], empty)
             for user, empty in start.items()}  # fmt: skip
 
 
 def pieces_of(profile: Profile) -> list[Profile]:
-    return [make(profile.user_id, [event]) for event in profile.events] + [make(profile.user_id, traits=profile.traits)]
+    return [make_profile(profile.user_id, [event]) for event in profile.events] + [
+        make_profile(profile.user_id, traits=profile.traits)
+    ]
 
 
 def encoded(stored: list[Profile], time_us: np.ndarray, repeats: str, max_history: int | None) -> Batch:
     """Profiles as the worker encodes them."""
     histories = [
-        profile_module.history(profile, at, repeats) for profile, at in zip(stored, time_us.tolist(), strict=True)
+        profile_module.visible_events(profile, at, repeats)
+        for profile, at in zip(stored, time_us.tolist(), strict=True)
     ]
-    items, times, lengths = known(
+    items, times, lengths = drop_unknown(
         VOCABULARY.indices(event.item_id for history in histories for event in history),
         np.array([event.time_us for history in histories for event in history], dtype=np.int64),
         np.array([len(history) for history in histories]),
     )
     traits = [
-        trait_row(profile_module.traits(profile, at), ENCODERS["traits"])
+        encode_values(profile_module.visible_traits(profile, at), ENCODERS["traits"])
         for profile, at in zip(stored, time_us.tolist(), strict=True)
     ]
-    return assemble(
+    return make_batch(
         items, times, lengths, time_us, np.array(traits), np.zeros((len(stored), 0)),
         NO_TRENDS.at(time_us[:1], ["all"]), np.zeros(len(stored), np.int64), max_history,
     )  # fmt: skip
@@ -139,14 +142,14 @@ def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) 
     events = frame(drawn, lags=True, random=random)
     everything = Vocabulary(ITEMS["item_id"])  # an evaluation reads genres by item row
     log = build_log(resolve_repeats(events, "all"), USERS, everything, ENCODERS)
-    facts = gather(RULES, USERS, ITEMS, USERS["user_id"], ITEMS["item_id"])
+    facts = collect_inputs(RULES, USERS, ITEMS, USERS["user_id"], ITEMS["item_id"])
     user, hours = np.array([person for person, _ in asked]), np.array([hour for _, hour in asked], dtype=np.int64)
     stored = live(events, random)
 
     belongs = membership(RULES, log, facts, user, T + HOUR * hours)
 
     for row, (person, hour) in enumerate(asked):
-        found = profile_module.segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
+        found = profile_module.visible_segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
         assert found == [rule["name"] for rule, inside in zip(RULES, belongs[row], strict=True) if inside]
 
 
@@ -155,11 +158,11 @@ def event(hour: int, name: str, item: str = "i0", lag: int = 0) -> Event:
 
 
 def names(profile: Profile, hour: int, repeats: str = "all") -> list[str]:
-    return [seen.event_id for seen in profile_module.history(profile, T + hour * HOUR, repeats)]
+    return [seen.event_id for seen in profile_module.visible_events(profile, T + hour * HOUR, repeats)]
 
 
 def test_a_moment_sees_only_what_is_strictly_before_it_and_known() -> None:
-    profile = make("u", [event(1, "a"), event(2, "b", lag=3), event(3, "c")])
+    profile = make_profile("u", [event(1, "a"), event(2, "b", lag=3), event(3, "c")])
 
     assert names(profile, 1) == []
     assert names(profile, 3) == ["a"]
@@ -168,11 +171,11 @@ def test_a_moment_sees_only_what_is_strictly_before_it_and_known() -> None:
 
 
 def test_an_id_that_came_with_two_times_counts_once() -> None:
-    assert names(make("u", [event(1, "a"), event(2, "a", "i1")]), 9) == ["a"]
+    assert names(make_profile("u", [event(1, "a"), event(2, "a", "i1")]), 9) == ["a"]
 
 
 def test_repeats_are_resolved_by_rule() -> None:
-    profile = make("u", [event(1, "a", "i0"), event(2, "b", "i1"), event(3, "c", "i0")])
+    profile = make_profile("u", [event(1, "a", "i0"), event(2, "b", "i1"), event(3, "c", "i0")])
 
     assert [names(profile, 9, rule) for rule in ("first", "last", "all")] == [["a", "b"], ["b", "c"], ["a", "b", "c"]]
     with pytest.raises(ValueError, match="repeats is 'each'"):
@@ -186,21 +189,23 @@ def test_repeats_are_resolved_by_rule() -> None:
 @settings(deadline=None)
 def test_what_a_model_reads_of_a_record_is_the_history(given_events: list, hour: int, repeats: str) -> None:
     events = [event(at, str(name), f"i{item}", lag) for at, name, item, lag in given_events]
-    stored = profile_codec.decode(profile_codec.encode(make("u", events)), "u")
-    history = profile_module.history(make("u", events), T + hour * HOUR, repeats)
+    stored = records.decode_profile(records.encode_profile(make_profile("u", events)), "u")
+    history = profile_module.visible_events(make_profile("u", events), T + hour * HOUR, repeats)
 
     expected = [seen.item_id for seen in history], [seen.time_us for seen in history]
-    assert tuple(map(list, profile_module.seen(stored, T + hour * HOUR, repeats))) == expected
+    assert tuple(map(list, profile_module.visible_items(stored, T + hour * HOUR, repeats))) == expected
 
 
 def test_a_trait_is_not_known_before_it_was_stated_nor_after_it_was_taken_back() -> None:
-    profile = make("u", traits={"plan": Stated(T, "e", T + 2, "free"), "age": Stated(T, "e", T, None)})
+    profile = make_profile("u", traits={"plan": TimedValue(T, "e", T + 2, "free"), "age": TimedValue(T, "e", T, None)})
 
-    assert [profile_module.traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
+    assert [profile_module.visible_traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
 
 
 def test_consent_is_what_was_said_by_then() -> None:
-    profile = make("u", consent={"training": Stated(T, "e", T, False), "ads": Stated(T + 5, "e", T + 5, True)})
+    profile = make_profile(
+        "u", consent={"training": TimedValue(T, "e", T, False), "ads": TimedValue(T + 5, "e", T + 5, True)}
+    )
 
-    assert profile_module.consent(profile, T) == {"training": False}
-    assert profile_module.consent(profile, T + 5) == {"training": False, "ads": True}
+    assert profile_module.visible_consent(profile, T) == {"training": False}
+    assert profile_module.visible_consent(profile, T + 5) == {"training": False, "ads": True}

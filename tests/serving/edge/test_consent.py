@@ -13,7 +13,7 @@ from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
 from features.online.connect import StoreSettings, connect
-from features.online.profile import Event, Stated, make
+from features.online.profile import Event, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
 from serving.edge.consent import NoProfileStore, OnlineProfileStore, UserProfile
 
@@ -162,9 +162,9 @@ def event(minutes_ago: int, item: str) -> Event:
     return Event(moment, f"e{minutes_ago}", NOW - MINUTE, item, "play")
 
 
-def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, Stated]:
+def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, TimedValue]:
     moment = NOW - minutes_ago * MINUTE
-    return {"personalisation": Stated(moment, "c", moment, granted)}
+    return {"personalization": TimedValue(moment, "c", moment, granted)}
 
 
 def read(store: ProfileStore, user: str) -> UserProfile:
@@ -174,18 +174,18 @@ def read(store: ProfileStore, user: str) -> UserProfile:
 def test_consent_is_the_users_last_answer(store: ProfileStore) -> None:
     store.upsert(
         [
-            make("ann", consent=consent_given(True, 9)),
-            make("bob", consent=consent_given(True, 9)),
-            make("eve", [event(9, "a")]),
+            make_profile("ann", consent=consent_given(True, 9)),
+            make_profile("bob", consent=consent_given(True, 9)),
+            make_profile("eve", [event(9, "a")]),
         ]
     )
-    store.upsert([make("bob", consent=consent_given(False, 5))])
+    store.upsert([make_profile("bob", consent=consent_given(False, 5))])
 
     assert [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")] == [True, False, None, None]
 
 
 def test_a_profile_that_cannot_be_read_grants_nothing(store: ProfileStore, tmp_path: Path, start: Start) -> None:
-    store.upsert([make("ann", [event(9, "a")], None, consent_given(False))])
+    store.upsert([make_profile("ann", [event(9, "a")], None, consent_given(False))])
     with sqlite3.connect(tmp_path / "online.db") as database:
         database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) LIKE '%ann'")
 
@@ -205,27 +205,27 @@ def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_readin
 
     filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
-    filled.upsert([make("ann", consent=consent_given(False))])
+    filled.upsert([make_profile("ann", consent=consent_given(False))])
     assert asyncio.run(users.read("ann")).consent is False
 
 
 @pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
 def test_every_new_event_changes_the_profile_version(store: ProfileStore, change: list[Event]) -> None:
-    store.upsert([make("ann", [event(9, "a")])])
+    store.upsert([make_profile("ann", [event(9, "a")])])
     before = read(store, "ann")
     assert read(store, "ann") == before
 
-    store.upsert([make("ann", change)])
+    store.upsert([make_profile("ann", change)])
 
     assert read(store, "ann").version != before.version
 
 
 def test_the_next_answer_after_a_new_event_is_fresh(store: ProfileStore, start: Start) -> None:
-    store.upsert([make("ann", [event(9, "a")])])
+    store.upsert([make_profile("ann", [event(9, "a")])])
     edge = start(OnlineProfileStore(lambda: store))
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
 
-    store.upsert([make("ann", [event(2, "b")])])
+    store.upsert([make_profile("ann", [event(2, "b")])])
 
     assert edge.answer({"user_id": "ann"})["cache"] == "miss"
 
@@ -234,13 +234,13 @@ def test_a_profile_that_the_worker_cannot_read_is_sent_unless_the_request_has_a_
     store: ProfileStore, start: Start, torchserve: FakeTorchServe
 ) -> None:
     traits = {
-        "plan": Stated(NOW - MINUTE, "t", NOW - MINUTE, "free"),
-        "age": Stated(NOW - MINUTE, "t", NOW - MINUTE, 30),
+        "plan": TimedValue(NOW - MINUTE, "t", NOW - MINUTE, "free"),
+        "age": TimedValue(NOW - MINUTE, "t", NOW - MINUTE, 30),
     }
     store.upsert(
         [
-            make("ann", [event(9, "a"), event(20, "b")], traits),
-            make("bob", [event(9, "a")], consent=consent_given(False)),
+            make_profile("ann", [event(9, "a"), event(20, "b")], traits),
+            make_profile("bob", [event(9, "a")], consent=consent_given(False)),
         ]
     )
     edge = start(OnlineProfileStore(lambda: store, sends_features=True))

@@ -19,9 +19,9 @@ from outage import Client, Disk, Line, Redis, Row, process, readiness, until
 from own_registry import use_registry
 
 from benchmarks._load import free_ports
-from features.online.connect import STORE, StoreSettings, connect
+from features.online.connect import STORE_VARIABLE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
-from features.online.profile import PERSONALISATION, Event, Profile, Stated, make
+from features.online.profile import PERSONALIZATION, Event, Profile, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
 from serving.deployment import registry
@@ -48,8 +48,8 @@ def profile(user: str, agrees: bool, *numbers: int) -> Profile:
         Event(NOW - (60 - item) * MINUTE, f"e{item}", NOW - (60 - item) * MINUTE, tiny_artifact.ITEMS[item], "play")
         for item in numbers
     ]
-    word = Stated(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
-    return make(user, events, None, {PERSONALISATION: word})
+    word = TimedValue(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
+    return make_profile(user, events, None, {PERSONALIZATION: word})
 
 
 PROFILES = [profile(f"yes-{number}", True, number, number + 1) for number in range(8)]
@@ -153,7 +153,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
 
         url = f"redis://127.0.0.1:{line.port}/0"
-        patch.setenv(STORE, url)
+        patch.setenv(STORE_VARIABLE, url)
         for field, port in zip(PORTS, ports, strict=True):
             patch.setenv(variable(field), str(port))
         patch.setenv(variable("server_home"), str(home / "torchserve"))

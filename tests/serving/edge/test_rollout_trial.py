@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Edge, Start, wait_until
 
-from config.gate_params import Rollout
+from config.params import Rollout
 from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import Evidence
 from serving.deployment.rollout_stage import Phase, Stage

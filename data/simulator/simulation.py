@@ -1,4 +1,10 @@
-"""What nobody can know of a real platform: the true preferences. B cases, N items, D latents."""
+"""A seeded streaming platform whose true preferences are known: the offline default data set.
+
+Users join and leave, watch by week and by hour, have tastes that their traits explain in part and that
+drift, follow what is new and talked about, continue series, and stay in the mood of what they watched last.
+No user plays an item twice. Each play is one draw from the softmax of the true utilities over the released
+items not yet played, so the oracle is exactly the law of the data. All randomness comes from the seed.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +14,103 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from data.columns import DAY, HOUR
-from data.simulator import strengths
-from data.simulator.audience import DEVICES, Preference, Tastes
-from data.simulator.catalog import NONE
-from data.simulator.clock import DAYPARTS, QUARTER, Clock, daypart
+from config import params
+from data import columns
+from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
+from data.simulator import world
+from data.simulator.audience import DEVICES, Preference, Tastes, make_audience, make_preference
+from data.simulator.catalog import NO_SEQUEL, Catalog, make_catalog, make_space
+from data.simulator.plays import Choices, Plan, choose, make_heat, make_impressions, make_plan
+from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart
+from data.time_columns import timestamps
 
+TABLES = ("events", "users", "items", "impressions")
 INSTANTS = 8  # moments of a window at which its plays are weighed
 MOOD_PLAYS = 64  # 0.6 ** 64 is below double precision's notice
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Four tables and the law behind them.
+
+    Attributes:
+        events: data.columns.EVENT_COLUMNS and `device`, sorted by (event_time, event_id); value is the
+            watched share.
+        users: user_id, age_band, gender, country, plan, joined, consent_training.
+        items: item_id, title, genres, description, release_time, kind, duration_minutes, year, maturity,
+            language.
+        impressions: what was shown, see `impressions.make_impressions`.
+        oracle: true preferences.
+    """
+
+    events: pd.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
+    impressions: pd.DataFrame
+    oracle: Oracle
+
+
+def simulate(settings: params.Simulate, seed: int) -> Simulation:
+    """Make a world of these sizes; the same settings and seed give the same bytes.
+
+    Raises:
+        SimulationError: `settings.events` is more than these users can play.
+    """
+    rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(8)]
+    clock = Clock.from_settings(settings)
+    space = make_space(rngs[0])
+    catalog = make_catalog(settings, clock, space, rngs[1])
+    audience = make_audience(settings, clock, space, rngs[2])
+    heat = make_heat(catalog.release, clock, rngs[3])
+    preference = make_preference(clock, space, catalog, audience.tastes, heat, rngs[4])
+    plan = make_plan(settings, clock, audience, catalog.release, rngs[5])
+    choices = choose(preference, plan, rngs[6])
+    item_ids = catalog.frame[columns.ITEM].to_numpy().astype(str)
+    user_ids = audience.frame[columns.USER].to_numpy().astype(str)
+    events = _events(plan, choices, catalog, audience.frame, rngs[7])
+    impressions = make_impressions(events, preference, item_ids, rngs[7])
+    return Simulation(events, audience.frame, catalog.frame, impressions, Oracle(user_ids, item_ids, preference))
+
+
+def _events(plan: Plan, choices: Choices, catalog: Catalog, users: pd.DataFrame, rng) -> pd.DataFrame:
+    order = np.lexsort((plan.user, plan.time))
+    known = plan.time + _lateness(plan.device, rng)
+    value = _watched_share(plan, choices, catalog, rng)
+    session, _ = pd.factorize(plan.session[order])  # numbered by the session's first play
+    return pd.DataFrame(
+        {
+            columns.EVENT_ID: [f"e{index:07d}" for index in range(len(order))],
+            columns.USER: users[columns.USER].to_numpy()[plan.user[order]],
+            columns.ITEM: catalog.frame[columns.ITEM].to_numpy()[choices.item[order]],
+            columns.EVENT_TIME: timestamps(plan.time[order]),
+            columns.KNOWN_TIME: timestamps(known[order]),
+            columns.EVENT_TYPE: "play",
+            columns.VALUE: value[order],
+            columns.SESSION: np.array([f"s{index:07d}" for index in range(session.max() + 1)], dtype=object)[session],
+            "device": np.array(DEVICES, dtype=object)[plan.device[order]],
+        }
+    )
+
+
+def _lateness(device: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Microseconds: phones and tablets are sometimes offline, for minutes to a day."""
+    portable = np.isin(device, [DEVICES.index("phone"), DEVICES.index("tablet")])
+    offline = portable & (rng.random(len(device)) < world.LATE_SHARE)
+    delay = (90 * MINUTE * rng.lognormal(0.0, 1.2, len(device))).clip(2 * MINUTE, 24 * HOUR)
+    return np.where(offline, delay, 0).astype(np.int64) // MICROSECONDS * MICROSECONDS
+
+
+def _watched_share(plan: Plan, choices: Choices, catalog: Catalog, rng: np.random.Generator) -> np.ndarray:
+    """0 to 1: what matches is watched to its end, unless the user's next play begins before it."""
+    fit = 0.9 + 0.8 * (choices.match - choices.match.mean()) / (choices.match.std() + 1e-9)
+    mean = 1 / (1 + np.exp(-fit))
+    share = rng.beta(3 * mean, 3 * (1 - mean))
+    same_user = np.append(plan.user[1:] == plan.user[:-1], False)
+    until_next = np.where(same_user, np.append(np.diff(plan.time), 0), np.iinfo(np.int64).max)
+    length = catalog.frame["duration_minutes"].to_numpy()[choices.item] * MINUTE
+    return np.minimum(share, until_next / length).round(3)
 
 
 @dataclass(frozen=True)
@@ -143,16 +237,16 @@ class _Past:
         self._item = np.array([item for history in known for item in history], dtype=np.int64)
         since = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(self._item))  # plays since this one
         self._sequel = oracle.preference.sequel[self._item]
-        bonus = np.append(strengths.SEQUEL_NEXT, 0.0)[np.minimum(since, len(strengths.SEQUEL_NEXT))]
-        self._bonus = strengths.SEQUEL_WITHOUT_START + bonus
-        latest = np.full((len(known), MOOD_PLAYS), NONE)  # newest first; NONE picks the row of zeros below
+        bonus = np.append(world.SEQUEL_NEXT, 0.0)[np.minimum(since, len(world.SEQUEL_NEXT))]
+        self._bonus = world.SEQUEL_WITHOUT_START + bonus
+        latest = np.full((len(known), MOOD_PLAYS), NO_SEQUEL)  # newest first; NONE picks the row of zeros below
         late = since < MOOD_PLAYS
         latest[self._row[late], since[late]] = self._item[late]
-        latents = np.concatenate([oracle.preference.latents, np.zeros((1, strengths.LATENTS))])
-        self.mood = np.einsum("k,bkd->bd", strengths.MOOD_MEMORY ** np.arange(MOOD_PLAYS), latents[latest])
+        latents = np.concatenate([oracle.preference.latents, np.zeros((1, world.LATENTS))])
+        self.mood = np.einsum("k,bkd->bd", world.MOOD_MEMORY ** np.arange(MOOD_PLAYS), latents[latest])
 
     def add_to(self, utilities_BN: np.ndarray) -> None:
-        follows = self._sequel != NONE
+        follows = self._sequel != NO_SEQUEL
         utilities_BN[self._row[follows], self._sequel[follows]] += self._bonus[follows]
         utilities_BN[self._row, self._item] = -np.inf
 

@@ -1,6 +1,6 @@
-"""What people play: one draw after another from the law of preference.py, every user's r-th play in one go.
+"""When people watch: how many plays each user has, in which sessions, at what times, on which device.
 
-B users of a chunk, N items, D latents, E events.
+U users, S sessions, E events. Nothing here depends on what is played.
 """
 
 from __future__ import annotations
@@ -10,13 +10,140 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from config.command import UserError
 from data import columns
-from data.columns import DAY, MICROSECONDS
-from data.simulator import strengths
-from data.simulator.activity import Plan
-from data.simulator.audience import Preference
-from data.simulator.catalog import NONE
-from data.simulator.clock import QUARTER, Clock, timestamps
+from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
+from data.simulator import world
+from data.simulator.audience import DEVICES, Audience, Preference
+from data.simulator.catalog import NO_SEQUEL
+from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart, is_weekend
+from data.time_columns import timestamps
+
+WEEKEND = 1.5  # sessions on a day of the weekend, relative to a weekday
+HOURS = (
+    (1, 0.6, 0.3, 0.15, 0.1, 0.15),
+    (0.3, 0.7, 1, 1, 1, 1),
+    (1, 0.9, 0.8, 0.9, 1.1, 1.3),
+    (1.2, 1.6, 2.2, 2.4, 1.9, 1.3),
+)
+NEW_SESSION = 0.6  # probability that a play opens a session
+EAGER_SHARE = 0.25  # sessions of a user who has just joined
+EAGER_DAYS = 5.0
+PLAY_GAP = 55 * MINUTE  # median from one play's start to the next within a session
+MIN_GAP = MINUTE  # no two plays of a user share a time, so their order is never in doubt
+PLAYS_PER_DAY = 24  # at most, on average over a user's active days
+ITEMS_PER_PLAY = 3  # a user plays at most one in so many of the items there at the start
+
+
+class SimulationError(UserError):
+    """A size that no world can have."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Plays to come, sorted by user and time.
+
+    Attributes:
+        user, time, device, session: (E,) user index; int64 microseconds, strictly increasing within a user;
+            device index; session number, in order of user and time.
+        counts: (U,) plays of each user.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    device: np.ndarray
+    session: np.ndarray
+    counts: np.ndarray
+
+
+def make_plan(settings, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator) -> Plan:
+    """Exactly `settings.events` plays.
+
+    Raises:
+        SimulationError: more events than the users could play in their days and from this catalog.
+    """
+    counts = _counts(settings, clock, audience, int((release <= clock.start).sum()), rng)
+    user = np.repeat(np.arange(settings.users), counts)
+    first = np.append(True, user[1:] != user[:-1])
+    opens = first | (rng.random(len(user)) < NEW_SESSION)
+    session = np.cumsum(opens) - 1
+    start = _session_starts(user[opens], first[opens], clock, audience, rng)
+    device = _devices(user[opens], start, audience, rng)[session]
+    time = _spread(start[session] + _offsets(opens, session, rng), user, counts, clock)
+    return Plan(user, time, device, session, counts)
+
+
+def _counts(settings, clock: Clock, audience: Audience, released: int, rng: np.random.Generator) -> np.ndarray:
+    """Plays in proportion to rate and active days, at least one each if they suffice, within bounds."""
+    days = (audience.left - np.maximum(audience.joined, clock.start)) / DAY
+    most = np.minimum(released // ITEMS_PER_PLAY, (PLAYS_PER_DAY * days).astype(np.int64))
+    if settings.events > most.sum():
+        raise SimulationError(
+            f"simulate.events is {settings.events}; {settings.users} users and {settings.items} "
+            f"items allow at most {most.sum()} (nobody plays an item twice)"
+        )
+    counts = np.full(settings.users, int(settings.events >= settings.users))
+    weights = audience.rate * days
+    while (missing := settings.events - counts.sum()) > 0:
+        open_ = weights * (counts < most)
+        counts = np.minimum(counts + rng.multinomial(missing, open_ / open_.sum()), most)
+    return counts
+
+
+def _session_starts(user_S, first_S, clock: Clock, audience: Audience, rng: np.random.Generator) -> np.ndarray:
+    """(S,) sorted within each user; a user who joins during the period watches at once."""
+    joined = np.maximum(audience.joined, clock.start)[user_S]
+    stay = audience.left[user_S] - joined
+    is_new = (audience.joined > clock.start)[user_S]
+    keen = is_new & (rng.random(len(user_S)) < EAGER_SHARE)
+    moment = joined + np.where(keen, np.minimum(rng.exponential(EAGER_DAYS * DAY, len(user_S)), stay - 1), 0)
+    moment = np.where(keen, moment, _by_week(joined, stay, clock, rng))
+    start = _at_usual_hours(user_S, moment.astype(np.int64), audience, rng)
+    start = np.where(start < joined, start + DAY, start)
+    start = np.where(first_S & is_new, joined + rng.integers(1, 30, len(user_S)) * MINUTE, start)
+    return start[np.lexsort((start, user_S))]
+
+
+def _by_week(joined, stay, clock: Clock, rng: np.random.Generator) -> np.ndarray:
+    """Days of the stay, weekends WEEKEND times as often: the inverse of the weights' running sum."""
+    days = clock.origin + np.arange((clock.end - clock.origin) // DAY + 2) * DAY
+    running = np.append(0.0, np.cumsum(np.where(is_weekend(days), WEEKEND, 1.0)))[:-1]
+    low, high = np.interp(joined, days, running), np.interp(joined + stay, days, running)
+    return np.interp(low + rng.random(len(joined)) * (high - low), running, days)
+
+
+def _at_usual_hours(user_S, moment_S, audience: Audience, rng: np.random.Generator) -> np.ndarray:
+    """Keep the day, draw the time of day from the user's habit."""
+    habit = np.cumsum(audience.tastes.hours[user_S], axis=1)
+    part = np.minimum((habit < rng.random(len(user_S))[:, None]).sum(axis=1), DAYPARTS - 1)
+    hours = np.cumsum(np.array(HOURS), axis=1)
+    draw = rng.random(len(user_S)) * hours[part, -1]
+    hour = (hours[part] < draw[:, None]).sum(axis=1)
+    seconds = rng.integers(3600, size=len(user_S))
+    return moment_S - moment_S % DAY + part * QUARTER + hour * HOUR + seconds * MICROSECONDS
+
+
+def _devices(user_S, start_S, audience: Audience, rng: np.random.Generator) -> np.ndarray:
+    running = np.cumsum(audience.tastes.device[user_S, daypart(start_S)], axis=1)
+    return np.minimum((running < rng.random(len(user_S))[:, None]).sum(axis=1), len(DEVICES) - 1)
+
+
+def _offsets(opens_E, session_E, rng: np.random.Generator) -> np.ndarray:
+    """Microseconds, whole seconds, since the session's first play."""
+    gaps = np.where(opens_E, 0.0, PLAY_GAP * rng.lognormal(0.0, 0.5, len(opens_E)))
+    running = np.cumsum(gaps.astype(np.int64) // MICROSECONDS * MICROSECONDS)
+    return running - running[opens_E][session_E]
+
+
+def _spread(time_E, user_E, counts, clock: Clock) -> np.ndarray:
+    """Push apart what overlaps, so that times increase strictly within a user and stay inside the period."""
+    place = np.arange(len(time_E)) - np.repeat(np.cumsum(counts) - counts, counts)
+    apart = 4 * (clock.end - clock.origin) // MICROSECONDS * user_E  # seconds; keeps users from touching each other
+    since = (time_E - clock.origin - place * MIN_GAP) // MICROSECONDS
+    since = np.maximum.accumulate(since + apart) - apart
+    left_after = counts[user_E] - place
+    return np.minimum(clock.origin + since * MICROSECONDS + place * MIN_GAP, clock.end - left_after * MIN_GAP)
+
 
 CHUNK = 256  # users at a time: (256, N) utilities stay in the processor's cache
 
@@ -34,7 +161,7 @@ def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choi
     draws = rng.random(len(plan.user))  # one per event, so that the size of a chunk changes nothing
     offsets = np.cumsum(plan.counts) - plan.counts
     by_count = np.argsort(-plan.counts, kind="stable")
-    choices = Choices(np.full(len(plan.user), NONE), np.zeros(len(plan.user)))
+    choices = Choices(np.full(len(plan.user), NO_SEQUEL), np.zeros(len(plan.user)))
     for begin in range(0, len(by_count), CHUNK):
         _choose_chunk(preference, plan, by_count[begin : begin + CHUNK], offsets, draws, choices)
     return choices
@@ -52,7 +179,7 @@ def _choose_chunk(preference: Preference, plan: Plan, users, offsets, draws, cho
         past.add_to(utilities)
         item = draw(utilities, draws[event])
         choices.item[event] = item
-        choices.match[event] = np.einsum("bd,bd->b", weights[:, : strengths.LATENTS], preference.latents[item])
+        choices.match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
         past.play(item)
 
 
@@ -72,36 +199,36 @@ class Past:
     def __init__(self, preference: Preference, num_users: int):
         self._preference = preference
         self._own = np.zeros((num_users, len(preference.sequel)))
-        self._sequels = np.full((num_users, len(strengths.SEQUEL_NEXT)), NONE)  # of the latest plays, newest first
-        self.mood = np.zeros((num_users, strengths.LATENTS))
+        self._sequels = np.full((num_users, len(world.SEQUEL_NEXT)), NO_SEQUEL)  # of the latest plays, newest first
+        self.mood = np.zeros((num_users, world.LATENTS))
 
     def add_to(self, utilities_BN: np.ndarray) -> None:
         """Rows are the chunk's first users."""
         active = len(utilities_BN)
         utilities_BN += self._own[:active]
-        row, place = np.nonzero(self._sequels[:active] != NONE)
-        utilities_BN[row, self._sequels[row, place]] += np.array(strengths.SEQUEL_NEXT)[place]
+        row, place = np.nonzero(self._sequels[:active] != NO_SEQUEL)
+        utilities_BN[row, self._sequels[row, place]] += np.array(world.SEQUEL_NEXT)[place]
 
     def play(self, item_B: np.ndarray) -> None:
         """Each of the chunk's first users plays an item: never again that one, sooner its next part."""
         active, rows = len(item_B), np.arange(len(item_B))
         self._own[rows, item_B] = -np.inf
         sequel = self._preference.sequel[item_B]
-        follows = sequel != NONE
-        self._own[rows[follows], sequel[follows]] += strengths.SEQUEL_WITHOUT_START
+        follows = sequel != NO_SEQUEL
+        self._own[rows[follows], sequel[follows]] += world.SEQUEL_WITHOUT_START
         self._sequels[:active, 1:] = self._sequels[:active, :-1]
         self._sequels[:active, 0] = sequel
-        self.mood[:active] = strengths.MOOD_MEMORY * self.mood[:active] + self._preference.latents[item_B]
+        self.mood[:active] = world.MOOD_MEMORY * self.mood[:active] + self._preference.latents[item_B]
 
 
 def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np.ndarray:
     """(quarters of a day, N) log appeal: release, ageing, slow swings, bursts; -inf before release."""
     middle = clock.origin + np.arange(clock.quarters)[:, None] * QUARTER + QUARTER // 2
     age = (middle - release[None, :]) / DAY
-    hype = rng.gamma(4.0, strengths.NEW_BOOST / 4.0, len(release))
+    hype = rng.gamma(4.0, world.NEW_BOOST / 4.0, len(release))
     known_age = np.maximum(age, 0.0)
-    heat = hype * np.exp(-known_age / strengths.NEW_DAYS)
-    heat -= strengths.AGE_COST * np.log1p(known_age / strengths.AGE_DAYS)
+    heat = hype * np.exp(-known_age / world.NEW_DAYS)
+    heat -= world.AGE_COST * np.log1p(known_age / world.AGE_DAYS)
     heat += _swings(heat.shape, rng)
     _add_bursts(heat, clock, rng)
     heat[age < 0] = -np.inf
@@ -111,28 +238,28 @@ def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np
 def _swings(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Waves of some months, so that what was liked last month tells more than what was liked last year."""
     quarters, num_items = shape
-    length = rng.uniform(*strengths.SWING_DAYS, num_items) * DAY / QUARTER
+    length = rng.uniform(*world.SWING_DAYS, num_items) * DAY / QUARTER
     phase = rng.random(num_items)
-    return strengths.SWING * np.sin(2 * np.pi * (np.arange(quarters)[:, None] / length + phase))
+    return world.SWING * np.sin(2 * np.pi * (np.arange(quarters)[:, None] / length + phase))
 
 
 def _add_bursts(heat: np.ndarray, clock: Clock, rng: np.random.Generator) -> None:
     """Items that begin to trend out of nothing and cool down again within days."""
     quarters, num_items = heat.shape
     days = (clock.end - clock.start) / DAY
-    count = rng.poisson(strengths.BURSTS * days * num_items / 2000)
+    count = rng.poisson(world.BURSTS * days * num_items / 2000)
     items = rng.integers(num_items, size=count)
     begins = rng.integers(quarters, size=count)
-    boosts = rng.gamma(6.0, strengths.BURST_BOOST / 6.0, size=count)
-    cooling = rng.uniform(*strengths.BURST_DAYS, size=count) * DAY / QUARTER
+    boosts = rng.gamma(6.0, world.BURST_BOOST / 6.0, size=count)
+    cooling = rng.uniform(*world.BURST_DAYS, size=count) * DAY / QUARTER
     for item, begin, boost, quarters_to_cool in zip(items, begins, boosts, cooling, strict=True):
         heat[begin:, item] += boost * np.exp(-np.arange(quarters - begin) / quarters_to_cool)
 
 
 SLATE = 8
-MOST_SLATES = 75_000  # sessions sampled at most
+MAX_SLATES = 75_000  # sessions sampled at most
 CANDIDATES = 24  # drawn for each slate, of which the first distinct ones not yet played are shown
-TEMPER = 0.6  # below 1, so that slates hold more than the very hottest titles
+TEMPERATURE = 0.6  # below 1, so that slates hold more than the very hottest titles
 
 
 def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng: np.random.Generator) -> pd.DataFrame:
@@ -146,8 +273,8 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
         clicked.
     """
     opening = events.drop_duplicates(columns.SESSION)
-    if len(opening) > MOST_SLATES:
-        opening = opening.iloc[np.sort(rng.choice(len(opening), MOST_SLATES, replace=False))]
+    if len(opening) > MAX_SLATES:
+        opening = opening.iloc[np.sort(rng.choice(len(opening), MAX_SLATES, replace=False))]
     times = opening[columns.EVENT_TIME].astype("int64").to_numpy()
     played = _index(item_ids, opening[columns.ITEM])
     candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
@@ -179,7 +306,7 @@ def _hot_candidates(preference: Preference, quarter_S, rng: np.random.Generator)
     candidates = np.zeros((len(quarter_S), CANDIDATES), dtype=np.int64)
     draws = rng.random(candidates.shape)
     for quarter in np.unique(quarter_S):
-        running = np.cumsum(np.exp(TEMPER * (quality + preference.heat[quarter])))
+        running = np.cumsum(np.exp(TEMPERATURE * (quality + preference.heat[quarter])))
         here = quarter_S == quarter
         candidates[here] = np.searchsorted(running, draws[here] * running[-1], side="right").clip(max=len(quality) - 1)
     return candidates

@@ -7,7 +7,7 @@ import pytest
 
 from data.columns import DAY, HOUR
 from features.online.errors import NewerRecord, RecordError
-from features.online.item_trends import ItemTrends
+from features.online.records import ItemTrends
 from features.trends import TrendLog
 from features.vocabulary import Vocabulary
 
@@ -25,7 +25,7 @@ def made(items: int = 6) -> tuple[TrendLog, Vocabulary]:
 def test_they_are_the_numbers_of_the_log_as_of_the_moment_after_storing_too() -> None:
     log, vocabulary = made()
     moment = T + 5 * DAY
-    trends = ItemTrends.from_bytes(ItemTrends.of(log, vocabulary, CHANNELS, moment).to_bytes())
+    trends = ItemTrends.from_bytes(ItemTrends.from_log(log, vocabulary, CHANNELS, moment).to_bytes())
 
     expected = log.at(np.array([moment]), CHANNELS)
     found = trends.snapshot(vocabulary)
@@ -37,7 +37,7 @@ def test_they_are_the_numbers_of_the_log_as_of_the_moment_after_storing_too() ->
 
 def test_a_model_of_another_vocabulary_reads_them_by_id() -> None:
     log, vocabulary = made()
-    trends = ItemTrends.of(log, vocabulary, CHANNELS, T + 5 * DAY)
+    trends = ItemTrends.from_log(log, vocabulary, CHANNELS, T + 5 * DAY)
     other = Vocabulary(["i\n3", "new", "i\n0"])  # another order, one item that is new, four that are gone
 
     values = trends.snapshot(other).values
@@ -58,7 +58,7 @@ def test_a_model_of_another_vocabulary_reads_them_by_id() -> None:
 )
 def test_damage_is_noticed(damage, error: type[Exception]) -> None:
     log, vocabulary = made()
-    raw = ItemTrends.of(log, vocabulary, CHANNELS, T).to_bytes()
+    raw = ItemTrends.from_log(log, vocabulary, CHANNELS, T).to_bytes()
 
     with pytest.raises(error):
         ItemTrends.from_bytes(damage(raw))

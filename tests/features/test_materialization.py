@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from data.event_id import event_id as ingested_id
-from features.online import json_lines
+from data.columns import event_id as ingested_id
+from features import materialization
 from features.online.errors import ProfileError
-from features.online.profile import Event, Profile, Stated
+from features.online.profile import Event, Profile, TimedValue
 
 T = 1_780_344_000_000_000  # 2026-06-01T20:00:00Z
 NOW = T + 5
@@ -17,7 +17,7 @@ EVENT = {"user_id": "u", "event_time": "2026-06-01T20:00:00Z", "item_id": "i"}
 
 
 def parse(body: object, types: list[str] | None = None, min_value: float | None = None) -> list[Profile]:
-    return json_lines.parse(body if isinstance(body, str) else json.dumps(body), NOW, types, min_value)
+    return materialization.parse_line(body if isinstance(body, str) else json.dumps(body), NOW, types, min_value)
 
 
 def test_an_event_without_id_gets_the_one_that_ingest_would_give_it() -> None:
@@ -36,9 +36,9 @@ def test_traits_and_consent_are_words_of_their_time() -> None:
     about = {"user_id": "u", "event_time": "2026-06-01T20:00:00", "event_id": "e"}
 
     assert parse(about | {"traits": {"plan": "free", "age": None}})[0].traits == {
-        "plan": Stated(T, "e", NOW, "free"), "age": Stated(T, "e", NOW, None),
+        "plan": TimedValue(T, "e", NOW, "free"), "age": TimedValue(T, "e", NOW, None),
     }  # fmt: skip
-    assert parse(about | {"consent": {"training": False}})[0].consent == {"training": Stated(T, "e", NOW, False)}
+    assert parse(about | {"consent": {"training": False}})[0].consent == {"training": TimedValue(T, "e", NOW, False)}
 
 
 @pytest.mark.parametrize(

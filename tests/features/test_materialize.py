@@ -1,4 +1,4 @@
-"""The verb fills a store from products, as of any moment, and from lines, bad ones told and left out."""
+"""The command fills a store from a dataset, as of any moment, or from JSON lines; bad lines are reported and left out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from config import params
 from data.columns import DAY, HOUR
-from data.products import write_table
-from features import materialize
-from features.feature_files import load
-from features.featurize import featurize, write
+from data.tables import write_table
+from features import materialization, materialize
+from features.feature_files import load_features, save_features
+from features.fit import fit_features
 from features.online import profile
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError
@@ -41,13 +41,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     })  # fmt: skip
     users = pd.DataFrame({"user_id": [f"u{number}" for number in range(9)], "age": [30, None, *range(20, 27)]})
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(20)]})
-    made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
-    made["description"] |= {"until_us": T + 31 * DAY}
-    write(tmp_path / "out/features/test", made)
+    made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
+    made.description |= {"until_us": T + 31 * DAY}
+    save_features(tmp_path / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = tmp_path / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(table, path)
+        write_table(path, table)
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):
@@ -63,14 +63,14 @@ def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pyt
     assert materialize.main([]) == 0
 
     path = Path("state/online.db").resolve()
-    assert f"9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
+    assert f"materialized 9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):
-        assert [event.event_id for event in profile.history(stored(str(user), at), at, "all")] == own[
+        assert [event.event_id for event in profile.visible_events(stored(str(user), at), at, "all")] == own[
             "event_id"
         ].tolist()
-    assert profile.traits(stored("u0", at), at) == {"age": 30.0}
-    assert profile.traits(stored("u1", at), at) == {}
+    assert profile.visible_traits(stored("u0", at), at) == {"age": 30.0}
+    assert profile.visible_traits(stored("u1", at), at) == {}
 
 
 def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
@@ -86,7 +86,9 @@ def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> No
 def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
     description = Path("out/features/test/description.json")
     last_us = project["event_time"].max().value // 1000
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1})
+    )  # as fit_features
     assert materialize.main([]) == 0
 
     user = project["user_id"].iloc[-1]
@@ -97,7 +99,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
     assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
 
-    features = load("out/features/test")
+    features = load_features("out/features/test")
     at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
     found = connect(SETTINGS.dataset, StoreSettings()).read_trends(at)
     assert found is not None
@@ -112,46 +114,46 @@ def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(materialize, "trends", killed)  # after the last profile
+        patch.setattr(materialize, "trends_at", killed)  # after the last profile
         assert materialize.main(["--batch", "2"]) == 130
-    with pytest.raises(StoreError, match="still being filled"):
+    with pytest.raises(StoreError, match="is incomplete"):
         stored("u3", CUT)
 
     assert materialize.main([]) == 0
     assert stored("u3", CUT) is not None
 
 
-def test_what_is_served_goes_on_being_served_while_it_is_filled_again(
+def test_what_is_served_goes_on_being_served_while_it_is_materialized_again(
     project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     materialize.main([])
     read = []
-    whole = materialize.fill
-    monkeypatch.setattr(materialize, "fill", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
+    whole = materialization.write_profiles
+    monkeypatch.setattr(materialize, "write_profiles", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
 
     assert materialize.main([]) == 0
     assert read[0] is not None
 
 
-def test_events_that_arrive_meanwhile_do_not_end_the_filling(
+def test_events_that_arrive_meanwhile_do_not_complete_the_store(
     project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
     store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
-    store.configure(Policy(max_events=50, ttl_us=None, filled=False))
+    store.configure(Policy(max_events=50, ttl_us=None, complete=False))
 
     assert materialize.main(["--events", "lines"]) == 0
-    with pytest.raises(StoreError, match="still being filled"):
+    with pytest.raises(StoreError, match="is incomplete"):
         stored("u3", T + 400 * DAY)
 
 
-def test_a_moment_before_everything_fills_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_moment_before_all_events_stores_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main(["--until", "2025-01-01"]) == 0
 
-    assert "fill: 0 profiles" in capsys.readouterr().out
+    assert "materialized 0 profiles" in capsys.readouterr().out
 
 
-def test_lines_are_stored_and_bad_ones_told_by_number_and_field(
+def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
     project: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = '{"user_id": "new", "event_time": "2026-06-01T20:00:00Z", "item_id": "i1", "event_type": "play"}'
@@ -173,7 +175,7 @@ def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: 
     monkeypatch.setattr("sys.stdin", io.StringIO(line))
 
     assert materialize.main(["--events", "-"]) == 0
-    assert profile.traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
+    assert profile.visible_traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
 
 
 def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.DataFrame) -> None:
