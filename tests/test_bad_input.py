@@ -263,7 +263,6 @@ TOO_EARLY = {
     "experiments.audit": "out/data/split/events.parquet does not exist; run python -m data.split first",
     "experiments.sensitivity": "out/data/split/manifest.json does not exist; run python -m data.split first",
     "experiments.tune": "out/features/valid holds no features; run ",
-    "experiments.oracle": "out/data/ingest/oracle.npz does not exist",
     "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",
 }
 
@@ -283,7 +282,6 @@ def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
-    monkeypatch.setattr("experiments.evaluate.catalog_items", lambda features: None)
 
     said = say("experiments.evaluate", "--model", "ease")
 
