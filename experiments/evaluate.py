@@ -13,7 +13,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ARTIFACTS, FEATURES, FITTED
-from experiments.evaluation import mlflow_log
+from experiments.evaluation import mlflow_log, oracle
 from experiments.evaluation.cases import HEADLINE
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
@@ -81,18 +81,24 @@ def index_text(index: dict[str, Any] | None) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
     parser.add_argument(
-        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
+        "--model", nargs="+", action="extend", default=[], metavar="LABEL", help="a key of params.yaml: train.models"
     )
-    labels = parser.parse_args(argv).model
+    parser.add_argument("--oracle", action="store_true", help="rank by the simulator's true preferences, too")
+    arguments = parser.parse_args(argv)
+    if not arguments.model and not arguments.oracle:
+        parser.error("one of --model and --oracle is required")
     settings = params.load()
     features = feature_files.load_features(FEATURES / "test")
     items = catalog_items(features)
-    for label in labels:
+    for label in [*arguments.model, *([oracle.LABEL] if arguments.oracle else [])]:
         started = time.perf_counter()
-        rankings, metrics = evaluate(label, features, items, settings)
+        if label == oracle.LABEL:
+            rankings, metrics = oracle.evaluate_oracle(features, items, settings)
+        else:
+            rankings, metrics = evaluate(label, features, items, settings)
+            mlflow_log.log_evaluation(metrics)
         write_metrics(label, rankings, metrics, items)
-        mlflow_log.log_evaluation(metrics)
-        seconds, index = time.perf_counter() - started, index_text(metrics["index"])
+        seconds, index = time.perf_counter() - started, index_text(metrics.get("index"))
         print(f"evaluated {label} (test) in {seconds:.0f} s: {headline(metrics['targets'])}{index}", flush=True)
     return 0
 

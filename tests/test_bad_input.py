@@ -263,7 +263,6 @@ TOO_EARLY = {
     "experiments.audit": "out/data/split/events.parquet does not exist; run python -m data.split first",
     "experiments.sensitivity": "out/data/split/manifest.json does not exist; run python -m data.split first",
     "experiments.tune": "out/features/valid holds no features; run ",
-    "experiments.oracle": "out/data/ingest/oracle.npz is missing",
     "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",
 }
 

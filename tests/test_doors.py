@@ -23,7 +23,6 @@ WITHOUT_SECTION = {
     "materialize": "obeys the section online, which whatever else writes to the store obeys too",
     "export": "writes what train fitted, as it is",
     "package": "copies the artifact and the code beside it into an archive",
-    "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
     "compare": "puts measured numbers side by side",
     "refit_full": "fits what the gate promoted once more, held to it by the section retrain",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
@@ -31,8 +30,8 @@ WITHOUT_SECTION = {
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "materialize"}
-# Modules that a stage runs or reads beside its verb: package carries what the worker's entry imports.
-BESIDE = {"package": ["serving.worker.handler"], "evaluate": ["experiments.oracle"]}
+# Modules that a stage reads as files beside its verb: package carries what the worker's entry imports.
+BESIDE = {"package": ["serving.worker.handler"]}
 # Modules that can be started but are no step of a model's life, and what they are for.
 NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
@@ -82,11 +81,6 @@ def graph() -> grimp.ImportGraph:
 def verb_of(stage: str) -> str:
     """`train-baselines` is the verb train."""
     return stage.partition("-")[0]
-
-
-def commands_of(stage: dict) -> list[str]:
-    """A stage's commands; the first runs its verb."""
-    return [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
 
 
 def written(values: list) -> list[str]:
@@ -172,9 +166,7 @@ def test_the_pipeline_has_a_stage_for_each_of_its_verbs() -> None:
 
 def test_every_stage_runs_its_verb() -> None:
     for name, stage in stages().items():
-        verb, *others = map(module_of, commands_of(stage))
-        assert verb == VERBS.get(verb_of(name)), name
-        assert set(others) <= set(BESIDE.get(name, [])), name
+        assert module_of(stage["cmd"]) == VERBS.get(verb_of(name)), name
 
 
 @cache
@@ -223,7 +215,7 @@ def test_every_stage_depends_on_all_the_code_that_it_imports() -> None:
     missing = {}
     for name, stage in stages().items():
         deps = {str(Path(path)) for path in written(stage["deps"])}
-        modules = [module_of(stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]), *BESIDE.get(name, [])]
+        modules = [module_of(stage["cmd"]), *BESIDE.get(name, [])]
         code = set().union(*map(imported_files, modules))
         if absent := {file for file in code if not {file, *map(str, Path(file).parents)} & deps}:
             missing[name] = sorted(absent)

@@ -36,8 +36,8 @@ class RequestError(ValueError):
     """A request cannot be answered; `field` names what is wrong with it."""
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field, self.message = field, message
+        self.field, self.message = field[:MAX_FIELD_LENGTH], message
+        super().__init__(f"{self.field}: {message}")
 
 
 def _parse_time(value: Any) -> int:

@@ -62,7 +62,7 @@ def stored(user: str, at: int):
 def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main([]) == 0
 
-    path = Path("state/online.db").resolve()
+    path = Path("out/state/online.db").resolve()
     assert f"materialized 9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):

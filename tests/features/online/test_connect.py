@@ -25,7 +25,7 @@ SLACK = 0.5  # seconds that a busy machine may add
 
 def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
     assert read_settings({}) == read_settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
-    assert read_settings({}).store == f"sqlite:///{Path.cwd()}/state/online.db"
+    assert read_settings({}).store == f"sqlite:///{Path.cwd()}/out/state/online.db"
 
 
 def test_variables_set_the_store_and_its_patience() -> None:

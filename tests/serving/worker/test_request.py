@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.worker.request import DEFAULT_K, MAX_HISTORY, RequestError, parse
+from serving.worker.request import DEFAULT_K, MAX_FIELD_LENGTH, MAX_HISTORY, RequestError, parse
 
 NOW = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 EVENT = {"item_id": "a", "event_time": "2026-01-01T00:00:00Z"}
@@ -62,3 +62,10 @@ def test_an_error_names_the_field_and_what_was_expected(body: object, error: str
 
 def test_more_fields_of_an_event_are_allowed() -> None:
     assert parse({"history": [{**EVENT, "event_type": "play"}]}, 0).history == [("a", NOW)]
+
+
+def test_a_long_name_is_cut_in_the_error() -> None:
+    error = RequestError("filters." + "x" * 1000, "items have no such attribute")
+
+    assert len(error.field) == MAX_FIELD_LENGTH
+    assert len(str(error)) < 200

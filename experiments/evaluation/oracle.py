@@ -1,29 +1,22 @@
-"""STAGE oracle: rank the simulator's test cases by its true preferences, which no model can beat."""
+"""Rank the simulator's test cases by its true preferences, which no model can beat."""
 
 from __future__ import annotations
 
-import config.threads  # noqa: F401  # before torch, which reads how threads wait
-
-# isort: split
-
-import argparse
-import sys
-import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from config import params
-from config.command import UserError, exits_cleanly
-from config.paths import FEATURES, INGESTED
+from config.command import UserError
+from config.paths import INGESTED
 from data.simulator.simulation import Oracle
 from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
-from experiments.evaluation.ranking import catalog_items, rankings_table
+from experiments.evaluation.metrics_files import provenance_of
+from experiments.evaluation.ranking import rankings_table
 from experiments.evaluation.slices import Segments
-from features import feature_files
 from features.feature_files import Features
 from features.sequences import EvaluationCases
 from training import validation
@@ -68,23 +61,25 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
     return None
 
 
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
-    settings, started = params.load(), time.perf_counter()
+def evaluate_oracle(
+    features: Features, items: pd.DataFrame, settings: params.Params
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rankings of both targets, and the content of the metrics file.
+
+    Raises:
+        UserError: the dataset is not simulated.
+    """
     path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
-    features, oracle = feature_files.load_features(FEATURES / "test"), Oracle.load(path)
-    segments = Segments.of(settings.segments.plain(), features)
+    oracle, segments = Oracle.load(path), Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, settings.train.eval_batch_size).assign(
             segments=segments.column(features, cases)
         )
         for cases in validation.cases(features).values()
     ]
-    rankings, items = pd.concat(tables, ignore_index=True), catalog_items(features)
-    targets = measure(rankings, items, settings.seed, settings.evaluate.resamples, settings.evaluate.k)
+    rankings = pd.concat(tables, ignore_index=True)
     metrics = {
         "label": LABEL,
         "model": LABEL,
@@ -93,14 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         "baseline": False,
         "learned": False,
         "oracle": True,
-        "targets": targets,
+        "targets": measure(rankings, items, settings.seed, settings.evaluate.resamples, settings.evaluate.k),
         "segments": segments.meanings(),
-        **provenance_of(features, settings, "python -m experiments.oracle"),
+        **provenance_of(features, settings, "python -m experiments.evaluate --oracle"),
     }
-    path = write_metrics(LABEL, rankings, metrics, items)
-    print(f"evaluated oracle (test) in {time.perf_counter() - started:.0f} s: {headline(targets)}; written to {path}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return rankings, metrics
