@@ -1,4 +1,9 @@
-"""How good a model is after each epoch, and what that took: the time that a mark needs, and the speed."""
+"""Learning curves: NDCG@10 and seconds after each epoch, of our models and of RecTools' SASRec on the same cases.
+
+RecTools has its own environment, is fitted on the same events and measured by our metric on the same cases.
+
+Shapes: n cases, k list length.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,14 +34,26 @@ from training.metrics import NOT_RANKED, TrueRanks, ndcg
 from training.model_factory import sizes_of
 from training.models.registry import build
 
+HOME = BENCHMARKS / "rectools"
+K = 100
+# Our parameter -> RecTools' name. Its other parameters (batches of 128 users, Adam at 0.001) keep its defaults.
+RECTOOLS_PARAMETERS = {
+    "embedding_dim": "n_factors",
+    "num_layers": "n_blocks",
+    "num_heads": "n_heads",
+    "max_history": "session_max_len",
+    "dropout": "dropout_rate",
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 
 @dataclass
 class LearningCurve:
     """One entry per epoch.
 
     Attributes:
-        epoch_events: events that the model reads in one epoch.
-        seconds: of fitting up to the end of the epoch: set-up included, validation left out.
+        epoch_events: events that the model reads per epoch.
+        seconds: of fitting up to the end of the epoch, with set-up, without validation.
         ndcg: mean NDCG@10 of the `next_item` cases after the epoch.
     """
 
@@ -46,11 +62,11 @@ class LearningCurve:
     ndcg: list[float] = field(default_factory=list)
 
     def seconds_to(self, mark: float) -> float | None:
-        """Seconds until the end of the first epoch that is at least as good as the mark; None where none is."""
+        """Seconds to the end of the first epoch that reaches the mark; None if none does."""
         return next((s for s, value in zip(self.seconds, self.ndcg, strict=True) if value >= mark), None)
 
     def figures(self, mark: float) -> dict:
-        """What a result file says of the curve."""
+        """The curve as part of a result file."""
         epochs = len(self.seconds)
         return {
             "epochs": epochs,
@@ -65,71 +81,92 @@ class LearningCurve:
         }
 
 
-class Clock:
-    """Seconds since it was made, less those of the work that is wrapped in `without`."""
+class Stopwatch:
+    """Seconds since it was made, without the work that is wrapped in `exclude`."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.now, self.begun, self.left_out = now, now(), 0.0
+        self.now, self.started, self.excluded = now, now(), 0.0
 
     def seconds(self) -> float:
-        return self.now() - self.begun - self.left_out
+        return self.now() - self.started - self.excluded
 
-    def without(self, work: Callable) -> Callable:
+    def exclude(self, work: Callable) -> Callable:
         """The same work, whose time does not count."""
 
-        def uncounted(*arguments: Any) -> Any:
-            begun = self.now()
+        def excluded(*arguments: Any) -> Any:
+            started = self.now()
             try:
                 return work(*arguments)
             finally:
-                self.left_out += self.now() - begun
+                self.excluded += self.now() - started
 
-        return uncounted
-
-
-class Reached(Exception):
-    """Ends a fit: what it was to show is known."""
+        return excluded
 
 
-def recipe_of(label: str, settings: params.Params) -> dict:
-    """Its parameters in params.yaml, trained until validation stops it, as an experiment lets it."""
-    recipe = settings.train.models[label].model_dump()
-    limits = {"max_epochs": settings.experiment.max_epochs, "max_steps": settings.experiment.max_steps}
-    return recipe | {name: max(recipe[name], least) for name, least in limits.items()}
-
-
-def curve_of(label: str, features: Features, settings: params.Params, cases: int, mark: float) -> LearningCurve:
-    """Its curve up to the first epoch that reaches the mark, or to where validation stopped it.
+def model_curve(label: str, features: Features, settings: params.Params, cases: int, mark: float) -> LearningCurve:
+    """The curve of one of our models up to the first epoch that reaches the mark, or to where validation stops it.
 
     Args:
         cases: of each target that are ranked after each epoch, drawn by `settings.seed`.
     """
-    curve = LearningCurve(int((features.past.items != 0).sum()))
-    looks = settings.train.model_copy(update={"early_stopping_cases": cases, "validation_cases": cases})
-    recipe, clock = recipe_of(label, settings), Clock()
+    curve, watch = LearningCurve(int((features.past.items != PAD).sum())), Stopwatch()
+    train = settings.train.model_copy(update={"early_stopping_cases": cases, "validation_cases": cases})
+    configuration = settings.train.models[label].model_dump()
+    for limit in ("max_epochs", "max_steps"):  # as long as an experiment allows
+        configuration[limit] = max(configuration[limit], getattr(settings.experiment, limit))
 
-    def on_epoch(row: dict) -> None:
-        curve.seconds.append(clock.seconds())
+    def on_epoch(row: dict) -> bool:
+        curve.seconds.append(watch.seconds())
         curve.ndcg.append(row["valid/next_item/ndcg_10"])
         print(f"{label}: epoch {row['epoch']}, {curve.seconds[-1]:.1f} s, NDCG@10 {curve.ndcg[-1]:.4f}", flush=True)
-        if curve.ndcg[-1] >= mark:
-            raise Reached
+        return curve.ndcg[-1] >= mark
 
-    # All that a fit spends on validation goes through this one function.
-    with patch.object(validation, "ndcg", clock.without(validation.ndcg)), suppress(Reached):
-        fit(recipe, features, looks, settings.seed, on_epoch)
+    # All validation of a fit goes through this one function.
+    with patch.object(validation, "ndcg", watch.exclude(validation.ndcg)):
+        fit(configuration, features, train, settings.seed, on_epoch)
     return curve
 
 
-HOME = BENCHMARKS / "rectools"
-K = 100
-# It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
-NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",
-         "dropout": "dropout_rate"}  # fmt: skip
+def rectools_curve(
+    features: Features, cases: EvaluationCases, settings: params.Params, epochs: int, threads: int
+) -> tuple[LearningCurve, dict]:
+    """The curve of RecTools' SASRec with the sizes of our sasrec, and the versions of its packages.
+
+    Cases without history get popular items.
+
+    Raises:
+        UserError: RecTools cannot be installed, or its process fails.
+    """
+    python = rectools_python()
+    ours = settings.train.models["sasrec"].model_dump()
+    request = {
+        "model": {theirs: ours[name] for name, theirs in RECTOOLS_PARAMETERS.items()},
+        "epochs": epochs,
+        "threads": threads,
+        "seed": settings.seed,
+        "cases": len(cases),
+        "k": K,
+    }
+    popularity = build({"name": "popularity", "days": None}, sizes_of(features))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "request.json").write_text(json.dumps(request))
+        write_events(folder, features, cases, settings.seed)
+        command = [str(python), "-I", str(ROOT / "benchmarks" / "_rectools_fit.py"), str(folder)]
+        environment = os.environ | dict.fromkeys(THREADS, str(threads))
+        if subprocess.run(command, check=False, env=environment).returncode:
+            raise UserError("benchmarks: RecTools failed; see its output above")
+        answer = np.load(folder / "answer.npz")
+        about = json.loads((folder / "about.json").read_text())
+        trends, batch_size = features.trend_log(), settings.train.eval_batch_size
+        popular = validation.ndcg(popularity, features, cases, trends, batch_size)
+        values = [np.where(lists[:, 0] == PAD, popular, list_ndcg(lists, cases)) for lists in answer["ranked"]]
+        means = [float(epoch.mean()) for epoch in values]
+        return LearningCurve(about["epoch_events"], answer["seconds"].tolist(), means), about["versions"]
 
 
-def environment() -> Path:
-    """Its interpreter, installed on first use: it needs an older numpy than ours. The same torch, for speed's sake.
+def rectools_python() -> Path:
+    """The interpreter of RecTools' environment, installed on first use: it needs an older numpy. The torch is the same.
 
     Raises:
         UserError: pip cannot install it.
@@ -139,32 +176,32 @@ def environment() -> Path:
     python, stamp = HOME / "bin" / "python", HOME / "installed.json"
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         return python
-    print(f"installing {' and '.join(wanted)} into {HOME.relative_to(ROOT)}, some minutes ...", flush=True)
+    print(f"installing {' and '.join(wanted)} into {HOME.relative_to(ROOT)}, takes some minutes ...", flush=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     steps = [[sys.executable, "-m", "venv", "--clear", str(HOME)], [*pip, *wanted]]
     if index := os.environ.get("TORCH_INDEX"):
         steps.insert(1, [*pip, "--index-url", index, torch])
     for step in steps:
         if subprocess.run(step, check=False).returncode:
-            raise UserError(f"benchmarks: RecTools cannot be installed: {' '.join(step)} failed; its words stand above")
+            raise UserError(f"benchmarks: RecTools cannot be installed: {' '.join(step)} failed; see its output above")
     stamp.write_text(json.dumps(wanted))
     return python
 
 
-def export(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
-    """events.npz, what was known before the cut, and histories.npz, each case's own as that of a user of its own.
+def write_events(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
+    """Write events.npz, known before the cut, and histories.npz, where each case is a user with its own history.
 
-    Events of one user and time are in random order: that of the file is an artefact that RecTools would learn.
+    Events of one user at one time are shuffled: the order in the file is an artifact that RecTools would learn.
     """
     generator = np.random.default_rng(seed)
     past = features.past
-    _save(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
-    rows, owner = visible(features.log, cases)
-    _save(folder / "histories.npz", features.log, rows, owner, generator)
+    _write_log(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
+    rows, owner = visible_events(features.log, cases)
+    _write_log(folder / "histories.npz", features.log, rows, owner, generator)
 
 
-def visible(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the log that the cases may see, strictly before their times and known by then; the case of each."""
+def visible_events(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the log before each case's time that were known by then, and the case of each row."""
     start = log.offsets[cases.user]
     lengths = cases.end - start
     owner = np.repeat(np.arange(len(cases)), lengths)
@@ -173,7 +210,9 @@ def visible(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np
     return rows[known], owner[known]
 
 
-def _save(path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator) -> None:
+def _write_log(
+    path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator
+) -> None:
     kept = log.items[rows] != PAD
     rows, owner = rows[kept], owner[kept]
     order = np.lexsort([generator.random(len(rows)), log.times[rows], owner])
@@ -181,45 +220,8 @@ def _save(path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, 
     np.savez(path, user=owner, item=log.items[rows], time=log.times[rows])
 
 
-def curve_of__rectools(
-    features: Features, cases: EvaluationCases, recipe: dict, epochs: int, threads: int, seed: int, size: int
-) -> tuple[LearningCurve, dict]:
-    """Its curve over all epochs, and the versions that made it.
-
-    Args:
-        recipe: ours, whose sizes it gets.
-        size: of our batches, for the cases without a history, which get popular items.
-
-    Raises:
-        UserError: its process fails.
-    """
-    python = environment()
-    request = {"model": {theirs: recipe[ours] for ours, theirs in NAMES.items()}, "epochs": epochs,
-               "threads": threads, "seed": seed, "cases": len(cases), "k": K}  # fmt: skip
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "request.json").write_text(json.dumps(request))
-        export(folder, features, cases, seed)
-        command = [str(python), "-I", str(ROOT / "benchmarks" / "_rectools_fit.py"), str(folder)]
-        threads_of = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        if subprocess.run(command, check=False, env=os.environ | threads_of).returncode:
-            raise UserError("benchmarks: RecTools failed; its words stand above")
-        answer = np.load(folder / "answer.npz")
-        about = json.loads((folder / "about.json").read_text())
-        popular = _popular(features, cases, size)
-        values = [np.where(lists[:, 0] == PAD, popular, scores(lists, cases)) for lists in answer["ranked"]]
-        means = [float(each.mean()) for each in values]
-        return LearningCurve(about["epoch_events"], answer["seconds"].tolist(), means), about["versions"]
-
-
-def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
-    """(n,) NDCG@10 of (n, k) lists; a `next_item` case has one true item, which may stand nowhere in them."""
+def list_ndcg(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
+    """(n,) NDCG@10 of (n, k) lists for `next_item` cases, whose one true item may be missing from its list."""
     hit = lists == cases.truth[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
-
-
-def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
-    """(n,) NDCG@10 of all-time popularity, as every baseline falls back to where there is nothing to go by."""
-    model = build({"name": "popularity", "days": None}, sizes_of(features))
-    return validation.ndcg(model, features, cases, features.trend_log(), size)

@@ -1,7 +1,7 @@
-"""The endpoint with a catalogue of a million items, beside TorchServe's no-op handler in the same run.
+"""The endpoint with a catalog of a million items, against TorchServe's no-op handler of the same run.
 
-The vectors are those of a trained model, extrapolated (`benchmarks/_synthetic.py`), exported with the index that an
-export builds, and served with profiles from Redis.
+The vectors extrapolate a trained model (`benchmarks/_synthetic.py`). The artifact has the index that export builds, and is
+served with profiles from Redis.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LAG_MS, RECALL = 10.0, 0.99  # the targets, at 8 requests in flight
 IN_FLIGHT, ROUNDS = (1, 8), 3
 
 
-def exported(home: Path, items: int, steps: int) -> tuple[_synthetic.Trained, dict]:
-    """Train, grow and export; the artifact lies in `home`, and the dict says what it is and what it took."""
+def export(home: Path, items: int, steps: int) -> tuple[_synthetic.TrainedModel, dict]:
+    """Train, grow and export the artifact into `home`; return the model, and the size and cost of the export."""
     settings = params.load(ROOT / "params.yaml")
     trained = _synthetic.train(TRAINED_ITEMS, USERS, steps, WIDTH)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     manifest = _synthetic.export_grown(home, trained, items, settings)
     about = {
-        "export_seconds": round(time.perf_counter() - begun, 1),
+        "export_seconds": round(time.perf_counter() - started, 1),
         "export_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "artifact_mb": round(sum(one.stat().st_size for one in (home / "artifact").iterdir()) / 1e6, 1),
         "index": manifest["index"],
@@ -44,8 +44,10 @@ def exported(home: Path, items: int, steps: int) -> tuple[_synthetic.Trained, di
     return trained, about
 
 
-def served(stack: ExitStack, home: Path, trained: _synthetic.Trained) -> tuple[dict[str, Target], ServerSettings]:
-    """Start Redis with everybody's profile, and TorchServe with the artifact and the no-op."""
+def start_servers(
+    stack: ExitStack, home: Path, trained: _synthetic.TrainedModel
+) -> tuple[dict[str, Target], ServerSettings]:
+    """Start Redis with all profiles, and TorchServe with the artifact and the no-op handler."""
     url = store_profiles(stack, trained.features, params.load(ROOT / "params.yaml"))
     stack.enter_context(_load.server_environment(home, url))
     settings = stack.enter_context(_load.torchserve_server(home / "artifact"))
@@ -55,35 +57,35 @@ def served(stack: ExitStack, home: Path, trained: _synthetic.Trained) -> tuple[d
     }, settings
 
 
-def measured(targets: dict[str, Target], seconds: float) -> dict[tuple[str, int], Load]:
-    """(case, in flight) -> what wrk saw, after a warm-up; cases take turns."""
+def measure(targets: dict[str, Target], seconds: float) -> dict[tuple[str, int], Load]:
+    """(case, requests in flight) -> load, after a warm-up; cases take turns."""
     for target in targets.values():
         load(target, max(IN_FLIGHT), WARM_SECONDS, USERS, K)
-    found: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in IN_FLIGHT for case in targets}
+    loads: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in IN_FLIGHT for case in targets}
     for level in IN_FLIGHT:
         for case, target in [*targets.items()] * ROUNDS:
-            found[case, level].append(load(target, level, seconds, USERS, K))
-    return {point: pooled(loads) for point, loads in found.items()}
+            loads[case, level].append(load(target, level, seconds, USERS, K))
+    return {point: pooled(rounds) for point, rounds in loads.items()}
 
 
-def told(points: dict[tuple[str, int], Load], about: dict) -> dict:
-    """What the file says, targets included; printed too."""
+def report(points: dict[tuple[str, int], Load], about: dict) -> dict:
+    """Print the points and the targets; return them for the result file."""
     lag = points[HANDLER, 8].p99_ms - points[NOOP, 8].p99_ms
     recall = about["index"][f"recall@{K}"]
     for (case, level), point in points.items():
         print(
             f"{case:<8} at {level}: {point.per_second:,.0f} requests/s, p50 {point.p50_ms:.2f} ms, "
-            f"p99 {point.p99_ms:.2f} ms, {point.bad} bad"
+            f"p99 {point.p99_ms:.2f} ms, {point.bad} failed"
         )
     print(
-        f"{'met' if lag <= LAG_MS else 'MISSED'}: handler's p99 less the no-op's at 8: {lag:.2f} ms (at most {LAG_MS:g})"
+        f"{'met' if lag <= LAG_MS else 'MISSED'}: p99 of the handler minus the no-op's at 8: {lag:.2f} ms (at most {LAG_MS:g})"
     )
     print(f"{'met' if recall >= RECALL else 'MISSED'}: recall@{K} of exact: {recall:.4f} (at least {RECALL})")
     return {
         "points": [
             {
                 "case": case, "concurrency": level, "requests_per_second": round(point.per_second, 1),
-                "p50_ms": point.p50_ms, "p99_ms": point.p99_ms, "requests": point.requests, "bad": point.bad,
+                "p50_ms": point.p50_ms, "p99_ms": point.p99_ms, "requests": point.requests, "failed": point.bad,
             }
             for (case, level), point in points.items()
         ],
@@ -99,24 +101,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=5, help="of each point in each of 3 rounds (default: %(default)s)"
     )
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     if lacks("large_catalog"):
         return 0
     keep_to_cores()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
-        trained, about = exported(home, given.items, given.steps)
-        print(f"exported {given.items:,} items: {about}", flush=True)
-        targets, settings = served(stack, home, trained)
+        trained, about = export(home, arguments.items, arguments.steps)
+        print(f"exported {arguments.items:,} items: {about}", flush=True)
+        targets, settings = start_servers(stack, home, trained)
         print("serving", flush=True)
-        points = measured(targets, given.seconds)
+        points = measure(targets, arguments.seconds)
         about["memory_mb"] = memory(
             sum(one.requests for one in points.values()), processes_of(settings, _synthetic.NAME)
         )
-    found = told(points, about) | about
-    service = {"items": given.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
+    figures = report(points, about) | about
+    service = {"items": arguments.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     print(f"memory: {about['memory_mb']}")
-    print(f"-> {write('large_catalog', {'service': service, 'seconds': given.seconds, 'rounds': ROUNDS, **found})}")
+    print(
+        f"written to {write('large_catalog', {'service': service, 'seconds': arguments.seconds, 'rounds': ROUNDS, **figures})}"
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The large catalogue that is measured is one that an export wrote."""
+"""The large catalog that is measured is one that an export wrote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.threads import one_thread
 TRAINED, ITEMS = 4000, 6000
 
 
-def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path) -> None:
+def test_a_grown_catalog_is_exported_with_its_index_and_answers(tmp_path: Path) -> None:
     settings = params.load(ROOT / "params.yaml")
     index = settings.serve.index.model_copy(update={"kind": "faiss", "requests": 64})
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"index": index})})
@@ -33,11 +33,11 @@ def test_a_grown_catalogue_is_exported_with_its_index_and_answers(tmp_path: Path
     assert any(int(item["item_id"][1:]) >= TRAINED for item in answer["items"])  # those between are recommended as well
 
 
-def test_trends_that_are_stated_are_those_of_every_moment() -> None:
+def test_given_trends_are_those_of_every_moment() -> None:
     with one_thread():
         trained = _synthetic.train(TRAINED, 60, steps=1, width=16)
-        made = _synthetic.grown(trained, ITEMS)
-    features = _synthetic.Grown(**vars(trained.features), counts=made.trends.values)
+        made = _synthetic.grow(trained, ITEMS)
+    features = _synthetic.GrownFeatures(**vars(trained.features), counts=made.trends.values)
 
     found = features.trend_log().at(features.cut_us - np.array([0, 10**9]), made.trends.channels)
 
