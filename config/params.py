@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 from config.command import UserError
 from config.paths import ROOT as ROOT
 from config.search_space import Space
-from config.validation import Count, Fraction, NonNegativeInt, Positive, Section, Share, describe_error
+from config.validation import Count, Fraction, ModelSection, NonNegativeInt, Positive, Section, Share, describe_error
 
 # Data
 

@@ -163,8 +163,8 @@ def test_half_a_line_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(Path, "open", lambda self, *args, **more: Narrow(real_open(self, *args, **more)))
         with pytest.raises(OSError, match="No space"):
             append_whole(path, b'{"lost":1}\n')
-    append_whole(path, b'{"next_item":1}\n')
-    assert path.read_bytes() == b'{"whole":1}\n{"next_item":1}\n'
+    append_whole(path, b'{"next":1}\n')
+    assert path.read_bytes() == b'{"whole":1}\n{"next":1}\n'
 
 
 def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
