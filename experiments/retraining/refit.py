@@ -27,7 +27,7 @@ from experiments.gating import evidence, judgment, preconditions, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
-from experiments.gating.verdict import CHAMPION, Decision
+from experiments.gating.verdict import CHAMPION, GateDecision
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from features import feature_files
@@ -95,7 +95,7 @@ def check_before_fit(parent: Target, settings: params.Params, code: CodeState, o
     return feature_files.load_features(FEATURES / FULL), audit
 
 
-def _require(refusal: Decision | None) -> None:
+def _require(refusal: GateDecision | None) -> None:
     if refusal is not None:
         raise UserError(f"{refusal.reason}; {refusal.advice}")
 
@@ -206,7 +206,7 @@ def judge_refit(case: GateCase, parent_ref: dict[str, str]) -> dict[str, Any]:
 
 def _decide(
     case: GateCase, folders: Mapping[str, Path], manifests: Mapping[str, dict], found: dict[str, Any]
-) -> Decision:
+) -> GateDecision:
     """Run the checks, cheap ones first, until one fails. Adds what they find to `found`."""
     policy = case.settings.gate
     if decision := not_a_refit(folders, manifests) or preconditions.poor_index(manifests[CANDIDATE], policy):
@@ -229,7 +229,7 @@ def _decide(
     )
 
 
-def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> Decision | None:
+def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> GateDecision | None:
     """Reject an artifact that was made with another configuration, code or dataset version than its parent."""
 
     def read(name: str) -> dict[str, dict]:
@@ -243,7 +243,7 @@ def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> D
     ]
     if not lines:
         return None
-    return Decision(verdict.REJECT, f"it is not a refit of its parent: {'; '.join(lines)}", REFIT_ELSEWHERE)
+    return GateDecision(verdict.REJECT, f"it is not a refit of its parent: {'; '.join(lines)}", REFIT_ELSEWHERE)
 
 
 def recent_lists(
@@ -292,7 +292,7 @@ def overlap(parent: np.ndarray, child: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, held.sum(axis=1) / np.maximum(sizes, 1), np.nan)
 
 
-def too_different(agreement: Mapping[str, Any]) -> Decision | None:
+def too_different(agreement: Mapping[str, Any]) -> GateDecision | None:
     """Reject a refit whose lists have too little in common with its parent's, which were judged."""
     if agreement["requests"] and agreement["overlap"] >= agreement["bar"]:
         return None
@@ -301,13 +301,13 @@ def too_different(agreement: Mapping[str, Any]) -> Decision | None:
         f"at least {agreement['bar']:g} is required (retrain.refit_overlap)"
     )
     advice = "keep the parent, which serves; find out how the newest events differ from the older ones"
-    return Decision(verdict.REJECT, reason, advice)
+    return GateDecision(verdict.REJECT, reason, advice)
 
 
-def _passed(case: GateCase, agreement: Mapping[str, Any]) -> Decision:
+def _passed(case: GateCase, agreement: Mapping[str, Any]) -> GateDecision:
     reason = (
         f"refit of version {case.champion.version}, which the gate promoted, on all events until "
         f"{to_iso(case.features.cut_us)}; it recommends {agreement['overlap']:.0%} of its parent's items on "
         f"{agreement['requests']:,} recent requests"
     )
-    return Decision(verdict.PROMOTE, reason, verdict.DEPLOY)
+    return GateDecision(verdict.PROMOTE, reason, verdict.DEPLOY)
