@@ -282,6 +282,7 @@ def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
+    monkeypatch.setattr("experiments.evaluate.catalog_items", lambda features: None)
 
     said = say("experiments.evaluate", "--model", "ease")
 
