@@ -21,17 +21,7 @@ RANKED_LENGTH = 100  # item ids that are kept of each ranking
 HEAD_SHARE = 0.2  # of the catalog's items, most popular first
 SEGMENT = "segment:"  # prefix of the slice name of a segment
 # Of a rankings table. Where segments are configured, it also has `segments`: a list of names.
-COLUMNS = (
-    "case_id",
-    "user_id",
-    "target",
-    "time",
-    "history_length",
-    "activity",
-    "ranked",
-    "truth",
-    "true_ranks",
-)
+COLUMNS = ("case_id", "user_id", "target", "time", "history_length", "activity", "ranked", "truth", "true_ranks")
 
 
 class RankingsError(UserError):

@@ -25,18 +25,8 @@ from features.sequences import EvaluationCases
 from training.metrics import accuracy
 
 # Name -> the least and the first value beyond.
-HISTORY = {
-    "history_1_4": (1, 5),
-    "history_5_19": (5, 20),
-    "history_20_99": (20, 100),
-    "history_100_up": (100, np.inf),
-}
-ACTIVITY = {
-    "activity_1": (1, 2),
-    "activity_2_9": (2, 10),
-    "activity_10_49": (10, 50),
-    "activity_50_up": (50, np.inf),
-}
+HISTORY = {"history_1_4": (1, 5), "history_5_19": (5, 20), "history_20_99": (20, 100), "history_100_up": (100, np.inf)}
+ACTIVITY = {"activity_1": (1, 2), "activity_2_9": (2, 10), "activity_10_49": (10, 50), "activity_50_up": (50, np.inf)}
 AGE_DAYS = {
     "item_age_0_6": (0, 7),
     "item_age_7_29": (7, 30),
