@@ -192,7 +192,7 @@ async def answer(request: Request, key: ApiKey, headers: RequestHeaders, body: A
     request_id = call.request.request_id or request_id_of(request)
     request.state.request_id = request_id
     try:
-        given = await service.recommender.recommend(call)
+        result = await service.recommender.recommend(call)
     except ApiError:
         raise
     except Exception:  # whatever we got wrong, the client is answered
@@ -200,18 +200,18 @@ async def answer(request: Request, key: ApiKey, headers: RequestHeaders, body: A
         service.metrics.errors.inc()
         reason = "the edge failed, which is logged"
         static = service.recommender.fallback.static_answer(call.request, reason, call.request.exclude)
-        given = Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
+        result = Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
     seconds = asyncio.get_running_loop().time() - begun
     client_fields = {
         "request_id": request_id,
-        "experiment": given.bucket.experiment,
-        "bucket": given.bucket.arm,
-        "cache": given.cache,
+        "experiment": result.bucket.experiment,
+        "bucket": result.bucket.arm,
+        "cache": result.cache,
     }
-    record(service, call, key, given, client_fields, seconds)
-    if given.cache == MISS:
-        service.shadow.offer(given.worker_request.body, given.answer)
-    return json_response(client_body(given.answer, client_fields), request_id)
+    record(service, call, key, result, client_fields, seconds)
+    if result.cache == MISS:
+        service.shadow.offer(result.worker_request.body, result.answer)
+    return json_response(client_body(result.answer, client_fields), request_id)
 
 
 def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_ms: int, begun: float) -> Call:
@@ -232,15 +232,15 @@ def record(
     service: EdgeService,
     call: Call,
     key: ApiKey,
-    given: Recommendation,
+    result: Recommendation,
     client_fields: dict[str, Any],
     seconds: float,
 ) -> None:
     """Count an answer, and write its line of the served log: the user stands there under a pseudonym."""
-    source, metrics, user_id = given.answer.source, service.metrics, call.request.user_id
-    metrics.answers.labels(source, given.cache, given.bucket.arm or "").inc()
+    source, metrics, user_id = result.answer.source, service.metrics, call.request.user_id
+    metrics.answers.labels(source, result.cache, result.bucket.arm or "").inc()
     metrics.seconds.labels(source).observe(seconds)
-    metrics.consent.labels(given.consent).inc()
+    metrics.consent.labels(result.consent).inc()
     if seconds * 1000 > call.deadline_ms:
         metrics.late.labels(source).inc()
     request_time = to_iso(call.request.time_us)
@@ -248,16 +248,16 @@ def record(
         fields = {
             **client_fields,
             "user": None if user_id is None else pseudonym(service.secret, user_id),
-            "consent": given.consent,
+            "consent": result.consent,
             "dataset": service.settings.dataset,
-            "basis": given.worker_request.history_source,
-            "unlogged": given.worker_request.unlogged,
+            "basis": result.worker_request.history_source,
+            "unlogged": result.worker_request.unlogged,
             "key": key.id,
             "k": call.request.k,
             "asked": request_time,
             "milliseconds": round(seconds * 1000, 2),
         }
-        service.served_log.append(log_line(given.answer, fields))
-    if service.kept_requests is not None and given.worker_request.unlogged:
-        line = kept_request(given.worker_request.body, client_fields["request_id"], request_time)
+        service.served_log.append(log_line(result.answer, fields))
+    if service.kept_requests is not None and result.worker_request.unlogged:
+        line = kept_request(result.worker_request.body, client_fields["request_id"], request_time)
         service.kept_requests.append(line)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,13 +26,13 @@ CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 
 class HeaderCheck:
-    """ASGI middleware that refuses headers which a proxy in front may have read otherwise than the edge does.
+    """ASGI middleware that refuses headers which a proxy in front may have read differently.
 
     Args:
         refuse: makes the response to an ApiError.
     """
 
-    def __init__(self, app: ASGIApp, refuse: Any) -> None:
+    def __init__(self, app: ASGIApp, refuse: Callable[[Request, ApiError], Response]) -> None:
         self._app, self._refuse = app, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,9 +67,9 @@ def read_key(request: Request) -> str | None:
 
 def parse_headers(request: Request) -> RequestHeaders:
     """The headers beside the key. Raises ApiError: 400."""
-    given = {name: value for name in HEADER_NAMES if (value := request.headers.get(name)) is not None}
+    values = {name: value for name in HEADER_NAMES if (value := request.headers.get(name)) is not None}
     try:
-        return RequestHeaders.model_validate(given)
+        return RequestHeaders.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         message = fault["msg"]

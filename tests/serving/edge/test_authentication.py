@@ -43,7 +43,7 @@ def test_without_a_valid_key_nothing_is_answered_or_passed_on(edge: Edge, torchs
     assert "unknown" in refusal(edge, authorization=f"Bearer {edge.key}x")
     assert "unknown" in refusal(edge, **{"x-api-key": edge.key[:-1]})
     assert "unknown" in refusal(edge, authorization=f"Bearer {hash_key(edge.key)}")  # the stored hash opens nothing
-    assert torchserve.users_asked() == []
+    assert torchserve.requested_users() == []
     assert edge.count("tidegate_edge_refusals_total", status="401") == 6
 
 
@@ -106,7 +106,7 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
     for twice in (b'{"user_id":"ann","user_id":"bob"}', b'{"user_id":"bob","user_id":"ann"}'):
         assert edge.ask(twice, key=ann).status_code == 400
     assert edge.get("user_id=ann&user_id=bob", key=ann).status_code == 400
-    assert torchserve.users_asked() == ["bob"]
+    assert torchserve.requested_users() == ["bob"]
 
     own, unnamed = (edge.ask(body, key=ann).json() for body in ({"user_id": "ann"}, {"user_id": None}))
     assert own["items"] == unnamed["items"]

@@ -93,10 +93,10 @@ def test_an_answer_of_a_worker_that_missed_the_profile_is_not_repeated(
     start: Start, torchserve: FakeTorchServe
 ) -> None:
     edge = start(MemoryProfiles({"ann": UserProfile(True, "after 1 event")}))
-    torchserve.blind = True
+    torchserve.misses_profiles = True
     blind = edge.answer({"user_id": "ann"})
     assert (blind["source"], edge.answer({"user_id": "nobody knows"})["source"]) == ("popular", "popular")
-    torchserve.blind = False
+    torchserve.misses_profiles = False
 
     assert edge.answer({"user_id": "ann"})["source"] == "personalized"
     assert edge.answer({"user_id": "nobody knows"})["cache"] == "hit"  # of whom there is nothing that could be missed
@@ -113,7 +113,7 @@ def test_equal_requests_at_the_same_time_cost_one_call(start: Start, torchserve:
     torchserve.delay = 0.5
     with ThreadPoolExecutor(8) as crowd:
         answers = list(crowd.map(lambda n: edge.answer({"user_id": "ann", "request_id": str(n)}), range(8)))
-    assert torchserve.users_asked() == ["ann"]
+    assert torchserve.requested_users() == ["ann"]
     assert [answer["request_id"] for answer in answers] == [str(n) for n in range(8)]
     kinds = [answer["cache"] for answer in answers]
     assert kinds.count("miss") == 1

@@ -40,7 +40,7 @@ def test_a_user_who_does_not_consent_gets_what_everybody_gets_and_is_told_why(
     assert answer["source"] == "popular"
     assert answer["reason"] == "the user does not consent to personalization"
     assert [item["item_id"] for item in answer["items"]] == ["popular-001", "popular-002", "popular-003"]
-    (sent,) = [body for _, body in torchserve.asked if body["k"] == 3]
+    (sent,) = [body for _, body in torchserve.requests if body["k"] == 3]
     assert sent == {"history": [], "k": 3, "exclude": ["popular-000"]}
     (line,) = edge.served()
     assert line["consent"] == "denied"
@@ -248,7 +248,7 @@ def test_a_profile_that_the_worker_cannot_read_is_sent_unless_the_request_has_a_
     edge.answer({"user_id": "ann", "k": 4, "history": []})
     edge.answer({"user_id": "bob", "k": 5})
 
-    sent = {body["k"]: body for _, body in torchserve.asked}
+    sent = {body["k"]: body for _, body in torchserve.requests}
     assert [one["item_id"] for one in sent[3]["history"]] == ["b", "a"]
     assert sent[3]["context"] == {"plan": "free", "age": 31}
     assert sent[4] == {"user_id": "ann", "k": 4, "history": []}

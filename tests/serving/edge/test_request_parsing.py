@@ -118,7 +118,7 @@ def read_until_closed(client: socket.socket) -> Iterator[bytes]:
 def untouched(edge: Edge, torchserve: FakeTorchServe) -> Iterator[Edge]:
     """An edge that must have passed nothing on at the end, and must still answer."""
     yield edge
-    assert torchserve.users_asked() == []
+    assert torchserve.requested_users() == []
     assert edge.answer({"user_id": "ann"})["source"] == "personalized"
 
 
@@ -249,7 +249,7 @@ def test_get_takes_what_post_takes(edge: Edge, torchserve: FakeTorchServe) -> No
     )
     got = edge.get(query)
     assert got.json() == edge.answer(body) | {"cache": "miss"}
-    (sent,) = [sent for _, sent in torchserve.asked if sent.get("user_id")]
+    (sent,) = [sent for _, sent in torchserve.requests if sent.get("user_id")]
     assert sent == {name: value for name, value in body.items() if name != "request_id"}
     assert edge.get().json()["source"] == "popular"
 

@@ -287,7 +287,7 @@ def test_users_of_a_version_that_is_not_loaded_get_the_default_one(experiment, t
     answers = [experiment.answer({"user_id": user}) for user in users]
     assert {answer["source"] for answer in answers} == {"personalized"}
     assert {answer["model_version"] for answer in answers} == {"1.0"}
-    missed = [path for path, _ in torchserve.asked if path.endswith("/2.0")]
+    missed = [path for path, _ in torchserve.requests if path.endswith("/2.0")]
     assert len(missed) == 1  # asked once, then not for a while
     assert {experiment.answer({"user_id": user})["cache"] for user in users} == {"hit"}
 

@@ -69,10 +69,10 @@ def test_no_request_waits_for_a_torchserve_that_is_known_to_hang(start: Start, t
     with ThreadPoolExecutor(8) as crowd:
         list(crowd.map(lambda n: edge.answer({"user_id": f"u{n}"}), range(8)))
     wait_until(lambda: not edge.service.trial.breaker.closed)
-    asked = len(torchserve.asked)
+    asked = len(torchserve.requests)
     for number in range(10):
         assert "because it kept failing" in edge.answer({"user_id": f"v{number}"})["reason"]
-    assert len(torchserve.asked) == asked
+    assert len(torchserve.requests) == asked
     assert edge.count("tidegate_edge_breaker_opened_total", part="torchserve") >= 1
 
 
@@ -114,7 +114,7 @@ def test_a_connection_that_closes_under_a_request_is_replaced(start: Start, torc
     edge = start(popular_seconds=60)
     torchserve.drops = 1
     assert edge.answer({"user_id": "bob"})["source"] == "personalized"
-    assert torchserve.users_asked() == ["bob", "bob"]
+    assert torchserve.requested_users() == ["bob", "bob"]
 
 
 def test_it_heals_without_any_request(edge: Edge, torchserve: FakeTorchServe) -> None:
