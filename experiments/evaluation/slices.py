@@ -94,14 +94,14 @@ def _sliced_metrics_of_seed(
 
 
 @dataclass(frozen=True)
-class Segments:
+class SegmentSlices:
     """Segment rules, and the facts about this dataset's users and items that they need."""
 
     rules: Sequence[Rule]
     facts: SegmentInputs
 
     @classmethod
-    def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> Segments:
+    def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> SegmentSlices:
         """Read the ingested tables.
 
         An item that first appears after the cut counts as an event without values, since the model's catalog ends at
