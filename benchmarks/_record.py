@@ -6,10 +6,10 @@ import json
 import os
 import platform
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from config.paths import ROOT
+from data.times import now_iso
 from training import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -20,7 +20,7 @@ def write(name: str, figures: dict) -> Path:
     origin = {
         "command": " ".join(["python -m", f"benchmarks.{name}", *map(_shorten, sys.argv[1:])]),
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
     path = RESULTS / f"{name}.json"

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -36,3 +39,11 @@ def error_message(error: Mapping[str, Any]) -> str:
     """The message of an entry of `ValidationError.errors()`, as the second half of a sentence."""
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+class ModelSection(BaseModel):
+    """One entry of `train.models`. `training.model_factory` checks its other keys: they belong to the model's class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str

@@ -12,6 +12,7 @@ One positive among 99 given negatives gives high numbers: compare only numbers o
 from __future__ import annotations
 
 import config.threads  # noqa: F401  # before torch, which reads how threads wait
+from data.times import now_iso
 
 # isort: split
 
@@ -19,7 +20,6 @@ import argparse
 import itertools
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         "dataset": "ncf-ml-1m",
         "dataset_hash": data_hash(arguments.data),
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "command": f"python -m experiments.ncf_paper --data ncf-ml-1m {options}",
         "seeds": [arguments.seed],
         "params": {"dot_product": DOT_PRODUCT, "deep": DEEP, "by_history": BY_HISTORY},

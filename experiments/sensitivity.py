@@ -9,12 +9,12 @@ import argparse
 import json
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
+from data.times import now_iso
 from experiments.evaluation.holdout_protocols import all_folds, measure_folds
 from experiments.leaderboard.sensitivity_card import NO_GATE, best_model, build_card, html_card, markdown_card
 from features.fit import SplitTables
@@ -42,7 +42,7 @@ def provenance_of(tables: SplitTables, settings: params.Params, labels: list[str
     names = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")
     return {name: tables.manifest[name] for name in names} | {
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "command": f"python -m experiments.sensitivity --models {' '.join(labels)}",
         "seeds": [settings.seed],
         "settings": settings.sensitivity.model_dump(exclude={"models"}),

@@ -214,7 +214,7 @@ WRONG_SETTINGS = [
 def test_a_setting_that_cannot_be_is_named(project: Path, say: Say, key: str, value: object, says: str) -> None:
     change(project, key, value)
 
-    assert say("data.ingest").startswith(f"params.yaml: {says}")
+    assert say("training.train", "--model", "ease", "--cut", "valid").startswith(f"params.yaml: {says}")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +282,7 @@ def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
+    monkeypatch.setattr("experiments.evaluate.catalog_items", lambda features: None)
 
     said = say("experiments.evaluate", "--model", "ease")
 

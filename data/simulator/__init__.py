@@ -1,1 +1,1 @@
-"""The simulated streaming service: catalog, audience, rhythm, heat, oracle, choice, impressions."""
+"""The simulated streaming platform: world, catalog, audience, plays and oracle."""

@@ -1,6 +1,7 @@
-"""The simulated users: traits, tastes that follow from them in part, and how much they watch.
+"""The simulated users: traits, tastes that depend on them in part, and the preferences that decide each play.
 
-U users, D latents. Row U of every array of `Tastes` is the population's average, for users never simulated.
+Legend: U users, N items, D latents, F item features, B choices. Row U of every array of `Tastes` is the average user,
+for users that were never simulated.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ HOURS = (0.3, 0.9, 1.4, 3.0)  # Dirichlet weights of night, morning, afternoon, 
 
 @dataclass(frozen=True)
 class Tastes:
-    """What preference knows of users.
+    """The parameters of users' preferences.
 
     Attributes:
-        first, second: (U + 1, D); the taste at progress p is cos(turn p) first + sin(turn p) second.
+        first, second: (U + 1, D); at progress p of the period the taste is cos(turn p) first + sin(turn p) second.
         turn: (U + 1,) radians.
-        mainstream, heat, maturity: (U + 1,) weight of quality, of heat, of maturity.
+        mainstream, heat, maturity: (U + 1,) weights of quality, heat and maturity.
         language: (U + 1, number of languages) preference by language.
         device: (U + 1, DAYPARTS, devices) probability of each device.
-        hours: (U + 1, DAYPARTS) share of one's sessions by time of day.
+        hours: (U + 1, DAYPARTS) share of the user's sessions by time of day.
     """
 
     first: np.ndarray
@@ -58,7 +59,7 @@ class Tastes:
 
 @dataclass(frozen=True)
 class Audience:
-    """Users as a table, their tastes, active span (U,) in microseconds and rate (U,) of plays per day."""
+    """Users as a table, their tastes, active period (U,) in microseconds and rate (U,) of plays per day."""
 
     frame: pd.DataFrame
     tastes: Tastes
@@ -68,7 +69,7 @@ class Audience:
 
 
 def make_audience(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Audience:
-    """`settings.users` users; two of five are there at the start, the others join all through it."""
+    """Draw `settings.users` users. Two of five are present at the start, the others join during the period."""
     count = settings.users
     traits = {name: rng.choice(len(values), count, p=shares) for name, (values, shares) in TRAITS.items()}
     tastes = _tastes(traits, space, rng)
@@ -82,11 +83,11 @@ def make_audience(settings, clock: Clock, space: Space, rng: np.random.Generator
 
 
 def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Those there at the start joined up to three years before it; a user stays two days at least."""
+    """When users join and leave. Those present at the start joined up to three years before; all stay two days or more."""
     period = clock.end - clock.start
-    there = rng.random(count) < 0.4
+    present = rng.random(count) < 0.4
     before = clock.start - rng.exponential(300 * DAY, count).clip(max=3 * 365 * DAY)
-    joined = np.where(there, before, clock.start + rng.random(count) * (period - 2 * DAY)).astype(np.int64)
+    joined = np.where(present, before, clock.start + rng.random(count) * (period - 2 * DAY)).astype(np.int64)
     stay = rng.lognormal(np.log(150 * DAY), 1.2, count).clip(2 * DAY, 20 * 365 * DAY).astype(np.int64)
     joined -= joined % MICROSECONDS
     return joined, np.minimum(np.maximum(joined, clock.start) + stay, clock.end)
@@ -102,8 +103,8 @@ def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generato
     language = world.LANGUAGE * (np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES))))
     return Tastes(
         *(
-            np.concatenate([known, known.mean(axis=0, keepdims=True)])
-            for known in (
+            np.concatenate([values, values.mean(axis=0, keepdims=True)])
+            for values in (
                 first,
                 second,
                 rng.uniform(0, world.DRIFT, count),
@@ -119,7 +120,7 @@ def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generato
 
 
 def _one_taste(group: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors: what one's groups like, a few genres and themes of one's own, and chance."""
+    """(U, D) unit vectors: the taste of the user's groups, a few own genres and themes, and chance."""
     count = len(group)
     genres = rng.exponential(size=(count, len(space.genres))) ** 3 @ space.genres
     themes = rng.exponential(size=(count, len(space.themes))) ** 3 @ space.themes
@@ -128,7 +129,7 @@ def _one_taste(group: np.ndarray, space: Space, rng: np.random.Generator) -> np.
 
 
 def _devices(plan: np.ndarray, age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(U, DAYPARTS, devices): evenings belong to the television, mornings and the young to the phone."""
+    """(U, DAYPARTS, devices) probabilities: televisions in the evening, phones in the morning and for the young."""
     by_daypart = np.array([[0.6, 1.2, 0.2, 0.3], [-0.4, 1.4, 0.2, 0.6], [0.3, 0.7, 0.4, 0.6], [1.8, 0.3, 0.3, 0.2]])
     own = 1.2 * rng.standard_normal((len(plan), len(DEVICES)))
     own[:, 0] += 1.2 * age - 0.8 * (plan == TRAITS["plan"][0].index("student"))
@@ -142,14 +143,14 @@ LONG_SCREENS = (1.0, -1.5, -0.5, 0.0)  # taste for long items, by device
 
 @dataclass(frozen=True)
 class Preference:
-    """Utilities of a choice that is one draw from their softmax over the released items not yet played.
+    """The utilities of items. A play is one draw from their softmax over the released items not yet played.
 
     Attributes:
-        features: (N, F) columns that a user's coefficients multiply.
+        features: (N, F) item features, which a user's coefficients multiply.
         heat: (quarters, N) appeal by time, -inf before release.
-        sequel: (N,) next part of the franchise, or NONE.
-        occasions: (2 * DAYPARTS, D) what weekdays' and then weekends' dayparts favour.
-        screens: (devices, D) what devices favour.
+        sequel: (N,) next part of the franchise, or NO_SEQUEL.
+        occasions: (2 * DAYPARTS, D) taste by time of day, on weekdays and then on weekends.
+        screens: (devices, D) taste by device.
     """
 
     clock: Clock
@@ -165,7 +166,7 @@ class Preference:
         return self.features[:, : world.LATENTS]
 
     def coefficients(self, users_B, times_B, devices_B, mood_BD) -> np.ndarray:
-        """(B, F) weights of the items' features for users at these times, on these devices, in this mood."""
+        """(B, F) weights of the item features for users at these times, on these devices, in this mood."""
         tastes = self.tastes
         angle = (tastes.turn[users_B] * self.clock.progress(times_B))[:, None]
         taste = np.cos(angle) * tastes.first[users_B] + np.sin(angle) * tastes.second[users_B]
@@ -177,9 +178,9 @@ class Preference:
         return np.concatenate([latents, others, tastes.language[users_B]], axis=1)
 
     def utilities(self, coefficients_BF, users_B, times_B) -> np.ndarray:
-        """(B, N) float64, before anything that the items played so far change; -inf where not yet released.
+        """(B, N) float64, before the effect of earlier plays; -inf for items not yet released.
 
-        Double precision keeps the draws the same on processors that round differently in the last bit.
+        In double precision, so that draws are the same on processors that round the last bit differently.
         """
         utilities_BN = coefficients_BF @ self.features.T
         utilities_BN += self.tastes.heat[users_B][:, None] * self.heat[self.clock.quarter(times_B)]
@@ -194,7 +195,7 @@ def make_preference(
     heat: np.ndarray,
     rng: np.random.Generator,
 ) -> Preference:
-    """Put items and users together; draws what times of the day and screens favour."""
+    """Combine items and users, and draw the tastes by time of day and device."""
     occasions = world.DAYPART * normalize(rng.standard_normal((2 * DAYPARTS, world.LATENTS)))
     screens = world.DEVICE * normalize(rng.standard_normal((len(DEVICES), world.LATENTS)))
     return Preference(clock, tastes, _features(catalog), heat, catalog.sequel, occasions, screens)

@@ -1,6 +1,6 @@
-"""When people watch: how many plays each user has, in which sessions, at what times, on which device.
+"""The simulated plays: when users watch, what they choose, and which items they are shown.
 
-U users, S sessions, E events. Nothing here depends on what is played.
+Legend: U users, S sessions, E events, B users of a chunk, N items, D latents.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from data.simulator.catalog import NO_SEQUEL
 from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart, is_weekend
 from data.time_columns import timestamps
 
-WEEKEND = 1.5  # sessions on a day of the weekend, relative to a weekday
+WEEKEND = 1.5  # sessions on a weekend day, relative to a weekday
 HOURS = (
     (1, 0.6, 0.3, 0.15, 0.1, 0.15),
     (0.3, 0.7, 1, 1, 1, 1),
     (1, 0.9, 0.8, 0.9, 1.1, 1.3),
     (1.2, 1.6, 2.2, 2.4, 1.9, 1.3),
 )
-NEW_SESSION = 0.6  # probability that a play opens a session
-EAGER_SHARE = 0.25  # sessions of a user who has just joined
+NEW_SESSION = 0.6  # probability that a play starts a session
+EAGER_SHARE = 0.25  # share of a new user's sessions that come soon after joining
 EAGER_DAYS = 5.0
-PLAY_GAP = 55 * MINUTE  # median from one play's start to the next within a session
-MIN_GAP = MINUTE  # no two plays of a user share a time, so their order is never in doubt
-PLAYS_PER_DAY = 24  # at most, on average over a user's active days
-ITEMS_PER_PLAY = 3  # a user plays at most one in so many of the items there at the start
+PLAY_GAP = 55 * MINUTE  # median time between plays in a session
+MIN_GAP = MINUTE  # plays of a user never share a time, so their order is clear
+PLAYS_PER_DAY = 24  # maximum, on average over a user's active days
+ITEMS_PER_PLAY = 3  # a user plays at most one in this many of the items present at the start
 
 
 class SimulationError(UserError):
-    """A size that no world can have."""
+    """The configured sizes are impossible."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plays to come, sorted by user and time.
+    """The plays to simulate, sorted by user and time.
 
     Attributes:
         user, time, device, session: (E,) user index; int64 microseconds, strictly increasing within a user;
@@ -57,10 +57,10 @@ class Plan:
 
 
 def make_plan(settings, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator) -> Plan:
-    """Exactly `settings.events` plays.
+    """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played.
 
     Raises:
-        SimulationError: more events than the users could play in their days and from this catalog.
+        SimulationError: more events than the users can play in their days and from this catalog.
     """
     counts = _counts(settings, clock, audience, int((release <= clock.start).sum()), rng)
     user = np.repeat(np.arange(settings.users), counts)
@@ -74,7 +74,7 @@ def make_plan(settings, clock: Clock, audience: Audience, release: np.ndarray, r
 
 
 def _counts(settings, clock: Clock, audience: Audience, released: int, rng: np.random.Generator) -> np.ndarray:
-    """Plays in proportion to rate and active days, at least one each if they suffice, within bounds."""
+    """(U,) plays in proportion to rate and active days, within bounds, at least one each if there are enough."""
     days = (audience.left - np.maximum(audience.joined, clock.start)) / DAY
     most = np.minimum(released // ITEMS_PER_PLAY, (PLAYS_PER_DAY * days).astype(np.int64))
     if settings.events > most.sum():
@@ -91,7 +91,7 @@ def _counts(settings, clock: Clock, audience: Audience, released: int, rng: np.r
 
 
 def _session_starts(user_S, first_S, clock: Clock, audience: Audience, rng: np.random.Generator) -> np.ndarray:
-    """(S,) sorted within each user; a user who joins during the period watches at once."""
+    """(S,) sorted within each user. A user who joins during the period starts at once."""
     joined = np.maximum(audience.joined, clock.start)[user_S]
     stay = audience.left[user_S] - joined
     is_new = (audience.joined > clock.start)[user_S]
@@ -105,7 +105,7 @@ def _session_starts(user_S, first_S, clock: Clock, audience: Audience, rng: np.r
 
 
 def _by_week(joined, stay, clock: Clock, rng: np.random.Generator) -> np.ndarray:
-    """Days of the stay, weekends WEEKEND times as often: the inverse of the weights' running sum."""
+    """Draw days of the stay, weekends WEEKEND times as often, by inverting the cumulative weights."""
     days = clock.origin + np.arange((clock.end - clock.origin) // DAY + 2) * DAY
     running = np.append(0.0, np.cumsum(np.where(is_weekend(days), WEEKEND, 1.0)))[:-1]
     low, high = np.interp(joined, days, running), np.interp(joined + stay, days, running)
@@ -113,7 +113,7 @@ def _by_week(joined, stay, clock: Clock, rng: np.random.Generator) -> np.ndarray
 
 
 def _at_usual_hours(user_S, moment_S, audience: Audience, rng: np.random.Generator) -> np.ndarray:
-    """Keep the day, draw the time of day from the user's habit."""
+    """Keep the day, and draw the time of day from the user's habits."""
     habit = np.cumsum(audience.tastes.hours[user_S], axis=1)
     part = np.minimum((habit < rng.random(len(user_S))[:, None]).sum(axis=1), DAYPARTS - 1)
     hours = np.cumsum(np.array(HOURS), axis=1)
@@ -129,14 +129,14 @@ def _devices(user_S, start_S, audience: Audience, rng: np.random.Generator) -> n
 
 
 def _offsets(opens_E, session_E, rng: np.random.Generator) -> np.ndarray:
-    """Microseconds, whole seconds, since the session's first play."""
+    """(E,) microseconds, in whole seconds, since the session's first play."""
     gaps = np.where(opens_E, 0.0, PLAY_GAP * rng.lognormal(0.0, 0.5, len(opens_E)))
     running = np.cumsum(gaps.astype(np.int64) // MICROSECONDS * MICROSECONDS)
     return running - running[opens_E][session_E]
 
 
 def _spread(time_E, user_E, counts, clock: Clock) -> np.ndarray:
-    """Push apart what overlaps, so that times increase strictly within a user and stay inside the period."""
+    """Separate overlapping plays, so that times increase strictly within a user and stay inside the period."""
     place = np.arange(len(time_E)) - np.repeat(np.cumsum(counts) - counts, counts)
     apart = 4 * (clock.end - clock.origin) // MICROSECONDS * user_E  # seconds; keeps users from touching each other
     since = (time_E - clock.origin - place * MIN_GAP) // MICROSECONDS
@@ -145,7 +145,7 @@ def _spread(time_E, user_E, counts, clock: Clock) -> np.ndarray:
     return np.minimum(clock.origin + since * MICROSECONDS + place * MIN_GAP, clock.end - left_after * MIN_GAP)
 
 
-CHUNK = 256  # users at a time: (256, N) utilities stay in the processor's cache
+CHUNK = 256  # users at a time: (256, N) utilities fit in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class Choices:
 
 
 def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choices:
-    """Draw every play of the plan. Users do not influence each other, so chunks of them are independent."""
-    draws = rng.random(len(plan.user))  # one per event, so that the size of a chunk changes nothing
+    """Draw the item of every play. Users do not influence each other, so chunks of them are independent."""
+    draws = rng.random(len(plan.user))  # one per event, so that results do not depend on the chunk size
     offsets = np.cumsum(plan.counts) - plan.counts
     by_count = np.argsort(-plan.counts, kind="stable")
     choices = Choices(np.full(len(plan.user), NO_SEQUEL), np.zeros(len(plan.user)))
@@ -168,14 +168,14 @@ def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choi
 
 
 def _choose_chunk(preference: Preference, plan: Plan, users, offsets, draws, choices: Choices) -> None:
-    """Fill in these users' choices; they come by falling number of plays: who still plays stands first."""
+    """Draw the plays of these users, who are sorted by descending number of plays, so that active users come first."""
     past = Past(preference, len(users))
     for play in range(plan.counts[users[0]]):
         active = int((plan.counts[users] > play).sum())
-        who = users[:active]
-        event = offsets[who] + play
-        weights = preference.coefficients(who, plan.time[event], plan.device[event], past.mood[:active])
-        utilities = preference.utilities(weights, who, plan.time[event])
+        playing = users[:active]
+        event = offsets[playing] + play
+        weights = preference.coefficients(playing, plan.time[event], plan.device[event], past.mood[:active])
+        utilities = preference.utilities(weights, playing, plan.time[event])
         past.add_to(utilities)
         item = draw(utilities, draws[event])
         choices.item[event] = item
@@ -184,13 +184,13 @@ def _choose_chunk(preference: Preference, plan: Plan, users, offsets, draws, cho
 
 
 def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
-    """(B,) items from the softmax of each row, by inverting the running sum; overwrites the utilities."""
+    """(B,) items drawn from the softmax of each row, by inverting the cumulative sum. Overwrites the utilities."""
     running_BN = np.cumsum(np.exp(utilities_BN, out=utilities_BN), axis=1, out=utilities_BN)
     return np.argmax(running_BN > (uniform_B * running_BN[:, -1])[:, None], axis=1)
 
 
 class Past:
-    """What the plays so far change in the utilities of a chunk of users.
+    """The effect of earlier plays on the utilities of a chunk of users.
 
     Attributes:
         mood: (B, D) sum of the latents of the plays, each worth MOOD_MEMORY of the one after it.
@@ -203,14 +203,14 @@ class Past:
         self.mood = np.zeros((num_users, world.LATENTS))
 
     def add_to(self, utilities_BN: np.ndarray) -> None:
-        """Rows are the chunk's first users."""
+        """Add the effect to the utilities of the chunk's first users."""
         active = len(utilities_BN)
         utilities_BN += self._own[:active]
         row, place = np.nonzero(self._sequels[:active] != NO_SEQUEL)
         utilities_BN[row, self._sequels[row, place]] += np.array(world.SEQUEL_NEXT)[place]
 
     def play(self, item_B: np.ndarray) -> None:
-        """Each of the chunk's first users plays an item: never again that one, sooner its next part."""
+        """Each of the chunk's first users plays an item: it is never played again, and its next part becomes likelier."""
         active, rows = len(item_B), np.arange(len(item_B))
         self._own[rows, item_B] = -np.inf
         sequel = self._preference.sequel[item_B]
@@ -222,7 +222,7 @@ class Past:
 
 
 def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np.ndarray:
-    """(quarters of a day, N) log appeal: release, ageing, slow swings, bursts; -inf before release."""
+    """(quarters of a day, N) log appeal of items: novelty, aging, slow swings, bursts; -inf before release."""
     middle = clock.origin + np.arange(clock.quarters)[:, None] * QUARTER + QUARTER // 2
     age = (middle - release[None, :]) / DAY
     hype = rng.gamma(4.0, world.NEW_BOOST / 4.0, len(release))
@@ -236,7 +236,7 @@ def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np
 
 
 def _swings(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Waves of some months, so that what was liked last month tells more than what was liked last year."""
+    """Waves of some months, so that last month predicts more than last year."""
     quarters, num_items = shape
     length = rng.uniform(*world.SWING_DAYS, num_items) * DAY / QUARTER
     phase = rng.random(num_items)
@@ -244,7 +244,7 @@ def _swings(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _add_bursts(heat: np.ndarray, clock: Clock, rng: np.random.Generator) -> None:
-    """Items that begin to trend out of nothing and cool down again within days."""
+    """Let items start to trend at random times and cool down within days."""
     quarters, num_items = heat.shape
     days = (clock.end - clock.start) / DAY
     count = rng.poisson(world.BURSTS * days * num_items / 2000)
@@ -257,16 +257,16 @@ def _add_bursts(heat: np.ndarray, clock: Clock, rng: np.random.Generator) -> Non
 
 
 SLATE = 8
-MAX_SLATES = 75_000  # sessions sampled at most
-CANDIDATES = 24  # drawn for each slate, of which the first distinct ones not yet played are shown
-TEMPERATURE = 0.6  # below 1, so that slates hold more than the very hottest titles
+MAX_SLATES = 75_000  # maximum number of sampled sessions
+CANDIDATES = 24  # drawn per slate; the first distinct ones not yet played are shown
+TEMPERATURE = 0.6  # below 1, so that slates hold more than the most popular titles
 
 
 def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng: np.random.Generator) -> pd.DataFrame:
-    """A log derived after the choices: each sampled session's first play, and other hot titles around it.
+    """Derive impressions from the plays: the first play of each sampled session, among other popular titles.
 
-    What is shown has no influence on what is played; the play stands near the top by construction (position
-    p with weight 1 / p), a position bias for models of clicks to find. Every slate holds exactly one click.
+    Impressions do not influence plays. The play is near the top by construction (position p with weight 1 / p): a
+    position bias that click models can find. Every slate holds exactly one click.
 
     Returns:
         impression_id, session_id, user_id, item_id, event_time (shortly before the play), position (from 1),
@@ -278,7 +278,7 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
     times = opening[columns.EVENT_TIME].astype("int64").to_numpy()
     played = _index(item_ids, opening[columns.ITEM])
     candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
-    keep = _worth_showing(candidates, played, opening, times, events, item_ids)
+    keep = _showable(candidates, played, opening, times, events, item_ids)
     rank = np.cumsum(keep, axis=1)
     shown = keep & (rank < SLATE)
     slate, place = np.nonzero(shown)
@@ -301,7 +301,7 @@ def _index(item_ids: np.ndarray, names: pd.Series) -> np.ndarray:
 
 
 def _hot_candidates(preference: Preference, quarter_S, rng: np.random.Generator) -> np.ndarray:
-    """(S, CANDIDATES) items by quality and heat at the time, with repeats."""
+    """(S, CANDIDATES) items drawn by quality and heat at the time, with repeats."""
     quality = preference.features[:, preference.latents.shape[1]]
     candidates = np.zeros((len(quarter_S), CANDIDATES), dtype=np.int64)
     draws = rng.random(candidates.shape)
@@ -312,8 +312,8 @@ def _hot_candidates(preference: Preference, quarter_S, rng: np.random.Generator)
     return candidates
 
 
-def _worth_showing(candidates, played, opening, times, events, item_ids) -> np.ndarray:
-    """(S, CANDIDATES) first of its kind in the slate, not the play itself, not played before."""
+def _showable(candidates, played, opening, times, events, item_ids) -> np.ndarray:
+    """(S, CANDIDATES) bool: not a repeat in the slate, not the play itself, not played before."""
     order = np.argsort(candidates, axis=1, kind="stable")
     ordered = np.take_along_axis(candidates, order, axis=1)
     again = np.zeros(candidates.shape, dtype=bool)
@@ -329,7 +329,7 @@ def _worth_showing(candidates, played, opening, times, events, item_ids) -> np.n
 
 
 def _positions(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(S,) where the play stands in slates of these sizes: position p with weight 1 / p."""
+    """(S,) the position of the play in slates of these sizes: position p with weight 1 / p."""
     running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
     draws = rng.random(len(sizes)) * running[sizes]
     return np.searchsorted(running, draws, side="right").clip(1, sizes)

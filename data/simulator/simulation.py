@@ -1,9 +1,11 @@
-"""A seeded streaming platform whose true preferences are known: the offline default data set.
+"""A simulated streaming platform whose true preferences are known: the default dataset.
 
-Users join and leave, watch by week and by hour, have tastes that their traits explain in part and that
-drift, follow what is new and talked about, continue series, and stay in the mood of what they watched last.
-No user plays an item twice. Each play is one draw from the softmax of the true utilities over the released
-items not yet played, so the oracle is exactly the law of the data. All randomness comes from the seed.
+Users join and leave, and watch by weekday and hour. Their tastes depend on their traits in part, and drift. They follow
+what is new and trending, continue series, and stay in the mood of their latest plays. No user plays an item twice. Each
+play is one draw from the softmax of the true utilities over the released items not yet played, so the oracle is exactly
+the distribution of the data. All randomness comes from the seed.
+
+Legend: B cases, N items, D latents.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart
 from data.time_columns import timestamps
 
 TABLES = ("events", "users", "items", "impressions")
-INSTANTS = 8  # moments of a window at which its plays are weighed
-MOOD_PLAYS = 64  # 0.6 ** 64 is below double precision's notice
+INSTANTS = 8  # moments of the horizon at which probabilities are summed
+MOOD_PLAYS = 64  # 0.6 ** 64 is negligible in double precision
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Four tables and the law behind them.
+    """Four tables and the true preferences behind them.
 
     Attributes:
         events: data.columns.EVENT_COLUMNS and `device`, sorted by (event_time, event_id); value is the
@@ -41,7 +43,7 @@ class Simulation:
         users: user_id, age_band, gender, country, plan, joined, consent_training.
         items: item_id, title, genres, description, release_time, kind, duration_minutes, year, maturity,
             language.
-        impressions: what was shown, see `impressions.make_impressions`.
+        impressions: which items were shown; see `plays.make_impressions`.
         oracle: true preferences.
     """
 
@@ -53,7 +55,7 @@ class Simulation:
 
 
 def simulate(settings: params.Simulate, seed: int) -> Simulation:
-    """Make a world of these sizes; the same settings and seed give the same bytes.
+    """Simulate a platform. The same settings and seed give the same bytes.
 
     Raises:
         SimulationError: `settings.events` is more than these users can play.
@@ -95,7 +97,7 @@ def _events(plan: Plan, choices: Choices, catalog: Catalog, users: pd.DataFrame,
 
 
 def _lateness(device: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Microseconds: phones and tablets are sometimes offline, for minutes to a day."""
+    """Microseconds until an event is known: phones and tablets are sometimes offline, for minutes to a day."""
     portable = np.isin(device, [DEVICES.index("phone"), DEVICES.index("tablet")])
     offline = portable & (rng.random(len(device)) < world.LATE_SHARE)
     delay = (90 * MINUTE * rng.lognormal(0.0, 1.2, len(device))).clip(2 * MINUTE, 24 * HOUR)
@@ -103,7 +105,7 @@ def _lateness(device: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _watched_share(plan: Plan, choices: Choices, catalog: Catalog, rng: np.random.Generator) -> np.ndarray:
-    """0 to 1: what matches is watched to its end, unless the user's next play begins before it."""
+    """0 to 1: items that match the taste are watched to the end, unless the next play starts earlier."""
     fit = 0.9 + 0.8 * (choices.match - choices.match.mean()) / (choices.match.std() + 1e-9)
     mean = 1 / (1 + np.exp(-fit))
     share = rng.beta(3 * mean, 3 * (1 - mean))
@@ -115,7 +117,7 @@ def _watched_share(plan: Plan, choices: Choices, catalog: Catalog, rng: np.rando
 
 @dataclass(frozen=True)
 class Oracle:
-    """The law that made the events: for the next play, no ranking can be expected to do better."""
+    """The true distribution of plays. No ranking can be expected to predict the next play better."""
 
     user_ids: np.ndarray
     item_ids: np.ndarray
@@ -143,7 +145,7 @@ class Oracle:
             times_us: (B,) microseconds since 1970.
             histories: B lists of item ids played strictly before, in time order; unknown ids are skipped.
             devices: B names of DEVICES. With them the probability is exactly the one drawn from; without, it
-                is averaged over the devices that the user has at hand at that time of day.
+                is averaged over the devices that the user has at that time of day.
 
         Returns:
             (B, N) float32 over `item_ids`; -inf for items not yet released and for those in the history.
@@ -154,21 +156,21 @@ class Oracle:
         if not len(user_ids) == len(times_us) == len(histories):
             raise ValueError(
                 f"{len(user_ids)} user_ids, {len(times_us)} times_us, {len(histories)} histories; "
-                "expected as many of each"
+                "expected equal numbers"
             )
         users, times = self._user_indices(user_ids), np.asarray(times_us, dtype=np.int64)
         shares = self.preference.tastes.device[users, daypart(times)] if devices is None else _one_hot(devices)
-        with np.errstate(divide="ignore"):  # log 0 is the -inf of what cannot be played
+        with np.errstate(divide="ignore"):  # log 0 = -inf for items that cannot be played
             return np.log(self._probabilities(users, times, _Past(self, histories), shares)).astype(np.float32)
 
     def horizon_scores(
         self, user_ids: Sequence[str], time_us: int, days: float, histories: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        """Log of the choice probability summed over INSTANTS moments of the window ahead.
+        """Log of the choice probability summed over INSTANTS moments of the coming days.
 
-        Moments weigh by the user's usual hours. The history stays as it is at `time_us`; the mood it left
-        holds at the first moment only, since it passes with each play: a close approximation of what the
-        window will hold, where `scores` is exact. Arguments as for `scores`, but one time for all.
+        Moments are weighted by the user's usual hours. The history stays as it is at `time_us`. Its mood counts at the
+        first moment only, since each play changes it. So this is a close approximation, where `scores` is exact.
+        Arguments as for `scores`, but with one time for all.
 
         Returns:
             (B, N) float32; -inf for items seen or not yet released at `time_us`.
@@ -189,12 +191,14 @@ class Oracle:
 
     def save(self, path: Path | str) -> None:
         """Write one .npz of plain arrays."""
-        law = self.preference
+        preference = self.preference
         arrays = {
-            field.name: getattr(law, field.name) for field in fields(law) if field.name not in ("clock", "tastes")
+            field.name: getattr(preference, field.name)
+            for field in fields(preference)
+            if field.name not in ("clock", "tastes")
         }
-        tastes = {f"tastes_{name}": array for name, array in asdict(law.tastes).items()}
-        clock = np.array([law.clock.start, law.clock.end])
+        tastes = {f"tastes_{name}": array for name, array in asdict(preference.tastes).items()}
+        clock = np.array([preference.clock.start, preference.clock.end])
         np.savez_compressed(path, user_ids=self.user_ids, item_ids=self.item_ids, clock=clock, **arrays, **tastes)
 
     @classmethod
@@ -227,7 +231,7 @@ class Oracle:
 
 
 class _Past:
-    """What B histories change in the utilities, as `choice.Past`, but from whole histories."""
+    """The effect of B histories on the utilities, as `plays.Past`, but computed from whole histories."""
 
     def __init__(self, oracle: Oracle, histories: Sequence[Sequence[str]]):
         items = oracle._items

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from config import params
 from config.command import UserError
 from config.paths import METRICS, RANKINGS
+from data.times import now_iso
 from experiments.evaluation.cases import PRIMARY
 from features.feature_files import Features
 from training import provenance
@@ -132,7 +132,7 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
     return {
         **{name: features.description[name] for name in ("dataset", "dataset_hash", "split_id")},
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "command": command,
         "seeds": [settings.train.seed],
     }

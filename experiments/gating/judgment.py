@@ -33,7 +33,7 @@ from experiments.evaluation.slices import SegmentSlices
 from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.preconditions import CodeState
-from experiments.gating.verdict import BASELINE, CHAMPION, Decision
+from experiments.gating.verdict import BASELINE, CHAMPION, GateDecision
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from features import feature_files
@@ -79,7 +79,7 @@ def best_label(settings: params.Params, learned: bool) -> str | None:
 def promote_first_champion(settings: params.Params, label: str, override: bool) -> dict:
     """Make the best baseline the champion of a platform that has none."""
     code = preconditions.code_state()
-    decision = Decision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
+    decision = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
     if (refusal := preconditions.uncommitted_code(code)) and not override:
         decision = refusal
     version = register(settings.dataset, label)
@@ -271,7 +271,7 @@ def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
 # --- the report
 
 
-def build_report(case: GateCase, decision: Decision, found: dict[str, Any]) -> dict[str, Any]:
+def build_report(case: GateCase, decision: GateDecision, found: dict[str, Any]) -> dict[str, Any]:
     """The report as plain data: the decision and everything that it rests on."""
     description = case.features.description
     return _report_head(case.settings, decision, case.label, case.code, case.override, case.now_us) | {
@@ -288,7 +288,7 @@ def build_report(case: GateCase, decision: Decision, found: dict[str, Any]) -> d
 
 
 def _report_head(
-    settings: params.Params, decision: Decision, label: str, code: CodeState, override: bool, now_us: int
+    settings: params.Params, decision: GateDecision, label: str, code: CodeState, override: bool, now_us: int
 ) -> dict[str, Any]:
     return {
         **decision._asdict(),

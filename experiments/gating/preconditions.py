@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from config import params
 from config.paths import ROOT
 from data.times import to_iso
-from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT, Decision
+from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT, GateDecision
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from serving.worker.recommender import Recommender
@@ -69,26 +69,26 @@ def add_override_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def uncommitted_code(code: CodeState) -> Decision | None:
+def uncommitted_code(code: CodeState) -> GateDecision | None:
     """Refuse to judge with uncommitted code: nobody could reproduce the decision."""
     if code.changed is None:
         return None
     reason = f"refused: the code has uncommitted changes: {code.changed}"
     advice = f"commit, run `dvc repro`, and run the gate again; or use {ALLOW_OPTION}, which the report shows"
-    return Decision(HOLD, reason, advice)
+    return GateDecision(HOLD, reason, advice)
 
 
-def failed_audit(audit: dict) -> Decision | None:
+def failed_audit(audit: dict) -> GateDecision | None:
     """Refuse to judge on data that leaks: its numbers do not predict live results."""
     if audit["clean"]:
         return None
     first, *others = leakage_report.failures(audit)
     more = f" (and {len(others)} more)" if others else ""
     advice = f"fix what {leakage_report.PAGE} shows, run `dvc repro`, and run the gate again"
-    return Decision(HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
+    return GateDecision(HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
 
 
-def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> Decision | None:
+def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> GateDecision | None:
     """Refuse to judge while serving reads other features than the dataset holds.
 
     Args:
@@ -107,10 +107,10 @@ def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> Decis
         f"fix what {skew_report.PAGE} shows, measure newer answers (`python -m experiments.skew --since TIME`), and run "
         "the gate again"
     )
-    return Decision(HOLD, reason, advice)
+    return GateDecision(HOLD, reason, advice)
 
 
-def no_unseen_events(manifests: Mapping[str, dict], until_us: int) -> Decision | None:
+def no_unseen_events(manifests: Mapping[str, dict], until_us: int) -> GateDecision | None:
     """Stop where no event is left that every artifact has not seen.
 
     Args:
@@ -121,18 +121,18 @@ def no_unseen_events(manifests: Mapping[str, dict], until_us: int) -> Decision |
         fit_until = manifest.get("fit_until_us")
         if not isinstance(fit_until, int):
             reason = f"refused: the {role}'s manifest lacks fit_until_us, so no events are known to be unseen"
-            return Decision(HOLD, reason, f"export the {role} again")
+            return GateDecision(HOLD, reason, f"export the {role} again")
         if fit_until >= until_us:
             reason = (
                 f"refused: the {role} was fitted on all known events, until {to_iso(fit_until)}; the last known event "
                 f"is at {to_iso(until_us)}"
             )
             advice = "ingest newer events, or cut earlier (split.test_start) and fit again"
-            return Decision(INSUFFICIENT_DATA, reason, advice)
+            return GateDecision(INSUFFICIENT_DATA, reason, advice)
     return None
 
 
-def poor_index(manifest: dict, policy: params.Gate) -> Decision | None:
+def poor_index(manifest: dict, policy: params.Gate) -> GateDecision | None:
     """Reject a candidate whose index finds too few of the exact best items."""
     index = manifest.get("index")
     recall = (index or {}).get("recall@20", 0.0)
@@ -142,10 +142,10 @@ def poor_index(manifest: dict, policy: params.Gate) -> Decision | None:
         f"its index finds {recall:.4f} of the exact best 20, below gate.min_index_recall = {policy.min_index_recall}"
     )
     advice = "export with serve.index.kind: exact or a higher serve.index.recall, and run the gate again"
-    return Decision(REJECT, reason, advice)
+    return GateDecision(REJECT, reason, advice)
 
 
-def changed_answers(champion: Recommender, candidate: Recommender, champion_version: str) -> Decision | None:
+def changed_answers(champion: Recommender, candidate: Recommender, champion_version: str) -> GateDecision | None:
     """Compare the golden answers of both artifacts with those of their export.
 
     A champion that answers differently here is not the one that serves, so nothing can be compared with it. A
@@ -156,10 +156,10 @@ def changed_answers(champion: Recommender, candidate: Recommender, champion_vers
         advice = (
             "find what changed (model code, locks, processor); run `make rollback` if the champion itself is broken"
         )
-        return Decision(HOLD, reason, advice)
+        return GateDecision(HOLD, reason, advice)
     if fault := golden_difference(candidate):
         reason = f"the candidate does not answer as at export: {fault}"
-        return Decision(REJECT, reason, "export it again with the code that will serve, and run the gate again")
+        return GateDecision(REJECT, reason, "export it again with the code that will serve, and run the gate again")
     return None
 
 

@@ -22,7 +22,7 @@ KEEP_WORSE = "keep the champion; the segments below and the leaderboard show whe
 DEPLOY = "run `python -m serving.deploy` to bring it live; `make rollback` returns to the version before it"
 
 
-class Decision(NamedTuple):
+class GateDecision(NamedTuple):
     """A verdict, its reason, and what to do next."""
 
     verdict: str
@@ -40,7 +40,7 @@ def interval_level(policy: params.Gate, looks: int) -> float:
     return 1 - 2 * alpha_per_look(policy, looks)
 
 
-def decide(evidence: Mapping[str, Any], policy: params.Gate) -> Decision:
+def decide(evidence: Mapping[str, Any], policy: params.Gate) -> GateDecision:
     """Decide on all evidence.
 
     Args:
@@ -53,7 +53,7 @@ def decide(evidence: Mapping[str, Any], policy: params.Gate) -> Decision:
         reason = (
             f"stale data: the newest event is {evidence['age_days']:.1f} days old, gate.max_age_days is {max_age:g}"
         )
-        return Decision(HOLD, reason, "ingest newer events, run `dvc repro`, and run the gate again")
+        return GateDecision(HOLD, reason, "ingest newer events, run `dvc repro`, and run the gate again")
     if failed := broken_budget(evidence.get("budgets", [])):
         return failed
     looks = evidence.get("looks", 1)
@@ -69,13 +69,13 @@ def decide(evidence: Mapping[str, Any], policy: params.Gate) -> Decision:
         losing_segment(evidence.get("segments", []), policy, looks)
         or broken_guard_rail(evidence.get("guard_rails", []))
         or _first(decisions, HOLD)
-        or Decision(PROMOTE, "; ".join(decision.reason for decision in decisions), DEPLOY)
+        or GateDecision(PROMOTE, "; ".join(decision.reason for decision in decisions), DEPLOY)
     )
 
 
 def decide_against(
     targets: Mapping[str, dict], policy: params.Gate, looks: int = 1, opponent: str = CHAMPION
-) -> Decision:
+) -> GateDecision:
     """Decide against one opponent, on both targets.
 
     Args:
@@ -92,19 +92,21 @@ def decide_against(
     name, margin = OPPONENTS[opponent], policy.margin
     numbers = f"{primary} {signed(first)}, {other} {signed(second)} in NDCG@10"
     if _below(first["high"], 0):
-        return Decision(REJECT, f"worse than the {name} on {primary}: {numbers}", KEEP_WORSE)
+        return GateDecision(REJECT, f"worse than the {name} on {primary}: {numbers}", KEEP_WORSE)
     if _below(second["relative_high"], -margin):
-        return Decision(REJECT, f"worse than the {name} on {other} by more than {margin:.0%}: {numbers}", KEEP_WORSE)
+        return GateDecision(
+            REJECT, f"worse than the {name} on {other} by more than {margin:.0%}: {numbers}", KEEP_WORSE
+        )
     if first["low"] is None or not first["low"] > 0:
         reason = f"not shown to be better than the {name} on {primary}: {numbers}"
-        return Decision(HOLD, reason, _more_users(first, 0, policy, looks))
+        return GateDecision(HOLD, reason, _more_users(first, 0, policy, looks))
     if second["relative_low"] is not None and not second["relative_low"] >= -margin:
         reason = f"not shown to be within {margin:.0%} of the {name} on {other}: {numbers}"
-        return Decision(HOLD, reason, _more_users(second, -margin, policy, looks))
-    return Decision(PROMOTE, f"{numbers} over the {name}", DEPLOY)
+        return GateDecision(HOLD, reason, _more_users(second, -margin, policy, looks))
+    return GateDecision(PROMOTE, f"{numbers} over the {name}", DEPLOY)
 
 
-def broken_budget(budgets: Iterable[dict]) -> Decision | None:
+def broken_budget(budgets: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate that exceeds a budget; the first one is named."""
     for row in budgets:
         if not row["within"]:
@@ -113,21 +115,21 @@ def broken_budget(budgets: Iterable[dict]) -> Decision | None:
                 f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
                 f"(champion {row['champion']:g})"
             )
-            return Decision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
+            return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
     return None
 
 
-def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) -> Decision | None:
+def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) -> GateDecision | None:
     """Reject a candidate that loses more than the margin in a segment, all tests together at `alpha_per_look` (Holm)."""
     lost = [row for row in segments if row["tested"] and row["p_holm"] <= alpha_per_look(policy, looks)]
     if not lost:
         return None
     names = ", ".join(f"{row['segment']} on {row['target']} {signed(row)}" for row in lost)
     advice = "improve the model for these users, or serve them the champion; a gain on average can hide their loss"
-    return Decision(REJECT, f"worse by more than {policy.segment_margin:.0%} in a segment: {names}", advice)
+    return GateDecision(REJECT, f"worse by more than {policy.segment_margin:.0%} in a segment: {names}", advice)
 
 
-def broken_guard_rail(guard_rails: Iterable[dict]) -> Decision | None:
+def broken_guard_rail(guard_rails: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate whose lists break a guard rail; the first one is named."""
     for row in guard_rails:
         if not row["within"]:
@@ -135,7 +137,9 @@ def broken_guard_rail(guard_rails: Iterable[dict]) -> Decision | None:
                 f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
                 f"{row['limit']:.3f} (champion {row['champion']:.3f})"
             )
-            return Decision(REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again")
+            return GateDecision(
+                REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again"
+            )
     return None
 
 
@@ -148,11 +152,13 @@ def signed(row: Mapping[str, Any], undefined: str = "undefined") -> str:
     return f"{row['relative']:+.1%} [{row['relative_low']:+.1%}, {row['relative_high']:+.1%}]"
 
 
-def _first(decisions: Iterable[Decision], verdict: str) -> Decision | None:
+def _first(decisions: Iterable[GateDecision], verdict: str) -> GateDecision | None:
     return next((decision for decision in decisions if decision.verdict == verdict), None)
 
 
-def _too_few_users(target: str, users: int, targets: Mapping[str, dict], policy: params.Gate, looks: int) -> Decision:
+def _too_few_users(
+    target: str, users: int, targets: Mapping[str, dict], policy: params.Gate, looks: int
+) -> GateDecision:
     reason = f"{users} users have {target} cases after the cut; at least {policy.min_users} are needed"
     bars = {name: 0.0 if name == policy.primary else -policy.margin for name in TARGETS}
     estimates = [
@@ -162,7 +168,7 @@ def _too_few_users(target: str, users: int, targets: Mapping[str, dict], policy:
     if needed > policy.min_users:
         reason += f"; judging by the spread, about {needed:,} would decide"
     advice = f"wait until {min(needed, MAX_USERS):,} users have acted after the cut, and run the gate again"
-    return Decision(INSUFFICIENT_DATA, reason, advice)
+    return GateDecision(INSUFFICIENT_DATA, reason, advice)
 
 
 def _more_users(row: dict, bar: float, policy: params.Gate, looks: int) -> str:

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
 from data.files import json_hash, read_json
 from data.tables import read_table
+from data.times import now_iso
 from experiments import pages
 from experiments.leakage import event_order, feature_checks, target_probe
 from experiments.leakage.cut import AuditedCut, Outcome
@@ -77,7 +77,7 @@ def audit(settings: params.Params) -> dict:
         "clean": not any(check["failed"] for check in checks),
         "audited": fingerprint(settings),
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "seconds": round(time.perf_counter() - begin, 1),
         "settings": settings.audit.model_dump() | {"seed": settings.seed},
         "checks": checks,

@@ -6,14 +6,13 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS
-from data.times import from_iso, to_iso
+from data.times import from_iso, now_iso, to_iso
 from experiments.evaluation import bootstrap
 from experiments.lineage import report, skew, upstream
 from experiments.lineage.report import ReportPart
@@ -72,7 +71,7 @@ def measure(
         "dataset": settings.dataset,
         "dataset_hash": upstream.local_dataset_hash(),
         "commit": provenance.commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now_iso(),
         "answers": len(lines),
         "of": total,
         "since": since,

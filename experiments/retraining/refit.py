@@ -27,7 +27,7 @@ from experiments.gating import evidence, judgment, preconditions, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
-from experiments.gating.verdict import CHAMPION, Decision
+from experiments.gating.verdict import CHAMPION, GateDecision
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from features import feature_files
@@ -40,9 +40,10 @@ from serving.deployment import emergency_override, gate_report, model_versions, 
 from serving.deployment.registry import Target
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
-from training import distributed, provenance, tracking, train
+from training import distributed, fit_files, provenance, tracking
+from training.fitting import fit
+from training.model_factory import is_learned
 from training.models import artifact
-from training.train import build_is_learned, fit
 
 # What a refit shares with its parent: key -> its name in words.
 MANIFEST_FACTS = {
@@ -95,7 +96,7 @@ def check_before_fit(parent: Target, settings: params.Params, code: CodeState, o
     return feature_files.load_features(FEATURES / FULL), audit
 
 
-def _require(refusal: Decision | None) -> None:
+def _require(refusal: GateDecision | None) -> None:
     if refusal is not None:
         raise UserError(f"{refusal.reason}; {refusal.advice}")
 
@@ -171,14 +172,16 @@ def fit_on_all_events(parent: Target, features: Features, settings: params.Param
     label, configuration, seed = manifest["label"], manifest["params"], manifest.get("seed")
     if seed is None:
         raise UserError(f"{version.dataset} {version.version} does not state its seed; fit, export and gate it again")
-    devices = distributed.stated() if build_is_learned(configuration) else 1
+    devices = distributed.num_devices() if is_learned(configuration["name"]) else 1
     with tracking.training_run(label, configuration, features, settings) as run:
         result = fit(configuration, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, devices)
         run.tag(devices=str(devices), refit_of=version.version)
         run.log_fit(result)
     fitted = REFITS / "fitted" / label
     refit_of = {"version": version.version, "artifact": version.artifact}
-    train.write(fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of})
+    fit_files.save_fit(
+        fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of}
+    )
     folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     facts = json.loads((fitted / "fit.json").read_text())
@@ -206,7 +209,7 @@ def judge_refit(case: GateCase, parent_ref: dict[str, str]) -> dict[str, Any]:
 
 def _decide(
     case: GateCase, folders: Mapping[str, Path], manifests: Mapping[str, dict], found: dict[str, Any]
-) -> Decision:
+) -> GateDecision:
     """Run the checks, cheap ones first, until one fails. Adds what they find to `found`."""
     policy = case.settings.gate
     if decision := not_a_refit(folders, manifests) or preconditions.poor_index(manifests[CANDIDATE], policy):
@@ -229,7 +232,7 @@ def _decide(
     )
 
 
-def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> Decision | None:
+def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> GateDecision | None:
     """Reject an artifact that was made with another configuration, code or dataset version than its parent."""
 
     def read(name: str) -> dict[str, dict]:
@@ -243,7 +246,7 @@ def not_a_refit(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> D
     ]
     if not lines:
         return None
-    return Decision(verdict.REJECT, f"it is not a refit of its parent: {'; '.join(lines)}", REFIT_ELSEWHERE)
+    return GateDecision(verdict.REJECT, f"it is not a refit of its parent: {'; '.join(lines)}", REFIT_ELSEWHERE)
 
 
 def recent_lists(
@@ -292,7 +295,7 @@ def overlap(parent: np.ndarray, child: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, held.sum(axis=1) / np.maximum(sizes, 1), np.nan)
 
 
-def too_different(agreement: Mapping[str, Any]) -> Decision | None:
+def too_different(agreement: Mapping[str, Any]) -> GateDecision | None:
     """Reject a refit whose lists have too little in common with its parent's, which were judged."""
     if agreement["requests"] and agreement["overlap"] >= agreement["bar"]:
         return None
@@ -301,13 +304,13 @@ def too_different(agreement: Mapping[str, Any]) -> Decision | None:
         f"at least {agreement['bar']:g} is required (retrain.refit_overlap)"
     )
     advice = "keep the parent, which serves; find out how the newest events differ from the older ones"
-    return Decision(verdict.REJECT, reason, advice)
+    return GateDecision(verdict.REJECT, reason, advice)
 
 
-def _passed(case: GateCase, agreement: Mapping[str, Any]) -> Decision:
+def _passed(case: GateCase, agreement: Mapping[str, Any]) -> GateDecision:
     reason = (
         f"refit of version {case.champion.version}, which the gate promoted, on all events until "
         f"{to_iso(case.features.cut_us)}; it recommends {agreement['overlap']:.0%} of its parent's items on "
         f"{agreement['requests']:,} recent requests"
     )
-    return Decision(verdict.PROMOTE, reason, verdict.DEPLOY)
+    return GateDecision(verdict.PROMOTE, reason, verdict.DEPLOY)

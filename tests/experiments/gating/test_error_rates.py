@@ -82,9 +82,9 @@ def test_an_effect_is_exact_and_leaves_the_noise() -> None:
 def test_a_simulated_look_is_judged_by_the_intervals_of_a_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
     people, seen = world(30), []
 
-    def decide(targets: dict, policy: params.Gate) -> verdict.Decision:
+    def decide(targets: dict, policy: params.Gate) -> verdict.GateDecision:
         seen.append(targets)
-        return verdict.Decision("HOLD", "", "")
+        return verdict.GateDecision("HOLD", "", "")
 
     monkeypatch.setattr(verdict, "decide_against", decide)
     drawn = np.arange(30)[:, None]  # everybody once

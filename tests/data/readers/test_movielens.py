@@ -12,7 +12,7 @@ from data.cleaning import clean
 from data.files import DataError
 from data.readers.sources import detect_format, read_source
 
-SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
+SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
 RATINGS = ("userId,movieId,rating,timestamp", "1,31,2.5,1260759144", "1,1029,3.0,1260759179", "2,31,4.0,835355493")
 MOVIES = (
     "movieId,title,genres",

@@ -13,7 +13,7 @@ from data.cleaning import clean
 from data.files import DataError
 from data.readers.sources import Source, detect_format, read_source
 
-SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
+SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
 INTERACTIONS = (
     "user_id:token\titem_id:token\trating:float\ttimestamp:float",
     "196\t242\t3\t881250949",

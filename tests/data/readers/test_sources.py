@@ -11,7 +11,7 @@ from config import params
 from data.files import DataError
 from data.readers.sources import Source, detect_format, read_source
 
-SIMULATE = params.load(Path(__file__).resolve().parent.parent.parent / "params.yaml").simulate
+SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
 
 
 @pytest.fixture
