@@ -6,7 +6,6 @@ SHELL := bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 UI_PORT ?= 5000
-OUT := workspaces data/out features/out training/out serving/out experiments/out
 
 # Nothing here reports to anybody, and nothing may wait for a network that is not there.
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -154,10 +153,10 @@ lock: $(STAMP) ## write the lock files anew from pyproject.toml
 	@touch $(STAMP)
 
 .PHONY: clean
-clean: stop ## remove every product; .venv and DVC's cache stay
-	@rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: stop ## remove out/ and caches; state/, .venv and DVC's cache stay
+	@rm -rf out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean ## clean, and remove .venv, the benchmark's RecTools and DVC's cache too
-	@rm -rf .venv .venv.lock benchmarks/out .dvc/cache .dvc/tmp
+distclean: clean ## clean, and remove .venv and DVC's cache too; state/ stays
+	@rm -rf .venv .venv.lock .dvc/cache .dvc/tmp

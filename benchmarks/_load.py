@@ -21,11 +21,12 @@ import httpx
 
 from benchmarks._synthetic import NAME
 from features.online.connect import STORE
-from serving import package, server
+from serving import package
 from serving import settings as torchserve
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
 
 SCRIPT = Path(__file__).with_suffix(".lua")
@@ -179,7 +180,7 @@ def running(artifact: Path) -> Iterator[ServerSettings]:
         archive = settings.model_store / f"{NAME}.mar"
         package.build(artifact, archive, NAME)
         _write_noop(settings.model_store / f"{NOOP}.mar")
-        with TorchServe.of(settings) as client:
+        with TorchServe.from_settings(settings) as client:
             client.register(
                 archive.name,
                 NAME,

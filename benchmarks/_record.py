@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from config.params import ROOT
+from config.paths import ROOT
 from training import provenance
 
 RESULTS = ROOT / "benchmarks" / "results"

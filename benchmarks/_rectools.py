@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks._training_curve import LearningCurve
 from config.command import UserError
-from config.params import ROOT
+from config.paths import BENCHMARKS, ROOT
 from features.feature_files import Features
 from features.sequences import EvaluationCases, Log
 from features.vocabulary import PAD
@@ -26,10 +26,10 @@ from training.metrics import NOT_RANKED, TrueRanks, ndcg
 from training.models.registry import build
 from training.train import sizes_of
 
-HOME = ROOT / "benchmarks" / "out" / "rectools"
+HOME = BENCHMARKS / "rectools"
 K = 100
 # It names its sizes otherwise. What is not named here (batch of 128 users, Adam at 0.001) is as RecTools has it.
-NAMES = {"width": "n_factors", "blocks": "n_blocks", "heads": "n_heads", "max_history": "session_max_len",
+NAMES = {"embedding_dim": "n_factors", "num_layers": "n_blocks", "num_heads": "n_heads", "max_history": "session_max_len",
          "dropout": "dropout_rate"}  # fmt: skip
 
 
@@ -118,13 +118,13 @@ def curve_of(
 
 
 def scores(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
-    """(n,) NDCG@10 of (n, k) lists; a `next` case has one true item, which may stand nowhere in them."""
+    """(n,) NDCG@10 of (n, k) lists; a `next_item` case has one true item, which may stand nowhere in them."""
     hit = lists == cases.truth[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, NOT_RANKED)
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
 
 
 def _popular(features: Features, cases: EvaluationCases, size: int) -> np.ndarray:
-    """(n,) NDCG@10 of all-time popularity, as every peer falls back to where there is nothing to go by."""
+    """(n,) NDCG@10 of all-time popularity, as every baseline falls back to where there is nothing to go by."""
     model = build({"name": "popularity", "days": None}, sizes_of(features))
     return validation.ndcg(model, features, cases, features.trend_log(), size)

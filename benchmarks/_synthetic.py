@@ -80,7 +80,13 @@ def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
     """Fit a two_tower on `tastes`; the loss is over the batch's items, as for a catalogue too large for a softmax."""
     settings = params.load().train
     shipped = settings.models["two_tower"].model_dump()
-    recipe = shipped | {"width": width, "loss": "in_batch", "max_steps": steps, "max_epochs": 20, "max_history": 20}
+    recipe = shipped | {
+        "embedding_dim": width,
+        "loss": "in_batch",
+        "max_steps": steps,
+        "max_epochs": 20,
+        "max_history": 20,
+    }
     channels = ["all", "window_1d", "half_life_1d", "half_life_7d", "half_life_30d"]
     features = Features(
         vocabulary=Vocabulary([f"i{number}" for number in range(items)]),
@@ -90,7 +96,7 @@ def train(items: int, users: int, steps: int, width: int = 64) -> Trained:
         item_features=np.zeros((items + 1, 0), dtype=np.float32),
         description={
             "dataset": "made", "dataset_hash": "made", "split_id": "made", "cut": "valid", "repeats": "first",
-            "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY, "until_us": CATALOG_START + CATALOG_DAYS * DAY, "window_days": 14,
+            "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY, "until_us": CATALOG_START + CATALOG_DAYS * DAY, "horizon_days": 14,
             "num_items": items + 1, "encoders": {"traits": [], "context": []}, "trait_sizes": [],
             "context_sizes": [], "channels": channels, "refresh_minutes": 10,
         },
@@ -233,7 +239,7 @@ def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
 def artifact(folder: Path, made: Features, size: Size, settings: params.Params, steps: int) -> Path:
     """Fit a two_tower for a few steps and export it as `serving.export` does; its folder."""
     recipe = settings.train.models["two_tower"].model_dump()
-    recipe |= {"width": size.width, "best_steps": steps, "train_events": size.users * size.events}
+    recipe |= {"embedding_dim": size.width, "best_steps": steps, "train_events": size.users * size.events}
     fitted = fit(recipe, made, settings.train, seed=0)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)
@@ -271,7 +277,7 @@ def _description(size: Size, settings: params.Params) -> dict:
     channels = ["all", *(f"window_{days}d" for days in trends.windows_days)]
     return {
         "dataset": NAME, "dataset_hash": "made up", "split_id": "none", "cut": "test", "repeats": "first",
-        "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY, "window_days": settings.split.window_days,
+        "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY, "horizon_days": settings.split.horizon_days,
         "num_items": size.items + 1, "context_sizes": [], "trait_sizes": [len(PLANS) + 1],
         "encoders": {"traits": [{"column": "plan", "values": list(PLANS)}], "context": []},
         "channels": channels + [f"half_life_{days}d" for days in trends.half_lives_days],

@@ -22,7 +22,7 @@ class LearningCurve:
     Attributes:
         epoch_events: events that the model reads in one epoch.
         seconds: of fitting up to the end of the epoch: set-up included, validation left out.
-        ndcg: mean NDCG@10 of the `next` cases after the epoch.
+        ndcg: mean NDCG@10 of the `next_item` cases after the epoch.
     """
 
     epoch_events: int
@@ -94,7 +94,7 @@ def curve_of(label: str, features: Features, settings: params.Params, cases: int
 
     def on_epoch(row: dict) -> None:
         curve.seconds.append(clock.seconds())
-        curve.ndcg.append(row["valid/next/ndcg_10"])
+        curve.ndcg.append(row["valid/next_item/ndcg_10"])
         print(f"{label}: epoch {row['epoch']}, {curve.seconds[-1]:.1f} s, NDCG@10 {curve.ndcg[-1]:.4f}", flush=True)
         if curve.ndcg[-1] >= mark:
             raise Reached

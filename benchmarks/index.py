@@ -23,11 +23,11 @@ from torch import Tensor
 from benchmarks import _synthetic
 from benchmarks._record import write
 from data.times import to_iso
-from features.sequences import EvaluationCases, batches, next_cases
+from features.sequences import EvaluationCases, batches, next_item_cases
 from features.trends import TrendSnapshot
 from serving.artifact import index_build
-from serving.worker.index import Index, Retrieval
-from serving.worker.recommender import ROWS, Recommender
+from serving.worker.index import ItemIndex, Retrieval
+from serving.worker.recommender import BATCH_ROWS, Recommender
 
 K, CANDIDATES, RECALL, WIDTH = 20, 512, 0.995, 64
 Find = Callable[[Tensor], Tensor]  # (8, D) questions to (8, K) candidates
@@ -39,7 +39,7 @@ def ivf(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], int]:
 
     def reach(probes: int) -> Find:
         built.probes = probes
-        return lambda questions: built.find(questions, CANDIDATES)
+        return lambda questions: built.search(questions, CANDIDATES)
 
     return reach, built.num_bytes
 
@@ -50,7 +50,7 @@ def ivf_plain(asked: Tensor, offered: Tensor) -> tuple[Callable[[int], Find], in
 
     def reach(probes: int) -> Find:
         built.probes = probes
-        return lambda questions: built.find(questions, CANDIDATES)
+        return lambda questions: built.search(questions, CANDIDATES)
 
     return reach, built.num_bytes
 
@@ -139,10 +139,10 @@ def bodies(trained: _synthetic.Trained, cases: EvaluationCases) -> list[list[dic
         events = range(log.offsets[user], end)
         past = [{"item_id": names.id(log.items[at]), "event_time": to_iso(int(log.times[at]))} for at in events]
         asked.append({"history": past, "k": K, "time": to_iso(int(moment))})
-    return [asked[begin : begin + ROWS] for begin in range(0, len(asked) - ROWS + 1, ROWS)]
+    return [asked[begin : begin + BATCH_ROWS] for begin in range(0, len(asked) - BATCH_ROWS + 1, BATCH_ROWS)]
 
 
-def answers(recommender: Recommender, index: Index | None, parts: list[list[dict]]) -> dict[str, float]:
+def answers(recommender: Recommender, index: ItemIndex | None, parts: list[list[dict]]) -> dict[str, float]:
     """Whole answers, through an index or exact."""
     recommender.retrieval = None if index is None else Retrieval(recommender, index, torch.empty(0, dtype=torch.int64))
     return milliseconds(recommender.recommend, parts)
@@ -152,13 +152,13 @@ def at(trained: _synthetic.Trained, items: int, cases: EvaluationCases, variants
     """All figures of one size."""
     recommender = Recommender(_synthetic.grown(trained, items))
     model, snapshot = recommender.model, recommender.artifact.trends
-    logs = recommender.as_read(snapshot)[1]
+    logs = recommender.trend_inputs(snapshot)[1]
     assert logs is not None
     nothing = TrendSnapshot(np.zeros((1, len(snapshot.channels)), np.float32), snapshot.channels, snapshot.time_us)
     moments = np.full(len(cases), snapshot.time_us)
     log = trained.features.log
     asked = []
-    for _, batch in batches(log, cases, nothing, model.channels, moments, ROWS, model.max_history):
+    for _, batch in batches(log, cases, nothing, model.channels, moments, BATCH_ROWS, model.max_history):
         batch.log_trends = logs
         factors, _ = model.factored(batch)
         asked.append(factors.asked())
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     faiss.omp_set_num_threads(1)
     trained = _synthetic.train(10_000, 12_000, arguments.steps, WIDTH)
     features = trained.features
-    every = next_cases(features.log, features.cut_us, features.description["until_us"])
+    every = next_item_cases(features.log, features.cut_us, features.description["until_us"])
     cases = index_build.validate.sample(every, 1024, 0)
     found = {}
     with torch.inference_mode():
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
             found[str(items)] = at(trained, items, cases, arguments.variants)
             for name, figures in found[str(items)].items():
                 print(f"index: {items:,} items: {name}: {figures}", flush=True)
-    print(f"-> {write('index', {'width': WIDTH, 'candidates': CANDIDATES, 'batch': ROWS, 'items': found})}")
+    print(f"-> {write('index', {'width': WIDTH, 'candidates': CANDIDATES, 'batch': BATCH_ROWS, 'items': found})}")
     return 0
 
 

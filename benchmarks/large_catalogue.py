@@ -21,7 +21,7 @@ from benchmarks._serving_report import HANDLER, NOOP
 from benchmarks.serving import CORES, WARM_SECONDS, K, keep_to_cores, lacks, memory, processes_of, store_profiles
 from config import params
 from config.command import exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from serving.settings import ServerSettings
 
 TRAINED_ITEMS, USERS, WIDTH = 10_000, 12_000, 64

@@ -24,12 +24,12 @@ from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figur
 from benchmarks._synthetic import NAME, Size
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from features.feature_files import Features
 from features.online import connect
 from features.online.store import Policy
-from serving import server
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 K = 20
@@ -131,7 +131,7 @@ def processes_of(settings: ServerSettings, model: str) -> dict[str, int]:
     """The processes whose memory counts: name -> id."""
     frontend = server.find(settings)
     assert frontend is not None
-    with TorchServe.of(settings) as client:
+    with TorchServe.from_settings(settings) as client:
         ((worker, *_),) = (about.pids for about in client.describe(model).values())
     return {"worker": worker, "JVM": frontend.pid}
 

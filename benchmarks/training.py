@@ -12,6 +12,7 @@ from benchmarks._record import write
 from benchmarks._training_curve import LearningCurve
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES
 from experiments.orchestration import steps, workspace
 from features import feature_files
 from training import validation
@@ -20,7 +21,7 @@ OURS = ("two_tower", "sasrec")
 SUFFIX = "-speed"  # of the workspace
 COUNTED = (
     "Counted for all: fitting, from events in memory to the end of an epoch, set-up included; not counted: imports, "
-    "validation.\nNDCG@10 of `next`, full catalogue, on the same cases between the cuts valid and test; one seed. "
+    "validation.\nNDCG@10 of `next_item`, full catalogue, on the same cases between the cuts valid and test; one seed. "
     "RecTools: our sasrec's\nsizes, its own softmax loss and defaults; it reads each user's last events, we read all."
 )
 
@@ -81,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / "features/out/valid")
-    cases = validation.sample(validation.cases(features)["next"], given.cases, settings.seed)
+    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
+    cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
     recipe = _training_curve.recipe_of("sasrec", settings)
     theirs, versions = _rectools.curve_of(
-        features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.batch_cases
+        features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size
     )
     mark, name = theirs.ndcg[-1], f"RecTools {versions['rectools']}"
     print(f"\nthe mark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {given.epochs}\n", flush=True)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class UserError(ValueError):
     """Something the person at the keyboard can put right; its text says what and where."""
+
+
+def describe_fault(name: str, fault: Mapping[str, Any]) -> str:
+    """One of Pydantic's errors as a sentence: `TIDEGATE_WORKERS is '0'; input should be greater than ...`.
+
+    Args:
+        name: of the setting, as the user knows it.
+        fault: an entry of `ValidationError.errors()`.
+    """
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{name} is {fault['input']!r}; {message[:1].lower()}{message[1:]}"
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:

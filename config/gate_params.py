@@ -28,7 +28,7 @@ class Budgets(Section):
 
 class Gate(Section):
     version: Count  # of this policy: raise it with every change, so that people can name it
-    primary: Literal["next", "window"]  # the target on which the candidate must be better
+    primary: Literal["next_item", "horizon"]  # the target on which the candidate must be better
     alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the window
     margin: Annotated[float, Field(ge=0, lt=1)]  # how much worse, relatively, the other target may be
     power: Share  # with which the number of users that is asked for would decide

@@ -24,7 +24,7 @@ class Popularity(Section):
 class ItemKNN(Section):
     name: Literal["item_knn"]
     shrinkage: Annotated[float, Field(ge=0)]
-    neighbours: Count
+    num_neighbors: Count
     max_items: Count
 
 
@@ -36,7 +36,7 @@ class Ease(Section):
 
 class Ials(Section):
     name: Literal["ials"]
-    factors: Count
+    num_factors: Count
     alpha: Annotated[float, Field(ge=1)]  # confidence in an event; that in a missing one is 1
     regularization: Annotated[float, Field(gt=0)]
     iterations: Count
@@ -47,18 +47,20 @@ class Learned(Section):
 
     channels: list[str]  # item trends that it weighs, of those that featurize.trends gives
     max_history: Count  # the newest events that it reads
-    width: Count
-    heads: Count  # must divide width
+    embedding_dim: Count
+    num_heads: Count  # must divide embedding_dim
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    trend_hours: Count  # between two moments whose trends training reads; serving reads live ones
-    window_questions: Annotated[int, Field(ge=0)]  # per user and epoch: for all that the window's days will bring
-    window_half_life: Annotated[float, Field(gt=0)] | None  # days: older moments are asked less; null asks all alike
-    window_weight: Annotated[float, Field(ge=0, lt=1)]  # their share of the loss
-    batch_events: Count
+    trend_step_hours: Count  # between two moments whose trends training reads; serving reads live ones
+    horizon_samples: Annotated[int, Field(ge=0)]  # per user and epoch: for all that the window's days will bring
+    horizon_half_life_days: (
+        Annotated[float, Field(gt=0)] | None
+    )  # days: older moments are asked less; null asks all alike
+    horizon_weight: Annotated[float, Field(ge=0, lt=1)]  # their share of the loss
+    batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    warm_up_steps: Count
-    average_decay: Share  # of the moving average of the weights, per step
+    warmup_steps: Count
+    ema_decay: Share  # of the moving average of the weights, per step
     max_epochs: Count
     max_steps: Count  # whichever comes first
     patience: Count  # epochs without a better validation score
@@ -67,21 +69,21 @@ class Learned(Section):
 class SASRec(Learned):
     name: Literal["sasrec"]
     channels: Annotated[list[str], Field(min_length=1, max_length=1)]  # ranks for who has no history
-    blocks: Count
+    num_layers: Count
     loss: Literal["full_softmax"]
 
 
 class TwoTower(Learned):
     name: Literal["two_tower"]
-    blocks: Count
+    num_layers: Count
     loss: Literal["full_softmax", "in_batch", "in_batch_uncorrected"]
 
 
 class NeuralCF(Learned):
     name: Literal["neural_cf"]
-    hidden: Annotated[int, Field(ge=2)]
+    hidden_dim: Annotated[int, Field(ge=2)]
     loss: Literal["sampled_softmax", "bce"]
-    negatives: Count  # sampled per event
+    num_negatives: Count  # sampled per event
     alpha: Annotated[float, Field(ge=0, le=1)]  # 0 samples items evenly, 1 by popularity
 
 

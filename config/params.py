@@ -9,13 +9,12 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from config.command import UserError
+from config.command import UserError, describe_fault
 from config.gate_params import ErrorRates, Gate, Rollout
 from config.model_params import Count, Hybrid, ModelParams, Section, Share
+from config.paths import ROOT as ROOT
 from config.search_space import Space, around
 from config.segment_params import Segments
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Simulate(Section):
@@ -43,7 +42,7 @@ class Split(Section):
     test_quantile: Share
     valid_start: datetime | None
     test_start: datetime | None
-    window_days: Count
+    horizon_days: Count
 
 
 class Trends(Section):
@@ -69,7 +68,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0)]
     early_stopping_cases: Count
     validation_cases: Count
-    batch_cases: Count
+    eval_batch_size: Count
     models: dict[str, ModelParams]
 
     @model_validator(mode="after")
@@ -148,7 +147,7 @@ class Audit(Section):
     tied_cases: Count  # cases with ties, encoded as a model reads them
     training_questions: Count  # of a network's first batches, looked at as it is fed them
     travelled_cases: Count  # of each target, computed with and without all that comes from their moment on
-    probed_cases: Annotated[int, Field(ge=2)]  # of `next`, of which the target probe makes duels
+    probed_cases: Annotated[int, Field(ge=2)]  # of `next_item`, of which the target probe makes duels
     probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # of a false alarm of the probe, over all features of a cut
     too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of duels that no honest context column or trait wins
     examples: Count  # rows that a finding shows
@@ -160,7 +159,7 @@ class Skew(Section):
 
 
 class Experiment(Section):
-    counted_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
+    baseline_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
     max_steps: Count  # of every network that stops earlier in train.models
     max_epochs: Count
 
@@ -251,4 +250,4 @@ def _sentence(path: Path, fault) -> str:
         return f"{path.name}: {key} is not a known parameter"
     if fault["type"] == "missing":
         return f"{path.name}: {key} is missing"
-    return f"{path.name}: {key} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{path.name}: {describe_fault(key, fault)}"

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 import httpx
 
 from config.command import exits_cleanly
+from config.paths import DOWNLOADS
 from data.errors import DataError
 from data.products import replacing
 
-DOWNLOADS = Path("data/out/downloads")
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 MOST_UNPACKED = 4 << 30  # bytes; the largest of them, MovieLens 32M, unpacks to less than 1 GiB
 TIMEOUT_SECONDS = 30

@@ -13,6 +13,7 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import INGESTED
 from data.cleaning import (
     clean_side,
     drop_duplicates,
@@ -29,7 +30,7 @@ from data.cleaning import (
 )
 from data.columns import EVENT_COLUMNS, ITEM, USER
 from data.fingerprint import content_hash
-from data.products import INGESTED, replacing, write_json, write_table
+from data.products import replacing, write_json, write_table
 from data.readers.sources import Source, read
 
 

@@ -17,9 +17,6 @@ from pandas.api.types import is_datetime64_any_dtype, is_object_dtype
 
 from data.errors import DataError
 
-INGESTED = Path("data/out/ingest")
-SPLIT = Path("data/out/split")
-
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:

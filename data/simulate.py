@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from config import params
-from config.command import exits_cleanly
+from config.command import describe_fault, exits_cleanly
 from data import columns
 from data.columns import HOUR, MICROSECONDS, MINUTE
 from data.simulator import strengths
@@ -129,7 +129,7 @@ def _settings(arguments: argparse.Namespace, defaults: params.Simulate) -> param
         return params.Simulate.model_validate(defaults.model_dump() | given)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise SimulationError(f"--{fault['loc'][0]} is {fault['input']!r}; {fault['msg'].lower()}") from None
+        raise SimulationError(describe_fault(f"--{fault['loc'][0]}", fault)) from None
 
 
 @exits_cleanly

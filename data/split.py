@@ -16,16 +16,24 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
 from data.errors import DataError
 from data.fingerprint import json_hash
-from data.products import INGESTED, SPLIT, read_json, read_table, replacing, write_json, write_table
+from data.products import read_json, read_table, replacing, write_json, write_table
 from data.time_columns import from_datetime, iso, microseconds
 
 TIE_RULE = "events at a cut belong to the later part; events that share a time never see one another"
-TARGETS = {
+# What `split_id` was a hash of before the targets got their present names. It keeps that wording, so that results
+# measured earlier can still be compared with new ones.
+HASHED_TARGETS = {
     "window": "at test_start, users who act within window_days after it: their distinct new items of then",
     "next": "before each test event, from what is known strictly before its time: that event's item",
+    "catalogue": "items with an event before test_start",
+}
+TARGETS = {
+    "horizon": "at test_start, users who act within horizon_days after it: their distinct new items of then",
+    "next_item": "before each test event, from what is known strictly before its time: that event's item",
     "catalogue": "items with an event before test_start",
 }
 
@@ -39,7 +47,7 @@ class SplitCuts:
     end: int
 
 
-def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[str, Any]:
+def describe(events: pd.DataFrame, cuts: SplitCuts, horizon_days: int) -> dict[str, Any]:
     """What the parts hold: counts, shares of cold users and items and of ties, and cases of each target."""
     times = microseconds(events[EVENT_TIME])
     before, test = events[events[PART] != "test"], events[events[PART] == "test"]
@@ -47,9 +55,9 @@ def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[st
     seen = test[ITEM].isin(set(before[ITEM]))
     old_pairs = pd.MultiIndex.from_frame(before[[USER, ITEM]])
     new_pair = ~pd.MultiIndex.from_frame(test[[USER, ITEM]]).isin(old_pairs)
-    in_window = times[test.index] < cuts.test_start + window_days * DAY
+    in_window = times[test.index] < cuts.test_start + horizon_days * DAY
     window = test[in_window & seen & new_pair]
-    window_users = window[USER].drop_duplicates()
+    horizon_users = window[USER].drop_duplicates()
     shares_time = events.duplicated([USER, EVENT_TIME], keep=False)
     return {
         "counts": {part: _counts(events[events[PART] == part]) for part in PARTS},
@@ -59,9 +67,9 @@ def describe(events: pd.DataFrame, cuts: SplitCuts, window_days: int) -> dict[st
         "cold_item_events": _share(~seen),
         "ties": _share(shares_time[test.index]),
         "cases": {
-            "window": len(window_users),
-            "window_warm": _share(window_users.isin(set(before[USER]))),
-            "next": int(seen.sum()),
+            "horizon": len(horizon_users),
+            "horizon_warm": _share(horizon_users.isin(set(before[USER]))),
+            "next_item": int(seen.sum()),
         },
     }
 
@@ -74,20 +82,23 @@ def manifest_of(
         "dataset_hash": ingested["dataset_hash"],
         "valid_start_us": cuts.valid_start,
         "test_start_us": cuts.test_start,
-        "window_days": settings.window_days,
+        "horizon_days": settings.horizon_days,
         "rules": ingested["rules"],
         "tie_rule": TIE_RULE,
         "targets": TARGETS,
     }
+    hashed = {"window_days": settings.horizon_days, "targets": HASHED_TARGETS} | {
+        name: value for name, value in identity.items() if name not in ("horizon_days", "targets")
+    }
     return {
         "dataset": ingested["dataset"],
-        "split_id": json_hash(identity),
+        "split_id": json_hash(hashed),
         **identity,
         "end_us": cuts.end,
         "valid_start": iso(cuts.valid_start),
         "test_start": iso(cuts.test_start),
         "end": iso(cuts.end),
-        **describe(events, cuts, settings.window_days),
+        **describe(events, cuts, settings.horizon_days),
         "without_consent": ingested["counts"]["without_consent"],
         "repeats_dropped": ingested["counts"]["repeats_dropped"],
     }

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
 from data.fingerprint import json_hash
-from data.products import INGESTED, SPLIT, read_json, read_table
+from data.products import read_json, read_table
 from experiments.leakage.checks import OF_CUT, OF_FULL, OF_SPLIT, run
 from experiments.leakage.cut import Cut
 from experiments.leakage.page import page
@@ -27,9 +28,6 @@ from features import feature_files
 from features.featurize import CUTS, FULL
 from training import provenance
 
-OUT = Path("experiments/out")
-RANKINGS = OUT / "rankings"
-FEATURES = Path("features/out")
 CODE = ("config", "data", "features", "training", "experiments")  # the checks, and what they call
 
 
@@ -62,10 +60,10 @@ def fingerprint(settings: params.Params) -> str:
     """Hash of everything that a report is of: products, code and settings."""
     files = [*SPLIT.glob("*"), *INGESTED.glob("*.parquet"), *RANKINGS.glob("*.parquet")]
     files += [path for name in CUTS for path in (FEATURES / name).glob("*")]
-    code = [path for folder in CODE for path in (params.ROOT / folder).rglob("*.py") if "out" not in path.parts]
+    code = [path for folder in CODE for path in (ROOT / folder).rglob("*.py")]
     return json_hash({
         "files": {path.as_posix(): _hash(path) for path in files},
-        "code": {path.relative_to(params.ROOT).as_posix(): _hash(path) for path in code},
+        "code": {path.relative_to(ROOT).as_posix(): _hash(path) for path in code},
         "settings": settings.model_dump(mode="json", include={"audit", "featurize", "train", "seed"}),
     })  # fmt: skip
 
@@ -94,7 +92,7 @@ def report(settings: params.Params) -> dict:
 
 def passed(settings: params.Params) -> dict:
     """The report of what lies here: the last one where it still stands, else one made and written now."""
-    path = OUT / "audit.json"
+    path = EXPERIMENTS / "audit.json"
     if path.exists():
         last = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(last, dict) and last.get("audited") == fingerprint(settings):
@@ -126,11 +124,11 @@ def _such_as(examples: list[dict]) -> str:
 
 
 def write(made: dict) -> None:
-    """experiments/out/audit.json and .html."""
-    OUT.mkdir(parents=True, exist_ok=True)
+    """out/experiments/audit.json and .html."""
+    EXPERIMENTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    (OUT / "audit.json").write_text(text, encoding="utf-8")
-    (OUT / "audit.html").write_text(page(made), encoding="utf-8")
+    (EXPERIMENTS / "audit.json").write_text(text, encoding="utf-8")
+    (EXPERIMENTS / "audit.html").write_text(page(made), encoding="utf-8")
 
 
 @exits_cleanly
@@ -148,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"audit: {line}", file=sys.stderr)
     outcome = f"{len(found)} findings" if found else "clean"
     print(f"audit: {made['dataset']}: {outcome}: {len(made['checks'])} checks over both cuts in {made['seconds']} s -> "
-          f"{OUT}/audit.html, .json")  # fmt: skip
+          f"{EXPERIMENTS}/audit.html, .json")  # fmt: skip
     return 0 if made["clean"] else 1
 
 

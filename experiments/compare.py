@@ -14,13 +14,14 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.comparison import best_on_validation, comparisons
 from experiments.evaluation.measure import CompareError, Measured, read_metrics
 from experiments.leaderboard.board import Board, decay, result
 from experiments.leaderboard.markdown import markdown
 
-OUT = params.ROOT / "experiments" / "out"
-RESULTS = params.ROOT / "experiments" / "results"
+OUT = ROOT / EXPERIMENTS
+RESULTS = ROOT / "experiments" / "results"
 NEEDED = ["case_id", "user_id", "target", "time", "history_length", "true_ranks"]  # the lists themselves are large
 
 
@@ -57,7 +58,9 @@ def build(
 
     lines = comparisons(measured, frames, seed, resamples, [*pairs, *with_parts(measured)])
     aged = {
-        one.label: decay(frames(one), seed, resamples) for one in measured if "next" in one.targets and not one.oracle
+        one.label: decay(frames(one), seed, resamples)
+        for one in measured
+        if "next_item" in one.targets and not one.oracle
     }
     return Board.of(measured, lines, registered, aged)
 
@@ -94,7 +97,7 @@ def _rankings(path: Path) -> pd.DataFrame:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    settings = params.load(params.ROOT / "params.yaml")
+    settings = params.load(ROOT / "params.yaml")
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("--dataset", default=settings.dataset, help="data set to compare (default: %(default)s)")
     parser.add_argument("--registered", metavar="LABEL",

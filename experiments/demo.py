@@ -11,7 +11,7 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
-from config.params import ROOT
+from config.paths import EXPERIMENTS, INGESTED, ROOT, SPLIT
 from data.columns import EVENT_TIME, ITEM, TITLE, USER
 from experiments.orchestration import steps, workspace
 
@@ -20,11 +20,11 @@ def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown
     """Text for people: the latest users with a history of some length, and their answers.
 
     Args:
-        folder: the project or workspace that holds data/out.
+        folder: the project or workspace that holds out/data.
         ask: sends one prediction request.
     """
-    events = pd.read_parquet(folder / "data/out/split/events.parquet")
-    items = pd.read_parquet(folder / "data/out/ingest/items.parquet").set_index(ITEM)
+    events = pd.read_parquet(folder / SPLIT / "events.parquet")
+    items = pd.read_parquet(folder / INGESTED / "items.parquet").set_index(ITEM)
     titles = items[TITLE].fillna("") if TITLE in items else pd.Series("", index=items.index)
     now = events[EVENT_TIME].max() + pd.Timedelta(seconds=1)
     counts = events[USER].value_counts()
@@ -55,7 +55,7 @@ def answers(folder: Path, dataset: str) -> str:
     from serving import settings
     from serving.torchserve.client import TorchServe
 
-    with TorchServe.of(settings.load()) as client:
+    with TorchServe.from_settings(settings.load()) as client:
         return showcase(folder, lambda body: client.predict(dataset, body), SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS)
 
 
@@ -67,7 +67,7 @@ def closing(folder: Path, dataset: str) -> str:
         f"  make ui      compare the runs in MLflow: experiment and registered model '{dataset}'\n"
         f"  .venv/bin/python -m serving.ask --dataset {dataset} --history ITEM,ITEM --k 5      ask for more\n"
         f"  experiments/results/{dataset}.md      the leaderboard; "
-        f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}      the gate's report\n"
+        f"{(folder / EXPERIMENTS / 'gate.html').relative_to(ROOT)}      the gate's report\n"
         f"  make stop    stop TorchServe and the MLflow UI"
     )
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import EXPERIMENTS, METRICS, RANKINGS
 from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import best_on_validation
 from experiments.evaluation.measure import read_metrics
@@ -33,7 +34,6 @@ from experiments.gating.error_simulation import (
 )
 from training import provenance
 
-OUT = Path("experiments/out")
 RESULTS = Path("experiments/results/error_rates")
 CERTAIN = 0.5  # an effect on the primary target that no gate overlooks, so that the other target alone decides
 
@@ -42,13 +42,15 @@ def pairs(settings: params.Params, labels: list[str]) -> Iterator[tuple[str, str
     """(what, kind, champion's rankings, candidate's): each seed of the first label against each other, then the first
     against the rest."""
     first, *others = labels
-    by_seed = sorted((OUT / "seeds").glob(f"[0-9]*/rankings/{first}.parquet"), key=lambda path: int(path.parts[-3]))
+    by_seed = sorted(
+        (EXPERIMENTS / "seeds").glob(f"[0-9]*/rankings/{first}.parquet"), key=lambda path: int(path.parts[-3])
+    )
     for theirs in by_seed:
         for ours in by_seed:
             if ours != theirs:
                 yield f"{first}, seed {ours.parts[-3]} against {theirs.parts[-3]}", "seeds", theirs, ours
     for other in others:
-        rankings = OUT / "rankings"
+        rankings = RANKINGS
         yield f"{first} against {other}", "models", rankings / f"{other}.parquet", rankings / f"{first}.parquet"
 
 
@@ -73,16 +75,16 @@ def simulate(found: Population, kind: str, settings: params.Params) -> list[dict
 
 
 def labels_of(given: list[str] | None, settings: params.Params) -> list[str]:
-    """The candidate first: the best learned model on validation, and the best peer of each target, unless named."""
-    measured = read_metrics(OUT / "metrics", settings.dataset)
+    """The candidate first: the best learned model on validation, and the best baseline of each target, unless named."""
+    measured = read_metrics(METRICS, settings.dataset)
     if given:
         for label in given:
             if label not in {one.label for one in measured}:
-                raise UserError(f"--models {label}: {OUT / 'metrics'} holds {', '.join(one.label for one in measured)}")
+                raise UserError(f"--models {label}: {METRICS} holds {', '.join(one.label for one in measured)}")
         return given
     first, second = best_on_validation(measured, learned=True), best_on_validation(measured, learned=False)
     if first is None or second is None:
-        raise UserError("error_rates: a learned model and a counted one are needed; run evaluate of both")
+        raise UserError("error_rates: a learned model and a baseline are needed; run evaluate of both")
     return [first, second]
 
 
@@ -97,7 +99,7 @@ def facts_of(settings: params.Params, labels: list[str]) -> dict:
         promoted = max(share(point) for point in points if point["what"] == EQUAL)
         took = time.monotonic() - begun
         print(f"error_rates: {what}: {len(people):,} users, equals promoted {promoted:.1%} at most; {took:.1f} s")
-    measured = read_metrics(OUT / "metrics", settings.dataset)[0]
+    measured = read_metrics(METRICS, settings.dataset)[0]
     facts = {
         "dataset": settings.dataset, "split_id": measured.split_id, "labels": labels, "pairs": found,
         "policy": settings.gate.model_dump(), "settings": settings.error_rates.model_dump(),

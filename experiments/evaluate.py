@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import ARTIFACTS, FEATURES, FITTED, METRICS, RANKINGS
 from experiments.evaluation import mlflow_log
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import Segments
@@ -25,7 +25,6 @@ from serving.worker.recommender import ArtifactError, Recommender
 from training import provenance, validation
 from training.threads import side_by_side
 
-OUT = Path("experiments/out")
 RANKED = 100
 
 
@@ -56,7 +55,7 @@ def table(features: Features, cases: EvaluationCases, ranked: np.ndarray, ranks:
     times = pd.Series(cases.time).astype("datetime64[us]").dt.tz_localize("UTC")
     _, owner, activity = np.unique(cases.user, return_inverse=True, return_counts=True)
     truth = [list(part) for part in np.split(ids[cases.truth], splits)]
-    suffix = [",".join(sorted(items)) if cases.target == "next" else "" for items in truth]
+    suffix = [",".join(sorted(items)) if cases.target == "next_item" else "" for items in truth]
     # Ties of one user and moment are told apart by what was taken.
     names = zip(cases.target + ":" + users + ":" + cases.time.astype(str), suffix, strict=True)
     return pd.DataFrame(
@@ -94,13 +93,13 @@ def catalogue(features: Features) -> pd.DataFrame:
 def evaluate(label: str, features: Features, settings: params.Params) -> tuple[pd.DataFrame, dict]:
     """Rankings of both targets, and the metrics file's content."""
     try:
-        recommender = Recommender.load(Path("serving/out/artifacts") / label)
+        recommender = Recommender.load(ARTIFACTS / label)
     except ArtifactError as error:
         raise UserError(f"{error}; run `python -m serving.export --model {label}` first") from None
     manifest = recommender.manifest
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
-    size, seed = settings.train.batch_cases, settings.seed
+    size, seed = settings.train.eval_batch_size, settings.seed
     every = validation.cases(features)
     live = features.trend_log()
     segments = Segments.of(settings.segments.plain(), features)
@@ -112,17 +111,17 @@ def evaluate(label: str, features: Features, settings: params.Params) -> tuple[p
     items = catalogue(features)
     measured = measure(rankings, items, seed, settings.evaluate.resamples, settings.evaluate.k)
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, every["next"], recommender.artifact.trends, size)
-        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next"]
-        measured["next_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
-    fit = json.loads((Path("training/out") / label / "test" / "fit.json").read_text())
-    found = json.loads((Path("training/out") / label / "valid" / "fit.json").read_text())
+        frozen = rank_cases(recommender, features, every["next_item"], recommender.artifact.trends, size)
+        still = measure(frozen, items, seed, settings.evaluate.resamples, [10])["next_item"]
+        measured["next_item_frozen"] = {key: still[key] for key in ("users", "cases", "metrics")}
+    fit = json.loads((FITTED / label / "test" / "fit.json").read_text())
+    found = json.loads((FITTED / label / "valid" / "fit.json").read_text())
     facts = {
         "label": label,
         "model": manifest["model"],
         "params": manifest["params"],
         "fit_seconds": fit["fit_seconds"],
-        "peer": recommender.model.peer,
+        "baseline": recommender.model.baseline,
         "learned": recommender.model.learned,
         "validation": {target: {"ndcg@10": value} for target, value in found["validation"].items()},
         "run_id": manifest["run_id"],
@@ -150,12 +149,12 @@ def provenance_of(features: Features, settings: params.Params, command: str) -> 
 
 
 def write(label: str, rankings: pd.DataFrame, facts: dict, items: pd.DataFrame) -> None:
-    """experiments/out/rankings/<label>.parquet and metrics/<label>.json, and the items that all models rank."""
-    for folder in ("rankings", "metrics"):
-        (OUT / folder).mkdir(parents=True, exist_ok=True)
-    rankings.to_parquet(OUT / "rankings" / f"{label}.parquet", index=False)
-    items.to_parquet(OUT / "rankings" / "items.parquet", index=False)  # the same bytes from every model
-    (OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    """out/experiments/rankings/<label>.parquet and metrics/<label>.json, and the items that all models rank."""
+    for folder in (RANKINGS, METRICS):
+        folder.mkdir(parents=True, exist_ok=True)
+    rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
+    items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
+    (METRICS / f"{label}.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 def headline(targets: dict) -> str:
@@ -183,11 +182,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
     label = parser.parse_args(argv).model
     settings = params.load()
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     rankings, facts = evaluate(label, features, settings)
     write(label, rankings, facts, catalogue(features))
     mlflow_log.log_evaluation(facts)
-    print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {OUT}/metrics/{label}.json")
+    print(f"evaluate: {label}: {headline(facts['targets'])}; {ranked(facts['index'])} -> {METRICS}/{label}.json")
     return 0
 
 

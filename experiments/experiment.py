@@ -10,16 +10,16 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import EXPERIMENTS, FEATURES, ROOT, TUNED
 from experiments.evaluation.comparison import DEFAULT
 from experiments.orchestration import model_selection, seeds, steps, workspace
-from experiments.orchestration.tuning_shares import NOTE, TUNED, tune
+from experiments.orchestration.tuning_shares import NOTE, tune
 from experiments.tuning.mlflow_log import values_text
 from experiments.tuning.study import minutes_of
 from features import feature_files
 
 MINUTES = "30"
-PRESET = f"{TUNED}/preset.yaml"
+PRESET = TUNED / "preset.yaml"
 
 
 def prepare(folder: Path, presets_given: Sequence[str] = ()) -> None:
@@ -76,7 +76,7 @@ def keep(folder: Path, dataset: str, command: str) -> None:
     """The recipes of the models that were tuned, as a preset."""
     settings = params.load(folder / "params.yaml")
     recipes = {label: settings.train.models[label].model_dump() for label in settings.tune.spaces}
-    split_id = feature_files.load(folder / "features/out/valid").description["split_id"]
+    split_id = feature_files.load(folder / FEATURES / "valid").description["split_id"]
     seeds.write(folder / PRESET, dataset, split_id, command, recipes)
 
 
@@ -105,7 +105,7 @@ def closing(folder: Path, dataset: str, tuned: bool) -> str:
     keep_it = f"  cp {kept}      keep the recipes; PRESET={dataset} fits them again\n" if tuned else ""
     return (
         f"Products: {inside}; recipes and study plots: {inside / TUNED}; the gate's report: "
-        f"{inside}/experiments/out/gate.html\n"
+        f"{inside / EXPERIMENTS}/gate.html\n"
         f"Next:\n"
         f"{keep_it}"
         f"  experiments/results/{dataset}.md      the leaderboard\n"

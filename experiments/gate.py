@@ -16,6 +16,7 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import ARTIFACTS, EXPERIMENTS, FEATURES, METRICS
 from experiments import audit
 from experiments.evaluation.comparison import best_on_validation
 from experiments.evaluation.measure import read_metrics
@@ -28,14 +29,12 @@ from features import feature_files
 from serving.deployment import registry
 from training.models import artifact
 
-ARTIFACTS = Path("serving/out/artifacts")
-OUT = Path("experiments/out")
 ALLOW = "TIDEGATE_ALLOW_UNCOMMITTED"  # the same as --allow-uncommitted, for verbs that ask the gate on their way
 
 
 def chosen(settings: params.Params, learned: bool) -> str | None:
     """The label that is best on validation, on both targets; the test window has no say."""
-    measured = read_metrics(OUT / "metrics", settings.dataset)
+    measured = read_metrics(METRICS, settings.dataset)
     kept = [one for one in measured if one.label in settings.train.models]
     return best_on_validation(kept, learned)
 
@@ -84,7 +83,7 @@ def judge(settings: params.Params, label: str, override: bool) -> dict:
     dataset = settings.dataset
     version = register(dataset, label)
     candidate = registry.find(dataset, version)
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     target, instead = opponent(dataset, candidate, features)
     champion = target.version
     if candidate.version == champion.version:
@@ -126,7 +125,7 @@ def run(settings: params.Params, label: str | None, override: bool = False) -> l
     if registry.settle(settings.dataset) is None:  # none, or one from before moves were signed
         baseline = chosen(settings, False)
         if baseline is None:
-            raise UserError("params.yaml: train.models holds no counted model; the first champion must be one")
+            raise UserError("params.yaml: train.models holds no baseline; the first champion must be one")
         reports.append(first_champion(settings, baseline, override))
         if reports[0]["verdict"] != verdict.PROMOTE:
             return reports  # without a champion there is nobody to be judged against
@@ -154,15 +153,15 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.refit:
         settings = settings.model_copy(update={"gate": settings.gate.model_copy(update={"refit": True})})
     for report in run(settings, arguments.model, arguments.override):
-        (OUT / "gate.json").write_text(json.dumps(report, indent=1, sort_keys=True))
-        (OUT / "gate.html").write_text(page(report))
+        (EXPERIMENTS / "gate.json").write_text(json.dumps(report, indent=1, sort_keys=True))
+        (EXPERIMENTS / "gate.html").write_text(page(report))
         name = f"{report['label']} (version {report['version']})"
         for override in report.get("overrides", []):
             print(f"gate: OVERRIDE: {override}")
         if instead := report.get("instead"):
             print(f"gate: {instead}")
         again = " (decided before)" if report.get("again") else ""
-        print(f"gate: {report['verdict']}{again}: {name}: {report['reason']} -> {OUT}/gate.html")
+        print(f"gate: {report['verdict']}{again}: {name}: {report['reason']} -> {EXPERIMENTS}/gate.html")
     return 0
 
 

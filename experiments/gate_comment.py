@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from config.command import UserError, exits_cleanly
+from config.paths import EXPERIMENTS
 from experiments.gating.report_checks import checks
 from experiments.gating.report_page import BADGES, SAID, champion_of
 
-REPORT = Path("experiments/out/gate.json")
+REPORT = EXPERIMENTS / "gate.json"
 SIGNS = {"PROMOTE": "🟢", "HOLD": "🟡", "REJECT": "🔴", "OVERRIDE": "🔴", "INSUFFICIENT_DATA": "⚪"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
-from data.products import SPLIT
+from config.paths import SPLIT
 from experiments.lineage import ancestry, downstream
 from experiments.lineage import report as lineage_options
 from experiments.lineage.downstream import COLUMN, Origin, answers_part, of_events, runs_part, versions_part

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import params
 from config.command import exits_cleanly
+from config.paths import ROOT
 from experiments.evaluation.bootstrap import Intervals, Totals, intervals
 from experiments.papers import networks
 from experiments.papers.networks import Deep, Product
@@ -30,7 +30,7 @@ from experiments.papers.protocol import Fit, Given, Training, fingerprint, fit, 
 from training import provenance
 
 # Not beside the data sets' own results: those are rankings of the full catalogue after a cut in time.
-RESULTS = params.ROOT / "experiments" / "results" / "papers"
+RESULTS = ROOT / "experiments" / "results" / "papers"
 RESAMPLES = 1000
 # HR@10 and NDCG@10 as published.
 PUBLISHED = {
@@ -39,18 +39,18 @@ PUBLISHED = {
 }
 # Chosen on the held-out pairs. Not in params.yaml: no stage of the pipeline reads them.
 PRODUCT = {
-    "width": 384,
-    "negatives": 8,
+    "embedding_dim": 384,
+    "num_negatives": 8,
     "batch_users": 256,
     "learning_rate": 0.003,
     "users_faster": 7,  # each is met once an epoch, an item in every step
     "l2": 0.005,
-    "average_decay": 0.99,
+    "ema_decay": 0.99,
     "patience": 10,
 }
 DEEP = PRODUCT | {
-    "width": 192,
-    "hidden": 16,
+    "embedding_dim": 192,
+    "hidden_dim": 16,
     "learning_rate": 0.006,
     "users_faster": 5,
     "least_read": 0.2,
@@ -58,16 +58,16 @@ DEEP = PRODUCT | {
 }
 BESIDE = ((0.0, 0.15, 0.3, 0.45), (0.0, 0.1, 0.2, 0.3, 0.4))  # weights of deep and by_history, to one of dot_product
 BY_HISTORY = {
-    "width": 128,
-    "hidden": 32,
+    "embedding_dim": 128,
+    "hidden_dim": 32,
     "dropout": 0.0,
     "alpha": 0.0,
-    "negatives": 2048,
+    "num_negatives": 2048,
     "least_read": 0.5,
     "batch_users": 128,
     "learning_rate": 0.002,
     "weight_decay": 0.01,
-    "average_decay": 0.99,
+    "ema_decay": 0.99,
     "patience": 8,
 }
 

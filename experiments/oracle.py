@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, INGESTED, METRICS
 from data.simulate import Oracle
 from experiments.evaluate import RANKED, catalogue, headline, provenance_of, table, write
 from experiments.evaluation.measure import measure
@@ -38,8 +38,8 @@ def rank_cases(oracle: Oracle, features: Features, cases: EvaluationCases, days:
         rowed = [features.log.items[a:b] for a, b in zip(start, end, strict=True)]
         histories = [[ids[item - 1] for item in history if item] for history in rowed]
         users = [features.users[user] for user in cases.user[rows]]
-        if cases.target == "window":
-            true = oracle.window_scores(users, int(cases.time[rows[0]]), days, histories)
+        if cases.target == "horizon":
+            true = oracle.horizon_scores(users, int(cases.time[rows[0]]), days, histories)
         else:
             true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
         scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
@@ -67,12 +67,12 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m experiments.oracle", description=__doc__).parse_args(argv)
     settings = params.load()
-    path = Path("data/out/ingest/oracle.npz")
+    path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} is missing: only the simulator's true preferences are known")
-    features = feature_files.load("features/out/test")
+    features = feature_files.load(FEATURES / "test")
     oracle = Oracle.load(path)
-    days, size = features.description["window_days"], settings.train.batch_cases
+    days, size = features.description["horizon_days"], settings.train.eval_batch_size
     segments = Segments.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, days, size).assign(segments=segments.column(features, cases))
@@ -81,12 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     rankings = pd.concat(tables, ignore_index=True)
     measured = measure(rankings, catalogue(features), settings.seed, settings.evaluate.resamples, settings.evaluate.k)
     facts = {
-        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "peer": False, "learned": False,
+        "label": LABEL, "model": LABEL, "params": {}, "fit_seconds": None, "baseline": False, "learned": False,
         "oracle": True, "targets": measured, "segments": segments.meanings(),
         **provenance_of(features, settings, "python -m experiments.oracle"),
     }  # fmt: skip
     write(LABEL, rankings, facts, catalogue(features))
-    print(f"oracle: {headline(measured)} -> experiments/out/metrics/{LABEL}.json")
+    print(f"oracle: {headline(measured)} -> {METRICS}/{LABEL}.json")
     return 0
 
 

@@ -12,14 +12,14 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from data.products import SPLIT, read_json
+from config.paths import CHECKPOINTS, EXPERIMENTS, FEATURES, FITTED, REFITS, SPLIT
+from data.products import read_json
 from experiments import audit, gate
 from experiments.gating import preconditions
 from experiments.gating.judgment import Question
@@ -38,8 +38,7 @@ from serving.deployment.registry import Target
 from training import distributed, tracking, train
 from training.train import build_is_learned, fit
 
-ARTIFACTS = Path("serving/out/refit")
-REPORT = Path("experiments/out/refit.json")
+REPORT = EXPERIMENTS / "refit.json"
 
 
 def promoted(dataset: str) -> Target:
@@ -73,7 +72,7 @@ def admitted(parent: Target, settings: params.Params, code: Checkout, override: 
         raise UserError("the features of all events could not be made; the reason stands above")
     audited = audit.of_full(settings) | {"audited": whole["audited"]}
     _heed(preconditions.leaking(audited))
-    return feature_files.load(Path("features/out") / FULL), audited
+    return feature_files.load(FEATURES / FULL), audited
 
 
 def _heed(refusal: Decision | None) -> None:
@@ -103,13 +102,13 @@ def refit(parent: Target, features: Features, settings: params.Params) -> str:
     lineage = {"version": version.version, "artifact": version.artifact}
     number = distributed.stated() if build_is_learned(recipe) else 1
     with tracking.training_run(label, recipe, features, settings) as run:
-        result = fit(recipe, features, settings.train, seed, run.log_epoch, train.OUT / "checkpoints", None, number)
+        result = fit(recipe, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, number)
         run.tag(devices=str(number), refit_of=version.version)
         run.log_fit(result)
-    fitted = train.OUT / label / FULL
+    fitted = FITTED / label / FULL
     facts = {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": lineage}
     train.write(fitted, result, facts)
-    folder = ARTIFACTS / label
+    folder = REFITS / label
     torch.set_num_threads(1)
     written = json.loads((fitted / "fit.json").read_text())
     export.write(folder, fitted / "weights.safetensors", written, features, settings, Sides.read())

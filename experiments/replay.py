@@ -20,14 +20,14 @@ from experiments.lineage.report import Part
 from experiments.lineage.served_log import ServedLines
 from serving.edge.answer import FIELDS, OWN_FIELDS, digest, finish, read
 from serving.worker import response
-from serving.worker.response import difference
+from serving.worker.response import find_difference
 
 IDENTICAL, SAME_ITEMS, DIFFERENT = "identical bytes", "same items", "different"
 
 
 def compare(line: Mapping[str, Any], done: Recomputed) -> Part:
     """Which of both was shown; `result` is IDENTICAL, SAME_ITEMS or DIFFERENT."""
-    here, there = response.described(), line.get("computed_on")
+    here, there = response.describe_processor(), line.get("computed_on")
     facts: dict[str, Any] = {"result": IDENTICAL, "digest": digest(done.answer.body)}
     facts |= {"recorded digest": line.get("digest"), "computed on": there, "replayed on": here}
     if facts["digest"] == line.get("digest"):
@@ -50,7 +50,7 @@ def _fault(line: Mapping[str, Any], fields: dict[str, Any]) -> str | None:
         same = [item["item_id"] for item in fields["items"]] == line["items"]
         return None if same else "the items differ, and no scores were recorded to tell why"
     recorded = [{"item_id": item, "score": score} for item, score in zip(line["items"], line["scores"], strict=True)]
-    return difference({"items": recorded}, fields)
+    return find_difference({"items": recorded}, fields)
 
 
 def inputs_part(line: Mapping[str, Any], done: Recomputed, hidden: bool) -> Part:

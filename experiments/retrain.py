@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
-from data.products import SPLIT
+from config.paths import EXPERIMENTS, INGESTED, ROOT, SPLIT
 from data.times import to_iso
 from experiments.gating import same_data_refit
 from experiments.orchestration import model_selection, steps, workspace
@@ -29,9 +28,7 @@ from serving.deployment import model_versions, registry
 from serving.deployment.gate_report import PROMOTE
 from training.models.artifact import MANIFEST
 
-MEASURED = Path("experiments/out")
-NOTE = MEASURED / "retrain.json"
-INGESTED = Path("data/out/ingest/events.parquet")
+NOTE = EXPERIMENTS / "retrain.json"
 
 
 class Champion(NamedTuple):
@@ -84,7 +81,7 @@ def prepare(folder: Path, champion: Champion, cuts: RetrainCuts, candidates: lis
 def forget_others(folder: Path, labels: list[str]) -> None:
     """Remove what was measured of models that are not fitted this time: it is of a split that is past."""
     for name in ("metrics", "rankings"):
-        for path in (folder / MEASURED / name).glob("*"):
+        for path in (folder / EXPERIMENTS / name).glob("*"):
             if path.stem not in (*labels, "items"):
                 path.unlink()
 
@@ -93,7 +90,7 @@ def newest_event(folder: Path) -> int:
     """Microseconds."""
     import pandas as pd
 
-    times = pd.read_parquet(folder / INGESTED, columns=["event_time"])["event_time"]
+    times = pd.read_parquet(folder / INGESTED / "events.parquet", columns=["event_time"])["event_time"]
     return int(times.max().value // 1000)
 
 
@@ -136,7 +133,7 @@ def retrain(given: argparse.Namespace, dataset: str) -> None:
     judged(folder, dataset, env)
     serve(folder, dataset, env, given.no_deploy)
     print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\nThe gate's report: "
-          f"{(folder / 'experiments/out/gate.html').relative_to(ROOT)}")  # fmt: skip
+          f"{(folder / EXPERIMENTS / 'gate.html').relative_to(ROOT)}")  # fmt: skip
 
 
 def judged(folder: Path, dataset: str, env: dict[str, str]) -> None:

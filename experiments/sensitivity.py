@@ -16,14 +16,13 @@ import numpy as np
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import EXPERIMENTS
 from experiments.evaluation import holdout_protocols
 from experiments.evaluation.holdout_protocols import MEANINGS, Fold
 from experiments.leaderboard import sensitivity_card
 from features.folds import Tables
 from training import provenance, validation
 from training.train import FitError, fit
-
-OUT = Path("experiments/out")
 
 
 def asked_of(labels: list[str] | None, settings: params.Params) -> list[str]:
@@ -93,7 +92,7 @@ def _reached(fold: Fold, recipes: dict[str, dict], settings: params.Params) -> d
         recipes[label] = result.recipe
         for column, cases in fold.cases.items():
             reached[column][label] = validation.ndcg(
-                result.model, fold.asked, cases, trends, settings.train.batch_cases
+                result.model, fold.asked, cases, trends, settings.train.eval_batch_size
             )  # fmt: skip
     if len(recipes) < 2:
         raise UserError("sensitivity: fewer than 2 models are left, and one has no order")
@@ -109,14 +108,14 @@ def _progress(reached: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 def write(facts: dict) -> list[Path]:
-    """experiments/out/sensitivity.json, .md and .html."""
+    """out/experiments/sensitivity.json, .md and .html."""
     from experiments.leaderboard.sensitivity_card import markdown, page
 
     texts = {"json": json.dumps(facts, indent=1, allow_nan=False) + "\n", "md": markdown(facts), "html": page(facts)}
-    OUT.mkdir(parents=True, exist_ok=True)
+    EXPERIMENTS.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
-        (OUT / f"sensitivity.{suffix}").write_text(text, encoding="utf-8")
-    return [OUT / f"sensitivity.{suffix}" for suffix in texts]
+        (EXPERIMENTS / f"sensitivity.{suffix}").write_text(text, encoding="utf-8")
+    return [EXPERIMENTS / f"sensitivity.{suffix}" for suffix in texts]
 
 
 def provenance_of(tables: Tables, settings: params.Params, labels: list[str]) -> dict:

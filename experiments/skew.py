@@ -2,7 +2,7 @@
 
 History, traits and item trends of every answer of the edge's log, or of a sample: whether they match, how they differ
 where they do not, and what that costs the scores. Measure after `ingest`: what the data set does not reach is left out,
-with the reason. The gate reads experiments/out/skew.json.
+with the reason. The gate reads out/experiments/skew.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import EXPERIMENTS
 from data.times import from_iso, to_iso
 from experiments.gating import preconditions
 from experiments.lineage import ancestry
@@ -123,7 +124,7 @@ def report(record: dict[str, Any], policy: params.Gate, given: argparse.Namespac
     if refusal is not None:
         print(f"skew: the gate refuses to judge: {refusal.reason}", file=sys.stderr)
     if not given.json:
-        print(f"-> {skew_record.OUT}/skew.html, .json")
+        print(f"-> {EXPERIMENTS}/skew.html, .json")
     return int(refusal is not None)
 
 

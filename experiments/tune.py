@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from config import params, search_space
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, TUNED
 from experiments.tuning import mlflow_log as study_record
 from experiments.tuning import study as study_storage
 from experiments.tuning import trials as trials_module
@@ -34,9 +34,6 @@ from experiments.tuning.workers import Crew, Job
 from features import feature_files
 from features.feature_files import Features
 
-OUT = Path("experiments/out")
-FEATURES = Path("features/out/valid")
-
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, crew: int = 1):
     """Run trials and return the study; a new study begins with the values of params.yaml, an old one goes on.
@@ -48,12 +45,12 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
     up, unless it is the one of params.yaml.
 
     Args:
-        crew: number of processes that work on the study at once; more than one read the features from FEATURES.
+        crew: number of processes that work on the study at once; more than one read the features of the valid cut.
 
     Raises:
         UserError: no trial of the study has come to an end.
     """
-    url, aims = study_storage.url_of(OUT), settings.tune.objectives
+    url, aims = study_storage.url_of(), settings.tune.objectives
     study = open_study(name_of(label, features, settings), url, settings.seed, objectives=aims)
     with study_record.parent_run(study, label, features, settings) as parent:
 
@@ -76,7 +73,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
                 while budget.take():
                     tell(run_next(study, search, budget.deadline))
             else:
-                job = Job(study.study_name, url, label, settings, parent.run_id, FEATURES.resolve(), crew)
+                job = Job(study.study_name, url, label, settings, parent.run_id, (FEATURES / "valid").resolve(), crew)
                 Crew(job, budget, tell, tidy_and_go_on).run()
         finally:
             tidy()
@@ -111,17 +108,16 @@ def reached_by(trial, aims: Sequence[str]) -> str:
 
 def write(label: str, study, aims: Sequence[str], figures: dict, run_id: str) -> None:
     """tuned/<label>.json, which holds the most accurate recipe and the front, and the study's plots beside it."""
-    folder = OUT / "tuned"
-    folder.mkdir(parents=True, exist_ok=True)
+    TUNED.mkdir(parents=True, exist_ok=True)
     taken = best(study)
     facts = {"objective": accuracy(taken), "defaults": value_of_defaults(study), "parameters": taken.params,
              "recipe": taken.user_attrs["recipe"], "trial": taken.number, "trials": len(begun(study)),
              "study": study.study_name, "run_id": run_id}  # fmt: skip
     if len(aims) > 1:
         facts["front"] = study_record.front_facts(study, aims)
-    (folder / f"{label}.json").write_text(json.dumps(facts, indent=1))
+    (TUNED / f"{label}.json").write_text(json.dumps(facts, indent=1))
     for name, figure in figures.items():
-        figure.savefig(folder / f"{label}{name}.png")
+        figure.savefig(TUNED / f"{label}{name}.png")
 
 
 def told(label: str, study, aims: Sequence[str]) -> str:
@@ -133,7 +129,7 @@ def told(label: str, study, aims: Sequence[str]) -> str:
         beside = f"; it is the most accurate of {len(front(study))} on the front, which {label}.front.png shows"
     return (
         f"tune: best of {len(begun(study))} trials {reached_by(taken, aims)} with {values_text(taken.params)}; "
-        f"{against}{beside}; the recipe lies in {OUT}/tuned/{label}.json, params.yaml is as it was"
+        f"{against}{beside}; the recipe lies in {TUNED}/{label}.json, params.yaml is as it was"
     )
 
 
@@ -162,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--model {label}: tune.spaces holds {', '.join(settings.tune.spaces)}")
     budget = budget_of(arguments, settings.tune)
     trials_module.refuse_too_many(settings)
-    study = tune(label, feature_files.load(FEATURES), settings, budget, arguments.workers)
+    study = tune(label, feature_files.load(FEATURES / "valid"), settings, budget, arguments.workers)
     print(told(label, study, settings.tune.objectives))
     return 0
 

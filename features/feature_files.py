@@ -40,7 +40,7 @@ class Features:
 
 
 def load(folder: Path | str) -> Features:
-    """Read `features/out/<cut>`.
+    """Read `out/features/<cut>`.
 
     Raises:
         UserError: the stage has not run.

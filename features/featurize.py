@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from config import params
 from config.command import exits_cleanly
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, TITLE, TRAINING_CONSENT, USER
-from data.products import INGESTED, SPLIT, read_json, read_table
+from data.products import read_json, read_table
 from features import attributes
 from features.attributes import item_features
 from features.sequences import Log
@@ -124,7 +125,7 @@ def featurize(events, users, items, cut_us: int, settings: params.Featurize, see
 def origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
     """What a description says of the data it is of, and of the period that follows the cut."""
     known = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
-    return known | {"cut": cut, "repeats": repeats, "until_us": until_us, "window_days": manifest["window_days"]}
+    return known | {"cut": cut, "repeats": repeats, "until_us": until_us, "horizon_days": manifest["horizon_days"]}
 
 
 def write(folder: Path, features: dict) -> None:
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     until = manifest["test_start_us"] if cut == "valid" else manifest["end_us"] + 1
     features["description"] |= origin(manifest, settings.ingest.repeats, cut, until)
-    folder = Path("features/out") / cut
+    folder = FEATURES / cut
     write(folder, features)
     print(f"featurize: {len(features['vocabulary']) - 1} items before the {cut} cut -> {folder}")
     return 0

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, USER
-from data.products import INGESTED, SPLIT, read_json, read_table
+from data.products import read_json, read_table
 from features.feature_files import Features
 from features.featurize import build_log, featurize, microseconds, origin
 

@@ -23,8 +23,9 @@ import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, TRAINING_CONSENT, USER
-from data.products import INGESTED, SPLIT, read_table
+from data.products import read_table
 from data.time_columns import microseconds
 from features.feast_store.connect import open_feast
 from features.feature_files import Features, load
@@ -146,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _from_products(store: ProfileStore, until: str | None, batch: int) -> None:
-    features = load("features/out/test")
+    features = load(FEATURES / "test")
     until_us = features.description["until_us"] if until is None else instant("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")

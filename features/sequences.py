@@ -56,12 +56,12 @@ class Log:
 class EvaluationCases:
     """Moments at which the catalogue is ranked for a user, and what the user then took."""
 
-    target: str  # window | next
+    target: str  # horizon | next_item
     user: np.ndarray  # (n,) user rows
     time: np.ndarray  # (n,) microseconds
     end: np.ndarray  # (n,) the history is log[offsets[user]:end], strictly before `time`
     context: np.ndarray  # (n, K) request context rows
-    event: np.ndarray  # (n,) row of the log that is asked about, whose context the request states; -1 for `window`
+    event: np.ndarray  # (n,) row of the log that is asked about, whose context the request states; -1 for `horizon`
     truth: np.ndarray  # item rows of all cases one after the other
     truth_offsets: np.ndarray  # (n + 1,)
 
@@ -87,16 +87,16 @@ def history_ends(log: Log, user: np.ndarray, time_us: np.ndarray) -> np.ndarray:
     return np.searchsorted(keys, user * step + np.searchsorted(instants, time_us, side="left"))
 
 
-def next_cases(log: Log, start_us: int, stop_us: int) -> EvaluationCases:
+def next_item_cases(log: Log, start_us: int, stop_us: int) -> EvaluationCases:
     """One case per event in [start, stop) of an item in the vocabulary that is new to its user."""
     rows = np.flatnonzero((log.times >= start_us) & (log.times < stop_us) & _new(log))
     user = log.users[rows]
     end = history_ends(log, user, log.times[rows])
     offsets = np.arange(len(rows) + 1)
-    return EvaluationCases("next", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
+    return EvaluationCases("next_item", user, log.times[rows], end, log.context[rows], rows, log.items[rows], offsets)
 
 
-def window_cases(log: Log, start_us: int, days: int, until_us: int) -> EvaluationCases:
+def horizon_cases(log: Log, start_us: int, days: int, until_us: int) -> EvaluationCases:
     """One case per user who acts within `days` after `start`: the distinct new items of those days.
 
     Args:
@@ -110,7 +110,7 @@ def window_cases(log: Log, start_us: int, days: int, until_us: int) -> Evaluatio
     nothing = np.full(len(user), -1, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return EvaluationCases(
-        "window", user, time, history_ends(log, user, time), context, nothing, log.items[rows], offsets
+        "horizon", user, time, history_ends(log, user, time), context, nothing, log.items[rows], offsets
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ROOT
 from data.columns import MICROSECONDS, MINUTE
 from data.times import to_iso
 from serving import settings as environment
@@ -67,9 +67,9 @@ def _predict(dataset: str, asked: dict, version: str | None, over_grpc: bool) ->
     if over_grpc:
         from serving.torchserve.grpc_client import GrpcTorchServe
 
-        client = GrpcTorchServe.of(environment.load())
+        client = GrpcTorchServe.from_settings(environment.load())
     else:
-        client = TorchServe.of(environment.load())
+        client = TorchServe.from_settings(environment.load())
     with client:
         return client.predict(dataset, asked, version)
 

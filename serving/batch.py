@@ -23,7 +23,8 @@ import torch
 
 from config import params
 from config.command import UserError, exits_cleanly
-from data.products import INGESTED, SPLIT, read_table
+from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
+from data.products import read_table
 from data.times import to_iso
 from features import materialize
 from features.feature_files import Features, load
@@ -35,7 +36,6 @@ from serving.user_histories import Histories
 from serving.worker.recommender import ArtifactError, Recommender
 from serving.worker.request import MAX_K
 
-OUT = Path("serving/out/recommendations.parquet")
 MOMENT = pa.timestamp("us", tz="UTC")
 COLUMNS = {
     "user_id": pa.string(),
@@ -152,7 +152,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--at", metavar="TIME", help="the moment asked about (default: the end of the data set)")
     parser.add_argument("--k", type=int, default=20, help="items for each user (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=512, help="users at once (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=RECOMMENDATIONS, help="default: %(default)s")
     return parser
 
 
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
     check(given)
     torch.set_num_threads(1)  # as the worker has it: another sum order would be another answer
-    chosen, features, begun = params.load(given.params), load("features/out/test"), time.monotonic()
+    chosen, features, begun = params.load(given.params), load(FEATURES / "test"), time.monotonic()
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
     policy = Policy.of(chosen.online.max_events, chosen.online.ttl_days)

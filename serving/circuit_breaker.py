@@ -1,4 +1,4 @@
-"""A circuit breaker: who keeps failing is left alone for a while, then asked once to see whether it is back."""
+"""A circuit breaker: leave a failing service alone for a while, then try it again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-WINDOW = 20  # outcomes that are looked back on
-SHARE = 0.5  # of failures among them that opens it
+WINDOW = 20  # recent outcomes that are looked at
+FAILURE_SHARE = 0.5  # of failures among them that opens it
 
 
 class Breaker:
-    """Closed: everybody asks. Open: nobody does, for `seconds`; then one at a time, until one succeeds.
+    """Closed, it allows every call. Open, it allows none for some seconds, then one trial at a time until one succeeds.
 
-    It opens when at least `failures` of the last outcomes, and at least half of them, failed: so a server that
-    answers every other request in time is rested too, and one bad moment among many good ones is not.
+    It opens when at least `failures` of the recent outcomes, and at least half of them, are failures. So a service that
+    fails every other time is left alone, and one that fails now and then is not.
 
     Args:
         failures: the least number of failures that opens it.
@@ -33,49 +33,49 @@ class Breaker:
     ) -> None:
         self._failures, self._seconds, self.clock = failures, seconds, clock
         self._outcomes: deque[bool] = deque(maxlen=max(WINDOW, failures))
-        self._asked_again: float | None = None  # when it may be asked next; None while closed
+        self._next_trial: float | None = None  # None while closed
         self._on_open = on_open
-        self._failed_at = -math.inf
-        self._trial = False  # whether somebody was let through since it opened
+        self._last_failure = -math.inf
+        self._trial_started = False  # since it opened
 
     @property
     def closed(self) -> bool:
-        return self._asked_again is None
+        return self._next_trial is None
 
     def allows(self) -> bool:
-        """Whether to ask now. While open, a True is a trial: none other is allowed for `seconds`."""
-        if self._asked_again is None:
+        """Whether to call now. While open, True starts a trial, and further calls get False for `seconds`."""
+        if self._next_trial is None:
             return True
         now = self.clock()
-        if now < self._asked_again:
+        if now < self._next_trial:
             return False
-        self._trial = True
-        self._asked_again = now + self._seconds  # a trial that never reports back must not keep it open for ever
+        self._trial_started = True
+        self._next_trial = now + self._seconds  # so a trial that never reports back does not keep it open
         return True
 
     def succeeded(self) -> None:
-        if self._asked_again is not None:
-            if not self._trial:  # asked before it opened: one late success among failures says little
+        """Record a success."""
+        if self._next_trial is not None:
+            if not self._trial_started:  # the call began before the breaker opened, so it is no trial
                 return
-            self._asked_again = None
+            self._next_trial = None
             self._outcomes.clear()
         self._outcomes.append(True)
 
-    def failed(self, asked: float | None = None) -> None:
-        """Count a failure.
+    def failed(self, started: float | None = None) -> None:
+        """Record a failure.
 
         Args:
-            asked: when, on `clock`. Who had asked before the last failure came in waited through the same moment, and
-                is not counted again: or one pause of this process would count once for everybody who waits.
+            started: when the call began, on `clock`. A call that began before the last failure is not counted: it
+                waited through the same outage, so one pause counts once, however many calls waited.
         """
-        if asked is not None and asked < self._failed_at:
+        if started is not None and started < self._last_failure:
             return
-        self._failed_at = self.clock()
+        self._last_failure = self.clock()
         self._outcomes.append(False)
         failures = self._outcomes.count(False)
-        if self._asked_again is not None:
-            self._asked_again, self._trial = self.clock() + self._seconds, False
-        elif failures >= self._failures and failures >= SHARE * len(self._outcomes):
-            self._asked_again = self.clock() + self._seconds
-            self._trial = False
+        if self._next_trial is not None:
+            self._next_trial, self._trial_started = self.clock() + self._seconds, False
+        elif failures >= self._failures and failures >= FAILURE_SHARE * len(self._outcomes):
+            self._next_trial, self._trial_started = self.clock() + self._seconds, False
             self._on_open()

@@ -22,7 +22,7 @@ from pathlib import Path
 from config import params
 from config.command import UserError, exits_cleanly
 from config.gate_params import Rollout
-from config.params import ROOT
+from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import deployment_log, rollback, rollout_stage
 from serving.deployment.deployment_log import Entry, who
@@ -48,9 +48,9 @@ def deploy(dataset: str, settings: ServerSettings, say: Say = print, plan: Rollo
         DeployError: the new version failed on the server, and was taken away again.
         ServerStartError, JavaError: there is no server to deploy to.
     """
-    from serving import server
     from serving.deployment.load_version import DeployError
     from serving.deployment.reconcile import Overtaken, Reconcile
+    from serving.torchserve import server
 
     place = rollout_stage.place(dataset, settings)
     with server.lock(settings, "deploy"):
@@ -80,7 +80,7 @@ def roll_back(dataset: str, settings: ServerSettings, why: str, force: bool = Fa
         registry.rollback(dataset)
         return
     ordered = rollback.order(place, why, who(), force)
-    with TorchServe.of(settings) as client:
+    with TorchServe.from_settings(settings) as client:
         fault = rollback.switch(ordered, client)
     if fault is None:
         say(f"{dataset} {ordered.previous} answers since {time.perf_counter() - begun:.3f} s after the order")

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file as save_arrays
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import ARTIFACTS, FEATURES, FITTED
 from data.columns import DAY
 from data.times import to_iso
 from features import feature_files
@@ -25,7 +26,7 @@ from serving.worker.recommender import Recommender
 from training import provenance
 from training.models import artifact
 from training.threads import one_thread
-from training.train import OUT, sizes_of
+from training.train import sizes_of
 
 GOLDEN_REQUESTS = 16
 FORMAT = 1
@@ -80,7 +81,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
     save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
     if settings.serve.diversity:
-        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.PRESENTATION_FILE)
+        save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.CONTENT_FILE)
     item_tables.write(folder, settings.segments.plain(), sides, features)
     manifest = {
         "format": FORMAT,
@@ -136,11 +137,11 @@ def main(argv: list[str] | None = None) -> int:
     label = parser.parse_args(argv).model
     torch.set_num_threads(1)
     settings = params.load()
-    fitted = OUT / label / "test"
+    fitted = FITTED / label / "test"
     if not (fitted / "fit.json").exists():
         raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
-    features = feature_files.load("features/out/test")
-    folder = Path("serving/out/artifacts") / label
+    features = feature_files.load(FEATURES / "test")
+    folder = ARTIFACTS / label
     fit = json.loads((fitted / "fit.json").read_text())
     write(folder, fitted / "weights.safetensors", fit, features, settings, Sides.read())
     print(f"export: {label} with {GOLDEN_REQUESTS} golden answers -> {folder}")

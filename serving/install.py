@@ -1,6 +1,6 @@
 """Serve an archive where there is no registry, as in a container: start TorchServe, load the archive, answer from it.
 
-The gate has spoken where the archive was made: `serving.deploy` writes them to serving/out/torchserve/models.
+The gate has spoken where the archive was made: `serving.deploy` writes them to out/serving/torchserve/models.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from config.command import UserError, exits_cleanly
-from serving import server
 from serving import settings as environment
 from serving.deployment.load_version import DeployError, Say, bring_up, make_default
 from serving.edge import settings as edge
 from serving.package import Build, PackageError, read_build
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 
@@ -41,7 +41,7 @@ def install(archive: Path, settings: ServerSettings, say: Say = print) -> Build:
         partial.replace(kept)
     with server.lock(settings, "deploy"):
         server.start(settings)
-        with TorchServe.of(settings) as client:
+        with TorchServe.from_settings(settings) as client:
             _switch(Build(build.name, build.version, kept, build.golden), client, settings, say)
     return build
 
@@ -54,7 +54,7 @@ def restore(dataset: str, settings: ServerSettings, say: Say = print) -> str:
         PackageError, DeployError, ServerStartError, JavaError: as in `install`.
     """
     server.start(settings)
-    with TorchServe.of(settings) as client:
+    with TorchServe.from_settings(settings) as client:
         for live in client.describe(dataset).values():
             if live.default and live.ready:
                 return live.version

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
+from config.paths import ARCHIVES, ARTIFACTS, ROOT
 from serving.artifact.worker_code import worker_modules
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
@@ -209,8 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.model not in settings.train.models:
         known = ", ".join(settings.train.models)
         raise PackageError(f"--model is {arguments.model!r}; params.train.models holds {known}")
-    artifact = ROOT / "serving" / "out" / "artifacts" / arguments.model
-    target = ROOT / "serving" / "out" / f"{arguments.model}.mar"
+    artifact = ROOT / ARTIFACTS / arguments.model
+    target = ROOT / ARCHIVES / f"{arguments.model}.mar"
     identity = build(artifact, target, settings.dataset)
     print(f"packaged {arguments.model} ({target.stat().st_size / 1e6:.1f} MB, {identity.artifact}) as {target}")
     return 0

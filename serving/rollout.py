@@ -17,7 +17,7 @@ from collections.abc import Callable
 from config import params
 from config.command import exits_cleanly
 from config.gate_params import Rollout
-from config.params import ROOT
+from config.paths import ROOT
 from serving import settings as environment
 from serving.deploy import deploy
 from serving.deployment import rollback, rollout_evidence, rollout_stage

@@ -1,4 +1,4 @@
-"""Where the model server listens and lives, how much it may use, what the gate signs with: environment variables, never params.yaml."""
+"""Settings of the model server: addresses, folders, limits and the gate's key. From environment variables only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from config.command import UserError
-from config.params import ROOT
+from config import paths
+from config.command import UserError, describe_fault
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class SettingsError(UserError):
-    """An environment variable holds something that cannot be; the message names it."""
+    """An environment variable has an invalid value; the message names it."""
 
 
 class ServerSettings(BaseSettings):
@@ -27,27 +27,28 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
-    host: str = "127.0.0.1"  # loopback: TorchServe is unmaintained, so nothing but our own edge talks to it
+    host: str = "127.0.0.1"  # loopback: TorchServe is unmaintained, so only our own edge may talk to it
     inference_port: Port = 8080
     management_port: Port = 8081
     metrics_port: Port = 8082  # has no authorization of its own
     grpc_inference_port: Port = 7070
     grpc_management_port: Port = 7071
 
-    server_home: Path = ROOT / "serving" / "out" / "torchserve"
+    state: Path = Field(default_factory=paths.state)  # what must never be lost
+    server_home: Path = paths.TORCHSERVE
     start_seconds: Annotated[float, Field(gt=0)] = 60
-    heap_mb: Annotated[int, Field(ge=128)] = 1024  # the frontend's memory has a ceiling, whatever its age
+    heap_mb: Annotated[int, Field(ge=128)] = 1024  # limits the frontend's memory
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1_000_000
     token_minutes: Annotated[float, Field(gt=0)] = 60
 
     workers: Count = 1
     batch_size: Count = 8
     batch_delay_ms: Annotated[int, Field(ge=0)] = 1  # wait for more requests of a batch; with 0 a batch holds at most 2
-    load_seconds: Count = 120  # how long a new version may take to come up
-    answer_seconds: Count = 10  # a request that takes longer is given up and its worker restarted
+    load_seconds: Count = 120  # how long a new version may take to load
+    answer_seconds: Count = 10  # after which a request is given up and its worker restarted
 
-    gate_key: SecretStr = SecretStr("")  # signs gate reports and moves; serving/deployment/signature.py says more
-    gate_key_file: Path | None = None  # the same in a file; None: .keys/gate
+    gate_key: SecretStr = SecretStr("")  # signs gate reports and alias changes; see serving/deployment/signature.py
+    gate_key_file: Path | None = None  # the same in a file; None: gate.key in `state`
 
     @property
     def inference_url(self) -> str:
@@ -63,17 +64,17 @@ class ServerSettings(BaseSettings):
 
     @property
     def gate_key_path(self) -> Path:
-        """No product: `make clean` leaves it, since a registry elsewhere may hold what it signed."""
-        return self.gate_key_file or ROOT / ".keys" / "gate"
+        """Not a product: `make clean` keeps it, because registries elsewhere may hold what it signed."""
+        return self.gate_key_file or self.state / paths.GATE_KEY
 
     @property
     def key_file(self) -> Path:
-        """Where TorchServe writes its tokens; new at each start, and whenever one is renewed."""
+        """Where TorchServe writes its tokens, anew at each start and renewal."""
         return self.server_home / "key_file.json"
 
 
 def variable(field: str) -> str:
-    """The environment variable behind a field: inference_port -> TIDEGATE_INFERENCE_PORT."""
+    """The environment variable of a field: inference_port -> TIDEGATE_INFERENCE_PORT."""
     return PREFIX + field.upper()
 
 
@@ -81,21 +82,20 @@ def load() -> ServerSettings:
     """Read the environment.
 
     Raises:
-        SettingsError: one line per variable that is out of bounds, or two ports that are the same.
+        SettingsError: one line per invalid variable, or two ports that are the same.
     """
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
-    seen: dict[int, str] = {}
+        raise SettingsError("\n".join(describe_fault(_name(fault), fault) for fault in error.errors())) from None
+    fields: dict[int, str] = {}
     for field in PORTS:
         port = getattr(settings, field)
-        if port in seen:
-            raise SettingsError(f"{variable(seen[port])} and {variable(field)} are both {port}")
-        seen[port] = field
+        if port in fields:
+            raise SettingsError(f"{variable(fields[port])} and {variable(field)} are both {port}")
+        fields[port] = field
     return settings
 
 
-def _sentence(fault) -> str:
-    name = variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))
-    return f"{name} is {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+def _name(fault) -> str:
+    return variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))

@@ -1,16 +1,17 @@
-"""Keep TorchServe serving, in the foreground: look every few seconds, and mend what does not heal by itself.
+"""Keep TorchServe serving: check it every two seconds, and repair what does not recover by itself.
 
-TorchServe restarts a worker that dies. Nobody restarts TorchServe, and a worker whose files are gone never comes up
-again. Here the server is started, and its models come back with it; where it stays silent or without a worker it is
-started anew; and what is missing then is deployed from the registry, as is a rollback that the edge ordered. SIGTERM or an interrupt ends the server too;
-`python -m serving.server stop` ends both. What keeps the keeper is a service manager, for instance systemd:
+TorchServe restarts a worker that dies, but nothing restarts TorchServe, and a worker whose files are gone never comes
+up. The supervisor starts the server with its models, restarts it where it stays unresponsive or without a worker, and
+then deploys what is missing from the registry. It also finishes a rollback that the edge ordered. It runs in the
+foreground; SIGTERM or Ctrl-C stops it and the server, and so does `python -m serving.server stop`. Let a service manager
+restart the supervisor itself, for instance systemd:
 
     [Service]
     WorkingDirectory=/srv/tidegate
     ExecStart=/srv/tidegate/.venv/bin/python -m serving.supervisor
     Restart=on-failure
 
-or a container of which this is the command, run with --restart on-failure.
+or make it the command of a container that runs with --restart on-failure.
 """
 
 from __future__ import annotations
@@ -26,144 +27,144 @@ from enum import StrEnum
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.params import ROOT
-from serving import server
+from config.paths import ROOT
 from serving import settings as environment
-from serving.deployment import rollout_stage
+from serving.deployment import rollout_stage as stage
 from serving.deployment.rollout_stage import Phase, StageError
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
-EVERY_SECONDS = 2.0  # between two looks
-PATIENCE_SECONDS = 15.0  # TorchServe restarts a killed worker in less, even on a busy machine
-LOOK_SECONDS = 5.0  # that an answer of the management address may take
-LONGEST_REST = 60.0  # between two attempts that brought nothing
-
-Say = Callable[[str], None]
+CHECK_SECONDS = 2.0  # between two checks
+GRACE_SECONDS = 15.0  # TorchServe restarts a killed worker in less, even on a busy machine
+ANSWER_SECONDS = 5.0  # that the management address may take to answer
+LONGEST_PAUSE = 60.0  # between two repairs that did not help
 
 
 class State(StrEnum):
-    """What a look finds."""
+    """What a check finds."""
 
-    SERVES = "serves"
-    GONE = "is not running"
-    SILENT = "does not answer"
-    EMPTY = "has no version loaded"
-    IDLE = "has no worker for the version that should answer"
-    ORDERED = "serves the version before, as a rollback ordered, of which the registry does not know yet"
-
-
-PASSING = (State.SILENT, State.IDLE)  # may heal by themselves
+    SERVING = "is serving"
+    NOT_RUNNING = "is not running"
+    UNRESPONSIVE = "does not answer"
+    NO_MODEL = "has no version loaded"
+    NO_WORKER = "has no worker for its default version"
+    ROLLBACK_PENDING = "serves the previous version after a rollback that the registry does not record yet"
 
 
-class MendError(UserError):
-    """A deployment failed; it has said why."""
+MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself
 
 
-def look(dataset: str, settings: ServerSettings) -> State:
-    """How the server is. Asks the management address, which no load of requests keeps waiting."""
+class RepairError(UserError):
+    """A deployment failed; its own output says why."""
+
+
+def check(dataset: str, settings: ServerSettings) -> State:
+    """The state of the server. Asks the management address, which stays quick under load."""
     if server.find(settings) is None:
-        return State.GONE
+        return State.NOT_RUNNING
     urls = settings.inference_url, settings.management_url
     try:
-        with TorchServe(*urls, settings.key_file, timeout=LOOK_SECONDS) as client:
+        with TorchServe(*urls, settings.key_file, timeout=ANSWER_SECONDS) as client:
             loaded = client.describe(dataset).values()
     except ServerError:
-        return State.SILENT
+        return State.UNRESPONSIVE
     if not loaded:
-        return State.EMPTY
-    if not any(live.default and live.ready for live in loaded):
-        return State.IDLE
-    return State.ORDERED if _ordered(dataset, settings) else State.SERVES
+        return State.NO_MODEL
+    if not any(version.default and version.ready for version in loaded):
+        return State.NO_WORKER
+    return State.ROLLBACK_PENDING if _rollback_is_pending(dataset, settings) else State.SERVING
 
 
-def _ordered(dataset: str, settings: ServerSettings) -> bool:
-    with suppress(StageError):  # which a deployment will say
-        standing = rollout_stage.read(rollout_stage.place(dataset, settings))
-        return standing is not None and standing.phase is Phase.BACK
+def _rollback_is_pending(dataset: str, settings: ServerSettings) -> bool:
+    with suppress(StageError):  # a deployment will report it
+        current = stage.read(stage.place(dataset, settings))
+        return current is not None and current.phase is Phase.BACK
     return False
 
 
-def mend(state: State, again: bool, dataset: str, settings: ServerSettings) -> None:
-    """Do what helps against a state; `again`: what was done first did not.
+def repair(state: State, again: bool, dataset: str, settings: ServerSettings) -> None:
+    """Repair a state; `again` where the first repair did not help.
 
     Raises:
-        UserError: it could not be done.
+        UserError: the repair failed.
     """
-    if state is State.GONE:
+    if state is State.NOT_RUNNING:
         server.start(settings)
-    elif state is State.SILENT or (state is State.IDLE and not again):
+    elif state is State.UNRESPONSIVE or (state is State.NO_WORKER and not again):
         server.stop(settings)
         server.start(settings)
     else:
-        # In a process of its own: the registry's client is large, and nothing in it may end the keeper.
+        # A process of its own: the registry's client is large, and nothing in it may end the supervisor.
         command = [sys.executable, "-m", "serving.deploy", "--dataset", dataset]
         if subprocess.run(command, cwd=ROOT).returncode:
-            raise MendError("the deployment failed, as it says")
+            raise RepairError("the deployment failed; see its output above")
 
 
-class Keeper:
-    """Looks and mends until told to end, or until somebody stops the server on purpose.
+class Supervisor:
+    """Checks and repairs until somebody stops the server on purpose.
 
     Args:
-        look, mend: as the functions of this file, of a data set and settings.
-        stopped: whether the server is down because somebody stopped it.
+        check, repair: the functions of this file, with dataset and settings filled in.
+        was_stopped: whether the server is down because somebody stopped it.
+        grace_seconds: how long a state that may recover by itself is left alone.
+        log: called with each line.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        look: Callable[[], State],
-        mend: Callable[[State, bool], None],
-        stopped: Callable[[], bool],
-        patience: float = PATIENCE_SECONDS,
-        say: Say = print,
+        check: Callable[[], State],
+        repair: Callable[[State, bool], None],
+        was_stopped: Callable[[], bool],
+        grace_seconds: float = GRACE_SECONDS,
+        log: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._mend, self._stopped = look, mend, stopped
-        self._patience, self._say, self._clock = patience, say, clock
-        self._met = False  # whether the server has been seen to run
-        self._trouble: float | None = None  # since when it has not served
-        self._tries = 0  # to mend that
+        self._check, self._repair, self._was_stopped = check, repair, was_stopped
+        self._grace_seconds, self._log, self._clock = grace_seconds, log, clock
+        self._has_run = False  # whether the server has been seen to run
+        self._failing_since: float | None = None
+        self._repairs = 0  # since it last served
 
     def step(self) -> float | None:
-        """Look once, and mend if it is time to; seconds until the next look, None where nothing is to be kept."""
+        """Check once, and repair if it is time to. Seconds until the next check; None to end."""
         state = self._state()
-        if state is State.SERVES:
-            return self._well()
-        if self._met and not self._tries and self._stopped():
-            self._say("TorchServe was stopped, so there is nothing to keep")
+        if state is State.SERVING:
+            return self._serving()
+        if self._has_run and not self._repairs and self._was_stopped():
+            self._log("TorchServe was stopped on purpose; the supervisor ends")
             return None
-        self._met |= state is not State.GONE
+        self._has_run |= state is not State.NOT_RUNNING
         now = self._clock()
-        self._trouble = now if self._trouble is None else self._trouble
-        if state in PASSING and not self._tries and now - self._trouble < self._patience:
-            return EVERY_SECONDS
-        return self._help(state)
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        if state in MAY_RECOVER and not self._repairs and now - self._failing_since < self._grace_seconds:
+            return CHECK_SECONDS
+        return self._attempt_repair(state)
 
     def _state(self) -> State:
         try:
-            return self._look()
-        except Exception as error:  # an answer of a shape that nobody foresaw is no reason to keep no longer
-            self._say(f"error: {error!r}")
-            return State.SILENT
+            return self._check()
+        except Exception as error:  # an unforeseen answer must not end the supervisor
+            self._log(f"error: {error!r}")
+            return State.UNRESPONSIVE
 
-    def _well(self) -> float:
-        if self._tries or not self._met:
-            self._say("TorchServe serves")
-        self._met, self._trouble, self._tries = True, None, 0
-        return EVERY_SECONDS
+    def _serving(self) -> float:
+        if self._repairs or not self._has_run:
+            self._log(f"TorchServe {State.SERVING}")
+        self._has_run, self._failing_since, self._repairs = True, None, 0
+        return CHECK_SECONDS
 
-    def _help(self, state: State) -> float:
-        self._tries += 1
-        self._say(f"TorchServe {state}")
+    def _attempt_repair(self, state: State) -> float:
+        self._repairs += 1
+        self._log(f"TorchServe {state}")
         try:
-            self._mend(state, self._tries > 1)
-        except Exception as error:  # a full disk, say: it may have room at the next attempt
-            self._say(f"error: {error if isinstance(error, UserError) else repr(error)}")
-        if self._state() is State.SERVES:  # now: until the next look it may have failed anew, in another way
-            return self._well()
-        return min(EVERY_SECONDS * 2 ** (self._tries - 1), LONGEST_REST)
+            self._repair(state, self._repairs > 1)
+        except Exception as error:  # for instance a full disk, which may have room at the next attempt
+            self._log(f"error: {error if isinstance(error, UserError) else repr(error)}")
+        if self._state() is State.SERVING:  # now: at the next check it may have failed again, in another way
+            return self._serving()
+        return min(CHECK_SECONDS * 2 ** (self._repairs - 1), LONGEST_PAUSE)
 
 
 @exits_cleanly
@@ -173,34 +174,34 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
     parser.add_argument(
-        "--patience",
+        "--grace-seconds",
         type=float,
-        default=PATIENCE_SECONDS,
+        default=GRACE_SECONDS,
         metavar="SECONDS",
-        help="to leave a server that runs and does not serve to itself (default: %(default)g)",
+        help="how long a running server that does not serve is left to recover (default: %(default)g)",
     )
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
-    keeper = Keeper(
-        lambda: look(dataset, settings),
-        lambda state, again: mend(state, again, dataset, settings),
-        lambda: server.stopped(settings),
-        arguments.patience,
-        _say,
+    supervisor = Supervisor(
+        lambda: check(dataset, settings),
+        lambda state, again: repair(state, again, dataset, settings),
+        lambda: server.was_stopped(settings),
+        arguments.grace_seconds,
+        _print,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, which ends a deployment that is under way, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, which ends a running deployment too
     try:
-        while (rest := keeper.step()) is not None:
-            time.sleep(rest)
+        while (pause := supervisor.step()) is not None:
+            time.sleep(pause)
     except KeyboardInterrupt:
         server.stop(settings)
     return 0
 
 
-def _say(text: str) -> None:
-    with suppress(OSError):  # what standard output goes to may be full
-        print(text, flush=True)
+def _print(line: str) -> None:
+    with suppress(OSError):  # standard output may go to a full disk
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from features.online.store import Policy, Reading, State
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
-from serving.worker.users import Person, person_of
+from serving.worker.users import User, user_from_reading
 
 
 @dataclass(frozen=True)
 class Histories:
-    """A `serving.worker.users.Lookup` of some users.
+    """A `serving.worker.users.UserLookup` of some users.
 
     Attributes:
         profiles: by user id.
@@ -33,13 +33,15 @@ class Histories:
     policy: Policy
     item_trends: ItemTrends
 
-    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         return [
-            person_of(reading(self.profiles.get(one.user_id or ""), one.time_us, self.policy), one.time_us, repeats)
+            user_from_reading(
+                reading(self.profiles.get(one.user_id or ""), one.time_us, self.policy), one.time_us, repeats
+            )
             for one in requests
         ]
 
-    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         fits = newer_than_us < self.item_trends.time_us <= as_of_us
         return self.item_trends.snapshot(vocabulary) if fits else None
 

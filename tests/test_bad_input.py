@@ -181,11 +181,27 @@ WRONG_SETTINGS = [
     ("tune.spaces.two_tower.dropout.high", 1.5, "tune.spaces.two_tower.dropout: the model refuses 1.5: input should"),
     ("tune.spaces.two_tower.dropout.step", 1, "tune.spaces.two_tower.dropout.step is not a known parameter"),
     ("tune.spaces.two_tower.dropout.kind", "real", "tune.spaces.two_tower.dropout is {'kind': 'real', 'low': 0.0, "),
-    ("tune.spaces.two_tower.blocks.kind", "float", "tune.spaces.two_tower.blocks: the model refuses 2.2"),
-    ("tune.spaces.two_tower.blocks.low", 1.5, "tune.spaces.two_tower.blocks.low is 1.5; input should be a valid int"),
-    ("tune.spaces.two_tower.width.values", [64, 0], "tune.spaces.two_tower.width: the model refuses 0: input should"),
-    ("tune.spaces.two_tower.width.values", [64, 64], "tune.spaces.two_tower.width: values name 64 twice"),
-    ("tune.spaces.two_tower.width.values", [64], "tune.spaces.two_tower.width.values is [64]; list should have at l"),
+    ("tune.spaces.two_tower.num_layers.kind", "float", "tune.spaces.two_tower.num_layers: the model refuses 2.2"),
+    (
+        "tune.spaces.two_tower.num_layers.low",
+        1.5,
+        "tune.spaces.two_tower.num_layers.low is 1.5; input should be a valid int",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64, 0],
+        "tune.spaces.two_tower.embedding_dim: the model refuses 0: input should",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64, 64],
+        "tune.spaces.two_tower.embedding_dim: values name 64 twice",
+    ),
+    (
+        "tune.spaces.two_tower.embedding_dim.values",
+        [64],
+        "tune.spaces.two_tower.embedding_dim.values is [64]; list should have at l",
+    ),
     (
         "tune.spaces.two_tower.depht",
         {"kind": "int", "low": 1, "high": 2, "log": False},
@@ -238,16 +254,16 @@ def test_settings_that_are_not_there_say_where_to_stand(project: Path, say: Say)
 # Verbs in the wrong order, and names that nothing has
 
 TOO_EARLY = {
-    "data.split": "data/out/ingest/manifest.json does not exist; run python -m data.ingest first",
-    "features.featurize --cut valid": "data/out/split/manifest.json does not exist; run python -m data.split first",
-    "training.train --model ease --cut valid": "features/out/valid holds no features; run `python -m features.featur",
-    "training.train --model ease --cut test": "training/out/ease/valid/fit.json is missing; run `python -m training.tr",
-    "serving.export --model ease": "training/out/ease/test is missing; run `python -m training.train --model ease --cu",
-    "experiments.evaluate --model ease": "features/out/test holds no features; run ",
-    "experiments.audit": "data/out/split/events.parquet does not exist; run python -m data.split first",
-    "experiments.sensitivity": "data/out/split/events.parquet does not exist; run python -m data.split first",
-    "experiments.tune": "features/out/valid holds no features; run ",
-    "experiments.oracle": "data/out/ingest/oracle.npz is missing",
+    "data.split": "out/data/ingest/manifest.json does not exist; run python -m data.ingest first",
+    "features.featurize --cut valid": "out/data/split/manifest.json does not exist; run python -m data.split first",
+    "training.train --model ease --cut valid": "out/features/valid holds no features; run `python -m features.featur",
+    "training.train --model ease --cut test": "out/training/ease/valid/fit.json is missing; run `python -m training.tr",
+    "serving.export --model ease": "out/training/ease/test is missing; run `python -m training.train --model ease --cu",
+    "experiments.evaluate --model ease": "out/features/test holds no features; run ",
+    "experiments.audit": "out/data/split/events.parquet does not exist; run python -m data.split first",
+    "experiments.sensitivity": "out/data/split/events.parquet does not exist; run python -m data.split first",
+    "experiments.tune": "out/features/valid holds no features; run ",
+    "experiments.oracle": "out/data/ingest/oracle.npz is missing",
     "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",
 }
 
@@ -270,7 +286,7 @@ def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
 
     said = say("experiments.evaluate", "--model", "ease")
 
-    assert said.startswith("serving/out/artifacts/ease: manifest.json cannot be read: ")
+    assert said.startswith("out/serving/artifacts/ease: manifest.json cannot be read: ")
     assert said.endswith("; run `python -m serving.export --model ease` first")
 
 
@@ -311,7 +327,7 @@ def test_a_demo_of_something_unusable_ends_before_it_begins(
 def copy(project: Path) -> Path:
     """A copy of the project's code beside its settings, so that what runs is what lies there."""
     for name in ("config", "data", "features", "training", "serving", "experiments"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("out", "results", "__pycache__"))
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
     return project
 
 
@@ -321,7 +337,7 @@ def copy(project: Path) -> Path:
         ("data.ingest", "log.csv does not exist"),
         ("training.train --model gru4rec --cut valid", "--model gru4rec: params.yaml: train.models holds no such mod"),
         ("experiments.demo --source gone.csv", "SOURCE: gone.csv does not exist"),
-        ("serving.ask --k 0", "no TorchServe runs for this project ("),
+        ("serving.ask --k 0", "TorchServe is not running for this project ("),
     ],
 )
 def test_a_process_ends_with_one_line_and_no_traceback(copy: Path, run_verb, command: str, says: str) -> None:

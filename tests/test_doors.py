@@ -107,7 +107,7 @@ def runnable() -> set[str]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            if "out" not in parts and 'if __name__ == "__main__":' in path.read_text():
+            if 'if __name__ == "__main__":' in path.read_text():
                 found.add(".".join(parts))
     return found
 
@@ -191,8 +191,8 @@ def test_a_hybrid_waits_for_its_parts() -> None:
 
     for cut in ("valid", "test"):
         deps = stages()[f"train-hybrid-{cut}"]["deps"]
-        assert {path for path in deps if path.startswith("training/out/")} >= {
-            f"training/out/{part}/{cut}" for part in parts
+        assert {path for path in deps if path.startswith("out/training/")} >= {
+            f"out/training/{part}/{cut}" for part in parts
         }
 
 

@@ -23,7 +23,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 def clone(tmp_path: Path) -> Path:
     """The project's code and contracts, copied to where a test may break them."""
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("out", "__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 

@@ -37,7 +37,7 @@ def test_every_step_is_a_target_of_the_makefile() -> None:
 def test_the_verdict_is_said_on_the_pull_request_whatever_it_is() -> None:
     (said,) = [step for step in JOB["steps"] if "gh pr comment" in step.get("run", "")]
 
-    assert "--body-file experiments/out/gate.md" in said["run"]
+    assert "--body-file out/experiments/gate.md" in said["run"]
     assert "!cancelled()" in said["if"], "a deployment that fails must not hide the verdict"
     assert WORKFLOW["permissions"] == {"contents": "read", "pull-requests": "write"}
 

@@ -20,7 +20,7 @@ def test_every_result_says_what_it_rests_on(path: Path) -> None:
     result = json.loads(path.read_text())
 
     assert result["dataset"] == path.stem
-    for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_peer"):
+    for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_baseline"):
         assert result[name], f"{path.name}: {name} is empty"
     assert "changes" not in result["commit"], "measured with code that is in no commit"
     assert result["registered"] in result["models"]
@@ -34,7 +34,7 @@ def test_the_readmes_table_is_of_the_committed_results() -> None:
     for dataset, label, registered, window, following, seconds in rows:
         result = json.loads((ROOT / "experiments" / "results" / f"{dataset}.json").read_text())
         model = result["models"][label]
-        measured = [spread(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("window", "next")]
+        measured = [spread(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("horizon", "next_item")]
         assert [window, following] == measured, f"{dataset} {label}"
         assert seconds == f"{model['fit_seconds']:,.1f}", f"{dataset} {label}"
         assert bool(registered) == (label == result["registered"]), f"{dataset} {label}"

@@ -26,16 +26,16 @@ def test_every_value_of_every_space_is_one_that_the_model_takes() -> None:
 
 
 def test_the_models_own_value_belongs_to_its_space() -> None:
-    found = around(SPACES, model(width=48, dropout=0.6, max_history=10, batch_events=2048))
+    found = around(SPACES, model(embedding_dim=48, dropout=0.6, max_history=10, batch_size=2048))
 
-    assert found["width"].values == [32, 64, 128, 48]
+    assert found["embedding_dim"].values == [32, 64, 128, 48]
     assert (found["dropout"].low, found["dropout"].high) == (0.0, 0.6)
     assert (found["max_history"].low, found["max_history"].high) == (10, 200)
-    assert found["batch_events"] == SPACES["batch_events"]
+    assert found["batch_size"] == SPACES["batch_size"]
 
 
 def test_a_value_that_no_range_can_hold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^\.weight_decay: the model's own value is 0\.0; expected more than 0 where"):
         around(SPACES, model(weight_decay=0.0))
     with pytest.raises(ValueError, match=r"^\.days: the model's own value is None, which no range holds"):
-        around({"days": SPACES["blocks"]}, SETTINGS.train.models["popularity"])
+        around({"days": SPACES["num_layers"]}, SETTINGS.train.models["popularity"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from config.params import ROOT
+from config.paths import ROOT
 
 FOLDERS = ("benchmarks", "config", "data", "experiments", "features", "serving", "training")
 GENERATED = ("*_pb2.py", "*_pb2_grpc.py")

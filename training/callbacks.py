@@ -64,7 +64,7 @@ class Validation(Curve):
 
     def __init__(self, features: Features, settings: params.Train, patience: int, seed: int, on_epoch: OnEpoch) -> None:
         super().__init__(on_epoch)
-        self.features, self.size, self.patience = features, settings.batch_cases, patience
+        self.features, self.size, self.patience = features, settings.eval_batch_size, patience
         self.trends = features.trend_log()
         self.cases = {
             target: validation.sample(every, settings.early_stopping_cases, seed)

@@ -73,11 +73,11 @@ class Windows(IterableDataset):
     def __init__(self, features: Features, channels: tuple[str, ...], params: dict, seed: int) -> None:
         self.timeline = Timeline(features.past)
         self.params, self.seed, self.epoch = params, seed, 0
-        self.days = features.description["window_days"]
-        self.next = self.timeline.next_questions()
-        self.pool = AheadPool(self.timeline.users, self.timeline.times, self.days, params["window_half_life"])
+        self.days = features.description["horizon_days"]
+        self.next = self.timeline.next_item_questions()
+        self.pool = AheadPool(self.timeline.users, self.timeline.times, self.days, params["horizon_half_life_days"])
         times = self.timeline.times
-        self.table = TrendTable(features, channels, self._all_times(times), params["trend_hours"])
+        self.table = TrendTable(features, channels, self._all_times(times), params["trend_step_hours"])
 
     def _all_times(self, times: np.ndarray) -> np.ndarray:
         first, last = times.min(initial=0), times.max(initial=0)
@@ -88,7 +88,7 @@ class Windows(IterableDataset):
         generator = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
         questions = self.next
-        if self.params["window_weight"] > 0:
+        if self.params["horizon_weight"] > 0:
             questions = questions.joined(self._ahead(generator))
         rows = cut_rows(self.timeline, questions, self.params["max_history"], generator)
         order = self.timeline.shuffled_ties(generator)
@@ -100,18 +100,18 @@ class Windows(IterableDataset):
             yield self._collate(rows, chosen, questions.take(asked), place, rows.position[asked], order)
 
     def _ahead(self, generator: np.random.Generator) -> Questions:
-        """`window_questions` per user on average, as an evaluation of `window` would ask them."""
-        count = self.params["window_questions"] * int((np.diff(self.timeline.offsets) > 0).sum())
-        asked = self.timeline.window_questions(*self.pool.draw(count, generator), self.days)
+        """`horizon_samples` per user on average, as an evaluation of `horizon` would ask them."""
+        count = self.params["horizon_samples"] * int((np.diff(self.timeline.offsets) > 0).sum())
+        asked = self.timeline.horizon_questions(*self.pool.draw(count, generator), self.days)
         return asked.take(np.flatnonzero((asked.stop > asked.first) & (asked.time >= self.timeline.times.min())))
 
     def _batches(self, rows: Rows, asked: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
-        """Rows of similar length together, about `batch_events` events each, in random order."""
+        """Rows of similar length together, about `batch_size` events each, in random order."""
         useful = np.flatnonzero(asked > 0)
         noise = generator.uniform(0.8, 1.25, size=len(useful))
         useful = useful[np.argsort(rows.length[useful] * noise + noise)]
         total = np.cumsum(np.maximum(rows.length[useful], 1))
-        parts = np.searchsorted(total, np.arange(self.params["batch_events"], total[-1], self.params["batch_events"]))
+        parts = np.searchsorted(total, np.arange(self.params["batch_size"], total[-1], self.params["batch_size"]))
         batches = np.split(useful, np.unique(parts))
         for position in generator.permutation(len(batches)):
             if len(batches[position]):
@@ -152,7 +152,7 @@ class Windows(IterableDataset):
     def _targets(self, asked: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Question, event row and weight of every target.
 
-        Each target of a `next` question weighs the same, as each is a case of its own; a stale question's
+        Each target of a `next_item` question weighs the same, as each is a case of its own; a stale question's
         share a weight, as its user counts once.
         """
         lengths = asked.stop - asked.first
@@ -161,7 +161,7 @@ class Windows(IterableDataset):
         question, target = question[kept], target[kept]
         stale = asked.stale[question]
         of_each = np.bincount(question, minlength=len(asked))[question]
-        share = self.params["window_weight"]
+        share = self.params["horizon_weight"]
         ahead = share * stale / of_each / max(1, len(np.unique(question[stale])))
         return question, target, np.where(stale, ahead, (1 - share) / max(1, (~stale).sum()))
 

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import distributed
 
-from config.command import UserError
+from config.command import UserError, describe_fault
 
 VARIABLE = "TIDEGATE_DEVICES"
 
@@ -51,9 +51,7 @@ def stated() -> int:
     try:
         return DeviceSettings().devices
     except ValidationError as error:
-        fault = error.errors()[0]
-        said = fault["msg"]
-        raise DevicesError(f"{VARIABLE} is {fault['input']!r}; {said[:1].lower()}{said[1:]}") from None
+        raise DevicesError(describe_fault(VARIABLE, error.errors()[0])) from None
 
 
 ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine

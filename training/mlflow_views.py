@@ -28,8 +28,8 @@ DESCRIPTION = """Saved views of **{dataset}**: [models on the test window]({runs
 [recipes on validation]({runs}tidegate-recipes) · [tuning trials]({runs}tidegate-trials)
 
 Each run is one fit, named `label · cut`. At the cut `valid` a recipe is found; at `test` it is followed, and that
-artifact is exported, measured, gated and deployed. Of the targets, `next` is each event's item and `window` the new
-items of the days (`split.window_days`) after the cut.
+artifact is exported, measured, gated and deployed. Of the targets, `next_item` is each event's item and `horizon` the new
+items of the days (`split.horizon_days`) after the cut.
 
 | metric | what it is |
 | --- | --- |
@@ -40,8 +40,8 @@ items of the days (`split.window_days`) after the cut.
 Numbers compare only where the tag `split_id` is the same.
 """
 
-NEXT, WINDOW = "test/next/ndcg_10", "test/window/ndcg_10"
-VALID = ("valid/next/ndcg_10", "valid/window/ndcg_10")
+NEXT_ITEM, HORIZON = "test/next_item/ndcg_10", "test/horizon/ndcg_10"
+VALID = ("valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
 def experiment_tags(experiment_id: str, dataset: str) -> dict[str, str]:
@@ -106,22 +106,22 @@ def parallel(parameters: tuple[str, ...], metrics: tuple[str, ...]) -> dict:
 
 VIEWS = {
     "models": (
-        "Models on the test window", "tags.cut = 'test' AND tags.stage = 'train'", NEXT,
-        columns((NEXT, WINDOW, *VALID, "fit_seconds", "test/next/coverage_10"), ("name",)),
-        [bar(NEXT), bar(WINDOW), scatter("fit_seconds", NEXT), scatter(VALID[0], NEXT),
-         parallel(("name",), ("test/next/coverage_10", VALID[0], WINDOW, NEXT))],
+        "Models on the test window", "tags.cut = 'test' AND tags.stage = 'train'", NEXT_ITEM,
+        columns((NEXT_ITEM, HORIZON, *VALID, "fit_seconds", "test/next_item/coverage_10"), ("name",)),
+        [bar(NEXT_ITEM), bar(HORIZON), scatter("fit_seconds", NEXT_ITEM), scatter(VALID[0], NEXT_ITEM),
+         parallel(("name",), ("test/next_item/coverage_10", VALID[0], HORIZON, NEXT_ITEM))],
     ),
     "recipes": (
         "Recipes on validation", "tags.cut = 'valid' AND tags.stage = 'train'", VALID[0],
         columns((*VALID, "fit_seconds"), ("name", "best_steps", "chosen.l2")),
         [bar(VALID[0]), bar(VALID[1]), scatter("fit_seconds", VALID[0]),
-         line("early_stopping/next/ndcg_10"), line("early_stopping/window/ndcg_10"), line("train/loss")],
+         line("early_stopping/next_item/ndcg_10"), line("early_stopping/horizon/ndcg_10"), line("train/loss")],
     ),
     "trials": (
         "Tuning trials", "tags.stage = 'trial'", "objective",
         columns(("objective", *VALID, "fit_seconds"), ("name", "learning_rate", "dropout", "weight_decay")),
         [parallel(("learning_rate", "dropout", "weight_decay"), ("objective",)),
          scatter("learning_rate", "objective", "PARAM"), scatter("dropout", "objective", "PARAM"),
-         line("early_stopping/next/ndcg_10"), line("train/loss")],
+         line("early_stopping/next_item/ndcg_10"), line("train/loss")],
     ),
 }  # fmt: skip

@@ -35,7 +35,7 @@ class TrainModule(pl.LightningModule):
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.sampler = NegativeSampler(counts, params.get("alpha", 0.0), seed)
         share = counts / max(1, counts.sum())
-        self.frequency = StreamingFrequency(1 - (1 - share) ** params["batch_events"], rate=0.05)
+        self.frequency = StreamingFrequency(1 - (1 - share) ** params["batch_size"], rate=0.05)
         self.seed, self._seeded, self.last_loss = seed, -1, torch.tensor(float("nan"))
         self._trends: Tensor | None = None
 
@@ -105,7 +105,9 @@ class TrainModule(pl.LightningModule):
     def _sampled(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the true items (P,) and of sampled ones (P, M), those in the history masked; the draws."""
         # Every process draws for the whole batch, from one seed: negatives do not depend on how it is shared.
-        drawn = self.sampler.draw(len(batch.among), self.params["negatives"])[batch.drawn.cpu()].to(batch.item.device)
+        drawn = self.sampler.draw(len(batch.among), self.params["num_negatives"])[batch.drawn.cpu()].to(
+            batch.item.device
+        )
         scores = self.model.score_pairs(batch.query, batch.question, torch.cat([batch.item[:, None], drawn], dim=1))
         taken = torch.cat([batch.seen, torch.stack([batch.question, batch.item])], dim=1)
         size = self.model.sizes.num_items
@@ -124,12 +126,12 @@ class TrainModule(pl.LightningModule):
     def configure_optimizers(self):
         groups = parameter_groups(self.model, self.params["weight_decay"])
         optimizer = torch.optim.AdamW(groups, lr=self.params["learning_rate"])
-        warm_up = self.params["warm_up_steps"]
+        warm_up = self.params["warmup_steps"]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_end(self, *_) -> None:
-        move_average(self.average, self.model, self.global_step, self.params["average_decay"])
+        move_average(self.average, self.model, self.global_step, self.params["ema_decay"])
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

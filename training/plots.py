@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#1565c0", "#ef6c00", "#9e9e9e"
-COLOUR_OF = {"next": BLUE, "window": ORANGE}
+COLOUR_OF = {"next_item": BLUE, "horizon": ORANGE}
 
 
 def panels(

@@ -170,10 +170,10 @@ def fit_hybrid(
             target: validation.sample(every, settings.validation_cases, seed)
             for target, every in validation.cases(features).items()
         }
-        answers = {target: gather(model, features, every, settings.batch_cases) for target, every in cases.items()}
+        answers = {target: gather(model, features, every, settings.eval_batch_size) for target, every in cases.items()}
         users = {target: every.user for target, every in cases.items()}
         l2, halves = choose(model.equal_weights(), answers, users, recipe["l2"])
-        scores = _cross_fitted(model, features, cases, halves, settings.batch_cases)
+        scores = _cross_fitted(model, features, cases, halves, settings.eval_batch_size)
         weights = most_likely(model.equal_weights(), list(answers.values()), l2)
         model.set_weights(weights.tolist())
         recipe = recipe | {"l2": l2, "weights": weights.tolist()}

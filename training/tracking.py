@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import params
+from config.paths import INGESTED, mlflow_database
 from features.feature_files import Features
 from training import mlflow_views, plots, provenance
 
-INGESTED = Path("data/out/ingest")
 LOCK = Path("dvc.lock")
 DIGEST_LENGTH = 36  # MLflow's limit
 COLUMN_TYPES = {"int64": "long", "int32": "integer", "float": "float", "double": "double", "bool": "boolean"}
@@ -43,7 +43,7 @@ def dataset_input(features: Features):
 
 
 def dvc_hash() -> str | None:
-    """The md5 of data/out/ingest as it stands in dvc.lock, by which `dvc pull` finds it; None where DVC has not run."""
+    """The md5 of out/data/ingest as it stands in dvc.lock, by which `dvc pull` finds it; None where DVC has not run."""
     import yaml
 
     if not LOCK.exists():
@@ -195,15 +195,14 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported: nothing reports home
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-DATABASE = Path("experiments/out/mlflow.db")
-
 
 def tracking_uri() -> str:
-    """Where runs go: MLFLOW_TRACKING_URI, or SQLite in this project."""
+    """Where runs go: MLFLOW_TRACKING_URI, or SQLite in the state folder."""
     if "MLFLOW_TRACKING_URI" in os.environ:
         return os.environ["MLFLOW_TRACKING_URI"]
-    DATABASE.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{DATABASE.resolve()}"
+    database = mlflow_database().resolve()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{database}"
 
 
 def connected() -> MlflowClient:

@@ -15,16 +15,15 @@ from scipy import sparse
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features
 from features.sequences import Log
 from training import distributed, tracking
 from training import validation as validation_module
-from training.models.base import CountedModel, Model, ModelError, Sizes
+from training.models.base import MatrixModel, Model, ModelError, Sizes
 from training.models.hybrid import Hybrid
 from training.models.registry import build
-
-OUT = Path("training/out")
 
 
 @dataclass
@@ -108,7 +107,7 @@ def fit(
             from training.network_fit import fit_learned
 
             return fit_learned(recipe, features, settings, seed, on_epoch, checkpoints, num_devices)
-        return _fit_counted(recipe, features, settings, seed, begun)
+        return _fit_matrix_model(recipe, features, settings, seed, begun)
     except ModelError as error:
         raise FitError(str(error)) from None
 
@@ -120,16 +119,16 @@ def build_is_learned(recipe: dict) -> bool:
     return recipe["name"] in MODELS and MODELS[recipe["name"]].learned
 
 
-def _fit_counted(recipe, features, settings, seed, begun) -> FitResult:
+def _fit_matrix_model(recipe, features, settings, seed, begun) -> FitResult:
     matrix = matrix_of(features.past, len(features.vocabulary))
-    best: tuple[float, CountedModel, dict, dict] | None = None
+    best: tuple[float, MatrixModel, dict, dict] | None = None
     for chosen in candidates(recipe):
         model = build(chosen, sizes_of(features))
-        assert isinstance(model, CountedModel)
+        assert isinstance(model, MatrixModel)
         model.fit(matrix, seed)
         scores = validation_scores(model, features, settings, seed) if features.description["cut"] == "valid" else {}
-        if best is None or scores["next"] > best[0]:
-            best = scores.get("next", 0.0), model, chosen, scores
+        if best is None or scores["next_item"] > best[0]:
+            best = scores.get("next_item", 0.0), model, chosen, scores
     assert best is not None  # params.py wants at least one value of l2
     _, model, chosen, scores = best
     return FitResult(model, chosen, time.perf_counter() - begun, scores, [])
@@ -141,7 +140,7 @@ def validation_scores(model: Model, features: Features, settings: params.Train, 
     scores = {}
     for target, every in validation_module.cases(features).items():
         chosen = validation_module.sample(every, settings.validation_cases, seed)
-        scores[target] = float(validation_module.ndcg(model, features, chosen, trends, settings.batch_cases).mean())
+        scores[target] = float(validation_module.ndcg(model, features, chosen, trends, settings.eval_batch_size).mean())
     return scores
 
 
@@ -155,7 +154,7 @@ def recipe_for(label: str, cut: str, settings: params.Params) -> dict:
         if recipe["name"] == Hybrid.name:
             recipe["parts"] = {part: recipe_for(part, "test", settings) for part in recipe["parts"]}
         return recipe
-    found = OUT / label / "valid" / "fit.json"
+    found = FITTED / label / "valid" / "fit.json"
     if not found.exists():
         raise UserError(f"{found} is missing; run `python -m training.train --model {label} --cut valid` first")
     return json.loads(found.read_text())["recipe"]
@@ -171,7 +170,7 @@ def fitted_parts(recipe: dict, cut: str, features: Features) -> dict[str, FitRes
         return None
     parts = {}
     for label in recipe["parts"]:
-        folder = OUT / label / cut
+        folder = FITTED / label / cut
         if not (folder / "fit.json").exists():
             raise UserError(f"{folder} is missing; run `python -m training.train --model {label} --cut {cut}` first")
         facts = json.loads((folder / "fit.json").read_text())
@@ -206,14 +205,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = params.load()
     recipe = recipe_for(arguments.model, arguments.cut, settings)
-    features = feature_files.load(Path("features/out") / arguments.cut)
+    features = feature_files.load(FEATURES / arguments.cut)
     with tracking.training_run(arguments.model, recipe, features, settings) as run:
         parts = fitted_parts(recipe, arguments.cut, features)
-        kept, number = OUT / "checkpoints", distributed.stated() if build_is_learned(recipe) and parts is None else 1
+        kept, number = CHECKPOINTS, distributed.stated() if build_is_learned(recipe) and parts is None else 1
         result = fit(recipe, features, settings.train, settings.train.seed, run.log_epoch, kept, parts, number)
         run.tag(devices=str(number))
         run.log_fit(result)
-    folder = OUT / arguments.model / arguments.cut
+    folder = FITTED / arguments.model / arguments.cut
     write(
         folder,
         result,

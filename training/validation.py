@@ -10,7 +10,7 @@ import torch
 
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, batches, next_cases, window_cases
+from features.sequences import EvaluationCases, batches, horizon_cases, next_item_cases
 from features.trends import TrendLog, TrendSnapshot, last_refresh
 from training.metrics import TrueRanks
 from training.metrics import ndcg as ndcg_at
@@ -25,8 +25,8 @@ def cases(features: Features) -> dict[str, EvaluationCases]:
     """The cases of both targets in the period that follows the cut."""
     start, until = features.cut_us, features.description["until_us"]
     return {
-        "window": window_cases(features.log, start, features.description["window_days"], until),
-        "next": next_cases(features.log, start, until),
+        "horizon": horizon_cases(features.log, start, features.description["horizon_days"], until),
+        "next_item": next_item_cases(features.log, start, until),
     }
 
 

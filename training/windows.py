@@ -73,7 +73,7 @@ class Timeline:
         keys = user * self._step + np.searchsorted(self._instants, time_us, side="right")
         return np.searchsorted(self._enter, keys, side="left") - self.offsets[user]
 
-    def next_questions(self) -> Questions:
+    def next_item_questions(self) -> Questions:
         """One question per user and distinct event time; its targets are the events of that time."""
         starts = self._starts
         user, time = self.users[starts], self.times[starts]
@@ -81,7 +81,7 @@ class Timeline:
         visible = self.visible(user, time)
         return Questions(user, time, visible, self.context[starts], starts, stop, np.zeros(len(starts), dtype=bool))
 
-    def window_questions(self, user: np.ndarray, time: np.ndarray, days: int) -> Questions:
+    def horizon_questions(self, user: np.ndarray, time: np.ndarray, days: int) -> Questions:
         """One question per given user and moment; the targets are all events of `days` from there."""
         first, stop = self._rank(user, time), self._rank(user, time + days * DAY)
         context = np.zeros((len(user), self.context.shape[1]), dtype=np.int64)  # nobody has asked yet
@@ -141,7 +141,7 @@ def _first_of_pair(users: np.ndarray, items: np.ndarray) -> np.ndarray:
 class AheadPool:
     """Every (user, day) such that the user acts within `days` of that day's beginning.
 
-    At one moment `window` ranks for whoever acts soon, each user once. So a day is drawn first, then one of its
+    At one moment `horizon` ranks for whoever acts soon, each user once. So a day is drawn first, then one of its
     users: drawn by user or by event instead, the crowd of a platform's first weeks, or whoever acts all the
     time, would decide what a model learns of everybody else.
 

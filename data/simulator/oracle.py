@@ -67,7 +67,7 @@ class Oracle:
         with np.errstate(divide="ignore"):  # log 0 is the -inf of what cannot be played
             return np.log(self._probabilities(users, times, _Past(self, histories), shares)).astype(np.float32)
 
-    def window_scores(
+    def horizon_scores(
         self, user_ids: Sequence[str], time_us: int, days: float, histories: Sequence[Sequence[str]]
     ) -> np.ndarray:
         """Log of the choice probability summed over INSTANTS moments of the window ahead.

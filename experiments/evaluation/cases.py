@@ -110,7 +110,7 @@ def _unit(items: pd.DataFrame) -> np.ndarray | None:
     return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 0)
 
 
-TARGETS = ("window", "next")
+TARGETS = ("horizon", "next_item")
 RANKED_LENGTH = 100  # ids kept of each ranking; metrics read no further
 SEGMENT = "segment:"  # begins the name of a segment's slice
 COLUMNS = (  # and, where segments are asked for, `segments`: a list of names
@@ -177,8 +177,8 @@ def gather(frames: Sequence[pd.DataFrame], target: str, catalogue: Catalog) -> R
     if table.empty:
         return None
     users, user = np.unique(table["user_id"].to_numpy(str), return_inverse=True)
-    if target == "window" and len(users) < len(table):
-        raise RankingsError(f"rankings: {len(table)} window cases of {len(users)} users; expected one a user")
+    if target == "horizon" and len(users) < len(table):
+        raise RankingsError(f"rankings: {len(table)} horizon cases of {len(users)} users; expected one a user")
     segments = _segment_masks(table["segments"]) if "segments" in table else {}
     return RankedCases(user, len(users), _last(user, table), table["history_length"].to_numpy(),
                  table["activity"].to_numpy(), [_ranked(frame, catalogue) for frame in aligned], segments)  # fmt: skip

@@ -144,22 +144,22 @@ STALE = 1e-9  # a stored mean further than this from the same mean of the rankin
 Frames = Callable[[Measured], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
 
 
-def best_peer(measured: Sequence[Measured], target: str) -> str | None:
-    """Label of the peer with the highest NDCG@10 on a target, of equals the first; None without peers."""
-    peers = [one for one in measured if one.peer and one.point(target, PRIMARY) is not None]
-    return min(peers, key=lambda one: (-one.entry(target, PRIMARY)["mean"], one.label)).label if peers else None
+def best_baseline(measured: Sequence[Measured], target: str) -> str | None:
+    """Label of the baseline with the highest NDCG@10 on a target, of equals the first; None without baselines."""
+    baselines = [one for one in measured if one.baseline and one.point(target, PRIMARY) is not None]
+    return min(baselines, key=lambda one: (-one.entry(target, PRIMARY)["mean"], one.label)).label if baselines else None
 
 
 def best_on_validation(measured: Sequence[Measured], learned: bool) -> str | None:
-    """Label of the learned (or counted) model that is best on validation; the test window has no say.
+    """Label of the learned model (or baseline) that is best on validation; the test window has no say.
 
     Best is the highest geometric mean of the targets' NDCG@10, as in early stopping and tuning: what goes live has
-    to serve both. This is how the gate's candidate and the first champion are chosen. A learned peer is neither.
+    to serve both. This is how the gate's candidate and the first champion are chosen. A learned baseline is neither.
     """
     kind = [
         one
         for one in measured
-        if one.learned == learned and not (one.learned and one.peer) and not one.oracle and one.validation
+        if one.learned == learned and not (one.learned and one.baseline) and not one.oracle and one.validation
     ]
     return max(kind, key=lambda one: (on_validation(one), one.label)).label if kind else None
 
@@ -176,7 +176,7 @@ def comparisons(
     resamples: int,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """Every learned model of ours against the best peer of each target, and each further (model, against) pair.
+    """Every learned model of ours against the best baseline of each target, and each further (model, against) pair.
 
     Two learned models whose parameters differ in one value are such a pair: that value is what is being tried. So are
     a tuned model and the same by its default values.
@@ -189,9 +189,9 @@ def comparisons(
         raise CompareError(f"no metrics of {label!r}; known are {', '.join(sorted(by_label))}")
     found = []
     for target in TARGETS:
-        peer = best_peer(measured, target)
-        ours = [one.label for one in measured if one.learned and not one.peer and not one.oracle]
-        wanted = [(label, peer) for label in ours if peer is not None]
+        baseline = best_baseline(measured, target)
+        ours = [one.label for one in measured if one.learned and not one.baseline and not one.oracle]
+        wanted = [(label, baseline) for label in ours if baseline is not None]
         for model, against in dict.fromkeys([*wanted, *pairs, *tuned(measured), *ablations(measured)]):
             one, other = by_label[model], by_label[against or ""]
             if target in one.targets and target in other.targets:

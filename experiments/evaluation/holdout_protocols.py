@@ -18,7 +18,7 @@ from data.time_columns import microseconds
 from features import folds
 from features.feature_files import Features
 from features.folds import Tables
-from features.sequences import EvaluationCases, Log, next_cases
+from features.sequences import EvaluationCases, Log, next_item_cases
 from training import validation
 
 
@@ -36,12 +36,12 @@ def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
     return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
 
 
-TEMPORAL = ("next", "window")
+TEMPORAL = ("next_item", "horizon")
 MEANINGS = {
-    "next": "the temporal cut: fitted before valid_start, asked before each event of the validation window",
-    "window": "the same fit, asked once at valid_start for each user's new items up to test_start",
-    "rolling next": "next in earlier windows as long as the validation window, each fitted on what lies before it",
-    "rolling window": "window in the same earlier windows",
+    "next_item": "the temporal cut: fitted before valid_start, asked before each event of the validation window",
+    "horizon": "the same fit, asked once at valid_start for each user's new items up to test_start",
+    "rolling next_item": "next_item in earlier windows as long as the validation window, each fitted on what lies before it",
+    "rolling horizon": "horizon in the same earlier windows",
     "leave last out": "each user's last event, fitted on all other events, later ones of other users included",
     "user k-fold": "events of held-out users from their own earlier ones, fitted on all events of the other users",
     "session k-fold": "events of held-out sessions, fitted on all other sessions, later ones of the same user included",
@@ -111,8 +111,8 @@ def _drawn(asked: dict[str, EvaluationCases], count: int, settings: params.Param
 
 
 def cases_of(log: Log, held: np.ndarray) -> EvaluationCases:
-    """The `next` cases of the events of `log` that were held out, (E,) bool."""
-    asked = next_cases(log, int(log.times.min()), int(log.times.max()) + 1)
+    """The `next_item` cases of the events of `log` that were held out, (E,) bool."""
+    asked = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
     return asked.take(np.flatnonzero(held[asked.event]))
 
 

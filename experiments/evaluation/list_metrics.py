@@ -1,5 +1,5 @@
 """What the lists look like, whatever their accuracy: coverage, concentration, popularity, diversity,
-personalisation.
+personalization.
 
 Shapes: C cases, K list length, I known items, U users, R resamples. Lists hold rows of the catalogue, -1
 where empty.
@@ -64,7 +64,7 @@ def diversity(lists: np.ndarray, unit: np.ndarray, k: int) -> np.ndarray:
     return values
 
 
-def personalisation(lists: np.ndarray, k: int, num_items: int) -> float:
+def personalization(lists: np.ndarray, k: int, num_items: int) -> float:
     """1 - mean overlap of the first k of two users' lists, over all pairs of U users; one list per user, (U,
     K).
 
@@ -76,8 +76,8 @@ def personalisation(lists: np.ndarray, k: int, num_items: int) -> float:
     return float(1 - (f * (f - 1)).sum() / (k * users * (users - 1))) if users > 1 else float("nan")
 
 
-def personalisation_bounds(seeds: list[np.ndarray], k: int, seed: int, resamples: int) -> tuple[float, float]:
-    """95% interval of personalisation, averaged over the (U, K) lists of each seed, users resampled.
+def personalization_bounds(seeds: list[np.ndarray], k: int, seed: int, resamples: int) -> tuple[float, float]:
+    """95% interval of personalization, averaged over the (U, K) lists of each seed, users resampled.
 
     A user drawn twice is not compared with themself: pairs of distinct users count by the product of their
     draws.

@@ -1,6 +1,6 @@
 """Rankings in, numbers out: every published metric of one model, with intervals and slices, per target.
 
-`window` averages over users (one case each), `next` over cases, with the mean of users' means beside it. With
+`horizon` averages over users (one case each), `next_item` over cases, with the mean of users' means beside it. With
 several seeds each case is averaged over the seeds first; then users are resampled.
 """
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from config.command import UserError
 from experiments.evaluation.bootstrap import Totals, intervals
 from experiments.evaluation.cases import RANKED_LENGTH, TARGETS, Catalog, RankedCases, gather
-from experiments.evaluation.list_metrics import over_cases, per_case, personalisation, personalisation_bounds
+from experiments.evaluation.list_metrics import over_cases, per_case, personalization, personalization_bounds
 from experiments.evaluation.slices import sliced
 from training.metrics import accuracy
 
@@ -38,7 +38,7 @@ DEFINITIONS = {
     "popularity_percentile": "mean over the list of the share of the catalogue with fewer events + half of equals",
     "novelty": "mean over the list of -log2(max(item's training events, 1) / all training events), bits",
     "diversity": "1 - mean cosine of the item content of all pairs in the first k",
-    "personalisation": "1 - mean of |A and B| / k over all pairs of users, each with their last list",
+    "personalization": "1 - mean of |A and B| / k over all pairs of users, each with their last list",
 }
 
 
@@ -58,7 +58,7 @@ def measure(
         k: list lengths, none above 100; 10, the headline, is always among them.
 
     Returns:
-        {"window" | "next": {"users", "cases", "metrics": {key: {"mean", "low", "high"}}, "slices": {name: the
+        {"horizon" | "next_item": {"users", "cases", "metrics": {key: {"mean", "low", "high"}}, "slices": {name: the
         same}}}; coverage and gini are {"value"}: no means, no interval. A bound is None where fewer than two
         users carry it.
 
@@ -71,7 +71,7 @@ def measure(
         raise ValueError(f"k is {list(k)}; expected values in [1, {RANKED_LENGTH}], the length of `ranked`")
     found = {target: gather(frames, target, catalogue) for target in TARGETS}
     return {
-        target: _target(cases, catalogue, seed, resamples, ks, by_user=target == "next")
+        target: _target(cases, catalogue, seed, resamples, ks, by_user=target == "next_item")
         for target, cases in found.items()
         if cases is not None
     }
@@ -129,10 +129,10 @@ def _over_lists(cases: RankedCases, catalogue: Catalog, seed: int, resamples: in
     each_seed = [over_cases(r.lists, catalogue, ks) for r in cases.seeds]
     values = {key: {"value": number(float(np.mean([v[key] for v in each_seed])))} for key in each_seed[0]}
     lists = [r.lists[cases.last] for r in cases.seeds]
-    mean = float(np.mean([personalisation(own, HEADLINE, len(catalogue.ids)) for own in lists]))
-    bounds = personalisation_bounds(lists, HEADLINE, seed, resamples)
+    mean = float(np.mean([personalization(own, HEADLINE, len(catalogue.ids)) for own in lists]))
+    bounds = personalization_bounds(lists, HEADLINE, seed, resamples)
     entry = dict(zip(("mean", "low", "high"), map(number, (mean, *bounds)), strict=True))
-    return values | {f"personalisation@{HEADLINE}": entry}
+    return values | {f"personalization@{HEADLINE}": entry}
 
 
 def _counted(values: dict[str, np.ndarray], cases: RankedCases) -> dict[str, int]:
@@ -150,15 +150,15 @@ class Measured(BaseModel):
     Attributes:
         label: key in params.train.models; also names the file.
         model: name of the model class.
-        peer: what ours are judged against (popularity, ease, sasrec, ...); a learned one is never the candidate.
-        learned: trained by gradient descent; those of ours are compared with the best peer of each target.
+        baseline: what ours are judged against (popularity, ease, sasrec, ...); a learned one is never the candidate.
+        learned: trained by gradient descent; those of ours are compared with the best baseline of each target.
         oracle: the simulator's true preferences: what is reachable, not a model.
         date: when it was measured, ISO with zone. commit, command: from what, and how.
         test_start, test_end: the time that the cases lie in, ISO.
-        rankings: files in experiments/out/rankings, one per seed.
+        rankings: files in out/experiments/rankings, one per seed.
         validation: {target: {metric key: number or {"mean": number}}}, measured on the validation window.
         segments: slice name -> its rule in words.
-        targets: measure()'s answer; "next_frozen" holds `next` with trends frozen at test_start.
+        targets: measure()'s answer; "next_item_frozen" holds `next_item` with trends frozen at test_start.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -167,7 +167,7 @@ class Measured(BaseModel):
     model: str
     params: dict[str, Any]
     fit_seconds: float | None
-    peer: bool
+    baseline: bool
     learned: bool
     oracle: bool = False
     dataset: str

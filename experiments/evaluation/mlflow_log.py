@@ -69,7 +69,7 @@ def _errors(entries: list[dict]) -> list[list[float]]:
 
 # By k only what is plotted by k: every other metric at every k would bury these in MLflow's lists.
 LOGGED_BY_K = tuple(f"{name}@{k}" for name in ("ndcg", "recall") for k in KS)
-AT_HEADLINE = ("hr", "map", "coverage", "gini", "diversity", "novelty", "popularity_percentile", "personalisation")
+AT_HEADLINE = ("hr", "map", "coverage", "gini", "diversity", "novelty", "popularity_percentile", "personalization")
 LOGGED_PRIMARY = f"ndcg@{HEADLINE}"
 # The UI lists metrics in the order in which they were logged.
 LOGGED = tuple(
@@ -103,7 +103,7 @@ def metrics_of(facts: dict) -> dict[str, float]:
     }
     for target, measured in facts["targets"].items():
         # With frozen trends only the headline: the other models have no such numbers to compare.
-        keys = LOGGED if target in ("next", "window") else (LOGGED_PRIMARY,)
+        keys = LOGGED if target in ("next_item", "horizon") else (LOGGED_PRIMARY,)
         values = {key: value_of(measured["metrics"].get(key, {})) for key in keys}
         found |= {f"test/{target}/{_name(key)}": value for key, value in values.items() if value is not None}
     return found

@@ -14,7 +14,7 @@ import pandas as pd
 from features.encode import Batch
 from features.feature_files import Features
 from features.featurize import build_log
-from features.sequences import EvaluationCases, Log, batches, next_cases, window_cases
+from features.sequences import EvaluationCases, Log, batches, horizon_cases, next_item_cases
 from features.trends import TrendLog
 from serving.worker.recommender import Recommender
 from training import validation
@@ -43,8 +43,8 @@ def cases_from(features: Features, start_us: int) -> dict[str, EvaluationCases]:
     """The cases of both targets from a moment on; targets without any are left out."""
     until = features.description["until_us"]
     every = {
-        "window": window_cases(features.log, start_us, features.description["window_days"], until),
-        "next": next_cases(features.log, start_us, until),
+        "horizon": horizon_cases(features.log, start_us, features.description["horizon_days"], until),
+        "next_item": next_item_cases(features.log, start_us, until),
     }
     return {target: cases for target, cases in every.items() if len(cases)}
 

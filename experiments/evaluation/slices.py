@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.products import INGESTED, read_table
+from config.paths import INGESTED
+from data.products import read_table
 from experiments.evaluation.cases import SEGMENT, Catalog, Ranked, RankedCases
 from features.feature_files import Features
 from features.segments.membership import Facts, gather, membership

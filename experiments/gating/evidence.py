@@ -199,7 +199,7 @@ def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.proce
     gate must decide nothing. The roles take turns, request by request; a first round, which pays for what the others
     find ready, is not counted.
     """
-    requests = {role: [entry["request"] for entry in one.golden()] for role, one in recommenders.items()}
+    requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
     for turn in range(ROUNDS + 1):
         for position in range(max(map(len, requests.values()), default=0)):

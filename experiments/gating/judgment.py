@@ -18,8 +18,8 @@ from typing import Any
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT, gate_ledger
 from data.columns import DAY
-from data.products import INGESTED, SPLIT
 from data.times import to_iso
 from experiments.evaluation.scoring import cases_from
 from experiments.evaluation.slices import Segments
@@ -34,18 +34,17 @@ from serving.worker.recommender import Recommender
 from training.models import artifact
 from training.threads import one_thread
 
-LEDGER = Path("experiments/out/ledger.jsonl")
 
-
-def entries(split_id: str, path: Path = LEDGER) -> list[dict]:
+def entries(split_id: str, path: Path | None = None) -> list[dict]:
     """Looks at one window, oldest first."""
+    path = path or gate_ledger()
     if not path.exists():
         return []
     every = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return [entry for entry in every if entry["split_id"] == split_id]
 
 
-def known(split_id: str, candidate: str, champion: str, policy_hash: str, path: Path = LEDGER) -> dict | None:
+def known(split_id: str, candidate: str, champion: str, policy_hash: str, path: Path | None = None) -> dict | None:
     """The report of an earlier look at the same two artifacts under the same policy: nothing to look at anew."""
     for entry in entries(split_id, path):
         of = entry["candidate"], entry["champion"], entry["report"].get("policy_hash")
@@ -54,8 +53,9 @@ def known(split_id: str, candidate: str, champion: str, policy_hash: str, path: 
     return None
 
 
-def append(split_id: str, candidate: str, champion: str, report: dict[str, Any], path: Path = LEDGER) -> None:
+def append(split_id: str, candidate: str, champion: str, report: dict[str, Any], path: Path | None = None) -> None:
     """Write a look down."""
+    path = path or gate_ledger()
     path.parent.mkdir(parents=True, exist_ok=True)
     entry = {"split_id": split_id, "candidate": candidate, "champion": champion, "who": _who(), "date": report["date"],
              "report": report}  # fmt: skip
@@ -130,7 +130,7 @@ def judge(asked: Question) -> dict[str, Any]:
         spent = costs(folders, recommenders, policy)
         if decided := verdict.over_budget(spent):
             return report(asked, decided, {"budgets": spent}) | known
-        golden = len(recommenders[CHAMPION].golden())
+        golden = len(recommenders[CHAMPION].golden_cases())
         found: dict[str, Any] = {
             "budgets": spent,
             "golden_answers": golden,
@@ -150,7 +150,7 @@ def _look(asked: Question, recommenders: Mapping[str, Recommender], manifests: M
     cases = cases_from(features, start)
     looks = len(entries(asked.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
-    scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.batch_cases)
+    scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     parts = evidence.parts_of(features, cases, Segments.of(settings.segments.plain(), features))
     found = evidence.weigh(scores, cases, parts, features, settings.gate, settings.seed, looks)
     reason = same_data_refit.why_not(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)

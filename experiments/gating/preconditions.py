@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from data.times import to_iso
 from experiments.audit import failures
 from experiments.gating import verdict
 from experiments.gating.verdict import Decision
 from experiments.serving_skew import report as skew_record
 from serving.worker.recommender import Recommender
-from serving.worker.response import difference
+from serving.worker.response import find_difference
 from training import provenance
 from training.threads import one_thread
 
@@ -84,7 +84,7 @@ def leaking(audit: dict) -> Decision | None:
         return None
     first, *others = failures(audit)
     more = f" (and {len(others)} more)" if others else ""
-    advice = "mend what experiments/out/audit.html shows, `dvc repro`, and ask again"
+    advice = "mend what out/experiments/audit.html shows, `dvc repro`, and ask again"
     return Decision(verdict.HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
 
 
@@ -101,7 +101,7 @@ def skewed(measured: Mapping[str, Any] | None, policy: params.Gate) -> Decision 
     told = "; ".join(f"{name} {skew_record.rate(measured['groups'][name])}" for name in low)
     reason = f"refused: what is served does not read what the data set tells: {told}; gate.min_match_rate is"
     since = "measure what was answered since (`python -m experiments.skew --since TIME`)"
-    advice = f"mend what experiments/out/skew.html shows, {since}, and ask again"
+    advice = f"mend what out/experiments/skew.html shows, {since}, and ask again"
     return Decision(verdict.HOLD, f"{reason} {policy.min_match_rate:g}", advice)
 
 
@@ -129,7 +129,7 @@ def overlap(manifests: Mapping[str, dict], until_us: int) -> Decision | None:
 
 def golden_fault(recommender: Recommender) -> str | None:
     """How the artifact's answers here depart from those recorded at export; None if they do not."""
-    golden = recommender.golden()
+    golden = recommender.golden_cases()
     if not golden:
         return "it holds no golden answers"
     with one_thread():
@@ -137,7 +137,7 @@ def golden_fault(recommender: Recommender) -> str | None:
     for number, (entry, answer) in enumerate(zip(golden, answers, strict=True)):
         if not isinstance(answer, dict):
             return f"golden request {number} is refused: {answer}"
-        if told := difference(entry["answer"], answer):
+        if told := find_difference(entry["answer"], answer):
             return f"golden request {number}: {told}"
     return None
 

@@ -119,8 +119,8 @@ SAID = {
     "OVERRIDE": "{label} is champion without the gate's word, in place of {champion}",
     "INSUFFICIENT_DATA": "too little is known of {label}, {champion} stays champion",
 }
-TERMS = """NDCG@10: how high what was taken stands among the first 10 of the whole catalogue. next: the live page, asked
-before each event; window: one list for the coming days. Best cheap baseline: the best model that only counts, chosen on
+TERMS = """NDCG@10: how high what was taken stands among the first 10 of the whole catalogue. next_item: the live page, asked
+before each event; horizon: one list for the coming days. Best cheap baseline: the best model that only counts, chosen on
 validation. An interval resamples users; a lower bound above the bar is a test at alpha, shared by all looks at this window."""
 BADGES = {"ok": "✓ holds", "bad": "✗ fails", "open": "? not shown", "none": "– not asked"}
 

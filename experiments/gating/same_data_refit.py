@@ -58,7 +58,7 @@ def refit(
     """
     policy = settings.gate
     result = fit(recipe, features, settings.train, settings.train.seed)
-    trends, size = features.trend_log(), settings.train.batch_cases
+    trends, size = features.trend_log(), settings.train.eval_batch_size
     again = {t: validation.ndcg(result.model, features, every, trends, size) for t, every in cases.items()}
 
     def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:

@@ -9,7 +9,7 @@ from config import params
 from experiments.evaluation.comparison import users_to_decide
 
 PROMOTE, HOLD, REJECT, INSUFFICIENT_DATA = "PROMOTE", "HOLD", "REJECT", "INSUFFICIENT_DATA"
-TARGETS = ("window", "next")
+TARGETS = ("horizon", "next_item")
 CHAMPION, BASELINE = "champion", "baseline"
 MOST_USERS = 10_000_000  # above it no platform waits for a number of users
 

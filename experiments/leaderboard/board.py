@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.evaluation.bootstrap import Totals, intervals
 from experiments.evaluation.cases import TARGETS, align, true_ranks
-from experiments.evaluation.comparison import PRIMARY, best_peer
+from experiments.evaluation.comparison import PRIMARY, best_baseline
 from experiments.evaluation.measure import HEADLINE, KS, Measured, number
 from training.metrics import accuracy
 
@@ -19,23 +19,23 @@ DIGITS = 6  # significant digits kept of every measured number
 MAIN = (
     [f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini",
     "popularity_percentile",
-                                       "novelty", "diversity", "personalisation")]
+                                       "novelty", "diversity", "personalization")]
     + ["mrr@100", f"{PRIMARY}_by_user"]
     + [f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE]
 )  # fmt: skip
 MAIN_SLICES = ("cold", "warm")  # and every segment
-FROZEN = "next_frozen"
+FROZEN = "next_item_frozen"
 
 
 @dataclass(frozen=True)
 class Board:
-    """Models that share one split, best peers, and the paired comparisons.
+    """Models that share one split, best baselines, and the paired comparisons.
 
     Attributes:
         models: everything that can be deployed, by label.
         oracle: the simulator's best reachable, if there is one.
         registered: label of the model that the gate judges, and so registers; None where none is learned.
-        decay: label -> NDCG@10 of `next` by period after the cut.
+        decay: label -> NDCG@10 of `next_item` by period after the cut.
     """
 
     dataset: str
@@ -59,9 +59,9 @@ class Board:
         return cls(measured[0].dataset, models, oracles[0] if oracles else None, comparisons, registered, decay or {})
 
     @property
-    def best_peer(self) -> dict[str, str | None]:
-        """Label of the best peer of each target."""
-        return {target: best_peer(self.models, target) for target in self.targets}
+    def best_baseline(self) -> dict[str, str | None]:
+        """Label of the best baseline of each target."""
+        return {target: best_baseline(self.models, target) for target in self.targets}
 
     @property
     def targets(self) -> list[str]:
@@ -102,7 +102,7 @@ def result(board: Board) -> dict[str, Any]:
         **board.provenance,
         "seeds": sorted({seed for one in board.models for seed in one.seeds}),
         "registered": board.registered,
-        "best_peer": board.best_peer,
+        "best_baseline": board.best_baseline,
         "models": {one.label: _model(one) for one in board.models},
         "comparisons": rounded(board.comparisons),
     }
@@ -129,7 +129,7 @@ def _model(one: Measured) -> dict[str, Any]:
     return {
         "fit_seconds": rounded(one.fit_seconds),
         "params": one.params,  # as they were given: a rounded parameter is another parameter
-        "peer": one.peer,
+        "baseline": one.baseline,
         "learned": one.learned,
         "seeds": one.seeds,
         "targets": _targets(one),
@@ -156,7 +156,7 @@ PERIODS = 8  # of equal length, from the cut to the last case
 
 
 def decay(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict]:
-    """NDCG@10 of `next` by period after the cut: days, cases, users, mean and 95% interval by user.
+    """NDCG@10 of `next_item` by period after the cut: days, cases, users, mean and 95% interval by user.
 
     Weights are frozen at the cut while histories and trends go on, so a fall is what refitting would win back,
     or a harder period: compare models, not days. A period without cases is left out.
@@ -164,11 +164,11 @@ def decay(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dic
     Args:
         frames: the rankings of one model, one table per seed.
     """
-    tables = align(frames, "next")
+    tables = align(frames, "next_item")
     if not len(tables[0]):
         return []
     values = np.mean([accuracy(true_ranks(table), [HEADLINE])[f"ndcg@{HEADLINE}"] for table in tables], axis=0)
-    window = frames[0].loc[frames[0]["target"] == "window", "time"]
+    window = frames[0].loc[frames[0]["target"] == "horizon", "time"]
     time = tables[0]["time"]
     cut = window.min() if len(window) else time.min()
     days = (time - cut).dt.total_seconds().to_numpy() / 86_400

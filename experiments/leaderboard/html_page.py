@@ -12,7 +12,7 @@ from experiments.evaluation.measure import HEADLINE, KS, Measured
 from experiments.leaderboard.board import Board
 from experiments.leaderboard.markdown import TITLES, definitions, provenance, rows, segment_rows, size_line
 
-COLOURS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best peer": "#ef6c00", "peer": "#ffcc80"}
+COLOURS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best baseline": "#ef6c00", "baseline": "#ffcc80"}
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
@@ -36,7 +36,7 @@ def page(board: Board) -> str:
         if by_segment := segment_rows(board, target):
             body += ["<p>NDCG@10 by segment (cases)</p>", table(by_segment)]
         body += [embedded(figure) for figure in (bars(board, target), by_k(board, target), by_slice(board, target))]
-        if target == "next" and board.decay:
+        if target == "next_item" and board.decay:
             body.append(embedded(ageing(board)))
     meanings = "".join(
         f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items()
@@ -94,9 +94,9 @@ def by_k(board: Board, target: str) -> go.Figure:
 
 
 def ageing(board: Board, most: int = 6) -> go.Figure:
-    """NDCG@10 of `next` by day after the cut, for the leading models, the best peer and the registered one."""
-    ranked, figure = [one.label for one in board.ranked("next")], go.Figure()
-    named = {board.best_peer["next"], board.registered}
+    """NDCG@10 of `next_item` by day after the cut, for the leading models, the best baseline and the registered one."""
+    ranked, figure = [one.label for one in board.ranked("next_item")], go.Figure()
+    named = {board.best_baseline["next_item"], board.registered}
     for label in [*ranked[:most], *(label for label in ranked[most:] if label in named)]:
         periods = board.decay.get(label, [])
         figure.add_scatter(
@@ -106,13 +106,13 @@ def ageing(board: Board, most: int = 6) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="days after the cut that all were fitted at")
     figure.update_yaxes(rangemode="tozero")
-    return _titled(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next", height=440)
+    return _titled(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next_item", height=440)
 
 
 def by_slice(board: Board, target: str, most: int = 6) -> go.Figure:
-    """NDCG@10 by slice, for the leading models, the best peer and the registered one."""
+    """NDCG@10 by slice, for the leading models, the best baseline and the registered one."""
     ranked, figure = board.ranked(target), go.Figure()
-    named = {board.best_peer[target], board.registered}
+    named = {board.best_baseline[target], board.registered}
     for one in [*ranked[:most], *(one for one in ranked[most:] if one.label in named)]:
         slices = {name: one.entry(target, PRIMARY, name) for name in one.targets[target].get("slices", {})}
         figure.add_bar(
@@ -132,9 +132,9 @@ def _everyone(board: Board, target: str) -> list[Measured]:
 def _kind(board: Board, one: Measured, target: str) -> str:
     if one.oracle:
         return "best reachable"
-    if one.label == board.best_peer[target]:
-        return "best peer"
-    return "peer" if one.peer else "learned"
+    if one.label == board.best_baseline[target]:
+        return "best baseline"
+    return "baseline" if one.baseline else "learned"
 
 
 def _label(one: Measured) -> str:

@@ -11,8 +11,8 @@ from experiments.evaluation.slices import DEFINITIONS as SLICE_DEFINITIONS
 from experiments.leaderboard.board import FROZEN, Board
 
 TITLES = {
-    "window": "window: one ranking a user at test_start; the truth is their new items of the following days",
-    "next": "next: a ranking just before each event; the truth is that event's item",
+    "horizon": "horizon: one ranking a user at test_start; the truth is their new items of the following days",
+    "next_item": "next_item: a ranking just before each event; the truth is that event's item",
 }
 NOTHING = "–"
 
@@ -54,7 +54,7 @@ def size_line(board: Board, target: str) -> str:
 
 def rows(board: Board, target: str) -> list[dict[str, str]]:
     """One dict of column -> text per model, best NDCG@10 first; the oracle, which is no model, on top."""
-    frozen = target == "next" and any(FROZEN in one.targets for one in board.models)
+    frozen = target == "next_item" and any(FROZEN in one.targets for one in board.models)
     return [_row(board, one, target, frozen) for one in _everyone(board, target)]
 
 
@@ -100,7 +100,7 @@ def _row(board: Board, one: Measured, target: str, frozen: bool) -> dict[str, st
         "warm NDCG@10": figure(one.point(target, PRIMARY, "warm")),
         "cold NDCG@10": figure(one.point(target, PRIMARY, "cold")),
     }
-    if target == "next":
+    if target == "next_item":
         row["NDCG@10 by user"] = figure(one.point(target, f"{PRIMARY}_by_user"))
     if frozen:
         row["frozen trends"] = figure(one.point(FROZEN, PRIMARY))
@@ -113,7 +113,7 @@ def _row(board: Board, one: Measured, target: str, frozen: bool) -> dict[str, st
 def _name(board: Board, one: Measured, target: str) -> str:
     if one.oracle:
         return "best reachable (oracle)"
-    marks = [text for text, holds in (("best peer", board.best_peer[target] == one.label),
+    marks = [text for text, holds in (("best baseline", board.best_baseline[target] == one.label),
                                       ("registered", board.registered == one.label)) if holds]  # fmt: skip
     return one.label + (f" ({', '.join(marks)})" if marks else "")
 
@@ -178,7 +178,7 @@ def summary(result: dict[str, Any], primary: str) -> str:
 
 
 def _summary_name(result: dict[str, Any], label: str) -> str:
-    best = label in result["best_peer"].values()
+    best = label in result["best_baseline"].values()
     return label + ("*" if best else "") + ("+" if label == result["registered"] else "")
 
 

@@ -48,7 +48,7 @@ def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 NO_GATE = (
-    "Only the temporal cut, with its targets next and window, asks what a platform has to answer: what people will "
+    "Only the temporal cut, with its targets next_item and horizon, asks what a platform has to answer: what people will "
     "take after all that was learned. The gate asks it again, on the test window. Every other protocol on this page is "
     "a diagnostic and cannot feed a gate."
 )
@@ -62,9 +62,9 @@ def build(found: Mapping[str, Values], num_users: int, seed: int, resamples: int
         found: column -> what each model reached, every model on the same cases.
 
     Returns:
-        {"protocols": {column: {"meaning", "can_feed_a_gate", "cases", "users", "tau": {"next" | "window": {"tau",
+        {"protocols": {column: {"meaning", "can_feed_a_gate", "cases", "users", "tau": {"next_item" | "horizon": {"tau",
         "low", "high"}}}}, "models": {label: {column: {"mean", "low", "high", "rank"}}}}; models in the order of
-        the temporal cut's `next`. A column without cases is left out.
+        the temporal cut's `next_item`. A column without cases is left out.
     """
     columns = {name: of for name, of in found.items() if len(next(iter(of.values()))[0])}
     totals = {name: _totals(of, num_users) for name, of in columns.items()}
@@ -115,15 +115,15 @@ def _tau(one: Totals, other: Totals, seed: int, resamples: int) -> dict[str, flo
 
 # Beside each temporal target what should agree with it, so that lines cross only where protocols differ.
 BY_LIKENESS = (
-    "rolling window",
-    "window",
-    "next",
-    "rolling next",
+    "rolling horizon",
+    "horizon",
+    "next_item",
+    "rolling next_item",
     "leave last out",
     "user k-fold",
     "session k-fold",
 )
-TAU_COLOURS = {"next": "#1565c0", "window": "#ef6c00"}
+TAU_COLOURS = {"next_item": "#1565c0", "horizon": "#ef6c00"}
 STYLE = (
     "<style>.note{border-left:4px solid #c62828;background:#fdecea;padding:.6em 1em}"
     ".card td{text-align:center}.card td:first-child{text-align:left}.card small{color:#666;display:block}"

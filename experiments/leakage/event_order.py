@@ -106,7 +106,7 @@ def training(at: Cut) -> Outcome:
     past, cut = at.features.past, to_iso(at.start_us)
     after = np.flatnonzero(past.times >= at.start_us)
     unknown = np.flatnonzero((past.times < at.start_us) & (past.known > at.start_us))
-    remedy = "Look at `Log.before` in features/sequences.py and at the cut in features/out; refit everything."
+    remedy = "Look at `Log.before` in features/sequences.py and at the cut in out/features; refit everything."
     findings = []
     if len(after):
         findings.append(Finding(
@@ -204,7 +204,7 @@ def evaluation(at: Cut) -> Outcome:
 
 def encoded(at: Cut) -> Outcome:
     """What a model is given of a case that shares its time with other events of the user holds none of them."""
-    log, every = at.features.log, at.cases["next"]
+    log, every = at.features.log, at.cases["next_item"]
     tied = np.isin(every.event, _tied(log.users, log.times))
     cases = every.take(np.flatnonzero(tied))
     cases = validation.sample(cases, at.settings.audit.tied_cases, at.settings.seed)
@@ -232,7 +232,7 @@ def questions(at: Cut) -> Outcome:
     """A question of training sees only events that happened before its moment and were known by it."""
     past = at.features.past
     timeline, kept = Timeline(past), past.items != PAD
-    asked = timeline.next_questions()
+    asked = timeline.next_item_questions()
     newest = timeline.offsets[asked.user] + asked.visible - 1
     some = asked.visible > 0
     latest_known = _running_maximum(timeline.users, past.known[kept])

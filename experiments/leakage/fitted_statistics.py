@@ -121,7 +121,7 @@ def weights(channel: str, age_us: np.ndarray) -> np.ndarray:
 
 def fed(at: Cut) -> Outcome:
     """A batch as a network is fed it: no visible event, and no trend, of a question's moment or later."""
-    network = next((one for one in at.settings.train.models.values() if hasattr(one, "window_questions")), None)
+    network = next((one for one in at.settings.train.models.values() if hasattr(one, "horizon_samples")), None)
     if network is None or not len(Timeline(at.features.past)):
         return Outcome(0, "questions", [])
     windows = Windows(at.features, (), network.model_dump(), at.settings.seed)

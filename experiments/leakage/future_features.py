@@ -26,10 +26,10 @@ from training import validation
 def per_feature(at: Cut) -> Outcome:
     """Every tensor that a model reads of a case comes out the same when all from its moment on is taken away."""
     whole = at.features.trend_log()
-    remaining = lru_cache(maxsize=1)(partial(left, at))  # all cases of `window` share one moment
+    remaining = lru_cache(maxsize=1)(partial(left, at))  # all cases of `horizon` share one moment
     examples: dict[str, list[Row]] = defaultdict(list)
     looked = 0
-    for target, cases in sorted(at.cases.items()):  # `next` first: its moments differ
+    for target, cases in sorted(at.cases.items(), reverse=True):  # `next_item` first: its moments differ
         order = np.random.default_rng(at.settings.seed).permutation(len(cases))
         for row in order[: at.settings.audit.travelled_cases]:
             one = cases.take(np.array([row]))
@@ -80,7 +80,7 @@ def _batch(at: Cut, log: Log, case: EvaluationCases, trends: TrendLog) -> Batch:
 
 def asked_with(log: Log, one: EvaluationCases) -> np.ndarray:
     """(1, K) the context that a live request would state: that of the event asked about; nothing ahead of time."""
-    return log.context[one.event] if one.target == "next" else np.zeros_like(one.context)
+    return log.context[one.event] if one.target == "next_item" else np.zeros_like(one.context)
 
 
 def known_traits(log: Log, one: EvaluationCases) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Target probe: with the times dealt anew, nothing that a model reads may tell which item was taken.
 
-Each `next` case is set against another that is asked later. A feature scores the items of both as of the earlier
+Each `next_item` case is set against another that is asked later. A feature scores the items of both as of the earlier
 moment, and wins where the item that was taken then scores higher. On the true times a useful feature wins more than
 half of the decided duels. Then the items are dealt anew to all moments, which breaks whatever tied them to a user's
 taste, an order or a season; histories, trends and cases are made of that log by the same code. The two items of a duel
@@ -162,8 +162,8 @@ def probe(at: Cut) -> Outcome:
 
 
 def measure(at: Cut, features: Features) -> Measured:
-    """Duels of the `next` cases of some features, and the scores of both items of each."""
-    every = validation.sample(validation.cases(features)["next"], at.settings.audit.probed_cases, at.settings.seed)
+    """Duels of the `next_item` cases of some features, and the scores of both items of each."""
+    every = validation.sample(validation.cases(features)["next_item"], at.settings.audit.probed_cases, at.settings.seed)
     cases = every.take(np.argsort(every.time, kind="stable"))
     newest, seen = read(features, cases)
     drawn = draw_duels(cases, seen, len(features.vocabulary), np.random.default_rng([at.settings.seed, 2]))

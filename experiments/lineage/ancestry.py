@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data.products import SPLIT
+from config.paths import SPLIT
 from experiments.lineage.report import Part
 from experiments.lineage.served_log import LineageError
 from serving.deployment import model_versions, registry

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.products import INGESTED, SPLIT, read_table
+from data.products import read_table
 from data.time_columns import microseconds
 from data.times import from_iso, to_iso
 from experiments.lineage import ancestry
@@ -125,7 +126,7 @@ def _roles(dataset: str) -> tuple[dict[str, str], str]:
     """(registry version -> default or loaded, "") as TorchServe says, or ({}, why it cannot be asked)."""
     settings = environment.load()
     try:
-        with TorchServe.of(settings) as server:
+        with TorchServe.from_settings(settings) as server:
             live = server.describe(dataset)
     except ServerError:
         return {}, f"TorchServe does not answer at {settings.management_url}, so what is live is not known"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.products import INGESTED, SPLIT
 from data.time_columns import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import LineageError
@@ -29,7 +28,7 @@ from features.vocabulary import Vocabulary
 from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
-from serving.worker.users import Person, person_of
+from serving.worker.users import User, user_from_reading
 
 EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
 
@@ -61,7 +60,7 @@ class Offline:
             return None
         return next(profiles(self._events[user], self._users.get(user, self._nobody), until_us), None)
 
-    def person(self, user: str, time_us: int, repeats: str, until_us: int | None = None) -> Person:
+    def person(self, user: str, time_us: int, repeats: str, until_us: int | None = None) -> User:
         """As a request at a moment should find the user.
 
         Args:
@@ -69,7 +68,7 @@ class Offline:
             until_us: until when the platform has learned; None is until the request.
         """
         known = self.profile(user, time_us if until_us is None else until_us)
-        return person_of(reading(known, time_us, self.policy), time_us, repeats)
+        return user_from_reading(reading(known, time_us, self.policy), time_us, repeats)
 
 
 def users() -> list[str]:
@@ -83,7 +82,7 @@ def horizon() -> int:
     return int(microseconds(pd.read_parquet(EVENTS, columns=[KNOWN_TIME])[KNOWN_TIME]).max())
 
 
-FEATURES = Path("features/out/test")
+TEST_FEATURES = FEATURES / "test"
 
 
 class OfflineTrends:
@@ -105,7 +104,7 @@ class OfflineTrends:
     @classmethod
     def here(cls) -> OfflineTrends | None:
         """None where the features are not here."""
-        return cls(feature_files.load(FEATURES)) if (FEATURES / "description.json").exists() else None
+        return cls(feature_files.load(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
 
     def due(self, time_us: int) -> int:
         """The last full refresh before a moment and before the data set's end."""
@@ -128,20 +127,20 @@ def find(line: Mapping[str, Any], recommender: Recommender, chosen: params.Param
     stated = (line.get("inputs") or {}).get("trends")
     found = list(_live(moment, recommender, chosen))
     for source, snapshot in found:
-        if stated in (None, response.of_trends(snapshot, channels)):
+        if stated in (None, response.digest_of_trends(snapshot, channels)):
             return source, snapshot
     if found:
         return found[0]
     raise LineageError(
         f"the item trends of {line['trends_time']} are no longer there: the online store holds others, and "
-        f"{FEATURES}, of which they could be computed, is not here (`dvc pull`)"
+        f"{TEST_FEATURES}, of which they could be computed, is not here (`dvc pull`)"
     )
 
 
 def _live(moment: int, recommender: Recommender, chosen: params.Params) -> Iterator[tuple[str, TrendSnapshot]]:
     offline = OfflineTrends.here()
     if offline is not None and moment <= offline.until_us:
-        yield f"{FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
+        yield f"{TEST_FEATURES}, as of then", offline.at(recommender.vocabulary, moment)
     try:
         with closing(connect_to_read(chosen.dataset, settings())) as online:
             held = online.read_trends(moment)

@@ -21,7 +21,7 @@ from serving.edge.pseudonym import PUBLIC, hidden, pseudonym
 from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.request import Request
-from serving.worker.users import Person, person_of
+from serving.worker.users import User, user_from_reading
 
 READ_BY = ("history", "traits")  # the parts of serving.worker.response that are of the user
 
@@ -31,7 +31,7 @@ class Again:
     """One source's account of what a model could read of a user at a moment."""
 
     source: str
-    person: Person
+    person: User
     events: list[Event]
     differs: list[str]  # parts that are not what the answer read, as far as the log tells
 
@@ -74,14 +74,14 @@ def best(
     """
     time_us = from_iso(line["time"])
     request = Request(
-        user, [], stated=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
+        user, [], has_history=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
     )
     compared = READ_BY if context is not None or "context" not in line.get("unlogged", ()) else READ_BY[:1]
     found: list[Again] = []
     for source, held in _sources(line, user, time_us, chosen):
-        person = person_of(held, time_us, repeats)
+        person = user_from_reading(held, time_us, repeats)
         events = profile.history(held.profile, time_us, repeats) if held.profile and person.items else []
-        differs = changed(line, response.of(request, person, ""), secret, compared)
+        differs = changed(line, response.input_digests(request, person, ""), secret, compared)
         found.append(Again(source, person, events, differs))
         if not differs:
             return found[-1]
@@ -91,8 +91,8 @@ def best(
 def nothing(line: Mapping[str, Any], secret: bytes | None) -> Again | None:
     """The account of a worker that had no word of the user, as of one whom the store does not know, or did not give;
     None where the answer's digest tells otherwise, or nothing."""
-    person = Person(note=line["reason"].partition("; popular in the segment ")[0])
-    empty = response.of(Request(None, [], False, 1, 0, {}, None), person, "")
+    person = User(reason=line["reason"].partition("; popular in the segment ")[0])
+    empty = response.input_digests(Request(None, [], False, 1, 0, {}, None), person, "")
     if secret is None or not line.get("inputs") or changed(line, empty, secret, ("history",)):
         return None
     return Again("nothing: the worker had no word of the user", person, [], [])
@@ -117,7 +117,7 @@ def events_part(line: Mapping[str, Any], again: Again) -> Part:
     facts = {"read from": again.source, "events": len(rows), "traits": dict(again.person.traits)}
     facts |= {"as the answer read them": "yes, by their digest" if checked else "not shown"}
     note = f"what lies here is not what the answer read: {' and '.join(again.differs)} differ" if again.differs else ""
-    return Part("events", facts, rows, note or again.person.note)
+    return Part("events", facts, rows, note or again.person.reason)
 
 
 def _sources(line: Mapping[str, Any], user: str, time_us: int, chosen: params.Params) -> Iterator[tuple[str, Reading]]:

@@ -20,7 +20,7 @@ from serving.edge.answer import Answer, seal
 from serving.edge.listing import Listing
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
-from serving.worker.users import Person
+from serving.worker.users import User
 from training.threads import one_thread
 
 NOT_COMPUTED = "none"  # what a line says as `cache` where the edge answered by itself
@@ -40,15 +40,15 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Found:
-    """A `serving.worker.users.Lookup` of one person and one moment's trends."""
+    """A `serving.worker.users.UserLookup` of one person and one moment's trends."""
 
-    person: Person
+    person: User
     snapshot: TrendSnapshot | None
 
-    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         return [self.person] * len(requests)
 
-    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         return self.snapshot
 
 
@@ -71,11 +71,11 @@ def recompute(
         recommender = that_answered(line, chosen.dataset, Path(scratch))
         trends, snapshot = offline_features.find(line, recommender, chosen)
         if line.get("cache") == NOT_COMPUTED:
-            recommender.lookup = Found(Person(), snapshot)
+            recommender.lookup = Found(User(), snapshot)
             listed = _list_of_the_edge(line, folder, recommender)
             return Recomputed(listed, {"list": "the artifact", "trends": trends}, [])
         body, again = _request(line, folder, recommender, secret, user, chosen)
-        recommender.lookup = Found(again.person if again else Person(), snapshot)
+        recommender.lookup = Found(again.person if again else User(), snapshot)
         fields = _answered(recommender, body, line)
     read_from = {"history": again.source if again else "the request", "trends": trends}
     differs = readings.changed(line, fields["inputs"], secret, tuple(fields["inputs"]))
@@ -97,7 +97,7 @@ def that_answered(line: Mapping[str, Any], dataset: str, scratch: Path) -> Recom
     name = line.get("dataset") or dataset
     version = ancestry.version_of(name, line["model_version"])
     recommender = Recommender.load(registry.download(name, version.version, scratch), line["model_version"])
-    if line["dataset_version"] != recommender.about["dataset_version"]:
+    if line["dataset_version"] != recommender.common_fields["dataset_version"]:
         other = f"the answer rests on data set version {line['dataset_version']}"
         raise LineageError(f"{other}; version {version.version} of {ancestry.registry_place()} does not")
     return recommender
@@ -127,7 +127,7 @@ def _request(
     repeats = recommender.artifact.config["repeats"]
     again = readings.best(line, found, repeats, secret, chosen, body.get("context") or {})
     if again is None:
-        raise LineageError("the user's history is not here: neither data/out/split (`dvc pull`) nor an online store")
+        raise LineageError("the user's history is not here: neither out/data/split (`dvc pull`) nor an online store")
     return {"user_id": found, **body}, again
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from config.paths import FEATURES, FITTED
 from experiments.orchestration.workspace import edited
 
 
@@ -23,7 +24,7 @@ def leave_out_what_is_too_large(folder: Path) -> list[str]:
 
     One model that refuses must not end the pipeline for the others.
     """
-    items = json.loads((folder / "features/out/test/description.json").read_text())["num_items"]
+    items = json.loads((folder / FEATURES / "test/description.json").read_text())["num_items"]
     with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
         models = settings["train"]["models"]
         refuse = [label for label, model in models.items() if model.get("max_items", items) < items]
@@ -53,5 +54,5 @@ def _keep_stages(pipeline: dict, models: dict, hybrids: list[str]) -> None:
             del pipeline["stages"][name]
             continue
         stage = pipeline["stages"][name]
-        others = [path for path in stage["deps"] if not path.startswith("training/out/") or "${" in path]
-        stage["deps"] = others + [f"training/out/{part}/{cut}" for part in sorted(parts)]
+        others = [path for path in stage["deps"] if not path.startswith(f"{FITTED}/") or "${" in path]
+        stage["deps"] = others + [f"{FITTED}/{part}/{cut}" for part in sorted(parts)]

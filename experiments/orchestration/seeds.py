@@ -18,29 +18,28 @@ import yaml
 
 from config import params
 from config.command import UserError
-from config.params import ROOT
+from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.comparison import best_on_validation, on_validation
 from experiments.evaluation.measure import Measured, measure, read_metrics
 from experiments.orchestration import steps
 from experiments.orchestration.workspace import edited
 from training import provenance
 
-OUT = Path("experiments/out")
-KEPT = OUT / "seeds"  # <seed>/metrics and <seed>/rankings
+KEPT = EXPERIMENTS / "seeds"  # <seed>/metrics and <seed>/rankings
 TOGETHER = KEPT / "together"  # the same, of all seeds as one: what compare reads
 
 
 def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | None:
     """Fit and measure the learned models of a workspace under the seeds 0 .. number - 1, and put them together.
 
-    The counted models do not change with the seed. The workspace is left with the fits of the seed whose validation
+    Baselines that are no networks do not change with the seed. The workspace is left with the fits of the seed whose validation
     score of the registered model is the median: what is gated and deployed must not be the luckiest one.
 
     Returns:
         The label of that model; None where none is learned.
     """
     settings = params.load(folder / "params.yaml")
-    measured = read_metrics(folder / OUT / "metrics", settings.dataset)
+    measured = read_metrics(folder / EXPERIMENTS / "metrics", settings.dataset)
     # Of models that an earlier call fitted, and params.yaml no longer names, the numbers stay as they are.
     labels = [one.label for one in measured if one.learned and one.label in settings.train.models]
     if not labels:
@@ -52,7 +51,7 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
         keep(folder, seed, labels)
     found = put_together(folder, labels, range(number))
     registered = best_on_validation([one for one in found if one.label in labels], learned=True)
-    if registered is not None:  # None where only peers are learned
+    if registered is not None:  # None where only baselines are learned
         take(folder, median_seed(folder, registered, range(number)))
     steps.step("back to the median seed", "dvc", ["repro", "compare"], folder, env)
     return registered
@@ -70,16 +69,16 @@ def keep(folder: Path, seed: int, labels: Sequence[str]) -> None:
         target = folder / KEPT / str(seed) / name
         target.mkdir(parents=True, exist_ok=True)
         for label in labels:
-            shutil.copyfile(folder / OUT / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
+            shutil.copyfile(folder / EXPERIMENTS / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
 
 
 def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
     """Metrics and rankings of all models, those of `labels` over all seeds; lies in TOGETHER."""
     shutil.rmtree(folder / TOGETHER, ignore_errors=True)
     for name in ("metrics", "rankings"):
-        shutil.copytree(folder / OUT / name, folder / TOGETHER / name)
+        shutil.copytree(folder / EXPERIMENTS / name, folder / TOGETHER / name)
     settings = params.load(folder / "params.yaml")
-    items = pd.read_parquet(folder / OUT / "rankings/items.parquet")
+    items = pd.read_parquet(folder / EXPERIMENTS / "rankings/items.parquet")
     for label in labels:
         facts = [json.loads((folder / KEPT / str(seed) / "metrics" / f"{label}.json").read_text()) for seed in seeds]
         tables = {}
@@ -100,9 +99,9 @@ def as_one(facts: Sequence[dict], targets: dict) -> dict:
         facts: that of each seed; the first speaks for what does not depend on it.
         targets: what `measure` says of all their rankings.
     """
-    frozen = [one["targets"]["next_frozen"] for one in facts if "next_frozen" in one["targets"]]
+    frozen = [one["targets"]["next_item_frozen"] for one in facts if "next_item_frozen" in one["targets"]]
     return facts[0] | {
-        "targets": targets | ({"next_frozen": _mean_of(frozen)} if frozen else {}),
+        "targets": targets | ({"next_item_frozen": _mean_of(frozen)} if frozen else {}),
         "seeds": [seed for one in facts for seed in one["seeds"]],
         "fit_seconds": fmean(one["fit_seconds"] for one in facts),
         "validation": {
@@ -147,7 +146,7 @@ def read(name: str) -> dict[str, dict]:
 
 
 def found_on(dataset: str) -> list[str]:
-    """The presets that were found on a data set, ours and the peers'."""
+    """The presets that were found on a data set, ours and the baselines'."""
     found = {path.stem: yaml.safe_load(path.read_text())["found"]["dataset"] for path in HOME.glob("*.yaml")}
     return sorted(name for name, on in found.items() if on == dataset)
 

@@ -16,39 +16,26 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError
-from config.params import ROOT
+from config.paths import EXPERIMENTS, ROOT, STATE, state
 from experiments.orchestration import model_selection
-from features.online.connect import STORE
-from serving import settings
 from serving.deployment.deployment_log import who
-from serving.torchserve.launch import embedded_store
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"
 
 
 def environment() -> dict[str, str]:
-    """One tracking store and one endpoint for all data sets; this interpreter for every stage."""
-    database = ROOT / "experiments" / "out" / "mlflow.db"
-    database.parent.mkdir(parents=True, exist_ok=True)
+    """One state folder for all datasets; this interpreter for every stage."""
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{database}"),
+        STATE: str(state().resolve()),
         "TIDEGATE_COMMIT": provenance.commit(),
-        **signing_key(),
-        STORE: os.environ.get(STORE) or embedded_store(),  # of the project, not of the workspace: who answers reads it
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
-
-
-def signing_key() -> dict[str, str]:
-    """One key for all data sets, too: what a workspace's gate signs, the project's deploy verifies."""
-    stated = settings.load()
-    return {} if stated.gate_key.get_secret_value() else {settings.variable("gate_key_file"): str(stated.gate_key_path)}
 
 
 def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
@@ -109,7 +96,7 @@ def verdict_of(folder: Path) -> str:
 
 
 def _gate_report(folder: Path) -> dict:
-    return json.loads((folder / "experiments/out/gate.json").read_text())
+    return json.loads((folder / EXPERIMENTS / "gate.json").read_text())
 
 
 class AlreadyRunningError(Exception):

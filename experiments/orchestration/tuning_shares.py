@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 from config import params
+from config.paths import EXPERIMENTS, FEATURES
 from experiments.orchestration import steps
 from experiments.tuning.study import ended_since, name_of, open_study, url_of
 from features import feature_files
 from training.train import build_is_learned
 
-NOTE = "experiments/out/experiment.json"  # of an experiment that has not come to its end
-TUNED = "experiments/out/tuned"
+NOTE = EXPERIMENTS / "experiment.json"  # of an experiment that has not come to its end
 
 
 def begun_at(folder: Path, minutes: float) -> float:
@@ -43,8 +43,8 @@ def order_of(settings: params.Params) -> list[str]:
 
 def had_since(start: float, label: str, folder: Path, settings: params.Params, workers: int) -> tuple[float, int]:
     """What a model's study had since a moment: seconds of the trials that were not killed, and their number."""
-    name = name_of(label, feature_files.load(folder / "features/out/valid"), settings)
-    study = open_study(name, url_of(folder / "experiments/out"), 0, objectives=settings.tune.objectives)
+    name = name_of(label, feature_files.load(folder / FEATURES / "valid"), settings)
+    study = open_study(name, url_of(), 0, objectives=settings.tune.objectives)
     ended = ended_since(study, start)
     return sum(trial.duration.total_seconds() for trial in ended) / workers, len(ended)
 
@@ -60,11 +60,11 @@ def tune(folder: Path, settings: params.Params, minutes: float, workers: int, en
         limits = ["--minutes", f"{max(left, 1) / 60}", "--workers", str(workers)]
         told = f"{left / 60:.1f} minutes"
         if not is_network(label, settings):
-            most = max(1, settings.experiment.counted_trials - trials)
+            most = max(1, settings.experiment.baseline_trials - trials)
             limits += ["--trials", str(most)]
             told += f", {most} trials at most"
         title = f"tune {label}: {told}; {models - 1} more to tune after it"
         steps.step(title, "experiments.tune", ["--model", label, *limits], folder, env)
-        # What a network leaves is lost in the last epoch of its trials; what a counted model leaves is not.
+        # What a network leaves is lost in the last epoch of its trials; what a baseline leaves is not.
         had, _ = had_since(start, label, folder, settings, workers)
         pool -= pool / models if is_network(label, settings) else min(had, pool / models)

@@ -17,12 +17,12 @@ from pathlib import Path
 import yaml
 
 from config.command import UserError
-from config.params import ROOT
+from config.paths import PROJECT, ROOT, WORKSPACES
 from data.errors import DataError
 from data.readers.sources import detect, locate
 from data.readers.table import check_map
 
-HOME = ROOT / "workspaces"
+HOME = PROJECT / WORKSPACES
 SIMULATED = "simulated"  # the data set of the simulator, where it is not the project's own
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 FILES = (
@@ -165,12 +165,12 @@ def _copy(folder: Path) -> None:
         wanted = set()
         for path in (ROOT / name).rglob("*"):
             inner = path.relative_to(ROOT)
-            if path.is_file() and not {"out", "__pycache__", "results"} & set(inner.parts):
+            if path.is_file() and not {"__pycache__", "results"} & set(inner.parts):
                 wanted.add(inner)
                 _copy_file(path, folder / inner)
         for path in (folder / name).rglob("*.py"):
             inner = path.relative_to(folder)
-            if inner not in wanted and "out" not in inner.parts:
+            if inner not in wanted:
                 path.unlink()  # deleted in the project since
     for name in FILES:
         if (ROOT / name).exists():

@@ -33,7 +33,7 @@ class Product(nn.Module):
     def __init__(self, given: Given, recipe: dict) -> None:
         super().__init__()
         users, items = given.taken.shape
-        width = recipe["width"]
+        width = recipe["embedding_dim"]
         self.users = nn.Embedding(users, width + 1, sparse=True)  # the last is the user's bias
         self.items = nn.Parameter(torch.randn(items, width) * STD)
         self.item_bias = nn.Parameter(torch.zeros(items))
@@ -63,7 +63,7 @@ class Deep(Product):
 
     def __init__(self, given: Given, recipe: dict) -> None:
         super().__init__(given, recipe)
-        width, hidden = recipe["width"], recipe["hidden"]
+        width, hidden = recipe["embedding_dim"], recipe["hidden_dim"]
         self.read = nn.Parameter(torch.randn_like(self.items) * STD**2)
         self.user_hidden = nn.Linear(width, hidden)
         self.item_hidden = nn.Linear(width, hidden, bias=False)
@@ -98,7 +98,7 @@ class SetNeuralCF(NeuralCF):
     def __init__(self, recipe: dict, num_items: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # no trends, no weights
-            super().__init__(recipe | {"heads": 1, "channels": [], "max_history": num_items}, Sizes(num_items, 0))
+            super().__init__(recipe | {"num_heads": 1, "channels": [], "max_history": num_items}, Sizes(num_items, 0))
 
     def users_of(self, taken: Tensor) -> Tensor:
         """(B, D) users of (B, N) sets."""
@@ -131,7 +131,7 @@ def trained_set_ncf(given: Given, recipe: dict, seed: int, epochs: int) -> Itera
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            move_average(average, model, step, recipe["average_decay"])
+            move_average(average, model, step, recipe["ema_decay"])
         yield average
 
 
@@ -153,7 +153,7 @@ def set_ncf_loss(model: SetNeuralCF, taken: Tensor, sampler: NegativeSampler, re
     """
     read, told = split(taken, recipe["least_read"], generator)
     user = model.users_of(read)
-    drawn = sampler.draw(1, recipe["negatives"])[0]
+    drawn = sampler.draw(1, recipe["num_negatives"])[0]
     negatives = model.match(user, drawn).masked_fill(taken[:, drawn], losses.MASKED)
     # One sum for all positives of a user: they share it, and a row of negatives for each would be (P, M).
     others = torch.logsumexp(negatives - sampler.log_expected(drawn, len(drawn)), dim=1, keepdim=True)
@@ -195,7 +195,7 @@ def trained_neumf(kind: type[Product], given: Given, recipe: dict, seed: int, ep
             for optimizer in optimizers:
                 optimizer.step()
             step += 1
-            move_average(average, branch, step, recipe["average_decay"])
+            move_average(average, branch, step, recipe["ema_decay"])
         yield average
 
 
@@ -209,7 +209,7 @@ def neumf_loss(branch: Product, taken: Tensor, item_counts: Tensor, users: Tenso
     read, told = _parts(branch, taken[users], recipe, generator)
     scores = branch.match(branch.user(users, read))
     negative = functional.softplus(scores)
-    drawn = recipe["negatives"] * own.sum(dim=1, keepdim=True) / (own.shape[1] - 1)
+    drawn = recipe["num_negatives"] * own.sum(dim=1, keepdim=True) / (own.shape[1] - 1)
     of_cells = (told * (negative - scores)).sum() + (drawn * (1 - read) * negative)[:, 1:].sum()
     return (of_cells + pull(branch, own, item_counts, users, recipe, len(taken))) / own.sum()
 
@@ -225,9 +225,9 @@ def _parts(branch: Product, taken: Tensor, recipe: dict, generator) -> tuple[Ten
 
 def pull(branch: Product, own: Tensor, item_counts: Tensor, users: Tensor, recipe: dict, num_users: int) -> Tensor:
     """L2 of embeddings, as often as their users and items are met, as in Rendle et al. 2020; of a batch of users."""
-    met = (1 + recipe["negatives"]) * own.sum(dim=1)
+    met = (1 + recipe["num_negatives"]) * own.sum(dim=1)
     of_users = (met * branch.users(users).square().sum(dim=1)).sum()
-    met = item_counts + recipe["negatives"] * item_counts.sum() / len(item_counts)
+    met = item_counts + recipe["num_negatives"] * item_counts.sum() / len(item_counts)
     of_items = (met * (branch.items.square().sum(dim=1) + branch.item_bias.square())).sum()
     batch = len(users) / num_users
     total = recipe["l2"] / 2 * (of_users + of_items * batch)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from config import params
 from config.params import Retrain
-from data.products import INGESTED, SPLIT
+from config.paths import INGESTED, SPLIT
 from data.times import to_iso
 from experiments.evaluation.scoring import score
 from experiments.gating import evidence, judgment, preconditions, verdict
@@ -23,7 +23,7 @@ from experiments.gating.evidence import CANDIDATE
 from experiments.gating.judgment import Question
 from experiments.gating.verdict import CHAMPION, Decision
 from features.feature_files import Features
-from features.sequences import EvaluationCases, next_cases
+from features.sequences import EvaluationCases, next_item_cases
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
 from training import provenance
@@ -32,7 +32,7 @@ from training.models import artifact
 
 def newest_cases(features: Features, count: int) -> EvaluationCases:
     """Before each of the newest events, whatever cut they follow: the live page as it was asked for."""
-    every = next_cases(features.log, 0, features.description["until_us"])
+    every = next_item_cases(features.log, 0, features.description["until_us"])
     newest = np.argsort(every.time, kind="stable")[-count:]
     return every.take(np.sort(newest))
 
@@ -42,8 +42,10 @@ def lists_of(
     size: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Role -> (n, 10) rows of the present catalogue, -1 where a list is shorter."""
-    asked = {"next": cases}
-    return {role: score(one, features, asked, events, users, size)["next"].lists for role, one in recommenders.items()}
+    asked = {"next_item": cases}
+    return {
+        role: score(one, features, asked, events, users, size)["next_item"].lists for role, one in recommenders.items()
+    }
 
 
 def overlap(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
@@ -126,7 +128,7 @@ def _decide(
     parent, child = recommenders[CHAMPION], recommenders[CANDIDATE]
     if decided := preconditions.irreproducible(parent, asked.champion.version) or preconditions.altered(child):
         return decided
-    found |= {"golden_answers": len(parent.golden()), "budgets": judgment.costs(folders, recommenders, policy)}
+    found |= {"golden_answers": len(parent.golden_cases()), "budgets": judgment.costs(folders, recommenders, policy)}
     if decided := verdict.over_budget(found["budgets"]):
         return decided
     found |= _of_lists(asked, recommenders)
@@ -136,7 +138,7 @@ def _decide(
 def unlike(folders: Mapping[str, Path], manifests: Mapping[str, dict]) -> Decision | None:
     """A refit that is fitted by another recipe, code or data set version than its parent is none."""
     configs = {role: json.loads((folder / "config.json").read_text()) for role, folder in folders.items()}
-    rules = {role: json.loads((folder / fallback.SEGMENT_LISTS_FILE).read_text()) for role, folder in folders.items()}
+    rules = {role: json.loads((folder / fallback.SEGMENTS_FILE).read_text()) for role, folder in folders.items()}
     lines = [
         *departures(manifests[CHAMPION], manifests[CANDIDATE], OF_MANIFEST),
         *departures(configs[CHAMPION], configs[CANDIDATE], OF_CONFIG),
@@ -152,7 +154,7 @@ def _of_lists(asked: Question, recommenders: Mapping[str, Recommender]) -> dict[
     settings, features = asked.settings, asked.features
     cases = newest_cases(features, settings.retrain.refit_requests)
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
-    lists = lists_of(recommenders, features, cases, events, users, settings.train.batch_cases)
+    lists = lists_of(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     shares = overlap(lists[CHAMPION], lists[CANDIDATE])
     shares = shares[~np.isnan(shares)]
     told = {

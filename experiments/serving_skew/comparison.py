@@ -16,10 +16,10 @@ from experiments.serving_skew.sources import Asking, Sources, asking_of
 from features.trends import TrendSnapshot
 from serving.edge import wire
 from serving.worker.fallback import PERSONALISED, SEGMENT
-from serving.worker.item_trends import Trends
+from serving.worker.item_trends import LiveTrends
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K
-from serving.worker.users import NO_CONSENT, Person, person_of
+from serving.worker.users import NO_CONSENT, User, user_from_reading
 
 HISTORY, TRAITS, TRENDS = GROUPS = ("history", "traits", "trends")  # the parts of serving.worker.response
 MATCHED, DIFFERENT = "matched", "different"
@@ -64,7 +64,7 @@ def not_computed(line: Mapping[str, Any]) -> str | None:
 UNKNOWN = "by digest alone: what was read is neither in the data set nor in the online store as it is now"
 
 
-def cause(group: str, kind: str, due: Person, asking: Asking, sources: Sources) -> str:
+def cause(group: str, kind: str, due: User, asking: Asking, sources: Sources) -> str:
     """In words: what was missing, or by how much two accounts differ and who has the one that was read."""
     if kind == NOT_SERVED:
         said = "" if asking.line["rung"] == PERSONALISED else f"; the answer says: {asking.line['reason']}"
@@ -75,7 +75,7 @@ def cause(group: str, kind: str, due: Person, asking: Asking, sources: Sources) 
     return UNKNOWN
 
 
-def _accounts(asking: Asking, sources: Sources) -> Iterator[tuple[str, Person]]:
+def _accounts(asking: Asking, sources: Sources) -> Iterator[tuple[str, User]]:
     """What may have been read instead."""
     assert asking.user is not None
     assert sources.people is not None
@@ -83,10 +83,10 @@ def _accounts(asking: Asking, sources: Sources) -> Iterator[tuple[str, Person]]:
         person = sources.people.person(asking.user, asking.time_us, asking.repeats, from_iso(learned) + 1)
         yield f"the store was behind: it had last learned of the user at {learned}", person
     if (reading := sources.stored(asking.user, asking.time_us)) is not None:
-        yield "as the online store has it now", person_of(reading, asking.time_us, asking.repeats)
+        yield "as the online store has it now", user_from_reading(reading, asking.time_us, asking.repeats)
 
 
-def _told(group: str, person: Person) -> str:
+def _told(group: str, person: User) -> str:
     return _events(len(person.items)) if group == HISTORY else ", ".join(sorted(person.traits))
 
 
@@ -94,7 +94,7 @@ def _events(count: int) -> str:
     return f"{count:,} event{'s' * (count != 1)}"
 
 
-def _apart(group: str, read: Person, due: Person) -> str:
+def _apart(group: str, read: User, due: User) -> str:
     """In what two accounts of a user differ."""
     if group == TRAITS:
         names = {name for name in {**read.traits, **due.traits} if read.traits.get(name) != due.traits.get(name)}
@@ -114,7 +114,7 @@ STRANGER = "no such user in the data set here: unknown to it, erased, or without
 NEWER = "the platform has learned of the user since the data set ends: ingest again"
 
 
-def of_user(line: Mapping[str, Any], repeats: str, sources: Sources) -> tuple[dict[str, Outcome], Person | None]:
+def of_user(line: Mapping[str, Any], repeats: str, sources: Sources) -> tuple[dict[str, Outcome], User | None]:
     """(the outcome of each group, what should have been read of the user; None where that is not known).
 
     Args:
@@ -124,8 +124,8 @@ def of_user(line: Mapping[str, Any], repeats: str, sources: Sources) -> tuple[di
         return not_comparable(why, OF_USER), None
     assert sources.people is not None  # or there were a reason
     asking = asking_of(line, repeats, sources)
-    due = Person() if asking.user is None else sources.people.person(asking.user, asking.time_us, repeats)
-    told, nothing = asking.digests(due), asking.digests(Person())
+    due = User() if asking.user is None else sources.people.person(asking.user, asking.time_us, repeats)
+    told, nothing = asking.digests(due), asking.digests(User())
     kinds = {group: kind_of(line["inputs"].get(group), told[group], nothing[group]) for group in OF_USER}
     found = {group: _outcome(group, kind, due, asking, sources) for group, kind in kinds.items()}
     known = asking.user is not None or set(kinds.values()) == {NOTHING}
@@ -146,7 +146,7 @@ def _why_not(line: Mapping[str, Any], sources: Sources) -> str | None:
     return NEWER if min(learned_us, from_iso(line["time"])) > sources.horizon_us else None
 
 
-def _outcome(group: str, kind: str, due: Person, asking: Asking, sources: Sources) -> Outcome:
+def _outcome(group: str, kind: str, due: User, asking: Asking, sources: Sources) -> Outcome:
     if group == TRAITS and asking.unknown:
         return Outcome(NOT_COMPARABLE, asking.unknown)
     if kind in (MATCHED, NOTHING):
@@ -215,7 +215,7 @@ class Held:
 
     line: Mapping[str, Any]
     outcomes: dict[str, Outcome]
-    person: Person | None = None
+    person: User | None = None
     snapshot: TrendSnapshot | None = None
 
     @property
@@ -251,16 +251,16 @@ def cost(held: Held, sources: Sources) -> Cost | None:
         snapshot = held.snapshot or offline_features.find(line, model, sources.chosen)[1]
     except UserError:
         return None
-    return _set_against(line, _recomputed(model, body | stated, held.person or Person(), snapshot, line))
+    return _set_against(line, _recomputed(model, body | stated, held.person or User(), snapshot, line))
 
 
 def _recomputed(
-    model: Recommender, body: dict[str, Any], person: Person, snapshot: TrendSnapshot | None, line: Mapping[str, Any]
+    model: Recommender, body: dict[str, Any], person: User, snapshot: TrendSnapshot | None, line: Mapping[str, Any]
 ) -> list[Any]:
     """The answer of the same length, and one that is as long as may be."""
     model.lookup = Found(person, snapshot)
     # The last line's trends are no longer to be seen, nor is anybody to wait before these are.
-    model.trends = Trends(model.artifact.trends, model.vocabulary, model.model.channels)
+    model.trends = LiveTrends(model.artifact.trends, model.vocabulary, model.model.channels)
     return model.recommend([body | {"k": k} for k in (line["k"], MAX_K)], now_us=from_iso(line["time"]))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from config.command import UserError
+from config.paths import EXPERIMENTS
 from experiments.evaluation import bootstrap
 from experiments.lineage.report import Part
 from experiments.serving_skew.comparison import (
@@ -25,16 +25,15 @@ from experiments.serving_skew.comparison import (
     Outcome,
 )
 
-OUT = Path("experiments/out")
 KEYS = {"dataset", "dataset_hash", "date", "answers", "groups"}
 
 
 def write(record: Mapping[str, Any], page: str) -> None:
     """skew.json and skew.html."""
-    OUT.mkdir(parents=True, exist_ok=True)
+    EXPERIMENTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    (OUT / "skew.json").write_text(text, encoding="utf-8")
-    (OUT / "skew.html").write_text(page, encoding="utf-8")
+    (EXPERIMENTS / "skew.json").write_text(text, encoding="utf-8")
+    (EXPERIMENTS / "skew.html").write_text(page, encoding="utf-8")
 
 
 def last(dataset: str) -> dict[str, Any] | None:
@@ -43,7 +42,7 @@ def last(dataset: str) -> dict[str, Any] | None:
     Raises:
         UserError: the file is none of ours.
     """
-    path = OUT / "skew.json"
+    path = EXPERIMENTS / "skew.json"
     if not path.is_file():
         return None
     try:

@@ -24,7 +24,7 @@ from serving.export import one_thread
 from serving.worker import response
 from serving.worker.recommender import Recommender
 from serving.worker.request import Request
-from serving.worker.users import Person
+from serving.worker.users import User
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Sources:
         """Of the item trends of a moment, as an answer of the model states it."""
         key = model.artifact.digest, moment_us
         if key not in self._digests:
-            self._digests[key] = response.of_trends(trends.at(model.vocabulary, moment_us), model.model.channels)
+            self._digests[key] = response.digest_of_trends(trends.at(model.vocabulary, moment_us), model.model.channels)
         return self._digests[key]
 
     def stored(self, user: str, time_us: int) -> Reading | None:
@@ -137,12 +137,12 @@ class Asking:
     def time_us(self) -> int:
         return from_iso(self.line["time"])
 
-    def digests(self, person: Person) -> dict[str, str]:
+    def digests(self, person: User) -> dict[str, str]:
         """As the line would state them, had the worker read this."""
         request = Request(self.user, [], False, self.line["k"], self.time_us, dict(self.context or {}), None)
-        return hidden(self.secret, response.of(request, person, "")) or {}
+        return hidden(self.secret, response.input_digests(request, person, "")) or {}
 
-    def as_served(self, group: str, person: Person) -> bool:
+    def as_served(self, group: str, person: User) -> bool:
         return self.digests(person)[group] == self.line["inputs"].get(group)
 
 

@@ -149,7 +149,7 @@ def front_facts(study, objectives: Sequence[str]) -> list[dict]:
 
 
 def values_text(values: dict) -> str:
-    """`dropout 0.12, width 64`."""
+    """`dropout 0.12, embedding_dim 64`."""
     shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 

@@ -63,7 +63,7 @@ def _diversity(result: FitResult, features: Features, settings: params.Train, se
     means = []
     for every in validation.cases(features).values():
         cases = validation.sample(every, settings.early_stopping_cases, seed)
-        values = diversity(_lists(result.model, features, cases, settings.batch_cases), unit, LIST)
+        values = diversity(_lists(result.model, features, cases, settings.eval_batch_size), unit, LIST)
         means.append(float(np.nanmean(values)))
     return float(np.mean(means))
 
@@ -81,7 +81,9 @@ def _lists(model: Model, features: Features, cases: EvaluationCases, size: int) 
 def _latency(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
     """Milliseconds that the model takes to score one request over the whole catalogue, the median of several."""
     model, seconds = result.model, []
-    for _, batch in _encoded(model, features, validation.sample(validation.cases(features)["next"], REQUESTS, seed), 1):
+    for _, batch in _encoded(
+        model, features, validation.sample(validation.cases(features)["next_item"], REQUESTS, seed), 1
+    ):
         model.scores(batch)  # the first of a shape pays for what the others find ready
         for _ in range(REPEATS):
             begun = time.perf_counter()

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -21,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import params, search_space
 from config.command import UserError
+from config.paths import studies_database
 from experiments.tuning.objectives import DIRECTIONS
 from features.feature_files import Features
 
@@ -45,12 +45,13 @@ class StudyStorageError(UserError):
     """The storage cannot be opened; names the variable, and no password."""
 
 
-def url_of(out: Path) -> str:
+def url_of() -> str:
     """The storage's URL; several workers and machines that read the same one work on the same studies."""
     stated = StudySettings().study_storage
     if stated is None:
-        out.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{(out / 'studies.db').resolve()}"
+        database = studies_database().resolve()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{database}"
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", stated)
 
 

@@ -18,7 +18,7 @@ from feast import Entity, FeatureView, Field, FileSource, ValueType
 from feast.types import Bool, Bytes, Int64, String, UnixTimestamp
 
 # Feast learns from it how the column of write times is called; it holds nothing, for nothing is materialised.
-source = FileSource(name="written_online", path="out/none.parquet", timestamp_field="event_timestamp")
+source = FileSource(name="written_online", path="none.parquet", timestamp_field="event_timestamp")
 
 dataset = Entity(name="dataset", join_keys=["dataset"], value_type=ValueType.STRING, description="params.dataset")
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING, description="who is recommended to")

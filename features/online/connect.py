@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from config.paths import online_store
 from features.online.errors import StoreAbsent, StoreError
 from features.online.key_value_store import Engine, RecordStore
 from features.online.store import ProfileStore
 
 STORE, READ_MS, WRITE_MS = "TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"
-EMBEDDED = "sqlite:///features/out/online.db"
 REDIS = ("redis://", "rediss://", "unix://")
 FEAST = ("feast:///", "feast+http://", "feast+https://")
 
@@ -33,7 +33,7 @@ class StoreSettings:
         write_ms: TIDEGATE_STORE_WRITE_MS: how long a writer waits, which nobody is in a hurry for.
     """
 
-    store: str = EMBEDDED
+    store: str = field(default_factory=online_store)
     read_ms: float = 100
     write_ms: float = 5000
 
@@ -44,7 +44,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> StoreSettings:
     Raises:
         StoreError: names the variable, its value and what was expected.
     """
-    url = environment.get(STORE) or StoreSettings.store
+    url = environment.get(STORE) or online_store()
     if not url.startswith(("sqlite:///", *REDIS, *FEAST)):
         scheme = url.partition("://")[0][:20]  # what follows may hold a password
         raise StoreError(

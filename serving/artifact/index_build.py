@@ -20,11 +20,11 @@ from config.command import UserError
 from data.columns import DAY
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, batches, next_cases
+from features.sequences import EvaluationCases, batches, next_item_cases
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
-from serving.worker.index import Index, Retrieval
-from serving.worker.recommender import ROWS, Recommender
+from serving.worker.index import ItemIndex, Retrieval
+from serving.worker.recommender import BATCH_ROWS, Recommender
 from training import validation
 from training.models.base import EXCLUDED, Model
 
@@ -94,14 +94,14 @@ def add(folder: Path, recommender: Recommender, features: Features, settings: pa
 
 
 @torch.inference_mode()
-def of_model(model: Model, asked: list[Batch], candidates: int) -> Index:
+def of_model(model: Model, asked: list[Batch], candidates: int) -> ItemIndex:
     """The index of a model's items, with the trends that the batches hold."""
     found = [model.factored(batch) for batch in asked]
     factors, trends = found[0]
     return build(torch.cat([factors.asked() for factors, _ in found]), factors.offered(trends[0]), candidates)
 
 
-def build(asked_QD: Tensor, offered_ND: Tensor, candidates: int) -> Index:
+def build(asked_QD: Tensor, offered_ND: Tensor, candidates: int) -> ItemIndex:
     """Inverted lists over the items' vectors, biases and trends, turned so that distance means difference in score.
 
     With S the second moments of the questions and S = L L', items are x L and questions q inv(L)': products stay
@@ -128,7 +128,7 @@ def build(asked_QD: Tensor, offered_ND: Tensor, candidates: int) -> Index:
     by_product.add(with_reach(points[1:], centres).numpy())
     lists.quantizer = by_product
     lists.own_fields = False
-    index = Index(lists, basis, candidates, probes=1)
+    index = ItemIndex(lists, basis, candidates, probes=1)
     index.keep = centres, by_product  # FAISS holds them by address alone
     return index
 
@@ -159,13 +159,13 @@ def with_reach(points: np.ndarray, centres) -> Tensor:
 
 
 def questions(recommender: Recommender, features: Features, settings: params.Params, days: int) -> Questions:
-    """Cases of `next` before the cut, a window long, with the trends of so many days before it: what validation asks.
+    """Cases of `next_item` before the cut, a window long, with the trends of so many days before it: what validation asks.
 
     Raises:
         UserError: nobody acts in that window.
     """
-    before = features.cut_us - features.description["window_days"] * DAY
-    every = next_cases(features.past, before, features.cut_us)
+    before = features.cut_us - features.description["horizon_days"] * DAY
+    every = next_item_cases(features.past, before, features.cut_us)
     if not len(every):
         raise UserError(
             "serve.index: nobody acts in the window before the cut, so no recall can be measured; set exact"
@@ -185,11 +185,11 @@ def _batches(
 ) -> Iterator[Batch]:
     """Full ones, if there are as many cases; all share one copy of the trends."""
     model = recommender.model
-    kept = every.take(np.arange(len(every) - len(every) % ROWS)) if len(every) >= ROWS else every
-    values, logs = recommender.as_read(trends)
+    kept = every.take(np.arange(len(every) - len(every) % BATCH_ROWS)) if len(every) >= BATCH_ROWS else every
+    values, logs = recommender.trend_inputs(trends)
     nothing = TrendSnapshot(np.zeros((1, len(trends.channels)), np.float32), trends.channels, trends.time_us)
     at = np.full(len(kept), trends.time_us)
-    for _, batch in batches(features.past, kept, nothing, model.channels, at, ROWS, model.max_history):
+    for _, batch in batches(features.past, kept, nothing, model.channels, at, BATCH_ROWS, model.max_history):
         yield replace(batch, trends=torch.from_numpy(values), log_trends=logs)
 
 
@@ -223,9 +223,9 @@ def recall(retrieval: Retrieval, asked: Questions, or_exact: bool = True) -> flo
 def _look(retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, found: Tensor) -> None:
     """Write (B, k) item rows as the worker finds them, look by look; not of those who see too little in each."""
     waiting = list(range(len(batch)))
-    for reach in retrieval.reaches:
-        scored = retrieval.shortlist(batch, waiting, trends, reach)
-        held = [row for row in waiting if scored.holds(row, found.shape[1])]
+    for count in retrieval.candidate_counts:
+        scored = retrieval.shortlist(batch, waiting, trends, count)
+        held = [row for row in waiting if scored.has_best(row, found.shape[1])]
         if held:
             found[held], _ = scored.best(held, found.shape[1])
         waiting = [row for row in waiting if row not in held]

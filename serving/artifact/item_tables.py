@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from config.paths import INGESTED
 from data.columns import DAY, ITEM
-from data.products import INGESTED, read_table
+from data.products import read_table
 from features.feature_files import Features
 from features.segments.membership import gather, membership
 from features.segments.rules import Rule, split_values
@@ -43,7 +44,7 @@ def write(folder: Path, rules: Sequence[Rule], sides: Sides, features: Features)
     rows = item_attributes(sides.items, features.vocabulary.ids)
     (folder / rerank.ATTRIBUTES_FILE).write_text(json.dumps(rows, ensure_ascii=False))
     lists = {"rules": list(rules), "popular": popular_by_segment(rules, sides, features)}
-    (folder / fallback.SEGMENT_LISTS_FILE).write_text(json.dumps(lists, ensure_ascii=False))
+    (folder / fallback.SEGMENTS_FILE).write_text(json.dumps(lists, ensure_ascii=False))
 
 
 def item_attributes(items: pd.DataFrame, ids: Sequence[str]) -> dict[str, dict[str, list[int]]]:

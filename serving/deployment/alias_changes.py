@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from config.paths import DEPLOYMENTS
 from data import atomic_write
 from serving import settings
 from serving.deployment import signature
@@ -47,7 +48,7 @@ def forget_serial(model: str) -> None:
 
 
 def seen_serials_path() -> Path:
-    return settings.load().server_home / SEEN_FILE
+    return settings.load().state / DEPLOYMENTS / SEEN_FILE
 
 
 def _read() -> dict[str, int]:

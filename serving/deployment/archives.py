@@ -11,7 +11,7 @@ from serving.deployment import registry
 from serving.deployment.registry import Version
 from serving.package import Build
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion, TorchServe
+from serving.torchserve.client import LoadedVersion, TorchServe
 
 
 def build(version: Version, client: TorchServe, settings: ServerSettings, scratch: Path) -> Build:
@@ -36,7 +36,7 @@ def build(version: Version, client: TorchServe, settings: ServerSettings, scratc
     return Build(version.dataset, name, archive, golden)
 
 
-def _build_number(version: Version, content: str, live: dict[str, LiveVersion], settings: ServerSettings) -> int:
+def _build_number(version: Version, content: str, live: dict[str, LoadedVersion], settings: ServerSettings) -> int:
     built = archives(version.dataset, settings)
     taken = sorted(int(name.partition(".")[2]) for name in built if name.partition(".")[0] == version.version)
     for number in taken:
@@ -53,7 +53,7 @@ def _content(archive: Path) -> str | None:
         return None
 
 
-def _as_set(live: LiveVersion, settings: ServerSettings) -> bool:
+def _as_set(live: LoadedVersion, settings: ServerSettings) -> bool:
     return (live.batch_size, live.batch_delay_ms) == (settings.batch_size, settings.batch_delay_ms)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError
-from config.params import ROOT
+from config.paths import ROOT, WORKSPACES
 from serving.deployment import alias_changes, model_versions, signature
 from serving.deployment.alias_changes import advice
 from serving.deployment.model_versions import (
@@ -126,7 +126,7 @@ ONCE = ("refit",)  # what a run of the gate may ask beyond params.yaml, and no v
 
 def current(dataset: str, root: Path = ROOT) -> dict | None:
     """The policy of a data set's params.yaml, the project's or a workspace's; None where neither is of this data set."""
-    for path in (root / "params.yaml", root / "workspaces" / dataset / "params.yaml"):
+    for path in (root / "params.yaml", root / WORKSPACES / dataset / "params.yaml"):
         try:
             settings = params.load(path)
         except (OSError, UserError):  # who runs a verb by it is told

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from config.command import UserError
 from serving.package import Build
 from serving.settings import ServerSettings
-from serving.torchserve import properties
-from serving.torchserve.client import LiveVersion, ServerError, TorchServe
-from serving.worker.response import difference
+from serving.torchserve import server
+from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
+from serving.worker.response import find_difference
 
 RETRY_SECONDS = 0.25
 PASSING = (None, 503, 507)  # statuses of a worker that is starting, or starting again
@@ -35,11 +35,11 @@ def rehearse(build: Build, client: TorchServe, patience: float) -> None:
     deadline = time.monotonic() + patience
     for number, case in enumerate(build.golden):
         answer = _ask(build, case["request"], client, deadline)
-        fault = difference(case["answer"], answer)
+        fault = find_difference(case["answer"], answer)
         if fault is None and answer.get("model_version") != build.version:
             fault = f"model_version is {answer.get('model_version')}, not {build.version}"
         if fault is not None:
-            raise RehearsalError(f"golden request {number} is answered otherwise than at export: {fault}")
+            raise RehearsalError(f"golden request {number} is answered differently than at export: {fault}")
 
 
 def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> dict:
@@ -73,7 +73,7 @@ def bring_up(build: Build, client: TorchServe, settings: ServerSettings, say: Sa
         except RehearsalError as error:
             say(f"{build.name} {build.version} is loaded, but {error}; loading it anew")
             _unload(build.version, live, client, build.name)
-    log_size = properties.worker_log_size(settings)
+    log_size = server.worker_log_size(settings)
     try:
         client.register(
             build.archive.name,
@@ -84,7 +84,7 @@ def bring_up(build: Build, client: TorchServe, settings: ServerSettings, say: Sa
         )
         rehearse(build, client, settings.load_seconds)
     except (ServerError, RehearsalError) as error:
-        cause = properties.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
+        cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
         _give_up(build, client)
         raise DeployError(f"{build.name} {build.version}: {cause or error}; {_who_answers(build, client)}") from None
     say(f"loaded {build.name} {build.version}; {len(build.golden)} golden requests answered as at export")
@@ -105,7 +105,7 @@ def make_default(build: Build, client: TorchServe, settings: ServerSettings, say
         say(f"{build.name} {build.version} answers now")
 
 
-def _unload(version: str, live: dict[str, LiveVersion], client: TorchServe, name: str) -> None:
+def _unload(version: str, live: dict[str, LoadedVersion], client: TorchServe, name: str) -> None:
     others = [other for other in live.values() if other.version != version]
     if live[version].default and others:  # TorchServe keeps the default while others are loaded
         client.set_default(name, max(others, key=lambda other: other.ready).version)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FROM_RUN = ("label", "model", "split_id", "dataset_hash")  # tags that a version takes over from its run
 VERDICT = "gate_verdict"
-TARGETS = ("next", "window")
+TARGETS = ("next_item", "horizon")
 PERIODS = {"valid": "validation", "test": "test window"}
 
 MODEL = """Recommends items of **{dataset}**: one version per exported artifact, whatever kind of model made it.
@@ -68,7 +68,7 @@ def of_version(label: str, gate: str | None, metrics: dict[str, float]) -> str:
         f"| {said} | " + " | ".join(_number(found.get((period, target))) for target in TARGETS) + " |"
         for period, said in PERIODS.items()
     ]
-    return "\n".join([first, "", "| NDCG@10 | next | window |", "| --- | --- | --- |", *rows])
+    return "\n".join([first, "", "| NDCG@10 | next_item | horizon |", "| --- | --- | --- |", *rows])
 
 
 def verdict(mlflow: MlflowClient, dataset: str, version: str, report: dict) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.gate_params import Rollout
-from serving import server
 from serving.deployment import alias_changes, archives, registry, rollout_stage
 from serving.deployment.deployment_log import who
 from serving.deployment.load_version import DeployError, Say, bring_up, make_default
@@ -13,6 +12,7 @@ from serving.deployment.registry import RegistryError, Target, Version
 from serving.deployment.rollout_stage import Phase, Stage, number
 from serving.package import Build
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
 
@@ -39,7 +39,7 @@ class Reconcile:
         previous = self._previous(champion.version)
         if server.start(self.settings):
             self.say("started TorchServe")
-        with TorchServe.of(self.settings) as self.client:
+        with TorchServe.from_settings(self.settings) as self.client:
             wanted = archives.build(champion.version, self.client, self.settings, self.scratch)
             former = None
             if previous is not None and self._is_tried(champion.version, previous):

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.command import UserError
 from config.gate_params import Rollout
+from config.paths import DEPLOYMENTS
 from serving.deployment import deployment_log, rollout_evidence
 from serving.deployment.deployment_log import Entry
 from serving.deployment.rollout_evidence import Evidence
@@ -97,7 +98,7 @@ def number(version: str) -> str:
 
 def place(dataset: str, settings: ServerSettings) -> Path:
     """The file of a data set; its neighbours are the history and the edge's evidence."""
-    return settings.server_home / "rollout" / f"{dataset}.json"
+    return settings.state / DEPLOYMENTS / f"{dataset}.json"
 
 
 def read(path: Path) -> Stage | None:

@@ -1,7 +1,7 @@
 """Signatures that only a holder of the gate's key can make: HMAC-SHA256 over canonical JSON.
 
 A key is 32 or more characters without a space: `TIDEGATE_GATE_KEY`, or a file that its owner alone may read
-(`TIDEGATE_GATE_KEY_FILE`; else .keys/gate, which git ignores), made at the first signature. Where several stand there,
+(`TIDEGATE_GATE_KEY_FILE`; else state/gate.key, which git ignores), made at the first signature. Where several stand there,
 the first signs and every one verifies, so that a key can be rotated. Who can verify can sign, too.
 """
 

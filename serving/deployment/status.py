@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from serving import server
 from serving.deployment import (
     alias_changes,
     deployment_log,
@@ -21,7 +20,8 @@ from serving.deployment.model_versions import RegistryError, Version, aliased, p
 from serving.deployment.registry import CHALLENGER, serving_target
 from serving.deployment.rollout_stage import Phase, Stage, number
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion, ServerError, TorchServe
+from serving.torchserve import server
+from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 
 
 def overview(dataset: str) -> list[str]:
@@ -88,11 +88,11 @@ def status(dataset: str, settings: ServerSettings) -> str:
     return "\n".join([title, *told, *(f"  {line}" for line in overview(dataset))])
 
 
-def _live(dataset: str, settings: ServerSettings) -> tuple[dict[str, LiveVersion], list[str]]:
+def _live(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersion], list[str]]:
     if server.find(settings) is None:
         return {}, ["TorchServe is not running; `python -m serving.deploy` starts it"]
     try:
-        with TorchServe.of(settings) as client:
+        with TorchServe.from_settings(settings) as client:
             return client.describe(dataset), []
     except ServerError as error:
         return {}, [str(error)]
@@ -120,7 +120,7 @@ def _trial(standing: Stage, place: Path) -> list[tuple[str, str]]:
     return [*lines, ("next", rollout_stage.comes_next(standing, seen, rollout_stage.now()))]
 
 
-def _faults(dataset: str, standing: Stage | None, live: dict[str, LiveVersion], champion: str | None) -> list[str]:
+def _faults(dataset: str, standing: Stage | None, live: dict[str, LoadedVersion], champion: str | None) -> list[str]:
     faults = [f"{one.version} has no worker that is ready" for one in live.values() if not one.ready]
     if champion is None:
         return [*faults, f"the registry names no champion of {dataset}"]
@@ -137,7 +137,7 @@ def _faults(dataset: str, standing: Stage | None, live: dict[str, LiveVersion], 
     return faults
 
 
-def _workers(one: LiveVersion) -> str:
+def _workers(one: LoadedVersion) -> str:
     return f"({one.ready} of {one.workers} workers ready{', the default' if one.default else ''})"
 
 

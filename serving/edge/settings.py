@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from config import params
-from config.params import ROOT
+from config import params, paths
+from config.paths import ROOT
 from serving import settings as torchserve
 from serving.deployment import rollout_stage
 from serving.settings import Port, SettingsError
@@ -50,7 +50,7 @@ class EdgeSettings(BaseSettings):
     port: Port = 8090
     metrics_host: str = "127.0.0.1"  # has no authorization of its own
     metrics_port: Port = 8091
-    home: Path = ROOT / "serving" / "out" / "edge"
+    home: Path = Field(default_factory=paths.edge)
     workers: Count = 1
 
     dataset: str = ""  # the model to ask; empty: params.dataset

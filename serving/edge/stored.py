@@ -16,7 +16,6 @@ from features.online.errors import StoreAbsent, StoreError
 from features.online.profile import PERSONALISATION, Profile
 from features.online.store import ProfileStore, State
 from serving.edge.consent import Standing
-from serving.torchserve.launch import embedded_store
 from serving.worker.request import MAX_HISTORY
 
 
@@ -35,8 +34,8 @@ class Stored:
     @classmethod
     def of(cls, dataset: str) -> Stored:
         """The store that the environment names, or this project's own, with the profiles of a data set."""
-        stated = {**os.environ, STORE: os.environ.get(STORE) or embedded_store()}
-        return cls(lambda: connect_to_read(dataset, settings(stated), ServerEngine), stated[STORE].startswith(FEAST))
+        feast = os.environ.get(STORE, "").startswith(FEAST)
+        return cls(lambda: connect_to_read(dataset, settings(), ServerEngine), feast)
 
     async def read(self, user_id: str) -> Standing:
         return await asyncio.to_thread(self._read, user_id)

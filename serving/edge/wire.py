@@ -44,7 +44,7 @@ def wire_of(stated: dict[str, Any], request: Request, withheld: bool, known: dic
         told = {name: stated[name] for name in IMPERSONAL if name in stated} | {"history": []}
     else:
         told = {name: value for name, value in stated.items() if name != "request_id"}
-        if known is not None and not request.stated:
+        if known is not None and not request.has_history:
             told |= known | {"context": known["context"] | request.context}
     try:
         body = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
@@ -62,6 +62,6 @@ def kept(wire: Wire, request_id: str, asked: str) -> bytes:
 def _basis(request: Request, withheld: bool) -> str:
     if withheld:
         return WITHHELD
-    if request.stated:
+    if request.has_history:
         return STATED
     return NOBODY if request.user_id is None else STORED

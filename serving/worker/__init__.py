@@ -1,1 +1,1 @@
-"""What travels to the TorchServe worker: an artifact answers requests there, and in an evaluation the same way."""
+"""The code that travels to the TorchServe worker. Evaluations answer requests with the same code."""

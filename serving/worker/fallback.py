@@ -1,9 +1,9 @@
-"""Which rung an answer stands on: personalised, segment or popular, and why. Worker side."""
+"""Choose the fallback level of a response: personalized, popular in a segment, or popular. Worker side."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,62 +12,64 @@ import numpy as np
 from features.segments.rules import ItemValues, Rule, Seen, fulfilled, tests_of
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
-from serving.worker.rerank import Attributes
-from serving.worker.users import Person
+from serving.worker.rerank import ItemAttributes
+from serving.worker.users import User
 from training.models.base import Model
 
 PERSONALISED, SEGMENT, POPULAR = "personalised", "segment", "popular"
+SEGMENTS_FILE = "segments.json"
 
 
 @dataclass(frozen=True)
-class Rung:
-    """Where an answer comes from. `segment` is the one whose list it is, on the rung of that name."""
+class FallbackLevel:
+    """Where a response comes from, and why. `segment` is the one whose popular list it is."""
 
     name: str
     reason: str
     segment: str | None = None
 
 
-def rung_of(
-    model: Model, request: Request, person: Person, events: int, traits: bool, lists: Sequence[str], failed: bool
-) -> Rung:
-    """The highest rung that can be stood on.
+def choose_level(
+    model: Model, request: Request, user: User, num_events: int, has_traits: bool, segments: Sequence[str], failed: bool
+) -> FallbackLevel:
+    """The best level that is possible for a request.
 
     Args:
-        events: of the history, that the model knows the items of.
-        traits: whether any trait is known.
-        lists: the person's segments for which there is a list, by precedence.
+        num_events: events of the history whose items the model knows.
+        has_traits: whether any trait is known.
+        segments: the user's segments that have a popular list, by precedence.
         failed: whether the model could not score this batch.
     """
     if failed:
-        return _below("the model failed on this batch", lists)
+        return _below_personalized("the model failed on this batch", segments)
     if not model.personal:
-        return Rung(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
-    if events:
-        return Rung(PERSONALISED, f"ranked from {events} known event{'s' * (events > 1)} of the history")
-    if traits and model.answers_cold():
-        return Rung(PERSONALISED, "ranked from the traits that are known; there is no history")
-    if person.note:
-        return _below(person.note, lists)
-    if request.history or person.items:
-        return _below("no event of the history is of a known item and before the request's time", lists)
-    return _below("the history is empty", lists)
+        return FallbackLevel(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
+    if num_events:
+        return FallbackLevel(
+            PERSONALISED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
+        )
+    if has_traits and model.answers_cold():
+        return FallbackLevel(PERSONALISED, "ranked from the known traits; there is no history")
+    if user.reason:
+        return _below_personalized(user.reason, segments)
+    if request.history or user.items:
+        return _below_personalized("no event of the history has a known item and a time before the request's", segments)
+    return _below_personalized("the history is empty", segments)
 
 
-def _below(reason: str, lists: Collection[str]) -> Rung:
-    for segment in lists:
-        return Rung(SEGMENT, f"{reason}; popular in the segment {segment}", segment)
-    return Rung(POPULAR, reason)
-
-
-SEGMENT_LISTS_FILE = "segments.json"
+def _below_personalized(reason: str, segments: Sequence[str]) -> FallbackLevel:
+    if segments:
+        return FallbackLevel(SEGMENT, f"{reason}; popular in the segment {segments[0]}", segments[0])
+    return FallbackLevel(POPULAR, reason)
 
 
 class SegmentLists:
-    """Args:
-    rules: as `features.segments.rules` reads them.
-    popular: segment -> item row -> how often its members took the item, best first.
-    items: item_id -> field -> values, of the fields that rules ask for.
+    """The segments of a user, and what is popular in each.
+
+    Args:
+        rules: as `features.segments.rules` reads them.
+        popular: segment -> item row -> how often its members took the item, best first.
+        items: item_id -> field -> values, for the fields that rules read.
     """
 
     def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
@@ -75,21 +77,22 @@ class SegmentLists:
         self._tests = tests_of(rules, items)
 
     @classmethod
-    def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: Attributes) -> SegmentLists:
-        """Those of an artifact; none where it was exported before there were any."""
-        if folder is None or not (folder / SEGMENT_LISTS_FILE).exists():
+    def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: ItemAttributes) -> SegmentLists:
+        """Those of an artifact; none in artifacts from before there were any."""
+        if folder is None or not (folder / SEGMENTS_FILE).exists():
             return cls([], {}, {})
-        stored = json.loads((folder / SEGMENT_LISTS_FILE).read_text())
+        stored = json.loads((folder / SEGMENTS_FILE).read_text())
         popular = {name: {int(row): count for row, count in rows} for name, rows in stored["popular"].items()}
-        by_row = attributes.of_items(sorted(_fields(stored["rules"])))
+        by_row = attributes.by_item(sorted(_item_fields(stored["rules"])))
         return cls(stored["rules"], popular, {vocabulary.id(row): values for row, values in by_row.items()})
 
-    def of(self, items: Sequence[str], times: Sequence[int], traits: Mapping[str, object], time_us: int) -> list[str]:
-        """Names of the segments of whoever has this history, all of it before the moment, and these traits."""
-        return fulfilled(self._tests, Seen(items, times, traits, time_us))
+    def of_user(self, user: User, request: Request) -> list[str]:
+        """Names of the segments that a user belongs to at the time of a request, by precedence."""
+        traits = {**user.traits, **request.context}
+        return fulfilled(self._tests, Seen(user.items, user.times, traits, request.time_us))
 
-    def listed(self) -> set[int]:
-        """The item rows that stand in the list of any segment."""
+    def listed_items(self) -> set[int]:
+        """Item rows in the list of any segment."""
         return {row for rows in self.popular.values() for row in rows}
 
     def scores(self, segment: str, num_items: int) -> np.ndarray:
@@ -100,6 +103,6 @@ class SegmentLists:
         return scores
 
 
-def _fields(rules: Sequence[Rule]) -> set[str]:
+def _item_fields(rules: Sequence[Rule]) -> set[str]:
     conditions = [condition for rule in rules for condition in (*rule.get("all", ()), *rule.get("any", ()))]
     return {condition["share_of"]["field"] for condition in conditions if "share_of" in condition}

@@ -1,4 +1,4 @@
-"""Item trends of two moments: of the export, and the newest that the online store has. Worker side."""
+"""Item trends of two times: those of the export, and the newest ones in the online store. Worker side."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from collections.abc import Sequence
 
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from serving.worker import response
-from serving.worker.users import Lookup
+from serving.worker.response import digest_of_trends
+from serving.worker.users import UserLookup
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 10  # between two looks for newer ones: the store's change every few minutes
+REFRESH_SECONDS = 10  # the stream updates the store's trends every few minutes
 
 
-class Trends:
-    """Each request sees the newest trends that are not of a later moment than its own."""
+class LiveTrends:
+    """Gives each request the newest trends that are not later than its own time."""
 
     def __init__(self, exported: TrendSnapshot, vocabulary: Vocabulary, channels: Sequence[str]) -> None:
         self._exported, self._vocabulary, self._channels = exported, vocabulary, channels
         self._live: TrendSnapshot | None = None
-        self._digests: dict[int, str] = {}  # by moment
-        self._next_look = 0.0
+        self._digests: dict[int, str] = {}  # by time
+        self._next_refresh = 0.0
 
-    def known(self) -> list[TrendSnapshot]:
-        """The snapshots that there are, oldest first."""
+    def snapshots(self) -> list[TrendSnapshot]:
+        """The snapshots at hand, oldest first."""
         return [self._exported] if self._live is None else [self._exported, self._live]
 
-    def of(self, time_us: int) -> TrendSnapshot:
-        """The one for a request's time."""
+    def at(self, time_us: int) -> TrendSnapshot:
+        """The snapshot for a request's time."""
         return self._live if self._live is not None and self._live.time_us <= time_us else self._exported
 
     def digest(self, snapshot: TrendSnapshot) -> str:
-        """Of a known snapshot, as `serving.worker.response` has it; kept, since every answer states it."""
+        """Digest of one of the snapshots; kept, because every response gives it."""
         if snapshot.time_us not in self._digests:
-            self._digests = {one.time_us: response.of_trends(one, self._channels) for one in self.known()}
+            self._digests = {one.time_us: digest_of_trends(one, self._channels) for one in self.snapshots()}
         return self._digests[snapshot.time_us]
 
-    def freshen(self, lookup: Lookup, now_us: int) -> None:
-        """Take newer ones from the store where there are, if it was not asked just now."""
-        if not self._channels or time.monotonic() < self._next_look:
+    def refresh(self, lookup: UserLookup, now_us: int) -> None:
+        """Take newer trends from the store, at most once in REFRESH_SECONDS."""
+        if not self._channels or time.monotonic() < self._next_refresh:
             return
-        self._next_look = time.monotonic() + EVERY_SECONDS
-        found = lookup.trends(self._vocabulary, now_us, self.known()[-1].time_us)
+        self._next_refresh = time.monotonic() + REFRESH_SECONDS
+        found = lookup.find_trends(self._vocabulary, now_us, self.snapshots()[-1].time_us)
         if found is None:
             return
-        if absent := set(self._channels) - set(found.channels):
-            log.warning("the online store's trends lack %s, which the model reads", ", ".join(sorted(absent)))
+        if missing := set(self._channels) - set(found.channels):
+            log.warning("the online store's trends lack %s, which the model reads", ", ".join(sorted(missing)))
             return
         self._live = found

@@ -1,4 +1,4 @@
-"""What a client may ask, checked field by field."""
+"""Check what a client sends, field by field."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from data.times import from_iso
 
 MAX_K = 1000
 MAX_HISTORY = 10_000
+MAX_VALUES = 100  # of one filter
+MAX_TEXT = 256
 DEFAULT_K = 10
 FIELDS = ("user_id", "history", "k", "time", "context", "exclude", "filters", "request_id")
-MAX_VALUES = 100  # of one filter
+EVENT_FIELDS = ("item_id", "event_time")
 
 
 class RequestError(ValueError):
@@ -18,29 +20,35 @@ class RequestError(ValueError):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
-        self.field, self.message = field, message
+        self.field, self.message = field[:100], message
 
 
 @dataclass
 class Request:
-    """One checked request."""
+    """One checked request.
+
+    Attributes:
+        history: (item_id, microseconds), as the client sent it.
+        has_history: whether the client sent a history, be it empty.
+        filters: item attribute -> allowed values.
+    """
 
     user_id: str | None
-    history: list[tuple[str, int]]  # (item_id, microseconds), as stated
-    stated: bool  # whether a history was stated at all
+    history: list[tuple[str, int]]
+    has_history: bool
     k: int
     time_us: int
     context: dict
     request_id: str | None
     exclude: list[str] = field(default_factory=list)
-    filters: dict[str, list[str]] = field(default_factory=dict)  # item attribute -> values, any of which will do
+    filters: dict[str, list[str]] = field(default_factory=dict)
 
 
 def parse(body: object, now_us: int) -> Request:
     """Check one parsed JSON body.
 
     Args:
-        now_us: the server's clock, for requests that state no time.
+        now_us: the time of a request that gives none.
 
     Raises:
         RequestError: names the field and what was expected.
@@ -49,13 +57,12 @@ def parse(body: object, now_us: int) -> Request:
         raise RequestError("body", f"expected a JSON object, got {_kind(body)}")
     for name in body:
         if name not in FIELDS:
-            raise RequestError(str(name)[:100], f"unknown field; known are {', '.join(FIELDS)}")
-    history = body.get("history")
-    time = body.get("time")
+            raise RequestError(str(name), f"unknown field; known are {', '.join(FIELDS)}")
+    history, time = body.get("history"), body.get("time")
     return Request(
         user_id=_text(body, "user_id"),
         history=[] if history is None else _history(history),
-        stated=history is not None,
+        has_history=history is not None,
         k=_k(body.get("k", DEFAULT_K)),
         time_us=now_us if time is None else to_microseconds(time, "time"),
         context=_context(body.get("context")),
@@ -66,7 +73,11 @@ def parse(body: object, now_us: int) -> Request:
 
 
 def to_microseconds(value: object, field: str) -> int:
-    """An ISO 8601 text as microseconds since 1970; without an offset it is UTC."""
+    """Convert ISO 8601 text to microseconds since 1970. Text without an offset is UTC.
+
+    Raises:
+        RequestError: it is not ISO 8601 text.
+    """
     if not isinstance(value, str):
         raise RequestError(field, f"expected an ISO 8601 time, got {_kind(value)}")
     try:
@@ -84,13 +95,13 @@ def _text(body: dict, field: str) -> str | None:
     value = body.get(field)
     if value is not None and not isinstance(value, str):
         raise RequestError(field, f"expected text or null, got {_kind(value)}")
-    if value is not None and len(value) > 256:
-        raise RequestError(field, f"expected at most 256 characters, got {len(value)}")
+    if value is not None and len(value) > MAX_TEXT:
+        raise RequestError(field, f"expected at most {MAX_TEXT} characters, got {len(value)}")
     return value
 
 
 def _k(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():  # 10.0, which JSON Schema too counts as an integer
+    if isinstance(value, float) and value.is_integer():  # JSON Schema counts 10.0 as an integer too
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_K:
         shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
@@ -109,10 +120,18 @@ def _history(value: object) -> list[tuple[str, int]]:
 def _event(event: object, field: str) -> tuple[str, int]:
     if not isinstance(event, dict):
         raise RequestError(field, f"expected an object with item_id and event_time, got {_kind(event)}")
-    item = event.get("item_id")
+    item = _required(event, "item_id", field)
     if not isinstance(item, str):
         raise RequestError(f"{field}.item_id", f"expected text, got {_kind(item)}")
-    return item, to_microseconds(event.get("event_time"), f"{field}.event_time")
+    return item, to_microseconds(_required(event, "event_time", field), f"{field}.event_time")
+
+
+def _required(event: dict, name: str, field: str) -> object:
+    if name not in event:
+        unknown = [str(other) for other in event if other not in EVENT_FIELDS]
+        hint = f"; unknown field {', '.join(unknown)[:60]}" if unknown else ""
+        raise RequestError(f"{field}.{name}", f"missing{hint}")
+    return event[name]
 
 
 def _context(value: object) -> dict:
@@ -122,7 +141,7 @@ def _context(value: object) -> dict:
         raise RequestError("context", f"expected an object or null, got {_kind(value)}")
     for name, entry in value.items():
         if isinstance(entry, dict | list):
-            raise RequestError(f"context.{name}"[:100], f"expected text or a number, got {_kind(entry)}")
+            raise RequestError(f"context.{name}", f"expected text or a number, got {_kind(entry)}")
     return value
 
 
@@ -131,13 +150,13 @@ def _filters(value: object) -> dict[str, list[str]]:
         return {}
     if not isinstance(value, dict):
         raise RequestError("filters", f"expected an object or null, got {_kind(value)}")
-    return {str(name): _values(wanted, f"filters.{name}"[:100]) for name, wanted in value.items()}
+    return {str(name): _filter_values(values, f"filters.{name}") for name, values in value.items()}
 
 
-def _values(value: object, field: str) -> list[str]:
+def _filter_values(value: object, field: str) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not values or not all(isinstance(one, str) for one in values):
-        raise RequestError(field, "expected text or a list of texts, any of which will do")
+        raise RequestError(field, "expected text or a list of texts")
     if len(values) > MAX_VALUES:
         raise RequestError(field, f"expected at most {MAX_VALUES} values, got {len(values)}")
     return values

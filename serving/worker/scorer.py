@@ -1,6 +1,6 @@
-"""A loaded model that scores what it is asked. Knows no server, loads no pandas: this runs inside the worker.
+"""A loaded model that scores requests. Knows no server and loads no pandas: it runs inside the worker.
 
-Legend: B batch, N item rows, C trend channels, k list length.
+Legend: B batch, N item rows, M columns, C trend channels, k list length.
 """
 
 from __future__ import annotations
@@ -18,13 +18,71 @@ from features.encode import Batch, assemble, known, trait_row
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
 from serving.worker.request import Request
-from serving.worker.users import Person, people_of
+from serving.worker.users import User, resolve_users
 from training.models import artifact
 from training.models.artifact import Artifact
+from training.models.base import EXCLUDED
 from training.models.query import log_trends
 from training.models.ranking import exclude, rank
 
-ONE = np.zeros(1, dtype=np.int64)  # a snapshot is of one moment, whichever is asked for
+NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
+FIRST_ROW = np.zeros(1, dtype=np.int64)
+
+
+@dataclass
+class BatchScores:
+    """Scores of a batch: of the whole catalog, or of a shortlist of candidates.
+
+    Attributes:
+        scores: (B, M), -inf for what may not be recommended.
+        rows: (B, M) item rows of a shortlist, PAD first; None: column j is item row j.
+        from_index: (B, M) bool: the columns above which a shortlist can miss nothing; None for the whole catalog.
+        is_complete: (B,) bool: whether the model saw as many candidates as it wants; None for the whole catalog.
+    """
+
+    scores: Tensor
+    rows: Tensor | None = None
+    from_index: Tensor | None = None
+    is_complete: Tensor | None = None
+
+    def values_of(self, row: int, item_values: Tensor) -> Tensor:
+        """(M,) values of a request's columns, from (N,) values by item row."""
+        return item_values if self.rows is None else item_values[self.rows[row]]
+
+    def exclude_items(self, row: int, items: np.ndarray) -> None:
+        """Never recommend these item rows to a request."""
+        if self.rows is None:
+            self.scores[row, items] = EXCLUDED
+        elif len(items):
+            self.exclude_columns(row, torch.isin(self.rows[row], torch.from_numpy(items)))
+
+    def exclude_columns(self, row: int, columns: Tensor) -> None:
+        """Never recommend these (M,) bool columns to a request."""
+        self.scores[row, columns] = EXCLUDED
+
+    def has_best(self, row: int, count: int) -> bool:
+        """Whether the best `count` items of the catalog are in here, or all where there are fewer."""
+        if self.from_index is None or self.is_complete is None:
+            return True
+        usable = self.from_index[row] & (self.scores[row] > EXCLUDED)
+        return bool(self.is_complete[row]) and int(usable.sum()) >= count
+
+    def best(self, rows: list[int], k: int) -> tuple[Tensor, Tensor]:
+        """For n requests (n, k) item rows, PAD where nothing is left, and their scores; best first."""
+        scores = self.scores if rows == list(range(len(self.scores))) else self.scores[rows]
+        best, top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+        if _has_ties(best.numpy()):
+            top, _ = rank(scores, NO_TRUTH, k)
+            best = scores.gather(1, top)
+        top, best = top[:, :k], best[:, :k]
+        if self.rows is not None:
+            top = self.rows[rows].gather(1, top)
+        return top.masked_fill(best == EXCLUDED, PAD), best
+
+
+def _has_ties(best: np.ndarray) -> bool:
+    """Whether any of the (n, k) scores, best first, equals the next: then `rank` decides which comes first."""
+    return bool(((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > EXCLUDED)).any())
 
 
 class Scorer:
@@ -40,7 +98,7 @@ class Scorer:
         self.artifact, self.version, self.folder = loaded, version, folder
         self.model, self.vocabulary = loaded.model, loaded.vocabulary
         self.manifest = loaded.manifest
-        self._read: list[tuple[TrendSnapshot, np.ndarray, Tensor | None]] = []
+        self._trend_inputs: list[tuple[TrendSnapshot, np.ndarray, Tensor | None]] = []
         with torch.inference_mode():
             self.model.freeze()
 
@@ -59,35 +117,34 @@ class Scorer:
         return exclude(self.model.scores(batch), batch.seen)
 
     def rank(self, batch: Batch, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """See `training.models.ranking.rank`; evaluation asks this, with the scores that requests get."""
+        """See `training.models.ranking.rank`; evaluation calls this, so it ranks the scores that requests get."""
         return rank(self.scores(batch), truth, k)
 
     def encode(
-        self, requests: list[Request], people: list[Person] | None = None, trends: TrendSnapshot | None = None
+        self, requests: list[Request], users: list[User] | None = None, trends: TrendSnapshot | None = None
     ) -> Batch:
         """Requests as the tensors that training saw.
 
         Args:
-            people: whoever asks, one for each request; None takes what the requests state.
+            users: one per request; None takes what the requests themselves say.
             trends: of the items; None takes those of the artifact.
         """
         config = self.artifact.config
-        people = people_of(requests, config["repeats"], None) if people is None else people
+        users = resolve_users(requests, config["repeats"], None) if users is None else users
         items, times, lengths = known(
-            self.vocabulary.indices([item for person in people for item in person.items]),
-            np.array([moment for person in people for moment in person.times], dtype=np.int64),
-            np.array([len(person.items) for person in people], dtype=np.int64),
+            self.vocabulary.indices([item for user in users for item in user.items]),
+            np.array([time_us for user in users for time_us in user.times], dtype=np.int64),
+            np.array([len(user.items) for user in users], dtype=np.int64),
         )
-        trends_NC, logs = self.as_read(trends or self.artifact.trends)
+        trends_NC, logs = self.trend_inputs(trends or self.artifact.trends)
+        traits = [{**user.traits, **request.context} for request, user in zip(requests, users, strict=True)]
         batch = assemble(
             items,
             times,
             lengths,
             np.array([request.time_us for request in requests], dtype=np.int64),
-            self._rows(
-                [{**person.traits, **one.context} for one, person in zip(requests, people, strict=True)], "traits"
-            ),
-            self._rows([request.context for request in requests], "context"),
+            self._encode_columns(traits, "traits"),
+            self._encode_columns([request.context for request in requests], "context"),
             trends_NC,
             np.zeros(len(requests), dtype=np.int64),
             self.model.max_history,
@@ -95,82 +152,22 @@ class Scorer:
         batch.log_trends = logs
         return batch
 
-    def as_read(self, snapshot: TrendSnapshot) -> tuple[np.ndarray, Tensor | None]:
-        """(1, N, C) trends, and for a network their (1, C, N) logarithms: kept, since every batch reads the same."""
-        for known_one, trends, logs in self._read:
-            if known_one is snapshot:
+    def trend_inputs(self, snapshot: TrendSnapshot) -> tuple[np.ndarray, Tensor | None]:
+        """(1, N, C) trends, and for a network their (1, C, N) logarithms. Kept, because every batch reads the same."""
+        for kept, trends, logs in self._trend_inputs:
+            if kept is snapshot:
                 return trends, logs
-        trends = np.require(snapshot.at(ONE, self.model.channels), requirements=["C", "W"])
+        trends = np.require(snapshot.at(FIRST_ROW, self.model.channels), requirements=["C", "W"])
         logs = log_trends(torch.from_numpy(trends)) if self.model.learned and self.model.channels else None
-        self._read = [*self._read[-1:], (snapshot, trends, logs)]  # the export's and the newest are in use
+        self._trend_inputs = [*self._trend_inputs[-1:], (snapshot, trends, logs)]  # the export's and the newest
         return trends, logs
 
-    def golden(self) -> list[dict]:
-        """The requests recorded at export, each with the answer given then."""
+    def golden_cases(self) -> list[dict]:
+        """The requests recorded at export, each with its response."""
         lines = (self.folder / "golden.jsonl").read_text().splitlines() if self.folder else []
         return [json.loads(line) for line in lines]
 
-    def _rows(self, values: list[dict], kind: str) -> np.ndarray:
+    def _encode_columns(self, values: list[dict], kind: str) -> np.ndarray:
         encoders = self.artifact.config["encoders"][kind]
         rows = [trait_row(one, encoders) for one in values]
         return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))
-
-
-NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
-UNRANKED = float("-inf")
-
-
-@dataclass
-class BatchScores:
-    """What may be recommended to each request of a batch, and how much it is worth.
-
-    Attributes:
-        scores: (B, M), -inf for what may not be recommended.
-        rows: (B, M) item rows, PAD first; None: column j is item row j.
-        found: (B, M) bool: the items above which, in a shortlist, nothing can be missing; None: nothing is.
-        enough: (B,) bool: whether the model had all that it wanted to see; None: it had.
-    """
-
-    scores: Tensor
-    rows: Tensor | None = None
-    found: Tensor | None = None
-    enough: Tensor | None = None
-
-    def of_items(self, row: int, values: Tensor) -> Tensor:
-        """(M,) what (N,) values say of a request's columns."""
-        return values if self.rows is None else values[self.rows[row]]
-
-    def bar(self, row: int, items: np.ndarray) -> None:
-        """Never recommend these item rows to a request."""
-        if self.rows is None:
-            self.scores[row, items] = UNRANKED
-        elif len(items):
-            self.bar_where(row, torch.isin(self.rows[row], torch.from_numpy(items)))
-
-    def bar_where(self, row: int, barred: Tensor) -> None:
-        """Never recommend these (M,) columns to a request."""
-        self.scores[row, barred] = UNRANKED
-
-    def holds(self, row: int, needed: int) -> bool:
-        """Whether the best `needed` items are in here, and all of them if there are fewer."""
-        if self.found is None or self.enough is None:
-            return True
-        left = self.found[row] & (self.scores[row] > UNRANKED)
-        return bool(self.enough[row]) and int(left.sum()) >= needed
-
-    def best(self, rows: list[int], k: int) -> tuple[Tensor, Tensor]:
-        """Of the given requests the (n, k) item rows, PAD where nothing is left, and their scores; best first."""
-        scores = self.scores if rows == list(range(len(self.scores))) else self.scores[rows]
-        best, top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-        if _tied(best.numpy()):
-            top, _ = rank(scores, NO_TRUTH, k)
-            best = scores.gather(1, top)
-        top, best = top[:, :k], best[:, :k]
-        if self.rows is not None:
-            top = self.rows[rows].gather(1, top)
-        return top.masked_fill(best == UNRANKED, PAD), best
-
-
-def _tied(best: np.ndarray) -> bool:
-    """Whether any of the (n, k) scores, best first, equals the next: then `rank` says which comes first."""
-    return bool(((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > UNRANKED)).any())

@@ -1,4 +1,4 @@
-"""What is known of whoever asks, wherever it came from. Worker side."""
+"""What is known about the user of a request: from the request itself, or from the online store. Worker side."""
 
 from __future__ import annotations
 
@@ -18,78 +18,60 @@ from features.vocabulary import Vocabulary
 from serving.circuit_breaker import Breaker
 from serving.worker.request import Request
 
-NO_STORE = "no history was stated, and no online store is configured to look one up"
-NOBODY = "no history was stated and no user named"
+log = logging.getLogger(__name__)
+
+BREAKER_FAILURES, BREAKER_SECONDS = 3, 5.0
+ANONYMOUS = "the request has no history and names no user"
+NO_STORE = "the request has no history, and no online store is configured"
+STORE_ABSENT = "the request has no history, and the online store is empty"
+STORE_FAILED = "the online store did not answer"
+STORE_RESTED = "the online store was not asked, because it kept failing"
+NO_CONSENT = "this user has not agreed to personalization"
+NO_PROFILE = {
+    State.UNKNOWN: "the online store does not know this user",
+    State.EXPIRED: "what the online store knew about this user has expired",
+    State.CORRUPT: "the online store's record of this user cannot be read",
+}
 
 
 @dataclass(frozen=True)
-class Person:
-    """Attributes:
-    items, times: of the history: item ids and microseconds, oldest first, as ingest would have kept them; all of it
-        before the request's time.
-    traits: column -> value.
-    note: why there is no history; empty where there is one, or where it is plain from the request.
-    feature_time_us: when the platform last learned of the person; 0 where only the request tells.
+class User:
+    """What a model may know about a user at the time of a request.
+
+    Attributes:
+        items, times: the history: item ids and microseconds, oldest first, all before the request's time; repeats are
+            treated as in ingest.
+        traits: column -> value.
+        reason: why there is no history; empty where there is one, or where the request itself shows it.
+        feature_time_us: when the platform last learned something about the user; 0 where only the request says
+            something.
     """
 
     items: Sequence[str] = ()
     times: Sequence[int] = ()
     traits: Mapping[str, object] = field(default_factory=dict)
-    note: str = ""
+    reason: str = ""
     feature_time_us: int = 0
 
 
-class Lookup(Protocol):
-    """Finds people by user id."""
+class UserLookup(Protocol):
+    """Finds users by id, and newer item trends. Neither method fails."""
 
-    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
-        """One for each request, which all name a user; read in one round trip. Never fails: a Person without history
-        says in its note why."""
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
+        """One user per request, in one round trip; all requests name a user. A missing history has its `reason`."""
 
-    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
-        """Item trends of a moment after one and not after another; None where there are none. Never fails."""
-
-
-def people_of(requests: Sequence[Request], repeats: str, lookup: Lookup | None) -> list[Person]:
-    """Whoever asks: as the request states, else as the store knows. A stated history wins over a stored one.
-
-    Args:
-        repeats: `first`, `last` or `all`, as `ingest.repeats` was when the model was trained.
-    """
-    asked = [request for request in requests if not request.stated and request.user_id is not None]
-    found = iter(lookup.people(asked, repeats) if lookup is not None and asked else [])
-    people = []
-    for request in requests:
-        if request.stated:
-            resolved = resolve_history(request.history, request.time_us, repeats)
-            people.append(Person([item for item, _ in resolved], [moment for _, moment in resolved]))
-        elif request.user_id is None:
-            people.append(Person(note=NOBODY))
-        else:
-            people.append(next(found) if lookup is not None else Person(note=NO_STORE))
-    return people
-
-
-log = logging.getLogger(__name__)
-
-FAILURES, REST_SECONDS = 3, 5.0
-NOTES = {
-    State.UNKNOWN: "the online store does not know this user",
-    State.EXPIRED: "what the online store knew of this user has expired",
-    State.CORRUPT: "the online store's record of this user cannot be read",
-}
-ABSENT = "no history was stated, and no online store has been filled to look one up"
-FAILED = "the online store did not answer"
-RESTED = "the online store was not asked, since it kept failing"
-NO_CONSENT = "this user has not agreed to personalisation"
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        """Item trends of a time in (newer_than_us, as_of_us]; None where there are none."""
 
 
 class StoreLookup:
-    """One round trip for a batch; a store that fails costs the batch its read timeout, and is then left alone a while.
+    """Looks users up in the online store, one round trip per batch.
+
+    A store that fails costs a batch its read timeout; after a few failures it is left alone for some seconds.
 
     Args:
         open_store: called when the store is first needed, and again after it failed to open.
-        count: told how each question ended: answered, absent, failed or rested.
+        count: called with the outcome of each query: answered, absent, failed or rested.
     """
 
     def __init__(
@@ -98,56 +80,74 @@ class StoreLookup:
         breaker: Breaker | None = None,
         count: Callable[[str], None] = lambda outcome: None,
     ) -> None:
-        self._open, self._count = open_store, count
+        self._open_store, self._count = open_store, count
         self._store: ProfileStore | None = None
-        self._breaker = breaker or Breaker(FAILURES, REST_SECONDS)
+        self._breaker = breaker or Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
 
     @classmethod
-    def of(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
-        """The store that the environment names, with the profiles of a data set."""
+    def from_environment(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
+        """The store that the environment configures, with the profiles of a dataset."""
         return cls(lambda: connect_to_read(dataset, settings(), single=True), count=count)
 
-    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
-        """One for each request, which all name a user."""
-        asked = [(request.user_id or "", request.time_us) for request in requests]
-        users, moments = zip(*asked, strict=True)
-        readings, note = self._ask(lambda store: store.read(users, moments))
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
+        ids = [request.user_id or "" for request in requests]
+        times = [request.time_us for request in requests]
+        readings, reason = self._query(lambda store: store.read(ids, times))
         if readings is None:
-            return [Person(note=note)] * len(requests)
-        return [person_of(reading, one.time_us, repeats) for reading, one in zip(readings, requests, strict=True)]
+            return [User(reason=reason)] * len(requests)
+        return [user_from_reading(reading, time_us, repeats) for reading, time_us in zip(readings, times, strict=True)]
 
-    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
-        """Trends of a moment after one and not after another; None where the store has none or fails."""
-        found, _ = self._ask(lambda store: store.read_trends(as_of_us, newer_than_us))
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        found, _ = self._query(lambda store: store.read_trends(as_of_us, newer_than_us))
         return found and found.snapshot(vocabulary)
 
-    def _ask(self, question: Callable[[ProfileStore], Any]) -> tuple[Any, str]:
-        """(the answer, "") or (None, why there is none)."""
+    def _query(self, query: Callable[[ProfileStore], Any]) -> tuple[Any, str]:
+        """(the result, "") or (None, why there is none)."""
         if not self._breaker.allows():
             self._count("rested")
-            return None, RESTED
+            return None, STORE_RESTED
         try:
-            self._store = self._store or self._open()
-            answer = question(self._store)
-        except StoreAbsent:  # looked for again at the next batch: it costs a glance at a folder
+            self._store = self._store or self._open_store()
+            result = query(self._store)
+        except StoreAbsent:  # each batch looks again, which costs one look at a folder
             self._count("absent")
-            return None, ABSENT
+            return None, STORE_ABSENT
         except StoreError as error:
             self._breaker.failed()
             self._count("failed")
             log.warning("the online store failed: %s", error)
-            return None, FAILED
+            return None, STORE_FAILED
         self._breaker.succeeded()
         self._count("answered")
-        return answer, ""
+        return result, ""
 
 
-def person_of(reading: Reading, time_us: int, repeats: str) -> Person:
-    """Whoever a store knows, as a request at a moment may see them; without history where it may see none."""
+def user_from_reading(reading: Reading, time_us: int, repeats: str) -> User:
+    """The user as a request at a time may see them; without history where it may see none."""
     if reading.profile is None:
-        return Person(note=NOTES[reading.state])
+        return User(reason=NO_PROFILE[reading.state])
     profile = reading.profile
     if profile_module.consent(profile, time_us).get(PERSONALISATION) is False:
-        return Person(note=NO_CONSENT)
+        return User(reason=NO_CONSENT)
     items, times = profile_module.seen(profile, time_us, repeats)
-    return Person(items, times, profile_module.traits(profile, time_us), "", profile.feature_time_us)
+    return User(items, times, profile_module.traits(profile, time_us), "", profile.feature_time_us)
+
+
+def resolve_users(requests: Sequence[Request], repeats: str, lookup: UserLookup | None) -> list[User]:
+    """The user of each request. A history in the request wins over a stored one.
+
+    Args:
+        repeats: `first`, `last` or `all`: the value of `ingest.repeats` that the model was trained with.
+    """
+    stored = [request for request in requests if not request.has_history and request.user_id is not None]
+    found = iter(lookup.find_users(stored, repeats) if lookup is not None and stored else [])
+    users = []
+    for request in requests:
+        if request.has_history:
+            events = resolve_history(request.history, request.time_us, repeats)
+            users.append(User([item for item, _ in events], [time_us for _, time_us in events]))
+        elif request.user_id is None:
+            users.append(User(reason=ANONYMOUS))
+        else:
+            users.append(next(found) if lookup is not None else User(reason=NO_STORE))
+    return users

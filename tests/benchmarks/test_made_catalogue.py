@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import _synthetic
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.worker.recommender import Recommender
 from training.threads import one_thread
 

@@ -12,7 +12,7 @@ from benchmarks import quality
 def result(label: str, mean: float, low: float = 0.0, high: float = 1.0) -> dict:
     """A result file with one model, whose figures are the same on both targets."""
     target = {"metrics": {"ndcg@10": {"mean": mean, "low": low, "high": high}}}
-    return {"models": {label: {"targets": {"window": target, "next": target}}}}
+    return {"models": {label: {"targets": {"horizon": target, "next_item": target}}}}
 
 
 def test_a_figure_is_reproduced_where_it_lies_in_the_committed_interval() -> None:
@@ -20,7 +20,7 @@ def test_a_figure_is_reproduced_where_it_lies_in_the_committed_interval() -> Non
 
     near, far = quality.beside(result("ease", 0.109), then), quality.beside(result("ease", 0.12), then)
 
-    assert [(row["target"], row["inside"]) for row in near] == [("window", True), ("next", True)]
+    assert [(row["target"], row["inside"]) for row in near] == [("horizon", True), ("next_item", True)]
     assert [row["inside"] for row in far] == [False, False]
     assert "outside the committed interval" in quality.report(far)
     assert "outside" not in quality.report(near)

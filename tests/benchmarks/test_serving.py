@@ -10,7 +10,7 @@ import pytest
 from benchmarks import serving
 from benchmarks._load import Load, pooled
 from benchmarks._serving_report import CACHED, EDGE, HANDLER, NOOP, Spread, figures, ratio, table, targets
-from config.params import ROOT
+from config.paths import ROOT
 
 
 def point(per_second: float, p50_ms: float = 1.0, p99_ms: float = 2.0, **bad: int) -> Load:

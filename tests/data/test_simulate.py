@@ -299,7 +299,7 @@ def test_the_next_part_is_likelier_right_after_its_predecessor(world):
 def test_window_scores_leave_out_what_is_seen_or_released_within_the_window(world):
     at = int(START.timestamp()) * columns.MICROSECONDS + 20 * DAY
     seen = world.items.item_id.iloc[:5].tolist()
-    scores = world.oracle.window_scores(["u000001", "nobody"], at, 28, [seen, []])
+    scores = world.oracle.horizon_scores(["u000001", "nobody"], at, 28, [seen, []])
     released = microseconds(world.items.release_time) <= at
     assert (scores.shape, scores.dtype) == ((2, 200), np.float32)
     assert (np.isfinite(scores[1]) == released).all()
@@ -313,7 +313,7 @@ def test_window_scores_find_the_plays_of_the_window_better_than_popularity(world
     users = after.user_id.unique().tolist()
     past = before.groupby("user_id").item_id.agg(list)
     lists = [past.get(user, []) for user in users]
-    oracle = world.oracle.window_scores(users, int(cut.timestamp() * 1e6), 6, lists)
+    oracle = world.oracle.horizon_scores(users, int(cut.timestamp() * 1e6), 6, lists)
     counts = before.item_id.value_counts().reindex(world.oracle.item_ids).fillna(0).to_numpy()
     popularity = np.where(np.isinf(oracle), -np.inf, counts)
     rows = pd.Index(users).get_indexer(after.user_id)

@@ -28,7 +28,7 @@ def settings(**changes) -> params.Split:
         "test_quantile": 0.9,
         "valid_start": None,
         "test_start": None,
-        "window_days": 28,
+        "horizon_days": 28,
     }
     return params.Split.model_validate(plain | changes)
 
@@ -137,13 +137,13 @@ def test_the_manifest_tells_cold_from_warm_and_counts_ties():
         settings(valid_start="1970-01-01T00:00:00.000008Z", test_start="1970-01-01T00:00:00.000010Z"),
     )
 
-    told = describe(events, cuts, window_days=1)
+    told = describe(events, cuts, horizon_days=1)
 
     assert told["counts"]["test"] == {"events": 4, "users": 3, "items": 4}
     assert told["cold_users"] == 0.3333  # new, of a, new and b
     assert told["cold_items"] == 0.25  # fresh, of i9, fresh, i1 and i0
     assert told["ties"] == 0.5  # the two events of a
-    assert told["cases"] == {"window": 2, "window_warm": 0.5, "next": 3}  # b acts after the window
+    assert told["cases"] == {"horizon": 2, "horizon_warm": 0.5, "next_item": 3}  # b acts after the window
 
 
 def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
@@ -155,7 +155,7 @@ def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
         settings(valid_start="1970-01-01T00:00:00.000008Z", test_start="1970-01-01T00:00:00.000011Z"),
     )
 
-    assert describe(events, cuts, window_days=1)["cases"]["window"] == 1
+    assert describe(events, cuts, horizon_days=1)["cases"]["horizon"] == 1
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_verb_writes_parts_and_a_manifest_whose_id_changes_with_the_rules(tm
     (tmp_path / "log.csv").write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n")
     ids = []
     for window in (28, 28, 7):
-        config = str(params_file(path=str(tmp_path / "log.csv"), repeats="all", split={"window_days": window}))
+        config = str(params_file(path=str(tmp_path / "log.csv"), repeats="all", split={"horizon_days": window}))
         assert ingest.main(["--params", config, "--out", str(tmp_path / "in")]) == 0
         assert main(["--params", config, "--ingested", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
         ids.append(json.loads((tmp_path / "out" / "manifest.json").read_text())["split_id"])
@@ -218,9 +218,9 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
     assert "manifest.json does not exist; run python -m data.ingest first" in capsys.readouterr().err
 
 
-# PROTOCOL's own figures: cases of `next`, users of `window`, share of those that are warm, ties.
+# PROTOCOL's own figures: cases of `next_item`, users of `horizon`, share of those that are warm, ties.
 @pytest.mark.parametrize(
-    ("name", "next_cases", "window_users", "warm", "ties"),
+    ("name", "next_item_cases", "horizon_users", "warm", "ties"),
     [
         ("ml-100k", 9_872, 163, 0.53, 0.76),
         ("movietweetings-100k", 9_122, 4_046, 0.66, 0.0),
@@ -228,13 +228,13 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
     ],
 )
 @pytest.mark.slow
-def test_real_sets_split_as_published(real_data, ingest_settings, name, next_cases, window_users, warm, ties):
+def test_real_sets_split_as_published(real_data, ingest_settings, name, next_item_cases, horizon_users, warm, ties):
     config = ingest_settings(path=str(real_data / name))
     cleaned = ingest.ingest(read(config, None, 0), config)
 
-    told = describe(*temporal_split(cleaned.events, settings()), window_days=28)
+    told = describe(*temporal_split(cleaned.events, settings()), horizon_days=28)
 
-    assert told["cases"]["next"] == next_cases
-    assert told["cases"]["window"] == window_users
-    assert round(told["cases"]["window_warm"], 2) == warm
+    assert told["cases"]["next_item"] == next_item_cases
+    assert told["cases"]["horizon"] == horizon_users
+    assert round(told["cases"]["horizon_warm"], 2) == warm
     assert round(told["ties"], 2) == ties

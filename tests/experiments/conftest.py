@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from made_board import SKILL, write_model
 from made_rankings import made_cases, made_items, rank
-from small_pipeline import COUNTED, run_stages
+from small_pipeline import BASELINES, run_stages
 
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the stages have run in: not to be changed (copy what you want to break)."""
-    return run_stages(tmp_path_factory.mktemp("pipeline"), (*COUNTED, "two_tower"))
+    return run_stages(tmp_path_factory.mktemp("pipeline"), (*BASELINES, "two_tower"))
 
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory):
-    """Two peers, a learned model with two seeds, an oracle."""
+    """Two baselines, a learned model with two seeds, an oracle."""
     out = tmp_path_factory.mktemp("out")
     for folder in ("rankings", "metrics"):
         (out / folder).mkdir()

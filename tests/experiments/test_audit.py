@@ -12,8 +12,9 @@ from made_cut import TEST, cut_of, lay, made_events
 from small_pipeline import inside as inside_of
 
 from config import params
+from config.paths import SPLIT
 from data.columns import DAY
-from data.products import SPLIT, write_table
+from data.products import write_table
 from data.times import to_iso
 from experiments import audit
 from experiments.leakage.checks import OF_CUT, OF_SPLIT, run
@@ -58,7 +59,7 @@ def test_a_clean_platform_ends_with_0_and_says_so_on_its_page(inside: Path, caps
     said = capsys.readouterr()
     assert said.out.startswith("audit: made: clean: 37 checks over both cuts in ")
     assert said.err == ""
-    text = (inside / "experiments/out/audit.html").read_text()
+    text = (inside / "out/experiments/audit.html").read_text()
     assert "CLEAN" in text
     assert "Offending rows" not in text
 
@@ -77,7 +78,7 @@ def test_a_leak_ends_with_1_and_is_told_with_its_rows(inside: Path, capsys: pyte
         f"user_id {last['user_id']}, item_id {last['item_id']}, event_time {to_iso(last['event_time'].value // 1000)}"
         in said.err
     )
-    report = json.loads((inside / "experiments/out/audit.json").read_text())
+    report = json.loads((inside / "out/experiments/audit.json").read_text())
     assert report["clean"] is False
     (found,) = next(check for check in report["checks"] if check["failed"])["findings"]
     assert found["examples"][0]["event_id"] == last["event_id"]
@@ -97,12 +98,12 @@ def test_the_last_report_stands_for_the_very_products_that_it_is_of(
 
 @pytest.mark.parametrize(
     "changed",
-    ["data/out/split/events.parquet", "data/out/ingest/users.parquet", "features/out/valid/log.safetensors",
-     "experiments/out/rankings/ease.parquet", "features/trends.py"],
+    ["out/data/split/events.parquet", "out/data/ingest/users.parquet", "out/features/valid/log.safetensors",
+     "out/experiments/rankings/ease.parquet", "features/trends.py"],
 )  # fmt: skip
 def test_a_change_of_products_or_code_is_audited_anew(inside: Path, monkeypatch, changed: str) -> None:
     monkeypatch.setattr(params, "ROOT", inside)
-    for made in ("experiments/out/rankings/ease.parquet", "features/trends.py"):
+    for made in ("out/experiments/rankings/ease.parquet", "features/trends.py"):
         (inside / made).parent.mkdir(parents=True, exist_ok=True)
         (inside / made).write_bytes(b"1")
     before = audit.fingerprint(settings())
@@ -146,10 +147,10 @@ def test_the_page_shows_names_as_they_are_and_fetches_nothing() -> None:
 
 
 def test_a_table_without_a_stage_is_named(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (inside / "features/out/valid/description.json").unlink()
+    (inside / "out/features/valid/description.json").unlink()
 
     assert audit.main([]) == 2
-    assert "features/out/valid holds no features" in capsys.readouterr().err
+    assert "out/features/valid holds no features" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from experiments.evaluation.list_metrics import (
     diversity,
     gini,
     list_means,
-    personalisation,
-    personalisation_bounds,
+    personalization,
+    personalization_bounds,
 )
 
 EVERY = np.ones(4, bool)
@@ -57,29 +57,29 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs():
     assert np.isnan(found[3])
 
 
-def test_personalisation_is_one_minus_the_mean_overlap_of_all_pairs():
+def test_personalization_is_one_minus_the_mean_overlap_of_all_pairs():
     lists = np.array([[0, 1], [1, 2], [0, 1]])  # overlaps: 1/2, 2/2, 1/2
-    assert personalisation(lists, 2, 4) == pytest.approx(1 - (1 / 2 + 2 / 2 + 1 / 2) / 3)
+    assert personalization(lists, 2, 4) == pytest.approx(1 - (1 / 2 + 2 / 2 + 1 / 2) / 3)
 
 
-def test_personalisation_of_one_list_for_all_is_zero_and_of_disjoint_lists_one():
-    assert personalisation(np.array([[0, 1]] * 5), 2, 4) == 0
-    assert personalisation(np.array([[0, 1], [2, 3]]), 2, 4) == 1
+def test_personalization_of_one_list_for_all_is_zero_and_of_disjoint_lists_one():
+    assert personalization(np.array([[0, 1]] * 5), 2, 4) == 0
+    assert personalization(np.array([[0, 1], [2, 3]]), 2, 4) == 1
 
 
-def test_personalisation_of_one_user_is_undefined():
-    assert np.isnan(personalisation(np.array([[0, 1]]), 2, 4))
+def test_personalization_of_one_user_is_undefined():
+    assert np.isnan(personalization(np.array([[0, 1]]), 2, 4))
 
 
-def test_the_interval_of_personalisation_never_compares_a_user_with_themself():
+def test_the_interval_of_personalization_never_compares_a_user_with_themself():
     disjoint = np.arange(40).reshape(20, 2)
-    assert personalisation_bounds([disjoint], 2, seed=0, resamples=200) == (1, 1)
+    assert personalization_bounds([disjoint], 2, seed=0, resamples=200) == (1, 1)
     same = np.array([[0, 1]] * 20)
-    assert personalisation_bounds([same], 2, seed=0, resamples=200) == (0, 0)
+    assert personalization_bounds([same], 2, seed=0, resamples=200) == (0, 0)
 
 
-def test_the_interval_of_personalisation_holds_its_value():
+def test_the_interval_of_personalization_holds_its_value():
     lists = np.array([np.random.default_rng(n).permutation(30)[:10] for n in range(60)])
-    low, high = personalisation_bounds([lists], 10, seed=0, resamples=500)
-    assert low < personalisation(lists, 10, 30) < high
+    low, high = personalization_bounds([lists], 10, seed=0, resamples=500)
+    assert low < personalization(lists, 10, 30) < high
     assert high - low < 0.1

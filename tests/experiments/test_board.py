@@ -15,30 +15,30 @@ from experiments.leaderboard.markdown import summary
 def test_the_result_file_has_the_agreed_shape(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
     assert set(result) == {
-        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_peer",
+        "dataset", "dataset_hash", "split_id", "commit", "date", "command", "seeds", "registered", "best_baseline",
         "models", "comparisons", "oracle", "decay",
     }  # fmt: skip
     assert result["registered"] == "ours"
     assert result["seeds"] == [0, 1]
     assert set(result["models"]) == {"popularity", "ease", "ours"}
     ours = result["models"]["ours"]["targets"]
-    assert set(ours) == {"window", "next"}
-    assert ours["window"]["users"] == ours["window"]["cases"] == 40
-    assert set(ours["next"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
-    assert set(ours["next"]["slices"]) == {"cold", "warm"}
-    assert set(ours["next"]["metrics"]) == set(MAIN)
+    assert set(ours) == {"horizon", "next_item"}
+    assert ours["horizon"]["users"] == ours["horizon"]["cases"] == 40
+    assert set(ours["next_item"]["metrics"]["ndcg@10"]) == {"mean", "low", "high"}
+    assert set(ours["next_item"]["slices"]) == {"cold", "warm"}
+    assert set(ours["next_item"]["metrics"]) == set(MAIN)
 
 
 def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
-    head, *lines, sizes = summary(result, "next").splitlines()
+    head, *lines, sizes = summary(result, "next_item").splitlines()
 
     assert head.split()[0] == "model"
     assert [line.split("  ")[0] for line in lines] == ["best reachable", "ours+", "ease*", "popularity"]
-    mean = result["models"]["ours"]["targets"]["window"]["metrics"]["ndcg@10"]["mean"]
+    mean = result["models"]["ours"]["targets"]["horizon"]["metrics"]["ndcg@10"]["mean"]
     assert f"{mean:.4f} [" in lines[1]
     assert lines[1].endswith("1.2")
-    assert "window: 40 users, 40 cases" in sizes
+    assert "horizon: 40 users, 40 cases" in sizes
 
 
 def test_the_same_files_give_the_same_result_to_the_byte(out, tmp_path):
@@ -71,7 +71,7 @@ def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out
     tables = [part.splitlines() for part in text.split("## ")[1:3]]
     for table in tables:
         names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
-        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best peer)", "popularity"]
+        assert names == ["best reachable (oracle)", "ours (registered)", "ease (best baseline)", "popularity"]
     assert "40 users, 300 cases," in text or re.search(r"\d+ users, 300 cases, [\d.]+% of them cold", text)
 
 
@@ -101,9 +101,9 @@ def test_the_score_with_frozen_trends_stands_beside_the_live_one(out, tmp_path):
     assert "frozen" not in run(out, tmp_path)[1].split("## Definitions")[0]
     path = out / "metrics" / "ours.json"
     targets = json.loads(path.read_text())["targets"]
-    change(out, "ours", targets=targets | {"next_frozen": {"metrics": {"ndcg@10": {"mean": 0.07654}}}})
+    change(out, "ours", targets=targets | {"next_item_frozen": {"metrics": {"ndcg@10": {"mean": 0.07654}}}})
     result, text, _ = run(out, tmp_path)
-    assert json.loads(result)["models"]["ours"]["targets"]["next_frozen"]["metrics"]["ndcg@10"]["mean"] == 0.07654
+    assert json.loads(result)["models"]["ours"]["targets"]["next_item_frozen"]["metrics"]["ndcg@10"]["mean"] == 0.07654
     row = next(line for line in text.split("## next")[1].splitlines() if line.startswith("| ours"))
     assert "| 0.0765 |" in row
 

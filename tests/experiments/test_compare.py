@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 from made_board import ORIGIN, build, change
 
+from config.paths import EXPERIMENTS
 from experiments import compare
-from experiments.evaluation.comparison import best_on_validation, best_peer, compare_pair
+from experiments.evaluation.comparison import best_baseline, best_on_validation, compare_pair
 from experiments.evaluation.measure import CompareError, Measured, measure, read_metrics
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):
-    worst = {"learned": True, "peer": False}  # on the test window
-    change(out, "popularity", **worst, validation={"next": {"ndcg@10": 0.9}})
+    worst = {"learned": True, "baseline": False}  # on the test window
+    change(out, "popularity", **worst, validation={"next_item": {"ndcg@10": 0.9}})
     measured = read_metrics(out / "metrics", "made")
 
     assert best_on_validation(measured, learned=True) == "popularity"
@@ -28,10 +29,10 @@ def test_neither_target_can_be_bought_with_the_other(out):
         out,
         "ease",
         learned=True,
-        peer=False,
-        validation={t: {"ndcg@10": v} for t, v in (("next", 0.31), ("window", 0.1))},
+        baseline=False,
+        validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.31), ("horizon", 0.1))},
     )
-    change(out, "ours", validation={t: {"ndcg@10": v} for t, v in (("next", 0.30), ("window", 0.2))})
+    change(out, "ours", validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.30), ("horizon", 0.2))})
 
     assert best_on_validation(read_metrics(out / "metrics", "made"), learned=True) == "ours"
 
@@ -41,31 +42,31 @@ def test_a_hybrid_is_compared_with_each_of_its_parts(out):
 
     found = {(one["model"], one["against"], one["target"]) for one in build(out).comparisons}
 
-    assert {("ours", part, target) for part in ("popularity", "ease") for target in ("window", "next")} <= found
+    assert {("ours", part, target) for part in ("popularity", "ease") for target in ("horizon", "next_item")} <= found
     assert not [pair for pair in found if pair[1] == "not_measured"]
 
 
 def test_a_learned_peer_is_measured_against_but_never_registered(out):
-    change(out, "ease", learned=True, validation={"next": {"ndcg@10": 0.9}})
+    change(out, "ease", learned=True, validation={"next_item": {"ndcg@10": 0.9}})
     board = build(out)
 
     assert best_on_validation(board.models, learned=True) == "ours"
     assert best_on_validation(board.models, learned=False) == "popularity"
-    assert board.best_peer["next"] == "ease"
+    assert board.best_baseline["next_item"] == "ease"
     assert {(one["model"], one["against"]) for one in board.comparisons} == {("ours", "ease")}
 
 
 def test_the_best_peer_is_a_peer_and_never_the_better_learned_model_or_oracle(out):
     board = build(out)
-    assert board.best_peer == {"window": "ease", "next": "ease"}
-    assert board.ranked("next")[0].label == "ours"
-    assert best_peer([one for one in board.models if not one.peer], "next") is None
+    assert board.best_baseline == {"horizon": "ease", "next_item": "ease"}
+    assert board.ranked("next_item")[0].label == "ours"
+    assert best_baseline([one for one in board.models if not one.baseline], "next_item") is None
 
 
 def test_every_learned_model_is_compared_with_the_best_peer_of_each_target(out):
     lines = build(out).comparisons
     assert [(line["target"], line["model"], line["against"]) for line in lines] == [
-        ("window", "ours", "ease"), ("next", "ours", "ease"),
+        ("horizon", "ours", "ease"), ("next_item", "ours", "ease"),
     ]  # fmt: skip
     for line in lines:
         assert line["low"] < line["difference"] < line["high"]
@@ -75,7 +76,7 @@ def test_every_learned_model_is_compared_with_the_best_peer_of_each_target(out):
 
 def test_a_difference_is_the_difference_of_the_published_means(out):
     board = build(out)
-    points = {one.label: one.point("next", "ndcg@10") for one in board.models}
+    points = {one.label: one.point("next_item", "ndcg@10") for one in board.models}
     line = board.comparisons[1]
     assert line["difference"] == pytest.approx(points["ours"] - points["ease"])
     assert line["relative"] == pytest.approx(points["ours"] / points["ease"] - 1)
@@ -100,10 +101,10 @@ def test_other_cases_are_refused_even_under_the_same_split_id(out):
     board = build(out)
     ours, ease = (next(one for one in board.models if one.label == label) for label in ("ours", "ease"))
     tables = {one.label: [pd.read_parquet(p) for p in one.ranking_files(out / "rankings")] for one in (ours, ease)}
-    tables["ease"] = [frame[frame["case_id"] != "next-100"] for frame in tables["ease"]]
+    tables["ease"] = [frame[frame["case_id"] != "next_item-100"] for frame in tables["ease"]]
     fewer = ease.model_copy(update={"targets": measure(tables["ease"], made_items_of(tables), 0, 100)})
-    with pytest.raises(CompareError, match="ours has 300 next cases, ease 299, 299 in common"):
-        compare_pair(ours, fewer, lambda one: tables[one.label], "next", 0, 100)
+    with pytest.raises(CompareError, match="ours has 300 next_item cases, ease 299, 299 in common"):
+        compare_pair(ours, fewer, lambda one: tables[one.label], "next_item", 0, 100)
 
 
 def made_items_of(tables):
@@ -118,7 +119,7 @@ def test_rankings_of_another_run_than_the_metrics_are_refused(out):
     frame = pd.read_parquet(path)
     frame["true_ranks"] = [[2**31 - 1] * len(ranks) for ranks in frame["true_ranks"]]
     frame.to_parquet(path)
-    with pytest.raises(CompareError, match=r"ease: its metrics file says window ndcg@10 = .*one of the two is old"):
+    with pytest.raises(CompareError, match=r"ease: its metrics file says horizon ndcg@10 = .*one of the two is old"):
         build(out)
 
 
@@ -158,13 +159,13 @@ def test_command_line_answers_a_mistake_in_one_line(out, capsys):
 
 def test_metrics_files_need_no_names_of_rankings():
     one = Measured.model_validate(ORIGIN | {"label": "ease", "model": "ease", "params": {}, "fit_seconds": None,
-                                            "peer": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
-    assert [path.name for path in one.ranking_files(compare.OUT)] == ["ease.parquet"]
+                                            "baseline": True, "learned": False, "seeds": [0], "targets": {}})  # fmt: skip
+    assert [path.name for path in one.ranking_files(EXPERIMENTS)] == ["ease.parquet"]
 
 
 def test_a_tuned_model_is_compared_with_its_default_values(out):
     facts = json.loads((out / "metrics" / "ours.json").read_text())
-    asked = {"label": "ours_default", "params": {"rate": 1.0, "width": 3}}
+    asked = {"label": "ours_default", "params": {"rate": 1.0, "embedding_dim": 3}}
     (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked))
 
     assert ("ours", "ours_default") in {(line["model"], line["against"]) for line in build(out).comparisons}
@@ -172,8 +173,11 @@ def test_a_tuned_model_is_compared_with_its_default_values(out):
 
 def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
     facts = json.loads((out / "metrics" / "ours.json").read_text())
-    asked = {"loss": "in_batch", "width": 8, "best_steps": 7}
-    for label, changes in (("plain", {"loss": "uncorrected", "best_steps": 9}), ("wide", {"loss": "b", "width": 9})):
+    asked = {"loss": "in_batch", "embedding_dim": 8, "best_steps": 7}
+    for label, changes in (
+        ("plain", {"loss": "uncorrected", "best_steps": 9}),
+        ("wide", {"loss": "b", "embedding_dim": 9}),
+    ):
         other = facts | {"label": label, "params": asked | changes}
         (out / "metrics" / f"{label}.json").write_text(json.dumps(other))
     change(out, "ours", params=asked)

@@ -12,12 +12,18 @@ CUT = pd.Timestamp("2026-01-01", tz="UTC")
 
 
 def rankings(days: list[float], ranks: list[int]) -> pd.DataFrame:
-    """One window case at the cut, and one `next` case of a user of its own on each day."""
-    cases = [{"case_id": "w", "user_id": "u0", "target": "window", "time": CUT, "true_ranks": [1]}]
+    """One `horizon` case at the cut, and one `next_item` case of a user of its own on each day."""
+    cases = [{"case_id": "w", "user_id": "u0", "target": "horizon", "time": CUT, "true_ranks": [1]}]
     for number, (day, rank) in enumerate(zip(days, ranks, strict=True)):
         time = CUT + pd.Timedelta(days=day)
         cases.append(
-            {"case_id": f"n{number}", "user_id": f"u{number}", "target": "next", "time": time, "true_ranks": [rank]}
+            {
+                "case_id": f"n{number}",
+                "user_id": f"u{number}",
+                "target": "next_item",
+                "time": time,
+                "true_ranks": [rank],
+            }
         )
     return pd.DataFrame(cases)
 

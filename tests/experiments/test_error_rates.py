@@ -46,7 +46,7 @@ def rankings(ranks: dict[tuple[str, str, str], int]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-CASES = [("window", "ann", "w1"), ("next", "ann", "n1"), ("next", "ann", "n2"), ("next", "bob", "n3")]
+CASES = [("horizon", "ann", "w1"), ("next_item", "ann", "n1"), ("next_item", "ann", "n2"), ("next_item", "bob", "n3")]
 
 
 def test_a_population_holds_each_users_sums() -> None:
@@ -63,10 +63,10 @@ def test_a_population_holds_each_users_sums() -> None:
 
 def test_other_cases_are_refused() -> None:
     ours = rankings(dict.fromkeys(CASES, 1))
-    with pytest.raises(UserError, match="hold other next cases"):
-        population(ours, rankings(dict.fromkeys([*CASES[:3], ("next", "cy", "n3")], 1)))
-    with pytest.raises(UserError, match="hold no window cases"):
-        population(ours[ours["target"] == "next"], ours)
+    with pytest.raises(UserError, match="hold other next_item cases"):
+        population(ours, rankings(dict.fromkeys([*CASES[:3], ("next_item", "cy", "n3")], 1)))
+    with pytest.raises(UserError, match="hold no horizon cases"):
+        population(ours[ours["target"] == "next_item"], ours)
 
 
 def test_an_effect_is_exactly_what_was_asked_and_leaves_the_noise() -> None:
@@ -87,7 +87,7 @@ def test_a_simulated_look_is_judged_by_the_intervals_of_a_real_one(monkeypatch: 
     weights = np.concatenate(list(bootstrap.weights(30, 200, 7)))
     error_simulation._judge(people, drawn, weights, POLICY)
 
-    for at, target in enumerate(("window", "next")):
+    for at, target in enumerate(("horizon", "next_item")):
         user = np.repeat(np.arange(30), people.count[:, at].astype(int))
         share = people.count[user, at]
         theirs, gain = people.base[user, at] / share, people.gain[user, at] / share
@@ -107,7 +107,7 @@ def test_the_truth_of_a_world_shows_in_its_verdicts() -> None:
 
     assert promoted(0.5, 0.5) > 0.99
     assert promoted(0.0, 0.0) < 0.05
-    assert promoted(-0.02, 0.5) < 0.1  # worse by the margin on `window`: alpha, and what 400 looks leave open
+    assert promoted(-0.02, 0.5) < 0.1  # worse by the margin on `horizon`: alpha, and what 400 looks leave open
     assert promoted(0.5, -0.5) == 0
 
 
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_verdicts() -> None:
 
 
 def point(what: str, users: int, promoted: int, effect: float = 0.0, of: int = 1000) -> dict:
-    return {"what": what, "users": users, "looks": of, "effect": {"next": effect, "window": 0.0},
+    return {"what": what, "users": users, "looks": of, "effect": {"next_item": effect, "horizon": 0.0},
             "verdicts": {"PROMOTE": promoted, "HOLD": of - promoted}}  # fmt: skip
 
 

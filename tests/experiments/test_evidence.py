@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_pipeline import inside
 
 from config import params
-from data.products import INGESTED
+from config.paths import INGESTED
 from experiments import evaluate, gate
 from experiments.evaluation.cases import Catalog
 from experiments.evaluation.scoring import cases_from, score
@@ -46,20 +46,20 @@ def project(pipeline: Path, tmp_path: Path):
 
 
 def metrics(folder: Path, label: str) -> dict:
-    return json.loads((folder / "experiments/out/metrics" / f"{label}.json").read_text())
+    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text())
 
 
 def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "features/out/test")
+    features = feature_files.load(project / "out/features/test")
     cases = cases_from(features, features.cut_us)
-    tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
+    tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
     labels = ("two_tower", "ease")
-    artifacts = {label: Recommender.load(project / "serving/out/artifacts" / label) for label in labels}
-    scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.batch_cases)
+    artifacts = {label: Recommender.load(project / "out/serving/artifacts" / label) for label in labels}
+    scores = evidence.score_all(artifacts, features, cases, *tables, settings.train.eval_batch_size)
     items = Catalog.of(evaluate.catalogue(features))
 
     for label in labels:
-        for target in ("window", "next"):
+        for target in ("horizon", "next_item"):
             published, scored = metrics(project, label)["targets"][target], scores[label][target]
             figures = {key: entry.get("mean", entry.get("value")) for key, entry in published["metrics"].items()}
             lists = evidence.of_lists(scored.lists, items)
@@ -70,16 +70,16 @@ def test_the_gate_scores_artifacts_exactly_as_evaluate_published_them(project: P
 
 
 def test_an_artifact_of_another_vocabulary_is_read_through_its_own(project: Path, settings: params.Params) -> None:
-    features = feature_files.load(project / "features/out/test")
+    features = feature_files.load(project / "out/features/test")
     cases = cases_from(features, features.cut_us)
-    tables = [pd.read_parquet(project / f"data/out/{name}.parquet") for name in ("split/events", "ingest/users")]
-    artifact = Recommender.load(project / "serving/out/artifacts/ease")
+    tables = [pd.read_parquet(project / f"out/data/{name}.parquet") for name in ("split/events", "ingest/users")]
+    artifact = Recommender.load(project / "out/serving/artifacts/ease")
     turned = replace(features, vocabulary=Vocabulary(features.vocabulary.ids[::-1]))
     size = len(features.vocabulary)
-    of = replace(cases["next"], truth=size - cases["next"].truth)
+    of = replace(cases["next_item"], truth=size - cases["next_item"].truth)
 
-    one = score(artifact, features, cases, *tables, 512)["next"]
-    other = score(artifact, turned, {"next": of}, *tables, 512)["next"]
+    one = score(artifact, features, cases, *tables, 512)["next_item"]
+    other = score(artifact, turned, {"next_item": of}, *tables, 512)["next_item"]
 
     assert np.array_equal(one.ndcg, other.ndcg)
     assert np.array_equal(np.where(one.lists < 0, -1, size - 2 - one.lists), other.lists)
@@ -99,15 +99,15 @@ def with_zeroed_weights(artifact: Path) -> None:
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times were dealt out anew among the events before the cut."""
-    features = feature_files.load(folder / "features/out/test")
+    features = feature_files.load(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
-    recipe = json.loads((folder / "training/out/two_tower/valid/fit.json").read_text())["recipe"]
+    recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["recipe"]
     model = fit(recipe, shuffled, settings.train, settings.seed).model
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-    facts = json.loads((folder / "training/out/two_tower/test/fit.json").read_text())
+    facts = json.loads((folder / "out/training/two_tower/test/fit.json").read_text())
     export.write(
-        folder / "serving/out/artifacts/two_tower", weights, facts, features, settings, Sides.read(folder / INGESTED)
+        folder / "out/serving/artifacts/two_tower", weights, facts, features, settings, Sides.read(folder / INGESTED)
     )
 
 
@@ -137,7 +137,7 @@ def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params,
     gate.run(settings, "two_tower")  # the sound one is the champion
     champion = registry.serving_target(settings.dataset).version
     if sabotage == "zeroed weights":
-        with_zeroed_weights(project / "serving/out/artifacts/two_tower")
+        with_zeroed_weights(project / "out/serving/artifacts/two_tower")
     else:
         with_shuffled_times(project, settings)
 
@@ -150,7 +150,7 @@ def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params,
 
 
 def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: Path, settings: params.Params) -> None:
-    with_zeroed_weights(project / "serving/out/artifacts/two_tower")
+    with_zeroed_weights(project / "out/serving/artifacts/two_tower")
 
     report = judged(settings, "two_tower")
 
@@ -161,7 +161,7 @@ def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: P
 
 
 def test_an_index_that_finds_too_little_is_refused_before_anybody_looks(project: Path, settings: params.Params) -> None:
-    artifact = project / "serving/out/artifacts/two_tower"
+    artifact = project / "out/serving/artifacts/two_tower"
     manifest = json.loads((artifact / MANIFEST).read_text())
     about = {"kind": "faiss", "recall@20": 0.98, "candidates": 512, "probes": 1}
     (artifact / MANIFEST).write_text(json.dumps(manifest | {"index": about}))

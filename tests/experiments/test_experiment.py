@@ -84,7 +84,7 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
 
 
 def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> None:
-    features = folder / "features/out/test"
+    features = folder / "out/features/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
@@ -104,7 +104,7 @@ def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
         settings["train"]["models"]["hybrid"]["parts"] = ["two_tower", "ease"]
         for label in ("reranker", "ensemble"):
             settings["train"]["models"][label]["parts"] = ["item_knn", "ease"]
-    features = folder / "features/out/test"
+    features = folder / "out/features/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
@@ -122,24 +122,24 @@ def test_only_a_recipe_that_beats_the_default_is_better() -> None:
 
 def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "HOME", folder / "presets")
-    recipes = {"two_tower": RECIPES["two_tower"] | {"width": 128}}
+    recipes = {"two_tower": RECIPES["two_tower"] | {"embedding_dim": 128}}
     seeds.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
 
     prepare(folder, ["mine"])
 
     taken = params.load(folder / "params.yaml").train.models
-    assert taken["two_tower"].width == 128
-    assert taken["neural_cf"].width == RECIPES["neural_cf"]["width"]
+    assert taken["two_tower"].embedding_dim == 128
+    assert taken["neural_cf"].embedding_dim == RECIPES["neural_cf"]["embedding_dim"]
 
 
 def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder: Path) -> None:
     before = params.load(folder / "params.yaml").train.models["two_tower"]
-    tuned = {"two_tower": found(0.3, 0.2, width=128), "sasrec": found(0.2, 0.3)}
+    tuned = {"two_tower": found(0.3, 0.2, embedding_dim=128), "sasrec": found(0.2, 0.3)}
 
     take_better(folder, tuned, defaults=True)
 
     models = params.load(folder / "params.yaml").train.models
-    assert models["two_tower"].width == 128
+    assert models["two_tower"].embedding_dim == 128
     assert models["two_tower_default"] == before
     assert "sasrec_default" not in models, "nothing beat its values"
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
@@ -147,10 +147,10 @@ def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder:
 
 
 def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:
-    take_better(folder, {"two_tower": found(0.3, 0.2, width=128)}, defaults=False)
+    take_better(folder, {"two_tower": found(0.3, 0.2, embedding_dim=128)}, defaults=False)
 
     models = params.load(folder / "params.yaml").train.models
-    assert models["two_tower"].width == 128
+    assert models["two_tower"].embedding_dim == 128
     assert "two_tower_default" not in models
 
 
@@ -163,7 +163,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeyp
 
 
 def test_a_data_set_has_the_presets_that_were_found_on_it() -> None:
-    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-peers"]
+    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-baselines"]
     assert seeds.found_on("nothing") == []
 
 
@@ -177,15 +177,15 @@ def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
 
 def test_what_was_chosen_is_told_with_its_gain() -> None:
     lines = chosen({
-        "two_tower": found(0.3, 0.2, width=128, dropout=0.123456),
-        "neural_cf": found(0.2, 0.2, width=128),
-        "other": found(0.2, None, width=32),
+        "two_tower": found(0.3, 0.2, embedding_dim=128, dropout=0.123456),
+        "neural_cf": found(0.2, 0.2, embedding_dim=128),
+        "other": found(0.2, None, embedding_dim=32),
     }).splitlines()  # fmt: skip
 
     assert lines == [
-        "  two_tower    0.3000, +50.0% on the default values' 0.2000 after 7 trials: width 128, dropout 0.123",
+        "  two_tower    0.3000, +50.0% on the default values' 0.2000 after 7 trials: embedding_dim 128, dropout 0.123",
         "  neural_cf    0.2000 by the default values, which nothing beat after 7 trials",
-        "  other        0.2000 after 7 trials; the default values fail: width 32",
+        "  other        0.2000 after 7 trials; the default values fail: embedding_dim 32",
     ]
 
 

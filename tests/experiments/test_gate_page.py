@@ -32,8 +32,8 @@ def test_every_verdict_has_a_page_that_fetches_nothing(verdict: str) -> None:
 def test_each_check_says_how_it_came_out() -> None:
     states = {row.name: row.state for row in checks(report())}
 
-    assert states["Better than the champion on next"] == "ok"
-    assert states["Not worse than the champion on window"] == "ok"
+    assert states["Better than the champion on next_item"] == "ok"
+    assert states["Not worse than the champion on horizon"] == "ok"
     assert states["No segment loses"] == "bad"
     assert states["Fresh data"] == "none"
     assert {"Enough users", "Champion answers as it did at export", "Lists: coverage", "Cost: size"} <= set(states)
@@ -71,8 +71,8 @@ def test_the_picture_is_well_formed_and_leaves_out_untested_segments() -> None:
     drawn = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
     words = [node.text for node in drawn.iter("text")]
 
-    assert "cold, next" in words
-    assert "lapsed, next" not in words
+    assert "cold, next_item" in words
+    assert "lapsed, next_item" not in words
     assert "lapsed" in html
 
 
@@ -92,7 +92,7 @@ def test_an_interval_lies_where_its_numbers_say() -> None:
     [
         {"evidence": {}, "against_version": None, "version": "1"},
         {"evidence": {"budgets": []}, "looks": None},
-        {"evidence": {"targets": {"next": {"users": 3}}}, "policy": {"primary": "next", "alpha": 0.05}},  # of an older gate
+        {"evidence": {"targets": {"next_item": {"users": 3}}}, "policy": {"primary": "next_item", "alpha": 0.05}},  # of an older gate
     ],
 )  # fmt: skip
 def test_a_report_that_looked_at_nothing_has_a_page_too(changes: dict) -> None:

@@ -56,7 +56,7 @@ def test_every_report_tells_of_an_override_until_a_promotion_ends_it(settings: p
     told = capsys.readouterr().out
     assert f"gate: OVERRIDE: {settings.dataset} " in told
     assert REASON in told
-    assert REASON in Path("experiments/out/gate.html").read_text()
+    assert REASON in Path("out/experiments/gate.html").read_text()
 
     (report,) = gate.run(settings, "two_tower", override=True)
     assert report["verdict"] == "PROMOTE", report["reason"]

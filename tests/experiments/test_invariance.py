@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_pipeline import COUNTED, run_stages
+from small_pipeline import BASELINES, run_stages
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def as_file(pipeline: Path, folder: Path, renumber: bool = False, shuffle: bool = False) -> Path:
     """The platform's events as a CSV without event ids, so that ids follow from content; times in whole hours,
     so that many tie."""
-    events = pd.read_parquet(pipeline / "data/out/ingest/events.parquet")[["user_id", "item_id", "event_time"]]
+    events = pd.read_parquet(pipeline / "out/data/ingest/events.parquet")[["user_id", "item_id", "event_time"]]
     events["event_time"] = events["event_time"].dt.floor("h")
     if renumber:
         names = sorted(events["item_id"].unique())
@@ -36,28 +36,28 @@ def runs(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     for name, changes in (("plain", {}), ("shuffled", {"shuffle": True}), ("renumbered", {"renumber": True, "shuffle": True})):  # fmt: skip
         folder = tmp_path_factory.mktemp(name)
         log = as_file(pipeline, folder / "source", **changes)
-        made[name] = run_stages(folder, COUNTED, source="auto", path=str(log), event_types=None)
+        made[name] = run_stages(folder, BASELINES, source="auto", path=str(log), event_types=None)
     return made
 
 
 def manifest(folder: Path) -> dict:
-    return json.loads((folder / "data/out/split/manifest.json").read_text())
+    return json.loads((folder / "out/data/split/manifest.json").read_text())
 
 
 def metrics(folder: Path, label: str) -> dict:
-    return json.loads((folder / "experiments/out/metrics" / f"{label}.json").read_text())
+    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text())
 
 
 def cases(folder: Path) -> pd.DataFrame:
-    table = pd.read_parquet(folder / "experiments/out/rankings/popularity.parquet")
+    table = pd.read_parquet(folder / "out/experiments/rankings/popularity.parquet")
     facts = table[["target", "user_id", "time", "history_length", "activity"]]
     return facts.sort_values(list(facts.columns)).reset_index(drop=True)
 
 
 def test_shuffled_rows_change_nothing_at_all(runs: dict[str, Path]) -> None:
     assert manifest(runs["shuffled"])["split_id"] == manifest(runs["plain"])["split_id"]
-    for label in COUNTED:
-        one, other = (pd.read_parquet(runs[name] / f"experiments/out/rankings/{label}.parquet") for name in ("plain", "shuffled"))  # fmt: skip
+    for label in BASELINES:
+        one, other = (pd.read_parquet(runs[name] / f"out/experiments/rankings/{label}.parquet") for name in ("plain", "shuffled"))  # fmt: skip
         pd.testing.assert_frame_equal(one, other)
 
 
@@ -70,10 +70,10 @@ def test_renumbered_items_change_no_split_and_no_case(runs: dict[str, Path]) -> 
     pd.testing.assert_frame_equal(cases(runs["plain"]), cases(runs["renumbered"]))
 
 
-@pytest.mark.parametrize("label", COUNTED)
+@pytest.mark.parametrize("label", BASELINES)
 def test_renumbered_items_change_no_metric(runs: dict[str, Path], label: str) -> None:
     ours, theirs = (metrics(runs[name], label)["targets"] for name in ("plain", "renumbered"))
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         for key, entry in ours[target]["metrics"].items():
             again = theirs[target]["metrics"][key]
             assert entry.get("mean", entry.get("value")) == pytest.approx(

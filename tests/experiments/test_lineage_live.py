@@ -13,9 +13,10 @@ from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
-from serving import deploy, server
+from serving import deploy
 from serving.edge.stored import Stored
 from serving.settings import PORTS, load, variable
+from serving.torchserve import server
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,7 @@ def test_a_live_answer_comes_back_byte_for_byte_without_the_store(
     answered, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, bodies = answered
-    for product in ("data/out", "features/out/test", "edge"):
+    for product in ("out/data", "out/features/test", "edge"):
         shutil.copytree(folder / product, tmp_path / product)
     shutil.copyfile(folder / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_rankings import made_cases, made_items, rank
 from reference_metrics import recompute, recompute_slice
-from small_pipeline import COUNTED
+from small_pipeline import BASELINES
 
 from experiments.evaluation.cases import RankingsError
 from experiments.evaluation.measure import measure
@@ -64,13 +64,13 @@ def test_every_metric_equals_its_second_implementation(seed, items, users, cases
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", [*COUNTED, "two_tower"])
+@pytest.mark.parametrize("label", [*BASELINES, "two_tower"])
 def test_what_evaluate_writes_is_recomputed_from_its_rankings_and_items_files(pipeline, label):
-    out = pipeline / "experiments/out"
+    out = pipeline / "out/experiments"
     published = json.loads((out / "metrics" / f"{label}.json").read_text())
-    targets = {name: found for name, found in published["targets"].items() if name in ("window", "next")}
+    targets = {name: found for name, found in published["targets"].items() if name in ("horizon", "next_item")}
 
-    assert set(targets) == {"window", "next"}
+    assert set(targets) == {"horizon", "next_item"}
     rankings = [pd.read_parquet(out / "rankings" / f"{label}.parquet")]
     must_be_recomputed(targets, rankings, pd.read_parquet(out / "rankings" / "items.parquet"))
 
@@ -96,7 +96,7 @@ def test_the_order_of_rows_does_not_matter():
     found = measure(shuffled, table.sample(frac=1, random_state=2), 0, 100)
     unshuffled = measure(frames[0], table, 0, 100)
 
-    assert found.keys() == unshuffled.keys() == {"window", "next"}
+    assert found.keys() == unshuffled.keys() == {"horizon", "next_item"}
     for target, expected in unshuffled.items():
         for key, entry in expected["metrics"].items():
             assert found[target]["metrics"][key] == pytest.approx(entry), (target, key)
@@ -106,7 +106,7 @@ def test_every_mean_has_an_interval_and_coverage_and_gini_have_none():
     frames, table = made(cases=200)
     targets = measure(frames, table, 0, 200)
 
-    assert set(targets) == {"window", "next"}
+    assert set(targets) == {"horizon", "next_item"}
     for found in targets.values():
         for key, entry in found["metrics"].items():
             if key.split("@")[0] in ("coverage", "gini"):
@@ -118,21 +118,21 @@ def test_every_mean_has_an_interval_and_coverage_and_gini_have_none():
 def test_next_is_averaged_over_cases_with_the_mean_of_users_beside_it():
     frames, table = made(users=2, cases=4)
     table = table.assign(catalogue=True)
-    rows = frames[0][frames[0]["target"] == "next"].copy().iloc[:4]
+    rows = frames[0][frames[0]["target"] == "next_item"].copy().iloc[:4]
     ids = list(table["item_id"])
     rows["user_id"] = ["a", "a", "a", "b"]
     rows["ranked"] = [ids] * 4
     rows["truth"] = [[ids[0]], [ids[0]], [ids[0]], [ids[20]]]
     rows["true_ranks"] = [[1], [1], [1], [21]]
-    found = measure(rows, table, 0, 100)["next"]["metrics"]
+    found = measure(rows, table, 0, 100)["next_item"]["metrics"]
     assert found["recall@10"]["mean"] == pytest.approx(3 / 4)
     assert found["recall@10_by_user"]["mean"] == pytest.approx((1 + 0) / 2)
 
 
 def test_seeds_are_averaged_case_by_case_before_users_are_resampled():
     frames, table = made(users=30, cases=300, seeds=5)
-    both = measure(frames, table, 0, 300)["next"]["metrics"]["ndcg@10"]
-    each = [measure(frame, table, 0, 300)["next"]["metrics"]["ndcg@10"] for frame in frames]
+    both = measure(frames, table, 0, 300)["next_item"]["metrics"]["ndcg@10"]
+    each = [measure(frame, table, 0, 300)["next_item"]["metrics"]["ndcg@10"] for frame in frames]
     assert both["mean"] == pytest.approx(sum(one["mean"] for one in each) / 5)
     assert both["high"] - both["low"] < min(one["high"] - one["low"] for one in each)
 
@@ -141,7 +141,7 @@ def test_cold_and_warm_make_the_whole():
     frames, table = made(cases=200)
     targets = measure(frames, table, 0, 100)
 
-    assert set(targets) == {"window", "next"}
+    assert set(targets) == {"horizon", "next_item"}
     for found in targets.values():
         cold, warm = found["slices"]["cold"], found["slices"]["warm"]
         assert cold["cases"] + warm["cases"] == found["cases"]
@@ -151,22 +151,22 @@ def test_cold_and_warm_make_the_whole():
 
 def test_head_tail_and_new_items_share_out_the_true_items_of_next():
     frames, table = made(cases=200)
-    slices = measure(frames, table, 0, 100)["next"]["slices"]
+    slices = measure(frames, table, 0, 100)["next_item"]["slices"]
     assert sum(slices[name]["cases"] for name in ("head_items", "tail_items", "new_items")) == 200
     assert slices["new_items"]["metrics"]["recall@10"]["mean"] == 0
 
 
 def test_a_target_without_cases_is_left_out():
     frames, table = made()
-    assert set(measure(frames[0][frames[0]["target"] == "next"], table, 0, 100)) == {"next"}
+    assert set(measure(frames[0][frames[0]["target"] == "next_item"], table, 0, 100)) == {"next_item"}
 
 
 def test_a_true_item_below_the_kept_list_is_a_miss_at_every_k():
     _, table = made(items=150)
     ids = list(table.loc[table["catalogue"], "item_id"])
-    case = {"case_id": "1", "user_id": "u", "target": "next", "time": 0, "history_length": 0, "activity": 1}
+    case = {"case_id": "1", "user_id": "u", "target": "next_item", "time": 0, "history_length": 0, "activity": 1}
     frame = pd.DataFrame([case | {"ranked": ids[:100], "truth": [ids[119]], "true_ranks": [120]}])
-    found = measure(frame, table, 0, 100)["next"]["metrics"]
+    found = measure(frame, table, 0, 100)["next_item"]["metrics"]
     assert [found[f"recall@{k}"]["mean"] for k in K] == [0] * len(K)
     assert found["mrr@100"]["mean"] == 0
 
@@ -184,7 +184,7 @@ def test_a_true_item_below_the_kept_list_is_a_miss_at_every_k():
             lambda f: f.assign(true_ranks=[[99] * len(r) for r in f["true_ranks"]]),
             "beyond the end of its list",
         ),
-        (lambda f: f.assign(user_id="u0"), "window cases of 1 users"),
+        (lambda f: f.assign(user_id="u0"), "horizon cases of 1 users"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(change, message):
@@ -195,7 +195,7 @@ def test_a_table_that_contradicts_itself_is_refused(change, message):
 
 def test_seeds_on_other_cases_are_refused():
     frames, table = made(seeds=2)
-    with pytest.raises(RankingsError, match="seeds of one model hold different window cases"):
+    with pytest.raises(RankingsError, match="seeds of one model hold different horizon cases"):
         measure([frames[0], frames[1].iloc[1:]], table, 0, 100)
 
 
@@ -207,9 +207,9 @@ def test_k_beyond_the_kept_list_is_refused():
 
 def test_the_reference_itself_agrees_with_numbers_worked_by_hand():
     table = pd.DataFrame({"item_id": list("abcde"), "popularity": [8, 4, 2, 1, 1], "catalogue": True})
-    case = {"case_id": "1", "user_id": "u", "target": "next", "time": 0, "history_length": 0, "activity": 1}
+    case = {"case_id": "1", "user_id": "u", "target": "next_item", "time": 0, "history_length": 0, "activity": 1}
     frame = pd.DataFrame([case | {"ranked": list("abcd"), "truth": ["b", "d"]}])
-    found = recompute([frame], table, "next", ks=(3,))
+    found = recompute([frame], table, "next_item", ks=(3,))
     assert found["recall@3"] == 1 / 2
     assert found["ndcg@3"] == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
     assert found["map@3"] == pytest.approx((1 / 2) / 2)

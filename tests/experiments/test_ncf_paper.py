@@ -16,8 +16,14 @@ from experiments.papers.networks import SetNeuralCF
 from experiments.papers.protocol import Fit, Given, Training, fit, metrics, ranks
 from training.negative_sampling import NegativeSampler
 
-RECIPE = ncf_paper.BY_HISTORY | {"width": 16, "hidden": 8, "negatives": 60, "batch_users": 16, "learning_rate": 0.01}
-BY_ID = ncf_paper.DEEP | {"width": 16, "hidden": 8, "batch_users": 30, "learning_rate": 0.05}
+RECIPE = ncf_paper.BY_HISTORY | {
+    "embedding_dim": 16,
+    "hidden_dim": 8,
+    "num_negatives": 60,
+    "batch_users": 16,
+    "learning_rate": 0.01,
+}
+BY_ID = ncf_paper.DEEP | {"embedding_dim": 16, "hidden_dim": 8, "batch_users": 30, "learning_rate": 0.05}
 BRANCHES = [networks.Product, networks.Deep]
 ITEMS = 40
 
@@ -148,7 +154,7 @@ def test_candidates_score_as_they_do_among_all_items(kind: type[networks.Product
 def test_the_loss_is_the_mean_over_draws_of_negatives() -> None:
     torch.manual_seed(0)
     given = checkerboard()
-    branch, users, drawn = networks.Product(given, BY_ID), torch.arange(20), BY_ID["negatives"]
+    branch, users, drawn = networks.Product(given, BY_ID), torch.arange(20), BY_ID["num_negatives"]
     counts = given.taken.sum(dim=0)
     exact = networks.neumf_loss(branch, given.taken, counts, users, BY_ID | {"l2": 0.0}, torch.Generator())
 

@@ -46,7 +46,7 @@ def aiming_at(*aims: str) -> params.Params:
 
 
 def measured(name: str, model: Constant, features=FEATURES) -> float:
-    result = SimpleNamespace(model=model, validation={"next": 0.1, "window": 0.4})
+    result = SimpleNamespace(model=model, validation={"next_item": 0.1, "horizon": 0.4})
     return objectives.measure([name], result, features, train_settings(), 0)[name]
 
 
@@ -91,16 +91,15 @@ def test_latency_is_in_milliseconds_and_of_one_request() -> None:
 
 def fitted(recipe, features, settings, seed, on_epoch):
     value = 0.5 - recipe["dropout"] ** 2
-    rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next/ndcg_10": value} for n in (1, 2)]
+    rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next_item/ndcg_10": value} for n in (1, 2)]
     for row in rows:
         on_epoch(row)
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next": value, "window": value}, curves=rows)
+    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
 
 
 @pytest.fixture
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     monkeypatch.setitem(objectives.MEASURES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))

@@ -32,8 +32,10 @@ class World:
 
     def decided(self, looks: int = 1, policy: params.Gate = POLICY, **facts: Any):
         of = {"candidate": self.ours, "champion": self.theirs, "baseline": self.baseline}
-        scores = {role: {t: ScoredCases(ndcg, self.lists) for t in ("window", "next")} for role, ndcg in of.items()}
-        cases: Any = {target: SimpleNamespace(user=self.user) for target in ("window", "next")}
+        scores = {
+            role: {t: ScoredCases(ndcg, self.lists) for t in ("horizon", "next_item")} for role, ndcg in of.items()
+        }
+        cases: Any = {target: SimpleNamespace(user=self.user) for target in ("horizon", "next_item")}
         parts = dict.fromkeys(cases, self.parts)
         found = evidence.weigh(scores, cases, parts, checkerboard(cut="test"), policy, 0, looks)
         return conclude(found | {"age_days": 1.0} | facts, policy)
@@ -72,7 +74,7 @@ def test_a_model_below_the_best_cheap_baseline_is_rejected_though_it_beats_a_wea
     decided = world.decided()
 
     assert decided.verdict == REJECT
-    assert decided.reason.startswith("worse than the best cheap baseline on next")
+    assert decided.reason.startswith("worse than the best cheap baseline on next_item")
 
 
 def test_a_model_that_shows_everybody_the_same_is_rejected() -> None:
@@ -92,14 +94,16 @@ def test_what_passes_at_the_first_look_may_fail_at_the_third() -> None:
     assert world.decided(looks=1).verdict == PROMOTE
     third = world.decided(looks=3)
     assert third.verdict == HOLD
-    assert third.reason.startswith("not shown to be better on next")
+    assert third.reason.startswith("not shown to be better on next_item")
 
 
 def test_too_few_users_are_told_how_many_would_decide() -> None:
     decided = World(users=40, gain=0.005).decided()
 
     assert decided.verdict == INSUFFICIENT_DATA
-    assert decided.reason.startswith("40 users act in the next window; at least 100 are needed; by their spread about ")
+    assert decided.reason.startswith(
+        "40 users act in the next_item window; at least 100 are needed; by their spread about "
+    )
     assert "would decide" in decided.reason
 
 

@@ -17,7 +17,7 @@ from training.train import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# NDCG@10 (window, next), fitted before test_start: PROTOCOL's table of peers.
+# NDCG@10 (horizon, next_item), fitted before test_start: PROTOCOL's table of baselines.
 FIGURES = {
     "ml-100k": {
         "popularity": (0.291, 0.0323),
@@ -46,7 +46,7 @@ def featurized(folder: Path, source: Path) -> feature_files.Features:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in (["data.ingest"], ["data.split"], ["features.featurize", "--cut", "test"]):
         subprocess.run([sys.executable, "-m", *verb], cwd=folder, env=environment, check=True)
-    return feature_files.load(folder / "features/out/test")
+    return feature_files.load(folder / "out/features/test")
 
 
 @pytest.mark.slow
@@ -56,12 +56,12 @@ def test_baselines_land_on_the_protocols_figures(dataset: str, real_data: Path, 
     settings = params.load(ROOT / "params.yaml").train
     cases, trends = validation.cases(features), features.trend_log()
 
-    assert (len(cases["window"]), len(cases["next"])) == CASES[dataset]
+    assert (len(cases["horizon"]), len(cases["next_item"])) == CASES[dataset]
     for label, expected in FIGURES[dataset].items():
         recipe = settings.models[label].model_dump()
         recipe |= {"l2": 200.0} if label == "ease" else {}
         model = fit(recipe, features, settings, 0).model
         tolerance = ALONE.get((dataset, label), (0.003, 0.002))
-        for target, figure, allowed in zip(("window", "next"), expected, tolerance, strict=True):
-            reached = validation.ndcg(model, features, cases[target], trends, settings.batch_cases).mean()
+        for target, figure, allowed in zip(("horizon", "next_item"), expected, tolerance, strict=True):
+            reached = validation.ndcg(model, features, cases[target], trends, settings.eval_batch_size).mean()
             assert reached == pytest.approx(figure, abs=allowed), f"{dataset} {label} {target}"

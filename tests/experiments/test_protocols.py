@@ -40,7 +40,7 @@ def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = 
     if session is not None:
         events["session_id"] = session
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "window_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
         "valid_start_us": START + 8 * DAY, "test_start_us": TEST,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": sorted(set(users))}), pd.DataFrame({"item_id": sorted(set(items))})
@@ -68,11 +68,11 @@ def test_the_temporal_cut_comes_first_and_alone_finds_a_recipe() -> None:
 
 
 def test_an_earlier_window_is_fitted_on_what_lies_before_it() -> None:
-    rolling = next(fold for fold in holdout_protocols.every(daily(), SETTINGS) if "rolling next" in fold.cases)
+    rolling = next(fold for fold in holdout_protocols.every(daily(), SETTINGS) if "rolling next_item" in fold.cases)
 
     assert rolling.learned.past.times.max() < START + 6 * DAY
-    assert rolling.cases["rolling next"].time.min() >= START + 6 * DAY
-    assert rolling.cases["rolling next"].time.max() < START + 8 * DAY
+    assert rolling.cases["rolling next_item"].time.min() >= START + 6 * DAY
+    assert rolling.cases["rolling next_item"].time.max() < START + 8 * DAY
 
 
 def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
@@ -80,7 +80,7 @@ def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
         past = fold.learned.past
         learned = set(zip(past.users.tolist(), past.times.tolist(), strict=True))
         for column, cases in fold.cases.items():
-            if "window" not in column:
+            if "horizon" not in column:
                 assert not learned & set(zip(cases.user.tolist(), cases.time.tolist(), strict=True)), fold.name
 
 

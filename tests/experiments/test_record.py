@@ -21,10 +21,10 @@ def facts_of(run_id: str, frozen: bool) -> dict:
     items = made_items(rng, 40)
     targets = measure(rank(rng, items, made_cases(rng, items, 12, 60), skill=3), items, 0, resamples=50)
     if frozen:
-        targets["next_frozen"] = {key: targets["next"][key] for key in ("users", "cases", "metrics")}
+        targets["next_item_frozen"] = {key: targets["next_item"][key] for key in ("users", "cases", "metrics")}
     return {
         "label": "ease", "dataset": "shop", "split_id": "s", "run_id": run_id, "targets": targets,
-        "validation": {"next": {"ndcg@10": 0.25}, "window": {"ndcg@10": 0.5}},
+        "validation": {"next_item": {"ndcg@10": 0.25}, "horizon": {"ndcg@10": 0.5}},
     }  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def test_the_headline_metrics_are_logged_under_the_same_names_for_every_model(tr
     (counted, facts), (learned, _) = recorded(), recorded(frozen=True)
 
     metrics = counted.data.metrics
-    assert set(learned.data.metrics) - set(metrics) == {"test/next_frozen/ndcg_10"}
-    for target in ("next", "window"):
+    assert set(learned.data.metrics) - set(metrics) == {"test/next_item_frozen/ndcg_10"}
+    for target in ("next_item", "horizon"):
         assert metrics[f"test/{target}/ndcg_10"] == facts["targets"][target]["metrics"]["ndcg@10"]["mean"]
         assert metrics[f"test/{target}/coverage_10"] == facts["targets"][target]["metrics"]["coverage@10"]["value"]
         assert metrics[f"valid/{target}/ndcg_10"] == facts["validation"][target]["ndcg@10"]
@@ -73,11 +73,11 @@ def test_plots_and_all_numbers_are_artifacts(tracked: Path) -> None:
 
 def test_the_description_holds_the_numbers_and_their_intervals(tracked: Path) -> None:
     run, facts = recorded()
-    entry = facts["targets"]["next"]["metrics"]["ndcg@10"]
+    entry = facts["targets"]["next_item"]["metrics"]["ndcg@10"]
 
     note = run.data.tags["mlflow.note.content"]
-    assert f"next **{entry['mean']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]**" in note
-    assert f"| next | {facts['targets']['next']['cases']} |" in note
+    assert f"next_item **{entry['mean']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]**" in note
+    assert f"| next_item | {facts['targets']['next_item']['cases']} |" in note
 
 
 @pytest.mark.parametrize("gone", ["deleted", "never there"])

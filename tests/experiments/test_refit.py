@@ -40,9 +40,9 @@ def test_the_report_says_why_no_refit_was_done(candidate: dict, champion: dict, 
 
 
 def test_what_a_fit_found_does_not_make_a_recipe_another() -> None:
-    found = {"parts": {"two_tower": {"width": 64, "best_steps": 300, "train_events": 9}}, "weights": [0.5]}
+    found = {"parts": {"two_tower": {"embedding_dim": 64, "best_steps": 300, "train_events": 9}}, "weights": [0.5]}
 
-    assert asked_of(found) == {"parts": {"two_tower": {"width": 64}}}
+    assert asked_of(found) == {"parts": {"two_tower": {"embedding_dim": 64}}}
 
 
 def test_the_refit_stands_between_champion_and_candidate() -> None:

@@ -10,7 +10,7 @@ import pytest
 from made_features import START, checkerboard, recipe, train_settings
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from data.columns import DAY
 from experiments import retrain
 from experiments.orchestration import steps
@@ -19,7 +19,7 @@ from experiments.retraining.refit_checks import estranged, newest_cases, overlap
 from training.train import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")
-STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"width": 8},
+STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"embedding_dim": 8},
           "seed": 0}  # fmt: skip
 
 
@@ -105,8 +105,8 @@ PROMOTED, HELD = {"verdict": "PROMOTE"}, {"verdict": "HOLD"}
 def test_retraining_refits_what_was_promoted_where_params_say_so(
     refit: str, report: dict, no_deploy: bool, ran: list[str], tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "experiments/out").mkdir(parents=True)
-    (tmp_path / "experiments/out/gate.json").write_text(json.dumps(report))
+    (tmp_path / "out/experiments").mkdir(parents=True)
+    (tmp_path / "out/experiments/gate.json").write_text(json.dumps(report))
     text = (ROOT / "params.yaml").read_text()
     assert "  refit: gated" in text
     (tmp_path / "params.yaml").write_text(text.replace("  refit: gated", f"  refit: {refit}"))

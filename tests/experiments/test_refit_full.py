@@ -14,7 +14,7 @@ from small_pipeline import inside
 
 from config import params
 from config.command import UserError
-from data.products import SPLIT
+from config.paths import EXPERIMENTS, SPLIT
 from experiments import audit, gate, refit_full
 from experiments.gating import judgment, preconditions
 from experiments.gating.evidence import opponent
@@ -110,7 +110,7 @@ def test_the_gate_judges_a_candidate_against_the_parent_where_the_refit_has_seen
     settings: params.Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gate.main(["--model", "item_knn"]) == 0
-    report = json.loads(Path("experiments/out/gate.json").read_text())
+    report = json.loads(Path("out/experiments/gate.json").read_text())
 
     assert (report["verdict"], report["against_version"]) == ("REJECT", PARENT)
     assert f"gate: version {CHILD}, which serves, was fitted on the window" in capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_the_parent_asked_again_does_not_take_the_place_of_its_refit(settings: p
 
 
 def test_on_events_that_it_has_not_seen_the_refit_itself_is_the_champion(refitted: Path) -> None:
-    features, candidate = feature_files.load("features/out/test"), registry.find(DATASET, BASELINE)
+    features, candidate = feature_files.load("out/features/test"), registry.find(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
     assert opponent(DATASET, candidate, features)[0].version.version == PARENT
@@ -138,7 +138,7 @@ def asked(settings: params.Params, candidate: str, champion: str, features: str,
     found = [registry.find(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = Checkout("tested", None, None)
-    question = Question(settings, feature_files.load(f"features/out/{features}"), "ours", *found, "theirs", None, code, clean,
+    question = Question(settings, feature_files.load(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
                         False, time.time_ns() // 1000)  # fmt: skip
     return replace(question, **changes)
 
@@ -188,7 +188,7 @@ def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
 
 
 def test_features_of_all_events_that_were_not_fitted_on_them_are_found(settings: params.Params) -> None:
-    path = Path("features/out/full/vocabulary.json")
+    path = Path("out/features/full/vocabulary.json")
     honest = path.read_text()
     try:
         assert audit.of_full(settings)["clean"]
@@ -245,7 +245,7 @@ def test_features_that_are_served_otherwise_than_they_are_fitted_refit_nothing(c
     try:
         assert "refused: what is served does not read what the data set tells: history 10.0%" in refused(capsys)
     finally:
-        (skew_record.OUT / "skew.json").unlink()
+        (EXPERIMENTS / "skew.json").unlink()
 
 
 @pytest.mark.usefixtures("parent_serves")
@@ -254,7 +254,7 @@ def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, m
     monkeypatch.setattr(model_versions, "stored_manifest", lambda _: stated | {"seed": None})
 
     with pytest.raises(UserError, match="demo 2 does not state its seed"):
-        refit_full.refit(target, feature_files.load("features/out/full"), settings)
+        refit_full.refit(target, feature_files.load("out/features/full"), settings)
 
 
 def test_a_champion_by_override_is_not_refitted(refitted: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,13 +52,13 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another clone: products as DVC brings them, the served log and its secret; no store, nothing else."""
     folder, _ = answered
-    for name in ("data/out", "features/out/test", "edge", "params.yaml"):
+    for name in ("out/data", "out/features/test", "edge", "params.yaml"):
         source = folder / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/features/out/online.db")
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/state/online.db")
     return tmp_path
 
 
@@ -85,7 +85,7 @@ def test_what_was_answered_was_worth_replaying(answered) -> None:
 
 
 def test_an_event_that_is_gone_is_told_as_another_input(here: Path, capsys) -> None:
-    path = here / "data/out/split/events.parquet"
+    path = here / "out/data/split/events.parquet"
     events = pd.read_parquet(path)
     gone = events[events["user_id"] == "u000001"].index[-1]
     events.drop(gone).to_parquet(path)
@@ -152,7 +152,7 @@ def test_the_same_processor_owes_the_same_bytes(here: Path, capsys) -> None:
 
     assert code == 1
     assert "! its bytes differ, on the same processor class and libraries" in said
-    assert response.described() in said
+    assert response.describe_processor() in said
 
 
 @pytest.mark.parametrize("field", ["reason", "segments", "feature_time"])
@@ -174,7 +174,7 @@ def test_a_repeated_answer_names_the_one_to_replay(here: Path, capsys) -> None:
 
 
 def test_trends_that_are_no_longer_there_are_said_to_be_gone(here: Path, capsys) -> None:
-    shutil.rmtree(here / "features/out/test")
+    shutil.rmtree(here / "out/features/test")
 
     code, said = run(capsys, "stored")
 

@@ -81,7 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workspace.make_simulated()
 
 
-CHAMPION = Champion("4", "two_tower", fitted("two_tower") | {"width": 48, "heads": 4}, END - 30 * DAY)
+CHAMPION = Champion("4", "two_tower", fitted("two_tower") | {"embedding_dim": 48, "num_heads": 4}, END - 30 * DAY)
 
 
 def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_champions_recipe_and_its_rival_are_fitted_at_the_stated_cuts(folder
     settings = params.load(folder / "params.yaml")
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
 
-    assert settings.train.models["two_tower"].width == 48, "what serves, not what params.yaml says by now"
+    assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not what params.yaml says by now"
     written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
     assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
     assert settings.split.test_start == datetime.fromisoformat(to_iso(END))

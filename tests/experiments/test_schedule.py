@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.params import ROOT
+from config.paths import ROOT
 from experiments import retrain
 from experiments.orchestration import workspace
 from experiments.orchestration.steps import AlreadyRunningError, only_one

@@ -13,6 +13,7 @@ from made_board import ORIGIN
 from made_rankings import made_cases, made_items, rank
 
 from config import params
+from config.paths import EXPERIMENTS
 from experiments.evaluation.measure import measure
 from experiments.orchestration import seeds
 from experiments.orchestration.workspace import edited
@@ -29,21 +30,21 @@ def facts_of(label: str, learned: bool, seed: int) -> dict:
     targets = measure(TABLES[seed], ITEMS, seed=0, resamples=200)
     frozen = {"users": 1, "cases": 2, "metrics": {"ndcg@10": {"mean": 0.1 * seed, "low": 0.0, "high": 1.0}}}
     return ORIGIN | {
-        "label": label, "model": "two_tower", "params": {"width": 8}, "fit_seconds": 1.0 + seed, "peer": not learned,
-        "learned": learned, "seeds": [seed], "targets": targets | ({"next_frozen": frozen} if learned else {}),
-        "validation": {"next": {"ndcg@10": VALIDATION[seed]}, "window": {"ndcg@10": VALIDATION[seed]}},
+        "label": label, "model": "two_tower", "params": {"embedding_dim": 8}, "fit_seconds": 1.0 + seed, "baseline": not learned,
+        "learned": learned, "seeds": [seed], "targets": targets | ({"next_item_frozen": frozen} if learned else {}),
+        "validation": {"next_item": {"ndcg@10": VALIDATION[seed]}, "horizon": {"ndcg@10": VALIDATION[seed]}},
     }  # fmt: skip
 
 
 def evaluate(folder: Path, seed: int) -> None:
     """What the stages leave behind under a seed."""
     for name in ("metrics", "rankings"):
-        (folder / seeds.OUT / name).mkdir(parents=True, exist_ok=True)
+        (folder / EXPERIMENTS / name).mkdir(parents=True, exist_ok=True)
     for label, learned in (("ours", True), ("counted", False)):
         facts = facts_of(label, learned, seed if learned else 0)
-        (folder / seeds.OUT / "metrics" / f"{label}.json").write_text(json.dumps(facts))
-        TABLES[seed if learned else 0].to_parquet(folder / seeds.OUT / "rankings" / f"{label}.parquet")
-    ITEMS.to_parquet(folder / seeds.OUT / "rankings/items.parquet")
+        (folder / EXPERIMENTS / "metrics" / f"{label}.json").write_text(json.dumps(facts))
+        TABLES[seed if learned else 0].to_parquet(folder / EXPERIMENTS / "rankings" / f"{label}.parquet")
+    ITEMS.to_parquet(folder / EXPERIMENTS / "rankings/items.parquet")
 
 
 @pytest.fixture
@@ -86,18 +87,18 @@ def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:
     seeds.fit_and_measure(workspace, 3, {})
 
     found = together(workspace, "ours")
-    alone = [facts_of("ours", True, seed)["targets"]["next"]["metrics"]["ndcg@10"]["mean"] for seed in range(3)]
-    assert found["targets"]["next"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(sum(alone) / 3)
+    alone = [facts_of("ours", True, seed)["targets"]["next_item"]["metrics"]["ndcg@10"]["mean"] for seed in range(3)]
+    assert found["targets"]["next_item"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(sum(alone) / 3)
     assert found["seeds"] == [0, 1, 2]
     assert found["fit_seconds"] == 2
-    assert found["validation"]["next"]["ndcg@10"] == pytest.approx(0.3)
-    assert found["targets"]["next_frozen"]["metrics"]["ndcg@10"] == {"mean": pytest.approx(0.1), "low": None, "high": None}  # fmt: skip
+    assert found["validation"]["next_item"]["ndcg@10"] == pytest.approx(0.3)
+    assert found["targets"]["next_item_frozen"]["metrics"]["ndcg@10"] == {"mean": pytest.approx(0.1), "low": None, "high": None}  # fmt: skip
     kept = pd.read_parquet(workspace / seeds.TOGETHER / "rankings" / found["rankings"][2])
     pd.testing.assert_series_equal(kept["case_id"], TABLES[2]["case_id"])
 
 
 def test_what_is_only_counted_is_as_it_was(workspace: Path) -> None:
-    before = json.loads((workspace / seeds.OUT / "metrics/counted.json").read_text())
+    before = json.loads((workspace / EXPERIMENTS / "metrics/counted.json").read_text())
 
     seeds.fit_and_measure(workspace, 3, {})
 
@@ -108,7 +109,7 @@ def test_the_workspace_is_left_with_the_seed_in_the_middle(workspace: Path) -> N
     assert seeds.fit_and_measure(workspace, 3, {}) == "ours"
 
     assert params.load(workspace / "params.yaml").train.seed == 2  # validation 0.3, between 0.2 and 0.4
-    assert json.loads((workspace / seeds.OUT / "metrics/ours.json").read_text())["seeds"] == [2]
+    assert json.loads((workspace / EXPERIMENTS / "metrics/ours.json").read_text())["seeds"] == [2]
 
 
 def test_of_two_seeds_the_lower_one_is_the_middle(workspace: Path) -> None:

@@ -22,7 +22,7 @@ from experiments.leaderboard.markdown import markdown, segment_rows
 from features import feature_files
 from features.featurize import microseconds
 from features.segments.rules import RuleEvent, RuleProfile, members, split_values
-from features.sequences import window_cases
+from features.sequences import horizon_cases
 
 MEANINGS = {"segment:odd": "events at least 1", "segment:third": "events at least 2", "segment:empty": "events above 9"}
 
@@ -46,7 +46,7 @@ def numbers(nested: dict, at: str = "") -> dict[str, float]:
 def measured(made, label: str = "ease", **changes: object) -> Measured:
     rankings, items = made
     facts = {
-        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "peer": True, "learned": False,
+        "label": label, "model": label, "params": {}, "fit_seconds": 1.0, "baseline": True, "learned": False,
         "dataset": "made", "dataset_hash": "d", "split_id": "s", "commit": "c", "date": "2026-01-01", "command": "x",
         "seeds": [0], "targets": measure(rankings, items, seed=0, resamples=100), "segments": MEANINGS,
     }  # fmt: skip
@@ -55,9 +55,9 @@ def measured(made, label: str = "ease", **changes: object) -> Measured:
 
 def test_a_case_is_in_the_slices_of_its_segments(made) -> None:
     rankings, items = made
-    cases = gather([rankings], "next", Catalog.of(items))
+    cases = gather([rankings], "next_item", Catalog.of(items))
     assert cases is not None
-    ordered = rankings[rankings["target"] == "next"].sort_values("case_id")
+    ordered = rankings[rankings["target"] == "next_item"].sort_values("case_id")
 
     found = case_slices(cases)
 
@@ -71,7 +71,7 @@ def test_rankings_without_segments_have_no_such_slices(made) -> None:
 
     found = measure(rankings.drop(columns="segments"), items, 0, 100)
 
-    assert not [name for name in found["next"]["slices"] if name.startswith("segment:")]
+    assert not [name for name in found["next_item"]["slices"] if name.startswith("segment:")]
 
 
 def test_segments_change_no_other_number(made) -> None:
@@ -92,7 +92,7 @@ def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they
     whole, text = result(board), markdown(board)
 
     assert whole["segments"] == MEANINGS
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         slices = whole["models"]["ease"]["targets"][target]["slices"]
         assert {"cold", "warm", "segment:odd", "segment:third"} == set(slices)
         cases = slices["segment:odd"]["cases"]
@@ -122,10 +122,10 @@ def test_one_name_for_two_segments_is_refused(made) -> None:
 @pytest.mark.slow
 def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> None:
     """From the ingested events and rankings alone, one case at a time."""
-    out = pipeline / "experiments/out"
+    out = pipeline / "out/experiments"
     written = yaml.safe_load((pipeline / "params.yaml").read_text())["segments"]["rules"]
     rankings = pd.read_parquet(out / "rankings/ease.parquet")
-    events = pd.read_parquet(pipeline / "data/out/split/events.parquet")
+    events = pd.read_parquet(pipeline / "out/data/split/events.parquet")
     events = events.assign(time=microseconds(events["event_time"]), known=microseconds(events["known_time"]))
     of_user = dict(list(events.groupby("user_id")))
 
@@ -136,7 +136,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
             at = int(row.time.value // 1000)
             assert list(row.segments) == members(written, RuleProfile(history), at, {}), (target, row.case_id)
     metrics = json.loads((out / "metrics/ease.json").read_text())
-    for target in ("window", "next"):
+    for target in ("horizon", "next_item"):
         slices = metrics["targets"][target]["slices"]
         assert {"segment:new", "segment:regular", "segment:active"} <= set(slices)
         named = rankings.loc[rankings["target"] == target, "segments"]
@@ -146,8 +146,8 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> None:
-    features = feature_files.load(pipeline / "features/out/test")
-    ingested = pipeline / "data/out/ingest"
+    features = feature_files.load(pipeline / "out/features/test")
+    ingested = pipeline / "out/data/ingest"
     items, users = (pd.read_parquet(ingested / f"{name}.parquet") for name in ("items", "users"))
     genre = min(split_values(items["genres"].dropna().iloc[0]))
     trait = next(name for name in users if name != "user_id")
@@ -158,7 +158,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     ]}).plain()  # fmt: skip
     log, cut = features.log, features.cut_us
 
-    cases = window_cases(log, cut, 28, features.description["until_us"])
+    cases = horizon_cases(log, cut, 28, features.description["until_us"])
     found = Segments.of(written, features, ingested).column(features, cases)
 
     alike = set(users.loc[users[trait] == value, "user_id"])

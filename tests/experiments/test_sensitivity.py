@@ -28,8 +28,8 @@ def reached(**by_model: list[float]) -> dict:
 
 
 FOUND = {
-    "next": reached(a=[1, 1, 1, 1], b=[0, 0, 1, 0], c=[0, 0, 0, 0]),
-    "window": reached(a=[0, 0, 0, 0], b=[1, 1, 1, 1], c=[0, 1, 0, 0]),
+    "next_item": reached(a=[1, 1, 1, 1], b=[0, 0, 1, 0], c=[0, 0, 0, 0]),
+    "horizon": reached(a=[0, 0, 0, 0], b=[1, 1, 1, 1], c=[0, 1, 0, 0]),
     "leave last out": reached(a=[0, 0, 0, 0], b=[0, 1, 0, 0], c=[1, 1, 1, 1]),
 }
 CARD = sensitivity_card.build(FOUND, num_users=3, seed=0, resamples=100)
@@ -42,8 +42,8 @@ def facts() -> dict:
 
 
 def test_a_model_has_the_mean_of_its_cases_and_its_rank() -> None:
-    assert CARD["models"]["b"]["next"]["mean"] == pytest.approx(1 / 4)
-    assert [CARD["models"][label]["next"]["rank"] for label in "abc"] == [1, 2, 3]
+    assert CARD["models"]["b"]["next_item"]["mean"] == pytest.approx(1 / 4)
+    assert [CARD["models"][label]["next_item"]["rank"] for label in "abc"] == [1, 2, 3]
     assert [CARD["models"][label]["leave last out"]["rank"] for label in "abc"] == [3, 2, 1]
 
 
@@ -56,13 +56,13 @@ def test_models_stand_in_the_order_of_next() -> None:
 def test_tau_is_of_each_protocol_with_each_target_of_the_temporal_cut() -> None:
     protocols = CARD["protocols"]
 
-    assert protocols["next"]["tau"]["next"]["tau"] == 1
-    assert protocols["leave last out"]["tau"]["next"]["tau"] == -1  # c, b, a
-    assert protocols["leave last out"]["tau"]["window"]["tau"] == pytest.approx(1 / 3)  # c, b, a and b, c, a
+    assert protocols["next_item"]["tau"]["next_item"]["tau"] == 1
+    assert protocols["leave last out"]["tau"]["next_item"]["tau"] == -1  # c, b, a
+    assert protocols["leave last out"]["tau"]["horizon"]["tau"] == pytest.approx(1 / 3)  # c, b, a and b, c, a
 
 
 def test_only_the_temporal_cut_can_feed_a_gate() -> None:
-    assert {name for name, one in CARD["protocols"].items() if one["can_feed_a_gate"]} == {"next", "window"}
+    assert {name for name, one in CARD["protocols"].items() if one["can_feed_a_gate"]} == {"next_item", "horizon"}
 
 
 def test_a_protocol_without_cases_is_left_out() -> None:
@@ -94,7 +94,7 @@ def test_the_bump_chart_draws_the_rank_of_every_model_under_every_protocol() -> 
 
 def fold(name: str, cut: str, column: str) -> Fold:
     features = checkerboard(cut=cut)
-    return Fold(name, features, features, {column: validation.cases(features)["next"]})
+    return Fold(name, features, features, {column: validation.cases(features)["next_item"]})
 
 
 SMALL = SETTINGS.model_copy(update={"train": train_settings()})
@@ -106,7 +106,7 @@ def test_recipes_are_found_in_the_first_fold_and_followed_in_the_others(monkeypa
     monkeypatch.setattr(sensitivity, "fit", lambda recipe, *rest: asked.append(recipe) or fit(recipe, *rest))
 
     sensitivity.measure(
-        [fold("first", "valid", "next"), fold("then", "test", "leave last out")], ["ease", "popularity"], SMALL
+        [fold("first", "valid", "next_item"), fold("then", "test", "leave last out")], ["ease", "popularity"], SMALL
     )
 
     assert asked[0]["l2"] == [200, 1000]
@@ -118,26 +118,28 @@ def test_a_model_that_refuses_a_catalogue_is_left_out_of_every_protocol(capsys: 
     small = models | {"ease": models["ease"].model_copy(update={"max_items": 3})}
     settings = SMALL.model_copy(update={"train": SMALL.train.model_copy(update={"models": small})})
 
-    found = sensitivity.measure([fold("first", "valid", "next")], ["ease", "popularity", "item_knn"], settings)
+    found = sensitivity.measure([fold("first", "valid", "next_item")], ["ease", "popularity", "item_knn"], settings)
 
-    assert set(found["next"]) == {"popularity", "item_knn"}
+    assert set(found["next_item"]) == {"popularity", "item_knn"}
     assert "sensitivity: ease is left out: ease: 41 items exceed max_items = 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_learned_model_takes_its_place_beside_the_counted_ones() -> None:
     chosen = SMALL.train.models["two_tower"].model_copy(
-        update={"width": 16, "heads": 2, "max_steps": 60, "max_epochs": 8, "batch_events": 128, "max_history": 8,
-                "channels": ["all", "half_life_1d"], "warm_up_steps": 10, "learning_rate": 0.01}
+        update={"embedding_dim": 16, "num_heads": 2, "max_steps": 60, "max_epochs": 8, "batch_size": 128, "max_history": 8,
+                "channels": ["all", "half_life_1d"], "warmup_steps": 10, "learning_rate": 0.01}
     )  # fmt: skip
     train = SMALL.train.model_copy(update={"models": SMALL.train.models | {"two_tower": chosen}})
     settings = SMALL.model_copy(update={"train": train})
 
     found = sensitivity.measure(
-        [fold("first", "valid", "next"), fold("then", "test", "leave last out")], ["two_tower", "popularity"], settings
+        [fold("first", "valid", "next_item"), fold("then", "test", "leave last out")],
+        ["two_tower", "popularity"],
+        settings,
     )
 
-    for column in ("next", "leave last out"):  # the checkerboard is there to be seen by whoever reads histories
+    for column in ("next_item", "leave last out"):  # the checkerboard is there to be seen by whoever reads histories
         assert found[column]["two_tower"][0].mean() > found[column]["popularity"][0].mean()
 
 
@@ -164,9 +166,9 @@ def test_the_verb_writes_the_card_of_a_platform_and_says_where(pipeline: Path, c
     with inside(pipeline):
         assert sensitivity.main([]) == 0
 
-    written = json.loads((pipeline / "experiments/out/sensitivity.json").read_text())
+    written = json.loads((pipeline / "out/experiments/sensitivity.json").read_text())
     assert set(written["models"]) == {"popularity", "popularity_7d", "item_knn", "ease"}
     assert len(written["protocols"]) == 7
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("sensitivity: 4 models by 7 protocols; first of each: next ")
-    assert last.endswith("experiments/out/sensitivity.html")
+    assert last.startswith("sensitivity: 4 models by 7 protocols; first of each: next_item ")
+    assert last.endswith("out/experiments/sensitivity.html")

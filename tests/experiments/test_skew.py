@@ -17,7 +17,7 @@ from data.times import from_iso
 from experiments import skew
 from experiments.gating import preconditions
 from experiments.lineage import report as lineage_options
-from experiments.lineage.offline_features import EVENTS, FEATURES, USERS, OfflineTrends
+from experiments.lineage.offline_features import EVENTS, TEST_FEATURES, USERS, OfflineTrends
 from experiments.serving_skew import report as skew_record
 from experiments.serving_skew.comparison import NEWER, NO_KEY, OTHER_VERSION, OWN_MOMENT, STRANGER, Held, cost
 from experiments.serving_skew.sources import CONTEXT_GONE, opened
@@ -122,7 +122,7 @@ def test_what_was_read_costs_nothing_and_each_answer_is_computed_on_its_own_tren
         model, trends, people = sources.model(line), sources.trends, sources.people
         assert trends is not None
         assert people is not None
-        days = (trends.until_us, load(FEATURES).cut_us)
+        days = (trends.until_us, load(TEST_FEATURES).cut_us)
         read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
         person = people.person(user, from_iso(line["time"]), "first")
         due, as_read = (cost(Held(line, {}, person, snapshot), sources) for snapshot in read)
@@ -140,7 +140,7 @@ def test_what_an_absent_store_did_not_give_is_missing_in_the_answer(here: Path) 
     assert [record["groups"][group]["missing_in_answer"] for group in ("history", "traits", "trends")] == [6, 6, 6]
     found = differing(record)
     assert found["less", "history"].endswith(
-        "events due; the answer says: no history was stated, and no online store has been filled to look one up"
+        "events due; the answer says: the request has no history, and the online store is empty"
     )
     assert "age_band, country, gender, plan due" in found["less", "traits"]
     assert found["less", "trends"].startswith("missing in the answer: the export's own, of 2026-03-25")
@@ -191,7 +191,7 @@ def test_what_cannot_be_compared_says_why(here: Path) -> None:
     ("gone", "group", "why"),
     [
         ("edge/user.key", "history", NO_KEY),
-        ("features/out/test", "trends", "features/out/test is not here (`dvc pull`)"),
+        ("out/features/test", "trends", "out/features/test is not here (`dvc pull`)"),
         ("edge/requests", "traits", CONTEXT_GONE),
     ],
 )
@@ -218,7 +218,7 @@ def test_trends_of_a_model_of_another_data_set_version_are_not_compared(here: Pa
 
 
 def of_another_version() -> OfflineTrends:
-    trends = OfflineTrends(load("features/out/test"))
+    trends = OfflineTrends(load("out/features/test"))
     trends.dataset_hash = "another"
     return trends
 
@@ -261,11 +261,11 @@ def test_every_line_is_drawn_as_often_as_any_other() -> None:
 def test_the_page_and_the_text_say_what_is_compared_how(here: Path, capsys) -> None:
     measured(here, "planted")
     text = capsys.readouterr().out
-    page = Path("experiments/out/skew.html").read_text()
+    page = Path("out/experiments/skew.html").read_text()
     for said in ("by digest", "by value", "largest score difference", "planted-less", NEWER.partition(":")[0]):
         assert said in text
         assert said in page
-    assert text.endswith("-> experiments/out/skew.html, .json\n")
+    assert text.endswith("-> out/experiments/skew.html, .json\n")
     assert "u000" not in page.replace("demo", "")
 
     measured(here, "planted", "--json")
@@ -286,6 +286,6 @@ def test_the_gate_refuses_what_is_shown_to_match_too_seldom_and_says_what_was_no
     measured(here, "clean", status=0)
     assert preconditions.skewed(skew_record.last(DATASET), policy) is preconditions.skewed(None, policy) is None
     assert skew_record.last("another-data-set") is None
-    Path("experiments/out/skew.json").write_text('{"groups": []}')
+    Path("out/experiments/skew.json").write_text('{"groups": []}')
     with pytest.raises(UserError, match=r"skew\.json is no record of skew"):
         skew_record.last(DATASET)

@@ -20,7 +20,7 @@ ITEMS = pd.DataFrame(
 )
 
 
-def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), target="next"):
+def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), target="next_item"):
     """Cases that rank the catalogue in the order of IDS."""
     frame = pd.DataFrame(
         {

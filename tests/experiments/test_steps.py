@@ -34,14 +34,8 @@ def test_a_failed_step_stops_what_it_is_part_of_and_names_itself(tmp_path: Path)
         steps.step("gate", "broken", ["--now"], tmp_path, {"PATH": "/usr/bin:/bin"})
 
 
-def test_a_workspaces_gate_signs_with_the_projects_key_which_deploy_verifies_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TIDEGATE_GATE_KEY")
-    path = steps.environment()["TIDEGATE_GATE_KEY_FILE"]
-    assert path == str(steps.ROOT / ".keys" / "gate")
-    monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "elsewhere"))
-    assert steps.environment()["TIDEGATE_GATE_KEY_FILE"] == str(tmp_path / "elsewhere")
-    monkeypatch.delenv("TIDEGATE_GATE_KEY_FILE")
-    monkeypatch.setenv("TIDEGATE_GATE_KEY", "k" * 32)
-    assert "TIDEGATE_GATE_KEY_FILE" not in steps.environment()
+def test_a_workspace_keeps_its_state_with_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TIDEGATE_STATE")
+    assert steps.environment()["TIDEGATE_STATE"] == str(steps.ROOT / "state")
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "elsewhere"))
+    assert steps.environment()["TIDEGATE_STATE"] == str(tmp_path / "elsewhere")

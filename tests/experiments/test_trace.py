@@ -61,14 +61,14 @@ def refused(verb, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def events() -> pd.DataFrame:
-    return pd.read_parquet("data/out/split/events.parquet")
+    return pd.read_parquet("out/data/split/events.parquet")
 
 
 def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     found = run(trace, capsys, "then")
 
     line = next(one for one in map(json.loads, log(here).read_text().splitlines()) if one["request_id"] == "then")
-    manifest = json.loads(Path(here / "data/out/split/manifest.json").read_text())
+    manifest = json.loads(Path(here / "out/data/split/manifest.json").read_text())
     assert [row["item_id"] for row in found["answer"]["rows"]] == line["items"]
     assert (found["version"]["version"], found["version"]["aliases"]) == ("1", ["champion"])
     assert found["version"]["artifact"] == registry.find("demo", "1").artifact

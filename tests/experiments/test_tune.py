@@ -34,19 +34,18 @@ def fitted(recipe, features, settings, seed, on_epoch):
     value = 0.5 - (recipe["dropout"] - 0.4) ** 2
     rows = [
         {"step": 10 * epoch, "epoch": epoch, "train/loss": 1.0 / epoch}
-        | {f"valid/{target}/ndcg_10": value for target in ("next", "window")}
+        | {f"valid/{target}/ndcg_10": value for target in ("next_item", "horizon")}
         for epoch in (1, 2, 3)
     ]
     for row in rows:
         if on_epoch(row):
             break
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next": value, "window": value}, curves=rows)
+    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
 
 
 @pytest.fixture
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit that takes no time."""
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
     return tracked
@@ -95,7 +94,7 @@ def test_each_trial_is_a_nested_run_with_its_parameters_and_its_curve(studied: P
         assert run.info.status == "FINISHED"
         assert run.data.metrics["objective"] == trial.value
         assert float(run.data.params["dropout"]) == pytest.approx(trial.params["dropout"])
-        assert {"valid/next/ndcg_10", "early_stopping/next/ndcg_10", "train/loss"} <= set(run.data.metrics)
+        assert {"valid/next_item/ndcg_10", "early_stopping/next_item/ndcg_10", "train/loss"} <= set(run.data.metrics)
 
 
 def test_a_trial_that_cannot_be_fitted_fails_and_the_study_goes_on(studied: Path, monkeypatch) -> None:

@@ -37,7 +37,7 @@ def ten_days(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"e{number}" for number in range(len(rows))]
     events = pd.DataFrame({"event_id": ids, "user_id": users, "item_id": items, "event_time": time, "known_time": time})
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "window_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
         "valid_start_us": START + 6 * DAY, "test_start_us": START + 8 * DAY,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": ["u0", "u1", "u2"]}), pd.DataFrame({"item_id": [f"i{n}" for n in range(5)]})
@@ -52,11 +52,11 @@ def fitted(by_cut: dict[int, float]):
     def fit(recipe, features, settings, seed, on_epoch) -> FitResult:
         cuts.append((features.cut_us - START) // DAY)
         score = by_cut[cuts[-1]]
-        shown = {"train/loss": 1.0, "valid/next/ndcg_10": score, "valid/window/ndcg_10": score}
+        shown = {"train/loss": 1.0, "valid/next_item/ndcg_10": score, "valid/horizon/ndcg_10": score}
         rows = [{"step": 5 * epoch, "epoch": epoch} | shown for epoch in (1, 2)]
         for row in rows:
             on_epoch(row)
-        return FitResult(nn.Identity(), recipe, 1.0, {"next": score, "window": score / 2}, rows)  # type: ignore[arg-type]
+        return FitResult(nn.Identity(), recipe, 1.0, {"next_item": score, "horizon": score / 2}, rows)  # type: ignore[arg-type]
 
     return fit, cuts
 
@@ -78,7 +78,6 @@ def test_more_folds_than_there_is_past_for_are_refused_with_the_most_that_fit(te
 
 
 def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tune, "OUT", tracked)
     fit, cuts = fitted({2: 0.1, 4: 0.2, 6: 0.6})
     monkeypatch.setattr(trials, "fit", fit)
 
@@ -89,7 +88,6 @@ def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Pat
 
 
 def test_epochs_of_different_windows_are_never_compared(ten_days: None, tracked: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tune, "OUT", tracked)
     monkeypatch.setattr(trials, "fit", fitted({2: 0.1, 4: 0.2, 6: 0.6})[0])
 
     study = tune.tune("two_tower", FEATURES, with_folds(3), Budget(1, 600))

@@ -20,11 +20,11 @@ from experiments.gating.verdict import (
 
 SHIPPED = params.load(params.ROOT / "params.yaml").gate
 POLICY = SHIPPED.model_copy(
-    update={"primary": "next", "alpha": 0.05, "margin": 0.02, "min_users": 100, "max_age_days": 14.0}
+    update={"primary": "next_item", "alpha": 0.05, "margin": 0.02, "min_users": 100, "max_age_days": 14.0}
 )
 
 
-BETTER = {"next": found(0.01, 0.05), "window": found(-0.01, 0.03)}
+BETTER = {"next_item": found(0.01, 0.05), "horizon": found(-0.01, 0.03)}
 
 
 def evidence(**changes: object) -> dict:
@@ -34,7 +34,7 @@ def evidence(**changes: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("following", "window", "verdict"),
+    ("following", "horizon", "verdict"),
     [
         (found(0.01, 0.05), found(-0.01, 0.03), PROMOTE),
         (found(0.01, 0.05), found(-0.02, 0.03), PROMOTE),
@@ -47,8 +47,8 @@ def evidence(**changes: object) -> dict:
         (found(0.01, 0.05), found(0.01, 0.03, users=99), INSUFFICIENT_DATA),
     ],
 )
-def test_the_verdict_follows_from_both_intervals(following: dict, window: dict, verdict: str) -> None:
-    targets = {"next": following, "window": window}
+def test_the_verdict_follows_from_both_intervals(following: dict, horizon: dict, verdict: str) -> None:
+    targets = {"next_item": following, "horizon": horizon}
 
     assert decide(targets, POLICY).verdict == verdict
     for role in ("champion", "baseline"):
@@ -66,7 +66,7 @@ def test_a_window_without_cases_decides_nothing_and_says_how_many_users_are_need
 
 def test_too_few_users_are_told_the_number_that_would_decide() -> None:
     # The half width is 1.645 spreads, .1; 50 users; .02 from the bar: 50 * 6.183 * (.1 / 1.645 / .02)^2 = 2,856.
-    few = {"next": found(-0.08, 0.12, users=50), "window": found(0.3, 0.5, users=50)}
+    few = {"next_item": found(-0.08, 0.12, users=50), "horizon": found(0.3, 0.5, users=50)}
     verdict, reason, advice = decide(few, POLICY)
 
     assert (verdict, reason[:8]) == (INSUFFICIENT_DATA, "50 users")
@@ -75,7 +75,7 @@ def test_too_few_users_are_told_the_number_that_would_decide() -> None:
 
 
 def test_what_is_not_shown_says_how_many_users_would_show_it() -> None:
-    advice = decide({"next": found(-0.01, 0.05), "window": found(0.01, 0.03)}, POLICY).advice
+    advice = decide({"next_item": found(-0.01, 0.05), "horizon": found(0.01, 0.03)}, POLICY).advice
 
     # .02 from 0 with a spread of .03 / 1.645, 200 users: 200 * 6.183 * (.03 / 1.645 / .02)^2 = 1,029
     assert "about 1,029 users would decide with power 80%" in advice
@@ -87,11 +87,11 @@ def test_every_further_look_at_a_window_asks_for_stronger_evidence() -> None:
 
 
 def test_what_is_not_better_than_the_best_cheap_baseline_is_not_promoted() -> None:
-    level_with_it = {"next": found(-0.01, 0.02), "window": found(0.0, 0.03)}
+    level_with_it = {"next_item": found(-0.01, 0.02), "horizon": found(0.0, 0.03)}
     decided = conclude(evidence(comparisons={"champion": BETTER, "baseline": level_with_it}), POLICY)
 
     assert decided.verdict == HOLD
-    assert decided.reason.startswith("not shown to be better than the best cheap baseline on next")
+    assert decided.reason.startswith("not shown to be better than the best cheap baseline on next_item")
 
 
 def test_a_champion_that_is_the_best_cheap_baseline_is_compared_once() -> None:
@@ -108,7 +108,7 @@ def test_a_stale_data_set_decides_nothing() -> None:
 
 
 def segment(p: float, tested: bool = True) -> dict:
-    return found(-0.3, -0.1) | {"segment": "lapsed", "target": "window", "tested": tested, "p_holm": p}
+    return found(-0.3, -0.1) | {"segment": "lapsed", "target": "horizon", "tested": tested, "p_holm": p}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_segment_that_is_shown_to_lose_stops_the_candidate(row: dict, looks: i
 
     assert decided.verdict == verdict
     if verdict == REJECT:
-        assert "lapsed on window -20.0% [-30.0%, -10.0%]" in decided.reason
+        assert "lapsed on horizon -20.0% [-30.0%, -10.0%]" in decided.reason
 
 
 def test_a_broken_guard_rail_stops_the_candidate() -> None:
@@ -139,7 +139,7 @@ def test_a_broken_guard_rail_stops_the_candidate() -> None:
 
 def test_a_budget_that_is_not_kept_stops_the_candidate_however_few_users_there_are() -> None:
     cost = {"name": "size", "unit": "MB", "candidate": 1200.0, "champion": 3.0, "limit": 1000.0, "within": False}
-    few = {"next": found(0.01, 0.05, users=3), "window": found(0.01, 0.05, users=3)}
+    few = {"next_item": found(0.01, 0.05, users=3), "horizon": found(0.01, 0.05, users=3)}
     decided = conclude(evidence(budgets=[cost], comparisons={"champion": few}), POLICY)
 
     assert decided.verdict == REJECT
@@ -149,7 +149,7 @@ def test_a_budget_that_is_not_kept_stops_the_candidate_however_few_users_there_a
 def test_a_champion_that_hits_nothing_leaves_nothing_to_be_worse_than() -> None:
     nothing = found(0.1, 0.2) | {"relative": None, "relative_low": None, "relative_high": None}
 
-    assert decide({"next": found(0.01, 0.05), "window": nothing}, POLICY).verdict == PROMOTE
+    assert decide({"next_item": found(0.01, 0.05), "horizon": nothing}, POLICY).verdict == PROMOTE
 
 
 @pytest.mark.parametrize("recall", [0.99, 1.0])

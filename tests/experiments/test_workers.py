@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from small_pipeline import inside, write_params
 
 from config import params
+from config.paths import FEATURES
 from data import ingest, split
 from experiments import tune
 from experiments.tuning import study as study_storage
@@ -54,9 +55,9 @@ def kill_one(name: str, url: str, killed: list[int], over: threading.Event) -> N
 @pytest.mark.slow
 def test_a_killed_worker_loses_its_trial_and_the_study_goes_on(featurized: Path) -> None:
     with inside(featurized):
-        settings, features = params.load(), feature_files.load(tune.FEATURES)
+        settings, features = params.load(), feature_files.load(FEATURES / "valid")
         name, killed, over = name_of("two_tower", features, settings), [], threading.Event()
-        killer = threading.Thread(target=kill_one, args=(name, study_storage.url_of(tune.OUT), killed, over))
+        killer = threading.Thread(target=kill_one, args=(name, study_storage.url_of(), killed, over))
         killer.start()
         study = tune.tune("two_tower", features, settings, Budget(3, 3600), WORKERS)
         over.set()

@@ -234,7 +234,7 @@ def test_code_that_the_project_drops_leaves_the_workspace_and_its_products_stay(
 ) -> None:
     project = small_project(tmp_path / "project", monkeypatch)
     folder = make(source, None, None, {}, None)
-    product = folder / "serving" / "out" / "worker" / "handler.py"
+    product = folder / "out" / "worker" / "handler.py"
     product.parent.mkdir(parents=True)
     product.write_text("")
     assert (folder / "data" / "inner" / "gone.py").exists()

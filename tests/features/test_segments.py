@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.command import UserError
-from config.params import ROOT, load
+from config.params import load
+from config.paths import ROOT
 from config.segment_params import Segments
 from data.columns import DAY
 from features.segments.membership import gather, membership

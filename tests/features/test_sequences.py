@@ -12,7 +12,7 @@ from data.columns import DAY
 from features.encode import resolve_history
 from features.feature_files import Features
 from features.featurize import featurize, microseconds, order_items
-from features.sequences import batches, next_cases, window_cases
+from features.sequences import batches, horizon_cases, next_item_cases
 from training import validation
 from training.train import fit
 
@@ -43,14 +43,14 @@ def features_of(events: pd.DataFrame) -> Features:
     users["plan"] = ["free" if number % 2 else "paid" for number in range(len(users))]
     items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
     made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
-    made["description"] |= {"until_us": START + 41 * DAY, "window_days": 28, "repeats": "first", "cut": "test"}
+    made["description"] |= {"until_us": START + 41 * DAY, "horizon_days": 28, "repeats": "first", "cut": "test"}
     return Features(**made)
 
 
 def test_no_case_sees_its_own_moment_or_later() -> None:
     features = features_of(made_events())
     log = features.log
-    cases = next_cases(log, CUT, START + 41 * DAY)
+    cases = next_item_cases(log, CUT, START + 41 * DAY)
 
     assert len(cases)
     for user, time, end in zip(cases.user, cases.time, cases.end, strict=True):
@@ -61,7 +61,7 @@ def test_no_case_sees_its_own_moment_or_later() -> None:
 def test_offline_and_live_histories_are_the_same() -> None:
     events = made_events()
     features = features_of(events)
-    cases = next_cases(features.log, CUT, START + 41 * DAY)
+    cases = next_item_cases(features.log, CUT, START + 41 * DAY)
     at = validation.moments(cases, 10)
 
     assert len(cases)
@@ -79,7 +79,7 @@ def test_what_became_known_later_is_not_seen() -> None:
     late = events["known_time"].where(np.arange(900) % 3 > 0, events["known_time"] + pd.Timedelta(days=2))
     features = features_of(events.assign(known_time=late.astype("datetime64[us, UTC]")))
     log = features.log
-    cases = next_cases(log, CUT, START + 41 * DAY)
+    cases = next_item_cases(log, CUT, START + 41 * DAY)
 
     assert len(cases)
     for rows, batch in batches(log, cases, features.trend_log(), ("all",), validation.moments(cases, 10), 16, None):
@@ -96,8 +96,8 @@ def test_a_users_traits_are_unknown_before_the_first_event() -> None:
     features = features_of(newcomer)
     row = features.users.index("u3")
     window, following = (
-        window_cases(features.log, CUT, 28, START + 41 * DAY),
-        next_cases(features.log, CUT, START + 41 * DAY),
+        horizon_cases(features.log, CUT, 28, START + 41 * DAY),
+        next_item_cases(features.log, CUT, START + 41 * DAY),
     )
     for cases, known in ((window.take(np.flatnonzero(window.user == row)), False),
                          (following.take(np.flatnonzero(following.user == row)), True)):  # fmt: skip
@@ -130,7 +130,7 @@ def test_validation_never_looks_beyond_its_own_period() -> None:
     features = features_of(made_events())
     features.description["until_us"] = CUT + 3 * DAY  # where the test begins, sooner than the window's 28 days
 
-    window = validation.cases(features)["window"]
+    window = validation.cases(features)["horizon"]
 
     log = features.log
     taken = {(user, item): time for user, item, time in zip(log.users, log.items, log.times, strict=True)}

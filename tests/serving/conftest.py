@@ -43,13 +43,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     ports = {field: probe.getsockname()[1] for field, probe in zip(PORTS, probes, strict=True)}
     for probe in probes:
         probe.close()
-    return ServerSettings(server_home=tmp_path_factory.mktemp("torchserve"), **ports)
+    return ServerSettings(
+        server_home=tmp_path_factory.mktemp("torchserve"), state=tmp_path_factory.mktemp("state"), **ports
+    )
 
 
 @pytest.fixture(scope="module")
 def live(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A running server; stopped at the end of the module."""
-    from serving import server
+    from serving.torchserve import server
 
     server.start(settings)
     yield settings

@@ -54,9 +54,9 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "until_us": END, "cut": "test", "repeats": "first", "dataset": SETTINGS.dataset, "dataset_hash": "made",
         "split_id": "made",
     }  # fmt: skip
-    write_features(folder / "features/out/test", made)
+    write_features(folder / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():
-        path = folder / f"data/out/{name}.parquet"
+        path = folder / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
         write_table(table, path)
     (folder / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
@@ -75,7 +75,7 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _export(folder: Path, sides: Sides) -> None:
-    features, weights = load(folder / "features/out/test"), folder / "weights.safetensors"
+    features, weights = load(folder / "out/features/test"), folder / "weights.safetensors"
     fitted = fit(recipe("item_knn"), features, train_settings(), seed=0)
     save_file({key: value.contiguous() for key, value in fitted.model.state_dict().items()}, weights)
     about = {"recipe": fitted.recipe, "label": "item_knn", "run_id": "none"}

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from own_registry import use_registry
 
-from serving import deploy, package, server
+from serving import deploy, package
 from serving.deployment import registry
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,7 @@ def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
     monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
     with load(deployed) as told:
         assert deploy.deploy(NAME, deployed) == "1.1"
-    with TorchServe.of(deployed) as client:
+    with TorchServe.from_settings(deployed) as client:
         assert set(client.describe(NAME)) == {"1.1"}
     assert unharmed(told), told
     (seen,) = (order.split() for order in told["seen"])

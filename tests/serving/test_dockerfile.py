@@ -21,10 +21,11 @@ import httpx
 import pytest
 from dockerfile import Image
 
-from config.params import ROOT
-from serving import package, server
+from config.paths import ROOT
+from serving import package
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 PATH = ROOT / "serving" / "Dockerfile"
@@ -91,7 +92,7 @@ def places(image: Image) -> Iterator[dict[str, str]]:
 
 def settings_of(image: Image, places: dict[str, str]) -> ServerSettings:
     ports = {name.removeprefix("TIDEGATE_").lower(): int(value) for name, value in places.items() if "PORT" in name}
-    return ServerSettings(server_home=image.folder / "state" / "torchserve", **ports)
+    return ServerSettings(server_home=image.folder / "state" / "torchserve", state=image.folder / "state", **ports)
 
 
 def inside(image: Image, places: dict[str, str], *command: str) -> str:
@@ -119,7 +120,7 @@ def test_what_the_steps_leave_starts_takes_an_archive_answers_and_serves_on_when
     image: Image, places: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     package.build(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
-    assert not (image.folder / "serving" / "out").exists()
+    assert not (image.folder / "out").exists()
     container = image.start(**places)
     try:
         key = inside(image, places, "serving.edge.keys", "make").split()[-1]
@@ -137,7 +138,7 @@ def test_what_the_steps_leave_starts_takes_an_archive_answers_and_serves_on_when
     try:
         wait_until(lambda: image.healthy(**places))
         wait_until(lambda: ask(places, key)["rung"] == "personalised")
-        with TorchServe.of(settings_of(image, places)) as client:
+        with TorchServe.from_settings(settings_of(image, places)) as client:
             assert client.describe("tiny")["3.0"].default
     finally:
         end(container)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks._synthetic import Size, artifact, features
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.worker.recommender import Recommender
 
 SMALL = Size(users=20, items=30, events=5, width=8)

@@ -22,13 +22,14 @@ import reach
 import tiny_artifact
 from own_registry import use_registry
 
-from config.params import ROOT
-from serving import ask, deploy, package, server
+from config.paths import ROOT
+from serving import ask, deploy, package
 from serving.artifact.worker_code import FORBIDDEN, worker_modules
 from serving.deployment import registry
 from serving.deployment.load_version import DeployError
 from serving.deployment.registry import RegistryError
 from serving.settings import PORTS, ServerSettings, variable
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.launch import ServerStartError
 
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 PROMOTED = {"verdict": "PROMOTE"}
 NAME = "tiny"
-STRANGER = httpx.Client(timeout=30, trust_env=False)
+HTTP = httpx.Client(timeout=30, trust_env=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def registry_home(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Package the worker code as it was when the tests began, so that a file saved meanwhile is no new build."""
+    """Package the worker code as it was when the tests started, so that a file saved meanwhile makes no new build."""
     root = tmp_path_factory.mktemp("sources")
     for path in worker_modules(ROOT).values():
         copy = root / path.relative_to(ROOT)
@@ -71,19 +72,19 @@ def first(live: ServerSettings, artifacts: dict[int, Path]) -> str:
 
 @pytest.fixture
 def client(live: ServerSettings, first: str) -> Iterator[TorchServe]:
-    with TorchServe.of(live) as client:
+    with TorchServe.from_settings(live) as client:
         yield client
 
 
 def post(live: ServerSettings, body: bytes, token: str | None = None) -> httpx.Response:
-    """As a stranger's client would, with nothing of ours in between."""
+    """Send a request without our own client."""
     key = json.loads(live.key_file.read_text())["inference"]["key"] if token is None else token
     url = f"{live.inference_url}/predictions/{NAME}"
-    return STRANGER.post(url, content=body, headers={"Authorization": f"Bearer {key}"})
+    return HTTP.post(url, content=body, headers={"Authorization": f"Bearer {key}"})
 
 
-def patient(client: TorchServe, request: dict, seconds: float = 60) -> dict:
-    """The answer, however often the worker has first to come back."""
+def predict_with_retries(client: TorchServe, request: dict, seconds: float = 60) -> dict:
+    """The answer, once the worker has restarted."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -101,7 +102,7 @@ def serving(client: TorchServe) -> str:
     return client.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_the_endpoint_answers_as_the_artifact_did_at_export(live: ServerSettings, client: TorchServe) -> None:
+def test_the_endpoint_gives_the_golden_answers_of_the_export(live: ServerSettings, client: TorchServe) -> None:
     artifact = registry.download(NAME, "champion")
     cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
     assert len(cases) == 3
@@ -130,7 +131,9 @@ def test_a_bad_request_is_a_400_that_names_its_field(live: ServerSettings, first
     assert (answer.json()["code"], answer.json()["field"]) == (400, field)
 
 
-def test_a_body_of_ten_megabytes_is_refused_and_the_server_lives_on(live: ServerSettings, client: TorchServe) -> None:
+def test_a_body_of_ten_megabytes_is_refused_and_the_server_keeps_serving(
+    live: ServerSettings, client: TorchServe
+) -> None:
     assert post(live, b'{"user_id": "' + b"x" * 10_000_000 + b'"}').status_code == 413
     assert serving(client) == "1.0"
 
@@ -142,37 +145,35 @@ def test_an_unknown_user_and_unknown_items_are_answered(client: TorchServe) -> N
     assert answer["rung"] == "popular"
 
 
-def test_in_a_crowd_each_request_gets_its_own_answer_or_its_own_error(live: ServerSettings, client: TorchServe) -> None:
+def test_concurrent_requests_get_their_own_answers_or_errors(live: ServerSettings, client: TorchServe) -> None:
     def one(number: int) -> tuple[int, dict]:
         body = {"k": number % 4, "request_id": str(number)}  # every fourth is malformed
         answer = post(live, json.dumps(body).encode())
         return answer.status_code, answer.json()
 
-    with ThreadPoolExecutor(16) as crowd:
-        answers = list(crowd.map(one, range(64)))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(one, range(64)))
     for number, (status, answer) in enumerate(answers):
         assert status == (200 if number % 4 else 400)
         assert answer.get("request_id") == (str(number) if number % 4 else None)
         assert len(answer.get("items", [])) == number % 4
 
 
-def test_without_a_token_nothing_is_answered(live: ServerSettings, first: str) -> None:
+def test_requests_without_a_valid_token_are_refused(live: ServerSettings, first: str) -> None:
     assert post(live, b"{}", token="made-up").status_code == 400
     assert httpx.get(f"{live.management_url}/models").status_code == 400
     assert httpx.get(f"{live.inference_url}/ping").status_code == 400
 
 
-def test_a_token_that_someone_else_renewed_or_that_expired_is_no_obstacle(
-    live: ServerSettings, client: TorchServe
-) -> None:
+def test_a_renewed_or_expired_token_is_replaced(live: ServerSettings, client: TorchServe) -> None:
     assert client.ping() == "Healthy"
-    with TorchServe.of(live) as other:
-        other._renew("inference")  # the token that `client` holds is refused from now on
+    with TorchServe.from_settings(live) as other:
+        other.renew_token("inference")  # makes the token of `client` invalid
     assert client.ping() == "Healthy"
     keys = json.loads(live.key_file.read_text())
     keys["inference"]["key"] = "expired1"
     live.key_file.chmod(0o600)
-    live.key_file.write_text(json.dumps(keys))  # now the file is no help either: only renewing is
+    live.key_file.write_text(json.dumps(keys))  # now only a renewal helps
     client._tokens.clear()
     assert client.ping() == "Healthy"
 
@@ -191,10 +192,10 @@ def test_every_port_listens_on_loopback_alone(live: ServerSettings, first: str) 
 def test_nothing_from_outside_the_model_store_can_be_loaded(live: ServerSettings, client: TorchServe) -> None:
     for url in ("http://127.0.0.1:9/a.mar", f"file://{live.server_home}/a.mar", "../a.mar"):
         with pytest.raises(ServerError, match=r"allowed URL|Relative path"):
-            client.register(url, "intruder")
+            client.register(url, "foreign")
 
 
-def test_the_worker_maps_no_training_library(client: TorchServe) -> None:
+def test_the_worker_loads_no_training_library(client: TorchServe) -> None:
     (worker,) = pids(client)["1.0"]
     mapped = Path(f"/proc/{worker}/maps").read_text()
     assert "libtorch" in mapped
@@ -204,22 +205,22 @@ def test_the_worker_maps_no_training_library(client: TorchServe) -> None:
     assert str(Path(package.__file__).parents[1]) not in variables["PYTHONPATH"].split(":")
 
 
-def test_deploying_again_changes_nothing(live: ServerSettings, client: TorchServe) -> None:
+def test_a_second_deploy_changes_nothing(live: ServerSettings, client: TorchServe) -> None:
     before = pids(client)
-    said: list[str] = []
-    assert deploy.deploy(NAME, live, said.append) == "1.0"
-    assert said == []
+    lines: list[str] = []
+    assert deploy.deploy(NAME, live, lines.append) == "1.0"
+    assert lines == []
     assert pids(client) == before
 
 
-def test_a_killed_worker_comes_back(client: TorchServe) -> None:
+def test_a_killed_worker_is_restarted(client: TorchServe) -> None:
     (worker,) = pids(client)["1.0"]
     os.kill(worker, 9)
-    assert patient(client, {"k": 1})["model_version"] == "1.0"
+    assert predict_with_retries(client, {"k": 1})["model_version"] == "1.0"
     assert pids(client)["1.0"] != (worker,)
 
 
-def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
+def test_a_new_champion_takes_over_without_a_gap_and_rollback_takes_seconds(
     live: ServerSettings, client: TorchServe, artifacts: dict[int, Path]
 ) -> None:
     registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)
@@ -227,7 +228,7 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
     done = threading.Event()
 
     def keep_asking() -> None:
-        with TorchServe.of(live) as other:
+        with TorchServe.from_settings(live) as other:
             while not done.is_set():
                 seen.append(serving(other))  # a gap would raise here
 
@@ -247,7 +248,7 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_is_quick(
     registry.rollback(NAME)
     assert deploy.deploy(NAME, live) == "1.0"
     assert serving(client) == "1.0"
-    assert pids(client) == before  # nothing was loaded anew
+    assert pids(client) == before  # nothing was loaded again
     assert time.monotonic() - started < 10
 
 
@@ -266,13 +267,13 @@ def test_a_version_with_other_golden_answers_never_serves(
         assert set(pids(client)) == {"1.0", "2.0"}
 
 
-def test_an_artifact_that_cannot_be_loaded_leaves_the_old_version_answering(
+def test_the_old_version_keeps_serving_where_the_new_one_cannot_be_loaded(
     live: ServerSettings, client: TorchServe, artifacts: dict[int, Path], tmp_path: Path, capsys, monkeypatch
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[1], broken)
     (broken / "weights.safetensors").write_bytes(b"not weights")
-    tiny_artifact.seal(broken, seed=4)  # whole by its hashes: only loading can tell
+    tiny_artifact.seal(broken, seed=4)  # the hashes match: only loading fails
     monkeypatch.setattr(deploy.environment, "load", lambda: live)
     with failing_champion(broken):
         assert deploy.main(["--dataset", NAME]) == 1
@@ -298,7 +299,7 @@ def test_an_artifact_changed_in_the_registry_is_never_loaded(
 
 
 class failing_champion:
-    """Promote an artifact for the length of a `with`, then give the title back to the first version."""
+    """Promote an artifact inside a `with`, then promote the versions of before again."""
 
     def __init__(self, artifact: Path) -> None:
         self.version = registry.create_version(NAME, artifact)
@@ -313,7 +314,7 @@ class failing_champion:
             registry.promote(NAME, version.version, PROMOTED)
 
 
-def test_newer_worker_code_is_loaded_beside_the_old_build(
+def test_newer_worker_code_is_a_new_build_of_the_version(
     live: ServerSettings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
@@ -348,47 +349,49 @@ def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: 
     assert not server.stop(live)
     assert server.start(live)
     assert not server.start(live)
-    with TorchServe.of(live) as fresh:
+    with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
         assert set(pids(fresh)) == loaded
 
 
-def test_a_server_killed_outright_is_put_right_by_deploy(live: ServerSettings, client: TorchServe) -> None:
+def test_deploy_repairs_a_killed_server(live: ServerSettings, client: TorchServe) -> None:
     before = serving(client)
     os.kill(server.find(live).pid, 9)
     assert deploy.deploy(NAME, live) == before
-    with TorchServe.of(live) as fresh:
+    with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
 
 
-def test_a_taken_port_is_named_with_its_variable(live: ServerSettings, first: str, tmp_path: Path) -> None:
-    intruder = live.model_copy(update={"server_home": tmp_path})
+def test_an_occupied_port_is_named_with_its_variable(live: ServerSettings, first: str, tmp_path: Path) -> None:
+    other = live.model_copy(update={"server_home": tmp_path})
     port = live.inference_port
     with pytest.raises(ServerStartError, match=f"{variable('inference_port')} is {port}, which cannot be used"):
-        server.start(intruder)
-    assert server.find(intruder) is None
+        server.start(other)
+    assert server.find(other) is None
 
 
-def test_the_command_line_asks_and_tells(live: ServerSettings, client: TorchServe, monkeypatch, capsys) -> None:
+def test_the_ask_and_status_commands_show_what_serves(
+    live: ServerSettings, client: TorchServe, monkeypatch, capsys
+) -> None:
     for module in (ask.environment, deploy.environment):
         monkeypatch.setattr(module, "load", lambda: live)
     assert ask.main(["--dataset", NAME, "--history", "item-01,item-02", "--k", "2"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[2].startswith("personalised: ranked from 2 known events")
-    assert told[-1].startswith(f"2 items from {NAME} {serving(client)}, trends of ")
+    output = capsys.readouterr().out.splitlines()
+    assert output[2].startswith("personalised: ranked from 2 known events")
+    assert output[-1].startswith(f"2 items from {NAME} {serving(client)}, trends of ")
     assert ask.main(["--dataset", NAME, "--k", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert deploy.main(["--dataset", NAME, "--status"]) == 0
-    told = capsys.readouterr().out
-    assert f"serves    {serving(client)} since " in told
-    assert "because   PROMOTE: " in told
-    assert f"loaded    {serving(client)} (1 of 1 workers ready, the default)" in told
-    assert "registry  champion    1" in told
-    assert "next      nothing, until the registry names another champion" in told
-    assert "  faults    none\n" in told
+    output = capsys.readouterr().out
+    assert f"serves    {serving(client)} since " in output
+    assert "because   PROMOTE: " in output
+    assert f"loaded    {serving(client)} (1 of 1 workers ready, the default)" in output
+    assert "registry  champion    1" in output
+    assert "next      nothing, until the registry names another champion" in output
+    assert "  faults    none\n" in output
 
 
-def test_the_log_stays_quiet_under_requests(live: ServerSettings, client: TorchServe) -> None:
+def test_requests_write_no_log_lines(live: ServerSettings, client: TorchServe) -> None:
     logs = live.server_home / "logs"
     before = sum(path.stat().st_size for path in logs.glob("*.log"))
     for _ in range(100):

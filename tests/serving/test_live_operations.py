@@ -1,4 +1,4 @@
-"""Day two of a real TorchServe: archives without a registry, counts at its metrics port, and what a kill leaves."""
+"""A real TorchServe without a registry: installed archives, metrics, and restarts after a kill."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import pytest
 import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
-from serving import package, server
+from serving import package
 from serving.deployment.load_version import DeployError
 from serving.install import InstallError, install, restore
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion, ServerError, TorchServe
+from serving.torchserve import server
+from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 from serving.worker.worker_metrics import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ HISTORY = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
 
 @pytest.fixture(scope="module")
 def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Version -> an archive, as another machine's deploy would have written it."""
+    """Version -> an archive, as the deploy of another machine writes it."""
     folder = tmp_path_factory.mktemp("archives")
     for seed, artifact in artifacts.items():
         package.build(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
@@ -41,13 +42,13 @@ def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactor
 def serving(
     live: ServerSettings, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> ServerSettings:
-    """Two workers of the first version, in batches of four; a server whose workers find no store."""
+    """Two workers of the first version, in batches of four, without an online store."""
     server.stop(live)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
         server.start(live)
     settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
-    install(archives["1.0"], settings, lambda said: None)
+    install(archives["1.0"], settings, lambda line: None)
     return settings
 
 
@@ -67,16 +68,16 @@ def counted(page: str, name: str, **labels: str) -> float:
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.1)
 
 
-def described(settings: ServerSettings) -> dict[str, LiveVersion]:
-    with TorchServe.of(settings) as client:
+def described(settings: ServerSettings) -> dict[str, LoadedVersion]:
+    with TorchServe.from_settings(settings) as client:
         return client.describe(NAME)
 
 
-def test_every_worker_answered_the_golden_requests_before_the_version_became_default(serving: ServerSettings) -> None:
+def test_every_worker_answers_the_golden_requests_before_the_version_becomes_default(serving: ServerSettings) -> None:
     loaded = described(serving)["1.0"]
     assert (loaded.ready, loaded.workers, loaded.default) == (2, 2, True)
     log = (serving.server_home / "logs" / "worker.log").read_text()
@@ -84,7 +85,7 @@ def test_every_worker_answered_the_golden_requests_before_the_version_became_def
     assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
 
 
-def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_metrics_port(
+def test_the_metrics_port_counts_answers_refusals_and_store_queries(
     serving: ServerSettings,
 ) -> None:
     names = {
@@ -99,9 +100,9 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
         model = {"model_name": NAME, "model_version": "1.0"}
         return {key: counted(page, name, **model, **labels) for key, (name, labels) in names.items()}
 
-    time.sleep(2)  # for what was counted before, when the golden requests were replayed
+    time.sleep(2)  # for the counts of the golden requests
     before = counts()
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         for _ in range(5):
             client.predict(NAME, {"k": 1})
         for _ in range(3):
@@ -111,9 +112,9 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
                 client.predict(NAME, {"k": 0})
         client.predict(NAME, {"user_id": "ann", "k": 1})
     wait_until(lambda: counts()["popular"] - before["popular"] >= 6, 20)
-    time.sleep(1.5)  # what would be counted twice would be by now
+    time.sleep(1.5)  # for anything that is counted twice
     rise = {key: value - before[key] for key, value in counts().items()}
-    assert rise["absent"] >= 1  # trends are looked for as well
+    assert rise["absent"] >= 1  # trends are looked up as well
     assert {key: rise[key] for key in ("popular", "personalised", "refused")} == {
         "popular": 6,
         "personalised": 3,
@@ -126,22 +127,22 @@ def test_what_a_worker_answers_refuses_and_asks_of_the_store_is_counted_at_the_m
     assert all(float(resident) > 50e6 for _, resident in workers)
 
 
-def test_the_dashboards_and_alerts_ask_torchserve_for_what_it_exposes(serving: ServerSettings) -> None:
-    there = promql.exposed(scrape(serving))
-    asked = {name for expression in EXPRESSIONS for name in promql.metrics(expression)}
-    with TorchServe.of(serving) as client, pytest.raises(ServerError):
+def test_torchserve_exposes_every_metric_of_the_dashboard_and_the_alerts(serving: ServerSettings) -> None:
+    before = promql.exposed(scrape(serving))
+    wanted = {name for expression in EXPRESSIONS for name in promql.metrics(expression)}
+    with TorchServe.from_settings(serving) as client, pytest.raises(ServerError):
         client.predict(NAME, {"k": 0})
     wait_until(lambda: REFUSED in promql.exposed(scrape(serving)), 20)
-    assert promql.exposed(scrape(serving)) | there >= TORCHSERVES | WORKERS
-    assert {name for name in asked if not name.startswith("tidegate_edge_")} - {"up"} <= TORCHSERVES | WORKERS
+    assert promql.exposed(scrape(serving)) | before >= TORCHSERVES | WORKERS
+    assert {name for name in wanted if not name.startswith("tidegate_edge_")} - {"up"} <= TORCHSERVES | WORKERS
 
 
-def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_default(
+def test_a_killed_server_restarts_with_its_models_their_settings_and_the_default(
     serving: ServerSettings, archives: dict[str, Path]
 ) -> None:
-    install(archives["2.0"], serving.model_copy(update={"workers": 1, "batch_size": 2}), lambda said: None)
-    with TorchServe.of(serving) as client:
-        client.set_default(NAME, "1.0")  # not the newest, so that coming back with it is no accident
+    install(archives["2.0"], serving.model_copy(update={"workers": 1, "batch_size": 2}), lambda line: None)
+    with TorchServe.from_settings(serving) as client:
+        client.set_default(NAME, "1.0")  # not the newest, so the restart has to remember it
     before = described(serving)
     os.kill(server.find(serving).pid, 9)
     wait_until(lambda: server.find(serving) is None)
@@ -152,13 +153,13 @@ def test_a_killed_server_comes_back_with_its_models_their_settings_and_the_defau
     }
     assert settings_of(after["1.0"]) == (True, 2, 2, 4, 3)
     assert settings_of(after["2.0"]) == (False, 1, 1, 2, 3)
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         assert client.predict(NAME, {"k": 1})["model_version"] == "1.0"
 
 
 def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artifacts: dict[int, Path]) -> None:
     package.build(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         client.register("slow.mar", "slow", batch_size=2, batch_delay_ms=300)
         try:
             client.predict("slow", {"k": 1})
@@ -171,17 +172,17 @@ def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artif
     assert 0.3 <= waited < 60
 
 
-def settings_of(live: LiveVersion) -> tuple:
+def settings_of(live: LoadedVersion) -> tuple:
     return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
-def test_restoring_loads_nothing_where_something_serves(serving: ServerSettings) -> None:
+def test_restore_loads_nothing_where_a_version_serves(serving: ServerSettings) -> None:
     before = described(serving)
     assert restore(NAME, serving) == "1.0"
     assert described(serving) == before
 
 
-def test_an_archive_that_answers_otherwise_is_not_installed(
+def test_an_archive_with_other_golden_answers_is_not_installed(
     serving: ServerSettings, artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -190,15 +191,15 @@ def test_an_archive_that_answers_otherwise_is_not_installed(
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(broken, 2)
     package.build(broken, tmp_path / "3.0.mar", NAME, "3.0")
-    with pytest.raises(DeployError, match=r"golden request \d is answered otherwise .*; tiny 1\.0 answers as before"):
+    with pytest.raises(DeployError, match=r"golden request \d is answered differently .*; tiny 1\.0 answers as before"):
         install(tmp_path / "3.0.mar", serving)
     assert set(described(serving)) == {"1.0", "2.0"}
 
 
-def test_the_newest_archive_is_served_where_nothing_came_back(
+def test_restore_serves_the_newest_archive_where_no_model_is_loaded(
     serving: ServerSettings, archives: dict[str, Path]
 ) -> None:
-    with TorchServe.of(serving) as client:
+    with TorchServe.from_settings(serving) as client:
         for version in ("2.0", "1.0"):
             client.unregister(NAME, version)
     for path in serving.model_store.glob("*.mar"):
@@ -207,5 +208,5 @@ def test_the_newest_archive_is_served_where_nothing_came_back(
         restore(NAME, serving)
     for version in ("2.0", "1.0"):
         shutil.copyfile(archives[version], serving.model_store / f"{version}-of-tiny.mar")
-    assert restore(NAME, serving, lambda said: None) == "2.0"
+    assert restore(NAME, serving, lambda line: None) == "2.0"
     assert described(serving)["2.0"].default

@@ -1,4 +1,4 @@
-"""What serves goes on serving while an alias stands that was moved by hand; an override is told at each deployment."""
+"""An alias changed by hand does not change what serves, and every deployment reports an override."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def deployed(
 
 
 def serving(settings: ServerSettings) -> str:
-    with TorchServe.of(settings) as torchserve:
+    with TorchServe.from_settings(settings) as torchserve:
         return torchserve.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back(deployed: ServerSettings) -> None:
+def test_an_alias_changed_by_hand_does_not_change_what_serves(deployed: ServerSettings) -> None:
     client().set_registered_model_alias(NAME, CHAMPION, "1")
     for _ in range(2):
         with pytest.raises(RegistryError, match="it says 1, the last signed move says 2"):
@@ -49,14 +49,14 @@ def test_an_alias_moved_by_hand_changes_nothing_that_serves_until_it_is_put_back
     assert deploy.deploy(NAME, deployed) == "2.0"
 
 
-def test_an_override_is_deployed_and_told_each_time_until_a_promotion_ends_it(deployed: ServerSettings) -> None:
+def test_every_deployment_reports_an_override_until_a_promotion_ends_it(deployed: ServerSettings) -> None:
     registry.override(NAME, "1", REASON)
     for _ in range(2):
-        said: list[str] = []
-        assert deploy.deploy(NAME, deployed, said.append) == "1.0"
-        assert [line for line in said if line.startswith("OVERRIDE: ") and REASON in line]
+        lines: list[str] = []
+        assert deploy.deploy(NAME, deployed, lines.append) == "1.0"
+        assert [line for line in lines if line.startswith("OVERRIDE: ") and REASON in line]
     assert serving(deployed) == "1.0"
     registry.promote(NAME, "1", {"verdict": "PROMOTE"})
-    said = []
-    assert deploy.deploy(NAME, deployed, said.append) == "1.0"
-    assert said == []
+    lines = []
+    assert deploy.deploy(NAME, deployed, lines.append) == "1.0"
+    assert lines == []

@@ -58,7 +58,7 @@ def test_every_label_asked_for_exists() -> None:
     metrics = Metrics(CollectorRegistry())
     of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
     of_workers = {
-        name: {*worker_metrics.MODEL, label}
+        name: {*worker_metrics.MODEL_LABELS, label}
         for name, label in [*worker_metrics.LABEL.items(), (worker_metrics.MEMORY, "worker")]
     }
     every = set().union(*of_edge.values(), *of_workers.values())

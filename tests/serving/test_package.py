@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import package
 from serving.artifact.worker_code import FORBIDDEN, WorkerCodeError, worker_modules
 from serving.package import INNER_MANIFEST, PackageError, build, content_of, main, read_identity

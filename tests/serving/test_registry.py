@@ -148,7 +148,7 @@ def test_a_report_is_kept_as_plain_json(two, registry_folder: Path) -> None:
 def test_a_version_says_what_it_is_and_what_it_reached(artifacts) -> None:
     mlflow = client()
     run = mlflow.create_run(mlflow.create_experiment("elsewhere"), tags={"model": "ease", "split_id": "s"}).info.run_id
-    for name, value in (("valid/next/ndcg_10", 0.25), ("test/next/ndcg_10", 0.125)):
+    for name, value in (("valid/next_item/ndcg_10", 0.25), ("test/next_item/ndcg_10", 0.125)):
         mlflow.log_metric(run, name, value)
     version = registry.create_version("tiny", artifacts[1], run, {"label": "ease_200"})
 

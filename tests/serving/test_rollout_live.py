@@ -18,11 +18,12 @@ import pytest
 from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
-from config.params import ROOT
-from serving import deploy, server
+from config.paths import ROOT
+from serving import deploy
 from serving.deployment import deployment_log, registry, rollout_stage
 from serving.deployment.rollout_stage import Phase
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 pytestmark = pytest.mark.slow
@@ -131,7 +132,7 @@ def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
 def serves(deployed: ServerSettings, version: str) -> bool:
     """Whether everything says that a version serves: TorchServe, the stage and the registry."""
     standing = rollout_stage.read(rollout_stage.place(NAME, deployed))
-    with TorchServe.of(deployed) as client:
+    with TorchServe.from_settings(deployed) as client:
         default = [live.version for live in client.describe(NAME).values() if live.default]
     champion = registry.aliased(NAME, "champion")
     return (default, standing.phase, standing.version, champion.version) == (
@@ -165,7 +166,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         steps["deploy"] = walk("deploy")
         assert serves(deployed, "2.0")
     seconds = time.monotonic() - begun
-    with TorchServe.of(deployed) as client:
+    with TorchServe.from_settings(deployed) as client:
         alone = {version: items(client.predict(NAME, ASKED, version)) for version in ("1.0", "2.0")}
     assert alone["1.0"] != alone["2.0"]
     assert len(answers) > 3 * seconds  # it did ask all the while

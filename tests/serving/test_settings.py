@@ -1,10 +1,10 @@
-"""The model server's settings come from the environment, and their errors name the variable."""
+"""Settings come from environment variables, and errors name the variable."""
 
 from __future__ import annotations
 
 import pytest
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import settings
 from serving.settings import SettingsError
 
@@ -15,10 +15,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(settings.variable(field), raising=False)
 
 
-def test_the_defaults_are_loopback_inside_the_project() -> None:
+def test_by_default_the_server_listens_on_loopback_and_lives_inside_the_project() -> None:
     loaded = settings.load()
     assert loaded.inference_url == "http://127.0.0.1:8080"
-    assert loaded.server_home == ROOT / "serving" / "out" / "torchserve"
+    assert loaded.server_home == ROOT / "out" / "serving" / "torchserve"
 
 
 def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,13 +32,13 @@ def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value"),
     [("TIDEGATE_INFERENCE_PORT", "70000"), ("TIDEGATE_WORKERS", "0"), ("TIDEGATE_START_SECONDS", "soon")],
 )
-def test_a_value_out_of_bounds_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"^{name} is '{value}'; "):
         settings.load()
 
 
-def test_two_services_on_one_port_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_services_on_one_port_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_METRICS_PORT", "8081")
     with pytest.raises(SettingsError, match="TIDEGATE_MANAGEMENT_PORT and TIDEGATE_METRICS_PORT are both 8081"):
         settings.load()

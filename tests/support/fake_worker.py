@@ -1,4 +1,4 @@
-"""What stands around a handler in a worker, without TorchServe; and a recommender that breaks when told to."""
+"""A handler's surroundings without TorchServe, and a recommender that fails on request."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from serving.worker.handler import Handler
 
 
 class FakeMetrics:
-    """TorchServe's cache of metrics: what is told of each, as (value, labels)."""
+    """TorchServe's metrics cache: metric -> reported (value, labels)."""
 
     def __init__(self) -> None:
-        self.told: dict[str, list[tuple[float, list[str]]]] = {}
+        self.reported: dict[str, list[tuple[float, list[str]]]] = {}
 
     def add_metric_to_cache(self, name: str, unit: str, labels: list[str], kind: object) -> SimpleNamespace:
-        told = self.told.setdefault(name, [])
-        return SimpleNamespace(add_or_update=lambda value, given: told.append((value, given)))
+        reported = self.reported.setdefault(name, [])
+        return SimpleNamespace(add_or_update=lambda value, values: reported.append((value, values)))
 
 
 class FakeContext:
@@ -40,7 +40,7 @@ class FakeContext:
 
 
 def ask(handler: Handler, *bodies: object) -> tuple[list[dict], list[int]]:
-    """Bodies and statuses of the answers to one batch."""
+    """Bodies and statuses of one batch's responses."""
     context = FakeContext()
     answers = handler.handle([{"body": body} for body in bodies], context)
     assert set(context.content_type.values()) == {"application/json"}
@@ -49,7 +49,7 @@ def ask(handler: Handler, *bodies: object) -> tuple[list[dict], list[int]]:
 
 
 class Brittle:
-    """A recommender that breaks on one request, and with it on every batch that holds it."""
+    """A recommender that fails on one request, and so on every batch that contains it."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []

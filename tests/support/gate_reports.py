@@ -28,12 +28,12 @@ def contrast(low: float, high: float) -> dict:
 
 def report(**changes: object) -> dict:
     """The report of a sound candidate, changed."""
-    both = {"window": contrast(-0.01, 0.03), "next": contrast(0.01, 0.05)}
-    cold = contrast(-0.5, -0.2) | {"segment": "cold", "target": "next", "tested": True, "p_holm": 0.001}
-    few = contrast(-0.9, 0.9) | {"segment": "lapsed", "target": "next", "tested": False}
+    both = {"horizon": contrast(-0.01, 0.03), "next_item": contrast(0.01, 0.05)}
+    cold = contrast(-0.5, -0.2) | {"segment": "cold", "target": "next_item", "tested": True, "p_holm": 0.001}
+    few = contrast(-0.9, 0.9) | {"segment": "lapsed", "target": "next_item", "tested": False}
     plain = {
         "verdict": "REJECT", "reason": "worse for <some>", "advice": "fit again: `dvc repro`", "dataset": "made",
-        "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next",
+        "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next_item",
         "policy": POLICY, "policy_hash": "0a1b", "overrides": [], "looks": 2, "date": "2026-11-26T00:00:00Z",
         "window_start": "2026-06-01T00:00:00Z", "window_end": "2026-06-30T23:59:59Z", "split_id": "s1",
         "dataset_hash": "d1", "newest_event": "2026-06-30T23:59:59Z",

@@ -21,8 +21,8 @@ def write_model(out, label, frames, items, **changes):
         frame.to_parquet(out / "rankings" / name)
     facts = ORIGIN | {
         "label": label, "model": label, "params": {"rate": 0.123456789}, "fit_seconds": 1.23456789,
-        "peer": label in ("popularity", "ease"), "learned": label == "ours", "oracle": label == "oracle",
-        "seeds": list(range(len(frames))), "rankings": names, "validation": {"next": {"ndcg@10": 0.5}},
+        "baseline": label in ("popularity", "ease"), "learned": label == "ours", "oracle": label == "oracle",
+        "seeds": list(range(len(frames))), "rankings": names, "validation": {"next_item": {"ndcg@10": 0.5}},
         "targets": measure(frames, items, seed=0, resamples=200),
     }  # fmt: skip
     (out / "metrics" / f"{label}.json").write_text(json.dumps(facts | changes))

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import INGESTED, SPLIT
 from data.columns import DAY, HOUR
-from data.products import INGESTED, SPLIT, write_json, write_table
+from data.products import write_json, write_table
 from experiments.leakage.cut import Cut
 from features import featurize
 from features.feature_files import Features
@@ -21,7 +22,7 @@ VALID, TEST, END = START + 50 * DAY, START + 60 * DAY, START + 80 * DAY
 USERS, ITEMS, PER_USER = 40, 120, 30
 MANIFEST = {
     "dataset": "made", "dataset_hash": "d", "split_id": "s", "valid_start": "v", "test_start": "t",
-    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "window_days": 10,
+    "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "horizon_days": 10,
 }  # fmt: skip
 
 
@@ -97,5 +98,5 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     write_table(made_users(), folder / INGESTED / "users.parquet")
     write_table(made_items(), folder / INGESTED / "items.parquet")
     for name in featurize.CUTS:
-        featurize.write(folder / "features/out" / name, vars(features_of(events, name)))
+        featurize.write(folder / "out/features" / name, vars(features_of(events, name)))
     (folder / "params.yaml").write_text((params.ROOT / "params.yaml").read_text())

@@ -59,7 +59,7 @@ def description(cut: str) -> dict:
     """What featurize says beside the arrays."""
     return {
         "dataset": "checkerboard", "dataset_hash": "none", "split_id": "none", "cut": cut, "repeats": "first",
-        "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "window_days": 10, "num_items": ITEMS + 1,
+        "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "horizon_days": 10, "num_items": ITEMS + 1,
         "encoders": {
             "traits": [{"column": "sex", "values": ["F", "M", "X"]}],
             "context": [{"column": "device", "values": ["tv", "phone"]}],
@@ -69,15 +69,15 @@ def description(cut: str) -> dict:
 
 
 SMALL = {
-    "channels": ["all", "half_life_1d"], "width": 16, "heads": 2, "max_history": 8, "dropout": 0.1,
-    "window_questions": 1, "window_half_life": None, "batch_events": 128, "learning_rate": 0.01, "warm_up_steps": 10, "max_epochs": 8,
+    "channels": ["all", "half_life_1d"], "embedding_dim": 16, "num_heads": 2, "max_history": 8, "dropout": 0.1,
+    "horizon_samples": 1, "horizon_half_life_days": None, "batch_size": 128, "learning_rate": 0.01, "warmup_steps": 10, "max_epochs": 8,
     "max_steps": 1000, "patience": 8,
 }  # fmt: skip
 EXTRA = {
-    "two_tower": {"blocks": 1},
-    "neural_cf": {"hidden": 16, "negatives": 16},
-    "sasrec": {"blocks": 1, "channels": ["all"], "window_questions": 0},
-    "ials": {"factors": 4},
+    "two_tower": {"num_layers": 1},
+    "neural_cf": {"hidden_dim": 16, "num_negatives": 16},
+    "sasrec": {"num_layers": 1, "channels": ["all"], "horizon_samples": 0},
+    "ials": {"num_factors": 4},
 }
 
 
@@ -86,7 +86,7 @@ def recipe(name: str, **changes: object) -> dict:
     shipped = params.load(params.ROOT / "params.yaml").train.models[name].model_dump()
     if "parts" in shipped:
         shipped["parts"] = {part: recipe(part) for part in shipped["parts"]}
-    return shipped | (SMALL if "width" in shipped else {}) | EXTRA.get(name, {}) | changes
+    return shipped | (SMALL if "embedding_dim" in shipped else {}) | EXTRA.get(name, {}) | changes
 
 
 def train_settings(**changes: object) -> params.Train:

@@ -24,11 +24,11 @@ def made_items(rng: np.random.Generator, items: int, new: int = 2, content: bool
 
 
 def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases: int) -> list[dict]:
-    """One window case a user and `cases` next cases: who, when, what was seen, what is true."""
+    """One `horizon` case a user and `cases` `next_item` cases: who, when, what was seen, what is true."""
     catalogue = items.loc[items["catalogue"], "item_id"].to_numpy()
     of_user = rng.integers(0, users, cases)
-    wanted = [("window", user, int(rng.integers(1, 13))) for user in range(users)]
-    wanted += [("next", int(user), 1) for user in of_user]
+    wanted = [("horizon", user, int(rng.integers(1, 13))) for user in range(users)]
+    wanted += [("next_item", int(user), 1) for user in of_user]
     rows = []
     for number, (target, user, size) in enumerate(wanted):
         seen = rng.choice(catalogue, int(rng.integers(0, len(catalogue) // 2 + 1)), replace=False)
@@ -40,7 +40,7 @@ def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases:
                 "target": target,
                 "time": pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(minutes=int(rng.integers(0, 50))),
                 "history_length": int(rng.choice([0, 1, 4, 5, 30, 200])),
-                "activity": 1 if target == "window" else int((of_user == user).sum()),
+                "activity": 1 if target == "horizon" else int((of_user == user).sum()),
                 "segments": [name for name, every in (("odd", 2), ("third", 3)) if number % every == 1],
                 "seen": set(seen),
                 "truth": list(rng.choice(possible, min(size, len(possible)), replace=False)),

@@ -6,7 +6,7 @@ import json
 
 import yaml
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving.worker import worker_metrics
 
 FOLDER = ROOT / "serving" / "monitoring"

@@ -18,12 +18,12 @@ def recompute(frames, items, target, ks=(5, 10, 20, 50, 100)):
     for key in case_keys(ks, facts):
         per_case = average_seeds([{c["id"]: case_metric(key, c, facts) for c in seed} for seed in seeds])
         values[key] = mean(per_case.values())
-        if target == "next" and key.split("@")[0] in ("recall", "hr", "ndcg", "map", "mrr"):
+        if target == "next_item" and key.split("@")[0] in ("recall", "hr", "ndcg", "map", "mrr"):
             values[f"{key}_by_user"] = mean_of_users(seeds[0], per_case)
     for k in ks:
         values[f"coverage@{k}"] = mean([coverage(seed, facts, k) for seed in seeds])
         values[f"gini@{k}"] = mean([gini(seed, facts, k) for seed in seeds])
-    values["personalisation@10"] = mean([personalisation(seed, 10) for seed in seeds])
+    values["personalization@10"] = mean([personalization(seed, 10) for seed in seeds])
     return values
 
 
@@ -135,7 +135,7 @@ def gini(cases, facts, k):
     return 1 - 2 * area
 
 
-def personalisation(cases, k):
+def personalization(cases, k):
     last = {}
     for case in sorted(cases, key=lambda c: (c["time"], c["id"])):
         last[case["user"]] = set(case["ranked"][:k])

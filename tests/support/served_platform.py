@@ -25,7 +25,7 @@ from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalisation": false}}'
+SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'
 
 
 class Worker(FakeTorchServe):
@@ -45,7 +45,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
     """A copy of the products with one promoted version and a filled store; the current folder."""
     shutil.copytree(pipeline, folder, dirs_exist_ok=True)
     with inside(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/features/out/online.db")
+        patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
         version = gate.register(DATASET, LABEL)
@@ -58,7 +58,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
 @contextmanager
 def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     """An edge that keeps requests, and the worker behind it."""
-    artifact = folder / "serving/out/artifacts" / LABEL
+    artifact = folder / "out/serving/artifacts" / LABEL
     recommender = Recommender.load(artifact, VERSION)
     recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
     worker = Worker(recommender)

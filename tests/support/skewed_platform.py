@@ -19,7 +19,7 @@ from features import materialize
 from features.feature_files import load
 from features.online.connect import connect, settings
 from features.online.profile import LATEST_US, Profile
-from serving.worker.item_trends import Trends
+from serving.worker.item_trends import LiveTrends
 from serving.worker.users import StoreLookup
 
 LAST_DAY = "2026-03-31T00:00:00Z"
@@ -68,14 +68,14 @@ def plant(of: dict[str, str]) -> None:
 def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -> None:
     """Let everybody ask, of a worker that looks for the store's trends anew. Another k is another answer than a cached one."""
     one = worker.recommender
-    one.trends = Trends(one.artifact.trends, one.vocabulary, one.model.channels)
+    one.trends = LiveTrends(one.artifact.trends, one.vocabulary, one.model.channels)
     for name, user in of.items():
         running.ask({"user_id": user, "k": k, "request_id": f"{phase}-{name}"})
 
 
 def other_trends() -> None:
     """Let the store hold the trends of another day, as if they were the newest."""
-    features = load("features/out/test")
+    features = load("out/features/test")
     other, newest = (
         materialize.trends(features, moment) for moment in (features.cut_us, features.description["until_us"])
     )
@@ -100,7 +100,7 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
             worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
             ask(running, worker, of, "yesterday", 8)
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")
-            worker.recommender.lookup = StoreLookup.of(DATASET, lambda outcome: None)
+            worker.recommender.lookup = StoreLookup.from_environment(DATASET, lambda outcome: None)
             ask(running, worker, of, "absent", 9)
         worker.stop()
         running.app.service.ladder.popular = None
@@ -118,7 +118,7 @@ def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
         if (here / "edge" / name).exists() and not (here / "of" / name).exists():
             (here / "of" / name).symlink_to(here / "edge" / name)
     assert skew.main(["--served", "of/served", *arguments]) == status
-    return json.loads((here / "experiments/out/skew.json").read_text())
+    return json.loads((here / "out/experiments/skew.json").read_text())
 
 
 def differing(record: dict) -> dict[tuple[str, str], str]:

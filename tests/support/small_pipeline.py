@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.params import ROOT
+from config.paths import ROOT
 from data import ingest, split
 from experiments import evaluate
 from features import featurize
 from serving import export
 from training import train
 
-COUNTED = ("popularity", "popularity_7d", "item_knn", "ease")
-SMALL_NETWORK = {"width": 32, "max_history": 20, "max_steps": 250, "max_epochs": 8, "warm_up_steps": 20, "patience": 8}
+BASELINES = ("popularity", "popularity_7d", "item_knn", "ease")
+SMALL_NETWORK = {
+    "embedding_dim": 32,
+    "max_history": 20,
+    "max_steps": 250,
+    "max_epochs": 8,
+    "warmup_steps": 20,
+    "patience": 8,
+}
 SIMULATE = {"users": 700, "items": 150, "events": 25_000, "days": 90}
 SAMPLES = {"early_stopping_cases": 300, "validation_cases": 600}
 
@@ -28,6 +35,7 @@ def inside(folder: Path) -> Iterator[Path]:
     """Work in a folder, as DVC does in the project's; runs are tracked beside it."""
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEGATE_STATE", f"{folder}/state")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.setenv("TIDEGATE_COMMIT", "tested")
         os.chdir(folder)
@@ -43,7 +51,7 @@ def write_params(folder: Path, models: tuple[str, ...], **ingested: object) -> N
     settings["simulate"] |= SIMULATE
     settings["ingest"] |= ingested
     shipped = settings["train"]["models"]
-    chosen = {label: shipped[label] | (SMALL_NETWORK if "width" in shipped[label] else {}) for label in models}
+    chosen = {label: shipped[label] | (SMALL_NETWORK if "embedding_dim" in shipped[label] else {}) for label in models}
     settings["train"] |= SAMPLES | {"models": chosen}
     settings["tune"]["spaces"] = {k: space for k, space in settings["tune"]["spaces"].items() if k in models}
     settings["evaluate"]["resamples"] = 200

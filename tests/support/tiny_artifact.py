@@ -17,7 +17,7 @@ from training.models.registry import build
 
 ITEMS = [f"item-{number:02d}" for number in range(1, 13)]
 CUT_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
-PARAMS = {"name": "item_knn", "shrinkage": 1, "neighbours": 12, "max_items": 100}
+PARAMS = {"name": "item_knn", "shrinkage": 1, "num_neighbors": 12, "max_items": 100}
 
 
 def history(*numbers: int) -> list[dict]:

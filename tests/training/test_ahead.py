@@ -1,4 +1,4 @@
-"""Who is asked ahead of time is who an evaluation of `window` at that moment would ask."""
+"""Who is asked ahead of time is who an evaluation of `horizon` at that moment would ask."""
 
 from __future__ import annotations
 

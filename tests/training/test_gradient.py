@@ -37,13 +37,13 @@ def test_every_loss_learns(name: str, loss: str) -> None:
     untrained = fit_learned(recipe(name, loss=loss, max_steps=1), checkerboard(), SETTINGS, 0)
 
     assert rows == result.curves
-    assert set(rows[0]) == {"step", "epoch", "train/loss", "valid/next/ndcg_10", "valid/window/ndcg_10"}
-    assert result.validation["next"] > 1.3 * untrained.validation["next"]
+    assert set(rows[0]) == {"step", "epoch", "train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10"}
+    assert result.validation["next_item"] > 1.3 * untrained.validation["next_item"]
 
 
 def test_the_best_epochs_weights_are_kept() -> None:
     result = fit_learned(recipe("two_tower"), checkerboard(), SETTINGS, 0)
-    means = [geometric_mean([row["valid/window/ndcg_10"], row["valid/next/ndcg_10"]]) for row in result.curves]
+    means = [geometric_mean([row["valid/horizon/ndcg_10"], row["valid/next_item/ndcg_10"]]) for row in result.curves]
     best = result.curves[int(np.argmax(means))]
 
     assert result.recipe["best_steps"] == best["step"]

@@ -38,8 +38,8 @@ def plain_loss(said: Answers, weights: torch.Tensor) -> torch.Tensor:
 
 
 def first_batch(model: Model) -> Batch:
-    """Cases of `next`, with the trends and as much history as this model reads."""
-    every = validation.cases(FEATURES)["next"]
+    """Cases of `next_item`, with the trends and as much history as this model reads."""
+    every = validation.cases(FEATURES)["next_item"]
     trends = FEATURES.trend_log()
     return next(batches(FEATURES.log, every, trends, model.channels, every.time, 32, model.max_history))[1]
 
@@ -116,7 +116,7 @@ def test_true_items_that_no_part_ranks_high_do_not_turn_the_scores_over(monkeypa
     weights = circumstances(batch) @ fitted.model.weights.T
 
     assert (weights[:, 1] > 0).all()  # item-kNN knows the checkerboard
-    said = stacking.gather(fitted.model, FEATURES, validation.cases(FEATURES)["next"], 64)
+    said = stacking.gather(fitted.model, FEATURES, validation.cases(FEATURES)["next_item"], 64)
     assert not said.true[said.absent].any(), "a true item that is no candidate has no score to be likely by"
 
 
@@ -157,7 +157,7 @@ def test_a_user_is_scored_with_weights_that_others_gave() -> None:
     about[:, 0] = 1
     said = drawn(scores, about, torch.from_numpy(user % 2))  # part 0 is right for even users, part 1 for odd ones
 
-    _, (for_even, for_odd) = choose(torch.zeros(2, CIRCUMSTANCES), {"next": said}, {"next": user}, [0.0])
+    _, (for_even, for_odd) = choose(torch.zeros(2, CIRCUMSTANCES), {"next_item": said}, {"next_item": user}, [0.0])
 
     torch.testing.assert_close(for_even[:, 0], torch.tensor([0.0, 1.0]), atol=0.08, rtol=0)
     torch.testing.assert_close(for_odd[:, 0], torch.tensor([1.0, 0.0]), atol=0.08, rtol=0)

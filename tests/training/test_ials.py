@@ -27,9 +27,11 @@ def fitted(seed: int = 0, **changes: object) -> ials.Ials:
 
 def library(model: ials.Ials) -> AlternatingLeastSquares:
     """The library's model with the same item factors."""
-    keys = ("factors", "alpha", "regularization")
     with threadpool_limits(1, "blas"):
-        solver = AlternatingLeastSquares(**{key: model.params[key] for key in keys}, use_gpu=False)
+        solver = AlternatingLeastSquares(
+            factors=model.params["num_factors"], alpha=model.params["alpha"],
+            regularization=model.params["regularization"], use_gpu=False,
+        )  # fmt: skip
     solver.item_factors = model.factors.numpy()
     return solver
 
@@ -42,9 +44,9 @@ def padded(matrix: sparse.csr_matrix) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("alpha", [1, 10, 40])
-@pytest.mark.parametrize("factors", [4, 64])
-def test_folded_in_users_are_those_of_the_library(alpha: int, factors: int) -> None:
-    model = fitted(alpha=alpha, factors=factors)
+@pytest.mark.parametrize("num_factors", [4, 64])
+def test_folded_in_users_are_those_of_the_library(alpha: int, num_factors: int) -> None:
+    model = fitted(alpha=alpha, num_factors=num_factors)
 
     expected = library(model).recalculate_user(np.arange(MATRIX.shape[0]), MATRIX)
     torch.testing.assert_close(model.user_vectors(padded(MATRIX)), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
@@ -52,7 +54,7 @@ def test_folded_in_users_are_those_of_the_library(alpha: int, factors: int) -> N
 
 def test_one_factor_by_hand() -> None:
     model = build(
-        {"name": "ials", "factors": 1, "alpha": 10, "regularization": 0.5, "iterations": 1},
+        {"name": "ials", "num_factors": 1, "alpha": 10, "regularization": 0.5, "iterations": 1},
         Sizes(num_items=4, content_width=0),
     )
     assert isinstance(model, ials.Ials)

@@ -15,7 +15,7 @@ from config import params
 from data.columns import DAY, HOUR
 from features.encode import Batch, assemble
 from features.feature_files import Features
-from features.sequences import Log, encode_cases, history_ends, next_cases
+from features.sequences import Log, encode_cases, history_ends, next_item_cases
 from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
@@ -72,8 +72,8 @@ HISTORIES = [[], [3], [2, 4, 6, 8], list(range(1, 20, 2)), [7, 5]]
 
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ials", "sasrec"])
-def test_what_others_invented_is_a_peer(name: str) -> None:
-    assert MODELS[name].peer, "the gate would put it forward as ours"
+def test_what_others_invented_is_a_baseline(name: str) -> None:
+    assert MODELS[name].baseline, "the gate would put it forward as ours"
 
 
 def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None:
@@ -128,7 +128,7 @@ def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
 
 def answers_of_log(model: Model, features: Features, log: Log, moment: int) -> torch.Tensor:
     """Scores for some users at one moment, through the pipeline that evaluation uses."""
-    cases = next_cases(features.log, moment, moment + 5 * DAY)
+    cases = next_item_cases(features.log, moment, moment + 5 * DAY)
     rows = np.arange(min(20, len(cases)))
     cases.time[:] = moment
     cases.end = history_ends(log, cases.user, cases.time)
@@ -179,7 +179,7 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
 
 
 def test_the_exported_model_ranks_as_the_fitted_one(served: Recommender, model: Model) -> None:
-    bodies = [entry["request"] for entry in served.golden()]
+    bodies = [entry["request"] for entry in served.golden_cases()]
     batch = served.encode([parse(body, NOW) for body in bodies])
     with torch.inference_mode():
         expected, _ = rank(exclude(model.scores(batch), batch.seen), torch.zeros(2, 0, dtype=torch.int64), 20)
@@ -205,7 +205,7 @@ def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recomm
 def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
     served: Recommender, neighbours: list[int]
 ) -> None:
-    bodies = [entry["request"] for entry in served.golden()]
+    bodies = [entry["request"] for entry in served.golden_cases()]
     (alone,) = served.recommend([bodies[7]], now_us=NOW)
 
     for place in range(len(neighbours) + 1):

@@ -18,7 +18,7 @@ from training.train import FitResult
 
 SETTINGS = train_settings()
 DRIFTING = {"tail.3.bias"}  # added to all scores alike, so a softmax gives it no gradient but rounding
-TELLING = ("train/loss", "valid/next/ndcg_10", "valid/window/ndcg_10")
+TELLING = ("train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
 def fitted(asked: dict, **options: object) -> FitResult:

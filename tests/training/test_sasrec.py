@@ -42,7 +42,7 @@ def ask(histories: list[list[int]]) -> Batch:
 
 
 def test_without_blocks_it_is_the_product_of_the_newest_item_and_place() -> None:
-    model = made(blocks=0, width=16)
+    model = made(num_layers=0, embedding_dim=16)
     items, places = model.items.weight, model.places.weight
 
     scores = model.scores(ask([[7, 3, 5], [9]]))
@@ -53,7 +53,7 @@ def test_without_blocks_it_is_the_product_of_the_newest_item_and_place() -> None
 
 
 def test_places_are_counted_from_the_newest_event_that_a_question_sees() -> None:
-    model = made(blocks=0, width=16)
+    model = made(num_layers=0, embedding_dim=16)
     query = Query.of(ask([[7, 3, 5]]))
     query.row, query.position = torch.tensor([0, 0]), torch.tensor([1, 2])  # as in training, where the row goes on
     query.time = query.time.repeat(2)
@@ -63,7 +63,7 @@ def test_places_are_counted_from_the_newest_event_that_a_question_sees() -> None
 
 
 def test_a_state_has_read_no_item_that_follows_it() -> None:
-    model = made(blocks=2)
+    model = made(num_layers=2)
     query = next(iter(Windows(FEATURES, model.channels, model.params, 0))).query
     other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
 
@@ -74,7 +74,7 @@ def test_a_state_has_read_no_item_that_follows_it() -> None:
 
 
 def test_one_question_each_reads_the_states_that_many_questions_would() -> None:
-    model = made(blocks=2)
+    model = made(num_layers=2)
     one = Query.of(ask([[7, 3, 5], [9], [], [4, 2]]))
     many = replace(one, row=one.row.repeat(2), position=one.position.repeat(2), time=one.time.repeat(2))
 
@@ -105,7 +105,7 @@ def test_it_is_trained_on_the_next_event_alone() -> None:
     shipped = recipe("sasrec")
     query = next(iter(Windows(FEATURES, ("all",), shipped, 0))).query
 
-    assert shipped["window_weight"] == shipped["window_questions"] == 0
+    assert shipped["horizon_weight"] == shipped["horizon_samples"] == 0
     assert torch.isin(query.time, torch.from_numpy(FEATURES.past.times)).all()
 
 

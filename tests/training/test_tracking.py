@@ -48,16 +48,16 @@ def test_counted_and_learned_models_share_their_names_and_tags(tracked: Path) ->
     counted, _ = logged("popularity_7d", recipe("popularity_7d"))
     learned, result = logged("two_tower", recipe("two_tower", max_epochs=3))
 
-    common = {"fit_seconds", "valid/next/ndcg_10", "valid/window/ndcg_10"}
+    common = {"fit_seconds", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10"}
     assert set(counted.data.metrics) == common
     assert set(learned.data.metrics) - common == {
-        "train/loss", "early_stopping/next/ndcg_10", "early_stopping/window/ndcg_10",
+        "train/loss", "early_stopping/next_item/ndcg_10", "early_stopping/horizon/ndcg_10",
     }  # fmt: skip
     # The last look of early stopping must not stand where the finished fit's score belongs.
-    assert learned.data.metrics["valid/next/ndcg_10"] == result.validation["next"]
-    curve = MlflowClient().get_metric_history(learned.info.run_id, "early_stopping/next/ndcg_10")
+    assert learned.data.metrics["valid/next_item/ndcg_10"] == result.validation["next_item"]
+    curve = MlflowClient().get_metric_history(learned.info.run_id, "early_stopping/next_item/ndcg_10")
     assert [(point.step, point.value) for point in curve] == [
-        (row["step"], row["valid/next/ndcg_10"]) for row in result.curves
+        (row["step"], row["valid/next_item/ndcg_10"]) for row in result.curves
     ]
 
     for run, label, model in ((counted, "popularity_7d", "popularity"), (learned, "two_tower", "two_tower")):
@@ -108,17 +108,17 @@ def test_params_read_as_params_yaml_does(value: object, text: str) -> None:
 
 
 def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
-    ingested = {"path": "data/out/ingest", "hash": "md5", "md5": "d41d8.dir"}
+    ingested = {"path": "out/data/ingest", "hash": "md5", "md5": "d41d8.dir"}
     (tracked / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"ingest": {"outs": [ingested]}}}))
-    (tracked / "data/out/ingest").mkdir(parents=True)
+    (tracked / "out/data/ingest").mkdir(parents=True)
     counts = {"events": 9, "users": 4, "items": 3}
-    (tracked / "data/out/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
+    (tracked / "out/data/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
 
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
     assert (entry.dataset.name, entry.dataset.digest) == ("checkerboard", HASH[:36])
     assert entry.dataset.source_type == "dvc"
-    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dvc_md5": "d41d8.dir"}
+    assert json.loads(entry.dataset.source) == {"uri": "out/data/ingest", "dvc_md5": "d41d8.dir"}
     assert json.loads(entry.dataset.profile) == {
         "num_rows": 9, "num_users": 4, "num_items": 3, "dvc_md5": "d41d8.dir",
     }  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
 def test_without_dvc_the_manifest_hash_names_the_data(tracked: Path) -> None:
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
-    assert json.loads(entry.dataset.source) == {"uri": "data/out/ingest", "dataset_hash": HASH}
+    assert json.loads(entry.dataset.source) == {"uri": "out/data/ingest", "dataset_hash": HASH}
     assert json.loads(entry.dataset.profile) == {
         "num_rows": 960, "num_users": 80, "num_items": 40, "dataset_hash": HASH,
     }  # fmt: skip

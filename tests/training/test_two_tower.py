@@ -64,7 +64,7 @@ def test_shared_candidates_score_as_in_the_whole_catalogue() -> None:
 
 def test_a_state_has_read_nothing_that_follows_it() -> None:
     torch.manual_seed(0)
-    encoder = HistoryEncoder(width=16, blocks=2, heads=2, dropout=0.0).eval()
+    encoder = HistoryEncoder(embedding_dim=16, num_layers=2, num_heads=2, dropout=0.0).eval()
     query = next(iter(Windows(FEATURES, ("all",), recipe("two_tower"), 0))).query
     table = torch.randn(len(FEATURES.vocabulary), 16)
     other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
@@ -75,10 +75,10 @@ def test_a_state_has_read_nothing_that_follows_it() -> None:
     assert not torch.allclose(states[~early], changed[~early])
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_one_question_each_reads_the_states_that_many_questions_would(blocks: int) -> None:
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_one_question_each_reads_the_states_that_many_questions_would(num_layers: int) -> None:
     torch.manual_seed(0)
-    encoder = HistoryEncoder(width=16, blocks=blocks, heads=2, dropout=0.0).eval()
+    encoder = HistoryEncoder(embedding_dim=16, num_layers=num_layers, num_heads=2, dropout=0.0).eval()
     for block in encoder.blocks:
         torch.nn.init.normal_(block.distance.weight)
     asked = next(iter(Windows(FEATURES, ("all",), recipe("two_tower"), 0))).query
@@ -102,7 +102,10 @@ def test_item_content_travels_with_the_weights() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"channels": ["window_99d"]}, "window_99d"), ({"width": 15}, "width = 15 is not a multiple of heads = 2")],
+    [
+        ({"channels": ["window_99d"]}, "window_99d"),
+        ({"embedding_dim": 15}, "embedding_dim = 15 is not a multiple of num_heads = 2"),
+    ],
 )
 def test_it_refuses_what_cannot_be(changes: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):

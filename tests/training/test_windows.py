@@ -23,22 +23,22 @@ def log(times: list[int], known: list[int] | None = None) -> Log:
 
 
 def test_events_of_one_time_share_a_question_and_never_see_one_another() -> None:
-    asked = Timeline(log([1, 2, 2, 2, 5])).next_questions()
+    asked = Timeline(log([1, 2, 2, 2, 5])).next_item_questions()
 
     assert asked.visible.tolist() == [0, 1, 4]
     assert list(zip(asked.first.tolist(), asked.stop.tolist(), strict=True)) == [(0, 1), (1, 4), (4, 5)]
 
 
 def test_an_event_hides_what_follows_it_until_it_is_known() -> None:
-    asked = Timeline(log([1, 2, 3, 4], known=[1, 3, 3, 4])).next_questions()
+    asked = Timeline(log([1, 2, 3, 4], known=[1, 3, 3, 4])).next_item_questions()
 
     assert asked.visible.tolist() == [0, 1, 2, 3]  # known at 3 is known to a question of 3
-    late = Timeline(log([1, 2, 3, 9], known=[1, 8, 3, 9])).next_questions()
+    late = Timeline(log([1, 2, 3, 9], known=[1, 8, 3, 9])).next_item_questions()
     assert late.visible.tolist() == [0, 1, 1, 3]
 
 
 def test_tied_events_become_visible_together() -> None:
-    asked = Timeline(log([1, 1, 5, 9], known=[1, 7, 5, 9])).next_questions()
+    asked = Timeline(log([1, 1, 5, 9], known=[1, 7, 5, 9])).next_item_questions()
 
     assert asked.visible.tolist() == [0, 0, 3]
 
@@ -46,7 +46,7 @@ def test_tied_events_become_visible_together() -> None:
 def test_a_stale_question_sees_only_what_lay_before_and_wants_all_of_its_window() -> None:
     timeline = Timeline(log([0, 24, 48, 24 * 40]))
     moments = np.random.default_rng(0).integers(0, 40 * DAY, size=150)
-    asked = timeline.window_questions(np.zeros(150, dtype=np.int64), moments, 10)
+    asked = timeline.horizon_questions(np.zeros(150, dtype=np.int64), moments, 10)
 
     for place in range(len(asked)):
         moment = asked.time[place]
@@ -58,7 +58,7 @@ def test_a_stale_question_sees_only_what_lay_before_and_wants_all_of_its_window(
 @pytest.mark.parametrize("max_history", [4, 7, 50])
 def test_every_question_finds_its_history_in_its_row(max_history: int) -> None:
     timeline = Timeline(checkerboard().log)
-    asked = timeline.next_questions()
+    asked = timeline.next_item_questions()
     rows = cut_rows(timeline, asked, max_history, np.random.default_rng(0))
 
     assert rows.length.max() <= max_history
@@ -72,7 +72,7 @@ def test_every_question_finds_its_history_in_its_row(max_history: int) -> None:
 
 @pytest.fixture(scope="module")
 def windows() -> Windows:
-    settings = recipe("two_tower", window_questions=2)
+    settings = recipe("two_tower", horizon_samples=2)
     return Windows(checkerboard(), tuple(settings["channels"]), settings, seed=0)
 
 
@@ -84,7 +84,7 @@ def test_an_epoch_foretells_every_event_before_the_cut_once(windows: Windows) ->
 
 
 def replace_weight(windows: Windows, weight: float) -> Windows:
-    return Windows(checkerboard(), ("all",), windows.params | {"window_weight": weight}, seed=0)
+    return Windows(checkerboard(), ("all",), windows.params | {"horizon_weight": weight}, seed=0)
 
 
 def test_no_batch_shows_an_event_at_or_after_the_asked_time(windows: Windows) -> None:

@@ -65,7 +65,7 @@ class Model(nn.Module):
 
     name: ClassVar[str]
     learned: ClassVar[bool] = False  # by gradient, as against counted or solved
-    peer: ClassVar[bool] = False  # what ours are judged against: measured and compared, never the gate's candidate
+    baseline: ClassVar[bool] = False  # what ours are judged against: measured and compared, never the gate's candidate
     personal: ClassVar[bool] = True
     retrieve: int | None = None  # how many of the best items its ranking rests on; None: on none but those ranked
 
@@ -104,10 +104,10 @@ class Model(nn.Module):
         return False
 
 
-class CountedModel(Model):
+class MatrixModel(Model):
     """A model that is counted or solved from a (users, N) matrix."""
 
-    peer = True
+    baseline = True
 
     def fit(self, matrix, seed: int) -> None:
         """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut.

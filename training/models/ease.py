@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from features.encode import Batch
-from training.models.base import CountedModel, Sizes, check_catalogue, history_sum, where_history
+from training.models.base import MatrixModel, Sizes, check_catalogue, history_sum, where_history
 
 
-class Ease(CountedModel):
+class Ease(MatrixModel):
     """Scores are the history's rows of B = I - P / diag(P), P = (X'X + l2 I)^-1, with a zero diagonal."""
 
     name = "ease"

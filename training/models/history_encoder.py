@@ -1,6 +1,6 @@
 """A causal transformer over histories: state p has read the first p events, and nothing after.
 
-Legend: B batch, L history, D width, H heads.
+Legend: B batch, L history, D embedding width, H heads.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class HistoryEncoder(nn.Module):
     are (a learned bias per head on a base-2 scale, as in T5), so nothing depends on padding.
     """
 
-    def __init__(self, width: int, blocks: int, heads: int, dropout: float) -> None:
+    def __init__(self, embedding_dim: int, num_layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.start = nn.Parameter(torch.randn(width) * 0.1)
-        self.gaps = nn.Embedding(NUM_BUCKETS, width)
+        self.start = nn.Parameter(torch.randn(embedding_dim) * 0.1)
+        self.gaps = nn.Embedding(NUM_BUCKETS, embedding_dim)
         nn.init.normal_(self.gaps.weight, std=0.05)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(CausalBlock(width, heads, dropout) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(CausalBlock(embedding_dim, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embedding_dim)
 
     def forward(self, query: Query, item_vectors: Tensor) -> Tensor:
         """(Q, D) the state that each question reads: of its history's first `position` events."""
@@ -61,17 +61,19 @@ def states_at(blocks: nn.ModuleList, states: Tensor, query: Query, position: Ten
 class CausalBlock(nn.Module):
     """Self-attention and a feed-forward layer, each added to its input."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, embedding_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self._kept: dict[int, Tensor] | None = None  # biases by length, once they are frozen
         self._products: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.distance = nn.Embedding(NUM_BUCKETS, heads)
+        self.norm_attention, self.norm_forward = nn.LayerNorm(embedding_dim), nn.LayerNorm(embedding_dim)
+        self.project = nn.Linear(embedding_dim, 3 * embedding_dim)
+        self.out = nn.Linear(embedding_dim, embedding_dim)
+        self.distance = nn.Embedding(NUM_BUCKETS, num_heads)
         nn.init.zeros_(self.distance.weight)
-        self.forward_layer = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.forward_layer = nn.Sequential(
+            nn.Linear(embedding_dim, 2 * embedding_dim), nn.GELU(), nn.Linear(2 * embedding_dim, embedding_dim)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ class CausalBlock(nn.Module):
         rows = torch.arange(size, device=states.device)
         seek, seek_bias, out, out_bias = self._folded()
         normed = self.norm_attention(states)
-        sought = functional.linear(normed[rows, position], seek, seek_bias).view(size, self.heads, width)
+        sought = functional.linear(normed[rows, position], seek, seek_bias).view(size, self.num_heads, width)
         distance = self._biases(length)[position]
         shares = torch.softmax(torch.baddbmm(distance, sought, normed.transpose(1, 2)), dim=2)  # (B, H, L)
         mixed = functional.linear((shares @ normed).view(size, -1), out, out_bias)
@@ -106,10 +108,10 @@ class CausalBlock(nn.Module):
         if self._products is not None:
             return self._products
         width = self.project.in_features
-        ask, key, value = self.project.weight.view(3, self.heads, -1, width).unbind(0)  # (H, D / H, D) each
-        ask_bias, _, value_bias = self.project.bias.view(3, self.heads, -1, 1).unbind(0)
+        ask, key, value = self.project.weight.view(3, self.num_heads, -1, width).unbind(0)  # (H, D / H, D) each
+        ask_bias, _, value_bias = self.project.bias.view(3, self.num_heads, -1, 1).unbind(0)
         scaled = key.transpose(1, 2) / key.shape[1] ** 0.5
-        out = self.out.weight.view(width, self.heads, -1).transpose(0, 1)  # (H, D, D / H)
+        out = self.out.weight.view(width, self.num_heads, -1).transpose(0, 1)  # (H, D, D / H)
         mixed = (out @ value).transpose(0, 1).reshape(width, -1)
         bias = self.out.weight @ value_bias.flatten() + self.out.bias
         return (scaled @ ask).flatten(0, 1), (scaled @ ask_bias).flatten(), mixed, bias
@@ -117,7 +119,7 @@ class CausalBlock(nn.Module):
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, L, 3 * D) as query, key and value, (B, H, L, D / H) each."""
         size, length, _ = projected.shape
-        return projected.view(size, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return projected.view(size, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _feed(self, states: Tensor) -> Tensor:
         """(..., D) with the feed-forward layer added."""

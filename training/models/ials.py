@@ -11,12 +11,12 @@ from torch import Tensor
 
 from features.encode import Batch
 from features.vocabulary import PAD
-from training.models.base import CountedModel, Sizes, where_history
+from training.models.base import MatrixModel, Sizes, where_history
 
 PART_CELLS = 1 << 23  # of the item vectors gathered at a time: bounds memory where histories are long
 
 
-class Ials(CountedModel):
+class Ials(MatrixModel):
     """Scores are x · y. The library `implicit` fits the item factors Y; users are folded in.
 
     An event has confidence alpha, a missing one 1 (`implicit`'s convention; alpha + 1 in the paper). Whoever
@@ -31,9 +31,9 @@ class Ials(CountedModel):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        width = params["factors"]
-        self.register_buffer("factors", torch.zeros(sizes.num_items, width))
-        self.register_buffer("gram", torch.eye(width))  # Y'Y + regularization I
+        num_factors = params["num_factors"]
+        self.register_buffer("factors", torch.zeros(sizes.num_items, num_factors))
+        self.register_buffer("gram", torch.eye(num_factors))  # Y'Y + regularization I
         self.register_buffer("counts", torch.zeros(sizes.num_items))
 
     def fit(self, matrix, seed: int) -> None:
@@ -44,7 +44,7 @@ class Ials(CountedModel):
         # The solver has threads of its own, in each of which BLAS must not start more.
         with threadpool_limits(1, "blas"):
             solver = AlternatingLeastSquares(
-                factors=self.params["factors"],
+                factors=self.params["num_factors"],
                 alpha=self.params["alpha"],
                 regularization=self.params["regularization"],
                 iterations=self.params["iterations"],

@@ -1,6 +1,6 @@
 """What the networks share: item content, the asker's circumstances, and the contract with the trainer.
 
-Legend: B batch, Q questions, P of them, N item rows, M candidates, V content width, D width, C trend channels.
+Legend: B batch, Q questions, P of them, N item rows, M candidates, V content width, D embedding width, C trend channels.
 """
 
 from __future__ import annotations
@@ -120,8 +120,10 @@ class LearnedModel(Model):
             raise ModelError(
                 f"{self.name}: channels name {', '.join(absent)}; featurize.trends gives {', '.join(sizes.channels)}"
             )
-        if params["width"] % params["heads"]:
-            raise ModelError(f"{self.name}: width = {params['width']} is not a multiple of heads = {params['heads']}")
+        if params["embedding_dim"] % params["num_heads"]:
+            raise ModelError(
+                f"{self.name}: embedding_dim = {params['embedding_dim']} is not a multiple of num_heads = {params['num_heads']}"
+            )
         self.register_buffer("content", torch.zeros(sizes.num_items, sizes.content_width))
 
     def set_content(self, item_features: np.ndarray) -> None:
@@ -223,10 +225,10 @@ class Circumstances(nn.Module):
     Time since the last event, number of events, hour, weekday, traits, request context.
     """
 
-    def __init__(self, sizes: Sizes, width: int) -> None:
+    def __init__(self, sizes: Sizes, embedding_dim: int) -> None:
         super().__init__()
         tables = [NUM_BUCKETS, NUM_BUCKETS, 24, 7, *sizes.trait_sizes, *sizes.context_sizes]
-        self.tables = nn.ModuleList(_table(rows, width) for rows in tables)
+        self.tables = nn.ModuleList(_table(rows, embedding_dim) for rows in tables)
         self._frozen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, query: Query) -> Tensor:
@@ -246,8 +248,8 @@ class Circumstances(nn.Module):
         return torch.cat(weights), begin
 
 
-def _table(rows: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(rows, width)
+def _table(rows: int, embedding_dim: int) -> nn.Embedding:
+    table = nn.Embedding(rows, embedding_dim)
     nn.init.normal_(table.weight, std=0.1)
     return table
 
@@ -255,11 +257,11 @@ def _table(rows: int, width: int) -> nn.Embedding:
 class ItemTable(nn.Module):
     """(N, D) item vectors: an id embedding plus a linear map of the content, so that rare items borrow."""
 
-    def __init__(self, sizes: Sizes, width: int) -> None:
+    def __init__(self, sizes: Sizes, embedding_dim: int) -> None:
         super().__init__()
         self._frozen: Tensor | None = None
-        self.ids = nn.Embedding(sizes.num_items, width, padding_idx=0)
-        self.from_content = nn.Linear(sizes.content_width, width, bias=False) if sizes.content_width else None
+        self.ids = nn.Embedding(sizes.num_items, embedding_dim, padding_idx=0)
+        self.from_content = nn.Linear(sizes.content_width, embedding_dim, bias=False) if sizes.content_width else None
         nn.init.normal_(self.ids.weight, std=0.05)
         if self.from_content is not None:
             nn.init.normal_(self.from_content.weight, std=0.05)

@@ -24,21 +24,21 @@ class PooledHistory(nn.Module):
     Position-weighted pooling in place of NeuMF's user embedding. Head h has its own slice of the width.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, embedding_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.weights = nn.Embedding(NUM_BUCKETS, heads)
+        self.weights = nn.Embedding(NUM_BUCKETS, num_heads)
         nn.init.zeros_(self.weights.weight)
-        self.out = nn.Linear(width, width)
+        self.out = nn.Linear(embedding_dim, embedding_dim)
 
     def forward(self, events: Tensor) -> Tensor:
-        size, length, width = events.shape
+        size, length, embedding_dim = events.shape
         place = torch.arange(length + 1, device=events.device)
         after = place[:, None] - 1 - place[:-1]  # (L + 1, L): events read since, negative if not yet read
         logits = self.weights(count_bucket(after)).masked_fill((after < 0)[..., None], float("-inf"))
         shares = torch.softmax(logits[1:], dim=1)  # the empty prefix has nothing to share
         shares = torch.cat([torch.zeros_like(logits[:1]), shares])
         heads = events.view(size, length, shares.shape[2], -1)
-        return self.out(torch.einsum("plh,blhd->bphd", shares, heads).reshape(size, length + 1, width))
+        return self.out(torch.einsum("plh,blhd->bphd", shares, heads).reshape(size, length + 1, embedding_dim))
 
 
 class NeuralCF(LearnedModel):
@@ -53,24 +53,24 @@ class NeuralCF(LearnedModel):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        width, hidden, dropout = params["width"], params["hidden"], params["dropout"]
-        self.items = ItemTable(sizes, width)
-        self.read = nn.Embedding(sizes.num_items, width, padding_idx=0)
+        embedding_dim, hidden_dim, dropout = params["embedding_dim"], params["hidden_dim"], params["dropout"]
+        self.items = ItemTable(sizes, embedding_dim)
+        self.read = nn.Embedding(sizes.num_items, embedding_dim, padding_idx=0)
         nn.init.normal_(self.read.weight, std=0.05)
-        self.gaps = nn.Embedding(NUM_BUCKETS, width)
+        self.gaps = nn.Embedding(NUM_BUCKETS, embedding_dim)
         nn.init.normal_(self.gaps.weight, std=0.05)
-        self.history = PooledHistory(width, params["heads"])
-        self.circumstances = Circumstances(sizes, width)
+        self.history = PooledHistory(embedding_dim, params["num_heads"])
+        self.circumstances = Circumstances(sizes, embedding_dim)
         self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(width)
-        self.factor = nn.Linear(width, width)
-        self.user_hidden = nn.Linear(width, hidden)
-        self.item_hidden = nn.Linear(width, hidden, bias=False)
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.factor = nn.Linear(embedding_dim, embedding_dim)
+        self.user_hidden = nn.Linear(embedding_dim, hidden_dim)
+        self.item_hidden = nn.Linear(embedding_dim, hidden_dim, bias=False)
         cut = partial(nn.ReLU, inplace=True)  # what it cuts off nobody reads, and it is the largest that there is
-        self.tail = nn.Sequential(cut(), nn.Linear(hidden, hidden // 2), cut(), nn.Linear(hidden // 2, 1))
+        self.tail = nn.Sequential(cut(), nn.Linear(hidden_dim, hidden_dim // 2), cut(), nn.Linear(hidden_dim // 2, 1))
         self.item_bias = nn.Embedding(sizes.num_items, 1)
         nn.init.zeros_(self.item_bias.weight)
-        self.trend_weights = nn.Linear(width, len(self.channels))
+        self.trend_weights = nn.Linear(embedding_dim, len(self.channels))
 
     def user(self, query: Query) -> Tensor:
         """(Q, D) from the visible history and the circumstances."""

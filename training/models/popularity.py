@@ -6,10 +6,10 @@ from torch import Tensor
 
 from features.encode import Batch
 from features.trends import ALL, window
-from training.models.base import CountedModel, Sizes
+from training.models.base import MatrixModel, Sizes
 
 
-class Popularity(CountedModel):
+class Popularity(MatrixModel):
     """Counts over the trailing `days`, as of the request; equal counts, zero included, by the all-time count."""
 
     name = "popularity"

@@ -21,7 +21,7 @@ from training.models.query import Query
 class SASRec(LearnedModel):
     """score = state of the newest event · item embedding; one table of item ids for input and output.
 
-    A peer: no content, no circumstances, no time. Who has no history is ranked for by the one channel of
+    A baseline: no content, no circumstances, no time. Who has no history is ranked for by the one channel of
     `channels`: `all` is all-time popularity. Departs from the paper where later work found it too weak
     (Klenitskiy and Vasilev 2023): the loss is a softmax over the whole catalogue instead of one sampled
     negative. Its blocks are those of our own history encoder, so that it lacks nothing that they have.
@@ -29,18 +29,18 @@ class SASRec(LearnedModel):
 
     name = "sasrec"
     is_product = True
-    peer = True
+    baseline = True
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, replace(sizes, content_width=0, trait_sizes=[], context_sizes=[]))
-        width = params["width"]
-        self.items = nn.Embedding(sizes.num_items, width, padding_idx=PAD)
-        self.places = nn.Embedding(params["max_history"], width)
+        embedding_dim = params["embedding_dim"]
+        self.items = nn.Embedding(sizes.num_items, embedding_dim, padding_idx=PAD)
+        self.places = nn.Embedding(params["max_history"], embedding_dim)
         self.dropout = nn.Dropout(params["dropout"])
         self.blocks = nn.ModuleList(
-            CausalBlock(width, params["heads"], params["dropout"]) for _ in range(params["blocks"])
+            CausalBlock(embedding_dim, params["num_heads"], params["dropout"]) for _ in range(params["num_layers"])
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(embedding_dim)
         nn.init.normal_(self.items.weight, std=0.05)
         nn.init.normal_(self.places.weight, std=0.05)
 

@@ -27,20 +27,20 @@ class TwoTower(LearnedModel):
 
     def __init__(self, params: dict, sizes: Sizes) -> None:
         super().__init__(params, sizes)
-        width, dropout = params["width"], params["dropout"]
-        self.items = ItemTable(sizes, width)
+        embedding_dim, dropout = params["embedding_dim"], params["dropout"]
+        self.items = ItemTable(sizes, embedding_dim)
         self.item_bias = nn.Parameter(torch.zeros(sizes.num_items))
-        self.history = HistoryEncoder(width, params["blocks"], params["heads"], dropout)
-        self.circumstances = Circumstances(sizes, width)
+        self.history = HistoryEncoder(embedding_dim, params["num_layers"], params["num_heads"], dropout)
+        self.circumstances = Circumstances(sizes, embedding_dim)
         self.mix = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
+            nn.LayerNorm(embedding_dim),
+            nn.Linear(embedding_dim, 2 * embedding_dim),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
+            nn.Linear(2 * embedding_dim, embedding_dim),
         )
-        self.norm = nn.LayerNorm(width)
-        self.trend_weights = nn.Linear(width, len(self.channels))
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.trend_weights = nn.Linear(embedding_dim, len(self.channels))
 
     def factors(self, query: Query) -> Factors:
         item_vectors = self.items(self.content)

@@ -79,14 +79,14 @@ def test_traits_of_a_user_who_has_not_come_yet_are_named(events, monkeypatch: py
 
 
 def test_context_of_an_event_that_nobody_has_asked_for_yet_is_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = validation.window_cases
+    honest = validation.horizon_cases
 
     def told(log, *rest):
         cases = honest(log, *rest)
         cases.context = log.context[np.minimum(cases.end, len(log.times) - 1)]
         return cases
 
-    monkeypatch.setattr(validation, "window_cases", told)
+    monkeypatch.setattr(validation, "horizon_cases", told)
 
     assert named(events) == {"context"}
 

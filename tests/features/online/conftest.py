@@ -82,11 +82,12 @@ def feast_repositories(tmp_path_factory: pytest.TempPathFactory, redis_server: S
     made = {}
     for kind in ("feast-sqlite", "feast-redis"):
         made[kind] = tmp_path_factory.mktemp(kind) / "repository"
-        shutil.copytree(ROOT / "features" / "feast_repo", made[kind], ignore=shutil.ignore_patterns("out"))
+        shutil.copytree(ROOT / "features" / "feast_repo", made[kind])
         settings = made[kind] / "feature_store.yaml"
+        settings.write_text(settings.read_text().replace("../../state/", ""))
         if kind == "feast-redis":
             ours, theirs = (
-                "type: sqlite\n  path: out/online.db",
+                "type: sqlite\n  path: feast_online.db",
                 f"type: redis\n  connection_string: 127.0.0.1:{redis_server.port}",
             )
             assert ours in settings.read_text()

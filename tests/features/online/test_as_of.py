@@ -108,7 +108,7 @@ def test_a_stored_history_encodes_to_the_tensors_of_training(repeats, drawn, ask
     user = np.array([person for person, _ in asked])
     time_us = T + HOUR * np.array([hour + 10 * (repeats == "last") for _, hour in asked], dtype=np.int64)
     nothing = np.zeros(len(user), np.int64)
-    cases = EvaluationCases("next", user, time_us, history_ends(log, user, time_us), np.zeros((len(user), 0), np.int64),
+    cases = EvaluationCases("next_item", user, time_us, history_ends(log, user, time_us), np.zeros((len(user), 0), np.int64),
                   nothing, nothing, np.arange(len(user) + 1))  # fmt: skip
     stored = live(events, random)
 

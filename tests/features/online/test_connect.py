@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from features.online.connect import EMBEDDED, StoreSettings, connect, settings
+from features.online.connect import StoreSettings, connect, settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make
 from features.online.store import Policy, State
@@ -25,7 +25,7 @@ SLACK = 0.5  # seconds that a busy machine may add
 
 def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
     assert settings({}) == settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
-    assert settings({}).store == EMBEDDED
+    assert settings({}).store == f"sqlite:///{Path.cwd()}/state/online.db"
 
 
 def test_variables_set_the_store_and_its_patience() -> None:

@@ -43,9 +43,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(20)]})
     made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
     made["description"] |= {"until_us": T + 31 * DAY}
-    write(tmp_path / "features/out/test", made)
+    write(tmp_path / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():
-        path = tmp_path / f"data/out/{name}.parquet"
+        path = tmp_path / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
         write_table(table, path)
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
@@ -62,7 +62,8 @@ def stored(user: str, at: int):
 def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main([]) == 0
 
-    assert "9 profiles and the trends of 20 items -> sqlite:///features/out/online.db" in capsys.readouterr().out
+    path = Path("state/online.db").resolve()
+    assert f"9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
     at = T + 31 * DAY
     for user, own in project.groupby("user_id"):
         assert [event.event_id for event in profile.history(stored(str(user), at), at, "all")] == own[
@@ -83,7 +84,7 @@ def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> No
 
 
 def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
-    description = Path("features/out/test/description.json")
+    description = Path("out/features/test/description.json")
     last_us = project["event_time"].max().value // 1000
     description.write_text(json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1}))  # as featurize
     assert materialize.main([]) == 0
@@ -96,7 +97,7 @@ def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFr
 def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
     assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
 
-    features = load("features/out/test")
+    features = load("out/features/test")
     at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
     found = connect(SETTINGS.dataset, StoreSettings()).read_trends(at)
     assert found is not None

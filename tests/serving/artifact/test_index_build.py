@@ -76,7 +76,7 @@ def test_turning_keeps_the_differences_of_products() -> None:
 
 
 def test_candidates_stand_once_and_ascend_and_say_who_found_them() -> None:
-    rows, found = index.merged(torch.tensor([[9, 4, PAD], [7, 2, 5]]), torch.tensor([2, 4]))
+    rows, found = index.merge_candidates(torch.tensor([[9, 4, PAD], [7, 2, 5]]), torch.tensor([2, 4]))
 
     assert rows.tolist() == [[0, 0, 2, 4, 0, 9], [0, 2, 0, 4, 5, 7]]
     assert found.tolist() == [[False, False, False, True, False, True], [False, True, False, False, True, True]]
@@ -87,4 +87,4 @@ def test_what_rose_is_a_candidate_and_so_is_what_leads(monkeypatch: pytest.Monke
     before = torch.tensor([[99.0, 5, 1, 1, 4], [0.0, 1, 2, 3, 9]])
     now = torch.tensor([[99.0, 5, 1, 4, 4], [0.0, 7, 2, 3, 9]])
 
-    assert index.extra(now, before).tolist() == [1, 3, 4], "PAD, though highest, is no item"
+    assert index.trending_items(now, before).tolist() == [1, 3, 4], "PAD, though highest, is no item"

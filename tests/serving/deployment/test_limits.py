@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.deployment import rollout_evidence
 from serving.deployment.rollout_evidence import Evidence, Side
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.deployment import deployment_log, rollback, rollout_stage
 from serving.deployment.deployment_log import Entry
 from serving.deployment.rollback import RollbackError

@@ -7,23 +7,23 @@ from types import SimpleNamespace
 import pytest
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.deployment import registry, rollout_stage, status
 from serving.deployment.rollout_stage import Phase, Stage
 from serving.settings import ServerSettings
-from serving.torchserve.client import LiveVersion
+from serving.torchserve.client import LoadedVersion
 
 PLAN = params.load(ROOT / "params.yaml").rollout
 
 
-def live(version: str, default: bool, ready: int = 1) -> LiveVersion:
-    return LiveVersion(version, f"tiny-{version}.mar", default, ready, 1, (), 8, 1)
+def live(version: str, default: bool, ready: int = 1) -> LoadedVersion:
+    return LoadedVersion(version, f"tiny-{version}.mar", default, ready, 1, (), 8, 1)
 
 
 @pytest.fixture
 def on_trial(settings: ServerSettings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
     """1.0 serves, 2.0 is in its shadow; the server and the registry say so too."""
-    here = settings.model_copy(update={"server_home": tmp_path})
+    here = settings.model_copy(update={"server_home": tmp_path, "state": tmp_path / "state"})
     place = rollout_stage.place("tiny", here)
     ends = {"dataset": "tiny", "since": rollout_stage.now()}
     first = Stage(phase=Phase.SERVES, version="1.0", previous=None, why="it was the first", by="ann@here", **ends)

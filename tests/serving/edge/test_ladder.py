@@ -48,7 +48,7 @@ def make(upstream: Fickle, users: Memory) -> Ladder:
 
 
 async def ask(ladder: Ladder, **body: Any) -> dict[str, Any]:
-    request = Request("ann", [], stated=False, k=3, time_us=0, context={}, request_id=None)
+    request = Request("ann", [], has_history=False, k=3, time_us=0, context={}, request_id=None)
     end = asyncio.get_running_loop().time() + 5
     return read((await ladder.answer(Ask(request, {"user_id": "ann", **body}, None, 5000, end))).answer)
 

@@ -12,10 +12,11 @@ import pytest
 from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
-from serving import deploy, server
+from serving import deploy
 from serving.deployment import registry
 from serving.edge.answer import TRACED
 from serving.settings import ServerSettings
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
 
 def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge, deployed: ServerSettings) -> None:
     recovers(edge, "before")
-    with TorchServe.of(deployed) as client:
+    with TorchServe.from_settings(deployed) as client:
         (worker,) = client.describe("tiny")["1.0"].pids
     os.kill(worker, 9)
     recovers(edge, "worker")
@@ -106,7 +107,7 @@ def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: ServerSet
 
 
 def test_the_edge_notices_a_worker_that_refuses(edge: Edge, deployed: ServerSettings) -> None:
-    with TorchServe.of(deployed) as client, pytest.raises(ServerError):
+    with TorchServe.from_settings(deployed) as client, pytest.raises(ServerError):
         client.predict("tiny", {"k": 0})
     got = edge.ask({"k": 0})
     assert (got.status_code, got.json()["field"]) == (400, "k")

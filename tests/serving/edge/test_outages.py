@@ -23,13 +23,12 @@ from features.online.connect import STORE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
 from features.online.profile import Event, Profile, Stated, make
 from features.online.store import Policy, ProfileStore
-from serving import server
 from serving import settings as torchserve
 from serving.deployment import registry
 from serving.edge import keyring
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
-from serving.torchserve import launch
+from serving.torchserve import launch, server
 from serving.torchserve.client import TorchServe
 
 pytestmark = pytest.mark.slow
@@ -127,7 +126,7 @@ class Stack:
         return sum(map(float, re.findall(rf"^{re.escape(name)}\S* (\S+)$", page, re.MULTILINE)))
 
     def worker(self) -> int:
-        with TorchServe.of(self.server) as client:
+        with TorchServe.from_settings(self.server) as client:
             (pid,) = client.describe(NAME)["1.0"].pids
         return pid
 
@@ -173,7 +172,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         key, kept = keyring.new(keyring.SERVER, None, None)
         keyring.add(disk.folder / "edge" / "keys.json", kept)
 
-        stack.enter_context(process(["serving.supervisor", "--dataset", NAME, "--patience", "6"], home / "keep.log"))
+        stack.enter_context(
+            process(["serving.supervisor", "--dataset", NAME, "--grace-seconds", "6"], home / "keep.log")
+        )
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)

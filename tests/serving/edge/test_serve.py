@@ -21,7 +21,7 @@ from fake_torchserve import FakeTorchServe
 from running import wait_until
 
 from benchmarks._load import free_ports
-from config.params import ROOT
+from config.paths import ROOT
 from serving.edge import keyring
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ REPORT = {
     "verdict": "PROMOTE",
     "reason": "better by 5%",
     "policy": {"margin": 0.02, "alpha": 0.05},
-    "evidence": {"targets": {"next": {"relative": 0.05}}},
+    "evidence": {"targets": {"next_item": {"relative": 0.05}}},
     "date": "2026-11-26T00:00:00Z",
 }
 
@@ -55,7 +55,7 @@ def test_the_signature_covers_what_decides(promoted: str) -> None:
 CHANGES: dict[str, Callable[[dict], object]] = {
     "verdict": lambda report: report.update(verdict="HOLD"),
     "margin": lambda report: report["policy"].update(margin=0.5),
-    "evidence": lambda report: report["evidence"]["targets"]["next"].update(relative=0.5),
+    "evidence": lambda report: report["evidence"]["targets"]["next_item"].update(relative=0.5),
     "date": lambda report: report.update(date="2027-01-01T00:00:00Z"),
 }
 

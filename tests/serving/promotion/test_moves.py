@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data import atomic_write
-from serving import deploy, server
+from serving import deploy
 from serving.deployment import alias_changes, registry
 from serving.deployment.alias_changes import INTENT, KIND, name_of
 from serving.deployment.model_versions import client
@@ -16,6 +16,7 @@ from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.deployment.signature import Keys
 from serving.deployment.status import overview
 from serving.settings import ServerSettings
+from serving.torchserve import server
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -91,7 +92,7 @@ def test_deploy_leaves_the_server_alone_where_the_champion_was_moved_by_hand(
 ) -> None:
     touched: list[object] = []
     monkeypatch.setattr(server, "start", touched.append)
-    settings = ServerSettings(server_home=tmp_path / "home")
+    settings = ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
     monkeypatch.setattr(deploy.environment, "load", lambda: settings)
     client().set_registered_model_alias("tiny", CHAMPION, "1")
 

@@ -170,7 +170,9 @@ def test_the_command_line_wants_version_and_reason(two, arguments: list[str], ca
 
 def test_the_command_line_deploys_what_it_overrides(two, tmp_path: Path, monkeypatch, capsys) -> None:
     deployed: list[str] = []
-    monkeypatch.setattr(deploy.environment, "load", lambda: ServerSettings(server_home=tmp_path / "home"))
+    monkeypatch.setattr(
+        deploy.environment, "load", lambda: ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
+    )
 
     def noted(dataset: str, *_: object) -> str:
         deployed.append(registry.serving_target(dataset).version.version)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from config import params
-from config.params import ROOT
+from config.paths import ROOT
 from serving.deployment import gate_report, registry
 from serving.deployment.status import overview
 
@@ -25,7 +25,7 @@ def test_what_differs_is_named_with_both_values() -> None:
 
 def test_the_policy_is_that_of_the_data_sets_own_settings(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    own = tmp_path / "workspaces" / "shop" / "params.yaml"
+    own = tmp_path / "out" / "workspaces" / "shop" / "params.yaml"
     own.parent.mkdir(parents=True)
     text = (ROOT / "params.yaml").read_text()
     own.write_text(text.replace(f"dataset: {DATASET} ", "dataset: shop ").replace("margin: 0.02", "margin: 0.03", 1))

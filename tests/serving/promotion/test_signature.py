@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from config.params import ROOT
+from config.paths import ROOT
 from serving import gate_key
 from serving.deployment import signature
 from serving.deployment.signature import Keys, SignatureError, key_id
@@ -148,6 +148,7 @@ def test_a_rotated_key_signs_no_more_and_still_verifies_until_it_is_forgotten(ke
 
 def test_git_ignores_the_key_of_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_GATE_KEY_FILE", raising=False)
+    monkeypatch.delenv("TIDEGATE_STATE")
     path = ServerSettings().gate_key_path
     assert path.is_relative_to(ROOT)
     ignored = subprocess.run(["git", "check-ignore", "-q", str(path)], cwd=ROOT, check=False).returncode

@@ -1,4 +1,4 @@
-"""Over gRPC, TorchServe gives the answers that it gives over HTTP, and refuses with the same statuses."""
+"""Answers and refusals over gRPC are those of HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.torchserve.grpc_client import GrpcTorchServe
 NAME = "tiny"
 
 
-def test_a_server_that_is_not_there_is_an_error_without_a_status() -> None:
+def test_an_unreachable_server_is_an_error_without_a_status() -> None:
     tokens = TorchServe("http://127.0.0.1:9", "http://127.0.0.1:9", key_file=None)
     with GrpcTorchServe("127.0.0.1:9", tokens, seconds=2) as client, pytest.raises(ServerError) as refused:
         client.predict(NAME, {})
@@ -28,22 +28,22 @@ def test_a_server_that_is_not_there_is_an_error_without_a_status() -> None:
 
 @pytest.fixture(scope="module")
 def loaded(live: ServerSettings, artifacts: dict[int, Path]) -> ServerSettings:
-    """A running server with one model; packaged and registered without a registry."""
+    """A running server with one model, loaded without a registry."""
     package.build(artifacts[1], live.model_store / f"{NAME}.mar", NAME)
-    with TorchServe.of(live) as client:
+    with TorchServe.from_settings(live) as client:
         client.register(f"{NAME}.mar", NAME)
     return live
 
 
 @pytest.fixture
 def client(loaded: ServerSettings) -> Iterator[GrpcTorchServe]:
-    with GrpcTorchServe.of(loaded) as client:
+    with GrpcTorchServe.from_settings(loaded) as client:
         yield client
 
 
 @pytest.mark.slow
-def test_answers_are_those_of_http(loaded: ServerSettings, client: GrpcTorchServe) -> None:
-    with TorchServe.of(loaded) as over_http:
+def test_answers_equal_those_of_http(loaded: ServerSettings, client: GrpcTorchServe) -> None:
+    with TorchServe.from_settings(loaded) as over_http:
         for request in tiny_artifact.GOLDEN:
             assert client.predict(NAME, request) == over_http.predict(NAME, request)
             assert client.predict(NAME, request, package.UNREGISTERED) == over_http.predict(NAME, request)
@@ -73,7 +73,7 @@ def test_a_refusal_has_the_status_that_it_has_over_http(
 ) -> None:
     with pytest.raises(ServerError) as by_grpc:
         client.predict(name, payload, version)
-    with TorchServe.of(loaded) as over_http, pytest.raises(ServerError) as by_http:
+    with TorchServe.from_settings(loaded) as over_http, pytest.raises(ServerError) as by_http:
         over_http.predict(name, payload, version)
 
     assert by_grpc.value.status == by_http.value.status == status
@@ -82,7 +82,7 @@ def test_a_refusal_has_the_status_that_it_has_over_http(
 
 
 @pytest.mark.slow
-def test_an_answer_that_misses_its_deadline_is_an_error_without_a_status(client: GrpcTorchServe) -> None:
+def test_a_missed_deadline_is_an_error_without_a_status(client: GrpcTorchServe) -> None:
     with pytest.raises(ServerError, match="DEADLINE_EXCEEDED") as late:
         client.predict(NAME, {}, seconds=0.0001)
 
@@ -90,16 +90,14 @@ def test_an_answer_that_misses_its_deadline_is_an_error_without_a_status(client:
 
 
 @pytest.mark.slow
-def test_a_token_that_was_renewed_or_that_expired_is_no_obstacle(
-    loaded: ServerSettings, client: GrpcTorchServe
-) -> None:
+def test_a_renewed_or_expired_token_is_replaced(loaded: ServerSettings, client: GrpcTorchServe) -> None:
     client.predict(NAME, {})
-    with TorchServe.of(loaded) as other:
-        other._renew("inference")  # the token that `client` holds is refused from now on
+    with TorchServe.from_settings(loaded) as other:
+        other.renew_token("inference")  # makes the token of `client` invalid
     assert client.predict(NAME, {"k": 1})["items"]
     keys = json.loads(loaded.key_file.read_text())
     keys["inference"]["key"] = "expired1"
     loaded.key_file.chmod(0o600)
-    loaded.key_file.write_text(json.dumps(keys))  # now the file is no help either: only renewing is
+    loaded.key_file.write_text(json.dumps(keys))  # now only a renewal helps
     client._tokens._tokens.clear()
     assert client.predict(NAME, {"k": 1})["items"]

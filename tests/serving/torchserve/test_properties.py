@@ -1,4 +1,4 @@
-"""What a restarted server loads: the last snapshot's models, under today's settings."""
+"""A restarted server loads the last snapshot's models under the current settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.settings import ServerSettings
-from serving.torchserve.properties import SNAPSHOTS_KEPT, forget_old_snapshots, last_snapshot, properties
+from serving.torchserve.properties import SNAPSHOTS_KEPT, delete_old_snapshots, last_snapshot, render_properties
 
 
 def about(version: str, default: bool) -> dict:
@@ -16,7 +16,7 @@ def about(version: str, default: bool) -> dict:
 
 
 def write_snapshot(folder: Path, stamp: str, models: dict, port: int = 8080) -> None:
-    """As TorchServe writes one: a properties file whose JSON is broken over escaped lines."""
+    """As TorchServe writes one: a properties file with its JSON split over escaped lines."""
     text = json.dumps({"name": stamp, "modelCount": len(models), "models": models}, indent=2)
     escaped = text.replace("\n", "\\n\\\n").replace(":", "\\:")
     (folder / f"{stamp}-snapshot.cfg").write_text(
@@ -38,23 +38,23 @@ def test_the_newest_snapshot_is_restored(store: Path) -> None:
     assert last_snapshot(store, store)["models"] == both
 
 
-def test_a_snapshot_cut_short_gives_way_to_the_one_before(store: Path) -> None:
+def test_a_truncated_snapshot_is_skipped(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
     (store / "20260102-snapshot.cfg").write_text('model_snapshot={"models"\\: {"demo"\\: ')
     assert list(last_snapshot(store, store)["models"]["demo"]) == ["1.0"]
 
 
-def test_a_version_whose_archive_is_gone_is_left_out_and_another_becomes_default(store: Path) -> None:
+def test_a_version_without_its_archive_is_left_out_and_another_becomes_default(store: Path) -> None:
     models = {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", False), "3.0": about("3.0", True)}}
     write_snapshot(store, "20260101", models)
     restored = last_snapshot(store, store)["models"]["demo"]
-    assert {version: stated["defaultVersion"] for version, stated in restored.items()} == {
+    assert {version: about["defaultVersion"] for version, about in restored.items()} == {
         "1.0": False,
         "2.0": True,
     }
 
 
-def test_nothing_is_restored_where_nothing_is_left(store: Path, tmp_path: Path) -> None:
+def test_nothing_is_restored_where_no_archive_is_left(store: Path, tmp_path: Path) -> None:
     assert last_snapshot(tmp_path / "absent", store) is None
     write_snapshot(store, "20260101", {"gone": {"1.0": about("9.0", True)}})
     assert last_snapshot(store, store) is None
@@ -63,22 +63,22 @@ def test_nothing_is_restored_where_nothing_is_left(store: Path, tmp_path: Path) 
 def test_addresses_come_from_the_settings_not_from_the_snapshot(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}}, port=1)
     settings = ServerSettings(server_home=store / "home", inference_port=18080)
-    lines = dict(line.split("=", 1) for line in properties(settings, last_snapshot(store, store)).splitlines())
+    lines = dict(line.split("=", 1) for line in render_properties(settings, last_snapshot(store, store)).splitlines())
     assert lines["inference_address"] == "http://127.0.0.1:18080"
     assert json.loads(lines["model_snapshot"])["models"]["demo"]["1.0"]["marName"] == "demo-1.0.mar"
 
 
-def test_the_server_is_closed_to_the_world(tmp_path: Path) -> None:
-    text = properties(ServerSettings(server_home=tmp_path), None)
+def test_the_server_listens_on_loopback_and_requires_tokens(tmp_path: Path) -> None:
+    text = render_properties(ServerSettings(server_home=tmp_path), None)
     assert "0.0.0.0" not in text
     assert "disable_token_authorization=false" in text
     assert f"allowed_urls=file://{tmp_path}/models/.*" in text.replace("\\\\", "").replace("\\", "")
     assert "model_snapshot" not in text
 
 
-def test_old_snapshots_do_not_pile_up(tmp_path: Path) -> None:
+def test_old_snapshots_are_deleted(tmp_path: Path) -> None:
     for day in range(10, 30):
         write_snapshot(tmp_path, f"202601{day}", {})
-    forget_old_snapshots(tmp_path)
+    delete_old_snapshots(tmp_path)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"202601{day}-snapshot.cfg" for day in range(30 - SNAPSHOTS_KEPT, 30)]

@@ -1,4 +1,4 @@
-"""What the worker answers to a batch, whatever its requests hold."""
+"""Every request of a batch gets its own response or its own error, whatever the others contain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def handler(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
     return handler
 
 
-def test_every_way_torchserve_hands_over_a_body_brings_the_same_answer(handler: Handler) -> None:
+def test_a_body_has_the_same_response_in_every_form_that_torchserve_passes(handler: Handler) -> None:
     request = tiny_artifact.GOLDEN[2]
     text = json.dumps(request)
     answers, statuses = ask(handler, request, text, text.encode(), bytearray(text.encode()))
@@ -38,7 +38,7 @@ def test_every_way_torchserve_hands_over_a_body_brings_the_same_answer(handler: 
     assert json.loads(form[0])["items"] == answers[0]["items"]
 
 
-def test_a_malformed_request_costs_its_neighbours_nothing(handler: Handler) -> None:
+def test_a_malformed_request_does_not_affect_the_others(handler: Handler) -> None:
     good = {"k": 3, "time": "2026-01-02T00:00:00Z"}
     (alone,), _ = ask(handler, good)
     answers, statuses = ask(handler, good, b'{"k": ', good, {"k": 0}, good)
@@ -65,7 +65,7 @@ def test_a_malformed_request_costs_its_neighbours_nothing(handler: Handler) -> N
         (b'{"history": [{"item_id": 5}]}', "history[0].item_id"),
         (b'{"time": "soon"}', "time"),
         (b'{"time": "0001-01-01T00:00:00+14:00"}', "time"),
-        (b'{"colour": "red"}', "colour"),
+        (b'{"color": "red"}', "color"),
     ],
 )
 def test_a_bad_request_is_a_400_that_names_its_field(handler: Handler, body: bytes, field: str) -> None:
@@ -81,12 +81,12 @@ def test_a_request_without_a_body_is_a_400(handler: Handler) -> None:
     assert json.loads(answer)["field"] == "body"
 
 
-def test_an_answer_states_the_version_that_torchserve_serves(handler: Handler) -> None:
+def test_a_response_names_the_version_that_torchserve_serves(handler: Handler) -> None:
     (answer,), _ = ask(handler, {})
     assert answer["model_version"] == "7.0"
 
 
-def test_half_a_surrogate_pair_is_carried_back(handler: Handler) -> None:
+def test_half_a_surrogate_pair_is_returned(handler: Handler) -> None:
     (answer,), (status,) = ask(handler, b'{"request_id": "\\ud800"}')
     assert (status, answer["request_id"]) == (200, "\ud800")
 
@@ -102,13 +102,13 @@ def test_an_exception_is_a_500_for_one_request_and_is_logged(caplog: pytest.LogC
     assert handler.recommender.calls == [3, 1, 1, 1]
 
 
-def test_a_score_that_json_cannot_hold_is_a_500_for_its_request_alone() -> None:
+def test_a_score_that_json_cannot_hold_is_a_500_for_that_request_only() -> None:
     answers, statuses = ask(brittle(), {"a": 1}, {"nan": 1})
     assert statuses == [200, 500]
     assert answers[0]["score"] == 1.0
 
 
-def test_loading_fails_loudly_on_a_changed_weight(artifacts: dict[int, Path], tmp_path: Path) -> None:
+def test_loading_fails_on_a_changed_weight(artifacts: dict[int, Path], tmp_path: Path) -> None:
     shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
     weights = tmp_path / ARTIFACT / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
@@ -116,13 +116,13 @@ def test_loading_fails_loudly_on_a_changed_weight(artifacts: dict[int, Path], tm
         Handler().initialize(FakeContext(tmp_path))
 
 
-def test_a_worker_that_answers_otherwise_than_at_export_never_becomes_ready(artifacts, tmp_path: Path) -> None:
+def test_a_worker_that_answers_differently_than_at_export_never_becomes_ready(artifacts, tmp_path: Path) -> None:
     shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
     golden = tmp_path / ARTIFACT / "golden.jsonl"
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(tmp_path / ARTIFACT)
     with pytest.raises(
-        ArtifactError, match=r"golden request \d is answered otherwise than at export: item-99 is missing"
+        ArtifactError, match=r"golden request \d is answered differently than at export: item-99 is missing"
     ):
         Handler().initialize(FakeContext(tmp_path))
 

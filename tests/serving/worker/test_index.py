@@ -1,4 +1,4 @@
-"""Through an index answers are those of exact scoring, whatever trends, filters and segments do; FAISS only if there is one."""
+"""With an index, responses equal those of exact scoring. FAISS is loaded only for an artifact that has an index."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Exported = Callable[..., Recommender]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As a worker has: several may split a sum in another way in a batch of another size."""
+    """As in a worker: with several, the order of a sum depends on the size of the batch."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -88,7 +88,7 @@ ASKED = [
 ]
 
 
-def same(found: list, wanted: list) -> None:
+def assert_same(found: list, wanted: list) -> None:
     """The same items in the same order, and scores equal within rounding."""
     for one, other in zip(found, wanted, strict=True):
         assert ids(one) == ids(other)
@@ -98,18 +98,18 @@ def same(found: list, wanted: list) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_answers_are_those_of_exact_scoring(exported: Exported, name: str) -> None:
+def test_responses_equal_those_of_exact_scoring(exported: Exported, name: str) -> None:
     exact = exported(name, "exact", "exact")
     served = exported(name)
 
     assert exact.retrieval is None
     assert served.retrieval is not None
     assert served.retrieval.index.num_lists > 1
-    same(served.recommend(ASKED, now_us=NOW), exact.recommend(ASKED, now_us=NOW))
+    assert_same(served.recommend(ASKED, now_us=NOW), exact.recommend(ASKED, now_us=NOW))
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(exported: Exported, name: str) -> None:
+def test_a_response_is_the_same_to_the_bit_whatever_it_is_batched_with(exported: Exported, name: str) -> None:
     served = exported(name)
 
     together = served.recommend(ASKED, now_us=NOW)
@@ -119,44 +119,42 @@ def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(exported: 
         assert served.recommend([*ASKED[place:], *ASKED[:place]], now_us=NOW)[0] == together[place]
 
 
-def test_most_requests_are_answered_without_scoring_the_catalogue(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_most_requests_do_not_need_the_whole_catalog(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     served = exported()
-    monkeypatch.setattr(served.model, "scores", lambda batch: pytest.fail("the whole catalogue was scored"))
+    monkeypatch.setattr(served.model, "scores", lambda batch: pytest.fail("the whole catalog was scored"))
 
     answers = served.recommend(ASKED[:3], now_us=NOW)
 
     assert [len(ids(answer)) for answer in answers] == [10, 10, 5]
 
 
-def test_who_wants_more_than_a_look_holds_gets_it_from_a_further_one(
+def test_a_request_that_needs_more_candidates_gets_a_second_search(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = exported()
-    reached = []
+    searches = []
     assert served.retrieval is not None
-    find = served.retrieval.index.find
+    search = served.retrieval.index.search
     monkeypatch.setattr(
         served.retrieval.index,
-        "find",
-        lambda asked, reach: (reached.append((len(asked), reach)), find(asked, reach))[1],
+        "search",
+        lambda queries, count: (searches.append((len(queries), count)), search(queries, count))[1],
     )
 
     short, long = served.recommend([ASKED[0], ASKED[3]], now_us=NOW)
 
-    assert reached == [(2, 20), (1, ITEMS)], "and the other is not asked about again"
+    assert searches == [(2, 20), (1, ITEMS)], "the second search is only for the request that needs it"
     assert len(ids(short)) == 10
     assert len(ids(long)) == 15
 
 
-class Live:
-    """A store in which item-38, of no segment's list, trends as nothing did at the export."""
+class TrendingStore:
+    """Has trends in which item-38, which is in no segment's list, is far ahead."""
 
-    def people(self, requests, repeats):
-        raise AssertionError("every request states its history")
+    def find_users(self, requests, repeats):
+        raise AssertionError("every request has a history")
 
-    def trends(self, vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+    def find_trends(self, vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         channels = FEATURES.description["channels"]
         values = FEATURES.trend_log().at(np.array([FEATURES.cut_us]), channels)[0]
         values[vocabulary.index("item-38")] = 1e6
@@ -166,38 +164,38 @@ class Live:
 @pytest.mark.parametrize(
     ("name", "weight"), [("two_tower", "trend_weights.bias"), ("reranker", "parts.two_tower.trend_weights.bias")]
 )
-def test_a_fresh_hit_is_found_though_the_index_is_older(
+def test_a_new_hit_is_found_although_the_index_is_older(
     exported: Exported, name: str, weight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact, served = exported(name, "exact", "exact"), exported(name)
-    served.lookup, exact.lookup = Live(), Live()  # type: ignore[assignment]
+    served.lookup, exact.lookup = TrendingStore(), TrendingStore()  # type: ignore[assignment]
     for one in (served, exact):
         with torch.no_grad():
             dict(one.model.named_parameters())[weight].fill_(1.0)  # the crowd counts
     assert served.retrieval is not None
-    find = served.retrieval.index.find
+    search = served.retrieval.index.search
     hit = served.vocabulary.index("item-38")
     monkeypatch.setattr(
         served.retrieval.index,
-        "find",
-        lambda asked, reach: find(asked, reach).masked_fill_(find(asked, reach) == hit, PAD),
+        "search",
+        lambda queries, count: search(queries, count).masked_fill_(search(queries, count) == hit, PAD),
     )
     bodies = [{"history": body["history"], "k": 3} for body in ASKED[:3]]
 
     answers = served.recommend(bodies, now_us=NOW)
 
     assert "item-38" in ids(answers[0])
-    same(answers, exact.recommend(bodies, now_us=NOW))
+    assert_same(answers, exact.recommend(bodies, now_us=NOW))
 
 
-def test_a_segments_list_is_whole_though_the_index_finds_nothing_of_it(
+def test_a_segment_list_is_complete_although_the_index_finds_nothing_of_it(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = exported("sasrec")  # which answers nobody without a history
     even = torch.tensor([row for row in range(1, ITEMS + 1) if (row - 1) % 2 == 0])
     assert served.retrieval is not None
-    monkeypatch.setattr(served.retrieval.index, "find", lambda asked, reach: even.expand(len(asked), -1))
-    monkeypatch.setattr(served.model, "scores", lambda batch: pytest.fail("the whole catalogue was scored"))
+    monkeypatch.setattr(served.retrieval.index, "search", lambda queries, count: even.expand(len(queries), -1))
+    monkeypatch.setattr(served.model, "scores", lambda batch: pytest.fail("the whole catalog was scored"))
 
     (answer,) = served.recommend([{"history": [], "context": {"side": 1}, "k": 10}], now_us=NOW)
 
@@ -206,17 +204,15 @@ def test_a_segments_list_is_whole_though_the_index_finds_nothing_of_it(
     assert all(int(item.removeprefix("item-")) % 2 for item in ids(answer))
 
 
-def test_an_index_that_fails_leaves_the_answer_to_exact_scoring(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_index_is_replaced_by_exact_scoring(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, served = exported("two_tower", "exact", "exact"), exported()
     assert served.retrieval is not None
-    monkeypatch.setattr(served.retrieval.index, "find", lambda asked, reach: 1 / 0)
+    monkeypatch.setattr(served.retrieval.index, "search", lambda queries, count: 1 / 0)
 
-    same(served.recommend(ASKED, now_us=NOW), exact.recommend(ASKED, now_us=NOW))
+    assert_same(served.recommend(ASKED, now_us=NOW), exact.recommend(ASKED, now_us=NOW))
 
 
-def test_the_manifest_states_the_recall_and_holds_the_index_by_its_hash(exported: Exported) -> None:
+def test_the_manifest_holds_the_recall_and_the_hash_of_the_index(exported: Exported) -> None:
     served = exported()
     about = served.manifest["index"]
 

@@ -1,4 +1,4 @@
-"""What an answer holds: filters, segments, declared steps, the store's knowledge, and a rung whatever fails."""
+"""Responses respect filters, segments, list rules and stored histories, and have a fallback level whatever fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from features.vocabulary import Vocabulary
 from serving import export
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
-from serving.worker.users import Person
+from serving.worker.users import User
 from training.train import fit
 
 FEATURES = checkerboard(cut="valid")
@@ -68,7 +68,7 @@ def is_odd(item_id: str) -> bool:
     return bool(int(item_id.removeprefix("item-")) % 2)
 
 
-def test_a_filter_keeps_what_has_one_of_the_values(exported: Exported) -> None:
+def test_a_filter_keeps_items_with_any_of_its_values(exported: Exported) -> None:
     served = exported()
 
     odd = ids(ask(served, history=history(0, 2), filters={"colour": "odd"}, k=40))
@@ -79,7 +79,7 @@ def test_a_filter_keeps_what_has_one_of_the_values(exported: Exported) -> None:
     assert len(both) == 38, "all but the history"
 
 
-def test_every_filter_must_be_met(exported: Exported) -> None:
+def test_every_filter_must_match(exported: Exported) -> None:
     found = ids(ask(exported(), filters={"colour": "odd", "size": "small"}, k=40))
 
     assert sorted(found) == sorted(f"item-{n}" for n in range(1, 20, 2))
@@ -90,26 +90,28 @@ def test_a_value_that_no_item_has_matches_nothing(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "says"),
+    ("filters", "error"),
     [
-        ({"color": "odd"}, "filters.color: the items have no such attribute; theirs: colour, size"),
-        ({"colour": []}, "filters.colour: expected text or a list of texts, any of which will do"),
-        ({"colour": 3}, "filters.colour: expected text or a list of texts, any of which will do"),
+        ({"color": "odd"}, "filters.color: items have no such attribute; known are colour, size"),
+        ({"colour": []}, "filters.colour: expected text or a list of texts"),
+        ({"colour": 3}, "filters.colour: expected text or a list of texts"),
         ("odd", "filters: expected an object or null, got text"),
         ({"colour": ["x"] * 101}, "filters.colour: expected at most 100 values, got 101"),
     ],
 )
-def test_a_bad_filter_is_named_and_costs_no_neighbour(exported: Exported, filters: object, says: str) -> None:
+def test_a_bad_filter_is_named_and_does_not_affect_other_requests(
+    exported: Exported, filters: object, error: str
+) -> None:
     served = exported()
 
     bad, good = served.recommend([{"filters": filters}, {"history": history(0)}], now_us=NOW)
 
-    assert str(bad) == says
+    assert str(bad) == error
     assert isinstance(good, dict)
     assert good["items"]
 
 
-def test_who_has_no_history_gets_what_is_popular_in_their_segment(exported: Exported) -> None:
+def test_a_user_without_history_gets_the_popular_list_of_their_segment(exported: Exported) -> None:
     answer = ask(exported(), context={"side": 1}, k=10)
 
     assert (answer["rung"], answer["segments"]) == ("segment", ["odd"])
@@ -117,7 +119,7 @@ def test_who_has_no_history_gets_what_is_popular_in_their_segment(exported: Expo
     assert all(map(is_odd, ids(answer)))
 
 
-def test_below_what_the_segment_took_stands_the_rest(exported: Exported) -> None:
+def test_the_rest_of_the_catalog_follows_the_segment_list(exported: Exported) -> None:
     answer = ask(exported(), context={"side": 1}, k=40)
 
     assert len(ids(answer)) == 40
@@ -132,17 +134,17 @@ def test_a_history_wins_over_a_segment(exported: Exported) -> None:
     assert not any(map(is_odd, ids(answer)))
 
 
-def test_a_history_of_unknown_items_falls_to_the_segment_and_says_why(exported: Exported) -> None:
+def test_a_history_of_unknown_items_falls_back_to_the_segment_with_a_reason(exported: Exported) -> None:
     gone = [{"item_id": f"gone-{n}", "event_time": "2024-10-20T00:00:00Z"} for n in range(2)]
 
     answer = ask(exported(), history=gone)
 
     assert answer["rung"] == "segment"
-    assert answer["reason"].startswith("no event of the history is of a known item")
+    assert answer["reason"].startswith("no event of the history has a known item")
 
 
 @pytest.mark.parametrize("fault", ["raises", "nan"])
-def test_a_model_that_fails_still_answers_and_says_so(
+def test_a_failing_model_still_gives_a_popular_list_and_the_reason(
     exported: Exported, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = exported()
@@ -164,7 +166,7 @@ def test_a_model_that_fails_still_answers_and_says_so(
     assert counts[0] > 1
 
 
-def test_declared_limits_hold_in_every_list(exported: Exported) -> None:
+def test_limits_hold_in_every_list(exported: Exported) -> None:
     served = exported(at_most=[{"field": "colour", "value": "even", "items": 2}])
 
     shown = ids(ask(served, history=history(0, 2, 4), k=10))
@@ -173,7 +175,7 @@ def test_declared_limits_hold_in_every_list(exported: Exported) -> None:
     assert sum(not is_odd(item) for item in shown) == 2
 
 
-def test_declared_diversity_changes_the_order_but_not_the_first(exported: Exported) -> None:
+def test_diversity_changes_the_order_but_not_the_first_item(exported: Exported) -> None:
     plain = ids(ask(exported(), history=history(0, 2, 4), k=10))
     varied = ids(ask(exported(diversity=0.7), history=history(0, 2, 4), k=10))
 
@@ -181,30 +183,30 @@ def test_declared_diversity_changes_the_order_but_not_the_first(exported: Export
     assert varied != plain
 
 
-class Known:
-    """A store that knows one user, and item trends as of `NOW - an hour`."""
+class OneUserStore:
+    """Knows one user, and item trends of an hour ago."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def people(self, requests: Sequence[Request], repeats: str) -> list[Person]:
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         self.calls += 1
         items, times = [f"item-{n}" for n in (1, 3)], [NOW - DAY + n for n in (1, 3)]
-        known = Person(items, times, {"side": 1}, feature_time_us=NOW - DAY)
+        known = User(items, times, {"side": 1}, feature_time_us=NOW - DAY)
         return [
-            known if one.user_id == "known" else Person(note="the store does not know the user") for one in requests
+            known if one.user_id == "known" else User(reason="the store does not know the user") for one in requests
         ]
 
-    def trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         channels = FEATURES.description["channels"]
         values = np.zeros((len(vocabulary), len(channels)), dtype=np.float32)
         values[vocabulary.index("item-39")] = 1e6
         return TrendSnapshot(values, channels, NOW - HOUR) if newer_than_us < NOW - HOUR <= as_of_us else None
 
 
-def test_a_stored_history_is_used_where_none_is_stated(exported: Exported) -> None:
+def test_a_stored_history_is_used_where_the_request_has_none(exported: Exported) -> None:
     served = exported()
-    served.lookup = Known()
+    served.lookup = OneUserStore()
     stated = {"history": [{"item_id": f"item-{n}", "event_time": "2024-10-03T23:00:00Z"} for n in (1, 3)]}
 
     stored, unknown, own = served.recommend(
@@ -212,35 +214,35 @@ def test_a_stored_history_is_used_where_none_is_stated(exported: Exported) -> No
     )
     by_hand = ask(served, **stated)
 
-    assert served.lookup.calls == 1, "one round trip a batch"
+    assert served.lookup.calls == 1, "one round trip per batch"
     assert stored["rung"] == "personalised"
     assert ids(stored) == ids(by_hand)
     assert stored["segments"] == ["odd", "active"]
     assert "item-1" not in ids(stored)
     assert "item-3" not in ids(stored)
     assert (unknown["rung"], unknown["reason"]) == ("popular", "the store does not know the user")
-    assert not any(map(is_odd, ids(own)[:3])), "a stated history wins over a stored one"
+    assert not any(map(is_odd, ids(own)[:3])), "a history in the request wins over a stored one"
 
 
-def test_live_trends_are_seen_by_requests_of_a_later_time_only(exported: Exported) -> None:
+def test_live_trends_apply_only_to_requests_of_a_later_time(exported: Exported) -> None:
     served = exported("popularity_1d")
     before = to_iso(NOW - 2 * HOUR)
     (frozen,) = served.recommend([{"history": [], "time": before}], now_us=NOW)
-    served.lookup = Known()
+    served.lookup = OneUserStore()
 
     now, earlier = served.recommend([{"history": []}, {"history": [], "time": before}], now_us=NOW)
 
     assert ids(now)[0] == "item-39"
     assert now["trends_time"] == to_iso(NOW - HOUR)
-    assert earlier == frozen, "golden requests are of the export's time: their answers stand whatever is live"
+    assert earlier == frozen, "golden requests have the export's time, so live trends do not change their responses"
 
 
-def test_trends_that_lack_what_the_model_reads_are_not_taken(
+def test_trends_without_a_channel_that_the_model_reads_are_not_used(
     exported: Exported, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = exported("popularity_1d")
-    served.lookup = Known()
-    served.lookup.trends = lambda vocabulary, *_: TrendSnapshot(  # type: ignore[method-assign]
+    served.lookup = OneUserStore()
+    served.lookup.find_trends = lambda vocabulary, *_: TrendSnapshot(  # type: ignore[method-assign]
         np.zeros((len(vocabulary), 1), np.float32), ["all"], NOW
     )
 

@@ -1,4 +1,4 @@
-"""What a worker says of its work: every request counted once, told seldom."""
+"""A worker counts every request once and reports the counts about once a second."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fake_worker import FakeContext, FakeMetrics, ask, brittle
 
 from serving.worker import worker_metrics
 from serving.worker.handler import ARTIFACT, Handler
-from serving.worker.worker_metrics import ANSWERS, BATCHES, BUSY, MEMORY, REFUSED, STORE, Tally
+from serving.worker.worker_metrics import ANSWERS, BATCHES, BUSY, MEMORY, REFUSED, STORE, WorkerMetrics
 
 
 def test_every_request_of_a_batch_is_counted_by_how_it_ended() -> None:
     handler = brittle()
     ask(handler, {"a": 1}, {"break": 1}, b"{", {"nan": 1})
     ask(handler, {"a": 1})
-    taken = handler.tally.take()
+    taken = handler.metrics.take()
     assert taken.pop((BUSY, None)) > 0
     assert taken == {
         (BATCHES, "4"): 1,
@@ -28,23 +28,23 @@ def test_every_request_of_a_batch_is_counted_by_how_it_ended() -> None:
         (REFUSED, "400"): 1,
         (REFUSED, "500"): 2,
     }
-    assert handler.tally.take() == {}
+    assert handler.metrics.take() == {}
 
 
 def test_counts_of_many_threads_add_up() -> None:
-    counted = Tally()
-    threads = [threading.Thread(target=lambda: [counted.add(STORE, "failed") for _ in range(5000)]) for _ in range(4)]
+    metrics = WorkerMetrics()
+    threads = [threading.Thread(target=lambda: [metrics.add(STORE, "failed") for _ in range(5000)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert counted.take() == {(STORE, "failed"): 20_000}
+    assert metrics.take() == {(STORE, "failed"): 20_000}
 
 
-def test_a_loaded_handler_tells_its_counts_under_model_and_version(
+def test_a_loaded_handler_reports_its_counts_by_model_and_version(
     artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_metrics, "SECONDS", 0.01)
+    monkeypatch.setattr(worker_metrics, "REPORT_SECONDS", 0.01)
     monkeypatch.setattr(worker_metrics.sys, "argv", ["worker.py", "--sock-name", "/tmp/.ts.sock.9003"])
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/none.db")
     (tmp_path / ARTIFACT).symlink_to(artifacts[1])
@@ -52,39 +52,39 @@ def test_a_loaded_handler_tells_its_counts_under_model_and_version(
     handler.initialize(context)
     torch.set_num_threads(threads)
     handler.handle([{"body": {"k": 1}}, {"body": {"user_id": "ann"}}, {"body": b"{"}], context)
-    told = wait_for(context.metrics, {ANSWERS, REFUSED, BATCHES, BUSY, STORE, MEMORY})
+    reported = wait_for(context.metrics, {ANSWERS, REFUSED, BATCHES, BUSY, STORE, MEMORY})
     model = ["tiny", "7.0"]
-    assert told[ANSWERS] == [(2, [*model, "popular"])]
-    assert told[REFUSED] == [(1, [*model, "400"])]
-    assert told[BATCHES] == [(1, [*model, "3"])]
-    assert sum(value for value, labels in told[STORE] if labels == [*model, "absent"]) >= 1
-    assert told[MEMORY][0][1] == [*model, "9003"]
-    assert told[MEMORY][0][0] > 10_000_000
+    assert reported[ANSWERS] == [(2, [*model, "popular"])]
+    assert reported[REFUSED] == [(1, [*model, "400"])]
+    assert reported[BATCHES] == [(1, [*model, "3"])]
+    assert sum(value for value, labels in reported[STORE] if labels == [*model, "absent"]) >= 1
+    assert reported[MEMORY][0][1] == [*model, "9003"]
+    assert reported[MEMORY][0][0] > 10_000_000
 
 
 def wait_for(metrics: FakeMetrics, names: set[str]) -> dict[str, list[tuple[float, list[str]]]]:
     for _ in range(500):
-        if all(metrics.told[name] for name in names):
-            return metrics.told
+        if all(metrics.reported[name] for name in names):
+            return metrics.reported
         threading.Event().wait(0.02)
-    raise AssertionError(f"told only {metrics.told}")
+    raise AssertionError(f"reported only {metrics.reported}")
 
 
-def test_a_server_that_takes_no_counts_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_report_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     class Refusing(FakeMetrics):
         def add_metric_to_cache(self, *_: object) -> object:
             return lambda: None  # has no add_or_update
 
-    counted = Tally()
-    counted.start(Refusing(), ("tiny", "1.0"))
-    counted.add(ANSWERS, "popular")
+    metrics = WorkerMetrics()
+    metrics.start(Refusing(), ("tiny", "1.0"))
+    metrics.add(ANSWERS, "popular")
     for _ in range(500):
-        if "counts were not told" in caplog.text:
+        if "counts were not reported" in caplog.text:
             return
         threading.Event().wait(0.02)
     raise AssertionError("the failure was not logged")
 
 
-def test_names_are_ones_that_torchserve_and_prometheus_take() -> None:
+def test_metric_names_are_valid_for_torchserve_and_prometheus() -> None:
     for name in (*worker_metrics.LABEL, MEMORY):
         assert re.fullmatch(r"tidegate_worker_[a-z_]+_(total|bytes)", name)

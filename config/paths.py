@@ -1,0 +1,69 @@
+"""Where files lie. `out/` holds what can be computed again, `state/` what cannot; nothing else builds these paths.
+
+A command runs in the project's folder or in a workspace (`out/workspaces/<dataset>`, a copy of code and settings with
+its own `out/`). Paths in `out/` are relative to it. State is shared by the project and all workspaces; the environment
+variable TIDEGATE_STATE moves it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of the code: the project, or one workspace
+IN_WORKSPACE = ROOT.parent.name == "workspaces"
+PROJECT = ROOT.parents[2] if IN_WORKSPACE else ROOT
+
+# Can be computed again: `make clean` removes it.
+OUT = Path("out")
+DOWNLOADS = OUT / "data" / "downloads"
+INGESTED = OUT / "data" / "ingest"
+SPLIT = OUT / "data" / "split"
+FEATURES = OUT / "features"  # <cut>
+FITTED = OUT / "training"  # <model>/<cut>
+CHECKPOINTS = OUT / "checkpoints"
+ARTIFACTS = OUT / "serving" / "artifacts"  # <model>
+ARCHIVES = OUT / "serving" / "archives"  # <model>.mar
+REFITS = OUT / "serving" / "refit"
+RECOMMENDATIONS = OUT / "serving" / "recommendations.parquet"
+EXPERIMENTS = OUT / "experiments"  # reports of audit, gate, skew, sensitivity ...
+METRICS = EXPERIMENTS / "metrics"  # <model>.json
+RANKINGS = EXPERIMENTS / "rankings"  # <model>.parquet
+TUNED = EXPERIMENTS / "tuned"
+BENCHMARKS = PROJECT / OUT / "benchmarks"
+WORKSPACES = OUT / "workspaces"  # of the project: <dataset>
+TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snapshots of the server
+
+STATE = "TIDEGATE_STATE"
+GATE_KEY = "gate.key"  # in the state folder: signs gate reports and alias changes
+DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage and newest serials seen, of each dataset
+
+
+def state() -> Path:
+    """The folder of what must never be lost: $TIDEGATE_STATE, or `state/` in the project."""
+    return Path(os.environ.get(STATE) or PROJECT / "state")
+
+
+def mlflow_database() -> Path:
+    """Runs, models and aliases; their artifacts lie beside it in `mlartifacts/`."""
+    return state() / "mlflow.db"
+
+
+def studies_database() -> Path:
+    """Optuna's studies: a study's budget is time, so it cannot be repeated exactly."""
+    return state() / "studies.db"
+
+
+def gate_ledger() -> Path:
+    """The gate's looks at the holdout: each spends alpha."""
+    return state() / "ledger.jsonl"
+
+
+def online_store() -> str:
+    """URL of the embedded online store."""
+    return f"sqlite:///{(state() / 'online.db').resolve()}"
+
+
+def edge() -> Path:
+    """API keys, user secret, served log and kept requests of the edge."""
+    return state() / "edge"

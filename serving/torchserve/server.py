@@ -1,0 +1,201 @@
+"""Start, stop and find this project's TorchServe, and read what it logged.
+
+Java is started directly, and found by its pid and by the folder in its command line. TorchServe's own launcher keeps one
+pid file per machine, so two projects would stop each other's server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from serving.settings import ServerSettings, variable
+from serving.torchserve import launch
+from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.launch import ServerStartError
+from serving.torchserve.properties import delete_old_snapshots, last_snapshot, render_properties
+
+STOP_SECONDS = 15
+PORT_RELEASE_SECONDS = 10  # how long a server that was killed may still hold its ports
+EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b")
+LOG_LINES, LOG_TAIL_BYTES = 12, 20_000  # shown in an error
+
+
+def start(settings: ServerSettings) -> bool:
+    """Start the server unless it runs, and wait until it answers. True if it was started.
+
+    The models of its last run are loaded again.
+
+    Raises:
+        ServerStartError: a port is taken, or the server did not come up; shows its last log lines.
+        JavaError: no Java.
+    """
+    with lock(settings):
+        process = find(settings)
+        if process is not None:
+            _wait_until_ready(settings, process)
+            return False
+        was_killed = not was_stopped(settings)
+        launch.check_ports(settings, PORT_RELEASE_SECONDS if was_killed else 0)
+        _wait_until_ready(settings, _launch(settings))
+        return True
+
+
+def stop(settings: ServerSettings) -> bool:
+    """Stop the server and its workers, by force where needed. False if it was not running."""
+    with lock(settings):
+        process = find(settings)
+        if process is None:
+            return False
+        workers = process.children(recursive=True)
+        _pid_file(settings).unlink(missing_ok=True)  # first, so that the supervisor does not take this for a crash
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
+        _, alive = psutil.wait_procs([process, *workers], timeout=STOP_SECONDS)
+        for worker in alive:
+            worker.kill()
+        settings.key_file.unlink(missing_ok=True)
+        return True
+
+
+def find(settings: ServerSettings) -> psutil.Process | None:
+    """This project's running server, or None. A pid that now belongs to another program does not count."""
+    with suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(_pid_file(settings).read_text()))
+        if launch.is_own_server(process.cmdline(), settings):
+            return process
+    for process in psutil.process_iter():  # its starter may have been killed before it wrote the pid
+        with suppress(psutil.Error):
+            if launch.is_own_server(process.cmdline(), settings):
+                return process
+    return None
+
+
+def was_stopped(settings: ServerSettings) -> bool:
+    """Whether `stop` ended the server, or it never ran. A server that was killed leaves its pid file."""
+    return not _pid_file(settings).exists()
+
+
+def describe(settings: ServerSettings) -> str:
+    """One line on whether the server runs, and what it serves."""
+    process = find(settings)
+    if process is None:
+        return "TorchServe is not running"
+    with TorchServe.from_settings(settings) as client:
+        models = ", ".join(sorted(client.models())) or "no model"
+    return f"TorchServe runs at {settings.inference_url} (pid {process.pid}) and serves {models}"
+
+
+def lock(settings: ServerSettings, name: str = "server") -> FileLock:
+    """A lock that one process at a time holds. The system releases it when the process ends."""
+    settings.server_home.mkdir(parents=True, exist_ok=True)
+    return FileLock(settings.server_home / f"{name}.lock")
+
+
+def load_failure(settings: ServerSettings, since: int) -> str:
+    """Why the last worker to load died: the exception's own line; empty where none was logged.
+
+    Args:
+        since: `worker_log_size` before the load.
+    """
+    path = _worker_log(settings)
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(since if path.stat().st_size >= since else 0)  # smaller: the log was rotated
+        text = stream.read().decode(errors="replace")
+    events = [_event(line) for line in text.splitlines() if '"logger":"MODEL_LOG"' in line]
+    exceptions = [event for event in events if EXCEPTION.match(event)]
+    return exceptions[-1] if exceptions else ""
+
+
+def worker_log_size(settings: ServerSettings) -> int:
+    """Size of the workers' log in bytes."""
+    path = _worker_log(settings)
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _launch(settings: ServerSettings) -> psutil.Process:
+    home = settings.server_home.resolve()
+    logs, scratch = home / "logs", launch.scratch_folder(home)
+    for folder in (home, logs, settings.model_store):
+        folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # models that a killed server unpacked
+    scratch.mkdir(parents=True)
+    settings.key_file.unlink(missing_ok=True)  # or a client would read the tokens of the last run
+    snapshots = logs / "config"
+    snapshot = last_snapshot(snapshots, settings.model_store)
+    delete_old_snapshots(snapshots)
+    config = home / "config.properties"
+    config.write_text(render_properties(settings, snapshot))
+    with (logs / "console.log").open("wb") as console:
+        process = subprocess.Popen(
+            launch.command_line(settings, config, scratch),
+            cwd=home,
+            env=launch.environment(logs, scratch),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
+        )
+    _pid_file(settings).write_text(str(process.pid))
+    return psutil.Process(process.pid)
+
+
+def _wait_until_ready(settings: ServerSettings, process: psutil.Process) -> None:
+    """Wait until the server accepts a token of this run, and the models that it loaded again have workers."""
+    deadline = time.monotonic() + settings.start_seconds
+    answered = False
+    with TorchServe.from_settings(settings) as client:
+        while time.monotonic() < deadline:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise ServerStartError(f"TorchServe ended while starting; {_log_tail(settings)}")
+            with suppress(ServerError):
+                loaded = [version for name in client.models() for version in client.describe(name).values()]
+                answered = True
+                if all(version.ready and version.ready == version.workers for version in loaded):
+                    return
+            time.sleep(0.1)
+    if not answered:  # a model without workers is for the deployment to repair; the server itself is up
+        limit = f"{settings.start_seconds:g} s ({variable('start_seconds')})"
+        raise ServerStartError(f"TorchServe did not answer within {limit}; {_log_tail(settings)}")
+
+
+def _log_tail(settings: ServerSettings) -> str:
+    logs = settings.server_home / "logs"
+    text = _last_lines(logs / "console.log") or _last_lines(logs / "server.log") or "it logged nothing"
+    return f"the end of its log in {logs}:\n{text}"
+
+
+def _last_lines(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        return "\n".join(stream.read().decode(errors="replace").splitlines()[-LOG_LINES:])
+
+
+def _event(line: str) -> str:
+    try:
+        return json.loads(line)["event"]
+    except ValueError:  # half a line, where the log was rotated
+        return ""
+
+
+def _worker_log(settings: ServerSettings) -> Path:
+    return settings.server_home / "logs" / "worker.log"
+
+
+def _pid_file(settings: ServerSettings) -> Path:
+    return settings.server_home / "server.pid"

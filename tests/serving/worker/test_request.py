@@ -1,0 +1,61 @@
+"""A request is checked field by field, and an error names the field."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.worker.request import DEFAULT_K, MAX_HISTORY, RequestError, parse
+
+NOW = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+EVENT = {"item_id": "a", "event_time": "2026-01-01T00:00:00Z"}
+
+
+def test_an_empty_object_asks_for_the_default_list_now() -> None:
+    request = parse({}, NOW)
+
+    assert (request.user_id, request.history, request.has_history) == (None, [], False)
+    assert (request.k, request.time_us) == (DEFAULT_K, NOW)
+
+
+def test_an_empty_history_is_a_history_and_null_is_none() -> None:
+    assert parse({"history": []}, NOW).has_history
+    assert not parse({"history": None}, NOW).has_history
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    assert parse({"time": "2026-01-01T00:00:00"}, 0).time_us == NOW
+    assert parse({"time": "2026-01-01T01:00:00+01:00"}, 0).time_us == NOW
+
+
+def test_one_value_of_a_filter_is_a_list_of_one() -> None:
+    assert parse({"filters": {"color": "red"}}, NOW).filters == {"color": ["red"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ([], "body: expected a JSON object, got a list"),
+        ({"users": 1}, "users: unknown field; known are user_id, history, k, time,"),
+        ({"user_id": "x" * 257}, "user_id: expected at most 256 characters, got 257"),
+        ({"k": 1001}, "k: expected a whole number from 1 to 1000, got 1001"),
+        ({"k": 2.5}, "k: expected a whole number from 1 to 1000, got 2.5"),
+        ({"history": [EVENT] * (MAX_HISTORY + 1)}, "history: expected at most 10000 events, got 10001"),
+        ({"history": ["a"]}, "history[0]: expected an object with item_id and event_time, got text"),
+        ({"history": [EVENT, {"item": "a"}]}, "history[1].item_id: missing; unknown field item"),
+        ({"history": [{"item_id": "a"}]}, "history[0].event_time: missing"),
+        ({"history": [{**EVENT, "item_id": None}]}, "history[0].item_id: expected text, got null"),
+        ({"history": [{**EVENT, "event_time": 5}]}, "history[0].event_time: expected an ISO 8601 time, got a number"),
+        ({"time": "soon"}, "time: 'soon' is not an ISO 8601 time"),
+        ({"context": {"device": []}}, "context.device: expected text or a number, got a list"),
+        ({"exclude": [1]}, "exclude: expected a list of item ids (text) or null"),
+    ],
+)
+def test_an_error_names_the_field_and_what_was_expected(body: object, error: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        parse(body, NOW)
+
+    assert str(raised.value).startswith(error)
+
+
+def test_more_fields_of_an_event_are_allowed() -> None:
+    assert parse({"history": [{**EVENT, "event_type": "play"}]}, 0).history == [("a", NOW)]
