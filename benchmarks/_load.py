@@ -1,4 +1,4 @@
-"""One measured point: wrk posts requests of varying users to an address for some seconds."""
+"""Start the servers of a benchmark, and put them under load with wrk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from unittest.mock import patch
 import httpx
 
 from benchmarks._synthetic import NAME
-from features.online.connect import STORE
+from features.online.connect import STORE_VARIABLE
 from serving import package
 from serving import settings as torchserve
-from serving.edge import keyring
+from serving.edge import authentication
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
@@ -31,15 +31,25 @@ from serving.torchserve.client import TorchServe, prediction_path
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 SUMMED = ("requests", "seconds", "refused", "other", "broken", "late")
-PATIENCE_SECONDS = 5  # an answer that takes longer counts as late, and is not waited for
+TIMEOUT_SECONDS = 5  # a request without an answer by then counts as late
+REDIS_READY_SECONDS, EDGE_READY_SECONDS = 10, 60
+PERSONAL = '"source":"personalized"'  # every personalized answer contains it
+NOOP = "noop"
+NOOP_SOURCE = '''\
+"""Answers without doing anything, so that only the server's own time is left."""
+
+
+def handle(data, context):
+    return ["OK"] * len(data or ())
+'''
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to post, and how to tell a good answer.
+    """Where to post, and how to recognize a good answer.
 
     Attributes:
-        wanted: a text that every good answer holds.
+        wanted: a text that every good answer contains.
         token: sent as `Authorization: Bearer`.
     """
 
@@ -50,11 +60,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw.
+    """What wrk measured.
 
     Attributes:
         refused: answers whose status was not 200.
-        other: answers with status 200 that were not what was asked for.
+        other: answers with status 200 that do not contain the wanted text.
         broken: connections that failed.
         late: requests without an answer in time.
     """
@@ -74,27 +84,27 @@ class Load:
 
     @property
     def bad(self) -> int:
-        """Requests that did not get what they asked for."""
+        """Requests without a good answer."""
         return self.refused + self.other + self.broken + self.late
 
 
 def pooled(rounds: Sequence[Load]) -> Load:
-    """Rounds of one point as one: counts and seconds add up; of each percentile the median of the rounds'."""
+    """Several rounds as one: sums of counts and seconds, and the median of each percentile."""
     sums = {name: sum(getattr(one, name) for one in rounds) for name in SUMMED}
     p50, p99 = (median(getattr(one, name) for one in rounds) for name in ("p50_ms", "p99_ms"))
     return Load(**sums, p50_ms=p50, p99_ms=p99)
 
 
 class LoadError(RuntimeError):
-    """wrk ended without figures; the text is what it said."""
+    """wrk ended without figures; the text is its output."""
 
 
 def load(target: Target, concurrency: int, seconds: float, users: int, k: int, first: int = 0) -> Load:
-    """Keep `concurrency` requests in flight for a while, from one thread, users in turn from number `first` on."""
+    """Keep `concurrency` requests in flight for some seconds, from one thread; users take turns from number `first` on."""
     command = [
         "wrk",
         *("--threads", "1", "--connections", str(concurrency), "--duration", f"{max(1, round(seconds))}s"),
-        *("--timeout", f"{PATIENCE_SECONDS}s", "--script", str(SCRIPT)),
+        *("--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT)),
         *_headers({"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}),
         target.url,
         *("--", str(users), str(first), str(k), target.wanted),
@@ -110,12 +120,9 @@ def _headers(headers: Mapping[str, str]) -> list[str]:
     return [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
 
 
-REDIS_READY_SECONDS = 10
-
-
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """The URL of a redis-server on a free port, which keeps nothing; it ends with the block."""
+    """Run a redis-server without persistence on a free port; gives its URL."""
     port = free_ports(1)[0]
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
@@ -129,7 +136,7 @@ def redis_server() -> Iterator[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free a moment ago."""
+    """Ports of loopback that are free now."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -149,31 +156,19 @@ def _await_redis(port: int) -> None:
             time.sleep(0.05)
 
 
-NOOP = "noop"
-NOOP_SOURCE = '''\
-"""Answers without doing anything: what is left is the server's own time."""
-
-
-def handle(data, context):
-    return ["OK"] * len(data or ())
-'''
-PERSONAL = '"rung":"personalised"'
-READY_SECONDS = 60
-
-
 @contextmanager
-def environment(home: Path, store: str) -> Iterator[None]:
-    """Let every server that starts inside the block keep to a folder, to free ports and to a store."""
+def server_environment(home: Path, store: str) -> Iterator[None]:
+    """Servers that start inside the block use a folder, free ports and a store of their own."""
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    own = {variable("server_home"): str(home / "torchserve"), STORE: store}
-    day = {variable("token_minutes"): str(24 * 60)}  # a long soak must not outlive its token
-    with patch.dict(os.environ, own | day | ports):
+    folders = {variable("server_home"): str(home / "torchserve"), STORE_VARIABLE: store}
+    token = {variable("token_minutes"): str(24 * 60)}  # longer than any soak
+    with patch.dict(os.environ, folders | token | ports):
         yield
 
 
 @contextmanager
-def running(artifact: Path) -> Iterator[ServerSettings]:
-    """TorchServe with the artifact as deploy loads it, and beside it the no-op at batch size 1."""
+def torchserve_server(artifact: Path) -> Iterator[ServerSettings]:
+    """Run TorchServe with the artifact, loaded as deploy does, and the no-op handler at batch size 1."""
     settings = torchserve.load()
     server.start(settings)
     try:
@@ -194,36 +189,36 @@ def running(artifact: Path) -> Iterator[ServerSettings]:
         server.stop(settings)
 
 
-def target(settings: ServerSettings, name: str, wanted: str) -> Target:
-    """Where a loaded model is asked; its token holds for as long as the settings say."""
+def model_target(settings: ServerSettings, name: str, wanted: str) -> Target:
+    """The target of a loaded model."""
     token = json.loads(settings.key_file.read_text())["inference"]["key"]
     return Target(settings.inference_url + prediction_path(name), token, wanted)
 
 
 @contextmanager
-def edge(home: Path, **chosen: object) -> Iterator[Target]:
-    """The edge, as deployed but for the settings given, without a limit of its rate."""
+def edge_server(home: Path, **settings: object) -> Iterator[Target]:
+    """Run the edge with the given settings and without a rate limit."""
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
-    stated = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | chosen
-    key, kept = keyring.new(keyring.SERVER, None, None)
-    keyring.add(home / "keys.json", kept)
-    environ = os.environ | {edge_variable(field): str(value) for field, value in stated.items()}
+    values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
+    key, entry = authentication.create_key(authentication.SERVER, None, None)
+    authentication.add_key(home / "keys.json", entry)
+    environ = os.environ | {edge_variable(field): str(value) for field, value in values.items()}
     home.mkdir(parents=True, exist_ok=True)
     with (home / "edge.log").open("wb") as log:
         command = [sys.executable, "-m", "serving.edge.serve"]
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _await(f"http://127.0.0.1:{port}/readyz", process, home / "edge.log")
+        _await_edge(f"http://127.0.0.1:{port}/readyz", process, home / "edge.log")
         yield Target(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL)
     finally:
         process.terminate()
         process.wait()
 
 
-def _await(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until the edge has had its first answer from TorchServe."""
-    deadline = time.monotonic() + READY_SECONDS
+def _await_edge(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until the edge has its first answer from TorchServe."""
+    deadline = time.monotonic() + EDGE_READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx.HTTPError):
             if httpx.get(url, trust_env=False).json().get("popular_list"):
@@ -233,9 +228,9 @@ def _await(url: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def _write_noop(path: Path) -> None:
-    """The archive of the handler that does nothing."""
+    """Write the archive of the handler that does nothing."""
     model = {"modelName": NOOP, "modelVersion": "1.0", "handler": "noop_handler.py"}
-    stated = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
+    manifest = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(package.INNER_MANIFEST, json.dumps(stated))
+        archive.writestr(package.INNER_MANIFEST, json.dumps(manifest))
         archive.writestr("noop_handler.py", NOOP_SOURCE)

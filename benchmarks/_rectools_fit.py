@@ -1,4 +1,4 @@
-"""Runs in RecTools' own environment, so it imports nothing of ours: fit its SASRec, rank our cases after each epoch.
+"""Fit RecTools' SASRec and rank our cases after each epoch. Runs in RecTools' environment and imports nothing of ours.
 
 Usage: python -I _rectools_fit.py FOLDER. FOLDER holds request.json, events.npz and histories.npz; answer.npz and
 about.json are written beside them.
@@ -23,22 +23,22 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
 
-class Epochs(pl.Callback):
-    """Keeps the weights after each epoch, and the second at which it ended: ranking waits until the fit is over."""
+class EpochRecorder(pl.Callback):
+    """Keep weights and seconds at the end of each epoch; ranking waits until the fit is over."""
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
         self.seconds: list[float] = []
         self.weights: list[dict] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.seconds.append(time.perf_counter() - self.begun)
+        self.seconds.append(time.perf_counter() - self.started)
         self.weights.append({name: value.detach().clone() for name, value in module.state_dict().items()})
         print(f"rectools: epoch {len(self.seconds)} of {trainer.max_epochs}, {self.seconds[-1]:.1f} s", flush=True)
 
 
-def dataset_of(path: Path) -> Dataset:
-    """Interactions whose order in the file decides among equal times, since RecTools sorts stably."""
+def read_dataset(path: Path) -> Dataset:
+    """Read interactions. The order in the file decides among equal times, since RecTools sorts stably."""
     columns = np.load(path)
     frame = pd.DataFrame({
         Columns.User: columns["user"],
@@ -49,13 +49,13 @@ def dataset_of(path: Path) -> Dataset:
     return Dataset.construct(frame)
 
 
-def fitted(folder: Path, request: dict) -> tuple[SASRecModel, Epochs]:
-    """The model after its last epoch. Reading the file counts as set-up, as does what the library makes of it."""
-    epochs = Epochs()
-    dataset = dataset_of(folder / "events.npz")
+def fit_model(folder: Path, request: dict) -> tuple[SASRecModel, EpochRecorder]:
+    """The model after its last epoch, and its epochs. Reading the file counts as set-up, and so does its preparation."""
+    epochs = EpochRecorder()
+    dataset = read_dataset(folder / "events.npz")
 
     def trainer() -> pl.Trainer:
-        """RecTools' default trainer, with a callback more."""
+        """RecTools' default trainer with one more callback."""
         return pl.Trainer(
             max_epochs=request["epochs"], min_epochs=request["epochs"], enable_progress_bar=False, devices=1,
             enable_model_summary=False, logger=False, enable_checkpointing=False, callbacks=[epochs],
@@ -63,30 +63,30 @@ def fitted(folder: Path, request: dict) -> tuple[SASRecModel, Epochs]:
 
     model = SASRecModel(**request["model"], loss="softmax", epochs=request["epochs"], get_trainer_func=trainer)
     model.fit(dataset)
-    return model, next(one for one in model.fit_trainer.callbacks if isinstance(one, Epochs))  # fit copies it
+    return model, next(one for one in model.fit_trainer.callbacks if isinstance(one, EpochRecorder))  # fit copies it
 
 
-def ranked(model: SASRecModel, histories: Dataset, request: dict) -> np.ndarray:
-    """(cases, k) items of each case, best first; 0 where there are no more, or RecTools knows nothing to go by."""
+def rank_cases(model: SASRecModel, histories: Dataset, request: dict) -> np.ndarray:
+    """(cases, k) items of each case, best first; 0 where there are no more, or RecTools knows nothing about the user."""
     users = histories.user_id_map.external_ids
-    found = model.recommend(users, histories, request["k"], filter_viewed=True, on_unsupported_targets="ignore")
+    recommended = model.recommend(users, histories, request["k"], filter_viewed=True, on_unsupported_targets="ignore")
     lists = np.zeros((request["cases"], request["k"]), dtype=np.int64)
-    lists[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item]
+    lists[recommended[Columns.User], recommended[Columns.Rank] - 1] = recommended[Columns.Item]
     return lists
 
 
 def main(folder: Path) -> None:
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")  # the library's own, about its pandas and Lightning calls
+    warnings.simplefilter("ignore")  # RecTools' own pandas and Lightning calls warn
     request = json.loads((folder / "request.json").read_text())
     torch.set_num_threads(request["threads"])
     pl.seed_everything(request["seed"], workers=True, verbose=False)
-    model, epochs = fitted(folder, request)
-    histories, lists = dataset_of(folder / "histories.npz"), []
+    model, epochs = fit_model(folder, request)
+    histories, lists = read_dataset(folder / "histories.npz"), []
     for number, weights in enumerate(epochs.weights, start=1):
         model.lightning_model.load_state_dict(weights)
-        lists.append(ranked(model, histories, request))
+        lists.append(rank_cases(model, histories, request))
         print(f"rectools: cases ranked as of epoch {number}", flush=True)
     np.savez(folder / "answer.npz", seconds=np.array(epochs.seconds), ranked=np.stack(lists))
     versions = {name: importlib.metadata.version(name) for name in ("rectools", "torch", "pytorch-lightning", "numpy")}

@@ -1,4 +1,4 @@
-"""Reading a batch of profiles from the online store, decoded and checked, against a bare MGET of the same bytes."""
+"""Read a batch of profiles from the online store, decoded and checked, against a bare MGET of the same bytes."""
 
 from __future__ import annotations
 
@@ -18,41 +18,45 @@ from benchmarks._load import redis_server
 from benchmarks._record import write
 from data.columns import HOUR
 from features.online.connect import StoreSettings, connect
-from features.online.profile import Event, Profile, Stated, make
-from features.online.profile_codec import encode
+from features.online.profile import Event, Profile, TimedValue, make_profile
+from features.online.records import encode_profile
 from features.online.store import Policy
 
-T = 1_767_225_600_000_000
+START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 NAMESPACE = "bench"
 
 
 def profile(user: int, events: int) -> Profile:
-    """As real ones: ids of 32 digits, as ingest makes them, and a few traits."""
+    """A realistic profile: event ids of 32 digits as from ingest, and a few traits."""
     history = [
-        Event(T + at * HOUR, f"{user:016x}{at:016x}", T + at * HOUR, f"m{at * 37:05d}", "play") for at in range(events)
+        Event(START + at * HOUR, f"{user:016x}{at:016x}", START + at * HOUR, f"m{at * 37:05d}", "play")
+        for at in range(events)
     ]
-    traits = {name: Stated(T, "0" * 32, T, value) for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))}
-    return make(f"u{user:06d}", history, traits)
+    traits = {
+        name: TimedValue(START, "0" * 32, START, value)
+        for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))
+    }
+    return make_profile(f"u{user:06d}", history, traits)
 
 
-def timed(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, in turns, so that whatever else the machine does weighs on all alike."""
-    took: dict[str, list[float]] = {name: [] for name in work}
+def call_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call. The calls take turns, so that other load on the machine affects all alike."""
+    times: dict[str, list[float]] = {name: [] for name in work}
     turns = list(work.items())
     for number in range(rounds + 20):
-        turns.append(turns.pop(0))  # nobody always follows the same one, whose work may leave a cache or a core warm
+        turns.append(turns.pop(0))  # rotate: each call may leave a cache warm for the next one
         for name, call in turns:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             call()
-            if number >= 20:  # warm
-                took[name].append((time.perf_counter() - begun) * 1e3)
-    return took
+            if number >= 20:  # after the warm-up
+                times[name].append((time.perf_counter() - started) * 1e3)
+    return times
 
 
 def measure(url: str, folder: Path, users: int, events: int, rounds: int) -> tuple[dict[str, list[float]], int]:
-    """Milliseconds of a batch by each way, and the bytes of one."""
+    """Milliseconds per batch of each way to read, and the bytes of a batch."""
     profiles = [profile(user, events) for user in range(users)]
-    names, moments = [each.user_id for each in profiles], [T + 1000 * HOUR] * users
+    names, moments = [each.user_id for each in profiles], [START + 1000 * HOUR] * users
     stores = {"redis": StoreSettings(url), "sqlite": StoreSettings(f"sqlite:///{folder}/store.db")}
     work: dict[str, Callable[[], object]] = {}
     for kind, place in stores.items():
@@ -60,11 +64,11 @@ def measure(url: str, folder: Path, users: int, events: int, rounds: int) -> tup
         store.configure(Policy(1000, None))
         store.upsert(profiles)
         work[kind] = partial(store.read, names, moments)
-    client, raw = redis.Redis.from_url(url), [encode(each) for each in profiles]
+    client, raw = redis.Redis.from_url(url), [encode_profile(each) for each in profiles]
     keys = [f"bare:{name}" for name in names]
     client.mset(dict(zip(keys, raw, strict=True)))
     work["bare MGET"] = partial(client.mget, keys)
-    return timed(work, rounds), sum(map(len, raw))
+    return call_times(work, rounds), sum(map(len, raw))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,24 +78,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1000, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if shutil.which("redis-server") is None:
-        print("online_store: there is no redis-server on the path (Debian: apt-get install redis-server); not measured")
+        print("skipped online_store: redis-server is not on the path (Debian: apt-get install redis-server)")
         return 0
     with redis_server() as url, tempfile.TemporaryDirectory() as folder:
-        took, size = measure(url, Path(folder), arguments.users, arguments.events, arguments.rounds)
-    # By the fastest call: what the work takes where nothing else runs, as Python's timeit has it.
-    best = {name: min(each) for name, each in took.items()}
+        times, size = measure(url, Path(folder), arguments.users, arguments.events, arguments.rounds)
+    # The fastest call shows what the work costs when nothing else runs, as in Python's timeit.
+    best = {name: min(calls) for name, calls in times.items()}
     ratio = {name: round(best["bare MGET"] / best[name], 3) for name in ("redis", "sqlite")}
-    path = write("online_store", {
-        "users": arguments.users, "events": arguments.events, "rounds": arguments.rounds, "bytes": size,
-        "reference": "bare MGET of the same bytes, redis-py with hiredis, loopback", "ratio": ratio,
+    figures = {
+        "users": arguments.users,
+        "events": arguments.events,
+        "rounds": arguments.rounds,
+        "bytes": size,
+        "reference": "bare MGET of the same bytes, redis-py with hiredis, loopback",
+        "ratio": ratio,
         "best_ms": {name: round(value, 3) for name, value in best.items()},
-        "p50_ms": {name: round(statistics.median(each), 3) for name, each in took.items()},
-        "p99_ms": {name: round(statistics.quantiles(each, n=100)[98], 3) for name, each in took.items()},
-    })  # fmt: skip
+        "p50_ms": {name: round(statistics.median(calls), 3) for name, calls in times.items()},
+        "p99_ms": {name: round(statistics.quantiles(calls, n=100)[98], 3) for name, calls in times.items()},
+    }
+    path = write("online_store", figures)
     print(
-        f"online_store: {arguments.users} profiles of {arguments.events} events, {size / 1e3:.0f} kB, at best: "
+        f"read {arguments.users} profiles of {arguments.events} events, {size / 1e3:.0f} kB, at best in: "
         + ", ".join(f"{name} {value:.2f} ms" for name, value in best.items())
-        + f"; {ratio['redis']:.2f} and {ratio['sqlite']:.2f} of the bare MGET's speed -> {path}"
+        + f"; ratio to bare MGET: redis {ratio['redis']:.2f}, sqlite {ratio['sqlite']:.2f}; written to {path}"
     )
     return 0
 

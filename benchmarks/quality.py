@@ -1,4 +1,4 @@
-"""The leaderboard of a data set from its preset and from nothing, beside the committed one; and how long it took."""
+"""Reproduce a committed leaderboard from its presets, with empty workspace and caches, and compare the numbers."""
 
 from __future__ import annotations
 
@@ -14,103 +14,108 @@ from pathlib import Path
 from benchmarks._record import write
 from config.command import UserError, exits_cleanly
 from experiments import experiment
-from experiments.evaluation.cases import TARGETS
-from experiments.evaluation.comparison import PRIMARY
+from experiments.evaluation.cases import PRIMARY, TARGETS
 from experiments.orchestration import seeds, steps, workspace
 from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace
 
 
-def committed(dataset: str) -> dict:
-    """The result file that is to be reproduced.
+def committed_result(dataset: str) -> dict:
+    """The result file to reproduce.
 
     Raises:
-        UserError: there is none of this data set.
+        UserError: the dataset has none.
     """
     path = RESULTS / f"{dataset}.json"
     if not path.exists():
-        raise UserError(f"experiments/results/{dataset}.json does not exist; NAME says which leaderboard to reproduce")
+        raise UserError(
+            f"experiments/results/{dataset}.json does not exist; choose the leaderboard to reproduce with NAME"
+        )
     return json.loads(path.read_text())
 
 
-def reproduce(given: argparse.Namespace, dataset: str, names: list[str], scratch: Path) -> dict:
-    """Run the pipeline in a workspace and with a cache that hold nothing; its result file."""
+def reproduce(arguments: argparse.Namespace, dataset: str, names: list[str], scratch: Path) -> dict:
+    """Run the pipeline in an empty workspace with an empty cache and return its result file."""
     shutil.rmtree(workspace.HOME / f"{dataset}{SUFFIX}", ignore_errors=True)
     os.environ["TIDEGATE_DVC_CACHE"] = str(scratch / "cache")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
-    given.name = f"{dataset}{SUFFIX}"
-    folder = workspace.workspace_of(given)
+    arguments.name = f"{dataset}{SUFFIX}"
+    folder = workspace.workspace_of(arguments)
     assert folder is not None
     experiment.prepare(folder, names)
     env = steps.environment()
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
-    return json.loads((folder / "experiments/results" / f"{given.name}.json").read_text())
+    return json.loads((folder / "experiments/results" / f"{arguments.name}.json").read_text())
 
 
-def beside(now: dict, then: dict) -> list[dict]:
-    """One row a model and target: NDCG@10 now and as committed, and whether now lies in the committed interval."""
+def compare_results(now: dict, committed: dict) -> list[dict]:
+    """One row per model and target: NDCG@10 now and as committed, and whether now lies in the committed interval."""
     rows = []
     for label, model in now["models"].items():
         for target in TARGETS:
-            old = then["models"].get(label, {}).get("targets", {}).get(target, {}).get("metrics", {}).get(PRIMARY)
+            targets = committed["models"].get(label, {}).get("targets", {})
+            old = targets.get(target, {}).get("metrics", {}).get(PRIMARY)
             new = model["targets"][target]["metrics"][PRIMARY]
             if old is not None:
-                rows.append({"model": label, "target": target, "now": new["mean"], "committed": old["mean"],
-                             "inside": old["low"] <= new["mean"] <= old["high"]})  # fmt: skip
+                inside = old["low"] <= new["mean"] <= old["high"]
+                row = {"model": label, "target": target, "now": new["mean"], "committed": old["mean"], "inside": inside}
+                rows.append(row)
     return rows
 
 
 def report(rows: list[dict]) -> str:
-    lines = [f"{'':<18}{'target':<8}  {'now':>7}  {'committed':>9}  {'difference':>10}"]
+    """The rows as a table for the terminal."""
+    lines = [f"{'':<18}{'target':<10}  {'now':>7}  {'committed':>9}  {'difference':>10}"]
     for row in rows:
         outside = "" if row["inside"] else "  outside the committed interval"
         lines.append(
-            f"{row['model']:<18}{row['target']:<8}  {row['now']:>7.4f}  {row['committed']:>9.4f}  "
+            f"{row['model']:<18}{row['target']:<10}  {row['now']:>7.4f}  {row['committed']:>9.4f}  "
             f"{row['now'] - row['committed']:>+10.4f}{outside}"
         )
     return "\n".join(lines)
 
 
-def options() -> argparse.ArgumentParser:
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     workspace.add(parser)
     parser.add_argument(
-        "--preset", help="of experiments/presets, several with commas (default: those found on the data set)"
+        "--preset", help="of experiments/presets, several with commas (default: those chosen on the dataset)"
     )
-    return parser
-
-
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    given = options().parse_args(argv)
-    if given.source is None:
-        print("quality: skipped, it reproduces a leaderboard of data of yours: make bench-quality SOURCE=ml-100k")
+    arguments = parser.parse_args(argv)
+    if arguments.source is None:
+        print("skipped quality: it reproduces the leaderboard of a source: make bench-quality SOURCE=ml-100k")
         return 0
-    if not given.source.exists():
-        raise UserError(f"SOURCE: {given.source} does not exist")
-    dataset = given.name or workspace.name_of(given.source.expanduser().resolve())
-    then, begun = committed(dataset), time.perf_counter()
-    names = given.preset.split(",") if given.preset else seeds.found_on(dataset)
+    if not arguments.source.exists():
+        raise UserError(f"SOURCE: {arguments.source} does not exist")
+    dataset = arguments.name or workspace.name_of(arguments.source.expanduser().resolve())
+    committed, started = committed_result(dataset), time.perf_counter()
+    names = arguments.preset.split(",") if arguments.preset else seeds.found_on(dataset)
     for name in names:
-        seeds.read(name)  # refused now, not after the features
-    scratch = Path(tempfile.mkdtemp(prefix="tidegate-quality-"))
-    try:
-        now = reproduce(given, dataset, names, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    seconds = time.perf_counter() - begun
-    if now["split_id"] != then["split_id"]:
-        raise UserError(f"quality: {dataset} was split as {now['split_id']}, the committed one as {then['split_id']}")
-    rows = beside(now, then)
-    path = write("quality", {
-        "dataset": dataset, "split_id": now["split_id"], "presets": names, "seconds": round(seconds, 1), "rows": rows,
-        "committed_at": then["commit"], "reference": "the committed result file",
-    })  # fmt: skip
+        seeds.read(name)  # an unknown preset is refused before any work
+    with tempfile.TemporaryDirectory(prefix="tidegate-quality-") as scratch:
+        now = reproduce(arguments, dataset, names, Path(scratch))
+    seconds = time.perf_counter() - started
+    if now["split_id"] != committed["split_id"]:
+        raise UserError(
+            f"quality: the split of {dataset} is {now['split_id']}, that of the committed result {committed['split_id']}"
+        )
+    rows = compare_results(now, committed)
+    figures = {
+        "dataset": dataset,
+        "split_id": now["split_id"],
+        "presets": names,
+        "seconds": round(seconds, 1),
+        "rows": rows,
+        "committed_at": committed["commit"],
+        "reference": "the committed result file",
+    }
+    path = write("quality", figures)
     inside = sum(row["inside"] for row in rows)
     print(f"\n{report(rows)}\n{inside} of {len(rows)} figures lie in the committed 95% intervals")
-    print(f"quality: {dataset} from nothing in {seconds / 60:.1f} minutes -> {path}")
+    print(f"reproduced {dataset} in {seconds / 60:.1f} minutes; written to {path}")
     return 0
 
 

@@ -97,14 +97,14 @@ def memory(requests: int, processes: dict[str, int]) -> dict[str, float]:
 def start(stack: ExitStack, home: Path, artifact: Path, made: Features, size: Size) -> tuple[Bench, ServerSettings]:
     """Start every server of a run; they end with the stack."""
     url = store_profiles(stack, made, params.load(ROOT / "params.yaml"))
-    stack.enter_context(_load.environment(home, url))
-    settings = stack.enter_context(_load.running(artifact))
-    edge = stack.enter_context(_load.edge(home / "edge", cache="off"))
+    stack.enter_context(_load.server_environment(home, url))
+    settings = stack.enter_context(_load.torchserve_server(artifact))
+    edge = stack.enter_context(_load.edge_server(home / "edge", cache="off"))
     kept = {"cache_seconds": CACHE_SECONDS, "stale_seconds": CACHE_SECONDS}
-    cached = stack.enter_context(_load.edge(home / "cached", **kept))
+    cached = stack.enter_context(_load.edge_server(home / "cached", **kept))
     targets = {
-        NOOP: _load.target(settings, _load.NOOP, "OK"),
-        HANDLER: _load.target(settings, NAME, _load.PERSONAL),
+        NOOP: _load.model_target(settings, _load.NOOP, "OK"),
+        HANDLER: _load.model_target(settings, NAME, _load.PERSONAL),
         EDGE: edge,
         CACHED: cached,
     }

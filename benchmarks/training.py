@@ -1,4 +1,4 @@
-"""Training speed: the seconds that two_tower and sasrec need to become as good as RecTools' SASRec, beside its own."""
+"""Training speed: seconds that two_tower and sasrec need to become as good as RecTools' SASRec, against its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import _rectools, _training_curve
+import torch
+
+from benchmarks._learning_curve import LearningCurve, model_curve, rectools_curve
 from benchmarks._record import write
-from benchmarks._training_curve import LearningCurve
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES
@@ -17,91 +18,93 @@ from experiments.orchestration import steps, workspace
 from features import feature_files
 from training import validation
 
-OURS = ("two_tower", "sasrec")
+MODELS = ("two_tower", "sasrec")
 SUFFIX = "-speed"  # of the workspace
 COUNTED = (
-    "Counted for all: fitting, from events in memory to the end of an epoch, set-up included; not counted: imports, "
-    "validation.\nNDCG@10 of `next_item`, full catalogue, on the same cases between the cuts valid and test; one seed. "
-    "RecTools: our sasrec's\nsizes, its own softmax loss and defaults; it reads each user's last events, we read all."
+    "Seconds of fitting, from events in memory to the end of an epoch, with set-up, without imports and validation.\n"
+    "NDCG@10 of next_item, full catalog, the same cases between the cuts valid and test, one seed. RecTools has the sizes\n"
+    "of our sasrec, its own softmax loss and defaults; it reads the last events of each user, our models read all."
 )
 
 
-def features_of(given: argparse.Namespace) -> Path:
-    """The workspace of the source with its features at the cut `valid`.
+def prepare_workspace(arguments: argparse.Namespace) -> Path:
+    """The workspace of the source, with its features at the cut `valid`.
 
-    A workspace of its own, whose settings are those of the project: that of a demo may hold tuned ones.
+    It is separate from that of a demo, which may have tuned settings.
     """
-    given.name = given.name or f"{workspace.name_of(given.source.expanduser().resolve())}{SUFFIX}"
-    folder = workspace.workspace_of(given)
+    arguments.name = arguments.name or f"{workspace.name_of(arguments.source.expanduser().resolve())}{SUFFIX}"
+    folder = workspace.workspace_of(arguments)
     assert folder is not None
-    steps.step("data and features", "dvc", ["repro", "featurize@valid"], folder, steps.environment())
+    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
     return folder
 
 
-def line(name: str, curve: LearningCurve, mark: float, theirs: float) -> str:
-    """One row of the table; `theirs` is how long RecTools took for all its epochs."""
-    found = curve.figures(mark)
-    reached = found["seconds_to_mark"]
-    told = f"{reached:>9.1f}  {theirs / reached:>6.2f}" if reached else f"{'never':>9}  {'-':>6}"
-    return (
-        f"{name:<17}{found['epochs']:>7}  {found['seconds']:>8.1f}  {max(curve.ndcg):>8.4f}  {told}  "
-        f"{found['epochs_per_second']:>8.3f}  {found['events_per_second']:>8,}"
+def report(curves: dict[str, LearningCurve], mark: float, reference_seconds: float) -> str:
+    """A table: how long each model trained, its best NDCG@10, when it reached the mark, how fast it was.
+
+    Args:
+        reference_seconds: of RecTools for all its epochs.
+    """
+    row = "{:<17}{:>7}  {:>8}  {:>8}  {:>9}  {:>6}  {:>8}  {:>8}"
+    lines = [row.format("", "epochs", "seconds", "best", "s to mark", "ratio", "epochs/s", "events/s")]
+    for name, curve in curves.items():
+        figures = curve.figures(mark)
+        to_mark = figures["seconds_to_mark"]
+        reached = (f"{to_mark:.1f}", f"{reference_seconds / to_mark:.2f}") if to_mark else ("never", "-")
+        lines.append(
+            row.format(
+                name,
+                figures["epochs"],
+                f"{figures['seconds']:.1f}",
+                f"{max(curve.ndcg):.4f}",
+                *reached,
+                f"{figures['epochs_per_second']:.3f}",
+                f"{figures['events_per_second']:,}",
+            )
+        )
+    lines.append(
+        f"Mark: NDCG@10 {mark:.4f}, RecTools after its last epoch. Ratio: its {reference_seconds:.1f} s / seconds to mark."
     )
+    return "\n".join([*lines, COUNTED])
 
 
-def report(curves: dict[str, LearningCurve], mark: float, theirs: float) -> str:
-    """The table: how long each trained, how good it became, when it reached the mark, how fast it went."""
-    head = (
-        f"{'':<17}{'epochs':>7}  {'seconds':>8}  {'best':>8}  {'s to mark':>9}  {'ratio':>6}  "
-        f"{'epochs/s':>8}  {'events/s':>8}"
-    )
-    rows = [line(name, curve, mark, theirs) for name, curve in curves.items()]
-    told = f"Mark: NDCG@10 {mark:.4f}, RecTools' after its last epoch. Ratio: its {theirs:.1f} s over seconds to mark."
-    return "\n".join([head, *rows, told, COUNTED])
-
-
-def options() -> argparse.ArgumentParser:
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     workspace.add(parser)
     parser.add_argument("--epochs", type=int, default=16, help="of RecTools (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=4000, help="ranked after each epoch (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each model (default: %(default)s)")
-    return parser
-
-
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    given = options().parse_args(argv)
+    arguments = parser.parse_args(argv)
     for name in ("epochs", "cases", "threads"):
-        if getattr(given, name) < 1:
-            raise UserError(f"--{name} is {getattr(given, name)}; expected at least 1")
-    if given.source is None:
-        print("training: skipped, it trains on data of yours: make bench-training SOURCE=events.csv")
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; expected at least 1")
+    if arguments.source is None:
+        print("skipped training: it trains on the data of a source: make bench-training SOURCE=events.csv")
         return 0
-    import torch
-
-    torch.set_num_threads(given.threads)
-    folder = features_of(given)
-    settings, features = params.load(folder / "params.yaml"), feature_files.load(folder / FEATURES / "valid")
-    cases = validation.sample(validation.cases(features)["next_item"], given.cases, settings.seed)
-    recipe = _training_curve.recipe_of("sasrec", settings)
-    theirs, versions = _rectools.curve_of(
-        features, cases, recipe, given.epochs, given.threads, settings.seed, settings.train.eval_batch_size
-    )
-    mark, name = theirs.ndcg[-1], f"RecTools {versions['rectools']}"
-    print(f"\nthe mark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {given.epochs}\n", flush=True)
-    ours = {label: _training_curve.curve_of(label, features, settings, given.cases, mark) for label in OURS}
-    curves = {name: theirs} | ours
-    path = write("training", {
-        "dataset": settings.dataset.removesuffix(SUFFIX), "split_id": features.description["split_id"],
-        "cases": len(cases), "threads": given.threads, "mark": mark, "versions": versions, "counted": COUNTED,
-        "ratio": {
-            label: (took := curve.seconds_to(mark)) and round(theirs.seconds[-1] / took, 3)
-            for label, curve in ours.items()
-        },
+    torch.set_num_threads(arguments.threads)
+    folder = prepare_workspace(arguments)
+    settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
+    cases = validation.sample(validation.cases(features)["next_item"], arguments.cases, settings.seed)
+    reference, versions = rectools_curve(features, cases, settings, arguments.epochs, arguments.threads)
+    mark, seconds = reference.ndcg[-1], reference.seconds[-1]
+    print(f"\nmark: NDCG@10 {mark:.4f}, RecTools' SASRec after epoch {arguments.epochs}\n", flush=True)
+    ours = {label: model_curve(label, features, settings, arguments.cases, mark) for label in MODELS}
+    curves = {f"RecTools {versions['rectools']}": reference} | ours
+    to_mark = {label: curve.seconds_to(mark) for label, curve in ours.items()}
+    figures = {
+        "dataset": settings.dataset.removesuffix(SUFFIX),
+        "split_id": features.description["split_id"],
+        "cases": len(cases),
+        "threads": arguments.threads,
+        "mark": mark,
+        "versions": versions,
+        "counted": COUNTED,
+        "ratio": {label: taken and round(seconds / taken, 3) for label, taken in to_mark.items()},
         "models": {label: curve.figures(mark) for label, curve in curves.items()},
-    })  # fmt: skip
-    print(f"\n{report(curves, mark, theirs.seconds[-1])}\n-> {path}")
+    }
+    path = write("training", figures)
+    print(f"\n{report(curves, mark, seconds)}\nwritten to {path}")
     return 0
 
 

@@ -1,40 +1,56 @@
-"""How a command ends: one line for a user's mistake, a traceback only for ours."""
+"""How a command ends: a user's mistake is one line on stderr, an unexpected error a traceback."""
 
 from __future__ import annotations
 
 import functools
+import os
+import select
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+
+from config import threads as threads  # imported before torch, whose threads it configures
+
+USER_ERROR = 2
+INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE
 
 
 class UserError(ValueError):
-    """Something the person at the keyboard can put right; its text says what and where."""
-
-
-def describe_fault(name: str, fault: Mapping[str, Any]) -> str:
-    """One of Pydantic's errors as a sentence: `TIDEGATE_WORKERS is '0'; input should be greater than ...`.
-
-    Args:
-        name: of the setting, as the user knows it.
-        fault: an entry of `ValidationError.errors()`.
-    """
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{name} is {fault['input']!r}; {message[:1].lower()}{message[1:]}"
+    """An error that the user can fix. The message says what is wrong and where."""
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
-    """Print a UserError as `error: ...` on stderr and return 2; an interrupt returns 130."""
+    """Decorate the `main` of a command.
+
+    A UserError is printed as `error: ...` on stderr and returns 2. An interrupt returns 130. If the reader of stdout
+    has gone (`... | head`), the command stops silently and returns 141.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         try:
-            return main(argv)
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()  # a closed pipe is caught here; at the interpreter's exit it would not be
         except UserError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
-            return 2
+            return USER_ERROR
         except KeyboardInterrupt:
-            return 130
+            return INTERRUPTED
+        except BrokenPipeError:
+            if not _discard_output():  # the broken pipe is another one, such as a socket
+                raise
+            return CLOSED_PIPE
 
     return wrapped
+
+
+def _discard_output() -> bool:
+    """Whether the reader of stdout has gone. If so, the remaining output is discarded without an error."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # only errors, which are always reported
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed

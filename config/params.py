@@ -1,20 +1,20 @@
-"""Types and bounds of params.yaml. No defaults: a default is a value that DVC cannot see."""
+"""Types and bounds of params.yaml. There are no defaults, since DVC could not see them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from config.command import UserError, describe_fault
-from config.gate_params import ErrorRates, Gate, Rollout
-from config.model_params import Count, Hybrid, ModelParams, Section, Share
+from config.command import UserError
 from config.paths import ROOT as ROOT
-from config.search_space import Space, around
-from config.segment_params import Segments
+from config.search_space import Space
+from config.validation import Count, Fraction, ModelSection, NonNegativeInt, Positive, Section, Share, describe_error
+
+# Data
 
 
 class Simulate(Section):
@@ -45,6 +45,9 @@ class Split(Section):
     horizon_days: Count
 
 
+# Features
+
+
 class Trends(Section):
     refresh_minutes: Count
     windows_days: list[Count]
@@ -52,7 +55,7 @@ class Trends(Section):
 
 
 class Featurize(Section):
-    text_dimensions: Annotated[int, Field(ge=0)]
+    text_dimensions: NonNegativeInt
     max_trait_values: Count
     trait_buckets: Annotated[int, Field(ge=2)]
     context: list[str]
@@ -60,24 +63,155 @@ class Featurize(Section):
 
 
 class Online(Section):
-    max_events: Count  # the newest events of a user that the online store keeps
-    ttl_days: Annotated[float, Field(gt=0)] | None  # what was learned longer ago is not served; None: for ever
+    max_events: Count  # newest events that the online store keeps per user
+    ttl_days: Positive | None  # a profile that learned nothing for longer is not served; None: forever
+
+
+class Bounds(Section):
+    """Bounds of a number. A key that is not written is None and does not bind."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Bounds:
+        low = [bound for bound in (self.at_least, self.above) if bound is not None]
+        high = [bound for bound in (self.at_most, self.below) if bound is not None]
+        if not low and not high:
+            raise ValueError("there is no bound; expected at_least, at_most, above or below")
+        if low and high and max(low) > min(high):
+            raise ValueError(f"no number is above {max(low):g} and below {min(high):g}")
+        return self
+
+
+class FactCondition(Bounds):
+    """Bounds of a number derived from a user's events."""
+
+    fact: Literal["events", "days_since_first", "days_since_last"]
+    last_days: Positive | None = None  # for `events`: count only those of the last days
+
+    @model_validator(mode="after")
+    def _limits_events(self) -> FactCondition:
+        if self.last_days is not None and self.fact != "events":
+            raise ValueError(f"last_days is {self.last_days:g}, but {self.fact} counts no events")
+        return self
+
+
+class ItemShare(Section):
+    field: str  # an item column: genres, or another one of the side table
+    value: str
+
+
+class ShareCondition(Bounds):
+    """Bounds of the share of a user's events whose item has a value, in [0, 1]."""
+
+    share_of: ItemShare
+
+
+class TraitCondition(Section):
+    """Accepted values of a user trait."""
+
+    trait: str
+    equals: str | float | None = None
+    one_of: Annotated[list[str | float], Field(min_length=1)] | None = Field(default=None, alias="in")
+
+    @field_validator("equals", "one_of", mode="before")
+    @classmethod
+    def _flags_to_text(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [str(item) if isinstance(item, bool) else item for item in value]
+        return str(value) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _names_values(self) -> TraitCondition:
+        if (self.equals is None) == (self.one_of is None):
+            raise ValueError(f"trait {self.trait} needs either equals or in")
+        return self
+
+
+def _condition_kind(condition: Any) -> str:
+    keys = condition if isinstance(condition, dict) else getattr(type(condition), "model_fields", ())
+    return next((key for key in ("trait", "share_of") if key in keys), "fact")
+
+
+Condition = Annotated[
+    Annotated[FactCondition, Tag("fact")]
+    | Annotated[TraitCondition, Tag("trait")]
+    | Annotated[ShareCondition, Tag("share_of")],
+    Discriminator(_condition_kind),
+]
+Conditions = Annotated[list[Condition], Field(min_length=1)]
+
+
+class Rule(Section):
+    """A segment: users who fulfill every condition of `all` and at least one of `any`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    all: Conditions | None = None
+    any: Conditions | None = None
+
+    @model_validator(mode="after")
+    def _has_conditions(self) -> Rule:
+        if self.all is None and self.any is None:
+            raise ValueError(f"segment {self.name} has no conditions; expected all or any")
+        return self
+
+
+class Segments(Section):
+    rules: list[Rule]
+
+    @field_validator("rules")
+    @classmethod
+    def _has_distinct_names(cls, rules: list[Rule]) -> list[Rule]:
+        names = [rule.name for rule in rules]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two segments are called {repeated[0]}")
+        return rules
+
+    def plain(self) -> list[dict]:
+        """The rules as JSON values, for `features.segments`."""
+        return [rule.model_dump(exclude_none=True, by_alias=True) for rule in self.rules]
+
+
+# Training and tuning
 
 
 class Train(Section):
-    seed: Annotated[int, Field(ge=0)]
+    seed: NonNegativeInt
     early_stopping_cases: Count
     validation_cases: Count
     eval_batch_size: Count
-    models: dict[str, ModelParams]
+    models: dict[str, ModelSection]  # typed by `training.model_factory`
+
+
+class Tune(Section):
+    model: str
+    trials: Count
+    seconds: Positive  # no trial starts later
+    objectives: Annotated[list[Literal["accuracy", "diversity", "latency"]], Field(min_length=1)]
+    max_steps: Count | None  # per trial; None: the model's own
+    folds: Count  # windows to score a trial on, each as long as the validation window, which is the last
+    spaces: dict[str, dict[str, Space]]  # label -> hyperparameter -> search space
 
     @model_validator(mode="after")
-    def _parts_are_models(self) -> Train:
-        for label, model in self.models.items():
-            for part in model.parts if isinstance(model, Hybrid) else []:
-                if part not in self.models or isinstance(self.models[part], Hybrid):
-                    raise ValueError(f"models.{label}.parts names {part}, which is no other model that is not a hybrid")
+    def _accuracy_first(self) -> Tune:
+        if self.objectives[0] != "accuracy" or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives are {', '.join(self.objectives)}; expected accuracy first, which selects the trial, and "
+                "each only once"
+            )
         return self
+
+
+class Experiment(Section):
+    baseline_trials: Count  # at most, per baseline: the rest of the time is for networks
+    max_steps: Count  # of every network, unless train.models has less
+    max_epochs: Count
+
+
+# Evaluation
 
 
 class Evaluate(Section):
@@ -85,88 +219,138 @@ class Evaluate(Section):
     resamples: Annotated[int, Field(ge=100)]
 
 
-class Retrain(Section):
-    candidate: str  # of train.models: the champion's rival where the command names none
-    refit: Literal["gated", "full"]  # what serves after a PROMOTE: what was gated, or its recipe fitted on all events
-    refit_requests: Count  # the newest ones, that a refit and its parent are both asked
-    refit_overlap: Annotated[float, Field(ge=0, lt=1)]  # least mean share of the parent's 10 that the refit lists, too
-
-
-class Limited(Section):
-    field: str  # of items: genres, or another column of the side table
-    value: str
-    items: Annotated[int, Field(ge=0)]  # that a list may hold
-
-
-class Index(Section):
-    kind: Literal[
-        "auto", "exact", "faiss"
-    ]  # auto: faiss for a catalogue above `above`, if the model's scores are products
-    above: Count  # items
-    candidates: Annotated[int, Field(ge=20)]  # found for a request, then scored exactly
-    recall: Annotated[float, Field(gt=0, le=1)]  # of the exact best 20, that export searches far enough for
-    requests: Annotated[int, Field(ge=16)]  # before the cut, by which it searches and measures
-
-
-class Serve(Section):
-    diversity: Annotated[float, Field(ge=0, lt=1)]  # weight of being unlike the items above; 0 keeps the scores' order
-    at_most: list[Limited]
-    index: Index
-
-
-class Tune(Section):
-    model: str
-    trials: Count
-    seconds: Annotated[float, Field(gt=0)]  # no trial begins after it
-    objectives: Annotated[list[Literal["accuracy", "diversity", "latency"]], Field(min_length=1)]
-    max_steps: Count | None  # of one trial; None: the model's own
-    folds: Count  # windows that a trial is scored on, each as long as the validation window, which is the last
-    spaces: dict[str, dict[str, Space]]  # label -> parameter -> the values to try
-
-    @model_validator(mode="after")
-    def _takes_the_most_accurate(self) -> Tune:
-        if self.objectives[0] != "accuracy" or len(set(self.objectives)) < len(self.objectives):
-            stated = ", ".join(self.objectives)
-            raise ValueError(
-                f"objectives are {stated}; expected accuracy first, by which a recipe is taken, none twice"
-            )
-        return self
-
-
 class Sensitivity(Section):
-    models: list[str]  # fitted where none are named; those that train.models lacks are left out
-    rolling_windows: Annotated[int, Field(ge=0)]  # before the validation window, as long as it
+    models: list[str]  # fitted if the command names none; models that train.models lacks are skipped
+    rolling_windows: NonNegativeInt  # before the validation window, each as long
     folds: Annotated[int, Field(ge=2)]  # of users, and of sessions
-    session_minutes: Count  # a pause this long ends a session, where the data names none
-    cases: Count  # of each protocol, drawn once
+    session_minutes: Count  # a pause this long ends a session, if the data names no sessions
+    cases: Count  # sampled once for each protocol
 
 
 class Audit(Section):
-    session_minutes: Count  # a pause this long ends a session, where the data names none
-    first_items: Count  # whose trends are looked at before their first event
+    session_minutes: Count  # a pause this long ends a session, if the data names no sessions
+    first_items: Count  # items whose trends are checked before their first event
     tied_cases: Count  # cases with ties, encoded as a model reads them
-    training_questions: Count  # of a network's first batches, looked at as it is fed them
-    travelled_cases: Count  # of each target, computed with and without all that comes from their moment on
-    probed_cases: Annotated[int, Field(ge=2)]  # of `next_item`, of which the target probe makes duels
-    probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # of a false alarm of the probe, over all features of a cut
-    too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of duels that no honest context column or trait wins
+    training_questions: Count  # of a network's first batches, checked as the network gets them
+    travelled_cases: Count  # per target, computed with and without everything from their moment on
+    probed_cases: Annotated[int, Field(ge=2)]  # of `next_item`, from which the target probe makes pairs
+    probe_alpha: Annotated[float, Field(gt=0, lt=0.05)]  # false alarm rate of the probe over all features of a cut
+    too_good: Annotated[float, Field(gt=0.5, lt=1)]  # share of pairs that no honest context column or trait wins
     examples: Count  # rows that a finding shows
 
 
 class Skew(Section):
-    answers: Count  # of the served log, drawn by the seed
-    recomputed: Annotated[int, Field(ge=0)]  # of those that differ, for what it costs their scores
+    answers: Count  # sampled from the served log
+    recomputed: NonNegativeInt  # of the different ones, to measure the effect on their scores
 
 
-class Experiment(Section):
-    baseline_trials: Count  # of a model that only counts, at most: it leaves its minutes to the networks
-    max_steps: Count  # of every network that stops earlier in train.models
-    max_epochs: Count
+# Gate and retraining
+
+
+class GuardRails(Section):
+    """How far a candidate's lists of 10 may be from the champion's, as ratios to the champion's value."""
+
+    coverage: Annotated[float, Field(ge=0, le=1)]  # minimum, of the share of the catalog shown to anyone
+    diversity: Annotated[float, Field(ge=0, le=1)]  # minimum, of 1 - mean cosine of the content within a list
+    popularity_lift: Annotated[float, Field(ge=1)]  # maximum, of events per shown item over events per item
+
+
+class Budgets(Section):
+    """What a candidate's artifact may cost."""
+
+    size_mb: Positive  # all its files, 10^6 bytes
+    latency_ms: Positive  # median response: one thread, this process, no server
+    latency_ratio: Annotated[float, Field(ge=1)]  # latency over the champion's ...
+    latency_free_ms: Annotated[float, Field(ge=0)]  # ... which does not matter below this latency
+
+
+class Gate(Section):
+    version: Count  # of this policy: raise it with every change, so that people can refer to it
+    primary: Literal["next_item", "horizon"]  # the target on which the candidate must be better
+    alpha: Annotated[float, Field(gt=0, le=0.2)]  # one-sided, divided by the looks at the holdout
+    margin: Fraction  # how much worse, relatively, the other target may be
+    power: Share  # of the number of users that a report recommends
+    min_users: Count  # per target; fewer decide nothing
+    resamples: Annotated[int, Field(ge=200)]  # of the gate's bootstrap
+    segment_margin: Fraction  # no segment may be shown to lose more than this, relatively
+    segment_min_users: Count  # smaller segments are reported, not tested; cold users are always tested
+    guard_rails: GuardRails
+    budgets: Budgets
+    max_age_days: Positive | None  # age of the newest event when the gate runs; None: any
+    min_index_recall: Share  # of the exact best 20, as measured at export
+    min_match_rate: Share  # of served features with the dataset's, as measured by skew; below it there is no verdict
+    refit: bool  # also fit the champion's configuration on the candidate's data, to separate idea from fresher data
+
+
+class ErrorRates(Section):
+    looks: Count  # simulated at each point that shows an error rate
+    power_looks: Count  # simulated at each point that shows power
+    users: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2)]  # of a simulated holdout
+    effects: list[Annotated[float, Field(gt=0, le=1)]]  # true relative gains whose power is drawn
+    detectable: Annotated[float, Field(gt=0, le=1)]  # the one of them that gate.min_users lets the gate detect
+
+
+class Retrain(Section):
+    candidate: str  # label in train.models of the challenger, if the command names none
+    refit: Literal["gated", "full"]  # what serves after PROMOTE: the gated version, or a refit of it on all events
+    refit_requests: Count  # newest requests for the comparison of a refit with its parent
+    refit_overlap: Fraction  # minimum mean share of the parent's 10 items in the refit's list
+
+
+# Serving
+
+
+class ItemLimit(Section):
+    field: str  # an item column: genres, or another one of the side table
+    value: str
+    items: NonNegativeInt  # maximum in a list
+
+
+class Index(Section):
+    # auto: faiss for a catalog with more than `above` items, if the model's scores are products
+    kind: Literal["auto", "exact", "faiss"]
+    above: Count
+    candidates: Annotated[int, Field(ge=20)]  # retrieved for a request, then scored exactly
+    recall: Annotated[float, Field(gt=0, le=1)]  # of the exact best 20, to be reached at export
+    requests: Annotated[int, Field(ge=16)]  # before the cut, to measure the recall on
+
+
+class Serve(Section):
+    diversity: Fraction  # weight of the difference from the items above; 0 keeps the order of scores
+    at_most: list[ItemLimit]
+    index: Index
+
+
+class RolloutLimits(Section):
+    alpha: Annotated[
+        float, Field(gt=0, le=0.1)
+    ]  # probability that one step rolls back a version as good as the champion
+    error_excess: Fraction  # how much its error rate may exceed the champion's
+    p99_ratio: Annotated[float, Field(ge=1)]  # of its calls over the champion's
+    overlap: Fraction  # minimum mean share of the champion's list in its list
+
+
+class Rollout(Section):
+    shadow_share: Share  # of the champion's fresh requests, also sent to the candidate, whose response is discarded
+    shadow_seconds: Annotated[float, Field(ge=0)]
+    shadow_requests: Count  # compared before the candidate serves anyone
+    canary: list[Share]  # of the users, step by step
+    bake_seconds: Annotated[float, Field(ge=0)]  # per step
+    min_requests: Count  # served by the candidate in each step, and by either side before p99 is compared
+    limits: RolloutLimits
+
+    @model_validator(mode="after")
+    def _increases(self) -> Rollout:
+        if self.canary != sorted(set(self.canary)):
+            raise ValueError(f"canary is {self.canary}; expected increasing shares")
+        return self
 
 
 class Params(Section):
+    """All of params.yaml."""
+
     dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    seed: Annotated[int, Field(ge=0)]
+    seed: NonNegativeInt
     simulate: Simulate
     ingest: Ingest
     split: Split
@@ -187,23 +371,19 @@ class Params(Section):
     rollout: Rollout
 
     @model_validator(mode="after")
-    def _spaces_fit_their_models(self) -> Params:
-        for label, space in self.tune.spaces.items():
+    def _spaces_belong_to_models(self) -> Params:
+        for label in self.tune.spaces:
             if label not in self.train.models:
                 raise ValueError(f"tune.spaces names the model {label}, which train.models does not hold")
-            try:
-                around(space, self.train.models[label])
-            except ValueError as error:
-                raise ValueError(f"tune.spaces.{label}{error}") from None
         return self
 
 
 class ParamsError(UserError):
-    """params.yaml holds something that cannot be; the message names the key, the value and the bound."""
+    """params.yaml is invalid. The message names the key, the value and the bound."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice: of two values one would vanish."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses repeated keys, of which YAML would silently drop all but the last."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -214,14 +394,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path: Path | str = "params.yaml") -> Params:
-    """Read and check params.yaml.
+    """Read and validate params.yaml.
 
     Raises:
-        ParamsError: one line per fault: `params.yaml: split.test_quantile is 1.2; expected ...`.
+        ParamsError: one line per error: `params.yaml: split.test_quantile is 1.2; input should be less than 1`.
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(), _Loader)
+        raw = yaml.load(path.read_text(), _UniqueKeyLoader)
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's root") from None
     except yaml.YAMLError as error:
@@ -231,23 +411,26 @@ def load(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_sentence(path, fault) for fault in error.errors())) from None
+        raise ParamsError("\n".join(describe_errors(error, path))) from None
 
 
-def _sentence(path: Path, fault) -> str:
-    parts = list(fault["loc"])
-    if parts[:2] == ["train", "models"]:
-        del parts[3:4]  # pydantic names the class there, which is no key of the file
-    if parts[:2] == ["segments", "rules"]:
-        del parts[5:6]  # and here the kind of condition
-    if parts[:2] == ["tune", "spaces"]:
-        del parts[4:5]  # and the kind here
-    key = ".".join(map(str, parts))
-    if fault["type"] == "value_error":  # ours: the text names keys and values itself
-        return f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}"
-    key = key or "the file"
-    if fault["type"] == "extra_forbidden":
-        return f"{path.name}: {key} is not a known parameter"
-    if fault["type"] == "missing":
-        return f"{path.name}: {key} is missing"
-    return f"{path.name}: {describe_fault(key, fault)}"
+def describe_errors(error: ValidationError, path: Path, inside: tuple[str, ...] = ()) -> list[str]:
+    """One sentence per fault of a file: `params.yaml: split.test_quantile is 1.2; input should be less than 1`.
+
+    Args:
+        inside: keys of the section that was validated, where that is not the whole file.
+    """
+    return [_describe(path, inside, fault) for fault in error.errors()]
+
+
+def _describe(path: Path, inside: tuple[str, ...], error) -> str:
+    keys = [*inside, *error["loc"]]
+    # Pydantic inserts the name of the chosen class of a union, which is not a key of the file.
+    if keys[:2] == ["segments", "rules"]:
+        del keys[5:6]
+    if keys[:2] == ["tune", "spaces"]:
+        del keys[4:5]
+    key = ".".join(map(str, keys))
+    if error["type"] == "value_error":  # raised by a validator of ours, whose message names the value itself
+        return f"{path.name}: {f'{key}: ' if key else ''}{error['ctx']['error']}"
+    return f"{path.name}: {describe_error(key or 'the file', error)}"

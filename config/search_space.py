@@ -1,24 +1,22 @@
-"""Which values a tuner may try for a parameter: data of params.yaml, checked against the model that has it."""
+"""Search spaces of hyperparameters: sections of params.yaml, checked against the model that they belong to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from config.validation import Section, error_message
 
 Value = bool | int | float | str | None
-GOLDEN = 0.6180339887498949  # of a range: neither of its ends, and no whole number where the ends are
+GOLDEN = 0.6180339887498949  # a fraction of a range: inside it, and not a whole number if the ends are
 
 
-class _Space(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Range(_Space):
+class _Range(Section):
     low: float
     high: float
-    log: bool  # spread evenly over orders of magnitude
+    log: bool  # sample evenly over orders of magnitude
 
     @model_validator(mode="after")
     def _is_a_range(self):
@@ -29,7 +27,7 @@ class _Range(_Space):
         return self
 
     def including(self, value: Value):
-        """This range, widened to hold a value."""
+        """This range, extended to contain `value`."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"the model's own value is {value!r}, which no range holds; expected kind: choice")
         if self.log and value <= 0:
@@ -41,7 +39,7 @@ class FloatRange(_Range):
     kind: Literal["float"]
 
     def probes(self) -> list[Value]:
-        """Values that the model must take if it is to take all."""
+        """Values that show whether the model accepts the whole range."""
         return [self.low, self.high, self.low + (self.high - self.low) * GOLDEN]
 
 
@@ -51,55 +49,54 @@ class IntRange(_Range):
     high: int
 
     def probes(self) -> list[Value]:
-        """Values that the model must take if it is to take all."""
+        """Values that show whether the model accepts the whole range."""
         return [self.low, self.high]
 
 
-class Choice(_Space):
+class Choice(Section):
     kind: Literal["choice"]
     values: Annotated[list[Value], Field(min_length=2)]
 
     @model_validator(mode="after")
-    def _has_no_value_twice(self):
+    def _has_distinct_values(self):
         for value in self.values:
             if self.values.count(value) > 1:
                 raise ValueError(f"values name {value!r} twice")
         return self
 
     def including(self, value: Value) -> Choice:
-        """This choice, with a value among the others."""
+        """This choice, with `value` added if it is missing."""
         return self if value in self.values else self.model_copy(update={"values": [*self.values, value]})
 
     def probes(self) -> list[Value]:
-        """Values that the model must take."""
+        """Values that show whether the model accepts every choice."""
         return list(self.values)
 
 
 Space = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind")]
 
 
-def around(spaces: Mapping[str, Space], model: BaseModel) -> dict[str, Space]:
-    """The spaces, each wide enough for the model's own value, from which a search begins.
+def spaces_around(spaces: Mapping[str, Space], model: BaseModel) -> dict[str, Space]:
+    """Extend each space to contain the model's own value, where a search starts.
 
     Raises:
-        ValueError: the model lacks a parameter, or refuses a value of its space; names both.
+        ValueError: the model lacks a parameter, or refuses a value of its space. The message names both.
     """
     if unknown := sorted(set(spaces) - set(type(model).model_fields)):
         raise ValueError(f" names {', '.join(unknown)}, which the model does not have")
-    found = {}
+    extended = {}
     for name, space in spaces.items():
-        _check(name, space, model)
+        _check_values(name, space, model)
         try:
-            found[name] = space.including(getattr(model, name))
+            extended[name] = space.including(getattr(model, name))
         except ValueError as error:
             raise ValueError(f".{name}: {error}") from None
-    return found
+    return extended
 
 
-def _check(name: str, space: Space, model: BaseModel) -> None:
+def _check_values(name: str, space: Space, model: BaseModel) -> None:
     for value in space.probes():
         try:
             type(model).model_validate(model.model_dump() | {name: value})
         except ValidationError as error:
-            said = error.errors()[0]["msg"]
-            raise ValueError(f".{name}: the model refuses {value!r}: {said[:1].lower()}{said[1:]}") from None
+            raise ValueError(f".{name}: the model refuses {value!r}: {error_message(error.errors()[0])}") from None

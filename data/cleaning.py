@@ -1,18 +1,26 @@
-"""Raw events become typed ones, and each row that cannot is named with its reason."""
+"""Clean a source: parse events, quarantine unusable rows, drop duplicates, apply consent and the rules of params.yaml.
+
+Every result depends on the content of the rows only, never on their order in the source.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandera.typing import Series
 
 from config import params
 from data.columns import (
+    DEFAULT_EVENT_TYPE,
+    EVENT_COLUMNS,
     EVENT_ID,
     EVENT_TIME,
     EVENT_TYPE,
@@ -25,133 +33,252 @@ from data.columns import (
     USER,
     VALUE,
 )
-from data.errors import DataError
-from data.fingerprint import event_ids
-from data.readers.raw import as_text
-from data.schema import Events, Items, Users, blank, faults
-from data.time_columns import microseconds, read_times
+from data.files import DataError
+from data.readers.sources import Source
+from data.readers.table import to_text
+from data.tables import event_ids
+from data.time_columns import EARLIEST, LATEST, TIME_DTYPE, microseconds, read_times
 
-DEFAULT_TYPE = "interaction"
-UNREADABLE_TIME = "is not a time"
-UNREADABLE_NUMBER = "is not a number"
+OUT_OF_RANGE = f"is out of range ({EARLIEST:%Y} to {LATEST:%Y})"
+NOT_A_TIME = "is not a time"
+NOT_A_NUMBER = "is not a number"
+ID_TAKEN = "event_id is taken by another event"
+QUARANTINE_COLUMNS = ["table", "source_row", "raw", "reason"]
+YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
 
 
-def type_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+@dataclass(frozen=True)
+class Ingested:
+    """Clean tables; `counts` says where every row of the source went."""
+
+    events: pd.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
+    quarantine: pd.DataFrame
+    counts: dict[str, Any]
+
+
+def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) -> Ingested:
+    """Clean a source.
+
+    Args:
+        context: further event columns to keep.
+
+    Returns:
+        Events in total order, positives only, repeats resolved; their users; all items of the events and the catalog.
+
+    Raises:
+        DataError: no event is left, or a setting names something that the source does not hold.
+    """
+    num_broken = int((source.broken["table"] == "events").sum())
+    counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
+    parsed, reasons = parse_events(source.events, settings.time_unit, context)
+    require_usable_rows(source.events, reasons, num_broken)
+    users, bad_users = clean_side_table(source.users, USER)
+    items, bad_items = clean_side_table(source.items, ITEM)
+
+    events = keep_consenting(parsed.drop(index=reasons.index), source.users, counts)
+    events = keep_positives(events, settings, counts)
+    ordered = sort_events(fill_event_ids(events))
+    unique, id_conflicts = drop_duplicates(ordered)
+    counts["duplicates"] = len(ordered) - len(unique) - len(id_conflicts)
+    resolved = resolve_repeats(unique, settings.repeats)
+    counts["repeats_dropped"] = len(unique) - len(resolved)
+
+    quarantine = _concatenate(
+        [
+            source.broken,
+            quarantine_rows(source.events, reasons, "events"),
+            quarantine_rows(source.events, id_conflicts, "events"),
+            bad_users,
+            bad_items,
+        ]
+    )
+    kept = list(dict.fromkeys([*EVENT_COLUMNS, *(name for name in context if name in resolved.columns)]))
+    events = resolved[kept].reset_index(drop=True)
+    tables = {"events": events, "users": complete_users(events, users), "items": complete_items(events, items)}
+    sizes = quarantine.groupby(["table", "reason"]).size()
+    counts |= {
+        "quarantined": int((quarantine["table"] == "events").sum()),
+        "quarantined_by_reason": {f"{table}: {reason}": int(size) for (table, reason), size in sizes.items()},
+        **{name: len(table) for name, table in tables.items()},
+    }
+    return Ingested(**tables, quarantine=quarantine, counts=counts)
+
+
+# Schemas
+
+
+def is_blank(values: pd.Series) -> pd.Series:
+    """Which cells are text without a visible character. Looks at each distinct text once."""
+    blanks = [text for text in values.unique() if isinstance(text, str) and not text.strip()]
+    return values.isin(blanks) if blanks else pd.Series(False, index=values.index)
+
+
+class EventSchema(pandera.DataFrameModel):
+    """One row per event. Further columns (event_id, session_id, context) are free."""
+
+    user_id: Series[str] = pandera.Field(nullable=False)
+    item_id: Series[str] = pandera.Field(nullable=False)
+    event_time: Series[TIME_DTYPE] = pandera.Field(nullable=False)
+    known_time: Series[TIME_DTYPE] = pandera.Field(nullable=False)
+    event_type: Series[str] = pandera.Field(nullable=False)
+    value: Series[float] = pandera.Field(nullable=True)
+
+    @pandera.check(f"^({USER}|{ITEM}|{EVENT_TYPE})$", regex=True, name="is blank")
+    def _not_blank(cls, ids: pd.Series) -> pd.Series:
+        return ~is_blank(ids)
+
+    @pandera.check(f"^({EVENT_TIME}|{KNOWN_TIME})$", regex=True, name=OUT_OF_RANGE)
+    def _in_range(cls, times: pd.Series) -> pd.Series:
+        return (times >= EARLIEST) & (times < LATEST)
+
+    @pandera.check(VALUE, name="is not finite")
+    def _finite(cls, values: pd.Series) -> pd.Series:
+        return pd.Series(np.isfinite(values), index=values.index)
+
+    @pandera.dataframe_check(name=f"{KNOWN_TIME} is before {EVENT_TIME}")
+    def _known_after_event(cls, events: pd.DataFrame) -> pd.Series:
+        return ~(events[KNOWN_TIME] < events[EVENT_TIME])
+
+
+class UserSchema(pandera.DataFrameModel):
+    """One row per user. Further columns are traits."""
+
+    user_id: Series[str] = pandera.Field(nullable=False)
+
+    @pandera.check(USER, name="is blank")
+    def _not_blank(cls, ids: pd.Series) -> pd.Series:
+        return ~is_blank(ids)
+
+    @pandera.check(USER, name="occurs twice")
+    def _unique(cls, ids: pd.Series) -> pd.Series:
+        return ~ids.duplicated()
+
+
+class ItemSchema(pandera.DataFrameModel):
+    """One row per item. Further columns describe it."""
+
+    item_id: Series[str] = pandera.Field(nullable=False)
+
+    @pandera.check(ITEM, name="is blank")
+    def _not_blank(cls, ids: pd.Series) -> pd.Series:
+        return ~is_blank(ids)
+
+    @pandera.check(ITEM, name="occurs twice")
+    def _unique(cls, ids: pd.Series) -> pd.Series:
+        return ~ids.duplicated()
+
+
+def find_errors(frame: pd.DataFrame, schema: type[pandera.DataFrameModel]) -> pd.Series:
+    """Why rows break a schema: index of the broken rows -> reason, such as `event_time is blank`.
+
+    A row with several errors gets the reason of its first column.
+    """
+    try:
+        schema.validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+    else:
+        return pd.Series(dtype=object)
+    if cases["index"].isna().any():  # the frame as a whole is wrong: a bug, not bad data
+        raise TypeError(f"not a frame of {schema.__name__}: {cases.iloc[0].to_dict()}")
+    checks = cases["check"].replace({"not_nullable": "is blank"})
+    whole_row = cases["schema_context"] == "DataFrameSchema"
+    reasons = checks.where(whole_row, cases["column"].astype(str) + " " + checks)
+    rank = cases["column"].map({name: position for position, name in enumerate(frame.columns)}).where(~whole_row)
+    order = rank.fillna(len(frame.columns)).to_numpy().argsort(kind="stable")
+    first = pd.Series(reasons.to_numpy()[order], index=cases["index"].to_numpy()[order])
+    return first[~first.index.duplicated()]
+
+
+# Parsing
+
+
+def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
     """Give every column its type.
 
     Returns:
-        The typed events (every column of the schema, and those of `context` that the source has), and why
-        rows cannot be used: index of the row -> reason.
+        The typed events (every column of the schema, and those of `context` that the source has), and the reasons
+        why rows are unusable: index of the row -> reason.
     """
-    typed = pd.DataFrame(index=raw.index)
+    events = pd.DataFrame(index=raw.index)
     for name in (EVENT_ID, USER, ITEM, SESSION):
-        typed[name] = _text(raw, name)
-    typed[EVENT_TIME] = _times(raw, EVENT_TIME, time_unit)
-    typed[KNOWN_TIME] = _times(raw, KNOWN_TIME, time_unit)
-    typed[EVENT_TYPE] = _text(raw, EVENT_TYPE).fillna(DEFAULT_TYPE)
-    typed[VALUE] = pd.to_numeric(_filled(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable(raw, typed)
-    # Silence about when it was known means: as it happened. An unreadable one is already named above.
-    typed[KNOWN_TIME] = typed[KNOWN_TIME].fillna(typed[EVENT_TIME])
+        events[name] = to_text(_column(raw, name))
+    events[EVENT_TIME] = read_times(_column(raw, EVENT_TIME), time_unit)
+    events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
+    events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(DEFAULT_EVENT_TYPE)
+    events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
+    reasons = _unreadable_cells(raw, events)
+    # An event without a known time was known when it happened. Unreadable ones already have a reason.
+    events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
     for name in context:
-        if name in raw.columns and name not in typed.columns:
-            typed[name] = raw[name]
-    broken = faults(typed, Events)
-    return typed, pd.concat([reasons, broken[~broken.index.isin(reasons.index)]]).sort_index()
+        if name in raw.columns and name not in events.columns:
+            events[name] = raw[name]
+    errors = find_errors(events, EventSchema)
+    return events, pd.concat([reasons, errors[~errors.index.isin(reasons.index)]]).sort_index()
 
 
-def quarantined(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.DataFrame:
-    """The rows left out: table, source_row, raw (the row as JSON), reason."""
-    rows = raw.loc[reasons.index].astype(object)
-    rows = rows.where(rows.notna(), None)
-    texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_dict("records")]
-    return pd.DataFrame(
-        {
-            "table": table,
-            "source_row": reasons.index.astype("int64"),
-            "raw": texts,
-            "reason": reasons.to_numpy(),
-        }
-    )
-
-
-def refuse_if_none_left(raw: pd.DataFrame, reasons: pd.Series, broken: int) -> None:
-    """Raise a DataError with the commonest reason where no row can be used."""
-    total = len(raw) + broken
-    if len(reasons) < len(raw):
-        return
-    if reasons.empty:
-        raise DataError(f"ingest: none of {total} rows could be taken apart into fields")
-    reason, count = reasons.value_counts().index[0], int(reasons.value_counts().iloc[0])
-    column, _, fault = reason.partition(" ")
-    first = raw.loc[reasons.index[reasons == reason][0], column] if column in raw.columns else None
-    plain = first.item() if isinstance(first, np.generic) else first
-    shown = f"; first: {plain!r}" if plain is not None and not pd.isna(plain) else ""
-    verb = {UNREADABLE_TIME: "read as a time", UNREADABLE_NUMBER: "read as a number"}.get(fault)
-    if verb and count == total:
-        raise DataError(f"ingest: {column}: none of {total} rows could be {verb}{shown}")
-    raise DataError(f"ingest: {column}: none of {total} rows could be used; {count} times it {fault}{shown}")
-
-
-def _text(raw: pd.DataFrame, name: str) -> pd.Series:
-    return as_text(_filled(raw, name))
-
-
-def _times(raw: pd.DataFrame, name: str, unit: str) -> pd.Series:
-    return read_times(_filled(raw, name), unit)
-
-
-def _filled(raw: pd.DataFrame, name: str) -> pd.Series:
+def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     """The column with blank cells as null; all null where the source lacks it."""
     if name not in raw.columns:
         return pd.Series(None, index=raw.index, dtype=object)
     values = raw[name]
     if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
         return values
-    return values.where(values.notna() & ~blank(values), None)
+    return values.where(values.notna() & ~is_blank(values), None)
 
 
-def _unreadable(raw: pd.DataFrame, typed: pd.DataFrame) -> pd.Series:
-    """Cells that hold something, but not what their column wants."""
+def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame) -> pd.Series:
+    """Reasons for cells that hold something, but not what their column needs."""
     reasons = pd.Series(dtype=object)
-    for name, says in (
-        (EVENT_TIME, UNREADABLE_TIME),
-        (KNOWN_TIME, UNREADABLE_TIME),
-        (VALUE, UNREADABLE_NUMBER),
-    ):
-        wrong = typed.index[typed[name].isna() & _filled(raw, name).notna()].difference(reasons.index)
-        reasons = pd.concat([reasons, pd.Series(f"{name} {says}", index=wrong, dtype=object)])
+    for name, message in ((EVENT_TIME, NOT_A_TIME), (KNOWN_TIME, NOT_A_TIME), (VALUE, NOT_A_NUMBER)):
+        wrong = events.index[events[name].isna() & _column(raw, name).notna()].difference(reasons.index)
+        reasons = pd.concat([reasons, pd.Series(f"{name} {message}", index=wrong, dtype=object)])
     return reasons
 
 
-_YES, _NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
+def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) -> None:
+    """Raise a DataError with the most frequent reason if no row is usable."""
+    total = len(raw) + num_broken
+    if len(reasons) < len(raw):
+        return
+    if reasons.empty:
+        raise DataError(f"ingest: none of {total} rows could be taken apart into fields")
+    reason, count = reasons.value_counts().index[0], int(reasons.value_counts().iloc[0])
+    column, _, error = reason.partition(" ")
+    first = raw.loc[reasons.index[reasons == reason][0], column] if column in raw.columns else None
+    value = first.item() if isinstance(first, np.generic) else first
+    example = f"; first: {value!r}" if value is not None and not pd.isna(value) else ""
+    verb = {NOT_A_TIME: "read as a time", NOT_A_NUMBER: "read as a number"}.get(error)
+    if verb and count == total:
+        raise DataError(f"ingest: {column}: none of {total} rows could be {verb}{example}")
+    raise DataError(f"ingest: {column}: none of {total} rows could be used; {count} times it {error}{example}")
 
 
-def consenting(users: pd.DataFrame | None) -> set[str] | None:
-    """Users who agreed that their events train models; None where the source does not ask.
-
-    Only a yes is consent: an empty cell is none, nor is a yes beside a no.
-
-    Raises:
-        DataError: a value that is neither yes nor no.
-    """
-    if users is None or TRAINING_CONSENT not in users.columns:
-        return None
-    answers = users[TRAINING_CONSENT]
-    text = answers.astype("string").str.strip().str.lower().fillna("")
-    unclear = ~text.isin(_YES | _NO | {""})
-    if unclear.any():
-        raise DataError(
-            f"users: {TRAINING_CONSENT} is {answers[unclear].iloc[0]!r} for user "
-            f"{users[USER][unclear].iloc[0]!r}; expected true or false"
-        )
-    return set(users[USER][text.isin(_YES)]) - set(users[USER][~text.isin(_YES)])
+def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.DataFrame:
+    """The rows left out: table, source_row, raw (the row as JSON), reason."""
+    rows = raw.loc[reasons.index].astype(object)
+    rows = rows.where(rows.notna(), None)
+    texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_dict("records")]
+    columns = (table, reasons.index.astype("int64"), texts, reasons.to_numpy())
+    return pd.DataFrame(dict(zip(QUARANTINE_COLUMNS, columns, strict=True)))
 
 
-def with_consent(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[str, Any]) -> pd.DataFrame:
-    """Events of users who agreed, or all where the source does not ask; adds to `counts`."""
-    agreed = consenting(users)
-    allowed = pd.Series(True, index=events.index) if agreed is None else events[USER].isin(agreed)
+def _concatenate(quarantines: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [part for part in quarantines if len(part)]
+    if not filled:
+        return pd.DataFrame({name: [] for name in QUARANTINE_COLUMNS}).astype({"source_row": "int64"})
+    return pd.concat(filled)[QUARANTINE_COLUMNS].sort_values(["table", "source_row"], ignore_index=True)
+
+
+# Consent and positives
+
+
+def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[str, Any]) -> pd.DataFrame:
+    """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`."""
+    consenting = consenting_users(users)
+    allowed = pd.Series(True, index=events.index) if consenting is None else events[USER].isin(consenting)
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():
@@ -159,20 +286,40 @@ def with_consent(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[
     return events[allowed]
 
 
-def positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[str, Any]) -> pd.DataFrame:
-    """Events of the wanted types and of at least the wanted value; adds to `counts`."""
-    wanted = pd.Series(True, index=events.index)
+def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
+    """Users who consented to training on their events; None if the source has no consent column.
+
+    Only yes is consent: an empty cell is not, and neither is a user with both a yes and a no.
+
+    Raises:
+        DataError: a value is neither yes nor no.
+    """
+    if users is None or TRAINING_CONSENT not in users.columns:
+        return None
+    consent = users[TRAINING_CONSENT]
+    text = consent.astype("string").str.strip().str.lower().fillna("")
+    unclear = ~text.isin(YES | NO | {""})
+    if unclear.any():
+        raise DataError(
+            f"users: {TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
+            f"{users[USER][unclear].iloc[0]!r}; expected true or false"
+        )
+    return set(users[USER][text.isin(YES)]) - set(users[USER][~text.isin(YES)])
+
+
+def keep_positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[str, Any]) -> pd.DataFrame:
+    """Keep events of the configured types with at least the configured value. Adds to `counts`."""
+    right_type = pd.Series(True, index=events.index)
     if settings.event_types is not None:
-        wanted = events[EVENT_TYPE].isin(settings.event_types)
-        if not wanted.any():
-            sizes = events[EVENT_TYPE].value_counts().items()
-            types = ", ".join(f"{name} ({count})" for name, count in sizes)
+        right_type = events[EVENT_TYPE].isin(settings.event_types)
+        if not right_type.any():
+            types = ", ".join(f"{name} ({count})" for name, count in events[EVENT_TYPE].value_counts().items())
             raise DataError(
                 f"ingest.event_types is {settings.event_types}; none of {len(events)} events is "
                 f"one; the source holds: {types}; null takes all"
             )
-    counts["other_event_types"] = int((~wanted).sum())
-    events = events[wanted]
+    counts["other_event_types"] = int((~right_type).sum())
+    events = events[right_type]
     high = pd.Series(True, index=events.index)
     if settings.min_value is not None:
         high = events[VALUE] >= settings.min_value
@@ -185,11 +332,11 @@ def positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[str, A
     return events[high]
 
 
-TAKEN = "event_id is taken by another event"
+# Order, duplicates and repeats
 
 
-def with_ids(events: pd.DataFrame) -> pd.DataFrame:
-    """Events that have no id get one from their content (`data.event_id`)."""
+def fill_event_ids(events: pd.DataFrame) -> pd.DataFrame:
+    """Give events without an id one derived from their content."""
     missing = events[EVENT_ID].isna()
     if not missing.any():
         return events
@@ -198,32 +345,33 @@ def with_ids(events: pd.DataFrame) -> pd.DataFrame:
     return events.assign(**{EVENT_ID: ids})
 
 
-def total_order(events: pd.DataFrame) -> pd.DataFrame:
-    """Events by (event_time, event_id); further columns decide among rows that share an id.
-
-    So the order rests on content alone, never on the order of the source's rows.
-    """
-    rest = [KNOWN_TIME, USER, ITEM, EVENT_TYPE]
-    others = sorted(set(events.columns) - {EVENT_TIME, EVENT_ID, *rest})
-    if _in_order(events):
+def sort_events(events: pd.DataFrame) -> pd.DataFrame:
+    """Sort events into total order: by (event_time, event_id), then by all other columns where ids are equal."""
+    if _is_sorted(events):
         return events
-    keys = [EVENT_TIME, EVENT_ID, *rest, *others]
+    keys = [EVENT_TIME, EVENT_ID, KNOWN_TIME, USER, ITEM, EVENT_TYPE]
+    keys += sorted(set(events.columns) - set(keys))
     table = pa.Table.from_pandas(events[keys], preserve_index=False)  # Arrow sorts text 5 times as fast
     return events.iloc[pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys]).to_numpy()]
 
 
+def _is_sorted(events: pd.DataFrame) -> bool:
+    """Whether every event comes strictly after the previous one."""
+    steps, ids = np.diff(microseconds(events[EVENT_TIME])), events[EVENT_ID].to_numpy()
+    tied = np.flatnonzero(steps == 0)
+    return bool((steps >= 0).all() and (ids[tied] < ids[tied + 1]).all())
+
+
 def drop_duplicates(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """Of events with one id, keep the first in the total order.
+    """Keep the first event of each id, in total order.
 
     Returns:
-        The events, and the rows whose id another event bears already: index -> reason. These are no
-        duplicates, since user, item, time or type differ.
+        The events, and the id conflicts: index -> reason for dropped rows that are not duplicates, since user, item,
+        time or type differ.
     """
-    extra = events[EVENT_ID].duplicated()
-    what = [EVENT_ID, USER, ITEM, EVENT_TIME, EVENT_TYPE]
-    other = extra & ~events.duplicated(what)
-    reasons = pd.Series(TAKEN, index=events.index[other], dtype=object)
-    return events[~extra], reasons
+    repeated = events[EVENT_ID].duplicated()
+    conflict = repeated & ~events.duplicated([EVENT_ID, USER, ITEM, EVENT_TIME, EVENT_TYPE])
+    return events[~repeated], pd.Series(ID_TAKEN, index=events.index[conflict], dtype=object)
 
 
 def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
@@ -232,7 +380,7 @@ def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
     Returns:
         Events in total order. At equal times the smallest event_id is the first, the largest the last.
     """
-    ordered = total_order(events)
+    ordered = sort_events(events)
     if rule == "all":
         return ordered
     if rule not in ("first", "last"):
@@ -240,40 +388,42 @@ def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
     return ordered.drop_duplicates([USER, ITEM], keep=rule)
 
 
-def _in_order(events: pd.DataFrame) -> bool:
-    """Whether every event comes strictly after the one above it."""
-    times, ids = microseconds(events[EVENT_TIME]).to_numpy(), events[EVENT_ID].to_numpy()
-    steps = np.diff(times)
-    tied = np.flatnonzero(steps == 0)
-    return bool((steps >= 0).all() and (ids[tied] < ids[tied + 1]).all())
+# Side tables
 
 
-def clean_side(table: pd.DataFrame | None, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """A side table without rows that have no id, or an id that stands there already."""
+def clean_side_table(table: pd.DataFrame | None, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Drop rows with a missing or repeated id.
+
+    Args:
+        key: the id column, user_id or item_id.
+
+    Returns:
+        The table (None if the source has none), and the quarantined rows.
+    """
     if table is None:
-        return None, quarantined(pd.DataFrame(), pd.Series(dtype=object), "")
-    # By content, so that which of two rows of one id stays does not rest on their order in the file.
+        return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), "")
+    # Sorted by content, so that it does not depend on the file's order which row of a repeated id stays.
     order = table.astype("string").sort_values([key, *sorted(set(table.columns) - {key})]).index
     table = table.loc[order]
-    reasons = faults(table, Users if key == USER else Items)
-    return table.drop(index=reasons.index), quarantined(table, reasons, "users" if key == USER else "items")
+    reasons = find_errors(table, UserSchema if key == USER else ItemSchema)
+    return table.drop(index=reasons.index), quarantine_rows(table, reasons, "users" if key == USER else "items")
 
 
-def users_of(events: pd.DataFrame, known: pd.DataFrame | None) -> pd.DataFrame:
-    """One row per user of the events, with what is known of them."""
-    users = pd.DataFrame({USER: sorted(events[USER].unique())})
-    if known is None:
-        return users
-    # After this stage everybody consents, so the column would be a trait that says nothing.
-    return users.merge(known.drop(columns=TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
+def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataFrame:
+    """One row per user of the events, with the columns of `users`."""
+    complete = pd.DataFrame({USER: sorted(events[USER].unique())})
+    if users is None:
+        return complete
+    # Every remaining user has consented, so as a trait the column would be constant.
+    return complete.merge(users.drop(columns=TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
 
 
-def items_of(events: pd.DataFrame, known: pd.DataFrame | None) -> pd.DataFrame:
-    """One row per item of the events or the catalogue, with what is known of it; title and genres always."""
-    items = pd.DataFrame({ITEM: events[ITEM].unique()})
-    if known is not None:
-        items = items.merge(known, on=ITEM, how="outer")
+def complete_items(events: pd.DataFrame, items: pd.DataFrame | None) -> pd.DataFrame:
+    """One row per item of the events or the catalog, with the columns of `items`, always with title and genres."""
+    complete = pd.DataFrame({ITEM: events[ITEM].unique()})
+    if items is not None:
+        complete = complete.merge(items, on=ITEM, how="outer")
     for name in (GENRES, TITLE):
-        if name not in items.columns:
-            items.insert(1, name, pd.Series(None, index=items.index, dtype=object))
-    return items.sort_values(ITEM, ignore_index=True)
+        if name not in complete.columns:
+            complete.insert(1, name, pd.Series(None, index=complete.index, dtype=object))
+    return complete.sort_values(ITEM, ignore_index=True)

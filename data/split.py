@@ -1,4 +1,4 @@
-"""Cut everybody's events at the same two moments: train, valid, test (PROTOCOL: one global timeline cut)."""
+"""Split events into train, valid and test at two moments, the same for all users (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from config import params
 from config.command import exits_cleanly
 from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
-from data.errors import DataError
-from data.fingerprint import json_hash
-from data.products import read_json, read_table, replacing, write_json, write_table
-from data.time_columns import from_datetime, iso, microseconds
+from data.files import DataError, json_hash, read_json, replace_folder, write_json
+from data.tables import read_table, write_table
+from data.time_columns import microseconds
+from data.times import from_datetime, to_iso
 
+MIN_EVENTS = 10
 TIE_RULE = "events at a cut belong to the later part; events that share a time never see one another"
-# What `split_id` was a hash of before the targets got their present names. It keeps that wording, so that results
-# measured earlier can still be compared with new ones.
+# `split_id` hashes these texts, with the names that the targets had at first, so that a result keeps its id.
 HASHED_TARGETS = {
     "window": "at test_start, users who act within window_days after it: their distinct new items of then",
     "next": "before each test event, from what is known strictly before its time: that event's item",
@@ -34,117 +34,49 @@ HASHED_TARGETS = {
 TARGETS = {
     "horizon": "at test_start, users who act within horizon_days after it: their distinct new items of then",
     "next_item": "before each test event, from what is known strictly before its time: that event's item",
-    "catalogue": "items with an event before test_start",
+    "catalog": "items with an event before test_start",
 }
 
 
 @dataclass(frozen=True)
 class SplitCuts:
-    """Moments in microseconds: valid starts, test starts, the last event."""
+    """Times in microseconds: where valid starts, where test starts, the last event."""
 
     valid_start: int
     test_start: int
     end: int
 
 
-def describe(events: pd.DataFrame, cuts: SplitCuts, horizon_days: int) -> dict[str, Any]:
-    """What the parts hold: counts, shares of cold users and items and of ties, and cases of each target."""
-    times = microseconds(events[EVENT_TIME])
-    before, test = events[events[PART] != "test"], events[events[PART] == "test"]
-    warm = test[USER].isin(set(before[USER]))
-    seen = test[ITEM].isin(set(before[ITEM]))
-    old_pairs = pd.MultiIndex.from_frame(before[[USER, ITEM]])
-    new_pair = ~pd.MultiIndex.from_frame(test[[USER, ITEM]]).isin(old_pairs)
-    in_window = times[test.index] < cuts.test_start + horizon_days * DAY
-    window = test[in_window & seen & new_pair]
-    horizon_users = window[USER].drop_duplicates()
-    shares_time = events.duplicated([USER, EVENT_TIME], keep=False)
-    return {
-        "counts": {part: _counts(events[events[PART] == part]) for part in PARTS},
-        "cold_users": _share(~test.drop_duplicates(USER)[USER].isin(set(before[USER]))),
-        "cold_items": _share(~test.drop_duplicates(ITEM)[ITEM].isin(set(before[ITEM]))),
-        "cold_user_events": _share(~warm),
-        "cold_item_events": _share(~seen),
-        "ties": _share(shares_time[test.index]),
-        "cases": {
-            "horizon": len(horizon_users),
-            "horizon_warm": _share(horizon_users.isin(set(before[USER]))),
-            "next_item": int(seen.sum()),
-        },
-    }
-
-
-def manifest_of(
-    events: pd.DataFrame, cuts: SplitCuts, settings: params.Split, ingested: dict[str, Any]
-) -> dict[str, Any]:
-    """The split's manifest; numbers compare only under one `split_id`."""
-    identity = {
-        "dataset_hash": ingested["dataset_hash"],
-        "valid_start_us": cuts.valid_start,
-        "test_start_us": cuts.test_start,
-        "horizon_days": settings.horizon_days,
-        "rules": ingested["rules"],
-        "tie_rule": TIE_RULE,
-        "targets": TARGETS,
-    }
-    hashed = {"window_days": settings.horizon_days, "targets": HASHED_TARGETS} | {
-        name: value for name, value in identity.items() if name not in ("horizon_days", "targets")
-    }
-    return {
-        "dataset": ingested["dataset"],
-        "split_id": json_hash(hashed),
-        **identity,
-        "end_us": cuts.end,
-        "valid_start": iso(cuts.valid_start),
-        "test_start": iso(cuts.test_start),
-        "end": iso(cuts.end),
-        **describe(events, cuts, settings.horizon_days),
-        "without_consent": ingested["counts"]["without_consent"],
-        "repeats_dropped": ingested["counts"]["repeats_dropped"],
-    }
-
-
-def _counts(events: pd.DataFrame) -> dict[str, int]:
-    return {"events": len(events), "users": int(events[USER].nunique()), "items": int(events[ITEM].nunique())}
-
-
-def _share(mask: pd.Series) -> float | None:
-    """Share of true values, 4 decimals; None of nothing."""
-    return round(float(mask.mean()), 4) if len(mask) else None
-
-
-FEWEST_EVENTS = 10
-
-
 def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, SplitCuts]:
-    """Give each event its part by its time alone.
+    """Assign each event to a part by its time alone.
 
     Args:
         events: positives with repeats resolved.
 
     Returns:
-        The events with `part` (train before valid_start, test from test_start on, valid between), and the
+        The events with the column `part` (train before valid_start, test from test_start on, valid between), and the
         cuts.
 
     Raises:
-        DataError: too few events, users or moments, or a part without events.
+        DataError: there are too few events, users or distinct times, or a part would be empty.
     """
-    _refuse_tiny(events)
-    times = np.sort(microseconds(events[EVENT_TIME]).to_numpy())
+    _require_enough(events)
+    times = microseconds(events[EVENT_TIME])
+    ordered = np.sort(times)
     cuts = SplitCuts(
-        _cut(times, settings.valid_start, settings.valid_quantile),
-        _cut(times, settings.test_start, settings.test_quantile),
-        int(times[-1]),
+        _cut(ordered, settings.valid_start, settings.valid_quantile),
+        _cut(ordered, settings.test_start, settings.test_quantile),
+        int(ordered[-1]),
     )
-    _refuse_empty(times, cuts)
-    part = np.searchsorted([cuts.valid_start, cuts.test_start], microseconds(events[EVENT_TIME]), side="right")
+    _require_filled_parts(ordered, cuts)
+    part = np.searchsorted([cuts.valid_start, cuts.test_start], times, side="right")
     return events.assign(**{PART: np.array(PARTS, dtype=object)[part]}), cuts
 
 
 def _cut(times: np.ndarray, date: datetime | None, quantile: float) -> int:
-    """A date given, else the quantile by linear interpolation, up to the next whole microsecond.
+    """The configured date, or else the quantile by linear interpolation, rounded up to a whole microsecond.
 
-    In exact fractions: a float a hair above an event's time would push that event into the earlier part.
+    Computed in exact fractions: a float slightly above an event's time would move that event into the earlier part.
     """
     if date is not None:
         return from_datetime(date)
@@ -154,36 +86,90 @@ def _cut(times: np.ndarray, date: datetime | None, quantile: float) -> int:
     return ceil(below + (position - low) * (above - below))
 
 
-def _refuse_tiny(events: pd.DataFrame) -> None:
-    if len(events) < FEWEST_EVENTS:
-        raise DataError(f"split: {len(events)} events are too few to split; at least {FEWEST_EVENTS} are needed")
-    for column, what in ((USER, "user"), (ITEM, "item"), (EVENT_TIME, "moment")):
+def _require_enough(events: pd.DataFrame) -> None:
+    if len(events) < MIN_EVENTS:
+        raise DataError(f"split: {len(events)} events are too few to split; at least {MIN_EVENTS} are needed")
+    for column, kind in ((USER, "user"), (ITEM, "item"), (EVENT_TIME, "time")):
         if events[column].nunique() < 2:
-            raise DataError(
-                f"split: all {len(events)} events have one {what}, {_shown(events[column].iloc[0])}; "
-                "at least 2 are needed to split"
-            )
+            value = events[column].iloc[0]
+            text = value.isoformat() if isinstance(value, pd.Timestamp) else repr(value)
+            raise DataError(f"split: all {len(events)} events have one {kind}, {text}; at least 2 are needed to split")
 
 
-def _refuse_empty(times: np.ndarray, cuts: SplitCuts) -> None:
+def _require_filled_parts(times: np.ndarray, cuts: SplitCuts) -> None:
+    valid, test = to_iso(cuts.valid_start), to_iso(cuts.test_start)
     if cuts.valid_start >= cuts.test_start:
-        raise DataError(
-            f"split: the valid part is empty: valid_start {iso(cuts.valid_start)} is not before "
-            f"test_start {iso(cuts.test_start)}"
-        )
-    marks = np.searchsorted(times, [cuts.valid_start, cuts.test_start], side="left")
-    sizes = np.diff([0, *marks, len(times)])
-    for part, size in zip(PARTS, sizes, strict=True):
+        raise DataError(f"split: the valid part is empty: valid_start {valid} is not before test_start {test}")
+    bounds = np.searchsorted(times, [cuts.valid_start, cuts.test_start], side="left")
+    for part, size in zip(PARTS, np.diff([0, *bounds, len(times)]), strict=True):
         if size == 0:
             raise DataError(
-                f"split: the {part} part is empty: events lie between {iso(int(times[0]))} and "
-                f"{iso(cuts.end)}, valid_start is {iso(cuts.valid_start)}, test_start "
-                f"{iso(cuts.test_start)}"
+                f"split: the {part} part is empty: events lie between {to_iso(int(times[0]))} and {to_iso(cuts.end)}, "
+                f"valid_start is {valid}, test_start {test}"
             )
 
 
-def _shown(value: Any) -> str:
-    return value.isoformat() if isinstance(value, pd.Timestamp) else repr(value)
+def build_manifest(
+    events: pd.DataFrame, cuts: SplitCuts, settings: params.Split, ingested: dict[str, Any]
+) -> dict[str, Any]:
+    """The split's manifest. Metrics are comparable only under the same `split_id`."""
+    identity = {
+        "dataset_hash": ingested["dataset_hash"],
+        "valid_start_us": cuts.valid_start,
+        "test_start_us": cuts.test_start,
+        "horizon_days": settings.horizon_days,
+        "rules": ingested["rules"],
+        "tie_rule": TIE_RULE,
+        "targets": TARGETS,
+    }
+    hashed = {name: value for name, value in identity.items() if name not in ("horizon_days", "targets")}
+    hashed |= {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
+    return {
+        "dataset": ingested["dataset"],
+        "split_id": json_hash(hashed),
+        **identity,
+        "end_us": cuts.end,
+        "valid_start": to_iso(cuts.valid_start),
+        "test_start": to_iso(cuts.test_start),
+        "end": to_iso(cuts.end),
+        **describe(events, cuts, settings.horizon_days),
+        "without_consent": ingested["counts"]["without_consent"],
+        "repeats_dropped": ingested["counts"]["repeats_dropped"],
+    }
+
+
+def describe(events: pd.DataFrame, cuts: SplitCuts, horizon_days: int) -> dict[str, Any]:
+    """Statistics of the parts: counts, shares of cold users and items and of ties, evaluation cases per target."""
+    before, test = events[events[PART] != "test"], events[events[PART] == "test"]
+    known_users, known_items = set(before[USER]), set(before[ITEM])
+    is_known_item = test[ITEM].isin(known_items)
+    known_pairs = pd.MultiIndex.from_frame(before[[USER, ITEM]])
+    is_new_pair = ~pd.MultiIndex.from_frame(test[[USER, ITEM]]).isin(known_pairs)
+    in_horizon = microseconds(test[EVENT_TIME]) < cuts.test_start + horizon_days * DAY
+    horizon_users = test[in_horizon & is_known_item & is_new_pair][USER].drop_duplicates()
+    tied = events.duplicated([USER, EVENT_TIME], keep=False)
+    return {
+        "counts": {part: _counts(events[events[PART] == part]) for part in PARTS},
+        "cold_users": _share(~test.drop_duplicates(USER)[USER].isin(known_users)),
+        "cold_items": _share(~test.drop_duplicates(ITEM)[ITEM].isin(known_items)),
+        "cold_user_events": _share(~test[USER].isin(known_users)),
+        "cold_item_events": _share(~is_known_item),
+        "ties": _share(tied[test.index]),
+        "cases": {
+            "horizon": len(horizon_users),
+            "horizon_warm": _share(horizon_users.isin(known_users)),
+            "next_item": int(is_known_item.sum()),
+        },
+    }
+
+
+def _counts(events: pd.DataFrame) -> dict[str, int]:
+    return {"events": len(events), "users": int(events[USER].nunique()), "items": int(events[ITEM].nunique())}
+
+
+def _share(mask: pd.Series) -> float | None:
+    """The share of true values, rounded to 4 decimals; None if the mask is empty."""
+    return round(float(mask.mean()), 4) if len(mask) else None
 
 
 @exits_cleanly
@@ -191,21 +177,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m data.split", description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
-    parser.add_argument("--ingested", type=Path, default=INGESTED, help="folder of data.ingest (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=SPLIT, help="folder of the products (default: %(default)s)")
+    parser.add_argument("--ingested", type=Path, default=INGESTED, help="output of data.ingest (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=SPLIT, help="output folder (default: %(default)s)")
     arguments = parser.parse_args(argv)
     settings = params.load(arguments.params).split
-    made_by = "python -m data.ingest"
-    ingested = read_json(arguments.ingested / "manifest.json", made_by)
-    events, cuts = temporal_split(read_table(arguments.ingested / "events.parquet", made_by), settings)
-    manifest = manifest_of(events, cuts, settings, ingested)
-    with replacing(arguments.out) as partial:
-        write_table(events, partial / "events.parquet")
-        write_json(manifest, partial / "manifest.json")
+    command = "python -m data.ingest"
+    ingested = read_json(arguments.ingested / "manifest.json", command)
+    events, cuts = temporal_split(read_table(arguments.ingested / "events.parquet", command), settings)
+    manifest = build_manifest(events, cuts, settings, ingested)
+    with replace_folder(arguments.out) as partial:
+        write_table(partial / "events.parquet", events)
+        write_json(partial / "manifest.json", manifest)
     sizes = ", ".join(f"{part} {manifest['counts'][part]['events']:,}" for part in PARTS)
     print(
         f"split: {sizes} events; valid from {manifest['valid_start']}, test from {manifest['test_start']}; "
-        f"split_id {manifest['split_id']}; see {arguments.out}"
+        f"split_id {manifest['split_id']} -> {arguments.out}"
     )
     return 0
 

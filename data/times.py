@@ -1,7 +1,12 @@
-"""Moments as text and as microseconds since 1970. Loads nothing: the serving worker uses it too."""
+"""Times as ISO 8601 text and as integer microseconds since 1970, one at a time.
+
+Loads only the standard library, so that the serving worker and the edge can use it; `data.time_columns` does the same
+for data frames.
+"""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -11,23 +16,39 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_UTC = EPOCH.replace(tzinfo=None)
 
 
-def from_iso(text: str) -> int:
-    """An ISO 8601 text as microseconds since 1970; without an offset it is UTC.
+def from_datetime(moment: datetime) -> int:
+    """Convert to microseconds since 1970. A datetime without a time zone is UTC.
 
     Raises:
-        ValueError: it is none, or a moment that UTC cannot hold and `to_iso` so could not give back.
+        ValueError: in UTC the moment falls outside the years that a datetime can hold.
     """
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     try:
-        since = moment.astimezone(UTC) - EPOCH
+        elapsed = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - EPOCH
     except OverflowError as error:
         raise ValueError(str(error)) from None
-    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
+    return (elapsed.days * 86_400 + elapsed.seconds) * MICROSECONDS + elapsed.microseconds
 
 
-@lru_cache(64)  # the answers of a batch state the same few
+def from_iso(text: str) -> int:
+    """Parse ISO 8601 text into microseconds since 1970. Text without an offset is UTC.
+
+    Raises:
+        ValueError: the text is not ISO 8601, or `to_iso` could not write the moment.
+    """
+    return from_datetime(datetime.fromisoformat(text))
+
+
+@lru_cache(64)  # the responses of a batch repeat a few times
 def to_iso(time_us: int) -> str:
-    """Microseconds since 1970 as ISO 8601 in UTC."""
+    """Format microseconds since 1970 as ISO 8601 in UTC, such as 1998-03-27T22:53:10Z."""
     return (EPOCH_UTC + timedelta(microseconds=int(time_us))).isoformat() + "Z"
+
+
+def now_us() -> int:
+    """The current time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def now_iso() -> str:
+    """The current time as ISO 8601 in UTC, in whole seconds."""
+    return to_iso(now_us() // MICROSECONDS * MICROSECONDS)

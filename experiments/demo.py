@@ -35,7 +35,7 @@ def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown
         answer = ask({"user_id": user, "k": k, "time": now.isoformat()})  # who the user is, the online store knows
         recent = [_named(item, titles) for item in own[ITEM].tail(events_shown)[::-1]]
         lines.append(f"User {user} lately: {', '.join(recent)}")
-        lines.append(f"  {answer['rung']} by version {answer['model_version']}: {answer['reason']}")
+        lines.append(f"  {answer['source']} by version {answer['model_version']}: {answer['reason']}")
         lines += [
             f"  {place}. {found['title'] or found['item_id']}  ({found['score']:.3f})"
             for place, found in enumerate(answer["items"], start=1)
@@ -61,33 +61,50 @@ def answers(folder: Path, dataset: str) -> str:
 
 def closing(folder: Path, dataset: str) -> str:
     """What to do next."""
-    where = "" if folder == ROOT else f" (products: {folder.relative_to(ROOT)})"
+    inside = folder.relative_to(ROOT)
     return (
-        f"\nNext{where}:\n"
+        f"\nNext (all files of this run: {inside}):\n"
         f"  make ui      compare the runs in MLflow: experiment and registered model '{dataset}'\n"
         f"  .venv/bin/python -m serving.ask --dataset {dataset} --history ITEM,ITEM --k 5      ask for more\n"
-        f"  experiments/results/{dataset}.md      the leaderboard; "
-        f"{(folder / EXPERIMENTS / 'gate.html').relative_to(ROOT)}      the gate's report\n"
+        f"  {inside}/experiments/results/{dataset}.md      the leaderboard\n"
+        f"  {inside / EXPERIMENTS}/gate.html      the gate's report\n"
         f"  make stop    stop TorchServe and the MLflow UI"
     )
+
+
+TITLES = {
+    "ingest": "read and clean the events",
+    "split": "split them in time into training, validation and test",
+    "featurize": "compute features as known before validation and before test",
+    "train-baselines": "fit the baselines",
+    "train-network": "train the network {model}",
+    "train-hybrid": "combine models into {model}",
+    "export": "export what serves, with answers to check a server by",
+    "evaluate": "rank the test period with every model",
+    "compare": "write the leaderboard",
+}
+AFTER_THE_PIPELINE = 5
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
     workspace.add(parser)
-    folder = workspace.workspace_of(parser.parse_args(argv)) or ROOT
-    dataset = params.load(folder / "params.yaml").dataset
+    folder = workspace.workspace_of(parser.parse_args(argv))
     env = steps.environment()
-    if folder != ROOT:
-        steps.data_and_features(folder, env)
-    steps.pipeline(folder, env)
-    steps.step("tune (a few trials)", "experiments.tune", [], folder, env)
-    steps.step("gate", "experiments.gate", [], folder, env)
-    steps.publish(folder, dataset)
-    steps.step("fill the online store", "features.materialize", [], folder, env)
-    steps.step("deploy", "serving.deploy", ["--dataset", dataset], ROOT, env)
-    print(f"\n{steps.leaderboard(dataset)}\n\n{steps.verdict(folder)}\n")
+    if folder is None:
+        folder = workspace.make_demo()
+    else:
+        steps.data_and_features(folder, env)  # models that cannot hold so many items are left out
+    dataset = params.load(folder / "params.yaml").dataset
+    progress = steps.Progress(folder, env, "compare", AFTER_THE_PIPELINE)
+    progress.pipeline(TITLES)
+    progress.run("search for leaks of the future into features and training", "experiments.audit")
+    progress.run("search better hyperparameters (a few trials)", "experiments.tune")
+    progress.run("judge the best candidate against the champion", "experiments.gate")
+    progress.run("write user profiles into the online store", "features.materialize")
+    progress.run("deploy what the gate promoted", "serving.deploy", "--dataset", dataset, folder=ROOT)
+    print(f"\n{steps.leaderboard(dataset, folder)}\n\n{steps.verdict(folder)}\n")
     print(answers(folder, dataset))
     print(closing(folder, dataset))
     return 0

@@ -1,4 +1,4 @@
-"""VERB error_rates: how often the gate errs, and how many users it needs, by simulated looks at resampled real users."""
+"""Simulate how often the gate errs and how many users it needs, by resampling real users."""
 
 from __future__ import annotations
 
@@ -15,32 +15,17 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
-from experiments.evaluation.cases import TARGETS
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.measure import read_metrics
-from experiments.gating import error_rates_page
-from experiments.gating.error_rates_page import chart
-from experiments.gating.error_simulation import (
-    ALONE,
-    AS_THEY_ARE,
-    BETTER,
-    EQUAL,
-    WORSE,
-    Population,
-    min_users,
-    population,
-    share,
-    verdicts,
-)
+from experiments.evaluation.metrics_files import read_metrics
+from experiments.gating import error_rates
+from experiments.gating.error_rates import EQUAL, MODELS, SEEDS, Population
 from training import provenance
 
 RESULTS = Path("experiments/results/error_rates")
-CERTAIN = 0.5  # an effect on the primary target that no gate overlooks, so that the other target alone decides
 
 
-def pairs(settings: params.Params, labels: list[str]) -> Iterator[tuple[str, str, Path, Path]]:
-    """(what, kind, champion's rankings, candidate's): each seed of the first label against each other, then the first
-    against the rest."""
+def rankings_to_compare(labels: list[str]) -> Iterator[tuple[str, str, Path, Path]]:
+    """(name, kind, champion's rankings, candidate's): the first label under each two seeds, then against the others."""
     first, *others = labels
     by_seed = sorted(
         (EXPERIMENTS / "seeds").glob(f"[0-9]*/rankings/{first}.parquet"), key=lambda path: int(path.parts[-3])
@@ -48,81 +33,66 @@ def pairs(settings: params.Params, labels: list[str]) -> Iterator[tuple[str, str
     for theirs in by_seed:
         for ours in by_seed:
             if ours != theirs:
-                yield f"{first}, seed {ours.parts[-3]} against {theirs.parts[-3]}", "seeds", theirs, ours
+                yield f"{first}, seed {ours.parts[-3]} against {theirs.parts[-3]}", SEEDS, theirs, ours
     for other in others:
-        rankings = RANKINGS
-        yield f"{first} against {other}", "models", rankings / f"{other}.parquet", rankings / f"{first}.parquet"
+        yield f"{first} against {other}", MODELS, RANKINGS / f"{other}.parquet", RANKINGS / f"{first}.parquet"
 
 
-def simulate(found: Population, kind: str, settings: params.Params) -> list[dict]:
-    """Points of one pair: for each number of users and true effect how often each verdict came."""
-    chosen, policy = settings.error_rates, settings.gate
-    other = next(target for target in TARGETS if target != policy.primary)
-    asked: list[tuple[str, dict[str, float]]] = [(EQUAL, dict.fromkeys(TARGETS, 0.0))]
-    if kind == "models":
-        asked.append((WORSE, {policy.primary: CERTAIN, other: -policy.margin}))
-        asked += [(BETTER, dict.fromkeys(TARGETS, effect)) for effect in chosen.effects]
-        asked += [(ALONE, {policy.primary: effect, other: 0.0}) for effect in chosen.effects]
-    worlds = [(what, effect, found.with_effect([effect[t] for t in TARGETS])) for what, effect in asked]
-    if kind == "seeds":
-        worlds.append((AS_THEY_ARE, dict(zip(TARGETS, found.effect.tolist(), strict=True)), found))
-    return [
-        {"what": what, "effect": effect, "users": users, "looks": looks,
-         "verdicts": dict(verdicts(world, users, looks, policy, policy.resamples, settings.seed))}
-        for what, effect, world in worlds for users in chosen.users
-        for looks in [chosen.power_looks if what in (BETTER, ALONE) else chosen.looks]
-    ]  # fmt: skip
-
-
-def labels_of(given: list[str] | None, settings: params.Params) -> list[str]:
-    """The candidate first: the best learned model on validation, and the best baseline of each target, unless named."""
+def choose_labels(named: list[str] | None, settings: params.Params) -> list[str]:
+    """The candidate first. Default: the best learned model and the best baseline on validation."""
     measured = read_metrics(METRICS, settings.dataset)
-    if given:
-        for label in given:
-            if label not in {one.label for one in measured}:
-                raise UserError(f"--models {label}: {METRICS} holds {', '.join(one.label for one in measured)}")
-        return given
+    known = [model.label for model in measured]
+    for label in named or []:
+        if label not in known:
+            raise UserError(f"--models {label}: {METRICS} holds {', '.join(known)}")
+    if named:
+        return named
     first, second = best_on_validation(measured, learned=True), best_on_validation(measured, learned=False)
     if first is None or second is None:
-        raise UserError("error_rates: a learned model and a baseline are needed; run evaluate of both")
+        raise UserError("error_rates needs a learned model and a baseline; evaluate both first")
     return [first, second]
 
 
-def facts_of(settings: params.Params, labels: list[str]) -> dict:
-    """Everything that the page says."""
-    found = []
-    for what, kind, theirs, ours in pairs(settings, labels):
-        begun = time.monotonic()
-        people = population(*(pd.read_parquet(path) for path in (theirs, ours)))
-        points = simulate(people, kind, settings)
-        found.append({"pair": what, "kind": kind, "users": len(people), "points": points})
-        promoted = max(share(point) for point in points if point["what"] == EQUAL)
-        took = time.monotonic() - begun
-        print(f"error_rates: {what}: {len(people):,} users, equals promoted {promoted:.1%} at most; {took:.1f} s")
-    measured = read_metrics(METRICS, settings.dataset)[0]
+def measure(settings: params.Params, labels: list[str]) -> dict:
+    """Everything that the page says, as plain data."""
+    pairs = []
+    for name, kind, theirs, ours in rankings_to_compare(labels):
+        begin = time.monotonic()
+        population = Population.of(pd.read_parquet(theirs), pd.read_parquet(ours))
+        points = error_rates.simulate_pair(population, kind, settings)
+        pairs.append({"pair": name, "kind": kind, "users": len(population), "points": points})
+        share = max(error_rates.promoted_share(point) for point in points if point["what"] == EQUAL)
+        seconds = time.monotonic() - begin
+        print(f"simulated {name} in {seconds:.1f} s: {len(population):,} users, equals promoted in at most {share:.1%}")
     facts = {
-        "dataset": settings.dataset, "split_id": measured.split_id, "labels": labels, "pairs": found,
-        "policy": settings.gate.model_dump(), "settings": settings.error_rates.model_dump(),
-        "seed": settings.seed, "commit": provenance.commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "dataset": settings.dataset,
+        "split_id": read_metrics(METRICS, settings.dataset)[0].split_id,
+        "labels": labels,
+        "pairs": pairs,
+        "policy": settings.gate.model_dump(),
+        "settings": settings.error_rates.model_dump(),
+        "seed": settings.seed,
+        "commit": provenance.commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": f"python -m experiments.error_rates --models {' '.join(labels)}",
-    }  # fmt: skip
-    return facts | {"min_users": min_users(facts)}
+    }
+    return facts | {"min_users": error_rates.min_users(facts)}
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.error_rates", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", metavar="LABEL", help="the candidate, then whom it is set against")
+    parser.add_argument("--models", nargs="+", metavar="LABEL", help="the candidate, then its opponents")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args(argv)
     settings = params.load()
-    facts = facts_of(settings, labels_of(arguments.models, settings))
+    facts = measure(settings, choose_labels(arguments.models, settings))
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.out / settings.dataset
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    stem.with_suffix(".svg").write_text(chart(facts))
-    stem.with_suffix(".md").write_text(error_rates_page.markdown(facts))
-    print(f"error_rates: {error_rates_page.statement(facts)} -> {stem}.md")
+    stem.with_suffix(".md").write_text(error_rates.markdown(facts))
+    error_rates.write_chart(facts, stem.with_suffix(".svg"))
+    print(f"{error_rates.conclusion(facts)}; report: {stem}.md")
     return 0
 
 

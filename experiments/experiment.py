@@ -11,11 +11,10 @@ from pathlib import Path
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, FEATURES, ROOT, TUNED
-from experiments.evaluation.comparison import DEFAULT
+from experiments.evaluation.comparison import DEFAULT_SUFFIX
 from experiments.orchestration import model_selection, seeds, steps, workspace
 from experiments.orchestration.tuning_shares import NOTE, tune
-from experiments.tuning.mlflow_log import values_text
-from experiments.tuning.study import minutes_of
+from experiments.tuning.study import parse_minutes, values_text
 from features import feature_files
 
 MINUTES = "30"
@@ -59,7 +58,7 @@ def keep_defaults(folder: Path, recipes: dict[str, dict]) -> None:
     """Let the workspace fit, beside each of these recipes, the one that it takes the place of."""
     with workspace.edited(folder / "params.yaml") as settings:
         models = settings["train"]["models"]
-        models |= {f"{label}{DEFAULT}": models[label] for label in recipes}
+        models |= {f"{label}{DEFAULT_SUFFIX}": models[label] for label in recipes}
         labels = list(models)
     model_selection.write(folder, labels)
 
@@ -76,7 +75,7 @@ def keep(folder: Path, dataset: str, command: str) -> None:
     """The recipes of the models that were tuned, as a preset."""
     settings = params.load(folder / "params.yaml")
     recipes = {label: settings.train.models[label].model_dump() for label in settings.tune.spaces}
-    split_id = feature_files.load(folder / FEATURES / "valid").description["split_id"]
+    split_id = feature_files.load_features(folder / FEATURES / "valid").description["split_id"]
     seeds.write(folder / PRESET, dataset, split_id, command, recipes)
 
 
@@ -148,7 +147,7 @@ def judge(folder: Path, dataset: str, number: int, env: dict[str, str]) -> None:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     arguments = options().parse_args(argv)
-    minutes = minutes_of(arguments.minutes, "MINUTES")
+    minutes = parse_minutes(arguments.minutes, "MINUTES")
     for name in ("workers", "seeds"):
         if getattr(arguments, name) < 1:
             raise UserError(f"{name.upper()} is {getattr(arguments, name)}; expected at least 1")

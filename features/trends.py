@@ -1,6 +1,6 @@
-"""How popular each item is as of a moment: counts over trailing windows, and decayed counts.
+"""Item popularity as of a moment: counts over trailing windows, and decayed counts.
 
-Legend: T moments, N item rows (PAD's included, always 0), C channels.
+Legend: T moments, N item rows (including PAD's, always 0), C channels, E events.
 
 Channels are named `all` (every event so far), `window_7d` (the trailing 7 days) and `half_life_7d`
 (an event counts 2^(-age / 7 days)).
@@ -18,24 +18,24 @@ from features.vocabulary import PAD
 ALL = "all"
 
 
-def window(days: int | None) -> str:
-    """Name of the channel that counts the trailing `days`; None is the whole past."""
+def window_channel(days: int | None) -> str:
+    """Name of the channel that counts the events of the last `days`; None: all events."""
     return ALL if days is None else f"window_{days}d"
 
 
-def half_life(days: int) -> str:
+def half_life_channel(days: int) -> str:
     """Name of the channel whose events lose half their weight in `days`."""
     return f"half_life_{days}d"
 
 
 def last_refresh(time_us: np.ndarray | np.int64, refresh_minutes: int) -> np.ndarray:
-    """The last full refresh at or before each moment: what a live platform would know."""
+    """The last refresh at or before each moment: what a live platform would know."""
     step = refresh_minutes * MINUTE
     return np.asarray(time_us) // step * step
 
 
 class TrendLog:
-    """Item trends as of any moment, from a log of events.
+    """Item trends as of any moment, computed from events.
 
     An event counts at moment t when `event_time < t` and `known_time <= t`.
 
@@ -85,7 +85,7 @@ class TrendLog:
         return self._leave[span]
 
     def _count(self, instants: np.ndarray, items: np.ndarray, moments: np.ndarray) -> np.ndarray:
-        """(T, N) events whose instant is at or before each moment; `instants` ascend."""
+        """(T, N) number of events whose instant is at or before each moment. `instants` are ascending."""
         begin, end = np.searchsorted(instants, moments[[0, -1]], side="right")
         counts = np.zeros((len(moments), self.num_items), dtype=np.int32)
         counts[0] = np.bincount(items[:begin], minlength=self.num_items)
@@ -94,7 +94,7 @@ class TrendLog:
         return counts.cumsum(axis=0, dtype=np.int32)
 
     def _decayed(self, moments: np.ndarray, span: int) -> np.ndarray:
-        """(T, N) sums of 2^(-age / span), carried from moment to moment."""
+        """(T, N) sums of 2^(-age / span), updated from moment to moment."""
         trends = np.zeros((len(moments), self.num_items))
         bounds = np.searchsorted(self._enter, moments, side="right")
         begin = 0
@@ -108,18 +108,18 @@ class TrendLog:
 
 
 class TrendSnapshot:
-    """Trends frozen at one moment, as an artifact carries them.
+    """Trends frozen at one moment, as a model artifact contains them.
 
     Args:
         values: (N, C) trends.
         channels: C names.
-        time_us: the moment they are of.
+        time_us: the moment, in microseconds.
     """
 
     def __init__(self, values: np.ndarray, channels: Sequence[str], time_us: int) -> None:
         self.values, self.channels, self.time_us = values, list(channels), time_us
 
     def at(self, moments: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-        """(T, N, C): the same values for every moment asked for."""
+        """(T, N, C): the same values for every moment."""
         columns = [self.channels.index(channel) for channel in channels]
         return np.broadcast_to(self.values[:, columns], (len(moments), len(self.values), len(columns)))

@@ -1,4 +1,4 @@
-"""World ids to dense indices and back. Row 0 is padding and every id that was never seen."""
+"""Map item ids to dense indices and back. Row 0 stands for padding and for every unknown id."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PAD = 0
 
 
 class Vocabulary:
-    """Item ids in a fixed order; index 1 is the first of them, index 0 (`PAD`) is none of them.
+    """Item ids in a fixed order: index 1 is the first id, index 0 (`PAD`) is no id.
 
     Args:
-        ids: distinct ids as text, most important first: the order breaks ties between equal scores.
+        ids: distinct ids as text, most popular first: the order breaks ties between equal scores.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
@@ -26,11 +26,11 @@ class Vocabulary:
             raise ValueError("a vocabulary holds an id twice")
 
     def __len__(self) -> int:
-        """N: the rows of an item table, padding's included."""
+        """N: the rows of an item table, including the row of PAD."""
         return len(self.ids) + 1
 
     def index(self, item_id: str) -> int:
-        """The row of one id, PAD where unknown."""
+        """The row of one id, PAD if unknown."""
         return self._index.get(item_id, PAD)
 
     def indices(self, item_ids: Iterable[str]) -> np.ndarray:

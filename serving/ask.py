@@ -50,7 +50,7 @@ def table(answer: dict) -> str:
         f"{place:>3}  {item['score']:>10.4f}  {item['item_id']:<12}  {item.get('title') or ''}".rstrip()
         for place, item in enumerate(answer["items"], start=1)
     ]
-    return "\n".join([*lines, f"{answer['rung']}: {answer['reason']}"])
+    return "\n".join([*lines, f"{answer['source']}: {answer['reason']}"])
 
 
 def _history(text: str, now_us: int) -> list[dict]:

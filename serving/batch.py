@@ -24,11 +24,11 @@ import torch
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
-from data.products import read_table
+from data.tables import read_table
 from data.times import to_iso
-from features import materialize
-from features.feature_files import Features, load
-from features.online.json_lines import instant
+from features import materialization
+from features.feature_files import Features, load_features
+from features.materialization import parse_time
 from features.online.store import Policy
 from serving import user_histories
 from serving.deployment import registry
@@ -41,7 +41,7 @@ COLUMNS = {
     "user_id": pa.string(),
     "item_ids": pa.list_(pa.string()),  # best first
     "scores": pa.list_(pa.float32()),
-    "rung": pa.string(),
+    "source": pa.string(),
     "reason": pa.string(),
     "segments": pa.list_(pa.string()),
     "time": MOMENT,
@@ -87,26 +87,26 @@ def _row(user: str, given: dict | Exception) -> dict:
 
 
 def write(tables: Iterable[pa.Table], target: Path, total: int, say: Say) -> Counter:
-    """Write the file, whole or not at all, and say after each tenth how far it is; answers by rung.
+    """Write the file, whole or not at all, and say after each tenth how far it is; answers by source.
 
     Args:
         total: users that there will be.
     """
-    rungs: Counter = Counter()
+    sources: Counter = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with pq.ParquetWriter(partial, SCHEMA) as file:
             for table in tables:
-                before = rungs.total()
+                before = sources.total()
                 file.write_table(table)
-                rungs.update(table["rung"].to_pylist())
-                if rungs.total() * 10 // total > before * 10 // total:
-                    say(f"{rungs.total():,} of {total:,} users")
+                sources.update(table["source"].to_pylist())
+                if sources.total() * 10 // total > before * 10 // total:
+                    say(f"{sources.total():,} of {total:,} users")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return rungs
+    return sources
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def moment(stated: str | None, features: Features, recommender: Recommender) -> 
         ProfileError: it is no time.
         BatchError: the artifact has learned from later events.
     """
-    until_us = features.description["until_us"] if stated is None else instant("--at", stated)
+    until_us = features.description["until_us"] if stated is None else parse_time("--at", stated)
     learned_us = recommender.manifest.get("fit_until_us", 0)
     if until_us < learned_us:
         raise BatchError(f"--at is {to_iso(until_us)}; the artifact has learned from events until {to_iso(learned_us)}")
@@ -171,17 +171,17 @@ def main(argv: list[str] | None = None) -> int:
     given = options().parse_args(argv)
     check(given)
     torch.set_num_threads(1)  # as the worker has it: another sum order would be another answer
-    chosen, features, begun = params.load(given.params), load(FEATURES / "test"), time.monotonic()
+    chosen, features, begun = params.load(given.params), load_features(FEATURES / "test"), time.monotonic()
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
-    policy = Policy.of(chosen.online.max_events, chosen.online.ttl_days)
+    policy = Policy.from_days(chosen.online.max_events, chosen.online.ttl_days)
     with chosen_recommender(given.artifact, chosen.dataset) as recommender:
         until_us = moment(given.at, features, recommender)
-        trends = materialize.trends(features, until_us)
+        trends = materialization.trends_at(features, until_us)
         people = user_histories.by_users(events, users, until_us, policy, trends, given.batch)
         total = len({*events["user_id"], *users["user_id"]})
-        rungs = write(answer(recommender, people, until_us, given.k), given.out, total, print)
-    told = ", ".join(f"{count:,} {rung}" for rung, count in rungs.most_common())
+        sources = write(answer(recommender, people, until_us, given.k), given.out, total, print)
+    told = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())
     took = time.monotonic() - begun
     print(
         f"batch: {total:,} users at {to_iso(until_us)} by {recommender.version} in {took:.1f} s ({told}) -> {given.out}"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.gate_params import Rollout
+from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import deployment_log, rollback, rollout_stage

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import config.threads  # noqa: F401  # before torch, which reads how threads wait
+
+# isort: split
+
 import argparse
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +29,9 @@ from serving.artifact.item_tables import Sides
 from serving.worker import rerank
 from serving.worker.recommender import Recommender
 from training import provenance
+from training.model_factory import sizes_of
 from training.models import artifact
 from training.threads import one_thread
-from training.train import sizes_of
 
 GOLDEN_REQUESTS = 16
 FORMAT = 1
@@ -55,7 +60,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     """Write the artifact folder; its golden answers come from loading it back.
 
     Args:
-        fit: what `training.train.write` wrote beside the weights; of a refit on all events, `refit_of` names the parent.
+        fit: what `training.fit_files.save_fit` wrote beside the weights; of a refit on all events, `refit_of` names the parent.
         sides: what is known of users and items.
 
     Raises:
@@ -67,7 +72,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     channels = description["channels"]
     trends = features.trend_log().at(np.array([features.cut_us]), channels)[0]
     config = {
-        "model": fit["recipe"],
+        "model": fit["hyperparameters"],
         "sizes": sizes_of(features).as_dict(),
         "encoders": description["encoders"],
         "repeats": description["repeats"],
@@ -86,8 +91,8 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     manifest = {
         "format": FORMAT,
         "label": fit["label"],
-        "model": fit["recipe"]["name"],
-        "params": fit["recipe"],
+        "model": fit["hyperparameters"]["name"],
+        "params": fit["hyperparameters"],
         "run_id": fit["run_id"],
         "seed": fit.get("seed"),
         **({"refit_of": fit["refit_of"]} if "refit_of" in fit else {}),
@@ -132,19 +137,24 @@ def _check_parity(recommender: Recommender, golden: list[dict], weights: Path) -
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a label of params.yaml: train.models")
-    label = parser.parse_args(argv).model
+    parser = argparse.ArgumentParser(prog="python -m serving.export", description=__doc__)
+    parser.add_argument(
+        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
+    )
+    labels = parser.parse_args(argv).model
     torch.set_num_threads(1)
     settings = params.load()
-    fitted = FITTED / label / "test"
-    if not (fitted / "fit.json").exists():
-        raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
-    features = feature_files.load(FEATURES / "test")
-    folder = ARTIFACTS / label
-    fit = json.loads((fitted / "fit.json").read_text())
-    write(folder, fitted / "weights.safetensors", fit, features, settings, Sides.read())
-    print(f"export: {label} with {GOLDEN_REQUESTS} golden answers -> {folder}")
+    for label in labels:
+        if not (FITTED / label / "test" / "fit.json").exists():
+            missing = FITTED / label / "test"
+            raise UserError(f"{missing} is missing; run `python -m training.train --model {label} --cut test` first")
+    features, sides = feature_files.load_features(FEATURES / "test"), Sides.read()
+    for label in labels:
+        started, fitted, folder = time.monotonic(), FITTED / label / "test", ARTIFACTS / label
+        fit = json.loads((fitted / "fit.json").read_text())
+        write(folder, fitted / "weights.safetensors", fit, features, settings, sides)
+        seconds = time.monotonic() - started
+        print(f"exported {label} in {seconds:.1f} s: {folder} with {GOLDEN_REQUESTS} golden answers", flush=True)
     return 0
 
 

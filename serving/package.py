@@ -202,17 +202,19 @@ def _write(archive: zipfile.ZipFile, entry: str, source: Path | bytes) -> None:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.package", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="LABEL", help="a key of params.train.models")
+    parser.add_argument(
+        "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
+    )
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     settings = params.load(arguments.params)
-    if arguments.model not in settings.train.models:
-        known = ", ".join(settings.train.models)
-        raise PackageError(f"--model is {arguments.model!r}; params.train.models holds {known}")
-    artifact = ROOT / ARTIFACTS / arguments.model
-    target = ROOT / ARCHIVES / f"{arguments.model}.mar"
-    identity = build(artifact, target, settings.dataset)
-    print(f"packaged {arguments.model} ({target.stat().st_size / 1e6:.1f} MB, {identity.artifact}) as {target}")
+    for label in arguments.model:
+        if label not in settings.train.models:
+            known = ", ".join(settings.train.models)
+            raise PackageError(f"--model is {label!r}; params.train.models holds {known}")
+        target = ROOT / ARCHIVES / f"{label}.mar"
+        identity = build(ROOT / ARTIFACTS / label, target, settings.dataset)
+        print(f"packaged {label} ({target.stat().st_size / 1e6:.1f} MB, {identity.artifact}) as {target}", flush=True)
     return 0
 
 

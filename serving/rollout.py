@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from config import params
 from config.command import exits_cleanly
-from config.gate_params import Rollout
+from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deploy import deploy

@@ -9,7 +9,8 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import paths
-from config.command import UserError, describe_fault
+from config.command import UserError
+from config.validation import describe_error
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
@@ -87,7 +88,7 @@ def load() -> ServerSettings:
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(describe_fault(_name(fault), fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
     fields: dict[int, str] = {}
     for field in PORTS:
         port = getattr(settings, field)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from data.columns import USER
-from features.materialize import profiles
-from features.online.item_trends import ItemTrends
-from features.online.profile import Profile, join
-from features.online.store import Policy, Reading, State
+from features.materialization import profiles_at
+from features.online.profile import Profile, join_profiles
+from features.online.records import ItemTrends
+from features.online.store import Policy, Reading, ReadingState
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
@@ -49,10 +49,10 @@ class Histories:
 def reading(known: Profile | None, time_us: int, policy: Policy) -> Reading:
     """A profile as the online store would give it at a moment."""
     if known is None:
-        return Reading(State.UNKNOWN)
+        return Reading(ReadingState.UNKNOWN)
     if policy.expired(known.feature_time_us, time_us):
-        return Reading(State.EXPIRED)
-    return Reading(State.FOUND, join(Profile(known.user_id), known, policy.max_events))
+        return Reading(ReadingState.EXPIRED)
+    return Reading(ReadingState.FOUND, join_profiles(Profile(known.user_id), known, policy.max_events))
 
 
 def by_users(
@@ -69,7 +69,7 @@ def by_users(
     everybody = sorted({*events[USER], *users[USER]})
     for begin in range(0, len(everybody), batch):
         some = everybody[begin : begin + batch]
-        made = profiles(_of(events, some), _of(users, some), until_us)
+        made = profiles_at(_of(events, some), _of(users, some), until_us)
         yield some, Histories({profile.user_id: profile for profile in made}, policy, trends)
 
 

@@ -22,7 +22,7 @@ os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
 os.environ["TIDEGATE_GATE_KEY"] = "of-the-tests-alone-and-no-secret"  # nor make or use this clone's key
 os.environ.pop("TIDEGATE_GATE_KEY_FILE", None)
-os.environ["TIDEGATE_STATE"] = "state"  # in the folder that a test works in, not in this clone
+os.environ["TIDEGATE_STATE"] = "out/state"  # in the folder that a test works in; in this clone not the real one
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into somebody's real tracking server
 
 Verb = Callable[..., "subprocess.CompletedProcess[str]"]

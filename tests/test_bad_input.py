@@ -214,7 +214,7 @@ WRONG_SETTINGS = [
 def test_a_setting_that_cannot_be_is_named(project: Path, say: Say, key: str, value: object, says: str) -> None:
     change(project, key, value)
 
-    assert say("data.ingest").startswith(f"params.yaml: {says}")
+    assert say("training.train", "--model", "ease", "--cut", "valid").startswith(f"params.yaml: {says}")
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,8 @@ TOO_EARLY = {
     "serving.export --model ease": "out/training/ease/test is missing; run `python -m training.train --model ease --cu",
     "experiments.evaluate --model ease": "out/features/test holds no features; run ",
     "experiments.audit": "out/data/split/events.parquet does not exist; run python -m data.split first",
-    "experiments.sensitivity": "out/data/split/events.parquet does not exist; run python -m data.split first",
+    "experiments.sensitivity": "out/data/split/manifest.json does not exist; run python -m data.split first",
     "experiments.tune": "out/features/valid holds no features; run ",
-    "experiments.oracle": "out/data/ingest/oracle.npz is missing",
     "experiments.compare --dataset nosuch --out none": "none/metrics holds no metrics of 'nosuch'; run evaluate",
 }
 
@@ -282,7 +281,8 @@ def test_an_unknown_model_is_named_and_the_known_ones_listed(say: Say) -> None:
 def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.feature_files.load", lambda folder: None)
+    monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
+    monkeypatch.setattr("experiments.evaluate.catalog_items", lambda features: None)
 
     said = say("experiments.evaluate", "--model", "ease")
 

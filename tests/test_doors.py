@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
 
@@ -24,7 +23,6 @@ WITHOUT_SECTION = {
     "materialize": "obeys the section online, which whatever else writes to the store obeys too",
     "export": "writes what train fitted, as it is",
     "package": "copies the artifact and the code beside it into an archive",
-    "oracle": "ranks by the simulator's true preferences, under the settings of evaluate",
     "compare": "puts measured numbers side by side",
     "refit_full": "fits what the gate promoted once more, held to it by the section retrain",
     "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
@@ -32,17 +30,13 @@ WITHOUT_SECTION = {
 }
 # Sections of params.yaml that are no verb's name, and the verb that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "materialize"}
-# Code that a verb reads as files, beyond what it imports: package carries what the worker's entry imports.
-READS = {"package": "serving.worker.handler"}
-# Code that is loaded when a hybrid is fitted, which stages of their own do: the others stay as they are when it changes.
-OF_HYBRIDS = {"training/stacking.py"}
-IDLE = {"train-valid": OF_HYBRIDS, "train-test": OF_HYBRIDS}
+# Modules that a stage reads as files beside its verb: package carries what the worker's entry imports.
+BESIDE = {"package": ["serving.worker.handler"]}
 # Modules that can be started but are no step of a model's life, and what they are for.
 NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
     "data.simulate": "writes the simulated platform alone, for a look at it",
     "experiments.impact": "looks from data forward to runs, versions, endpoints and answers, and changes nothing",
-    "experiments.gate_comment": "says the gate's report as a comment for a pull request",
     "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
     "experiments.replay": "computes a recorded answer once more, and changes nothing",
     "experiments.trace": "looks from an answer back to the events that it read, and changes nothing",
@@ -76,8 +70,7 @@ def sections() -> dict:
 @cache
 def stages() -> dict[str, dict]:
     """Stage name -> what it says, the bodies of `matrix` and `foreach` stages included."""
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in pipeline.items()}
+    return {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 
 
 @cache
@@ -86,8 +79,8 @@ def graph() -> grimp.ImportGraph:
 
 
 def verb_of(stage: str) -> str:
-    """`train-valid` is the verb train."""
-    return stage.partition("-")[0].partition("@")[0]
+    """`train-baselines` is the verb train."""
+    return stage.partition("-")[0]
 
 
 def written(values: list) -> list[str]:
@@ -176,24 +169,39 @@ def test_every_stage_runs_its_verb() -> None:
         assert module_of(stage["cmd"]) == VERBS.get(verb_of(name)), name
 
 
-def test_the_pipeline_runs_models_that_params_hold_and_not_the_slow_peers() -> None:
-    variables = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
-    lists = {name: labels for one in variables for name, labels in one.items()}
+@cache
+def selected() -> dict[str, list[str]]:
+    """The models that dvc.yaml fits and ranks, by kind."""
+    variables = {name: value for one in PIPELINE["vars"] for name, value in one.items()}
+    return {name: value["model"] if isinstance(value, dict) else value for name, value in variables.items()}
+
+
+def test_the_pipeline_runs_models_of_params_and_not_those_that_take_long() -> None:
+    lists = selected()
 
     assert set(lists["ranked"]) <= set(sections()["train"]["models"]) - {"ials", "sasrec"}
-    assert lists["ranked"] == lists["models"] + lists["hybrids"]
+    assert lists["ranked"] == lists["baselines"] + lists["networks"] + lists["hybrids"]
+
+
+def test_the_baselines_stage_names_each_of_its_models() -> None:
+    stage, labels = stages()["train-baselines"], selected()["baselines"]
+
+    assert stage["outs"] == [f"out/training/{label}" for label in labels]
+    assert [key for key in stage["params"] if key.startswith("train.models.")] == [
+        f"train.models.{label}" for label in labels
+    ]
+
+
+def test_a_network_is_fitted_anew_only_for_its_own_hyperparameters() -> None:
+    keys = [key for key in stages()["train-network"]["params"] if key.startswith("train.models")]
+
+    assert keys == ["train.models.${item.model}"]
 
 
 def test_a_hybrid_waits_for_its_parts() -> None:
-    variables = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
-    hybrids = next(one["hybrids"] for one in variables if "hybrids" in one)
-    parts = [part for label in hybrids for part in sections()["train"]["models"][label]["parts"]]
+    parts = {part for label in selected()["hybrids"] for part in sections()["train"]["models"][label]["parts"]}
 
-    for cut in ("valid", "test"):
-        deps = stages()[f"train-hybrid-{cut}"]["deps"]
-        assert {path for path in deps if path.startswith("out/training/")} >= {
-            f"out/training/{part}/{cut}" for part in parts
-        }
+    assert {f"out/training/{part}" for part in parts} <= set(stages()["train-hybrid"]["deps"])
 
 
 def test_every_stage_depends_on_its_section() -> None:
@@ -203,37 +211,21 @@ def test_every_stage_depends_on_its_section() -> None:
             assert verb_of(name) in keys, f"{name} does not list its section of params.yaml"
 
 
-def code_of(stage: str) -> set[str]:
-    """Every file of the project whose change may change what a stage of dvc.yaml writes."""
-    code = imported_files(module_of(stages()[stage]["cmd"]))
-    if verb_of(stage) in READS:
-        code |= imported_files(READS[verb_of(stage)])
-    return code - IDLE.get(stage, set())
-
-
-def test_every_stage_lists_all_the_code_that_it_imports() -> None:
+def test_every_stage_depends_on_all_the_code_that_it_imports() -> None:
     missing = {}
     for name, stage in stages().items():
         deps = {str(Path(path)) for path in written(stage["deps"])}
-        absent = {file for file in code_of(name) if not {file, *map(str, Path(file).parents)} & deps}
-        if absent:
+        modules = [module_of(stage["cmd"]), *BESIDE.get(name, [])]
+        code = set().union(*map(imported_files, modules))
+        if absent := {file for file in code if not {file, *map(str, Path(file).parents)} & deps}:
             missing[name] = sorted(absent)
 
     assert not missing, "a stage that leaves out code stays unchanged when that code changes"
 
 
-def test_what_is_of_hybrids_alone_is_loaded_for_a_hybrid_alone() -> None:
-    modules = [file.removesuffix(".py").replace("/", ".") for file in sorted(OF_HYBRIDS)]
-    script = f"import sys, training.train; print([name for name in {modules} if name in sys.modules])"
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-
-    assert (ended.stdout.strip(), ended.returncode) == ("[]", 0), ended.stderr
-    assert code_of("train-hybrid-valid") >= OF_HYBRIDS
-
-
-def test_no_stage_depends_on_code_that_is_gone() -> None:
+def test_every_dependency_on_code_exists() -> None:
     for name, stage in stages().items():
-        code = [path for path in written(stage["deps"]) if path.endswith(".py")]
+        code = [path for path in written(stage["deps"]) if not path.startswith("out/")]
         assert not [path for path in code if not (ROOT / path).exists()], name
 
 

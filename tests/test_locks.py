@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Wanted, though no line of ours imports it, and why.
 NOT_IMPORTED = {
     "dvc": "run as a command",
+    "httptools": "uvicorn parses HTTP with it",
     "torch-model-archiver": "run as a command",
     "uvloop": "the event loop that uvicorn is told to take",
 }
@@ -130,5 +131,5 @@ def test_edge_extra_is_what_the_edge_and_the_start_of_torchserve_import_beside_t
     given = asked("serving") | asked("edge")
 
     assert not {name for name, given_by in imports.items() if not given_by & given}
-    assert asked("edge") - set().union(*imports.values()) == {"uvloop"}
+    assert asked("edge") - set().union(*imports.values()) == {"httptools", "uvloop"}
     assert not asked("edge") & asked("serving")

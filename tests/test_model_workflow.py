@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -10,10 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gate_reports import report
-
-from experiments import gate_comment
-from experiments.gate_comment import comment
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/model.yml").read_text())
@@ -85,26 +80,3 @@ def test_a_pipeline_that_fails_pushes_nothing(project: Path) -> None:
 
     assert code != 0
     assert not any("push" in call for call in calls)
-
-
-def test_a_comment_says_verdict_reason_next_step_and_every_check() -> None:
-    text = comment(report(overrides=["4 stands by override: fire"]))
-
-    assert text.startswith("## 🔴 REJECT: two_tower is turned down, ease (version 3) stays champion")
-    assert "Worse for <some>." in text
-    assert "**Next:** fit again: `dvc repro`." in text
-    assert "> **OVERRIDE**: 4 stands by override: fire" in text
-    assert len(re.findall(r"^\| .* \| .* \| .* \| [✓✗?–] ", text, re.MULTILINE)) >= 4
-
-
-@pytest.mark.parametrize("verdict", ["PROMOTE", "HOLD", "INSUFFICIENT_DATA", "OVERRIDE"])
-def test_every_verdict_has_a_comment(verdict: str) -> None:
-    assert verdict.replace("_", " ") in comment(report(verdict=verdict, evidence={}))
-
-
-def test_a_report_that_is_not_there_or_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gate_comment.main(["--report", str(tmp_path / "gate.json")]) == 2
-    assert "ask the gate first (make gate)" in capsys.readouterr().err
-    (tmp_path / "gate.json").write_text(json.dumps({"verdict": "HOLD"}))
-    assert gate_comment.main(["--report", str(tmp_path / "gate.json")]) == 2
-    assert "is no report of the gate" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.leaderboard.markdown import spread
+from experiments.pages import interval_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
@@ -34,7 +34,9 @@ def test_the_readmes_table_is_of_the_committed_results() -> None:
     for dataset, label, registered, window, following, seconds in rows:
         result = json.loads((ROOT / "experiments" / "results" / f"{dataset}.json").read_text())
         model = result["models"][label]
-        measured = [spread(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("horizon", "next_item")]
+        measured = [
+            interval_text(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("horizon", "next_item")
+        ]
         assert [window, following] == measured, f"{dataset} {label}"
         assert seconds == f"{model['fit_seconds']:,.1f}", f"{dataset} {label}"
         assert bool(registered) == (label == result["registered"]), f"{dataset} {label}"

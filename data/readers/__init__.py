@@ -1,1 +1,1 @@
-"""Readers of the formats that data comes in; each gives text columns under our names."""
+"""Readers of the supported file formats. Each returns tables under the project's column names."""

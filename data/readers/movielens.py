@@ -1,4 +1,4 @@
-"""MovieLens: 100K (u.data), the `::` files of 1M, 10M and MovieTweetings, the CSV files of 20M, 25M, 32M and latest.
+"""Read MovieLens: 100K (u.data), the `::` files of 1M, 10M and MovieTweetings, the CSV files of 20M, 25M and 32M.
 
 Formats: the README files of GroupLens (https://grouplens.org/datasets/movielens/) and of MovieTweetings
 (Dooms et al., CrowdRec 2013).
@@ -11,65 +11,47 @@ from pathlib import Path
 import pandas as pd
 
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
-from data.errors import DataError
-from data.readers.raw import Table, first_line, read_lines
-from data.readers.table import read_table
+from data.files import DataError
+from data.readers.table import RawTable, first_line, read_lines, read_named_columns
 
 ZIP = "zip"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("ascii", "surrogateescape")
 EVENTS = [USER, ITEM, VALUE, EVENT_TIME]
 CSV_HEADER = "userId,movieId,rating,timestamp"
-NO_GENRES = "(no genres listed)"  # what movies.csv writes where there is none
-GENRES_100K = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-]
+NO_GENRES = "(no genres listed)"  # how movies.csv writes an empty list
+GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 
 
-def read_100k(path: Path) -> Table:
-    """Ratings of u.data: user, item, rating, epoch seconds, apart by tabs."""
+def read_100k(path: Path) -> RawTable:
+    """Read ratings from u.data: user, item, rating, epoch seconds, separated by tabs."""
     return read_lines(path, "\t", EVENTS)
 
 
-def users_100k(path: Path) -> Table:
-    """Users of u.user."""
+def users_100k(path: Path) -> RawTable:
+    """Read users from u.user."""
     return read_lines(path, "|", [USER, "age", "gender", "occupation", ZIP])
 
 
-def items_100k(path: Path) -> Table:
-    """Items of u.item: title, release date, and 19 flags made into `genres` "Animation|Comedy"."""
+def items_100k(path: Path) -> RawTable:
+    """Read items from u.item: title, release date, and 19 genre flags as text, "Animation|Comedy"."""
     table = read_lines(path, "|", [ITEM, TITLE, RELEASE_TIME, "video", "url", *GENRES_100K])
-    flags = table.rows[GENRES_100K] == "1"
+    flags = table.rows[list(GENRES_100K)] == "1"
     genres = ["|".join(name for name, on in zip(GENRES_100K, row, strict=True) if on) for row in flags.to_numpy()]
     dates = pd.to_datetime(table.rows[RELEASE_TIME], format="%d-%b-%Y", errors="coerce", utc=True)
     rows = table.rows[[ITEM, TITLE]].assign(**{GENRES: genres, RELEASE_TIME: dates})
-    return Table(path, rows, table.broken)
+    return RawTable(path, rows, table.broken)
 
 
-def read_dat(path: Path) -> Table:
-    """Ratings of ratings.dat: user, item, rating, epoch seconds, apart by `::`."""
+def read_dat(path: Path) -> RawTable:
+    """Read ratings from ratings.dat: user, item, rating, epoch seconds, separated by `::`."""
     return read_lines(path, "::", EVENTS)
 
 
-def users_dat(path: Path) -> Table | None:
-    """Users of users.dat; None for MovieTweetings, whose second field is a Twitter id and no trait."""
+def users_dat(path: Path) -> RawTable | None:
+    """Read users from users.dat; None for MovieTweetings, whose only other field is a Twitter id, not a trait."""
     fields = first_line(path).count("::") + 1
     if fields == 2:
         return None
@@ -78,24 +60,24 @@ def users_dat(path: Path) -> Table | None:
     return read_lines(path, "::", [USER, "gender", "age", "occupation", ZIP])
 
 
-def items_dat(path: Path) -> Table:
-    """Items of movies.dat: title and genres "Animation|Comedy"."""
+def items_dat(path: Path) -> RawTable:
+    """Read items from movies.dat: title and genres, "Animation|Comedy"."""
     return read_lines(path, "::", [ITEM, TITLE, GENRES])
 
 
-def read_ratings_csv(path: Path) -> Table:
-    """Ratings of ratings.csv under its own column names.
+def read_ratings_csv(path: Path) -> RawTable:
+    """Read ratings from ratings.csv under its own column names.
 
     Raises:
-        DataError: the header is not that of MovieLens.
+        DataError: the header is not MovieLens's.
     """
     if not is_ratings_csv(path):
         raise DataError(
             f"{path}: the header reads {first_line(path)[:60]!r}; source movielens-csv expects {CSV_HEADER}"
         )
-    return read_table(path)
+    return read_named_columns(path)
 
 
 def is_ratings_csv(path: Path) -> bool:
-    """Whether the header is that of a ratings.csv of MovieLens."""
+    """Whether a file has the header of MovieLens's ratings.csv."""
     return first_line(path).replace('"', "").removeprefix(_BYTE_ORDER_MARK) == CSV_HEADER

@@ -1,4 +1,4 @@
-"""What lies at a path: which format, which file holds the events, which tables lie beside it."""
+"""Find the format and the files at a path, and read events and side tables from them."""
 
 from __future__ import annotations
 
@@ -10,120 +10,59 @@ from typing import Any
 import pandas as pd
 
 from config import params
-from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TYPE, ITEM, SESSION, USER
-from data.errors import DataError
+from data.columns import (
+    DESCRIPTION,
+    EVENT_COLUMNS,
+    EVENT_ID,
+    EVENT_TYPE,
+    GENRES,
+    ITEM,
+    RELEASE_TIME,
+    SESSION,
+    TITLE,
+    TRAINING_CONSENT,
+    USER,
+)
+from data.files import DataError
 from data.readers import movielens, recbole
-from data.readers.movielens import is_ratings_csv
-from data.readers.raw import Table, as_text, head, is_dat, no_rows
-from data.readers.recbole import INTERACTIONS, SIDES
-from data.readers.side_tables import read_side
-from data.readers.table import REQUIRED, SUFFIXES, check_map, read_table, require, resolve
+from data.readers.table import (
+    REQUIRED,
+    SUFFIXES,
+    RawTable,
+    broken_lines,
+    check_mapping,
+    is_dat,
+    map_columns,
+    read_head,
+    read_named_columns,
+    require_columns,
+    to_text,
+)
+from data.simulator.simulation import simulate
+from data.time_columns import TIME_DTYPE, read_times
+
+MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
+TEXT_COLUMNS = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)
+YEAR = "year"
+REGION = "region"
 
 _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
 _SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
 _FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
-
-
-def detect(path: Path) -> str:
-    """Which of movielens-100k, -dat and -csv, recbole and table lies at `path`, a file or a folder."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        if (path / "u.data").is_file():
-            return "movielens-100k"
-        if (path / "ratings.dat").is_file():
-            return "movielens-dat"
-        if (path / "ratings.csv").is_file() and is_ratings_csv(path / "ratings.csv"):
-            return "movielens-csv"
-        if _interactions(path):
-            return "recbole"
-        _only_table(path)
-        return "table"
-    if path.name == "u.data":
-        return "movielens-100k"
-    if path.suffix == INTERACTIONS:
-        return "recbole"
-    if is_dat(path):
-        return "movielens-dat"
-    if path.suffix == ".csv" and is_ratings_csv(path):
-        return "movielens-csv"
-    if head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
-        return "table"
-    raise DataError(
-        f"{path}: unknown format; expected u.data, ratings.dat, or a file {INTERACTIONS}, {', '.join(SUFFIXES)}"
-    )
-
-
-def locate(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
-    """The file of events, and the side tables that lie beside it: in a folder, of MovieLens, of RecBole."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    file = path
-    if path.is_dir():
-        file = _FINDS[name](path) if name in _FINDS else path / _FILES[name]
-        if not file.is_file():
-            raise DataError(f"{path} holds no {file.name}, which source {name} reads")
-    elif name == "table":
-        return file, {}
-    if name == "recbole":
-        beside = {key: file.with_suffix(suffix) for key, suffix in SIDES.items()}
-        return file, {key: side for key, side in beside.items() if side.is_file()}
-    found = {key: _first_match(file.parent, patterns) for key, patterns in _SIDE_FILES.items()}
-    return file, {key: match for key, match in found.items() if match is not None}
-
-
-def _only_table(folder: Path) -> Path:
-    tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
-    named = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES]
-    if len(named) == 1:
-        return named[0]
-    if len(tables) == 1:
-        return tables[0]
-    if not tables:
-        raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, .inter, CSV, TSV or Parquet file")
-    names = ", ".join(part.name for part in (named or tables))
-    raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
-
-
-def _interactions(folder: Path) -> list[Path]:
-    return sorted(part for part in folder.glob(f"*{INTERACTIONS}") if part.is_file())
-
-
-def _only_interactions(folder: Path) -> Path:
-    files = _interactions(folder)
-    if not files:
-        raise DataError(f"{folder} holds no {INTERACTIONS} file, which source recbole reads")
-    if len(files) > 1:
-        names = ", ".join(part.name for part in files)
-        raise DataError(f"{folder} holds several {INTERACTIONS} files ({names}); name one in ingest.path")
-    return files[0]
-
-
-def _first_match(folder: Path, patterns: Sequence[str]) -> Path | None:
-    known = {".dat", *SUFFIXES}
-    for pattern in patterns:
-        for match in sorted(folder.glob(pattern)):
-            if match.name.startswith("u.") or match.suffix in known:
-                return match
-    return None
-
-
-_FINDS: dict[str, Callable[[Path], Path]] = {"table": _only_table, "recbole": _only_interactions}
-
-
-NAMED = ("table", "movielens-csv", "recbole")  # formats whose columns have names, which a map may name
-TEXT = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)
+_ZIP_COLUMNS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
+_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, TRAINING_CONSENT, "occupation", REGION)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Raw frames under our names, not validated; the index is the row's number in its file, from 1.
+    """Raw frames under the project's column names, not validated. The index is the row's number in its file, from 1.
 
     Attributes:
         events: ids, types and sessions as text; times and values as the file writes them.
-        users: user_id and traits, or None. items: item_id and what describes it, or None.
-        broken: lines that could not be taken apart: table, source_row, raw, reason.
-        impressions, oracle: the simulator's only.
+        users: user_id and traits, or None.
+        items: item_id and descriptive columns, or None.
+        broken: lines that could not be parsed: table, source_row, raw, reason.
+        impressions, oracle: from the simulator only.
     """
 
     name: str
@@ -136,91 +75,257 @@ class Source:
     oracle: Any = None
 
 
-def read(ingest: params.Ingest, simulate: params.Simulate, seed: int, context: Sequence[str] = ()) -> Source:
-    """Read what `ingest` names; of further event columns those in `context` are kept.
+def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, context: Sequence[str] = ()) -> Source:
+    """Read the configured source.
+
+    Args:
+        context: further event columns to keep.
 
     Raises:
-        DataError: one line that names the file, column or key that is wrong.
+        DataError: the message names the file, column or key that is wrong.
     """
     if ingest.source == "simulator":
-        return _simulated(ingest, simulate, seed)
+        return _read_simulator(ingest, simulation, seed)
     if ingest.path is None:
         raise DataError(f"ingest.path is null; source {ingest.source} needs a file or a folder")
-    check_map(ingest.columns, context)
+    check_mapping(ingest.columns, context)
     path = Path(ingest.path).expanduser()
-    name = detect(path) if ingest.source == "auto" else ingest.source
-    file, side = locate(path, name)
-    events = _events(file, name, ingest.columns, context)
-    side |= {key: Path(given).expanduser() for key, given in ((USER, ingest.users), (ITEM, ingest.items)) if given}
-    tables = {key: read_side(given, key, ingest.columns) for key, given in side.items()}
-    _check_map_is_used(ingest.columns, [file, *side.values()], [events, *tables.values()])
-    users, items = tables.get(USER), tables.get(ITEM)
+    name = detect_format(path) if ingest.source == "auto" else ingest.source
+    file, side_files = locate_files(path, name)
+    events = _read_events(file, name, ingest.columns, context)
+    configured = ((USER, ingest.users), (ITEM, ingest.items))
+    side_files |= {key: Path(value).expanduser() for key, value in configured if value}
+    side_tables = {key: read_side_table(value, key, ingest.columns) for key, value in side_files.items()}
+    tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
+    files = [file, *side_files.values()]
+    _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
     return Source(
         name=name,
-        events=events.rows,
-        users=None if users is None else users.rows,
-        items=None if items is None else items.rows,
-        files=tuple(str(part) for part in (file, *side.values())),
-        broken=_all_broken({"events": events, "users": users, "items": items}),
+        **{key: None if table is None else table.rows for key, table in tables.items()},
+        files=tuple(map(str, files)),
+        broken=_all_broken_lines(tables),
     )
 
 
-def _events(path: Path, name: str, mapping: Mapping[str, str], context: Sequence[str]) -> Table:
-    table = _READERS[name](path)
-    if name in NAMED:
-        found = list(table.rows.columns)
-        names = resolve(found, (*EVENT_COLUMNS, *context), mapping, path)
-        require(names, REQUIRED, found, path)
-        recbole.require_tokens(path, names, table.types)
-        rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in names.items()})
-        table = Table(path, rows, table.broken, table.header)
-    if table.rows.empty and table.broken.empty:
-        raise DataError(f"{path} holds no rows")
-    text = [name for name in (*TEXT, *context) if name in table.rows]
-    kept = table.rows.assign(**{name: as_text(table.rows[name]) for name in text})
-    return Table(path, kept, table.broken, table.header)
-
-
-def _check_map_is_used(mapping: Mapping[str, str], files: list[Path], tables: list[Table | None]) -> None:
-    """A map entry that finds no column anywhere is a typing error, and must not vanish."""
-    held = {name for table in tables if table is not None for name in (table.header or table.rows.columns)}
-    for ours, theirs in mapping.items():
-        if theirs not in held:
-            places = ", ".join(str(file) for file in files)
-            raise DataError(f"ingest.columns.{ours} is {theirs!r}, which no table holds (looked in {places})")
-
-
-def _all_broken(tables: Mapping[str, Table | None]) -> pd.DataFrame:
-    parts = [table.broken.assign(table=name) for name, table in tables.items() if table is not None]
-    filled = [part for part in parts if len(part)]
-    return pd.concat(filled, ignore_index=True) if filled else no_rows().assign(table=[])
-
-
-def _simulated(ingest: params.Ingest, settings: params.Simulate, seed: int) -> Source:
+def _read_simulator(ingest: params.Ingest, settings: params.Simulate, seed: int) -> Source:
     for key in ("path", "users", "items"):
         if getattr(ingest, key) is not None:
             raise DataError(
                 f"ingest.{key} is {getattr(ingest, key)!r}, but the simulator reads no file; set ingest.source: auto"
             )
-    from data.simulate import simulate
-
-    drawn = simulate(settings, seed)
-    return Source(
-        name="simulator",
-        events=drawn.events,
-        users=drawn.users,
-        items=drawn.items,
-        files=(),
-        broken=no_rows().assign(table=[]),
-        impressions=drawn.impressions,
-        oracle=drawn.oracle,
-    )
+    return Source(name="simulator", files=(), broken=_all_broken_lines({}), **vars(simulate(settings, seed)))
 
 
-_READERS: dict[str, Callable[[Path], Table]] = {
+def _require_mapping_used(mapping: Mapping[str, str], files: Sequence[Path], tables: Sequence[RawTable]) -> None:
+    """Raise a DataError if a mapped column is in no table: a typing error must not go unnoticed."""
+    columns = {name for table in tables for name in (table.header or table.rows.columns)}
+    for name, column in mapping.items():
+        if column not in columns:
+            searched = ", ".join(str(file) for file in files)
+            raise DataError(f"ingest.columns.{name} is {column!r}, which no table holds (looked in {searched})")
+
+
+def _all_broken_lines(tables: Mapping[str, RawTable | None]) -> pd.DataFrame:
+    parts = [table.broken.assign(table=name) for name, table in tables.items() if table is not None]
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else broken_lines().assign(table=[])
+
+
+# Formats and files
+
+
+def detect_format(path: Path) -> str:
+    """The format at a path, a file or a folder: movielens-100k, -dat or -csv, recbole or table."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_dir():
+        if (path / "u.data").is_file():
+            return "movielens-100k"
+        if (path / "ratings.dat").is_file():
+            return "movielens-dat"
+        if (path / "ratings.csv").is_file() and movielens.is_ratings_csv(path / "ratings.csv"):
+            return "movielens-csv"
+        if _interaction_files(path):
+            return "recbole"
+        _find_table(path)
+        return "table"
+    if path.name == "u.data":
+        return "movielens-100k"
+    if path.suffix == recbole.INTERACTIONS:
+        return "recbole"
+    if is_dat(path):
+        return "movielens-dat"
+    if path.suffix == ".csv" and movielens.is_ratings_csv(path):
+        return "movielens-csv"
+    if read_head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
+        return "table"
+    suffixes = f"{recbole.INTERACTIONS}, {', '.join(SUFFIXES)}"
+    raise DataError(f"{path}: unknown format; expected u.data, ratings.dat, or a file {suffixes}")
+
+
+def locate_files(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
+    """The file of events, and the side tables next to it: in a folder, or of MovieLens or RecBole."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    file = path
+    if path.is_dir():
+        file = _FIND_EVENTS[name](path) if name in _FIND_EVENTS else path / _FILES[name]
+        if not file.is_file():
+            raise DataError(f"{path} holds no {file.name}, which source {name} reads")
+    elif name == "table":
+        return file, {}
+    if name == "recbole":
+        candidates = {key: file.with_suffix(suffix) for key, suffix in recbole.SIDE_SUFFIXES.items()}
+        return file, {key: side for key, side in candidates.items() if side.is_file()}
+    matches = {key: _first_match(file.parent, patterns) for key, patterns in _SIDE_FILES.items()}
+    return file, {key: match for key, match in matches.items() if match is not None}
+
+
+def _find_table(folder: Path) -> Path:
+    tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
+    named = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES]
+    if len(named) == 1:
+        return named[0]
+    if len(tables) == 1:
+        return tables[0]
+    if not tables:
+        raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, .inter, CSV, TSV or Parquet file")
+    names = ", ".join(part.name for part in (named or tables))
+    raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
+
+
+def _interaction_files(folder: Path) -> list[Path]:
+    return sorted(part for part in folder.glob(f"*{recbole.INTERACTIONS}") if part.is_file())
+
+
+def _find_interactions(folder: Path) -> Path:
+    files = _interaction_files(folder)
+    if not files:
+        raise DataError(f"{folder} holds no {recbole.INTERACTIONS} file, which source recbole reads")
+    if len(files) > 1:
+        names = ", ".join(part.name for part in files)
+        raise DataError(f"{folder} holds several {recbole.INTERACTIONS} files ({names}); name one in ingest.path")
+    return files[0]
+
+
+def _first_match(folder: Path, patterns: Sequence[str]) -> Path | None:
+    for pattern in patterns:
+        for match in sorted(folder.glob(pattern)):
+            if match.name.startswith("u.") or match.suffix in (".dat", *SUFFIXES):
+                return match
+    return None
+
+
+_FIND_EVENTS: dict[str, Callable[[Path], Path]] = {"table": _find_table, "recbole": _find_interactions}
+
+
+# Events
+
+_READERS: dict[str, Callable[[Path], RawTable]] = {
     "movielens-100k": movielens.read_100k,
     "movielens-dat": movielens.read_dat,
     "movielens-csv": movielens.read_ratings_csv,
     "recbole": recbole.read_interactions,
-    "table": read_table,
+    "table": read_named_columns,
 }
+
+
+def _read_events(path: Path, name: str, mapping: Mapping[str, str], context: Sequence[str]) -> RawTable:
+    table = _READERS[name](path)
+    rows = table.rows
+    if name in MAPPABLE_FORMATS:
+        header = list(rows.columns)
+        columns = map_columns(header, (*EVENT_COLUMNS, *context), mapping, path)
+        require_columns(columns, REQUIRED, header, path)
+        recbole.require_tokens(path, columns, table.types)
+        rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in columns.items()})
+    if rows.empty and table.broken.empty:
+        raise DataError(f"{path} holds no rows")
+    rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
+    return RawTable(path, rows, table.broken, table.header)
+
+
+# Side tables
+
+
+def read_side_table(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
+    """Read users (key user_id) or items (key item_id): ids as text, other columns as numbers or text.
+
+    Returns None if the file holds nothing but ids of another system (MovieTweetings' users).
+
+    Raises:
+        DataError: the file is missing or unreadable, or has no id column.
+    """
+    table = _read_side(path, key, mapping)
+    if table is None:
+        return None
+    rows = table.rows.assign(**{key: to_text(table.rows[key])})
+    rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
+    others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
+    # A declared token is a category even if it is written in digits.
+    typed = {
+        name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
+        for name in others
+    }
+    return RawTable(path, rows.assign(**typed), table.broken, table.header)
+
+
+def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
+    is_recbole = path.suffix in recbole.SIDE_SUFFIXES.values()
+    if path.name == "u.user" and key == USER:
+        return movielens.users_100k(path)
+    if path.name == "u.item" and key == ITEM:
+        return movielens.items_100k(path)
+    if not is_recbole and is_dat(path):
+        return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
+    table = recbole.read_side(path) if is_recbole else read_named_columns(path)
+    header = list(table.rows.columns)
+    names = (key, TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
+    # The mapping may name columns of the events only; what this table lacks is found by name or alias.
+    columns = map_columns(header, names, {ours: name for ours, name in mapping.items() if name in header}, path)
+    require_columns(columns, (key,), header, path)
+    recbole.require_tokens(path, columns, table.types)
+    if key == ITEM and GENRES not in columns and (genres := recbole.genres_field(table.types)):
+        columns[GENRES] = genres
+    mapped = set(columns.values())
+    columns |= {str(name): name for name in header if name not in mapped and name not in columns}
+    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in columns.items()})
+    types = {ours: table.types[theirs] for ours, theirs in columns.items() if theirs in table.types}
+    return RawTable(path, rows, table.broken, table.header, types)
+
+
+def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep only the first digit of a postal code: fewer values, and nobody's address."""
+    for name in _ZIP_COLUMNS:
+        if name in rows.columns:
+            region = to_text(rows[name]).str.extract(r"^\s*(\d)", expand=False)
+            rows = rows.drop(columns=name).assign(**{REGION: region.astype(object).where(region.notna(), None)})
+    return rows
+
+
+def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
+    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
+    if GENRES in rows.columns:
+        genres = to_text(rows[GENRES])
+        if types.get(GENRES) == "token_seq":
+            genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
+        rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
+    if RELEASE_TIME in rows.columns:
+        rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)})
+    if TITLE in rows.columns and YEAR not in rows.columns:
+        year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
+        if year.notna().any():
+            rows = rows.assign(**{YEAR: pd.to_numeric(year).astype("float64")})
+    return rows
+
+
+def _number_or_text(values: pd.Series) -> pd.Series:
+    """float64 if every value is a number; text otherwise, and for codes with leading zeros and flags."""
+    if values.name in _ALWAYS_TEXT:
+        return to_text(values)
+    text = to_text(values).astype("string").str.strip()
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    is_number = numbers.notna() == text.notna()
+    if text.notna().any() and is_number.all() and not text.str.match(r"0\d").any():
+        return numbers
+    return to_text(values)

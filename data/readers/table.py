@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet files with named columns."""
+"""Read CSV, TSV, Parquet and separated lines as raw tables, and map their columns to the project's names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import infer_dtype
 from pyarrow import csv as arrow_csv
 
 from data.columns import (
@@ -30,123 +32,12 @@ from data.columns import (
     USER,
     VALUE,
 )
-from data.errors import DataError
-from data.readers.raw import Table, head, no_rows, number_rows, read_text
+from data.files import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-_PARQUET = b"PAR1"
-
-
-def read_table(path: Path) -> Table:
-    """Read a table by its content: Parquet keeps its types, CSV and TSV come as text."""
-    if head(path)[:4] == _PARQUET:
-        return _read_parquet(path)
-    if path.suffix in (".parquet", ".pq"):
-        raise DataError(f"{path} is not a Parquet file: it does not begin with PAR1")
-    return _read_csv(path)
-
-
-def _read_parquet(path: Path) -> Table:
-    try:
-        table = pq.read_table(path)
-        frame = table.to_pandas()
-    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
-        raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from None
-    for name in (field.name for field in table.schema if _is_no_value(field.type)):
-        frame[name] = frame[name].map(_as_text, na_action="ignore")
-    _check_header(path, list(frame.columns))
-    return Table(path, number_rows(frame.reset_index(drop=True), set()), header=tuple(frame.columns))
-
-
-def first_filled_line(path: Path, text: str) -> str:
-    """The header; a DataError where every line is blank."""
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    if not header.strip():
-        raise DataError(f"{path} holds blank lines only")
-    return header
-
-
-def _read_csv(path: Path) -> Table:
-    text = read_text(path)
-    header = first_filled_line(path, text)
-    delimiter = max(",\t;|", key=header.count)  # a comma where none of them is there
-    return parse(path, text, header, delimiter, quoted=True)
-
-
-def parse(path: Path, text: str, header: str, delimiter: str, quoted: bool) -> Table:
-    """Take the lines of `text`, which begins with `header`, apart; all cells are text.
-
-    Args:
-        quoted: whether a quote opens a cell that may hold delimiters and line breaks; else it is a letter.
-    """
-    broken: list[tuple[int, str, int, int]] = []
-
-    def skip(row: arrow_csv.InvalidRow) -> str:
-        broken.append((row.number - 1, row.text, row.actual_columns, row.expected_columns))
-        return "skip"
-
-    try:
-        table = arrow_csv.read_csv(
-            BytesIO(f"{text}\n".encode()),  # Arrow does not take a header that nothing ends
-            # One thread, or Arrow does not know the numbers of bad rows.
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter,
-                invalid_row_handler=skip,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=_all_text(header, delimiter, quoted), null_values=[""], strings_can_be_null=True
-            ),
-        )
-    except (pa.ArrowException, csv.Error) as error:
-        raise DataError(f"{path} is not a readable CSV file: {_one_line(error)}") from None
-    names = [name.strip() for name in table.column_names]
-    _check_header(path, names)
-    frame = table.rename_columns(names).to_pandas()
-    return Table(path, number_rows(frame, {number for number, *_ in broken}), _broken(broken), tuple(names))
-
-
-def _all_text(header: str, delimiter: str, quoted: bool) -> dict[str, pa.DataType]:
-    names = next(csv.reader([header], delimiter=delimiter)) if quoted else header.split(delimiter)
-    return dict.fromkeys(names, pa.string())
-
-
-def _is_no_value(kind: pa.DataType) -> bool:
-    """Whether cells are lists, structures or bytes: they are read as text, as a CSV would hold them."""
-    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _as_text(cell: object) -> str:
-    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
-
-
-def _check_header(path: Path, names: list[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}: the column {twice[0]!r} is there twice")
-
-
-def _broken(rows: list[tuple[int, str, int, int]]) -> pd.DataFrame:
-    if not rows:
-        return no_rows()
-    return pd.DataFrame(
-        {
-            "source_row": [row[0] for row in rows],
-            "raw": [row[1] for row in rows],
-            "reason": [f"line has {row[2]} fields, not {row[3]}" for row in rows],
-        }
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 SIDE_COLUMNS = (TITLE, GENRES, DESCRIPTION, RELEASE_TIME, TRAINING_CONSENT)
 REQUIRED = (USER, ITEM, EVENT_TIME)
-MOST_SHOWN = 40  # names, and letters of a name, that an error repeats
+MAX_SHOWN = 40  # column names, and characters of a name, that an error message repeats
 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
@@ -165,50 +56,246 @@ ALIASES = {
     TRAINING_CONSENT: "consenttraining trainingconsent",
 }
 
+_PARQUET_MAGIC = b"PAR1"
+_BINARY = re.compile(
+    rb"[\x00-\x08\x0e-\x19\x1b-\x1f]"
+)  # control characters other than white space and DOS's end of file
 
-def check_map(mapping: Mapping[str, str], context: Sequence[str]) -> None:
-    """Refuse a map that names a column that is not ours."""
-    ours = (*EVENT_COLUMNS, *SIDE_COLUMNS, *context)
+
+def broken_lines(source_rows: Sequence[int] = (), raw: Sequence[str] = (), reasons: Sequence[str] = ()) -> pd.DataFrame:
+    """Lines that could not be parsed: source_row, raw (the text), reason."""
+    rows = pd.Series(list(source_rows), dtype="int64")
+    return pd.DataFrame({"source_row": rows, "raw": list(raw), "reason": list(reasons)})
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """Rows under the file's own column names. The index is the row's number in the file, from 1."""
+
+    path: Path
+    rows: pd.DataFrame
+    broken: pd.DataFrame = field(default_factory=broken_lines)
+    header: tuple[str, ...] = ()  # the file's own column names; () if the format has none
+    types: Mapping[str, str] = field(default_factory=dict)  # column -> RecBole type, if the format declares it
+
+
+def read_head(path: Path) -> bytes:
+    """The first 4096 bytes of a file. Raises a DataError if the file is missing or empty."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if not path.is_file():
+        raise DataError(f"{path} is a folder; expected a file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def first_line(path: Path) -> str:
+    """The first line of a file, as far as it lies within the first 4096 bytes."""
+    return read_head(path).decode("ascii", "surrogateescape").lstrip().split("\n")[0].strip()
+
+
+def is_dat(path: Path) -> bool:
+    """Whether a file separates its fields by `::`, as ratings.dat does, and has no suffix of another format."""
+    return path.suffix not in (".csv", ".tsv", ".parquet", ".pq") and "::" in first_line(path)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, else Latin-1 (MovieLens 100K and 1M), without its byte order mark."""
+    if _BINARY.search(read_head(path)):
+        raise DataError(
+            f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat, RecBole .inter"
+        )
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def to_text(values: pd.Series) -> pd.Series:
+    """Convert cells to text, null where empty: 7 and 7.0 become "7", "007" stays."""
+    filled = values.notna()
+    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all():
+        values = values.astype("Int64")  # integers are read as floats if a file leaves one out
+    text = values
+    if values.dtype != object or infer_dtype(values, skipna=True) != "string":
+        text = values.astype("string").astype(object)
+    return text.where(filled & (text != ""), None)
+
+
+def number_rows(frame: pd.DataFrame, skipped: set[int]) -> pd.DataFrame:
+    """Index rows by their number in the file, from 1, leaving out the numbers in `skipped`."""
+    total = len(frame) + len(skipped)
+    numbers = [number for number in range(1, total + 1) if number not in skipped][: len(frame)]
+    return frame.set_axis(pd.Index(numbers, name="source_row", dtype="int64"))
+
+
+def read_lines(path: Path, separator: str, names: list[str]) -> RawTable:
+    """Read a file without a header, each line of which holds the fields `names` as text.
+
+    Lines with another number of fields come back in `broken`.
+    """
+    # Not splitlines: it also breaks at characters that Latin-1 titles may contain.
+    lines = [line for line in (line.removesuffix("\r") for line in read_text(path).split("\n")) if line.strip()]
+    fields = [line.split(separator) for line in lines]
+    wrong = [number for number, parts in enumerate(fields, 1) if len(parts) != len(names)]
+    if len(wrong) == len(fields):
+        found = f"its first line reads {lines[0][:60]!r}" if lines else "it holds blank lines only"
+        raise DataError(f"{path}: expected lines of {separator.join(names)}; {found}")
+    complete = [parts for parts in fields if len(parts) == len(names)]
+    columns = dict(zip(names, zip(*complete, strict=True), strict=True))
+    frame = pd.DataFrame({name: to_text(pd.Series(cells, dtype=object)) for name, cells in columns.items()})
+    reasons = [f"line has {len(fields[number - 1])} fields, not {len(names)}" for number in wrong]
+    broken = broken_lines(wrong, [lines[number - 1] for number in wrong], reasons)
+    return RawTable(path, number_rows(frame, set(wrong)), broken)
+
+
+def read_named_columns(path: Path) -> RawTable:
+    """Read a table by its content: Parquet keeps its types, CSV and TSV become text."""
+    if read_head(path)[:4] == _PARQUET_MAGIC:
+        return _read_parquet(path)
+    if path.suffix in (".parquet", ".pq"):
+        raise DataError(f"{path} is not a Parquet file: it does not begin with PAR1")
+    text = read_text(path)
+    header = header_line(path, text)
+    delimiter = max(",\t;|", key=header.count)  # a comma if there is none of them
+    return parse_text(path, text, header, delimiter, quoted=True)
+
+
+def _read_parquet(path: Path) -> RawTable:
+    try:
+        table = pq.read_table(path)
+        frame = table.to_pandas()
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
+        raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from None
+    for name in (column.name for column in table.schema if _is_not_scalar(column.type)):
+        frame[name] = frame[name].map(_cell_text, na_action="ignore")
+    _require_unique_names(path, list(frame.columns))
+    return RawTable(path, number_rows(frame.reset_index(drop=True), set()), header=tuple(frame.columns))
+
+
+def _is_not_scalar(kind: pa.DataType) -> bool:
+    """Whether cells are lists, structures or bytes. They are read as text, as a CSV would contain them."""
+    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _cell_text(cell: object) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+
+
+def header_line(path: Path, text: str) -> str:
+    """The first line that is not empty. Raises a DataError if all lines are blank."""
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    if not header.strip():
+        raise DataError(f"{path} holds blank lines only")
+    return header
+
+
+def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool) -> RawTable:
+    """Parse delimited text that begins with `header`. All cells are text.
+
+    Args:
+        quoted: whether a quote opens a cell that may contain delimiters and line breaks; otherwise it is a character
+            like any other.
+    """
+    broken: list[arrow_csv.InvalidRow] = []
+
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        broken.append(row)
+        return "skip"
+
+    try:
+        names = next(csv.reader([header], delimiter=delimiter)) if quoted else header.split(delimiter)
+        table = arrow_csv.read_csv(
+            BytesIO(f"{text}\n".encode()),  # Arrow refuses a header without a line end
+            # With several threads Arrow does not know the numbers of bad rows.
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 24),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=delimiter,
+                invalid_row_handler=skip,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+            ),
+        )
+    except (pa.ArrowException, csv.Error) as error:
+        raise DataError(f"{path} is not a readable CSV file: {_one_line(error)}") from None
+    names = [name.strip() for name in table.column_names]
+    _require_unique_names(path, names)
+    frame = table.rename_columns(names).to_pandas()
+    numbers = [row.number - 1 for row in broken]
+    reasons = [f"line has {row.actual_columns} fields, not {row.expected_columns}" for row in broken]
+    lines = broken_lines(numbers, [row.text for row in broken], reasons)
+    return RawTable(path, number_rows(frame, set(numbers)), lines, tuple(names))
+
+
+def _require_unique_names(path: Path, names: list[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: the column {repeated[0]!r} is there twice")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# Column mapping
+
+
+def check_mapping(mapping: Mapping[str, str], context: Sequence[str]) -> None:
+    """Raise a DataError if `ingest.columns` names a column that the project does not have."""
+    known = (*EVENT_COLUMNS, *SIDE_COLUMNS, *context)
     for name in mapping:
-        if name not in ours:
-            raise DataError(f"ingest.columns.{name} is none of our columns; they are {', '.join(ours)}")
+        if name not in known:
+            raise DataError(f"ingest.columns.{name} is none of our columns; they are {', '.join(known)}")
 
 
-def resolve(found: Sequence[str], wanted: Sequence[str], mapping: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Our names -> the table's, for those of `wanted` that it holds. What is mapped must be there."""
-    for ours in wanted:
-        if ours in mapping and mapping[ours] not in found:
-            raise DataError(f"{path}: ingest.columns.{ours} is {mapping[ours]!r}; the file holds {_list(found)}")
-    taken = {mapping[ours] for ours in wanted if ours in mapping}
-    names = {ours: mapping.get(ours) or _guess(ours, found, path, taken) for ours in wanted}
-    return {ours: theirs for ours, theirs in names.items() if theirs is not None}
+def map_columns(header: Sequence[str], names: Sequence[str], mapping: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Find the project's columns in a table: by `mapping`, by name, or by alias.
+
+    Returns:
+        The project's name -> the table's name, for those of `names` that the table has.
+
+    Raises:
+        DataError: a mapped column is missing, or an alias is ambiguous.
+    """
+    for name in names:
+        if name in mapping and mapping[name] not in header:
+            raise DataError(f"{path}: ingest.columns.{name} is {mapping[name]!r}; the file holds {_list(header)}")
+    mapped = {mapping[name] for name in names if name in mapping}
+    found = {name: mapping.get(name) or _by_alias(name, header, path, mapped) for name in names}
+    return {name: column for name, column in found.items() if column is not None}
 
 
-def require(names: Mapping[str, str], needed: Sequence[str], found: Sequence[str], path: Path) -> None:
-    """Refuse a table without a column that it must have; says what is there and how to map it."""
-    for ours in needed:
-        if ours not in names:
+def require_columns(found: Mapping[str, str], required: Sequence[str], header: Sequence[str], path: Path) -> None:
+    """Raise a DataError if a required column was not found; the message lists the columns and how to map one."""
+    for name in required:
+        if name not in found:
             raise DataError(
-                f"{path}: no column {ours}; it holds {_list(found)}; say which one it is in params.yaml: "
-                f"ingest.columns: {{{ours}: ...}}"
+                f"{path}: no column {name}; it holds {_list(header)}; say which one it is in params.yaml: "
+                f"ingest.columns: {{{name}: ...}}"
             )
 
 
-def _guess(ours: str, found: Sequence[str], path: Path, taken: set[str]) -> str | None:
-    if ours in found:
-        return ours
-    aliases = ALIASES.get(ours, "").split()
-    matches = [name for name in found if _plain(name) in aliases and name not in taken]
+def _by_alias(name: str, header: Sequence[str], path: Path, mapped: set[str]) -> str | None:
+    if name in header:
+        return name
+    aliases = ALIASES.get(name, "").split()
+    matches = [column for column in header if _plain(column) in aliases and column not in mapped]
     if len(matches) > 1:
-        choice = " or ".join(repr(name) for name in matches)
-        raise DataError(f"{path}: {ours} may be {choice}; say which in params.yaml: ingest.columns.{ours}")
+        choice = " or ".join(repr(column) for column in matches)
+        raise DataError(f"{path}: {name} may be {choice}; say which in params.yaml: ingest.columns.{name}")
     return matches[0] if matches else None
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = [repr(name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}...") for name in map(str, names)]
-    rest = [f"{len(shown) - MOST_SHOWN} more"] if len(shown) > MOST_SHOWN else []
-    return ", ".join([*shown[:MOST_SHOWN], *rest])
+    shown = [repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}...") for name in map(str, names)]
+    rest = [f"{len(shown) - MAX_SHOWN} more"] if len(shown) > MAX_SHOWN else []
+    return ", ".join([*shown[:MAX_SHOWN], *rest])
 
 
 def _plain(name: str) -> str:

@@ -1,1 +1,1 @@
-"""The simulated streaming service: catalogue, audience, rhythm, heat, oracle, choice, impressions."""
+"""The simulated streaming platform: world, catalog, audience, plays and oracle."""

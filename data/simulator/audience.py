@@ -1,6 +1,7 @@
-"""The simulated users: traits, tastes that follow from them in part, and how much they watch.
+"""The simulated users: traits, tastes that depend on them in part, and the preferences that decide each play.
 
-U users, D latents. Row U of every array of `Tastes` is the population's average, for users never simulated.
+Legend: U users, N items, D latents, F item features, B choices. Row U of every array of `Tastes` is the average user,
+for users that were never simulated.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import pandas as pd
 
 from data import columns
 from data.columns import DAY, MICROSECONDS
-from data.simulator import strengths
-from data.simulator.catalog import LANGUAGES, MATURITIES, NONE, Catalogue, Space, unit
-from data.simulator.clock import DAYPARTS, Clock, daypart, is_weekend, timestamps
+from data.simulator import world
+from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, Catalog, Space, normalize
+from data.simulator.world import DAYPARTS, Clock, daypart, is_weekend
+from data.time_columns import timestamps
 
 DEVICES = ("tv", "phone", "tablet", "web")
 TRAITS = {
@@ -33,15 +35,15 @@ HOURS = (0.3, 0.9, 1.4, 3.0)  # Dirichlet weights of night, morning, afternoon, 
 
 @dataclass(frozen=True)
 class Tastes:
-    """What preference knows of users.
+    """The parameters of users' preferences.
 
     Attributes:
-        first, second: (U + 1, D); the taste at progress p is cos(turn p) first + sin(turn p) second.
+        first, second: (U + 1, D); at progress p of the period the taste is cos(turn p) first + sin(turn p) second.
         turn: (U + 1,) radians.
-        mainstream, heat, maturity: (U + 1,) weight of quality, of heat, of maturity.
+        mainstream, heat, maturity: (U + 1,) weights of quality, heat and maturity.
         language: (U + 1, number of languages) preference by language.
         device: (U + 1, DAYPARTS, devices) probability of each device.
-        hours: (U + 1, DAYPARTS) share of one's sessions by time of day.
+        hours: (U + 1, DAYPARTS) share of the user's sessions by time of day.
     """
 
     first: np.ndarray
@@ -57,7 +59,7 @@ class Tastes:
 
 @dataclass(frozen=True)
 class Audience:
-    """Users as a table, their tastes, active span (U,) in microseconds and rate (U,) of plays per day."""
+    """Users as a table, their tastes, active period (U,) in microseconds and rate (U,) of plays per day."""
 
     frame: pd.DataFrame
     tastes: Tastes
@@ -67,7 +69,7 @@ class Audience:
 
 
 def make_audience(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Audience:
-    """`settings.users` users; two of five are there at the start, the others join all through it."""
+    """Draw `settings.users` users. Two of five are present at the start, the others join during the period."""
     count = settings.users
     traits = {name: rng.choice(len(values), count, p=shares) for name, (values, shares) in TRAITS.items()}
     tastes = _tastes(traits, space, rng)
@@ -81,11 +83,11 @@ def make_audience(settings, clock: Clock, space: Space, rng: np.random.Generator
 
 
 def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Those there at the start joined up to three years before it; a user stays two days at least."""
+    """When users join and leave. Those present at the start joined up to three years before; all stay two days or more."""
     period = clock.end - clock.start
-    there = rng.random(count) < 0.4
+    present = rng.random(count) < 0.4
     before = clock.start - rng.exponential(300 * DAY, count).clip(max=3 * 365 * DAY)
-    joined = np.where(there, before, clock.start + rng.random(count) * (period - 2 * DAY)).astype(np.int64)
+    joined = np.where(present, before, clock.start + rng.random(count) * (period - 2 * DAY)).astype(np.int64)
     stay = rng.lognormal(np.log(150 * DAY), 1.2, count).clip(2 * DAY, 20 * 365 * DAY).astype(np.int64)
     joined -= joined % MICROSECONDS
     return joined, np.minimum(np.maximum(joined, clock.start) + stay, clock.end)
@@ -93,24 +95,22 @@ def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarr
 
 def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generator) -> Tastes:
     count = len(traits["plan"])
-    group = sum(rng.standard_normal((len(TRAITS[name][0]), strengths.LATENTS))[codes] for name, codes in traits.items())
+    group = sum(rng.standard_normal((len(TRAITS[name][0]), world.LATENTS))[codes] for name, codes in traits.items())
     first, second = (_one_taste(group, space, rng) for _ in range(2))
     age = traits["age_band"] / (len(TRAITS["age_band"][0]) - 1)
-    heat = np.exp(strengths.HEAT_SENSITIVITY * rng.standard_normal(count) + 0.5 - 0.9 * age)
+    heat = np.exp(world.HEAT_SENSITIVITY * rng.standard_normal(count) + 0.5 - 0.9 * age)
     spoken = np.array([LANGUAGES.index(SPOKEN[name]) for name in TRAITS["country"][0]])[traits["country"]]
-    language = strengths.LANGUAGE * (
-        np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES)))
-    )
+    language = world.LANGUAGE * (np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES))))
     return Tastes(
         *(
-            np.concatenate([known, known.mean(axis=0, keepdims=True)])
-            for known in (
+            np.concatenate([values, values.mean(axis=0, keepdims=True)])
+            for values in (
                 first,
                 second,
-                rng.uniform(0, strengths.DRIFT, count),
-                1 + strengths.MAINSTREAM * rng.standard_normal(count),
+                rng.uniform(0, world.DRIFT, count),
+                1 + world.MAINSTREAM * rng.standard_normal(count),
                 heat,
-                strengths.MATURITY * (2.5 * age - 0.8),
+                world.MATURITY * (2.5 * age - 0.8),
                 language,
                 _devices(traits["plan"], age, rng),
                 rng.dirichlet(HOURS, count),
@@ -120,16 +120,16 @@ def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generato
 
 
 def _one_taste(group: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors: what one's groups like, a few genres and themes of one's own, and chance."""
+    """(U, D) unit vectors: the taste of the user's groups, a few own genres and themes, and chance."""
     count = len(group)
     genres = rng.exponential(size=(count, len(space.genres))) ** 3 @ space.genres
     themes = rng.exponential(size=(count, len(space.themes))) ** 3 @ space.themes
-    own = unit(unit(genres) + unit(themes) + 0.5 * unit(rng.standard_normal(group.shape)))
-    return unit(strengths.DEMOGRAPHY * unit(group) + np.sqrt(1 - strengths.DEMOGRAPHY**2) * own)
+    own = normalize(normalize(genres) + normalize(themes) + 0.5 * normalize(rng.standard_normal(group.shape)))
+    return normalize(world.DEMOGRAPHY * normalize(group) + np.sqrt(1 - world.DEMOGRAPHY**2) * own)
 
 
 def _devices(plan: np.ndarray, age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(U, DAYPARTS, devices): evenings belong to the television, mornings and the young to the phone."""
+    """(U, DAYPARTS, devices) probabilities: televisions in the evening, phones in the morning and for the young."""
     by_daypart = np.array([[0.6, 1.2, 0.2, 0.3], [-0.4, 1.4, 0.2, 0.6], [0.3, 0.7, 0.4, 0.6], [1.8, 0.3, 0.3, 0.2]])
     own = 1.2 * rng.standard_normal((len(plan), len(DEVICES)))
     own[:, 0] += 1.2 * age - 0.8 * (plan == TRAITS["plan"][0].index("student"))
@@ -143,14 +143,14 @@ LONG_SCREENS = (1.0, -1.5, -0.5, 0.0)  # taste for long items, by device
 
 @dataclass(frozen=True)
 class Preference:
-    """Utilities of a choice that is one draw from their softmax over the released items not yet played.
+    """The utilities of items. A play is one draw from their softmax over the released items not yet played.
 
     Attributes:
-        features: (N, F) columns that a user's coefficients multiply.
+        features: (N, F) item features, which a user's coefficients multiply.
         heat: (quarters, N) appeal by time, -inf before release.
-        sequel: (N,) next part of the franchise, or NONE.
-        occasions: (2 * DAYPARTS, D) what weekdays' and then weekends' dayparts favour.
-        screens: (devices, D) what devices favour.
+        sequel: (N,) next part of the franchise, or NO_SEQUEL.
+        occasions: (2 * DAYPARTS, D) taste by time of day, on weekdays and then on weekends.
+        screens: (devices, D) taste by device.
     """
 
     clock: Clock
@@ -163,24 +163,24 @@ class Preference:
 
     @property
     def latents(self) -> np.ndarray:
-        return self.features[:, : strengths.LATENTS]
+        return self.features[:, : world.LATENTS]
 
     def coefficients(self, users_B, times_B, devices_B, mood_BD) -> np.ndarray:
-        """(B, F) weights of the items' features for users at these times, on these devices, in this mood."""
+        """(B, F) weights of the item features for users at these times, on these devices, in this mood."""
         tastes = self.tastes
         angle = (tastes.turn[users_B] * self.clock.progress(times_B))[:, None]
         taste = np.cos(angle) * tastes.first[users_B] + np.sin(angle) * tastes.second[users_B]
         occasion = self.occasions[is_weekend(times_B) * DAYPARTS + daypart(times_B)]
-        latents = strengths.TASTE * taste + occasion + self.screens[devices_B] + strengths.MOOD * mood_BD
-        length = strengths.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
+        latents = world.TASTE * taste + occasion + self.screens[devices_B] + world.MOOD * mood_BD
+        length = world.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
         ones = np.ones(len(users_B))
         others = np.stack([tastes.mainstream[users_B], tastes.maturity[users_B], length, ones], axis=1)
         return np.concatenate([latents, others, tastes.language[users_B]], axis=1)
 
     def utilities(self, coefficients_BF, users_B, times_B) -> np.ndarray:
-        """(B, N) float64, before anything that the items played so far change; -inf where not yet released.
+        """(B, N) float64, before the effect of earlier plays; -inf for items not yet released.
 
-        Double precision keeps the draws the same on processors that round differently in the last bit.
+        In double precision, so that draws are the same on processors that round the last bit differently.
         """
         utilities_BN = coefficients_BF @ self.features.T
         utilities_BN += self.tastes.heat[users_B][:, None] * self.heat[self.clock.quarter(times_B)]
@@ -190,22 +190,22 @@ class Preference:
 def make_preference(
     clock: Clock,
     space: Space,
-    catalogue: Catalogue,
+    catalog: Catalog,
     tastes: Tastes,
     heat: np.ndarray,
     rng: np.random.Generator,
 ) -> Preference:
-    """Put items and users together; draws what times of the day and screens favour."""
-    occasions = strengths.DAYPART * unit(rng.standard_normal((2 * DAYPARTS, strengths.LATENTS)))
-    screens = strengths.DEVICE * unit(rng.standard_normal((len(DEVICES), strengths.LATENTS)))
-    return Preference(clock, tastes, _features(catalogue), heat, catalogue.sequel, occasions, screens)
+    """Combine items and users, and draw the tastes by time of day and device."""
+    occasions = world.DAYPART * normalize(rng.standard_normal((2 * DAYPARTS, world.LATENTS)))
+    screens = world.DEVICE * normalize(rng.standard_normal((len(DEVICES), world.LATENTS)))
+    return Preference(clock, tastes, _features(catalog), heat, catalog.sequel, occasions, screens)
 
 
-def _features(catalogue: Catalogue) -> np.ndarray:
-    frame = catalogue.frame
+def _features(catalog: Catalog) -> np.ndarray:
+    frame = catalog.frame
     maturity = np.array([MATURITIES.index(level) for level in frame["maturity"]]) / (len(MATURITIES) - 1) - 0.5
     length = np.log(frame["duration_minutes"].to_numpy() / 80.0)
-    is_sequel = np.isin(np.arange(len(frame)), catalogue.sequel[catalogue.sequel != NONE])
+    is_sequel = np.isin(np.arange(len(frame)), catalog.sequel[catalog.sequel != NO_SEQUEL])
     language = np.array([LANGUAGES.index(name) for name in frame["language"]])
-    others = np.stack([catalogue.quality, maturity, length, -strengths.SEQUEL_WITHOUT_START * is_sequel], axis=1)
-    return np.concatenate([catalogue.latents, others, np.eye(len(LANGUAGES))[language]], axis=1)
+    others = np.stack([catalog.quality, maturity, length, -world.SEQUEL_WITHOUT_START * is_sequel], axis=1)
+    return np.concatenate([catalog.latents, others, np.eye(len(LANGUAGES))[language]], axis=1)

@@ -1,6 +1,6 @@
-"""The simulated items: what they are, what their text says, and what it is in them that people like.
+"""The simulated items: their attributes, their text, and the latent vectors that users' tastes match.
 
-G genres, H themes, N items, D latents.
+Legend: G genres, H themes, N items, D latents.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import pandas as pd
 
 from data import columns
 from data.columns import DAY
-from data.simulator import strengths
-from data.simulator.clock import QUARTER, Clock, timestamps
+from data.simulator import world
+from data.simulator.world import QUARTER, Clock
+from data.time_columns import timestamps
 
 GENRES = (
     "Action", "Adventure", "Animation", "Comedy", "Crime", "Documentary", "Drama", "Family", "Fantasy",
     "History", "Horror", "Music", "Mystery", "Romance", "Science Fiction", "Sport", "Thriller", "War",
 )  # fmt: skip
 
-# theme -> (what the first sentence says it is about, what the second sentence adds)
+# theme -> (its subject in the first sentence, its detail in the second)
 THEMES = {
     "heist": ("one last heist", "the vault has never been opened"),
     "space": ("a lost starship", "the stars keep their distance"),
@@ -99,7 +100,7 @@ PATTERNS = (
 
 
 def name_items(franchise: np.ndarray, part: np.ndarray, series: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Unique titles; later parts of a franchise bear its title and their number."""
+    """Unique titles. Later parts of a franchise have its title and a number."""
     taken: set[str] = set()
     names = [_fresh_title(taken, rng) for _ in range(franchise[-1] + 1)]
     return [
@@ -115,7 +116,7 @@ def _with_part(name: str, part: int, is_series: bool) -> str:
 
 
 def _fresh_title(taken: set[str], rng: np.random.Generator) -> str:
-    """Word lists give some hundred thousand titles; should they run low, a place is added."""
+    """Draw an unused title. The word lists give some hundred thousand; if they run low, a number is added."""
     for attempt in range(1000):
         pattern = PATTERNS[rng.integers(len(PATTERNS))]
         first, second = rng.choice(len(NOUNS), 2, replace=False)
@@ -130,7 +131,7 @@ def _fresh_title(taken: set[str], rng: np.random.Generator) -> str:
 
 
 def describe(genres: np.ndarray, themes: np.ndarray, series: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Two sentences that name genres (N, G) and themes (N, H) in words; tone and place carry no signal."""
+    """Two sentences per item that name its genres (N, G) and themes (N, H). Tone and place carry no signal."""
     phrases = list(THEMES.values())
     tones = rng.choice(TONES, len(genres))
     places = rng.choice(PLACES, len(genres))
@@ -155,7 +156,7 @@ def _two_sentences(genres: list[str], themes: list[tuple[str, str]], kind: str, 
 
 LANGUAGES = ("en", "es", "fr", "de", "ja", "hi")
 MATURITIES = ("all", "7", "12", "16", "18")
-NONE = -1
+NO_SEQUEL = -1
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,13 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """The items as a table and as the numbers that preference works on.
+class Catalog:
+    """The items as a table, and as the numbers that preferences use.
 
     Attributes:
         frame: N rows, sorted by item_id.
         latents: (N, D) unit vectors.
-        quality: (N,) what everybody likes.
+        quality: (N,) general appeal.
         release: (N,) int64 microseconds.
         sequel: (N,) index of the next part of the same franchise, or NONE.
     """
@@ -185,35 +186,35 @@ class Catalogue:
     sequel: np.ndarray
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1."""
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Scale rows to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def make_space(rng: np.random.Generator) -> Space:
-    """Themes lean towards one genre each, so that genres tell something of themes."""
-    genres = unit(rng.standard_normal((len(GENRES), strengths.LATENTS)))
+    """Draw the taste space. Each theme leans toward one genre, so that genres say something about themes."""
+    genres = normalize(rng.standard_normal((len(GENRES), world.LATENTS)))
     home = genres[np.arange(len(THEMES)) % len(genres)]
-    return Space(genres, unit(unit(rng.standard_normal((len(THEMES), strengths.LATENTS))) + 0.6 * home))
+    return Space(genres, normalize(normalize(rng.standard_normal((len(THEMES), world.LATENTS))) + 0.6 * home))
 
 
-def make_catalogue(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Catalogue:
-    """`settings.items` items in random order: neither age nor franchise can be read off an item_id."""
+def make_catalog(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Catalog:
+    """Draw `settings.items` items in random order, so that an item_id reveals neither age nor franchise."""
     franchise, part = _franchises(settings.items, rng)
     genres, themes = _tags(franchise, space, rng)
     latents = _latents(genres, themes, franchise, space, rng)
     release = _release_times(franchise, part, clock, rng)
     frame = _describe(franchise, part, genres, themes, release, rng)
-    quality = strengths.QUALITY * (
+    quality = world.QUALITY * (
         0.8 * rng.standard_normal(franchise[-1] + 1)[franchise] + 0.6 * rng.standard_normal(len(frame))
     )
     order = rng.permutation(len(frame))
     frame = frame.iloc[order].reset_index(drop=True)
     frame.insert(0, columns.ITEM, [f"m{index:05d}" for index in range(len(frame))])
     sequel = _sequels(franchise, part)
-    place = np.empty(len(frame) + 1, dtype=np.int64)  # old index -> new index; NONE stays NONE
-    place[order], place[NONE] = np.arange(len(frame)), NONE
-    return Catalogue(frame, latents[order], quality[order], release[order], place[sequel[order]])
+    place = np.empty(len(frame) + 1, dtype=np.int64)  # old index -> new index; NO_SEQUEL stays
+    place[order], place[NO_SEQUEL] = np.arange(len(frame)), NO_SEQUEL
+    return Catalog(frame, latents[order], quality[order], release[order], place[sequel[order]])
 
 
 def _franchises(num_items: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +226,7 @@ def _franchises(num_items: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def _sequels(franchise: np.ndarray, part: np.ndarray) -> np.ndarray:
-    sequel = np.full(len(franchise), NONE)
+    sequel = np.full(len(franchise), NO_SEQUEL)
     follows = np.flatnonzero(part > 1)
     sequel[follows - 1] = follows
     return sequel
@@ -241,28 +242,28 @@ def _tags(franchise: np.ndarray, space: Space, rng: np.random.Generator) -> tupl
     return genres[franchise], themes[franchise]
 
 
-def _top(scores: np.ndarray, how_many: np.ndarray) -> np.ndarray:
+def _top(scores: np.ndarray, count_N: np.ndarray) -> np.ndarray:
     ranks = np.argsort(np.argsort(-scores, axis=1), axis=1)
-    return (ranks < how_many[:, None]).astype(float)
+    return (ranks < count_N[:, None]).astype(float)
 
 
 def _latents(genres, themes, franchise, space: Space, rng: np.random.Generator) -> np.ndarray:
-    """Mostly what the text tells, some that only behaviour shows (its own, and its franchise's)."""
-    told = 0.9 * unit(genres @ space.genres) + 0.9 * unit(themes @ space.themes)
-    shared = rng.standard_normal((franchise[-1] + 1, strengths.LATENTS))[franchise]
-    own = rng.standard_normal((len(franchise), strengths.LATENTS))
-    return unit(told + (0.6 * shared + 0.3 * own) / np.sqrt(strengths.LATENTS))
+    """(N, D) mostly what the text says, with a part of the item and its franchise that only behavior shows."""
+    from_text = 0.9 * normalize(genres @ space.genres) + 0.9 * normalize(themes @ space.themes)
+    shared = rng.standard_normal((franchise[-1] + 1, world.LATENTS))[franchise]
+    own = rng.standard_normal((len(franchise), world.LATENTS))
+    return normalize(from_text + (0.6 * shared + 0.3 * own) / np.sqrt(world.LATENTS))
 
 
 def _release_times(franchise, part, clock: Clock, rng: np.random.Generator) -> np.ndarray:
-    """At the turn of a quarter day; the newest part like any item, earlier parts 200 to 700 days apart."""
+    """Release times, at quarters of a day. The newest part as any item, earlier parts 200 to 700 days apart."""
     days = (clock.end - clock.start) / DAY
-    share_new = min(0.4, strengths.NEW_SHARE * days / 180)
+    share_new = min(0.4, world.NEW_SHARE * days / 180)
     newest_part = np.append(part[1:] == 1, True)
     age = rng.exponential(9 * 365.0, len(part)).clip(max=60 * 365) + 1
     moment = np.where(rng.random(len(part)) < share_new, rng.random(len(part)) * days, -age)
     gaps = np.where(newest_part, 0.0, rng.uniform(200, 700, len(part)))
-    back = np.cumsum(gaps[::-1])[::-1]  # days from each item to the end of the list, gaps of its own franchise included
+    back = np.cumsum(gaps[::-1])[::-1]  # days from each item to the end of the list
     last = np.searchsorted(franchise, franchise, side="right") - 1
     moment = moment[last] - (back - back[last])
     return clock.origin + np.floor(moment * DAY / QUARTER).astype(np.int64) * QUARTER

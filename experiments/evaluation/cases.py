@@ -1,7 +1,6 @@
-"""Evaluation cases of one target, ready to measure: checked, in one order, the same for every seed of a
-model.
+"""Evaluation cases of one target, checked and in one order, the same for every seed of a model.
 
-Shapes: C cases, T true items of all cases, K length of the longest ranked list.
+Shapes: C cases, T true items of all cases together, I items, K length of the longest ranked list, D content width.
 """
 
 from __future__ import annotations
@@ -15,29 +14,44 @@ import pandas as pd
 from config.command import UserError
 from training.metrics import NOT_RANKED, TrueRanks
 
-HEAD_SHARE = 0.2  # of the catalogue's items, most popular first
+TARGETS = ("horizon", "next_item")
+HEADLINE = 10  # k of the headline metrics
+PRIMARY = f"ndcg@{HEADLINE}"  # the metric by which models are chosen and compared
+RANKED_LENGTH = 100  # item ids that are kept of each ranking
+HEAD_SHARE = 0.2  # of the catalog's items, most popular first
+SEGMENT = "segment:"  # prefix of the slice name of a segment
+# Of a rankings table. Where segments are configured, it also has `segments`: a list of names.
+COLUMNS = (
+    "case_id",
+    "user_id",
+    "target",
+    "time",
+    "history_length",
+    "activity",
+    "ranked",
+    "truth",
+    "true_ranks",
+)
 
 
 class RankingsError(UserError):
-    """A rankings or items table that cannot be measured; the message names the column, the value and the
-    bound."""
+    """A rankings or items table cannot be measured. The message names the column, the value and the bound."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What the metrics need to know of each item.
+    """What the metrics need to know about each item.
 
     Attributes:
         ids: (I,) item ids.
-        member: (I,) whether the item belongs to the catalogue; only then can it be recommended.
+        member: (I,) whether the item belongs to the catalog; only then can it be recommended.
         popularity: (I,) training events.
-        percentile: (I,) share of the catalogue with fewer training events, plus half of the share with as
-            many: [0, 1].
+        percentile: (I,) share of the catalog with fewer training events plus half of the share with equally many,
+            in [0, 1].
         novelty: (I,) -log2(max(events, 1) / all training events), bits.
-        head: (I,) whether the item is among the most popular 20% of the catalogue (ties by item id).
+        head: (I,) whether the item is among the most popular 20% of the catalog; ties are broken by item id.
         age_days: (I,) age at test_start; NaN where unknown.
-        unit: (I, D) content vectors of length 1 (0 where an item has no content), or None without any
-            content.
+        unit: (I, D) content vectors of length 1, 0 for an item without content; None if no item has content.
     """
 
     ids: pd.Index
@@ -50,15 +64,15 @@ class Catalog:
     unit: np.ndarray | None
 
     @classmethod
-    def of(cls, items: pd.DataFrame) -> Catalog:
-        """Read the columns item_id, popularity, catalogue and, where there, age_days and vector.
+    def from_items(cls, items: pd.DataFrame) -> Catalog:
+        """Read the columns item_id, popularity and catalogue, and the optional age_days and vector.
 
         Raises:
-            RankingsError: a column is missing, an id occurs twice, or no item belongs to the catalogue.
+            RankingsError: a column is missing, an id occurs twice, or no item belongs to the catalog.
         """
-        missing = [name for name in ("item_id", "popularity", "catalogue") if name not in items]
-        if missing:
-            raise RankingsError(f"items: the column {missing[0]} is missing")
+        for name in ("item_id", "popularity", "catalogue"):
+            if name not in items:
+                raise RankingsError(f"items: the column {name} is missing")
         ids = pd.Index(items["item_id"])
         if ids.has_duplicates:
             raise RankingsError(f"items: item_id {ids[ids.duplicated()][0]!r} occurs twice")
@@ -68,11 +82,19 @@ class Catalog:
         popularity = items["popularity"].to_numpy(float)
         age = items["age_days"].to_numpy(float) if "age_days" in items else np.full(len(ids), np.nan)
         share = np.maximum(popularity, 1) / max(popularity.sum(), 1)
-        return cls(ids, member, popularity, _percentile(popularity, member), -np.log2(share),
-                   _head(ids, popularity, member), age, _unit(items))  # fmt: skip
+        return cls(
+            ids=ids,
+            member=member,
+            popularity=popularity,
+            percentile=_percentile(popularity, member),
+            novelty=-np.log2(share),
+            head=_head(ids, popularity, member),
+            age_days=age,
+            unit=_unit_vectors(items),
+        )
 
     def rows(self, lists: Sequence[Sequence[str]] | np.ndarray, column: str) -> np.ndarray:
-        """The row of each id in all lists, joined end to end.
+        """The row of each id of all lists, concatenated.
 
         Raises:
             RankingsError: an id is not in items.
@@ -86,8 +108,8 @@ class Catalog:
 
 def _percentile(popularity: np.ndarray, member: np.ndarray) -> np.ndarray:
     known = np.sort(popularity[member])
-    below, upto = np.searchsorted(known, popularity, "left"), np.searchsorted(known, popularity, "right")
-    return (below + upto) / 2 / len(known)
+    below, up_to = np.searchsorted(known, popularity, "left"), np.searchsorted(known, popularity, "right")
+    return (below + up_to) / 2 / len(known)
 
 
 def _head(ids: pd.Index, popularity: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -97,7 +119,7 @@ def _head(ids: pd.Index, popularity: np.ndarray, member: np.ndarray) -> np.ndarr
     return head
 
 
-def _unit(items: pd.DataFrame) -> np.ndarray | None:
+def _unit_vectors(items: pd.DataFrame) -> np.ndarray | None:
     vectors = items["vector"] if "vector" in items else pd.Series([None] * len(items))
     width = max((len(vector) for vector in vectors if vector is not None), default=0)
     if width == 0:
@@ -110,30 +132,14 @@ def _unit(items: pd.DataFrame) -> np.ndarray | None:
     return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 0)
 
 
-TARGETS = ("horizon", "next_item")
-RANKED_LENGTH = 100  # ids kept of each ranking; metrics read no further
-SEGMENT = "segment:"  # begins the name of a segment's slice
-COLUMNS = (  # and, where segments are asked for, `segments`: a list of names
-    "case_id",
-    "user_id",
-    "target",
-    "time",
-    "history_length",
-    "activity",
-    "ranked",
-    "truth",
-    "true_ranks",
-)
-
-
 @dataclass(frozen=True)
-class Ranked:
+class SeedRankings:
     """One seed's rankings of the cases.
 
     Attributes:
-        lists: (C, K) rows of the catalogue in rank order, -1 where a list is shorter.
+        lists: (C, K) catalog rows in rank order, -1 where a list is shorter.
         truth: ranks of the true items.
-        truth_rows: (T,) rows of the catalogue, -1 for an item that items.parquet does not know.
+        truth_rows: (T,) catalog rows of the true items, -1 for an item that the items table does not hold.
     """
 
     lists: np.ndarray
@@ -146,11 +152,11 @@ class RankedCases:
     """The cases of one target in the order of case_id.
 
     Attributes:
-        user: (C,) row of the user in [0, num_users), users in the order of their ids.
+        user: (C,) row of the user in [0, num_users), in the order of user ids.
         last: (C,) whether this is the user's last case in time.
-        history_length, activity: (C,) slice columns.
-        seeds: one Ranked per seed.
-        segments: (C,) masks by slice name; empty where the rankings name none.
+        history_length, activity: (C,) columns that define slices.
+        seeds: the rankings of each seed.
+        segments: slice name -> (C,) mask; empty where the rankings hold no segments.
     """
 
     user: np.ndarray
@@ -158,34 +164,40 @@ class RankedCases:
     last: np.ndarray
     history_length: np.ndarray
     activity: np.ndarray
-    seeds: list[Ranked]
+    seeds: list[SeedRankings]
     segments: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def gather(frames: Sequence[pd.DataFrame], target: str, catalogue: Catalog) -> RankedCases | None:
-    """The cases of one target out of one rankings table per seed; None where the tables hold none.
+def collect_cases(frames: Sequence[pd.DataFrame], target: str, catalog: Catalog) -> RankedCases | None:
+    """Collect the cases of one target from one rankings table per seed; None without any.
 
     Raises:
-        RankingsError: a column is missing, a case occurs twice or has no truth, the seeds' cases differ, or
+        RankingsError: a column is missing, a case occurs twice or has no truth, the seeds hold different cases, or
             `ranked` and `true_ranks` contradict each other.
     """
     for name in COLUMNS:
         if any(name not in frame for frame in frames):
             raise RankingsError(f"rankings: the column {name} is missing")
-    aligned = align(frames, target)
+    aligned = align_cases(frames, target)
     table = aligned[0]
     if table.empty:
         return None
     users, user = np.unique(table["user_id"].to_numpy(str), return_inverse=True)
     if target == "horizon" and len(users) < len(table):
-        raise RankingsError(f"rankings: {len(table)} horizon cases of {len(users)} users; expected one a user")
-    segments = _segment_masks(table["segments"]) if "segments" in table else {}
-    return RankedCases(user, len(users), _last(user, table), table["history_length"].to_numpy(),
-                 table["activity"].to_numpy(), [_ranked(frame, catalogue) for frame in aligned], segments)  # fmt: skip
+        raise RankingsError(f"rankings: {len(table)} horizon cases of {len(users)} users; expected one per user")
+    return RankedCases(
+        user=user,
+        num_users=len(users),
+        last=_is_last_case(user, table),
+        history_length=table["history_length"].to_numpy(),
+        activity=table["activity"].to_numpy(),
+        seeds=[_seed_rankings(frame, catalog) for frame in aligned],
+        segments=_segment_masks(table["segments"]) if "segments" in table else {},
+    )
 
 
-def align(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFrame]:
-    """Each table's rows of one target, sorted by case_id: row n of every table is then the same case.
+def align_cases(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFrame]:
+    """Rows of one target of each table, sorted by case_id, so that row n is the same case in all.
 
     Raises:
         RankingsError: a case occurs twice, or the tables hold different cases.
@@ -193,9 +205,9 @@ def align(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFrame]:
     aligned = []
     for frame in frames:
         rows = frame[frame["target"] == target]
-        if rows["case_id"].duplicated().any():
-            twice = rows.loc[rows["case_id"].duplicated(), "case_id"].iloc[0]
-            raise RankingsError(f"rankings: {target} case {twice!r} occurs twice")
+        repeated = rows["case_id"].duplicated()
+        if repeated.any():
+            raise RankingsError(f"rankings: {target} case {rows.loc[repeated, 'case_id'].iloc[0]!r} occurs twice")
         aligned.append(rows.sort_values("case_id").reset_index(drop=True))
     if any(not same_cases(aligned[0], other) for other in aligned[1:]):
         raise RankingsError(f"rankings: the seeds of one model hold different {target} cases")
@@ -222,7 +234,7 @@ def true_ranks(table: pd.DataFrame) -> TrueRanks:
     return truth
 
 
-def _last(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+def _is_last_case(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     order = np.lexsort((np.arange(len(user)), table["time"].astype("int64").to_numpy(), user))
     last = np.zeros(len(user), bool)
     last[order[np.append(np.diff(user[order]) > 0, True)]] = True
@@ -230,40 +242,34 @@ def _last(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
 
 
 def _segment_masks(column: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """(C,) masks by slice name, out of a rankings column."""
+    """Slice name -> (C,) mask, from the `segments` column of a rankings table."""
     lengths = np.fromiter(map(len, column), np.int64, len(column))
     owner = np.repeat(np.arange(len(column)), lengths)
-    found = np.array([name for names in column for name in names], dtype=object)
-    inside = {}
-    for name in sorted(set(found)):
+    joined = np.array([name for names in column for name in names], dtype=object)
+    masks = {}
+    for name in sorted(set(joined)):
         mask = np.zeros(len(column), dtype=bool)
-        mask[owner[found == name]] = True
-        inside[SEGMENT + name] = mask
-    return inside
+        mask[owner[joined == name]] = True
+        masks[SEGMENT + name] = mask
+    return masks
 
 
-def _ranked(table: pd.DataFrame, catalogue: Catalog) -> Ranked:
-    lists = _matrix(table["ranked"].to_numpy(), catalogue)
+def _seed_rankings(table: pd.DataFrame, catalog: Catalog) -> SeedRankings:
+    lengths = np.fromiter(map(len, table["ranked"]), np.int64, len(table))
+    lists = np.full((len(table), max(lengths.max(initial=0), 1)), -1, np.int64)
+    lists[np.arange(lists.shape[1]) < lengths[:, None]] = catalog.rows(table["ranked"].to_numpy(), "ranked")
     truth = true_ranks(table)
-    sizes = np.fromiter((len(case) for case in table["truth"]), np.int64, len(table))
+    sizes = np.fromiter(map(len, table["truth"]), np.int64, len(table))
     if (sizes != truth.size).any():
-        bad = table["case_id"][int(np.argmax(sizes != truth.size))]
-        raise RankingsError(f"rankings: case {bad!r} has another number of truth than of true_ranks")
-    joined = np.concatenate([np.asarray(case, object) for case in table["truth"]])
-    rows = catalogue.ids.get_indexer(joined)
-    _must_agree(table, lists, truth, rows)
-    return Ranked(lists, truth, rows)
+        case = table["case_id"][int(np.argmax(sizes != truth.size))]
+        raise RankingsError(f"rankings: case {case!r} has a different number of items in truth and true_ranks")
+    rows = catalog.ids.get_indexer(np.concatenate([np.asarray(case, object) for case in table["truth"]]))
+    _check_ranks(table, lists, truth, rows)
+    return SeedRankings(lists, truth, rows)
 
 
-def _matrix(lists: np.ndarray, catalogue: Catalog) -> np.ndarray:
-    lengths = np.fromiter((len(case) for case in lists), np.int64, len(lists))
-    matrix = np.full((len(lists), max(lengths.max(initial=0), 1)), -1, np.int64)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = catalogue.rows(lists, "ranked")
-    return matrix
-
-
-def _must_agree(table: pd.DataFrame, lists: np.ndarray, truth: TrueRanks, rows: np.ndarray) -> None:
-    """`ranked` and `true_ranks` are written apart, and whoever recomputes a metric reads only the first."""
+def _check_ranks(table: pd.DataFrame, lists: np.ndarray, truth: TrueRanks, rows: np.ndarray) -> None:
+    """Compare `ranked` with `true_ranks`: they are written separately, and others recompute metrics from `ranked`."""
     inside = truth.rank <= (lists >= 0).sum(axis=1)[truth.case]
     beyond = ~inside & (truth.rank <= RANKED_LENGTH)
     if beyond.any():
@@ -272,12 +278,12 @@ def _must_agree(table: pd.DataFrame, lists: np.ndarray, truth: TrueRanks, rows: 
             f"rankings: case {table['case_id'][int(truth.case[at])]!r} has true rank {truth.rank[at]}, "
             f"beyond the end of its list; expected {NOT_RANKED} for an item that the ranking does not hold"
         )
-    place = np.where(inside, truth.rank - 1, 0)
-    stated = (lists[truth.case, place] == rows) & (rows >= 0)
-    found = np.zeros(len(rows), bool)
+    known = rows >= 0
+    at_rank = (lists[truth.case, np.where(inside, truth.rank - 1, 0)] == rows) & known
+    listed = np.zeros(len(rows), bool)
     for column in range(lists.shape[1]):  # a column at a time: (T,) memory, not (T, K)
-        found |= (lists[truth.case, column] == rows) & (rows >= 0)
-    wrong = np.where(inside, ~stated, found)
+        listed |= (lists[truth.case, column] == rows) & known
+    wrong = np.where(inside, ~at_rank, listed)
     if wrong.any():
         case = table["case_id"][int(truth.case[np.argmax(wrong)])]
         raise RankingsError(f"rankings: case {case!r}: ranked and true_ranks disagree")

@@ -1,11 +1,13 @@
-"""Ways to hold events out of the same data: the temporal cut, and those that a diagnostic sets beside it.
+"""Ways to hold out events: the temporal cut that the platform uses, and others for a diagnostic comparison.
 
-No event at or after `test_start` is in any of them. Legend: E events before it, U users, n cases.
+No protocol reads an event at or after `test_start`. Shapes: E events before test_start, n cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,119 +17,186 @@ from config import params
 from config.command import UserError
 from data.columns import EVENT_TIME, MINUTE, SESSION, USER
 from data.time_columns import microseconds
-from features import folds
 from features.feature_files import Features
-from features.folds import Tables
-from features.sequences import EvaluationCases, Log, next_item_cases
+from features.fit import SplitTables, fit_subset, fit_window, rolling_windows
+from features.sequences import EvaluationCases, InteractionLog, next_item_cases
 from training import validation
+from training.fitting import FitError, fit
 
-
-def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
-    """(E,) session of each event: as the data names it where it names all, else a pause of `minutes` begins one.
-
-    Args:
-        events: by user, and in total order within each.
-    """
-    owners = events.groupby(USER, sort=False).ngroup().to_numpy()
-    if SESSION in events and events[SESSION].notna().all():
-        return events.groupby([owners, events[SESSION].to_numpy()], sort=False).ngroup().to_numpy()
-    times = microseconds(events[EVENT_TIME]).to_numpy()
-    pause = np.diff(times, prepend=times[:1]) >= minutes * MINUTE
-    return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
-
-
-TEMPORAL = ("next_item", "horizon")
+TEMPORAL = ("next_item", "horizon")  # the columns that the temporal cut gives
 MEANINGS = {
-    "next_item": "the temporal cut: fitted before valid_start, asked before each event of the validation window",
+    "next_item": "the temporal cut: fitted before valid_start, asked before each event of the validation period",
     "horizon": "the same fit, asked once at valid_start for each user's new items up to test_start",
-    "rolling next_item": "next_item in earlier windows as long as the validation window, each fitted on what lies before it",
-    "rolling horizon": "horizon in the same earlier windows",
-    "leave last out": "each user's last event, fitted on all other events, later ones of other users included",
+    "rolling next_item": "next in earlier periods as long as validation, each fitted on what lies before it",
+    "rolling horizon": "horizon in the same earlier periods",
+    "leave last out": "each user's last event, fitted on all other events, including later ones of other users",
     "user k-fold": "events of held-out users from their own earlier ones, fitted on all events of the other users",
-    "session k-fold": "events of held-out sessions, fitted on all other sessions, later ones of the same user included",
+    "session k-fold": "events of held-out sessions, fitted on all other sessions, including later ones of the same user",
 }
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What is learned from, and what is asked after."""
+    """One fit and the cases that it is evaluated on.
+
+    Attributes:
+        learned: features of the fit; models see its item trends.
+        asked: features that hold the histories of the cases.
+        cases: column of the sensitivity card -> its cases in this fold.
+    """
 
     name: str
-    learned: Features  # a fit reads its past, and its trends are those that models see
-    asked: Features  # histories are read here
-    cases: dict[str, EvaluationCases]  # column of the card -> its cases of this fold
+    learned: Features
+    asked: Features
+    cases: dict[str, EvaluationCases]
 
 
-def every(tables: Tables, settings: params.Params) -> Iterator[Fold]:
-    """The folds of all protocols, the temporal cut first: a recipe that it finds serves the others."""
+def all_folds(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
+    """The folds of all protocols. The temporal cut comes first: the other folds reuse what its fits have chosen."""
+    owners = tables.events.groupby(USER, sort=False).ngroup().to_numpy()  # ascending
     yield from _temporal(tables, settings)
-    yield from _leave_last_out(tables, settings)
-    yield from _k_fold("user k-fold", _owners(tables), tables, settings)
-    yield from _k_fold(
-        "session k-fold", session_numbers(tables.events, settings.sensitivity.session_minutes), tables, settings
-    )
+    yield _hold_out("leave last out", "leave last out", is_last_event(owners), 1, tables, settings)
+    sessions = session_numbers(tables.events, settings.sensitivity.session_minutes)
+    for protocol, unit in (("user k-fold", owners), ("session k-fold", sessions)):
+        count = settings.sensitivity.folds
+        part = assign_parts(unit, count, settings.seed)
+        for number in range(count):
+            name = f"{protocol}, {number + 1} of {count}"
+            yield _hold_out(protocol, name, part == number, count, tables, settings)
 
 
-def _temporal(tables: Tables, settings: params.Params) -> Iterator[Fold]:
-    """The validation window, then the windows before it, oldest first."""
+def _temporal(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
+    """The validation period, then the periods before it, oldest first."""
     count = settings.sensitivity.rolling_windows
-    *earlier, newest = folds.rolling(tables, 1 + count)
+    *earlier, newest = rolling_windows(tables, 1 + count)
     if len(earlier) < count:
         raise UserError(
-            f"sensitivity.rolling_windows is {count}; expected at most {len(earlier)}: before a further window lie fewer "
-            "events than in it"
+            f"sensitivity.rolling_windows is {count}; expected at most {len(earlier)}: before a further period there are "
+            "fewer events than in it"
         )
-    at_valid = folds.at(tables, *newest, settings)
-    yield Fold("temporal cut", at_valid, at_valid, _drawn(validation.cases(at_valid), 1, settings))
-    for number, window in enumerate(earlier, start=1):
-        features = folds.at(tables, *window, settings, cut="test")
-        asked = {f"rolling {target}": cases for target, cases in validation.cases(features).items()}
-        yield Fold(f"rolling window {number} of {count}", features, features, _drawn(asked, count, settings))
+    at_valid = fit_window(tables, *newest, settings)
+    yield Fold("temporal cut", at_valid, at_valid, _sample(validation.cases(at_valid), 1, settings))
+    for number, period in enumerate(earlier, start=1):
+        features = fit_window(tables, *period, settings, cut="test")
+        cases = {f"rolling {target}": part for target, part in validation.cases(features).items()}
+        yield Fold(f"rolling window {number} of {count}", features, features, _sample(cases, count, settings))
 
 
-def _leave_last_out(tables: Tables, settings: params.Params) -> Iterator[Fold]:
-    held = is_last(_owners(tables))
-    yield _held_out("leave last out", "leave last out", held, 1, tables, settings)
+def _hold_out(
+    protocol: str, name: str, held: np.ndarray, count: int, tables: SplitTables, settings: params.Params
+) -> Fold:
+    learned, asked = fit_subset(tables, ~held, settings)
+    return Fold(name, learned, asked, _sample({protocol: _cases_of_events(asked.log, held)}, count, settings))
 
 
-def _k_fold(protocol: str, unit: np.ndarray, tables: Tables, settings: params.Params) -> Iterator[Fold]:
-    """Each unit of events is held out once."""
-    count = settings.sensitivity.folds
-    part = parts(unit, count, settings.seed)
-    for number in range(count):
-        name = f"{protocol}, {number + 1} of {count}"
-        yield _held_out(protocol, name, part == number, count, tables, settings)
-
-
-def _held_out(protocol: str, name: str, held: np.ndarray, count: int, tables: Tables, settings: params.Params) -> Fold:
-    learned, asked = folds.of_part(tables, ~held, settings)
-    return Fold(name, learned, asked, _drawn({protocol: cases_of(asked.log, held)}, count, settings))
-
-
-def _drawn(asked: dict[str, EvaluationCases], count: int, settings: params.Params) -> dict[str, EvaluationCases]:
-    """A fold's share of the cases that a protocol may have."""
+def _sample(cases: dict[str, EvaluationCases], count: int, settings: params.Params) -> dict[str, EvaluationCases]:
+    """One of `count` folds' share of the cases that a protocol may have."""
     most = max(1, settings.sensitivity.cases // count)
-    return {column: validation.sample(cases, most, settings.seed) for column, cases in asked.items()}
+    return {column: validation.sample(part, most, settings.seed) for column, part in cases.items()}
 
 
-def cases_of(log: Log, held: np.ndarray) -> EvaluationCases:
-    """The `next_item` cases of the events of `log` that were held out, (E,) bool."""
-    asked = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
-    return asked.take(np.flatnonzero(held[asked.event]))
+def _cases_of_events(log: InteractionLog, held: np.ndarray) -> EvaluationCases:
+    """The `next_item` cases of the (E,) held-out events."""
+    cases = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
+    return cases.take(np.flatnonzero(held[cases.event]))
 
 
-def is_last(owners: np.ndarray) -> np.ndarray:
-    """(E,) bool: the last event of a user who has others. `owners` ascend, events of each in total order."""
+def is_last_event(owners: np.ndarray) -> np.ndarray:
+    """(E,) bool: the last event of a user who has others. `owners` ascend, each user's events are in time order."""
     last = np.append(np.diff(owners) > 0, True)
     return last & (np.bincount(owners)[owners] > 1)
 
 
-def parts(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(E,) which of `count` parts each event is in: units stay whole, and the parts hold equally many of them."""
+def assign_parts(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """(E,) part of each event: units stay whole, and each part holds equally many of them."""
     _, row = np.unique(unit, return_inverse=True)
     return (np.random.default_rng(seed).permutation(row.max() + 1) % count)[row]
 
 
-def _owners(tables: Tables) -> np.ndarray:
-    """(E,) number of each event's user; ascending."""
-    return tables.events.groupby("user_id", sort=False).ngroup().to_numpy()
+def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
+    """(E,) session of each event: the session column if all events have one, else a pause of `minutes` starts a new one.
+
+    Args:
+        events: grouped by user, in total order within each user.
+    """
+    owners = events.groupby(USER, sort=False).ngroup().to_numpy()
+    if SESSION in events and events[SESSION].notna().all():
+        return events.groupby([owners, events[SESSION].to_numpy()], sort=False).ngroup().to_numpy()
+    times = microseconds(events[EVENT_TIME])
+    pause = np.diff(times, prepend=times[:1]) >= minutes * MINUTE
+    return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
+
+
+Scores = dict[str, dict[str, np.ndarray]]  # column -> label -> (n,) NDCG@10
+
+
+def measure_folds(folds_: Iterable[Fold], labels: list[str], settings: params.Params) -> dict[str, dict]:
+    """Fit every model in every fold; column -> label -> (n, 1) NDCG@10 of the cases and (n,) user rows.
+
+    The first fold chooses the configuration of each model, the other folds reuse it: no protocol chooses parameters on
+    its own cases. A model that refuses the catalog of one fold is left out of all.
+    """
+    configurations = {label: _configuration(label, settings) for label in labels}
+    values: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    users: dict[str, list] = defaultdict(list)
+    for fold in folds_:
+        started = time.perf_counter()
+        scores = _measure_fold(fold, configurations, settings)
+        for column, by_label in scores.items():
+            users[column].append(fold.cases[column].user)
+            for label, ndcg in by_label.items():
+                values[column][label].append(ndcg)
+        print(f"measured {fold.name} in {time.perf_counter() - started:.0f} s: {_leaders(scores)}", flush=True)
+    return {
+        column: {
+            label: (np.concatenate(values[column][label])[:, None], np.concatenate(users[column]))
+            for label in configurations
+        }
+        for column in MEANINGS
+        if column in values
+    }
+
+
+def _configuration(label: str, settings: params.Params) -> dict:
+    """The model's parameters; a hybrid carries those of its parts, so that it can be fitted in every fold."""
+    models = settings.train.models
+    configuration = models[label].model_dump()
+    if "parts" in configuration:
+        configuration["parts"] = {part: models[part].model_dump() for part in configuration["parts"]}
+    return configuration
+
+
+def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.Params) -> Scores:
+    """Score one fold. `configurations` receives what a fit has chosen, and loses models that cannot be fitted.
+
+    Raises:
+        UserError: fewer than two models are left.
+    """
+    scores: Scores = {column: {} for column in fold.cases}
+    trends = fold.learned.trend_log()
+    for label, configuration in list(configurations.items()):
+        try:
+            result = fit(configuration, fold.learned, settings.train, settings.train.seed)
+        except FitError as error:
+            print(f"left out {label}: {error}", flush=True)
+            del configurations[label]
+            continue
+        configurations[label] = result.hyperparameters
+        for column, cases in fold.cases.items():
+            scores[column][label] = validation.ndcg(
+                result.model, fold.asked, cases, trends, settings.train.eval_batch_size
+            )
+    if len(configurations) < 2:
+        raise UserError("sensitivity: fewer than 2 models are left; an order needs at least 2")
+    return scores
+
+
+def _leaders(scores: Scores) -> str:
+    """`NDCG@10 next_item 0.162 (two_tower), horizon 0.182 (ease)`: the best model of each column."""
+    best = []
+    for column, by_label in scores.items():
+        means = {label: ndcg.mean() for label, ndcg in by_label.items() if len(ndcg)}
+        if means:
+            label = max(means, key=lambda name: means[name])
+            best.append(f"{column} {means[label]:.3f} ({label})")
+    return f"NDCG@10 {', '.join(best)}" if best else "no cases"

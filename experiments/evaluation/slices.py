@@ -1,39 +1,40 @@
-"""Named parts of a result: which cases, or which true items, each slice keeps.
+"""Slices of a result: which cases, or which true items, each one keeps.
 
-A slice of cases (warm, history length, activity, segment) keeps whole cases. A slice of items (head, tail, new, age)
-keeps of each case's truth only the items of the slice: the ranks stay those of the full ranking, |truth|
-becomes the number kept, and a case with none left is outside the slice.
+A slice of cases (cold, warm, history length, activity, segment) keeps whole cases. A slice of items (head, tail, new,
+age) keeps of each case's truth only the items of the slice: their ranks stay those of the full ranking, |truth| becomes
+the number kept, and a case that keeps none is outside the slice.
 
-Shapes: C cases, T true items.
+Shapes: C cases, T true items of all cases together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from config.paths import INGESTED
-from data.products import read_table
-from experiments.evaluation.cases import SEGMENT, Catalog, Ranked, RankedCases
+from data.tables import read_table
+from experiments.evaluation.cases import SEGMENT, Catalog, RankedCases, SeedRankings
 from features.feature_files import Features
-from features.segments.membership import Facts, gather, membership
-from features.segments.rules import Rule, describe
+from features.segments.membership import SegmentInputs, collect_inputs, membership
+from features.segments.rules import Rule, describe_rule
 from features.sequences import EvaluationCases
 from training.metrics import accuracy
 
+# Name -> the least and the first value beyond.
 HISTORY = {
-    "history_1_4": (1, 4),
-    "history_5_19": (5, 19),
-    "history_20_99": (20, 99),
+    "history_1_4": (1, 5),
+    "history_5_19": (5, 20),
+    "history_20_99": (20, 100),
     "history_100_up": (100, np.inf),
 }
 ACTIVITY = {
-    "activity_1": (1, 1),
-    "activity_2_9": (2, 9),
-    "activity_10_49": (10, 49),
+    "activity_1": (1, 2),
+    "activity_2_9": (2, 10),
+    "activity_10_49": (10, 50),
     "activity_50_up": (50, np.inf),
 }
 AGE_DAYS = {
@@ -43,44 +44,45 @@ AGE_DAYS = {
     "item_age_180_up": (180, np.inf),
 }
 
-DEFINITIONS = {
-    "cold": "no event of the user known at that moment",
-    "warm": "at least one event of the user known at that moment",
+SLICE_DEFINITIONS = {
+    "cold": "no event of the user is known at that moment",
+    "warm": "at least one event of the user is known at that moment",
     "history": "events of the user known at that moment",
-    "activity": "the user's cases in this target",
+    "activity": "cases of the user in this target",
     "segment": "the user is in the segment at that moment, by its rule and what was known then",
-    "head_items": "true items among the 20% of the catalogue with the most training events",
-    "tail_items": "true items of the other 80% of the catalogue",
-    "new_items": "true items that first appear after test_start: not in the catalogue, so never hit",
-    "item_age": "days between the item's release (or first event) and test_start",
+    "head_items": "true items among the 20% of the catalog with the most training events",
+    "tail_items": "true items of the other 80% of the catalog",
+    "new_items": "true items that first appear after test_start: not in the catalog, so never hit",
+    "item_age": "days between the item's first event and test_start",
 }
 
 
 def case_slices(cases: RankedCases) -> dict[str, np.ndarray]:
-    """(C,) masks by slice name. Cold, warm and segments always; of the others only families with more than one
-    part in use."""
-    length, activity = cases.history_length, cases.activity
-    histories = {name: (length >= low) & (length <= high) for name, (low, high) in HISTORY.items()}
-    activities = {name: (activity >= low) & (activity <= high) for name, (low, high) in ACTIVITY.items()}
-    return {"cold": length == 0, "warm": length > 0} | _used(histories) | _used(activities) | cases.segments
+    """Slice name -> (C,) mask: cold, warm and segments always, a family of ranges if more than one is in use."""
+    cold = cases.history_length == 0
+    histories, activities = _ranges(cases.history_length, HISTORY), _ranges(cases.activity, ACTIVITY)
+    return {"cold": cold, "warm": ~cold} | histories | activities | cases.segments
 
 
-def item_slices(ranked: Ranked, catalogue: Catalog) -> dict[str, np.ndarray]:
-    """(T,) masks over the true items by slice name."""
-    known = ranked.truth_rows >= 0
-    member = known & catalogue.member[ranked.truth_rows]
-    head = member & catalogue.head[ranked.truth_rows]
-    age = np.where(member, catalogue.age_days[ranked.truth_rows], np.nan)
-    ages = {name: (age >= low) & (age < high) for name, (low, high) in AGE_DAYS.items()}
-    return {"head_items": head, "tail_items": member & ~head, "new_items": ~member} | _used(ages)
+def item_slices(rankings: SeedRankings, catalog: Catalog) -> dict[str, np.ndarray]:
+    """Slice name -> (T,) mask of true items."""
+    rows = rankings.truth_rows
+    member = (rows >= 0) & catalog.member[rows]
+    head = member & catalog.head[rows]
+    ages = _ranges(np.where(member, catalog.age_days[rows], np.nan), AGE_DAYS)
+    return {"head_items": head, "tail_items": member & ~head, "new_items": ~member} | ages
 
 
-def sliced(
-    cases: RankedCases, catalogue: Catalog, k: int, metrics: tuple[str, ...]
+def _ranges(values: np.ndarray, family: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    masks = {name: (values >= low) & (values < high) for name, (low, high) in family.items()}
+    return masks if sum(mask.any() for mask in masks.values()) > 1 else {}
+
+
+def sliced_metrics(
+    cases: RankedCases, catalog: Catalog, k: int, metrics: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Per slice and metric key, (C,) values averaged over the seeds, NaN outside the slice. Empty slices are
-    left out."""
-    each_seed = [_of_seed(cases, ranked, catalogue, k, metrics) for ranked in cases.seeds]
+    """Slice name -> metric key -> (C,) values averaged over seeds, NaN outside the slice. Empty slices are left out."""
+    each_seed = [_sliced_metrics_of_seed(cases, rankings, catalog, k, metrics) for rankings in cases.seeds]
     return {
         name: {key: np.mean([seed[name][key] for seed in each_seed], axis=0) for key in metrics}
         for name in each_seed[0]
@@ -88,50 +90,47 @@ def sliced(
     }
 
 
-def _of_seed(
-    cases: RankedCases, ranked: Ranked, catalogue: Catalog, k: int, metrics: tuple[str, ...]
+def _sliced_metrics_of_seed(
+    cases: RankedCases, rankings: SeedRankings, catalog: Catalog, k: int, metrics: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
-    whole = accuracy(ranked.truth, [k])
-    values = {
-        name: {key: np.where(mask, whole[key], np.nan) for key in metrics} for name, mask in case_slices(cases).items()
+    values = accuracy(rankings.truth, [k])
+    slices = {
+        name: {key: np.where(mask, values[key], np.nan) for key in metrics} for name, mask in case_slices(cases).items()
     }
-    for name, mask in item_slices(ranked, catalogue).items():
-        part = accuracy(ranked.truth.keep(mask), [k])
-        values[name] = {key: part[key] for key in metrics}
-    return values
-
-
-def _used(family: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return family if sum(mask.any() for mask in family.values()) > 1 else {}
+    for name, mask in item_slices(rankings, catalog).items():
+        part = accuracy(rankings.truth.keep(mask), [k])
+        slices[name] = {key: part[key] for key in metrics}
+    return slices
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Rules, and what they ask of this data set's users and items."""
+    """Segment rules, and the facts about this dataset's users and items that they need."""
 
     rules: Sequence[Rule]
-    facts: Facts
+    facts: SegmentInputs
 
     @classmethod
     def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> Segments:
         """Read the ingested tables.
 
-        An item that appears after the cut counts as an event without values: the model's catalogue ends there too.
+        An item that first appears after the cut counts as an event without values, since the model's catalog ends at
+        the cut too.
 
         Raises:
-            UserError: a table is not there, or lacks a column that a rule asks for.
+            UserError: a table is missing, or lacks a column that a rule needs.
         """
         users, items = (read_table(folder / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items"))
-        return cls(rules, gather(rules, users, items, features.users, features.vocabulary.ids))
+        return cls(rules, collect_inputs(rules, users, items, features.users, features.vocabulary.ids))
 
     def column(self, features: Features, cases: EvaluationCases) -> list[list[str]]:
         """The names of each case's segments, in the order of the rules."""
         inside = membership(self.rules, features.log, self.facts, cases.user, cases.time)
         names = np.array([rule["name"] for rule in self.rules], dtype=object)
-        kinds, kind = np.unique(inside, axis=0, return_inverse=True)  # few, however many cases there are
-        lists = [names[row].tolist() for row in kinds]
-        return [lists[number] for number in kind.ravel()]
+        combinations, number = np.unique(inside, axis=0, return_inverse=True)  # few, however many cases there are
+        lists = [names[row].tolist() for row in combinations]
+        return [lists[at] for at in number.ravel()]
 
     def meanings(self) -> dict[str, str]:
         """Slice name -> its rule in words."""
-        return {SEGMENT + rule["name"]: describe(rule) for rule in self.rules}
+        return {SEGMENT + rule["name"]: describe_rule(rule) for rule in self.rules}

@@ -1,1 +1,1 @@
-"""What the gate weighs: what must hold first, evidence, verdict, ledger of looks, and the report of all of it."""
+"""The gate: is a candidate better than the champion on events that neither has seen? See docs/gate.md."""

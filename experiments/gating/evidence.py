@@ -1,4 +1,7 @@
-"""Candidate, champion and best cheap baseline scored now, on the same cases, from their artifacts: no stored numbers."""
+"""Measure candidate, champion and best baseline now, from their artifacts, on the same cases of the holdout.
+
+Stored numbers are not used.
+"""
 
 from __future__ import annotations
 
@@ -11,135 +14,137 @@ import numpy as np
 import pandas as pd
 
 from config import params
-from config.gate_params import Budgets, GuardRails
+from config.params import Budgets, GuardRails
 from data.times import to_iso
-from experiments.evaluate import catalogue
-from experiments.evaluation.cases import SEGMENT, Catalog
-from experiments.evaluation.comparison import WHOLE, contrasts, holm
-from experiments.evaluation.list_metrics import counts, coverage, diversity, list_means
-from experiments.evaluation.measure import number
-from experiments.evaluation.scoring import HEADLINE, ScoredCases, score
+from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
+from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
+from experiments.evaluation.comparison import FITTED_PARAMETERS
+from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
+from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
 from experiments.evaluation.slices import Segments
-from experiments.gating.verdict import BASELINE, CHAMPION, level
+from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
 from serving.deployment import model_versions, registry
 from serving.deployment.registry import Target, Version
 from serving.worker.recommender import Recommender
-
-AT_LEAST, AT_MOST = "at least", "at most"
-MEANINGS = {
-    "coverage": "share of the catalogue that is among the first 10 of any list",
-    "diversity": "1 - mean cosine of the content of all pairs among the first 10, averaged over lists",
-    "popularity_lift": "training events of an item shown, over those of an average item of the catalogue",
-}
-
-
-def of_lists(lists: np.ndarray, catalogue: Catalog) -> dict[str, float]:
-    """The figure of each guard rail of (n, k) lists; NaN where items have no content, or nothing is shown."""
-    recommended = counts(lists, HEADLINE, len(catalogue.ids))
-    shown = list_means(lists, catalogue.popularity, HEADLINE)
-    varied = np.full(1, np.nan) if catalogue.unit is None else diversity(lists, catalogue.unit, HEADLINE)
-    average = catalogue.popularity[catalogue.member].mean()
-    return {
-        "coverage": coverage(recommended, catalogue.member),
-        "diversity": _mean(varied),
-        "popularity_lift": _mean(shown) / average if average else float("nan"),
-    }
-
-
-def rails(ours: dict[str, float], theirs: dict[str, float], policy: GuardRails) -> list[dict[str, Any]]:
-    """One row a guard rail: {"name", "candidate", "champion", "kind", "limit", "within"}; undefined figures are within."""
-    rows = []
-    for name, ratio in policy.model_dump().items():
-        kind = AT_MOST if name == "popularity_lift" else AT_LEAST
-        limit = ratio * theirs[name]
-        broken = ours[name] > limit if kind == AT_MOST else ours[name] < limit
-        rows.append(
-            {"name": name, "candidate": number(ours[name]), "champion": number(theirs[name]), "kind": kind,
-             "limit": number(limit), "within": not broken}
-        )  # fmt: skip
-    return rows
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
-
+from training import validation
+from training.fitting import fit
+from training.threads import one_thread
 
 CANDIDATE = "candidate"
 COLD, WARM = "cold", "warm"
-Parts = Mapping[str, Mapping[str, np.ndarray]]  # target -> name -> (n,) bool
+AT_LEAST, AT_MOST = "at least", "at most"
+TIMED_ROUNDS = 5
+
+Cases = Mapping[str, EvaluationCases]  # by target
+Parts = Mapping[str, Mapping[str, np.ndarray]]  # target -> part of the users -> (n,) bool
 
 
-def window_start(features: Features, manifests: Mapping[str, dict]) -> int:
-    """When judging may begin: after the cut, and after the last event that any of them was fitted on."""
+# --- the champion and the holdout
+
+
+def find_opponent(dataset: str, candidate: Version, features: Features) -> tuple[Target, str | None]:
+    """The version to compare with, and a note if it is not the one that serves.
+
+    A refit on all events was fitted on the holdout, so its parent, which was not, stands in for it. On events that are
+    newer than the refit, the refit itself is the champion.
+
+    Raises:
+        RegistryError: nothing may serve.
+    """
+    target = registry.opponent(dataset, candidate)
+    parent_ref = target.report.get("under")
+    fit_until = model_versions.stored_manifest(target.version).get("fit_until_us")
+    if parent_ref is None or (isinstance(fit_until, int) and fit_until <= features.cut_us):
+        return target, None
+    parent = registry.justified(registry.find(dataset, parent_ref["version"]))
+    until = to_iso(fit_until) if isinstance(fit_until, int) else "an unknown time"
+    note = (
+        f"version {target.version.version}, which serves, was fitted on the holdout (until {until}); its parent, version "
+        f"{parent.version.version}, is the champion here"
+    )
+    return parent, note
+
+
+def holdout_start(features: Features, manifests: Mapping[str, dict]) -> int:
+    """When the holdout begins, in microseconds: after the cut and after the last event that any artifact was fitted on."""
     return max([features.cut_us, *(manifest["fit_until_us"] for manifest in manifests.values())])
 
 
-def parts_of(
-    features: Features, cases: Mapping[str, EvaluationCases], segments: Segments
-) -> dict[str, dict[str, np.ndarray]]:
-    """Cold users, warm ones, and each segment of params.yaml, as of the moment of each case."""
-    found = {}
-    for target, every in cases.items():
-        cold = every.end == features.log.offsets[every.user]
-        column = segments.column(features, every)
-        found[target] = {COLD: cold, WARM: ~cold} | {
-            SEGMENT + rule["name"]: np.array([rule["name"] in names for names in column], dtype=bool)
+def score_all(
+    recommenders: Mapping[str, Recommender], features: Features, cases: Cases, events: pd.DataFrame,
+    users: pd.DataFrame, batch_size: int,
+) -> dict[str, dict[str, ScoredCases]]:  # fmt: skip
+    """Role -> target -> scored cases; an artifact in two roles is scored once."""
+    by_artifact: dict[str, dict[str, ScoredCases]] = {}
+    for recommender in recommenders.values():
+        if recommender.artifact.digest not in by_artifact:
+            scored = score_cases(recommender, features, cases, events, users, batch_size)
+            by_artifact[recommender.artifact.digest] = scored
+    return {role: by_artifact[recommender.artifact.digest] for role, recommender in recommenders.items()}
+
+
+# --- comparisons
+
+
+def user_parts(features: Features, cases: Cases, segments: Segments) -> dict[str, dict[str, np.ndarray]]:
+    """The parts of the users that are compared apart: cold, warm, and each segment of params.yaml at each case's time."""
+    parts = {}
+    for target, of_target in cases.items():
+        cold = of_target.end == features.log.offsets[of_target.user]
+        memberships = segments.column(features, of_target)
+        parts[target] = {COLD: cold, WARM: ~cold} | {
+            SEGMENT + rule["name"]: np.array([rule["name"] in names for names in memberships], dtype=bool)
             for rule in segments.rules
         }
-    return found
+    return parts
 
 
-def score_all(
-    recommenders: Mapping[str, Recommender], features: Features, cases: Mapping[str, EvaluationCases],
-    events: pd.DataFrame, users: pd.DataFrame, size: int,
-) -> dict[str, dict[str, ScoredCases]]:  # fmt: skip
-    """Role -> target -> what it reaches; an artifact that plays two roles is asked once."""
-    by_artifact: dict[str, dict[str, ScoredCases]] = {}
-    for one in recommenders.values():
-        if one.artifact.digest not in by_artifact:
-            by_artifact[one.artifact.digest] = score(one, features, cases, events, users, size)
-    return {role: by_artifact[one.artifact.digest] for role, one in recommenders.items()}
-
-
-def weigh(
-    scores: Mapping[str, Mapping[str, ScoredCases]], cases: Mapping[str, EvaluationCases], parts: Parts, features: Features,
+def compare(
+    scores: Mapping[str, Mapping[str, ScoredCases]], cases: Cases, parts: Parts, features: Features,
     policy: params.Gate, seed: int, looks: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the verdict rests on, as plain data.
+    """Compare the candidate with its opponents.
 
     Returns:
-        {"looks", "comparisons": {"champion" | "baseline": {target: contrast} or None where the baseline is the champion},
-        "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
+        {"looks", "comparisons": {"champion" | "baseline": {target: contrast}, or None for a baseline that is the
+        champion}, "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
     """
-    against = {role: _compare(scores, role, cases, parts, policy, seed, looks) for role in (CHAMPION, BASELINE)
-               if role in scores}  # fmt: skip
-    lists = {role: of[policy.primary].lists for role, of in scores.items() if policy.primary in of}
-    same = BASELINE in scores and scores[BASELINE] is scores[CHAMPION]
-    whole = {role: {target: found[WHOLE] for target, found in of.items()} for role, of in against.items()}
+
+    def against(role: str) -> dict[str, dict[str, dict]]:
+        return {
+            target: paired_differences(
+                scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, of_target.user,
+                parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples,
+                interval_level(policy, looks),
+            )
+            for target, of_target in cases.items()
+        }  # fmt: skip
+
+    by_role = {role: against(role) for role in (CHAMPION, BASELINE) if role in scores}
+    comparisons: dict[str, Any] = {
+        role: {target: rows[ALL_CASES] for target, rows in by_target.items()} for role, by_target in by_role.items()
+    }
+    comparisons.setdefault(BASELINE, None)
+    if BASELINE in scores and scores[BASELINE] is scores[CHAMPION]:
+        comparisons[BASELINE] = None
+    lists = {role: by_target[policy.primary].lists for role, by_target in scores.items() if policy.primary in by_target}
     return {
         "looks": looks,
-        "comparisons": whole | {BASELINE: None if same else whole.get(BASELINE)},
-        "segments": segment_rows(against[CHAMPION], policy),
-        "guard_rails": rails_of(lists, features, policy) if lists else [],
+        "comparisons": comparisons,
+        "segments": segment_rows(by_role[CHAMPION], policy),
+        "guard_rails": check_guard_rails(lists, features, policy.guard_rails) if lists else [],
     }
 
 
-def rails_of(lists: Mapping[str, np.ndarray], features: Features, policy: params.Gate) -> list[dict[str, Any]]:
-    """The guard rails of the candidate's (n, 10) lists, against the champion's."""
-    shown = Catalog.of(catalogue(features))
-    ours, theirs = (of_lists(lists[role], shown) for role in (CANDIDATE, CHAMPION))
-    return rails(ours, theirs, policy.guard_rails)
-
-
 def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gate) -> list[dict[str, Any]]:
-    """One row a target and segment: cold users and every segment with enough users are tested, together (Holm)."""
+    """One row per target and segment. Cold users and every segment with enough users are tested together (Holm)."""
     rows = [
-        {"target": target, "segment": name.removeprefix(SEGMENT), **found}
+        {"target": target, "segment": name.removeprefix(SEGMENT), **row}
         for target, parts in by_target.items()
-        for name, found in parts.items()
-        if name != WHOLE
+        for name, row in parts.items()
+        if name != ALL_CASES
     ]
     for row in rows:
         row["tested"] = row["segment"] == COLD or row["users"] >= policy.segment_min_users
@@ -149,82 +154,164 @@ def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gat
     return rows
 
 
-def _compare(
-    scores, role: str, cases: Mapping[str, EvaluationCases], parts: Parts, policy: params.Gate, seed: int, looks: int
-):
-    return {
-        target: contrasts(
-            scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, every.user,
-            parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples, level(policy, looks),
-        )
-        for target, every in cases.items()
-    }  # fmt: skip
+# --- guard rails: figures of the lists
 
 
-def opponent(dataset: str, candidate: Version, features: Features) -> tuple[Target, str | None]:
-    """The champion, and None; or its parent, and why.
+def check_guard_rails(lists: Mapping[str, np.ndarray], features: Features, limits: GuardRails) -> list[dict[str, Any]]:
+    """One row per guard rail: {"name", "candidate", "champion", "kind", "limit", "within"}. An undefined figure passes.
 
-    A refit on all events that was fitted beyond the cut knows what the window asks. Its parent, of the same recipe,
-    has that window for a holdout. On newer events, which neither has seen, the refit itself is the champion.
-
-    Raises:
-        RegistryError: nothing may serve.
+    Args:
+        lists: role -> (n, 10) rows of the catalog.
     """
-    target = registry.opponent(dataset, candidate)
-    under, fitted = target.report.get("under"), model_versions.stored_manifest(target.version).get("fit_until_us")
-    if under is None or (isinstance(fitted, int) and fitted <= features.cut_us):
-        return target, None
-    parent = registry.justified(registry.find(dataset, under["version"]))
-    until = to_iso(fitted) if isinstance(fitted, int) else "nobody knows when"
-    instead = (
-        f"version {target.version.version}, which serves, was fitted on the window (until {until}), so the champion is "
-        f"its parent, version {parent.version.version}, which was not"
-    )
-    return parent, instead
+    catalog = Catalog.from_items(catalog_items(features))
+    ours, theirs = (list_figures(lists[role], catalog) for role in (CANDIDATE, CHAMPION))
+    rows = []
+    for name, ratio in limits.model_dump().items():
+        kind, limit = AT_MOST if name == "popularity_lift" else AT_LEAST, ratio * theirs[name]
+        broken = ours[name] > limit if kind == AT_MOST else ours[name] < limit
+        rows.append(
+            {"name": name, "candidate": json_number(ours[name]), "champion": json_number(theirs[name]), "kind": kind,
+             "limit": json_number(limit), "within": not broken}
+        )  # fmt: skip
+    return rows
 
 
-ROUNDS = 5
-Clock = Callable[[], float]
+def list_figures(lists: np.ndarray, catalog: Catalog) -> dict[str, float]:
+    """Figures of (n, k) lists; NaN if items have no content or nothing is shown.
+
+    Returns:
+        "coverage": share of the catalog among the first 10 of any list; "diversity": 1 - mean cosine of the content of
+        all pairs of a list; "popularity_lift": training events of a shown item over those of an average item.
+    """
+    shown = list_means(lists, catalog.popularity, HEADLINE)
+    varied = np.full(1, np.nan) if catalog.unit is None else diversity(lists, catalog.unit, HEADLINE)
+    average = catalog.popularity[catalog.member].mean()
+    return {
+        "coverage": coverage(count_items(lists, HEADLINE, len(catalog.ids)), catalog.member),
+        "diversity": _mean(varied),
+        "popularity_lift": _mean(shown) / average if average else float("nan"),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+# --- budgets: size and latency
+
+
+def check_budgets(
+    folders: Mapping[str, Path], recommenders: Mapping[str, Recommender], limits: Budgets
+) -> list[dict[str, Any]]:
+    """Measure candidate and champion, and check both budgets."""
+    roles = (CANDIDATE, CHAMPION)
+    sizes = {role: size_mb(folders[role]) for role in roles}
+    with one_thread():
+        latencies = median_latencies({role: recommenders[role] for role in roles})
+    return budget_rows(sizes, latencies, limits)
+
+
+def budget_rows(sizes: Mapping[str, float], latencies: Mapping[str, float], limits: Budgets) -> list[dict[str, Any]]:
+    """One row per budget: {"name", "unit", "candidate", "champion", "limit", "within"}.
+
+    Args:
+        sizes, latencies: of "candidate" and "champion", in MB and ms.
+    """
+    relative = max(limits.latency_ratio * latencies[CHAMPION], limits.latency_free_ms)
+    rows = (("size", "MB", sizes, limits.size_mb), ("latency", "ms", latencies, min(limits.latency_ms, relative)))
+    return [
+        {"name": name, "unit": unit, "candidate": round(found[CANDIDATE], 3), "champion": round(found[CHAMPION], 3),
+         "limit": round(limit, 3), "within": bool(found[CANDIDATE] <= limit)}
+        for name, unit, found, limit in rows
+    ]  # fmt: skip
 
 
 def size_mb(folder: Path) -> float:
-    """Of all files of an artifact, in 10^6 bytes."""
+    """Size of all files of an artifact, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def latencies(recommenders: Mapping[str, Recommender], clock: Clock = time.process_time) -> dict[str, float]:
-    """Role -> median milliseconds of an answer to a golden request, asked one at a time.
+def median_latencies(
+    recommenders: Mapping[str, Recommender], clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Role -> median milliseconds per golden request, asked one at a time.
 
-    Processor time, which on one thread is the time of an answer with the machine to itself: what else runs beside the
-    gate must decide nothing. The roles take turns, request by request; a first round, which pays for what the others
-    find ready, is not counted.
+    The clock count_items processor time, so that other programs on the machine do not influence the result. The roles take
+    turns, request by request. A first round is not counted: it pays for caches that later rounds find ready.
     """
     requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
-    for turn in range(ROUNDS + 1):
+    for turn in range(TIMED_ROUNDS + 1):
         for position in range(max(map(len, requests.values()), default=0)):
-            for role, one in recommenders.items():
+            for role, recommender in recommenders.items():
                 if position < len(requests[role]):
-                    begun = clock()
-                    one.recommend([requests[role][position]])
+                    start = clock()
+                    recommender.recommend([requests[role][position]])
                     if turn:
-                        taken[role].append((clock() - begun) * 1000)
+                        taken[role].append((clock() - start) * 1000)
     return {role: float(np.median(values)) for role, values in taken.items()}
 
 
-def budgets(sizes: Mapping[str, float], speeds: Mapping[str, float], policy: Budgets) -> list[dict[str, Any]]:
-    """One row a budget: {"name", "unit", "candidate", "champion", "limit", "within"}.
+# --- the champion's configuration on the candidate's data
+
+
+def why_no_same_data_refit(
+    candidate: Mapping[str, Any], champion: Mapping[str, Any], features: Features, requested: bool
+) -> str | None:
+    """Why the champion's configuration is not fitted on the candidate's data; None if it is to be fitted.
 
     Args:
-        sizes, speeds: of "candidate" and "champion", in MB and ms.
+        candidate, champion: manifests.
+        requested: whether the policy asks for the refit.
     """
-    free = max(policy.latency_ratio * speeds["champion"], policy.latency_free_ms)
-    limits = {
-        "size": ("MB", sizes, policy.size_mb),
-        "latency": ("ms", speeds, min(policy.latency_ms, free)),
+    if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
+        return "not needed: both were fitted on the same data, so fresher data explains nothing"
+    if chosen_params(candidate["params"]) == chosen_params(champion["params"]):
+        return (
+            "not needed: the candidate is the champion's configuration on newer data, so the data explains everything"
+        )
+    if (
+        candidate["fit_until_us"] != features.cut_us
+        or candidate["dataset_hash"] != features.description["dataset_hash"]
+    ):
+        return "not possible: the candidate was fitted on other data than the features here"
+    if not requested:
+        return "not done: this report cannot separate the idea from the fresher data; use --refit (it takes one fit)"
+    return None
+
+
+def same_data_refit(
+    champion_params: dict, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], cases: Cases,
+    features: Features, settings: params.Params, looks: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit the champion's configuration at the present cut, and compare it with champion and candidate.
+
+    Args:
+        ours, theirs: target -> (n,) NDCG@10 of candidate and champion.
+
+    Returns:
+        {"seconds", "data": {target: contrast of refit and champion}, "idea": {target: contrast of candidate and refit}}.
+    """
+    policy = settings.gate
+    result = fit(champion_params, features, settings.train, settings.train.seed)
+    trends, batch_size = features.trend_log(), settings.train.eval_batch_size
+    refitted = {
+        target: validation.ndcg(result.model, features, of_target, trends, batch_size)
+        for target, of_target in cases.items()
     }
-    return [
-        {"name": name, "unit": unit, **{role: round(found[role], 3) for role in ("candidate", "champion")},
-         "limit": round(limit, 3), "within": bool(found["candidate"] <= limit)}
-        for name, (unit, found, limit) in limits.items()
-    ]  # fmt: skip
+
+    def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:
+        return {
+            target: paired_differences(one[target], other[target], of_target.user, {}, policy.margin, settings.seed,
+                              policy.resamples, interval_level(policy, looks))[ALL_CASES]
+            for target, of_target in cases.items()
+        }  # fmt: skip
+
+    return {"seconds": round(result.seconds, 1), "data": between(refitted, theirs), "idea": between(ours, refitted)}
+
+
+def chosen_params(configuration: Any) -> Any:
+    """A configuration without the values that its fit added: what a user chose."""
+    if not isinstance(configuration, dict):
+        return configuration
+    return {name: chosen_params(value) for name, value in configuration.items() if name not in FITTED_PARAMETERS}

@@ -1,4 +1,8 @@
-"""One candidate judged: what must hold first, the look at the window, the decision, and the report that tells all of it."""
+"""Judge a candidate, and promote it if the verdict says so.
+
+The order: preconditions, the look at the holdout, the verdict, the report, the alias. Every look is recorded in the
+ledger, because each one makes the next test stricter. docs/gate.md describes the whole.
+"""
 
 from __future__ import annotations
 
@@ -18,75 +22,150 @@ from typing import Any
 import pandas as pd
 
 from config import params
-from config.paths import INGESTED, SPLIT, gate_ledger
+from config.command import UserError
+from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_ledger
 from data.columns import DAY
 from data.times import to_iso
-from experiments.evaluation.scoring import cases_from
+from experiments.evaluation.comparison import best_on_validation
+from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.ranking import cases_since
 from experiments.evaluation.slices import Segments
-from experiments.gating import evidence, preconditions, same_data_refit, verdict
+from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
-from experiments.gating.preconditions import Checkout
-from experiments.gating.verdict import BASELINE, CHAMPION, Decision
+from experiments.gating.preconditions import CodeState
+from experiments.gating.verdict import BASELINE, CHAMPION, GateDecision
+from experiments.leakage import report as leakage_report
+from experiments.lineage import skew_report
+from features import feature_files
 from features.feature_files import Features
 from serving.deployment import registry
 from serving.deployment.registry import Version
 from serving.worker.recommender import Recommender
 from training.models import artifact
-from training.threads import one_thread
+
+# --- the run: choose candidate and champion, judge, promote
 
 
-def entries(split_id: str, path: Path | None = None) -> list[dict]:
-    """Looks at one window, oldest first."""
-    path = path or gate_ledger()
-    if not path.exists():
-        return []
-    every = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [entry for entry in every if entry["split_id"] == split_id]
+def run(settings: params.Params, label: str | None, override: bool = False) -> list[dict]:
+    """Judge the candidate against the champion; a platform without a champion first gets the best baseline.
+
+    Args:
+        label: the candidate; None takes the best learned model on validation.
+        override: judge although the code has uncommitted changes.
+
+    Returns:
+        The reports: the first champion's, if there was none, then the candidate's.
+    """
+    reports = []
+    if registry.settle(settings.dataset) is None:  # no champion, or one from before alias changes were signed
+        baseline = best_label(settings, learned=False)
+        if baseline is None:
+            raise UserError("train.models in params.yaml holds no baseline; the first champion must be one")
+        reports.append(promote_first_champion(settings, baseline, override))
+        if reports[0]["verdict"] != verdict.PROMOTE:
+            return reports  # without a champion there is nothing to judge against
+    label = label or best_label(settings, learned=True)
+    if label is not None:
+        reports.append(judge_label(settings, label, override))
+    return reports
 
 
-def known(split_id: str, candidate: str, champion: str, policy_hash: str, path: Path | None = None) -> dict | None:
-    """The report of an earlier look at the same two artifacts under the same policy: nothing to look at anew."""
-    for entry in entries(split_id, path):
-        of = entry["candidate"], entry["champion"], entry["report"].get("policy_hash")
-        if of == (candidate, champion, policy_hash):
-            return entry["report"]
-    return None
+def best_label(settings: params.Params, learned: bool) -> str | None:
+    """The label of the best learned model, or the best baseline, on validation; the holdout is not looked at."""
+    measured = read_metrics(METRICS, settings.dataset)
+    return best_on_validation([model for model in measured if model.label in settings.train.models], learned)
 
 
-def append(split_id: str, candidate: str, champion: str, report: dict[str, Any], path: Path | None = None) -> None:
-    """Write a look down."""
-    path = path or gate_ledger()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entry = {"split_id": split_id, "candidate": candidate, "champion": champion, "who": _who(), "date": report["date"],
-             "report": report}  # fmt: skip
-    with path.open("a") as stream:
-        stream.write(json.dumps(entry, sort_keys=True) + "\n")
+def promote_first_champion(settings: params.Params, label: str, override: bool) -> dict:
+    """Make the best baseline the champion of a platform that has none."""
+    code = preconditions.code_state()
+    decision = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
+    if (refusal := preconditions.uncommitted_code(code)) and not override:
+        decision = refusal
+    version = register(settings.dataset, label)
+    report = _report_head(settings, decision, label, code, override, time.time_ns() // 1000)
+    return settle(settings.dataset, version, report | {"against_version": None, "evidence": {}})
 
 
-def _who() -> str:
+def judge_label(settings: params.Params, label: str, override: bool) -> dict:
+    """Judge a label's artifact and promote it on PROMOTE. The same question again returns the earlier report."""
+    dataset = settings.dataset
+    version = register(dataset, label)
+    candidate = registry.find(dataset, version)
+    features = feature_files.load_features(FEATURES / "test")
+    target, note = evidence.find_opponent(dataset, candidate, features)
+    champion = target.version
+    known = {"version": version, "decided_before": True}
+    if candidate.version == champion.version:
+        return target.report | known | {"champion_note": note, "overrides": standing_overrides(dataset)}
+    split_id = features.description["split_id"]
+    earlier = earlier_report(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
+    if earlier is not None and earlier["verdict"] != verdict.PROMOTE:
+        return earlier | known | {"overrides": earlier["overrides"] + standing_overrides(dataset)}
+    registry.challenge(dataset, version)
+    baseline = best_label(settings, learned=False)
+    case = GateCase(
+        settings=settings, features=features, label=label, candidate=candidate, champion=champion,
+        champion_label=str(target.report.get("label", "")), champion_note=note,
+        baseline=exported_artifact(baseline) if baseline else None, code=preconditions.code_state(),
+        audit=leakage_report.up_to_date(settings), skew=skew_report.last(dataset), override=override,
+        now_us=time.time_ns() // 1000,
+    )  # fmt: skip
+    return settle(dataset, version, judge(case))
+
+
+def register(dataset: str, label: str) -> str:
+    """Register a label's artifact and return the version; the same artifact is registered once."""
+    folder = exported_artifact(label)
+    manifest = json.loads((folder / artifact.MANIFEST).read_text())
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
+        return registry.create_version(dataset, folder, manifest["run_id"], {"label": label})
+    except registry.RegistryError:  # the run is not in this registry: the artifact was pulled, not trained here
+        return registry.create_version(dataset, folder, None, {"label": label})
 
 
-def policy_hash(policy: params.Gate) -> str:
-    """blake2b of the policy as canonical JSON: two reports with the same hash were decided by the same rule."""
-    text = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def exported_artifact(label: str) -> Path:
+    """Folder of a label's artifact.
+
+    Raises:
+        UserError: it has not been exported.
+    """
+    folder = ARTIFACTS / label
+    if not (folder / artifact.MANIFEST).exists():
+        raise UserError(f"{folder} is missing; run `dvc repro` first")
+    return folder
+
+
+def settle(dataset: str, version: str, report: dict) -> dict:
+    """Set the champion alias on PROMOTE, else note the verdict on the version. Returns the report with the version."""
+    report = report | {"overrides": report["overrides"] + standing_overrides(dataset)}
+    if report["verdict"] == verdict.PROMOTE:
+        registry.promote(dataset, version, report, report_page.page(report | {"version": version}))
+    else:
+        registry.note_verdict(dataset, version, report)
+    return report | {"version": version}
+
+
+def standing_overrides(dataset: str) -> list[str]:
+    """The override that is in force, as a line; empty if there is none."""
+    override = registry.standing_override(dataset)
+    return [override["line"]] if override else []
+
+
+# --- the judgment of one candidate
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the gate is asked.
+class GateCase:
+    """A candidate to judge, and what it is judged with.
 
     Attributes:
-        baseline: folder of the best cheap baseline's artifact; None where no model only counts.
-        audit: the report of the leakage audit on the products that the window is cut from.
-        override: judge although the code is not committed.
-        now_us: when it is asked.
-        skew: the last record of `experiments.skew` on this data set's answers; None where nothing was measured.
-        instead: why the champion is not the version that serves; None where it is.
+        champion_note: why the champion is not the version that serves; None if it is.
+        baseline: folder of the best baseline's artifact; None if there is no baseline.
+        audit: report of the leakage audit of these products.
+        skew: last report of `experiments.skew` on this dataset; None if nothing was measured.
+        override: judge although the code has uncommitted changes.
+        now_us: the time of the judgment.
     """
 
     settings: params.Params
@@ -96,126 +175,180 @@ class Question:
     champion: Version
     champion_label: str
     baseline: Path | None
-    code: Checkout
+    code: CodeState
     audit: dict[str, Any]
     override: bool
     now_us: int
     skew: dict[str, Any] | None = None
-    instead: str | None = None
+    champion_note: str | None = None
 
     @property
     def split_id(self) -> str:
         return self.features.description["split_id"]
 
 
-def judge(asked: Question) -> dict[str, Any]:
-    """The report. A look at the window is in the ledger before anybody reads it."""
-    policy = asked.settings.gate
-    if (refusal := preconditions.uncommitted(asked.code)) and not asked.override:
-        return report(asked, refusal, {})
-    if refusal := preconditions.leaking(asked.audit) or preconditions.skewed(asked.skew, policy):
-        return report(asked, refusal, {})
-    with artifacts(asked) as folders:
+def judge(case: GateCase) -> dict[str, Any]:
+    """Judge a candidate and return the report. A look at the holdout is in the ledger before anybody sees it."""
+    policy = case.settings.gate
+    refusal = (
+        (None if case.override else preconditions.uncommitted_code(case.code))
+        or preconditions.failed_audit(case.audit)
+        or preconditions.skewed_serving(case.skew, policy)
+    )
+    if refusal:
+        return build_report(case, refusal, {})
+    with open_artifacts(case) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
-        known = {"artifacts": {role: about(manifest) for role, manifest in manifests.items()}}
-        until = asked.features.description["until_us"]
-        if decided := preconditions.overlap(manifests, until) or preconditions.poor_index(manifests[CANDIDATE], policy):
-            return report(asked, decided, {}) | known
-        recommenders = {role: Recommender.load(folder) for role, folder in folders.items()}
-        if decided := (
-            preconditions.irreproducible(recommenders[CHAMPION], asked.champion.version)
-            or preconditions.altered(recommenders[CANDIDATE])
+        known = {"artifacts": {role: describe_artifact(manifest) for role, manifest in manifests.items()}}
+        until_us = case.features.description["until_us"]
+        if decision := (
+            preconditions.no_unseen_events(manifests, until_us)
+            or preconditions.poor_index(manifests[CANDIDATE], policy)
         ):
-            return report(asked, decided, {}) | known
-        spent = costs(folders, recommenders, policy)
-        if decided := verdict.over_budget(spent):
-            return report(asked, decided, {"budgets": spent}) | known
-        golden = len(recommenders[CHAMPION].golden_cases())
-        found: dict[str, Any] = {
-            "budgets": spent,
-            "golden_answers": golden,
-            "leakage_checks": len(asked.audit["checks"]),
-        } | _look(asked, recommenders, manifests)
-    told = report(asked, verdict.conclude(found, policy), found) | known
-    told |= {"looks": found["looks"], "window_start": to_iso(found["start_us"]), "window_end": to_iso(until)}
-    append(asked.split_id, asked.candidate.artifact, asked.champion.artifact, told)
-    return told
+            return build_report(case, decision, {}) | known
+        recommenders = {role: Recommender.load(folder) for role, folder in folders.items()}
+        if decision := preconditions.changed_answers(
+            recommenders[CHAMPION], recommenders[CANDIDATE], case.champion.version
+        ):
+            return build_report(case, decision, {}) | known
+        budgets = evidence.check_budgets(folders, recommenders, policy.budgets)
+        if decision := verdict.broken_budget(budgets):
+            return build_report(case, decision, {"budgets": budgets}) | known
+        found = {
+            "budgets": budgets,
+            "golden_answers": len(recommenders[CHAMPION].golden_cases()),
+            "leakage_checks": len(case.audit["checks"]),
+        } | look_at_holdout(case, recommenders, manifests)
+    report = build_report(case, verdict.decide(found, policy), found) | known
+    report |= {
+        "looks": found["looks"],
+        "holdout_start": to_iso(found["start_us"]),
+        "holdout_end": to_iso(until_us),
+    }
+    record_look(case.split_id, case.candidate.artifact, case.champion.artifact, report)
+    return report
 
 
-def _look(asked: Question, recommenders: Mapping[str, Recommender], manifests: Mapping[str, dict]) -> dict[str, Any]:
-    """Everything that the window says."""
-    settings, features = asked.settings, asked.features
-    begun = time.perf_counter()
-    start = evidence.window_start(features, manifests)
-    cases = cases_from(features, start)
-    looks = len(entries(asked.split_id)) + 1
+def look_at_holdout(
+    case: GateCase, recommenders: Mapping[str, Recommender], manifests: Mapping[str, dict]
+) -> dict[str, Any]:
+    """Score all roles on the holdout and compare them; the evidence of the verdict."""
+    settings, features = case.settings, case.features
+    begin = time.perf_counter()
+    start_us = evidence.holdout_start(features, manifests)
+    cases = cases_since(features, start_us)
+    looks = len(looks_at(case.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
-    parts = evidence.parts_of(features, cases, Segments.of(settings.segments.plain(), features))
-    found = evidence.weigh(scores, cases, parts, features, settings.gate, settings.seed, looks)
-    reason = same_data_refit.why_not(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)
-    again: dict[str, Any] = {"reason": reason}
+    parts = evidence.user_parts(features, cases, Segments.of(settings.segments.plain(), features))
+    found = evidence.compare(scores, cases, parts, features, settings.gate, settings.seed, looks)
+    reason = evidence.why_no_same_data_refit(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)
+    refit: dict[str, Any] = {"reason": reason}
     if reason is None:
-        ndcg = {role: {t: of.ndcg for t, of in scores[role].items()} for role in (CANDIDATE, CHAMPION)}
-        again |= same_data_refit.refit(
-            manifests[CHAMPION]["params"], ndcg[CANDIDATE], ndcg[CHAMPION], cases, features, settings, looks
+        ours, theirs = (
+            {target: scored.ndcg for target, scored in scores[role].items()} for role in (CANDIDATE, CHAMPION)
         )
-    age = (asked.now_us - features.description["until_us"]) / DAY
-    seconds = round(time.perf_counter() - begun, 1)
-    return found | {"refit": again, "start_us": start, "age_days": age, "seconds": seconds}
-
-
-def report(asked: Question, decided: Decision, found: dict[str, Any]) -> dict[str, Any]:
-    """Plain data: what was decided, why, what is next, and everything that it rests on."""
-    policy, description = asked.settings.gate, asked.features.description
-    overrides = [f"judged with uncommitted code: {asked.code.changed}"] if asked.code.changed and asked.override else []
-    return {
-        "verdict": decided.verdict,
-        "reason": decided.reason,
-        "advice": decided.advice,
-        "overrides": overrides,
-        "dataset": asked.settings.dataset,
-        "label": asked.label,
-        "against_version": asked.champion.version,
-        "against_label": asked.champion_label,
-        "instead": asked.instead,
-        "primary": policy.primary,
-        "policy": policy.model_dump(mode="json"),
-        "policy_hash": policy_hash(policy),
-        "evidence": found,
-        "split_id": description["split_id"],
-        "dataset_hash": description["dataset_hash"],
-        "newest_event": to_iso(description["until_us"]),
-        "code": asked.code._asdict(),
-        "audited": asked.audit.get("audited"),
-        "skew": asked.skew and {key: asked.skew[key] for key in ("date", "dataset_hash", "answers", "groups")},
-        "date": datetime.fromtimestamp(asked.now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def costs(folders: Mapping[str, Path], recommenders: Mapping[str, Recommender], policy: params.Gate) -> list[dict]:
-    """Rows of the budgets, measured on candidate and champion."""
-    roles = (CANDIDATE, CHAMPION)
-    sizes = {role: evidence.size_mb(folders[role]) for role in roles}
-    with one_thread():
-        speeds = evidence.latencies({role: recommenders[role] for role in roles})
-    return evidence.budgets(sizes, speeds, policy.budgets)
+        refit |= evidence.same_data_refit(manifests[CHAMPION]["params"], ours, theirs, cases, features, settings, looks)
+    age_days = (case.now_us - features.description["until_us"]) / DAY
+    seconds = round(time.perf_counter() - begin, 1)
+    return found | {"refit": refit, "start_us": start_us, "age_days": age_days, "seconds": seconds}
 
 
 @contextmanager
-def artifacts(asked: Question) -> Iterator[dict[str, Path]]:
-    """Role -> folder of the artifact, as registered; the baseline's as exported."""
+def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
+    """Role -> folder of its artifact: as registered, the baseline's as exported."""
     scratch = Path(tempfile.mkdtemp(prefix="tidegate-gate-"))
     try:
         folders = {}
-        for role, version in ((CANDIDATE, asked.candidate), (CHAMPION, asked.champion)):
+        for role, version in ((CANDIDATE, case.candidate), (CHAMPION, case.champion)):
             (scratch / role).mkdir()
             folders[role] = registry.download(version.dataset, version.version, scratch / role)
-        yield folders | ({BASELINE: asked.baseline} if asked.baseline else {})
+        yield folders | ({BASELINE: case.baseline} if case.baseline else {})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def about(manifest: Mapping[str, Any]) -> dict[str, Any]:
+# --- the report
+
+
+def build_report(case: GateCase, decision: GateDecision, found: dict[str, Any]) -> dict[str, Any]:
+    """The report as plain data: the decision and everything that it rests on."""
+    description = case.features.description
+    return _report_head(case.settings, decision, case.label, case.code, case.override, case.now_us) | {
+        "against_version": case.champion.version,
+        "against_label": case.champion_label,
+        "champion_note": case.champion_note,
+        "evidence": found,
+        "split_id": description["split_id"],
+        "dataset_hash": description["dataset_hash"],
+        "newest_event": to_iso(description["until_us"]),
+        "audited": case.audit.get("audited"),
+        "skew": case.skew and {key: case.skew[key] for key in ("date", "dataset_hash", "answers", "groups")},
+    }
+
+
+def _report_head(
+    settings: params.Params, decision: GateDecision, label: str, code: CodeState, override: bool, now_us: int
+) -> dict[str, Any]:
+    return {
+        **decision._asdict(),
+        "overrides": [f"judged with uncommitted code: {code.changed}"] if code.changed and override else [],
+        "dataset": settings.dataset,
+        "label": label,
+        "primary": settings.gate.primary,
+        "policy": settings.gate.model_dump(mode="json"),
+        "policy_hash": policy_hash(settings.gate),
+        "code": code._asdict(),
+        "date": datetime.fromtimestamp(now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def describe_artifact(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of an artifact."""
     return {key: manifest.get(key) for key in ("label", "model", "commit", "dataset_hash", "fit_until", "run_id")}
+
+
+def policy_hash(policy: params.Gate) -> str:
+    """blake2b of the policy as canonical JSON. Two reports with the same hash were decided by the same rule."""
+    text = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+# --- the ledger of looks at the holdout
+
+
+def looks_at(split_id: str, path: Path | None = None) -> list[dict]:
+    """Ledger entries of one split, oldest first."""
+    path = path or gate_ledger()
+    if not path.exists():
+        return []
+    entries = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return [entry for entry in entries if entry["split_id"] == split_id]
+
+
+def earlier_report(
+    split_id: str, candidate: str, champion: str, policy_hash: str, path: Path | None = None
+) -> dict | None:
+    """The report of an earlier look at the same two artifacts under the same policy; None if there is none."""
+    for entry in looks_at(split_id, path):
+        report = entry["report"]
+        if (entry["candidate"], entry["champion"], report.get("policy_hash")) == (candidate, champion, policy_hash):
+            return report
+    return None
+
+
+def record_look(split_id: str, candidate: str, champion: str, report: dict[str, Any], path: Path | None = None) -> None:
+    """Append a look to the ledger."""
+    path = path or gate_ledger()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry = {"split_id": split_id, "candidate": candidate, "champion": champion, "who": _user_name(),
+             "date": report["date"], "report": report}  # fmt: skip
+    with path.open("a") as stream:
+        stream.write(json.dumps(entry, sort_keys=True) + "\n")
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -1,10 +1,11 @@
-"""What must hold before anybody looks at a window: then a fault spends no look.
+"""Check what must hold before the gate looks at the holdout, so that a fault does not spend a look.
 
-A refusal says that the two cannot be judged here and now; a fault says what is wrong with the candidate itself.
+Each check returns None, or the decision that ends the judgment.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 from collections.abc import Mapping
@@ -13,25 +14,27 @@ from typing import Any, NamedTuple
 from config import params
 from config.paths import ROOT
 from data.times import to_iso
-from experiments.audit import failures
-from experiments.gating import verdict
-from experiments.gating.verdict import Decision
-from experiments.serving_skew import report as skew_record
+from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT, GateDecision
+from experiments.leakage import report as leakage_report
+from experiments.lineage import skew_report
 from serving.worker.recommender import Recommender
 from serving.worker.response import find_difference
 from training import provenance
 from training.threads import one_thread
 
-CODE = ("*.py", "requirements*.lock", "dvc.yaml", "pyproject.toml")  # settings stand in the reports themselves
-CHANGES = "+changes"
+# Settings are not listed: reports contain them.
+CODE_FILES = ("*.py", "requirements*.lock", "dvc.yaml", "pyproject.toml")
+CHANGES_SUFFIX = "+changes"
+ALLOW_OPTION = "--allow-uncommitted"
+ALLOW_VARIABLE = "TIDEGATE_ALLOW_UNCOMMITTED"  # the same for commands that run the gate as one of their steps
 
 
-class Checkout(NamedTuple):
-    """The commit, and in words what is wrong with it.
+class CodeState(NamedTuple):
+    """The commit of the code that judges.
 
     Attributes:
-        changed: which tracked code or locks differ from it; None where none does.
-        unknown: why that cannot be known; None where it is.
+        changed: the tracked code or locks that differ from the commit; None if nothing differs.
+        unknown: why the commit cannot be known; None if it is known.
     """
 
     commit: str
@@ -39,96 +42,129 @@ class Checkout(NamedTuple):
     unknown: str | None
 
 
-def state() -> Checkout:
-    """Of this checkout. A workspace, which is a copy, believes what the verb that made it stated."""
+def code_state() -> CodeState:
+    """Read the state of this checkout. A workspace is a copy: there TIDEGATE_COMMIT states it."""
     commit = provenance.commit()
     if commit == "unknown":
-        return Checkout(commit, None, "git is not here, or this is no checkout: nobody can say which code this is")
+        return CodeState(commit, None, "git is not installed, or this is not a git checkout, so the commit is unknown")
     if "TIDEGATE_COMMIT" in os.environ:
-        changed = "tracked code differs from the commit (git status names it)" if commit.endswith(CHANGES) else None
-        return Checkout(commit, changed, None)
+        changed = commit.endswith(CHANGES_SUFFIX)
+        return CodeState(commit, "tracked code differs from the commit (see git status)" if changed else None, None)
     try:
-        _git("ls-files", "--error-unmatch", "config/params.py")
+        _git("ls-files", "--error-unmatch", "params.yaml")
     except subprocess.CalledProcessError:
-        return Checkout("unknown", None, "git does not track this copy of the code")
-    names = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no", "--", *CODE).splitlines()]
-    return Checkout(commit, _few(names) if names else None, None)
-
-
-def _few(names: list[str]) -> str:
+        return CodeState("unknown", None, "git does not track this copy of the code")
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE_FILES).splitlines()
+    names = [line[3:] for line in status]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
+    return CodeState(commit, ", ".join(names[:3]) + more if names else None, None)
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def add_override_option(parser: argparse.ArgumentParser) -> None:
+    """Add --allow-uncommitted, which the environment can set too."""
+    parser.add_argument(
+        ALLOW_OPTION, dest="override", action="store_true", default=bool(os.environ.get(ALLOW_VARIABLE)),
+        help=f"judge although code or locks have uncommitted changes; the report shows it ({ALLOW_VARIABLE}=1 does the "
+        "same)",
+    )  # fmt: skip
 
 
-ALLOW = "--allow-uncommitted"
-
-
-def uncommitted(code: Checkout) -> Decision | None:
-    """Changed code may not decide: what it did cannot be found again."""
+def uncommitted_code(code: CodeState) -> GateDecision | None:
+    """Refuse to judge with uncommitted code: nobody could reproduce the decision."""
     if code.changed is None:
         return None
-    return Decision(
-        verdict.HOLD,
-        f"refused: the code is not committed: {code.changed}",
-        f"commit, fit what the change concerns anew (`dvc repro`), and ask again; or {ALLOW}, which the report shows",
-    )
+    reason = f"refused: the code has uncommitted changes: {code.changed}"
+    advice = f"commit, run `dvc repro`, and run the gate again; or use {ALLOW_OPTION}, which the report shows"
+    return GateDecision(HOLD, reason, advice)
 
 
-def leaking(audit: dict) -> Decision | None:
-    """Numbers of data that leak say nothing of the future."""
+def failed_audit(audit: dict) -> GateDecision | None:
+    """Refuse to judge on data that leaks: its numbers do not predict live results."""
     if audit["clean"]:
         return None
-    first, *others = failures(audit)
+    first, *others = leakage_report.failures(audit)
     more = f" (and {len(others)} more)" if others else ""
-    advice = "mend what out/experiments/audit.html shows, `dvc repro`, and ask again"
-    return Decision(verdict.HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
+    advice = f"fix what {leakage_report.PAGE} shows, run `dvc repro`, and run the gate again"
+    return GateDecision(HOLD, f"refused: the leakage audit fails: {first}{more}", advice)
 
 
-def skewed(measured: Mapping[str, Any] | None, policy: params.Gate) -> Decision | None:
-    """What was fitted and judged on other features than are served says little of what will be served.
+def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> GateDecision | None:
+    """Refuse to judge while serving reads other features than the dataset holds.
 
     Args:
-        measured: the last record of `experiments.skew`; None, or a group of which nothing was compared, refuses nobody.
+        skew: the last report of `experiments.skew`. Without one, or where nothing was compared, nothing is refused.
     """
-    groups = (measured or {}).get("groups", {}).items()
-    low = [name for name, of in groups if of["compared"] and of["high"] < policy.min_match_rate]
-    if measured is None or not low:
+    groups = (skew or {}).get("groups", {})
+    low = [name for name, row in groups.items() if row["compared"] and row["high"] < policy.min_match_rate]
+    if not low:
         return None
-    told = "; ".join(f"{name} {skew_record.rate(measured['groups'][name])}" for name in low)
-    reason = f"refused: what is served does not read what the data set tells: {told}; gate.min_match_rate is"
-    since = "measure what was answered since (`python -m experiments.skew --since TIME`)"
-    advice = f"mend what out/experiments/skew.html shows, {since}, and ask again"
-    return Decision(verdict.HOLD, f"{reason} {policy.min_match_rate:g}", advice)
+    rates = "; ".join(f"{name} {skew_report.match_rate(groups[name])}" for name in low)
+    reason = (
+        f"refused: serving reads other features than the dataset holds: {rates}; gate.min_match_rate is "
+        f"{policy.min_match_rate:g}"
+    )
+    advice = (
+        f"fix what {skew_report.PAGE} shows, measure newer answers (`python -m experiments.skew --since TIME`), and run "
+        "the gate again"
+    )
+    return GateDecision(HOLD, reason, advice)
 
 
-def overlap(manifests: Mapping[str, dict], until_us: int) -> Decision | None:
-    """An artifact must say until when it was fitted, and events must be left after it.
+def no_unseen_events(manifests: Mapping[str, dict], until_us: int) -> GateDecision | None:
+    """Stop where no event is left that every artifact has not seen.
 
     Args:
-        manifests: role -> manifest.
-        until_us: where the known events end.
+        manifests: role -> manifest of its artifact.
+        until_us: the end of the known events.
     """
     for role, manifest in manifests.items():
-        fitted = manifest.get("fit_until_us")
-        if not isinstance(fitted, int):
-            reason = f"refused: the {role}'s manifest does not state fit_until_us, so no window is known to be unseen"
-            return Decision(verdict.HOLD, reason, f"export the {role} again")
-        if fitted >= until_us:
+        fit_until = manifest.get("fit_until_us")
+        if not isinstance(fit_until, int):
+            reason = f"refused: the {role}'s manifest lacks fit_until_us, so no events are known to be unseen"
+            return GateDecision(HOLD, reason, f"export the {role} again")
+        if fit_until >= until_us:
             reason = (
-                f"refused: the whole window overlaps what the {role} was fitted on: events until {to_iso(fitted)}; "
-                f"the last known event is of {to_iso(until_us)}"
+                f"refused: the {role} was fitted on all known events, until {to_iso(fit_until)}; the last known event "
+                f"is at {to_iso(until_us)}"
             )
             advice = "ingest newer events, or cut earlier (split.test_start) and fit again"
-            return Decision(verdict.INSUFFICIENT_DATA, reason, advice)
+            return GateDecision(INSUFFICIENT_DATA, reason, advice)
     return None
 
 
-def golden_fault(recommender: Recommender) -> str | None:
-    """How the artifact's answers here depart from those recorded at export; None if they do not."""
+def poor_index(manifest: dict, policy: params.Gate) -> GateDecision | None:
+    """Reject a candidate whose index finds too few of the exact best items."""
+    index = manifest.get("index")
+    recall = (index or {}).get("recall@20", 0.0)
+    if index is None or recall >= policy.min_index_recall:
+        return None
+    reason = (
+        f"its index finds {recall:.4f} of the exact best 20, below gate.min_index_recall = {policy.min_index_recall}"
+    )
+    advice = "export with serve.index.kind: exact or a higher serve.index.recall, and run the gate again"
+    return GateDecision(REJECT, reason, advice)
+
+
+def changed_answers(champion: Recommender, candidate: Recommender, champion_version: str) -> GateDecision | None:
+    """Compare the golden answers of both artifacts with those of their export.
+
+    A champion that answers differently here is not the one that serves, so nothing can be compared with it. A
+    candidate that answers differently would not pass the deployment.
+    """
+    if fault := golden_difference(champion):
+        reason = f"refused: the champion, version {champion_version}, does not answer as at export: {fault}"
+        advice = (
+            "find what changed (model code, locks, processor); run `make rollback` if the champion itself is broken"
+        )
+        return GateDecision(HOLD, reason, advice)
+    if fault := golden_difference(candidate):
+        reason = f"the candidate does not answer as at export: {fault}"
+        return GateDecision(REJECT, reason, "export it again with the code that will serve, and run the gate again")
+    return None
+
+
+def golden_difference(recommender: Recommender) -> str | None:
+    """The first difference between an artifact's answers here and its golden answers; None if there is none."""
     golden = recommender.golden_cases()
     if not golden:
         return "it holds no golden answers"
@@ -137,33 +173,10 @@ def golden_fault(recommender: Recommender) -> str | None:
     for number, (entry, answer) in enumerate(zip(golden, answers, strict=True)):
         if not isinstance(answer, dict):
             return f"golden request {number} is refused: {answer}"
-        if told := find_difference(entry["answer"], answer):
-            return f"golden request {number}: {told}"
+        if found := find_difference(entry["answer"], answer):
+            return f"golden request {number}: {found}"
     return None
 
 
-def irreproducible(champion: Recommender, version: str) -> Decision | None:
-    """A champion that answers otherwise than it did is not the one that serves: nothing can be set against it here."""
-    fault = golden_fault(champion)
-    if fault is None:
-        return None
-    return Decision(
-        verdict.HOLD,
-        f"refused: the champion, version {version}, does not answer as at export: {fault}",
-        "find what changed (code of the model, locks, processor); `make rollback` if the champion itself is broken",
-    )
-
-
-def poor_index(manifest: dict, policy: params.Gate) -> Decision | None:
-    """A candidate whose index finds too little of what it would answer."""
-    fault = verdict.index_fault(manifest, policy)
-    return Decision(verdict.REJECT, fault, "export again as the reason says, and ask again") if fault else None
-
-
-def altered(candidate: Recommender) -> Decision | None:
-    """A candidate that does not answer as at export would not be let live."""
-    fault = golden_fault(candidate)
-    if fault is None:
-        return None
-    reason = f"the candidate does not answer as at export: {fault}"
-    return Decision(verdict.REJECT, reason, "export it again with the code that is to serve, and ask again")
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout

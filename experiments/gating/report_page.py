@@ -1,202 +1,352 @@
-"""The gate's report as a page that a person reads: no script, nothing fetched."""
+"""Show a gate report: as an HTML page, as Markdown for a pull request, and as lines of a terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from experiments.gating.report_checks import WORDS, check_lines, checks, opponents, picture, segment_state, signed
+from experiments import pages
+from experiments.evaluation.cases import TARGETS
+from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
+from experiments.lineage import skew_report
+from experiments.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, markup, sentence, table
 
-STATES = {"ok": "keeps", "bad": "loses", "open": "neither shown", "none": "few users: not tested"}
-
-
-def tables(report: Mapping[str, Any]) -> list[str]:
-    """HTML of each table that has something to say."""
-    found = report["evidence"]
-    return [_targets(found), _segments(report), _refit(found), _provenance(report)]
-
-
-def _targets(found: Mapping[str, Any]) -> str:
-    rows = [
-        f"<tr><td>{escape(target)}<td>{escape(WORDS[role])}<td>{one['users']:,}<td>{one['cases']:,}"
-        f"<td>{one['candidate']:.4f}<td>{one['against']:.4f}<td>{escape(signed(one))}"
-        for role, by_target in opponents(found)
-        for target, one in (by_target or {}).items()
-    ]
-    head = "<tr><th>target<th>against<th>users<th>cases<th>candidate<th>opponent<th>relative difference, interval</tr>"
-    return f"<h2>NDCG@10 by target</h2><table>{head}{''.join(rows)}</table>" if rows else ""
-
-
-def _segments(report: Mapping[str, Any]) -> str:
-    rows = []
-    for row in report["evidence"].get("segments", []):
-        state = segment_state(row, report["policy"], report.get("looks", 1))
-        p = f"{row['p_holm']:.2g}" if row["tested"] else "–"
-        rows.append(
-            f"<tr><td>{escape(row['segment'])}<td>{row['target']}<td>{row['users']:,}<td>{row['cases']:,}"
-            f"<td>{row['candidate']:.4f}<td>{row['against']:.4f}<td>{escape(signed(row))}<td>{p}"
-            f'<td class="{state}">{STATES[state]}'
-        )
-    if not rows:
-        return ""
-    head = (
-        "<tr><th>segment<th>target<th>users<th>cases<th>candidate<th>champion<th>relative difference, interval"
-        "<th>p (Holm)<th></tr>"
-    )
-    about = (
-        '<p class="small">A user is in a segment as of the moment of a case; segments overlap. p: that no more than '
-        f"{report['policy']['segment_margin']:.0%} is lost, corrected for all tests together; a segment loses where it is at "
-        f"most alpha / looks = {report['policy']['alpha'] / report.get('looks', 1):.3g}. Cold users (of whom nothing is known) "
-        "are always tested. Keeps: the interval lies above the margin.</p>"
-    )
-    return f"<h2>By segment, against the champion</h2>{about}<table>{head}{''.join(rows)}</table>"
-
-
-def _refit(found: Mapping[str, Any]) -> str:
-    again = found.get("refit")
-    if again is None:
-        return ""
-    title = "<h2>Is it the idea, or only the fresher data?</h2>"
-    if again["reason"] is not None:
-        return f"{title}<p class=\"small\">Champion's recipe refitted on the candidate's data: {escape(again['reason'])}.</p>"
-    rows = "".join(
-        f"<tr><td>{target}<td>{escape(signed(again['data'][target]))}<td>{escape(signed(again['idea'][target]))}"
-        for target in again["data"]
-    )
-    head = "<tr><th>target<th>fresher data alone<th>the idea alone</tr>"
-    about = (
-        f"<p class=\"small\">The champion's recipe, fitted on the candidate's data in {again['seconds']} s: what it gains on "
-        "the champion is the data's, what the candidate gains on it is the idea's. It decides nothing.</p>"
-    )
-    return f"{title}{about}<table>{head}{rows}</table>"
-
-
-def _provenance(report: Mapping[str, Any]) -> str:
-    code = report.get("code", {})
-    state = code.get("changed") or code.get("unknown") or "as committed"
-    seen = [f"{report[key][:16].replace('T', ' ')}" for key in ("window_start", "window_end") if key in report]
-    window = f"{' to '.join(seen)} UTC" if seen else "nobody looked"
-    looks = report.get("looks")
-    share = f"look {looks}: alpha = {report['policy']['alpha']} / {looks}" if looks else "none spent"
-    told = {
-        "window": window,
-        "looks at this window": share,
-        "data set": f"{report['dataset']}, hash {report.get('dataset_hash', '-')}, newest event {report.get('newest_event', '-')[:10]}",
-        "split": report.get("split_id", "-"),
-        "code that judged": f"{code.get('commit', '-')} ({state})",
-    }
-    for role, one in report.get("artifacts", {}).items():
-        told[role] = (
-            f"{one['label']}, fitted until {one['fit_until']} on data {one['dataset_hash']}, commit {one['commit']}"
-        )
-    rows = "".join(f"<tr><td>{escape(name)}<td>{escape(str(value))}" for name, value in told.items())
-    return f'<h2>Provenance</h2><table class="text">{rows}</table>'
-
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:58rem;margin:1.5rem auto;padding:0 1rem;color:#1b2733}
-.verdict{color:#fff;padding:1rem 1.3rem;border-radius:.5rem}.verdict h1{margin:0;font-size:1.7rem;line-height:1.25}
-.verdict p{margin:.5rem 0 0}.loud{background:#fff1e5;border-left:.4rem solid #cf222e;padding:.6rem 1rem;font-weight:600}
-.note{background:#fff8c5;border-left:.4rem solid #9a6700;padding:.6rem 1rem}h2{margin:1.8rem 0 .4rem;font-size:1.2rem}
-.next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem;margin:1rem 0}
-table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
-td,th{padding:.3rem .5rem;border-bottom:1px solid #d8dee4;text-align:right;vertical-align:top}
-td:first-child,th:first-child,.text td,.text th{text-align:left}.ok,.open,.bad,.none{white-space:nowrap}.small{color:#57606a;font-size:14px;margin:.2rem 0}
-.ok{color:#1a7f37}.open{color:#9a6700}.bad{color:#cf222e;font-weight:600}.none{color:#57606a}
-pre{background:#f4f6f8;padding:1rem;overflow:auto;font-size:13px}code{background:#f4f6f8;padding:0 .2em}svg{width:100%}"""
-COLOURS = {
-    "PROMOTE": "#1a7f37",
-    "HOLD": "#9a6700",
-    "REJECT": "#cf222e",
-    "INSUFFICIENT_DATA": "#57606a",
-    "OVERRIDE": "#cf222e",
+OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
+BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
+SEGMENT_STATES = {OK: "no loss", FAILED: "loses", OPEN: "neither shown", NOT_TESTED: "too few users to test"}
+VERDICTS = {  # verdict -> color, sign in Markdown, headline
+    "PROMOTE": (GREEN, "🟢", "{label} becomes the champion in place of {champion}"),
+    "HOLD": (AMBER, "🟡", "{label} must wait; {champion} stays the champion"),
+    "REJECT": (RED, "🔴", "{label} is rejected; {champion} stays the champion"),
+    "INSUFFICIENT_DATA": (GREY, "⚪", "too little data to judge {label}; {champion} stays the champion"),
+    "OVERRIDE": (RED, "🔴", "{label} was made the champion by an override, in place of {champion}"),
 }
-SAID = {
-    "PROMOTE": "{label} becomes the champion, in place of {champion}",
-    "HOLD": "{label} waits, {champion} stays champion",
-    "REJECT": "{label} is turned down, {champion} stays champion",
-    "OVERRIDE": "{label} is champion without the gate's word, in place of {champion}",
-    "INSUFFICIENT_DATA": "too little is known of {label}, {champion} stays champion",
-}
-TERMS = """NDCG@10: how high what was taken stands among the first 10 of the whole catalogue. next_item: the live page, asked
-before each event; horizon: one list for the coming days. Best cheap baseline: the best model that only counts, chosen on
-validation. An interval resamples users; a lower bound above the bar is a test at alpha, shared by all looks at this window."""
-BADGES = {"ok": "✓ holds", "bad": "✗ fails", "open": "? not shown", "none": "– not asked"}
+MIN_REACH, MAX_REACH = 0.02, 1.0  # how far from zero the scale of the intervals reaches at least and at most
+STYLE = """.verdict{color:#fff;padding:1rem 1.3rem;border-radius:.5rem}.verdict h1{margin:0}.verdict p{margin:.5rem 0 0}
+.loud{background:#fff1e5;border-left:.4rem solid #cf222e;padding:.6rem 1rem;font-weight:600}
+.next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem}
+.interval{position:relative;display:inline-block;width:14rem;height:1.2em;background:#f4f6f8}
+.interval i{position:absolute;top:0;bottom:0}.zero{border-left:1px solid #24292f}.margin{border-left:1px dashed #57606a}
+.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid;transform:translateX(-50%)}"""
+TERMS = """NDCG@10 says how high the true items rank among the first 10 of the whole catalog. next_item: a ranking before
+each event, as on a live page. horizon: one list for the coming days. The best baseline is chosen on validation. Intervals
+resample users. A lower bound above the bar is a test at alpha, divided by the looks at this holdout."""
 
 
-def page(report: dict[str, Any]) -> str:
-    """HTML of one gate report."""
-    title = f"Gate: {report['verdict']}: {report['dataset']}"
-    body = [_banner(report), *_warnings(report), _next(report), _evidence(report), *tables(report), _policy(report)]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style>{''.join(body)}</html>\n"
-    )
+def summary(report: Mapping[str, Any], page_path: Path) -> str:
+    """Lines for the terminal: overrides, notes, the verdict and where the page is."""
+    lines = [f"OVERRIDE: {text}" for text in report.get("overrides", [])]
+    if report.get("champion_note"):
+        lines.append(report["champion_note"])
+    name = f"{report['label']} (version {report['version']})"
+    if report.get("against_version") is not None:
+        name += f" {'over' if report['verdict'] == 'PROMOTE' else 'against'} {champion_name(report)}"
+    before = " (decided before)" if report.get("decided_before") else ""
+    return "\n".join([*lines, f"{report['verdict']}{before} {name}: {report['reason']}; report: {page_path}"])
 
 
-def champion_of(report: dict[str, Any]) -> str:
-    """The champion that the candidate was set against, in words."""
+def markdown(report: Mapping[str, Any]) -> str:
+    """A comment for a pull request: verdict, reason, next step, and each check."""
+    lines = [f"## {VERDICTS[report['verdict']][1]} {headline(report)}", ""]
+    lines += [f"> **OVERRIDE**: {text}" for text in report.get("overrides", [])]
+    lines += [f"> {report['champion_note']}"] if report.get("champion_note") else []
+    lines += [f"{report['reason']}.", ""]
+    if advice := report.get("advice"):
+        lines += [f"**Next:** {advice}.", ""]
+    if rows := checks(report):
+        lines += [markdown_table([{**_cells(row), "": BADGES[row.state]} for row in rows]), ""]
+    commit = str(report.get("code", {}).get("commit", "-"))[:12]
+    return "\n".join([*lines, f"Dataset `{report['dataset']}`, code `{commit}`, {report['date']}."])
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as an HTML page."""
+    color = VERDICTS[report["verdict"]][0]
+    version = f", version {report['version']}" if "version" in report else ""
+    unknown, note = report.get("code", {}).get("unknown"), report.get("champion_note")
+    notes = ([f"Code: {unknown}."] if unknown else []) + ([f"{sentence(note)}."] if note else [])
+    body = [
+        f'<div class="verdict" style="background:{color}"><h1>{escape(headline(report))}</h1>',
+        f"<p>{escape(report['reason'])}.</p></div>",
+        f'<p class="small">Candidate {escape(report["label"] + version)}; dataset {escape(report["dataset"])}; decided '
+        f"{escape(report['date'])}.</p>",
+        *(f'<p class="loud">OVERRIDE: {escape(text)}</p>' for text in report.get("overrides", [])),
+        *(f'<p class="note">{escape(text)}</p>' for text in notes),
+        f'<p class="next"><strong>What to do next:</strong> {markup(sentence(report.get("advice", "")))}.</p>',
+        *_evidence(report), *_provenance(report),
+    ]  # fmt: skip
+    return pages.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    text = VERDICTS[report["verdict"]][2].format(label=report["label"], champion=champion_name(report))
+    return f"{report['verdict'].replace('_', ' ')}: {text}"
+
+
+def champion_name(report: Mapping[str, Any]) -> str:
+    """The champion that the candidate was compared with."""
     version, label = report.get("against_version"), report.get("against_label")
     if version is None:
         return "nobody"
     return f"{label} (version {version})" if label else f"version {version}"
 
 
-def _banner(report: dict[str, Any]) -> str:
-    said = SAID[report["verdict"]].format(label=report["label"], champion=champion_of(report))
-    version = f", version {report['version']}" if "version" in report else ""
-    return (
-        f'<div class="verdict" style="background:{COLOURS[report["verdict"]]}">'
-        f"<h1>{report['verdict'].replace('_', ' ')}: {escape(said)}</h1>"
-        f"<p>{escape(report['reason'][:1].upper() + report['reason'][1:])}.</p></div>"
-        f'<p class="small">Candidate {escape(report["label"])}{escape(str(version))}; data set '
-        f"{escape(report['dataset'])}; decided {escape(report['date'])}.</p>"
-    )
+# --- the checks, one row each
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
-    loud = [f'<p class="loud">OVERRIDE: {escape(text)}</p>' for text in report.get("overrides", [])]
-    unknown, instead = report.get("code", {}).get("unknown"), report.get("instead")
-    notes = [*([f"Code: {unknown}"] if unknown else []), *([f"{instead[:1].upper()}{instead[1:]}."] if instead else [])]
-    return loud + [f'<p class="note">{escape(note)}</p>' for note in notes]
+class Check(NamedTuple):
+    """One row: what was checked, what was found, what is required, and the state."""
+
+    name: str
+    found: str
+    required: str
+    state: str
 
 
-def _next(report: dict[str, Any]) -> str:
-    advice = report.get("advice", "")
-    return f'<p class="next"><strong>What to do next:</strong> {_with_code(advice[:1].upper() + advice[1:])}.</p>'
+def checks(report: Mapping[str, Any]) -> list[Check]:
+    """All checks of a report; none if it ended before any."""
+    found, policy = report["evidence"], report["policy"]
+    if not found:
+        return []
+    rows = [*_comparison_checks(report), *_segment_check(report)]
+    if "golden_answers" in found:
+        text = f"all {found['golden_answers']} golden answers reproduced"
+        rows.append(Check("Champion answers as at export", text, "all", OK))
+    if "leakage_checks" in found:
+        text = f"clean: {found['leakage_checks']} checks (audit.html)"
+        rows.append(Check("No leak from the future", text, "no failed check", OK))
+    if "skew" in report:
+        rows.append(_skew_check(report["skew"], policy["min_match_rate"]))
+    if "agreement" in found:
+        row = found["agreement"]
+        text = f"mean overlap@10 {row['overlap']:.3f}, over {row['requests']:,} recent requests"
+        state = OK if row["overlap"] >= row["bar"] else FAILED
+        rows.append(Check("Lists agree with the parent's", text, f"at least {row['bar']:g}", state))
+    for name, kind in (("guard_rails", "Lists"), ("budgets", "Cost")):
+        for row in found.get(name, []):
+            unit = f" {row['unit']}" if "unit" in row else ""
+            text = f"{_number(row['candidate'])}{unit} (champion {_number(row['champion'])}{unit})"
+            required = f"{row.get('kind', 'at most')} {_number(row['limit'])}{unit}"
+            state = OK if row["within"] else FAILED
+            rows.append(Check(f"{kind}: {row['name'].replace('_', ' ')}", text, required, state))
+    if "age_days" in found:
+        rows.append(_age_check(found["age_days"], policy["max_age_days"]))
+    return rows
 
 
-def _with_code(text: str) -> str:
-    """Escaped; what stands between backticks as code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
+def _comparison_checks(report: Mapping[str, Any]) -> list[Check]:
+    comparisons = report["evidence"].get("comparisons", {})
+    if not comparisons:
+        return []
+    min_users = report["policy"]["min_users"]
+    users = {target: comparisons.get(CHAMPION, {}).get(target, {}).get("users", 0) for target in TARGETS}
+    text = ", ".join(f"{target} {count:,}" for target, count in users.items())
+    state = OK if min(users.values()) >= min_users else FAILED
+    rows = [Check("Enough users", text, f"at least {min_users:,} each", state)]
+    for opponent, by_target in _opponents(report):
+        name = OPPONENTS[opponent]
+        if by_target is None:
+            rows.append(Check(f"Better than the {name}", f"the champion is the {name}", "see above", OK))
+            continue
+        for target in _primary_first(by_target, report):
+            bar, row = _bar(target, report), by_target[target]
+            better = "Better than" if bar == 0 else "Not worse than"
+            required = "interval above 0" if bar == 0 else f"interval above {bar:.0%}"
+            rows.append(
+                Check(f"{better} the {name} on {target}", signed(row), required, comparison_state(target, row, report))
+            )
+    return rows
 
 
-def _evidence(report: dict[str, Any]) -> str:
-    rows = checks(report)
+def _segment_check(report: Mapping[str, Any]) -> list[Check]:
+    tested = [row for row in report["evidence"].get("segments", []) if row["tested"]]
+    if not tested:
+        return []
+    lost = [row for row in tested if segment_state(row, report) == FAILED]
+    text = ", ".join(f"{row['segment']} on {row['target']} {signed(row)}" for row in lost)
+    required = f"no loss of more than {report['policy']['segment_margin']:.0%} shown"
+    return [Check("No segment loses", text or f"none of {len(tested)} tests (Holm)", required, FAILED if lost else OK)]
+
+
+def _skew_check(skew: Mapping[str, Any] | None, min_match_rate: float) -> Check:
+    groups = {name: row for name, row in (skew or {}).get("groups", {}).items() if row["compared"]}
+    name, required = "Serving reads what the dataset holds", f"not shown to match below {min_match_rate:.0%}"
+    if not skew or not groups:
+        return Check(name, "not measured", required, NOT_TESTED)
+    text = "; ".join(f"{group} {skew_report.match_rate(row)}" for group, row in groups.items())
+    state = FAILED if any(row["high"] < min_match_rate for row in groups.values()) else OK
+    return Check(name, f"{text} ({skew['date'][:10]}, skew.html)", required, state)
+
+
+def _age_check(age_days: float, max_age_days: float | None) -> Check:
+    text = f"newest event {age_days:,.0f} days old"
+    if max_age_days is None:
+        return Check("Fresh data", text, "no limit is set (gate.max_age_days)", NOT_TESTED)
+    return Check("Fresh data", text, f"at most {max_age_days:g} days", OK if age_days <= max_age_days else FAILED)
+
+
+def comparison_state(target: str, row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Whether a comparison is shown to lie above its bar, below it, or neither."""
+    bar, low, high = _bar(target, report), row["relative_low"], row["relative_high"]
+    if row["users"] < report["policy"]["min_users"] or low is None or high is None:
+        return OPEN
+    if high < bar:
+        return FAILED
+    return OK if (low > bar if bar == 0 else low >= bar) else OPEN
+
+
+def segment_state(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Whether a segment is shown to lose more than the margin, not to, or neither."""
+    policy = report["policy"]
+    if not row["tested"]:
+        return NOT_TESTED
+    if row["p_holm"] <= policy["alpha"] / report.get("looks", 1):
+        return FAILED
+    low = row["relative_low"]
+    return OK if low is not None and low >= -policy["segment_margin"] else OPEN
+
+
+def _opponents(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    comparisons = report["evidence"].get("comparisons", {})
+    return [(opponent, comparisons[opponent]) for opponent in OPPONENTS if opponent in comparisons]
+
+
+def _bar(target: str, report: Mapping[str, Any]) -> float:
+    """The relative difference that a target must exceed."""
+    return 0.0 if target == report["primary"] else -report["policy"]["margin"]
+
+
+def _primary_first(by_target: Mapping[str, Any] | None, report: Mapping[str, Any]) -> list[str]:
+    return sorted(by_target or {}, key=lambda target: target != report["primary"])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+# --- the sections of the page
+
+
+def _evidence(report: Mapping[str, Any]) -> list[str]:
+    rows = [{**_cells(row), "": _badge(row.state, BADGES)} for row in checks(report)]
+    parts = [f'<h2>Evidence</h2>{table(rows)}<p class="small">{TERMS}</p>'] if rows else []
+    return [*parts, *_targets(report), *_segments(report), *_same_data_refit(report)]
+
+
+def _targets(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        {"target": target, "opponent": OPPONENTS[opponent], **_figures(row),
+         "interval": _interval(row, _bar(target, report), comparison_state(target, row, report), report)}
+        for opponent, by_target in _opponents(report)
+        for target, row in (by_target or {}).items()
+    ]  # fmt: skip
     if not rows:
-        return ""
-    body = "".join(
-        f'<tr><td>{escape(row.name)}<td>{escape(row.found)}<td>{escape(row.bar)}<td class="{row.state}">{BADGES[row.state]}'
-        for row in rows
-    )
-    head = "<tr><th>what is asked<th>what was found<th>the bar<th></tr>"
-    table = f'<h2>On what evidence</h2><table class="text">{head}{body}</table>'
-    drawn = picture(check_lines(report))
+        return []
     about = (
-        '<p class="small">Relative differences in NDCG@10, candidate less opponent, on the same cases; bars are intervals '
-        "from a bootstrap by user; the dashed mark is the margin. The candidate must be wholly right of zero on the "
-        f"primary target ({escape(report['primary'])}), and right of the margin on the other.</p>"
+        "Relative differences in NDCG@10, candidate minus opponent, on the same cases, with bootstrap intervals by user. "
+        f"The whole interval must lie right of zero on the primary target ({escape(report['primary'])}) and right of the "
+        "margin, the dashed line, on the other one."
     )
-    table += f'<p class="small">{TERMS}</p>'
-    return table + (f"<h2>The comparisons</h2>{about}{drawn}" if drawn else "")
+    return [f'<h2>NDCG@10 by target</h2><p class="small">{about}</p>{table(rows)}']
 
 
-def _policy(report: dict[str, Any]) -> str:
-    told = json.dumps(report["policy"], indent=1)
-    return (
+def _segments(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        {"segment": row["segment"], "target": row["target"], **_figures(row),
+         "interval": _interval(row, -report["policy"]["segment_margin"], segment_state(row, report), report),
+         "p (Holm)": f"{row['p_holm']:.2g}" if row["tested"] else "–",
+         "": _badge(segment_state(row, report), SEGMENT_STATES)}
+        for row in report["evidence"].get("segments", [])
+    ]  # fmt: skip
+    if not rows:
+        return []
+    margin, alpha = report["policy"]["segment_margin"], report["policy"]["alpha"] / report.get("looks", 1)
+    about = (
+        f"A user's segments are those at the time of each case; segments overlap. p tests the hypothesis that at most "
+        f"{margin:.0%} is lost, corrected for all tests together; a segment loses if p is at most alpha / looks = "
+        f"{alpha:.3g}. Cold users, who have no history, are always tested. No loss: the interval lies above the margin."
+    )
+    return [f'<h2>By segment, against the champion</h2><p class="small">{about}</p>{table(rows)}']
+
+
+def _same_data_refit(report: Mapping[str, Any]) -> list[str]:
+    refit = report["evidence"].get("refit")
+    if refit is None:
+        return []
+    title = "<h2>Is it the idea, or only the fresher data?</h2>"
+    if refit["reason"] is not None:
+        text = f"The champion's configuration was not fitted on the candidate's data: {escape(refit['reason'])}."
+        return [f'{title}<p class="small">{text}</p>']
+    rows = [
+        {"target": target, "fresher data alone": signed(refit["data"][target]), "the idea alone": signed(refit["idea"][target])}
+        for target in refit["data"]
+    ]  # fmt: skip
+    about = (
+        f"The champion's configuration, fitted on the candidate's data in {refit['seconds']} s. Its gain over the champion "
+        "comes from the data; the candidate's gain over it comes from the idea. It does not influence the verdict."
+    )
+    return [f'{title}<p class="small">{about}</p>{table(rows)}']
+
+
+def _provenance(report: Mapping[str, Any]) -> list[str]:
+    code, looks = report.get("code", {}), report.get("looks")
+    state = code.get("changed") or code.get("unknown") or "as committed"
+    ends = [report[key][:16].replace("T", " ") for key in ("holdout_start", "holdout_end") if key in report]
+    facts = {
+        "holdout": f"{' to '.join(ends)} UTC" if ends else "not looked at",
+        "looks at this holdout": f"look {looks}: alpha = {report['policy']['alpha']} / {looks}"
+        if looks
+        else "none spent",
+        "dataset": f"{report['dataset']}, hash {report.get('dataset_hash', '-')}, newest event "
+        f"{report.get('newest_event', '-')[:10]}",
+        "split": report.get("split_id", "-"),
+        "code that judged": f"{code.get('commit', '-')} ({state})",
+    } | {
+        role: f"{one['label']}, fitted until {one['fit_until']} on data {one['dataset_hash']}, commit {one['commit']}"
+        for role, one in report.get("artifacts", {}).items()
+    }
+    policy = escape(json.dumps(report["policy"], indent=1))
+    return [
+        f"<h2>Provenance</h2>{table([{'': name, ' ': value} for name, value in facts.items()], head=False)}",
         f"<h2>Policy</h2><p class='small'>Version {report['policy'].get('version', '-')}, hash "
         f"<code>{escape(report.get('policy_hash', '-'))}</code>; the section <code>gate</code> of params.yaml.</p>"
-        f"<details><summary>All of it</summary><pre>{escape(told)}</pre></details>"
-    )
+        f"<details><summary>All values</summary><pre>{policy}</pre></details>",
+    ]  # fmt: skip
+
+
+def _cells(row: Check) -> dict[str, str]:
+    return {"check": row.name, "found": row.found, "required": row.required}
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "users": f"{row['users']:,}", "cases": f"{row['cases']:,}", "candidate": f"{row['candidate']:.4f}",
+        "opponent's": f"{row['against']:.4f}", "relative difference": signed(row),
+    }  # fmt: skip
+
+
+def _badge(state: str, words: Mapping[str, str]) -> Html:
+    return Html(f'<span class="{state}">{words[state]}</span>')
+
+
+def _interval(row: Mapping[str, Any], bar: float, state: str, report: Mapping[str, Any]) -> Html:
+    """A relative difference and its interval, drawn on a scale around zero that all rows share; the bar is dashed."""
+    champion = report["evidence"]["comparisons"].get(CHAMPION) or {}
+    bounds = [abs(one[key] or 0) for one in champion.values() for key in ("relative_low", "relative_high")]
+    reach = min(max([MIN_REACH, *bounds]), MAX_REACH) * 1.1
+
+    def place(value: float) -> float:
+        return 50 + 50 * min(max(value / reach, -1), 1)
+
+    marks = [f'<i class="zero" style="left:{place(0):.1f}%"></i>']
+    if bar < 0:
+        marks.append(f'<i class="margin" style="left:{place(bar):.1f}%"></i>')
+    if row["relative_low"] is not None and row["relative_high"] is not None:
+        begin, end = place(row["relative_low"]), place(row["relative_high"])
+        marks.append(f'<i class="range" style="left:{begin:.1f}%;width:{end - begin:.1f}%"></i>')
+    if row["relative"] is not None:
+        marks.append(f'<i class="mean" style="left:{place(row["relative"]):.1f}%"></i>')
+    return Html(f'<span class="interval {state}">{"".join(marks)}</span>')

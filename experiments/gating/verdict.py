@@ -1,4 +1,8 @@
-"""From evidence to a verdict: a pure rule (PROTOCOL: superior on one target, not worse on the other)."""
+"""Turn evidence into a verdict: PROMOTE, HOLD, REJECT or INSUFFICIENT_DATA.
+
+The rule is a pure function of numbers. A candidate must be better on the primary target and not worse on the other
+one, against the champion and against the best baseline. docs/gate.md explains it.
+"""
 
 from __future__ import annotations
 
@@ -6,194 +10,176 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from config import params
-from experiments.evaluation.comparison import users_to_decide
+from experiments.evaluation.bootstrap import users_to_decide
+from experiments.evaluation.cases import TARGETS
 
 PROMOTE, HOLD, REJECT, INSUFFICIENT_DATA = "PROMOTE", "HOLD", "REJECT", "INSUFFICIENT_DATA"
-TARGETS = ("horizon", "next_item")
 CHAMPION, BASELINE = "champion", "baseline"
-MOST_USERS = 10_000_000  # above it no platform waits for a number of users
+OPPONENTS = {CHAMPION: "champion", BASELINE: "best baseline"}
+MAX_USERS = 10_000_000  # no platform waits for more users than this
+
+KEEP_WORSE = "keep the champion; the segments below and the leaderboard show where the candidate loses"
+DEPLOY = "run `python -m serving.deploy` to bring it live; `make rollback` returns to the version before it"
 
 
-class Decision(NamedTuple):
-    """What was decided, why, and what a person does next."""
+class GateDecision(NamedTuple):
+    """A verdict, its reason, and what to do next."""
 
     verdict: str
     reason: str
     advice: str
 
 
-def alpha(policy: params.Gate, looks: int) -> float:
-    """One-sided level of each test: alpha shared by all looks at the window (Bonferroni)."""
+def alpha_per_look(policy: params.Gate, looks: int) -> float:
+    """One-sided level of each test at this look at the holdout: alpha divided by the number of looks."""
     return policy.alpha / max(looks, 1)
 
 
-def level(policy: params.Gate, looks: int) -> float:
-    """Level of the two-sided interval whose either bound is a one-sided test at alpha / looks."""
-    return 1 - 2 * alpha(policy, looks)
+def interval_level(policy: params.Gate, looks: int) -> float:
+    """Level of a two-sided interval, each of whose bounds is a one-sided test at `alpha_per_look`."""
+    return 1 - 2 * alpha_per_look(policy, looks)
 
 
-def conclude(evidence: Mapping[str, Any], policy: params.Gate) -> Decision:
-    """The decision on everything that was found.
+def decide(evidence: Mapping[str, Any], policy: params.Gate) -> GateDecision:
+    """Decide on all evidence.
 
     Args:
-        evidence: {"looks", "age_days", "comparisons": {"champion" | "baseline": {target: see decide}}, "segments": rows
-            with "tested" and "p_holm", "guard_rails", "budgets": rows with "within"}; what is absent does not decide.
+        evidence: {"looks", "age_days", "comparisons": {"champion" | "baseline": targets as in `decide_against`, or
+            None}, "segments": rows with "tested" and "p_holm", "guard_rails" and "budgets": rows with "within"}.
+            Evidence that is absent does not count.
     """
-    at_most = policy.max_age_days
-    if at_most is not None and evidence["age_days"] > at_most:
-        reason = f"stale: the newest event is {evidence['age_days']:.1f} days old, gate.max_age_days is {at_most:g}"
-        return Decision(HOLD, reason, "ingest newer events, `dvc repro`, and ask again")
-    if dear := over_budget(evidence.get("budgets", [])):
-        return dear  # no number of users makes it good
+    max_age = policy.max_age_days
+    if max_age is not None and evidence["age_days"] > max_age:
+        reason = (
+            f"stale data: the newest event is {evidence['age_days']:.1f} days old, gate.max_age_days is {max_age:g}"
+        )
+        return GateDecision(HOLD, reason, "ingest newer events, run `dvc repro`, and run the gate again")
+    if failed := broken_budget(evidence.get("budgets", [])):
+        return failed
     looks = evidence.get("looks", 1)
-    told = [(role, decide(of, policy, looks, role)) for role, of in evidence["comparisons"].items() if of is not None]
-    found = dict(told) or {CHAMPION: decide({}, policy, looks)}
-    if short := _first(found, INSUFFICIENT_DATA):
-        return short
-    if lost := _first(found, REJECT):
-        return lost
-    for fault in (
-        harmed(evidence.get("segments", []), policy, looks),
-        narrowed(evidence.get("guard_rails", [])),
-    ):
-        if fault:
-            return fault
-    return _first(found, HOLD) or _promoted(found)
+    decisions = [
+        decide_against(targets, policy, looks, opponent)
+        for opponent, targets in evidence["comparisons"].items()
+        if targets is not None
+    ] or [decide_against({}, policy, looks)]
+    for verdict in (INSUFFICIENT_DATA, REJECT):
+        if decision := _first(decisions, verdict):
+            return decision
+    return (
+        losing_segment(evidence.get("segments", []), policy, looks)
+        or broken_guard_rail(evidence.get("guard_rails", []))
+        or _first(decisions, HOLD)
+        or GateDecision(PROMOTE, "; ".join(decision.reason for decision in decisions), DEPLOY)
+    )
 
 
-def decide(
-    targets: Mapping[str, dict], policy: params.Gate, looks: int = 1, against: str = CHAMPION
-) -> Decision:  # fmt: skip
-    """The rule on both targets, against one opponent.
+def decide_against(
+    targets: Mapping[str, dict], policy: params.Gate, looks: int = 1, opponent: str = CHAMPION
+) -> GateDecision:
+    """Decide against one opponent, on both targets.
 
     Args:
-        targets: per target users, relative difference and its bounds, candidate against the opponent, at `level`.
+        targets: target -> the number of users, the differences from the opponent and their bounds at
+            `interval_level`, as `experiments.evaluation.comparison.contrasts` gives them.
     """
     primary = policy.primary
     other = next(target for target in TARGETS if target != primary)
     for target in (primary, other):
         users = targets.get(target, {}).get("users", 0)
         if users < policy.min_users:
-            return _too_few(target, users, targets, policy, looks)
+            return _too_few_users(target, users, targets, policy, looks)
     first, second = targets[primary], targets[other]
-    than = "" if against == CHAMPION else " than the best cheap baseline"
-    shown = f"{primary} NDCG@10 {signed(first)}, {other} {signed(second)} on the {against}"
+    name, margin = OPPONENTS[opponent], policy.margin
+    numbers = f"{primary} {signed(first)}, {other} {signed(second)} in NDCG@10"
     if _below(first["high"], 0):
-        return Decision(REJECT, f"worse{than} on {primary}: {shown}", WORSE)
-    if _below(second["relative_high"], -policy.margin):
-        return Decision(REJECT, f"worse{than} on {other} by more than {policy.margin:.0%}: {shown}", WORSE)
-    if first["low"] is None or not first["low"] > 0:
-        reason = f"not shown to be better{than} on {primary}: {shown}"
-        return Decision(HOLD, reason, _more(first, 0, policy, looks))
-    if second["relative_low"] is not None and not second["relative_low"] >= -policy.margin:
-        reason = (
-            f"not shown to be within {policy.margin:.0%}{than and ' of the best cheap baseline'} on {other}: {shown}"
+        return GateDecision(REJECT, f"worse than the {name} on {primary}: {numbers}", KEEP_WORSE)
+    if _below(second["relative_high"], -margin):
+        return GateDecision(
+            REJECT, f"worse than the {name} on {other} by more than {margin:.0%}: {numbers}", KEEP_WORSE
         )
-        return Decision(HOLD, reason, _more(second, -policy.margin, policy, looks))
-    return Decision(PROMOTE, f"better on {primary}, not worse on {other}: {shown}", DEPLOY)
+    if first["low"] is None or not first["low"] > 0:
+        reason = f"not shown to be better than the {name} on {primary}: {numbers}"
+        return GateDecision(HOLD, reason, _more_users(first, 0, policy, looks))
+    if second["relative_low"] is not None and not second["relative_low"] >= -margin:
+        reason = f"not shown to be within {margin:.0%} of the {name} on {other}: {numbers}"
+        return GateDecision(HOLD, reason, _more_users(second, -margin, policy, looks))
+    return GateDecision(PROMOTE, f"{numbers} over the {name}", DEPLOY)
 
 
-WORSE = "keep the champion; compare the segments below and the leaderboard to see where the candidate loses"
-DEPLOY = (
-    "`python -m serving.deploy` brings it live; the version before it stays loaded, `make rollback` goes back to it"
-)
-
-
-def over_budget(budgets: Iterable[dict]) -> Decision | None:
-    """The first budget that the candidate does not keep."""
+def broken_budget(budgets: Iterable[dict]) -> GateDecision | None:
+    """Reject a candidate that exceeds a budget; the first one is named."""
     for row in budgets:
         if not row["within"]:
+            name, unit = row["name"], row["unit"]
             reason = (
-                f"over budget: {row['name']} {row['candidate']:g} {row['unit']}, at most {row['limit']:g} {row['unit']} "
+                f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
                 f"(champion {row['champion']:g})"
             )
-            return Decision(
-                REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({row['name']})"
-            )
+            return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
     return None
 
 
-def harmed(segments: Iterable[dict], policy: params.Gate, looks: int) -> Decision | None:
-    """The segments that are shown to lose more than the margin, all tests together at alpha / looks (Holm)."""
-    lost = [row for row in segments if row["tested"] and row["p_holm"] <= alpha(policy, looks)]
+def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) -> GateDecision | None:
+    """Reject a candidate that loses more than the margin in a segment, all tests together at `alpha_per_look` (Holm)."""
+    lost = [row for row in segments if row["tested"] and row["p_holm"] <= alpha_per_look(policy, looks)]
     if not lost:
         return None
-    listed = ", ".join(f"{row['segment']} on {row['target']} {signed(row)}" for row in lost)
-    advice = "fit or route for these users, or leave the champion to them; the whole may gain while they lose"
-    return Decision(REJECT, f"worse for some by more than {policy.segment_margin:.0%}: {listed}", advice)
+    names = ", ".join(f"{row['segment']} on {row['target']} {signed(row)}" for row in lost)
+    advice = "improve the model for these users, or serve them the champion; a gain on average can hide their loss"
+    return GateDecision(REJECT, f"worse by more than {policy.segment_margin:.0%} in a segment: {names}", advice)
 
 
-def narrowed(guard_rails: Iterable[dict]) -> Decision | None:
-    """The first guard rail that is broken."""
+def broken_guard_rail(guard_rails: Iterable[dict]) -> GateDecision | None:
+    """Reject a candidate whose lists break a guard rail; the first one is named."""
     for row in guard_rails:
         if not row["within"]:
             reason = (
-                f"guard rail: {row['name'].replace('_', ' ')} {row['candidate']:.3f}, {row['kind']} {row['limit']:.3f} "
-                f"(champion {row['champion']:.3f})"
+                f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
+                f"{row['limit']:.3f} (champion {row['champion']:.3f})"
             )
-            return Decision(
-                REJECT, reason, "raise serve.diversity, bound what fills the lists (serve.at_most), or fit anew"
+            return GateDecision(
+                REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again"
             )
     return None
 
 
-def index_fault(manifest: dict, policy: params.Gate) -> str | None:
-    """Why an artifact's index may not serve; None where it may, or there is none."""
-    about = manifest.get("index")
-    if about is None:
-        return None
-    recall = about.get("recall@20", 0.0)
-    if recall >= policy.min_index_recall:
-        return None
-    return (
-        f"its index finds {recall:.4f} of the exact best 20, below gate.min_index_recall = {policy.min_index_recall}; "
-        "export with serve.index.kind: exact, or a higher serve.index.recall"
-    )
+def signed(row: Mapping[str, Any], undefined: str = "undefined") -> str:
+    """A relative difference and its interval as text: `+3.2% [+1.0%, +5.1%]`."""
+    if row["relative"] is None:
+        return undefined
+    if row["relative_low"] is None:
+        return f"{row['relative']:+.1%}"
+    return f"{row['relative']:+.1%} [{row['relative_low']:+.1%}, {row['relative_high']:+.1%}]"
 
 
-def _first(found: Mapping[str, Decision], outcome: str) -> Decision | None:
-    return next((one for one in found.values() if one.verdict == outcome), None)
+def _first(decisions: Iterable[GateDecision], verdict: str) -> GateDecision | None:
+    return next((decision for decision in decisions if decision.verdict == verdict), None)
 
 
-def _promoted(found: Mapping[str, Decision]) -> Decision:
-    reasons = [one.reason for one in found.values()]
-    return Decision(PROMOTE, "; ".join([reasons[0], *(text.partition(": ")[2] for text in reasons[1:])]), DEPLOY)
-
-
-def _too_few(target: str, users: int, targets: Mapping[str, dict], policy: params.Gate, looks: int) -> Decision:
-    reason = f"{users} users act in the {target} window; at least {policy.min_users} are needed"
-    bars = {t: 0.0 if t == policy.primary else -policy.margin for t in TARGETS}
-    likely = [users_to_decide(of, bars[t], alpha(policy, looks), policy.power) for t, of in targets.items()]
-    needed = max([policy.min_users, *(number for number in likely if number is not None)])
+def _too_few_users(
+    target: str, users: int, targets: Mapping[str, dict], policy: params.Gate, looks: int
+) -> GateDecision:
+    reason = f"{users} users have {target} cases after the cut; at least {policy.min_users} are needed"
+    bars = {name: 0.0 if name == policy.primary else -policy.margin for name in TARGETS}
+    estimates = [
+        users_to_decide(row, bars[name], alpha_per_look(policy, looks), policy.power) for name, row in targets.items()
+    ]
+    needed = max([policy.min_users, *(number for number in estimates if number is not None)])
     if needed > policy.min_users:
-        reason += f"; by their spread about {needed:,} would decide"
-    return Decision(
-        INSUFFICIENT_DATA,
-        reason,
-        f"wait until {min(needed, MOST_USERS):,} users have acted after the cut, and ask again",
-    )
+        reason += f"; judging by the spread, about {needed:,} would decide"
+    advice = f"wait until {min(needed, MAX_USERS):,} users have acted after the cut, and run the gate again"
+    return GateDecision(INSUFFICIENT_DATA, reason, advice)
 
 
-def _more(found: dict, bar: float, policy: params.Gate, looks: int) -> str:
-    number = users_to_decide(found, bar, alpha(policy, looks), policy.power)
-    if number is None or number > MOST_USERS:
-        return (
-            "keep the champion: the two are alike, and no number of users that can be hoped for would tell them apart"
-        )
+def _more_users(row: dict, bar: float, policy: params.Gate, looks: int) -> str:
+    number = users_to_decide(row, bar, alpha_per_look(policy, looks), policy.power)
+    if number is None or number > MAX_USERS:
+        return "keep the champion: the two are so alike that no realistic number of users would tell them apart"
     return (
-        f"keep the champion, and ask again on a new window: about {number:,} users would decide with power "
-        f"{policy.power:.0%} if the difference stays ({found['users']:,} acted)"
+        f"keep the champion, and run the gate again on newer events: about {number:,} users would decide with power "
+        f"{policy.power:.0%} if the difference stays the same ({row['users']:,} acted)"
     )
 
 
 def _below(bound: float | None, bar: float) -> bool:
     return bound is not None and bound < bar
-
-
-def signed(found: Mapping[str, Any], undefined: str = "has nothing to be set against") -> str:
-    """`+3.2% [+1.0%, +5.1%]`."""
-    if found["relative"] is None:
-        return undefined
-    if found["relative_low"] is None:
-        return f"{found['relative']:+.1%}"
-    return f"{found['relative']:+.1%} [{found['relative_low']:+.1%}, {found['relative_high']:+.1%}]"

@@ -1,46 +1,51 @@
-"""A data set's results in one value: what the JSON, the Markdown and the HTML page all show."""
+"""The leaderboard of a dataset: its measured models, their comparisons, and the committed result file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.evaluation.bootstrap import Totals, intervals
-from experiments.evaluation.cases import TARGETS, align, true_ranks
-from experiments.evaluation.comparison import PRIMARY, best_baseline
-from experiments.evaluation.measure import HEADLINE, KS, Measured, number
+from experiments.evaluation.bootstrap import UserTotals, intervals, json_number
+from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, align_cases, true_ranks
+from experiments.evaluation.comparison import best_baseline, comparisons, part_pairs
+from experiments.evaluation.measure import BY_USER, KS
+from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
 from training.metrics import accuracy
 
-DIGITS = 6  # significant digits kept of every measured number
-MAIN = (
-    [f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini",
-    "popularity_percentile",
-                                       "novelty", "diversity", "personalization")]
-    + ["mrr@100", f"{PRIMARY}_by_user"]
-    + [f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE]
-)  # fmt: skip
-MAIN_SLICES = ("cold", "warm")  # and every segment
-FROZEN = "next_item_frozen"
+DIGITS = 6  # significant digits of every measured number in the result file
+PERIODS = 8  # of the decay curve, of equal length from the cut to the last case
+FROZEN = "next_item_frozen"  # `next_item` with item trends frozen at test_start
+SLICES = ("cold", "warm")  # in the result file, beside every segment
+METRICS = [
+    *(f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini", "popularity_percentile",
+                                        "novelty", "diversity", "personalization")),
+    "mrr@100",
+    PRIMARY + BY_USER,
+    *(f"{name}@{k}" for name in ("ndcg", "recall") for k in KS if k != HEADLINE),
+]  # fmt: skip
+RANKING_COLUMNS = ["case_id", "user_id", "target", "time", "history_length", "true_ranks"]  # the lists are large
 
 
 @dataclass(frozen=True)
 class Board:
-    """Models that share one split, best baselines, and the paired comparisons.
+    """Models measured on one split, with their comparisons.
 
     Attributes:
-        models: everything that can be deployed, by label.
-        oracle: the simulator's best reachable, if there is one.
-        registered: label of the model that the gate judges, and so registers; None where none is learned.
+        models: every model, by label.
+        oracle: the simulator's upper bound, if there is one.
+        registered: label of the model that is registered for the gate; None if no model is learned.
         decay: label -> NDCG@10 of `next_item` by period after the cut.
     """
 
     dataset: str
-    models: list[Measured]
-    oracle: Measured | None
+    models: list[MeasuredModel]
+    oracle: MeasuredModel | None
     comparisons: list[dict[str, Any]]
     registered: str | None
     decay: dict[str, list[dict[str, Any]]]
@@ -48,15 +53,15 @@ class Board:
     @classmethod
     def of(
         cls,
-        measured: Sequence[Measured],
+        measured: Sequence[MeasuredModel],
         comparisons: list[dict[str, Any]],
         registered: str | None,
         decay: dict[str, list[dict[str, Any]]] | None = None,
     ) -> Board:
-        """Sort the measured models into the board of their data set."""
-        oracles = [one for one in measured if one.oracle]
-        models = sorted((one for one in measured if not one.oracle), key=lambda one: one.label)
-        return cls(measured[0].dataset, models, oracles[0] if oracles else None, comparisons, registered, decay or {})
+        """Separate the oracle from the models and sort these."""
+        oracle = next((model for model in measured if model.oracle), None)
+        models = sorted((model for model in measured if not model.oracle), key=lambda model: model.label)
+        return cls(measured[0].dataset, models, oracle, comparisons, registered, decay or {})
 
     @property
     def best_baseline(self) -> dict[str, str | None]:
@@ -66,7 +71,7 @@ class Board:
     @property
     def targets(self) -> list[str]:
         """The targets that any model was measured on."""
-        return [target for target in TARGETS if any(target in one.targets for one in self.models)]
+        return [target for target in TARGETS if any(target in model.targets for model in self.models)]
 
     @property
     def segments(self) -> dict[str, str]:
@@ -75,49 +80,132 @@ class Board:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Where the numbers come from. Models measured by several commands or commits show all of them."""
-        everyone = [*self.models, *([self.oracle] if self.oracle else [])]
+        """Where the numbers come from. If models come from several commits or commands, all are named."""
+        everything = [*self.models, *([self.oracle] if self.oracle else [])]
+        separators = {"dataset_hash": ", ", "split_id": ", ", "commit": ", ", "command": " && "}
         joined = {
-            name: separator.join(sorted({getattr(one, name) for one in everyone}))
-            for name, separator in (
-                ("dataset_hash", ", "),
-                ("split_id", ", "),
-                ("commit", ", "),
-                ("command", " && "),
-            )
+            name: separator.join(sorted({getattr(model, name) for model in everything}))
+            for name, separator in separators.items()
         }
-        return joined | {"date": max(one.date for one in everyone)}
+        return joined | {"date": max(model.date for model in everything)}
 
-    def ranked(self, target: str) -> list[Measured]:
+    def ranked(self, target: str) -> list[MeasuredModel]:
         """The models measured on a target, best NDCG@10 first, equals by label."""
-        there = [one for one in self.models if target in one.targets]
-        return sorted(there, key=lambda one: (-(one.point(target, PRIMARY) or 0.0), one.label))
+        models = [model for model in self.models if target in model.targets]
+        return sorted(models, key=lambda model: (-(model.point(target, PRIMARY) or 0.0), model.label))
+
+    def shown(self, target: str) -> list[MeasuredModel]:
+        """The oracle, if it was measured on the target, then the ranked models."""
+        oracle = [self.oracle] if self.oracle is not None and target in self.oracle.targets else []
+        return [*oracle, *self.ranked(target)]
 
 
-def result(board: Board) -> dict[str, Any]:
-    """The result file of PROTOCOL: provenance, main metrics and cold, warm and segment slices of every model,
-    comparisons. What a segment is stands beside them."""
-    whole = {
+def build_board(
+    dataset: str,
+    seed: int,
+    resamples: int,
+    out: Path,
+    registered: str | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> Board:
+    """Read what evaluate wrote for one dataset and compare the models.
+
+    Args:
+        seed, resamples: of the bootstrap.
+        out: holds metrics/<label>.json and rankings/<label>.parquet.
+        registered: label of the model that is registered for the gate.
+        pairs: further (model, against) labels to compare.
+
+    Raises:
+        CompareError: nothing was measured, or the numbers may not be compared.
+    """
+    models = read_metrics(out / "metrics", dataset)
+    if all(model.oracle for model in models):
+        raise CompareError(f"{out / 'metrics'} holds no model of {dataset!r}, only the oracle; run evaluate")
+
+    @cache
+    def read_rankings(path: Path) -> pd.DataFrame:
+        try:
+            return pd.read_parquet(path, columns=RANKING_COLUMNS)
+        except FileNotFoundError:
+            raise CompareError(f"{path} does not exist; run evaluate") from None
+
+    def frames(model: MeasuredModel) -> list[pd.DataFrame]:
+        return [read_rankings(path) for path in model.ranking_files(out / "rankings")]
+
+    lines = comparisons(models, frames, seed, resamples, [*pairs, *part_pairs(models)])
+    decay = {
+        model.label: decay_curve(frames(model), seed, resamples)
+        for model in models
+        if "next_item" in model.targets and not model.oracle
+    }
+    return Board.of(models, lines, registered, decay)
+
+
+def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict[str, Any]]:
+    """NDCG@10 of `next_item` by period after the cut: days, cases, users, mean and 95% interval by user.
+
+    Weights are frozen at the cut while histories and item trends go on. A falling curve shows what a refit would win
+    back, or a harder period: compare models, not days. Periods without cases are left out.
+
+    Args:
+        frames: the rankings of one model, one table per seed.
+    """
+    tables = align_cases(frames, "next_item")
+    if not len(tables[0]):
+        return []
+    values = np.mean([accuracy(true_ranks(table), [HEADLINE])[PRIMARY] for table in tables], axis=0)
+    list_times = frames[0].loc[frames[0]["target"] == "horizon", "time"]
+    time = tables[0]["time"]
+    cut = list_times.min() if len(list_times) else time.min()
+    days = (time - cut).dt.total_seconds().to_numpy() / 86_400
+    edges = np.linspace(0, np.nextafter(days.max(), np.inf), PERIODS + 1)
+    users, row = np.unique(tables[0]["user_id"].to_numpy(str), return_inverse=True)
+    period = np.clip(np.searchsorted(edges, days, side="right") - 1, 0, PERIODS - 1)
+    curve = []
+    for number in np.unique(period):
+        inside = period == number
+        totals = UserTotals.from_cases(values[inside, None], row[inside], len(users))
+        mean, low, high = (json_number(column[0]) for column in intervals(totals, seed, resamples))
+        curve.append(
+            {
+                "from_day": edges[number],
+                "to_day": edges[number + 1],
+                "cases": int(inside.sum()),
+                "users": len(np.unique(row[inside])),
+                "mean": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return curve
+
+
+def result_file(board: Board) -> dict[str, Any]:
+    """The content of experiments/results/<dataset>.json.
+
+    It holds the provenance, the comparisons, and the main metrics of every model with its cold, warm and segment slices.
+    """
+    result = {
         "dataset": board.dataset,
         **board.provenance,
-        "seeds": sorted({seed for one in board.models for seed in one.seeds}),
+        "seeds": sorted({seed for model in board.models for seed in model.seeds}),
         "registered": board.registered,
         "best_baseline": board.best_baseline,
-        "models": {one.label: _model(one) for one in board.models},
+        "models": {model.label: _model_entry(model) for model in board.models},
         "comparisons": rounded(board.comparisons),
     }
     if board.decay:
-        whole["decay"] = rounded(board.decay)
+        result["decay"] = rounded(board.decay)
     if board.segments:
-        whole["segments"] = board.segments
-    if board.oracle is not None:  # not a model: nobody may pick it
-        whole["oracle"] = {"targets": _targets(board.oracle)}
-    return whole
+        result["segments"] = board.segments
+    if board.oracle is not None:  # apart from the models, so that nobody can choose it
+        result["oracle"] = {"targets": _target_entries(board.oracle)}
+    return result
 
 
 def rounded(value: Any) -> Any:
-    """Every float in a JSON value to 6 significant digits, so that a re-run on another machine gives the same
-    file."""
+    """Round every float in a JSON value to 6 significant digits, so that another machine writes the same file."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -125,63 +213,30 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _model(one: Measured) -> dict[str, Any]:
+def _model_entry(model: MeasuredModel) -> dict[str, Any]:
     return {
-        "fit_seconds": rounded(one.fit_seconds),
-        "params": one.params,  # as they were given: a rounded parameter is another parameter
-        "baseline": one.baseline,
-        "learned": one.learned,
-        "seeds": one.seeds,
-        "targets": _targets(one),
+        "fit_seconds": rounded(model.fit_seconds),
+        "params": model.params,  # not rounded: that would be another parameter
+        "baseline": model.baseline,
+        "learned": model.learned,
+        "seeds": model.seeds,
+        "targets": _target_entries(model),
     }
 
 
-def _targets(one: Measured) -> dict[str, Any]:
-    slices = (*MAIN_SLICES, *one.segments)
-    kept = {name: _target(one.targets[name], MAIN, slices) for name in TARGETS if name in one.targets}
-    if FROZEN in one.targets:
-        kept[FROZEN] = _target(one.targets[FROZEN], [PRIMARY, f"recall@{HEADLINE}"], ())
-    return rounded(kept)
+def _target_entries(model: MeasuredModel) -> dict[str, Any]:
+    slices = (*SLICES, *model.segments)
+    entries = {
+        target: _target_entry(model.targets[target], METRICS, slices) for target in TARGETS if target in model.targets
+    }
+    if FROZEN in model.targets:
+        entries[FROZEN] = _target_entry(model.targets[FROZEN], [PRIMARY, f"recall@{HEADLINE}"], ())
+    return rounded(entries)
 
 
-def _target(found: dict[str, Any], keys: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: found[name] for name in ("users", "cases") if name in found}
-    kept["metrics"] = {key: found["metrics"][key] for key in keys if key in found["metrics"]}
+def _target_entry(measured: dict[str, Any], keys: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {name: measured[name] for name in ("users", "cases") if name in measured}
+    entry["metrics"] = {key: measured["metrics"][key] for key in keys if key in measured["metrics"]}
     if slices:
-        kept["slices"] = {name: found["slices"][name] for name in slices if name in found.get("slices", {})}
-    return kept
-
-
-PERIODS = 8  # of equal length, from the cut to the last case
-
-
-def decay(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict]:
-    """NDCG@10 of `next_item` by period after the cut: days, cases, users, mean and 95% interval by user.
-
-    Weights are frozen at the cut while histories and trends go on, so a fall is what refitting would win back,
-    or a harder period: compare models, not days. A period without cases is left out.
-
-    Args:
-        frames: the rankings of one model, one table per seed.
-    """
-    tables = align(frames, "next_item")
-    if not len(tables[0]):
-        return []
-    values = np.mean([accuracy(true_ranks(table), [HEADLINE])[f"ndcg@{HEADLINE}"] for table in tables], axis=0)
-    window = frames[0].loc[frames[0]["target"] == "horizon", "time"]
-    time = tables[0]["time"]
-    cut = window.min() if len(window) else time.min()
-    days = (time - cut).dt.total_seconds().to_numpy() / 86_400
-    edges = np.linspace(0, np.nextafter(days.max(), np.inf), PERIODS + 1)
-    users, row = np.unique(tables[0]["user_id"].to_numpy(str), return_inverse=True)
-    period = np.clip(np.searchsorted(edges, days, side="right") - 1, 0, PERIODS - 1)
-    found = []
-    for place in np.unique(period):
-        there = period == place
-        entry = intervals(Totals.of(values[there, None], row[there], len(users)), seed, resamples)
-        found.append(
-            {"from_day": edges[place], "to_day": edges[place + 1], "cases": int(there.sum()),
-             "users": len(np.unique(row[there])), "mean": number(entry.mean[0]), "low": number(entry.low[0]),
-             "high": number(entry.high[0])}
-        )  # fmt: skip
-    return found
+        entry["slices"] = {name: measured["slices"][name] for name in slices if name in measured.get("slices", {})}
+    return entry

@@ -1,120 +1,34 @@
-"""What a split-sensitivity card states: models by protocols, with ranks, and how alike the orderings are."""
+"""The split-sensitivity card: models by holdout protocol with their ranks, and how similar the orders are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from experiments.evaluation.bootstrap import Totals, bounds, intervals, weights
+from experiments.evaluation.bootstrap import UserTotals, intervals, json_number, percentile_bounds, resample_weights
 from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL
-from experiments.evaluation.measure import number
-from experiments.leaderboard.html_page import document, embedded, table
-
-
-def ranks(means: np.ndarray) -> np.ndarray:
-    """(M,) 1 for the highest mean; equals share the better rank."""
-    return 1 + (means[None, :] > means[:, None]).sum(axis=1)
-
-
-def tau(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(...) Kendall's tau-a of (..., M) means: pairs in the same order less pairs in the other, over all pairs.
-
-    1 where both orders agree, -1 where one is the other reversed; a pair that is equal in either counts 0.
-    """
-    first, second = np.triu_indices(one.shape[-1], k=1)
-    signs = [np.sign(means[..., first] - means[..., second]) for means in (one, other)]
-    return (signs[0] * signs[1]).mean(axis=-1)
-
-
-def tau_interval(one: Totals, other: Totals, seed: int, resamples: int) -> tuple[float, float]:
-    """95% interval of tau: users are drawn with all their cases, the same users under both protocols.
-
-    Args:
-        one, other: sums and counts, each (U, M), of the same users.
-    """
-    drawn = [(block @ one.sums, block @ one.counts, block @ other.sums, block @ other.counts)
-             for block in weights(len(one.sums), resamples, seed)]  # fmt: skip
-    sums, counts, other_sums, other_counts = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    low, high = bounds(tau(_mean(sums, counts), _mean(other_sums, other_counts))[:, None])
-    return float(low[0]), float(high[0])
-
-
-def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-
+from experiments.pages import (
+    WIDE_STYLE,
+    error_bars,
+    interval_text,
+    markdown_table,
+    page,
+    plotly_figure,
+    table,
+)
 
 NO_GATE = (
-    "Only the temporal cut, with its targets next_item and horizon, asks what a platform has to answer: what people will "
-    "take after all that was learned. The gate asks it again, on the test window. Every other protocol on this page is "
-    "a diagnostic and cannot feed a gate."
+    "Only the temporal cut, with its targets next_item and horizon, asks the question of a platform: what will people take, "
+    "given all that was known before. The gate asks the same on the test period. Every other protocol on this page is a "
+    "diagnostic and cannot feed a gate."
 )
-Values = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> (n, 1) NDCG@10 of the cases, (n,) rows of their users
-
-
-def build(found: Mapping[str, Values], num_users: int, seed: int, resamples: int) -> dict:
-    """The card.
-
-    Args:
-        found: column -> what each model reached, every model on the same cases.
-
-    Returns:
-        {"protocols": {column: {"meaning", "can_feed_a_gate", "cases", "users", "tau": {"next_item" | "horizon": {"tau",
-        "low", "high"}}}}, "models": {label: {column: {"mean", "low", "high", "rank"}}}}; models in the order of
-        the temporal cut's `next_item`. A column without cases is left out.
-    """
-    columns = {name: of for name, of in found.items() if len(next(iter(of.values()))[0])}
-    totals = {name: _totals(of, num_users) for name, of in columns.items()}
-    protocols = {
-        name: {
-            "meaning": MEANINGS[name],
-            "can_feed_a_gate": name in TEMPORAL,
-            "cases": len(next(iter(of.values()))[0]),
-            "users": len(np.unique(next(iter(of.values()))[1])),
-            "tau": {to: _tau(totals[name], totals[to], seed, resamples) for to in TEMPORAL if to in totals},
-        }
-        for name, of in columns.items()
-    }
-    entries = {name: _entries(of, seed, resamples) for name, of in columns.items()}
-    by_next = sorted(next(iter(entries.values())).items(), key=lambda entry: entry[1]["rank"])
-    models = {label: {name: entries[name][label] for name in columns} for label, _ in by_next}
-    return {"protocols": protocols, "models": models}
-
-
-def best(card: dict, column: str) -> str:
-    """The model that a protocol puts first."""
-    return min(card["models"], key=lambda label: card["models"][label][column]["rank"])
-
-
-def _totals(of: Values, num_users: int) -> Totals:
-    """(U, M) of all users, so that the same ones are drawn under every protocol."""
-    user = next(iter(of.values()))[1]
-    return Totals.of(np.concatenate([values for values, _ in of.values()], axis=1), user, num_users)
-
-
-def _entries(of: Values, seed: int, resamples: int) -> dict[str, dict]:
-    """Mean, 95% interval by user and rank of each model; here only users that have cases are drawn."""
-    users, row = np.unique(next(iter(of.values()))[1], return_inverse=True)
-    table = np.concatenate([values for values, _ in of.values()], axis=1)
-    measured = intervals(Totals.of(table, row, len(users)), seed, resamples)
-    order = ranks(measured.mean)
-    return {
-        label: {"mean": number(mean), "low": number(low), "high": number(high), "rank": int(rank)}
-        for label, mean, low, high, rank in zip(of, *measured, order, strict=True)
-    }
-
-
-def _tau(one: Totals, other: Totals, seed: int, resamples: int) -> dict[str, float | None]:
-    means = [totals.sums.sum(axis=0) / totals.counts.sum(axis=0) for totals in (one, other)]
-    low, high = tau_interval(one, other, seed, resamples)
-    return {"tau": float(tau(*means)), "low": number(low), "high": number(high)}
-
-
-# Beside each temporal target what should agree with it, so that lines cross only where protocols differ.
-BY_LIKENESS = (
+# Each temporal target stands beside the protocols that should agree with it, so that lines cross where protocols differ.
+COLUMN_ORDER = (
     "rolling horizon",
     "horizon",
     "next_item",
@@ -123,150 +37,248 @@ BY_LIKENESS = (
     "user k-fold",
     "session k-fold",
 )
-TAU_COLOURS = {"next_item": "#1565c0", "horizon": "#ef6c00"}
-STYLE = (
-    "<style>.note{border-left:4px solid #c62828;background:#fdecea;padding:.6em 1em}"
+COLORS = {"next_item": "#1565c0", "horizon": "#ef6c00"}
+CARD_STYLE = (
+    ".note{border-left:4px solid #c62828;background:#fdecea;padding:.6em 1em}"
     ".card td{text-align:center}.card td:first-child{text-align:left}.card small{color:#666;display:block}"
-    ".card th.gate{background:#e3f2fd}</style>"
+    ".card th.gate{background:#e3f2fd}"
 )
 
-
-def markdown(facts: dict) -> str:
-    """The card without its plots."""
-    lines = [f"# Split sensitivity of {facts['dataset']}", "", f"**{facts['statement']}**", "", *origin(facts), ""]
-    for title, rows in (("NDCG@10, rank", model_rows(facts)), ("Protocols", protocol_rows(facts))):
-        lines += [f"## {title}", "", "| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-        lines += ["| " + " | ".join(row.values()) + " |" for row in rows] + [""]
-    return "\n".join(lines)
+Values = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> (n, 1) NDCG@10 of the cases, (n,) their user rows
 
 
-def page(facts: dict) -> str:
-    """The statement, the models by protocols, how ranks move, how alike the orderings are, what each protocol is."""
-    body = [
-        STYLE,
-        f"<h1>Split sensitivity of {escape(facts['dataset'])}</h1>",
-        f'<p class="note"><b>{escape(facts["statement"])}</b></p>',
-        "<p>" + "<br>".join(map(escape, origin(facts))) + "</p>",
-        "<h2>Rank and NDCG@10 of each model</h2>",
-        _models(facts),
-        embedded(bump(facts)),
-        embedded(taus(facts)),
-        "<h2>The protocols</h2>",
-        table(protocol_rows(facts)),
+def build_card(values: Mapping[str, Values], num_users: int, seed: int, resamples: int) -> dict[str, Any]:
+    """The numbers of the card.
+
+    Args:
+        values: column -> what each model reached, every model on the same cases.
+
+    Returns:
+        {"protocols": {column: {"meaning", "can_feed_a_gate", "cases", "users", "tau": {target: {"tau", "low",
+        "high"}}}}, "models": {label: {column: {"mean", "low", "high", "rank"}}}}, models in the order of the first
+        column. A column without cases is left out.
+    """
+    columns = {name: by_label for name, by_label in values.items() if len(_users(by_label))}
+    totals = {name: UserTotals.from_cases(_table(of), _users(of), num_users) for name, of in columns.items()}
+    protocols = {
+        name: {
+            "meaning": MEANINGS[name],
+            "can_feed_a_gate": name in TEMPORAL,
+            "cases": len(_users(by_label)),
+            "users": len(np.unique(_users(by_label))),
+            "tau": {to: _tau_entry(totals[name], totals[to], seed, resamples) for to in TEMPORAL if to in totals},
+        }
+        for name, by_label in columns.items()
+    }
+    entries = {name: _model_entries(by_label, seed, resamples) for name, by_label in columns.items()}
+    order = sorted(next(iter(entries.values())).items(), key=lambda item: item[1]["rank"])
+    models = {label: {name: entries[name][label] for name in columns} for label, _ in order}
+    return {"protocols": protocols, "models": models}
+
+
+def best_model(card: dict[str, Any], column: str) -> str:
+    """The model that a protocol ranks first."""
+    return min(card["models"], key=lambda label: card["models"][label][column]["rank"])
+
+
+def ranks(means: np.ndarray) -> np.ndarray:
+    """(M,) ranks, 1 for the highest mean; equals share the better rank."""
+    return 1 + (means[None, :] > means[:, None]).sum(axis=1)
+
+
+def kendall_tau(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(...) Kendall's tau-a of (..., M) means: concordant minus discordant pairs, over all pairs; an equal pair counts 0."""
+    first, second = np.triu_indices(one.shape[-1], k=1)
+    signs = [np.sign(means[..., first] - means[..., second]) for means in (one, other)]
+    return (signs[0] * signs[1]).mean(axis=-1)
+
+
+def kendall_tau_interval(one: UserTotals, other: UserTotals, seed: int, resamples: int) -> tuple[float, float]:
+    """95% interval of tau: users are resampled with all their cases, the same users under both protocols.
+
+    Args:
+        one, other: (U, M) totals of the same users.
+    """
+    drawn = [
+        (block @ one.sums, block @ one.counts, block @ other.sums, block @ other.counts)
+        for block in resample_weights(len(one.sums), resamples, seed)
     ]
-    return document(f"{facts['dataset']}: split sensitivity", body)
+    sums, counts, other_sums, other_counts = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    low, high = percentile_bounds(kendall_tau(_mean(sums, counts), _mean(other_sums, other_counts))[:, None])
+    return float(low[0]), float(high[0])
 
 
-def origin(facts: dict) -> list[str]:
-    """As of when, of which data, and how it is counted."""
+def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def _users(by_label: Values) -> np.ndarray:
+    return next(iter(by_label.values()))[1]
+
+
+def _table(by_label: Values) -> np.ndarray:
+    return np.concatenate([values for values, _ in by_label.values()], axis=1)
+
+
+def _model_entries(by_label: Values, seed: int, resamples: int) -> dict[str, dict[str, Any]]:
+    """Mean, 95% interval by user and rank of each model; only users who have cases are resampled."""
+    users, row = np.unique(_users(by_label), return_inverse=True)
+    measured = intervals(UserTotals.from_cases(_table(by_label), row, len(users)), seed, resamples)
+    return {
+        label: {"mean": json_number(mean), "low": json_number(low), "high": json_number(high), "rank": int(rank)}
+        for label, mean, low, high, rank in zip(by_label, *measured, ranks(measured.mean), strict=True)
+    }
+
+
+def _tau_entry(one: UserTotals, other: UserTotals, seed: int, resamples: int) -> dict[str, float | None]:
+    means = [_mean(totals.sums.sum(axis=0), totals.counts.sum(axis=0)) for totals in (one, other)]
+    low, high = kendall_tau_interval(one, other, seed, resamples)
+    return {"tau": float(kendall_tau(*means)), "low": json_number(low), "high": json_number(high)}
+
+
+def markdown_card(card: dict[str, Any]) -> str:
+    """The card as Markdown, without its plots. `card` also holds the provenance that `sensitivity` adds."""
+    return "\n".join(
+        [
+            *(f"# Split sensitivity of {card['dataset']}", "", f"**{card['statement']}**", ""),
+            *(*provenance_lines(card), "", "## NDCG@10, rank", "", markdown_table(model_rows(card)), ""),
+            *("## Protocols", "", markdown_table(protocol_rows(card)), ""),
+        ]
+    )
+
+
+def html_card(card: dict[str, Any]) -> str:
+    """The card as HTML: statement, models by protocol, how ranks change, how similar the orders are."""
+    body = [
+        f"<h1>Split sensitivity of {escape(card['dataset'])}</h1>",
+        f'<p class="note"><b>{escape(card["statement"])}</b></p>',
+        "<p>" + "<br>".join(map(escape, provenance_lines(card))) + "</p>",
+        "<h2>Rank and NDCG@10 of each model</h2>",
+        _model_table(card),
+        plotly_figure(plot_ranks(card)),
+        plotly_figure(plot_taus(card)),
+        "<h2>The protocols</h2>",
+        table(protocol_rows(card)),
+    ]
+    return page(f"{card['dataset']}: split sensitivity", body, WIDE_STYLE + CARD_STYLE, plotly=True)
+
+
+def provenance_lines(card: dict[str, Any]) -> list[str]:
+    """When the card was made, from which data, and how it counts."""
     return [
-        f"As of {facts['date']}, commit {facts['commit']}, by {facts['command']}.",
-        f"Split {facts['split_id']} of data {facts['dataset_hash']}; no event from {facts['test_start']} on was read.",
-        "Full catalogue, ties against the model, seen items excluded, brackets hold 95% intervals by user. Recipes are "
-        "found on the validation window and followed everywhere else; item trends are as of each case, without what is "
+        f"As of {card['date']}, commit {card['commit']}, by {card['command']}.",
+        f"Split {card['split_id']} of data {card['dataset_hash']}; no event from {card['test_start']} on was read.",
+        "Full catalog, ties against the model, seen items excluded; brackets: 95% intervals by user. Hyperparameters are "
+        "chosen on the validation period and reused everywhere else. Item trends are as of each case, without what is "
         "held out.",
     ]
 
 
-def model_rows(facts: dict) -> list[dict[str, str]]:
+def model_rows(card: dict[str, Any]) -> list[dict[str, str]]:
     """One dict of column -> text per model."""
     return [
-        {"model": label} | {column: f"{entry['mean']:.4f}, {entry['rank']}" for column, entry in of.items()}
-        for label, of in facts["models"].items()
+        {"model": label} | {column: f"{entry['mean']:.4f}, {entry['rank']}" for column, entry in by_column.items()}
+        for label, by_column in card["models"].items()
     ]
 
 
-def protocol_rows(facts: dict) -> list[dict[str, str]]:
+def protocol_rows(card: dict[str, Any]) -> list[dict[str, str]]:
     """One dict of column -> text per protocol."""
     return [
         {
             "protocol": name,
-            "what is asked of what was fitted": one["meaning"],
-            "can feed a gate": "yes" if one["can_feed_a_gate"] else "no",
-            "cases": f"{one['cases']:,}",
-            "users": f"{one['users']:,}",
-            "first": best(facts, name),
+            "held-out events and fit": protocol["meaning"],
+            "can feed a gate": "yes" if protocol["can_feed_a_gate"] else "no",
+            "cases": f"{protocol['cases']:,}",
+            "users": f"{protocol['users']:,}",
+            "first": best_model(card, name),
         }
-        | {f"tau to {target}": _with_bounds(found) for target, found in one["tau"].items()}
-        for name, one in facts["protocols"].items()
+        | {f"tau to {target}": _tau_text(entry) for target, entry in protocol["tau"].items()}
+        for name, protocol in card["protocols"].items()
     ]
 
 
-def bump(facts: dict) -> go.Figure:
-    """The rank of each model under each protocol; a line that is level is a model that no protocol moves."""
-    columns = [name for name in BY_LIKENESS if name in facts["protocols"]]
-    figure, count = go.Figure(), len(facts["models"])
-    for position, (label, of) in enumerate(facts["models"].items()):
+def _tau_text(entry: dict[str, Any]) -> str:
+    """`+0.87 [+0.60, +1.00]`, without a line break inside."""
+    bounds = "" if entry["low"] is None else f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+    return f"{entry['tau']:+.2f}{bounds}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def plot_ranks(card: dict[str, Any]) -> go.Figure:
+    """The rank of each model under each protocol; a level line is a model that no protocol moves."""
+    columns = [name for name in COLUMN_ORDER if name in card["protocols"]]
+    figure, count, inner = go.Figure(), len(card["models"]), len(columns) - 2
+    for number, (label, by_column) in enumerate(card["models"].items()):
         figure.add_scatter(
-            x=columns, y=[of[name]["rank"] for name in columns], name=label, mode="lines+markers+text",
-            line={"width": 3, "color": qualitative.Dark24[position % 24]}, marker={"size": 13},
-            text=[label, *[""] * (len(columns) - 2), label], cliponaxis=False,
-            textposition=["middle left", *["middle center"] * (len(columns) - 2), "middle right"],
-            customdata=[[of[name]["mean"]] for name in columns],
+            x=columns,
+            y=[by_column[name]["rank"] for name in columns],
+            name=label,
+            mode="lines+markers+text",
+            line={"width": 3, "color": qualitative.Dark24[number % 24]},
+            marker={"size": 13},
+            text=[label, *[""] * inner, label],
+            textposition=["middle left", *["middle center"] * inner, "middle right"],
+            cliponaxis=False,
+            customdata=[[by_column[name]["mean"]] for name in columns],
             hovertemplate="%{x}: rank %{y}, NDCG@10 %{customdata[0]:.4f}",
-        )  # fmt: skip
-    places = [place for place, name in enumerate(columns) if name in TEMPORAL]
-    figure.add_vrect(x0=min(places) - 0.45, x1=max(places) + 0.45, fillcolor="#e3f2fd", layer="below", line_width=0,
-                     annotation_text="can feed a gate", annotation_position="top")  # fmt: skip
+        )
+    temporal = [place for place, name in enumerate(columns) if name in TEMPORAL]
+    figure.add_vrect(
+        x0=min(temporal) - 0.45,
+        x1=max(temporal) + 0.45,
+        fillcolor="#e3f2fd",
+        layer="below",
+        line_width=0,
+        annotation_text="can feed a gate",
+        annotation_position="top",
+    )
     figure.update_yaxes(autorange="reversed", tickvals=list(range(1, count + 1)), title="rank", zeroline=False)
     figure.update_xaxes(range=[-1.1, len(columns) + 0.1])
-    figure.update_layout(title="How ranks move between protocols", height=200 + 45 * count, showlegend=False,
-                         template="plotly_white")  # fmt: skip
-    return figure
+    layout = {"height": 200 + 45 * count, "showlegend": False, "template": "plotly_white"}
+    return figure.update_layout(title="How ranks change between protocols", **layout)
 
 
-def taus(facts: dict) -> go.Figure:
-    """Kendall's tau of each protocol's ordering with those of the temporal cut, 95% by resampling users."""
+def plot_taus(card: dict[str, Any]) -> go.Figure:
+    """Kendall's tau of each protocol's order with those of the temporal cut, with 95% intervals by user."""
     figure = go.Figure()
-    for target, colour in TAU_COLOURS.items():
-        found = {name: one["tau"][target] for name, one in facts["protocols"].items() if target in one["tau"]}
-        others = {name: entry for name, entry in found.items() if name != target}
+    for target, color in COLORS.items():
+        entries = {
+            name: protocol["tau"][target]
+            for name, protocol in card["protocols"].items()
+            if target in protocol["tau"] and name != target
+        }
         figure.add_scatter(
-            x=[entry["tau"] for entry in others.values()], y=list(others), name=f"with {target}", mode="markers",
-            orientation="h", marker={"size": 11, "color": colour}, error_x=_errors(list(others.values())),
-        )  # fmt: skip
-    order = [name for name in reversed(BY_LIKENESS) if name in facts["protocols"]]
+            x=[entry["tau"] for entry in entries.values()],
+            y=list(entries),
+            name=f"with {target}",
+            mode="markers",
+            orientation="h",
+            marker={"size": 11, "color": color},
+            error_x=error_bars(list(entries.values()), "tau"),
+        )
+    order = [name for name in reversed(COLUMN_ORDER) if name in card["protocols"]]
     figure.update_yaxes(categoryorder="array", categoryarray=order)
-    figure.update_xaxes(range=[-1.05, 1.05], title="1: the same order, 0: none, -1: reversed")
-    figure.update_layout(title="Kendall's tau with the temporal cut, 95% interval by user", height=420,
-                         scattermode="group", template="plotly_white")  # fmt: skip
-    return figure
+    figure.update_xaxes(range=[-1.05, 1.05], title="1: the same order, 0: unrelated, -1: reversed")
+    layout = {"height": 420, "scattermode": "group", "template": "plotly_white"}
+    return figure.update_layout(title="Kendall's tau with the temporal cut, 95% interval by user", **layout)
 
 
-def _models(facts: dict) -> str:
-    """The table of the card: rank in colour, NDCG@10 with its interval below."""
-    kinds = {name: ' class="gate"' if one["can_feed_a_gate"] else "" for name, one in facts["protocols"].items()}
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in kinds.items())
+def _model_table(card: dict[str, Any]) -> str:
+    """Models by protocol: rank as color, NDCG@10 with its interval below."""
+    classes = {name: ' class="gate"' if one["can_feed_a_gate"] else "" for name, one in card["protocols"].items()}
+    head = "".join(f"<th{css}>{escape(name)}</th>" for name, css in classes.items())
+    count = len(card["models"])
     rows = [
-        f"<tr><td>{escape(label)}</td>" + "".join(_cell(entry, len(facts["models"])) for entry in of.values()) + "</tr>"
-        for label, of in facts["models"].items()
+        f"<tr><td>{escape(label)}</td>{''.join(_model_cell(entry, count) for entry in by_column.values())}</tr>"
+        for label, by_column in card["models"].items()
     ]
     return f'<div class="wide"><table class="card"><tr><th>model</th>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _cell(entry: dict, count: int) -> str:
+def _model_cell(entry: dict[str, Any], count: int) -> str:
     shade = 0.45 * (count - entry["rank"]) / max(1, count - 1)
-    bounds = "" if entry["low"] is None else f"[{entry['low']:.4f}, {entry['high']:.4f}]"
+    mean, _, bounds = interval_text(entry).partition(" ")
     return (
-        f'<td style="background:rgba(46,125,50,{shade:.2f})"><b>{entry["rank"]}</b> &nbsp;{entry["mean"]:.4f}'
+        f'<td style="background:rgba(46,125,50,{shade:.2f})"><b>{entry["rank"]}</b> &nbsp;{mean}'
         f"<small>{bounds}</small></td>"
     )
-
-
-def _with_bounds(found: dict) -> str:
-    """`+0.87 [+0.60, +1.00]`, in one piece wherever lines break."""
-    bounds = "" if found["low"] is None else f" [{found['low']:+.2f}, {found['high']:+.2f}]"
-    return f"{found['tau']:+.2f}{bounds}".replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _errors(entries: list[dict]) -> dict:
-    """Asymmetric error bars; none where an interval is undefined."""
-    known = [
-        entry if entry["low"] is not None else entry | {"low": entry["tau"], "high": entry["tau"]} for entry in entries
-    ]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [entry["high"] - entry["tau"] for entry in known],
-        "arrayminus": [entry["tau"] - entry["low"] for entry in known],
-    }

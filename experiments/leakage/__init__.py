@@ -1,1 +1,1 @@
-"""The checks of the leakage audit, a file per family."""
+"""The leakage audit: did a model see anything from its future? See docs/gate.md."""

@@ -1,4 +1,4 @@
-"""What an audit looks at: the tables of a split, and what featurize made of them at one cut."""
+"""What the audit looks at: the tables of a split, and the features made from them at one cut."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
+from data.time_columns import microseconds
 from data.times import to_iso
-from features.feature_files import Features
-from features.featurize import featurize, microseconds, moment_of
-from features.sequences import EvaluationCases, Log
+from features.feature_files import Features, cut_time
+from features.fit import fit_features
+from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
 
-Row = dict[str, str]  # column -> text, as a person would look for it
+Row = dict[str, str]  # column -> text for a person
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A promise that does not hold; or, where it does not fail the audit, something that a reader should know."""
+    """A broken promise, or (`fails` is False) a fact worth knowing.
+
+    Attributes:
+        what: what was found.
+        rows: number of offending rows.
+        examples: the first of them.
+        meaning: why it matters.
+        remedy: what to do.
+    """
 
     what: str
-    rows: int  # that offend
-    examples: list[Row]  # the first of them
+    rows: int
+    examples: list[Row]
     meaning: str
     remedy: str
     fails: bool = True
@@ -36,71 +45,85 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How much a check looked at, what it found, and what it measured besides."""
+    """The result of a check: how much it looked at, what it found, and what it measured.
+
+    Attributes:
+        rows: number of rows that were looked at.
+        unit: what a row is.
+    """
 
     rows: int
-    unit: str  # what a row is
+    unit: str
     findings: list[Finding]
     measured: list[Row] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One cut of a split. What checks compare with is made anew from `events`, never read from the features."""
+def outcome(rows: int, unit: str, *findings: Finding) -> Outcome:
+    """The result of a check; findings without offending rows are dropped."""
+    return Outcome(rows, unit, [finding for finding in findings if finding.rows])
 
-    name: str  # valid | test | full
+
+@dataclass(frozen=True)
+class AuditedCut:
+    """One cut of a split. Checks compare the features with what they compute again from `events`.
+
+    Attributes:
+        name: valid, test or full.
+        rankings: label -> file of rankings that evaluate wrote, at the test cut.
+    """
+
+    name: str
     events: pd.DataFrame
     users: pd.DataFrame
     items: pd.DataFrame
     manifest: dict
     features: Features
     settings: params.Params
-    rankings: Mapping[str, Path] = field(default_factory=dict)  # label -> what evaluate wrote, of the test cut
+    rankings: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def start_us(self) -> int:
-        """The moment of the cut, as the split's manifest has it."""
-        return moment_of(self.name, self.manifest)
+        """The time of the cut in the split's manifest, in microseconds."""
+        return cut_time(self.name, self.manifest)
 
     @cached_property
     def times(self) -> np.ndarray:
-        """(E,) microseconds of `events`."""
+        """(E,) times of `events` in microseconds."""
         return microseconds(self.events[EVENT_TIME])
 
     @cached_property
     def known(self) -> np.ndarray:
-        """(E,) microseconds at which the platform learned of `events`."""
+        """(E,) times at which the platform learned of `events`, in microseconds."""
         return microseconds(self.events[KNOWN_TIME])
 
     @cached_property
     def past(self) -> pd.DataFrame:
-        """The events that happened before the cut and were known at it: all that training may read."""
+        """The events that had happened before the cut and were known at it: all that training may read."""
         return self.events[(self.times < self.start_us) & (self.known <= self.start_us)]
 
     @cached_property
     def ordered(self) -> pd.DataFrame:
-        """The events as a log should hold them: by user, then in total order."""
+        """The events as a log holds them: by user, then in total order."""
         position = pd.Series(np.arange(len(self.features.users)), index=self.features.users)
         owner = position.reindex(self.events[USER]).fillna(-1).to_numpy()
         order = np.lexsort([self.events[EVENT_ID].to_numpy().astype(str), self.times, owner])
         return self.events.iloc[order]
 
     @cached_property
-    def entered(self) -> pd.Series:
-        """Item id -> the first moment, in microseconds, at which an event of it had happened and was known."""
+    def item_known_from(self) -> pd.Series:
+        """Item id -> the first time, in microseconds, at which one of its events had happened and was known."""
         return pd.Series(np.maximum(self.times + 1, self.known), index=self.events[ITEM]).groupby(level=0).min()
 
     @cached_property
-    def refitted(self) -> dict:
-        """What featurize makes where there is nothing but the past: no later event, nobody and nothing of later."""
+    def refitted(self) -> Features:
+        """The features computed again from the past alone: no later event, and no user or item without a past event."""
         users = self.users[self.users[USER].isin(self.past[USER])]
         items = self.items[self.items[ITEM].isin(self.past[ITEM])]
-        settings = self.settings
-        return featurize(self.past, users, items, self.start_us, settings.featurize, settings.seed)
+        return fit_features(self.past, users, items, self.start_us, self.settings.featurize, self.settings.seed)
 
     @cached_property
     def cases(self) -> dict[str, EvaluationCases]:
-        """The cases of both targets, as an evaluation would meet them."""
+        """The evaluation cases of both targets."""
         return validation.cases(self.features)
 
     def user(self, row: int) -> str:
@@ -109,14 +132,18 @@ class Cut:
     def item(self, row: int) -> str:
         return "(not in the vocabulary)" if row == PAD else self.features.vocabulary.id(row)
 
-    def shown(self, events: pd.DataFrame) -> list[Row]:
-        """The first of some events, as a person would look for them."""
-        kept = [name for name in (EVENT_ID, USER, ITEM, EVENT_TIME, KNOWN_TIME, PART) if name in events]
-        rows = events[kept].head(self.settings.audit.examples).to_dict("records")
+    def first(self, examples: list[Row]) -> list[Row]:
+        """As many examples as a finding shows."""
+        return examples[: self.settings.audit.examples]
+
+    def show(self, events: pd.DataFrame) -> list[Row]:
+        """The first of some events as examples."""
+        columns = [name for name in (EVENT_ID, USER, ITEM, EVENT_TIME, KNOWN_TIME, PART) if name in events]
+        rows = events[columns].head(self.settings.audit.examples).to_dict("records")
         return [{str(name): _text(value) for name, value in row.items()} for row in rows]
 
-    def shown_in(self, log: Log, rows: np.ndarray) -> list[Row]:
-        """The first of some rows of a log."""
+    def show_log(self, log: InteractionLog, rows: np.ndarray) -> list[Row]:
+        """The first of some rows of a log as examples."""
         rows = rows[: self.settings.audit.examples]
         return [
             {

@@ -1,1 +1,1 @@
-"""From an answer back to its events and from events forward to answers: what trace, impact and replay read and show."""
+"""Lineage: from a served answer back to its data, from data forward to answers, and an answer computed again."""

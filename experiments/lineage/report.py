@@ -1,4 +1,4 @@
-"""What trace, impact and replay found, in parts: as text for a terminal, and as JSON."""
+"""Reports of trace, impact, replay and skew: parts as text, JSON or HTML, and the options that these commands share."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from experiments import pages
 from serving.edge import settings as edge
-from serving.edge.pseudonym import secret_of
+from serving.edge.request_log import derive_secret
 
-ROWS_SHOWN = 10  # of a table in text; JSON and the page hold all
-WIDEST = 110
+MAX_ROWS = 10  # of a table in text; JSON and the page hold all
+MAX_WIDTH = 110
+STYLE = """section{border:1px solid #d8dee4;border-radius:.5rem;padding:.2rem 1rem 1rem;margin:0 0 1.6rem}
+h2{font-size:1rem;margin:.7rem 0 .4rem}td{overflow-wrap:anywhere}"""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One link of a lineage.
+class ReportPart:
+    """One part of a report.
 
     Attributes:
-        facts: name -> value: text, a number, a list or a dictionary; None where it is not known.
+        facts: name -> text, number, list or dictionary; None if unknown.
         rows: a table; all rows have the keys of the first.
-        note: what is missing or wrong, and where it was looked for; empty where nothing is.
+        note: what is missing or wrong, and where it was searched; "" if nothing is.
     """
 
     name: str
@@ -33,114 +36,91 @@ class Part:
     note: str = ""
 
 
-def as_json(title: str, parts: Sequence[Part]) -> str:
-    told: dict[str, Any] = {"title": title}
-    for part in parts:
-        told[part.name] = {**part.facts, "rows": list(part.rows), "note": part.note}
-    return json.dumps(told, indent=1, ensure_ascii=False, default=str)
+def as_json(title: str, parts: Sequence[ReportPart]) -> str:
+    report: dict[str, Any] = {"title": title}
+    report |= {part.name: {**part.facts, "rows": list(part.rows), "note": part.note} for part in parts}
+    return json.dumps(report, indent=1, ensure_ascii=False, default=str)
 
 
-def as_text(title: str, parts: Sequence[Part]) -> str:
+def as_text(title: str, parts: Sequence[ReportPart]) -> str:
     return "\n".join([title, *(line for part in parts for line in _lines(part))])
 
 
-def shown(value: Any) -> str:
-    """A value as a person reads it."""
+def page(title: str, parts: Sequence[ReportPart]) -> str:
+    """The report as an HTML page."""
+    return pages.page(title, [f"<h1>{escape(title)}</h1>", *map(_section, parts)], STYLE)
+
+
+def show_value(value: Any) -> str:
+    """A value as text."""
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) or "-"
+        return ", ".join(f"{name} {show_value(one)}" for name, one in value.items()) or "-"
     if isinstance(value, list | tuple):
-        return ", ".join(map(shown, value)) or "-"
+        return ", ".join(map(show_value, value)) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _lines(part: Part) -> list[str]:
+def _lines(part: ReportPart) -> list[str]:
     width = max((len(name) for name in part.facts), default=0)
-    facts = [f"  {name:<{width}}  {_cut(shown(value))}" for name, value in part.facts.items()]
-    return ["", part.name.upper(), *facts, *_table(part.rows), *([f"  ! {part.note}"] if part.note else [])]
+    facts = [f"  {name:<{width}}  {_shorten(show_value(value))}" for name, value in part.facts.items()]
+    return ["", part.name.upper(), *facts, *_text_table(part.rows), *([f"  ! {part.note}"] if part.note else [])]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _text_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     names = list(rows[0])
-    cells = [names, *([shown(row[name]) for name in names] for row in rows[:ROWS_SHOWN])]
+    cells = [names, *([show_value(row[name]) for name in names] for row in rows[:MAX_ROWS])]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     lines = ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-    more = len(rows) - ROWS_SHOWN
-    return [*lines, f"  ... and {more:,} more (--json and --html hold them)"] if more > 0 else lines
+    more = len(rows) - MAX_ROWS
+    return [*lines, f"  ... and {more:,} more (--json and --html show all)"] if more > 0 else lines
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 3] + "..."
 
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b2733}
-h1{font-size:1.4rem;overflow-wrap:anywhere}section{border:1px solid #d8dee4;border-radius:.5rem;padding:.2rem 1rem 1rem;margin:0}
-section+section{margin-top:1.6rem;position:relative}
-section+section::before{content:"";position:absolute;left:2rem;top:-1.6rem;height:1.6rem;border-left:2px solid #8c959f}
-h2{font-size:1rem;margin:.7rem 0 .4rem}table{border-collapse:collapse;width:100%;font-size:14px}
-td,th{padding:.2rem .6rem .2rem 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}
-.facts th{font-weight:400;color:#57606a;width:11rem;white-space:nowrap}.rows th{border-bottom:1px solid #d8dee4}
-.rows{margin-top:.6rem}.note{background:#fff8c5;border-radius:.3rem;padding:.4rem .7rem;margin:.7rem 0 0}"""
-
-
-def page(title: str, parts: Sequence[Part]) -> str:
-    """HTML of a report."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{escape(title)}</h1>{''.join(map(_section, parts))}</html>\n"
-    )
-
-
-def _section(part: Part) -> str:
-    facts = "".join(f"<tr><th>{escape(name)}<td>{escape(shown(value))}" for name, value in part.facts.items())
+def _section(part: ReportPart) -> str:
+    facts = pages.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
+    rows = pages.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
     note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
-    table = f'<table class="facts">{facts}</table>' if facts else ""
-    return f"<section><h2>{escape(part.name)}</h2>{table}{_rows(part)}{note}</section>"
+    return f"<section><h2>{escape(part.name)}</h2>{facts}{rows}{note}</section>"
 
 
-def _rows(part: Part) -> str:
-    if not part.rows:
-        return ""
-    names = list(part.rows[0])
-    head = "".join(f"<th>{escape(name)}" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(shown(row[name]))}" for name in names) for row in part.rows)
-    return f'<table class="rows"><tr>{head}{body}</table>'
+# --- the commands' shared options
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
-    parser.add_argument("--served", type=Path, metavar="FOLDER", help="the served log (default: the edge's own)")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="print JSON")
-    how.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--served", type=Path, metavar="FOLDER", help="the served log (default: the edge's)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a page")
 
 
-def served(given: argparse.Namespace) -> Path:
+def served_folder(arguments: argparse.Namespace) -> Path:
     """The folder of the served log."""
-    return given.served or edge.load().home / "served"
+    return arguments.served or edge.load().home / "served"
 
 
-def secret(folder: Path) -> bytes | None:
-    """What users are hidden under in a served log: as the environment states it, or as it lies beside the folder;
-    None where neither has it."""
+def user_secret(folder: Path) -> bytes | None:
+    """The secret of a served log's pseudonyms: from the environment, or `user.key` beside the folder; None without."""
     stated, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
     if stated:
-        return secret_of(stated, edge.variable("user_secret"))
-    return secret_of(path.read_text().strip(), path) if path.is_file() else None
+        return derive_secret(stated, edge.variable("user_secret"))
+    return derive_secret(path.read_text().strip(), path) if path.is_file() else None
 
 
-def show(title: str, parts: Sequence[Part], given: argparse.Namespace) -> None:
-    """Print it, or write the page and say where."""
-    if given.html is not None:
-        given.html.parent.mkdir(parents=True, exist_ok=True)
-        given.html.write_text(page(title, parts))
-        notes = [f"; {part.name}: {part.note}" for part in parts if part.note]
-        print(f"{title}: {len(parts)} parts{''.join(notes)} -> {given.html}")
+def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:
+    """Print the report, or write the page and print where it is."""
+    if arguments.html is None:
+        print(as_json(title, parts) if arguments.json else as_text(title, parts))
         return
-    print(as_json(title, parts) if given.json else as_text(title, parts))
+    arguments.html.parent.mkdir(parents=True, exist_ok=True)
+    arguments.html.write_text(page(title, parts))
+    notes = "".join(f"; {part.name}: {part.note}" for part in parts if part.note)
+    print(f"{title}: {len(parts)} parts{notes}; report: {arguments.html}")

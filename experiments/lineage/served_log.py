@@ -1,4 +1,4 @@
-"""The served log, read: one answer by its request id, or all of them. Half a line costs itself alone, and is counted."""
+"""Read the served log of the edge: answers by request id, and the requests that were kept beside it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ import orjson
 
 from config.command import UserError
 
-SERVED, REQUESTS = "served", "requests"  # names of the files, as serving.edge writes them
+SERVED, REQUESTS = "served", "requests"  # file names, as serving.edge writes them
+NOT_COMPUTED = "none"  # value of `cache` in a line whose answer the edge gave without a worker
+FROM_EDGE = "no worker computed this answer: the edge gave a list that it had"
+
+Line = Mapping[str, Any]
 
 
 class LineageError(UserError):
-    """A link of a lineage cannot be found or read; the text says where it was looked for."""
+    """Something cannot be found or read; the text says where it was searched."""
 
 
 class ServedLines:
-    """The lines of all files of a folder, in the order of their days.
+    """The lines of all files of a folder, by day. A broken line is skipped and counted.
 
     Attributes:
-        read, broken: lines that were looked at so far, and those among them that are no line of ours.
+        read, broken: the lines read so far, and the broken ones among them.
     """
 
     def __init__(self, folder: Path, name: str = SERVED) -> None:
@@ -30,84 +34,81 @@ class ServedLines:
         self.read = self.broken = 0
 
     def each(self, holding: bytes = b"") -> Iterator[dict[str, Any]]:
-        """Every line that holds these bytes."""
+        """Every line that contains these bytes."""
         self.read = self.broken = 0
         for path in self.files:
             with path.open("rb") as file:
                 for raw in file:
                     self.read += 1
                     if holding in raw or not raw.endswith(b"}\n"):
-                        yield from self._parsed(raw, holding)
+                        yield from self._parse(raw, holding)
 
     def find(self, request_id: str) -> list[dict[str, Any]]:
-        """The lines of one request, oldest first; ids that clients state may repeat.
+        """The lines of one request, oldest first. Clients choose request ids, so an id may repeat.
 
         Raises:
-            LineageError: there is none; says where it was looked for.
+            LineageError: there is none.
         """
-        found = [line for line in self.each(_quoted(request_id)) if line["request_id"] == request_id]
+        try:
+            quoted = orjson.dumps(request_id)
+        except TypeError:
+            raise LineageError(f"{request_id!r} is not a request id: JSON cannot hold it") from None
+        found = [line for line in self.each(quoted) if line["request_id"] == request_id]
         if not found:
-            raise LineageError(f"no answer has the request id {request_id!r}: {self.described()}")
+            raise LineageError(f"no answer has the request id {request_id!r}: {self.describe()}")
         return found
 
-    def described(self) -> str:
-        """Where was looked, and in how much."""
+    def describe(self) -> str:
+        """Where was searched, and how many lines."""
         if not self.files:
             return f"{self.folder} holds no served log; --served names another folder"
         broken = f", {self.broken} of them broken" if self.broken else ""
-        return f"looked at {self.read:,} lines in {self.folder}{broken}; --served names another folder"
+        return f"searched {self.read:,} lines in {self.folder}{broken}; --served names another folder"
 
-    def _parsed(self, raw: bytes, holding: bytes) -> Iterator[dict[str, Any]]:
+    def _parse(self, raw: bytes, holding: bytes) -> Iterator[dict[str, Any]]:
         try:
             line = orjson.loads(raw)
-            whole = isinstance(line, dict) and "request_id" in line
         except ValueError:
-            whole = False
-        if not whole:
+            line = None
+        if not isinstance(line, dict) or "request_id" not in line:
             self.broken += 1
         elif holding in raw:
             yield line
 
 
-def _quoted(text: str) -> bytes:
-    try:
-        return orjson.dumps(text)
-    except TypeError:
-        raise LineageError(f"{text!r} is no request id: it is no text that JSON can hold") from None
-
-
-def unlogged(line: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What a request stated beyond its line in the served log.
+def unlogged_fields(line: Line, folder: Path) -> dict[str, Any]:
+    """The fields of a request that its line does not hold.
 
     Raises:
-        LineageError: it was not kept.
+        LineageError: they were not kept.
     """
     if "basis" not in line:
-        raise LineageError("this line was written before answers could be replayed: it does not say what was asked")
+        raise LineageError("this line comes from a version that did not log what was requested; it cannot be replayed")
     if not line["unlogged"]:
         return {}
-    kept = bodies(folder, [line])
+    kept = kept_requests(folder, [line])
     if not kept:
-        stated = " and ".join(line["unlogged"])
+        names = " and ".join(line["unlogged"])
         raise LineageError(
-            f"the request stated {stated}, which no line of the served log holds, and {folder.parent / REQUESTS} does "
-            "not hold it either: the edge keeps requests only where TIDEGATE_EDGE_KEEP_REQUESTS is true"
+            f"the request stated {names}, which the served log never holds, and {folder.parent / REQUESTS} does not hold it "
+            "either: the edge keeps requests only if TIDEGATE_EDGE_KEEP_REQUESTS is true"
         )
     return kept[line["request_id"], line["asked"]]
 
 
-def bodies(folder: Path, lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """(request id, asked) -> what the request stated, of those lines that do not hold all of it, where it was kept."""
+def kept_requests(folder: Path, lines: Iterable[Line]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(request id, asked) -> the kept request fields of those lines that do not hold all of them."""
     wanted = {(line["request_id"], line["asked"]) for line in lines if line.get("unlogged")}
-    kept = ServedLines(folder.parent / REQUESTS, REQUESTS)
-    each = (((one["request_id"], one["asked"]), one["body"]) for one in kept.each())
-    return {name: body for name, body in each if name in wanted}
+    requests = ServedLines(folder.parent / REQUESTS, REQUESTS).each()
+    by_request = (((one["request_id"], one["asked"]), one["body"]) for one in requests)
+    return {key: body for key, body in by_request if key in wanted}
 
 
-def given_before(line: Mapping[str, Any], folder: Path) -> str:
-    """Why an answer that repeats an earlier one is not computed, and which one to ask for."""
-    lines = ServedLines(folder).each()
-    same = [one for one in lines if (one["user"], one["time"]) == (line["user"], line["time"])]
-    first = next((one["request_id"] for one in same if one["rung"] != "cached"), None)
-    where = f"replay {first!r}" if first else f"its own line is not in {folder}"
-    return f"this answer repeats the user's answer of {line['time']}, since nothing could be computed; {where}"
+def why_repeated(line: Line, folder: Path) -> str:
+    """Why an answer that repeats an earlier one is not computed, and which answer to replay instead."""
+    same = (
+        one for one in ServedLines(folder).each() if (one["user"], one["time"]) == (line["user"], line["time"])
+    )  # fmt: skip
+    first = next((one["request_id"] for one in same if one["source"] != "cached"), None)
+    instead = f"replay {first!r}" if first else f"the line of that answer is not in {folder}"
+    return f"this answer repeats the user's answer of {line['time']}, because nothing could be computed; {instead}"

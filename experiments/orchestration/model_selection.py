@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config.paths import FEATURES, FITTED
 from experiments.orchestration.workspace import edited
+from training.model_factory import is_learned
 
 
 def write(folder: Path, labels: list[str]) -> None:
@@ -15,8 +16,19 @@ def write(folder: Path, labels: list[str]) -> None:
         models = settings["train"]["models"]
         hybrids = [label for label in labels if "parts" in models[label]]
         alone = [label for label in labels if label not in hybrids]
-        pipeline["vars"] = [{"models": alone}, {"hybrids": hybrids}, {"ranked": alone + hybrids}]
-        _keep_stages(pipeline, models, hybrids)
+        networks = [label for label in alone if is_learned(models[label]["name"])]
+        baselines = [label for label in alone if label not in networks]
+        pipeline["vars"] = [
+            {"baselines": {"model": baselines}},
+            {"networks": networks},
+            {"hybrids": hybrids},
+            {"ranked": {"model": [*baselines, *networks, *hybrids]}},
+        ]
+        _fit_baselines(pipeline, baselines)
+        _fit_hybrids(pipeline, models, hybrids)
+        for stage, chosen in (("baselines", baselines), ("network", networks), ("hybrid", hybrids)):
+            if not chosen:
+                pipeline["stages"].pop(f"train-{stage}", None)
 
 
 def leave_out_what_is_too_large(folder: Path) -> list[str]:
@@ -32,7 +44,7 @@ def leave_out_what_is_too_large(folder: Path) -> list[str]:
         for model in hybrids.values():
             model["parts"] = [part for part in model["parts"] if part not in refuse]
         gone = {*refuse, *(label for label, model in hybrids.items() if len(model["parts"]) < 2)}
-        asked = next(one["ranked"] for one in pipeline["vars"] if "ranked" in one)
+        asked = next(one["ranked"]["model"] for one in pipeline["vars"] if "ranked" in one)
         for label in gone:
             settings["tune"]["spaces"].pop(label, None)
             if label in hybrids:
@@ -45,14 +57,18 @@ def leave_out_what_is_too_large(folder: Path) -> list[str]:
     ]
 
 
-def _keep_stages(pipeline: dict, models: dict, hybrids: list[str]) -> None:
-    """The stages of the hybrids wait for their parts, and for nothing else; without hybrids there are none."""
-    parts = {part for label in hybrids for part in models[label]["parts"]}
-    for name in [name for name in pipeline["stages"] if name.startswith("train-hybrid-")]:
-        cut = name.rpartition("-")[2]
-        if not hybrids:
-            del pipeline["stages"][name]
-            continue
-        stage = pipeline["stages"][name]
-        others = [path for path in stage["deps"] if not path.startswith(f"{FITTED}/") or "${" in path]
-        stage["deps"] = others + [f"{FITTED}/{part}/{cut}" for part in sorted(parts)]
+def _fit_baselines(pipeline: dict, baselines: list[str]) -> None:
+    """Name the baselines in the stage that fits all of them."""
+    if stage := pipeline["stages"].get("train-baselines"):
+        prefix = "train.models."
+        others = [key for key in stage["params"] if not key.startswith(prefix)]
+        stage["params"] = others + [f"{prefix}{label}" for label in baselines]
+        stage["outs"] = [f"{FITTED}/{label}" for label in baselines]
+
+
+def _fit_hybrids(pipeline: dict, models: dict, hybrids: list[str]) -> None:
+    """Let the stage of the hybrids wait for their parts, and for no other model."""
+    if stage := pipeline["stages"].get("train-hybrid"):
+        parts = {part for label in hybrids for part in models[label]["parts"]}
+        others = [path for path in stage["deps"] if not path.startswith(f"{FITTED}/")]
+        stage["deps"] = others + [f"{FITTED}/{part}" for part in sorted(parts)]

@@ -19,9 +19,10 @@ import yaml
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT
-from experiments.evaluation.comparison import best_on_validation, on_validation
-from experiments.evaluation.measure import Measured, measure, read_metrics
-from experiments.orchestration import steps
+from experiments.evaluation.comparison import best_on_validation, validation_score
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
+from experiments.orchestration import model_selection, steps
 from experiments.orchestration.workspace import edited
 from training import provenance
 
@@ -44,17 +45,28 @@ def fit_and_measure(folder: Path, number: int, env: dict[str, str]) -> str | Non
     labels = [one.label for one in measured if one.learned and one.label in settings.train.models]
     if not labels:
         return None
+    whole, first = (folder / "dvc.yaml").read_text(), settings.train.seed
+    model_selection.write(folder, _with_parts(labels, settings))
     for seed in range(number):
         take(folder, seed)
-        step = f"seed {seed}: {', '.join(labels)}"
-        steps.step(step, "dvc", ["repro", *(f"evaluate@{label}" for label in labels)], folder, env)
+        steps.step(f"seed {seed}: {', '.join(labels)}", "dvc", ["repro", "evaluate"], folder, env)
         keep(folder, seed, labels)
+    (folder / "dvc.yaml").write_text(whole)
+    take(folder, first)
+    steps.step("every model, from the cache", "dvc", ["repro", "evaluate"], folder, env)
     found = put_together(folder, labels, range(number))
     registered = best_on_validation([one for one in found if one.label in labels], learned=True)
     if registered is not None:  # None where only baselines are learned
         take(folder, median_seed(folder, registered, range(number)))
     steps.step("back to the median seed", "dvc", ["repro", "compare"], folder, env)
     return registered
+
+
+def _with_parts(labels: Sequence[str], settings: params.Params) -> list[str]:
+    """These models and those that they combine, in the order of params.yaml."""
+    models = settings.train.models
+    wanted = {*labels, *(part for label in labels for part in getattr(models[label], "parts", ()))}
+    return [label for label in models if label in wanted]
 
 
 def take(folder: Path, seed: int) -> None:
@@ -72,7 +84,7 @@ def keep(folder: Path, seed: int, labels: Sequence[str]) -> None:
             shutil.copyfile(folder / EXPERIMENTS / name / f"{label}.{suffix}", target / f"{label}.{suffix}")
 
 
-def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
+def put_together(folder: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[MeasuredModel]:
     """Metrics and rankings of all models, those of `labels` over all seeds; lies in TOGETHER."""
     shutil.rmtree(folder / TOGETHER, ignore_errors=True)
     for name in ("metrics", "rankings"):
@@ -125,7 +137,9 @@ def _mean_of(measured: Sequence[dict]) -> dict:
 def median_seed(folder: Path, label: str, seeds: Sequence[int]) -> int:
     """The seed with the median validation score of a model; of the two in the middle the lower score."""
     read = {seed: folder / KEPT / str(seed) / "metrics" / f"{label}.json" for seed in seeds}
-    scores = {seed: on_validation(Measured.model_validate_json(path.read_text())) for seed, path in read.items()}
+    scores = {
+        seed: validation_score(MeasuredModel.model_validate_json(path.read_text())) for seed, path in read.items()
+    }
     return sorted(scores, key=lambda seed: (scores[seed], seed))[(len(scores) - 1) // 2]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+import yaml
 
 from config import params
 from config.command import UserError
@@ -53,6 +56,84 @@ def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[
     print(f"=== {time.perf_counter() - begun:.0f} s", flush=True)
 
 
+class Progress:
+    """Runs commands and reports each as `step 4 of 13, 0:42: ...`, with what it printed indented below.
+
+    Args:
+        folder: project or workspace in which commands run.
+        target: the stage of dvc.yaml that the pipeline is run up to.
+        further: how many commands follow the pipeline.
+    """
+
+    def __init__(self, folder: Path, env: dict[str, str], target: str, further: int) -> None:
+        self._folder, self._env, self._target = folder, env | {"PYTHONUNBUFFERED": "1"}, target
+        self._stages = stages_up_to(target, yaml.safe_load((folder / "dvc.yaml").read_text()))
+        self._done, self._total, self._begun = 0, len(self._stages) + further, time.monotonic()
+
+    def announce(self, title: str) -> None:
+        """Print the line of the next step."""
+        self._done += 1
+        minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+        print(f"step {self._done} of {self._total}, {minutes}:{seconds:02}: {title}", flush=True)
+
+    def run(self, title: str, module: str, *arguments: str, folder: Path | None = None) -> None:
+        """Run `python -m module` as one step.
+
+        Raises:
+            UserError: it failed; its output stands above.
+        """
+        self.announce(title)
+        self._execute(title, [module, *arguments], folder or self._folder, lambda line: None)
+
+    def pipeline(self, titles: Mapping[str, str]) -> None:
+        """Run the stages that have changed, each as one step.
+
+        Args:
+            titles: what each stage does, by its name; `{model}` stands for the model of a matrix stage.
+        """
+
+        def stage_title(line: str) -> str | None:
+            if not (found := DVC_STAGE.match(line)):
+                return None
+            name, _, model = found["name"].partition("@")
+            return titles.get(name, name).format(model=model) + ("" if found["runs"] else " (unchanged)")
+
+        self._execute("the pipeline", ["dvc", "repro", self._target], self._folder, stage_title)
+
+    def _execute(self, title: str, command: list[str], folder: Path, begins: Callable[[str], str | None]) -> None:
+        command = [sys.executable, "-m", *command]
+        out, err = subprocess.PIPE, subprocess.STDOUT
+        with subprocess.Popen(command, cwd=folder, env=self._env, text=True, stdout=out, stderr=err) as process:
+            assert process.stdout is not None
+            for line in map(str.rstrip, process.stdout):
+                if step_title := begins(line):
+                    self.announce(step_title)
+                elif not DVC_NOISE.match(line):
+                    print(f"  {line}", flush=True)
+        if process.returncode:
+            reason = f"{' '.join(command[1:])} ended with {process.returncode}; the reason stands above"
+            raise UserError(f"{title} failed ({reason})")
+
+
+# What DVC prints: a stage begins or is left out; and lines that are of no use to a reader of the demo.
+DVC_STAGE = re.compile(r"(?:(?P<runs>Running) stage|Stage) '(?P<name>[^']+)'(?::| didn't change| is cached)")
+DVC_NOISE = re.compile(
+    r"$|> python|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
+)
+
+
+def stages_up_to(target: str, pipeline: dict) -> list[str]:
+    """The stages of dvc.yaml from the first to `target`, in their order; a matrix stage once for each of its models."""
+    variables = {f"${{{name}}}": value for one in pipeline["vars"] for name, value in one.items()}
+    names: list[str] = []
+    for name, stage in pipeline["stages"].items():
+        models = variables[stage["matrix"]["model"]] if "matrix" in stage else []
+        names += [f"{name}@{model}" for model in models] if "matrix" in stage else [name]
+        if name == target:
+            break
+    return names
+
+
 def data_and_features(folder: Path, env: dict[str, str]) -> None:
     """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
     step("data and features", "dvc", ["repro", "featurize"], folder, env)
@@ -76,12 +157,12 @@ def publish(folder: Path, dataset: str) -> None:
         shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", RESULTS / f"{dataset}.{suffix}")
 
 
-def leaderboard(dataset: str) -> str:
-    """The models side by side, as experiments/results/<dataset>.json has them."""
-    from experiments.leaderboard.markdown import summary
+def leaderboard(dataset: str, folder: Path = ROOT) -> str:
+    """The models side by side, as experiments/results/<dataset>.json of a folder has them."""
+    from experiments.leaderboard.report import text_summary
 
-    result = json.loads((RESULTS / f"{dataset}.json").read_text())
-    return summary(result, params.load(ROOT / "params.yaml").gate.primary)
+    result = json.loads((folder / "experiments" / "results" / f"{dataset}.json").read_text())
+    return text_summary(result, params.load(ROOT / "params.yaml").gate.primary)
 
 
 def verdict(folder: Path) -> str:

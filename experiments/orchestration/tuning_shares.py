@@ -9,9 +9,9 @@ from pathlib import Path
 from config import params
 from config.paths import EXPERIMENTS, FEATURES
 from experiments.orchestration import steps
-from experiments.tuning.study import ended_since, name_of, open_study, url_of
+from experiments.tuning.study import open_study, storage_url, study_name, trials_ended_since
 from features import feature_files
-from training.train import build_is_learned
+from training.model_factory import is_learned
 
 NOTE = EXPERIMENTS / "experiment.json"  # of an experiment that has not come to its end
 
@@ -33,7 +33,7 @@ def fair_share(pool: float, models: int, had: float) -> float:
 
 
 def is_network(label: str, settings: params.Params) -> bool:
-    return build_is_learned(settings.train.models[label].model_dump())
+    return is_learned(settings.train.models[label].name)
 
 
 def order_of(settings: params.Params) -> list[str]:
@@ -43,9 +43,9 @@ def order_of(settings: params.Params) -> list[str]:
 
 def had_since(start: float, label: str, folder: Path, settings: params.Params, workers: int) -> tuple[float, int]:
     """What a model's study had since a moment: seconds of the trials that were not killed, and their number."""
-    name = name_of(label, feature_files.load(folder / FEATURES / "valid"), settings)
-    study = open_study(name, url_of(), 0, objectives=settings.tune.objectives)
-    ended = ended_since(study, start)
+    name = study_name(label, feature_files.load_features(folder / FEATURES / "valid"), settings)
+    study = open_study(name, storage_url(), 0, objectives=settings.tune.objectives)
+    ended = trials_ended_since(study, start)
     return sum(trial.duration.total_seconds() for trial in ended) / workers, len(ended)
 
 

@@ -18,9 +18,9 @@ import yaml
 
 from config.command import UserError
 from config.paths import PROJECT, ROOT, WORKSPACES
-from data.errors import DataError
-from data.readers.sources import detect, locate
-from data.readers.table import check_map
+from data.files import DataError
+from data.readers.sources import detect_format, locate_files
+from data.readers.table import check_mapping
 
 HOME = PROJECT / WORKSPACES
 SIMULATED = "simulated"  # the data set of the simulator, where it is not the project's own
@@ -101,8 +101,16 @@ def make(
     with _copied(dataset) as (settings, pipeline):
         settings["ingest"] |= {"source": "auto", "event_types": None, **stated, "columns": columns}
         pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(map(str, read)))
-        pipeline["stages"].pop("oracle", None)  # the simulator's
+        evaluate = pipeline["stages"]["evaluate"]
+        evaluate["cmd"] = evaluate["cmd"].removesuffix(" --oracle")  # only the simulator has one
     return HOME / dataset
+
+
+def make_demo() -> Path:
+    """The workspace of the project's own dataset, with its settings as they are."""
+    dataset = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    with _copied(dataset):
+        return HOME / dataset
 
 
 def make_simulated() -> Path:
@@ -122,14 +130,14 @@ def _found(path: Path, variable: str) -> Path:
 def _check_columns(columns: dict[str, str]) -> None:
     context = yaml.safe_load((ROOT / "params.yaml").read_text())["featurize"]["context"]
     try:
-        check_map(columns, context)
+        check_mapping(columns, context)
     except DataError as error:
         raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
 
 
 def _read_from(source: Path) -> list[Path]:
     """The source, and beside a MovieLens file the side tables that ingest finds there by itself."""
-    file, beside = locate(source, detect(source))
+    file, beside = locate_files(source, detect_format(source))
     return [source] if source.is_dir() else [file, *beside.values()]
 
 

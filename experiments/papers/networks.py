@@ -1,6 +1,10 @@
-"""NeuMF (He et al. 2017, section 3.4): one branch multiplies embeddings, the other has an MLP; each has its own.
+"""The networks of the NCF comparison and their training: NeuMF's branches, and neural CF on sets of items.
 
-Legend: B users of a batch, U users, N item rows (PAD's included), C candidates, D width, H hidden width.
+He et al. 2017, section 3.4: NeuMF has one branch that multiplies embeddings and one with an MLP, each with its own
+embeddings. The training follows Rendle et al. 2020.
+
+Shapes: B users of a batch, U users, N item rows (including PAD's), C candidates, D embedding size, P positives,
+M negatives.
 """
 
 from __future__ import annotations
@@ -14,35 +18,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.papers.protocol import Given, Training
+from experiments.papers.protocol import RankingTask, Training
 from training import losses
 from training.models.base import Sizes
 from training.models.neural_cf import NeuralCF
-from training.module import move_average, parameter_groups
+from training.module import parameter_groups, update_average
 from training.negative_sampling import NegativeSampler
 
-STD = 0.1  # of embeddings before training, as Rendle et al. 2020 begin
+STD = 0.1  # of initial embeddings, as in Rendle et al. 2020
 
 
-class Product(nn.Module):
-    """score = user · item + item bias + user bias, the user an embedding of its id: GMF with weights of one.
+class DotProduct(nn.Module):
+    """score = user · item + item bias + user bias, where the user is an embedding of its id: GMF with weights of one.
 
-    Weights of its own for each dimension, as GMF has, would escape the pull on embeddings.
+    GMF's own weight per dimension is left out: it would escape the regularization of the embeddings.
     """
 
-    def __init__(self, given: Given, recipe: dict) -> None:
+    def __init__(self, task: RankingTask, configuration: dict) -> None:
         super().__init__()
-        users, items = given.taken.shape
-        width = recipe["embedding_dim"]
-        self.users = nn.Embedding(users, width + 1, sparse=True)  # the last is the user's bias
+        users, items = task.taken.shape
+        width = configuration["embedding_dim"]
+        self.users = nn.Embedding(users, width + 1, sparse=True)  # the last dimension is the user's bias
         self.items = nn.Parameter(torch.randn(items, width) * STD)
         self.item_bias = nn.Parameter(torch.zeros(items))
         self.bias = nn.Parameter(torch.zeros(1))
         nn.init.normal_(self.users.weight, std=STD)
         nn.init.zeros_(self.users.weight[:, -1])
 
-    def user(self, rows: Tensor, read: Tensor) -> Tensor:
-        """(B, D + 1) of users' (B,) rows; `read` (B, N), what is read of their sets, counts for nothing here."""
+    def user(self, rows: Tensor, history: Tensor) -> Tensor:
+        """(B, D + 1) users of (B,) rows; the (B, N) item sets have no influence here."""
         return self.users(rows)
 
     def match(self, user: Tensor) -> Tensor:
@@ -51,30 +55,30 @@ class Product(nn.Module):
 
     def match_own(self, user: Tensor, candidates: Tensor) -> Tensor:
         """(B, C) scores of each user's own candidates."""
-        flat = torch.einsum("bd,bcd->bc", user[:, :-1], self.items[candidates])
-        return flat + self.item_bias[candidates] + user[:, -1:] + self.bias
+        products = torch.einsum("bd,bcd->bc", user[:, :-1], self.items[candidates])
+        return products + self.item_bias[candidates] + user[:, -1:] + self.bias
 
 
-class Deep(Product):
-    """Product + MLP([user, item]), where the user is its id and the items read of its set (Koren 2008, equation 15).
+class DeepBranch(DotProduct):
+    """Dot product + MLP([user, item]), where the user is its id and its items (SVD++: Koren 2008, equation 15).
 
-    The first layer is linear in the user and in the item, so that only the sum of both sides is formed for a pair.
+    The first layer is linear in the user and in the item, so for a pair only the sum of both is formed.
     """
 
-    def __init__(self, given: Given, recipe: dict) -> None:
-        super().__init__(given, recipe)
-        width, hidden = recipe["embedding_dim"], recipe["hidden_dim"]
+    def __init__(self, task: RankingTask, configuration: dict) -> None:
+        super().__init__(task, configuration)
+        width, hidden = configuration["embedding_dim"], configuration["hidden_dim"]
         self.read = nn.Parameter(torch.randn_like(self.items) * STD**2)
         self.user_hidden = nn.Linear(width, hidden)
         self.item_hidden = nn.Linear(width, hidden, bias=False)
         last = nn.Linear(hidden // 2, 1, bias=False)
-        nn.init.zeros_(last.weight)  # so that it begins as the product
+        nn.init.zeros_(last.weight)  # so that training starts at the dot product
         self.tail = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden // 2), nn.ReLU(), last)
 
-    def user(self, rows: Tensor, read: Tensor) -> Tensor:
+    def user(self, rows: Tensor, history: Tensor) -> Tensor:
         user = self.users(rows)
-        count = read.sum(dim=1, keepdim=True).clamp(min=1)
-        return torch.cat([user[:, :-1] + read @ self.read / count.sqrt(), user[:, -1:]], dim=1)
+        count = history.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.cat([user[:, :-1] + history @ self.read / count.sqrt(), user[:, -1:]], dim=1)
 
     def match(self, user: Tensor) -> Tensor:
         hidden = self.user_hidden(user[:, :-1])[:, None] + self.item_hidden(self.items)
@@ -85,152 +89,164 @@ class Deep(Product):
         return super().match_own(user, candidates) + self.tail(hidden).squeeze(-1)
 
 
+def branch_training(kind: type[DotProduct], configuration: dict, seed: int) -> Training:
+    """The training of one NeuMF branch, for `fit_and_score`."""
+    return lambda task, epochs: (
+        partial(score_branch, branch) for branch in train_branch(kind, task, configuration, seed, epochs)
+    )
+
+
 @torch.no_grad()
-def score_neumf(branch: Product, given: Given, batch_users: int = 512) -> Tensor:
+def score_branch(branch: DotProduct, task: RankingTask, batch_size: int = 512) -> Tensor:
     """(U, C) scores of each user's candidates, from all that the user took."""
-    parts = torch.arange(len(given.taken)).split(batch_users)
-    return torch.cat([branch.match_own(branch.user(p, given.taken[p].float()), given.candidates[p]) for p in parts])
+    parts = torch.arange(len(task.taken)).split(batch_size)
+    return torch.cat([branch.match_own(branch.user(p, task.taken[p].float()), task.candidates[p]) for p in parts])
+
+
+def train_branch(
+    kind: type[DotProduct], task: RankingTask, configuration: dict, seed: int, epochs: int
+) -> Iterator[DotProduct]:
+    """Train on all pairs of `task.taken` and yield the branch with averaged weights after each epoch, always one object."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    branch = kind(task, configuration)
+    average, step = copy.deepcopy(branch).requires_grad_(False), 0
+    rate = configuration["learning_rate"]
+    user_optimizer = torch.optim.SparseAdam([branch.users.weight], lr=rate * configuration["user_rate_factor"])
+    shared = [value for name, value in branch.named_parameters() if name != "users.weight"]
+    optimizers = [user_optimizer, torch.optim.Adam(shared, lr=rate)]
+    item_counts = task.taken.sum(dim=0)
+    for _ in range(epochs):
+        for users in torch.randperm(len(task.taken), generator=generator).split(configuration["batch_size"]):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            branch_loss(branch, task.taken, item_counts, users, configuration, generator).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+            update_average(average, branch, step, configuration["ema_decay"])
+        yield average
+
+
+def branch_loss(
+    branch: DotProduct, taken: Tensor, item_counts: Tensor, users: Tensor, configuration: dict, generator
+) -> Tensor:
+    """Mean logistic loss per positive, with the expectation over `num_negatives` uniform draws in place of the draws.
+
+    A negative may be an item that the user took, as in Rendle et al. 2020. A branch that reads item sets predicts what
+    it does not read, so that no item predicts itself.
+    """
+    own = taken[users].float()
+    history, targets = _history_and_targets(branch, taken[users], configuration, generator)
+    scores = branch.match(branch.user(users, history))
+    negative = functional.softplus(scores)
+    draws = configuration["num_negatives"] * own.sum(dim=1, keepdim=True) / (own.shape[1] - 1)
+    loss = (targets * (negative - scores)).sum() + (draws * (1 - history) * negative)[:, 1:].sum()
+    return (loss + _regularization(branch, own, item_counts, users, configuration, len(taken))) / own.sum()
+
+
+def _history_and_targets(branch: DotProduct, taken: Tensor, configuration: dict, generator) -> tuple[Tensor, Tensor]:
+    """(B, N) items that are read, and (B, N) weights of the items to predict, which stand for the whole set."""
+    if not isinstance(branch, DeepBranch):
+        return torch.zeros(taken.shape), taken.float()
+    history, targets = split_sets(taken, configuration["min_history_share"], generator)
+    weight = taken.sum(dim=1, keepdim=True) / targets.sum(dim=1, keepdim=True).clamp(min=1)
+    return history.float(), targets * weight
+
+
+def _regularization(
+    branch: DotProduct, own: Tensor, item_counts: Tensor, users: Tensor, configuration: dict, num_users: int
+) -> Tensor:
+    """L2 of embeddings, weighted by how often users and items occur (Rendle et al. 2020); the share of one batch."""
+    negatives = configuration["num_negatives"]
+    user_weight = (1 + negatives) * own.sum(dim=1)
+    user_penalty = (user_weight * branch.users(users).square().sum(dim=1)).sum()
+    item_weight = item_counts + negatives * item_counts.sum() / len(item_counts)
+    item_penalty = (item_weight * (branch.items.square().sum(dim=1) + branch.item_bias.square())).sum()
+    batch = len(users) / num_users
+    total = configuration["l2"] / 2 * (user_penalty + item_penalty * batch)
+    if isinstance(branch, DeepBranch):
+        history_penalty = configuration["l2_history"] / 2 * branch.read.square().sum() * item_counts.sum()
+        total = total + history_penalty / num_users * batch
+    return total
 
 
 class SetNeuralCF(NeuralCF):
-    """The network as it is, but that every event of a history counts the same."""
+    """The platform's neural CF, with every item of a history counting the same."""
 
-    def __init__(self, recipe: dict, num_items: int) -> None:
+    def __init__(self, configuration: dict, num_items: int) -> None:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # no trends, no weights
-            super().__init__(recipe | {"num_heads": 1, "channels": [], "max_history": num_items}, Sizes(num_items, 0))
+            # Without item trends, their weights have no elements.
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            sizes = Sizes(num_items, 0)
+            super().__init__(configuration | {"num_heads": 1, "channels": [], "max_history": num_items}, sizes)
 
     def users_of(self, taken: Tensor) -> Tensor:
-        """(B, D) users of (B, N) sets."""
+        """(B, D) users of (B, N) item sets."""
         share = taken / taken.sum(dim=1, keepdim=True).clamp(min=1)
-        # Dropped before they are summed, as the network drops events.
+        # Dropout comes before the sum, as the network drops events.
         pooled = self.dropout(share) @ self.read.weight * self.read.weight.shape[1] ** 0.5
         return self.norm(self.history.out(pooled))
 
 
-def train_set_ncf(recipe: dict, seed: int) -> Training:
-    """How the network is trained, for `two_fits`."""
-    return lambda given, epochs: (
-        partial(score_set_ncf, model) for model in trained_set_ncf(given, recipe, seed, epochs)
+def set_ncf_training(configuration: dict, seed: int) -> Training:
+    """The training of neural CF on sets, for `fit_and_score`."""
+    return lambda task, epochs: (
+        partial(score_set_ncf, model) for model in train_set_ncf(task, configuration, seed, epochs)
     )
-
-
-def trained_set_ncf(given: Given, recipe: dict, seed: int, epochs: int) -> Iterator[SetNeuralCF]:
-    """The network with averaged weights after each epoch on all pairs of `given.taken`; the same object each time."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = SetNeuralCF(recipe, given.taken.shape[1])
-    average, step = copy.deepcopy(model).requires_grad_(False).eval(), 0
-    sampler = NegativeSampler(given.taken.sum(dim=0).numpy(), recipe["alpha"], seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe["weight_decay"]), lr=recipe["learning_rate"])
-    for _ in range(epochs):
-        model.train()
-        for users in torch.randperm(len(given.taken), generator=generator).split(recipe["batch_users"]):
-            optimizer.zero_grad()
-            set_ncf_loss(model, given.taken[users], sampler, recipe, generator).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            move_average(average, model, step, recipe["ema_decay"])
-        yield average
-
-
-def split(taken: Tensor, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What is read of (B, N) sets, and what is to be foretold: no item is in both, so none foretells itself.
-
-    In place of leaving out one item at a time: the network meets many pairs for one pass over a set. Each
-    set's share to be read is uniform in [least, 1).
-    """
-    share = least + (1 - least) * torch.rand(len(taken), 1, generator=generator)
-    read = taken & (torch.rand(taken.shape, generator=generator) < share)
-    return read, taken & ~read
-
-
-def set_ncf_loss(model: SetNeuralCF, taken: Tensor, sampler: NegativeSampler, recipe: dict, generator) -> Tensor:
-    """Mean cross-entropy of the pairs to be foretold, each against sampled items that its user did not take.
-
-    All users of a batch meet the same negatives, so that only the positives are scored pair by pair.
-    """
-    read, told = split(taken, recipe["least_read"], generator)
-    user = model.users_of(read)
-    drawn = sampler.draw(1, recipe["num_negatives"])[0]
-    negatives = model.match(user, drawn).masked_fill(taken[:, drawn], losses.MASKED)
-    # One sum for all positives of a user: they share it, and a row of negatives for each would be (P, M).
-    others = torch.logsumexp(negatives - sampler.log_expected(drawn, len(drawn)), dim=1, keepdim=True)
-    question, item = told.nonzero().T
-    positive = model.match_pairs(user, question, item[:, None])[:, 0]
-    each = losses.sampled_softmax(positive, others[question], torch.zeros(()))
-    return each.sum() / max(1, len(each))
 
 
 @torch.no_grad()
-def score_set_ncf(model: SetNeuralCF, given: Given, batch_users: int = 512) -> Tensor:
+def score_set_ncf(model: SetNeuralCF, task: RankingTask, batch_size: int = 512) -> Tensor:
     """(U, C) scores of each user's candidates, from all that the user took."""
-    parts = zip(given.taken.split(batch_users), given.candidates.split(batch_users), strict=True)
+    parts = zip(task.taken.split(batch_size), task.candidates.split(batch_size), strict=True)
     return torch.cat([model.match_pairs(model.users_of(t), torch.arange(len(t)), c) for t, c in parts])
 
 
-def train_neumf(kind: type[Product], recipe: dict, seed: int) -> Training:
-    """How a branch is trained, for `two_fits`."""
-    return lambda given, epochs: (
-        partial(score_neumf, branch) for branch in trained_neumf(kind, given, recipe, seed, epochs)
-    )
-
-
-def trained_neumf(kind: type[Product], given: Given, recipe: dict, seed: int, epochs: int) -> Iterator[Product]:
-    """The branch with averaged weights after each epoch on all pairs of `given.taken`; the same object each time."""
+def train_set_ncf(task: RankingTask, configuration: dict, seed: int, epochs: int) -> Iterator[SetNeuralCF]:
+    """Train on all pairs of `task.taken` and yield the model with averaged weights after each epoch, always one object."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    branch = kind(given, recipe)
-    average, step = copy.deepcopy(branch).requires_grad_(False), 0
-    by_id = torch.optim.SparseAdam([branch.users.weight], lr=recipe["learning_rate"] * recipe["users_faster"])
-    shared = [value for name, value in branch.named_parameters() if name != "users.weight"]
-    optimizers = [by_id, torch.optim.Adam(shared, lr=recipe["learning_rate"])]
-    item_counts = given.taken.sum(dim=0)
+    model = SetNeuralCF(configuration, task.taken.shape[1])
+    average, step = copy.deepcopy(model).requires_grad_(False).eval(), 0
+    sampler = NegativeSampler(task.taken.sum(dim=0).numpy(), configuration["alpha"], seed)
+    groups = parameter_groups(model, configuration["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, lr=configuration["learning_rate"])
     for _ in range(epochs):
-        for users in torch.randperm(len(given.taken), generator=generator).split(recipe["batch_users"]):
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            neumf_loss(branch, given.taken, item_counts, users, recipe, generator).backward()
-            for optimizer in optimizers:
-                optimizer.step()
+        model.train()
+        for users in torch.randperm(len(task.taken), generator=generator).split(configuration["batch_size"]):
+            optimizer.zero_grad()
+            set_ncf_loss(model, task.taken[users], sampler, configuration, generator).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
             step += 1
-            move_average(average, branch, step, recipe["ema_decay"])
+            update_average(average, model, step, configuration["ema_decay"])
         yield average
 
 
-def neumf_loss(branch: Product, taken: Tensor, item_counts: Tensor, users: Tensor, recipe: dict, generator) -> Tensor:
-    """Logistic loss a positive, in place of `negatives` items drawn evenly for each: their mean over all draws.
+def set_ncf_loss(model: SetNeuralCF, taken: Tensor, sampler: NegativeSampler, configuration: dict, generator) -> Tensor:
+    """Mean cross-entropy of the pairs to predict, each against sampled items that its user did not take.
 
-    What is drawn may be of the user's own, as in Rendle et al. 2020. A branch that reads sets is asked of what it
-    does not read, so that no item foretells itself.
+    All users of a batch share the negatives, so only the positives are scored pair by pair.
     """
-    own = taken[users].float()
-    read, told = _parts(branch, taken[users], recipe, generator)
-    scores = branch.match(branch.user(users, read))
-    negative = functional.softplus(scores)
-    drawn = recipe["num_negatives"] * own.sum(dim=1, keepdim=True) / (own.shape[1] - 1)
-    of_cells = (told * (negative - scores)).sum() + (drawn * (1 - read) * negative)[:, 1:].sum()
-    return (of_cells + pull(branch, own, item_counts, users, recipe, len(taken))) / own.sum()
+    history, targets = split_sets(taken, configuration["min_history_share"], generator)
+    user = model.users_of(history)
+    drawn = sampler.draw(1, configuration["num_negatives"])[0]
+    negatives = model.match(user, drawn).masked_fill(taken[:, drawn], losses.MASKED)
+    # One sum for all positives of a user: a row of negatives for each would be (P, M).
+    others = torch.logsumexp(negatives - sampler.log_expected(drawn, len(drawn)), dim=1, keepdim=True)
+    row, item = targets.nonzero().T
+    positive = model.match_pairs(user, row, item[:, None])[:, 0]
+    each = losses.sampled_softmax(positive, others[row], torch.zeros(()))
+    return each.sum() / max(1, len(each))
 
 
-def _parts(branch: Product, taken: Tensor, recipe: dict, generator) -> tuple[Tensor, Tensor]:
-    """(B, N) what is read, and (B, N) weights of what is to be foretold, which stand for the whole set."""
-    if not isinstance(branch, Deep):
-        return torch.zeros(taken.shape), taken.float()
-    read, told = split(taken, recipe["least_read"], generator)
-    share = taken.sum(dim=1, keepdim=True) / told.sum(dim=1, keepdim=True).clamp(min=1)
-    return read.float(), told * share
+def split_sets(taken: Tensor, min_share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split (B, N) item sets into what is read and what is predicted, so that no item predicts itself.
 
-
-def pull(branch: Product, own: Tensor, item_counts: Tensor, users: Tensor, recipe: dict, num_users: int) -> Tensor:
-    """L2 of embeddings, as often as their users and items are met, as in Rendle et al. 2020; of a batch of users."""
-    met = (1 + recipe["num_negatives"]) * own.sum(dim=1)
-    of_users = (met * branch.users(users).square().sum(dim=1)).sum()
-    met = item_counts + recipe["num_negatives"] * item_counts.sum() / len(item_counts)
-    of_items = (met * (branch.items.square().sum(dim=1) + branch.item_bias.square())).sum()
-    batch = len(users) / num_users
-    total = recipe["l2"] / 2 * (of_users + of_items * batch)
-    if isinstance(branch, Deep):
-        total = total + recipe["l2_read"] / 2 * branch.read.square().sum() * item_counts.sum() / num_users * batch
-    return total
+    The share of each set that is read is uniform in [min_share, 1). Compared with leaving out one item at a time, many
+    pairs are trained in one pass over a set.
+    """
+    share = min_share + (1 - min_share) * torch.rand(len(taken), 1, generator=generator)
+    history = taken & (torch.rand(taken.shape, generator=generator) < share)
+    return history, taken & ~history

@@ -1,1 +1,1 @@
-"""Newer events, the same recipe: where time is cut anew, and what a refit must show without a holdout."""
+"""Newer events, the same configuration: retraining beside a champion, and refitting it on all events."""

@@ -1,4 +1,4 @@
-"""A study in MLflow: one run per call of tune, and below it one nested run per trial."""
+"""Log a study into MLflow: one run per call of tune, with one nested run per trial."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from config import params, search_space
+from config import params
 from config.search_space import Choice, Space
-from experiments.tuning.study import accuracy, begun, best, completed, front, is_gone, this_process
+from experiments.tuning.study import (
+    Search,
+    best_trial,
+    completed_trials,
+    has_ended,
+    pareto_front,
+    started_trials,
+    this_process,
+    trial_accuracy,
+    values_text,
+)
 from features.feature_files import Features
 from training import tracking
 from training.plots import BLUE, GREY, ORANGE, panels
@@ -18,9 +28,95 @@ from training.tracking import NOTE, TrainingRun, carried_through
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+VERB = "experiments.tune"
 
-def of_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) -> Figure:
-    """A study's history, and the objective against each parameter that was searched.
+
+@contextmanager
+def parent_run(study, label: str, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
+    """The run of one call, named after the first trial that it starts."""
+    before = len(started_trials(study))
+    start = f"continues after {before} trials" if before else "starts with the values of params.yaml"
+    note = f"Searches parameters of **{label}** on temporal validation of `{settings.dataset}`; {start}."
+    tags = _tags(study, label, features, settings) | {"stage": "tune", NOTE: note}
+    run = tracking.open_run(settings.dataset, f"tune {label} · from trial {before}", tags, verb=VERB)
+    with carried_through(run, features):
+        yield run
+
+
+@contextmanager
+def trial_run(trial, configuration: dict, search: Search, gave_up: type[Exception]) -> Iterator[TrainingRun]:
+    """The nested run of one trial: KILLED if it was pruned or gave up, FAILED if it could not be fitted."""
+    import optuna
+
+    label, settings = search.label, search.settings
+    note = f"Trial {trial.number} of **{label}**: {values_text(trial.params)}."
+    own = {"stage": "trial", "number": str(trial.number), "mlflow.parentRunId": search.parent, NOTE: note}
+    tags = _tags(trial.study, label, search.features, settings) | own
+    run = tracking.open_run(settings.dataset, f"{label} · trial {trial.number}", tags, configuration, VERB)
+    with carried_through(run, gave_up=(optuna.TrialPruned, gave_up)):
+        try:
+            yield run
+        except optuna.TrialPruned:
+            run.tag(trial="pruned")
+            raise
+        except BaseException as error:
+            run.tag(trial="given up" if isinstance(error, gave_up) else "failed")
+            raise
+        run.tag(trial="complete")
+
+
+def close_abandoned_runs(study, dataset: str) -> None:
+    """End the open runs of this study whose process was killed.
+
+    A trial's run ends before the study records the trial's end, so a run that is still open then will never end.
+    """
+    unfinished = ("RUNNING", "WAITING")
+    running = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name in unfinished}
+    for run, tags in tracking.unfinished(dataset, {"study": study.study_name}):
+        is_trial = tags["stage"] == "trial"
+        alive = int(tags["number"]) in running if is_trial else not has_ended(json.loads(tags["process"]))
+        if not alive:
+            run.tag(error="its process was killed", **({"trial": "killed"} if is_trial else {}))
+            run.close("KILLED")
+
+
+def log_study(run: TrainingRun, study, spaces: dict[str, Space]) -> Figure:
+    """Log the best of the whole study so far, under the names of its own run, and the study's plot; return the plot."""
+    best = best_trial(study)
+    run.log_params(best.params | {"best_trial": best.number})
+    scores = {f"valid/{target}/ndcg_10": value for target, value in best.user_attrs.get("validation", {}).items()}
+    run.log_metrics({"objective": trial_accuracy(best), "trials": len(started_trials(study))} | scores)
+    trials = [(trial.number, trial_accuracy(trial), trial.params) for trial in completed_trials(study)]
+    figure = plot_study(trials, spaces)
+    run.log_figure(figure, "study")
+    return figure
+
+
+def log_front(run: TrainingRun, study, objectives: Sequence[str]) -> Figure:
+    """Log every objective of the best trial, and the Pareto front as front.json and as a plot; return the plot."""
+    values = dict(zip(objectives, best_trial(study).values, strict=True))
+    run.log_metrics({f"objective/{name}": value for name, value in values.items()})
+    run.log_json({"front": front_entries(study, objectives)}, "front")
+    figure = plot_front(completed_trials(study), pareto_front(study), objectives)
+    run.log_figure(figure, "front")
+    return figure
+
+
+def front_entries(study, objectives: Sequence[str]) -> list[dict]:
+    """Trial, objectives, parameters and configuration of each trial of the front, the most accurate first."""
+    return [
+        {
+            "trial": trial.number,
+            "objectives": dict(zip(objectives, trial.values, strict=True)),
+            "parameters": trial.params,
+            "recipe": trial.user_attrs["recipe"],
+        }
+        for trial in pareto_front(study)
+    ]
+
+
+def plot_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) -> Figure:
+    """The objective by trial, and against each parameter that was searched.
 
     Args:
         trials: (number, objective, parameters) of each completed trial.
@@ -45,113 +141,21 @@ def of_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) ->
     return figure
 
 
-def of_front(trials: list, front: list, objectives: Sequence[str]) -> Figure:
-    """Accuracy against each other objective, with the front of all of them marked.
+def plot_front(trials: list, front: list, objectives: Sequence[str]) -> Figure:
+    """Accuracy against each other objective, with the Pareto front marked.
 
     Args:
-        trials: every completed trial, `values` in the order of the objectives; `front` those that nothing beats.
+        trials: every completed trial, with `values` in the order of the objectives.
+        front: the trials that no other beats in every objective.
     """
     figure, axes = panels(len(objectives) - 1, height=3.6, sharey=True)
     for place, axis in enumerate(axes, start=1):
-        axis.scatter([one.values[place] for one in trials], [one.values[0] for one in trials], color=GREY, s=18)
-        axis.scatter([one.values[place] for one in front], [one.values[0] for one in front], color=ORANGE, s=28)
+        for shown, color, size in ((trials, GREY, 18), (front, ORANGE, 28)):
+            axis.scatter([one.values[place] for one in shown], [one.values[0] for one in shown], color=color, s=size)
         for one in front:
             axis.annotate(str(one.number), (one.values[place], one.values[0]), fontsize=8)
         axis.set(title=f"{objectives[0]} against {objectives[place]}", xlabel=objectives[place])
     return figure
-
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from experiments.tuning.trials import Search
-
-VERB = "experiments.tune"
-
-
-@contextmanager
-def parent_run(study, label: str, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
-    """The run of one call; named after the trials that are still to come."""
-    before = len(begun(study))
-    first = f"going on after {before} trials" if before else "from the values of params.yaml"
-    note = f"Searches parameters of **{label}** on temporal validation of `{settings.dataset}`, {first}."
-    tags = _tags(study, label, features, settings) | {"stage": "tune", NOTE: note}
-    run = tracking.open_run(settings.dataset, f"tune {label} · from trial {before}", tags, verb=VERB)
-    with carried_through(run, features):
-        yield run
-
-
-@contextmanager
-def trial_run(trial, tried: dict, search: Search, gave_up: type[Exception]) -> Iterator[TrainingRun]:
-    """The nested run of one trial: KILLED where it was pruned or given up, FAILED where it could not be fitted."""
-    import optuna
-
-    label, settings = search.label, search.settings
-    note = f"Trial {trial.number} of **{label}**: {values_text(trial.params)}."
-    own = {"stage": "trial", "number": str(trial.number), "mlflow.parentRunId": search.parent, NOTE: note}
-    tags = _tags(trial.study, label, search.features, settings) | own
-    run = tracking.open_run(settings.dataset, f"{label} · trial {trial.number}", tags, tried, VERB)
-    with carried_through(run, gave_up=(optuna.TrialPruned, gave_up)):
-        try:
-            yield run
-        except BaseException as error:
-            ended = "pruned" if isinstance(error, optuna.TrialPruned) else "given up"
-            run.tag(trial=ended if isinstance(error, optuna.TrialPruned | gave_up) else "failed")
-            raise
-        run.tag(trial="complete")
-
-
-def close_abandoned(study, dataset: str) -> None:
-    """End the runs of this study whose process was killed before it could.
-
-    A trial's run ends before the study notes the trial's end, so one that is still open then never will.
-    """
-    running = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name in ("RUNNING", "WAITING")}
-    for run, tags in tracking.unfinished(dataset, {"study": study.study_name}):
-        alive = int(tags["number"]) in running if tags["stage"] == "trial" else not is_gone(json.loads(tags["process"]))
-        if not alive:
-            run.tag(error="its process was killed", **({"trial": "killed"} if tags["stage"] == "trial" else {}))
-            run.close("KILLED")
-
-
-def log_study(run: TrainingRun, study, spaces: dict[str, search_space.Space]) -> Figure:
-    """The best of the whole study so far, under the names that its own run has, and the study's plot, returned too."""
-    found = best(study)
-    run.log_params(found.params | {"best_trial": found.number})
-    scores = {f"valid/{target}/ndcg_10": value for target, value in found.user_attrs.get("validation", {}).items()}
-    run.log_metrics({"objective": accuracy(found), "trials": len(begun(study))} | scores)
-    figure = of_study([(trial.number, accuracy(trial), trial.params) for trial in completed(study)], spaces)
-    run.log_figure(figure, "study")
-    return figure
-
-
-def log_front(run: TrainingRun, study, objectives: Sequence[str]) -> Figure:
-    """Every objective of the trial that is taken, the front as front.json and as a plot, which is returned too."""
-    values = dict(zip(objectives, best(study).values, strict=True))
-    run.log_metrics({f"objective/{name}": value for name, value in values.items()})
-    run.log_json({"front": front_facts(study, objectives)}, "front")
-    figure = of_front(completed(study), front(study), objectives)
-    run.log_figure(figure, "front")
-    return figure
-
-
-def front_facts(study, objectives: Sequence[str]) -> list[dict]:
-    """Trial, objectives, parameters and recipe of each trial of the front, the most accurate first."""
-    return [
-        {
-            "trial": trial.number,
-            "objectives": dict(zip(objectives, trial.values, strict=True)),
-            "parameters": trial.params,
-            "recipe": trial.user_attrs["recipe"],
-        }
-        for trial in front(study)
-    ]
-
-
-def values_text(values: dict) -> str:
-    """`dropout 0.12, embedding_dim 64`."""
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _tags(study, label: str, features: Features, settings: params.Params) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A study that outlives the processes that work on it: what it is of, how it is opened, which trials are dead."""
+"""An Optuna study that outlives the processes that work on it: what is searched, where it is stored, its trials."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -21,17 +22,85 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config import params, search_space
 from config.command import UserError
 from config.paths import studies_database
-from experiments.tuning.objectives import DIRECTIONS
+from features import fit
 from features.feature_files import Features
+from features.fit import SplitTables
+from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
-PACKAGES = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # by how a URL begins
-BEAT_SECONDS, SILENT_SECONDS = 30, 150  # a worker that has not been heard of for this long is taken for dead
-LOCK_SECONDS = 60  # SQLite's own patience, 5 s, is little where several workers write
+DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
+HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
+LOCK_SECONDS = 60  # SQLite's default of 5 s is short when several workers write
+DEFAULTS = "defaults"  # marks the trial with the values of params.yaml
+UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "accuracy": "maximize",
+    "diversity": "maximize",
+    "latency": "minimize",
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all trials of one call share.
+
+    Attributes:
+        features: of the validation period.
+        parent: id of the MLflow run that holds the trials' runs.
+        folds: features of each period that a trial is scored on, oldest first.
+    """
+
+    label: str
+    features: Features
+    settings: params.Params
+    parent: str
+    folds: list[Features]
+
+    @classmethod
+    def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
+        """A search on the number of periods that tune.folds configures."""
+        return cls(label, features, settings, parent, fold_features(features, settings))
+
+    @property
+    def spaces(self) -> dict[str, search_space.Space]:
+        return search_spaces(self.label, self.settings)
+
+
+def fold_features(features: Features, settings: params.Params) -> list[Features]:
+    """Features of each period, oldest first; for one fold those of the validation period as they are.
+
+    Raises:
+        UserError: there is too little history for so many periods.
+    """
+    if settings.tune.folds == 1:
+        return [features]
+    tables = SplitTables.read()
+    return [fit.fit_window(tables, *period, settings) for period in _periods(tables, settings)]
+
+
+def check_fold_count(settings: params.Params) -> None:
+    """Check the number of folds before workers start, which would all fail.
+
+    Raises:
+        UserError: there is too little history for so many periods.
+    """
+    if settings.tune.folds > 1:
+        _periods(SplitTables.read(), settings)
+
+
+def _periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
+    count = settings.tune.folds
+    periods = fit.rolling_windows(tables, count)
+    if len(periods) < count:
+        raise UserError(
+            f"tune.folds is {count}; expected at most {max(1, len(periods))}: before a further period there are fewer "
+            "events than in it"
+        )
+    return periods
 
 
 class StudySettings(BaseSettings):
-    """Read from the environment: it says where, never what, so it is no part of params.yaml.
+    """Where studies are stored, from the environment. It cannot change a result, so it is not in params.yaml.
 
     `study_storage` is a database URL (`postgresql://user@host/name`), `redis://host/0` or `journal:FILE`.
     """
@@ -42,41 +111,43 @@ class StudySettings(BaseSettings):
 
 
 class StudyStorageError(UserError):
-    """The storage cannot be opened; names the variable, and no password."""
+    """The storage cannot be opened. The message names the variable and shows no password."""
 
 
-def url_of() -> str:
-    """The storage's URL; several workers and machines that read the same one work on the same studies."""
-    stated = StudySettings().study_storage
-    if stated is None:
+def storage_url() -> str:
+    """The URL of the study storage; workers and machines with the same URL share their studies."""
+    url = StudySettings().study_storage
+    if url is None:
         database = studies_database().resolve()
         database.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{database}"
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", stated)
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 def open_storage(url: str):
-    """The Optuna storage behind a URL.
+    """Open the Optuna storage at a URL.
 
-    A database has a heartbeat, by which a trial is known to be dead whose machine is gone. A journal has none: such
-    a trial stays marked as running until its own machine goes on with the study.
+    A database has a heartbeat, which shows that a trial's machine has died. A journal has none: such a trial stays
+    marked as running until the same machine works on the study again.
 
     Raises:
-        StudyStorageError: the address is none, its driver is not installed, or nothing answers there.
+        StudyStorageError: the URL is not valid, its driver is not installed, or nothing answers there.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
-            return _journal(url) if url.startswith(("redis", "journal:")) else _database(url)
+            return _open_journal(url) if url.startswith(("redis", "journal:")) else _open_database(url)
     except ImportError:
-        package = next((name for scheme, name in PACKAGES.items() if url.startswith(scheme)), "its database's driver")
-        raise StudyStorageError(f"{_named(url)} needs a package that is not installed: {package}") from None
-    except Exception as error:  # each driver has exceptions of its own
-        said = " ".join(str(error.__cause__ or error).split())
-        raise StudyStorageError(f"{_named(url)} cannot be opened: {without_password(said)[:200]}") from None
+        package = next((name for scheme, name in DRIVERS.items() if url.startswith(scheme)), "the database's driver")
+        raise StudyStorageError(
+            f"{VARIABLE}: {hide_password(url)} needs a package that is not installed: {package}"
+        ) from None
+    except Exception as error:  # each driver has its own exceptions
+        reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
+        raise StudyStorageError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
 
 
-def _journal(url: str):
+def _open_journal(url: str):
     from optuna.storages import JournalStorage, journal
 
     if url.startswith("journal:"):
@@ -84,52 +155,42 @@ def _journal(url: str):
     return JournalStorage(journal.JournalRedisBackend(url))
 
 
-def _database(url: str):
-    try:
-        return _tables(url)
-    except ImportError:
-        raise
-    except Exception:  # another process was making the tables: now they are there
-        time.sleep(1)
-        return _tables(url)
-
-
-def _tables(url: str):
+def _open_database(url: str, retry: bool = True):
     from optuna.storages import RDBStorage
 
-    patience = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
-    return RDBStorage(
-        url,
-        engine_kwargs=patience | {"pool_pre_ping": True},
-        heartbeat_interval=BEAT_SECONDS,
-        grace_period=SILENT_SECONDS,
-    )
+    lock = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(
+            url,
+            engine_kwargs=lock | {"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+    except ImportError:
+        raise
+    except Exception:
+        if not retry:
+            raise
+        time.sleep(1)  # another process may be creating the tables
+        return _open_database(url, retry=False)
 
 
-def _named(url: str) -> str:
-    return f"{VARIABLE}: {without_password(url)}"
-
-
-def without_password(text: str) -> str:
-    """A text in which no URL says its password."""
+def hide_password(text: str) -> str:
+    """The text with the passwords of URLs replaced by ***."""
     return re.sub(r"://([^:/@\s]*):[^@\s]*@", r"://\1:***@", text)
 
 
-DEFAULTS = "defaults"  # marks the trial of the values of params.yaml
-UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
-
-
-def name_of(label: str, features: Features, settings: params.Params) -> str:
-    """One name for trials that can be compared: the same data, model, spaces, windows and length of a trial."""
-    train, tuned = settings.train, settings.tune
+def study_name(label: str, features: Features, settings: params.Params) -> str:
+    """One name for trials that can be compared: the same data, model, spaces, periods and length of a trial."""
+    train, tune = settings.train, settings.tune
     identity = [
         features.description,
         train.models[label].model_dump(),
-        {name: space.model_dump() for name, space in tuned.spaces[label].items()},
-        [tuned.max_steps, tuned.folds, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
+        {name: space.model_dump() for name, space in tune.spaces[label].items()},
+        [tune.max_steps, tune.folds, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
     ]
-    if len(tuned.objectives) > 1:  # else the name is that of before there were several
-        identity.append(tuned.objectives)
+    if len(tune.objectives) > 1:  # studies from before there were several objectives keep their names
+        identity.append(tune.objectives)
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings.dataset}/{label}/{features.description['split_id']}/{digest}"
 
@@ -137,158 +198,120 @@ def name_of(label: str, features: Features, settings: params.Params) -> str:
 def open_study(
     name: str, url: str, seed: int, worker: int = 0, workers: int = 1, objectives: Sequence[str] = ("accuracy",)
 ):
-    """The study of this name, made where there is none; what follows draws from a seed of its own.
+    """Open or create the study of a name.
 
     Args:
-        objectives: the values that each trial ends with, accuracy first.
-        seed: with the number of trials so far and the worker, of what is tried: a study that goes on would
-            otherwise try its first values again, and two workers the same.
-        worker: among `workers`, which work on it at once; each then takes the others' running trials for bad ones
-            (a constant liar), so that they do not all look at the same place.
+        objectives: the values of each trial, accuracy first.
+        seed: decides what is tried, together with the number of trials so far and the worker. Otherwise a resumed study
+            would repeat its first values, and two workers would try the same.
+        worker: number of this worker among `workers`. Several workers count each other's running trials as bad
+            (constant liar), so that they search in different places.
     """
     import optuna
 
-    # A trial's end is one line of our own; Optuna would show a traceback for each that failed.
+    # The end of a trial is one line of ours; Optuna would show a traceback for each that failed.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name=name,
         storage=open_storage(url),
-        directions=[DIRECTIONS[name] for name in objectives],
+        directions=[DIRECTIONS[objective] for objective in objectives],
         pruner=optuna.pruners.MedianPruner(),
         load_if_exists=True,
     )
-    drawn = int(np.random.SeedSequence([seed, len(study.trials), worker]).generate_state(1)[0])
-    study.sampler = optuna.samplers.TPESampler(seed=drawn, constant_liar=workers > 1)
+    sampler_seed = int(np.random.SeedSequence([seed, len(study.trials), worker]).generate_state(1)[0])
+    study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=workers > 1)
     return study
 
 
-def begin_with_defaults(study, label: str, settings: params.Params) -> None:
-    """Let the next trial be of the values of params.yaml, unless they were measured: all else is held against them."""
+def enqueue_defaults(study, label: str, settings: params.Params) -> None:
+    """Let the next trial use the values of params.yaml, unless they were measured: they are what others must beat."""
     known = study.get_trials(deepcopy=False)
     if not any(DEFAULTS in trial.user_attrs and trial.state.name not in ("FAIL", "PRUNED") for trial in known):
-        recipe = settings.train.models[label].model_dump()
-        values = {name: recipe[name] for name in settings.tune.spaces[label]}
+        configuration = settings.train.models[label].model_dump()
+        values = {name: configuration[name] for name in settings.tune.spaces[label]}
         study.enqueue_trial(values, user_attrs={DEFAULTS: True})
 
 
-def suggest(trial, spaces: dict[str, search_space.Space]) -> dict:
-    """One value per parameter."""
-    return {name: _suggest(trial, name, space) for name, space in spaces.items()}
-
-
-def _suggest(trial, name: str, space: search_space.Space):
-    match space:
-        case search_space.FloatRange():
-            return trial.suggest_float(name, space.low, space.high, log=space.log)
-        case search_space.IntRange():
-            return trial.suggest_int(name, space.low, space.high, log=space.log)
-        case search_space.Choice():
-            return trial.suggest_categorical(name, space.values)
-
-
 def this_process() -> list:
-    """What tells this process from every other, also from a later one of its number."""
+    """Host, process id and start time: they identify this process, also against a later one with the same id."""
     return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
 
 
-def is_gone(process: list) -> bool:
-    """Whether a process of this machine has ended; of another machine's, only the storage's heartbeat can tell."""
-    host, number, began = process
+def has_ended(process: list) -> bool:
+    """Whether a process of this machine has ended. Only the storage's heartbeat can tell for another machine."""
+    host, number, started = process
     if host != socket.gethostname():
         return False
     try:
-        found = psutil.Process(number)
-        return abs(found.create_time() - began) > 1 or found.status() == psutil.STATUS_ZOMBIE
+        running = psutil.Process(number)
+        return abs(running.create_time() - started) > 1 or running.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def bury(study) -> list[int]:
-    """Mark the trials as failed whose process was killed; their numbers."""
+def fail_dead_trials(study) -> list[int]:
+    """Mark trials whose process was killed as failed; return their numbers."""
     from optuna.trial import TrialState
 
-    dead = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _is_dead(trial)]
+    def is_dead(trial) -> bool:
+        if process := trial.user_attrs.get("process"):
+            return has_ended(process)
+        return datetime.now() - trial.datetime_start > UNCLAIMED
+
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    dead = [trial.number for trial in running if is_dead(trial)]
     for number in dead:
         study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
     return dead
 
 
-def _is_dead(trial) -> bool:
-    if process := trial.user_attrs.get("process"):
-        return is_gone(process)
-    return datetime.now() - trial.datetime_start > UNCLAIMED
-
-
-def begun(study) -> list:
-    """The trials that do not wait, oldest first."""
+def started_trials(study) -> list:
+    """The trials that have started, oldest first."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
 
 
-def completed(study) -> list:
-    """The trials that came to an end, oldest first."""
+def completed_trials(study) -> list:
+    """The trials that were measured, oldest first."""
     return [trial for trial in study.trials if trial.values is not None and trial.state.name == "COMPLETE"]
 
 
-def accuracy(trial) -> float:
-    """The first objective of a completed trial."""
-    return trial.values[0]
-
-
-def best(study):
-    """The most accurate of the completed trials, the first of equals."""
-    return max(completed(study), key=accuracy)
-
-
-def front(study) -> list:
-    """The completed trials that no other beats in every objective, the most accurate first."""
-    return sorted(study.best_trials, key=accuracy, reverse=True)
-
-
-def value_of_defaults(study) -> float | None:
-    """The accuracy that the values of params.yaml reach; None where they could not be fitted."""
-    return next((accuracy(trial) for trial in completed(study) if DEFAULTS in trial.user_attrs), None)
-
-
-def ended_since(study, moment: float) -> list:
-    """Trials which began after a moment (seconds since 1970) and ended by themselves."""
+def trials_ended_since(study, moment: float) -> list:
+    """Trials that started after a moment (seconds since 1970) and were completed or pruned."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
     return [trial for trial in ended if trial.datetime_start.timestamp() >= moment]
 
 
-@dataclass
-class Budget:
-    """How many more trials may begin; None is no limit but the time."""
-
-    trials: int | None
-    seconds: float
-
-    def __post_init__(self) -> None:
-        self.deadline = time.time() + self.seconds  # not the monotonic clock: other processes read it
-        self.begun = False
-
-    @property
-    def seconds_left(self) -> float:
-        return max(0.0, self.deadline - time.time())
-
-    def take(self) -> bool:
-        """Take one trial from it; whether there was one. The first is there however little the time."""
-        if self.trials == 0 or (self.begun and self.seconds_left == 0):
-            return False
-        self.begun = True
-        if self.trials is not None:
-            self.trials -= 1
-        return True
-
-    def __str__(self) -> str:
-        trials = "" if self.trials is None else f"{self.trials} trial{'' if self.trials == 1 else 's'} and "
-        return f"{trials}{self.seconds_left / 60:.1f} minutes left"
+def trial_accuracy(trial) -> float:
+    """The first objective of a completed trial."""
+    return trial.values[0]
 
 
-def minutes_of(text: str, name: str) -> float:
-    """A number of minutes above 0.
+def best_trial(study):
+    """The most accurate completed trial, the first of equals."""
+    return max(completed_trials(study), key=trial_accuracy)
+
+
+def pareto_front(study) -> list:
+    """The completed trials that no other beats in every objective, the most accurate first."""
+    return sorted(study.best_trials, key=trial_accuracy, reverse=True)
+
+
+def defaults_accuracy(study) -> float | None:
+    """The accuracy with the values of params.yaml; None if they could not be fitted."""
+    return next((trial_accuracy(trial) for trial in completed_trials(study) if DEFAULTS in trial.user_attrs), None)
+
+
+def values_text(values: dict) -> str:
+    """`dropout 0.12, heads 4`."""
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def parse_minutes(text: str, name: str) -> float:
+    """Parse a number of minutes above 0.
 
     Raises:
-        UserError: it is none; begins with `name`, which the person typed it for.
+        UserError: it is not one; the message starts with `name`, the option that it was typed for.
     """
     try:
         minutes = float(text)
@@ -297,3 +320,32 @@ def minutes_of(text: str, name: str) -> float:
     if not 0 < minutes < math.inf:
         raise UserError(f"{name} is {text!r}; expected a number of minutes above 0")
     return minutes
+
+
+@dataclass
+class Budget:
+    """How many more trials may start; `trials` of None limits only the time."""
+
+    trials: int | None
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self.deadline = time.time() + self.seconds  # wall clock, since other processes read it
+        self.started = False
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.deadline - time.time())
+
+    def take(self) -> bool:
+        """Take one trial from the budget; False if none is left. The first is granted however little time there is."""
+        if self.trials == 0 or (self.started and self.seconds_left == 0):
+            return False
+        self.started = True
+        if self.trials is not None:
+            self.trials -= 1
+        return True
+
+    def __str__(self) -> str:
+        trials = "" if self.trials is None else f"{self.trials} trial{'' if self.trials == 1 else 's'} and "
+        return f"{trials}{self.seconds_left / 60:.1f} minutes left"

@@ -1,101 +1,48 @@
-"""One trial: values are drawn, a model is fitted with them and scored on temporal validation."""
+"""One trial: values are suggested, a model is fitted with them, and its objectives are measured on validation.
+
+Shapes: n cases, k list length, D content width.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
 from config import params, search_space
-from config.command import UserError
-from experiments.tuning import mlflow_log as study_record
-from experiments.tuning import objectives
-from experiments.tuning.study import DEFAULTS, completed, suggest, this_process
-from features import folds
+from experiments.evaluation.list_metrics import diversity
+from experiments.tuning.mlflow_log import trial_run
+from experiments.tuning.study import DEFAULTS, Search, completed_trials, this_process
+from features.encode import Batch
 from features.feature_files import Features
-from features.folds import Tables
+from features.sequences import EvaluationCases, batches
+from features.vocabulary import PAD
+from training import validation
+from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
-from training.train import FitError, FitResult, fit
+from training.models.base import Model
+from training.models.ranking import exclude, rank
+from training.models.registry import parse
 
-
-def features_of(features: Features, settings: params.Params) -> list[Features]:
-    """Features of each window, oldest first, made in memory; for one, those of the validation window as they are.
-
-    Raises:
-        UserError: the past is too short for so many.
-    """
-    if settings.tune.folds == 1:
-        return [features]
-    tables = Tables.read()
-    return [folds.at(tables, *window, settings) for window in _windows(tables, settings)]
-
-
-def refuse_too_many(settings: params.Params) -> None:
-    """Before workers begin, which would each fail of it.
-
-    Raises:
-        UserError: the past is too short for so many.
-    """
-    if settings.tune.folds > 1:
-        _windows(Tables.read(), settings)
-
-
-def _windows(tables: Tables, settings: params.Params) -> list[tuple[int, int]]:
-    count = settings.tune.folds
-    found = folds.rolling(tables, count)
-    if len(found) < count:
-        raise UserError(
-            f"tune.folds is {count}; expected at most {max(1, len(found))}: before a further window lie fewer events "
-            "than in it"
-        )
-    return found
-
-
-def joined(results: list[FitResult]) -> FitResult:
-    """One result of the fits of all windows, oldest first: scores are their means, all else is of the newest."""
-    newest = results[-1]
-    if len(results) == 1:
-        return newest
-    scores = {target: float(np.mean([one.validation[target] for one in results])) for target in newest.validation}
-    return replace(newest, seconds=sum(one.seconds for one in results), validation=scores)
-
-
-FOLD_STEPS = 100_000  # between the first epochs of two windows, in the steps that a study compares trials at
+FOLD_STEPS = 100_000  # offset between the epochs of two folds, in the steps at which Optuna compares trials
+LIST_LENGTH = validation.HEADLINE_K
+REQUESTS, REPEATS = 20, 5  # distinct requests that are timed, and how often each
+UNITS = {"latency": " ms"}
 
 
 class OutOfTimeError(Exception):
-    """The budget ended while a trial ran: it says nothing of its values."""
+    """The budget ended while a trial ran. This says nothing about its values."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """What all trials of one call share."""
-
-    label: str
-    features: Features
-    settings: params.Params
-    parent: str  # the MLflow run above theirs
-    folds: list[Features]  # of each window that a trial is scored on, oldest first
-
-    @classmethod
-    def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
-        """A search on the windows that `tune.folds` asks for; `features` are of the validation window."""
-        return cls(label, features, settings, parent, features_of(features, settings))
-
-    @property
-    def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
-
-
-def run_next(study, search: Search, deadline: float) -> int:
-    """Run one more trial to its end, whichever it is; its number.
+def run_next_trial(study, search: Search, deadline: float) -> int:
+    """Run one more trial and return its number, however it ends.
 
     Args:
-        deadline: seconds since 1970, after which it is given up at its next epoch.
+        deadline: seconds since 1970; afterwards the trial stops at its next epoch.
     """
     numbers = []
 
@@ -103,7 +50,7 @@ def run_next(study, search: Search, deadline: float) -> int:
         numbers.append(trial.number)
         trial.set_user_attr("process", this_process())
         try:
-            return _try(trial, search, deadline)
+            return _run_trial(trial, search, deadline)
         except Exception as error:
             trial.set_user_attr("ended", " ".join(str(error).split()))
             raise
@@ -112,104 +59,191 @@ def run_next(study, search: Search, deadline: float) -> int:
     return numbers[0]
 
 
-def _try(trial, search: Search, deadline: float) -> list[float]:
-    settings, aims = search.settings, search.settings.tune.objectives
-    values = suggest(trial, search.spaces)
-    recipe = recipe_with(values, settings.train.models[search.label])
-    tried = recipe | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
-    with study_record.trial_run(trial, tried, search, gave_up=OutOfTimeError) as run:
+def _run_trial(trial, search: Search, deadline: float) -> list[float]:
+    settings, objectives = search.settings, search.settings.tune.objectives
+    configuration = _with_values(_suggest(trial, search.spaces), settings.train.models[search.label])
+    limited = configuration | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
+    with trial_run(trial, limited, search, gave_up=OutOfTimeError) as run:
 
         def on_epoch(row: dict, fold: int) -> bool:
             run.log_epoch(row)
-            if len(aims) == 1:
-                report(trial, row, fold)
-            # The values of params.yaml are what all others are held against, so they are measured whatever it takes.
-            if DEFAULTS not in trial.user_attrs:
-                if len(aims) == 1:  # of several, one that falls behind in accuracy may be ahead in another
-                    prune(trial, row)
-                comparable = len(aims) == len(search.folds) == 1
-                return keep_to(deadline, trial, row, comparable)
-            return False
+            if len(objectives) == 1:
+                report_epoch(trial, row, fold)
+            # The values of params.yaml are what all others are compared with, so they are measured at any cost.
+            if DEFAULTS in trial.user_attrs:
+                return False
+            # With several objectives, a trial that falls behind in accuracy may lead in another.
+            if len(objectives) == 1:
+                _prune_if_behind(trial, row)
+            return stop_when_out_of_time(deadline, trial, row, len(objectives) == len(search.folds) == 1)
 
-        result = _fitted(tried, search, on_epoch)
+        result = _fit_folds(limited, search, on_epoch)
         run.log_fit(result)
-        values_of = objectives.measure(aims, result, search.folds[-1], settings.train, settings.train.seed)
-        beside = {f"objective/{name}": value for name, value in values_of.items()} if len(aims) > 1 else {}
-        run.log_metrics({"objective": values_of["accuracy"]} | beside)
-    trial.set_user_attr("recipe", recipe)
+        values = measure_objectives(objectives, result, search.folds[-1], settings.train, settings.train.seed)
+        several = {f"objective/{name}": value for name, value in values.items()} if len(objectives) > 1 else {}
+        run.log_metrics({"objective": values["accuracy"]} | several)
+    trial.set_user_attr("recipe", configuration)
     trial.set_user_attr("validation", result.validation)
-    return list(values_of.values())
+    return list(values.values())
 
 
-def _fitted(recipe: dict, search: Search, on_epoch: Callable[[dict, int], bool]) -> FitResult:
-    """The recipe fitted before each window, oldest first; steps count on from window to window."""
-    results: list[FitResult] = []
-    for fold, features in enumerate(search.folds):
-        taken = sum(one.curves[-1]["step"] for one in results if one.curves)
+def _suggest(trial, spaces: dict[str, search_space.Space]) -> dict:
+    values = {}
+    for name, space in spaces.items():
+        match space:
+            case search_space.FloatRange():
+                values[name] = trial.suggest_float(name, space.low, space.high, log=space.log)
+            case search_space.IntRange():
+                values[name] = trial.suggest_int(name, space.low, space.high, log=space.log)
+            case search_space.Choice():
+                values[name] = trial.suggest_categorical(name, space.values)
+    return values
 
-        def shifted(row: dict, fold: int = fold, taken: int = taken) -> bool:
-            return on_epoch(row | {"step": row["step"] + taken}, fold)
 
-        results.append(fit(recipe, features, search.settings.train, search.settings.train.seed, shifted))
-    return joined(results)
-
-
-def recipe_with(values: dict, model) -> dict:
-    """The model's parameters of params.yaml with these in place of its own.
+def _with_values(values: dict, model) -> dict:
+    """The model's parameters of params.yaml with the suggested values.
 
     Raises:
-        FitError: the model refuses them together.
+        FitError: the model refuses this combination.
     """
     try:
-        return type(model).model_validate(model.model_dump() | values).model_dump()
+        return parse(model.model_dump() | values).model_dump()
     except ValidationError as error:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 
 
-def report(trial, row: dict, fold: int = 0) -> None:
-    """Tell the study how the trial does at this epoch of this window; trials are compared at the same of both.
+def _fit_folds(configuration: dict, search: Search, on_epoch: Callable[[dict, int], bool]) -> FitResult:
+    """Fit before each fold's period, oldest first; the steps that are logged continue from fold to fold."""
+    results: list[FitResult] = []
+    for fold, features in enumerate(search.folds):
+        steps = sum(result.curves[-1]["step"] for result in results if result.curves)
 
-    Optuna's median pruner judges a trial by its best so far, so a later window that is harder than an earlier one
+        def on_fold_epoch(row: dict, fold: int = fold, steps: int = steps) -> bool:
+            return on_epoch(row | {"step": row["step"] + steps}, fold)
+
+        train = search.settings.train
+        results.append(fit(configuration, features, train, train.seed, on_fold_epoch))
+    newest = results[-1]
+    if len(results) == 1:
+        return newest
+    scores = {target: float(np.mean([one.validation[target] for one in results])) for target in newest.validation}
+    return replace(newest, seconds=sum(result.seconds for result in results), validation=scores)
+
+
+def report_epoch(trial, row: dict, fold: int = 0) -> None:
+    """Report an epoch's validation score to the study, which compares trials at the same epoch of the same fold.
+
+    Optuna's median pruner judges a trial by its best report so far. So a later fold that is harder than an earlier one
     prunes less, never more.
     """
-    scores = {name: value for name, value in row.items() if name.startswith("valid/")}
+    scores = [value for name, value in row.items() if name.startswith("valid/")]
     if scores:
-        trial.report(geometric_mean(scores.values()), fold * FOLD_STEPS + row["epoch"])
+        trial.report(geometric_mean(scores), fold * FOLD_STEPS + row["epoch"])
 
 
-def prune(trial, row: dict) -> None:
-    """Give a trial up that does worse at this epoch than the median of the trials before it did.
-
-    Raises:
-        optuna.TrialPruned: it does.
-    """
+def _prune_if_behind(trial, row: dict) -> None:
+    """Raise optuna.TrialPruned if the trial is worse at this epoch than the median of earlier trials."""
     import optuna
 
     if trial.should_prune():
         raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
 
 
-def keep_to(deadline: float, trial, row: dict, comparable: bool) -> bool:
-    """Whether a trial is to end at this epoch, since no time is left, as the best of its study.
+def stop_when_out_of_time(deadline: float, trial, row: dict, comparable: bool) -> bool:
+    """Whether to end the fit at this epoch because the time is over, and to count the trial as it stands.
 
-    What it has reached by now is the least that its values are worth.
+    A trial counts if it leads its study: what it has reached is the least that its values are worth.
 
     Args:
-        comparable: whether what trials reported epoch by epoch says which is the best.
+        comparable: whether the reports of epochs tell which trial leads.
 
     Raises:
-        OutOfTimeError: no time is left, and it is not the best.
+        OutOfTimeError: the time is over and the trial does not lead.
     """
     if time.time() <= deadline:
         return False
-    if not comparable or not leads(trial):
+    if not comparable or not _leads(trial):
         raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
     trial.set_user_attr("cut_short", row["epoch"])
     return True
 
 
-def leads(trial) -> bool:
-    """Whether a running trial has reported more than any that came to an end."""
+def _leads(trial) -> bool:
+    """Whether a running trial has reported more than every completed one."""
     running = trial.study.get_trials(deepcopy=False)[trial.number]
-    own, *others = (max(one.intermediate_values.values(), default=0.0) for one in [running, *completed(trial.study)])
-    return own > max(others, default=0.0)
+    reports = [max(one.intermediate_values.values(), default=0.0) for one in completed_trials(trial.study)]
+    return max(running.intermediate_values.values(), default=0.0) > max(reports, default=0.0)
+
+
+def measure_objectives(
+    names: Iterable[str], result: FitResult, features: Features, settings: params.Train, seed: int
+) -> dict[str, float]:
+    """The objectives of a fitted model, in the order of `names`.
+
+    Raises:
+        FitError: diversity is requested, and the items have no content.
+    """
+    return {name: OBJECTIVES[name](result, features, settings, seed) for name in names}
+
+
+def objectives_text(values: dict[str, float]) -> str:
+    """`accuracy 0.1234, diversity 0.8000, latency 0.5100 ms`."""
+    return ", ".join(f"{name} {value:.4f}{UNITS.get(name, '')}" for name, value in values.items())
+
+
+def _accuracy(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
+    """Geometric mean of both targets' NDCG@10 on validation."""
+    return geometric_mean(result.validation.values())
+
+
+def _diversity(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
+    """1 - mean cosine of the content of the first 10 of each list, averaged over both targets' validation cases."""
+    content = features.item_features
+    if not content.any():
+        raise FitError("tune.objectives holds diversity, but no item of this dataset has content")
+    length = np.linalg.norm(content, axis=1, keepdims=True)
+    unit = np.divide(content, length, out=np.zeros_like(content), where=length > 0)
+    means = []
+    for target_cases in validation.cases(features).values():
+        cases = validation.sample(target_cases, settings.early_stopping_cases, seed)
+        values = diversity(_lists(result.model, features, cases, settings.eval_batch_size), unit, LIST_LENGTH)
+        means.append(float(np.nanmean(values)))
+    return float(np.mean(means))
+
+
+@torch.inference_mode()
+def _lists(model: Model, features: Features, cases: EvaluationCases, batch_size: int) -> np.ndarray:
+    """(n, k) item rows that the model recommends, -1 where the catalog is exhausted."""
+    lists, no_truth = np.empty((len(cases), LIST_LENGTH), dtype=np.int64), torch.empty(2, 0, dtype=torch.int64)
+    for rows, batch in _batches(model, features, cases, batch_size):
+        lists[rows] = rank(exclude(model.scores(batch), batch.seen), no_truth, LIST_LENGTH)[0].numpy()
+    return np.where(lists == PAD, -1, lists)
+
+
+@torch.inference_mode()
+def _latency(result: FitResult, features: Features, settings: params.Train, seed: int) -> float:
+    """Median milliseconds to score one request over the whole catalog."""
+    model, seconds = result.model, []
+    cases = validation.sample(validation.cases(features)["next_item"], REQUESTS, seed)
+    for _, batch in _batches(model, features, cases, 1):
+        model.scores(batch)  # warm-up: the first call of a shape prepares what later ones reuse
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            model.scores(batch)
+            seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds)) * 1000
+
+
+def _batches(
+    model: Model, features: Features, cases: EvaluationCases, batch_size: int
+) -> Iterable[tuple[np.ndarray, Batch]]:
+    moments = validation.moments(cases, features.description["refresh_minutes"])
+    trends = features.trend_log()
+    return batches(features.log, cases, trends, model.channels, moments, batch_size, model.max_history)
+
+
+OBJECTIVES: dict[str, Callable[[FitResult, Features, params.Train, int], float]] = {
+    "accuracy": _accuracy,
+    "diversity": _diversity,
+    "latency": _latency,
+}

@@ -1,4 +1,7 @@
-"""Several processes on one study: each takes its share of the cores, and one that is killed costs its trial only."""
+"""Several processes that work on one study.
+
+Each worker gets its share of the cores. A worker that is killed loses its trial and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +9,62 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from config import params
 from config.command import UserError
-from experiments.tuning.study import Budget, open_study
-from experiments.tuning.trials import Search, run_next
+from experiments.tuning.study import Budget, Search, open_study
+from experiments.tuning.trials import run_next_trial
 from features import feature_files
 
-MOST_DEATHS = 3  # one after the other: what kills them is not the values of one trial
+MAX_DEATHS = 3  # in a row: then it is not the values of one trial that kill workers
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class WorkersError(UserError):
-    """Workers do not live long enough to end a trial."""
+    """Workers die before they can end a trial."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to begin; it reads the features itself, so that they are not sent."""
+    """What a worker needs to start. It reads the features itself, so that they need not be sent.
+
+    Attributes:
+        parent: id of the MLflow run that holds the trials' runs.
+        features: folder of the features.
+    """
 
     study: str
     url: str
     label: str
     settings: params.Params
-    parent: str  # the MLflow run above its trials'
+    parent: str
     features: Path
     workers: int
 
 
-def threads_for(workers: int) -> int:
-    """Threads of each: two networks whose threads want the same cores are several times slower than one."""
+def threads_per_worker(workers: int) -> int:
+    """Threads of each worker: networks whose threads compete for cores are several times slower than one alone."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    stated = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores // workers, int(stated) if stated.isdecimal() else cores))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // workers, int(limit) if limit.isdecimal() else cores))
 
 
-def work(line: Connection, job: Job, number: int) -> None:
-    """A worker's life: a trial for each deadline that comes in, its number sent back; ends when the line does."""
-    search = Search.of(job.label, feature_files.load(job.features), job.settings, job.parent)
+def worker_main(pipe: Connection, job: Job, number: int) -> None:
+    """Run one trial for each deadline received and send its number back, until the pipe closes."""
+    search = Search.of(job.label, feature_files.load_features(job.features), job.settings, job.parent)
     study = open_study(job.study, job.url, job.settings.seed, number, job.workers, job.settings.tune.objectives)
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
-            line.send(run_next(study, search, line.recv()))
+            pipe.send(run_next_trial(study, search, pipe.recv()))
 
 
 @dataclass
-class Crew:
-    """The processes that are at work, by the line to each.
+class WorkerPool:
+    """Worker processes, by the pipe to each.
 
     Attributes:
         on_end: called with the number of each trial that has ended.
@@ -67,90 +75,89 @@ class Crew:
     budget: Budget
     on_end: Callable[[int], None]
     on_death: Callable[[], None]
-
-    def __post_init__(self) -> None:
-        self.members: dict[Connection, BaseProcess] = {}
-        self.hired = self.deaths = 0
+    processes: dict[Connection, BaseProcess] = field(default_factory=dict)
+    started: int = 0
+    deaths: int = 0  # in a row
 
     def run(self) -> None:
-        """Have trials run until the budget is spent.
+        """Run trials until the budget is spent.
 
-        A worker that dies is replaced while there are trials left; the one that it was at counts as begun.
+        A worker that dies is replaced while trials are left; its trial counts as started.
 
         Raises:
-            WorkersError: several died, and no trial ended meanwhile.
+            WorkersError: several workers died in a row.
         """
         try:
-            while self._hire():
-                ready = wait(self.members)
-                for line in [line for line in self.members if line in ready]:
-                    self._hear(line)
+            while self._fill():
+                ready = wait(self.processes)
+                for pipe in [pipe for pipe in self.processes if pipe in ready]:
+                    self._receive(pipe)
         except BaseException:
-            for process in self.members.values():
+            for process in self.processes.values():
                 process.terminate()
             raise
         finally:
-            for line in list(self.members):
-                self._dismiss(line)
+            for pipe in list(self.processes):
+                self._release(pipe)
 
-    def _hire(self) -> bool:
-        """Fill the places that are free; whether anybody is at work."""
-        while len(self.members) < self.job.workers and self.budget.take():
-            line, process = _started(self.job, self.hired)
-            self.members[line] = process
-            self.hired += 1
-            self._order(line)
-        return bool(self.members)
+    def _fill(self) -> bool:
+        """Start workers up to the configured number; whether any is at work."""
+        while len(self.processes) < self.job.workers and self.budget.take():
+            pipe, process = _start_worker(self.job, self.started)
+            self.processes[pipe] = process
+            self.started += 1
+            self._order_trial(pipe)
+        return bool(self.processes)
 
-    def _order(self, line: Connection) -> None:
-        with suppress(OSError):  # it has died since: its line says so when it is heard next
-            line.send(self.budget.deadline)
+    def _order_trial(self, pipe: Connection) -> None:
+        with suppress(OSError):  # it has died: the next receive from its pipe shows it
+            pipe.send(self.budget.deadline)
 
-    def _hear(self, line: Connection) -> None:
+    def _receive(self, pipe: Connection) -> None:
         try:
-            ended = line.recv()
+            number = pipe.recv()
         except (EOFError, ConnectionResetError):
-            self._dismiss(line)
-            self._bear_a_death()
+            self._release(pipe)
+            self._count_death()
             return
         self.deaths = 0
-        self.on_end(ended)
+        self.on_end(number)
         if self.budget.take():
-            self._order(line)
+            self._order_trial(pipe)
         else:
-            self._dismiss(line)
+            self._release(pipe)
 
-    def _dismiss(self, line: Connection) -> None:
-        """Let a worker end: at once if it waits, after its trial if it is at one."""
-        process = self.members.pop(line)
-        line.close()
+    def _release(self, pipe: Connection) -> None:
+        """Let a worker end: now if it waits, otherwise after its trial."""
+        process = self.processes.pop(pipe)
+        pipe.close()
         process.join()
 
-    def _bear_a_death(self) -> None:
+    def _count_death(self) -> None:
         self.deaths += 1
         self.on_death()
-        if self.deaths >= MOST_DEATHS:
+        if self.deaths >= MAX_DEATHS:
             raise WorkersError(
-                f"tune: {self.deaths} workers in a row ended before their trial did; if memory is short, fewer than "
-                f"--workers {self.job.workers} may live"
+                f"tune: {self.deaths} workers in a row died before their trial ended; if memory is short, use fewer than "
+                f"--workers {self.job.workers}"
             )
 
 
-def _started(job: Job, number: int) -> tuple[Connection, BaseProcess]:
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads, and hang
-    line, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, job, number), name=f"tune-{number}")
-    with _threads(threads_for(job.workers)):
+def _start_worker(job: Job, number: int) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads and hang
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=worker_main, args=(theirs, job, number), name=f"tune-{number}")
+    with _thread_count(threads_per_worker(job.workers)):
         process.start()
-    theirs.close()  # so that the worker's end of the line is closed when the worker ends
-    return line, process
+    theirs.close()  # so that the pipe closes when the worker ends
+    return pipe, process
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _thread_count(count: int) -> Iterator[None]:
     """Processes that start inside the block compute with this many threads."""
     before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, str(number)))
+    os.environ.update(dict.fromkeys(THREADS, str(count)))
     try:
         yield
     finally:

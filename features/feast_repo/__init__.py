@@ -1,1 +1,1 @@
-"""Feast's feature repository: what its registry and its UI know of the online store."""
+"""Feast's feature repository: what Feast's registry and UI know of the online store."""

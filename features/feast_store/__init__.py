@@ -1,1 +1,1 @@
-"""Feast as the online store, for writers, batch jobs and the edge. Never loads in the worker."""
+"""Feast as the online store, for writers, batch jobs and the edge. Never loads in the serving worker."""

@@ -1,4 +1,4 @@
-"""Where in Feast the bytes of a key lie: in which view and of which entities. Loads without Feast."""
+"""Read the online store through a Feast feature server, and where Feast keeps each key. Loads without Feast."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 import httpx
 
 from features.online.errors import StoreError, StoreUnavailable
-from features.online.key_value_store import Swap
+from features.online.store import Swap
 
-# One question asks both views, so that profiles and their policy take one round trip. By full names: `view__feature`.
-FEATURES = ["profile:record", "profile:erased", "shared:record", "shared:erased"]
-_OF_A_USER = b":profile:"  # as `features.online.key_value_store` makes keys
+# Every request reads both views, so that profiles and their policy take one round trip. Full names: `view__feature`.
+FEATURE_NAMES = ["profile:record", "profile:erased", "shared:record", "shared:erased"]
+ENTITIES = ("dataset", "user_id", "part")
+_USER_SEPARATOR = b":profile:"  # as in the keys of `features.online.store`
 
 
-class Place(NamedTuple):
-    """One row of the view `profile` or `shared`. What is not an entity of the view is empty."""
+class FeastRow(NamedTuple):
+    """One row of the view `profile` or `shared`. Entities that the view does not have are empty."""
 
     view: str
     dataset: str
@@ -27,52 +28,55 @@ class Place(NamedTuple):
 
     @property
     def entities(self) -> dict[str, str]:
-        return {"dataset": self.dataset, "user_id": self.user_id, "part": self.part}
+        return {name: getattr(self, name) for name in ENTITIES}
 
 
-def place(key: bytes) -> Place:
-    dataset, found, user = key.removeprefix(b"tidegate:").partition(_OF_A_USER)
+def locate_row(key: bytes) -> FeastRow:
+    """The row that holds a key of the online store."""
+    dataset, found, user = key.removeprefix(b"tidegate:").partition(_USER_SEPARATOR)
     if found:
-        return Place("profile", text(dataset), text(user), "")
+        return FeastRow("profile", safe_text(dataset), safe_text(user), "")
     dataset, _, part = dataset.rpartition(b":")
-    return Place("shared", text(dataset), "", text(part))
+    return FeastRow("shared", safe_text(dataset), "", safe_text(part))
 
 
-def user_of(key: bytes) -> str:
+def user_in_key(key: bytes) -> str:
     """The user id in the key of a profile."""
-    return key.partition(_OF_A_USER)[2].decode("utf-8", "surrogatepass")
+    return key.partition(_USER_SEPARATOR)[2].decode("utf-8", "surrogatepass")
 
 
-def text(raw: bytes) -> str:
-    """Another text for any other bytes. Half a surrogate pair, which Protobuf takes in no text, is spelt out."""
+def safe_text(raw: bytes) -> str:
+    """Different text for different bytes. Escapes half of a surrogate pair, which Protobuf accepts in no text."""
     return raw.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
 
 
-def entities(places: Sequence[Place]) -> dict[str, list[str]]:
-    """Column by column, as Feast asks for them."""
-    return {name: [each.entities[name] for each in places] for name in ("dataset", "user_id", "part")}
+def entity_columns(rows: Sequence[FeastRow]) -> dict[str, list[str]]:
+    """The entities of rows, column by column, as Feast takes them."""
+    return {name: [getattr(row, name) for row in rows] for name in ENTITIES}
 
 
-def chosen(places: Sequence[Place], columns: Mapping[str, Sequence[Any]]) -> list[Any]:
-    """Of each row the record that its view holds."""
+def select_records(rows: Sequence[FeastRow], columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The record of each row, from the columns of its view."""
     return [
-        _held(columns[f"{each.view}__record"][row], columns[f"{each.view}__erased"][row])
-        for row, each in enumerate(places)
+        _record_or_empty(columns[f"{row.view}__record"][index], columns[f"{row.view}__erased"][index])
+        for index, row in enumerate(rows)
     ]
 
 
-def _held(record: Any, erased: bool | None) -> Any:
-    """A row without a record that nobody erased cannot be read; None would say that there is no row. (Feast keeps
-    empty bytes as null.)"""
+def _record_or_empty(record: Any, erased: bool | None) -> Any:
+    """Empty bytes, which are corrupt, for a row that lost its record but was not erased; None would mean no row.
+
+    (Feast stores empty bytes as null.)
+    """
     return b"" if record is None and erased is False else record
 
 
 class ServerEngine:
-    """A pool of connections, safe to share among threads.
+    """A read-only engine on a pool of connections, safe to share among threads.
 
     Args:
-        url: feast+http://host:port or feast+https://..., with credentials where something before the server wants them.
-        timeout_s: the longest wait for a connection, and for an answer.
+        url: feast+http://host:port or feast+https://..., with credentials if a proxy before the server needs them.
+        timeout_s: the longest wait for a connection, and for a response.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -81,38 +85,39 @@ class ServerEngine:
             raise StoreError(
                 f"{url} is Feast's library, which does not load here; read through `feast serve`: feast+http://host:port"
             )
-        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        # Without the environment's proxies: the server is one of ours.
+        self.location = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        # The server is internal, so the environment's proxies do not apply.
         self._http = httpx.Client(base_url=url.removeprefix("feast+"), timeout=timeout_s, trust_env=False)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
-        places = list(map(place, keys))
-        asked = {"features": FEATURES, "entities": entities(places), "full_feature_names": True}
-        answer = self._ask("POST", "/get-online-features", json=asked)
+        rows = list(map(locate_row, keys))
+        body = {"features": FEATURE_NAMES, "entities": entity_columns(rows), "full_feature_names": True}
+        response = self._request("POST", "/get-online-features", json=body)
         try:
-            return [None if raw is None else b64decode(raw, validate=True) for raw in chosen(places, _columns(answer))]
+            records = select_records(rows, _columns(response))
+            return [None if raw is None else b64decode(raw, validate=True) for raw in records]
         except (ValueError, LookupError, TypeError) as error:
-            raise StoreUnavailable(f"{self.place}: what it answered is no features: {error!r}") from None
+            raise StoreUnavailable(f"{self.location}: the response holds no features: {error!r}") from None
 
     def swap(self, swaps: Sequence[Swap]) -> NoReturn:
-        raise StoreError(f"{self.place} is read only; write through feast:///FOLDER, where the feature repository lies")
+        raise StoreError(f"{self.location} is read only; write through feast:///FOLDER of the feature repository")
 
     def ping(self) -> None:
-        self._ask("GET", "/health")
+        self._request("GET", "/health")
 
     def close(self) -> None:
         self._http.close()
 
-    def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
             return self._http.request(method, path, **content).raise_for_status()
         except (httpx.HTTPError, OSError) as error:
-            raise StoreUnavailable(f"{self.place}: {error!r}") from None
+            raise StoreUnavailable(f"{self.location}: {error!r}") from None
 
 
-def _columns(answer: httpx.Response) -> dict[str, list[Any]]:
-    body = answer.json()
+def _columns(response: httpx.Response) -> dict[str, list[Any]]:
+    body = response.json()
     names, results = body["metadata"]["feature_names"], body["results"]
-    return {name: one["values"] for name, one in zip(names, results, strict=True)}
+    return {name: result["values"] for name, result in zip(names, results, strict=True)}

@@ -1,1 +1,1 @@
-"""What is known of users and items now, for answers: profiles and item trends in one store. Loads in the worker."""
+"""The online store: user profiles and item trends as of now, for live requests. Loads in the serving worker."""

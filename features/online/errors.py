@@ -1,12 +1,12 @@
-"""What can go wrong with the online store.
+"""Errors of the online store.
 
-StoreError                the store cannot do what was asked
-├── StoreUnavailable      it does not answer: not there, stopped, or slower than the timeout
-│   └── StoreAbsent       ... since nobody has made the embedded one yet
+StoreError                the store cannot do what was requested
+├── StoreUnavailable      it does not answer: missing, stopped, or slower than the timeout
+│   └── StoreAbsent       the embedded store has not been created yet
 ├── StoreConflict         other writers changed the same records at every attempt
-└── RecordError           one stored record cannot be read
-    └── NewerRecord       ... since newer code wrote it: this code must not write over it
-ProfileError              what was to be stored is not a profile's; names the field
+└── RecordError           a stored record cannot be read
+    └── NewerRecord       a newer version of the code wrote it; this code must not overwrite it
+ProfileError              a profile to be stored is malformed; names the field
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from config.command import UserError
 
 
 class StoreError(UserError):
-    """The store cannot do what was asked; the text names the store and why."""
+    """The store cannot do what was requested. The message names the store and the reason."""
 
 
 class StoreUnavailable(StoreError):
@@ -23,11 +23,11 @@ class StoreUnavailable(StoreError):
 
 
 class StoreAbsent(StoreUnavailable):
-    """The embedded store's file has not been made: nothing was ever stored."""
+    """The file of the embedded store does not exist: nothing was ever stored."""
 
 
 class StoreConflict(StoreError):
-    """Other writers were faster at every attempt; nothing of theirs was overwritten."""
+    """Other writers were faster at every attempt. Nothing of theirs was overwritten."""
 
 
 class RecordError(StoreError):
@@ -35,11 +35,11 @@ class RecordError(StoreError):
 
 
 class NewerRecord(RecordError):
-    """A stored record is of a format that this code does not know."""
+    """A stored record has a format that this code does not know."""
 
 
 class ProfileError(UserError):
-    """Something to be stored is malformed; `field` names what."""
+    """A profile to be stored is malformed. `field` names the part."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")

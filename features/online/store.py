@@ -1,109 +1,285 @@
-"""The online store's interface: what serving reads and the stream writes, whatever holds it."""
+"""The online store: what serving reads and writers update, over any engine that can compare and swap bytes by key.
+
+Profiles are merged here, once for all engines. A writer reads, joins and swaps. If another writer was faster, the swap
+fails and the writer reads again. A failed swap means that another one succeeded, so there is always progress, and no
+event is lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 from data.columns import DAY
-from features.online.item_trends import ItemTrends
-from features.online.profile import Profile
+from features.online.errors import NewerRecord, RecordError, StoreConflict, StoreError
+from features.online.profile import Profile, join_profiles
+from features.online.records import ItemTrends, decode_profile, encode_profile
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 100  # each failed one means that another writer succeeded
+USERS_PER_WRITE = 500  # a writer that loses repeats at most so many
 
 
-class State(StrEnum):
-    """Why a profile was read, or was not."""
+class Swap(NamedTuple):
+    """Replace `old` by `new` under a key. None means no value."""
+
+    key: bytes
+    old: bytes | None
+    new: bytes | None
+
+
+class Engine(Protocol):
+    """Bytes by key. Every method is one round trip, and raises StoreUnavailable if there is no answer in time."""
+
+    location: str  # the URL without credentials
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def swap(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Which of the swaps found their `old`. Each is atomic, and durable once this returns."""
+
+    def ping(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ReadingState(StrEnum):
+    """Whether a profile was read, and if not, why."""
 
     FOUND = "found"
-    UNKNOWN = "unknown"  # the store has never heard of the user
+    UNKNOWN = "unknown"  # the store holds nothing of the user
     EXPIRED = "expired"  # nothing was learned of the user within the time-to-live
-    CORRUPT = "corrupt"  # there is a record, and it cannot be read; `detail` says why
+    CORRUPT = "corrupt"  # the record cannot be read; `detail` gives the reason
 
 
 @dataclass(frozen=True)
 class Reading:
     """One user's profile, or why there is none."""
 
-    state: State
+    state: ReadingState
     profile: Profile | None = None
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for all profiles of a store. Lies in the store itself, so that whoever reads obeys it.
+    """Settings of a store. They are kept in the store itself, so that all readers and writers obey them.
 
     Attributes:
         max_events: the newest events that a profile keeps.
-        ttl_us: what was learned longer ago is not served, in microseconds; None serves it for ever.
-        filled: whether the users of the data set are in. Until they are, nobody is read: a user whose no is still to
-            come would count as one whom nobody asked.
+        ttl_us: time-to-live in microseconds: a profile that learned nothing for longer is not served; None: forever.
+        complete: whether all users of the dataset are in the store. Until then nobody is read: a user whose refusal of
+            consent is not stored yet would count as one who was never asked.
     """
 
     max_events: int
     ttl_us: int | None
-    filled: bool = True
+    complete: bool = True
 
     @classmethod
-    def of(cls, max_events: int, ttl_days: float | None) -> Policy:
-        """As params.yaml states it, in the section online."""
+    def from_days(cls, max_events: int, ttl_days: float | None) -> Policy:
+        """The policy of the section `online` of params.yaml."""
         return cls(max_events, None if ttl_days is None else round(ttl_days * DAY))
 
     def expired(self, learned_us: int, as_of_us: int) -> bool:
         return self.ttl_us is not None and as_of_us - learned_us > self.ttl_us
 
 
-class ProfileStore(Protocol):
+class ProfileStore:
     """Profiles by user, and the trends of all items.
 
-    Every method raises StoreUnavailable where the store does not answer in time. Nothing that was written is lost
-    by another writer at the same moment, and what `upsert` has returned from outlives a kill of the writer.
+    Every method raises StoreUnavailable if the store does not answer in time. Concurrent writers never lose each
+    other's data, and what `upsert` has stored when it returns survives a kill of the writer.
+
+    Args:
+        namespace: the dataset's name; stores of several datasets may share one engine.
     """
 
+    def __init__(self, engine: Engine, namespace: str) -> None:
+        self.engine = engine
+        self._prefix = f"tidegate:{namespace}:".encode()
+        self._policy_key, self._time_key, self._trends_key = map(self._key, ("policy", "trends-time", "trends"))
+
     def configure(self, policy: Policy) -> None:
-        """Set the policy; readers and writers obey it from their next call on. Needed once, before any write."""
+        """Set the policy. Readers and writers obey it from their next call on. Required once, before any write."""
+        encoded = json.dumps(asdict(policy)).encode()
+        self._replace(self._policy_key, lambda current: encoded)
 
     def policy(self) -> Policy | None:
-        """What was configured; None where nothing was."""
+        """The configured policy, or None."""
+        (raw,) = self.engine.get([self._policy_key])
+        return None if raw is None else self._decode_policy(raw)
 
     def read(self, user_ids: Sequence[str], as_of_us: Sequence[int]) -> list[Reading]:
-        """One Reading per user, in order, all in one round trip; a bad record costs its neighbours nothing.
+        """One Reading per user, in order, in one round trip. A bad record does not affect the others.
 
         Args:
-            as_of_us: the moment that each is asked for, which time-to-live counts to. Profiles may hold later
-                events: `features.online.profile` tells what the moment may see.
+            as_of_us: the time of each request, for the time-to-live. Profiles may hold later events;
+                `features.online.profile` selects those that a moment may see.
 
         Raises:
-            StoreError: the store was not configured, or is still being filled.
+            StoreError: the store is not configured, or its users are not complete.
         """
+        policy, records = self._policy_and_records(user_ids)
+        if not policy.complete:
+            raise StoreError(f"{self.engine.location} is incomplete: features.materialize has not finished")
+        requests = zip(user_ids, records, as_of_us, strict=True)
+        return [self._reading(user, raw, moment, policy) for user, raw, moment in requests]
 
     def upsert(self, changes: Sequence[Profile]) -> None:
-        """Join each change with what the store holds of its user; in any order and any number of times.
+        """Join each change with the stored profile of its user. Order and repetition do not matter.
 
         Raises:
-            StoreConflict: other writers won at every attempt. Some changes may be in; repeat all.
-            NewerRecord: a user's record was written by newer code; it stays, the others' changes are in.
+            StoreConflict: other writers won at every attempt. Some changes may be stored; repeat all.
+            NewerRecord: newer code wrote a user's record. It stays; the other users' changes are stored.
         """
+        by_user: dict[str, list[Profile]] = {}
+        for change in changes:
+            by_user.setdefault(change.user_id, []).append(change)
+        users = list(by_user)
+        refused: list[NewerRecord] = []
+        for begin in range(0, len(users), USERS_PER_WRITE):
+            refused += self._write({user: by_user[user] for user in users[begin : begin + USERS_PER_WRITE]})
+        if refused:
+            raise refused[0]
 
     def erase(self, user_ids: Sequence[str]) -> None:
-        """Forget users. A change that is written afterwards begins a new profile."""
+        """Delete users. A later change starts a new profile."""
+        for user in user_ids:
+            self._replace(self._profile_key(user), lambda current: None)
 
     def write_trends(self, trends: ItemTrends) -> None:
-        """Replace the trends, unless the store holds those of a later moment."""
+        """Replace the trends, unless the stored ones are of a later time."""
+        raw = trends.to_bytes()
+        self._replace(self._trends_key, lambda current: current if _is_later(current, trends.time_us) else raw)
+        # A hint for readers, written after the values: at worst they read again, or one refresh late.
+        moment = str(trends.time_us).encode()
+        self._replace(self._time_key, lambda current: current if current and int(current) > trends.time_us else moment)
 
     def read_trends(self, as_of_us: int, newer_than_us: int | None = None) -> ItemTrends | None:
-        """The trends, or None: where there are none, they are of a later moment, expired, or not newer.
+        """The trends; None if there are none, or they are of a later time, expired, or not newer.
 
         Args:
-            newer_than_us: the moment of the trends that the caller has; asking costs little while they hold.
+            newer_than_us: the time of the trends that the caller has. While they are current the call is cheap.
 
         Raises:
             RecordError: the stored trends cannot be read.
         """
+        moment, raw_policy = self.engine.get([self._time_key, self._policy_key])
+        if moment is None or (newer_than_us is not None and int(moment) <= newer_than_us):
+            return None
+        (raw,) = self.engine.get([self._trends_key])
+        policy, trends = self._decode_policy(raw_policy), ItemTrends.from_bytes(raw) if raw else None
+        if trends is None or trends.time_us > as_of_us or policy.expired(trends.time_us, as_of_us):
+            return None
+        return trends
 
     def health(self) -> dict:
-        """{"store": where, "round_trip_us": int}; raises StoreUnavailable where nothing answers."""
+        """{"store": location, "round_trip_us": int}; raises StoreUnavailable if the engine does not answer."""
+        begin = time.perf_counter()
+        self.engine.ping()
+        return {"store": self.engine.location, "round_trip_us": round((time.perf_counter() - begin) * 1e6)}
 
     def close(self) -> None:
-        """Let go of connections; safe to call twice."""
+        """Close connections. Safe to call twice."""
+        self.engine.close()
+
+    def _key(self, name: str) -> bytes:
+        return self._prefix + name.encode()
+
+    def _profile_key(self, user_id: str) -> bytes:
+        # JSON text may hold half of a surrogate pair; such a user id must not fail the batch.
+        return self._key("profile:") + user_id.encode("utf-8", "surrogatepass")
+
+    def _policy_and_records(self, user_ids: Iterable[str]) -> tuple[Policy, list[bytes | None]]:
+        """In one round trip."""
+        raw_policy, *records = self.engine.get([self._policy_key, *map(self._profile_key, user_ids)])
+        return self._decode_policy(raw_policy), records
+
+    def _decode_policy(self, raw: bytes | None) -> Policy:
+        if raw is None:
+            name = self._prefix.decode()[:-1]
+            raise StoreError(f"{self.engine.location} has no policy for {name}; run features.materialize")
+        try:
+            return _parse_policy(raw)
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"the policy in {self.engine.location} cannot be read: {error!r}") from None
+
+    def _reading(self, user_id: str, raw: bytes | None, as_of_us: int, policy: Policy) -> Reading:
+        if raw is None:
+            return Reading(ReadingState.UNKNOWN)
+        try:
+            profile = decode_profile(raw, user_id)
+        except RecordError as error:
+            log.error("%s: %s", self.engine.location, error)
+            return Reading(ReadingState.CORRUPT, detail=str(error))
+        if policy.expired(profile.feature_time_us, as_of_us):
+            return Reading(ReadingState.EXPIRED)
+        return Reading(ReadingState.FOUND, profile)
+
+    def _write(self, waiting: dict[str, list[Profile]]) -> list[NewerRecord]:
+        """Write the changes of some users. Returns the errors of records that must not be overwritten."""
+        refused: list[NewerRecord] = []
+        for _ in range(MAX_ATTEMPTS):
+            policy, records = self._policy_and_records(waiting)
+            swaps: dict[str, Swap] = {}
+            for (user, changes), raw in zip(waiting.items(), records, strict=True):
+                try:
+                    merged = encode_profile(self._merge(user, raw, changes, policy.max_events))
+                except NewerRecord as error:
+                    refused.append(error)
+                    continue
+                if merged != raw:
+                    swaps[user] = Swap(self._profile_key(user), raw, merged)
+            done = self.engine.swap(list(swaps.values())) if swaps else []
+            waiting = {user: waiting[user] for user, was_done in zip(swaps, done, strict=True) if not was_done}
+            if not waiting:
+                return refused
+        raise StoreConflict(
+            f"{self.engine.location}: {len(waiting)} users changed during {MAX_ATTEMPTS} attempts to write"
+        )
+
+    def _merge(self, user_id: str, raw: bytes | None, changes: list[Profile], max_events: int) -> Profile:
+        merged = Profile(user_id)
+        if raw is not None:
+            try:
+                merged = decode_profile(raw, user_id)
+            except NewerRecord:
+                raise
+            except RecordError as error:
+                # The event log, not this store, is the source of truth: start again, and mark the profile as truncated.
+                log.error("%s: %s; the new data replaces it", self.engine.location, error)
+                merged = Profile(user_id, truncated=True)
+        for change in changes:
+            merged = join_profiles(merged, change, max_events)
+        return merged
+
+    def _replace(self, key: bytes, update: Callable[[bytes | None], bytes | None]) -> None:
+        """Set a key to `update(current value)`."""
+        for _ in range(MAX_ATTEMPTS):
+            (current,) = self.engine.get([key])
+            new = update(current)
+            if new == current or self.engine.swap([Swap(key, current, new)])[0]:
+                return
+        raise StoreConflict(f"{self.engine.location}: {key!r} changed during {MAX_ATTEMPTS} attempts to write")
+
+
+@lru_cache(8)  # read with every batch, and hardly ever different
+def _parse_policy(raw: bytes) -> Policy:
+    return Policy(**json.loads(raw))
+
+
+def _is_later(raw: bytes | None, time_us: int) -> bool:
+    try:
+        return raw is not None and ItemTrends.from_bytes(raw).time_us > time_us
+    except NewerRecord:
+        raise
+    except RecordError:
+        return False

@@ -1,1 +1,1 @@
-"""Which segments a user belongs to at a moment, by rules that a person wrote."""
+"""Segments: which rules of params.yaml a user fulfills at a moment."""

@@ -1,7 +1,7 @@
-"""Segments by rule: a pure function of one profile and one moment. Written for reading; `membership` is for many.
+"""Evaluate segment rules for one user and one moment. Written for clarity; `membership` evaluates many at once.
 
-A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `segment_params` says what a condition may be.
-The serving worker may import this file: nothing but the standard library.
+A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `config.params` defines the conditions. The serving
+worker loads this module, which so uses only the standard library.
 """
 
 from __future__ import annotations
@@ -18,9 +18,21 @@ Rule = Mapping[str, Any]
 Condition = Mapping[str, Any]
 ItemValues = Mapping[str, Mapping[str, frozenset[str]]]  # item_id -> field -> its values
 
+BOUNDS: dict[str, Callable[[Any, float], Any]] = {
+    "at_least": operator.ge,
+    "at_most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+FACTS = {
+    "events": "events",
+    "days_since_first": "days since the first event",
+    "days_since_last": "days since the last event",
+}
+
 
 class RuleEvent(NamedTuple):
-    """One event of a profile; times in microseconds."""
+    """One event of a profile. Times are in microseconds."""
 
     item_id: str
     time_us: int
@@ -29,11 +41,11 @@ class RuleEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleProfile:
-    """All that is known of a user, past and future alike: `members` looks only at what its moment may see.
+    """All that is known of a user, past and future; `matching_segments` uses only what its moment may see.
 
     Attributes:
         traits: column -> value; None where unknown.
-        traits_known_us: the moment from which the traits are known; None is never.
+        traits_known_us: the moment from which the traits are known; None: never.
     """
 
     events: Sequence[RuleEvent]
@@ -41,8 +53,8 @@ class RuleProfile:
     traits_known_us: int | None = None
 
 
-class Seen(NamedTuple):
-    """What rules may look at, as of a moment: only what had happened and was known."""
+class VisibleProfile(NamedTuple):
+    """What rules may use at a moment: only what had happened and was known."""
 
     items: Sequence[str]  # of the events
     times: Sequence[int]  # of the events, microseconds, ascending
@@ -50,104 +62,103 @@ class Seen(NamedTuple):
     as_of_us: int
 
 
-Test = Callable[[Seen], bool]
+Predicate = Callable[[VisibleProfile], bool]
 
 
-def members(rules: Sequence[Rule], profile: RuleProfile, as_of_us: int, items: ItemValues) -> list[str]:
+def matching_segments(rules: Sequence[Rule], profile: RuleProfile, as_of_us: int, items: ItemValues) -> list[str]:
     """Names of the segments that the profile belongs to at a moment, in the order of the rules.
 
-    Only events strictly before the moment and known by then count. A number that does not exist (days since an
-    event that never was, a share of no events) and a trait that is not known fulfil no condition.
+    Only events strictly before the moment and known by then count. An undefined number (days since an event that never
+    happened, a share of no events) and an unknown trait fulfill no condition.
     """
     events = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
     known = profile.traits_known_us is not None and profile.traits_known_us <= as_of_us
-    times = sorted([event.time_us for event in events])
-    seen = Seen([event.item_id for event in events], times, profile.traits if known else {}, as_of_us)
-    return fulfilled(tests_of(rules, items), seen)
+    times = sorted(event.time_us for event in events)
+    visible = VisibleProfile([event.item_id for event in events], times, profile.traits if known else {}, as_of_us)
+    return matching_rules(compile_rules(rules, items), visible)
 
 
-def fulfilled(tests: Sequence[tuple[str, Test]], seen: Seen) -> list[str]:
-    """Names of the rules whose test holds."""
-    return [name for name, holds in tests if holds(seen)]
+def matching_rules(predicates: Sequence[tuple[str, Predicate]], profile: VisibleProfile) -> list[str]:
+    """Names of the compiled rules that hold."""
+    return [name for name, holds in predicates if holds(profile)]
 
 
-def tests_of(rules: Sequence[Rule], items: ItemValues) -> list[tuple[str, Test]]:
-    """Each rule's name and its test, read once for many profiles."""
-    return [(rule["name"], _rule(rule, items)) for rule in rules]
+def compile_rules(rules: Sequence[Rule], items: ItemValues) -> list[tuple[str, Predicate]]:
+    """Compile each rule to its name and a predicate, for use on many profiles."""
+    return [(rule["name"], _compile_rule(rule, items)) for rule in rules]
 
 
-def _rule(rule: Rule, items: ItemValues) -> Test:
-    needed = [_condition(one, items) for one in rule.get("all", ())]
-    either = [_condition(one, items) for one in rule["any"]] if "any" in rule else None
-    if len(needed) == 1 and either is None:
-        return needed[0]
+def _compile_rule(rule: Rule, items: ItemValues) -> Predicate:
+    required = [_compile_condition(condition, items) for condition in rule.get("all", ())]
+    alternatives = [_compile_condition(condition, items) for condition in rule["any"]] if "any" in rule else None
+    if len(required) == 1 and alternatives is None:
+        return required[0]
 
-    def holds(seen: Seen) -> bool:
-        return all(test(seen) for test in needed) and (either is None or any(test(seen) for test in either))
+    def holds(profile: VisibleProfile) -> bool:
+        return all(test(profile) for test in required) and (
+            alternatives is None or any(test(profile) for test in alternatives)
+        )
 
     return holds
 
 
-def _condition(condition: Condition, items: ItemValues) -> Test:
+def _compile_condition(condition: Condition, items: ItemValues) -> Predicate:
     if "trait" in condition:
-        trait, wanted = condition["trait"], wanted_values(condition)
-        return lambda seen: as_value(seen.traits.get(trait)) in wanted
-    number = _number(condition, items)
-    bounds = [(test, condition[name]) for name, test in stated_bounds(condition)]
+        trait, accepted = condition["trait"], trait_values(condition)
+        return lambda profile: value_text(profile.traits.get(trait)) in accepted
+    number = _compile_number(condition, items)
+    bounds = [(test, condition[name]) for name, test in condition_bounds(condition)]
 
-    def holds(seen: Seen) -> bool:
-        found = number(seen)
-        if found is None:
+    def holds(profile: VisibleProfile) -> bool:
+        value = number(profile)
+        if value is None:
             return False
-        for test, bound in bounds:  # noqa: SIM110  # a generator takes longer, and every answer waits for this
-            if not test(found, bound):
+        for test, bound in bounds:  # noqa: SIM110  # a generator is slower, and every request waits for this
+            if not test(value, bound):
                 return False
         return True
 
     return holds
 
 
-def _number(condition: Condition, items: ItemValues) -> Callable[[Seen], float | None]:
-    """The number that a condition bounds; None where it does not exist."""
+def _compile_number(condition: Condition, items: ItemValues) -> Callable[[VisibleProfile], float | None]:
+    """The number that a condition bounds; None where it is undefined."""
     if "share_of" in condition:
-        field_name, value = condition["share_of"]["field"], condition["share_of"]["value"]
-        has = lambda item: value in items.get(item, {}).get(field_name, ())  # noqa: E731
-        return lambda seen: sum(map(has, seen.items)) / len(seen.items) if seen.items else None
+        name, value = condition["share_of"]["field"], condition["share_of"]["value"]
+
+        def share(profile: VisibleProfile) -> float | None:
+            if not profile.items:
+                return None
+            return sum(value in items.get(item, {}).get(name, ()) for item in profile.items) / len(profile.items)
+
+        return share
     if condition["fact"] == "events":
         if "last_days" not in condition:
-            return lambda seen: len(seen.times)
-        span = span_us(condition)
-        return lambda seen: len(seen.times) - bisect_left(seen.times, seen.as_of_us - span)
-    at = 0 if condition["fact"] == "days_since_first" else -1
-    return lambda seen: (seen.as_of_us - seen.times[at]) / DAY if seen.times else None
+            return lambda profile: len(profile.times)
+        span = last_days_us(condition)
+        return lambda profile: len(profile.times) - bisect_left(profile.times, profile.as_of_us - span)
+    index = 0 if condition["fact"] == "days_since_first" else -1
+    return lambda profile: (profile.as_of_us - profile.times[index]) / DAY if profile.times else None
 
 
-BOUNDS: dict[str, Callable[[Any, float], Any]] = {
-    "at_least": operator.ge,
-    "at_most": operator.le,
-    "above": operator.gt,
-    "below": operator.lt,
-}
-
-
-def stated_bounds(condition: Condition) -> list[tuple[str, Callable[[Any, float], Any]]]:
-    """The bounds that a condition states, by name."""
+def condition_bounds(condition: Condition) -> list[tuple[str, Callable[[Any, float], Any]]]:
+    """The bounds of a condition: name and comparison."""
     return [(name, test) for name, test in BOUNDS.items() if name in condition]
 
 
-def span_us(condition: Condition) -> int:
+def last_days_us(condition: Condition) -> int:
     """`last_days` in microseconds."""
     return round(condition["last_days"] * DAY)
 
 
-def wanted_values(condition: Condition) -> set[str]:
-    """The values that a condition on a trait asks for."""
-    given = condition["in"] if "in" in condition else [condition["equals"]]
-    return {text for value in given if (text := as_value(value)) is not None}
+def trait_values(condition: Condition) -> set[str]:
+    """The values that a condition on a trait accepts."""
+    accepted = condition["in"] if "in" in condition else [condition["equals"]]
+    return {text for value in accepted if (text := value_text(value)) is not None}
 
 
-def as_value(value: object) -> str | None:
-    """A trait's value as text: 25 and 25.0 are one value, and so are None and NaN."""
+def value_text(value: object) -> str | None:
+    """A trait's value as text: 25 and 25.0 are the same value; None and NaN are None."""
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -157,24 +168,22 @@ def as_value(value: object) -> str | None:
 
 def split_values(cell: object) -> frozenset[str]:
     """The values in a cell of an item's column: "Drama|Comedy" holds two."""
-    text = as_value(cell)
+    text = value_text(cell)
     return frozenset(part.strip() for part in text.split("|") if part.strip()) if text is not None else frozenset()
 
 
-def describe(rule: Rule) -> str:
-    """A rule in words, for those who read its numbers."""
-    parts = [" and ".join(map(_words, rule["all"]))] if "all" in rule else []
-    parts += [" or ".join(map(_words, rule["any"]))] if "any" in rule else []
+def describe_rule(rule: Rule) -> str:
+    """A rule in words, for reports."""
+    parts = [" and ".join(map(_describe_condition, rule["all"]))] if "all" in rule else []
+    parts += [" or ".join(map(_describe_condition, rule["any"]))] if "any" in rule else []
     return "; and ".join(parts)
 
 
-def _words(condition: Condition) -> str:
+def _describe_condition(condition: Condition) -> str:
     if "trait" in condition:
-        return f"{condition['trait']} is {' or '.join(sorted(wanted_values(condition)))}"
-    bounds = " and ".join(f"{name.replace('_', ' ')} {condition[name]:g}" for name, _ in stated_bounds(condition))
+        return f"{condition['trait']} is {' or '.join(sorted(trait_values(condition)))}"
+    bounds = " and ".join(f"{name.replace('_', ' ')} {condition[name]:g}" for name, _ in condition_bounds(condition))
     if "share_of" in condition:
         return f"share of events with {condition['share_of']['field']} {condition['share_of']['value']} {bounds}"
-    asked = {"events": "events", "days_since_first": "days since the first event",
-             "days_since_last": "days since the last event"}[condition["fact"]]  # fmt: skip
     limit = f" of the last {condition['last_days']:g} days" if "last_days" in condition else ""
-    return f"{asked}{limit} {bounds}"
+    return f"{FACTS[condition['fact']]}{limit} {bounds}"

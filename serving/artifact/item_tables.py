@@ -15,9 +15,9 @@ import pandas as pd
 
 from config.paths import INGESTED
 from data.columns import DAY, ITEM
-from data.products import read_table
+from data.tables import read_table
 from features.feature_files import Features
-from features.segments.membership import gather, membership
+from features.segments.membership import collect_inputs, membership
 from features.segments.rules import Rule, split_values
 from serving.worker import fallback, rerank
 
@@ -63,7 +63,7 @@ def item_attributes(items: pd.DataFrame, ids: Sequence[str]) -> dict[str, dict[s
 
 def popular_by_segment(rules: Sequence[Rule], sides: Sides, features: Features) -> dict[str, list[tuple[int, int]]]:
     """Segment -> (item row, events of its members in the last 30 days before the cut), most first."""
-    facts = gather(rules, sides.users, sides.items, features.users, features.vocabulary.ids)
+    facts = collect_inputs(rules, sides.users, sides.items, features.users, features.vocabulary.ids)
     everybody = np.arange(len(features.users))
     inside = membership(rules, features.log, facts, everybody, np.full(len(everybody), features.cut_us))  # (U, R)
     past = features.past

@@ -6,12 +6,12 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 from config.paths import DEPLOYMENTS
-from data import atomic_write
+from data import files
+from data.times import now_iso
 from serving import settings
 from serving.deployment import signature
 from serving.deployment.deployment_log import who
@@ -61,7 +61,7 @@ def _read() -> dict[str, int]:
 
 def _write(known: dict[str, int]) -> None:
     with suppress(OSError):  # a full disk costs this memory, never a rollback
-        atomic_write.write(seen_serials_path(), json.dumps(known, indent=1).encode())
+        files.write_bytes(seen_serials_path(), json.dumps(known, indent=1).encode())
 
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -250,7 +250,7 @@ def make(dataset: str, why: str, reason: str, artifact: str, after: dict[str, st
     if why == OVERRIDE:  # the way out, also of a record that went back
         forget_serial(record.model)
     before = past.after if past else {alias: _says(dataset, alias) for alias in after}
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = now_iso()
     move = Move(dataset, record.next_serial, why, reason, who(), now, artifact, before, after, record.link)
     client().set_registered_model_tag(dataset, INTENT, signature.sign(KIND, asdict(move)))
     finish(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from config.gate_params import Rollout
+from config.params import Rollout
 from serving.deployment import alias_changes, archives, registry, rollout_stage
 from serving.deployment.deployment_log import who
 from serving.deployment.load_version import DeployError, Say, bring_up, make_default

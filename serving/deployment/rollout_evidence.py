@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.gate_params import Rollout
-from data import atomic_write
+from config.params import Rollout
+from data import files
 
 GROWTH = 1.05  # of a bucket of times to the next: a p99 is known to 5%
 LEAST = 1e-4  # seconds, where the first bucket ends
@@ -97,7 +97,7 @@ def folder(place: Path) -> Path:
 
 def write(path: Path, step: str, seen: Evidence) -> None:
     """Keep one process's counts of a step; whole or not at all."""
-    atomic_write.write(path, json.dumps({"step": step, **vars(seen)}, default=vars).encode())
+    files.write_bytes(path, json.dumps({"step": step, **vars(seen)}, default=vars).encode())
 
 
 def total(place: Path, step: str) -> Evidence:

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.command import UserError
-from config.gate_params import Rollout
+from config.params import Rollout
 from config.paths import DEPLOYMENTS
 from serving.deployment import deployment_log, rollout_evidence
 from serving.deployment.deployment_log import Entry

@@ -1,4 +1,4 @@
-"""An answer as bytes that are joined, not parsed: a cached one reaches its client without being read again."""
+"""An answer as bytes to be joined: a cached one reaches its client without being parsed again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from serving.edge.errors import Garbled
-
-RUNGS = ("personalised", "segment", "popular", "cached", "static")
+SOURCES = ("personalized", "segment", "popular", "cached", "static")
 FIELDS = (
     "items",
-    "rung",
+    "source",
     "reason",
     "time",
     "trends_time",
@@ -22,80 +20,71 @@ FIELDS = (
     "dataset_version",
     "segments",
 )
-TRACED = ("inputs", "computed_on")  # what a worker says for the served log alone; older ones do not
-OWN_FIELDS = ("request_id", "experiment", "bucket", "cache")  # what the edge adds to each answer that it gives
+LOGGED_FIELDS = ("inputs", "computed_on")  # a worker sends these for the served log only
+CLIENT_FIELDS = ("request_id", "experiment", "bucket", "cache")  # the edge adds these to every answer
 
 
 class Answer(NamedTuple):
-    """What every client who asks the same gets; both parts are JSON objects that still want their closing brace."""
+    """What every client with the same request gets. `body` and `log_entry` are JSON objects without the closing brace.
 
-    rung: str
-    version: str  # of the model, empty where none is known
+    Attributes:
+        version: of the model; empty where none is known.
+        log_entry: the answer for the served log: ids and scores of the items, and what a replay compares with.
+    """
+
+    source: str
+    version: str
     body: bytes
-    receipt: bytes  # the same for the served log: of the items ids and scores, and what a replay compares with
+    log_entry: bytes
 
     def pack(self) -> bytes:
-        return b"\n".join((self.rung.encode(), self.version.encode(), self.receipt, self.body))
+        return b"\n".join((self.source.encode(), self.version.encode(), self.log_entry, self.body))
 
     @classmethod
     def unpack(cls, packed: bytes) -> Answer:
-        """Raises ValueError where the bytes are none of ours."""
-        rung, version, receipt, body = packed.split(b"\n", 3)  # JSON as we write it holds no line breaks
-        return cls(rung.decode(), version.decode(), body, receipt)
+        """Raises ValueError where the bytes are no packed answer."""
+        source, version, log_entry, body = packed.split(b"\n", 3)  # orjson writes no line breaks
+        return cls(source.decode(), version.decode(), body, log_entry)
 
 
-def seal(fields: dict[str, Any]) -> Answer:
+def build_answer(fields: dict[str, Any]) -> Answer:
     """The answer with these FIELDS."""
-    told = {name: fields[name] for name in FIELDS}
-    body = orjson.dumps(told)[:-1]
-    listed = {
-        "items": [item["item_id"] for item in told["items"]],
-        "scores": [item.get("score") for item in told["items"]],
+    public = {name: fields[name] for name in FIELDS}
+    body = orjson.dumps(public)[:-1]
+    items = public["items"]
+    log_entry = {
+        **public,
+        "items": [item["item_id"] for item in items],
+        "scores": [item.get("score") for item in items],
+        "digest": digest(body),
+        **{name: fields.get(name) for name in LOGGED_FIELDS},
     }
-    traced = {"digest": digest(body)} | {name: fields.get(name) for name in TRACED}
-    return Answer(told["rung"], told["model_version"] or "", body, orjson.dumps(told | listed | traced)[:-1])
+    return Answer(public["source"], public["model_version"] or "", body, orjson.dumps(log_entry)[:-1])
 
 
 def digest(body: bytes) -> str:
-    """Of an answer's shared part, by which a replay tells that it is the same to the byte."""
+    """A hash of an answer's body, by which a replay shows that its answer is identical."""
     return blake2b(body, digest_size=16).hexdigest()
 
 
-def read(answer: Answer) -> dict[str, Any]:
-    """The fields of a sealed answer."""
+def parse_answer(answer: Answer) -> dict[str, Any]:
+    """The FIELDS of an answer."""
     return orjson.loads(answer.body + b"}")
 
 
-def from_worker(body: bytes) -> dict[str, Any]:
-    """The fields of TorchServe's answer.
-
-    Raises:
-        Garbled: it is not one.
-    """
-    try:
-        fields = orjson.loads(body)
-        sound = (
-            all(name in fields for name in FIELDS)
-            and fields["rung"] in RUNGS
-            and isinstance(fields["reason"], str)
-            and isinstance(fields["model_version"], str)
-            and all(isinstance(item["item_id"], str) for item in fields["items"])
-        )
-    except (ValueError, TypeError, KeyError):
-        sound = False
-    if not sound:
-        raise Garbled("what TorchServe answered is no recommendation")
-    return fields
+def client_body(answer: Answer, client_fields: dict[str, Any]) -> bytes:
+    """The response body for one client: the shared part and its CLIENT_FIELDS."""
+    return answer.body + b"," + orjson.dumps(client_fields)[1:]
 
 
-def without(items: list[dict], unwanted: Collection[str], k: int) -> list[dict]:
-    """The first k items that are not unwanted, in order."""
-    if not unwanted:
+def log_line(answer: Answer, request_fields: dict[str, Any]) -> bytes:
+    """The served log's line: the answer and what is known of its request."""
+    return answer.log_entry + b"," + orjson.dumps(request_fields)[1:]
+
+
+def first_items(items: list[dict], excluded: Collection[str], k: int) -> list[dict]:
+    """The first k items that are not excluded, in order."""
+    if not excluded:
         return items[:k]
-    gone = frozenset(unwanted)
-    return [item for item in items if item["item_id"] not in gone][:k]
-
-
-def finish(answer: Answer, own: dict[str, Any]) -> bytes:
-    """The body for one client: the shared part and OWN_FIELDS."""
-    return answer.body + b"," + orjson.dumps(own)[1:]
+    unwanted = frozenset(excluded)
+    return [item for item in items if item["item_id"] not in unwanted][:k]

@@ -1,105 +1,263 @@
-"""The edge as an ASGI application: paths, methods, and what each may answer."""
+"""The edge as a FastAPI application: routes, error responses, and what is recorded of each answer."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from serving.edge import openapi, page, settings
-from serving.edge.consent import Users
-from serving.edge.endpoint import METHODS, recommendations
-from serving.edge.errors import Refusal
-from serving.edge.incoming import Gone, Receive
-from serving.edge.respond import HTML, Send, error, json, raw
-from serving.edge.service import Service
+from data.times import to_iso
+from serving.edge import models, settings
+from serving.edge.answer import client_body, log_line
+from serving.edge.authentication import ApiKey, permitted_user
+from serving.edge.consent import UNKNOWN, OnlineProfileStore, ProfileStore
+from serving.edge.models import ApiError, Health, Readiness, RequestHeaders
+from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
+from serving.edge.request_log import kept_request, pseudonym
+from serving.edge.request_parsing import HeaderCheck, parse_headers, parse_query, read_json, read_key, usable_request_id
+from serving.edge.rollout_trial import NO_BUCKET
+from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
-from serving.edge.stored import Stored
+from serving.worker.request import RequestError, parse
 
 log = logging.getLogger(__name__)
 
-PAGE_POLICY = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
+PATH = "/v1/recommendations"
+DESCRIPTION = "Every request with a valid key is answered within its deadline; the answer says what it is based on."
+CLIENT_GONE = 499  # nobody reads it
 
 
-def create() -> App:
-    """What uvicorn calls in each process.
+def create_app(edge: EdgeSettings | None = None, profiles: ProfileStore | None = None) -> FastAPI:
+    """The application; uvicorn calls this in each process without arguments.
+
+    Args:
+        edge: None: the environment's settings, with the online store that the environment names.
+        profiles: where consent is read; None: no store.
 
     Raises:
-        SettingsError, KeyringError, SecretError: the environment, the keys or the secret cannot be.
+        SettingsError, KeyFileError, SecretError: the environment, the keys or the secret are invalid.
     """
-    chosen = settings.load()
-    return App(chosen, Stored.of(chosen.dataset))
+    if edge is None:
+        edge = settings.load()
+        profiles = OnlineProfileStore.from_environment(edge.dataset)
+    service = EdgeService(edge, profiles)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPIOffline(  # Swagger UI from a package instead of a content delivery network
+        redoc_url=None,
+        title="Tidegate recommendations",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    add_routes(app)
+    app.add_middleware(HeaderCheck, refuse=error_response)
+    app.add_exception_handler(HTTPException, handle_http_error)
+    app.add_exception_handler(ClientDisconnect, handle_client_disconnect)
+    models.add_components(app.openapi())
+    return app
 
 
-class App:
-    """See `serving.edge.service.Service` for the arguments."""
+def add_routes(app: FastAPI) -> None:
+    app.add_api_route(
+        PATH,
+        recommend,
+        methods=["POST"],
+        operation_id="recommend",
+        responses=models.ANSWER | models.ERRORS | models.BODY_ERRORS,
+        openapi_extra=models.describe_operation(reads_body=True),
+    )
+    app.add_api_route(
+        PATH,
+        recommend_by_query,
+        methods=["GET"],
+        operation_id="recommend_by_query",
+        responses=models.ANSWER | models.ERRORS,
+        openapi_extra=models.describe_operation(reads_body=False),
+    )
+    app.add_api_route("/healthz", health, operation_id="health")
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Readiness, "description": "Not ready."}}
+    app.add_api_route("/readyz", readiness, operation_id="readiness", responses=not_ready)
 
-    def __init__(self, settings: EdgeSettings, users: Users | None = None) -> None:
-        self.service = Service(settings, users)
-        description = openapi.describe(settings)
-        self._pages = {
-            "/openapi.json": (orjson.dumps(description), b"application/json"),
-            "/docs": (page.render(description).encode(), HTML),
+
+# Errors
+
+
+def error_response(request: Request, error: ApiError) -> Response:
+    """{"code", "field", "message"}, counted."""
+    request.app.state.service.metrics.refusals.labels(error.status_code).inc()
+    body = {"code": error.status_code, "field": error.field, "message": error.message}
+    response = json_response(json.dumps(body).encode(), request_id_of(request), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, ApiError):
+        return error_response(request, error)
+    if error.status_code == 404:
+        return error_response(request, ApiError(404, "path", "nothing is here; see /docs"))
+    if error.status_code == 405:
+        allowed = allowed_methods(request) or (error.headers or {}).get("Allow", "")
+        return error_response(request, ApiError(405, "method", f"expected {allowed}", {"Allow": allowed}))
+    return error_response(request, ApiError(error.status_code, None, error.detail, dict(error.headers or {})))
+
+
+async def handle_client_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+def allowed_methods(request: Request) -> str:
+    """The methods of all API routes with the request's path; Starlette names those of the first only."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute) and route.path == request.url.path]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+
+
+def json_response(body: bytes, request_id: str | None = None, status: int = 200) -> Response:
+    """An id that no header can carry stays in the body only."""
+    headers = {}
+    if request_id is not None and request_id.isascii() and request_id.isprintable():
+        headers["X-Request-Id"] = request_id
+    return Response(body, status, headers, media_type="application/json")
+
+
+def request_id_of(request: Request) -> str:
+    """The id of a request: the one in its body if that was read, else its header's, else a new one."""
+    request_id = getattr(request.state, "request_id", None)
+    return request_id or usable_request_id(request.headers.get("x-request-id")) or secrets.token_hex(16)
+
+
+# Routes
+
+
+async def recommend(request: Request) -> Response:
+    """Recommend items to a user."""
+    service: EdgeService = request.app.state.service
+    key = service.authenticator.authenticate(read_key(request))
+    headers = parse_headers(request)
+    body = await read_json(request, service.settings.max_body_bytes, service.settings.body_seconds)
+    return await answer(request, key, headers, body)
+
+
+async def recommend_by_query(request: Request) -> Response:
+    """Recommend items to a user, asked by a query string; it may also hold context.NAME and filters.NAME."""
+    service: EdgeService = request.app.state.service
+    key = service.authenticator.authenticate(read_key(request))
+    headers = parse_headers(request)
+    return await answer(request, key, headers, parse_query(request.scope["query_string"]))
+
+
+async def health() -> Health:
+    """Whether the process answers."""
+    return Health()
+
+
+async def readiness(request: Request, response: Response) -> Readiness:
+    """Whether every request with a valid key can be answered, and the state of each part."""
+    state = request.app.state.service.readiness()
+    response.status_code = 200 if state.status == "ready" else 503
+    return state
+
+
+async def answer(request: Request, key: ApiKey, headers: RequestHeaders, body: Any) -> Response:
+    """Answer one request whose key was checked and whose body was read.
+
+    Raises:
+        ApiError: 400 where the body is malformed, 403 where the key is of another user.
+    """
+    service: EdgeService = request.app.state.service
+    begun = asyncio.get_running_loop().time()
+    call = checked_call(body, key, headers, service.settings.deadline_ms, begun)
+    request_id = call.request.request_id or request_id_of(request)
+    request.state.request_id = request_id
+    try:
+        result = await service.recommender.recommend(call)
+    except ApiError:
+        raise
+    except Exception:  # whatever we got wrong, the client is answered
+        log.exception("the static list answers because the edge failed", extra={"request_id": request_id})
+        service.metrics.errors.inc()
+        reason = "the edge failed, which is logged"
+        static = service.recommender.fallback.static_answer(call.request, reason, call.request.exclude)
+        result = Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
+    seconds = asyncio.get_running_loop().time() - begun
+    client_fields = {
+        "request_id": request_id,
+        "experiment": result.bucket.experiment,
+        "bucket": result.bucket.arm,
+        "cache": result.cache,
+    }
+    record(service, call, key, result, client_fields, seconds)
+    if result.cache == MISS:
+        service.shadow.offer(result.worker_request.body, result.answer)
+    return json_response(client_body(result.answer, client_fields), request_id)
+
+
+def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_ms: int, begun: float) -> Call:
+    """The request of a body, for the user that the key is for. Raises ApiError: 400 or 403."""
+    try:
+        request = parse(body, time.time_ns() // 1000)
+    except RequestError as error:
+        raise ApiError(400, error.field, error.message) from None
+    user_id = permitted_user(key, request.user_id)
+    if user_id != request.user_id:
+        request.user_id, body = user_id, body | {"user_id": user_id}
+    deadline_ms = min(headers.deadline_ms or max_deadline_ms, max_deadline_ms)
+    consent = None if headers.consent is None else headers.consent == "granted"
+    return Call(request, body, consent, deadline_ms, begun + deadline_ms / 1000)
+
+
+def record(
+    service: EdgeService,
+    call: Call,
+    key: ApiKey,
+    result: Recommendation,
+    client_fields: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Count an answer, and write its line of the served log: the user stands there under a pseudonym."""
+    source, metrics, user_id = result.answer.source, service.metrics, call.request.user_id
+    metrics.answers.labels(source, result.cache, result.bucket.arm or "").inc()
+    metrics.seconds.labels(source).observe(seconds)
+    metrics.consent.labels(result.consent).inc()
+    if seconds * 1000 > call.deadline_ms:
+        metrics.late.labels(source).inc()
+    request_time = to_iso(call.request.time_us)
+    if service.served_log is not None:
+        fields = {
+            **client_fields,
+            "user": None if user_id is None else pseudonym(service.secret, user_id),
+            "consent": result.consent,
+            "dataset": service.settings.dataset,
+            "basis": result.worker_request.history_source,
+            "unlogged": result.worker_request.unlogged,
+            "key": key.id,
+            "k": call.request.k,
+            "asked": request_time,
+            "milliseconds": round(seconds * 1000, 2),
         }
-
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                await self._route(scope, receive, send)
-            except Gone:
-                return
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
-
-    async def _route(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        path, method = scope["path"], scope["method"]
-        if path == "/v1/recommendations":
-            if method in METHODS:
-                await recommendations(self.service, scope, receive, send)
-            else:
-                await self._wrong_method(send, METHODS)
-        elif method != "GET" and path in (*self._pages, "/healthz", "/readyz"):
-            await self._wrong_method(send, ("GET",))
-        elif path == "/healthz":
-            await json(send, 200, b'{"status":"alive"}')
-        elif path == "/readyz":
-            able, parts = self.service.ready()
-            word = "ready" if able else "not ready"
-            await json(send, 200 if able else 503, orjson.dumps({"status": word, **parts}))
-        elif path in self._pages:
-            body, kind = self._pages[path]
-            await raw(send, 200, body, kind, PAGE_POLICY)
-        else:
-            await self._refuse(send, Refusal(404, "path", "nothing is here; see /docs"))
-
-    def refused(self, status: int) -> None:
-        """Count a refusal, also one of what never became a request."""
-        self.service.metrics.refusals.labels(status).inc()
-
-    async def _wrong_method(self, send: Send, allowed: tuple[str, ...]) -> None:
-        told = f"expected {' or '.join(allowed)}"
-        await self._refuse(send, Refusal(405, "method", told, ((b"allow", ", ".join(allowed).encode()),)))
-
-    async def _refuse(self, send: Send, refusal: Refusal) -> None:
-        self.refused(refusal.status)
-        await error(send, refusal)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Start and stop with the process."""
-        await receive()
-        try:
-            await self.service.start()
-        except Exception as fault:
-            log.exception("the edge does not start")
-            await send({"type": "lifespan.startup.failed", "message": str(fault)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        try:
-            await receive()
-        except asyncio.CancelledError:
-            await self.service.stop()
-            raise
-        await self.service.stop()
-        await send({"type": "lifespan.shutdown.complete"})
+        service.served_log.append(log_line(result.answer, fields))
+    if service.kept_requests is not None and result.worker_request.unlogged:
+        line = kept_request(result.worker_request.body, client_fields["request_id"], request_time)
+        service.kept_requests.append(line)

@@ -1,94 +1,215 @@
-"""May this user's answer be personal, and has anything changed since the last one? One read, within its time.
+"""Whether an answer may be personal: reads the user's consent, and what else the edge needs of a profile, from a store.
 
-The profile store is another part's. Whatever holds profiles plugs in here by one method.
+Whatever holds profiles plugs in by `ProfileStore`'s two methods.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from data.times import to_iso
+from features.feast_store.server_engine import ServerEngine
+from features.online import profile as online_profile
+from features.online import store as online_store
+from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
+from features.online.errors import StoreAbsent, StoreError
+from features.online.profile import PERSONALIZATION, Profile
 from serving.circuit_breaker import Breaker
-from serving.edge.errors import StoreError
+from serving.worker.request import MAX_HISTORY
+
+GRANTED, DENIED, NOT_ASKED, UNKNOWN = "granted", "denied", "not_asked", "unknown"
+DENIED_REASON = "the user does not consent to personalization"
+NOT_ASKED_REASON = "the user was not asked for consent to personalization"
+
+
+class ProfileUnavailable(Exception):
+    """The profile store gave no answer on a user; the text says why, and clients read it."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Attributes:
-    consent: whether the user agreed to personalisation; None where nobody asked.
-    state: a text that changes whenever what is known of the user does; cached answers are kept by it.
-    told: history and context to put into a request that states no history, where the worker cannot read the store.
+class UserProfile:
+    """What the edge needs to know of a user.
+
+    Attributes:
+        consent: the user's answer; None where the user was not asked.
+        version: a text that changes whenever the stored profile does; the key of cached answers includes it.
+        features: history and context to send with a request, where the worker cannot read the store.
     """
 
     consent: bool | None
-    state: str
-    told: dict[str, Any] | None = None
+    version: str
+    features: dict[str, Any] | None = None
 
 
-class Users(Protocol):
-    """What the edge needs of a profile store."""
+class ProfileStore(Protocol):
+    """Where profiles are read."""
 
-    async def read(self, user_id: str) -> Standing:
-        """One round trip; any exception means that there is no word on the user."""
-
-    async def close(self) -> None:
-        """Let go of connections."""
-
-
-class NoStore:
-    """Without a store nobody was asked, and an answer rests on what its request states."""
-
-    async def read(self, user_id: str) -> Standing:
-        return Standing(None, "")
+    async def read(self, user_id: str) -> UserProfile:
+        """One round trip; any exception means that the store gave no answer."""
 
     async def close(self) -> None:
-        return None
+        """Close connections."""
 
 
-class Memory:
-    """A store in this process: for tests, and to see how one plugs in."""
+class NoProfileStore:
+    """No store: nobody was asked for consent, and an answer rests on the request alone."""
 
-    def __init__(self, standings: dict[str, Standing] | None = None) -> None:
-        self.standings = standings or {}
-
-    async def read(self, user_id: str) -> Standing:
-        return self.standings.get(user_id, Standing(None, ""))
+    async def read(self, user_id: str) -> UserProfile:
+        return UserProfile(None, "")
 
     async def close(self) -> None:
         return None
 
 
-class Guarded:
-    """A store that is waited for no longer than `seconds`, and left alone while it fails."""
+class OnlineProfileStore:
+    """The online store. Reads in a thread, since the store's client blocks.
 
-    def __init__(self, users: Users, breaker: Breaker, seconds: float) -> None:
-        self._users, self.breaker, self._seconds = users, breaker, seconds
+    Args:
+        open_store: called when the store is first needed, and again after it failed to open.
+        sends_features: whether requests must carry the stored history, since the worker cannot read the store.
+    """
 
-    async def read(self, user_id: str, seconds: float) -> Standing:
-        """The user's standing, within the smaller of both limits.
+    def __init__(self, open_store: Callable[[], online_store.ProfileStore], sends_features: bool = False) -> None:
+        self._open, self._sends_features = open_store, sends_features
+        self._store: online_store.ProfileStore | None = None
+
+    @classmethod
+    def from_environment(cls, dataset: str) -> OnlineProfileStore:
+        """The store that the environment names, else this project's own, with the profiles of a dataset."""
+        is_feast = os.environ.get(STORE_VARIABLE, "").startswith(FEAST_SCHEMES)  # only the edge can read Feast's server
+        return cls(lambda: connect_to_read(dataset, read_settings(), ServerEngine), is_feast)
+
+    async def read(self, user_id: str) -> UserProfile:
+        return await asyncio.to_thread(self._read, user_id)
+
+    def _read(self, user_id: str) -> UserProfile:
+        try:
+            self._store = self._store or self._open()
+        except StoreAbsent:  # nothing was ever stored, so nobody was asked
+            return UserProfile(None, "")
+        now_us = time.time_ns() // 1000
+        (reading,) = self._store.read([user_id], [now_us])
+        if reading.state is online_store.ReadingState.CORRUPT:  # it may hold a denial
+            raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
+        if reading.profile is None:
+            return UserProfile(None, "")
+        consent = online_profile.visible_consent(reading.profile, now_us).get(PERSONALIZATION)
+        features = request_features(reading.profile, now_us) if self._sends_features else None
+        return UserProfile(consent, profile_version(reading.profile), features)
+
+    async def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+
+def profile_version(profile: Profile) -> str:
+    """A text that changes with the profile: when something was last learned, the number of events, the newest event.
+
+    An event that arrives late changes the number of events, or the time of learning.
+    """
+    newest = profile.events[-1].event_id if profile.events else ""
+    return f"{profile.feature_time_us}:{len(profile.events)}:{newest}"
+
+
+def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
+    """A profile as a request's history and context.
+
+    It has no event ids: the worker orders events of one time by item, where it orders those of its own store by id.
+    """
+    events = online_profile.visible_events(profile, now_us, "all")[-MAX_HISTORY:]
+    history = [{"item_id": event.item_id, "event_time": to_iso(event.time_us)} for event in events]
+    return {"history": history, "context": online_profile.visible_traits(profile, now_us)}
+
+
+class Decision(NamedTuple):
+    """What an answer may use.
+
+    Attributes:
+        consent: granted, denied, not_asked or unknown.
+        refusal: why the answer may not be personal; None: it may.
+        version, features: of the profile.
+    """
+
+    consent: str
+    refusal: str | None
+    version: str = ""
+    features: dict[str, Any] | None = None
+
+    @property
+    def is_personal(self) -> bool:
+        return self.refusal is None
+
+
+class ConsentCheck:
+    """Decides whether an answer may be personal; a store that fails costs personalization, never an answer.
+
+    Args:
+        breaker: leaves a store alone while it fails.
+        timeout: seconds that a read may take.
+        personalizes_by_default: whether users who were not asked get personal answers.
+    """
+
+    def __init__(self, store: ProfileStore, breaker: Breaker, timeout: float, personalizes_by_default: bool) -> None:
+        self._store, self.breaker, self._timeout = store, breaker, timeout
+        self._personalizes_by_default = personalizes_by_default
+
+    async def decide(self, user_id: str | None, client_consent: bool | None, seconds: float) -> Decision:
+        """What the answer to a request may use.
+
+        Args:
+            client_consent: the client's own word. Its denial always holds; its grant holds where nobody else asked.
+            seconds: until the request must be answered.
+        """
+        if client_consent is False:
+            return Decision(DENIED, DENIED_REASON)
+        if user_id is None:
+            return self._by_default(UserProfile(None, ""), client_consent)
+        try:
+            profile = await self.read(user_id, seconds)
+        except ProfileUnavailable as error:
+            return Decision(UNKNOWN, f"{error}, so the user's consent to personalization is not known")
+        if profile.consent is None:
+            return self._by_default(profile, client_consent)
+        if not profile.consent:
+            return Decision(DENIED, DENIED_REASON)
+        return Decision(GRANTED, None, profile.version, profile.features)
+
+    async def read(self, user_id: str, seconds: float) -> UserProfile:
+        """The user's profile.
 
         Raises:
-            StoreError: there is none.
+            ProfileUnavailable: the store fails, or takes longer than `seconds` or the timeout.
         """
         if not self.breaker.allows():
-            raise StoreError("the profile store was not asked, since it kept failing")
-        limit = min(seconds, self._seconds)
+            raise ProfileUnavailable("the profile store was not read because it kept failing")
+        limit = min(seconds, self._timeout)
         if limit <= 0:
-            raise StoreError("no time was left to ask the profile store")
-        asked = self.breaker.clock()
+            raise ProfileUnavailable("no time was left to read the profile store")
+        begun = self.breaker.clock()
         try:
             async with asyncio.timeout(limit):
-                standing = await self._users.read(user_id)
+                profile = await self._store.read(user_id)
         except TimeoutError:
-            if limit >= self._seconds:  # a client's short deadline is not the store's fault
-                self.breaker.failed(asked)
-            raise StoreError(f"the profile store did not answer within {limit * 1000:.0f} ms") from None
+            if limit >= self._timeout:  # a client's short deadline is not the store's fault
+                self.breaker.failed(begun)
+            raise ProfileUnavailable(f"the profile store did not answer within {limit * 1000:.0f} ms") from None
         except Exception as error:
-            self.breaker.failed(asked)
-            raise StoreError(f"the profile store failed ({type(error).__name__})") from None
+            self.breaker.failed(begun)
+            raise ProfileUnavailable(f"the profile store failed ({type(error).__name__})") from None
         self.breaker.succeeded()
-        return standing
+        return profile
 
     async def close(self) -> None:
-        await self._users.close()
+        await self._store.close()
+
+    def _by_default(self, profile: UserProfile, client_consent: bool | None) -> Decision:
+        """The decision for a user of whom the store knows no answer."""
+        if client_consent:
+            return Decision(GRANTED, None, profile.version, profile.features)
+        refusal = None if self._personalizes_by_default else NOT_ASKED_REASON
+        return Decision(NOT_ASKED, refusal, profile.version, profile.features)

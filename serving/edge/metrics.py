@@ -1,41 +1,40 @@
-"""What the edge counts, for Prometheus. Names and labels stay; dashboards rest on them."""
+"""The edge's Prometheus metrics, and the port that serves those of all its processes."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
 
 
 class Metrics:
-    """One set per process. Labels come from short lists of ours, never from what a client sends."""
+    """The metrics of one process. Labels come from short fixed lists, never from what a client sends."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.answers = Counter("tidegate_edge_answers", "Answers given", ("rung", "cache", "bucket"), registry=registry)
-        self.seconds = Histogram(
-            "tidegate_edge_answer_seconds",
-            "From the whole request to its answer",
-            ("rung",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.late = Counter("tidegate_edge_late", "Answers given after their deadline", ("rung",), registry=registry)
-        self.refusals = Counter("tidegate_edge_refusals", "Requests refused", ("status",), registry=registry)
-        self.upstream = Histogram(
-            "tidegate_edge_upstream_seconds",
-            "Calls of TorchServe, by how they ended",
-            ("kind",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.opened = Counter("tidegate_edge_breaker_opened", "Times a breaker opened", ("part",), registry=registry)
-        self.served = Counter("tidegate_edge_served_lines", "Lines of the served log", ("outcome",), registry=registry)
-        self.consent = Counter(
-            "tidegate_edge_consent", "Requests by the word on personalisation", ("word",), registry=registry
-        )
-        self.shadow = Counter(
-            "tidegate_edge_shadow", "Requests also put to a version on trial, unseen", ("outcome",), registry=registry
-        )
-        self.rollbacks = Counter("tidegate_edge_rollbacks", "Rollbacks since a limit was passed", registry=registry)
-        self.errors = Counter("tidegate_edge_errors", "Faults of the edge's own", registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"tidegate_edge_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"tidegate_edge_{name}", text, labels, buckets=SECONDS, registry=registry)
+
+        self.answers = counter("answers", "Answers", "source", "cache", "bucket")
+        self.seconds = histogram("answer_seconds", "From the whole request to its answer", "source")
+        self.late = counter("late", "Answers after their deadline", "source")
+        self.refusals = counter("refusals", "Refused requests", "status")
+        self.upstream = histogram("upstream_seconds", "Calls of TorchServe, by how they ended", "kind")
+        self.opened = counter("breaker_opened", "Times that a circuit breaker opened", "part")
+        self.served = counter("served_lines", "Lines of the served log", "outcome")
+        self.consent = counter("consent", "Requests by the user's consent", "consent")
+        self.shadow = counter("shadow", "Requests also put to a version on trial, unseen", "outcome")
+        self.rollbacks = counter("rollbacks", "Rollbacks because a limit was passed")
+        self.errors = counter("errors", "Faults of the edge itself")
+
+
+def serve_all_processes(host: str, port: int) -> None:
+    """Serve the counts of all processes from this one, in a thread. Raises OSError: the port cannot be used."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    start_http_server(port, host, registry)

@@ -1,4 +1,4 @@
-"""All parts of one edge process, put together from the settings, started and stopped."""
+"""All parts of one edge process: built from the settings, started, stopped, and asked whether they are ready."""
 
 from __future__ import annotations
 
@@ -10,157 +10,171 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from serving import settings as torchserve
+from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
 from serving.deployment import rollout_stage
-from serving.edge import keyring, static
-from serving.edge.cache import Cache, MemoryCache, NoCache
-from serving.edge.consent import Guarded, NoStore, Users
-from serving.edge.doorkeeper import Doorkeeper
-from serving.edge.errors import NoAnswer, Refusal
-from serving.edge.experiment import Experiment
-from serving.edge.ladder import Ladder
-from serving.edge.limit import Limit
+from serving.edge import authentication
+from serving.edge.authentication import Authenticator, RateLimit
+from serving.edge.cache import Cache, MemoryCache, NoCache, RedisCache
+from serving.edge.consent import ConsentCheck, NoProfileStore, ProfileStore
+from serving.edge.fallback import FallbackChain, update_static_list
 from serving.edge.metrics import Metrics
-from serving.edge.pseudonym import load_secret
-from serving.edge.served import ServedLog
+from serving.edge.models import ApiError, Readiness
+from serving.edge.recommend import Recommender
+from serving.edge.request_log import LineLog, load_secret
+from serving.edge.rollout_trial import Experiment, RolloutTrial, RolloutWatch, ShadowRequests
 from serving.edge.settings import EdgeSettings, variable
-from serving.edge.shadow import Shadow
-from serving.edge.trial import Trial
-from serving.edge.upstream import Upstream
-from serving.edge.watch import Watch
+from serving.edge.torchserve_client import NoAnswer, TorchServeClient
 
 log = logging.getLogger(__name__)
 
+STATIC_LIST = "static.json"
+FOR_OWNER_ONLY = 0o700
+FAIR_SHARE = 0.5  # of an ordinary request's time: a server that takes longer failed, whatever the client's deadline
 
-STATIC = "static.json"
-OWNER_ALONE = 0o700
-FAIR = 0.5  # of the time that a usual request has for TorchServe
 
-
-class Service:
-    """The parts. `start` and `stop` belong to one event loop.
+class EdgeService:
+    """The parts of one process. `start` and `stop` belong to one event loop.
 
     Args:
-        settings: as `serving.edge.settings.load` fills them.
-        users: where consent is read; None: no store.
+        settings: as `serving.edge.settings.load` returns them.
+        profiles: where consent is read; None: no store.
 
     Raises:
-        KeyringError, SecretError: the stored keys, or the secret, are none.
+        KeyFileError, SecretError: the stored keys, or the secret, are invalid.
     """
 
-    def __init__(self, settings: EdgeSettings, users: Users | None = None) -> None:
+    def __init__(self, settings: EdgeSettings, profiles: ProfileStore | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
-        stated = settings.keys.get_secret_value()
-        keys = keyring.parse(stated, variable("keys")) if stated else []
+        text = settings.keys.get_secret_value()
+        fixed_keys = authentication.parse_keys(text, variable("keys")) if text else []
         share = settings.workers  # requests spread over the processes, and so do a key's tokens
-        limit = Limit(settings.rate_per_second / share, settings.rate_burst / share)
-        self.doorkeeper = Doorkeeper(settings.keys_path, keys, limit)
-        self.secret = load_secret(settings.user_secret.get_secret_value(), settings.home / "user.key")
-        self.served: ServedLog | None = None
-        self.kept: ServedLog | None = None
-        self._users = users or NoStore()
+        limit = RateLimit(settings.rate_per_second / share, settings.rate_burst / share)
+        self.authenticator = Authenticator(settings.keys_path, fixed_keys, limit)
+        self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
+        self.served_log: LineLog | None = None
+        self.kept_requests: LineLog | None = None
+        self._profiles = profiles or NoProfileStore()
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
-        settings, server = self.settings, torchserve.load()
-        count = lambda outcome, lines: self.metrics.served.labels(outcome).inc(lines)  # noqa: E731
-        if settings.served_log:
-            self.served = ServedLog(settings.home / "served", settings.served_queue, count)
-        if settings.keep_requests:
-            self.kept = ServedLog(settings.home / "requests", settings.served_queue, count, "requests", OWNER_ALONE)
-        fair = FAIR * (settings.deadline_ms - settings.reserve_ms) / 1000
-        experiment = Experiment(settings.experiment, settings.arms)
-        trial = Trial(self._upstream("torchserve", server, fair), self._upstream("candidate", server, fair), experiment)
-        self._watch = Watch(
-            settings.rollout or rollout_stage.place(settings.dataset, server), trial, self.metrics.rollbacks.inc
+        settings = self.settings
+        self._open_logs()
+        self.trial = RolloutTrial(
+            self._torchserve("torchserve"),
+            self._torchserve("candidate"),
+            Experiment(settings.experiment, settings.arms),
         )
-        self._watch.look()  # before the first request
-        shadowed = lambda outcome: self.metrics.shadow.labels(outcome).inc()  # noqa: E731
-        self.shadow = Shadow(trial, settings.shadow_queue, fair, shadowed)
-        self.ladder = Ladder(
-            upstream=trial,
-            users=Guarded(self._users, self._breaker("store"), settings.store_ms / 1000),
+        server = torchserve_settings.load()
+        stage_file = settings.rollout or rollout_stage.place(settings.dataset, server)
+        self._watch = RolloutWatch(stage_file, self.trial, self.metrics.rollbacks.inc)
+        self._watch.check_stage()  # before the first request
+        self.shadow = ShadowRequests(
+            self.trial,
+            settings.shadow_queue,
+            FAIR_SHARE * settings.call_seconds,
+            lambda outcome: self.metrics.shadow.labels(outcome).inc(),
+        )
+        static = update_static_list(
+            settings.home / STATIC_LIST, settings.artifact, server.model_store, settings.dataset
+        )
+        self.recommender = Recommender(
+            torchserve=self.trial,
+            consent=ConsentCheck(
+                self._profiles, self._breaker("store"), settings.store_ms / 1000, settings.personalize_by_default
+            ),
             cache=self._cache(),
+            fallback=FallbackChain(static),
             secret=self.secret,
-            static=static.write(settings.home / STATIC, settings.artifact, server.model_store, settings.dataset),
             reserve=settings.reserve_ms / 1000,
             cache_seconds=settings.cache_seconds,
             stale_seconds=settings.stale_seconds,
-            unasked=settings.consent_unasked,
         )
-        work = (self._keep_asking(), self._watch.run(), self.shadow.run())
-        self._tasks = [asyncio.create_task(one) for one in work]
+        loops = (self._refresh_popular_list(), self._watch.run(), self.shadow.run())
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
         gc.collect()
-        gc.freeze()  # what was imported stays: no collection looks through it while somebody waits
+        gc.freeze()  # what was imported stays: no collection looks through it while a request waits
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        self.ladder.upstream.close()
+        await self.trial.close()
         self._watch.close()
-        await self.ladder.cache.close()
-        await self.ladder.users.close()
-        for written in (self.served, self.kept):
-            if written is not None:
-                written.close()
+        await self.recommender.cache.close()
+        await self.recommender.consent.close()
+        for line_log in (self.served_log, self.kept_requests):
+            if line_log is not None:
+                line_log.close()
 
-    def ready(self) -> tuple[bool, dict]:
-        """Whether every request with a valid key can be answered, and how its parts are.
+    def readiness(self) -> Readiness:
+        """The state of each part.
 
-        A TorchServe that is down does not make the edge unready: it still answers, and says from where. Were it
-        unready, a balancer would take all edges away at once and make an outage of a degradation.
+        A TorchServe that is down does not make the edge unready: the edge still answers, and says from where. If it
+        were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
-        ladder = self.ladder
-        parts = {
-            "keys": not self.doorkeeper.knows_nobody,
-            "torchserve": ladder.upstream.breaker.closed and bool(ladder.version),
-            "store": ladder.users.breaker.closed,
-            "popular_list": ladder.popular is not None,
-            "static_list": bool(ladder.static.items),
-        }
-        able = parts["keys"] and (parts["popular_list"] or parts["static_list"])
-        return able, {**parts, "model_version": ladder.version or None}
+        recommender = self.recommender
+        has_keys = self.authenticator.has_keys
+        has_popular, has_static = recommender.fallback.popular is not None, bool(recommender.fallback.static.items)
+        return Readiness(
+            status="ready" if has_keys and (has_popular or has_static) else "not ready",
+            keys=has_keys,
+            torchserve=self.trial.breaker.closed and bool(recommender.version),
+            store=recommender.consent.breaker.closed,
+            popular_list=has_popular,
+            static_list=has_static,
+            model_version=recommender.version or None,
+        )
 
-    async def _keep_asking(self) -> None:
-        """Keep the popular list and the version fresh; while TorchServe rests, see to it that it is tried again."""
-        settings = self.settings
-        within = (settings.deadline_ms - settings.reserve_ms) / 1000  # what is too slow for clients is too slow here
+    async def _refresh_popular_list(self) -> None:
+        """Keep the popular list and the version fresh; while the circuit is open, try TorchServe again."""
+        settings, recommender = self.settings, self.recommender
         while True:
             try:
-                await self.ladder.refresh(within)
-                self._keep_if_nothing_else()
-            except (NoAnswer, Refusal) as error:
+                await recommender.refresh_popular_list(settings.call_seconds)
+                self._keep_as_static_list()
+            except (NoAnswer, ApiError) as error:
                 log.debug("no popular list: %s", error)
-            except Exception:  # this task must outlive whatever happens in it: recovery rests on it
+            except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("no popular list")
-            fine = self.ladder.upstream.breaker.closed and self.ladder.popular is not None
-            await asyncio.sleep(settings.popular_seconds if fine else settings.breaker_seconds)
+            healthy = self.trial.breaker.closed and recommender.fallback.popular is not None
+            await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
 
-    def _keep_if_nothing_else(self) -> None:
+    def _keep_as_static_list(self) -> None:
         """Where no artifact can be read, TorchServe's list becomes the static one, for this process and the next."""
-        ladder = self.ladder
-        if ladder.popular is None or ladder.static.items:
+        fallback = self.recommender.fallback
+        if fallback.popular is None or fallback.static.items:
             return
-        ladder.static = ladder.popular
+        fallback.static = fallback.popular
         try:
-            ladder.popular.save(self.settings.home / STATIC)
+            fallback.popular.save(self.settings.home / STATIC_LIST)
         except OSError as error:
-            log.error("the static list is not kept: %s", error)
+            log.error("the static list is not written: %s", error)
 
-    def _upstream(self, part: str, server: torchserve.ServerSettings, fair: float) -> Upstream:
+    def _open_logs(self) -> None:
         settings = self.settings
-        return Upstream(
+
+        def count(outcome: str, lines: int) -> None:
+            self.metrics.served.labels(outcome).inc(lines)
+
+        if settings.served_log:
+            self.served_log = LineLog(settings.home / "served", settings.served_queue, count)
+        if settings.keep_requests:
+            folder = settings.home / "requests"
+            self.kept_requests = LineLog(folder, settings.served_queue, count, "requests", FOR_OWNER_ONLY)
+
+    def _torchserve(self, part: str) -> TorchServeClient:
+        settings = self.settings
+        return TorchServeClient(
             settings.upstream,
             settings.management,
             settings.dataset,
-            settings.token_file or server.key_file,
+            settings.token_file or torchserve_settings.load().key_file,
             self._breaker(part),
             settings.connections,
-            fair,
+            FAIR_SHARE * settings.call_seconds,
             lambda kind, seconds: self.metrics.upstream.labels(kind).observe(seconds),
         )
 
@@ -170,8 +184,6 @@ class Service:
             return NoCache()
         if settings.cache == "memory":
             return MemoryCache(settings.cache_mb * 1_000_000)
-        from serving.edge.redis_cache import RedisCache
-
         return RedisCache(settings.cache, self._breaker("cache"), settings.cache_ms / 1000)
 
     def _breaker(self, part: str) -> Breaker:

@@ -1,4 +1,4 @@
-"""Where the edge listens, how patient it is and what it keeps: environment variables, never params.yaml."""
+"""The edge's settings: environment variables `TIDEGATE_EDGE_<FIELD>`, never params.yaml."""
 
 from __future__ import annotations
 
@@ -11,16 +11,44 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import params, paths
 from config.paths import ROOT
+from config.validation import describe_error
 from serving import settings as torchserve
 from serving.deployment import rollout_stage
 from serving.settings import Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"
 SHARES_TOLERANCE = 1e-9
+CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline'",  # the page of FastAPI's documentation has both inline
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "frame-ancestors 'none'",
+    )
+)
+UVICORN_OPTIONS: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "ws": "none",
+    "lifespan": "on",
+    "access_log": False,  # the served log says more, and query strings may name users
+    "server_header": False,
+    "proxy_headers": False,  # nothing here depends on the client's address
+    "timeout_keep_alive": 75,  # longer than common balancers keep idle connections, so that they never meet a closed one
+    "timeout_graceful_shutdown": 5,
+    "timeout_worker_healthcheck": 30,  # a process that hangs this long is replaced; 5 s are soon over on a busy machine
+    "headers": [
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", CONTENT_POLICY),
+    ],
+}
 
 Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+HttpUrl = Annotated[str, Field(pattern=r"^(http://[^/]+)?$")]
 
 
 class Arm(BaseModel):
@@ -32,7 +60,7 @@ class Arm(BaseModel):
     version: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
 
 
-def _json(value: Any) -> Any:
+def _parse_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -54,10 +82,8 @@ class EdgeSettings(BaseSettings):
     workers: Count = 1
 
     dataset: str = ""  # the model to ask; empty: params.dataset
-    upstream: Annotated[str, Field(pattern=r"^(http://[^/]+)?$")] = (
-        ""  # TorchServe's inference address; empty: this project's own server
-    )
-    management: Annotated[str, Field(pattern=r"^(http://[^/]+)?$")] = ""  # its management address, for new tokens alone
+    upstream: HttpUrl = ""  # TorchServe's inference address; empty: this project's own server
+    management: HttpUrl = ""  # its management address, used for new tokens only
     token_file: Path | None = None  # its key_file.json; None: this project's own server's
     artifact: Path | None = None  # an artifact folder or .mar for the static list; None: the newest in the model store
     connections: Count = 64  # to TorchServe, of each process
@@ -66,39 +92,39 @@ class EdgeSettings(BaseSettings):
     keys: SecretStr = SecretStr("")  # the same as JSON, for machines without a disk of their own
     rate_per_second: Seconds = 1000  # of each API key, over all processes
     rate_burst: Count = 1000
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # as TorchServe's own bound
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # as TorchServe's own limit
     body_seconds: Seconds = 10
 
-    deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may state a shorter one
+    deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may ask for a shorter one
     reserve_ms: Milliseconds = 30  # of the deadline, kept for answering without TorchServe
-    store_ms: Milliseconds = 100
-    cache_ms: Milliseconds = 20
+    store_ms: Milliseconds = 100  # for reading the profile store
+    cache_ms: Milliseconds = 20  # for reading or writing a cache in Redis
     breaker_failures: Count = 5
     breaker_seconds: Seconds = 1.0
 
-    consent_unasked: bool = True  # whether to personalise for users whom nobody asked; false where law wants a yes
+    personalize_by_default: bool = True  # for users who were not asked for consent; false where law demands it
     cache: Annotated[str, Field(pattern=r"^(memory|off|(redis|rediss|unix)://.+)$")] = "memory"
     cache_mb: Count = 64
-    cache_seconds: Annotated[float, Field(ge=0)] = 30  # an answer younger than this is given again
-    stale_seconds: Seconds = 21_600  # and while TorchServe fails, one younger than this
+    cache_seconds: Annotated[float, Field(ge=0)] = 30  # how long an answer is given again
+    stale_seconds: Seconds = 21_600  # how long a user's last answer is given again while TorchServe fails
     popular_seconds: Seconds = 10  # how often TorchServe is asked for its popular list
 
     user_secret: SecretStr = SecretStr("")  # keys the hash of users in logs and caches; empty: user.key in `home`
     served_log: bool = True
     served_queue: Count = 20_000  # lines that may wait for the disk
-    # Histories, contexts, exclusions and filters as requests state them, in `home`/requests, for experiments.replay. They
-    # are personal data that no line of the served log holds: turn it on to look into something, then remove the folder.
+    # Keep histories, contexts, exclusions and filters of requests in `home`/requests, for experiments.replay. They are
+    # personal data that the served log does not hold: turn it on to investigate something, then remove the folder.
     keep_requests: bool = False
 
-    rollout: Path | None = None  # how far a version on trial has come; None: the file of this project's own server
-    shadow_queue: Count = 64  # requests that may wait to be put to it as well, of each process
+    rollout: Path | None = None  # the stage of a version on trial; None: the file of this project's own server
+    shadow_queue: Count = 64  # requests of each process that may wait to be put to a version on trial
 
     experiment: str = ""
-    arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_json)] = {}
+    arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_parse_json)] = {}
 
     @field_validator("arms")
     @classmethod
-    def _whole(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+    def _check_shares(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
         total = sum(arm.share for arm in arms.values())
         if arms and abs(total - 1) > SHARES_TOLERANCE:
             raise ValueError(f"its shares sum to {total:g}; expected 1")
@@ -108,6 +134,15 @@ class EdgeSettings(BaseSettings):
     def keys_path(self) -> Path:
         return self.key_file or self.home / "keys.json"
 
+    @property
+    def secret_path(self) -> Path:
+        return self.home / "user.key"
+
+    @property
+    def call_seconds(self) -> float:
+        """What an ordinary request may spend on calls, before the reserve for a fallback begins."""
+        return (self.deadline_ms - self.reserve_ms) / 1000
+
 
 def variable(field: str) -> str:
     """The environment variable behind a field: port -> TIDEGATE_EDGE_PORT."""
@@ -115,15 +150,15 @@ def variable(field: str) -> str:
 
 
 def load() -> EdgeSettings:
-    """Read the environment; what is left empty is filled from this project's own server and params.yaml.
+    """Read the environment; empty fields are filled from this project's own server and params.yaml.
 
     Raises:
-        SettingsError: one line per variable that cannot be, or two that cannot be together.
+        SettingsError: one line per invalid variable, or two that contradict each other.
     """
     try:
         settings = EdgeSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(fault) for fault in error.errors())) from None
+        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
     if settings.arms and not settings.experiment:
         raise SettingsError(f"{variable('arms')} is set and {variable('experiment')} is not; an experiment has a name")
     if settings.reserve_ms >= settings.deadline_ms:
@@ -141,8 +176,6 @@ def load() -> EdgeSettings:
     return settings.model_copy(update=filled)
 
 
-def _sentence(fault: Any) -> str:
-    name = variable(str(fault["loc"][0]).lower().removeprefix(PREFIX.lower()))
-    where = "".join(f".{part}" for part in fault["loc"][1:])
-    said = fault["msg"].removeprefix("Value error, ")
-    return f"{name}{where} is {fault['input']!r}; {said[:1].lower()}{said[1:]}"
+def _name(fault: Any) -> str:
+    field, *parts = fault["loc"]
+    return variable(str(field).lower().removeprefix(PREFIX.lower())) + "".join(f".{part}" for part in parts)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from config.command import UserError
 from config.paths import online_store
-from features.online.connect import FEAST, STORE
+from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE
 from serving.settings import PORTS, ServerSettings, variable
 
 FRONTEND = "org.pytorch.serve.ModelServer"
@@ -112,13 +112,13 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),
     }
-    return {**kept, **one_thread, **folders, STORE: _worker_store()}
+    return {**kept, **one_thread, **folders, STORE_VARIABLE: _worker_store()}
 
 
 def _worker_store() -> str:
     """The store that workers read. They never load Feast: with it, the edge looks users up, and workers read ours."""
-    configured = os.environ.get(STORE) or online_store()
-    return online_store() if configured.startswith(FEAST) else configured
+    configured = os.environ.get(STORE_VARIABLE) or online_store()
+    return online_store() if configured.startswith(FEAST_SCHEMES) else configured
 
 
 def check_ports(settings: ServerSettings, wait_seconds: float = 0) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from features.segments.rules import ItemValues, Rule, Seen, fulfilled, tests_of
+from features.segments.rules import ItemValues, Rule, VisibleProfile, compile_rules, matching_rules
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
 from serving.worker.rerank import ItemAttributes
 from serving.worker.users import User
 from training.models.base import Model
 
-PERSONALISED, SEGMENT, POPULAR = "personalised", "segment", "popular"
+PERSONALIZED, SEGMENT, POPULAR = "personalized", "segment", "popular"
 SEGMENTS_FILE = "segments.json"
 
 
@@ -46,10 +46,10 @@ def choose_level(
         return FallbackLevel(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
     if num_events:
         return FallbackLevel(
-            PERSONALISED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
+            PERSONALIZED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
         )
-    if has_traits and model.answers_cold():
-        return FallbackLevel(PERSONALISED, "ranked from the known traits; there is no history")
+    if has_traits and model.personalizes_cold_users():
+        return FallbackLevel(PERSONALIZED, "ranked from the known traits; there is no history")
     if user.reason:
         return _below_personalized(user.reason, segments)
     if request.history or user.items:
@@ -74,7 +74,7 @@ class SegmentLists:
 
     def __init__(self, rules: Sequence[Rule], popular: Mapping[str, dict[int, float]], items: ItemValues) -> None:
         self.popular = popular
-        self._tests = tests_of(rules, items)
+        self._tests = compile_rules(rules, items)
 
     @classmethod
     def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: ItemAttributes) -> SegmentLists:
@@ -89,7 +89,7 @@ class SegmentLists:
     def of_user(self, user: User, request: Request) -> list[str]:
         """Names of the segments that a user belongs to at the time of a request, by precedence."""
         traits = {**user.traits, **request.context}
-        return fulfilled(self._tests, Seen(user.items, user.times, traits, request.time_us))
+        return matching_rules(self._tests, VisibleProfile(user.items, user.times, traits, request.time_us))
 
     def listed_items(self) -> set[int]:
         """Item rows in the list of any segment."""

@@ -134,7 +134,7 @@ def _encode(response: Any) -> Reply:
         return Reply(400, _json({"code": 400, "field": response.field, "message": response.message}))
     if isinstance(response, Exception):
         return Reply(500, _json({"code": 500, "field": None, "message": "the recommender failed on this request"}))
-    return Reply(200, _json(response), response.get("rung"))
+    return Reply(200, _json(response), response.get("source"))
 
 
 def _parse(item: dict[str, Any]) -> Any:

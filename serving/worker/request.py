@@ -1,26 +1,114 @@
-"""Check what a client sends, field by field."""
+"""The body of a recommendation request: its fields, their bounds, and the check that the worker and the edge share."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from data.times import from_iso
 
 MAX_K = 1000
 MAX_HISTORY = 10_000
-MAX_VALUES = 100  # of one filter
-MAX_TEXT = 256
 DEFAULT_K = 10
-FIELDS = ("user_id", "history", "k", "time", "context", "exclude", "filters", "request_id")
-EVENT_FIELDS = ("item_id", "event_time")
+MAX_FILTER_VALUES = 100
+MAX_ID_LENGTH = 256
+MAX_SENTENCES = 5  # errors that one message lists
+MAX_FIELD_LENGTH = 100  # of a name that an error repeats
+SENTENCES = {
+    "extra_forbidden": "is not a known field",
+    "model_type": "expected a JSON object",
+}
 
 
 class RequestError(ValueError):
     """A request cannot be answered; `field` names what is wrong with it."""
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field, self.message = field[:100], message
+        self.field, self.message = field[:MAX_FIELD_LENGTH], message
+        super().__init__(f"{self.field}: {message}")
+
+
+def _parse_time(value: Any) -> int:
+    """An ISO 8601 text as microseconds since 1970; without an offset it is UTC."""
+    if not isinstance(value, str):
+        raise ValueError("expected an ISO 8601 time")
+    try:
+        return from_iso(value)
+    except ValueError:
+        raise ValueError(f"{value[:40]!r} is not an ISO 8601 time") from None
+
+
+def _integral_float_to_int(value: Any) -> Any:
+    """10.0 as 10: JSON Schema counts it as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_scalar(value: Any) -> Any:
+    if isinstance(value, dict | list) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("expected text, a finite number, true, false or null")
+    return value
+
+
+def _wrap_text(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise ValueError("expected text or a list of texts")
+    return [value] if isinstance(value, str) else value
+
+
+Time = Annotated[int, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
+Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
+Scalar = Annotated[
+    Any, AfterValidator(_check_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
+]
+SomeTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_FILTER_VALUES)]
+FilterValues = Annotated[SomeTexts, BeforeValidator(_wrap_text, json_schema_input_type=str | SomeTexts)]
+
+
+class HistoryEvent(BaseModel):
+    """Something that the user did; it may have more fields."""
+
+    model_config = ConfigDict(strict=True)
+
+    item_id: str = Field(description="The item.")
+    event_time: Time = Field(description="When, ISO 8601; without an offset UTC.")
+
+
+class RecommendationRequest(BaseModel):
+    """What to recommend, and to whom. Every field is optional."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    user_id: Id | None = Field(None, description="The user to recommend to.")
+    history: Annotated[list[HistoryEvent], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
+        None, description="What the user did, in any order; it replaces the stored history."
+    )
+    k: Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(_integral_float_to_int)] = Field(
+        DEFAULT_K, description="The number of items."
+    )
+    time: Time | None = Field(
+        None, description="The moment to recommend for, ISO 8601; without an offset UTC. Default: now."
+    )
+    context: dict[str, Scalar] | None = Field(None, description="Traits of the user and of the moment, by name.")
+    exclude: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, description="Items not to recommend.")
+    filters: dict[str, FilterValues] | None = Field(
+        None, description="Item attribute -> accepted values; an item must match every attribute."
+    )
+    request_id: Id | None = Field(None, description="Returned with the answer and logged: put nothing personal in it.")
+
+
+FIELDS = tuple(RecommendationRequest.model_fields)
 
 
 @dataclass
@@ -28,9 +116,9 @@ class Request:
     """One checked request.
 
     Attributes:
-        history: (item_id, microseconds), as the client sent it.
-        has_history: whether the client sent a history, be it empty.
-        filters: item attribute -> allowed values.
+        history: (item_id, microseconds), as the request gives it.
+        has_history: whether the request has a history, be it empty.
+        filters: item attribute -> accepted values.
     """
 
     user_id: str | None
@@ -48,123 +136,46 @@ def parse(body: object, now_us: int) -> Request:
     """Check one parsed JSON body.
 
     Args:
-        now_us: the time of a request that gives none.
+        now_us: the server's clock, for requests without a time.
 
     Raises:
-        RequestError: names the field and what was expected.
+        RequestError: names the first wrong field; the message lists further ones.
     """
-    if not isinstance(body, dict):
-        raise RequestError("body", f"expected a JSON object, got {_kind(body)}")
-    for name in body:
-        if name not in FIELDS:
-            raise RequestError(str(name), f"unknown field; known are {', '.join(FIELDS)}")
-    history, time = body.get("history"), body.get("time")
+    try:
+        checked = RecommendationRequest.model_validate(body)
+    except ValidationError as error:
+        raise _request_error(error) from None
     return Request(
-        user_id=_text(body, "user_id"),
-        history=[] if history is None else _history(history),
-        has_history=history is not None,
-        k=_k(body.get("k", DEFAULT_K)),
-        time_us=now_us if time is None else to_microseconds(time, "time"),
-        context=_context(body.get("context")),
-        request_id=_text(body, "request_id"),
-        exclude=_exclude(body.get("exclude")),
-        filters=_filters(body.get("filters")),
+        user_id=checked.user_id,
+        history=[(event.item_id, event.event_time) for event in checked.history or ()],
+        has_history=checked.history is not None,
+        k=checked.k,
+        time_us=now_us if checked.time is None else checked.time,
+        context=checked.context or {},
+        request_id=checked.request_id,
+        exclude=checked.exclude or [],
+        filters=checked.filters or {},
     )
 
 
-def to_microseconds(value: object, field: str) -> int:
-    """Convert ISO 8601 text to microseconds since 1970. Text without an offset is UTC.
-
-    Raises:
-        RequestError: it is not ISO 8601 text.
-    """
-    if not isinstance(value, str):
-        raise RequestError(field, f"expected an ISO 8601 time, got {_kind(value)}")
-    try:
-        return from_iso(value)
-    except ValueError:
-        raise RequestError(field, f"{value[:40]!r} is not an ISO 8601 time") from None
+def _request_error(error: ValidationError) -> RequestError:
+    faults = [
+        (_field_path(fault["loc"]), _sentence(fault)) for fault in error.errors(include_url=False)[:MAX_SENTENCES]
+    ]
+    (first_field, message), *others = faults
+    return RequestError(first_field, "; ".join([message, *(f"{field} {sentence}" for field, sentence in others)]))
 
 
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+def _field_path(location: tuple[int | str, ...]) -> str:
+    """("history", 0, "item_id") as history[0].item_id."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    readable = path.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be sent back
+    return readable.removeprefix(".")[:MAX_FIELD_LENGTH] or "body"
 
 
-def _text(body: dict, field: str) -> str | None:
-    value = body.get(field)
-    if value is not None and not isinstance(value, str):
-        raise RequestError(field, f"expected text or null, got {_kind(value)}")
-    if value is not None and len(value) > MAX_TEXT:
-        raise RequestError(field, f"expected at most {MAX_TEXT} characters, got {len(value)}")
-    return value
-
-
-def _k(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():  # JSON Schema counts 10.0 as an integer too
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_K:
-        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
-        raise RequestError("k", f"expected a whole number from 1 to {MAX_K}, got {str(shown)[:40]}")
-    return value
-
-
-def _history(value: object) -> list[tuple[str, int]]:
-    if not isinstance(value, list):
-        raise RequestError("history", f"expected a list or null, got {_kind(value)}")
-    if len(value) > MAX_HISTORY:
-        raise RequestError("history", f"expected at most {MAX_HISTORY} events, got {len(value)}")
-    return [_event(event, f"history[{position}]") for position, event in enumerate(value)]
-
-
-def _event(event: object, field: str) -> tuple[str, int]:
-    if not isinstance(event, dict):
-        raise RequestError(field, f"expected an object with item_id and event_time, got {_kind(event)}")
-    item = _required(event, "item_id", field)
-    if not isinstance(item, str):
-        raise RequestError(f"{field}.item_id", f"expected text, got {_kind(item)}")
-    return item, to_microseconds(_required(event, "event_time", field), f"{field}.event_time")
-
-
-def _required(event: dict, name: str, field: str) -> object:
-    if name not in event:
-        unknown = [str(other) for other in event if other not in EVENT_FIELDS]
-        hint = f"; unknown field {', '.join(unknown)[:60]}" if unknown else ""
-        raise RequestError(f"{field}.{name}", f"missing{hint}")
-    return event[name]
-
-
-def _context(value: object) -> dict:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise RequestError("context", f"expected an object or null, got {_kind(value)}")
-    for name, entry in value.items():
-        if isinstance(entry, dict | list):
-            raise RequestError(f"context.{name}", f"expected text or a number, got {_kind(entry)}")
-    return value
-
-
-def _filters(value: object) -> dict[str, list[str]]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise RequestError("filters", f"expected an object or null, got {_kind(value)}")
-    return {str(name): _filter_values(values, f"filters.{name}") for name, values in value.items()}
-
-
-def _filter_values(value: object, field: str) -> list[str]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not values or not all(isinstance(one, str) for one in values):
-        raise RequestError(field, "expected text or a list of texts")
-    if len(values) > MAX_VALUES:
-        raise RequestError(field, f"expected at most {MAX_VALUES} values, got {len(values)}")
-    return values
-
-
-def _exclude(value: object) -> list[str]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RequestError("exclude", "expected a list of item ids (text) or null")
-    return value
+def _sentence(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "missing":  # of an event, whose unknown names may be the misspelled ones
+        unknown = [str(name) for name in fault["input"] if name not in HistoryEvent.model_fields]
+        return f"is required; unknown field {', '.join(unknown)[:MAX_FIELD_LENGTH]}" if unknown else "is required"
+    message = SENTENCES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

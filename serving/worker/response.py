@@ -47,7 +47,7 @@ def build_response(
     """
     return {
         "items": items,
-        "rung": level.name,
+        "source": level.name,
         "reason": level.reason,
         "time": to_iso(request.time_us),
         "feature_time": to_iso(feature_time_us) if feature_time_us else None,

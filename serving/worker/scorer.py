@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.encode import Batch, assemble, known, trait_row
+from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
 from serving.worker.request import Request
@@ -131,14 +131,14 @@ class Scorer:
         """
         config = self.artifact.config
         users = resolve_users(requests, config["repeats"], None) if users is None else users
-        items, times, lengths = known(
+        items, times, lengths = drop_unknown(
             self.vocabulary.indices([item for user in users for item in user.items]),
             np.array([time_us for user in users for time_us in user.times], dtype=np.int64),
             np.array([len(user.items) for user in users], dtype=np.int64),
         )
         trends_NC, logs = self.trend_inputs(trends or self.artifact.trends)
         traits = [{**user.traits, **request.context} for request, user in zip(requests, users, strict=True)]
-        batch = assemble(
+        batch = make_batch(
             items,
             times,
             lengths,
@@ -169,5 +169,5 @@ class Scorer:
 
     def _encode_columns(self, values: list[dict], kind: str) -> np.ndarray:
         encoders = self.artifact.config["encoders"][kind]
-        rows = [trait_row(one, encoders) for one in values]
+        rows = [encode_values(one, encoders) for one in values]
         return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from features.encode import resolve_history
 from features.online import profile as profile_module
-from features.online.connect import connect_to_read, settings
+from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALISATION
-from features.online.store import ProfileStore, Reading, State
+from features.online.profile import PERSONALIZATION
+from features.online.store import ProfileStore, Reading, ReadingState
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.circuit_breaker import Breaker
@@ -28,9 +28,9 @@ STORE_FAILED = "the online store did not answer"
 STORE_RESTED = "the online store was not asked, because it kept failing"
 NO_CONSENT = "this user has not agreed to personalization"
 NO_PROFILE = {
-    State.UNKNOWN: "the online store does not know this user",
-    State.EXPIRED: "what the online store knew about this user has expired",
-    State.CORRUPT: "the online store's record of this user cannot be read",
+    ReadingState.UNKNOWN: "the online store does not know this user",
+    ReadingState.EXPIRED: "what the online store knew about this user has expired",
+    ReadingState.CORRUPT: "the online store's record of this user cannot be read",
 }
 
 
@@ -87,7 +87,7 @@ class StoreLookup:
     @classmethod
     def from_environment(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
         """The store that the environment configures, with the profiles of a dataset."""
-        return cls(lambda: connect_to_read(dataset, settings(), single=True), count=count)
+        return cls(lambda: connect_to_read(dataset, read_settings(), single=True), count=count)
 
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         ids = [request.user_id or "" for request in requests]
@@ -127,10 +127,10 @@ def user_from_reading(reading: Reading, time_us: int, repeats: str) -> User:
     if reading.profile is None:
         return User(reason=NO_PROFILE[reading.state])
     profile = reading.profile
-    if profile_module.consent(profile, time_us).get(PERSONALISATION) is False:
+    if profile_module.visible_consent(profile, time_us).get(PERSONALIZATION) is False:
         return User(reason=NO_CONSENT)
-    items, times = profile_module.seen(profile, time_us, repeats)
-    return User(items, times, profile_module.traits(profile, time_us), "", profile.feature_time_us)
+    items, times = profile_module.visible_items(profile, time_us, repeats)
+    return User(items, times, profile_module.visible_traits(profile, time_us), "", profile.feature_time_us)
 
 
 def resolve_users(requests: Sequence[Request], repeats: str, lookup: UserLookup | None) -> list[User]:

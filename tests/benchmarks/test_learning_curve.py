@@ -1,13 +1,12 @@
-"""When a curve reaches a mark, and which seconds count towards it."""
+"""A curve reaches a mark at the end of an epoch, and validation does not count."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from benchmarks._rectools import scores, visible
-from benchmarks._training_curve import Clock, LearningCurve
-from features.sequences import EvaluationCases, Log
+from benchmarks._learning_curve import LearningCurve, Stopwatch, list_ndcg, visible_events
+from features.sequences import EvaluationCases, InteractionLog
 
 CURVE = LearningCurve(epoch_events=1000, seconds=[2.0, 4.0, 6.0, 8.0], ndcg=[0.01, 0.05, 0.04, 0.06])
 
@@ -29,33 +28,33 @@ def test_speed_is_over_all_seconds_of_the_fit() -> None:
     assert figures["events_per_second"] == 4 * 1000 / 8
 
 
-def test_work_that_is_left_out_does_not_count_even_if_it_fails() -> None:
+def test_excluded_work_does_not_count_even_if_it_fails() -> None:
     now = [0.0]
 
     def work(seconds: float) -> float:
         now[0] += seconds
         return 1 / seconds
 
-    clock = Clock(lambda: now[0])
+    watch = Stopwatch(lambda: now[0])
     now[0] += 3
-    clock.without(work)(10.0)
+    watch.exclude(work)(10.0)
     with pytest.raises(ZeroDivisionError):
-        clock.without(work)(0.0)
+        watch.exclude(work)(0.0)
     now[0] += 2
 
-    assert clock.seconds() == 5
+    assert watch.seconds() == 5
 
 
-def test_a_list_scores_by_where_the_true_item_stands_in_it() -> None:
+def test_a_list_scores_by_the_rank_of_the_true_item() -> None:
     cases = cases_of(user=[0, 0, 0], time=[9, 9, 9], end=[0, 0, 0], truth=[5, 6, 7])
     lists = np.array([[5, 1, 2], [1, 2, 6], [1, 2, 3]])
 
-    assert scores(lists, cases).tolist() == [1.0, 1 / np.log2(4), 0.0]
+    assert list_ndcg(lists, cases).tolist() == [1.0, 1 / np.log2(4), 0.0]
 
 
 def test_a_case_sees_what_happened_before_it_and_was_known() -> None:
     # User 0 has rows 0 to 2, of which row 1 became known late; user 1 has rows 3 and 4.
-    log = Log(
+    log = InteractionLog(
         offsets=np.array([0, 3, 5]),
         items=np.array([1, 2, 3, 4, 5]),
         times=np.array([1, 2, 3, 1, 6]),
@@ -63,7 +62,7 @@ def test_a_case_sees_what_happened_before_it_and_was_known() -> None:
         context=np.zeros((5, 0), dtype=np.int64),
         traits=np.zeros((2, 0), dtype=np.int64),
     )
-    rows, owner = visible(log, cases_of(user=[0, 1, 1], time=[4, 1, 7], end=[3, 3, 5], truth=[9, 9, 9]))
+    rows, owner = visible_events(log, cases_of(user=[0, 1, 1], time=[4, 1, 7], end=[3, 3, 5], truth=[9, 9, 9]))
 
     assert rows.tolist() == [0, 2, 3, 4]
     assert owner.tolist() == [0, 0, 2, 2]

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from data import download as module
-from data.download import CATALOGUE, download, main
-from data.errors import DataError
-from data.readers.sources import detect
+from data.download import DATASETS, download, main
+from data.files import DataError
+from data.readers.sources import detect_format
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -86,7 +86,7 @@ def test_a_data_set_arrives_as_a_folder_that_ingest_knows(tmp_path: Path, serve:
 
     assert folder == tmp_path / "ml-100k"
     assert {str(path.relative_to(tmp_path)): path.read_text() for path in folder.iterdir()} == FILES
-    assert detect(folder) == "movielens-100k"
+    assert detect_format(folder) == "movielens-100k"
     assert [path.name for path in tmp_path.iterdir()] == ["ml-100k"]
 
 
@@ -94,7 +94,7 @@ def test_one_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "ml-100k").mkdir()
 
     assert main(["ml-100k", "--to", str(tmp_path), "--base-url", "http://127.0.0.1:9"]) == 0
-    assert "was there already; remove it to download it again" in capsys.readouterr().out
+    assert "existed already; remove it to download it again" in capsys.readouterr().out
 
 
 def test_the_command_says_which_terms_hold_and_what_comes_next(
@@ -103,7 +103,7 @@ def test_the_command_says_which_terms_hold_and_what_comes_next(
     assert main(["ml-100k", "--to", str(tmp_path), "--base-url", serve(archive(FILES))]) == 0
 
     printed = capsys.readouterr().out
-    assert CATALOGUE["ml-100k"].terms in printed
+    assert DATASETS["ml-100k"].terms in printed
     assert f"make demo SOURCE={tmp_path / 'ml-100k'}" in printed
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -111,17 +111,17 @@ def test_the_command_says_which_terms_hold_and_what_comes_next(
 
 
 BROKEN: dict[str, tuple[dict, str]] = {
-    "another checksum": ({"checksum": "0" * 32}, r"its MD5 is [0-9a-f]{32}, the published one 0{32}; try again"),
+    "another checksum": ({"checksum": "0" * 32}, r"the MD5 is [0-9a-f]{32}, the published one is 0{32}; try again"),
     "no checksum": ({"shape": "<html>"}, r"ml-100k\.zip\.md5 holds no MD5 checksum"),
     "a truncated body": ({"sent": 100}, r"ml-100k\.zip: peer closed connection .*; try again"),
     "no archive": ({"body": b"<html>"}, r"ml-100k\.zip cannot be unpacked: File is not a zip file"),
     "another folder": ({"body": archive({"ml-1m/ratings.dat": "1"})}, r"ml-100k\.zip holds no folder ml-100k"),
     "a path upwards": (
         {"body": archive({**FILES, "ml-100k/../../evil": "x"})},
-        r"'ml-100k/../../evil', which leads out",
+        r"'ml-100k/../../evil', which is outside",
     ),
-    "a path from the root": ({"body": archive({**FILES, "/tmp/evil": "x"})}, r"'/tmp/evil', which leads out"),
-    "a path of Windows": ({"body": archive({**FILES, "ml-100k\\..\\evil": "x"})}, r"which leads out"),
+    "a path from the root": ({"body": archive({**FILES, "/tmp/evil": "x"})}, r"'/tmp/evil', which is outside"),
+    "a path of Windows": ({"body": archive({**FILES, "ml-100k\\..\\evil": "x"})}, r"which is outside"),
 }
 
 
@@ -138,7 +138,7 @@ def test_what_is_broken_is_named_and_leaves_nothing(tmp_path: Path, serve: Serve
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, serve: Serve, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MOST_UNPACKED", 40)
+    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 40)
 
     with pytest.raises(DataError, match=r"ml-100k\.zip: unpacks to more than"):
         download("ml-100k", tmp_path, serve(archive(FILES)))
@@ -148,7 +148,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, serve: S
 @pytest.mark.parametrize(
     ("name", "url", "says"),
     [
-        ("ml-1m", None, r"/ml-1m\.zip\.md5: the server answers 404"),
+        ("ml-1m", None, r"/ml-1m\.zip\.md5: the server responded with status 404"),
         ("ml-1m", "http://127.0.0.1:9", r"ml-1m\.zip: .*refused.*; try again"),
         ("ml-1m", "ftp://127.0.0.1", r"ml-1m\.zip: .*protocol"),
     ],

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from config import params
 from data import ingest
+from data.cleaning import clean
 from data.columns import DAY
-from data.errors import DataError
-from data.readers.sources import read
+from data.files import DataError
+from data.readers.sources import read_source
 from data.split import describe, main, temporal_split
 from data.time_columns import microseconds
 
@@ -95,7 +96,7 @@ def test_train_holds_no_event_at_or_after_the_cutoff(times):
     times = sorted(times)
     events, cuts = temporal_split(log(times), settings())
 
-    at = microseconds(events["event_time"])
+    at = pd.Series(microseconds(events["event_time"]), index=events.index)
     assert (at[events["part"] == "train"] < cuts.valid_start).all()
     assert at[events["part"] == "valid"].between(cuts.valid_start, cuts.test_start, inclusive="left").all()
     assert (at[events["part"] == "test"] >= cuts.test_start).all()
@@ -172,7 +173,7 @@ def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
             {},
             "split: all 12 events have one item, 'hit'; at least 2",
         ),
-        (log([5] * 12), {}, r"split: all 12 events have one moment, 1970-01-01T00:00:00\.000005\+00:00"),
+        (log([5] * 12), {}, r"split: all 12 events have one time, 1970-01-01T00:00:00\.000005\+00:00"),
         (log([0] * 11 + [1]), {}, "split: the valid part is empty: valid_start .* is not before test_start"),
         (
             log(list(range(12))),
@@ -206,8 +207,8 @@ def test_the_verb_writes_parts_and_a_manifest_whose_id_changes_with_the_rules(tm
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert ids[0] == ids[1] != ids[2]
     assert events["part"].value_counts().to_dict() == {"train": 16, "valid": 2, "test": 2}
-    assert manifest["test_start"] == "2024-01-18T02:24:00+00:00"  # position 0.9 × 19 = 17.1 of daily events
-    assert manifest["end"] == "2024-01-20T00:00:00+00:00"
+    assert manifest["test_start"] == "2024-01-18T02:24:00Z"  # position 0.9 × 19 = 17.1 of daily events
+    assert manifest["end"] == "2024-01-20T00:00:00Z"
     assert "split: train 16, valid 2, test 2 events" in capsys.readouterr().out
 
 
@@ -218,7 +219,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
     assert "manifest.json does not exist; run python -m data.ingest first" in capsys.readouterr().err
 
 
-# PROTOCOL's own figures: cases of `next_item`, users of `horizon`, share of those that are warm, ties.
+# Figures of docs/evaluation.md's protocol: cases of `next_item`, users of `horizon`, share of those that are warm, ties.
 @pytest.mark.parametrize(
     ("name", "next_item_cases", "horizon_users", "warm", "ties"),
     [
@@ -230,7 +231,7 @@ def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, cap
 @pytest.mark.slow
 def test_real_sets_split_as_published(real_data, ingest_settings, name, next_item_cases, horizon_users, warm, ties):
     config = ingest_settings(path=str(real_data / name))
-    cleaned = ingest.ingest(read(config, None, 0), config)
+    cleaned = clean(read_source(config, None, 0), config)
 
     told = describe(*temporal_split(cleaned.events, settings()), horizon_days=28)
 

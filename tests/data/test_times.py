@@ -1,71 +1,40 @@
-"""Times in any usual writing become the same microsecond."""
+"""Times convert between text, datetimes and microseconds without loss."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.time_columns import from_datetime, iso, microseconds, read_times
+from data.times import from_datetime, from_iso, now_iso, now_us, to_iso
 
-MOMENT = pd.Timestamp("2024-05-06T07:08:09", tz="UTC")
 SECONDS = 1_714_979_289
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        SECONDS,
-        str(SECONDS),
-        float(SECONDS),
-        SECONDS * 10**3,
-        str(SECONDS * 10**6),
-        SECONDS * 10**9,
-        "2024-05-06T07:08:09",
-        "2024-05-06 07:08:09Z",
-        "2024-05-06T09:08:09+02:00",
-        "20240506T070809",
-        MOMENT,
-        MOMENT.tz_localize(None),
-    ],
-)
-def test_every_writing_of_a_moment_is_the_same_microsecond(cell):
-    times = read_times(pd.Series([cell]), "auto")
-
-    assert str(times.dtype) == "datetime64[us, UTC]"
-    assert times[0] == MOMENT
-
-
-@pytest.mark.parametrize("cell", ["yesterday", "now", "today", "12/1/2010 8:26", "2024-13-45", None, "nan"])
-def test_what_is_no_time_stays_empty(cell):
-    assert read_times(pd.Series([cell], dtype=object), "auto").isna().all()
-
-
-def test_a_unit_that_is_given_wins_over_the_magnitude():
-    assert read_times(pd.Series(["2000000000"]), "ms")[0] == pd.Timestamp("1970-01-24T03:33:20", tz="UTC")
-
-
-def test_fractions_of_seconds_survive():
-    assert read_times(pd.Series(["1714979289.123456"]), "auto")[0] == MOMENT + pd.Timedelta(microseconds=123456)
-
-
-@given(
-    unit=st.sampled_from(["s", "ms", "us"]),
-    seconds=st.integers(32_000_000, 4_102_000_000),
-)
-def test_every_moment_after_1971_shows_its_unit(unit, seconds):
-    number = seconds * {"s": 1, "ms": 10**3, "us": 10**6}[unit]
-
-    assert microseconds(read_times(pd.Series([number]), "auto"))[0] == seconds * 10**6
-
-
-def test_settings_and_texts_of_moments():
+def test_a_datetime_without_a_zone_is_utc():
     east = datetime(2024, 5, 6, 9, 8, 9, 5, tzinfo=timezone(timedelta(hours=2)))
 
     assert from_datetime(east) == SECONDS * 10**6 + 5
     assert from_datetime(datetime(1970, 1, 1)) == 0
-    assert iso(SECONDS * 10**6) == "2024-05-06T07:08:09+00:00"
-    assert datetime.fromisoformat(iso(1)) == datetime(1970, 1, 1, microsecond=1, tzinfo=UTC)
+
+
+def test_text_is_iso_8601_in_utc():
+    assert to_iso(SECONDS * 10**6) == "2024-05-06T07:08:09Z"
+    assert to_iso(1) == "1970-01-01T00:00:00.000001Z"
+    assert from_iso("2024-05-06T09:08:09+02:00") == from_iso("2024-05-06T07:08:09") == SECONDS * 10**6
+
+
+@given(st.integers(-(10**15), 4 * 10**15))
+def test_text_converts_back_to_the_same_microsecond(time_us):
+    assert from_iso(to_iso(time_us)) == time_us
+
+
+def test_a_moment_that_utc_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match="out of range"):
+        from_iso("0001-01-01T00:00:00+10:00")
+
+
+def test_now_is_in_whole_seconds():
+    assert 0 <= now_us() - from_iso(now_iso()) < 2 * 10**6

@@ -74,13 +74,20 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     settings = params.load(folder / "params.yaml")
 
     hybrids = ["hybrid", "ensemble", "reranker"]
-    alone = [label for label in RECIPES if label not in hybrids]
-    assert pipeline["vars"] == [{"models": alone}, {"hybrids": hybrids}, {"ranked": [*alone, *hybrids]}]
+    networks = ["sasrec", "two_tower", "neural_cf"]
+    baselines = [label for label in RECIPES if label not in (*networks, *hybrids)]
+    assert pipeline["vars"] == [
+        {"baselines": {"model": baselines}},
+        {"networks": networks},
+        {"hybrids": hybrids},
+        {"ranked": {"model": [*baselines, *networks, *hybrids]}},
+    ]
+    assert pipeline["stages"]["train-baselines"]["outs"] == [f"out/training/{label}" for label in baselines]
     assert settings.tune.max_steps is None
     assert settings.train.models["two_tower"].max_steps == settings.experiment.max_steps
     assert settings.train.models["sasrec"].max_steps == RECIPES["sasrec"]["max_steps"], "it went further already"
     assert settings.dataset == folder.name == "simulated"
-    assert "oracle" in pipeline["stages"], "the simulator's true preferences are known here too"
+    assert "--oracle" in pipeline["stages"]["evaluate"]["cmd"], "the simulator's true preferences are known here too"
 
 
 def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> None:
@@ -94,9 +101,9 @@ def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> N
     assert params.load(folder / "params.yaml").train.models["hybrid"].parts == ["two_tower", "neural_cf"]
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     run = {name: labels for one in pipeline["vars"] for name, labels in one.items()}
-    assert not {"ease", "item_knn"} & set(run["ranked"])
-    assert "hybrid" in run["ranked"]
-    assert not [path for path in pipeline["stages"]["train-hybrid-test"]["deps"] if "/ease/" in path]
+    assert not {"ease", "item_knn"} & set(run["ranked"]["model"])
+    assert "hybrid" in run["ranked"]["model"]
+    assert "out/training/ease" not in pipeline["stages"]["train-hybrid"]["deps"]
 
 
 def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
@@ -143,7 +150,7 @@ def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder:
     assert models["two_tower_default"] == before
     assert "sasrec_default" not in models, "nothing beat its values"
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
-    assert "two_tower_default" in next(one["ranked"] for one in pipeline["vars"] if "ranked" in one)
+    assert "two_tower_default" in pipeline["vars"][-1]["ranked"]["model"]
 
 
 def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:

@@ -14,13 +14,13 @@ from served_platform import DATASET, platform
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
 from serving import deploy
-from serving.edge.stored import Stored
+from serving.edge.consent import OnlineProfileStore
 from serving.settings import PORTS, load, variable
 from serving.torchserve import server
 
 pytestmark = pytest.mark.slow
 
-ASKED = {"live": {"user_id": "u000001", "k": 5}, "refused": {"user_id": "u000002", "k": 5}, "nobody": {"k": 3}}
+REQUESTS = {"live": {"user_id": "u000001", "k": 5}, "refused": {"user_id": "u000002", "k": 5}, "nobody": {"k": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +33,25 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         settings = load()
         deploy.deploy(DATASET, settings)
         try:
-            yield folder, _asked(folder, settings)
+            yield folder, _answers(folder, settings)
         finally:
             server.stop(settings)
 
 
-def _asked(folder: Path, settings) -> dict[str, bytes]:
+def _answers(folder: Path, settings) -> dict[str, bytes]:
     own = {"dataset": DATASET, "management": settings.management_url, "token_file": settings.key_file}
-    edge = Edge(make_settings(folder / "edge", settings.inference_url, **own, deadline_ms=20_000), Stored.of(DATASET))
+    edge = Edge(
+        make_settings(folder / "edge", settings.inference_url, **own, deadline_ms=20_000),
+        OnlineProfileStore.from_environment(DATASET),
+    )
     try:
-        wait_until(lambda: edge.app.service.ladder.popular is not None, 120)
-        return {name: edge.ask(body | {"request_id": name}).content for name, body in ASKED.items()}
+        wait_until(lambda: edge.service.recommender.fallback.popular is not None, 120)
+        return {name: edge.ask(body | {"request_id": name}).content for name, body in REQUESTS.items()}
     finally:
         edge.close()
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_a_live_answer_comes_back_byte_for_byte_without_the_store(
     answered, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,8 +63,8 @@ def test_a_live_answer_comes_back_byte_for_byte_without_the_store(
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/none.db")
 
     assert replay.main([name, "--served", "edge/served", "--body", "body.json"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"replay of {name}: identical bytes\n"), said
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"replay of {name}: identical bytes\n"), printed
     assert (tmp_path / "body.json").read_bytes() == bodies[name]
 
 
@@ -70,10 +73,10 @@ def test_a_live_answer_is_traced_to_its_events_and_an_event_forward_to_the_live_
     served = ["--json", "--served", str(folder / "edge/served")]
     assert trace.main(["live", *served]) == 0
     back = json.loads(capsys.readouterr().out)
-    assert back["answer"]["rung"] == "personalised"
+    assert back["answer"]["source"] == "personalized"
     assert back["events"]["as the answer read them"] == "yes, by their digest"
 
     assert impact.main(["--event", back["events"]["rows"][-1]["event_id"], *served]) == 0
     forward = json.loads(capsys.readouterr().out)
-    assert forward["versions"]["live of them"] == ["1 (default)"]
+    assert forward["versions"]["live"] == ["1 (default)"]
     assert [row["request_id"] for row in forward["answers that could read it"]["rows"]] == ["live"]

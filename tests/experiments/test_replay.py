@@ -1,4 +1,4 @@
-"""A recorded answer comes back byte for byte from the registered artifact alone, and what keeps it from that is said."""
+"""Replay gives a served answer again, byte for byte, from the registered artifact, or says what is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HISTORY = [
     {"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"},
     {"item_id": "m00007", "event_time": "2026-01-06"},
 ]
-ASKED = {
+REQUESTS = {
     "stored": {"user_id": "u000001", "k": 5},
     "long": {"user_id": "u000001", "k": 40},
     "then": {"user_id": "u000001", "k": 5, "time": "2026-02-20T08:09:10.123456Z"},
@@ -38,12 +38,12 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The platform, and the body of each answer by its request id."""
     with platform(pipeline, tmp_path_factory.mktemp("answered")) as folder:
         with edge(folder) as (running, worker):
-            bodies = {name: running.ask(body | {"request_id": name}).content for name, body in ASKED.items()}
-            bodies["again"] = running.ask(ASKED["stored"] | {"request_id": "again"}).content
+            bodies = {name: running.ask(body | {"request_id": name}).content for name, body in REQUESTS.items()}
+            bodies["again"] = running.ask(REQUESTS["stored"] | {"request_id": "again"}).content
             worker.stop()
-            for name, body in {"cached": ASKED["stored"] | {"k": 2}, "popular": {"k": 9}}.items():
+            for name, body in {"cached": REQUESTS["stored"] | {"k": 2}, "popular": {"k": 9}}.items():
                 bodies[name] = running.ask(body | {"request_id": name}).content
-            running.app.service.ladder.popular = None
+            running.service.recommender.fallback.popular = None
             bodies["static"] = running.ask({"k": 8, "request_id": "static"}).content
         yield folder, bodies
 
@@ -64,53 +64,60 @@ def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = replay.main([*arguments, "--served", "edge/served"])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
 
 
-@pytest.mark.parametrize("name", [*ASKED, "again", "popular", "static"])
+@pytest.mark.parametrize("name", [*REQUESTS, "again", "popular", "static"])
 def test_a_recorded_answer_comes_back_byte_for_byte_on_another_clone(here: Path, answered, name: str, capsys) -> None:
-    code, said = run(capsys, name, "--body", "body.json")
+    code, printed = run(capsys, name, "--body", "body.json")
 
-    assert (code, said.splitlines()[0]) == (0, f"replay of {name}: identical bytes"), said
+    assert (code, printed.splitlines()[0]) == (0, f"replay of {name}: identical bytes"), printed
     assert Path("body.json").read_bytes() == answered[1][name]
-    assert "identical" in said.partition("INPUTS")[2] or name in ("popular", "static")
+    assert "identical" in printed.partition("INPUTS")[2] or name in ("popular", "static")
 
 
-def test_what_was_answered_was_worth_replaying(answered) -> None:
-    rungs = {name: body.decode().partition('"rung":"')[2].partition('"')[0] for name, body in answered[1].items()}
+def test_the_replayed_answers_come_from_several_sources(answered) -> None:
+    sources = {name: body.decode().partition('"source":"')[2].partition('"')[0] for name, body in answered[1].items()}
 
-    assert rungs["stored"] == rungs["then"] == rungs["stated"] == rungs["barred"] == rungs["again"] == "personalised"
-    assert (rungs["denied"], rungs["popular"], rungs["static"]) == ("popular", "popular", "static")
+    assert (
+        sources["stored"]
+        == sources["then"]
+        == sources["stated"]
+        == sources["barred"]
+        == sources["again"]
+        == "personalized"
+    )
+    assert (sources["denied"], sources["popular"], sources["static"]) == ("popular", "popular", "static")
 
 
-def test_an_event_that_is_gone_is_told_as_another_input(here: Path, capsys) -> None:
+def test_a_missing_event_is_a_different_input(here: Path, capsys) -> None:
     path = here / "out/data/split/events.parquet"
     events = pd.read_parquet(path)
     gone = events[events["user_id"] == "u000001"].index[-1]
     events.drop(gone).to_parquet(path)
 
-    code, said = run(capsys, "stored")
+    code, printed = run(capsys, "stored")
 
     assert code == 1
-    assert said.startswith("replay of stored: different")
-    assert "! history differ" in said
+    assert printed.startswith("replay of stored: different")
+    assert "! history differ" in printed
 
 
-def test_without_the_secret_a_named_user_is_believed_and_the_bytes_tell(here: Path, capsys) -> None:
+def test_without_the_secret_a_named_user_is_believed_and_the_bytes_decide(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
 
-    assert run(capsys, "stored") == (2, "error: whose history was read is not known: the edge's secret is not here "
+    assert run(capsys, "stored") == (2, "error: the user whose history was read is unknown: the edge's secret is missing "
                                      "(user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
-    code, said = run(capsys, "stored", "--user", "u000001")
-    assert (code, "identical bytes" in said, "history and traits are not compared" in said) == (0, True, True)
+    code, printed = run(capsys, "stored", "--user", "u000001")
+    assert (code, "identical bytes" in printed, "history and traits are not compared" in printed) == (0, True, True)
     assert run(capsys, "stored", "--user", "u000003")[0] == 1
 
 
-def test_another_user_than_the_log_says_is_refused(here: Path, capsys) -> None:
-    code, said = run(capsys, "stored", "--user", "u000003")
+def test_a_user_with_another_pseudonym_is_refused(here: Path, capsys) -> None:
+    code, printed = run(capsys, "stored", "--user", "u000003")
 
-    assert (code, "the pseudonym is not that of 'u000003'" in said) == (2, True)
+    assert (code, "the pseudonym is not that of 'u000003'" in printed) == (2, True)
 
 
 def elsewhere(line: dict, by: float, swapped: bool = False) -> dict:
@@ -123,18 +130,20 @@ def elsewhere(line: dict, by: float, swapped: bool = False) -> dict:
 @pytest.mark.parametrize(
     ("by", "swapped", "result"), [(1e-6, False, "same items"), (1e-3, False, "different"), (0, True, "different")]
 )
-def test_elsewhere_the_same_items_are_shown_up_to_rounding(
+def test_on_another_processor_the_items_must_be_the_same_up_to_rounding(
     here: Path, capsys, by: float, swapped: bool, result: str
 ) -> None:
     rewrite(here, "stored", lambda line: elsewhere(line, by, swapped))
 
-    code, said = run(capsys, "stored")
+    code, printed = run(capsys, "stored")
 
-    assert said.startswith(f"replay of stored: {result}\n"), said
+    assert printed.startswith(f"replay of stored: {result}\n"), printed
     assert code == (result == "different")
 
 
-def test_near_ties_alone_may_change_places_elsewhere(here: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_near_ties_may_change_places_on_another_processor(
+    here: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def tie(line: dict) -> dict:
         _, second, *rest = line["scores"]
         return line | {"scores": [second, second, *rest]}
@@ -145,14 +154,14 @@ def test_near_ties_alone_may_change_places_elsewhere(here: Path, capsys, monkeyp
     assert run(capsys, "stored")[0] == 1
 
 
-def test_the_same_processor_owes_the_same_bytes(here: Path, capsys) -> None:
+def test_on_the_same_processor_the_bytes_must_be_the_same(here: Path, capsys) -> None:
     rewrite(here, "stored", lambda line: line | {"digest": "of other bytes"})
 
-    code, said = run(capsys, "stored")
+    code, printed = run(capsys, "stored")
 
     assert code == 1
-    assert "! its bytes differ, on the same processor class and libraries" in said
-    assert response.describe_processor() in said
+    assert "! its bytes differ, on the same processor class and libraries" in printed
+    assert response.describe_processor() in printed
 
 
 @pytest.mark.parametrize("field", ["reason", "segments", "feature_time"])
@@ -160,58 +169,58 @@ def test_a_field_that_differs_is_named(here: Path, capsys, field: str) -> None:
     other = {"digest": "", "computed_on": "another", field: "2026-01-01T00:00:00Z"}
     rewrite(here, "stored", lambda line: line | other)
 
-    code, said = run(capsys, "stored")
+    code, printed = run(capsys, "stored")
 
-    assert (code, f"! {field} is " in said) == (1, True)
+    assert (code, f"! {field} is " in printed) == (1, True)
 
 
 def test_a_repeated_answer_names_the_one_to_replay(here: Path, capsys) -> None:
-    code, said = run(capsys, "cached")
+    code, printed = run(capsys, "cached")
 
     assert code == 2
-    assert said.startswith("error: this answer repeats the user's answer of 20")
-    assert said.endswith("; replay 'stated'\n")  # which was the last
+    assert printed.startswith("error: this answer repeats the user's answer of 20")
+    assert printed.endswith("; replay 'stated'\n")  # which was the last
 
 
-def test_trends_that_are_no_longer_there_are_said_to_be_gone(here: Path, capsys) -> None:
+def test_missing_trends_are_named(here: Path, capsys) -> None:
     shutil.rmtree(here / "out/features/test")
 
-    code, said = run(capsys, "stored")
+    code, printed = run(capsys, "stored")
 
     assert code == 2
-    assert said.startswith("error: the item trends of 2026-")
-    assert "are no longer there" in said
+    assert printed.startswith("error: the item trends of 2026-")
+    assert "no longer exist" in printed
 
 
 @pytest.mark.parametrize("missing", ["requests", "line"])
-def test_what_was_not_recorded_is_named(here: Path, capsys, missing: str) -> None:
+def test_a_missing_record_is_named(here: Path, capsys, missing: str) -> None:
     if missing == "requests":
         shutil.rmtree(here / "edge/requests")
     else:
         rewrite(here, "stated", lambda line: {name: line[name] for name in line if name not in ("basis", "digest")})
 
-    code, said = run(capsys, "stated")
+    code, printed = run(capsys, "stated")
 
-    assert (code, len(said.splitlines())) == (2, 1)
+    assert (code, len(printed.splitlines())) == (2, 1)
     expected = {
-        "requests": "the request stated context and history, which no line",
-        "line": "this line was written before",
+        "requests": "the request stated context and history, which the served log never holds",
+        "line": "this line comes from a version that did not log",
     }
-    assert said.startswith(f"error: {expected[missing]}")
+    assert printed.startswith(f"error: {expected[missing]}")
 
 
-def test_a_changed_artifact_replays_nothing(here: Path, capsys) -> None:
+def test_a_changed_artifact_is_not_replayed(here: Path, capsys) -> None:
     weights = stored("weights.safetensors")
     before = weights.read_bytes()
     try:
         weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        code, said = run(capsys, "stored")
+        code, printed = run(capsys, "stored")
     finally:
         weights.write_bytes(before)
 
     assert code == 2
-    assert "its artifact is corrupt" in said
-    assert "weights.safetensors is not the file that was exported" in said
+    assert "its artifact is corrupt" in printed
+    assert "weights.safetensors is not the file that was exported" in printed
 
 
 def stored(name: str) -> Path:
@@ -221,10 +230,10 @@ def stored(name: str) -> Path:
     return folder / f"artifact-{version.artifact[:12]}" / name
 
 
-def test_half_a_line_costs_itself_alone(here: Path, capsys) -> None:
+def test_a_broken_line_does_not_hide_others(here: Path, capsys) -> None:
     with log(here).open("a") as file:
         file.write('{"request_id":"stored","items":["m0')
 
     assert run(capsys, "stored")[0] == 0
-    code, said = run(capsys, "never given")
-    assert (code, ", 1 of them broken" in said) == (2, True)
+    code, printed = run(capsys, "never given")
+    assert (code, ", 1 of them broken" in printed) == (2, True)

@@ -1,4 +1,4 @@
-"""Scheduled retraining: what cron and Kubernetes are told to run exists, and two never run at once."""
+"""Scheduled retraining: the commands of cron and Kubernetes exist, and two never run at once."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def started(command: list[str]) -> argparse.Namespace:
     # -o: the Makefile counts as new, or a lock that was checked out after it would bring an install.
     printed = ["make", "-o", "Makefile", *command[1:], "PY=echo", "STAMP=Makefile"]
     own = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # not a part of `make test`
-    told = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
-    module, *arguments = shlex.split(told.removeprefix("-m "))
+    command_line = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
+    module, *arguments = shlex.split(command_line.removeprefix("-m "))
     assert module == "experiments.retrain"
     return retrain.options().parse_args(arguments)
 
 
 def test_the_cron_jobs_command_is_one_that_retrain_takes() -> None:
-    asked = started(CONTAINER["command"])
+    options = started(CONTAINER["command"])
 
-    assert (asked.source, asked.name, asked.no_deploy) == (Path("/srv/events/events.parquet"), "shop", True)
+    assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", True)
 
 
 def test_the_crontabs_command_is_one_that_retrain_takes() -> None:
     fields, command = LINE.split(maxsplit=5)[:5], LINE.split(maxsplit=5)[5]
-    asked = started(shlex.split(command.partition(" && ")[2].partition(" >>")[0]))
+    options = started(shlex.split(command.partition(" && ")[2].partition(" >>")[0]))
 
     assert all(FIELD.fullmatch(field) for field in fields)
     assert "%" not in command, "cron takes it for a new line"
-    assert (asked.source, asked.name, asked.no_deploy) == (Path("/srv/events/events.parquet"), "shop", False)
+    assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", False)
 
 
 def test_kubernetes_starts_no_second_one_and_mounts_what_the_command_reads() -> None:
@@ -72,10 +72,10 @@ def test_a_second_retraining_says_who_runs_already_and_touches_nothing(
     with only_one(tmp_path / "shop.retrain.lock", "a retraining of shop"):
         assert retrain.main(["--source", "events.csv", "--name", "shop"]) == os.EX_TEMPFAIL
 
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert re.fullmatch(
-        rf"error: a retraining of shop runs already: pid {os.getpid()} by \S+@\S+, since \S+Z\n", told
-    ), told
+        rf"error: a retraining of shop runs already: pid {os.getpid()} by \S+@\S+, since \S+Z\n", printed
+    ), printed
 
 
 def test_the_lock_is_free_once_its_holder_has_failed_and_another_data_sets_never_held_it(tmp_path: Path) -> None:

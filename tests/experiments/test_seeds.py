@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings["train"]["models"] = models | {"ours": models["two_tower"], "counted": models["ease"]}
     settings["evaluate"]["resamples"] = 200
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copyfile(params.ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
 
     def repro(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
         evaluate(folder, params.load(folder / "params.yaml").train.seed)
@@ -81,6 +83,23 @@ def test_a_model_that_params_no_longer_name_is_not_fitted_again(
 
 def together(folder: Path, label: str) -> dict:
     return json.loads((folder / seeds.TOGETHER / "metrics" / f"{label}.json").read_text())
+
+
+def test_under_each_seed_only_networks_and_their_parts_are_fitted_and_in_the_end_every_model(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, run = (workspace / "dvc.yaml").read_text(), []
+
+    def step(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
+        ranked = yaml.safe_load((folder / "dvc.yaml").read_text())["vars"][-1]["ranked"]["model"]
+        run.append((params.load(folder / "params.yaml").train.seed, ranked))
+        evaluate(folder, params.load(folder / "params.yaml").train.seed)
+
+    monkeypatch.setattr(seeds.steps, "step", step)
+    seeds.fit_and_measure(workspace, 3, {})
+
+    assert run[:3] == [(seed, ["ours"]) for seed in range(3)]
+    assert (workspace / "dvc.yaml").read_text() == before
 
 
 def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:

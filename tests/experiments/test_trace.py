@@ -1,4 +1,4 @@
-"""From an answer back to its events and from data forward to answers: every link, and what is said where one is gone."""
+"""Trace goes from an answer back to its events, impact from data forward to answers; both name what is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.deployment import gate_report, model_versions, registry
 pytestmark = pytest.mark.slow
 
 THEN = "2026-02-20T08:09:10Z"
-ASKED = {
+REQUESTS = {
     "stored": {"user_id": "u000001", "k": 5},
     "then": {"user_id": "u000001", "k": 5, "time": THEN},
     "stated": {"history": [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}], "k": 7},
@@ -30,10 +30,10 @@ ASKED = {
 def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with platform(pipeline, tmp_path_factory.mktemp("traced")) as folder:
         with edge(folder) as (running, worker):
-            for name, body in ASKED.items():
+            for name, body in REQUESTS.items():
                 running.ask(body | {"request_id": name})
             worker.stop()
-            running.app.service.ladder.popular = None
+            running.service.recommender.fallback.popular = None
             running.ask({"k": 8, "request_id": "static"})
         yield folder
 
@@ -42,7 +42,8 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The platform with a served log of one's own to break."""
     shutil.copytree(answered / "edge", tmp_path / "edge")
-    for name in ("data", "features", "params.yaml"):
+    (tmp_path / "out").mkdir()
+    for name in ("out/data", "out/features", "params.yaml"):
         (tmp_path / name).symlink_to(answered / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -76,8 +77,8 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     assert found["run"]["params"]["name"] == "two_tower"
     assert found["code"]["commit"] == "tested"
     assert found["code"]["lock of this clone"] == "the same"
-    assert found["data set version"]["hash"] == manifest["dataset_hash"] == line["dataset_version"]
-    assert found["data set version"]["of this clone"] is True
+    assert found["dataset version"]["hash"] == manifest["dataset_hash"] == line["dataset_version"]
+    assert found["dataset version"]["in this clone"] is True
     own = events()[lambda all_of_them: all_of_them["user_id"] == "u000001"]
     before = own[own["event_time"] < pd.Timestamp(THEN)].sort_values(["event_time", "event_id"], ascending=False)
     assert [row["event_id"] for row in found["events"]["rows"]] == before["event_id"].tolist()
@@ -90,12 +91,12 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     ("name", "note"),
     [
         ("stated", "the request stated its own history, which the served log does not hold"),
-        ("denied", "the worker was told nothing of the user, so the answer rests on no event of theirs"),
+        ("denied", "the edge withheld the user from the worker, so the answer uses none of their events"),
         ("unknown", "the online store does not know this user"),
         ("static", "no worker computed this answer: the edge gave a list that it had"),
     ],
 )
-def test_an_answer_without_stored_events_says_why_and_shows_none(here: Path, capsys, name: str, note: str) -> None:
+def test_an_answer_without_stored_events_says_why(here: Path, capsys, name: str, note: str) -> None:
     found = run(trace, capsys, name)
 
     assert (found["events"]["note"], found["events"]["rows"]) == (note, [])
@@ -107,30 +108,30 @@ def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
     found = run(trace, capsys, "stored")
 
-    assert found["events"]["note"].startswith("the edge's secret is not here")
+    assert found["events"]["note"].startswith("the edge's secret is missing")
     assert "u000001" not in json.dumps(found)
 
 
-def test_events_that_are_not_those_that_were_read_are_said_to_differ(here: Path, capsys) -> None:
+def test_events_that_differ_from_those_read_are_reported(here: Path, capsys) -> None:
     rewrite(here, "stored", lambda line: line | {"inputs": line["inputs"] | {"history": "of others"}})
     found = run(trace, capsys, "stored")
 
     assert found["events"]["as the answer read them"] == "not shown"
-    assert found["events"]["note"] == "what lies here is not what the answer read: history differ"
+    assert found["events"]["note"] == "what is here is not what the answer read: history differ"
 
 
-@pytest.mark.parametrize(("stated", "said"), [("7.0", "demo 7 is not registered"), ("", "states no version")])
-def test_a_version_that_the_registry_does_not_hold_is_named_with_where_it_was_looked_for(
-    here: Path, capsys, stated: str, said: str
+@pytest.mark.parametrize(("stated", "message"), [("7.0", "demo 7 is not registered"), ("", "states no version")])
+def test_a_version_missing_from_the_registry_is_named_with_the_place_searched(
+    here: Path, capsys, stated: str, message: str
 ) -> None:
     rewrite(here, "stored", lambda line: line | {"model_version": stated})
     found = run(trace, capsys, "stored")
 
-    assert said in found["version"]["note"]
+    assert message in found["version"]["note"]
     assert len(found["events"]["rows"]) > 0
 
 
-def test_no_registry_is_made_by_looking_for_one(here: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searching_creates_no_registry(here: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/none.db")
 
     assert run(trace, capsys, "stored")["version"]["note"].startswith("there is no registry at sqlite:///")
@@ -138,7 +139,7 @@ def test_no_registry_is_made_by_looking_for_one(here: Path, capsys, monkeypatch:
     assert not (here / "none.db").exists()
 
 
-def test_a_report_or_an_artifact_that_was_changed_is_told(here: Path, capsys) -> None:
+def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
     version = registry.find("demo", "1")
     folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     tags = (
@@ -159,24 +160,24 @@ def test_a_report_or_an_artifact_that_was_changed_is_told(here: Path, capsys) ->
     assert "is not the one that was registered" in found["artifact"]["note"]
 
 
-def test_an_unknown_request_says_where_was_looked_and_a_broken_line_hides_none(here: Path, capsys) -> None:
+def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_none(here: Path, capsys) -> None:
     with log(here).open("a") as file:
         file.write('{"request_id":"stored","items":["m0')
 
     assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
-    said = refused(trace, capsys, "never")
-    assert said.startswith("no answer has the request id 'never': looked at 7 lines in edge/served, 1 of them broken")
+    message = refused(trace, capsys, "never")
+    assert message.startswith("no answer has the request id 'never': searched 7 lines in edge/served, 1 of them broken")
     shutil.rmtree(here / "edge/served")
     assert refused(trace, capsys, "stored").endswith("edge/served holds no served log; --served names another folder")
 
 
-def test_an_id_that_was_given_twice_is_told(here: Path, capsys) -> None:
+def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:
     rewrite(here, "stated", lambda line: line | {"request_id": "stored"})
 
-    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers bear this request id; this is the last"
+    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers have this request id; this is the last"
 
 
-def test_a_page_and_a_text_hold_what_json_does_and_no_markup_of_others(here: Path, capsys) -> None:
+def test_page_and_text_hold_what_json_does_and_escape_markup(here: Path, capsys) -> None:
     rewrite(here, "stored", lambda line: line | {"reason": "<script>alert(1)</script>"})
     assert trace.main(["stored", "--served", "edge/served", "--html", "made/trace.html"]) == 0
     page = Path("made/trace.html").read_text()
@@ -186,7 +187,7 @@ def test_a_page_and_a_text_hold_what_json_does_and_no_markup_of_others(here: Pat
 
     assert trace.main(["stored", "--served", "edge/served"]) == 0
     text = capsys.readouterr().out
-    assert "\nDATA SET VERSION\n" in text
+    assert "\nDATASET VERSION\n" in text
     assert max(map(len, text.splitlines())) < 160
 
 
@@ -204,7 +205,7 @@ def test_an_event_reaches_the_fits_after_it_and_the_answers_to_its_user(here: Pa
     assert early["versions"]["note"].startswith("TorchServe does not answer at ")
 
 
-def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, capsys) -> None:
+def test_a_user_an_item_and_a_dataset_version_reach_their_answers(here: Path, capsys) -> None:
     answers = {"u000001": ["then", "stored"], "u000003": []}
     for user, reached in answers.items():
         found = run(impact, capsys, "--user", user)
@@ -219,26 +220,26 @@ def test_a_user_an_item_and_a_data_set_version_reach_what_they_did(here: Path, c
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
 
     unheard = run(impact, capsys, "--user", "nobody-we-know")
-    assert unheard["user"]["note"].startswith("there is no user 'nobody-we-know' among ")
+    assert unheard["user"]["note"].startswith("there is no user 'nobody-we-know' among the ")
     assert [row["request_id"] for row in unheard["answers to this user"]["rows"]] == ["unknown"]
 
     version = lines[0]["dataset_version"]
     found = run(impact, capsys, "--dataset", version[:8])
-    assert found["data set version"]["hash"] == version
+    assert found["dataset version"]["hash"] == version
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
     assert len(found["runs"]["rows"]) >= 2
     assert found["answers by versions fitted on it"]["answers"] == len(lines)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("--event", "none"), "there is no event 'none' among 2"),
-        (("--user", "none"), "there is no user 'none' among 2"),
-        (("--item", "none"), "there is no item 'none' among 2"),
-        (("--dataset", "0123456789"), "nothing is known of data set version '0123456789'; looked in "),
+        (("--event", "none"), "there is no event 'none' among the 2"),
+        (("--user", "none"), "there is no user 'none' among the 2"),
+        (("--item", "none"), "there is no item 'none' among the 2"),
+        (("--dataset", "0123456789"), "nothing is known of dataset version '0123456789'; searched "),
         (("--dataset", "01"), "--dataset is '01'; expected a hash, or its first 6 digits or more"),
     ],
 )
-def test_what_is_not_known_is_said_in_one_line_with_where_was_looked(here: Path, capsys, arguments, said: str) -> None:
-    assert refused(impact, capsys, *arguments).startswith(said)
+def test_unknown_data_is_one_line_with_the_place_searched(here: Path, capsys, arguments, message: str) -> None:
+    assert refused(impact, capsys, *arguments).startswith(message)

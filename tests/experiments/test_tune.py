@@ -15,12 +15,19 @@ from mlflow.entities import Run
 from config import params
 from config.command import UserError
 from experiments import tune
-from experiments.tuning import study as study_storage
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, begin_with_defaults, completed, name_of, open_study, this_process
+from experiments.tuning.study import (
+    Budget,
+    completed_trials,
+    enqueue_defaults,
+    open_study,
+    storage_url,
+    study_name,
+    this_process,
+)
 from experiments.tuning.trials import OutOfTimeError
 from training import tracking
-from training.train import FitError
+from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -40,7 +47,9 @@ def fitted(recipe, features, settings, seed, on_epoch):
     for row in rows:
         if on_epoch(row):
             break
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
+    return SimpleNamespace(
+        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+    )
 
 
 @pytest.fixture
@@ -120,7 +129,7 @@ def test_a_study_without_a_finished_trial_is_one_line_and_a_failed_run(studied: 
         raise FitError("no")
 
     monkeypatch.setattr(trials, "fit", refuse)
-    with pytest.raises(UserError, match="none of 2 trials came to an end"):
+    with pytest.raises(UserError, match="none of 2 trials is complete"):
         search(2)
     assert runs_of("tune")[0].info.status == "FAILED"
 
@@ -139,13 +148,13 @@ def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, m
     pruned = runs_of("trial")[5]
     assert pruned.info.status == "KILLED"
     assert pruned.data.tags["trial"] == "pruned"
-    assert completed(study) == study.trials[:5]
+    assert completed_trials(study) == study.trials[:5]
 
 
 def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_measured(studied: Path) -> None:
-    name = name_of("two_tower", FEATURES, SETTINGS)
-    left = open_study(name, study_storage.url_of(studied), 0)
-    begin_with_defaults(left, "two_tower", SETTINGS)
+    name = study_name("two_tower", FEATURES, SETTINGS)
+    left = open_study(name, storage_url(), 0)
+    enqueue_defaults(left, "two_tower", SETTINGS)
     left.ask().set_user_attr("process", DEAD)
     tags = {"study": name, "process": json.dumps(DEAD)}
     tracking.open_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
@@ -160,7 +169,7 @@ def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_
 
 
 def test_what_another_process_works_on_is_left_alone(studied: Path) -> None:
-    other = open_study(name_of("two_tower", FEATURES, SETTINGS), study_storage.url_of(studied), 0)
+    other = open_study(study_name("two_tower", FEATURES, SETTINGS), storage_url(), 0)
     other.ask().set_user_attr("process", this_process())
     other.ask().set_user_attr("process", ["another machine", *DEAD[1:]])
 
@@ -173,7 +182,7 @@ def test_trials_end_with_the_time_but_for_the_values_of_params(studied: Path) ->
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"], "the first is measured, no other begins"
 
     with pytest.raises(OutOfTimeError, match="out of time at epoch 2"):
-        trials.keep_to(0.0, study, {"epoch": 2}, comparable=False)
+        trials.stop_when_out_of_time(0.0, study, {"epoch": 2}, comparable=False)
 
 
 @pytest.mark.parametrize(("dropout", "state"), [(0.4, "COMPLETE"), (0.1, "FAIL")])
@@ -198,7 +207,8 @@ def test_a_trial_that_runs_out_of_time_counts_where_it_leads(
 
     assert seen == [1, 2, 3, 1], "the values of params.yaml to their end, the other until the time is seen to be over"
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", state]
-    assert "out of time at epoch 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "out of time at epoch 1" in out or "at epoch 1, out of time" in out
 
 
 def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:
@@ -206,11 +216,11 @@ def test_trials_of_other_lengths_or_spaces_are_another_study() -> None:
     narrow = {"two_tower": {"dropout": SETTINGS.tune.spaces["two_tower"]["dropout"]}}
     smaller = SETTINGS.model_copy(update={"tune": SETTINGS.tune.model_copy(update={"spaces": narrow})})
 
-    assert len({name_of("two_tower", FEATURES, settings) for settings in (SETTINGS, longer, smaller)}) == 3
+    assert len({study_name("two_tower", FEATURES, settings) for settings in (SETTINGS, longer, smaller)}) == 3
 
 
 def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
-    url = study_storage.url_of(studied)
+    url = storage_url()
     drawn = {open_study("one", url, seed=0, worker=n, workers=3).ask().suggest_float("x", 0, 1) for n in range(3)}
 
     assert len(drawn) == 3
@@ -219,7 +229,10 @@ def test_workers_draw_from_seeds_of_their_own(studied: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "nobody"], "--model nobody: tune.spaces holds item_knn, ials, sasrec, two_tower"),
+        (
+            ["--model", "nobody"],
+            "--model nobody is unknown; expected labels of tune.spaces: item_knn, ials, sasrec, two_tower",
+        ),
         (["--trials", "0"], "--trials is 0; expected at least 1"),
         (["--workers", "0"], "--workers is 0; expected at least 1"),
         (["--minutes", "soon"], "--minutes is 'soon'; expected a number of minutes above 0"),

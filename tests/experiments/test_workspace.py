@@ -134,8 +134,8 @@ def test_its_ingest_depends_on_the_source_and_no_other_stage_does(source: Path, 
     theirs, ours = stages_of(root), stages_of(folder)
     assert ours["ingest"]["deps"] == [*theirs["ingest"]["deps"], str(source), str(items)]
     assert {name: stage for name, stage in ours.items() if name != "ingest"} == {
-        name: stage for name, stage in theirs.items() if name not in ("ingest", "oracle")
-    }
+        name: stage for name, stage in theirs.items() if name != "ingest"
+    } | {"evaluate": theirs["evaluate"] | {"cmd": theirs["evaluate"]["cmd"].removesuffix(" --oracle")}}
 
 
 def test_its_ingest_depends_on_the_side_tables_that_lie_beside_a_movielens_file(tmp_path: Path) -> None:
@@ -149,13 +149,9 @@ def test_its_ingest_depends_on_the_side_tables_that_lie_beside_a_movielens_file(
     assert deps[-3:] == [str(folder / name) for name in ("u.data", "u.user", "u.item")]
 
 
-def test_it_has_no_oracle_and_nothing_that_waits_for_one(source: Path, root: Path) -> None:
-    stages = stages_of(make(source, None, None, {}, None))
-
-    made = stages_of(root)["oracle"]["outs"]
-    assert made
-    assert "oracle" not in stages
-    assert not [name for name, stage in stages.items() if set(made) & set(stage.get("do", stage)["deps"])]
+def test_it_asks_for_no_oracle(source: Path, root: Path) -> None:
+    assert "--oracle" in stages_of(root)["evaluate"]["cmd"]
+    assert "--oracle" not in stages_of(make(source, None, None, {}, None))["evaluate"]["cmd"]
 
 
 def test_it_holds_the_code_that_its_stages_name_and_no_product(source: Path) -> None:
@@ -163,7 +159,9 @@ def test_it_holds_the_code_that_its_stages_name_and_no_product(source: Path) -> 
 
     named = {dep for stage in stages_of(folder).values() for dep in stage.get("do", stage)["deps"]}
     assert not [dep for dep in named if isinstance(dep, str) and dep.endswith(".py") and not (folder / dep).exists()]
-    assert not [path for path in folder.rglob("*") if {"out", "results", "__pycache__"} & set(path.parts)]
+    assert not [
+        path for path in folder.rglob("*") if {"out", "results", "__pycache__"} & set(path.relative_to(folder).parts)
+    ]
 
 
 def test_it_shares_the_projects_cache(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

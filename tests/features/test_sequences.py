@@ -9,12 +9,13 @@ import torch
 
 from config import params
 from data.columns import DAY
+from data.time_columns import microseconds
 from features.encode import resolve_history
 from features.feature_files import Features
-from features.featurize import featurize, microseconds, order_items
+from features.fit import fit_features, order_items
 from features.sequences import batches, horizon_cases, next_item_cases
 from training import validation
-from training.train import fit
+from training.fitting import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 START = 1_700_000_000_000_000
@@ -42,9 +43,9 @@ def features_of(events: pd.DataFrame) -> Features:
     users = pd.DataFrame({"user_id": sorted(events["user_id"].unique())})
     users["plan"] = ["free" if number % 2 else "paid" for number in range(len(users))]
     items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
-    made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
-    made["description"] |= {"until_us": START + 41 * DAY, "horizon_days": 28, "repeats": "first", "cut": "test"}
-    return Features(**made)
+    made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
+    made.description |= {"until_us": START + 41 * DAY, "horizon_days": 28, "repeats": "first", "cut": "test"}
+    return made
 
 
 def test_no_case_sees_its_own_moment_or_later() -> None:

@@ -16,7 +16,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
 
     def predict(self, name: str, payload: dict, version: str | None = None) -> dict:
         sent.update(name=name, payload=payload, version=version)
-        return {"items": [], "rung": "popular", "reason": "-", "model_version": "1.0", "trends_time": "-"}
+        return {"items": [], "source": "popular", "reason": "-", "model_version": "1.0", "trends_time": "-"}
 
     monkeypatch.setattr(TorchServe, "predict", predict)
     monkeypatch.setattr("serving.ask.time.time_ns", lambda: 20_000 * DAY * 1000)
@@ -65,7 +65,7 @@ def test_an_item_without_a_title_is_printed_without_one() -> None:
             {"item_id": "7", "score": 1.5, "title": None},
             {"item_id": "8", "score": 1, "title": "Eight"},
         ],
-        "rung": "popular",
+        "source": "popular",
         "reason": "the history is empty",
     }
     first, second, last = table(answer).splitlines()

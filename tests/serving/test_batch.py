@@ -15,18 +15,18 @@ from safetensors.torch import save_file
 
 from config import params
 from data.columns import DAY, HOUR
-from data.products import write_table
+from data.tables import write_table
 from data.times import to_iso
 from features import materialize
-from features.feature_files import load
-from features.featurize import featurize
-from features.featurize import write as write_features
+from features.feature_files import load_features
+from features.feature_files import save_features as write_features
+from features.fit import fit_features
 from features.online.connect import StoreSettings, connect
 from serving import batch, export
 from serving.artifact.item_tables import Sides
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
-from training.train import fit
+from training.fitting import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 T = 1_767_300_000_000_000
@@ -49,8 +49,8 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     })  # fmt: skip
     users = pd.DataFrame({"user_id": USERS[::-1], "plan": ["free", "paid", None] * 3})
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(40)]})
-    made = featurize(events, users, items, CUT, SETTINGS.featurize, 0)
-    made["description"] |= {
+    made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
+    made.description |= {
         "until_us": END, "cut": "test", "repeats": "first", "dataset": SETTINGS.dataset, "dataset_hash": "made",
         "split_id": "made",
     }  # fmt: skip
@@ -58,7 +58,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = folder / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
-        write_table(table, path)
+        write_table(path, table)
     (folder / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     _export(folder, Sides(users, items))
     return folder
@@ -75,10 +75,10 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _export(folder: Path, sides: Sides) -> None:
-    features, weights = load(folder / "out/features/test"), folder / "weights.safetensors"
+    features, weights = load_features(folder / "out/features/test"), folder / "weights.safetensors"
     fitted = fit(recipe("item_knn"), features, train_settings(), seed=0)
     save_file({key: value.contiguous() for key, value in fitted.model.state_dict().items()}, weights)
-    about = {"recipe": fitted.recipe, "label": "item_knn", "run_id": "none"}
+    about = {"hyperparameters": fitted.hyperparameters, "label": "item_knn", "run_id": "none"}
     export.write(folder / "artifact", weights, about, features, SETTINGS, sides)
 
 
@@ -107,11 +107,11 @@ def test_everybody_gets_what_the_endpoint_would_answer_at_that_moment(project: P
     for row, answer in zip(rows, answers, strict=True):
         assert row["item_ids"] == [item["item_id"] for item in answer["items"]]
         assert row["scores"] == [item["score"] for item in answer["items"]]
-        for name in ("rung", "reason", "segments", "model_version", "dataset_version"):
+        for name in ("source", "reason", "segments", "model_version", "dataset_version"):
             assert row[name] == answer[name]
         for name in ("time", "feature_time", "trends_time"):
             assert row[name] == (answer[name] and pd.Timestamp(answer[name]))
-    assert {row["rung"] for row in rows[:8]} == {"personalised"} or until_us > END
+    assert {row["source"] for row in rows[:8]} == {"personalized"} or until_us > END
 
 
 def test_the_moment_is_the_end_of_the_data_unless_stated(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
 
     assert run("--k", "1500") == 2
 
-    assert "user 'u0': k: expected a whole number from 1 to 1000, got 1500" in capsys.readouterr().err
+    assert "user 'u0': k: input should be less than or equal to 1000" in capsys.readouterr().err
     assert written() == before
     assert [path.name for path in Path("made").iterdir()] == ["all.parquet"]
 

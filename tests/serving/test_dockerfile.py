@@ -1,7 +1,7 @@
-"""The image's steps, taken one by one in an empty folder: what they leave starts, answers and stops.
+"""The Dockerfile's steps, run one by one in an empty folder, give an image that starts, answers and stops.
 
-There is no Docker where these tests run. TIDEGATE_BUILD_IMAGE=1 also takes the steps of pip, in a new environment that
-holds the serving lock and nothing else: 42 s and 1.2 GB here, so not at every run. Without it, this environment serves.
+These tests run without Docker. TIDEGATE_BUILD_IMAGE=1 also runs the pip steps, in a new environment with only the serving
+lock, which takes 42 s and 1.2 GB. Without it, this environment's packages are used.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from serving.torchserve.client import TorchServe
 PATH = ROOT / "serving" / "Dockerfile"
 BUILD = "TIDEGATE_BUILD_IMAGE"
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
-RUN_THERE = ("serving.install", "serving.edge.serve", "serving.edge.app", "serving.edge.keys", "serving.server")
+ENTRY_MODULES = ("serving.install", "serving.edge.serve", "serving.edge.app", "serving.edge.keys", "serving.server")
 
 
-def test_every_step_is_one_that_these_tests_know() -> None:
+def test_every_instruction_is_known_to_these_tests() -> None:
     known = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT"}
     assert {name for name, _ in dockerfile.steps(PATH)} <= known
-    assert dockerfile.of(PATH, "FROM") == ["python:3.11-slim"]
-    assert dockerfile.of(PATH, "WORKDIR") == [dockerfile.WORKDIR]
+    assert dockerfile.arguments(PATH, "FROM") == ["python:3.11-slim"]
+    assert dockerfile.arguments(PATH, "WORKDIR") == [dockerfile.WORKDIR]
 
 
-def test_it_runs_as_nobody_in_particular_and_opens_the_edge_alone() -> None:
-    (user,) = dockerfile.of(PATH, "USER")
+def test_it_runs_as_an_unprivileged_user_and_exposes_only_the_edge() -> None:
+    (user,) = dockerfile.arguments(PATH, "USER")
     assert int(user.partition(":")[0]) > 0
-    assert dockerfile.of(PATH, "EXPOSE") == [str(EdgeSettings.model_fields["port"].default)]
-    settings = [name for rest in dockerfile.of(PATH, "ENV") for name in rest.split()]
+    assert dockerfile.arguments(PATH, "EXPOSE") == [str(EdgeSettings.model_fields["port"].default)]
+    settings = [name for rest in dockerfile.arguments(PATH, "ENV") for name in rest.split()]
     assert [name for name in settings if "HOST=" in name] == ["TIDEGATE_EDGE_HOST=0.0.0.0"]
 
 
-def test_all_code_that_runs_there_is_copied() -> None:
+def test_all_code_that_the_image_runs_is_copied() -> None:
     graph = grimp.build_graph(*FOLDERS, cache_dir=None)
-    needed = set(RUN_THERE)
-    for module in RUN_THERE:
+    needed = set(ENTRY_MODULES)
+    for module in ENTRY_MODULES:
         needed |= graph.find_upstream_modules(module)
-    copied = {source for rest in dockerfile.of(PATH, "COPY") for source in rest.split()[:-1]}
+    copied = {source for rest in dockerfile.arguments(PATH, "COPY") for source in rest.split()[:-1]}
     assert {module.partition(".")[0] for module in needed} <= copied
     assert all((ROOT / source).exists() for source in copied)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.2)
 
 
@@ -72,14 +72,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     build = bool(os.environ.get(BUILD))
     if build:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    made = Image(PATH, ROOT, folder, home / "bin" if build else Path(sys.executable).parent)
-    made.build(run=build)
-    return made
+    image = Image(PATH, ROOT, folder, home / "bin" if build else Path(sys.executable).parent)
+    image.build(run_pip=build)
+    return image
 
 
 @pytest.fixture(scope="module")
-def places(image: Image) -> Iterator[dict[str, str]]:
-    """Ports that are free, on loopback; whatever still runs of the image ends with the tests."""
+def variables(image: Image) -> Iterator[dict[str, str]]:
+    """Environment variables with free ports on loopback; the server is stopped after the tests."""
     fields = ("INFERENCE_PORT", "MANAGEMENT_PORT", "METRICS_PORT", "GRPC_INFERENCE_PORT", "GRPC_MANAGEMENT_PORT")
     names = [f"TIDEGATE_{field}" for field in fields] + ["TIDEGATE_EDGE_PORT", "TIDEGATE_EDGE_METRICS_PORT"]
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in names]
@@ -90,17 +90,17 @@ def places(image: Image) -> Iterator[dict[str, str]]:
     server.stop(settings_of(image, ports))
 
 
-def settings_of(image: Image, places: dict[str, str]) -> ServerSettings:
-    ports = {name.removeprefix("TIDEGATE_").lower(): int(value) for name, value in places.items() if "PORT" in name}
+def settings_of(image: Image, variables: dict[str, str]) -> ServerSettings:
+    ports = {name.removeprefix("TIDEGATE_").lower(): int(value) for name, value in variables.items() if "PORT" in name}
     return ServerSettings(server_home=image.folder / "state" / "torchserve", state=image.folder / "state", **ports)
 
 
-def inside(image: Image, places: dict[str, str], *command: str) -> str:
-    """As `docker exec` would."""
+def inside(image: Image, variables: dict[str, str], *command: str) -> str:
+    """Run a command as `docker exec` does."""
     done = subprocess.run(
         ["python", "-m", *command],
         cwd=image.folder,
-        env={**image.environment, **places},
+        env={**image.environment, **variables},
         capture_output=True,
         text=True,
     )
@@ -108,43 +108,43 @@ def inside(image: Image, places: dict[str, str], *command: str) -> str:
     return done.stdout.strip()
 
 
-def ask(places: dict[str, str], key: str) -> dict:
-    url = f"http://127.0.0.1:{places['TIDEGATE_EDGE_PORT']}/v1/recommendations"
+def ask(variables: dict[str, str], key: str) -> dict:
+    url = f"http://127.0.0.1:{variables['TIDEGATE_EDGE_PORT']}/v1/recommendations"
     body = {"history": [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}], "k": 3}
     got = httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)
-    return got.json() if got.status_code == 200 else {"rung": f"none, but {got.status_code}"}
+    return got.json() if got.status_code == 200 else {"source": f"none: status {got.status_code}"}
 
 
 @pytest.mark.slow
-def test_what_the_steps_leave_starts_takes_an_archive_answers_and_serves_on_when_started_anew(
-    image: Image, places: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
+def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_a_restart(
+    image: Image, variables: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     package.build(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
     assert not (image.folder / "out").exists()
-    container = image.start(**places)
+    container = image.start(**variables)
     try:
-        key = inside(image, places, "serving.edge.keys", "make").split()[-1]
-        inside(image, places, "serving.install", str(tmp_path / "tiny-3.0.mar"))
-        wait_until(lambda: image.healthy(**places))
-        wait_until(lambda: ask(places, key)["rung"] == "personalised")
-        assert ask(places, key)["model_version"] == "3.0"
+        key = inside(image, variables, "serving.edge.keys", "make").split()[-1]
+        inside(image, variables, "serving.install", str(tmp_path / "tiny-3.0.mar"))
+        wait_until(lambda: image.healthy(**variables))
+        wait_until(lambda: ask(variables, key)["source"] == "personalized")
+        assert ask(variables, key)["model_version"] == "3.0"
     finally:
         end(container)
-    assert not image.healthy(**places)
-    server.find(settings_of(image, places)).kill()  # as the end of the container would
-    wait_until(lambda: server.find(settings_of(image, places)) is None)
+    assert not image.healthy(**variables)
+    server.find(settings_of(image, variables)).kill()  # as the end of the container does
+    wait_until(lambda: server.find(settings_of(image, variables)) is None)
 
-    container = image.start(**places)
+    container = image.start(**variables)
     try:
-        wait_until(lambda: image.healthy(**places))
-        wait_until(lambda: ask(places, key)["rung"] == "personalised")
-        with TorchServe.from_settings(settings_of(image, places)) as client:
+        wait_until(lambda: image.healthy(**variables))
+        wait_until(lambda: ask(variables, key)["source"] == "personalized")
+        with TorchServe.from_settings(settings_of(image, variables)) as client:
             assert client.describe("tiny")["3.0"].default
     finally:
         end(container)
 
 
 def end(container: subprocess.Popen[bytes]) -> None:
-    """As `docker stop` would; a shell that has not given its place to the edge yet takes its child with it."""
+    """Stop a container as `docker stop` does. The whole group, in case the shell has not become the edge yet."""
     os.killpg(container.pid, signal.SIGTERM)
     container.wait(30)

@@ -142,7 +142,7 @@ def test_an_unknown_user_and_unknown_items_are_answered(client: TorchServe) -> N
     history = [{"item_id": "never-seen", "event_time": "2026-01-01T00:00:00Z"}]
     answer = client.predict(NAME, {"user_id": "nobody", "history": history, "k": 1000})
     assert len(answer["items"]) == len(tiny_artifact.ITEMS)
-    assert answer["rung"] == "popular"
+    assert answer["source"] == "popular"
 
 
 def test_concurrent_requests_get_their_own_answers_or_errors(live: ServerSettings, client: TorchServe) -> None:
@@ -377,7 +377,7 @@ def test_the_ask_and_status_commands_show_what_serves(
         monkeypatch.setattr(module, "load", lambda: live)
     assert ask.main(["--dataset", NAME, "--history", "item-01,item-02", "--k", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
-    assert output[2].startswith("personalised: ranked from 2 known events")
+    assert output[2].startswith("personalized: ranked from 2 known events")
     assert output[-1].startswith(f"2 items from {NAME} {serving(client)}, trends of ")
     assert ask.main(["--dataset", NAME, "--k", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

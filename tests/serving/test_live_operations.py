@@ -89,8 +89,8 @@ def test_the_metrics_port_counts_answers_refusals_and_store_queries(
     serving: ServerSettings,
 ) -> None:
     names = {
-        "popular": (ANSWERS, {"rung": "popular"}),
-        "personalised": (ANSWERS, {"rung": "personalised"}),
+        "popular": (ANSWERS, {"source": "popular"}),
+        "personalized": (ANSWERS, {"source": "personalized"}),
         "refused": (REFUSED, {"status": "400"}),
         "absent": (STORE, {"outcome": "absent"}),
     }
@@ -115,9 +115,9 @@ def test_the_metrics_port_counts_answers_refusals_and_store_queries(
     time.sleep(1.5)  # for anything that is counted twice
     rise = {key: value - before[key] for key, value in counts().items()}
     assert rise["absent"] >= 1  # trends are looked up as well
-    assert {key: rise[key] for key in ("popular", "personalised", "refused")} == {
+    assert {key: rise[key] for key in ("popular", "personalized", "refused")} == {
         "popular": 6,
-        "personalised": 3,
+        "personalized": 3,
         "refused": 2,
     }
     page = scrape(serving)

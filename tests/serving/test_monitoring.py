@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what is really counted, and can be read."""
+"""The dashboard and the alerts use metrics that exist, and each explains itself."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def edge_page() -> str:
 
 
 @pytest.mark.parametrize("title", ASKED)
-def test_every_metric_asked_for_is_counted_by_somebody(title: str) -> None:
+def test_every_metric_in_an_expression_exists(title: str) -> None:
     counted = promql.exposed(edge_page()) | WORKERS | TORCHSERVES | PROMETHEUS_OWN
     for expression in ASKED[title]:
         assert promql.metrics(expression)
         assert promql.metrics(expression) <= counted
 
 
-def test_every_metric_of_the_edge_is_shown() -> None:
+def test_every_metric_of_the_edge_is_on_the_dashboard() -> None:
     shown = {name for each in SHOWN.values() for expression in each for name in promql.metrics(expression)}
     histograms = {"tidegate_edge_answer_seconds", "tidegate_edge_upstream_seconds"}
     families = {name for name in promql.exposed(edge_page()) if name.endswith("_total")}
@@ -54,7 +54,7 @@ def test_every_metric_of_the_edge_is_shown() -> None:
     assert all(any(name.startswith(histogram) for name in shown) for histogram in histograms)
 
 
-def test_every_label_asked_for_exists() -> None:
+def test_every_label_in_an_expression_exists() -> None:
     metrics = Metrics(CollectorRegistry())
     of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
     of_workers = {
@@ -71,7 +71,7 @@ def test_every_label_asked_for_exists() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict) -> None:
+def test_a_panel_has_a_title_a_description_and_a_unit(panel: dict) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -81,12 +81,12 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict) -> None:
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_titles_and_ids_are_given_once() -> None:
+def test_titles_and_ids_are_unique() -> None:
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
+def test_panels_do_not_overlap_or_exceed_the_width() -> None:
     def area(panel: dict) -> set[tuple[int, int]]:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24
@@ -96,19 +96,19 @@ def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
         assert not area(one) & area(other), (one["title"], other["title"])
 
 
-def test_the_datasource_is_chosen_by_who_looks() -> None:
+def test_the_datasource_is_a_variable_of_the_dashboard() -> None:
     (variable,) = DASHBOARD["templating"]["list"]
     assert (variable["name"], variable["type"], variable["query"]) == ("datasource", "datasource", "prometheus")
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_to_do(rule: dict) -> None:
+def test_an_alert_has_a_severity_a_summary_and_a_description(rule: dict) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
 
 
-def test_the_example_scrapes_both_at_their_usual_ports() -> None:
+def test_the_example_scrapes_both_services_at_their_default_ports() -> None:
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in PROMETHEUS["scrape_configs"]}
     assert targets == {
         "tidegate-edge": [f"127.0.0.1:{EdgeSettings.model_fields['metrics_port'].default}"],
@@ -123,27 +123,27 @@ def promtool(*arguments: object) -> None:
     """Run it; skips where it is not installed."""
     program = shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool is not here (Debian: the package prometheus)")
+        pytest.skip("promtool is not installed (Debian package prometheus)")
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_takes_configuration_and_expressions(tmp_path: Path) -> None:
-    recorded = [  # a dashboard's expressions as rules, which is what promtool reads
-        {"record": f"shown:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+def test_promtool_accepts_the_configuration_and_all_expressions(tmp_path: Path) -> None:
+    rule_list = [  # promtool reads rules, so expressions of the dashboard become rules
+        {"record": f"dashboard:{number}", "expr": expression.replace("$__rate_interval", "1m")}
         for number, expression in enumerate(EXPRESSIONS)
     ]
     rules = tmp_path / "rules.yml"
-    rules.write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": recorded}]}))
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rule_list}]}))
     promtool("check", "config", FOLDER / "prometheus.yml")
     promtool("check", "rules", rules)
 
 
-EVENLY, NEVER = "0+60x60", "0+0x60"  # one a second for an hour, and none
+EVENLY, NEVER = "0+60x60", "0+0x60"  # one per second for an hour, and none
 ANSWERS, LATE = "tidegate_edge_answers_total", "tidegate_edge_late_total"
 ROLLBACKS = "tidegate_edge_rollbacks_total"
 OPENED, LINES = "tidegate_edge_breaker_opened_total", "tidegate_edge_served_lines_total"
-FIRING = [  # the alert, series that are to set it off, series that are not
+FIRING = [  # alert, series that fire it, series that do not
     ("TidegateEdgeDown", {'up{job="tidegate-edge"}': "0+0x60"}, {'up{job="tidegate-edge"}': "1+0x60"}),
     (
         "TidegateTorchServeDown",
@@ -151,14 +151,14 @@ FIRING = [  # the alert, series that are to set it off, series that are not
         {'up{job="tidegate-torchserve"}': "1+0x60"},
     ),
     (
-        "TidegateFewPersonalised",
-        {f'{ANSWERS}{{rung="static"}}': EVENLY},  # and no series at all of what is missing
-        {f'{ANSWERS}{{rung="static"}}': EVENLY, f'{ANSWERS}{{rung="personalised"}}': "0+90x60"},
+        "TidegateFewPersonalized",
+        {f'{ANSWERS}{{source="static"}}': EVENLY},  # there is no series of personalized answers at all
+        {f'{ANSWERS}{{source="static"}}': EVENLY, f'{ANSWERS}{{source="personalized"}}': "0+90x60"},
     ),
     (
         "TidegateAnswersLate",
-        {f'{LATE}{{rung="popular"}}': "0+1x60", f'{ANSWERS}{{rung="popular"}}': EVENLY},
-        {f'{LATE}{{rung="popular"}}': NEVER, f'{ANSWERS}{{rung="popular"}}': EVENLY},
+        {f'{LATE}{{source="popular"}}': "0+1x60", f'{ANSWERS}{{source="popular"}}': EVENLY},
+        {f'{LATE}{{source="popular"}}': NEVER, f'{ANSWERS}{{source="popular"}}': EVENLY},
     ),
     ("TidegateBreakerOpens", {f'{OPENED}{{part="store"}}': "0+1x60"}, {f'{OPENED}{{part="store"}}': NEVER}),
     ("TidegateLinesLost", {f'{LINES}{{outcome="failed"}}': EVENLY}, {f'{LINES}{{outcome="written"}}': EVENLY}),
@@ -171,18 +171,18 @@ FIRING = [  # the alert, series that are to set it off, series that are not
 ]
 
 
-def test_every_alert_is_set_off_by_something() -> None:
+def test_every_alert_has_a_case_that_fires_it() -> None:
     assert {name for name, _, _ in FIRING} == {rule["alert"] for rule in ALERTS}
 
 
 @pytest.mark.parametrize(("name", "bad", "good"), FIRING, ids=lambda value: value if isinstance(value, str) else "")
-def test_an_alert_fires_when_it_should_and_only_then(name: str, bad: dict, good: dict, tmp_path: Path) -> None:
+def test_an_alert_fires_only_on_its_case(name: str, bad: dict, good: dict, tmp_path: Path) -> None:
     def case(series: dict[str, str], firing: bool) -> dict:
         expression = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
         samples = [{"labels": "{}", "value": 1}] if firing else []
-        told = {"eval_time": "45m", "expr": expression, "exp_samples": samples}
-        given = [{"series": series_name, "values": values} for series_name, values in series.items()]
-        return {"interval": "1m", "input_series": given, "promql_expr_test": [told]}
+        expected = {"eval_time": "45m", "expr": expression, "exp_samples": samples}
+        inputs = [{"series": series_name, "values": values} for series_name, values in series.items()]
+        return {"interval": "1m", "input_series": inputs, "promql_expr_test": [expected]}
 
     tests = tmp_path / "tests.yml"
     cases = [case(bad, firing=True), case(good, firing=False)]
@@ -190,10 +190,10 @@ def test_an_alert_fires_when_it_should_and_only_then(name: str, bad: dict, good:
     promtool("test", "rules", tests)
 
 
-def test_the_parts_of_an_expression_are_found() -> None:
+def test_metrics_and_labels_of_an_expression_are_found() -> None:
     expression = (
-        'histogram_quantile(0.9, sum by (le, rung) (rate(a_bucket{kind="x(y)"}[$__rate_interval]))) / on (b) up'
+        'histogram_quantile(0.9, sum by (le, source) (rate(a_bucket{kind="x(y)"}[$__rate_interval]))) / on (b) up'
     )
     assert promql.metrics(expression) == {"a_bucket", "up"}
     assert promql.labels(expression) == {"a_bucket": {"kind"}}
-    assert promql.grouped(expression) == {"rung", "b"}
+    assert promql.grouped(expression) == {"source", "b"}

@@ -67,7 +67,7 @@ def edge(deployed: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("edge")
     more = {"token_file": deployed.key_file, "rollout": rollout_stage.place(NAME, deployed), "cache": "off"}
     edge = Edge(make_settings(home, deployed.inference_url, management=deployed.management_url, **more))
-    wait_until(lambda: edge.app.service.ladder.popular is not None)
+    wait_until(lambda: edge.service.recommender.fallback.popular is not None)
     yield edge
     edge.close()
 
@@ -171,7 +171,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
     assert alone["1.0"] != alone["2.0"]
     assert len(answers) > 3 * seconds  # it did ask all the while
     for answer in answers:
-        assert answer["rung"] == "personalised", answer
+        assert answer["source"] == "personalized", answer
         assert items(answer) == alone[answer["model_version"]]
     assert {answer["bucket"] for answer in answers} >= {"canary", "champion", None}
     print(f"{sum(map(len, steps.values()))} kills in {seconds:.0f} s, {len(answers)} answers: {steps}")

@@ -1,4 +1,4 @@
-"""A small server that answers as TorchServe does with one of our models, and fails as it is told to."""
+"""A small server that answers as TorchServe does with one of our models, and fails on demand."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class FakeTorchServe:
     Attributes:
         mode: well, hung, slow, failing (503), garbage (200 with other JSON), noise (no HTTP), closing (mid-answer).
         delay: seconds that each answer takes.
-        token: that it wants; None wants none.
-        blind: whether it finds nobody, as a worker whose store rests, and gives all who only name themselves the
-            popular list.
-        drops: how many requests to come are met by a closed connection.
-        loaded: versions that a path may name; `version` answers where it names none.
-        inputs: what its answers say of what was read.
-        faults: version -> what is wrong with it alone: failing, slow or strange (it lists other items).
-        asked: (path, body) of everything that came.
+        token: the token that it demands; None: none.
+        misses_profiles: whether it finds no profile, as a worker whose store fails, and gives users without a history
+            the popular list.
+        drops: the number of coming requests whose connection it closes.
+        loaded: the versions that a path may name; `version` answers a path without one.
+        inputs: the digests of inputs in its answers.
+        faults: version -> its own fault: failing, slow or strange (it lists other items).
+        requests: (path, body) of every request.
     """
 
     def __init__(self) -> None:
         self.mode, self.delay, self.token = "well", 0.0, None
         self.version, self.loaded = "1.0", {"1.0"}
-        self.drops, self.blind = 0, False
+        self.drops, self.misses_profiles = 0, False
         self.inputs: object = None
         self.faults: dict[str, str] = {}
-        self.asked: list[tuple[str, dict]] = []
+        self.requests: list[tuple[str, dict]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -59,9 +59,9 @@ class FakeTorchServe:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def users_asked(self) -> list[str | None]:
-        """The users of the requests that were no one's refresh of the popular list."""
-        return [body.get("user_id") for _, body in self.asked if body.get("k") != 1000]
+    def requested_users(self) -> list[str | None]:
+        """The users of the requests, without those that refresh the popular list."""
+        return [body.get("user_id") for _, body in self.requests if body.get("k") != 1000]
 
     def _do(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -98,7 +98,7 @@ class FakeTorchServe:
 
     async def _answer(self, head: str, body: dict, writer: asyncio.StreamWriter) -> None:
         path = head.split(" ")[1]
-        self.asked.append((path, body))
+        self.requests.append((path, body))
         if self.drops:  # as where it closed an idle connection just when a request came
             self.drops -= 1
             writer.transport.abort()
@@ -112,8 +112,8 @@ class FakeTorchServe:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
             writer.close()
         elif self.token is not None and f"Bearer {self.token}" not in head:
-            told = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
-            _write(writer, 400, told)
+            refusal = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
+            _write(writer, 400, refusal)
         elif self.mode == "failing":
             _write(writer, 503, {"code": 503, "type": "InternalServerException", "message": "Prediction failed"})
         elif self.mode == "garbage":
@@ -135,22 +135,22 @@ class FakeTorchServe:
         elif body.get("exclude") == ["refuse me"]:
             _write(writer, 400, {"code": 400, "field": "exclude", "message": "is refused by the worker"})
         else:
-            seen = {name: value for name, value in body.items() if name != "user_id"} if self.blind else body
-            told = recommendations(seen, version) | {"inputs": self.inputs}
+            seen = {name: value for name, value in body.items() if name != "user_id"} if self.misses_profiles else body
+            answer = recommendations(seen, version) | {"inputs": self.inputs}
             if fault == "strange":
-                told["items"] = [item | {"item_id": f"strange-{item['item_id']}"} for item in told["items"]]
-            _write(writer, 200, told)
+                answer["items"] = [item | {"item_id": f"strange-{item['item_id']}"} for item in answer["items"]]
+            _write(writer, 200, answer)
 
 
 def recommendations(body: dict, version: str) -> dict:
-    """What a worker of this version answers; lists of users and of versions differ."""
+    """The answer of a worker of this version; every user has another list."""
     user = body.get("user_id")
-    whose = "popular" if user is None and not body.get("history") else user or "guest"
-    items = [{"item_id": f"{whose}-{n:03d}", "score": 1.0 - n / 1000, "title": f"Title {n}"} for n in range(1000)]
+    prefix = "popular" if user is None and not body.get("history") else user or "guest"
+    items = [{"item_id": f"{prefix}-{n:03d}", "score": 1.0 - n / 1000, "title": f"Title {n}"} for n in range(1000)]
     gone = set(body.get("exclude") or [])
     return {
         "items": [item for item in items if item["item_id"] not in gone][: int(body.get("k", 10))],
-        "rung": "popular" if whose == "popular" else "personalised",
+        "source": "popular" if prefix == "popular" else "personalized",
         "reason": "as the fake says",
         "time": TIME,
         "trends_time": TIME,
@@ -164,5 +164,5 @@ def recommendations(body: dict, version: str) -> dict:
 
 def _write(writer: asyncio.StreamWriter, status: int, body: dict) -> None:
     content = json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} Said\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    head = f"HTTP/1.1 {status} Fake\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     writer.write(head.encode() + content)

@@ -35,7 +35,7 @@ def report(**changes: object) -> dict:
         "verdict": "REJECT", "reason": "worse for <some>", "advice": "fit again: `dvc repro`", "dataset": "made",
         "label": "two_tower", "version": "7", "against_version": "3", "against_label": "ease", "primary": "next_item",
         "policy": POLICY, "policy_hash": "0a1b", "overrides": [], "looks": 2, "date": "2026-11-26T00:00:00Z",
-        "window_start": "2026-06-01T00:00:00Z", "window_end": "2026-06-30T23:59:59Z", "split_id": "s1",
+        "holdout_start": "2026-06-01T00:00:00Z", "holdout_end": "2026-06-30T23:59:59Z", "split_id": "s1",
         "dataset_hash": "d1", "newest_event": "2026-06-30T23:59:59Z",
         "code": {"commit": "0123", "changed": None, "unknown": None},
         "artifacts": {"candidate": {"label": "two_tower", "fit_until": "2026-06-01", "dataset_hash": "d1", "commit": "c"}},

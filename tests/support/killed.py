@@ -20,7 +20,7 @@ from typing import Any
 import mlflow
 import sqlalchemy.orm
 
-from config.gate_params import Rollout
+from config.params import Rollout
 from serving import deploy, package, rollout
 from serving.deployment import deployment_log, registry, rollout_stage
 from serving.settings import ServerSettings

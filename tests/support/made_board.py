@@ -6,6 +6,7 @@ import json
 
 from experiments import compare
 from experiments.evaluation.measure import measure
+from experiments.leaderboard.board import build_board
 
 ORIGIN = {
     "dataset": "made", "dataset_hash": "d1", "split_id": "s1", "commit": "c0ffee", "date": "2026-05-01T00:00:00Z",
@@ -29,7 +30,7 @@ def write_model(out, label, frames, items, **changes):
 
 
 def build(out, **options):
-    return compare.build("made", seed=0, resamples=200, out=out, **options)
+    return build_board("made", seed=0, resamples=200, out=out, **options)
 
 
 def run(out, tmp_path, **options):

@@ -10,10 +10,12 @@ import pandas as pd
 
 from config import params
 from config.paths import INGESTED, SPLIT
+from data import time_columns
 from data.columns import DAY, HOUR
-from data.products import write_json, write_table
-from experiments.leakage.cut import Cut
-from features import featurize
+from data.files import write_json
+from data.tables import write_table
+from experiments.leakage.cut import AuditedCut
+from features import feature_files, fit
 from features.feature_files import Features
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
@@ -52,7 +54,7 @@ def made_events() -> pd.DataFrame:
 def split(events: pd.DataFrame) -> pd.DataFrame:
     """Events in total order, each in its part."""
     events = events.sort_values(["event_time", "event_id"], ignore_index=True)
-    part = np.searchsorted([VALID, TEST], featurize.microseconds(events["event_time"]), side="right")
+    part = np.searchsorted([VALID, TEST], time_columns.microseconds(events["event_time"]), side="right")
     return events.assign(part=np.array(["train", "valid", "test"], dtype=object)[part])
 
 
@@ -77,15 +79,17 @@ def features_of(events: pd.DataFrame, name: str = "test", users: pd.DataFrame | 
     """What featurize makes of them at a cut."""
     people = made_users() if users is None else users
     start = MANIFEST[f"{name}_start_us"]
-    made = featurize.featurize(events, people, made_items(), start, SETTINGS.featurize, SETTINGS.seed)
+    made = fit.fit_features(events, people, made_items(), start, SETTINGS.featurize, SETTINGS.seed)
     until = TEST if name == "valid" else END + 1
-    made["description"] |= featurize.origin(MANIFEST, "first", name, until)
-    return Features(**made)
+    made.description |= fit.describe_origin(MANIFEST, "first", name, until)
+    return made
 
 
-def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> Cut:
+def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> AuditedCut:
     """The cut of a platform of these events, and of these features where they are not honestly made."""
-    made = Cut(name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS)
+    made = AuditedCut(
+        name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS
+    )
     return replace(made, **changes)
 
 
@@ -93,10 +97,10 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     """Write the products into a folder, as the stages would."""
     for part in (INGESTED, SPLIT):
         (folder / part).mkdir(parents=True)
-    write_table(events, folder / SPLIT / "events.parquet")
-    write_json(MANIFEST, folder / SPLIT / "manifest.json")
-    write_table(made_users(), folder / INGESTED / "users.parquet")
-    write_table(made_items(), folder / INGESTED / "items.parquet")
-    for name in featurize.CUTS:
-        featurize.write(folder / "out/features" / name, vars(features_of(events, name)))
+    write_table(folder / SPLIT / "events.parquet", events)
+    write_json(folder / SPLIT / "manifest.json", MANIFEST)
+    write_table(folder / INGESTED / "users.parquet", made_users())
+    write_table(folder / INGESTED / "items.parquet", made_items())
+    for name in feature_files.CUTS:
+        feature_files.save_features(folder / "out/features" / name, features_of(events, name))
     (folder / "params.yaml").write_text((params.ROOT / "params.yaml").read_text())

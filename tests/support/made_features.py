@@ -8,9 +8,10 @@ import pandas as pd
 from config import params
 from data.columns import DAY, HOUR
 from features.feature_files import Features
-from features.sequences import Log
+from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
 from serving.artifact.item_tables import Sides
+from training.model_factory import load_settings
 
 ITEMS = 40
 USERS = 80
@@ -27,7 +28,7 @@ def checkerboard(seed: int = 0, cut: str = "valid", per_user: int = 12, ties: bo
         for of_user in hours:
             of_user[3] = of_user[2]
     times = START + np.concatenate(hours) * HOUR
-    log = Log(
+    log = InteractionLog(
         offsets=np.arange(USERS + 1) * per_user,
         items=np.concatenate(items).astype(np.int64),
         times=times.astype(np.int64),
@@ -83,7 +84,7 @@ EXTRA = {
 
 def recipe(name: str, **changes: object) -> dict:
     """The shipped parameters of a model, made small where they are many."""
-    shipped = params.load(params.ROOT / "params.yaml").train.models[name].model_dump()
+    shipped = load_settings(params.ROOT / "params.yaml").train.models[name].model_dump()
     if "parts" in shipped:
         shipped["parts"] = {part: recipe(part) for part in shipped["parts"]}
     return shipped | (SMALL if "embedding_dim" in shipped else {}) | EXTRA.get(name, {}) | changes

@@ -64,3 +64,13 @@ def rank(rng: np.random.Generator, items: pd.DataFrame, cases: list[dict], skill
         kept = {key: value for key, value in case.items() if key != "seen"}
         rows.append(kept | {"ranked": order[:100], "true_ranks": ranks})
     return pd.DataFrame(rows)
+
+
+def made_rankings(
+    seed: int = 0, items: int = 40, users: int = 12, cases: int = 60, seeds: int = 1, **options
+) -> tuple[list[pd.DataFrame], pd.DataFrame]:
+    """One rankings table per seed of the same cases, and the items table; `options` go to `made_items`."""
+    rng = np.random.default_rng(seed)
+    table = made_items(rng, items, **options)
+    wanted = made_cases(rng, table, users, cases)
+    return [rank(rng, table, wanted, skill=3) for _ in range(seeds)], table

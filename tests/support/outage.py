@@ -1,6 +1,6 @@
-"""The whole way of a recommendation as it is deployed, real servers all, with hands on what can fail in it.
+"""All servers of a deployment, real ones, and ways to make each of them fail.
 
-asker -> edge -> TorchServe, held up by serving.supervisor -> slow line -> Redis that writes to disk
+client -> edge -> TorchServe, held up by serving.keep -> slow line -> Redis that writes to disk
             `----------------------------------------------^
 """
 
@@ -126,13 +126,13 @@ class Row(NamedTuple):
 
     kind: str
     status: int
-    rung: str
+    source: str
     reason: str
     milliseconds: float
 
 
-class Asker:
-    """Asks the edge all the while: for users whom the store knows, for users who did not agree, for nobody by name."""
+class Client:
+    """Sends requests all the time: of users in the store, of users who denied consent, and without a user."""
 
     def __init__(self, url: str, key: str, bodies: dict[str, list[dict]], threads: int = 2) -> None:
         self._url, self._headers, self._bodies = url, {"authorization": f"Bearer {key}"}, bodies
@@ -159,11 +159,11 @@ class Asker:
         begun = time.perf_counter()
         try:
             got = http.post(self._url, json=body)
-            told: dict[str, Any] = got.json() if got.status_code == 200 else {"rung": "", "reason": got.text}
+            answer: dict[str, Any] = got.json() if got.status_code == 200 else {"source": "", "reason": got.text}
             status = got.status_code
         except httpx.HTTPError as error:
-            status, told = 0, {"rung": "", "reason": repr(error)}
-        return Row(kind, status, told["rung"], told["reason"], (time.perf_counter() - begun) * 1000)
+            status, answer = 0, {"source": "", "reason": repr(error)}
+        return Row(kind, status, answer["source"], answer["reason"], (time.perf_counter() - begun) * 1000)
 
 
 @contextmanager
@@ -180,11 +180,11 @@ def process(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
         running.wait(120)
 
 
-def until(holds: Callable[[], bool], seconds: float, told: Callable[[], object] = lambda: "") -> None:
+def until(holds: Callable[[], bool], seconds: float, describe: Callable[[], object] = lambda: "") -> None:
     """Wait for something that happens by itself."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, describe()
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""The metrics and labels that an expression of PromQL names, found by their form."""
+"""Find the metrics and labels in a PromQL expression."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_METRICS = {"and", "or", "unless", "by", "without", "on", "ignoring", "offset"
 
 
 def metrics(expression: str) -> set[str]:
-    """`sum by (rung) (rate(a_total{rung="x"}[5m])) / b` names a_total and b."""
+    """`sum by (source) (rate(a_total{source="x"}[5m])) / b` has the metrics a_total and b."""
     bare = STRING.sub("", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", bare)
@@ -18,7 +18,7 @@ def metrics(expression: str) -> set[str]:
 
 
 def labels(expression: str) -> dict[str, set[str]]:
-    """Metric -> the labels that its selectors in the expression name."""
+    """Metric -> the labels in its selectors."""
     found: dict[str, set[str]] = {}
     for name, selector in re.findall(r"([A-Za-z_:]\w*)\{([^}]*)\}", expression):
         found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", STRING.sub("", selector)))
@@ -26,13 +26,13 @@ def labels(expression: str) -> dict[str, set[str]]:
 
 
 def grouped(expression: str) -> set[str]:
-    """The labels that are grouped or matched by, but `le`."""
+    """The labels of `by` and `on`, without `le`."""
     lists = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
     return {label.strip() for each in lists for label in each.split(",")} - {"le", ""}
 
 
 def exposed(page: str) -> set[str]:
-    """The names under which a metrics page gives samples, or would once there are any."""
+    """The sample names of a metrics page, including those without samples yet."""
     names = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE):
         names |= {name} if kind != "histogram" else {f"{name}_{end}" for end in ("bucket", "sum", "count")}

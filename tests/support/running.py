@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from serving.edge import keyring, serve
-from serving.edge.app import App
-from serving.edge.consent import Users
-from serving.edge.settings import EdgeSettings
+from serving.edge import authentication
+from serving.edge.app import create_app
+from serving.edge.consent import ProfileStore
+from serving.edge.service import EdgeService
+from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
 
 # Patient enough for a machine that is busy with other things; what hangs here hangs for ever, so a miss still shows.
 DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 2000
@@ -24,13 +25,13 @@ DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 2000
 class Edge:
     """Runs until `close`. `ask` posts with a server key unless told otherwise."""
 
-    def __init__(self, settings: EdgeSettings, users: Users | None = None) -> None:
+    def __init__(self, settings: EdgeSettings, profiles: ProfileStore | None = None) -> None:
         self.settings = settings
-        self.key, stored = keyring.new(keyring.SERVER, None, None)
-        keyring.add(settings.keys_path, stored)
-        self.app = App(settings, users)
-        self.uvicorn = uvicorn.Config(self.app, port=0, log_config=None, **serve.HTTP)
-        self._server = uvicorn.Server(self.uvicorn)
+        self.key, stored = authentication.create_key(authentication.SERVER, None, None)
+        authentication.add_key(settings.keys_path, stored)
+        app = create_app(settings, profiles)
+        self.service: EdgeService = app.state.service
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **UVICORN_OPTIONS))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started)
@@ -66,18 +67,18 @@ class Edge:
 
     def key_of(self, user_id: str) -> str:
         """A key that may ask for one user; known within a second."""
-        text, stored = keyring.new(keyring.USER, user_id, None)
-        keyring.add(self.settings.keys_path, stored)
-        self.app.service.doorkeeper._look_again = 0
+        text, stored = authentication.create_key(authentication.USER, user_id, None)
+        authentication.add_key(self.settings.keys_path, stored)
+        self.service.authenticator.reload(force=True)
         return text
 
     def count(self, name: str, **labels: str) -> float:
         """A sample of the metrics."""
-        return self.app.service.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def served(self) -> list[dict]:
         """The lines of the served log so far."""
-        self.app.service.served.flush()
+        self.service.served_log.flush()
         files = sorted((self.settings.home / "served").glob("*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 

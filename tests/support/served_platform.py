@@ -15,17 +15,18 @@ from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
-from experiments import gate
+from experiments.gating import judgment
 from features import materialize
-from features.online.connect import connect, settings
+from features.online.connect import connect, read_settings
+from features.online.profile import PERSONALIZATION
 from serving import package
 from serving.deployment import registry
-from serving.edge.stored import Stored
+from serving.edge.consent import OnlineProfileStore
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
 DATASET, LABEL, VERSION = "demo", "two_tower", "1.0"
-SAID = '{"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": false}}'
+DENIED = {"user_id": "u000002", "event_time": "2026-01-01T00:00:00Z", "consent": {PERSONALIZATION: False}}
 
 
 class Worker(FakeTorchServe):
@@ -48,10 +49,10 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
-        version = gate.register(DATASET, LABEL)
+        version = judgment.register(DATASET, LABEL)
         registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
-        (folder / "said.jsonl").write_text(SAID + "\n")
-        assert materialize.main([]) == materialize.main(["--events", "said.jsonl"]) == 0
+        (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n")
+        assert materialize.main([]) == materialize.main(["--events", "consent.jsonl"]) == 0
         yield folder
 
 
@@ -60,14 +61,14 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     """An edge that keeps requests, and the worker behind it."""
     artifact = folder / "out/serving/artifacts" / LABEL
     recommender = Recommender.load(artifact, VERSION)
-    recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+    recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
     worker = Worker(recommender)
     archive = folder / f"{DATASET}-{VERSION}.mar"
     package.build(artifact, archive, DATASET, VERSION)
     own = {"dataset": DATASET, "artifact": archive, "keep_requests": True, "deadline_ms": 20_000}
-    running = Edge(make_settings(folder / "edge", worker.url, **own), Stored.of(DATASET))
+    running = Edge(make_settings(folder / "edge", worker.url, **own), OnlineProfileStore.from_environment(DATASET))
     try:
-        wait_until(lambda: running.app.service.ladder.popular is not None)
+        wait_until(lambda: running.service.recommender.fallback.popular is not None)
         yield running, worker
     finally:
         running.close()

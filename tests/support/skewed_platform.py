@@ -14,10 +14,10 @@ from running import Edge
 from served_platform import DATASET, Worker, chosen, edge, log, platform
 
 from experiments import skew
-from experiments.lineage.offline_features import EVENTS, Offline
-from features import materialize
-from features.feature_files import load
-from features.online.connect import connect, settings
+from experiments.lineage.inputs import EVENTS, OfflineUsers
+from features import materialization, materialize
+from features.feature_files import load_features
+from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US, Profile
 from serving.worker.item_trends import LiveTrends
 from serving.worker.users import StoreLookup
@@ -46,7 +46,7 @@ def people(events: pd.DataFrame) -> dict[str, str]:
 
 def changed(profile: Profile, **changes: object) -> None:
     """Let the store hold another account of a user."""
-    store = connect(DATASET, settings(), writing=True)
+    store = connect(DATASET, read_settings(), writing=True)
     store.erase([profile.user_id])
     store.upsert([replace(profile, **changes)])
     store.close()
@@ -54,7 +54,7 @@ def changed(profile: Profile, **changes: object) -> None:
 
 def plant(of: dict[str, str]) -> None:
     """What three stores of three users got wrong, and one event that is honestly not known yet."""
-    known = Offline.of(list(of.values()), chosen(Path()).online)
+    known = OfflineUsers.load(list(of.values()), chosen(Path()).online)
     assert known is not None
     less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
     changed(less, events=[*less.events[:2], *less.events[3:]])
@@ -75,11 +75,11 @@ def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -
 
 def other_trends() -> None:
     """Let the store hold the trends of another day, as if they were the newest."""
-    features = load("out/features/test")
+    features = load_features("out/features/test")
     other, newest = (
-        materialize.trends(features, moment) for moment in (features.cut_us, features.description["until_us"])
+        materialization.trends_at(features, moment) for moment in (features.cut_us, features.description["until_us"])
     )
-    connect(DATASET, settings(), writing=True).write_trends(replace(other, time_us=newest.time_us))
+    connect(DATASET, read_settings(), writing=True).write_trends(replace(other, time_us=newest.time_us))
 
 
 @contextmanager
@@ -97,15 +97,15 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/yesterday.db")
             assert materialize.main(["--until", LAST_DAY]) == 0
-            worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, settings()))
+            worker.recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
             ask(running, worker, of, "yesterday", 8)
             patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/none.db")
             worker.recommender.lookup = StoreLookup.from_environment(DATASET, lambda outcome: None)
             ask(running, worker, of, "absent", 9)
         worker.stop()
-        running.app.service.ladder.popular = None
+        running.service.recommender.fallback.popular = None
         running.ask({"k": 8, "request_id": "alone-static"})
-        running.app.service.served.flush()
+        running.service.served_log.flush()
         yield folder, of
 
 

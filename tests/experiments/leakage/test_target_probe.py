@@ -1,4 +1,4 @@
-"""With the times dealt anew an honest feature tells nothing; one that reads its own event still does."""
+"""With shuffled items an honest feature tells nothing; one that reads its own event still does."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def share(outcome: Outcome, feature: str, times: str) -> float:
     return float(row[f"won {times}"].split()[0])
 
 
-def test_order_tells_the_next_item_on_the_true_times_and_not_on_times_dealt_anew(events: pd.DataFrame) -> None:
+def test_order_tells_the_next_item_with_the_true_times_and_not_with_shuffled_items(events: pd.DataFrame) -> None:
     outcome = target_probe.probe(cut_of(events))
 
     assert outcome.findings == []
-    assert share(outcome, "history", "on the true times") > 0.95  # everybody walks through the items in their order
-    assert 0.2 < share(outcome, "history", "with times dealt anew") < 0.8
+    assert share(outcome, "history", "with the true times") > 0.95  # everybody walks through the items in their order
+    assert 0.2 < share(outcome, "history", "with shuffled items") < 0.8
 
 
 def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monke
     taken = events[(events["user_id"] == example["user_id"]) & (events["item_id"] == example["item taken"])]
     assert to_iso(taken["event_time"].iloc[0].value // 1000) == example["asked at"]
     assert float(example["its score"]) > float(example["its score then"])
-    assert share(outcome, "trend window_1d", "with times dealt anew") > 0.9
+    assert share(outcome, "trend window_1d", "with shuffled items") > 0.9
 
 
 def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,20 +49,18 @@ def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest
 
     (found,) = target_probe.probe(cut_of(events)).findings
 
-    assert found.what.startswith(
-        "the feature history tells the item taken even when the times are dealt anew: in 100% of"
-    )
+    assert found.what.startswith("the feature history tells the item taken even with shuffled items: in 100% of")
 
 
-def test_a_context_column_that_names_the_item_is_found(events: pd.DataFrame) -> None:
+def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> None:
     shelf = "shelf " + (events["item_id"].str[1:].astype(int) // 2).astype(str)  # as many as values are kept
 
     (found,) = target_probe.probe(cut_of(events.assign(device=shelf))).findings
 
-    assert found.what == "context device names the item taken in more than 90% of the duels"
+    assert found.what == "context device tells the item taken in more than 90% of the duels"
 
 
-def test_an_honest_trait_that_halves_the_catalogue_is_no_leak(events: pd.DataFrame) -> None:
+def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame) -> None:
     users = made_users().assign(plan=[("even", "odd")[number % 2] for number in range(40)])
     number, side = events["item_id"].str[1:].astype(int), events["user_id"].str[1:].astype(int) % 2
     events["item_id"] = [f"i{item:03d}" for item in (number // 2 * 2 + side).where(number < 119, 119)]
@@ -71,27 +69,27 @@ def test_an_honest_trait_that_halves_the_catalogue_is_no_leak(events: pd.DataFra
     outcome = target_probe.probe(cut_of(events, features_of(events, users=users), users=users))
 
     assert not any(finding.fails for finding in outcome.findings)
-    assert 0.6 < share(outcome, "traits plan", "on the true times") < 0.9
+    assert 0.6 < share(outcome, "traits plan", "with the true times") < 0.9
 
 
-def test_data_in_which_nothing_matters_passes_and_says_that_the_probe_sees_nothing(events: pd.DataFrame) -> None:
-    dealt = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
-    dealt = dealt.drop_duplicates(["user_id", "item_id"], ignore_index=True)
+def test_data_without_structure_passes_and_says_that_the_probe_finds_nothing(events: pd.DataFrame) -> None:
+    shuffled = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
+    shuffled = shuffled.drop_duplicates(["user_id", "item_id"], ignore_index=True)
 
-    (found,) = target_probe.probe(cut_of(dealt)).findings
+    (found,) = target_probe.probe(cut_of(shuffled)).findings
 
-    assert (found.fails, found.what) == (False, "the probe sees nothing in the true times either")
+    assert (found.fails, found.what) == (False, "the probe finds nothing with the true times either")
 
 
-def test_the_share_won_with_times_dealt_anew_is_that_of_a_fair_coin(events: pd.DataFrame) -> None:
+def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.DataFrame) -> None:
     at = cut_of(events)
     deviations = []
     for seed in range(12):
         generator = np.random.default_rng([seed, 9])
         log = replace(at.features.log, items=generator.permutation(at.features.log.items))
         seeded = replace(at, settings=at.settings.model_copy(update={"seed": seed}))
-        anew = target_probe.measure(seeded, replace(at.features, log=log))
-        won, decided = target_probe.won(anew.read["trend window_30d"])
+        shuffled = target_probe.probe_features(seeded, replace(at.features, log=log))
+        won, decided = target_probe.count_won(shuffled.read["trend window_30d"])
         deviations.append((won - decided / 2) / np.sqrt(decided / 4))
 
     assert abs(np.mean(deviations)) < 3.3 / np.sqrt(12)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feast_store.connect import open_feast
-from features.feast_store.server_engine import ServerEngine, chosen, place, user_of
-from features.online.connect import StoreSettings, connect, settings
+from features.feast_store.sdk_engine import open_feast
+from features.feast_store.server_engine import ServerEngine, locate_row, select_records, user_in_key
+from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError, StoreUnavailable
-from features.online.store import State
+from features.online.store import ReadingState
 from serving.torchserve.launch import environment
 
 KEY = b"tidegate:d:profile:a"
@@ -23,19 +23,19 @@ KEYS = st.lists(st.sampled_from([b"a", b":", b"profile:", b"\\", b"x80", b"\x80"
 @given(KEYS, KEYS)
 def test_two_keys_never_share_a_place(one: bytes, other: bytes) -> None:
     prefix = b"tidegate:d:"
-    assert (place(prefix + one) == place(prefix + other)) == (one == other)
+    assert (locate_row(prefix + one) == locate_row(prefix + other)) == (one == other)
 
 
 def test_a_profile_lies_under_its_users_id_and_a_policy_under_its_name() -> None:
-    assert place(KEY) == ("profile", "d", "a", "")
-    assert place(b"tidegate:d:policy") == ("shared", "d", "", "policy")
-    assert user_of("tidegate:d:profile:\ud800:x".encode("utf-8", "surrogatepass")) == "\ud800:x"
+    assert locate_row(KEY) == ("profile", "d", "a", "")
+    assert locate_row(b"tidegate:d:policy") == ("shared", "d", "", "policy")
+    assert user_in_key("tidegate:d:profile:\ud800:x".encode("utf-8", "surrogatepass")) == "\ud800:x"
 
 
 def test_a_row_without_a_record_that_nobody_erased_is_not_nobody() -> None:
     # A no that cannot be read must not pass for a user whom nobody asked.
     held = {"profile__record": [None, None, None], "profile__erased": [False, True, None]}
-    assert chosen([place(KEY)] * 3, held) == [b"", None, None]
+    assert select_records([locate_row(KEY)] * 3, held) == [b"", None, None]
 
 
 def answering(content: bytes, status: int = 200) -> ServerEngine:
@@ -66,11 +66,11 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
 
 
 def test_feast_is_refused_where_it_may_not_load() -> None:
-    found = settings({"TIDEGATE_STORE": "feast:///folder"})
-    with pytest.raises(StoreError, match="TIDEGATE_STORE is of Feast, which nothing here may load"):
+    found = read_settings({"TIDEGATE_STORE": "feast:///folder"})
+    with pytest.raises(StoreError, match="TIDEGATE_STORE is a Feast URL, which this process cannot open"):
         connect("d", found)
     with pytest.raises(StoreError, match=r"read through `feast serve`: feast\+http://host:port"):
-        connect("d", found, feast=ServerEngine)
+        connect("d", found, open_feast=ServerEngine)
 
 
 def test_workers_keep_to_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_folder_that_is_no_feature_repository_is_named(tmp_path: Path) -> None
 def test_a_store_reads_through_the_server_engine_as_through_any() -> None:
     engine = answering(b"")
     engine._http = httpx.Client(base_url="http://server", transport=httpx.MockTransport(_one_policy))
-    (reading,) = connect("d", StoreSettings("feast+http://h"), feast=lambda url, seconds: engine).read(["a"], [0])
-    assert reading.state == State.CORRUPT
+    (reading,) = connect("d", StoreSettings("feast+http://h"), open_feast=lambda url, seconds: engine).read(["a"], [0])
+    assert reading.state == ReadingState.CORRUPT
 
 
 def _one_policy(request: httpx.Request) -> httpx.Response:

@@ -20,15 +20,15 @@ from config import params
 from features.feast_store.server_engine import ServerEngine
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError, StoreUnavailable
-from features.online.store import Policy, State
-from serving.edge.stored import Stored
+from features.online.store import Policy, ReadingState
+from serving.edge.consent import OnlineProfileStore
 
 ROOT = Path(__file__).resolve().parents[3]
 CHOSEN = params.load(ROOT / "params.yaml")
 NAME = CHOSEN.dataset
 PLAYED = {"event_type": (CHOSEN.ingest.event_types or ["play"])[0], "value": CHOSEN.ingest.min_value}
 LINES = [
-    {"user_id": "ann", "event_time": "2026-01-01T20:00:00Z", "consent": {"personalisation": False}},
+    {"user_id": "ann", "event_time": "2026-01-01T20:00:00Z", "consent": {"personalization": False}},
     {"user_id": "bob", "event_time": "2026-01-01T21:00:00Z", "item_id": "m2", **PLAYED},
     {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "item_id": "m1", **PLAYED},
     {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "traits": {"plan": "free"}},
@@ -81,9 +81,9 @@ def test_what_the_verb_wrote_is_read_through_the_feature_server(
         input="\n".join(map(json.dumps, LINES)),
     )  # fmt: skip
     with serving(feast_python, repository) as url:
-        store = connect(NAME, StoreSettings(url, read_ms=5000), feast=ServerEngine)
+        store = connect(NAME, StoreSettings(url, read_ms=5000), open_feast=ServerEngine)
         readings = store.read(["bob", "nobody", "ann"], [time.time_ns() // 1000] * 3)
-        assert [one.state for one in readings] == [State.FOUND, State.UNKNOWN, State.FOUND]
+        assert [one.state for one in readings] == [ReadingState.FOUND, ReadingState.UNKNOWN, ReadingState.FOUND]
         assert [event.item_id for event in readings[0].profile.events] == ["m1", "m2"]
         assert store.health()["store"] == url
         with pytest.raises(StoreError, match="is read only; write through feast:///FOLDER"):
@@ -91,7 +91,7 @@ def test_what_the_verb_wrote_is_read_through_the_feature_server(
 
         monkeypatch.setenv("TIDEGATE_STORE", url)
         monkeypatch.setenv("TIDEGATE_STORE_READ_MS", "5000")
-        ann, bob = (asyncio.run(Stored.of(NAME).read(user)) for user in ("ann", "bob"))
+        ann, bob = (asyncio.run(OnlineProfileStore.from_environment(NAME).read(user)) for user in ("ann", "bob"))
         assert (ann.consent, bob.consent) == (False, None)
         assert [event["item_id"] for event in bob.told["history"]] == ["m1", "m2"]
         assert bob.told["context"] == {"plan": "free"}
@@ -101,7 +101,7 @@ def test_what_the_verb_wrote_is_read_through_the_feature_server(
 
 
 def _columns(url: str, user: str) -> list:
-    names = ["events", "last_item", "personalisation", "erased"]
+    names = ["events", "last_item", "personalization", "erased"]
     asked = {"features": [f"profile:{name}" for name in names], "entities": {"dataset": [NAME], "user_id": [user]}}
     answer = httpx.post(f"{url.removeprefix('feast+')}/get-online-features", json=asked, trust_env=False).json()
     found = {
@@ -117,4 +117,4 @@ def test_its_ui_shows_the_views(feast_python: Path, repository: Path) -> None:
 
     shown = {view["spec"]["name"]: [one["name"] for one in view["spec"]["features"]] for view in views}
     assert shown.keys() == {"profile", "shared"}
-    assert {"record", "events", "last_item", "feature_time", "personalisation"} <= set(shown["profile"])
+    assert {"record", "events", "last_item", "feature_time", "personalization"} <= set(shown["profile"])

@@ -15,10 +15,9 @@ import pytest
 import redis
 
 from data.columns import DAY
-from features.feast_store.connect import open_feast
+from features.feast_store.sdk_engine import open_feast
 from features.online.connect import StoreSettings, connect
-from features.online.key_value_store import RecordStore
-from features.online.store import Policy
+from features.online.store import Policy, ProfileStore
 
 ROOT = Path(__file__).resolve().parents[3]
 # Feast's are added where it is installed; `tests/features/feast_store` installs it beside us and runs them.
@@ -112,12 +111,12 @@ def namespace(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def reopen(url: str, namespace: str) -> Iterator[Callable[[], RecordStore]]:
+def reopen(url: str, namespace: str) -> Iterator[Callable[[], ProfileStore]]:
     """Another connection to the same store."""
-    opened: list[RecordStore] = []
+    opened: list[ProfileStore] = []
 
-    def reopen() -> RecordStore:
-        opened.append(connect(namespace, StoreSettings(url), writing=True, feast=open_feast))
+    def reopen() -> ProfileStore:
+        opened.append(connect(namespace, StoreSettings(url), writing=True, open_feast=open_feast))
         return opened[-1]
 
     yield reopen
@@ -126,7 +125,7 @@ def reopen(url: str, namespace: str) -> Iterator[Callable[[], RecordStore]]:
 
 
 @pytest.fixture
-def store(reopen: Callable[[], RecordStore]) -> RecordStore:
+def store(reopen: Callable[[], ProfileStore]) -> ProfileStore:
     """An empty store that keeps 50 events of each user for 30 days."""
     made = reopen()
     made.configure(Policy(max_events=50, ttl_us=30 * DAY))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from features.online.connect import StoreSettings, connect, settings
+from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError, StoreUnavailable
-from features.online.profile import Event, make
-from features.online.store import Policy, State
+from features.online.profile import Event, make_profile
+from features.online.store import Policy, ReadingState
 from serving.artifact.worker_code import worker_modules
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,12 +24,12 @@ SLACK = 0.5  # seconds that a busy machine may add
 
 
 def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None:
-    assert settings({}) == settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
-    assert settings({}).store == f"sqlite:///{Path.cwd()}/state/online.db"
+    assert read_settings({}) == read_settings({"TIDEGATE_STORE": "", "TIDEGATE_STORE_READ_MS": ""}) == StoreSettings()
+    assert read_settings({}).store == f"sqlite:///{Path.cwd()}/out/state/online.db"
 
 
 def test_variables_set_the_store_and_its_patience() -> None:
-    found = settings(
+    found = read_settings(
         {"TIDEGATE_STORE": "rediss://h:1/2", "TIDEGATE_STORE_READ_MS": "7", "TIDEGATE_STORE_WRITE_MS": "8.5"}
     )
     assert found == StoreSettings("rediss://h:1/2", 7, 8.5)
@@ -39,17 +39,17 @@ def test_variables_set_the_store_and_its_patience() -> None:
 @pytest.mark.parametrize("name", ["TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"])
 def test_a_patience_out_of_bounds_is_named(name: str, value: str) -> None:
     with pytest.raises(StoreError, match=f"^{name} is '{value}'; expected milliseconds"):
-        settings({name: value})
+        read_settings({name: value})
 
 
 def test_an_unknown_kind_of_store_is_named_without_its_password() -> None:
     with pytest.raises(StoreError, match="TIDEGATE_STORE begins with 'mysql'") as refused:
-        settings({"TIDEGATE_STORE": "mysql://me:secret@host"})
+        read_settings({"TIDEGATE_STORE": "mysql://me:secret@host"})
     assert "secret" not in str(refused.value)
 
 
 def test_a_url_that_is_none_is_named() -> None:
-    with pytest.raises(StoreError, match="TIDEGATE_STORE is no URL of Redis"):
+    with pytest.raises(StoreError, match="TIDEGATE_STORE is not a Redis URL"):
         connect("d", StoreSettings("redis://h:port/0"))
 
 
@@ -80,16 +80,16 @@ def test_a_locked_file_is_an_error_within_the_timeout(tmp_path: Path) -> None:
 
     begun = time.perf_counter()
     with pytest.raises(StoreUnavailable, match="locked"):
-        waiting.upsert([make("u")])
+        waiting.upsert([make_profile("u")])
     assert time.perf_counter() - begun < 0.1 + SLACK
-    assert waiting.read(["u"], [T])[0].state == State.UNKNOWN  # readers do not wait for writers
+    assert waiting.read(["u"], [T])[0].state == ReadingState.UNKNOWN  # readers do not wait for writers
 
 
 def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answers(own_redis) -> None:
     store = connect("d", StoreSettings(own_redis.url, read_ms=200))
     store.configure(Policy(5, None))
     own_redis.stop()
-    for call in (store.health, lambda: store.read(["u"], [T]), lambda: store.upsert([make("u")])):
+    for call in (store.health, lambda: store.read(["u"], [T]), lambda: store.upsert([make_profile("u")])):
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match=f"redis://127.0.0.1:{own_redis.port}"):
             call()
@@ -97,7 +97,7 @@ def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answ
 
     own_redis.start()
     store.configure(Policy(5, None))
-    assert store.read(["u"], [T])[0].state == State.UNKNOWN
+    assert store.read(["u"], [T])[0].state == ReadingState.UNKNOWN
 
 
 def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
@@ -111,7 +111,7 @@ def test_a_redis_that_hangs_is_an_error_within_the_timeout(own_redis) -> None:
         assert time.perf_counter() - begun < 1 + SLACK
     finally:
         os.kill(own_redis.process.pid, signal.SIGCONT)
-    assert store.read(["u"], [T])[0].state == State.UNKNOWN  # and not the answer to the question before
+    assert store.read(["u"], [T])[0].state == ReadingState.UNKNOWN  # and not the answer to the question before
 
 
 def test_a_server_that_takes_calls_and_never_answers_is_an_error_within_the_timeout() -> None:
@@ -127,7 +127,7 @@ def test_a_batch_is_read_in_one_round_trip(own_redis, monkeypatch: pytest.Monkey
     store = connect("d", StoreSettings(own_redis.url), writing=True)
     store.configure(Policy(5, None))
     users = [f"u{number}" for number in range(32)]
-    store.upsert([make(user, [Event(T, "e", T, "i", "play")]) for user in users])
+    store.upsert([make_profile(user, [Event(T, "e", T, "i", "play")]) for user in users])
     before = commands(store)
     assert all(reading.profile for reading in store.read(users, [T] * 32))
     assert commands(store) - before == 2  # the read, and the INFO before it

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from features.online.errors import StoreConflict, StoreError, StoreUnavailable
-from features.online.key_value_store import RecordStore
-from features.online.profile import Event, Stated, make
-from features.online.store import Policy, State
+from features.online.profile import Event, TimedValue, make_profile
+from features.online.store import Policy, ProfileStore, ReadingState
 
 pytest.importorskip("feast", reason="Feast is an extra")
 
@@ -33,16 +32,16 @@ def url(repository: Path) -> str:
     return f"feast://{repository}"
 
 
-def test_a_write_that_the_store_drops_is_no_success(store: RecordStore, url: str, monkeypatch) -> None:
+def test_a_write_that_the_store_drops_is_no_success(store: ProfileStore, url: str, monkeypatch) -> None:
     class SetBack(datetime):
         @classmethod
         def now(cls, zone=None) -> datetime:
             return datetime.now(zone) - timedelta(hours=1)
 
-    before = make("a", [Event(T, "d", T, "i", "play")])
+    before = make_profile("a", [Event(T, "d", T, "i", "play")])
     store.upsert([before])
     monkeypatch.setattr(sdk_engine, "datetime", SetBack)
-    change = make("a", [Event(T, "e", T, "i", "play")])
+    change = make_profile("a", [Event(T, "e", T, "i", "play")])
     try:
         store.upsert([change])
     except StoreConflict:
@@ -53,7 +52,7 @@ def test_a_write_that_the_store_drops_is_no_success(store: RecordStore, url: str
 
 def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path, url: str) -> None:
     engine = sdk_engine.SdkEngine(repository, 0.2)
-    store = RecordStore(engine, "held")
+    store = ProfileStore(engine, "held")
     with (repository / "feature_store.yaml").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         begun = time.perf_counter()
@@ -63,8 +62,8 @@ def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path
     store.configure(Policy(5, None))
 
 
-def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: RecordStore, namespace: str) -> None:
-    names = [*sdk_engine.NO_COLUMNS, "record"]
+def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: ProfileStore, namespace: str) -> None:
+    names = [*sdk_engine.EMPTY_COLUMNS, "record"]
     row = dict.fromkeys(names) | {
         "dataset": namespace,
         "user_id": "a",
@@ -73,12 +72,12 @@ def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: RecordS
     }
     store.engine._feast.write_to_online_store("profile", pd.DataFrame([row], dtype=object))
 
-    assert store.read(["a"], [T])[0].state == State.CORRUPT
+    assert store.read(["a"], [T])[0].state == ReadingState.CORRUPT
 
 
-def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: RecordStore, namespace: str) -> None:
-    event, no = Event(T, "e", T + 5_000_000, "half \ud800", "play"), Stated(T, "c", T, False)
-    store.upsert([make("a", [event], None, {"personalisation": no})])
+def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: ProfileStore, namespace: str) -> None:
+    event, no = Event(T, "e", T + 5_000_000, "half \ud800", "play"), TimedValue(T, "c", T, False)
+    store.upsert([make_profile("a", [event], None, {"personalization": no})])
 
     assert shown(store, namespace) == [
         1, "half \\xed\\xa0\\x80", when(T), when(T + 5_000_000), False, False, False,
@@ -87,8 +86,8 @@ def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: Re
     assert shown(store, namespace) == [None] * 6 + [True]
 
 
-def shown(store: RecordStore, namespace: str) -> list:
-    names = [*sdk_engine.NO_COLUMNS, "erased"]
+def shown(store: ProfileStore, namespace: str) -> list:
+    names = [*sdk_engine.EMPTY_COLUMNS, "erased"]
     asked = [f"profile:{name}" for name in names], [{"dataset": namespace, "user_id": "a"}]
     found = store.engine._feast.get_online_features(*asked).to_dict()
     return [found[name][0] for name in names]
@@ -101,4 +100,4 @@ def when(time_us: int) -> datetime:
 def test_a_folder_to_which_nothing_was_applied_says_so(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "feature_store.yaml").write_text((repository / "feature_store.yaml").read_text())
     with pytest.raises(StoreError, match="feast apply"):
-        RecordStore(sdk_engine.SdkEngine(tmp_path, 1), "d").policy()
+        ProfileStore(sdk_engine.SdkEngine(tmp_path, 1), "d").policy()

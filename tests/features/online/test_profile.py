@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from data.columns import DAY
 from data.time_columns import EARLIEST, LATEST
 from features.online.errors import NewerRecord, ProfileError, RecordError
-from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, Stated, join, make
-from features.online.profile_codec import decode, encode
+from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, TimedValue, join_profiles, make_profile
+from features.online.records import decode_profile, encode_profile
 
 T = 1_700_000_000_000_000
 MOST = 5
@@ -25,14 +25,14 @@ events = st.builds(
     lambda when, name, item: Event(when[0], f"e{name}", when[1], f"i{item}", "play"), times, few, st.integers(0, 3)
 )
 traits = st.builds(
-    lambda when, name, value: Stated(when[0], f"e{name}", when[1], value),
+    lambda when, name, value: TimedValue(when[0], f"e{name}", when[1], value),
     times, st.integers(0, 2), st.sampled_from(["free", "paid", 3, 3.0, True, None]),
 )  # fmt: skip
 consents = st.builds(
-    lambda when, name, value: Stated(when[0], f"e{name}", when[1], value), times, st.integers(0, 1), st.booleans()
+    lambda when, name, value: TimedValue(when[0], f"e{name}", when[1], value), times, st.integers(0, 1), st.booleans()
 )
 changes = st.builds(
-    lambda listed, words, agreed: make("u", listed, words, agreed),
+    lambda listed, words, agreed: make_profile("u", listed, words, agreed),
     st.lists(events, max_size=3),
     st.dictionaries(st.sampled_from(["plan", "age"]), traits, max_size=2),
     st.dictionaries(st.just("training"), consents, max_size=1),
@@ -41,7 +41,7 @@ profiles = st.lists(changes, max_size=4).map(lambda parts: merged(parts))
 
 
 def merged(parts: list[Profile]) -> Profile:
-    return reduce(lambda one, other: join(one, other, MOST), parts, Profile("u"))
+    return reduce(lambda one, other: join_profiles(one, other, MOST), parts, Profile("u"))
 
 
 @given(st.lists(changes, max_size=12), st.data())
@@ -51,15 +51,17 @@ def test_shuffled_repeated_and_late_arrival_give_the_same_profile(parts: list[Pr
     arrived = data.draw(st.permutations(parts + again))
 
     assert merged(arrived) == merged(parts)
-    assert encode(merged(arrived)) == encode(merged(parts))
+    assert encode_profile(merged(arrived)) == encode_profile(merged(parts))
 
 
 @given(profiles, profiles, profiles)
 @settings(max_examples=300, deadline=None)
 def test_profiles_join_in_any_grouping(one: Profile, other: Profile, third: Profile) -> None:
-    assert join(one, other, MOST) == join(other, one, MOST)
-    assert join(join(one, other, MOST), third, MOST) == join(one, join(other, third, MOST), MOST)
-    assert join(one, one, MOST) == one
+    assert join_profiles(one, other, MOST) == join_profiles(other, one, MOST)
+    assert join_profiles(join_profiles(one, other, MOST), third, MOST) == join_profiles(
+        one, join_profiles(other, third, MOST), MOST
+    )
+    assert join_profiles(one, one, MOST) == one
 
 
 @given(st.lists(changes, max_size=12))
@@ -77,7 +79,7 @@ def test_a_profile_keeps_the_newest_events_and_says_when_it_dropped_some(parts: 
 def test_feature_time_never_goes_back(parts: list[Profile]) -> None:
     so_far = Profile("u")
     for part in parts:
-        grown = join(so_far, part, MOST)
+        grown = join_profiles(so_far, part, MOST)
         assert grown.feature_time_us >= max(so_far.feature_time_us, part.feature_time_us)
         so_far = grown
     known = [event.known_us for part in parts for event in part.events]
@@ -85,48 +87,48 @@ def test_feature_time_never_goes_back(parts: list[Profile]) -> None:
 
 
 def test_the_latest_word_holds_whenever_it_arrives() -> None:
-    old = make("u", traits={"plan": Stated(T, "b", T + 9, "free")})
-    new = make("u", traits={"plan": Stated(T + 1, "a", T + 1, "paid")})
+    old = make_profile("u", traits={"plan": TimedValue(T, "b", T + 9, "free")})
+    new = make_profile("u", traits={"plan": TimedValue(T + 1, "a", T + 1, "paid")})
 
     assert merged([new, old]).traits["plan"].value == "paid"
 
 
 def test_of_a_yes_and_a_no_at_the_same_moment_the_no_holds() -> None:
-    yes, no = (make("u", consent={"training": Stated(T, "a", T, agreed)}) for agreed in (True, False))
+    yes, no = (make_profile("u", consent={"training": TimedValue(T, "a", T, agreed)}) for agreed in (True, False))
 
     assert merged([yes, no]).consent["training"].value is False
     assert merged([no, yes]).consent["training"].value is False
 
 
 def test_an_event_that_arrives_again_keeps_the_time_at_which_it_was_first_known() -> None:
-    first, again = (make("u", [Event(T, "a", T + lag, "i", "play")]) for lag in (1, DAY))
+    first, again = (make_profile("u", [Event(T, "a", T + lag, "i", "play")]) for lag in (1, DAY))
 
     assert merged([again, first]).events == first.events
 
 
 def test_a_trait_that_is_stated_again_keeps_the_time_at_which_it_was_first_known() -> None:
-    first, again = (make("u", traits={"plan": Stated(T, "a", T + lag, "free")}) for lag in (1, DAY))
+    first, again = (make_profile("u", traits={"plan": TimedValue(T, "a", T + lag, "free")}) for lag in (1, DAY))
 
     assert merged([again, first]).traits == merged([first, again]).traits == first.traits
 
 
 def test_a_gap_in_either_account_is_a_gap_in_both() -> None:
-    whole, broken = make("u", [GOOD]), replace(make("u", [GOOD]), truncated=True)
+    whole, broken = make_profile("u", [GOOD]), replace(make_profile("u", [GOOD]), truncated=True)
 
-    assert join(whole, broken, MOST).truncated
-    assert join(broken, whole, MOST).truncated
+    assert join_profiles(whole, broken, MOST).truncated
+    assert join_profiles(broken, whole, MOST).truncated
 
 
 def test_counters_count_the_events_by_type() -> None:
     kinds = ["play", "play", "like"]
-    profile = make("u", [Event(T + at, f"e{at}", T + at, "i", kind) for at, kind in enumerate(kinds)])
+    profile = make_profile("u", [Event(T + at, f"e{at}", T + at, "i", kind) for at, kind in enumerate(kinds)])
 
     assert merged([profile, profile]).counters == {"play": 2, "like": 1}
 
 
 def test_profiles_of_two_users_do_not_join() -> None:
     with pytest.raises(ValueError, match="two users"):
-        join(Profile("u"), Profile("v"), MOST)
+        join_profiles(Profile("u"), Profile("v"), MOST)
 
 
 def test_times_are_bounded_as_ingest_bounds_them() -> None:
@@ -144,17 +146,17 @@ def test_times_are_bounded_as_ingest_bounds_them() -> None:
         ("event_time", {"events": [GOOD._replace(time_us=float(T))]}),
         ("event_time", {"events": [GOOD._replace(time_us=5)]}),
         ("known_time", {"events": [GOOD._replace(known_us=T - 1)]}),
-        ("traits.age", {"traits": {"age": Stated(T, "e", T, float("nan"))}}),
-        ("traits.age", {"traits": {"age": Stated(T, "e", T, [7])}}),
-        ("traits", {"traits": {"": Stated(T, "e", T, 7)}}),
-        ("traits.plan", {"traits": {"plan": Stated(T, "e", T, 2**63)}}),
-        ("consent.training", {"consent": {"training": Stated(T, "e", T, "yes")}}),
-        ("event_time", {"consent": {"training": Stated(True, "e", T, True)}}),
+        ("traits.age", {"traits": {"age": TimedValue(T, "e", T, float("nan"))}}),
+        ("traits.age", {"traits": {"age": TimedValue(T, "e", T, [7])}}),
+        ("traits", {"traits": {"": TimedValue(T, "e", T, 7)}}),
+        ("traits.plan", {"traits": {"plan": TimedValue(T, "e", T, 2**63)}}),
+        ("consent.training", {"consent": {"training": TimedValue(T, "e", T, "yes")}}),
+        ("event_time", {"consent": {"training": TimedValue(True, "e", T, True)}}),
     ],
 )
 def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict) -> None:
     with pytest.raises(ProfileError) as refused:
-        make(**{"user_id": "u", **given_parts})
+        make_profile(**{"user_id": "u", **given_parts})
 
     assert refused.value.field == field
 
@@ -165,42 +167,42 @@ def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict
 @given(profiles)
 @settings(max_examples=200, deadline=None)
 def test_a_record_gives_back_the_profile(profile: Profile) -> None:
-    assert decode(encode(profile), "u") == profile
-    for name, stated in decode(encode(profile), "u").traits.items():
+    assert decode_profile(encode_profile(profile), "u") == profile
+    for name, stated in decode_profile(encode_profile(profile), "u").traits.items():
         assert type(stated.value) is type(profile.traits[name].value)  # 3 and 3.0 are other rows of a table
 
 
 def test_half_a_surrogate_pair_is_text_too() -> None:
-    profile = make("\ud800", [GOOD._replace(item_id="\udfff")])
+    profile = make_profile("\ud800", [GOOD._replace(item_id="\udfff")])
 
-    assert decode(encode(profile), "\ud800") == profile
+    assert decode_profile(encode_profile(profile), "\ud800") == profile
 
 
 @given(profiles, st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_changed_byte_is_noticed(profile: Profile, data: st.DataObject) -> None:
-    raw = bytearray(encode(profile))
+    raw = bytearray(encode_profile(profile))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
 
     with pytest.raises(RecordError):
-        decode(bytes(raw), "u")
+        decode_profile(bytes(raw), "u")
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_told_from_a_record(raw: bytes) -> None:
     with pytest.raises(RecordError):
-        decode(raw, "u")
+        decode_profile(raw, "u")
 
 
 def test_another_users_record_is_refused() -> None:
     with pytest.raises(RecordError, match=r"'v'.*'u'"):
-        decode(encode(make("u", [GOOD])), "v")
+        decode_profile(encode_profile(make_profile("u", [GOOD])), "v")
 
 
 def test_a_later_format_is_named() -> None:
-    raw = bytearray(encode(replace(make("u", [GOOD]), truncated=True)))
+    raw = bytearray(encode_profile(replace(make_profile("u", [GOOD]), truncated=True)))
     raw[3] = 2
 
     with pytest.raises(NewerRecord, match="format 2"):
-        decode(bytes(raw), "u")
+        decode_profile(bytes(raw), "u")

@@ -16,61 +16,66 @@ from hypothesis import strategies as st
 
 from data.columns import DAY
 from features.online.errors import NewerRecord, StoreConflict, StoreError, StoreUnavailable
-from features.online.item_trends import ItemTrends
-from features.online.key_value_store import RecordStore, Swap
-from features.online.profile import Event, Profile, Stated, make
-from features.online.profile_codec import encode
-from features.online.store import Policy, State
+from features.online.profile import Event, Profile, TimedValue, make_profile
+from features.online.records import ItemTrends, encode_profile
+from features.online.store import Policy, ProfileStore, ReadingState, Swap
 
 ROOT = Path(__file__).resolve().parents[3]
 T = 1_700_000_000_000_000
 
 
 def played(user: str, *numbers: int) -> Profile:
-    return make(user, [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play") for number in numbers])
+    return make_profile(
+        user, [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play") for number in numbers]
+    )
 
 
-def numbers_of(store: RecordStore, user: str, at: int = T + DAY) -> list[int] | None:
+def numbers_of(store: ProfileStore, user: str, at: int = T + DAY) -> list[int] | None:
     """The events that the store gives back of a user, by their numbers."""
     profile = store.read([user], [at])[0].profile
     return profile and [event.time_us - T for event in profile.events]
 
 
-def key_of(store: RecordStore, user: str) -> bytes:
+def key_of(store: ProfileStore, user: str) -> bytes:
     return store._profile_key(user)
 
 
-def plant(store: RecordStore, key: bytes, raw: bytes) -> None:
+def plant(store: ProfileStore, key: bytes, raw: bytes) -> None:
     """Put bytes in the place of whatever is there."""
     (held,) = store.engine.get([key])
     assert store.engine.swap([Swap(key, held, raw)]) == [True]
 
 
 class TestProfiles:
-    def test_what_was_written_is_read(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
-        stated = Stated(T, "e", T, 31)
-        profile = make("ü", played("ü", 1).events, {"age": stated}, {"training": Stated(T, "e", T, False)})
+    def test_what_was_written_is_read(self, store: ProfileStore, reopen: Callable[[], ProfileStore]) -> None:
+        stated = TimedValue(T, "e", T, 31)
+        profile = make_profile("ü", played("ü", 1).events, {"age": stated}, {"training": TimedValue(T, "e", T, False)})
         store.upsert([profile])
 
         assert reopen().read(["ü"], [T])[0].profile == profile
 
-    def test_readings_come_in_the_order_asked_for(self, store: RecordStore) -> None:
+    def test_readings_come_in_the_order_asked_for(self, store: ProfileStore) -> None:
         store.upsert([played("a", 1), played("b", 2)])
 
         readings = store.read(["b", "nobody", "a", "b"], [T + DAY] * 4)
 
-        assert [reading.state for reading in readings] == [State.FOUND, State.UNKNOWN, State.FOUND, State.FOUND]
+        assert [reading.state for reading in readings] == [
+            ReadingState.FOUND,
+            ReadingState.UNKNOWN,
+            ReadingState.FOUND,
+            ReadingState.FOUND,
+        ]
         assert [reading.profile and reading.profile.user_id for reading in readings] == ["b", None, "a", "b"]
 
-    def test_nobody_asked_for_is_nobody_read(self, store: RecordStore) -> None:
+    def test_nobody_asked_for_is_nobody_read(self, store: ProfileStore) -> None:
         assert store.read([], []) == []
 
-    def test_changes_of_one_user_in_one_call_are_all_kept(self, store: RecordStore) -> None:
+    def test_changes_of_one_user_in_one_call_are_all_kept(self, store: ProfileStore) -> None:
         store.upsert([played("a", 3), played("b", 9), played("a", 1), played("a", 3)])
 
         assert numbers_of(store, "a") == [1, 3]
 
-    def test_many_users_are_written_and_read(self, store: RecordStore) -> None:
+    def test_many_users_are_written_and_read(self, store: ProfileStore) -> None:
         users = [f"u{number}" for number in range(1203)]
         store.upsert([played(user, 1) for user in users])
 
@@ -78,7 +83,7 @@ class TestProfiles:
 
     @given(st.lists(st.lists(st.integers(0, 90), max_size=20), max_size=6), st.randoms(use_true_random=False))
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_batches_in_any_order_give_the_same_profile(self, store: RecordStore, batches: list, random) -> None:
+    def test_batches_in_any_order_give_the_same_profile(self, store: ProfileStore, batches: list, random) -> None:
         store.erase(["a", "b"])
         store.upsert([played("a", *batch) for batch in batches])
         random.shuffle(batches)
@@ -88,77 +93,82 @@ class TestProfiles:
         newest = sorted({number for batch in batches for number in batch})[-50:]
         assert (numbers_of(store, "a") or []) == (numbers_of(store, "b") or []) == newest
 
-    def test_the_oldest_events_make_room(self, store: RecordStore) -> None:
+    def test_the_oldest_events_make_room(self, store: ProfileStore) -> None:
         store.upsert([played("a", *range(60)), played("a", 3)])
 
         assert numbers_of(store, "a") == list(range(10, 60))
 
-    def test_an_erased_user_is_unknown(self, store: RecordStore) -> None:
+    def test_an_erased_user_is_unknown(self, store: ProfileStore) -> None:
         store.upsert([played("a", 1), played("b", 1)])
         store.erase(["a", "nobody"])
 
-        assert [one.state for one in store.read(["a", "b"], [T + DAY] * 2)] == [State.UNKNOWN, State.FOUND]
+        assert [one.state for one in store.read(["a", "b"], [T + DAY] * 2)] == [
+            ReadingState.UNKNOWN,
+            ReadingState.FOUND,
+        ]
 
-    def test_half_a_surrogate_pair_is_a_user_like_others(self, store: RecordStore) -> None:
+    def test_half_a_surrogate_pair_is_a_user_like_others(self, store: ProfileStore) -> None:
         store.upsert([played("\ud800", 1)])
 
         assert numbers_of(store, "\ud800") == [1]
 
-    def test_data_sets_do_not_meet(self, store: RecordStore, url: str, namespace: str) -> None:
-        other = RecordStore(store.engine, namespace + "-other")
+    def test_data_sets_do_not_meet(self, store: ProfileStore, url: str, namespace: str) -> None:
+        other = ProfileStore(store.engine, namespace + "-other")
         other.configure(Policy(50, None))
         store.upsert([played("a", 1)])
 
-        assert other.read(["a"], [T])[0].state == State.UNKNOWN
+        assert other.read(["a"], [T])[0].state == ReadingState.UNKNOWN
 
-    def test_a_store_without_policy_says_what_to_do(self, reopen: Callable[[], RecordStore]) -> None:
+    def test_a_store_without_policy_says_what_to_do(self, reopen: Callable[[], ProfileStore]) -> None:
         with pytest.raises(StoreError, match=r"has no policy .*run features\.materialize"):
             reopen().upsert([played("a", 1)])
 
 
 class TestTimeToLive:
-    def test_it_is_enforced_at_read(self, store: RecordStore) -> None:
+    def test_it_is_enforced_at_read(self, store: ProfileStore) -> None:
         store.upsert([played("a", 0), played("b", DAY)])
 
         at = T + 30 * DAY
-        assert [one.state for one in store.read(["a", "b"], [at, at])] == [State.FOUND, State.FOUND]
+        assert [one.state for one in store.read(["a", "b"], [at, at])] == [ReadingState.FOUND, ReadingState.FOUND]
         readings = store.read(["a", "b", "a"], [at + 1, at + 1, at])
-        assert [one.state for one in readings] == [State.EXPIRED, State.FOUND, State.FOUND]
+        assert [one.state for one in readings] == [ReadingState.EXPIRED, ReadingState.FOUND, ReadingState.FOUND]
         assert readings[0].profile is None
 
     def test_a_changed_one_holds_for_readers_that_were_open(
-        self, store: RecordStore, reopen: Callable[[], RecordStore]
+        self, store: ProfileStore, reopen: Callable[[], ProfileStore]
     ) -> None:
         reader = reopen()
         store.upsert([played("a", 0)])
-        assert reader.read(["a"], [T + 2 * DAY])[0].state == State.FOUND
+        assert reader.read(["a"], [T + 2 * DAY])[0].state == ReadingState.FOUND
 
         store.configure(Policy(50, DAY))
-        assert reader.read(["a"], [T + 2 * DAY])[0].state == State.EXPIRED
+        assert reader.read(["a"], [T + 2 * DAY])[0].state == ReadingState.EXPIRED
         store.configure(Policy(50, None))
-        assert reader.read(["a"], [T + 9999 * DAY])[0].state == State.FOUND
+        assert reader.read(["a"], [T + 9999 * DAY])[0].state == ReadingState.FOUND
 
-    def test_news_of_a_user_begin_it_anew(self, store: RecordStore) -> None:
+    def test_news_of_a_user_begin_it_anew(self, store: ProfileStore) -> None:
         store.upsert([played("a", 0)])
         late = T + 40 * DAY
-        store.upsert([make("a", [Event(T, "old", late, "i", "play")])])  # old, but learned of just now
+        store.upsert([make_profile("a", [Event(T, "old", late, "i", "play")])])  # old, but learned of just now
 
-        assert store.read(["a"], [late])[0].state == State.FOUND
+        assert store.read(["a"], [late])[0].state == ReadingState.FOUND
 
 
 class TestBadRecords:
-    @pytest.mark.parametrize("raw", [b"", b"rubbish", encode(played("b", 1)), encode(played("a", 1))[:-2]])
-    def test_one_is_reported_and_costs_its_neighbours_nothing(self, store: RecordStore, raw: bytes, caplog) -> None:
+    @pytest.mark.parametrize(
+        "raw", [b"", b"rubbish", encode_profile(played("b", 1)), encode_profile(played("a", 1))[:-2]]
+    )
+    def test_one_is_reported_and_costs_its_neighbours_nothing(self, store: ProfileStore, raw: bytes, caplog) -> None:
         store.upsert([played("a", 1), played("b", 2)])
         plant(store, key_of(store, "a"), raw)
 
         bad, good = store.read(["a", "b"], [T + DAY] * 2)
 
-        assert (bad.state, bad.profile, good.state) == (State.CORRUPT, None, State.FOUND)
+        assert (bad.state, bad.profile, good.state) == (ReadingState.CORRUPT, None, ReadingState.FOUND)
         assert bad.detail
         assert "record" in caplog.text
 
-    def test_one_is_replaced_by_what_arrives_and_the_profile_says_that_it_has_a_gap(self, store: RecordStore) -> None:
+    def test_one_is_replaced_by_what_arrives_and_the_profile_says_that_it_has_a_gap(self, store: ProfileStore) -> None:
         store.upsert([played("a", 1)])
         plant(store, key_of(store, "a"), b"rubbish")
         store.upsert([played("a", 2)])
@@ -168,8 +178,8 @@ class TestBadRecords:
         assert profile.truncated
         assert numbers_of(store, "a") == [2]
 
-    def test_what_newer_code_wrote_is_not_overwritten(self, store: RecordStore) -> None:
-        newer = b"TGP\x02" + encode(played("a", 1))[4:]
+    def test_what_newer_code_wrote_is_not_overwritten(self, store: ProfileStore) -> None:
+        newer = b"TGP\x02" + encode_profile(played("a", 1))[4:]
         store.upsert([played("a", 1)])
         plant(store, key_of(store, "a"), newer)
 
@@ -181,11 +191,11 @@ class TestBadRecords:
 
 
 class TestWritersAtOnce:
-    def test_two_lose_nothing(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
+    def test_two_lose_nothing(self, store: ProfileStore, reopen: Callable[[], ProfileStore]) -> None:
         store.configure(Policy(1000, None))
         failures: list[BaseException] = []
 
-        def write(writer: RecordStore, begin: int) -> None:
+        def write(writer: ProfileStore, begin: int) -> None:
             try:
                 for number in range(begin, 200, 2):
                     writer.upsert([played("hot", number), played(f"cold{begin}", number)])
@@ -202,7 +212,7 @@ class TestWritersAtOnce:
         assert numbers_of(store, "hot") == list(range(200))
 
     def test_a_writer_that_always_loses_says_so_and_overwrites_nothing(
-        self, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+        self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.upsert([played("a", 1)])
         monkeypatch.setattr(store.engine, "swap", lambda swaps: [False] * len(swaps))
@@ -211,7 +221,7 @@ class TestWritersAtOnce:
             store.upsert([played("a", 2)])
         assert numbers_of(store, "a") == [1]
 
-    def test_a_swap_refuses_what_is_not_as_it_was(self, store: RecordStore) -> None:
+    def test_a_swap_refuses_what_is_not_as_it_was(self, store: ProfileStore) -> None:
         key = b"tidegate:" + os.urandom(8)
         assert store.engine.swap([Swap(key, b"x", b"new")]) == [False]  # nothing there
         assert store.engine.swap([Swap(key, None, b"one"), Swap(key, None, b"two")]) == [True, False]
@@ -222,18 +232,18 @@ class TestWritersAtOnce:
 
     @pytest.mark.slow
     def test_a_killed_one_has_lost_nothing_that_was_acknowledged(
-        self, store: RecordStore, url: str, namespace: str
+        self, store: ProfileStore, url: str, namespace: str
     ) -> None:
         store.configure(Policy(100_000, None))
         program = """if True:
             import sys
-            from features.feast_store.connect import open_feast
+            from features.feast_store.sdk_engine import open_feast
             from features.online.connect import StoreSettings, connect
-            from features.online.profile import Event, make
-            store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, feast=open_feast)
+            from features.online.profile import Event, make_profile
+            store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, open_feast=open_feast)
             T = int(sys.argv[3])
             for number in range(10**6):
-                store.upsert([make("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
+                store.upsert([make_profile("a", [Event(T + number, f"e{number:04d}", T + number, f"i{number}", "play")])])
                 print(number, flush=True)
         """
         with subprocess.Popen(
@@ -256,10 +266,10 @@ class TestTrends:
     def trends(self, time_us: int, value: float) -> ItemTrends:
         return ItemTrends(["a", "b"], ["all", "window_1d"], np.full((2, 2), value, np.float32), time_us)
 
-    def test_there_are_none_before_any_were_written(self, store: RecordStore) -> None:
+    def test_there_are_none_before_any_were_written(self, store: ProfileStore) -> None:
         assert store.read_trends(T) is None
 
-    def test_what_was_written_is_read(self, store: RecordStore, reopen: Callable[[], RecordStore]) -> None:
+    def test_what_was_written_is_read(self, store: ProfileStore, reopen: Callable[[], ProfileStore]) -> None:
         store.write_trends(self.trends(T, 0.1))
 
         found = reopen().read_trends(T)
@@ -267,7 +277,7 @@ class TestTrends:
         assert (found.item_ids, found.channels, found.time_us) == (["a", "b"], ["all", "window_1d"], T)
         np.testing.assert_array_equal(found.values, np.full((2, 2), 0.1, np.float32))
 
-    def test_older_ones_do_not_replace_later_ones(self, store: RecordStore) -> None:
+    def test_older_ones_do_not_replace_later_ones(self, store: ProfileStore) -> None:
         for time_us, value in ((T + 5, 5), (T + 5, 6), (T, 1)):
             store.write_trends(self.trends(time_us, value))
 
@@ -275,20 +285,20 @@ class TestTrends:
         assert found is not None
         assert (found.time_us, found.values[0, 0]) == (T + 5, 6)
 
-    def test_none_are_given_twice_to_who_has_them(self, store: RecordStore) -> None:
+    def test_none_are_given_twice_to_who_has_them(self, store: ProfileStore) -> None:
         store.write_trends(self.trends(T, 1))
 
         assert store.read_trends(T, newer_than_us=T) is None
         assert store.read_trends(T, newer_than_us=T - 1) is not None
 
-    def test_none_are_given_that_are_of_a_later_moment_or_expired(self, store: RecordStore) -> None:
+    def test_none_are_given_that_are_of_a_later_moment_or_expired(self, store: ProfileStore) -> None:
         store.write_trends(self.trends(T, 1))
 
         assert store.read_trends(T - 1) is None
         assert store.read_trends(T + 30 * DAY) is not None
         assert store.read_trends(T + 30 * DAY + 1) is None
 
-    def test_corrupt_ones_are_an_error_until_the_next(self, store: RecordStore) -> None:
+    def test_corrupt_ones_are_an_error_until_the_next(self, store: ProfileStore) -> None:
         store.write_trends(self.trends(T, 1))
         plant(store, store._trends_key, b"rubbish")
         with pytest.raises(StoreError, match="rubbish"):
@@ -299,17 +309,17 @@ class TestTrends:
 
 
 class TestHealth:
-    def test_it_names_the_store_without_credentials(self, store: RecordStore, url: str) -> None:
+    def test_it_names_the_store_without_credentials(self, store: ProfileStore, url: str) -> None:
         health = store.health()
 
         assert health["store"] == url
         assert health["round_trip_us"] > 0
 
-    def test_a_closed_store_may_be_closed_again(self, store: RecordStore) -> None:
+    def test_a_closed_store_may_be_closed_again(self, store: ProfileStore) -> None:
         store.close()
         store.close()
 
-    def test_it_is_an_error_where_nothing_answers(self, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_an_error_where_nothing_answers(self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def dead() -> None:
             raise StoreUnavailable("gone")
 

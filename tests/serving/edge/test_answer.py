@@ -1,4 +1,4 @@
-"""What TorchServe says is passed on only where it is an answer of ours."""
+"""Answers as bytes that are joined."""
 
 from __future__ import annotations
 
@@ -7,62 +7,42 @@ import json
 import pytest
 from fake_torchserve import recommendations
 
-from serving.edge.answer import FIELDS, Answer, digest, finish, from_worker, read, seal
-from serving.edge.errors import Garbled
+from serving.edge.answer import FIELDS, Answer, build_answer, client_body, digest, first_items, parse_answer
 
-WHOLE = {name: value for name, value in recommendations({"user_id": "ann", "k": 2}, "1.0").items() if name in FIELDS}
-
-
-def test_an_answer_of_ours_is_read_whole() -> None:
-    assert from_worker(json.dumps(WHOLE).encode()) == WHOLE
-
-
-@pytest.mark.parametrize("name", FIELDS)
-def test_one_that_lacks_a_field_is_none(name: str) -> None:
-    with pytest.raises(Garbled):
-        from_worker(json.dumps({field: value for field, value in WHOLE.items() if field != name}).encode())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rung": "gold"},
-        {"reason": None},
-        {"model_version": 1},
-        {"items": None},
-        {"items": ["a"]},
-        {"items": [{"score": 1.0}]},
-        {"items": [{"item_id": 7}]},
-    ],
-)
-def test_one_whose_fields_hold_something_else_is_none(change: dict) -> None:
-    with pytest.raises(Garbled):
-        from_worker(json.dumps(WHOLE | change).encode())
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"7", b"<html>", b"\xff"])
-def test_what_is_no_object_is_none(body: bytes) -> None:
-    with pytest.raises(Garbled):
-        from_worker(body)
+FIELDS_OF_ANN = {
+    name: value for name, value in recommendations({"user_id": "ann", "k": 2}, "1.0").items() if name in FIELDS
+}
 
 
 def test_joined_bytes_are_the_same_json() -> None:
-    answer = seal(WHOLE)
-    assert read(answer) == WHOLE
-    assert json.loads(finish(answer, {"request_id": "é"})) == WHOLE | {"request_id": "é"}
+    answer = build_answer(FIELDS_OF_ANN)
+    assert parse_answer(answer) == FIELDS_OF_ANN
+    assert json.loads(client_body(answer, {"request_id": "é"})) == FIELDS_OF_ANN | {"request_id": "é"}
+
+
+def test_an_answer_comes_back_from_bytes_as_it_was() -> None:
+    answer = Answer("personalized", "1.0", b'{"items":["\xc3\xa9"]', b'{"items":[]')
     assert Answer.unpack(answer.pack()) == answer
+    with pytest.raises(ValueError, match="unpack"):
+        Answer.unpack(b"another program's")
 
 
-def test_the_receipt_holds_what_a_replay_compares_with_and_what_the_worker_said_for_it_alone() -> None:
-    read_by_model = {"history": "h", "traits": "t", "trends": "r"}
-    answer = seal(WHOLE | {"inputs": read_by_model, "computed_on": "this processor"})
-    assert answer.body == seal(WHOLE).body
-    assert json.loads(answer.receipt + b"}") == WHOLE | {
+def test_the_log_entry_holds_what_a_replay_compares_with_and_what_the_worker_sent_for_it() -> None:
+    inputs = {"history": "h", "traits": "t", "trends": "r"}
+    answer = build_answer(FIELDS_OF_ANN | {"inputs": inputs, "computed_on": "this processor"})
+    assert answer.body == build_answer(FIELDS_OF_ANN).body
+    assert json.loads(answer.log_entry + b"}") == FIELDS_OF_ANN | {
         "items": ["ann-000", "ann-001"],
         "scores": [1.0, 0.999],
         "digest": digest(answer.body),
-        "inputs": read_by_model,
+        "inputs": inputs,
         "computed_on": "this processor",
     }
-    other = WHOLE | {"items": [WHOLE["items"][0] | {"score": 0.5}]}
-    assert digest(seal(other).body) != digest(answer.body)
+    other = FIELDS_OF_ANN | {"items": [FIELDS_OF_ANN["items"][0] | {"score": 0.5}]}
+    assert digest(build_answer(other).body) != digest(answer.body)
+
+
+def test_excluded_items_do_not_count_among_the_first() -> None:
+    items = [{"item_id": name} for name in "abcd"]
+    assert first_items(items, {"b"}, 2) == [{"item_id": "a"}, {"item_id": "c"}]
+    assert first_items(items, (), 2) == [{"item_id": "a"}, {"item_id": "b"}]

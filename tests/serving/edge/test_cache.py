@@ -1,4 +1,4 @@
-"""What was answered is answered again, to the same user in the same state, by the same version, for a while."""
+"""Answers are given again for a while: to the same user, with the same profile, by the same version."""
 
 from __future__ import annotations
 
@@ -13,57 +13,50 @@ from pathlib import Path
 
 import pytest
 from fake_torchserve import FakeTorchServe
+from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
-from serving.edge.answer import Answer
 from serving.edge.cache import ENTRY_BYTES, MemoryCache
-from serving.edge.consent import Memory, Standing
+from serving.edge.consent import UserProfile
 
 
-class Steps(MemoryCache):
-    """A memory cache whose clock moves when told to, asked without an event loop."""
+class ManualClock(MemoryCache):
+    """A memory cache whose clock the test moves, read without an event loop."""
 
     def __init__(self, most: int = 10_000) -> None:
         self.now = 0.0
         super().__init__(most, lambda: self.now)
 
-    def look(self, key: bytes) -> bytes | None:
+    def read(self, key: bytes) -> bytes | None:
         step = self.get(key, 1)
         with pytest.raises(StopIteration) as end:
             step.send(None)
         return end.value.value
 
 
-def test_an_entry_ends_when_it_should() -> None:
-    cache = Steps()
+def test_an_entry_expires_when_it_should() -> None:
+    cache = ManualClock()
     cache.put(b"a", b"1", 10)
     cache.put(b"never", b"1", 0)
     cache.now = 9.9
-    assert (cache.look(b"a"), cache.look(b"never")) == (b"1", None)
+    assert (cache.read(b"a"), cache.read(b"never")) == (b"1", None)
     cache.now = 10
-    assert cache.look(b"a") is None
-    assert cache.bytes == 0
+    assert cache.read(b"a") is None
+    assert cache.size_bytes == 0
 
 
-def test_the_bytes_stay_within_their_bound_and_the_least_used_goes_first() -> None:
+def test_the_bytes_stay_within_their_limit_and_the_least_recently_used_entry_goes_first() -> None:
     size = ENTRY_BYTES + 1 + 100
-    cache = Steps(most=3 * size)
+    cache = ManualClock(most=3 * size)
     for key in (b"a", b"b", b"c"):
         cache.put(key, b"x" * 100, 10)
-    assert cache.look(b"a")
+    assert cache.read(b"a")
     cache.put(b"d", b"x" * 100, 10)
-    assert [bool(cache.look(key)) for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
+    assert [bool(cache.read(key)) for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
     cache.put(b"a", b"y" * 100, 10)  # in place of itself
-    cache.put(b"large", b"x" * 10_000, 10)  # larger than all: refused, and costs nobody his place
-    assert cache.bytes == 3 * size
-    assert cache.look(b"a") == b"y" * 100
-
-
-def test_an_answer_comes_back_from_bytes_as_it_was() -> None:
-    answer = Answer("personalised", "1.0", b'{"items":["\xc3\xa9"]', b'{"items":[]')
-    assert Answer.unpack(answer.pack()) == answer
-    with pytest.raises(ValueError, match="unpack"):
-        Answer.unpack(b"somebody else's")
+    cache.put(b"large", b"x" * 10_000, 10)  # larger than the cache: refused, and displaces nothing
+    assert cache.size_bytes == 3 * size
+    assert cache.read(b"a") == b"y" * 100
 
 
 BODIES = [
@@ -78,32 +71,34 @@ BODIES = [
 ]
 
 
-def test_only_the_same_question_gets_the_kept_answer(start: Start) -> None:
+def test_only_the_same_request_gets_the_cached_answer(start: Start) -> None:
     edge = start()
     first = [edge.answer(body) for body in BODIES]
     assert {answer["cache"] for answer in first} == {"miss"}
     for body, answer in zip(BODIES, first, strict=True):
         again = edge.answer(body | {"request_id": "another"})
         assert again == answer | {"cache": "hit", "request_id": "another"}
-    assert edge.count("tidegate_edge_answers_total", rung="personalised", cache="hit", bucket="") == len(BODIES)
+    assert edge.count("tidegate_edge_answers_total", source="personalized", cache="hit", bucket="") == len(BODIES)
 
 
-def test_what_is_learned_of_a_user_ends_what_was_kept(start: Start) -> None:
-    users = Memory({"ann": Standing(True, "after 1 event")})
+def test_a_changed_profile_makes_cached_answers_invalid(start: Start) -> None:
+    users = MemoryProfiles({"ann": UserProfile(True, "after 1 event")})
     edge = start(users)
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
-    users.standings["ann"] = Standing(True, "after 2 events")
+    users.profiles["ann"] = UserProfile(True, "after 2 events")
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
 
 
-def test_what_a_worker_says_while_it_finds_nobody_is_not_repeated(start: Start, torchserve: FakeTorchServe) -> None:
-    edge = start(Memory({"ann": Standing(True, "after 1 event")}))
-    torchserve.blind = True
+def test_an_answer_of_a_worker_that_missed_the_profile_is_not_repeated(
+    start: Start, torchserve: FakeTorchServe
+) -> None:
+    edge = start(MemoryProfiles({"ann": UserProfile(True, "after 1 event")}))
+    torchserve.misses_profiles = True
     blind = edge.answer({"user_id": "ann"})
-    assert (blind["rung"], edge.answer({"user_id": "nobody knows"})["rung"]) == ("popular", "popular")
-    torchserve.blind = False
+    assert (blind["source"], edge.answer({"user_id": "nobody knows"})["source"]) == ("popular", "popular")
+    torchserve.misses_profiles = False
 
-    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
     assert edge.answer({"user_id": "nobody knows"})["cache"] == "hit"  # of whom there is nothing that could be missed
 
 
@@ -113,12 +108,12 @@ def test_a_cache_can_be_turned_off(start: Start, settings: dict) -> None:
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "miss"]
 
 
-def test_many_who_ask_the_same_at_once_cost_one_question(start: Start, torchserve: FakeTorchServe) -> None:
+def test_equal_requests_at_the_same_time_cost_one_call(start: Start, torchserve: FakeTorchServe) -> None:
     edge = start()
     torchserve.delay = 0.5
     with ThreadPoolExecutor(8) as crowd:
         answers = list(crowd.map(lambda n: edge.answer({"user_id": "ann", "request_id": str(n)}), range(8)))
-    assert torchserve.users_asked() == ["ann"]
+    assert torchserve.requested_users() == ["ann"]
     assert [answer["request_id"] for answer in answers] == [str(n) for n in range(8)]
     kinds = [answer["cache"] for answer in answers]
     assert kinds.count("miss") == 1
@@ -153,7 +148,7 @@ def test_processes_share_a_redis(start: Start, redis) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_redis_that_stops_midway_costs_its_hits_alone(
+def test_a_redis_that_stops_costs_its_hits_only(
     start: Start, torchserve: FakeTorchServe, redis, how: signal.Signals
 ) -> None:
     url, process = redis
@@ -163,10 +158,10 @@ def test_a_redis_that_stops_midway_costs_its_hits_alone(
     os.kill(process.pid, how)
     for number in range(12):
         answer = edge.answer({"user_id": "ann" if number % 2 else f"user-{number}"})
-        assert (answer["rung"], answer["cache"]) == ("personalised", "miss")
+        assert (answer["source"], answer["cache"]) == ("personalized", "miss")
     assert edge.count("tidegate_edge_breaker_opened_total", part="cache") >= 1
     torchserve.stop()
-    assert edge.answer({"user_id": "ann"})["rung"] == "popular"
+    assert edge.answer({"user_id": "ann"})["source"] == "popular"
     torchserve.start()
     if how == signal.SIGSTOP:
         os.kill(process.pid, signal.SIGCONT)

@@ -1,16 +1,23 @@
-"""Without consent nothing of the user is used, told on or kept, and the answer says so."""
+"""Without consent nothing of the user is used, passed on or stored, and the answer says so; consent is read from a store."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
+from pathlib import Path
 
 import pytest
 from fake_torchserve import FakeTorchServe
+from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
-from serving.edge.consent import Memory, NoStore, Standing
+from features.online.connect import StoreSettings, connect
+from features.online.profile import Event, TimedValue, make_profile
+from features.online.store import Policy, ProfileStore
+from serving.edge.consent import NoProfileStore, OnlineProfileStore, UserProfile
 
-YES, NO, UNASKED = Standing(True, "s1"), Standing(False, "s1"), Standing(None, "s1")
+GRANTED, DENIED, NOT_ASKED = UserProfile(True, "s1"), UserProfile(False, "s1"), UserProfile(None, "s1")
 BODY = {
     "user_id": "ann",
     "history": [{"item_id": "ann-009", "event_time": "2026-01-01T00:00:00Z"}],
@@ -20,62 +27,64 @@ BODY = {
 }
 
 
-def test_who_agrees_gets_a_personal_answer(start: Start) -> None:
-    answer = start(Memory({"ann": YES})).answer({"user_id": "ann"})
-    assert (answer["rung"], answer["items"][0]["item_id"]) == ("personalised", "ann-000")
+def test_a_user_who_consents_gets_a_personal_answer(start: Start) -> None:
+    answer = start(MemoryProfiles({"ann": GRANTED})).answer({"user_id": "ann"})
+    assert (answer["source"], answer["items"][0]["item_id"]) == ("personalized", "ann-000")
 
 
-def test_who_does_not_agree_gets_what_everybody_gets_and_is_told(start: Start, torchserve: FakeTorchServe) -> None:
-    edge = start(Memory({"ann": NO}))
+def test_a_user_who_does_not_consent_gets_what_everybody_gets_and_is_told_why(
+    start: Start, torchserve: FakeTorchServe
+) -> None:
+    edge = start(MemoryProfiles({"ann": DENIED}))
     answer = edge.answer(BODY)
-    assert answer["rung"] == "popular"
-    assert answer["reason"] == "the user does not agree to personalisation"
+    assert answer["source"] == "popular"
+    assert answer["reason"] == "the user does not consent to personalization"
     assert [item["item_id"] for item in answer["items"]] == ["popular-001", "popular-002", "popular-003"]
-    (told,) = [body for _, body in torchserve.asked if body["k"] == 3]
-    assert told == {"history": [], "k": 3, "exclude": ["popular-000"]}
+    (sent,) = [body for _, body in torchserve.requests if body["k"] == 3]
+    assert sent == {"history": [], "k": 3, "exclude": ["popular-000"]}
     (line,) = edge.served()
     assert line["consent"] == "denied"
 
 
-def test_withdrawn_consent_holds_at_once_and_on_every_rung(start: Start, torchserve: FakeTorchServe) -> None:
-    users = Memory({"ann": YES})
+def test_withdrawn_consent_holds_at_once_and_for_every_source(start: Start, torchserve: FakeTorchServe) -> None:
+    users = MemoryProfiles({"ann": GRANTED})
     edge = start(users)
-    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
-    users.standings["ann"] = NO
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
+    users.profiles["ann"] = DENIED
     assert edge.answer({"user_id": "ann"})["items"][0]["item_id"] == "popular-000"
     torchserve.stop()
     answer = edge.answer({"user_id": "ann", "k": 4})
-    assert answer["rung"] == "popular"
-    assert answer["reason"].startswith("the user does not agree to personalisation; TorchServe")
+    assert answer["source"] == "popular"
+    assert answer["reason"].startswith("the user does not consent to personalization; TorchServe")
 
 
-def test_a_clients_no_holds_and_its_yes_undoes_no_no(start: Start) -> None:
-    edge = start(Memory({"ann": YES, "bob": NO}))
-    assert edge.answer({"user_id": "ann"}, x_consent="denied")["rung"] == "popular"
-    assert edge.answer({"user_id": "bob"}, x_consent="granted")["rung"] == "popular"
+def test_a_clients_denial_holds_and_its_grant_overrides_no_denial(start: Start) -> None:
+    edge = start(MemoryProfiles({"ann": GRANTED, "bob": DENIED}))
+    assert edge.answer({"user_id": "ann"}, x_consent="denied")["source"] == "popular"
+    assert edge.answer({"user_id": "bob"}, x_consent="granted")["source"] == "popular"
     got = edge.ask({}, x_consent="maybe")
     assert (got.status_code, got.json()["field"]) == (400, "X-Consent")
 
 
-@pytest.mark.parametrize("users", [NoStore(), Memory({"ann": UNASKED})])
-def test_whether_silence_is_consent_is_a_setting(start: Start, users) -> None:
-    assert start(users).answer({"user_id": "ann"})["rung"] == "personalised"
-    strict = start(users, consent_unasked=False)
+@pytest.mark.parametrize("users", [NoProfileStore(), MemoryProfiles({"ann": NOT_ASKED})])
+def test_personalization_by_default_is_a_setting(start: Start, users) -> None:
+    assert start(users).answer({"user_id": "ann"})["source"] == "personalized"
+    strict = start(users, personalize_by_default=False)
     answer = strict.answer({"user_id": "ann"})
-    assert (answer["rung"], answer["reason"]) == (
+    assert (answer["source"], answer["reason"]) == (
         "popular",
-        "nobody asked the user to agree to personalisation",
+        "the user was not asked for consent to personalization",
     )
-    assert strict.answer({"user_id": "ann"}, x_consent="granted")["rung"] == "personalised"
+    assert strict.answer({"user_id": "ann"}, x_consent="granted")["source"] == "personalized"
 
 
-class Faulty(Memory):
-    """A store that hangs or fails when told to."""
+class Faulty(MemoryProfiles):
+    """A store that hangs or fails on demand."""
 
     fault: str | None = None
     reads = 0
 
-    async def read(self, user_id: str) -> Standing:
+    async def read(self, user_id: str) -> UserProfile:
         self.reads += 1
         if self.fault == "hung":
             await asyncio.sleep(3600)
@@ -84,51 +93,163 @@ class Faulty(Memory):
         return await super().read(user_id)
 
 
-@pytest.mark.parametrize(("fault", "says"), [("hung", "did not answer within 400 ms"), ("failing", "failed (Connec")])
-def test_a_store_that_fails_costs_personalisation_and_heals_by_itself(start: Start, fault: str, says: str) -> None:
-    users = Faulty({"ann": YES})
+@pytest.mark.parametrize(
+    ("fault", "message"), [("hung", "did not answer within 400 ms"), ("failing", "failed (Connec")]
+)
+def test_a_failing_store_costs_personalization_and_heals_by_itself(start: Start, fault: str, message: str) -> None:
+    users = Faulty({"ann": GRANTED})
     edge = start(users, store_ms=400)
-    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
     users.fault = fault
     answer = edge.answer({"user_id": "ann"})
-    assert answer["rung"] == "popular"
-    assert says in answer["reason"]
-    assert "agrees to personalisation is not known" in answer["reason"]
+    assert answer["source"] == "popular"
+    assert message in answer["reason"]
+    assert "consent to personalization is not known" in answer["reason"]
     users.fault = None
-    wait_until(lambda: edge.answer({"user_id": "ann"})["rung"] == "personalised")
+    wait_until(lambda: edge.answer({"user_id": "ann"})["source"] == "personalized")
 
 
-def test_a_store_that_keeps_failing_is_left_alone(start: Start) -> None:
-    users = Faulty({"ann": YES})
+def test_a_store_that_keeps_failing_is_not_read_for_a_while(start: Start) -> None:
+    users = Faulty({"ann": GRANTED})
     edge = start(users, breaker_seconds=60)
     users.fault = "failing"
     for _ in range(5):
         edge.answer({"user_id": "ann"})
     asked = users.reads
-    assert "was not asked, since it kept failing" in edge.answer({"user_id": "ann"})["reason"]
+    assert "because it kept failing" in edge.answer({"user_id": "ann"})["reason"]
     assert users.reads == asked
     assert edge.count("tidegate_edge_breaker_opened_total", part="store") == 1
 
 
-def test_the_impatient_are_not_held_against_the_store(start: Start) -> None:
-    users = Faulty({"ann": YES})
+def test_short_deadlines_do_not_count_as_failures_of_the_store(start: Start) -> None:
+    users = Faulty({"ann": GRANTED})
     edge = start(users, breaker_seconds=60)
     users.fault = "hung"
     for allowed in (10, 10, 10, 210, 210, 210, 210, 210):
         answer = edge.answer({"user_id": "ann"}, x_deadline_ms=str(allowed))
-        assert answer["rung"] == "popular"
+        assert answer["source"] == "popular"
     users.fault = None
-    assert edge.answer({"user_id": "ann"})["rung"] == "personalised"
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
 
 
-def test_who_has_no_name_is_not_looked_up(start: Start) -> None:
+def test_a_request_without_a_user_reads_no_profile(start: Start) -> None:
     users = Faulty()
     start(users).answer({"history": BODY["history"]})
     assert users.reads == 0
 
 
-def test_those_who_share_an_answer_do_not_share_its_reason(start: Start) -> None:
-    edge = start(Memory({"ann": NO, "bob": Standing(None, "")}), consent_unasked=False)
-    told = [edge.answer({"user_id": user}) for user in ("ann", "bob", "ann")]
-    assert [answer["reason"].split()[0] for answer in told] == ["the", "nobody", "the"]
-    assert [answer["cache"] for answer in told] == ["miss", "miss", "hit"]
+def test_users_who_share_an_answer_do_not_share_its_reason(start: Start) -> None:
+    edge = start(MemoryProfiles({"ann": DENIED, "bob": UserProfile(None, "")}), personalize_by_default=False)
+    answers = [edge.answer({"user_id": user}) for user in ("ann", "bob", "ann")]
+    denied, not_asked = "does not consent", "was not asked"
+    assert all(reason in answer["reason"] for reason, answer in zip((denied, not_asked, denied), answers, strict=True))
+    assert [answer["cache"] for answer in answers] == ["miss", "miss", "hit"]
+
+
+NOW = time.time_ns() // 1000
+MINUTE = 60_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    made = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    made.configure(Policy(max_events=100, ttl_us=None))
+    return made
+
+
+def event(minutes_ago: int, item: str) -> Event:
+    moment = NOW - minutes_ago * MINUTE
+    return Event(moment, f"e{minutes_ago}", NOW - MINUTE, item, "play")
+
+
+def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, TimedValue]:
+    moment = NOW - minutes_ago * MINUTE
+    return {"personalization": TimedValue(moment, "c", moment, granted)}
+
+
+def read(store: ProfileStore, user: str) -> UserProfile:
+    return asyncio.run(OnlineProfileStore(lambda: store).read(user))
+
+
+def test_consent_is_the_users_last_answer(store: ProfileStore) -> None:
+    store.upsert(
+        [
+            make_profile("ann", consent=consent_given(True, 9)),
+            make_profile("bob", consent=consent_given(True, 9)),
+            make_profile("eve", [event(9, "a")]),
+        ]
+    )
+    store.upsert([make_profile("bob", consent=consent_given(False, 5))])
+
+    assert [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")] == [True, False, None, None]
+
+
+def test_a_profile_that_cannot_be_read_grants_nothing(store: ProfileStore, tmp_path: Path, start: Start) -> None:
+    store.upsert([make_profile("ann", [event(9, "a")], None, consent_given(False))])
+    with sqlite3.connect(tmp_path / "online.db") as database:
+        database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) LIKE '%ann'")
+
+    answer = start(OnlineProfileStore(lambda: store)).answer({"user_id": "ann"})
+
+    assert answer["source"] == "popular"
+    assert "the profile store failed" in answer["reason"]
+
+
+def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
+    users = OnlineProfileStore.from_environment("made")
+    assert asyncio.run(users.read("ann")) == UserProfile(None, "")
+    assert not (tmp_path / "online.db").exists()
+
+    filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    filled.configure(Policy(max_events=100, ttl_us=None))
+    filled.upsert([make_profile("ann", consent=consent_given(False))])
+    assert asyncio.run(users.read("ann")).consent is False
+
+
+@pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
+def test_every_new_event_changes_the_profile_version(store: ProfileStore, change: list[Event]) -> None:
+    store.upsert([make_profile("ann", [event(9, "a")])])
+    before = read(store, "ann")
+    assert read(store, "ann") == before
+
+    store.upsert([make_profile("ann", change)])
+
+    assert read(store, "ann").version != before.version
+
+
+def test_the_next_answer_after_a_new_event_is_fresh(store: ProfileStore, start: Start) -> None:
+    store.upsert([make_profile("ann", [event(9, "a")])])
+    edge = start(OnlineProfileStore(lambda: store))
+    assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
+
+    store.upsert([make_profile("ann", [event(2, "b")])])
+
+    assert edge.answer({"user_id": "ann"})["cache"] == "miss"
+
+
+def test_a_profile_that_the_worker_cannot_read_is_sent_unless_the_request_has_a_history_or_consent_is_missing(
+    store: ProfileStore, start: Start, torchserve: FakeTorchServe
+) -> None:
+    traits = {
+        "plan": TimedValue(NOW - MINUTE, "t", NOW - MINUTE, "free"),
+        "age": TimedValue(NOW - MINUTE, "t", NOW - MINUTE, 30),
+    }
+    store.upsert(
+        [
+            make_profile("ann", [event(9, "a"), event(20, "b")], traits),
+            make_profile("bob", [event(9, "a")], consent=consent_given(False)),
+        ]
+    )
+    edge = start(OnlineProfileStore(lambda: store, sends_features=True))
+    edge.answer({"user_id": "ann", "k": 3, "context": {"age": 31}})
+    edge.answer({"user_id": "ann", "k": 4, "history": []})
+    edge.answer({"user_id": "bob", "k": 5})
+
+    sent = {body["k"]: body for _, body in torchserve.requests}
+    assert [one["item_id"] for one in sent[3]["history"]] == ["b", "a"]
+    assert sent[3]["context"] == {"plan": "free", "age": 31}
+    assert sent[4] == {"user_id": "ann", "k": 4, "history": []}
+    assert sent[5] == {"history": [], "k": 5}

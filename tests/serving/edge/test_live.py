@@ -1,4 +1,4 @@
-"""In front of a real TorchServe: answers are the worker's own, and what is killed comes back without a hand."""
+"""In front of a real TorchServe: answers are the worker's own, and killed processes come back by themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from running import Edge, make_settings, wait_until
 
 from serving import deploy
 from serving.deployment import registry
-from serving.edge.answer import TRACED
+from serving.edge.answer import LOGGED_FIELDS
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
@@ -36,19 +37,27 @@ def deployed(
         yield live
 
 
-@pytest.fixture
-def edge(deployed: ServerSettings, artifacts, tmp_path: Path) -> Iterator[Edge]:
+@contextmanager
+def edge_in_front_of(deployed: ServerSettings, artifact: Path, home: Path) -> Iterator[Edge]:
     own = {
         "management": deployed.management_url,
         "token_file": deployed.key_file,
-        "artifact": artifacts[1],
+        "artifact": artifact,
         "deadline_ms": 10_000,
         "popular_seconds": 2,
     }
-    edge = Edge(make_settings(tmp_path, deployed.inference_url, **own))
-    wait_until(lambda: edge.app.service.ladder.popular is not None, PATIENCE)
-    yield edge
-    edge.close()
+    edge = Edge(make_settings(home, deployed.inference_url, **own))
+    try:
+        yield edge
+    finally:
+        edge.close()
+
+
+@pytest.fixture
+def edge(deployed: ServerSettings, artifacts, tmp_path: Path) -> Iterator[Edge]:
+    with edge_in_front_of(deployed, artifacts[1], tmp_path) as edge:
+        wait_until(lambda: edge.service.recommender.fallback.popular is not None, PATIENCE)
+        yield edge
 
 
 def ask(edge: Edge, body: dict) -> dict:
@@ -58,14 +67,14 @@ def ask(edge: Edge, body: dict) -> dict:
 
 
 def recovers(edge: Edge, user: str) -> dict:
-    """A personalised answer of TorchServe, sooner or later; until then, an answer every time."""
+    """A personalized answer of TorchServe, sooner or later; until then, an answer every time."""
     history = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
     deadline = time.monotonic() + PATIENCE
     for number in range(100_000):
         answer = ask(edge, {"user_id": f"{user}-{number}", "history": history, "k": 3})
-        if answer["rung"] == "personalised":
+        if answer["source"] == "personalized":
             return answer
-        assert answer["rung"] in ("popular", "static")
+        assert answer["source"] in ("popular", "static")
         assert time.monotonic() < deadline, answer
         time.sleep(0.2)
     raise AssertionError("unreachable")
@@ -76,14 +85,14 @@ def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
         case = json.loads(line)
         answer = ask(edge, case["request"] | {"request_id": "golden"})
         expected = case["answer"] | {"model_version": "1.0", "request_id": "golden"}
-        shown = expected.keys() - TRACED  # which the served log alone has
+        shown = expected.keys() - set(LOGGED_FIELDS)  # only the served log has these
         assert {name: answer[name] for name in shown} == {name: expected[name] for name in shown}
         (line,) = [one for one in edge.served() if one["items"] == [item["item_id"] for item in expected["items"]]]
         assert (line["computed_on"], line["inputs"] is None) == (expected["computed_on"], False)
-    assert edge.app.service.ladder.version == "1.0"
+    assert edge.service.recommender.version == "1.0"
 
 
-def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge, deployed: ServerSettings) -> None:
+def test_a_killed_worker_and_a_killed_server_come_back_by_themselves(edge: Edge, deployed: ServerSettings) -> None:
     recovers(edge, "before")
     with TorchServe.from_settings(deployed) as client:
         (worker,) = client.describe("tiny")["1.0"].pids
@@ -92,21 +101,21 @@ def test_a_killed_worker_and_a_killed_server_come_back_without_a_hand(edge: Edge
 
     os.kill(server.find(deployed).pid, 9)
     answer = ask(edge, {"history": [{"item_id": "item-02", "event_time": "2026-01-01T00:00:00Z"}], "k": 4})
-    assert (answer["rung"], len(answer["items"])) == ("popular", 4)
+    assert (answer["source"], len(answer["items"])) == ("popular", 4)
     server.start(deployed)  # its tokens are new
     recovers(edge, "server")
 
 
-def test_a_token_that_no_longer_holds_is_renewed(edge: Edge, deployed: ServerSettings) -> None:
+def test_an_expired_token_is_renewed(deployed: ServerSettings, artifacts, tmp_path: Path) -> None:
     keys = json.loads(deployed.key_file.read_text())
-    keys["inference"]["key"] = "expired1"  # as after its hour: the file holds what the server refuses
+    keys["inference"]["key"] = "expired1"  # as after its hour: the file holds a token that the server refuses
     deployed.key_file.chmod(0o600)
     deployed.key_file.write_text(json.dumps(keys))
-    edge.app.service.ladder.upstream._token = "expired1"
-    recovers(edge, "token")
+    with edge_in_front_of(deployed, artifacts[1], tmp_path) as edge:
+        recovers(edge, "token")
 
 
-def test_the_edge_notices_a_worker_that_refuses(edge: Edge, deployed: ServerSettings) -> None:
+def test_edge_and_worker_refuse_the_same_request(edge: Edge, deployed: ServerSettings) -> None:
     with TorchServe.from_settings(deployed) as client, pytest.raises(ServerError):
         client.predict("tiny", {"k": 0})
     got = edge.ask({"k": 0})

@@ -1,4 +1,4 @@
-"""Whatever stops, slows, empties or fills up: every request is answered in time, from a stated rung, and it heals."""
+"""Whatever stops, slows, empties or fills up: every request is answered in time, says its source, and it heals."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_artifact
-from outage import Asker, Disk, Line, Redis, Row, process, readiness, until
+from outage import Client, Disk, Line, Redis, Row, process, readiness, until
 from own_registry import use_registry
 
 from benchmarks._load import free_ports
-from features.online.connect import STORE, StoreSettings, connect
+from features.online.connect import STORE_VARIABLE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
-from features.online.profile import Event, Profile, Stated, make
+from features.online.profile import PERSONALIZATION, Event, Profile, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
 from serving.deployment import registry
-from serving.edge import keyring
+from serving.edge.authentication import SERVER, add_key, create_key
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
 from serving.torchserve import launch, server
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 LATE = "tidegate_edge_late_total"
 DEADLINE_MS, SLACK_MS = 500, 300  # the slack is of the client's clock, on a machine with other work
 PATIENCE = 120  # seconds to heal, where a healthy machine takes a tenth of that
-RUNGS = {"personalised", "segment", "popular", "cached", "static"}
+SOURCES = {"personalized", "segment", "popular", "cached", "static"}
 NOW = time.time_ns() // 1000
 MINUTE = 60_000_000
 PAGE = 4096
@@ -48,8 +48,8 @@ def profile(user: str, agrees: bool, *numbers: int) -> Profile:
         Event(NOW - (60 - item) * MINUTE, f"e{item}", NOW - (60 - item) * MINUTE, tiny_artifact.ITEMS[item], "play")
         for item in numbers
     ]
-    word = Stated(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
-    return make(user, events, None, {"personalisation": word})
+    word = TimedValue(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
+    return make_profile(user, events, None, {PERSONALIZATION: word})
 
 
 PROFILES = [profile(f"yes-{number}", True, number, number + 1) for number in range(8)]
@@ -69,54 +69,56 @@ class Stack:
     line: Line
     disk: Disk
     store: ProfileStore  # as a writer has it, straight to Redis
-    server: torchserve.ServerSettings
+    server: torchserve.Settings
     edge_pid: int
     counts: str
-    asker: Asker
+    client: Client
 
     def last(self, kind: str, number: int, since: int = 0) -> list[Row]:
-        return [row for row in self.asker.rows[since:] if row.kind == kind][-number:]
+        return [row for row in self.client.rows[since:] if row.kind == kind][-number:]
 
-    def settles(self, kind: str, rungs: set[str], why: str = "") -> None:
-        """The next answers of a kind come to stand on these rungs for a reason, and stay there for a while."""
-        since = len(self.asker.rows)
+    def settles(self, kind: str, sources: set[str], why: str = "") -> None:
+        """The next answers of a kind come to have these sources for a reason, and keep them for a while."""
+        since = len(self.client.rows)
 
         def fits(row: Row) -> bool:
-            return row.rung in rungs and why in row.reason
+            return row.source in sources and why in row.reason
 
         def settled() -> bool:
             rows = self.last(kind, 10, since)
             return len(rows) == 10 and all(map(fits, rows))
 
-        def told() -> dict[str, int]:
-            return Counter(f"{row.rung}: {row.reason}" for row in self.asker.rows[since:] if row.kind == kind)
+        def seen() -> dict[str, int]:
+            return Counter(f"{row.source}: {row.reason}" for row in self.client.rows[since:] if row.kind == kind)
 
-        until(settled, PATIENCE, told)
+        until(settled, PATIENCE, seen)
 
-    def falls(self, kind: str, rungs: set[str], why: str = "") -> None:
+    def falls(self, kind: str, sources: set[str], why: str = "") -> None:
         """What heals by itself is seen at least once. It may be over before ten slow answers are in."""
-        since = len(self.asker.rows)
+        since = len(self.client.rows)
 
         def fell() -> bool:
-            return any(row.rung in rungs and why in row.reason for row in self.asker.rows[since:] if row.kind == kind)
+            return any(
+                row.source in sources and why in row.reason for row in self.client.rows[since:] if row.kind == kind
+            )
 
-        until(fell, PATIENCE, lambda: Counter(row.rung for row in self.asker.rows[since:] if row.kind == kind))
+        until(fell, PATIENCE, lambda: Counter(row.source for row in self.client.rows[since:] if row.kind == kind))
 
     def well(self) -> None:
-        self.settles("stated", {"personalised"})
-        self.settles("known", {"personalised"})
-        self.settles("denied", {"popular"}, "does not agree")
+        self.settles("stated", {"personalized"})
+        self.settles("known", {"personalized"})
+        self.settles("denied", {"popular"}, "does not consent")
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Whatever happens in the block: all are answered in time, and nobody who did not agree is known."""
+        """Whatever happens in the block: all are answered in time, and nobody who denied consent is known."""
         self.well()
-        begin, late = len(self.asker.rows), self.count(LATE)
+        begin, late = len(self.client.rows), self.count(LATE)
         yield
         self.well()
-        rows = self.asker.rows[begin:]
-        assert not [row for row in rows if row.status != 200 or row.rung not in RUNGS]
-        assert not [row for row in rows if row.kind == "denied" and row.rung not in ("popular", "static")]
+        rows = self.client.rows[begin:]
+        assert not [row for row in rows if row.status != 200 or row.source not in SOURCES]
+        assert not [row for row in rows if row.kind == "denied" and row.source not in ("popular", "static")]
         assert not [row for row in rows if row.milliseconds > DEADLINE_MS + SLACK_MS]
         assert self.count(LATE) - late <= len(rows) / 1000, "by the edge's own clock"
 
@@ -151,7 +153,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
 
         url = f"redis://127.0.0.1:{line.port}/0"
-        patch.setenv(STORE, url)
+        patch.setenv(STORE_VARIABLE, url)
         for field, port in zip(PORTS, ports, strict=True):
             patch.setenv(variable(field), str(port))
         patch.setenv(variable("server_home"), str(home / "torchserve"))
@@ -169,8 +171,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         (disk.folder / "logs").mkdir()
         (home / "torchserve").mkdir()
         (home / "torchserve" / "logs").symlink_to(disk.folder / "logs")
-        key, kept = keyring.new(keyring.SERVER, None, None)
-        keyring.add(disk.folder / "edge" / "keys.json", kept)
+        key, stored = create_key(SERVER, None, None)
+        add_key(disk.folder / "edge" / "keys.json", stored)
 
         stack.enter_context(
             process(["serving.supervisor", "--dataset", NAME, "--grace-seconds", "6"], home / "keep.log")
@@ -178,59 +180,59 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)
-        asker = Asker(f"{url}/v1/recommendations", key, BODIES)
-        stack.callback(asker.close)
+        client = Client(f"{url}/v1/recommendations", key, BODIES)
+        stack.callback(client.close)
         counts = f"http://127.0.0.1:{counts_port}"
-        yield Stack(redis, line, disk, store, torchserve.load(), edge.pid, counts, asker)
+        yield Stack(redis, line, disk, store, torchserve.load(), edge.pid, counts, client)
 
 
 def fill(store: ProfileStore) -> None:
-    """As features.materialize does."""
+    """As features.fill does."""
     store.configure(Policy(max_events=100, ttl_us=None))
     store.upsert(PROFILES)
 
 
-NO_WORD = "so whether the user agrees to personalisation is not known"
+NOT_KNOWN = "so the user's consent to personalization is not known"
 
 
-def test_a_killed_redis_takes_the_personal_from_named_users_alone(stack: Stack) -> None:
+def test_a_killed_redis_costs_personalization_of_named_users_only(stack: Stack) -> None:
     with stack.watched():
         stack.redis.kill()
-        stack.settles("known", {"popular"}, NO_WORD)
-        stack.settles("stated", {"personalised"})
+        stack.settles("known", {"popular"}, NOT_KNOWN)
+        stack.settles("stated", {"personalized"})
         stack.redis.start()
 
 
-def test_nobody_waits_for_a_redis_that_takes_half_a_second(stack: Stack) -> None:
+def test_no_request_waits_for_a_redis_that_takes_half_a_second(stack: Stack) -> None:
     with stack.watched():
         stack.line.delay = 0.5
-        stack.settles("known", {"popular"}, NO_WORD)
-        stack.settles("stated", {"personalised"})
+        stack.settles("known", {"popular"}, NOT_KNOWN)
+        stack.settles("stated", {"personalized"})
         stack.line.delay = 0.0
 
 
 def test_an_emptied_redis_holds_no_consent_until_it_is_filled(stack: Stack) -> None:
     with stack.watched():
         stack.redis.client.flushall()
-        stack.settles("known", {"popular"}, NO_WORD)
-        stack.settles("stated", {"personalised"})
+        stack.settles("known", {"popular"}, NOT_KNOWN)
+        stack.settles("stated", {"personalized"})
         fill(stack.store)
 
 
-def test_a_full_redis_answers_as_ever_and_says_to_writers_that_it_is_full(stack: Stack) -> None:
+def test_a_full_redis_answers_reads_and_tells_writers_that_it_is_full(stack: Stack) -> None:
     before = stack.store.read(["yes-0"], [NOW])
     more = profile("yes-0", True, 5, 6, 7)
     with stack.watched():
         stack.redis.client.config_set("maxmemory-policy", "noeviction")
         stack.redis.client.config_set("maxmemory", "1")
-        begin = len(stack.asker.rows)
+        begin = len(stack.client.rows)
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             stack.store.upsert([more])
-        stack.store.erase(["no-7"])  # who leaves is forgotten all the same
+        stack.store.erase(["no-7"])  # an erased user is erased all the same
         time.sleep(1)
-        stack.settles("known", {"personalised"})
-        asked = [row.rung for row in stack.asker.rows[begin:] if row.kind == "known"]
-        assert asked.count("personalised") >= 0.95 * len(asked)
+        stack.settles("known", {"personalized"})
+        asked = [row.source for row in stack.client.rows[begin:] if row.kind == "known"]
+        assert asked.count("personalized") >= 0.95 * len(asked)
         assert stack.store.read(["yes-0"], [NOW]) == before
         stack.redis.client.config_set("maxmemory", "0")
         stack.store.upsert([more, PROFILES[-1]])
@@ -241,7 +243,7 @@ def test_a_killed_worker_comes_back(stack: Stack) -> None:
     with stack.watched():
         before = stack.worker()
         os.kill(before, 9)
-        stack.settles("known", {"personalised"})
+        stack.settles("known", {"personalized"})
     assert stack.worker() != before
 
 
@@ -252,18 +254,18 @@ def test_a_killed_torchserve_comes_back(stack: Stack) -> None:
         stack.falls("stated", {"cached", "popular"}, "TorchServe")
 
 
-def test_a_model_whose_files_are_gone_is_deployed_anew(stack: Stack) -> None:
+def test_a_model_whose_files_are_gone_is_deployed_again(stack: Stack) -> None:
     with stack.watched():
         for archive in stack.server.model_store.glob("*.mar"):
             archive.unlink()
         shutil.rmtree(launch.scratch_folder(stack.server.server_home.resolve()) / "models")
-        stack.settles("known", {"personalised"})  # nobody who is loaded needs them
+        stack.settles("known", {"personalized"})  # a loaded model does not need them
         os.kill(stack.worker(), 9)
         stack.falls("known", {"cached", "popular"}, "TorchServe")
     assert list(stack.server.model_store.glob("*.mar"))
 
 
-def test_a_full_disk_costs_logs_alone(stack: Stack) -> None:
+def test_a_full_disk_costs_logs_only(stack: Stack) -> None:
     log = stack.server.server_home / "logs" / "worker.log"
     lost = 'tidegate_edge_served_lines_total{outcome="failed"'
     with stack.watched():
@@ -274,11 +276,11 @@ def test_a_full_disk_costs_logs_alone(stack: Stack) -> None:
         until(lambda: stack.count(lost) > before, 10)
         os.kill(stack.worker(), 9)
         stack.falls("known", {"cached", "popular"}, "TorchServe")
-        stack.settles("known", {"personalised"})
+        stack.settles("known", {"personalized"})
         assert log.stat().st_size == size, "TorchServe could not log either"
         os.kill(server.find(stack.server).pid, 9)
         stack.falls("known", {"cached", "popular"}, "TorchServe")
-        stack.settles("known", {"personalised"})
+        stack.settles("known", {"personalized"})
         stack.disk.free()
         written = 'tidegate_edge_served_lines_total{outcome="written"'
         before = stack.count(written)

@@ -22,7 +22,7 @@ from running import wait_until
 
 from benchmarks._load import free_ports
 from config.paths import ROOT
-from serving.edge import keyring
+from serving.edge import authentication
 
 pytestmark = pytest.mark.slow
 
@@ -70,8 +70,8 @@ def look_at(parent: psutil.Process) -> tuple[set[str], str]:
 def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) -> None:
     process, url, counts = running
     wait_until(lambda: alive(url), 300)
-    text, stored = keyring.new(keyring.SERVER, None, None)
-    keyring.add(tmp_path / "keys.json", stored)
+    text, stored = authentication.create_key(authentication.SERVER, None, None)
+    authentication.add_key(tmp_path / "keys.json", stored)
 
     def ask() -> httpx.Response:  # a connection of its own each, so that both processes meet some
         headers = {"Authorization": f"Bearer {text}"}
@@ -82,7 +82,7 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
     assert {answer.status_code for answer in answers if answer.status_code != 401} == {200}
     given = sum(answer.status_code == 200 for answer in answers) + 1
     page = httpx.get(f"{counts}/metrics", trust_env=False).text
-    counted = re.findall(r'^tidegate_edge_answers_total\{.*rung="personalised".*\} (\d+)', page, re.MULTILINE)
+    counted = re.findall(r'^tidegate_edge_answers_total\{.*source="personalized".*\} (\d+)', page, re.MULTILINE)
     assert sum(map(int, counted)) == given
 
     listening, mapped = look_at(psutil.Process(process.pid))

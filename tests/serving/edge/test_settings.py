@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from serving.edge import serve, settings
-from serving.edge.pseudonym import SecretError, load_secret, pseudonym
 from serving.settings import SettingsError
 
 
@@ -26,19 +25,19 @@ def test_the_defaults_are_loopback_and_this_projects_own_server() -> None:
     assert loaded.dataset == "demo"
 
 
-def test_the_servers_own_settings_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_torchserve_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_INFERENCE_PORT", "9999")
     assert settings.load().upstream == "http://127.0.0.1:9999"
 
 
-def test_arms_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_EDGE_EXPERIMENT", "e")
     monkeypatch.setenv("TIDEGATE_EDGE_ARMS", '{"b": {"share": 0.1, "version": "2.0"}, "a": {"share": 0.9}}')
     assert list(settings.load().arms) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("PORT", "70000", "TIDEGATE_EDGE_PORT is '70000'; "),
         ("DEADLINE_MS", "soon", "TIDEGATE_EDGE_DEADLINE_MS is 'soon'; "),
@@ -51,47 +50,32 @@ def test_arms_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RESERVE_MS", "300", "TIDEGATE_EDGE_RESERVE_MS is 300; expected less than TIDEGATE_EDGE_DEADLINE_MS, 300"),
     ],
 )
-def test_a_value_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
     monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", value)
-    with pytest.raises(SettingsError, match=f"^{says}"):
+    with pytest.raises(SettingsError, match=f"^{message}"):
         settings.load()
 
 
-def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path) -> None:
-    path = tmp_path / "home" / "user.key"
-    first = load_secret("", path)
-    assert load_secret("", path) == first
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["user.key"]
-    assert load_secret("stated and long enough", path) != first
-    assert pseudonym(first, "ann") != pseudonym(first, "bob")
-
-
-def test_a_secret_that_hides_nothing_is_refused(tmp_path) -> None:
-    with pytest.raises(SecretError, match="TIDEGATE_EDGE_USER_SECRET holds 5 characters; expected at least 16"):
-        load_secret("short", tmp_path / "user.key")
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("USER_SECRET", "short", "TIDEGATE_EDGE_USER_SECRET holds 5 characters"),
-        ("KEYS", "{", "TIDEGATE_EDGE_KEYS holds no list of keys"),
+        ("KEYS", "{", "TIDEGATE_EDGE_KEYS is not a list of keys"),
         ("PORT", None, "TIDEGATE_EDGE_PORT: 127.0.0.1:{taken} cannot be used (Address already in use"),
         ("METRICS_PORT", None, "TIDEGATE_EDGE_METRICS_PORT: 127.0.0.1:{taken} cannot be used (Address already in use"),
     ],
 )
 def test_an_edge_that_cannot_start_says_why_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path, name: str, value, says: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path, name: str, value, message: str
 ) -> None:
-    monkeypatch.setattr(serve, "run", lambda chosen: pytest.fail("it started"))
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
     monkeypatch.setenv("TIDEGATE_EDGE_HOME", str(tmp_path))
-    monkeypatch.setenv(serve.MULTIPROCESS, "")  # so that what main sets is taken back
+    monkeypatch.setenv(serve.SHARED_COUNTS, "")  # so that what main sets is taken back
     with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as taken:
         free, port = probe.getsockname()[1], taken.getsockname()[1]
         probe.close()
         monkeypatch.setenv("TIDEGATE_EDGE_PORT", str(free))
         monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", value or str(port))
         assert serve.main([]) == 2
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert said.removeprefix("error: ").startswith(says.format(taken=port))
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.removeprefix("error: ").startswith(message.format(taken=port))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data import atomic_write
+from data import files
 from serving import deploy
 from serving.deployment import alias_changes, registry
 from serving.deployment.alias_changes import INTENT, KIND, name_of
@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_costs_the_memory_and_no_rollback(signed, monkeypatc
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic_write, "write", full)
+    monkeypatch.setattr(files, "write_bytes", full)
 
     registry.rollback("tiny")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.gating import report_page as gate_page
+from experiments.gating import report_page
 from serving import deploy
 from serving.deployment import registry
 from serving.deployment.alias_changes import name_of
@@ -97,9 +97,11 @@ def test_every_later_report_tells_of_it_until_a_promotion_ends_it(overridden) ->
     }
     loud = registry.standing_override("tiny")
     assert loud is not None
-    assert REASON in gate_page.page(report | {"overrides": [loud["line"]]})
-    assert REASON not in gate_page.page(report | {"overrides": []})
-    assert "OVERRIDE: a model is champion without the gate" in gate_page.page(registry.serving_target("tiny").report)
+    assert REASON in report_page.page(report | {"overrides": [loud["line"]]})
+    assert REASON not in report_page.page(report | {"overrides": []})
+    assert "OVERRIDE: a model was made the champion by an override" in report_page.page(
+        registry.serving_target("tiny").report
+    )
     registry.note_verdict("tiny", "2", {"verdict": "HOLD", "reason": "too close to call"})
     assert REASON in client().get_model_version("tiny", "2").description
 

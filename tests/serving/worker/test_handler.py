@@ -86,9 +86,9 @@ def test_a_response_names_the_version_that_torchserve_serves(handler: Handler) -
     assert answer["model_version"] == "7.0"
 
 
-def test_half_a_surrogate_pair_is_returned(handler: Handler) -> None:
+def test_half_a_surrogate_pair_is_a_400_that_names_its_field(handler: Handler) -> None:
     (answer,), (status,) = ask(handler, b'{"request_id": "\\ud800"}')
-    assert (status, answer["request_id"]) == (200, "\ud800")
+    assert (status, answer["field"]) == (400, "request_id")
 
 
 def test_an_exception_is_a_500_for_one_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

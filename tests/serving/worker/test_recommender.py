@@ -20,7 +20,7 @@ from serving import export
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
 from serving.worker.users import User
-from training.train import fit
+from training.fitting import fit
 
 FEATURES = checkerboard(cut="valid")
 NOW = FEATURES.cut_us + DAY
@@ -42,7 +42,7 @@ def exported(tmp_path: Path) -> Exported:
         settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
         settings["serve"] |= serve
         settings["segments"] = {"rules": RULES}
-        facts = {"recipe": fitted.recipe, "label": name, "run_id": "none"}
+        facts = {"hyperparameters": fitted.hyperparameters, "label": name, "run_id": "none"}
         changed = params.Params.model_validate(settings)
         export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
         return Recommender.load(tmp_path / "artifact")
@@ -93,10 +93,10 @@ def test_a_value_that_no_item_has_matches_nothing(exported: Exported) -> None:
     ("filters", "error"),
     [
         ({"color": "odd"}, "filters.color: items have no such attribute; known are colour, size"),
-        ({"colour": []}, "filters.colour: expected text or a list of texts"),
+        ({"colour": []}, "filters.colour: list should have at least 1 item after validation, not 0"),
         ({"colour": 3}, "filters.colour: expected text or a list of texts"),
-        ("odd", "filters: expected an object or null, got text"),
-        ({"colour": ["x"] * 101}, "filters.colour: expected at most 100 values, got 101"),
+        ("odd", "filters: input should be a valid dictionary"),
+        ({"colour": ["x"] * 101}, "filters.colour: list should have at most 100 items after validation, not 101"),
     ],
 )
 def test_a_bad_filter_is_named_and_does_not_affect_other_requests(
@@ -114,7 +114,7 @@ def test_a_bad_filter_is_named_and_does_not_affect_other_requests(
 def test_a_user_without_history_gets_the_popular_list_of_their_segment(exported: Exported) -> None:
     answer = ask(exported(), context={"side": 1}, k=10)
 
-    assert (answer["rung"], answer["segments"]) == ("segment", ["odd"])
+    assert (answer["source"], answer["segments"]) == ("segment", ["odd"])
     assert answer["reason"] == "the history is empty; popular in the segment odd"
     assert all(map(is_odd, ids(answer)))
 
@@ -129,7 +129,7 @@ def test_the_rest_of_the_catalog_follows_the_segment_list(exported: Exported) ->
 def test_a_history_wins_over_a_segment(exported: Exported) -> None:
     answer = ask(exported(), context={"side": 1}, history=history(0, 2), k=5)
 
-    assert answer["rung"] == "personalised"
+    assert answer["source"] == "personalized"
     assert answer["segments"] == ["odd", "active"]
     assert not any(map(is_odd, ids(answer)))
 
@@ -139,7 +139,7 @@ def test_a_history_of_unknown_items_falls_back_to_the_segment_with_a_reason(expo
 
     answer = ask(exported(), history=gone)
 
-    assert answer["rung"] == "segment"
+    assert answer["source"] == "segment"
     assert answer["reason"].startswith("no event of the history has a known item")
 
 
@@ -157,7 +157,7 @@ def test_a_failing_model_still_gives_a_popular_list_and_the_reason(
     monkeypatch.setattr(served.model, "scores", scores)
     answer = ask(served, history=history(0), k=5)
 
-    assert answer["rung"] == "popular"
+    assert answer["source"] == "popular"
     assert answer["reason"] == "the model failed on this batch"
     assert len(ids(answer)) == 5
     assert "item-0" not in ids(answer)
@@ -215,12 +215,12 @@ def test_a_stored_history_is_used_where_the_request_has_none(exported: Exported)
     by_hand = ask(served, **stated)
 
     assert served.lookup.calls == 1, "one round trip per batch"
-    assert stored["rung"] == "personalised"
+    assert stored["source"] == "personalized"
     assert ids(stored) == ids(by_hand)
     assert stored["segments"] == ["odd", "active"]
     assert "item-1" not in ids(stored)
     assert "item-3" not in ids(stored)
-    assert (unknown["rung"], unknown["reason"]) == ("popular", "the store does not know the user")
+    assert (unknown["source"], unknown["reason"]) == ("popular", "the store does not know the user")
     assert not any(map(is_odd, ids(own)[:3])), "a history in the request wins over a stored one"
 
 

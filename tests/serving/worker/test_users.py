@@ -10,8 +10,8 @@ import pytest
 from data.columns import DAY
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreUnavailable
-from features.online.item_trends import ItemTrends
-from features.online.profile import Event, Stated, make
+from features.online.profile import Event, TimedValue, make_profile
+from features.online.records import ItemTrends
 from features.online.store import Policy, ProfileStore
 from features.vocabulary import Vocabulary
 from serving.circuit_breaker import Breaker
@@ -37,13 +37,13 @@ def event(days_ago: int, item: str) -> Event:
     return Event(moment, f"e-{days_ago}-{item}", moment, item, "play")
 
 
-def consent(agreed: bool) -> dict[str, Stated]:
-    return {"personalisation": Stated(NOW - DAY, "c", NOW - DAY, agreed)}
+def consent(agreed: bool) -> dict[str, TimedValue]:
+    return {"personalization": TimedValue(NOW - DAY, "c", NOW - DAY, agreed)}
 
 
 def test_a_known_user_has_history_traits_and_the_time_of_the_newest_fact(store: ProfileStore) -> None:
-    traits = {"plan": Stated(NOW - 2 * DAY, "t", NOW - 2 * DAY, "free")}
-    store.upsert([make("known", [event(3, "b"), event(5, "a"), event(1, "a")], traits, consent(True))])
+    traits = {"plan": TimedValue(NOW - 2 * DAY, "t", NOW - 2 * DAY, "free")}
+    store.upsert([make_profile("known", [event(3, "b"), event(5, "a"), event(1, "a")], traits, consent(True))])
 
     (user,) = StoreLookup(lambda: store).find_users([request("known")], "first")
 
@@ -54,7 +54,7 @@ def test_a_known_user_has_history_traits_and_the_time_of_the_newest_fact(store: 
 
 
 def test_nothing_later_than_the_request_is_seen(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a"), event(1, "b")])])
+    store.upsert([make_profile("known", [event(5, "a"), event(1, "b")])])
 
     (user,) = StoreLookup(lambda: store).find_users([request("known", NOW - 3 * DAY)], "first")
 
@@ -63,17 +63,17 @@ def test_nothing_later_than_the_request_is_seen(store: ProfileStore) -> None:
 
 def test_a_new_event_is_in_the_next_history(store: ProfileStore) -> None:
     lookup = StoreLookup(lambda: store)
-    store.upsert([make("known", [event(5, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")])])
     lookup.find_users([request("known")], "first")
 
-    store.upsert([make("known", [Event(NOW - 1, "new", NOW - 1, "b", "play")])])
+    store.upsert([make_profile("known", [Event(NOW - 1, "new", NOW - 1, "b", "play")])])
     (user,) = lookup.find_users([request("known")], "first")
 
     assert user.items == ["a", "b"]
 
 
 def test_a_user_without_consent_has_no_history_and_no_traits(store: ProfileStore) -> None:
-    store.upsert([make("shy", [event(5, "a")], None, consent(False))])
+    store.upsert([make_profile("shy", [event(5, "a")], None, consent(False))])
 
     (user,) = StoreLookup(lambda: store).find_users([request("shy")], "first")
 
@@ -82,7 +82,7 @@ def test_a_user_without_consent_has_no_history_and_no_traits(store: ProfileStore
 
 
 def test_each_user_has_their_own_reason(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a")]), make("gone", [event(31, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")]), make_profile("gone", [event(31, "a")])])
 
     users = StoreLookup(lambda: store).find_users([request("nobody"), request("known"), request("gone")], "first")
 
@@ -102,7 +102,7 @@ def test_a_store_is_found_once_it_is_materialized(tmp_path: Path, monkeypatch: p
 
     filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
-    filled.upsert([make("known", [event(5, "a")])])
+    filled.upsert([make_profile("known", [event(5, "a")])])
     assert lookup.find_users([request("known")], "first")[0].items
     assert outcomes == ["absent"] * 5 + ["answered"]
 
@@ -121,7 +121,7 @@ class FailingStore:
 
 
 def test_a_failing_store_is_left_alone_and_used_again_later(store: ProfileStore) -> None:
-    store.upsert([make("known", [event(5, "a")])])
+    store.upsert([make_profile("known", [event(5, "a")])])
     clock = [0.0]
     failing = FailingStore(store)
     lookup = StoreLookup(lambda: failing, Breaker(3, 5.0, clock=lambda: clock[0]))  # type: ignore[arg-type,return-value]

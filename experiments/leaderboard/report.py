@@ -1,0 +1,322 @@
+"""The leaderboard as a Markdown page, as an offline HTML page with plots, and as a text table for the terminal."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, TARGETS
+from experiments.evaluation.measure import BY_USER, DEFINITIONS, KS
+from experiments.evaluation.metrics_files import MeasuredModel, entry_value
+from experiments.evaluation.slices import SLICE_DEFINITIONS
+from experiments.leaderboard.board import FROZEN, Board
+from experiments.pages import (
+    MISSING,
+    WIDE_STYLE,
+    decimal_text,
+    error_bars,
+    interval_text,
+    markdown_table,
+    page,
+    percent_text,
+    plotly_figure,
+    table,
+)
+
+TITLES = {
+    "horizon": "horizon: one ranking per user at test_start; the truth is their new items of the following days",
+    "next_item": "next_item: one ranking just before each event; the truth is that event's item",
+}
+COLORS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best baseline": "#ef6c00", "baseline": "#ffcc80"}
+PLOTTED_MODELS = 6  # in plots by slice and by day: the leading ones, the best baseline and the registered one
+
+
+def markdown_report(board: Board) -> str:
+    """The Markdown page; the same metrics files give the same page."""
+    parts = [f"# Leaderboard of {board.dataset}", *(f"{line}  " for line in provenance_lines(board)), ""]
+    for target in board.targets:
+        parts += [
+            f"## {TITLES[target]}",
+            "",
+            size_text(board, target),
+            "",
+            markdown_table(model_rows(board, target)),
+            "",
+        ]
+        if rows := segment_rows(board, target):
+            parts += ["NDCG@10 by segment (cases):", "", markdown_table(rows), ""]
+    if board.comparisons:
+        rows = [_comparison_row(line) for line in board.comparisons]
+        parts += ["## Paired comparisons", "", "Same cases, same resamples of users.", "", markdown_table(rows), ""]
+    parts += ["## Definitions", "", *(f"- **{name}**: {text}." for name, text in definitions(board).items())]
+    return "\n".join(parts) + "\n"
+
+
+def html_report(board: Board) -> str:
+    """The HTML page: per target the table, NDCG@10 with intervals, metrics by k and slices; then definitions."""
+    body = [
+        f"<h1>Leaderboard of {escape(board.dataset)}</h1>",
+        "<p>" + "<br>".join(map(escape, provenance_lines(board))) + "</p>",
+    ]
+    for target in board.targets:
+        body += [
+            f"<h2>{escape(TITLES[target])}</h2>",
+            f"<p>{escape(size_text(board, target))}</p>",
+            table(model_rows(board, target)),
+        ]
+        if rows := segment_rows(board, target):
+            body += ["<p>NDCG@10 by segment (cases)</p>", table(rows)]
+        figures = [plot_models(board, target), plot_by_k(board, target), plot_by_slice(board, target)]
+        if target == "next_item" and board.decay:
+            figures.append(plot_decay(board))
+        body += map(plotly_figure, figures)
+    entries = (f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items())
+    body += ["<h2>Definitions</h2>", f"<dl>{''.join(entries)}</dl>"]
+    return page(f"{board.dataset}: leaderboard", body, WIDE_STYLE, plotly=True)
+
+
+def provenance_lines(board: Board) -> list[str]:
+    """When the numbers were measured, on which split of which data, by which commit and command."""
+    origin, first = board.provenance, board.models[0]
+    command, *others = origin["command"].split(" && ")
+    more = f" and {len(others)} more, all in {board.dataset}.json" if others else ""
+    lines = [
+        f"As of {origin['date']}, commit {origin['commit']}, by `{command}`{more}.",
+        f"Split {origin['split_id']} of data {origin['dataset_hash']}.",
+    ]
+    if first.test_start is not None:
+        lines += [f"Cases from {first.test_start} to {first.test_end or 'the end of the data'}."]
+    return [
+        *lines,
+        "Brackets: 95% intervals from a bootstrap over users. Ranks are in the full catalog.",
+        f"Registered for the gate: {board.registered or 'none'}.",
+    ]
+
+
+def size_text(board: Board, target: str) -> str:
+    """Users, cases and the share of cold cases of a target."""
+    measured = next(model.targets[target] for model in board.models if target in model.targets)
+    cold = measured.get("slices", {}).get("cold", {}).get("cases", 0)
+    return (
+        f"{measured['users']:,} users, {measured['cases']:,} cases, {cold / measured['cases']:.1%} of them cold "
+        "(no history)."
+    )
+
+
+def model_rows(board: Board, target: str) -> list[dict[str, str]]:
+    """One dict of column -> text per model: the oracle first, then the best NDCG@10 first."""
+    frozen = target == "next_item" and any(FROZEN in model.targets for model in board.models)
+    return [_model_row(board, model, target, frozen) for model in board.shown(target)]
+
+
+def segment_rows(board: Board, target: str) -> list[dict[str, str]]:
+    """One dict of column -> text per model, in the order of `model_rows`; empty if no case is in a segment."""
+    models = board.shown(target)
+    slices = models[0].targets[target].get("slices", {})
+    used = {name: slices[name]["cases"] for name in board.segments if name in slices}
+    return [
+        {"model": _marked_label(board, model, target)}
+        | {
+            f"{name.removeprefix(SEGMENT)} ({cases:,})": interval_text(model.entry(target, PRIMARY, name))
+            for name, cases in used.items()
+        }
+        for model in models
+        if used
+    ]
+
+
+def definitions(board: Board) -> dict[str, str]:
+    """Name -> meaning of every number in the report."""
+    columns = {
+        "frozen trends": "NDCG@10 with item trends as of test_start instead of as of each case",
+        "valid": "NDCG@10 on the validation period, by which parameters and seeds are chosen",
+        "fit s": "seconds to fit on everything before test_start",
+    }
+    metrics = {name.strip("_"): text for name, text in (DEFINITIONS | SLICE_DEFINITIONS).items()}
+    return metrics | board.segments | columns
+
+
+def _model_row(board: Board, model: MeasuredModel, target: str, frozen: bool) -> dict[str, str]:
+    row = {
+        "model": _marked_label(board, model, target),
+        "NDCG@10": interval_text(model.entry(target, PRIMARY)),
+        "Recall@10": interval_text(model.entry(target, f"recall@{HEADLINE}")),
+        "warm NDCG@10": decimal_text(model.point(target, PRIMARY, "warm")),
+        "cold NDCG@10": decimal_text(model.point(target, PRIMARY, "cold")),
+    }
+    if target == "next_item":
+        row["NDCG@10 by user"] = decimal_text(model.point(target, PRIMARY + BY_USER))
+    if frozen:
+        row["frozen trends"] = decimal_text(model.point(FROZEN, PRIMARY))
+    row["coverage@10"] = decimal_text(model.point(target, f"coverage@{HEADLINE}"))
+    row["valid"] = decimal_text(entry_value(model.validation.get(target, {}).get(PRIMARY)))
+    row["fit s"] = MISSING if model.oracle or model.fit_seconds is None else f"{model.fit_seconds:,.1f}"
+    return row | {"seeds": MISSING if model.oracle else str(len(model.seeds))}
+
+
+def _marked_label(board: Board, model: MeasuredModel, target: str) -> str:
+    if model.oracle:
+        return "best reachable (oracle)"
+    marks = {"best baseline": board.best_baseline[target], "registered": board.registered}
+    held = [mark for mark, label in marks.items() if label == model.label]
+    return model.label + (f" ({', '.join(held)})" if held else "")
+
+
+def _comparison_row(line: dict[str, Any]) -> dict[str, str]:
+    warm, cold = (line["slices"].get(name, {}) for name in ("warm", "cold"))
+    return {
+        "target": line["target"],
+        "model": line["model"],
+        "against": line["against"],
+        f"difference in {PRIMARY}": interval_text(line, "difference", signed=True),
+        "relative": percent_text(line["relative"]),
+        "warm": interval_text(warm, "difference", signed=True),
+        "warm, relative": percent_text(warm.get("relative")),
+        "cold": interval_text(cold, "difference", signed=True),
+    }
+
+
+def text_summary(result: dict[str, Any], primary: str) -> str:
+    """One line per model: NDCG@10 of both targets with 95% intervals, and the seconds of its fit.
+
+    Args:
+        result: the content of experiments/results/<dataset>.json.
+        primary: the target that orders the lines, best first.
+    """
+
+    def figures(model: dict[str, Any]) -> list[str]:
+        return [interval_text(_result_entry(model, target)) for target in TARGETS]
+
+    def marks(label: str) -> str:
+        return ("*" if label in result["best_baseline"].values() else "") + (
+            "+" if label == result["registered"] else ""
+        )
+
+    models = sorted(result["models"].items(), key=lambda pair: -(_result_entry(pair[1], primary).get("mean") or 0))
+    lines = [["model", *(f"{target} NDCG@10 [95%]" for target in TARGETS), "fit s"]]
+    if "oracle" in result:
+        lines.append(["best reachable", *figures(result["oracle"]), MISSING])
+    lines += [[label + marks(label), *figures(model), f"{model['fit_seconds']:,.1f}"] for label, model in models]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    sizes = ", ".join(
+        f"{target}: {measured['users']:,} users, {measured['cases']:,} cases"
+        for target in TARGETS
+        if (measured := models[0][1]["targets"].get(target))
+    )
+    return "\n".join([*text, f"({sizes}; * best baseline, + the gate's candidate)"])
+
+
+def _result_entry(model: dict[str, Any], target: str) -> dict[str, Any]:
+    return model["targets"].get(target, {}).get("metrics", {}).get(PRIMARY, {})
+
+
+def plot_models(board: Board, target: str) -> go.Figure:
+    """NDCG@10 of each model with its 95% interval, best on top."""
+    figure, models = go.Figure(), board.shown(target)
+    for kind, color in COLORS.items():
+        shown = [model for model in models if _kind(board, model, target) == kind]
+        entries = [model.entry(target, PRIMARY) for model in shown]
+        figure.add_bar(
+            y=[_plot_label(model) for model in shown],
+            x=[entry["mean"] for entry in entries],
+            orientation="h",
+            name=kind,
+            marker_color=color,
+            error_x=error_bars(entries),
+        )
+    order = [_plot_label(model) for model in reversed(models)]
+    figure.update_yaxes(categoryorder="array", categoryarray=order)
+    return _with_title(board, figure, f"NDCG@10, {target}, 95% interval by user", height=150 + 28 * len(order))
+
+
+def plot_by_k(board: Board, target: str) -> go.Figure:
+    """NDCG@k and Recall@k against the list length k; a menu chooses which."""
+    models, figure = board.shown(target), go.Figure()
+    metrics = {"NDCG@k": "ndcg", "Recall@k": "recall"}
+    for name in metrics.values():
+        for model in models:
+            points = {k: model.point(target, f"{name}@{k}") for k in KS}
+            measured = {k: value for k, value in points.items() if value is not None}
+            figure.add_scatter(
+                x=list(measured),
+                y=list(measured.values()),
+                name=_plot_label(model),
+                mode="lines+markers",
+                visible=name == "ndcg",
+            )
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [{"visible": [name == chosen for name in metrics.values() for _ in models]}],
+        }
+        for label, chosen in metrics.items()
+    ]
+    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "y": 1.15, "xanchor": "right"}])
+    figure.update_xaxes(type="log", tickvals=list(KS), title="k")
+    return _with_title(board, figure, f"By length of the list, {target}", height=420)
+
+
+def plot_by_slice(board: Board, target: str) -> go.Figure:
+    """NDCG@10 by slice."""
+    figure = go.Figure()
+    for model in _plotted_models(board, target):
+        slices = model.targets[target].get("slices", {})
+        entries = [model.entry(target, PRIMARY, name) for name in slices]
+        figure.add_bar(
+            x=[f"{name} ({part['cases']:,})" for name, part in slices.items()],
+            y=[entry.get("mean") for entry in entries],
+            name=model.label,
+            error_y=error_bars(entries),
+        )
+    figure.update_layout(barmode="group")
+    return _with_title(board, figure, f"NDCG@{HEADLINE} by slice (cases), {target}", height=460)
+
+
+def plot_decay(board: Board) -> go.Figure:
+    """NDCG@10 of `next_item` by day after the cut."""
+    figure = go.Figure()
+    for model in _plotted_models(board, "next_item"):
+        periods = board.decay.get(model.label, [])
+        figure.add_scatter(
+            x=[(period["from_day"] + period["to_day"]) / 2 for period in periods],
+            y=[period["mean"] for period in periods],
+            name=model.label,
+            mode="lines+markers",
+            error_y=error_bars(periods),
+            text=[f"{period['cases']:,} cases of {period['users']:,} users" for period in periods],
+        )
+    figure.update_xaxes(title="days after the cut, at which all models were fitted")
+    figure.update_yaxes(rangemode="tozero")
+    return _with_title(board, figure, f"How models age: NDCG@{HEADLINE} by day after the cut, next_item", height=440)
+
+
+def _plotted_models(board: Board, target: str) -> list[MeasuredModel]:
+    marked = {board.best_baseline[target], board.registered}
+    return [
+        model for place, model in enumerate(board.ranked(target)) if place < PLOTTED_MODELS or model.label in marked
+    ]
+
+
+def _kind(board: Board, model: MeasuredModel, target: str) -> str:
+    if model.oracle:
+        return "best reachable"
+    if model.label == board.best_baseline[target]:
+        return "best baseline"
+    return "baseline" if model.baseline else "learned"
+
+
+def _plot_label(model: MeasuredModel) -> str:
+    return "best reachable" if model.oracle else model.label
+
+
+def _with_title(board: Board, figure: go.Figure, title: str, height: int) -> go.Figure:
+    """Every figure states what it shows, and from when and where its numbers are."""
+    origin = board.provenance
+    stamp = f"as of {origin['date']}, commit {origin['commit']}, split {origin['split_id']}"
+    title = f"{escape(title)}<br><sub>{escape(stamp)}</sub>"
+    figure.update_layout(title={"text": title}, height=height, template="plotly_white")
+    return figure

@@ -1,0 +1,267 @@
+"""What an answer read, read again: its user's history and traits, and item trends.
+
+The sources are the dataset's events, as of any time, and the online store, as it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from config import params
+from config.paths import FEATURES, INGESTED, SPLIT
+from data.columns import KNOWN_TIME, MINUTE, USER
+from data.time_columns import microseconds
+from data.times import from_iso
+from experiments.lineage.served_log import Line, LineageError
+from features import feature_files
+from features.feature_files import Features
+from features.materialization import profiles_at
+from features.online import profile
+from features.online.connect import connect_to_read
+from features.online.connect import read_settings as store_settings
+from features.online.errors import StoreError
+from features.online.profile import LATEST_US, Event, Profile
+from features.online.records import ItemTrends
+from features.online.store import Policy, Reading
+from features.trends import TrendSnapshot, last_refresh
+from features.vocabulary import Vocabulary
+from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
+from serving.user_histories import reading
+from serving.worker import response
+from serving.worker.recommender import Recommender
+from serving.worker.request import Request
+from serving.worker.users import User, user_from_reading
+
+EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
+TEST_FEATURES = FEATURES / "test"
+USER_PARTS = ("history", "traits")  # the digests of serving.worker.response that concern the user
+NO_SECRET = "the edge's secret is missing (user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)"
+
+
+# --- the dataset as of any time
+
+
+class OfflineUsers:
+    """Profiles of some users, computed from the dataset.
+
+    Attributes:
+        policy: what an online store would keep and serve of them.
+    """
+
+    def __init__(self, events: pd.DataFrame, users: pd.DataFrame, policy: Policy) -> None:
+        self.policy = policy
+        self._events, self._users = (dict(iter(table.groupby(USER))) for table in (events, users))
+        self._no_user = users.iloc[:0]
+
+    @classmethod
+    def load(cls, user_ids: Collection[str], online: params.Online) -> OfflineUsers | None:
+        """None if the dataset's events are not here."""
+        if not EVENTS.is_file():
+            return None
+        some = [(USER, "in", sorted(user_ids) or [""])]  # an empty list would have no type; no user id is empty
+        users = pd.read_parquet(USERS, filters=some) if USERS.is_file() else pd.DataFrame({USER: []})
+        return cls(pd.read_parquet(EVENTS, filters=some), users, Policy.from_days(online.max_events, online.ttl_days))
+
+    def profile(self, user_id: str, until_us: int) -> Profile | None:
+        """From what had happened before a time and was known by then; None without events."""
+        if user_id not in self._events:
+            return None
+        return next(profiles_at(self._events[user_id], self._users.get(user_id, self._no_user), until_us), None)
+
+    def user(self, user_id: str, time_us: int, repeats: str, until_us: int | None = None) -> User:
+        """The user as a request at this time should find them.
+
+        Args:
+            repeats: of the artifact's config.
+            until_us: until when the platform has learned; None for the time of the request.
+        """
+        known = self.profile(user_id, time_us if until_us is None else until_us)
+        return user_from_reading(reading(known, time_us, self.policy), time_us, repeats)
+
+
+def dataset_users() -> list[str]:
+    """All users of the dataset here."""
+    tables = [pd.read_parquet(path, columns=[USER]) for path in (USERS, EVENTS) if path.is_file()]
+    return sorted({user for table in tables for user in table[USER]})
+
+
+def dataset_known_until() -> int:
+    """When the newest event of the dataset became known, in microseconds."""
+    return int(microseconds(pd.read_parquet(EVENTS, columns=[KNOWN_TIME])[KNOWN_TIME]).max())
+
+
+class OfflineTrends:
+    """Item trends computed from the dataset's events, as of any time up to its end.
+
+    Attributes:
+        channels: the trends it has.
+        refresh_us: between two refreshes of a platform's trends.
+        until_us: the end of the dataset.
+    """
+
+    def __init__(self, features: Features) -> None:
+        about = features.description
+        self.channels, self.dataset_hash, self.until_us = about["channels"], about["dataset_hash"], about["until_us"]
+        self._minutes, self.refresh_us = about["refresh_minutes"], about["refresh_minutes"] * MINUTE
+        self._log, self._vocabulary = features.trend_log(), features.vocabulary
+
+    @classmethod
+    def load(cls) -> OfflineTrends | None:
+        """None if the features are not here."""
+        return (
+            cls(feature_files.load_features(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
+        )
+
+    def due(self, time_us: int) -> int:
+        """The last full refresh before a time and before the end of the dataset."""
+        return int(last_refresh(np.int64(min(time_us, self.until_us)), self._minutes))
+
+    def at(self, vocabulary: Vocabulary, time_us: int) -> TrendSnapshot:
+        """The trends as of a time, by the rows of a model's vocabulary."""
+        return ItemTrends.from_log(self._log, self._vocabulary, self.channels, time_us).snapshot(vocabulary)
+
+
+def find_trends(line: Line, recommender: Recommender, settings: params.Params) -> tuple[str, TrendSnapshot | None]:
+    """(source, the trends that an answer read); None for the trends of the artifact itself.
+
+    Raises:
+        LineageError: no source has them any more.
+    """
+    time_us, channels = from_iso(line["trends_time"]), recommender.model.channels
+    if not channels or time_us == recommender.artifact.trends.time_us:
+        return "the artifact", None
+    digest = (line.get("inputs") or {}).get("trends")
+    found = []
+    for source, snapshot in _trend_sources(time_us, recommender, settings):
+        if digest in (None, response.digest_of_trends(snapshot, channels)):
+            return source, snapshot
+        found.append((source, snapshot))
+    if found:
+        return found[0]
+    raise LineageError(
+        f"the item trends of {line['trends_time']} no longer exist: the online store holds others, and {TEST_FEATURES}, from "
+        "which they could be computed, is missing (`dvc pull`)"
+    )
+
+
+def _trend_sources(
+    time_us: int, recommender: Recommender, settings: params.Params
+) -> Iterator[tuple[str, TrendSnapshot]]:
+    offline = OfflineTrends.load()
+    if offline is not None and time_us <= offline.until_us:
+        yield f"{TEST_FEATURES}, as of then", offline.at(recommender.vocabulary, time_us)
+    try:
+        with closing(connect_to_read(settings.dataset, store_settings())) as store:
+            held = store.read_trends(time_us)
+    except StoreError:
+        return
+    if held is not None and held.time_us == time_us:
+        yield "the online store", held.snapshot(recommender.vocabulary)
+
+
+# --- the user of an answer
+
+
+@dataclass(frozen=True)
+class UserReading:
+    """What one source says that a model could read of a user at a time.
+
+    Attributes:
+        differs: the parts that are not what the answer read, as far as the log's digests show.
+    """
+
+    source: str
+    user: User
+    events: list[Event]
+    differs: list[str]
+
+
+def find_user(line: Line, secret: bytes | None, user_id: str | None) -> str | None:
+    """The user behind a line's pseudonym; None if no known user has it.
+
+    Args:
+        secret: of the pseudonyms; without it, `user_id` is believed.
+        user_id: who is thought to have asked; None searches all users of the dataset.
+    """
+    if secret is None:
+        return user_id
+    known = [user_id] if user_id is not None else dataset_users()
+    return next((user for user in known if pseudonym(secret, user) == line["user"]), None)
+
+
+def why_user_unknown(secret: bytes | None, user_id: str | None) -> str:
+    """Why `find_user` found nobody."""
+    if secret is None:
+        return NO_SECRET
+    if user_id is not None:
+        return f"the pseudonym is not that of {user_id!r}"
+    return f"none of the {len(dataset_users()):,} users of the dataset here has this pseudonym; --user names another"
+
+
+def read_user(
+    line: Line, user_id: str, repeats: str, secret: bytes | None, settings: params.Params,
+    context: Mapping[str, object] | None = None,
+) -> UserReading | None:  # fmt: skip
+    """The first source that has what the answer read, else the first of all; None without any source.
+
+    Args:
+        repeats: of the artifact's config.
+        context: what the request stated; None if unknown.
+    """
+    time_us = from_iso(line["time"])
+    request = Request(
+        user_id, [], has_history=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
+    )
+    # Traits are digested together with the context, so without it only the history can be compared.
+    compared = USER_PARTS if context is not None or "context" not in line.get("unlogged", ()) else USER_PARTS[:1]
+    first = None
+    for source, held in _user_sources(line, user_id, time_us, settings):
+        user = user_from_reading(held, time_us, repeats)
+        events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
+        differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
+        found = UserReading(source, user, events, differs)
+        if not differs:
+            return found
+        first = first or found
+    return empty_reading(line, secret) or first
+
+
+def empty_reading(line: Line, secret: bytes | None) -> UserReading | None:
+    """The reading of a worker that got nothing of the user; None if the answer's digest shows otherwise, or nothing."""
+    user = User(reason=line["reason"].partition("; popular in the segment ")[0])
+    digests = response.input_digests(Request(None, [], False, 1, 0, {}, None), user, "")
+    if secret is None or not line.get("inputs") or changed_parts(line, digests, secret, ("history",)):
+        return None
+    return UserReading("nothing: the worker got no data of the user", user, [], [])
+
+
+def changed_parts(line: Line, digests: dict[str, str], secret: bytes | None, parts: tuple[str, ...]) -> list[str]:
+    """The parts whose digests are not those of the log. Without the secret, only public parts can be compared."""
+    logged = line.get("inputs") or {}
+    own = (
+        {name: digests[name] for name in digests if name == PUBLIC_INPUT}
+        if secret is None
+        else hash_inputs(secret, digests) or {}
+    )
+    return [part for part in parts if part in own and own[part] != logged.get(part, own[part])]
+
+
+def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Params) -> Iterator[tuple[str, Reading]]:
+    offline = OfflineUsers.load([user_id], settings.online)
+    if offline is not None:
+        # First all of the dataset, then what was known when the store had last learned of the user.
+        moments = {str(EVENTS): LATEST_US}
+        if line.get("feature_time"):
+            moments[f"{EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
+        for source, until_us in moments.items():
+            yield source, reading(offline.profile(user_id, until_us), time_us, offline.policy)
+    try:
+        with closing(connect_to_read(settings.dataset, store_settings())) as store:
+            yield "the online store", store.read([user_id], [time_us])[0]
+    except StoreError:
+        return

@@ -1,0 +1,151 @@
+"""How the online store keeps profiles and item trends as bytes: magic, format, checksum, then the content.
+
+Legend: N items, C channels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import sub
+from zlib import crc32
+
+import numpy as np
+import orjson
+
+from features.online.errors import NewerRecord, RecordError
+from features.online.profile import EventColumns, Profile, TimedValue
+from features.trends import TrendLog, TrendSnapshot
+from features.vocabulary import PAD, Vocabulary
+
+PROFILE_MAGIC, PROFILE_FORMAT = b"TGP", 1
+TRENDS_MAGIC, TRENDS_FORMAT = b"TGT", 1
+HEADER_BYTES = 8  # magic 3, format 1, checksum 4
+STORED_DTYPE = np.dtype("<f4")
+
+
+def encode_profile(profile: Profile) -> bytes:
+    """Encode a profile. Equal profiles give equal bytes, whatever the order in which traits were learned.
+
+    Events are stored by column, which decodes without creating an object per event.
+    """
+    times, ids, known, items, types = map(list, zip(*profile.events, strict=True)) if profile.events else ([],) * 5
+    type_names = sorted(set(types))
+    body = {
+        "user": profile.user_id,
+        "times": times[:1] + [later - earlier for earlier, later in pairwise(times)],
+        "ids": ids,
+        "lags": list(map(sub, known, times)),
+        "items": items,
+        "types": type_names,
+        "type": [type_names.index(name) for name in types],
+        "traits": dict(sorted(profile.traits.items())),
+        "consent": dict(sorted(profile.consent.items())),
+        "feature_time": profile.feature_time_us,
+        "truncated": profile.truncated,
+    }
+    return _seal(PROFILE_MAGIC, PROFILE_FORMAT, json.dumps(body, allow_nan=False, separators=(",", ":")).encode())
+
+
+def decode_profile(raw: bytes, user_id: str) -> Profile:
+    """Decode the profile of `user_id`.
+
+    Raises:
+        NewerRecord: the format is unknown to this code.
+        RecordError: the bytes are damaged, or belong to another user.
+    """
+    try:
+        body = _parse_json(_unseal(PROFILE_MAGIC, PROFILE_FORMAT, raw))
+        if body["user"] != user_id:
+            raise RecordError(f"the record of user {user_id!r} is of user {body['user']!r}")
+        columns = list(accumulate(body["times"])), body["ids"], body["lags"], body["items"]
+        if {*map(len, columns)} != {len(body["type"])}:
+            raise ValueError("its columns differ in length")
+        return Profile(
+            user_id,
+            EventColumns(*columns, body["types"], body["type"]),
+            {name: TimedValue(*value) for name, value in body["traits"].items()},
+            {name: TimedValue(*value) for name, value in body["consent"].items()},
+            body["feature_time"],
+            body["truncated"],
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"the record of user {user_id!r} is corrupt: {error!r}") from None
+
+
+def _parse_json(body: bytes) -> dict:
+    try:
+        return orjson.loads(body)
+    except ValueError:  # half of a surrogate pair in an id, which only json reads
+        return json.loads(body)
+
+
+@dataclass(frozen=True)
+class ItemTrends:
+    """The trends of all items as of one moment, by item id, so that every model can use them.
+
+    Attributes:
+        item_ids: N ids, without PAD.
+        channels: C names, as in `features.trends`.
+        values: (N, C) float32.
+        time_us: the moment, in microseconds.
+    """
+
+    item_ids: list[str]
+    channels: list[str]
+    values: np.ndarray
+    time_us: int
+
+    @classmethod
+    def from_log(cls, log: TrendLog, vocabulary: Vocabulary, channels: Sequence[str], time_us: int) -> ItemTrends:
+        """The log's trends as of a moment."""
+        values = log.at(np.array([time_us]), channels)[0, PAD + 1 :]
+        return cls(vocabulary.ids, list(channels), values, time_us)
+
+    def snapshot(self, vocabulary: Vocabulary) -> TrendSnapshot:
+        """The same trends in the rows of a model's vocabulary. Items without trends get 0."""
+        values = np.zeros((len(vocabulary), len(self.channels)), dtype=np.float32)
+        values[vocabulary.indices(self.item_ids)] = self.values
+        values[PAD] = 0  # items outside the vocabulary were written there
+        return TrendSnapshot(values, self.channels, self.time_us)
+
+    def to_bytes(self) -> bytes:
+        """A JSON line of names, then the values row by row."""
+        names = {"time": self.time_us, "channels": self.channels, "items": self.item_ids}
+        head = json.dumps(names, separators=(",", ":")).encode()
+        return _seal(TRENDS_MAGIC, TRENDS_FORMAT, head + b"\n" + self.values.astype(STORED_DTYPE).tobytes())
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ItemTrends:
+        """Decode trends.
+
+        Raises:
+            NewerRecord, RecordError: as in `decode_profile`.
+        """
+        head, _, values = _unseal(TRENDS_MAGIC, TRENDS_FORMAT, raw).partition(b"\n")
+        try:
+            names = json.loads(head)
+            shape = len(names["items"]), len(names["channels"])
+            table = np.frombuffer(values, STORED_DTYPE).reshape(shape).astype(np.float32)
+            return cls(names["items"], names["channels"], table, names["time"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"the record of item trends is corrupt: {error!r}") from None
+
+
+def _seal(magic: bytes, version: int, body: bytes) -> bytes:
+    return magic + bytes([version]) + crc32(body).to_bytes(4, "big") + body
+
+
+def _unseal(magic: bytes, version: int, raw: bytes) -> bytes:
+    if raw[:3] != magic or len(raw) < HEADER_BYTES:
+        raise RecordError(f"a record begins with {raw[:8]!r}; expected {magic!r}")
+    if raw[3] != version:
+        raise NewerRecord(f"a record is of format {raw[3]}; this code reads and writes {version}")
+    body = raw[HEADER_BYTES:]
+    if crc32(body) != int.from_bytes(raw[4:HEADER_BYTES], "big"):
+        raise RecordError("a record's checksum does not match its content")
+    return body

@@ -1,0 +1,186 @@
+"""What is answered while TorchServe is not: the user's last answer, else the popular list, else the static list.
+
+The popular list is TorchServe's, refreshed while it answers. The static list is read from an exported artifact at each
+start without loading its model, so that there is something to answer with when nothing else works.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import zipfile
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from safetensors.numpy import load as load_arrays
+
+from data import files
+from data.times import to_iso
+from features.vocabulary import PAD
+from serving.edge.answer import Answer, build_answer, first_items, parse_answer
+from serving.worker.request import MAX_K, Request
+
+log = logging.getLogger(__name__)
+
+CACHED, POPULAR, STATIC = "cached", "popular", "static"
+FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
+ARTIFACT_FOLDER = "artifact"  # where `serving.package` puts the artifact in an archive
+PREFERRED_TRENDS = (
+    "window_30d",
+    "half_life_30d",
+    "window_7d",
+    "half_life_7d",
+    "all",
+)  # a month says more than all time
+
+
+@dataclass(frozen=True)
+class PopularList:
+    """The same items for everybody, best first, and where they come from.
+
+    Attributes:
+        items: as answers hold them: item_id, score, title.
+        time: when the list was made, ISO 8601.
+    """
+
+    items: list[dict[str, Any]]
+    time: str
+    trends_time: str | None
+    model_version: str
+    dataset_version: str
+
+    @classmethod
+    def from_answer(cls, fields: dict[str, Any]) -> PopularList:
+        """The list in an answer's fields."""
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+    def answer(self, source: str, reason: str, k: int, excluded: Collection[str]) -> Answer:
+        """An answer with the first k items that are not excluded."""
+        fields = {**vars(self), "items": first_items(self.items, excluded, k)}
+        return build_answer(fields | {"source": source, "reason": reason, "feature_time": None, "segments": []})
+
+    def save(self, path: Path) -> None:
+        """Write the list to a file, whole or not at all. Raises OSError."""
+        files.write_bytes(path, orjson.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> PopularList | None:
+        """The list in a file; None where there is none that can be read."""
+        try:
+            return cls(**orjson.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+EMPTY = PopularList([], "1970-01-01T00:00:00Z", None, "", "")  # before anything was ever exported
+
+
+@dataclass
+class FallbackChain:
+    """Attributes:
+    static: the list that needs nothing else to work.
+    popular: TorchServe's last list; None before the first.
+    """
+
+    static: PopularList
+    popular: PopularList | None = None
+
+    def answer(
+        self, request: Request, failure: str, refusal: str | None = None, last_answer: Answer | None = None
+    ) -> Answer:
+        """The best answer without TorchServe.
+
+        Args:
+            failure: why TorchServe gave no answer.
+            refusal: why the answer may not be personal; None: it may.
+            last_answer: of the same user, if the cache still has it and the answer may be personal.
+        """
+        reason = failure if refusal is None else f"{refusal}; {failure}"
+        excluded = set(request.exclude)
+        if refusal is None:
+            excluded |= {item for item, _ in request.history}  # a fallback repeats no item that the user knows either
+        if last_answer is not None:
+            fields = parse_answer(last_answer)
+            if items := first_items(fields["items"], excluded, request.k):
+                reason = f"{reason}; this is the user's answer of {fields['time']}"
+                return build_answer(fields | {"items": items, "source": CACHED, "reason": reason})
+        if request.filters:  # better nothing than what the filter is there to keep away
+            return EMPTY.answer(STATIC, f"{reason}; {FILTERED}", request.k, excluded)
+        if self.popular is not None:
+            reason = f"{reason}; this is TorchServe's popular list of {self.popular.time}"
+            return self.popular.answer(POPULAR, reason, request.k, excluded)
+        return self.static_answer(request, reason, excluded)
+
+    def static_answer(self, request: Request, reason: str, excluded: Collection[str]) -> Answer:
+        """The static list, which needs nothing that could fail."""
+        if self.static.items:
+            version, exported = self.static.model_version, self.static.trends_time
+            origin = f"this is the list of version {version}, exported as of {exported}"
+        else:
+            origin = "no model was ever exported here, so there is nothing to list"
+        return self.static.answer(STATIC, f"{reason}; {origin}", request.k, excluded)
+
+
+def update_static_list(path: Path, artifact: Path | None, model_store: Path, dataset: str) -> PopularList:
+    """Write the artifact's popular list to `path`; the list that is there afterwards.
+
+    Args:
+        artifact: a folder or a .mar; None takes the newest archive of the dataset in the model store.
+    """
+    source = artifact or newest_archive(model_store, dataset)
+    if source is not None:
+        try:
+            popular = artifact_list(source)
+            popular.save(path)
+            return popular
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            log.error("no static list could be made from %s: %s", source, error)
+    return PopularList.load(path) or EMPTY
+
+
+def newest_archive(model_store: Path, dataset: str) -> Path | None:
+    """The archive of the dataset's newest version, as `serving.deployment.builds` names them."""
+    pattern = re.compile(rf"{re.escape(dataset)}-(\d+)\.(\d+)\.mar")
+    found = [(match, path) for path in model_store.glob("*.mar") if (match := pattern.fullmatch(path.name))]
+    return max(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))[1] if found else None
+
+
+def artifact_list(source: Path) -> PopularList:
+    """The most popular items of an artifact as of its export, at most as many as a request may ask for.
+
+    Raises:
+        ValueError: a file is not the one that was exported.
+        OSError, KeyError, BadZipFile: it is no artifact.
+    """
+    if source.is_dir():
+        return _artifact_list(lambda name: (source / name).read_bytes(), "unregistered")
+    with zipfile.ZipFile(source) as archive:
+        version = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"]
+        return _artifact_list(lambda name: archive.read(f"{ARTIFACT_FOLDER}/{name}"), version)
+
+
+def _artifact_list(read: Callable[[str], bytes], version: str) -> PopularList:
+    manifest = json.loads(read("manifest.json"))
+
+    def read_verified(name: str) -> bytes:
+        content = read(name)
+        if blake2b(content, digest_size=16).hexdigest() != manifest["files"][name]:
+            raise ValueError(f"{name} is not the file that was exported (its hash differs)")
+        return content
+
+    config, ids, titles = (json.loads(read_verified(name)) for name in ("config.json", "vocabulary.json", "items.json"))
+    trends = load_arrays(read_verified("trends.safetensors"))["trends"]
+    channels = config["sizes"]["channels"]
+    channel = next((name for name in PREFERRED_TRENDS if name in channels), channels[0])
+    counts = trends[PAD + 1 :, channels.index(channel)]
+    best = np.argsort(-counts, kind="stable")[:MAX_K]
+    items = [{"item_id": ids[row], "score": float(counts[row]), "title": titles[row]} for row in best]
+    now, trends_time = to_iso(time.time_ns() // 1000), to_iso(config["trends_time_us"])
+    return PopularList(items, now, trends_time, version, manifest["dataset_hash"])

@@ -1,0 +1,171 @@
+"""What the API takes in headers and returns, as Pydantic models; FastAPI builds the OpenAPI description from them.
+
+The request body is `serving.worker.request.RecommendationRequest`, which the worker checks too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import HTTPException
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.worker.request import RecommendationRequest
+
+DEADLINE_HEADER, CONSENT_HEADER, REQUEST_ID_HEADER = "X-Deadline-Ms", "X-Consent", "X-Request-Id"
+MIN_DEADLINE_MS, MAX_DEADLINE_MS = 10, 999_999_999
+QUERY_FIELDS = ("user_id", "k", "time", "exclude", "request_id")  # context.NAME and filters.NAME have no fixed names
+
+SCHEMA_PATH = "#/components/schemas/{model}"
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class ApiError(HTTPException):
+    """An error for the client: its status, the part of the request that is wrong (None: no part), and what to do."""
+
+    def __init__(self, status: int, field: str | None, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, message, headers)
+        self.field, self.message = field, message
+
+
+class RequestHeaders(BaseModel):
+    """Headers of /v1/recommendations beside the API key."""
+
+    deadline_ms: int | None = Field(
+        None,
+        alias=DEADLINE_HEADER,
+        ge=MIN_DEADLINE_MS,
+        le=MAX_DEADLINE_MS,
+        description="Milliseconds to answer in. The server's own deadline is the default and the maximum.",
+    )
+    consent: Literal["granted", "denied"] | None = Field(
+        None,
+        alias=CONSENT_HEADER,
+        description="The user's consent to personalization. `denied` always holds; `granted` holds where the profile "
+        "store knows no answer of the user.",
+    )
+    request_id: str | None = Field(
+        None, alias=REQUEST_ID_HEADER, description="An id for the request, where its body has none."
+    )
+
+
+class RecommendedItem(BaseModel):
+    """One recommended item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: str
+    score: float = Field(description="Comparable within one answer only.")
+    title: str | None = Field(None, description="The item's title, where one is known.")
+
+
+class RecommendationResponse(BaseModel):
+    """Recommended items, and what they are based on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[RecommendedItem] = Field(description="Best first.")
+    source: Literal["personalized", "segment", "popular", "cached", "static"] = Field(
+        description="What the answer is based on."
+    )
+    reason: str = Field(description="Why the answer has this source.")
+    time: Moment = Field(description="The moment that the answer is for.")
+    trends_time: Moment | None = Field(description="When item popularity was last counted.")
+    feature_time: Moment | None = Field(description="The user's latest known event.")
+    model_version: str = Field(description="The model version that answered; empty where none was ever deployed.")
+    dataset_version: str = Field(description="The data that the model version was fitted on.")
+    segments: list[str] = Field(description="The user's segments.")
+    request_id: str = Field(description="The request's own id, or a new one.")
+    experiment: str | None = Field(description="The experiment that the user takes part in.")
+    bucket: str | None = Field(description="The user's arm of the experiment.")
+    cache: Literal["hit", "miss", "shared", "none"] = Field(
+        description="Where the answer was taken from: the cache (hit), TorchServe (miss), TorchServe's answer to "
+        "another request (shared), or a fallback (none)."
+    )
+
+
+class ErrorResponse(BaseModel):
+    """Why a request was refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: int = Field(description="The HTTP status.")
+    field: str | None = Field(description="The part of the request that is wrong.")
+    message: str = Field(description="What is wrong with it.")
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(BaseModel):
+    """Whether every request with a valid key can be answered, and the state of each part."""
+
+    status: Literal["ready", "not ready"]
+    keys: bool = Field(description="At least one API key exists.")
+    torchserve: bool = Field(description="TorchServe answers.")
+    store: bool = Field(description="The profile store answers.")
+    popular_list: bool = Field(description="TorchServe's popular list is known.")
+    static_list: bool = Field(description="The popular list of an exported artifact is known.")
+    model_version: str | None
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The request is malformed; `field` names what is wrong.",
+        401: "There is no API key, or it is unknown, revoked or expired.",
+        403: "The API key may ask for one user, and this is another.",
+        429: "The API key sends too many requests; Retry-After says when to go on.",
+    }.items()
+}
+BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    408: {"model": ErrorResponse, "description": "The body did not arrive in time."},
+    413: {"model": ErrorResponse, "description": "The body is too long."},
+}
+ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": RecommendationResponse,
+        "description": "Recommendations; `source` and `reason` say what they are based on.",
+    }
+}
+
+
+def describe_operation(reads_body: bool) -> dict[str, Any]:
+    """The OpenAPI parts that FastAPI cannot see, since the route reads key, headers and body itself, in this order."""
+    parts: dict[str, Any] = {
+        "security": [{name: []} for name in SECURITY_SCHEMES],
+        "parameters": _parameters("header", RequestHeaders),
+    }
+    if reads_body:
+        schema = {"$ref": SCHEMA_PATH.format(model=RecommendationRequest.__name__)}
+        parts["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    else:
+        parts["parameters"] += _parameters("query", RecommendationRequest, QUERY_FIELDS)
+    return parts
+
+
+def add_components(description: dict[str, Any]) -> None:
+    """Add to an OpenAPI description what `describe_operation` refers to."""
+    schema = RecommendationRequest.model_json_schema(ref_template=SCHEMA_PATH)
+    schemas = description["components"]["schemas"]
+    schemas |= schema.pop("$defs") | {RecommendationRequest.__name__: schema}
+    description["components"]["securitySchemes"] = SECURITY_SCHEMES
+
+
+def _parameters(place: str, model: type[BaseModel], names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    parameters = []
+    for name, schema in model.model_json_schema()["properties"].items():
+        if names and name not in names:
+            continue
+        description = schema.pop("description")
+        if "anyOf" in schema:  # a header or a query string cannot be null
+            schema = schema["anyOf"][0]
+        parameters.append({"in": place, "name": name, "required": False, "description": description, "schema": schema})
+    return parameters

@@ -1,0 +1,214 @@
+"""From a checked request to an answer: consent, experiment arm, cache, TorchServe, fallback.
+
+Each step takes no more than what is left of the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import orjson
+
+from serving.edge.answer import Answer, build_answer
+from serving.edge.cache import Cache, SharedCalls
+from serving.edge.consent import ConsentCheck, Decision
+from serving.edge.fallback import FallbackChain, PopularList
+from serving.edge.models import ApiError
+from serving.edge.request_log import FROM_REQUEST, FROM_STORE, NO_HISTORY, WITHHELD, hash_inputs
+from serving.edge.rollout_trial import NO_BUCKET, Bucket, RolloutTrial
+from serving.edge.torchserve_client import NoAnswer, TimedOut
+from serving.worker.request import MAX_K, Request
+
+HIT, MISS, SHARED, NONE = "hit", "miss", "shared", "none"
+IMPERSONAL_FIELDS = ("exclude", "filters", "k", "time")  # these say nothing of the user
+UNLOGGED_FIELDS = ("context", "exclude", "filters", "history")  # may say much of a user: never in the served log
+POPULAR_REQUEST = orjson.dumps({"history": [], "k": MAX_K})
+MAX_RESERVE_SHARE = 1 / 4  # of a short deadline; or nothing would be left to call TorchServe
+
+
+@dataclass(frozen=True)
+class Call:
+    """A checked request and the circumstances in which it came.
+
+    Attributes:
+        body: the request's JSON, with the user that the API key is for.
+        client_consent: what the client says of the user's consent, if anything.
+        deadline_ms: from the whole request to its answer.
+        deadline: when that is over, on the event loop's clock, in seconds.
+    """
+
+    request: Request
+    body: dict[str, Any]
+    client_consent: bool | None
+    deadline_ms: int
+    deadline: float
+
+    def seconds_left(self) -> float:
+        return self.deadline - asyncio.get_running_loop().time()
+
+
+class WorkerRequest(NamedTuple):
+    """What TorchServe is asked.
+
+    Attributes:
+        body: JSON without the request's id, so that equal requests have equal bodies.
+        history_source: whose history the answer rests on, as the served log names it.
+        unlogged: the fields that the served log does not hold, and that a replay needs.
+    """
+
+    body: bytes
+    history_source: str
+    unlogged: tuple[str, ...]
+
+
+NO_WORKER_REQUEST = WorkerRequest(b"{}", WITHHELD, ())
+
+
+class Recommendation(NamedTuple):
+    """An answer and how it came about; `cache` is hit, miss, shared or none."""
+
+    answer: Answer
+    bucket: Bucket
+    cache: str
+    consent: str
+    worker_request: WorkerRequest
+
+
+@dataclass
+class Recommender:
+    """Answers requests.
+
+    Attributes:
+        secret: keys the hashes under which answers are cached, so that a shared cache names no user.
+        reserve: seconds of each deadline that are kept for a fallback.
+        cache_seconds: how long an answer is given again.
+        stale_seconds: how long a user's last answer may serve as a fallback.
+        version: the version that TorchServe answers with by default, as last seen.
+    """
+
+    torchserve: RolloutTrial
+    consent: ConsentCheck
+    cache: Cache
+    fallback: FallbackChain
+    secret: bytes
+    reserve: float
+    cache_seconds: float
+    stale_seconds: float
+    version: str = ""
+    calls: SharedCalls[Answer] = field(default_factory=SharedCalls)
+
+    async def recommend(self, call: Call) -> Recommendation:
+        """Always an answer.
+
+        Raises:
+            ApiError: the worker refuses the request.
+        """
+        user_id = call.request.user_id
+        decision = await self.consent.decide(user_id, call.client_consent, self._seconds_to_spend(call))
+        bucket = self.torchserve.bucket(user_id) if user_id is not None and decision.is_personal else NO_BUCKET
+        worker_request = build_worker_request(call, decision)
+        version = self.torchserve.loaded_version(bucket.version)
+        # The refusal is part of the key: users without personal answers share one, but each is told their own reason.
+        key = self._hash(f"{decision.version}\n{decision.refusal}".encode(), worker_request.body)
+        cached = await self._cached(key + (version or self.version).encode(), call)
+        if cached is not None:
+            return Recommendation(cached, bucket, HIT, decision.consent, worker_request)
+        try:
+            answer, shared = await self.calls.call(
+                # The deadline is part of the key: a patient request must not share an impatient one's failure.
+                key + f"{version} {call.deadline_ms}".encode(),
+                lambda: self._ask_torchserve(call, decision, worker_request.body, version, key),
+                max(0.0, self._seconds_to_spend(call)),
+            )
+            return Recommendation(answer, bucket, SHARED if shared else MISS, decision.consent, worker_request)
+        except NoAnswer as error:
+            failure = error.text
+        except TimeoutError:
+            failure = TimedOut("TorchServe did not answer in time").text
+        last_answer = await self._cached(self._last_answer_key(call), call) if decision.is_personal else None
+        answer = self.fallback.answer(call.request, failure, decision.refusal, last_answer)
+        return Recommendation(answer, bucket, NONE, decision.consent, worker_request)
+
+    async def refresh_popular_list(self, seconds: float) -> None:
+        """Ask TorchServe for its popular list and its version. Raises NoAnswer, ApiError."""
+        fields = await self.torchserve.recommend(POPULAR_REQUEST, None, seconds, counted=False)
+        self.fallback.popular = PopularList.from_answer(fields)
+        self.version = fields["model_version"]
+
+    async def _ask_torchserve(
+        self, call: Call, decision: Decision, body: bytes, version: str | None, key: bytes
+    ) -> Answer:
+        fields = await self.torchserve.recommend(body, version, self._seconds_to_spend(call))
+        if decision.refusal is not None:
+            fields["reason"] = decision.refusal
+        fields["inputs"] = hash_inputs(self.secret, fields.get("inputs"))
+        answer = build_answer(fields)
+        if version is None:
+            self.version = answer.version
+        packed = answer.pack()
+        if not _may_have_missed_the_profile(decision, answer):
+            self.cache.put(key + answer.version.encode(), packed, self.cache_seconds)
+        if decision.is_personal and answer.source != "popular":  # everybody's list is not this user's last answer
+            self.cache.put(self._last_answer_key(call), packed, self.stale_seconds)
+        return answer
+
+    async def _cached(self, key: bytes, call: Call) -> Answer | None:
+        packed = await self.cache.get(key, max(0.0, call.seconds_left()))
+        if packed is None:
+            return None
+        try:
+            return Answer.unpack(packed)
+        except ValueError:  # another program's bytes under our key
+            return None
+
+    def _seconds_to_spend(self, call: Call) -> float:
+        """Seconds until the reserve for a fallback begins."""
+        return call.seconds_left() - min(self.reserve, call.deadline_ms / 1000 * MAX_RESERVE_SHARE)
+
+    def _last_answer_key(self, call: Call) -> bytes:
+        """The cache key of the same user's last answer; without a user, of the same history and context."""
+        user_id, get = call.request.user_id, call.body.get
+        who = [get("history"), get("context")] if user_id is None else user_id
+        return self._hash(b"last", orjson.dumps([who, get("filters")], option=orjson.OPT_SORT_KEYS))
+
+    def _hash(self, kind: bytes, content: bytes) -> bytes:
+        hasher = blake2b(key=self.secret, digest_size=16)
+        hasher.update(len(kind).to_bytes(4, "big") + kind + content)
+        return hasher.hexdigest().encode()
+
+
+def build_worker_request(call: Call, decision: Decision) -> WorkerRequest:
+    """What TorchServe is asked; without consent nothing of the user.
+
+    Raises:
+        ApiError: the body holds a number that JSON writers refuse.
+    """
+    if not decision.is_personal:
+        fields = {name: call.body[name] for name in IMPERSONAL_FIELDS if name in call.body} | {"history": []}
+    else:
+        fields = {name: value for name, value in call.body.items() if name != "request_id"}
+        if decision.features is not None and not call.request.has_history:
+            fields |= decision.features | {"context": decision.features["context"] | call.request.context}
+    try:
+        body = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        raise ApiError(400, "body", f"cannot be passed on: {error}") from None
+    unlogged = tuple(name for name in UNLOGGED_FIELDS if fields.get(name))
+    return WorkerRequest(body, _history_source(call.request, decision), unlogged)
+
+
+def _history_source(request: Request, decision: Decision) -> str:
+    if not decision.is_personal:
+        return WITHHELD
+    if request.has_history:
+        return FROM_REQUEST
+    return NO_HISTORY if request.user_id is None else FROM_STORE
+
+
+def _may_have_missed_the_profile(decision: Decision, answer: Answer) -> bool:
+    """Whether the worker gave no personal answer to a user with a profile: its own read may have failed for a moment,
+    and such an answer must not be repeated for as long as answers are cached."""
+    return decision.is_personal and bool(decision.version) and answer.source != "personalized"

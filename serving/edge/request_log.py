@@ -1,0 +1,216 @@
+"""What the edge writes down: the served log (one JSON line per answer, for lineage), and its own log as JSON lines.
+
+Users stand in the served log under a keyed hash. Nobody waits for the disk, and a full disk costs lines only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from config.command import UserError
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 0.2
+WRITTEN, DROPPED, FAILED = "written", "dropped", "failed"
+MIN_SECRET_LENGTH = 16
+PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.inputs`: it comes from everybody's events
+WITHHELD = "withheld"  # whose history an answer rests on: the worker was told nothing of the user
+FROM_REQUEST = "stated"  # the request's own
+FROM_STORE = "stored"  # the user's, in the online store
+NO_HISTORY = "nobody"  # nobody's
+
+
+class SecretError(UserError):
+    """The secret that hides users is missing, or is too short."""
+
+
+class LineLog:
+    """Lines wait in memory for a thread that appends them to one file per day and process.
+
+    Args:
+        folder: of the files, NAME-DAY-PID.jsonl.
+        max_lines: that may wait; further ones are dropped, and counted.
+        count: called with (outcome, lines): written, dropped (too many waited) or failed (the disk refused them).
+        mode: of the folder, where it is made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        max_lines: int,
+        count: Callable[[str, int], None],
+        name: str = "served",
+        mode: int = 0o777,
+    ) -> None:
+        self._folder, self._max_lines, self._count, self._name, self._mode = folder, max_lines, count, name, mode
+        self._waiting: deque[bytes] = deque()
+        self._stop = threading.Event()
+        self._writing = threading.Lock()
+        self._healthy = True
+        self._thread = threading.Thread(target=self._run, name=f"{name}-log", daemon=True)
+        self._thread.start()
+
+    def append(self, line: bytes) -> None:
+        """Write a line, without its line break, soon."""
+        if len(self._waiting) >= self._max_lines:
+            self._count(DROPPED, 1)
+            return
+        self._waiting.append(line)
+
+    def close(self) -> None:
+        """Write what waits; safe to call twice."""
+        self._stop.set()
+        self._thread.join()
+
+    def flush(self) -> None:
+        """Write what waits now."""
+        with self._writing:
+            self._flush()
+
+    def _run(self) -> None:
+        while not self._stop.wait(FLUSH_SECONDS):
+            self.flush()
+        self.flush()
+
+    def _flush(self) -> None:
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not lines:
+            return
+        try:
+            self._folder.mkdir(self._mode, parents=True, exist_ok=True)
+            append_whole(self._path(), b"".join(line + b"\n" for line in lines))
+        except OSError as error:
+            self._count(FAILED, len(lines))
+            if self._healthy:  # logged once: a full disk would not gain from a line per attempt
+                log.error("the %s log is not written: %s", self._name, error)
+            self._healthy = False
+            return
+        self._healthy = True
+        self._count(WRITTEN, len(lines))
+
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append all of the content or, as far as the disk allows, nothing: half a line would spoil the next one too.
+
+    Raises:
+        OSError: the disk is full, or the file may not be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        written = 0
+        try:
+            while written < len(content):
+                written += file.write(content[written:])
+        except OSError:
+            if written:
+                file.truncate(before)
+            raise
+
+
+def kept_request(worker_body: bytes, request_id: str, time: str) -> bytes:
+    """A line for replaying a request that holds more than the served log may; it names no user."""
+    body = {name: value for name, value in orjson.loads(worker_body).items() if name != "user_id"}
+    return orjson.dumps({"request_id": request_id, "asked": time, "body": body})
+
+
+def load_secret(text: str, path: Path) -> bytes:
+    """The secret of a text or, where that is empty, of the file, which is made at first use for its owner alone.
+
+    Raises:
+        SecretError: it is too short to hide anything.
+    """
+    return derive_secret(text or _read_or_create(path), "TIDEGATE_EDGE_USER_SECRET" if text else path)
+
+
+def derive_secret(text: str, origin: object) -> bytes:
+    """The key of the hashes for a text. Raises SecretError: the text is too short."""
+    if len(text) < MIN_SECRET_LENGTH:
+        raise SecretError(f"{origin} holds {len(text)} characters; expected at least {MIN_SECRET_LENGTH}")
+    return blake2b(text.encode(), digest_size=32).digest()
+
+
+def pseudonym(secret: bytes, user_id: str) -> str:
+    """32 hexadecimal digits: the same for the same user, and meaningless without the secret."""
+    return blake2b(user_id.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).hexdigest()
+
+
+def hash_inputs(secret: bytes, inputs: Any) -> dict[str, str] | None:
+    """The worker's digests of what it read, as the served log holds them; None where the worker sends none.
+
+    Digests of a person's events are hashed under the secret: a short history could be guessed from its digest.
+    """
+    if not isinstance(inputs, dict):
+        return None
+    return {
+        name: str(value) if name == PUBLIC_INPUT else pseudonym(secret, f"{name} {value}")
+        for name, value in inputs.items()
+    }
+
+
+def _read_or_create(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(partial, path)  # of several processes that start at once, one wins, with a whole file
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()
+    return path.read_text().strip()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per log record, with nothing of the user or the content of a request.
+
+    Fields: time, level, logger, event; request_id where the record belongs to one request; error and where for an
+    exception.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if (request_id := getattr(record, "request_id", None)) is not None:
+            line["request_id"] = request_id
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= _describe_exception(record.exc_info[1])
+        return orjson.dumps(line).decode()
+
+
+def _describe_exception(error: BaseException) -> dict[str, Any]:
+    """An exception's type and stack; not its text, which may quote what a client sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(error).__qualname__, "where": where}
+
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"lines": {"()": JsonLines}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {"serving": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
+}

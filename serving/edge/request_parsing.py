@@ -1,0 +1,175 @@
+"""An HTTP request as the JSON body that `serving.worker.request.parse` checks; GET and POST carry the same fields."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.edge.models import CONSENT_HEADER, DEADLINE_HEADER, REQUEST_ID_HEADER, ApiError, RequestHeaders
+
+MAX_QUERY_BYTES = 8192
+MAX_NAME_LENGTH = 100  # of a field that an error repeats
+MAX_REQUEST_ID_LENGTH = 256
+MAX_K_DIGITS = 9
+CONTEXT, FILTERS = "context", "filters"  # ?context.device=tv&filters.genres=Drama
+UNREPEATABLE_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-deadline-ms", b"x-consent"})
+BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+HEADER_NAMES = (DEADLINE_HEADER, CONSENT_HEADER, REQUEST_ID_HEADER)
+CLOSE = {"Connection": "close"}  # the rest of the body is not read
+
+
+class HeaderCheck:
+    """ASGI middleware that refuses headers which a proxy in front may have read differently.
+
+    Args:
+        refuse: makes the response to an ApiError.
+    """
+
+    def __init__(self, app: ASGIApp, refuse: Callable[[Request, ApiError], Response]) -> None:
+        self._app, self._refuse = app, refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = check_headers(scope["headers"]) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await self._refuse(Request(scope), error)(scope, receive, send)
+
+
+def check_headers(headers: list[tuple[bytes, bytes]]) -> ApiError | None:
+    """What is wrong with a request's headers, if anything."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in UNREPEATABLE_HEADERS:
+            return ApiError(400, name.decode(), "is sent twice")
+        seen.add(name)
+    # httptools reads no body after an offer to upgrade: it would take the body for the next request.
+    if b"upgrade" in seen and not seen.isdisjoint(BODY_HEADERS):
+        return ApiError(400, "upgrade", "is offered by a request with a body; only HTTP/1.1 is spoken here", CLOSE)
+    return None
+
+
+def read_key(request: Request) -> str | None:
+    """The text of the API key, from `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    authorization = request.headers.get("authorization")
+    if authorization is None:
+        return request.headers.get("x-api-key")
+    scheme, _, text = authorization.partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
+
+
+def parse_headers(request: Request) -> RequestHeaders:
+    """The headers beside the key. Raises ApiError: 400."""
+    values = {name: value for name in HEADER_NAMES if (value := request.headers.get(name)) is not None}
+    try:
+        return RequestHeaders.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        message = fault["msg"]
+        raise ApiError(400, str(fault["loc"][0]), message[:1].lower() + message[1:]) from None
+
+
+async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any:
+    """The JSON value of the body.
+
+    Raises:
+        ApiError: 400 where the body is not JSON, 408 where it takes too long, 413 where it is too long.
+        ClientDisconnect: the client left.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        raise ApiError(413, "body", f"is {length} bytes long; the limit is {max_bytes}", CLOSE)
+    try:
+        async with asyncio.timeout(max_seconds):
+            return parse_json(await _read(request, max_bytes))
+    except TimeoutError:
+        raise ApiError(408, "body", f"did not arrive within {max_seconds:g} s", CLOSE) from None
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > max_bytes:
+            raise ApiError(413, "body", f"is longer than {max_bytes} bytes", CLOSE)
+    return bytes(content)
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ApiError: the text is not JSON, is nested too deeply, or repeats a name within one object.
+    """
+    if not content:
+        raise ApiError(400, "body", "is missing; send one JSON object")
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
+    except ValueError as error:  # UnicodeDecodeError too
+        raise ApiError(400, "body", f"is not JSON: {str(error)[:200]}") from None
+    except RecursionError:
+        raise ApiError(400, "body", "is nested too deeply") from None
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. A proxy that read the body before us may have taken the other of two values."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        _set_once(values, name, value)
+    return values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def parse_query(query: bytes) -> dict[str, Any]:
+    """The body for a query string: ?user_id=7&k=10&exclude=a&exclude=b&context.device=tv&filters.genres=Drama.
+
+    Raises:
+        ApiError: the query cannot be read, or repeats a field that has one value.
+    """
+    if len(query) > MAX_QUERY_BYTES:
+        raise ApiError(400, "query", f"is {len(query)} bytes long; the limit is {MAX_QUERY_BYTES}: POST the request")
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    except ValueError as error:  # UnicodeDecodeError too
+        raise ApiError(400, "query", f"cannot be read: {str(error)[:100]}") from None
+    body: dict[str, Any] = {}
+    for name, value in pairs:
+        group, dot, key = name.partition(".")
+        if name == "exclude":
+            body.setdefault(name, []).append(value)
+        elif name in (CONTEXT, FILTERS):
+            raise ApiError(400, name, f"expected {name}.NAME=value")
+        elif dot and group == FILTERS:
+            body.setdefault(FILTERS, {}).setdefault(key, []).append(value)
+        elif dot and group == CONTEXT:
+            _set_once(body.setdefault(CONTEXT, {}), key, value)
+        else:
+            _set_once(body, name, _parse_int(value) if name == "k" else value)
+    return body
+
+
+def usable_request_id(header: str | None) -> str | None:
+    """The id of the header, if it can be returned and logged."""
+    if not header or len(header) > MAX_REQUEST_ID_LENGTH:
+        return None
+    return header if header.isascii() and header.isprintable() else None
+
+
+def _set_once(values: dict[str, Any], name: str, value: Any) -> None:
+    if name in values:
+        raise ApiError(400, name[:MAX_NAME_LENGTH], "is sent twice")
+    values[name] = value
+
+
+def _parse_int(text: str) -> Any:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_K_DIGITS else text

@@ -1,0 +1,319 @@
+"""A version on trial beside the champion: which users it answers, what is counted of both, and when it is rolled back.
+
+Experiments assign users to arms in the same way, so that part stands here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from filelock import FileLock, Timeout
+
+from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
+from serving.deployment.rollout_evidence import Evidence
+from serving.deployment.rollout_stage import Phase, Stage, StageError
+from serving.edge.answer import Answer
+from serving.edge.models import ApiError
+from serving.edge.settings import Arm
+from serving.edge.torchserve_client import MIN_SECONDS, NoAnswer, TorchServeClient
+
+log = logging.getLogger(__name__)
+
+CANARY, CHAMPION = "canary", "champion"
+STAGE_CHECK_SECONDS = 0.1  # a rollback reaches every process within this
+EVIDENCE_SECONDS = 0.5
+COMPARED, FAILED, DROPPED = "compared", "failed", "dropped"
+HASH_BITS, FLOAT_BITS = 64, 53
+
+
+class Bucket(NamedTuple):
+    """A user's arm, the version that answers there, and the experiment; None where there is none."""
+
+    arm: str | None
+    version: str | None
+    experiment: str | None = None
+
+
+NO_BUCKET = Bucket(None, None)
+
+
+class Experiment:
+    """Assigns users to arms by a hash, so that nothing is stored and a user stays in one arm.
+
+    Arms lie on [0, 1) in the order of their declaration. A first arm that grows keeps its users, so a canary is
+    declared first.
+
+    Args:
+        name: salts the hash: two experiments split users independently.
+        arms: name -> share and version; shares sum to 1.
+    """
+
+    def __init__(self, name: str, arms: Mapping[str, Arm]) -> None:
+        self.name = name or None
+        self._salt = name.encode()
+        self._ends: list[tuple[float, Bucket]] = []
+        end = 0.0
+        for arm_name, arm in arms.items():
+            end += arm.share
+            self._ends.append((end, Bucket(arm_name, arm.version, self.name)))
+
+    def bucket(self, user_id: str) -> Bucket:
+        """The user's arm."""
+        if not self._ends:
+            return NO_BUCKET
+        point = hash_to_unit_interval(self._salt, user_id)
+        last = self._ends[-1][1]  # shares may sum to 1 - 1e-16
+        return next((bucket for end, bucket in self._ends if point < end), last)
+
+
+def hash_to_unit_interval(salt: bytes, user_id: str) -> float:
+    """A number in [0, 1), uniform over users and the same on every machine."""
+    content = len(salt).to_bytes(8, "big") + salt + user_id.encode("utf-8", "surrogatepass")
+    digest = blake2b(content, digest_size=HASH_BITS // 8).digest()
+    return (int.from_bytes(digest, "big") >> (HASH_BITS - FLOAT_BITS)) / (1 << FLOAT_BITS)  # exact in a float
+
+
+class RolloutTrial:
+    """Asks the version that a user belongs to, and counts calls while a version is on trial.
+
+    The version on trial has connections and a circuit breaker of its own: its failures are no reason to leave the
+    champion alone, and a request that meets one is answered by the champion in the time that is left.
+
+    Args:
+        champion: asks the default version, and those of the experiment.
+        candidate: asks the version on trial.
+        experiment: assigns the users whom the trial does not take.
+    """
+
+    def __init__(self, champion: TorchServeClient, candidate: TorchServeClient, experiment: Experiment) -> None:
+        self._champion, self._candidate, self._experiment = champion, candidate, experiment
+        self.breaker = champion.breaker
+        self.stage: Stage | None = None
+        self.evidence = Evidence()
+        self._arms: Experiment | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are counted."""
+        return self.stage is not None and self.stage.tried
+
+    def enter(self, new: Stage | None) -> None:
+        """Follow the rollout to a stage. Counts begin anew with each stage."""
+        if new == self.stage:
+            return
+        self.stage, self.evidence, self._arms = new, Evidence(), None
+        if new is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
+            return
+        share = new.share if new.phase is Phase.CANARY else 1.0
+        arms = {CANARY: Arm(share=share, version=new.version), CHAMPION: Arm(share=1 - share)}
+        # Salted by the version only: its users stay as shares grow, and the next version begins with others.
+        self._arms = Experiment(f"rollout-{new.version}", arms)
+
+    def bucket(self, user_id: str) -> Bucket:
+        """The canary takes its share of all users; the others belong to the experiment, where there is one."""
+        if self._arms is None:
+            return self._experiment.bucket(user_id)
+        bucket = self._arms.bucket(user_id)
+        if bucket.arm == CANARY:
+            return bucket
+        experiment = self._experiment.bucket(user_id)
+        return bucket if experiment.arm is None else experiment
+
+    def loaded_version(self, version: str | None) -> str | None:
+        """See `TorchServeClient.loaded_version`."""
+        return (self._candidate if self._is_on_trial(version) else self._champion).loaded_version(version)
+
+    async def recommend(self, body: bytes, version: str | None, seconds: float, counted: bool = True) -> dict[str, Any]:
+        """See `TorchServeClient.recommend`; `counted` says whether a user waits for the answer."""
+        end = time.monotonic() + seconds
+        if self._is_on_trial(version):
+            try:
+                return await self.ask_candidate(body, version, seconds)
+            except NoAnswer:
+                if end - time.monotonic() < MIN_SECONDS:
+                    raise
+            version, counted = None, False  # what the champion takes with the time that is left is no fair measure
+        return await self._ask_champion(body, version, end - time.monotonic(), counted and version is None)
+
+    async def ask_candidate(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
+        """Ask the version on trial, and count the call. A refused request is the client's fault and does not count."""
+        begun, counts = time.perf_counter(), self.evidence
+        try:
+            fields = await self._candidate.recommend(body, version, seconds)
+        except NoAnswer:
+            counts.candidate.saw(True, time.perf_counter() - begun)
+            raise
+        if fields["model_version"] == version:  # else it is not loaded, which the rollout's driver notices
+            counts.candidate.saw(False, time.perf_counter() - begun)
+        return fields
+
+    async def close(self) -> None:
+        await self._champion.close()
+        await self._candidate.close()
+
+    async def _ask_champion(self, body: bytes, version: str | None, seconds: float, counted: bool) -> dict[str, Any]:
+        begun, counts = time.perf_counter(), self.evidence
+        counted = counted and self.is_running
+        try:
+            fields = await self._champion.recommend(body, version, seconds)
+        except NoAnswer:
+            if counted:
+                counts.champion.saw(True, time.perf_counter() - begun)
+            raise
+        if counted:
+            counts.champion.saw(False, time.perf_counter() - begun)
+        return fields
+
+    def _is_on_trial(self, version: str | None) -> bool:
+        return version is not None and self._arms is not None and version == self.stage.version  # type: ignore[union-attr]
+
+
+class ShadowRequests:
+    """Puts requests that the champion has answered to the version on trial too: later, one at a time.
+
+    Args:
+        max_waiting: requests that may wait; further ones are dropped.
+        seconds: that an answer may take.
+        count: called with how each ended: compared, failed or dropped.
+    """
+
+    def __init__(self, trial: RolloutTrial, max_waiting: int, seconds: float, count: Callable[[str], None]) -> None:
+        self._trial, self._seconds, self._count = trial, seconds, count
+        self._waiting: asyncio.Queue[tuple[bytes, Answer]] = asyncio.Queue(max_waiting)
+        self._due = 0.0
+
+    def offer(self, body: bytes, answer: Answer) -> None:
+        """Take the plan's share of the requests that the champion has just answered, evenly as they come."""
+        current = self._trial.stage
+        if current is None or current.plan is None or not self._trial.is_running or answer.version != current.previous:
+            return
+        self._due += current.plan.shadow_share
+        if self._due < 1:
+            return
+        self._due -= 1
+        try:
+            self._waiting.put_nowait((body, answer))
+        except asyncio.QueueFull:
+            self._count(DROPPED)
+
+    async def run(self) -> None:
+        """Compare until cancelled."""
+        while True:
+            body, answer = await self._waiting.get()
+            try:
+                self._count(await self._compare(body, answer))
+            except Exception:  # the task must outlive whatever one request brings
+                log.exception("a shadow request failed")
+                self._count(FAILED)
+
+    async def _compare(self, body: bytes, answer: Answer) -> str:
+        trial = self._trial
+        current, counts = trial.stage, trial.evidence
+        if current is None or not trial.is_running or answer.version != current.previous:
+            return DROPPED  # the trial went on while the request waited
+        try:
+            fields = await trial.ask_candidate(body, current.version, self._seconds)
+        except (NoAnswer, ApiError):
+            return FAILED
+        if fields["model_version"] != current.version:
+            return FAILED
+        champion_items = orjson.loads(answer.log_entry + b"}")["items"]
+        counts.compare(champion_items, [item["item_id"] for item in fields["items"]])
+        return COMPARED
+
+
+class RolloutWatch:
+    """Follows the stage's file, writes this process's counts beside it, and rolls back when a limit is passed.
+
+    Each process counts for itself. The one that holds a lock judges the sum; the others see the stage change.
+
+    Args:
+        path: of the stage's file.
+        on_rollback: called when this process ordered one.
+    """
+
+    def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None] = lambda: None) -> None:
+        self._path, self._trial, self._on_rollback = path, trial, on_rollback
+        self._evidence_file = rollout_evidence.folder(path) / f"{os.getpid()}-{time.time_ns()}.json"  # pids come again
+        self._file_version: tuple[int, int] | None = None
+        self._judged: tuple[str, int] = ("", 0)
+        # The lock is taken in worker threads, and a process that dies releases it.
+        self._judge_lock = FileLock(path.with_suffix(".judge"), blocking=False, thread_local=False)
+        self._healthy = True
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        counted = 0.0
+        while True:
+            self.check_stage()
+            if self._trial.is_running and time.monotonic() - counted >= EVIDENCE_SECONDS:
+                counted = time.monotonic()
+                await self._report()
+            await asyncio.sleep(STAGE_CHECK_SECONDS)
+
+    def check_stage(self) -> None:
+        """Enter the stage of the file if the file changed."""
+        try:
+            stat = self._path.stat()
+            version = stat.st_mtime_ns, stat.st_ino
+        except OSError:
+            version = None
+        if version == self._file_version:
+            return
+        try:
+            self._trial.enter(rollout_stage.read(self._path))
+            self._file_version = version
+        except StageError as error:  # the last known stage still holds
+            if self._healthy:
+                log.error("%s", error)
+            self._healthy = False
+
+    def close(self) -> None:
+        self._judge_lock.release(force=True)
+
+    async def _report(self) -> None:
+        current = self._trial.stage
+        assert current is not None
+        counts = Evidence()
+        counts.add(self._trial.evidence)  # a copy: a thread writes it while requests are counted on
+        try:
+            await asyncio.to_thread(self._write_and_judge, current, counts)
+        except Exception:  # a full disk: the trial waits, and answers go on
+            if self._healthy:
+                log.exception("the counts of the trial are not written")
+            self._healthy = False
+        else:
+            self._healthy = True
+
+    def _write_and_judge(self, current: Stage, counts: Evidence) -> None:
+        step = current.since.isoformat()
+        rollout_evidence.write(self._evidence_file, step, counts)
+        if not self._is_judge() or current.plan is None:
+            return
+        total = rollout_evidence.total(self._path, step)
+        look = rollout_evidence.look(total)
+        if (step, look) == self._judged or look == 0:
+            return
+        self._judged = step, look
+        reason = rollout_evidence.passed(total, current.plan)
+        if reason is not None and rollout_stage.move(
+            self._path, current, rollback.back(current, reason, deployment_log.who())
+        ):
+            log.warning("rolled back from %s: %s", current.version, reason)
+            self._on_rollback()
+
+    def _is_judge(self) -> bool:
+        if not self._judge_lock.is_locked:
+            try:
+                self._judge_lock.acquire()
+            except Timeout:
+                return False
+        return True

@@ -1,0 +1,74 @@
+"""How a command ends: a user's mistake, an interrupt and a closed pipe are no tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.command import UserError, exits_cleanly
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITER = """
+import sys
+from config.command import exits_cleanly
+
+@exits_cleanly
+def main(argv=None):
+    {body}
+    return 0
+
+sys.exit(main())
+"""
+
+
+def piped_into_head(body: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output's reader stops after one line."""
+    command = [sys.executable, "-c", WRITER.format(body=body)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    return process.wait(timeout=60), process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'for number in range(100_000): print("a line", number)',
+        # What fits the buffer is written when the command has ended.
+        'import time; print("first", flush=True); time.sleep(1); print("second")',
+        'import time; print("first", flush=True); time.sleep(1); print("second"); raise SystemExit(0)',
+    ],
+)
+def test_a_closed_pipe_ends_a_command_without_a_traceback(body: str) -> None:
+    assert piped_into_head(body) == (141, "")
+
+
+def test_a_broken_pipe_elsewhere_is_not_hidden() -> None:
+    @exits_cleanly
+    def main(argv: list[str] | None = None) -> int:
+        raise BrokenPipeError("of a socket")
+
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        main()
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    @exits_cleanly
+    def main(argv: list[str] | None = None) -> int:
+        raise UserError("split.test_fraction is 1.2; expected less than 1")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: split.test_fraction is 1.2; expected less than 1\n"
+
+
+def test_an_interrupt_is_exit_code_130() -> None:
+    @exits_cleanly
+    def main(argv: list[str] | None = None) -> int:
+        raise KeyboardInterrupt
+
+    assert main() == 130

@@ -1,0 +1,307 @@
+"""Every format ends as the same columns, and what cannot be read is named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from config import params
+from data.files import DataError
+from data.readers.sources import Source, detect_format, read_source
+
+SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
+
+
+@pytest.fixture
+def read_from(ingest_settings):
+    """Read a path with the given settings of `ingest`."""
+
+    def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
+        return read_source(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
+
+    return run
+
+
+def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def flags(*names: str) -> str:
+    order = [
+        "unknown",
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children's",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+    ]
+    return "|".join("1" if name in names else "0" for name in [*order, *[""] * 10])
+
+
+@pytest.fixture
+def movielens_100k(tmp_path):
+    folder = tmp_path / "ml-100k"
+    write(folder / "u.data", "196\t242\t3\t881250949", "7\t1\t5\t891717742")
+    write(
+        folder / "u.item",
+        f"242|Kolya (1996)|24-Jan-1997||http://x|{flags('Comedy', 'Drama')}",
+        f"1|Misérables, Les (1995)|01-Jan-1995||http://x|{flags('Drama')}",
+        f"267|unknown||||{flags('unknown')}",
+        encoding="latin-1",
+    )
+    write(folder / "u.user", "196|49|M|writer|05201", "7|57|F|artist|V3N4P")
+    return folder
+
+
+def test_movielens_100k_is_known_by_its_folder_and_read_with_its_side_tables(movielens_100k, read_from):
+    source = read_from(movielens_100k)
+
+    assert source.name == detect_format(movielens_100k) == "movielens-100k"
+    assert source.events.to_dict("list") == {
+        "user_id": ["196", "7"],
+        "item_id": ["242", "1"],
+        "value": ["3", "5"],
+        "event_time": ["881250949", "891717742"],
+    }
+    assert source.items["title"].tolist() == ["Kolya (1996)", "Misérables, Les (1995)", "unknown"]
+    assert source.items["genres"].tolist() == ["Comedy|Drama", "Drama", "unknown"]
+    assert source.items["year"].tolist()[:2] == [1996.0, 1995.0]
+    assert source.items["release_time"][1] == pd.Timestamp("1997-01-24", tz="UTC")
+    assert source.items["release_time"].isna().tolist() == [False, False, True]
+    assert source.users["age"].tolist() == [49.0, 57.0]
+    assert source.users["occupation"].tolist() == ["writer", "artist"]
+
+
+def test_of_a_zip_code_only_the_first_digit_stays(movielens_100k, read_from):
+    users = read_from(movielens_100k).users
+
+    assert "zip" not in users.columns
+    assert users["region"].tolist() == ["0", None]
+
+
+def test_the_file_u_data_itself_reads_like_its_folder(movielens_100k, read_from):
+    source = read_from(movielens_100k / "u.data")
+
+    assert len(source.events) == 2
+    assert len(source.items) == 3
+
+
+def test_dat_files_keep_leading_zeros_and_drop_twitter_ids(tmp_path, read_from):
+    write(tmp_path / "ratings.dat", "1::0114508::8::1381006850", "2::0104257::9::1364690142")
+    write(tmp_path / "movies.dat", "0114508::Species: II (1995)::Action|Horror", "0104257::Le Bébé (1992)::")
+    write(tmp_path / "users.dat", "1::18405182", "2::31260677")
+
+    source = read_from(tmp_path)
+
+    assert source.name == "movielens-dat"
+    assert source.events["item_id"].tolist() == ["0114508", "0104257"]
+    assert source.items["title"].tolist() == ["Species: II (1995)", "Le Bébé (1992)"]
+    assert source.items["genres"].tolist() == ["Action|Horror", None]
+    assert source.items["year"].tolist() == [1995.0, 1992.0]
+    assert source.users is None
+
+
+def test_users_of_movielens_1m_have_traits(tmp_path, read_from):
+    write(tmp_path / "ratings.dat", "1::1193::5::978300760")
+    write(tmp_path / "users.dat", "1::F::1::10::48067")
+
+    users = read_from(tmp_path).users
+
+    assert users.to_dict("records") == [{"user_id": "1", "gender": "F", "age": 1.0, "occupation": "10", "region": "4"}]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "user_id,item_id,event_time",
+        "userId,movieId,timestamp",
+        "User ID,product-id,ts",
+        "user_id:token,item_id:token,timestamp:float",
+        "customer_id\tarticle_id\tdatetime",
+        "uid;iid;time",
+    ],
+)
+def test_common_column_names_need_no_map(tmp_path, read_from, header):
+    delimiter = next(mark for mark in ",\t;" if mark in header)
+    path = write(tmp_path / "log.csv", header, delimiter.join(["007", "a", "1700000000"]))
+
+    events = read_from(path).events
+
+    assert events[["user_id", "item_id", "event_time"]].iloc[0].tolist() == ["007", "a", "1700000000"]
+
+
+def test_the_map_wins_and_context_is_kept(tmp_path, read_from):
+    path = write(tmp_path / "shop.csv", "buyer,user_id,sku,when,screen,junk", "b1,seller,s1,2024-01-01,phone,zzz")
+
+    events = read_from(
+        path,
+        context=("device",),
+        columns={"user_id": "buyer", "event_time": "when", "device": "screen"},
+    ).events
+
+    assert events.to_dict("records") == [
+        {"user_id": "b1", "item_id": "s1", "event_time": "2024-01-01", "device": "phone"}
+    ]
+
+
+def test_parquet_integers_become_text_ids_even_where_one_is_missing(tmp_path, read_from):
+    path = tmp_path / "likes.parquet"
+    pd.DataFrame({"user_id": [1, None], "movie_id": [858, 593], "timestamp": [956703932, 956703954]}).to_parquet(path)
+
+    events = read_from(path).events
+
+    assert events["user_id"].tolist() == ["1", None]
+    assert events["item_id"].tolist() == ["858", "593"]
+
+
+def test_a_folder_with_one_table_of_events_takes_its_side_tables_along(tmp_path, read_from):
+    write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp", "1,31,2.5,1260759144")
+    write(tmp_path / "movies.csv", "movieId,title,genres", '31,"Dangerous Minds (1995)",Drama')
+    write(tmp_path / "tags.csv", "userId,movieId,tag,timestamp", "1,31,dull,1260759144")
+
+    source = read_from(tmp_path)
+
+    assert source.events["value"].tolist() == ["2.5"]
+    assert source.items["title"].tolist() == ["Dangerous Minds (1995)"]
+
+
+def test_an_id_that_reads_na_is_an_id(tmp_path, read_from):
+    path = write(tmp_path / "log.csv", "user_id,item_id,event_time", "NA,null,2024-01-01", ",i,2024-01-01")
+
+    events = read_from(path).events
+
+    assert events["user_id"].tolist() == ["NA", None]
+    assert events["item_id"].tolist() == ["null", "i"]
+
+
+def test_csv_in_quotes_with_commas_line_breaks_and_a_byte_order_mark(tmp_path, read_from):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b'\xef\xbb\xbfuser_id,item_id,event_time\r\n"a,b","x\ny",2024-01-01\r\n')
+
+    assert read_from(path).events.iloc[0].tolist() == ["a,b", "x\ny", "2024-01-01"]
+
+
+def test_lines_of_the_wrong_length_are_kept_with_their_number(tmp_path, read_from):
+    path = write(tmp_path / "log.csv", "user_id,item_id,event_time", "a,i,1", "torn", "b,j,2", "c,k,3,4")
+
+    source = read_from(path)
+
+    assert source.events.index.tolist() == [1, 3]
+    assert source.broken[["source_row", "raw"]].to_numpy().tolist() == [[2, "torn"], [4, "c,k,3,4"]]
+
+
+def test_side_tables_of_any_format_are_found_by_name_or_map(tmp_path, read_from):
+    events = write(tmp_path / "log.csv", "user_id,product,event_time", "a,01,2024-01-01")
+    items = write(tmp_path / "things.csv", "product,name,released,price,code", "01,Lamp,x,9.5,007")
+    users = tmp_path / "people.parquet"
+    pd.DataFrame({"user_id": ["a"], "plan": ["free"], "zip_code": ["94110"]}).to_parquet(users)
+
+    source = read_from(events, items=str(items), users=str(users), columns={"item_id": "product"})
+
+    assert source.items[["item_id", "title", "price", "code"]].iloc[0].tolist() == ["01", "Lamp", 9.5, "007"]
+    assert source.users.to_dict("records") == [{"user_id": "a", "plan": "free", "region": "9"}]
+
+
+GOOD = ("user_id,item_id,event_time", "a,i,2024-01-01")
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "says"),
+    [
+        (
+            ("who,item_id,event_time", "a,i,1"),
+            {},
+            r"no column user_id; it holds 'who', 'item_id', 'event_time'",
+        ),
+        (
+            GOOD,
+            {"columns": {"usr_id": "a"}},
+            r"ingest\.columns\.usr_id is none of our columns; they are event_id",
+        ),
+        (
+            GOOD,
+            {"columns": {"value": "stars"}},
+            r"ingest\.columns\.value is 'stars'; the file holds 'user_id'",
+        ),
+        (GOOD, {"columns": {"title": "nam"}}, r"ingest\.columns\.title is 'nam', which no table holds"),
+        (
+            ("user_id,movie_id,sku,event_time", "a,i,j,1"),
+            {},
+            r"item_id may be 'movie_id' or 'sku'; say which",
+        ),
+        (("user_id,user_id,item_id,time", "a,b,i,1"), {}, r"the column 'user_id' is there twice"),
+        (("user_id,item_id,event_time",), {}, r"log\.csv holds no rows"),
+        (("", ""), {}, r"log\.csv holds blank lines only"),
+        (GOOD, {"source": "movielens-100k"}, r"expected lines of"),
+        (GOOD, {"items": "nowhere.csv"}, r"nowhere\.csv does not exist"),
+    ],
+)
+def test_a_wrong_table_is_named_in_one_line(tmp_path, read_from, lines, changes, says):
+    path = write(tmp_path / "log.csv", *lines)
+
+    with pytest.raises(DataError, match=says) as error:
+        read_from(path, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_side_table_without_ids_is_refused(tmp_path, read_from):
+    path = write(tmp_path / "log.csv", *GOOD)
+    items = write(tmp_path / "things.csv", "colour,size", "red,1")
+
+    with pytest.raises(DataError, match=r"things\.csv: no column item_id; it holds 'colour', 'size'"):
+        read_from(path, items=str(items))
+
+
+def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
+    write(tmp_path / "notes.doc", "hello")
+    (tmp_path / "hollow").mkdir()
+
+    for name, says in {
+        "gone.csv": "gone.csv does not exist",
+        "empty.csv": "empty.csv is empty",
+        "picture.csv": "picture.csv is not text",
+        "torn.parquet": "torn.parquet is not a readable Parquet file",
+        "notes.doc": "notes.doc: unknown format",
+        "hollow": "hollow holds nothing known",
+    }.items():
+        with pytest.raises(DataError, match=says):
+            read_from(tmp_path / name)
+
+
+def test_a_folder_with_several_tables_asks_which(tmp_path, read_from):
+    write(tmp_path / "a.csv", *GOOD)
+    write(tmp_path / "b.csv", *GOOD)
+
+    with pytest.raises(DataError, match=r"several tables \(a\.csv, b\.csv\)"):
+        read_from(tmp_path)
+
+
+def test_a_path_and_a_source_must_fit(ingest_settings):
+    with pytest.raises(DataError, match=r"ingest\.path is null"):
+        read_source(ingest_settings(), SIMULATE, 0)
+    with pytest.raises(DataError, match=r"ingest\.path is 'x\.csv', but the simulator reads no file"):
+        read_source(ingest_settings(source="simulator", path="x.csv"), SIMULATE, 0)
+
+
+def test_real_sets_are_known_by_their_folders(real_data, read_from):
+    sizes = {}
+    for name in ("ml-100k", "ml-1m-likes", "movietweetings-100k"):
+        source = read_from(real_data / name)
+        users = 0 if source.users is None else len(source.users)
+        sizes[name] = (source.name, len(source.events), users, len(source.broken))
+
+    assert sizes == {
+        "ml-100k": ("movielens-100k", 100_000, 943, 0),
+        "ml-1m-likes": ("table", 575_281, 6_040, 0),
+        "movietweetings-100k": ("movielens-dat", 100_000, 0, 0),
+    }

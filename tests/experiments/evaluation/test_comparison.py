@@ -1,0 +1,147 @@
+"""Models are chosen on validation and compared on the same cases."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from made_board import build, change
+
+from experiments.evaluation.comparison import best_baseline, best_on_validation, compare_pair
+from experiments.evaluation.measure import measure
+from experiments.evaluation.metrics_files import CompareError, read_metrics
+
+
+def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):
+    worst = {"learned": True, "baseline": False}  # on the test window
+    change(out, "popularity", **worst, validation={"next_item": {"ndcg@10": 0.9}})
+    measured = read_metrics(out / "metrics", "made")
+
+    assert best_on_validation(measured, learned=True) == "popularity"
+    assert best_on_validation(measured, learned=False) == "ease"
+    assert best_on_validation([], learned=True) is None
+
+
+def test_neither_target_can_be_bought_with_the_other(out):
+    change(
+        out,
+        "ease",
+        learned=True,
+        baseline=False,
+        validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.31), ("horizon", 0.1))},
+    )
+    change(out, "ours", validation={t: {"ndcg@10": v} for t, v in (("next_item", 0.30), ("horizon", 0.2))})
+
+    assert best_on_validation(read_metrics(out / "metrics", "made"), learned=True) == "ours"
+
+
+def test_a_hybrid_is_compared_with_each_of_its_parts(out):
+    change(out, "ours", params={"parts": {"popularity": {}, "ease": {}, "not_measured": {}}})
+
+    found = {(one["model"], one["against"], one["target"]) for one in build(out).comparisons}
+
+    assert {("ours", part, target) for part in ("popularity", "ease") for target in ("horizon", "next_item")} <= found
+    assert not [pair for pair in found if pair[1] == "not_measured"]
+
+
+def test_a_learned_peer_is_measured_against_but_never_registered(out):
+    change(out, "ease", learned=True, validation={"next_item": {"ndcg@10": 0.9}})
+    board = build(out)
+
+    assert best_on_validation(board.models, learned=True) == "ours"
+    assert best_on_validation(board.models, learned=False) == "popularity"
+    assert board.best_baseline["next_item"] == "ease"
+    assert {(one["model"], one["against"]) for one in board.comparisons} == {("ours", "ease")}
+
+
+def test_the_best_peer_is_a_peer_and_never_the_better_learned_model_or_oracle(out):
+    board = build(out)
+    assert board.best_baseline == {"horizon": "ease", "next_item": "ease"}
+    assert board.ranked("next_item")[0].label == "ours"
+    assert best_baseline([one for one in board.models if not one.baseline], "next_item") is None
+
+
+def test_every_learned_model_is_compared_with_the_best_peer_of_each_target(out):
+    lines = build(out).comparisons
+    assert [(line["target"], line["model"], line["against"]) for line in lines] == [
+        ("horizon", "ours", "ease"), ("next_item", "ours", "ease"),
+    ]  # fmt: skip
+    for line in lines:
+        assert line["low"] < line["difference"] < line["high"]
+        assert line["low"] > 0
+        assert set(line["slices"]) == {"cold", "warm"}
+
+
+def test_a_difference_is_the_difference_of_the_published_means(out):
+    board = build(out)
+    points = {one.label: one.point("next_item", "ndcg@10") for one in board.models}
+    line = board.comparisons[1]
+    assert line["difference"] == pytest.approx(points["ours"] - points["ease"])
+    assert line["relative"] == pytest.approx(points["ours"] / points["ease"] - 1)
+
+
+def test_a_model_against_its_copy_differs_by_exactly_zero(out):
+    lines = build(out, pairs=[("ease", "ease")]).comparisons
+    copies = [line for line in lines if line["model"] == "ease"]
+    assert len(copies) == 2
+    for line in copies:
+        assert (line["difference"], line["low"], line["high"], line["relative"]) == (0, 0, 0, 0)
+
+
+def test_other_cases_are_refused_even_under_the_same_split_id(out):
+    board = build(out)
+    ours, ease = (next(one for one in board.models if one.label == label) for label in ("ours", "ease"))
+    tables = {one.label: [pd.read_parquet(p) for p in one.ranking_files(out / "rankings")] for one in (ours, ease)}
+    tables["ease"] = [frame[frame["case_id"] != "next_item-100"] for frame in tables["ease"]]
+    fewer = ease.model_copy(update={"targets": measure(tables["ease"], made_items_of(tables), 0, 100)})
+    with pytest.raises(CompareError, match="ours has 300 next_item cases, ease 299, 299 in common"):
+        compare_pair(ours, fewer, lambda one: tables[one.label], "next_item", 0, 100)
+
+
+def made_items_of(tables):
+    """The items that these rankings name; what else is known of them does not matter here."""
+    frames = [frame for each in tables.values() for frame in each]
+    names = {item for frame in frames for column in ("ranked", "truth") for case in frame[column] for item in case}
+    return pd.DataFrame({"item_id": sorted(names), "popularity": 1, "catalogue": True})
+
+
+def test_rankings_of_another_run_than_the_metrics_are_refused(out):
+    path = out / "rankings" / "ease-0.parquet"
+    frame = pd.read_parquet(path)
+    frame["true_ranks"] = [[2**31 - 1] * len(ranks) for ranks in frame["true_ranks"]]
+    frame.to_parquet(path)
+    with pytest.raises(
+        CompareError, match=r"ease: its metrics file has horizon ndcg@10 = .*they come from different runs"
+    ):
+        build(out)
+
+
+def test_a_pair_nobody_measured_is_refused(out):
+    with pytest.raises(CompareError, match="no metrics of 'them'; expected one of ease, oracle, ours, popularity"):
+        build(out, pairs=[("ours", "them")])
+
+
+def test_a_tuned_model_is_compared_with_its_default_values(out):
+    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    asked = {"label": "ours_default", "params": {"rate": 1.0, "embedding_dim": 3}}
+    (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked))
+
+    assert ("ours", "ours_default") in {(line["model"], line["against"]) for line in build(out).comparisons}
+
+
+def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
+    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    asked = {"loss": "in_batch", "embedding_dim": 8, "best_steps": 7}
+    for label, changes in (
+        ("plain", {"loss": "uncorrected", "best_steps": 9}),
+        ("wide", {"loss": "b", "embedding_dim": 9}),
+    ):
+        other = facts | {"label": label, "params": asked | changes}
+        (out / "metrics" / f"{label}.json").write_text(json.dumps(other))
+    change(out, "ours", params=asked)
+
+    pairs = {(line["model"], line["against"]) for line in build(out).comparisons}
+
+    assert ("ours", "plain") in pairs
+    assert not {("ours", "wide"), ("plain", "wide")} & pairs

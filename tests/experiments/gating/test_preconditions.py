@@ -1,0 +1,72 @@
+"""What must hold before the gate looks: committed code, a clean audit, unseen events, a good index."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from gate_policy import POLICY
+
+from config import params
+from experiments.gating import preconditions
+from experiments.gating.preconditions import CodeState
+
+
+def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").mkdir()
+    for name in ("params.yaml", "code.py", "requirements.lock", "notes.txt"):
+        (tmp_path / name).write_text("1\n")
+    stated = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*stated, *command], cwd=tmp_path, check=True)
+    monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
+    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+
+    (tmp_path / "notes.txt").write_text("2\n")
+    (tmp_path / "new.py").write_text("1\n")
+    assert preconditions.code_state()[1:] == (None, None)
+    (tmp_path / "requirements.lock").write_text("2\n")
+    assert preconditions.code_state().changed == "requirements.lock"
+
+
+@pytest.mark.parametrize("path", ["", "git"])
+def test_without_git_the_commit_is_unknown(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
+    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    if not path:
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    state = preconditions.code_state()
+
+    assert state.changed is None
+    assert state.unknown is not None
+    assert "git is not installed" in state.unknown
+
+
+def test_a_workspace_takes_its_commit_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_COMMIT", "0123+changes")
+    assert preconditions.code_state().changed is not None
+    monkeypatch.setenv("TIDEGATE_COMMIT", "0123")
+    assert preconditions.code_state() == CodeState("0123", None, None)
+
+
+@pytest.mark.parametrize("recall", [0.99, 1.0])
+def test_an_index_that_finds_enough_may_serve(recall: float) -> None:
+    assert preconditions.poor_index({"index": {"kind": "faiss", "recall@20": recall}}, POLICY) is None
+
+
+def test_exact_scoring_needs_no_recall() -> None:
+    assert preconditions.poor_index({"model": "two_tower"}, POLICY) is None
+
+
+@pytest.mark.parametrize(("stated", "says"), [({"recall@20": 0.9899}, "0.9899"), ({}, "0.0000")])
+def test_an_index_that_finds_less_or_states_nothing_is_rejected(stated: dict, says: str) -> None:
+    decision = preconditions.poor_index({"index": {"kind": "faiss", **stated}}, POLICY)
+
+    assert decision is not None
+    assert decision.reason.startswith(
+        f"its index finds {says} of the exact best 20, below gate.min_index_recall = 0.99"
+    )

@@ -1,0 +1,145 @@
+"""Retraining: cuts are explicit, old events never judge, and the champion's own configuration is fitted again."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config import params
+from config.command import UserError
+from data.columns import DAY
+from data.times import from_iso, to_iso
+from experiments import retrain
+from experiments.orchestration import workspace
+from experiments.retraining import new_events
+from experiments.retraining.new_events import (
+    FittedChampion,
+    RetrainCuts,
+    choose_cuts,
+    params_sections,
+    prepare_workspace,
+    previous_end,
+)
+from training.model_factory import load_settings
+from training.models.registry import parse
+
+END = from_iso("2026-03-01T12:00:00Z")
+SHIPPED = load_settings().train.models
+
+
+def test_only_new_events_judge_and_validation_is_as_long() -> None:
+    cuts = choose_cuts(END, END + 10 * DAY)
+
+    assert cuts == RetrainCuts(END + 1 - 10 * DAY, END + 1, END + 10 * DAY)
+    assert cuts.test_start - cuts.valid_start == cuts.end + 1 - cuts.test_start
+
+
+def test_without_new_events_nothing_is_retrained() -> None:
+    with pytest.raises(UserError, match="SOURCE holds no event after 2026-03-01T12:00:00Z"):
+        choose_cuts(END, END)
+
+
+def fitted(label: str) -> dict:
+    """A configuration after its fit: with the values chosen and found, and a hybrid's parts as configurations."""
+    made = SHIPPED[label].model_dump() | {"best_steps": 120, "train_events": 9000}
+    if "l2" in made:
+        made["l2"] = made["l2"][0]
+    if "parts" in made:
+        made |= {"parts": {part: fitted(part) for part in made["parts"]}, "weights": [[0.5, 0, 0, 0]]}
+    return made
+
+
+@pytest.mark.parametrize("label", sorted(SHIPPED))
+def test_a_fitted_configuration_becomes_the_section_of_params_again(label: str) -> None:
+    sections = params_sections(label, fitted(label))
+
+    for name, section in sections.items():
+        expected = SHIPPED[name].model_dump()
+        if "l2" in expected:
+            expected["l2"] = expected["l2"][:1]
+        assert parse(section).model_dump() == expected
+
+
+def test_a_configuration_of_other_code_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(UserError, match="the configuration of ease lacks max_items"):
+        params_sections("ease", {"name": "ease", "l2": 200})
+    with pytest.raises(UserError, match="ours is a 'gru', which this code cannot fit"):
+        params_sections("ours", {"name": "gru"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(workspace, "HOME", tmp_path / "workspaces")
+    return workspace.make_simulated()
+
+
+CHAMPION = FittedChampion("4", "two_tower", fitted("two_tower") | {"embedding_dim": 48, "num_heads": 4}, END - 30 * DAY)
+
+
+def test_the_champions_configuration_and_its_rival_are_fitted_at_the_chosen_cuts(folder: Path) -> None:
+    labels = prepare_workspace(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["hybrid"])
+    settings = params.load(folder / "params.yaml")
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+
+    assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not what params.yaml says by now"
+    written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
+    assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
+    assert settings.split.test_start == datetime.fromisoformat(to_iso(END))
+    assert settings.split.valid_start == datetime.fromisoformat(to_iso(END - DAY))
+    assert {"two_tower", "hybrid", *SHIPPED["hybrid"].parts, "popularity_7d"} <= set(labels)
+    assert "sasrec" not in labels
+    assert {"hybrids": ["hybrid"]} in pipeline["vars"]
+
+
+def test_an_unknown_rival_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="--candidates gru: train"):
+        prepare_workspace(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["gru"])
+
+
+def test_an_interrupted_run_continues_from_the_end_of_the_previous_version(folder: Path) -> None:
+    assert previous_end(folder, CHAMPION) == CHAMPION.fit_until_us - 1, "no version lies here: what it was fitted on"
+
+    split = folder / new_events.SPLIT / "manifest.json"
+    split.parent.mkdir(parents=True)
+    split.write_text(json.dumps({"end_us": END}))
+    assert previous_end(folder, CHAMPION) == END
+
+    (folder / new_events.NOTE).parent.mkdir(parents=True, exist_ok=True)
+    (folder / new_events.NOTE).write_text(json.dumps({"old_end_us": END, "end_us": END + DAY}))
+    split.write_text(json.dumps({"end_us": END + DAY}))  # by the call that was cut short
+    assert previous_end(folder, CHAMPION) == END
+
+    split.write_text(json.dumps({"end_us": END + 9 * DAY}))  # by a later one
+    assert previous_end(folder, CHAMPION) == END + 9 * DAY
+
+
+def test_a_newer_file_of_the_same_dataset_keeps_its_name(folder: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("march.csv", "april.csv"):
+        (tmp_path / name).write_text("user_id,item_id,event_time\na,b,2026-01-01\n")
+        made.append(workspace.make(tmp_path / name, None, None, {}, "shop", renewed=True))
+
+    assert made[0] == made[1] == workspace.HOME / "shop"
+    assert yaml.safe_load((made[1] / "params.yaml").read_text())["ingest"]["path"].endswith("april.csv")
+
+
+def test_measurements_of_other_models_on_the_previous_split_are_removed(folder: Path) -> None:
+    for name, suffix in (("metrics", "json"), ("rankings", "parquet")):
+        (folder / new_events.EXPERIMENTS / name).mkdir(parents=True)
+        for label in ("ease", "item_knn"):
+            (folder / new_events.EXPERIMENTS / name / f"{label}.{suffix}").touch()
+    (folder / new_events.EXPERIMENTS / "rankings/items.parquet").touch()
+
+    new_events.remove_other_measurements(folder, ["ease", "two_tower"])
+
+    left = sorted(path.name for path in (folder / new_events.EXPERIMENTS).rglob("*.*"))
+    assert left == ["ease.json", "ease.parquet", "items.parquet"]
+
+
+def test_a_missing_source_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrain.main([]) == 2
+    assert "SOURCE is missing" in capsys.readouterr().err

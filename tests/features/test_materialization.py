@@ -1,0 +1,89 @@
+"""A line is taken whole, or refused by the field that is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from data.columns import event_id as ingested_id
+from features import materialization
+from features.online.errors import ProfileError
+from features.online.profile import Event, Profile, TimedValue
+
+T = 1_780_344_000_000_000  # 2026-06-01T20:00:00Z
+NOW = T + 5
+EVENT = {"user_id": "u", "event_time": "2026-06-01T20:00:00Z", "item_id": "i"}
+
+
+def parse(body: object, types: list[str] | None = None, min_value: float | None = None) -> list[Profile]:
+    return materialization.parse_line(body if isinstance(body, str) else json.dumps(body), NOW, types, min_value)
+
+
+def test_an_event_without_id_gets_the_one_that_ingest_would_give_it() -> None:
+    expected = ingested_id("u", "i", T, "interaction")
+
+    assert parse(EVENT)[0].events == (Event(T, expected, NOW, "i", "interaction"),)
+
+
+def test_what_is_stated_is_kept() -> None:
+    stated = {"event_id": "e", "event_type": "play", "known_time": "2026-06-01T22:00:00+02:00"}
+
+    assert parse(EVENT | stated)[0].events == (Event(T, "e", T, "i", "play"),)
+
+
+def test_traits_and_consent_are_words_of_their_time() -> None:
+    about = {"user_id": "u", "event_time": "2026-06-01T20:00:00", "event_id": "e"}
+
+    assert parse(about | {"traits": {"plan": "free", "age": None}})[0].traits == {
+        "plan": TimedValue(T, "e", NOW, "free"), "age": TimedValue(T, "e", NOW, None),
+    }  # fmt: skip
+    assert parse(about | {"consent": {"training": False}})[0].consent == {"training": TimedValue(T, "e", NOW, False)}
+
+
+@pytest.mark.parametrize(
+    ("types", "min_value", "more", "kept"),
+    [
+        (None, None, {}, 1),
+        (["play"], None, {"event_type": "play"}, 1),
+        (["play"], None, {"event_type": "skip"}, 0),
+        (None, 4, {"value": 4}, 1),
+        (None, 4, {"value": 3.5}, 0),
+        (None, 4, {}, 0),
+    ],
+)
+def test_what_ingest_would_leave_out_is_left_out(types, min_value, more: dict, kept: int) -> None:
+    assert len(parse(EVENT | more, types, min_value)) == kept
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("line", "{"),
+        ("line", "[" * 100_000),
+        ("line", "7"),
+        ("line", {"user_id": "u", "event_time": "2026-06-01"}),
+        ("line", EVENT | {"traits": {}}),
+        ("colour", EVENT | {"colour": "red"}),
+        ("user_id", EVENT | {"user_id": 7}),
+        ("item_id", EVENT | {"item_id": ["i"]}),
+        ("event_time", EVENT | {"event_time": "yesterday"}),
+        ("event_time", EVENT | {"event_time": 7}),
+        ("event_time", EVENT | {"event_time": "1970-01-01"}),
+        ("known_time", EVENT | {"known_time": "2026-06-01T19:59:59Z"}),
+        ("known_time", EVENT | {"event_time": "2026-06-01T20:00:01Z"}),  # later than now
+        ("event_id", EVENT | {"event_id": ""}),
+        ("event_type", EVENT | {"event_type": 7}),
+        ("event_type", EVENT | {"event_type": None}),
+        ("value", EVENT | {"value": "high"}),
+        ("value", EVENT | {"value": True}),
+        ("traits", {"user_id": "u", "event_time": "2026-06-01", "traits": [1]}),
+        ("traits.age", {"user_id": "u", "event_time": "2026-06-01", "traits": {"age": [1]}}),
+        ("consent.ads", {"user_id": "u", "event_time": "2026-06-01", "consent": {"ads": 1}}),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, body: object) -> None:
+    with pytest.raises(ProfileError) as refused:
+        parse(body)
+
+    assert refused.value.field == field

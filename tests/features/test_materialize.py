@@ -1,0 +1,209 @@
+"""The command fills a store from a dataset, as of any moment, or from JSON lines; bad lines are reported and left out."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from config import params
+from data.columns import DAY, HOUR
+from data.tables import write_table
+from features import materialization, materialize
+from features.feature_files import load_features, save_features
+from features.fit import fit_features
+from features.online import profile
+from features.online.connect import StoreSettings, connect
+from features.online.errors import StoreError
+from features.online.store import Policy
+from features.vocabulary import PAD
+
+SETTINGS = params.load(params.ROOT / "params.yaml")
+T = 1_767_300_000_000_000
+CUT = T + 20 * DAY
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """A folder to work in with the products of a small data set; returns its events."""
+    generator = np.random.default_rng(0)
+    hours = np.sort(generator.integers(0, 30 * 24, 300))
+    times = pd.to_datetime(pd.Series(T + hours * HOUR), unit="us", utc=True).astype("datetime64[us, UTC]")
+    events = pd.DataFrame({
+        "event_id": [f"e{number:03d}" for number in range(300)],
+        "user_id": [f"u{number}" for number in generator.integers(0, 9, 300)],
+        "item_id": [f"i{number}" for number in generator.integers(0, 20, 300)],
+        "event_time": times, "known_time": times + pd.Timedelta(hours=3), "event_type": "play",
+    })  # fmt: skip
+    users = pd.DataFrame({"user_id": [f"u{number}" for number in range(9)], "age": [30, None, *range(20, 27)]})
+    items = pd.DataFrame({"item_id": [f"i{number}" for number in range(20)]})
+    made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
+    made.description |= {"until_us": T + 31 * DAY}
+    save_features(tmp_path / "out/features/test", made)
+    for name, table in {"split/events": events, "ingest/users": users}.items():
+        path = tmp_path / f"out/data/{name}.parquet"
+        path.parent.mkdir(parents=True)
+        write_table(path, table)
+    (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):
+        monkeypatch.delenv(name, raising=False)
+    return events
+
+
+def stored(user: str, at: int):
+    return connect(SETTINGS.dataset, StoreSettings()).read([user], [at])[0].profile
+
+
+def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    assert materialize.main([]) == 0
+
+    path = Path("out/state/online.db").resolve()
+    assert f"materialized 9 profiles and the trends of 20 items -> sqlite:///{path}" in capsys.readouterr().out
+    at = T + 31 * DAY
+    for user, own in project.groupby("user_id"):
+        assert [event.event_id for event in profile.visible_events(stored(str(user), at), at, "all")] == own[
+            "event_id"
+        ].tolist()
+    assert profile.visible_traits(stored("u0", at), at) == {"age": 30.0}
+    assert profile.visible_traits(stored("u1", at), at) == {}
+
+
+def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
+    own = project[project["user_id"] == "u3"]
+    until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
+    assert materialize.main(["--until", until.isoformat(), "--batch", "2"]) == 0
+
+    expected = own[own["known_time"] <= until]
+    assert 0 < len(expected) < (own["event_time"] < until).sum()
+    assert [event.event_id for event in stored("u3", until.value // 1000).events] == expected["event_id"].tolist()
+
+
+def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
+    description = Path("out/features/test/description.json")
+    last_us = project["event_time"].max().value // 1000
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1})
+    )  # as fit_features
+    assert materialize.main([]) == 0
+
+    user = project["user_id"].iloc[-1]
+    own = project[project["user_id"] == user]["event_id"].tolist()
+    assert [event.event_id for event in stored(user, T + 31 * DAY).events] == own
+
+
+def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
+    assert materialize.main(["--until", "2026-01-25T12:34:00Z"]) == 0
+
+    features = load_features("out/features/test")
+    at = pd.Timestamp("2026-01-25T12:30:00Z").value // 1000
+    found = connect(SETTINGS.dataset, StoreSettings()).read_trends(at)
+    assert found is not None
+    assert found.time_us == at
+    expected = features.trend_log().at(np.array([at]), found.channels)[0, PAD + 1 :]
+    assert expected.any()
+    np.testing.assert_array_equal(found.values, expected)
+
+
+def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(materialize, "trends_at", killed)  # after the last profile
+        assert materialize.main(["--batch", "2"]) == 130
+    with pytest.raises(StoreError, match="is incomplete"):
+        stored("u3", CUT)
+
+    assert materialize.main([]) == 0
+    assert stored("u3", CUT) is not None
+
+
+def test_what_is_served_goes_on_being_served_while_it_is_materialized_again(
+    project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    materialize.main([])
+    read = []
+    whole = materialization.write_profiles
+    monkeypatch.setattr(materialize, "write_profiles", lambda *given: read.append(stored("u3", CUT)) or whole(*given))
+
+    assert materialize.main([]) == 0
+    assert read[0] is not None
+
+
+def test_events_that_arrive_meanwhile_do_not_complete_the_store(
+    project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
+    store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
+    store.configure(Policy(max_events=50, ttl_us=None, complete=False))
+
+    assert materialize.main(["--events", "lines"]) == 0
+    with pytest.raises(StoreError, match="is incomplete"):
+        stored("u3", T + 400 * DAY)
+
+
+def test_a_moment_before_all_events_stores_nothing(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    assert materialize.main(["--until", "2025-01-01"]) == 0
+
+    assert "materialized 0 profiles" in capsys.readouterr().out
+
+
+def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
+    project: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = '{"user_id": "new", "event_time": "2026-06-01T20:00:00Z", "item_id": "i1", "event_type": "play"}'
+    skip = good.replace("play", "skip")  # params.yaml counts plays
+    (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]))
+
+    assert materialize.main(["--events", "lines", "--batch", "2"]) == 2
+
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "error: line 2: item_id: expected text that is not blank, got 7", "error: line 3: line: is not JSON: '{'",
+    ]  # fmt: skip
+    assert printed.out.splitlines() == ["stored 1 lines", "stored 2 lines", "stored 3 lines"]
+    assert [event.item_id for event in stored("new", T + 300 * DAY).events] == ["i1"]
+
+
+def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = '{"user_id": "new", "event_time": "2026-06-01", "traits": {"plan": "free"}}\n'
+    monkeypatch.setattr("sys.stdin", io.StringIO(line))
+
+    assert materialize.main(["--events", "-"]) == 0
+    assert profile.visible_traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
+
+
+def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.DataFrame) -> None:
+    assert SETTINGS.online.ttl_days == 365
+    materialize.main([])
+
+    assert stored("u3", T + 300 * DAY) is not None
+    assert stored("u3", T + 400 * DAY) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--until", "soon"], "--until: 'soon' is not an ISO 8601 time"),
+        (["--events", "nowhere"], "--events is nowhere; there is no such file"),
+        (["--batch", "0"], "--batch is 0; expected at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
+    assert materialize.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_without_products_the_command_to_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+    assert materialize.main([]) == 2
+    assert "run `python -m features.featurize`" in capsys.readouterr().err

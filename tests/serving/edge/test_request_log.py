@@ -1,0 +1,314 @@
+"""What the edge writes down: the served log, kept requests, its own log; and that none of it names a user."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import logging.config
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_torchserve
+import pytest
+from fake_torchserve import FakeTorchServe
+from running import Edge, Start, wait_until
+
+from serving.edge import request_log
+from serving.edge.request_log import (
+    LOGGING,
+    JsonLines,
+    LineLog,
+    SecretError,
+    append_whole,
+    hash_inputs,
+    load_secret,
+    pseudonym,
+)
+
+PERSONAL = ("ann-lee", "ann@example.org", "25-34", "seen-item")
+
+
+def test_a_line_holds_the_answer_and_where_it_came_from(edge: Edge) -> None:
+    body = {"user_id": "ann", "k": 2, "time": "2026-02-03T04:05:06Z", "request_id": "r-1"}
+    answers = [edge.answer(body), edge.answer(body), edge.answer({"history": [], "k": 1})]
+    first, second, third = edge.served()
+    assert first["items"] == [item["item_id"] for item in answers[0]["items"]] == ["ann-000", "ann-001"]
+    for name in ("source", "reason", "model_version", "dataset_version", "request_id", "trends_time", "segments"):
+        assert first[name] == answers[0][name]
+    assert (first["cache"], second["cache"]) == ("miss", "hit")
+    assert (first["asked"], first["k"], first["consent"]) == ("2026-02-03T04:05:06Z", 2, "not_asked")
+    assert first["user"] == second["user"] != third["user"]
+    assert third["user"] is None
+    assert third["request_id"] == answers[2]["request_id"]
+    assert edge.count("tidegate_edge_served_lines_total", outcome="written") == 3
+
+
+def test_a_user_stands_under_a_hash_that_only_the_secret_gives(start: Start) -> None:
+    one, two = start(), start()  # each with a secret of its own
+    body = {
+        "user_id": PERSONAL[0],
+        "context": {"mail": PERSONAL[1], "age_band": PERSONAL[2]},
+        "history": [{"item_id": PERSONAL[3], "event_time": "2026-01-01T00:00:00Z"}],
+        "exclude": ["*"],
+    }
+    names = []
+    for edge in (one, two):
+        edge.service.recommender.fallback.popular.items[0]["item_id"] = "popular"
+        edge.answer(body | {"k": 1})
+        (line,) = edge.served()
+        line.pop("items")  # the fake names its items after the user
+        assert not [word for word in PERSONAL if word in json.dumps(line)]
+        names.append(line["user"])
+    assert len(names[0]) == 32
+    assert names[0] != names[1]
+
+
+REQUEST = {
+    "user_id": "ann",
+    "k": 2,
+    "history": [{"item_id": "seen-item", "event_time": "2026-01-01T00:00:00Z"}],
+    "context": {"age_band": "25-34"},
+}
+
+
+def test_a_line_says_whose_history_the_answer_rests_on_and_which_fields_it_leaves_out(edge: Edge) -> None:
+    edge.answer({"user_id": "ann", "time": "2026-01-02T00:00:00Z"})
+    edge.answer(REQUEST)
+    edge.answer({"k": 3})
+    edge.answer(REQUEST | {"exclude": ["x"]}, x_consent="denied")
+    lines = edge.served()
+    assert [line["basis"] for line in lines] == ["stored", "stated", "nobody", "withheld"]
+    assert [line["unlogged"] for line in lines] == [[], ["context", "history"], [], ["exclude"]]
+    assert {line["dataset"] for line in lines} == {"tiny"}
+    assert not (edge.settings.home / "requests").exists()
+
+
+def test_digests_of_inputs_are_hashed_under_the_secret(start: Start, torchserve: FakeTorchServe) -> None:
+    torchserve.inputs = {"history": "0123", "traits": "4567", "trends": "89ab"}
+    names = []
+    for edge in (start(), start()):  # each with a secret of its own
+        edge.answer({"user_id": "ann"})
+        (line,) = edge.served()
+        assert line["inputs"] == hash_inputs(edge.service.secret, torchserve.inputs)
+        assert line["inputs"]["trends"] == "89ab"  # everybody's events
+        assert "0123" not in json.dumps(line)
+        names.append(line["inputs"]["history"])
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("garbage", [None, "text", ["a"], {"history": None}])
+def test_an_answer_without_digests_of_inputs_is_given_all_the_same(
+    edge: Edge, torchserve: FakeTorchServe, garbage: object
+) -> None:
+    torchserve.inputs = garbage
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
+
+
+def test_requests_are_kept_if_configured_without_their_user_and_for_the_owner_only(start: Start) -> None:
+    edge = start(keep_requests=True)
+    edge.answer(REQUEST | {"request_id": "r-1", "time": "2026-01-02T00:00:00Z"})
+    edge.answer({"user_id": "ann", "request_id": "r-2"})  # its line holds all of it
+    edge.answer(REQUEST | {"request_id": "r-3"}, x_consent="denied")
+    edge.service.kept_requests.flush()
+    (file,) = (edge.settings.home / "requests").iterdir()
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["request_id"], line["asked"]) == ("r-1", "2026-01-02T00:00:00Z")
+    assert line["body"] == {name: REQUEST[name] for name in ("k", "history", "context")} | {"time": line["asked"]}
+    assert (edge.settings.home / "requests").stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_costs_lines_but_no_answer(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    log = edge.service.served_log
+    whole = log._path
+    monkeypatch.setattr(log, "_path", lambda: Path("/dev/full"))
+    for number in range(3):
+        assert edge.answer({"user_id": "ann", "k": number + 1})["source"] == "personalized"
+        wait_until(lambda lost=number + 1: edge.count("tidegate_edge_served_lines_total", outcome="failed") == lost)
+    assert caplog.text.count("the served log is not written: [Errno 28] No space left on device") == 1
+    monkeypatch.setattr(log, "_path", whole)  # room again
+    edge.answer({"user_id": "ann", "request_id": "after"})
+    assert [line["request_id"] for line in edge.served()] == ["after"]
+
+
+def test_half_a_line_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.jsonl"
+    append_whole(path, b'{"whole":1}\n')
+    real_open = Path.open
+
+    class Narrow:
+        """A file whose disk has room for five bytes more."""
+
+        def __init__(self, file) -> None:
+            self._file, self._room = file, 5
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._file.close()
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def write(self, content: bytes) -> int:
+            if not self._room:
+                raise OSError(28, "No space left on device")
+            written = self._file.write(content[: self._room])
+            self._room -= written
+            return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *args, **more: Narrow(real_open(self, *args, **more)))
+        with pytest.raises(OSError, match="No space"):
+            append_whole(path, b'{"lost":1}\n')
+    append_whole(path, b'{"next":1}\n')
+    assert path.read_bytes() == b'{"whole":1}\n{"next":1}\n'
+
+
+def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "FLUSH_SECONDS", 60)
+    counts: dict[str, int] = {}
+    log = LineLog(tmp_path, 2, lambda outcome, lines: counts.update({outcome: counts.get(outcome, 0) + lines}))
+    for line in (b"1", b"2", b"3", b"4"):
+        log.append(line)
+    log.close()
+    assert counts == {"dropped": 2, "written": 2}
+    (file,) = tmp_path.iterdir()
+    assert file.read_bytes() == b"1\n2\n"
+
+
+def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "FLUSH_SECONDS", 60)
+    edge = start()
+    edge.answer({"user_id": "ann"})
+    edge.close()
+    (file,) = (edge.settings.home / "served").iterdir()
+    assert len(file.read_text().splitlines()) == 1
+    edge.close = lambda: None
+
+
+def test_the_log_can_be_turned_off(start: Start) -> None:
+    edge = start(served_log=False)
+    edge.answer({"user_id": "ann"})
+    assert not (edge.settings.home / "served").exists()
+
+
+def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path) -> None:
+    path = tmp_path / "home" / "user.key"
+    first = load_secret("", path)
+    assert load_secret("", path) == first
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["user.key"]
+    assert load_secret("given and long enough", path) != first
+    assert pseudonym(first, "ann") != pseudonym(first, "bob")
+
+
+def test_a_secret_that_is_too_short_is_refused(tmp_path) -> None:
+    with pytest.raises(SecretError, match="TIDEGATE_EDGE_USER_SECRET holds 5 characters; expected at least 16"):
+        load_secret("short", tmp_path / "user.key")
+
+
+SECRETS = ("secret-user", "what-she-watched", "what-she-hid", "where-she-is", "what-she-wants")
+USER, SEEN, HIDDEN, PLACE, TASTE = SECRETS
+BODY = {
+    "user_id": USER,
+    "history": [{"item_id": SEEN, "event_time": "2026-01-01T00:00:00Z"}],
+    "exclude": [HIDDEN],
+    "context": {"place": PLACE},
+    "filters": {"genres": [TASTE]},
+    "request_id": "r-1",
+}
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """All that any logger of this process writes, at the lowest level, in the edge's format."""
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield output
+    root.removeHandler(handler)
+    root.setLevel(before)
+
+
+def lines(output: io.StringIO) -> list[dict]:
+    return [json.loads(line) for line in output.getvalue().splitlines() if '"logger":"http' not in line]
+
+
+@pytest.fixture
+def silent_edge(start: Start, monkeypatch: pytest.MonkeyPatch) -> Edge:
+    """An edge whose TorchServe names no item after its user, as the fake one does."""
+    original = fake_torchserve.recommendations
+    monkeypatch.setattr(
+        fake_torchserve, "recommendations", lambda body, version: original(body | {"user_id": None}, version)
+    )
+    return start(cache="off")
+
+
+def send_every_kind_of_request(edge: Edge, torchserve: FakeTorchServe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that are answered, refused at each check, and met by each fault."""
+    assert edge.answer(BODY)["source"] == "personalized"
+    assert edge.get(f"user_id={USER}&exclude={HIDDEN}&context.place={PLACE}").status_code == 200
+    assert edge.ask(BODY, key="tidegate_wrong_key-that-was-sent").status_code == 401
+    assert edge.ask(BODY, key=edge.key_of("ann")).status_code == 403
+    assert edge.ask(BODY | {"context": {PLACE: []}}).status_code == 400
+    assert edge.ask(BODY | {"time": USER}).status_code == 400
+    assert edge.ask(json.dumps(BODY).encode() + b"}").status_code == 400
+    assert edge.get(f"user_id={USER}&user_id={USER}").status_code == 400
+    assert edge.http.get(f"/users/{USER}").status_code == 404
+    for mode in ("failing", "garbage", "noise", "closing", "hung"):
+        torchserve.mode = mode
+        edge.answer(BODY)
+    monkeypatch.setattr(edge.service.recommender.consent, "decide", fail)
+    assert edge.answer(BODY)["source"] == "static"
+
+
+async def fail(*_: object) -> None:
+    raise KeyError(USER, SEEN)
+
+
+def test_nothing_that_is_written_names_a_user_or_the_content_of_a_request(
+    silent_edge: Edge, torchserve: FakeTorchServe, logged: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_every_kind_of_request(silent_edge, torchserve, monkeypatch)
+    assert len(silent_edge.served()) == 8
+    files = [path for path in silent_edge.settings.home.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"keys.json", "user.key", "static.json"}
+    written = {str(path): path.read_text() for path in files} | {"log": "\n".join(map(json.dumps, lines(logged)))}
+    for secret in (*SECRETS, silent_edge.key, "wrong_key-that-was-sent"):
+        assert [place for place, text in written.items() if secret in text] == [], secret
+
+
+def test_each_log_line_is_an_object_and_names_its_request_if_there_is_one(
+    silent_edge: Edge, torchserve: FakeTorchServe, logged: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_every_kind_of_request(silent_edge, torchserve, monkeypatch)
+    records = lines(logged)
+    assert all({"time", "level", "logger", "event"} <= set(line) for line in records)
+    (failure,) = [line for line in records if line["level"] == "error"]
+    assert (failure["error"], failure["request_id"]) == ("KeyError", "r-1")
+    assert any(place.startswith("test_request_log.py:") for place in failure["where"])
+
+
+def test_the_logging_configuration_writes_json_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logging.config.dictConfig(LOGGING)
+        root.handlers[0].setStream(sys.stderr)
+        logging.getLogger("serving.edge.app").info("logged")
+        logging.getLogger("httpx").info("not logged")
+    finally:
+        root.handlers[:], root.level = before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert {name: json.loads(line)[name] for name in ("level", "logger", "event")} == {
+        "level": "info",
+        "logger": "serving.edge.app",
+        "event": "logged",
+    }
