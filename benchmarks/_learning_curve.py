@@ -29,10 +29,10 @@ from features.feature_files import Features
 from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
+from training.fitting import fit
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
+from training.model_factory import sizes_of
 from training.models.registry import build
-from training.network_fit import fit_learned
-from training.train import sizes_of
 
 HOME = BENCHMARKS / "rectools"
 K = 100
@@ -123,7 +123,7 @@ def model_curve(label: str, features: Features, settings: params.Params, cases: 
 
     # All validation of a fit goes through this one function.
     with patch.object(validation, "ndcg", watch.exclude(validation.ndcg)):
-        fit_learned(configuration, features, train, settings.seed, on_epoch)
+        fit(configuration, features, train, settings.seed, on_epoch)
     return curve
 
 

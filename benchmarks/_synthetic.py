@@ -25,10 +25,10 @@ from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving import export
 from serving.artifact.item_tables import Sides
+from training.fitting import fit
 from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
 from training.models.registry import build
-from training.train import fit
 
 CATALOG_GENRES, TOPICS, CATALOG_DAYS, PER_USER = 25, 500, 120, 24
 CATALOG_START = 20_000 * DAY
@@ -145,7 +145,7 @@ def export_grown(folder: Path, trained: TrainedModel, items: int, settings: para
         },
         counts=grown.trends.values,
     )
-    about = {"recipe": trained.recipe, "label": "two_tower", "run_id": "none"}
+    about = {"hyperparameters": trained.recipe, "label": "two_tower", "run_id": "none"}
     sides = Sides(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
     export.write(folder / "artifact", weights, about, features, settings, sides)
     return json.loads((folder / "artifact" / MANIFEST).read_text())
@@ -244,7 +244,7 @@ def artifact(folder: Path, features: Features, size: Size, settings: params.Para
     fitted = fit(configuration, features, settings.train, seed=0)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)
-    about = {"recipe": fitted.recipe, "label": "two_tower", "run_id": "none"}
+    about = {"hyperparameters": fitted.hyperparameters, "label": "two_tower", "run_id": "none"}
     export.write(folder / "artifact", weights, about, features, settings, _sides(size))
     return folder / "artifact"
 

@@ -114,8 +114,8 @@ def measure(trained: _synthetic.TrainedModel, num_items: int, cases: EvaluationC
     for _, batch in batches(log, cases, no_trends, model.channels, moments, BATCH_ROWS, model.max_history):
         batch.log_trends = log_trends
         factors, _ = model.factored(batch)
-        queries.append(factors.asked())
-    items = factors.offered(log_trends[0])
+        queries.append(factors.query_vectors())
+    items = factors.item_vectors(log_trends[0])
     tuning, test, requests = queries[::2], queries[1::2], request_batches(trained, cases)[1::2]
     exact = call_times(exact_search(items), test * 2)
     index, figures = measure_index(tuning, test, items)

@@ -22,7 +22,7 @@ def fit_once() -> float:
     from benchmarks._synthetic import Size, features
     from config import params
     from config.paths import ROOT
-    from training.train import fit
+    from training.fitting import fit
 
     settings = params.load(ROOT / "params.yaml")
     recipe = settings.train.models["two_tower"].model_dump() | {"max_steps": STEPS, "patience": 1000}

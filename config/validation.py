@@ -39,3 +39,11 @@ def error_message(error: Mapping[str, Any]) -> str:
     """The message of an entry of `ValidationError.errors()`, as the second half of a sentence."""
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+class ModelSection(BaseModel):
+    """One entry of `train.models`. `training.model_factory` checks its other keys: they belong to the model's class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str

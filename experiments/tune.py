@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from config import params, search_space
+from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, TUNED
 from experiments.tuning import mlflow_log
@@ -33,6 +33,7 @@ from experiments.tuning.trials import objectives_text, run_next_trial
 from experiments.tuning.workers import Job, WorkerPool
 from features import feature_files
 from features.feature_files import Features
+from training.model_factory import load_settings, search_spaces
 
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, workers: int = 1):
@@ -82,7 +83,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             raise UserError(
                 f"tune: none of {len(started_trials(study))} trials is complete; the MLflow UI shows the error of each"
             )
-        spaces = search_space.spaces_around(settings.tune.spaces[label], settings.train.models[label])
+        spaces = search_spaces(label, settings)
         figures = {"": mlflow_log.log_study(parent, study, spaces)}
         if len(objectives) > 1:
             figures[".front"] = mlflow_log.log_front(parent, study, objectives)
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", help="time limit; without --trials as many as fit (default: tune.seconds)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the cores (default: 1)")
     arguments = parser.parse_args(argv)
-    settings = params.load()
+    settings = load_settings()
     label = arguments.model or settings.tune.model
     if label not in settings.tune.spaces:
         raise UserError(

@@ -29,9 +29,9 @@ from serving.artifact.item_tables import Sides
 from serving.worker import rerank
 from serving.worker.recommender import Recommender
 from training import provenance
+from training.model_factory import sizes_of
 from training.models import artifact
 from training.threads import one_thread
-from training.train import sizes_of
 
 GOLDEN_REQUESTS = 16
 FORMAT = 1
@@ -60,7 +60,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     """Write the artifact folder; its golden answers come from loading it back.
 
     Args:
-        fit: what `training.train.write` wrote beside the weights; of a refit on all events, `refit_of` names the parent.
+        fit: what `training.fit_files.save_fit` wrote beside the weights; of a refit on all events, `refit_of` names the parent.
         sides: what is known of users and items.
 
     Raises:
@@ -72,7 +72,7 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     channels = description["channels"]
     trends = features.trend_log().at(np.array([features.cut_us]), channels)[0]
     config = {
-        "model": fit["recipe"],
+        "model": fit["hyperparameters"],
         "sizes": sizes_of(features).as_dict(),
         "encoders": description["encoders"],
         "repeats": description["repeats"],
@@ -91,8 +91,8 @@ def write(folder: Path, weights: Path, fit: dict, features: Features, settings: 
     manifest = {
         "format": FORMAT,
         "label": fit["label"],
-        "model": fit["recipe"]["name"],
-        "params": fit["recipe"],
+        "model": fit["hyperparameters"]["name"],
+        "params": fit["hyperparameters"],
         "run_id": fit["run_id"],
         "seed": fit.get("seed"),
         **({"refit_of": fit["refit_of"]} if "refit_of" in fit else {}),

@@ -1,6 +1,6 @@
-"""Several processes on one fit, each with a device of its own: GPUs where there are any, else shares of the cores.
+"""Several processes that share one fit, each with a device of its own: GPUs where there are any, else CPU cores.
 
-Rank zero is the process that asked for the fit: it alone reports, is tracked and returns. The others follow it.
+The process that was asked for the fit has rank 0. It alone reports, tracks and returns the result.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from signal import SIG_IGN, SIGINT, signal
 from typing import Annotated
 
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -25,17 +26,21 @@ from config.command import UserError
 from config.validation import describe_error
 
 VARIABLE = "TIDEGATE_DEVICES"
+ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine
+WRITTEN_BY_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")  # environment variables
+EXIT_SECONDS = 5  # a connection breaks a moment before its process has ended
+
+Workers = list[tuple[BaseProcess, Connection]]
 
 
 class DevicesError(UserError):
-    """The fit cannot be shared as asked; the message names TIDEGATE_DEVICES."""
+    """The fit cannot be shared as requested; the message names TIDEGATE_DEVICES."""
 
 
 class DeviceSettings(BaseSettings):
-    """Read from the environment: it says who computes, never what, so it is no part of params.yaml.
+    """Read from the environment, not from params.yaml: it decides who computes, not what.
 
-    Losses and weights are those of one device up to rounding; only what dropout leaves out is drawn differently,
-    as under another seed.
+    Losses and weights are those of one device up to rounding. Only dropout is drawn differently, as by another seed.
     """
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -43,8 +48,8 @@ class DeviceSettings(BaseSettings):
     devices: Annotated[int, Field(ge=1)] = 1
 
 
-def stated() -> int:
-    """The number of devices that the environment asks for, 1 where it says nothing.
+def num_devices() -> int:
+    """The number of devices that the environment asks for; 1 by default.
 
     Raises:
         DevicesError: it is no whole number of at least 1.
@@ -55,18 +60,12 @@ def stated() -> int:
         raise DevicesError(describe_error(VARIABLE, error.errors()[0])) from None
 
 
-ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine
-WRITTEN = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")  # by Lightning, into the environment
-Followers = list[tuple[BaseProcess, Connection]]
-
-
-class Place(LightningEnvironment):
-    """One process's place among those of a fit. Lightning starts none of them: they run already.
+class DistributedEnvironment(LightningEnvironment):
+    """One process's rank among those of a fit. Lightning starts none of them: they run already.
 
     Args:
-        rank: 0 of the process that leads.
-        port: where they meet on this machine.
-        threads: that each may compute with.
+        port: on this machine, where the processes connect.
+        threads: that each process may compute with.
     """
 
     creates_processes_externally = True
@@ -75,8 +74,8 @@ class Place(LightningEnvironment):
     def __init__(self, rank: int, size: int, port: int, threads: int) -> None:
         super().__init__()
         self.rank, self.size, self.threads, self._main_port = rank, size, threads, port
-        self.others: Followers = []
-        self.line: Connection | None = None
+        self.workers: Workers = []  # of rank 0
+        self.connection: Connection | None = None  # of the others: to rank 0
 
     def local_rank(self) -> int:
         return self.rank
@@ -84,26 +83,26 @@ class Place(LightningEnvironment):
     def node_rank(self) -> int:
         return 0
 
-    def meet(self) -> None:
-        """Wait for the others before training: from then on, a connection that breaks tells of a death at once.
+    def barrier(self) -> None:
+        """Wait for the other processes before training. From then on a broken connection reports a death at once.
 
         Raises:
-            DevicesError: one of them has died on its way.
+            DevicesError: one of them has died while it started.
         """
-        if self.line is not None:
-            self.line.send(self.rank)
-        for process, line in self.others:
+        if self.connection is not None:
+            self.connection.send(self.rank)
+        for process, connection in self.workers:
             try:
-                line.recv()
+                connection.recv()
             except EOFError:
-                raise _died(process) from None
+                raise _death_of(process) from None
 
 
 @contextmanager
-def side_by_side(size: int, follow: Callable[..., None], *task: object) -> Iterator[Place | None]:
-    """Have `size - 1` further processes call `follow(place, *task)` while the block does rank zero's part.
+def start_workers(size: int, main: Callable[..., None], *task: object) -> Iterator[DistributedEnvironment | None]:
+    """Have `size - 1` further processes call `main(environment, *task)` while the block does the part of rank 0.
 
-    They end with the block, whatever they are at. Yields None where `size` is 1.
+    They end with the block, whatever they are doing. Yields None where `size` is 1.
 
     Raises:
         DevicesError: there are fewer GPUs, or one of the processes has died.
@@ -113,28 +112,29 @@ def side_by_side(size: int, follow: Callable[..., None], *task: object) -> Itera
         return
     if torch.cuda.is_available() and size > torch.cuda.device_count():
         raise DevicesError(f"{VARIABLE} is {size}; this machine has {torch.cuda.device_count()} GPUs")
-    place = Place(0, size, _free_port(), max(1, torch.get_num_threads() // size))
+    threads = max(1, torch.get_num_threads() // size)
+    environment = DistributedEnvironment(0, size, find_free_network_port(), threads)
     try:
-        with _prepared(place):
-            place.others = [_started(rank, place, follow, task) for rank in range(1, size)]
-            yield place
+        with _process_state(environment):
+            environment.workers = [_start_worker(rank, environment, main, task) for rank in range(1, size)]
+            yield environment
     except Exception as error:
-        if dead := [process for process, _ in place.others if _has_died(process)]:
-            raise _died(dead[0]) from error
+        if dead := [process for process, _ in environment.workers if _has_died(process)]:
+            raise _death_of(dead[0]) from error
         raise
     finally:
-        for process, _ in place.others:
+        for process, _ in environment.workers:
             process.kill()
             process.join()
 
 
 @contextmanager
-def _prepared(place: Place) -> Iterator[None]:
-    """Compute with this process's part of the threads, and leave nothing behind of having worked with others."""
-    threads, hook = torch.get_num_threads(), sys.excepthook  # torch puts a hook of its own in front at each start
-    before = {name: os.environ.get(name) for name in WRITTEN}
-    torch.set_num_threads(place.threads)
-    os.environ["OMP_NUM_THREADS"] = str(place.threads)
+def _process_state(environment: DistributedEnvironment) -> Iterator[None]:
+    """Compute with this process's share of the threads, and restore all that a shared fit changes."""
+    threads, hook = torch.get_num_threads(), sys.excepthook  # torch wraps the hook at each start
+    before = {name: os.environ.get(name) for name in WRITTEN_BY_LIGHTNING}
+    torch.set_num_threads(environment.threads)
+    os.environ["OMP_NUM_THREADS"] = str(environment.threads)
     try:
         yield
     finally:
@@ -147,35 +147,36 @@ def _prepared(place: Place) -> Iterator[None]:
             os.environ.update({name: value} if value is not None else {})
 
 
-def _started(rank: int, leader: Place, follow: Callable[..., None], task: tuple) -> tuple[BaseProcess, Connection]:
+def _start_worker(
+    rank: int, leader: DistributedEnvironment, main: Callable[..., None], task: tuple
+) -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads, and hang
-    line, theirs = context.Pipe()
-    place = Place(rank, leader.size, leader.main_port, leader.threads)
-    process = context.Process(target=_life, args=(place, theirs, follow, task), name=f"fit-{rank}", daemon=True)
+    connection, other_end = context.Pipe()
+    environment = DistributedEnvironment(rank, leader.size, leader.main_port, leader.threads)
+    arguments = (environment, other_end, main, task)
+    process = context.Process(target=_run_worker, args=arguments, name=f"fit-{rank}", daemon=True)
     process.start()
-    theirs.close()  # so that the follower's end of the line is closed when the follower ends
-    return process, line
+    other_end.close()  # so that the worker's end is closed when the worker ends
+    return process, connection
 
 
-def _life(place: Place, line: Connection, follow: Callable[..., None], task: tuple) -> None:
-    signal(SIGINT, SIG_IGN)  # an interrupt ends the leader, and the leader ends the others
-    place.line = line
-    with _prepared(place):
-        follow(place, *task)
+def _run_worker(
+    environment: DistributedEnvironment, connection: Connection, main: Callable[..., None], task: tuple
+) -> None:
+    signal(SIGINT, SIG_IGN)  # an interrupt ends rank 0, and rank 0 ends the others
+    environment.connection = connection
+    with _process_state(environment):
+        main(environment, *task)
 
 
 def _has_died(process: BaseProcess) -> bool:
-    process.join(timeout=5)  # the connection breaks a moment before the process has ended
+    process.join(timeout=EXIT_SECONDS)
     return process.exitcode not in (None, 0)
 
 
-def _died(process: BaseProcess) -> DevicesError:
-    process.join(timeout=5)
-    said = f"with exit code {process.exitcode}; if memory is short, fewer may live"
-    return DevicesError(f"{VARIABLE}: the process {process.name} ended {said}")
-
-
-def _free_port() -> int:
-    from lightning_fabric.plugins.environments.lightning import find_free_network_port
-
-    return find_free_network_port()
+def _death_of(process: BaseProcess) -> DevicesError:
+    process.join(timeout=EXIT_SECONDS)
+    return DevicesError(
+        f"{VARIABLE}: the process {process.name} ended with exit code {process.exitcode}; "
+        "if memory is short, use fewer devices"
+    )

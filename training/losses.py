@@ -1,8 +1,8 @@
 """Losses over a catalogue: full softmax, in-batch softmax with the logQ correction, and two over sampled negatives.
 
-Legend: Q questions, N item rows, M candidates, P targets.
+Legend: Q queries, N item rows, M candidates, P targets, S seen pairs.
 
-Every loss returns one value per target, (P,), to be weighted by the caller.
+Every loss but `factored_softmax` returns one value per target, (P,), which the caller weighs.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from training.models.base import Factors
 MASKED = -1e9  # not -inf: a row may be masked whole, and inf - inf is not a number
 
 
-def full_softmax(scores: Tensor, masked: Tensor, question: Tensor, item: Tensor) -> Tensor:
-    """(P,) cross-entropy over the whole catalogue: the plain form, to which `factored_softmax` and the rest are held.
+def full_softmax(scores: Tensor, masked: Tensor, target_query: Tensor, item: Tensor) -> Tensor:
+    """(P,) cross-entropy over the whole catalog, in the plain form that tests compare `factored_softmax` with.
 
     Args:
         scores: (Q, N).
-        masked: (2, S) pairs (question, item row) that no ranking of that question may hold: its history.
-        question: (P,) rows of `scores`.
+        masked: (2, S) pairs (query, item row) that the query cannot recommend: its history.
+        target_query: (P,) rows of `scores`.
         item: (P,) the true item rows.
     """
     scores = scores.clone()
     scores[:, PAD] = MASKED
     scores[masked[0], masked[1]] = MASKED
-    # Gathered from each question's one partition: several targets must not copy its row of the catalogue.
-    return torch.logsumexp(scores, dim=1)[question] - scores[question, item]
+    # Gathered from each query's one partition: several targets must not copy its row of the catalog.
+    return torch.logsumexp(scores, dim=1)[target_query] - scores[target_query, item]
 
 
 def in_batch_softmax(
-    scores: Tensor, log_probability: Tensor, masked: Tensor, question: Tensor, column: Tensor
+    scores: Tensor, log_probability: Tensor, masked: Tensor, target_query: Tensor, column: Tensor
 ) -> Tensor:
-    """(P,) cross-entropy over the distinct items of the batch, corrected for how they came to be there.
+    """(P,) cross-entropy over the distinct items of the batch, corrected for their sampling probability.
 
-    An item is a candidate with probability p(j), so exp(s_j) / p(j) estimates its part of the full
-    partition without bias (Horvitz-Thompson; `s_j - log p(j)` as in Yi et al. 2019, section 3). The true
-    item is a candidate with certainty, so its own score is not corrected. Other true items of the same
-    question (accidental hits) leave the denominator, as the history does.
+    An item is a candidate with probability p(j), so exp(s_j) / p(j) estimates its part of the full partition without
+    bias (Horvitz-Thompson; `s_j - log p(j)` as in Yi et al. 2019, section 3). The true item is always a candidate, so
+    its own score is not corrected. Other true items of the same query (accidental hits) leave the denominator, as the
+    history does.
 
     Args:
         scores: (Q, M) of the batch's distinct items.
         log_probability: (M,) log p(j): that a batch holds the item.
-        masked: (2, S) pairs (question, column) of histories.
-        question: (P,) rows of `scores`.
+        masked: (2, S) pairs (query, column) of histories.
+        target_query: (P,) rows of `scores`.
         column: (P,) columns of the true items.
     """
     corrected = scores - log_probability
     corrected = corrected.index_put((masked[0], masked[1]), corrected.new_tensor(MASKED))
-    corrected = corrected.index_put((question, column), corrected.new_tensor(MASKED))
-    others = torch.logsumexp(corrected, dim=1)[question]
-    positive = scores[question, column]
+    corrected = corrected.index_put((target_query, column), corrected.new_tensor(MASKED))
+    others = torch.logsumexp(corrected, dim=1)[target_query]
+    positive = scores[target_query, column]
     return torch.logaddexp(positive, others) - positive
 
 
@@ -81,29 +81,29 @@ def binary_cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
     return functional.softplus(-positive) + functional.softplus(negatives).sum(dim=1)
 
 
-SLICE_CELLS = 2**20  # scores held at once: 4 MB, so that each pass over them finds them in the cache
+MAX_SCORES = 2**20  # held at once: 4 MB, which stay in the cache between passes
 
 
 class Targets(NamedTuple):
-    """What each question should have foretold, what that weighs, and what no ranking of it may hold."""
+    """The items that each query should predict, and those that it cannot recommend."""
 
-    question: Tensor  # (P,)
+    query: Tensor  # (P,) rows of the queries
     item: Tensor  # (P,) item rows
     weight: Tensor  # (P,)
-    masked: Tensor  # (2, S): (question, item row) of the visible history
+    masked: Tensor  # (2, S): (query, item row) of the visible history
 
 
 def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: Targets) -> Tensor:
-    """The targets' weighted cross-entropies over the whole catalogue, summed: `losses.full_softmax` in less room.
+    """The targets' weighted cross-entropies over the whole catalog, summed: `full_softmax` in less memory.
 
-    The gradient of a softmax is known with its value, so both are taken while a slice of scores lies in the
-    cache, and the scores are dropped.
+    The gradient of a softmax is known with its value, so both are computed while a slice of scores lies in the cache,
+    and the scores are dropped.
 
     Args:
         trends: (T, C, N), without gradient.
         moment: (Q,) rows of `trends`.
     """
-    # A softmax over a catalogue sums thousands of terms: in float32 at least, also where the network is in bfloat16.
+    # A softmax over a catalog sums thousands of terms: at least in float32, also where the network is in bfloat16.
     with torch.autocast(factors.user.device.type, enabled=False):
         parts = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in factors)
         return _FactoredSoftmax.apply(*parts, trends, moment, *targets)
@@ -111,18 +111,18 @@ def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: 
 
 class _FactoredSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, user, item, bias, weights, trends, moment, question, target, weight, masked) -> Tensor:
-        # By moment, so that a slice meets few of them and each one's questions lie together.
+    def forward(ctx, user, item, bias, weights, trends, moment, query, target, weight, masked) -> Tensor:
+        # Ordered by moment, so that a slice has few of them and each one's queries lie together.
         order = torch.argsort(moment, stable=True)
-        place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+        position = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
         user, weights, moment = user[order], weights[order], moment[order]
-        positive, hidden = _Cells(place[question], target), _Cells(place[masked[0]], masked[1])
+        positive, excluded = _Cells(position[query], target), _Cells(position[masked[0]], masked[1])
         weight = weight[positive.order]
         share = torch.zeros_like(user[:, 0]).index_add_(0, positive.row, weight)
-        of_user, of_weights = torch.empty_like(user), torch.empty_like(weights)
-        of_item, of_bias = torch.zeros_like(item), torch.zeros_like(bias)
+        user_gradient, weights_gradient = torch.empty_like(user), torch.empty_like(weights)
+        item_gradient, bias_gradient = torch.zeros_like(item), torch.zeros_like(bias)
         loss = user.new_zeros(())
-        size = max(1, SLICE_CELLS // len(item))
+        size = max(1, MAX_SCORES // len(item))
         for begin in range(0, len(user), size):
             part = slice(begin, begin + size)
             groups = _groups(moment[part], begin)
@@ -130,16 +130,16 @@ class _FactoredSoftmax(torch.autograd.Function):
             for at, rows in groups:
                 scores[rows.start - begin : rows.stop - begin].addmm_(weights[rows], trends[at].to(scores.dtype))
             scores[:, PAD] = MASKED
-            scores[hidden.within(begin, size)] = MASKED
-            loss += _into_gradient(
+            scores[excluded.within(begin, size)] = MASKED
+            loss += _replace_by_gradient(
                 scores, share[part], positive.within(begin, size), weight[positive.span(begin, size)]
             )
-            of_user[part] = scores @ item
-            of_item.addmm_(scores.T, user[part])
-            of_bias += scores.sum(dim=0)
+            user_gradient[part] = scores @ item
+            item_gradient.addmm_(scores.T, user[part])
+            bias_gradient += scores.sum(dim=0)
             for at, rows in groups:
-                of_weights[rows] = scores[rows.start - begin : rows.stop - begin] @ trends[at].to(scores.dtype).T
-        ctx.save_for_backward(of_user[place], of_item, of_bias, of_weights[place])
+                weights_gradient[rows] = scores[rows.start - begin : rows.stop - begin] @ trends[at].to(scores.dtype).T
+        ctx.save_for_backward(user_gradient[position], item_gradient, bias_gradient, weights_gradient[position])
         return loss
 
     @staticmethod
@@ -147,36 +147,36 @@ class _FactoredSoftmax(torch.autograd.Function):
         return *(gradient * part for part in ctx.saved_tensors), None, None, None, None, None, None
 
 
-def _into_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
+def _replace_by_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
     """The loss of a slice; its (B, N) scores become the gradient by them, in place.
 
     Args:
-        share: (B,) what all targets of a question weigh.
+        share: (B,) weight of all targets of a query.
         positive: rows and columns of the targets.
         weight: of each target.
     """
-    of_target = scores[positive]
+    target_scores = scores[positive]
     highest = scores.amax(dim=1)
     total = scores.sub_(highest[:, None]).exp_().sum(dim=1)
-    loss = (weight * ((highest + total.log())[positive[0]] - of_target)).sum()
+    loss = (weight * ((highest + total.log())[positive[0]] - target_scores)).sum()
     scores.mul_((share / total)[:, None]).index_put_(positive, -weight, accumulate=True)
     return loss
 
 
 class _Cells:
-    """Cells (row, column) of a matrix, in the order of their rows, to be met slice by slice."""
+    """Cells (row, column) of a matrix in the order of their rows, read slice by slice."""
 
     def __init__(self, row: Tensor, column: Tensor) -> None:
         self.order = torch.argsort(row, stable=True)
         self.row, self.column = row[self.order], column[self.order]
 
     def span(self, begin: int, size: int) -> slice:
-        """Which of the cells lie in the rows from `begin` on."""
+        """The cells whose rows are begin..begin + size - 1."""
         bounds = torch.searchsorted(self.row, torch.tensor([begin, begin + size], device=self.row.device))
         return slice(*bounds.tolist())
 
     def within(self, begin: int, size: int) -> tuple[Tensor, Tensor]:
-        """Those cells, their rows counted from `begin`."""
+        """Those cells, with rows counted from `begin`."""
         span = self.span(begin, size)
         return self.row[span] - begin, self.column[span]
 

@@ -1,4 +1,4 @@
-"""What made a result: commit and locked dependencies."""
+"""What made a result: the commit and the locked dependencies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from config import params
 
 def commit() -> str:
     """The commit of the checkout, `+changes` where tracked code differs from it, `unknown` outside git."""
-    if stated := os.environ.get("TIDEGATE_COMMIT"):  # a workspace is a copy, and cannot see for itself
-        return stated
+    if known := os.environ.get("TIDEGATE_COMMIT"):  # set in a workspace, which is a copy without git
+        return known
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "requirements.lock")
@@ -22,7 +22,7 @@ def commit() -> str:
 
 
 def lock_hash() -> str:
-    """blake2b of the locked dependencies."""
+    """BLAKE2b of the locked dependencies."""
     return hashlib.blake2b((params.ROOT / "requirements.lock").read_bytes(), digest_size=16).hexdigest()
 
 

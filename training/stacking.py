@@ -1,13 +1,13 @@
-"""What the parts of a hybrid say of the cases of the validation period: all that its weights are found from.
+"""Fit the stacking weights of a hybrid on the validation period.
 
-Legend: P parts, Z circumstances, n cases, M candidates, N item rows.
+Legend: P parts, Z meta-features, n cases, M candidates, N item rows, B batch.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,61 +22,89 @@ from features.vocabulary import PAD
 from training import validation
 from training.losses import MASKED
 from training.metrics import geometric_mean
-from training.models.hybrid import Hybrid, circumstances
+from training.models.hybrid import Hybrid, meta_features
 from training.models.ranking import exclude
-from training.models.registry import build
-from training.train import FitResult, sizes_of
 from training.validation import HEADLINE_K
 
-CANDIDATES = 200  # best of each part: what lies below them cannot reach the head of a list
+CANDIDATES = 200  # the best of each part: what lies below them cannot reach the head of a list
+MAX_NEWTON_STEPS = 100
+GRADIENT_TOLERANCE = 1e-7  # of the loss, where the search ends
+MIN_SPREAD = 1e-9
+
+
+class StackingFit(NamedTuple):
+    """What the validation period says of a hybrid."""
+
+    l2: float
+    weights: list[list[float]]  # (P, Z)
+    validation: dict[str, float]  # target -> NDCG@10
+
+
+def fit_stacking(
+    model: Hybrid, l2_values: list[float], features: Features, settings: params.Train, seed: int
+) -> StackingFit:
+    """Fit the weights of a hybrid whose parts are fitted, choose its l2, and set the weights.
+
+    The validation scores are cross-fitted: each half of the users is scored with weights from the other half.
+    """
+    cases = validation.sampled_cases(features, settings.validation_cases, seed)
+    data = {target: collect_scores(model, features, one, settings.eval_batch_size) for target, one in cases.items()}
+    users = {target: one.user for target, one in cases.items()}
+    l2, half_weights = choose_l2(model.equal_weights(), data, users, l2_values)
+    scores = _cross_fitted_scores(model, features, cases, half_weights, settings.eval_batch_size)
+    weights = fit_stacking_weights(model.equal_weights(), list(data.values()), l2).tolist()
+    model.set_weights(weights)
+    return StackingFit(l2, weights, scores)
 
 
 @dataclass
-class Answers:
-    """What the parts say of the candidates of each case."""
+class StackingData:
+    """Scores of the parts for the candidates of each case."""
 
     scores: Tensor  # (P, n, M)
-    about: Tensor  # (n, Z) circumstances
+    meta: Tensor  # (n, Z) meta-features
     true: Tensor  # (n, M) 1 or 0
-    absent: Tensor  # (n, M) bool: stands for nothing
-    ideal: Tensor  # (n,) the best DCG@10 that a ranking of the catalogue could have
+    absent: Tensor  # (n, M) bool: padding
+    ideal: Tensor  # (n,) the best DCG@10 that a ranking of the catalog could have
 
-    def take(self, rows: np.ndarray) -> Answers:
-        return Answers(self.scores[:, rows], *(part[rows] for part in (self.about, self.true, self.absent, self.ideal)))
+    def take(self, rows: np.ndarray) -> StackingData:
+        rest = (part[rows] for part in (self.meta, self.true, self.absent, self.ideal))
+        return StackingData(self.scores[:, rows], *rest)
 
-    def double(self) -> Answers:
+    def double(self) -> StackingData:
         """The same in float64."""
-        return Answers(self.scores.double(), self.about.double(), self.true.double(), self.absent, self.ideal)
+        return StackingData(self.scores.double(), self.meta.double(), self.true.double(), self.absent, self.ideal)
 
     def blended(self, weights: Tensor) -> Tensor:
         """(n, M) weighted sums of the scores."""
-        summed = torch.einsum("pnm,np->nm", self.scores, self.about @ weights.T)
+        summed = torch.einsum("pnm,np->nm", self.scores, self.meta @ weights.T)
         return summed.masked_fill(self.absent, MASKED)
 
     def ndcg(self, weights: Tensor) -> Tensor:
-        """(n,) NDCG@10 of the candidates' ranking."""
+        """(n,) NDCG@10 of the ranking of the candidates."""
         head = self.blended(weights).topk(min(HEADLINE_K, self.true.shape[1]), dim=1).indices
         discount = 1 / torch.log2(torch.arange(2, head.shape[1] + 2))
         return (self.true.gather(1, head) * discount).sum(dim=1) / self.ideal
 
     @torch.no_grad()
     def loss(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, over the cases with a true item among the candidates, of the mean cross-entropy of those.
+        """Mean cross-entropy of the true candidates, over the cases that have any.
 
         Returns:
             The loss, its gradient (P, Z) and its Hessian (P, Z, P, Z) at these (P, Z) weights.
         """
         scores_nPM = self.scores.transpose(0, 1)
         log_share = torch.log_softmax(self.blended(weights), dim=1)
-        share, found = log_share.exp(), self.true.sum(dim=1)
-        worth = (found > 0) / (found > 0).sum().clamp(min=1)  # (n,) of each case
-        true = self.true / found.clamp(min=1)[:, None]
-        expected, taken = (torch.einsum("npm,nm->np", scores_nPM, one) for one in (share, true))
-        spread = (scores_nPM * share[:, None]) @ scores_nPM.transpose(1, 2) - expected[:, :, None] * expected[:, None]
+        share, num_true = log_share.exp(), self.true.sum(dim=1)
+        case_weight = (num_true > 0) / (num_true > 0).sum().clamp(min=1)  # (n,)
+        true = self.true / num_true.clamp(min=1)[:, None]
+        expected, observed = (torch.einsum("npm,nm->np", scores_nPM, one) for one in (share, true))
+        covariance = (scores_nPM * share[:, None]) @ scores_nPM.transpose(1, 2)
+        covariance = covariance - expected[:, :, None] * expected[:, None]
         return (
-            -(worth[:, None] * true * log_share).sum(),
-            torch.einsum("np,nz,n->pz", expected - taken, self.about, worth.to(self.about)),
-            torch.einsum("npq,nz,ny,n->pzqy", spread, self.about, self.about, worth.to(self.about)),
+            -(case_weight[:, None] * true * log_share).sum(),
+            torch.einsum("np,nz,n->pz", expected - observed, self.meta, case_weight.to(self.meta)),
+            torch.einsum("npq,nz,ny,n->pzqy", covariance, self.meta, self.meta, case_weight.to(self.meta)),
         )
 
     def spread(self) -> Tensor:
@@ -87,18 +115,19 @@ class Answers:
 
 
 @torch.no_grad()
-def gather(model: Hybrid, features: Features, every: EvaluationCases, size: int) -> Answers:
+def collect_scores(model: Hybrid, features: Features, cases: EvaluationCases, batch_size: int) -> StackingData:
     """Each part's scores of the candidates: the first `CANDIDATES` of every part, or what the first one retrieves.
 
-    True items that no part has among its first count for nothing. Added, they would be the only candidates with
-    low scores, and the likelihood would turn the scores over to please them.
+    True items that are no part's candidates count for nothing. If they were added, they would be the only candidates
+    with low scores, and the likelihood would turn the scores over to please them.
     """
     trends = features.trend_log()
-    at = validation.moments(every, features.description["refresh_minutes"])
-    found: list[tuple[np.ndarray, Answers]] = []
-    for rows, batch in batches(features.log, every, trends, model.channels, at, size, model.max_history):
+    at = validation.moments(cases, features.description["refresh_minutes"])
+    ideal_by_length = np.cumsum(1 / np.log2(np.arange(2, HEADLINE_K + 2)))
+    found: list[tuple[np.ndarray, StackingData]] = []
+    for rows, batch in batches(features.log, cases, trends, model.channels, at, batch_size, model.max_history):
         scores = model.part_scores(batch)
-        pairs = validation.truth_pairs(every, rows)
+        pairs = validation.truth_pairs(cases, rows)
         true = torch.zeros(scores.shape[1:], dtype=torch.bool).index_put_((pairs[0], pairs[1]), torch.tensor(True))
         wanted = torch.zeros_like(true)
         for rows_BK in _candidates(model, scores, batch):
@@ -107,14 +136,15 @@ def gather(model: Hybrid, features: Features, every: EvaluationCases, size: int)
         wanted[:, PAD] = False
         order = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(dim=1).max())]
         true &= wanted
-        picked = scores.gather(2, order.expand(len(scores), -1, -1))
-        sizes = np.diff(every.truth_offsets)[rows]
-        ideal = np.cumsum(1 / np.log2(np.arange(2, HEADLINE_K + 2)))[np.clip(sizes, 1, HEADLINE_K) - 1]
-        shown = Answers(
-            picked, circumstances(batch), true.gather(1, order).float(), ~wanted.gather(1, order),
-            torch.from_numpy(ideal).float(),
-        )  # fmt: skip
-        found.append((rows, shown))
+        num_true = np.diff(cases.truth_offsets)[rows]
+        data = StackingData(
+            scores=scores.gather(2, order.expand(len(scores), -1, -1)),
+            meta=meta_features(batch),
+            true=true.gather(1, order).float(),
+            absent=~wanted.gather(1, order),
+            ideal=torch.from_numpy(ideal_by_length[np.clip(num_true, 1, HEADLINE_K) - 1]).float(),
+        )
+        found.append((rows, data))
     return _joined(found)
 
 
@@ -122,67 +152,27 @@ def _candidates(model: Hybrid, scores_PBN: Tensor, batch: Batch) -> list[Tensor]
     """(B, K) item rows, one tensor for each part that brings candidates."""
     if model.retrieve is not None:
         return [model.retrieved(scores_PBN[0], batch)]
-    most = min(CANDIDATES, scores_PBN.shape[2] - 1)
-    return [exclude(one, batch.seen).topk(most, dim=1).indices for one in scores_PBN]
+    count = min(CANDIDATES, scores_PBN.shape[2] - 1)
+    return [exclude(one, batch.seen).topk(count, dim=1).indices for one in scores_PBN]
 
 
-def _joined(found: list[tuple[np.ndarray, Answers]]) -> Answers:
+def _joined(found: list[tuple[np.ndarray, StackingData]]) -> StackingData:
     """The batches as one, padded to the widest, in the order of the cases."""
-    widest = max(one.scores.shape[2] for _, one in found)
-    back = np.argsort(np.concatenate([rows for rows, _ in found]))
+    width = max(one.scores.shape[2] for _, one in found)
+    order = np.argsort(np.concatenate([rows for rows, _ in found]))
 
-    def joined(name: str, dim: int, value: float) -> Tensor:
+    def padded(name: str, dim: int, value: float) -> Tensor:
         parts = [getattr(one, name) for _, one in found]
-        return torch.cat([functional.pad(part, (0, widest - part.shape[-1]), value=value) for part in parts], dim=dim)
+        return torch.cat([functional.pad(part, (0, width - part.shape[-1]), value=value) for part in parts], dim=dim)
 
-    about, ideal = (torch.cat([getattr(one, name) for _, one in found]) for name in ("about", "ideal"))
-    whole = Answers(joined("scores", 1, 0), about, joined("true", 0, 0), joined("absent", 0, True), ideal)
-    return whole.take(back)
-
-
-STEPS = 100
-SLOPE = 1e-7  # of the loss, where the search ends
-LEAST_SPREAD = 1e-9
+    meta, ideal = (torch.cat([getattr(one, name) for _, one in found]) for name in ("meta", "ideal"))
+    return StackingData(padded("scores", 1, 0), meta, padded("true", 0, 0), padded("absent", 0, True), ideal).take(
+        order
+    )
 
 
-def fit_hybrid(
-    recipe: dict, fitted: dict[str, FitResult], features: Features, settings: params.Train, seed: int
-) -> FitResult:
-    """The parts under one roof. At `valid` the weights are found, at a later cut those of the recipe are taken.
-
-    The validation scores are cross-fitted: each half of the users is scored with weights that the other half gave.
-
-    Args:
-        recipe: `parts` maps labels to recipes.
-        fitted: each part, fitted at the cut of `features`.
-    """
-    begun = time.perf_counter()
-    model = build(recipe, sizes_of(features))
-    assert isinstance(model, Hybrid)
-    for label, part in model.parts.items():
-        part.load_state_dict(fitted[label].model.state_dict())
-    model.eval()
-    scores: dict[str, float] = {}
-    if features.description["cut"] != "valid":
-        model.set_weights(recipe["weights"])
-    else:
-        cases = {
-            target: validation.sample(every, settings.validation_cases, seed)
-            for target, every in validation.cases(features).items()
-        }
-        answers = {target: gather(model, features, every, settings.eval_batch_size) for target, every in cases.items()}
-        users = {target: every.user for target, every in cases.items()}
-        l2, halves = choose(model.equal_weights(), answers, users, recipe["l2"])
-        scores = _cross_fitted(model, features, cases, halves, settings.eval_batch_size)
-        weights = most_likely(model.equal_weights(), list(answers.values()), l2)
-        model.set_weights(weights.tolist())
-        recipe = recipe | {"l2": l2, "weights": weights.tolist()}
-    seconds = time.perf_counter() - begun + sum(part.seconds for part in fitted.values())
-    return FitResult(model, recipe, seconds, scores, [])
-
-
-def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
-    """(P, Z) weights most likely to have foretold the cases, each element of `answers` weighing the same.
+def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> Tensor:
+    """(P, Z) weights of maximum likelihood, where each element of `data` counts the same.
 
     The likelihood is concave in the weights, so there is one optimum; Newton's method in a trust region finds it in a
     dozen steps (Conn, Gould and Toint 2000, section 7.3). In float64, and in units of how far the scores of each part
@@ -191,22 +181,20 @@ def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
     Args:
         l2: pull of the weights towards `start`.
     """
-    from scipy.optimize import minimize  # here: nobody else need wait for its import
+    from scipy.optimize import minimize  # slow to import
 
-    answers, start = [one.double() for one in answers], start.double()
-    apart = torch.stack([one.spread() for one in answers]).mean(dim=0)
-    unit = (1 / apart.clamp(min=LEAST_SPREAD))[:, None].expand_as(start)
+    data, start = [one.double() for one in data], start.double()
+    spread = torch.stack([one.spread() for one in data]).mean(dim=0)
+    unit = (1 / spread.clamp(min=MIN_SPREAD))[:, None].expand_as(start)
 
     @lru_cache(maxsize=2)  # the library asks for value, gradient and Hessian one after the other
     def at(moved: bytes) -> tuple[float, np.ndarray, np.ndarray]:
-        pulled = unit * torch.frombuffer(bytearray(moved), dtype=torch.float64).view_as(start)
-        loss, gradient, hessian = (
-            sum(parts) for parts in zip(*(one.loss(start + pulled) for one in answers), strict=True)
-        )
-        loss, gradient = loss + l2 * (pulled**2).sum(), gradient + 2 * l2 * pulled
+        shift = unit * torch.frombuffer(bytearray(moved), dtype=torch.float64).view_as(start)
+        loss, gradient, hessian = (sum(parts) for parts in zip(*(one.loss(start + shift) for one in data), strict=True))
+        loss, gradient = loss + l2 * (shift**2).sum(), gradient + 2 * l2 * shift
         hessian = hessian.reshape(start.numel(), -1) + 2 * l2 * torch.eye(start.numel(), dtype=torch.float64)
-        by = unit.reshape(-1)
-        return float(loss), (gradient.reshape(-1) * by).numpy(), (hessian * by[:, None] * by).numpy()
+        scale = unit.reshape(-1)
+        return float(loss), (gradient.reshape(-1) * scale).numpy(), (hessian * scale[:, None] * scale).numpy()
 
     found = minimize(
         lambda x: at(x.tobytes())[0],
@@ -214,36 +202,40 @@ def most_likely(start: Tensor, answers: list[Answers], l2: float) -> Tensor:
         jac=lambda x: at(x.tobytes())[1],
         hess=lambda x: at(x.tobytes())[2],
         method="trust-exact",
-        options={"gtol": SLOPE, "maxiter": STEPS},
+        options={"gtol": GRADIENT_TOLERANCE, "maxiter": MAX_NEWTON_STEPS},
     )
     return (start + unit * torch.from_numpy(found.x).view_as(start)).float()
 
 
-def choose(start: Tensor, answers: dict, users: dict, candidates: list[float]) -> tuple[float, list[Tensor]]:
-    """The l2 whose weights serve the users best that they were not found on, and its weights without each half."""
+def choose_l2(
+    start: Tensor, data: dict[str, StackingData], users: dict[str, np.ndarray], l2_values: list[float]
+) -> tuple[float, list[Tensor]]:
+    """The l2 whose weights rank best for users that they were not fitted on, and its weights without each half."""
     best: tuple[float, float, list[Tensor]] | None = None
-    for l2 in candidates:
-        halves, scores = [], {target: torch.zeros(len(every)) for target, every in users.items()}
+    for l2 in l2_values:
+        half_weights, scores = [], {target: torch.zeros(len(user)) for target, user in users.items()}
         for half in (0, 1):
-            others = [one.take(np.flatnonzero(users[target] % 2 != half)) for target, one in answers.items()]
-            halves.append(most_likely(start, others, l2))
-            for target, one in answers.items():
+            others = [one.take(np.flatnonzero(users[target] % 2 != half)) for target, one in data.items()]
+            half_weights.append(fit_stacking_weights(start, others, l2))
+            for target, one in data.items():
                 rows = np.flatnonzero(users[target] % 2 == half)
-                scores[target][rows] = one.take(rows).ndcg(halves[half])
+                scores[target][rows] = one.take(rows).ndcg(half_weights[half])
         score = geometric_mean(float(values.mean()) for values in scores.values())
         if best is None or score > best[0]:
-            best = score, l2, halves
-    assert best is not None  # params.py wants at least one value
+            best = score, l2, half_weights
+    assert best is not None  # the hyperparameters hold at least one value
     return best[1], best[2]
 
 
-def _cross_fitted(model, features, cases, halves, size) -> dict[str, float]:
+def _cross_fitted_scores(
+    model: Hybrid, features: Features, cases: dict[str, EvaluationCases], half_weights: list[Tensor], batch_size: int
+) -> dict[str, float]:
     """Mean NDCG@10 by target, each case scored with weights that its user had no part in."""
     trends = features.trend_log()
-    found = {target: np.zeros(len(every)) for target, every in cases.items()}
-    for half, weights in enumerate(halves):
+    values = {target: np.zeros(len(one)) for target, one in cases.items()}
+    for half, weights in enumerate(half_weights):
         model.set_weights(weights.tolist())
-        for target, every in cases.items():
-            rows = np.flatnonzero(every.user % 2 == half)
-            found[target][rows] = validation.ndcg(model, features, every.take(rows), trends, size)
-    return {target: float(values.mean()) for target, values in found.items()}
+        for target, one in cases.items():
+            rows = np.flatnonzero(one.user % 2 == half)
+            values[target][rows] = validation.ndcg(model, features, one.take(rows), trends, batch_size)
+    return {target: float(found.mean()) for target, found in values.items()}

@@ -1,4 +1,4 @@
-"""Batches worked through on all cores, each by a thread of its own."""
+"""Run batches on all cores, each batch in a thread of its own, and set the threads of torch for a while."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import torch
 from config.threads import free_cores
 
 Part = TypeVar("Part")
-MOST = 4  # parts at once: each holds scores of the whole catalogue
+MAX_THREADS = 4  # parts at once: each holds scores of the whole catalog
 
 
-def side_by_side(parts: Iterable[Part], work: Callable[[Part], None], most: int = MOST) -> None:
+def run_in_threads(parts: Iterable[Part], work: Callable[[Part], None], max_threads: int = MAX_THREADS) -> None:
     """Call `work` with every part, in inference mode, in as many threads as torch may use.
 
-    An operation on a few hundred rows is over before its share for a second core is worth handing out; whole batches
-    keep the cores apart. A part is drawn when a thread is free, so that no more parts exist than there are threads.
+    An operation on a few hundred rows ends before a second core has begun its share; whole batches keep the cores
+    busy. A part is drawn when a thread is free, so there are never more parts than threads.
 
     Args:
-        work: writes what it finds to places of the part's own.
-        most: threads; beyond it each gets more of torch's. 1 where the work is another device's.
+        work: writes its result to a place that belongs to the part.
+        max_threads: beyond it, each thread gets more of torch's threads. 1 where another device does the work.
 
     Raises:
-        Whatever drawing or working raises first; parts that are not yet begun are left out then.
+        Whatever drawing or working raises first. Parts that have not begun are then skipped.
     """
-    allowed, left, lock, failed = torch.get_num_threads(), iter(parts), Lock(), False
-    threads = min(allowed, most)
+    allowed, iterator, lock, failed = torch.get_num_threads(), iter(parts), Lock(), False
+    threads = min(allowed, max_threads)
 
     @torch.inference_mode()
     def run() -> None:
@@ -39,7 +39,7 @@ def side_by_side(parts: Iterable[Part], work: Callable[[Part], None], most: int 
         try:
             while not failed:
                 with lock:
-                    drawn = next(((part,) for part in left), None)
+                    drawn = next(((part,) for part in iterator), None)
                 if drawn is None:
                     return
                 work(*drawn)
@@ -51,8 +51,8 @@ def side_by_side(parts: Iterable[Part], work: Callable[[Part], None], most: int 
         run()
         return
     with torch_threads(allowed // threads), ThreadPoolExecutor(threads) as pool:
-        for ended in [pool.submit(run) for _ in range(threads)]:
-            ended.result()
+        for future in [pool.submit(run) for _ in range(threads)]:
+            future.result()
 
 
 @contextmanager
@@ -79,6 +79,6 @@ def idle_cores() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute as a worker does: threads share a product's rows among them, and then a row's place may turn its last bit."""
+    """Compute as a worker does: threads share a product's rows, and a row's position may then change its last bit."""
     with torch_threads(1):
         yield

@@ -146,14 +146,16 @@ class TrainingRun:
 
     def log_fit(self, result) -> None:
         """What the fit chose beyond what was asked, how long it took, its curve, how it did on validation."""
-        found = {name: as_text(value) for name, value in result.recipe.items()}
+        found = {name: as_text(value) for name, value in result.hyperparameters.items()}
         new = {name: value for name, value in found.items() if name not in self._asked}
         settled = {f"chosen.{name}": value for name, value in found.items() if self._asked.get(name, value) != value}
         self.log_params(new | settled)
         scores = {f"valid/{target}/ndcg_10": value for target, value in result.validation.items()}
         self.log_metrics({"fit_seconds": result.seconds} | scores)
         if len(result.curves) > 1:
-            self.log_figure(plots.learning_curve(result.curves, result.recipe.get("best_steps")), "learning_curve")
+            self.log_figure(
+                plots.learning_curve(result.curves, result.hyperparameters.get("best_steps")), "learning_curve"
+            )
 
 
 @contextmanager
@@ -252,7 +254,9 @@ def _beside_database(dataset: str) -> str | None:
 
 
 @contextmanager
-def training_run(label: str, recipe: dict, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
+def training_run(
+    label: str, hyperparameters: dict, features: Features, settings: params.Params
+) -> Iterator[TrainingRun]:
     """Open a run in the experiment named after the data set; a failure is marked as such, with its reason."""
     description = features.description
     cut = description["cut"]
@@ -260,18 +264,18 @@ def training_run(label: str, recipe: dict, features: Features, settings: params.
         "stage": "train",
         "cut": cut,
         "label": label,
-        "model": recipe["name"],
+        "model": hyperparameters["name"],
         "split_id": description["split_id"],
         "dataset_hash": description["dataset_hash"],
         NOTE: mlflow_views.PURPOSE[cut].format(label=label, dataset=settings.dataset),
     }
-    run = open_run(settings.dataset, f"{label} · {cut}", tags, recipe)
+    run = open_run(settings.dataset, f"{label} · {cut}", tags, hyperparameters)
     with carried_through(run, features):
         yield run
 
 
 def open_run(
-    dataset: str, name: str, tags: dict[str, str], recipe: dict | None = None, verb: str = "training.train"
+    dataset: str, name: str, tags: dict[str, str], hyperparameters: dict | None = None, verb: str = "training.train"
 ) -> TrainingRun:
     """A new run in the experiment of the data set, with its tags and params; the caller closes it."""
     client = connected()
@@ -279,8 +283,8 @@ def open_run(
     made_by = {"mlflow.source.name": verb, "mlflow.source.type": "LOCAL", "mlflow.source.git.commit": commit}
     tags = {"dataset": dataset, "commit": commit, **made_by, **tags}
     made = client.create_run(experiment_of(client, dataset), run_name=name, tags=tags)
-    run = TrainingRun(client, made.info.run_id, {key: as_text(value) for key, value in (recipe or {}).items()})
-    run.log_params(recipe or {})
+    run = TrainingRun(client, made.info.run_id, {key: as_text(value) for key, value in (hyperparameters or {}).items()})
+    run.log_params(hyperparameters or {})
     return run
 
 

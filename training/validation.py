@@ -1,4 +1,4 @@
-"""How good a model is on cases that it was not fitted on: one number per target, for choosing.
+"""How good a model is on cases that it was not fitted on: one number per target, to choose by.
 
 Published metrics come from `experiments.evaluate`; this is the same ranking, averaged once.
 """
@@ -16,7 +16,7 @@ from training.metrics import TrueRanks
 from training.metrics import ndcg as ndcg_at
 from training.models.base import Model
 from training.models.ranking import exclude, rank
-from training.threads import MOST, side_by_side
+from training.threads import MAX_THREADS, run_in_threads
 
 HEADLINE_K = 10
 
@@ -30,51 +30,56 @@ def cases(features: Features) -> dict[str, EvaluationCases]:
     }
 
 
-def sample(every: EvaluationCases, count: int, seed: int) -> EvaluationCases:
+def sample(cases: EvaluationCases, count: int, seed: int) -> EvaluationCases:
     """At most `count` of the cases, the same ones for the same seed."""
-    if len(every) <= count:
-        return every
-    rows = np.random.default_rng(seed).choice(len(every), size=count, replace=False)
-    return every.take(np.sort(rows))
+    if len(cases) <= count:
+        return cases
+    rows = np.random.default_rng(seed).choice(len(cases), size=count, replace=False)
+    return cases.take(np.sort(rows))
 
 
-def moments(every: EvaluationCases, refresh_minutes: int) -> np.ndarray:
-    """(n,) as of when each case sees item trends: the last refresh before it, as a live platform would."""
-    return last_refresh(every.time, refresh_minutes)
+def sampled_cases(features: Features, count: int, seed: int) -> dict[str, EvaluationCases]:
+    """At most `count` cases of each target, the same ones for the same seed."""
+    return {target: sample(found, count, seed) for target, found in cases(features).items()}
 
 
-def truth_positions(every: EvaluationCases, rows: np.ndarray) -> np.ndarray:
-    """(R,) where the true items of the given cases stand in `every.truth`."""
-    lengths = np.diff(every.truth_offsets)[rows]
-    begin = every.truth_offsets[rows]
+def moments(cases: EvaluationCases, refresh_minutes: int) -> np.ndarray:
+    """(n,) the time of the item trends that each case sees: the last refresh before it, as on a live platform."""
+    return last_refresh(cases.time, refresh_minutes)
+
+
+def truth_positions(cases: EvaluationCases, rows: np.ndarray) -> np.ndarray:
+    """(R,) where the true items of the given cases stand in `cases.truth`."""
+    lengths = np.diff(cases.truth_offsets)[rows]
+    begin = cases.truth_offsets[rows]
     return np.repeat(begin - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
 
 
-def truth_pairs(every: EvaluationCases, rows: np.ndarray) -> torch.Tensor:
+def truth_pairs(cases: EvaluationCases, rows: np.ndarray) -> torch.Tensor:
     """(2, R) int64: (row of the batch, true item row) of the given cases."""
-    owner = np.repeat(np.arange(len(rows)), np.diff(every.truth_offsets)[rows])
-    return torch.from_numpy(np.stack([owner, every.truth[truth_positions(every, rows)]]).astype(np.int64))
+    owner = np.repeat(np.arange(len(rows)), np.diff(cases.truth_offsets)[rows])
+    return torch.from_numpy(np.stack([owner, cases.truth[truth_positions(cases, rows)]]).astype(np.int64))
 
 
 def ndcg(
-    model: Model, features: Features, every: EvaluationCases, trends: TrendLog | TrendSnapshot, size: int
+    model: Model, features: Features, cases: EvaluationCases, trends: TrendLog | TrendSnapshot, batch_size: int
 ) -> np.ndarray:
-    """(n,) NDCG@10 of each case; full catalogue, seen items excluded, ties against the model."""
-    values = np.zeros(len(every))
-    at = moments(every, features.description["refresh_minutes"])
+    """(n,) NDCG@10 of each case; full catalog, seen items excluded, ties against the model."""
+    values = np.zeros(len(cases))
+    at = moments(cases, features.description["refresh_minutes"])
     was_training = model.training
     model.eval()
     device = next(iter(model.state_dict().values()), torch.empty(0)).device
 
-    def work(part: tuple[np.ndarray, Batch]) -> None:
+    def score(part: tuple[np.ndarray, Batch]) -> None:
         rows, batch = part[0], part[1].to(device)
         scores = exclude(model.scores(batch), batch.seen).cpu()
-        pairs = truth_pairs(every, rows)
+        pairs = truth_pairs(cases, rows)
         _, ranks = rank(scores, pairs, HEADLINE_K)
-        sizes = np.diff(every.truth_offsets)[rows]
-        values[rows] = ndcg_at(TrueRanks(pairs[0].numpy(), ranks.numpy(), sizes), HEADLINE_K)
+        num_true = np.diff(cases.truth_offsets)[rows]
+        values[rows] = ndcg_at(TrueRanks(pairs[0].numpy(), ranks.numpy(), num_true), HEADLINE_K)
 
-    parts = batches(features.log, every, trends, model.channels, at, size, model.max_history)
-    side_by_side(parts, work, MOST if device.type == "cpu" else 1)
+    parts = batches(features.log, cases, trends, model.channels, at, batch_size, model.max_history)
+    run_in_threads(parts, score, MAX_THREADS if device.type == "cpu" else 1)
     model.train(was_training)
     return values

@@ -21,7 +21,7 @@ from features.feature_files import Features
 from features.fit import SplitTables, fit_subset, fit_window, rolling_windows
 from features.sequences import EvaluationCases, InteractionLog, next_item_cases
 from training import validation
-from training.train import FitError, fit
+from training.fitting import FitError, fit
 
 TEMPORAL = ("next_item", "horizon")  # the columns that the temporal cut gives
 MEANINGS = {
@@ -181,7 +181,7 @@ def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.
             print(f"left out {label}: {error}", flush=True)
             del configurations[label]
             continue
-        configurations[label] = result.recipe
+        configurations[label] = result.hyperparameters
         for column, cases in fold.cases.items():
             scores[column][label] = validation.ndcg(
                 result.model, fold.asked, cases, trends, settings.train.eval_batch_size

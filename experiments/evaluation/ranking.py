@@ -21,7 +21,7 @@ from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import Recommender
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
-from training.threads import side_by_side
+from training.threads import run_in_threads
 
 
 def rank_cases(
@@ -59,7 +59,7 @@ def _rank(
         ranks[validation.truth_positions(cases, rows)] = true_ranks.numpy()
 
     moments = validation.moments(cases, refresh_minutes)
-    side_by_side(batches(log, cases, trends, model.channels, moments, batch_size, model.max_history), rank_batch)
+    run_in_threads(batches(log, cases, trends, model.channels, moments, batch_size, model.max_history), rank_batch)
     return lists, ranks
 
 

@@ -29,8 +29,8 @@ from serving.deployment import model_versions, registry
 from serving.deployment.registry import Target, Version
 from serving.worker.recommender import Recommender
 from training import validation
+from training.fitting import fit
 from training.threads import one_thread
-from training.train import fit
 
 CANDIDATE = "candidate"
 COLD, WARM = "cold", "warm"

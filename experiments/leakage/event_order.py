@@ -13,7 +13,7 @@ from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row, outcome
 from features.sequences import batches
 from features.vocabulary import PAD
 from training import validation
-from training.windows import Timeline
+from training.timeline import Timeline
 
 BATCH_SIZE = 256
 SPLIT_AGAIN = (

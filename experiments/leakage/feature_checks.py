@@ -30,8 +30,10 @@ from features.sequences import EvaluationCases, InteractionLog, batches
 from features.trends import ALL, TrendLog
 from features.vocabulary import PAD
 from training import validation
-from training.datamodule import TrainBatch, Windows
-from training.windows import Timeline
+from training.datamodule import TrainBatch, TrainingBatches
+from training.models.network import NetworkHyperparameters
+from training.models.registry import parse
+from training.timeline import Timeline
 
 NEVER = np.iinfo(np.int64).max
 TREND_CELLS = 2**24  # in memory at once, in one table of trends
@@ -291,18 +293,19 @@ def _describe(cut: AuditedCut, name: str, with_all: Tensor, with_past: Tensor) -
 
 def training_batches(cut: AuditedCut) -> Outcome:
     """A training batch holds no visible event, no true item and no trend of a question's own time or later."""
-    network = next((one for one in cut.settings.train.models.values() if hasattr(one, "horizon_samples")), None)
+    models = (parse(section) for section in cut.settings.train.models.values())
+    network = next((one for one in models if isinstance(one, NetworkHyperparameters)), None)
     if network is None or not len(Timeline(cut.features.past)):
         return outcome(0, "questions")
-    windows = Windows(cut.features, (), network.model_dump(), cut.settings.seed)
+    batches = TrainingBatches(cut.features, (), network, cut.settings.seed)
     examples: list[Row] = []
     looked = 0
-    for batch in _first_batches(iter(windows), cut.settings.audit.training_questions):
+    for batch in _first_batches(iter(batches), cut.settings.audit.training_questions):
         looked += len(batch.query)
-        examples += _leaks_in_batch(cut, batch, windows.table.moments)
+        examples += _leaks_in_batch(cut, batch, batches.table.moments)
     return outcome(looked, "questions", Finding(
         "a training batch shows a question events of its own time or later", len(examples), cut.first(examples),
-        TIES_MEANING, "See `Windows` in training/datamodule.py and `cut_rows` in training/windows.py; fit every network again.",
+        TIES_MEANING, "See `TrainingBatches` in training/datamodule.py and `cut_rows` in training/timeline.py; fit every network again.",
     ))  # fmt: skip
 
 
@@ -328,8 +331,10 @@ def _leaks_in_batch(cut: AuditedCut, batch: TrainBatch, moments: np.ndarray) -> 
     late = zip(*np.nonzero(visible & (times >= asked[:, None])), strict=True)
     examples = [example(row, items[row, column], to_iso(times[row, column])) for row, column in late]
     seen = batch.seen[0].numpy() * size + batch.seen[1].numpy()
-    true = np.flatnonzero(np.isin(batch.question.numpy() * size + batch.item.numpy(), seen))
-    examples += [example(int(batch.question[row]), int(batch.item[row]), "the true item itself") for row in true]
+    true = np.flatnonzero(np.isin(batch.target_query.numpy() * size + batch.target_item.numpy(), seen))
+    examples += [
+        example(int(batch.target_query[row]), int(batch.target_item[row]), "the true item itself") for row in true
+    ]
     trend = moments[query.moment.numpy()]
     return examples + [
         example(int(row), PAD, f"trends as of {to_iso(trend[row])}") for row in np.flatnonzero(trend > asked)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.paths import FEATURES, FITTED
 from experiments.orchestration.workspace import edited
-from training.models.registry import MODELS
+from training.model_factory import is_learned
 
 
 def write(folder: Path, labels: list[str]) -> None:
@@ -16,7 +16,7 @@ def write(folder: Path, labels: list[str]) -> None:
         models = settings["train"]["models"]
         hybrids = [label for label in labels if "parts" in models[label]]
         alone = [label for label in labels if label not in hybrids]
-        networks = [label for label in alone if MODELS[models[label]["name"]].learned]
+        networks = [label for label in alone if is_learned(models[label]["name"])]
         baselines = [label for label in alone if label not in networks]
         pipeline["vars"] = [
             {"baselines": {"model": baselines}},

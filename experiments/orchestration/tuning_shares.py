@@ -11,7 +11,7 @@ from config.paths import EXPERIMENTS, FEATURES
 from experiments.orchestration import steps
 from experiments.tuning.study import open_study, storage_url, study_name, trials_ended_since
 from features import feature_files
-from training.train import build_is_learned
+from training.model_factory import is_learned
 
 NOTE = EXPERIMENTS / "experiment.json"  # of an experiment that has not come to its end
 
@@ -33,7 +33,7 @@ def fair_share(pool: float, models: int, had: float) -> float:
 
 
 def is_network(label: str, settings: params.Params) -> bool:
-    return build_is_learned(settings.train.models[label].model_dump())
+    return is_learned(settings.train.models[label].name)
 
 
 def order_of(settings: params.Params) -> list[str]:

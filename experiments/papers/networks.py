@@ -22,7 +22,7 @@ from experiments.papers.protocol import RankingTask, Training
 from training import losses
 from training.models.base import Sizes
 from training.models.neural_cf import NeuralCF
-from training.module import move_average, parameter_groups
+from training.module import parameter_groups, update_average
 from training.negative_sampling import NegativeSampler
 
 STD = 0.1  # of initial embeddings, as in Rendle et al. 2020
@@ -124,7 +124,7 @@ def train_branch(
             for optimizer in optimizers:
                 optimizer.step()
             step += 1
-            move_average(average, branch, step, configuration["ema_decay"])
+            update_average(average, branch, step, configuration["ema_decay"])
         yield average
 
 
@@ -220,7 +220,7 @@ def train_set_ncf(task: RankingTask, configuration: dict, seed: int, epochs: int
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            move_average(average, model, step, configuration["ema_decay"])
+            update_average(average, model, step, configuration["ema_decay"])
         yield average
 
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from config.command import UserError
-from config.model_params import ModelParams
 from config.paths import EXPERIMENTS, INGESTED, SPLIT
 from data.times import to_iso
 from experiments.orchestration import model_selection
 from experiments.orchestration.workspace import edited
 from serving.deployment import registry
 from serving.deployment.model_versions import stored_manifest
+from training.models.registry import models
 
 NOTE = EXPERIMENTS / "retrain.json"
-MODEL_PARAMS = {one.model_fields["name"].annotation.__args__[0]: one for one in get_args(get_args(ModelParams)[0])}
 
 
 class FittedChampion(NamedTuple):
@@ -120,11 +119,11 @@ def params_sections(label: str, configuration: dict[str, Any]) -> dict[str, dict
         UserError: this code does not know the model.
     """
     name = configuration.get("name")
-    if name not in MODEL_PARAMS:
-        raise UserError(f"{label} is a {name!r}, which this code cannot fit; it knows {', '.join(MODEL_PARAMS)}")
+    if name not in models():
+        raise UserError(f"{label} is a {name!r}, which this code cannot fit; it knows {', '.join(models())}")
     parts = configuration.get("parts", {})
     sections = {key: section for part, inner in parts.items() for key, section in params_sections(part, inner).items()}
-    fields = MODEL_PARAMS[name].model_fields
+    fields = models()[name].hyperparameters_type.model_fields
     own = {key: configuration[key] for key in fields if key in configuration}
     if parts:
         own["parts"] = list(parts)

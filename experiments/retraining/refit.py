@@ -40,9 +40,10 @@ from serving.deployment import emergency_override, gate_report, model_versions, 
 from serving.deployment.registry import Target
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
-from training import distributed, provenance, tracking, train
+from training import distributed, fit_files, provenance, tracking
+from training.fitting import fit
+from training.model_factory import is_learned
 from training.models import artifact
-from training.train import build_is_learned, fit
 
 # What a refit shares with its parent: key -> its name in words.
 MANIFEST_FACTS = {
@@ -171,14 +172,16 @@ def fit_on_all_events(parent: Target, features: Features, settings: params.Param
     label, configuration, seed = manifest["label"], manifest["params"], manifest.get("seed")
     if seed is None:
         raise UserError(f"{version.dataset} {version.version} does not state its seed; fit, export and gate it again")
-    devices = distributed.stated() if build_is_learned(configuration) else 1
+    devices = distributed.num_devices() if is_learned(configuration["name"]) else 1
     with tracking.training_run(label, configuration, features, settings) as run:
         result = fit(configuration, features, settings.train, seed, run.log_epoch, CHECKPOINTS, None, devices)
         run.tag(devices=str(devices), refit_of=version.version)
         run.log_fit(result)
     fitted = REFITS / "fitted" / label
     refit_of = {"version": version.version, "artifact": version.artifact}
-    train.write(fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of})
+    fit_files.save_fit(
+        fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of}
+    )
     folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     facts = json.loads((fitted / "fit.json").read_text())

@@ -25,6 +25,7 @@ from config.paths import studies_database
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
+from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
@@ -62,7 +63,7 @@ class Search:
 
     @property
     def spaces(self) -> dict[str, search_space.Space]:
-        return search_space.spaces_around(self.settings.tune.spaces[self.label], self.settings.train.models[self.label])
+        return search_spaces(self.label, self.settings)
 
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:

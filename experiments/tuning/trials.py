@@ -22,10 +22,11 @@ from features.feature_files import Features
 from features.sequences import EvaluationCases, batches
 from features.vocabulary import PAD
 from training import validation
+from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
 from training.models.base import Model
 from training.models.ranking import exclude, rank
-from training.train import FitError, FitResult, fit
+from training.models.registry import parse
 
 FOLD_STEPS = 100_000  # offset between the epochs of two folds, in the steps at which Optuna compares trials
 LIST_LENGTH = validation.HEADLINE_K
@@ -106,7 +107,7 @@ def _with_values(values: dict, model) -> dict:
         FitError: the model refuses this combination.
     """
     try:
-        return type(model).model_validate(model.model_dump() | values).model_dump()
+        return parse(model.model_dump() | values).model_dump()
     except ValidationError as error:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 

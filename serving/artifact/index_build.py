@@ -98,7 +98,9 @@ def of_model(model: Model, asked: list[Batch], candidates: int) -> ItemIndex:
     """The index of a model's items, with the trends that the batches hold."""
     found = [model.factored(batch) for batch in asked]
     factors, trends = found[0]
-    return build(torch.cat([factors.asked() for factors, _ in found]), factors.offered(trends[0]), candidates)
+    return build(
+        torch.cat([factors.query_vectors() for factors, _ in found]), factors.item_vectors(trends[0]), candidates
+    )
 
 
 def build(asked_QD: Tensor, offered_ND: Tensor, candidates: int) -> ItemIndex:

@@ -11,6 +11,7 @@ from pathlib import Path
 from config.command import UserError
 
 ENTRY = "serving.worker.handler"
+PLUGINS = "training/models"  # modules that are found by name while running, so no import statement leads to them
 OURS = ("config", "data", "features", "serving", "training")
 # All that the `serving` extra of pyproject.toml gives our code. `ts` is the server's own package.
 AVAILABLE = frozenset({"faiss", "numpy", "orjson", "pydantic", "redis", "safetensors", "torch", "ts"})
@@ -42,7 +43,7 @@ def worker_modules(root: Path, entry: str = ENTRY) -> dict[str, Path]:
         WorkerCodeError: names the module, the import and why it is refused.
     """
     found: dict[str, Path] = {}
-    waiting = [entry]
+    waiting = [entry, *(f"training.models.{path.stem}" for path in sorted((root / PLUGINS).glob("*.py")))]
     while waiting:
         module = waiting.pop()
         path = _source(root, module)

@@ -48,7 +48,7 @@ def choose_level(
         return FallbackLevel(
             PERSONALIZED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
         )
-    if has_traits and model.answers_cold():
+    if has_traits and model.personalizes_cold_users():
         return FallbackLevel(PERSONALIZED, "ranked from the known traits; there is no history")
     if user.reason:
         return _below_personalized(user.reason, segments)

@@ -107,7 +107,7 @@ class Retrieval:
         from_index: list[Tensor] = []
 
         def search(factors: Factors) -> Tensor:
-            found[rows] = self.index.search(factors.asked()[rows], count)
+            found[rows] = self.index.search(factors.query_vectors()[rows], count)
             items, is_found = merge_candidates(found, always)
             from_index.append(is_found)
             return items

@@ -6,8 +6,9 @@ import pytest
 
 from config import params
 from config.search_space import spaces_around
+from training.model_factory import load_settings
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = load_settings(params.ROOT / "params.yaml")
 SPACES = SETTINGS.tune.spaces["two_tower"]
 
 

@@ -27,7 +27,7 @@ from experiments.tuning.study import (
 )
 from experiments.tuning.trials import OutOfTimeError
 from training import tracking
-from training.train import FitError
+from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -47,7 +47,9 @@ def fitted(recipe, features, settings, seed, on_epoch):
     for row in rows:
         if on_epoch(row):
             break
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
+    return SimpleNamespace(
+        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+    )
 
 
 @pytest.fixture

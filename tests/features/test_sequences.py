@@ -15,7 +15,7 @@ from features.feature_files import Features
 from features.fit import fit_features, order_items
 from features.sequences import batches, horizon_cases, next_item_cases
 from training import validation
-from training.train import fit
+from training.fitting import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 START = 1_700_000_000_000_000

@@ -26,7 +26,7 @@ from serving import batch, export
 from serving.artifact.item_tables import Sides
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
-from training.train import fit
+from training.fitting import fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 T = 1_767_300_000_000_000
@@ -78,7 +78,7 @@ def _export(folder: Path, sides: Sides) -> None:
     features, weights = load_features(folder / "out/features/test"), folder / "weights.safetensors"
     fitted = fit(recipe("item_knn"), features, train_settings(), seed=0)
     save_file({key: value.contiguous() for key, value in fitted.model.state_dict().items()}, weights)
-    about = {"recipe": fitted.recipe, "label": "item_knn", "run_id": "none"}
+    about = {"hyperparameters": fitted.hyperparameters, "label": "item_knn", "run_id": "none"}
     export.write(folder / "artifact", weights, about, features, SETTINGS, sides)
 
 

@@ -11,6 +11,7 @@ from features.feature_files import Features
 from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
 from serving.artifact.item_tables import Sides
+from training.model_factory import load_settings
 
 ITEMS = 40
 USERS = 80
@@ -83,7 +84,7 @@ EXTRA = {
 
 def recipe(name: str, **changes: object) -> dict:
     """The shipped parameters of a model, made small where they are many."""
-    shipped = params.load(params.ROOT / "params.yaml").train.models[name].model_dump()
+    shipped = load_settings(params.ROOT / "params.yaml").train.models[name].model_dump()
     if "parts" in shipped:
         shipped["parts"] = {part: recipe(part) for part in shipped["parts"]}
     return shipped | (SMALL if "embedding_dim" in shipped else {}) | EXTRA.get(name, {}) | changes

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from made_features import checkerboard
 
-from training.datamodule import TrainBatch, Windows
-from training.models.network import LearnedModel
-from training.models.registry import build
+from training.datamodule import TrainBatch, TrainingBatches
+from training.model_factory import sizes_of
+from training.models.network import Network
+from training.models.registry import build, parse
 from training.module import TrainModule
-from training.train import sizes_of
 
 FEATURES = checkerboard()
 
@@ -19,10 +19,10 @@ def made(asked: dict) -> TrainModule:
     """The same untrained module each time."""
     torch.manual_seed(0)
     model = build(asked, sizes_of(FEATURES))
-    assert isinstance(model, LearnedModel)
-    return TrainModule(model, asked, np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary)), 0)
+    assert isinstance(model, Network)
+    return TrainModule(model, np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary)), 0)
 
 
 def batch_of(asked: dict) -> TrainBatch:
     """The first batch of an epoch."""
-    return next(iter(Windows(FEATURES, tuple(asked["channels"]), asked, 0)))
+    return next(iter(TrainingBatches(FEATURES, tuple(asked["channels"]), parse(asked), 0)))

@@ -10,12 +10,12 @@ from made_features import checkerboard, recipe
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from training.fitting import interaction_matrix
 from training.models import ials
 from training.models.base import Sizes
 from training.models.registry import build
-from training.train import matrix_of
 
-MATRIX = matrix_of(checkerboard().past, 41)
+MATRIX = interaction_matrix(checkerboard().past, 41)
 
 
 def fitted(seed: int = 0, **changes: object) -> ials.Ials:
@@ -29,8 +29,8 @@ def library(model: ials.Ials) -> AlternatingLeastSquares:
     """The library's model with the same item factors."""
     with threadpool_limits(1, "blas"):
         solver = AlternatingLeastSquares(
-            factors=model.params["num_factors"], alpha=model.params["alpha"],
-            regularization=model.params["regularization"], use_gpu=False,
+            factors=model.hyperparameters.num_factors, alpha=model.hyperparameters.alpha,
+            regularization=model.hyperparameters.regularization, use_gpu=False,
         )  # fmt: skip
     solver.item_factors = model.factors.numpy()
     return solver
@@ -69,7 +69,7 @@ def test_one_factor_by_hand() -> None:
 def test_parts_do_not_change_users(monkeypatch: pytest.MonkeyPatch) -> None:
     model, histories = fitted(), padded(MATRIX)
     whole = model.user_vectors(histories)
-    monkeypatch.setattr(ials, "PART_CELLS", 1)
+    monkeypatch.setattr(ials, "MAX_GATHERED_CELLS", 1)
 
     torch.testing.assert_close(model.user_vectors(histories), whole)
 

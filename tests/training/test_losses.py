@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from training import losses
 from training.losses import MASKED, binary_cross_entropy, full_softmax, in_batch_softmax, sampled_softmax
+from training.models.base import Factors
+from training.models.layers import add_trends
 
 NOTHING = torch.zeros(2, 0, dtype=torch.int64)
 SCORES = torch.tensor([[0.0, 1.0, -0.5, 2.0, 0.3]], dtype=torch.float64)  # column 0 is padding
-QUESTION = torch.tensor([0])
+QUERY = torch.tensor([0])
 
 
 def gradient(loss, scores: torch.Tensor) -> torch.Tensor:
@@ -19,21 +22,21 @@ def gradient(loss, scores: torch.Tensor) -> torch.Tensor:
 
 
 def test_full_softmax_is_minus_log_of_the_true_share() -> None:
-    loss = full_softmax(SCORES, NOTHING, QUESTION, torch.tensor([3]))
+    loss = full_softmax(SCORES, NOTHING, QUERY, torch.tensor([3]))
 
     assert loss.item() == pytest.approx(-torch.log_softmax(SCORES[0, 1:], 0)[2].item())
 
 
 def test_full_softmax_leaves_the_history_out() -> None:
-    loss = full_softmax(SCORES, torch.tensor([[0], [1]]), QUESTION, torch.tensor([3]))
+    loss = full_softmax(SCORES, torch.tensor([[0], [1]]), QUERY, torch.tensor([3]))
 
     assert loss.item() == pytest.approx(-torch.log_softmax(SCORES[0, 2:], 0)[1].item())
 
 
 def test_in_batch_softmax_of_the_whole_catalogue_is_the_full_softmax() -> None:
-    full = gradient(lambda s: full_softmax(s, NOTHING, QUESTION, torch.tensor([3])), SCORES)
+    full = gradient(lambda s: full_softmax(s, NOTHING, QUERY, torch.tensor([3])), SCORES)
     certain = torch.zeros(4, dtype=torch.float64)
-    batch = gradient(lambda s: in_batch_softmax(s, certain, NOTHING, QUESTION, torch.tensor([2])), SCORES[:, 1:])
+    batch = gradient(lambda s: in_batch_softmax(s, certain, NOTHING, QUERY, torch.tensor([2])), SCORES[:, 1:])
 
     torch.testing.assert_close(batch, full[:, 1:])
 
@@ -73,10 +76,8 @@ def mean_gradient(correction: float) -> torch.Tensor:
         held = (torch.rand(200, generator=generator, dtype=torch.float64) < probability).nonzero()[:, 0]
         column = (held == 7).nonzero()[0]
         log_p = correction * probability[held].log()
-        total[held] += gradient(lambda s: in_batch_softmax(s, log_p, NOTHING, QUESTION, column), scores[:, held])[0]  # noqa: B023
-    full = gradient(
-        lambda s: full_softmax(torch.cat([s[:, :1] * 0, s], 1), NOTHING, QUESTION, torch.tensor([8])), scores
-    )
+        total[held] += gradient(lambda s: in_batch_softmax(s, log_p, NOTHING, QUERY, column), scores[:, held])[0]  # noqa: B023
+    full = gradient(lambda s: full_softmax(torch.cat([s[:, :1] * 0, s], 1), NOTHING, QUERY, torch.tensor([8])), scores)
     return (total / 400 - full[0]).abs().sum() / full.abs().sum()
 
 
@@ -100,7 +101,7 @@ def test_accidental_hits_do_not_count_as_negatives() -> None:
 def test_sampled_softmax_that_draws_each_item_as_expected_is_the_full_softmax() -> None:
     draws = torch.tensor([0, 0, 0, 1, 3])  # of items 1, 1, 1, 2, 4: three, one and one expected draws
     expected = torch.log(torch.tensor([[3.0, 3.0, 3.0, 1.0, 1.0]], dtype=torch.float64))
-    full = gradient(lambda s: full_softmax(s, NOTHING, QUESTION, torch.tensor([3])), SCORES)
+    full = gradient(lambda s: full_softmax(s, NOTHING, QUERY, torch.tensor([3])), SCORES)
     sampled = gradient(lambda s: sampled_softmax(s[:, 2], s[:, draws], expected), SCORES[:, 1:])
 
     torch.testing.assert_close(sampled, full[:, 1:])
@@ -118,3 +119,36 @@ def test_binary_cross_entropy_by_hand() -> None:
     loss = binary_cross_entropy(torch.tensor([0.0]), torch.tensor([[0.0, 0.0]]))
 
     assert loss.item() == pytest.approx(3 * 0.6931472)  # three coin tosses, log 2 each
+
+
+QUERIES, ITEMS, WIDTH, CHANNELS, MOMENTS = 37, 23, 5, 3, 4
+
+
+@pytest.mark.parametrize("cells", [1, 7 * ITEMS, 10**6])  # one query a slice, some, all
+def test_slices_give_the_value_and_the_gradient_of_the_whole(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "MAX_SCORES", cells)
+    generator = torch.Generator().manual_seed(cells)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def whole(high: int, count: int, low: int = 0) -> torch.Tensor:
+        return torch.randint(low, high, (count,), generator=generator)
+
+    leaves = [normal(QUERIES, WIDTH), normal(ITEMS, WIDTH), normal(ITEMS), normal(QUERIES, CHANNELS)]
+    factors = Factors(*(leaf.requires_grad_() for leaf in leaves))
+    trends, moment = normal(MOMENTS, CHANNELS, ITEMS), whole(MOMENTS, QUERIES)
+    cells_of = torch.unique(whole(QUERIES * (ITEMS - 1), 80))  # (query, item) once each, never PAD
+    query, item = cells_of // (ITEMS - 1), cells_of % (ITEMS - 1) + 1
+    masked, query, item = torch.stack([query[::2], item[::2]]), query[1::2], item[1::2]
+    weight = torch.rand(len(item), generator=generator, dtype=torch.float64)
+
+    ours = losses.factored_softmax(factors, trends, moment, losses.Targets(query, item, weight, masked))
+    scores = add_trends(torch.addmm(factors.bias, factors.user, factors.item.T), factors.trend_weights, trends, moment)
+    plain = (full_softmax(scores, masked, query, item) * weight).sum()
+
+    torch.testing.assert_close(ours, plain)
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * ours, factors), torch.autograd.grad(3 * plain, factors), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)

@@ -1,4 +1,4 @@
-"""What every model promises, whoever wrote it: one suite over all of MODELS."""
+"""What every model promises, whoever wrote it: one suite over all registered models."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from features.vocabulary import PAD
 from serving import export
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
-from training.models import network
+from training.fitting import FitResult, fit
+from training.model_factory import sizes_of
 from training.models.base import Model
-from training.models.network import LearnedModel
+from training.models.network import Network
 from training.models.query import log_trends
 from training.models.ranking import exclude, rank
-from training.models.registry import MODELS, build
-from training.train import FitResult, fit, sizes_of
+from training.models.registry import build, models
 
 FEATURES = checkerboard()
 FITTED: dict[str, FitResult] = {}
 NOW = START + 31 * DAY
 
 
-@pytest.fixture(params=sorted(MODELS))
+@pytest.fixture(params=sorted(models()))
 def fitted(request: pytest.FixtureRequest) -> FitResult:
     """Each model, fitted once."""
     name = request.param
@@ -73,7 +73,7 @@ HISTORIES = [[], [3], [2, 4, 6, 8], list(range(1, 20, 2)), [7, 5]]
 
 @pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ials", "sasrec"])
 def test_what_others_invented_is_a_baseline(name: str) -> None:
-    assert MODELS[name].baseline, "the gate would put it forward as ours"
+    assert models()[name].baseline, "the gate would put it forward as ours"
 
 
 def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None:
@@ -160,7 +160,7 @@ def test_an_event_just_before_the_asked_time_is_read(model: Model) -> None:
 def test_weights_survive_being_saved(fitted: FitResult, tmp_path: Path) -> None:
     state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors")
-    again = build(fitted.recipe, sizes_of(FEATURES))
+    again = build(fitted.hyperparameters, sizes_of(FEATURES))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     batch = ask(fitted.model, HISTORIES)
 
@@ -172,7 +172,7 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
     """The model as a worker would load it."""
     state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors")
-    facts = {"recipe": fitted.recipe, "label": fitted.recipe["name"], "run_id": "none"}
+    facts = {"hyperparameters": fitted.hyperparameters, "label": fitted.hyperparameters["name"], "run_id": "none"}
     settings = params.load(params.ROOT / "params.yaml")
     export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides())
     return Recommender.load(tmp_path / "artifact")
@@ -216,7 +216,7 @@ def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
 
 
 def test_a_network_reads_histories_of_one_width_however_short(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not isinstance(model, LearnedModel):
+    if not isinstance(model, Network):
         pytest.skip("it multiplies no matrices whose shape the history has")
     widths: list[int] = []
     score_all = model.score_all
@@ -230,7 +230,7 @@ def test_a_network_reads_histories_of_one_width_however_short(model: Model, monk
 
 def test_freezing_changes_no_score(fitted: FitResult) -> None:
     batch = ask(fitted.model, HISTORIES)
-    frozen = build(fitted.recipe, sizes_of(FEATURES))
+    frozen = build(fitted.hyperparameters, sizes_of(FEATURES))
     frozen.load_state_dict(fitted.model.state_dict())
     frozen.eval()
     with torch.inference_mode():
@@ -241,7 +241,7 @@ def test_freezing_changes_no_score(fitted: FitResult) -> None:
 
 def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: FitResult) -> None:
     """It records what it computes of the first, and runs the record for the others."""
-    plain, frozen = fitted.model.eval(), build(fitted.recipe, sizes_of(FEATURES))
+    plain, frozen = fitted.model.eval(), build(fitted.hyperparameters, sizes_of(FEATURES))
     frozen.load_state_dict(plain.state_dict())
     frozen.eval()
     with torch.inference_mode():
@@ -259,23 +259,21 @@ def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: F
             assert all(map(torch.equal, [*found[0], found[1]], [*expected[0], expected[1]])), shift
 
 
-def test_no_length_of_history_has_a_record_of_its_own(fitted: FitResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_length_of_history_has_a_record_of_its_own(fitted: FitResult) -> None:
     """Recording takes ten times as long as an answer: all of it belongs to the warm-up."""
-    frozen = build(fitted.recipe, sizes_of(FEATURES))
-    frozen.load_state_dict(fitted.model.state_dict())
-    frozen.eval()
-    record, recorded = network._record, []
-    monkeypatch.setattr(network, "_record", lambda *given: recorded.append(given) or record(*given))
+    frozen = build(fitted.hyperparameters, sizes_of(FEATURES)).eval()
     with torch.inference_mode():
         frozen.freeze()
+    networks = [module for module in frozen.modules() if isinstance(module, Network)]
     counts = []
     for length in (1, 2, 5):
         batch = ask(frozen, [list(range(1, 1 + length)), []], moments=1)
         batch.log_trends = log_trends(batch.trends) if frozen.channels else None
         scores(frozen, batch)
-        counts.append(len(recorded))
+        counts.append([len(network.graphs["score_all"].records) for network in networks])
 
-    assert counts == [counts[0]] * 3
+    assert counts == [[1] * len(networks)] * 3
+    assert networks or not isinstance(frozen, Network)
 
 
 def test_it_learns_the_checkerboard(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Which loss a recipe names, on a batch as training meets it."""
+"""The loss that the hyperparameters name, on a batch of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def loss_of(loss: str, certain: bool = False) -> float:
     module = made(asked)
     if certain:
         module.frequency.interval = torch.ones_like(module.frequency.interval)
-    return float(getattr(module, f"_{loss}")(batch_of(asked)).detach())
+    return float(module.loss(batch_of(asked)).detach())
 
 
 def test_the_uncorrected_loss_is_the_corrected_one_without_the_correction() -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from made_features import checkerboard, recipe
 
-from training.datamodule import Windows
+from training.datamodule import TrainingBatches
+from training.model_factory import sizes_of
 from training.models import neural_cf
 from training.models.neural_cf import PooledHistory
-from training.models.registry import build
-from training.train import sizes_of
+from training.models.registry import build, parse
 
 FEATURES = checkerboard()
 
 
-def made() -> tuple[neural_cf.NeuralCF, Windows]:
+def made() -> tuple[neural_cf.NeuralCF, TrainingBatches]:
     torch.manual_seed(0)
     model = build(recipe("neural_cf"), sizes_of(FEATURES)).eval()
     model.set_content(FEATURES.item_features)
-    return model, Windows(FEATURES, model.channels, recipe("neural_cf"), 0)
+    return model, TrainingBatches(FEATURES, model.channels, parse(recipe("neural_cf")), 0)
 
 
-def test_pairs_score_as_in_the_whole_catalogue() -> None:
-    model, windows = made()
-    query = next(iter(windows)).query
+def test_pairs_score_as_in_the_whole_catalog() -> None:
+    model, batches = made()
+    query = next(iter(batches)).query
     question = torch.tensor([4, 0, 4])
     candidates = torch.tensor([[1, 2], [40, 7], [9, 9]])
 
@@ -40,10 +40,10 @@ def test_some_rows_match_as_among_all() -> None:
 
 
 def test_chunks_do_not_change_scores(monkeypatch) -> None:
-    model, windows = made()
-    query = next(iter(windows)).query
+    model, batches = made()
+    query = next(iter(batches)).query
     whole = model.score_all(query)
-    monkeypatch.setattr(neural_cf, "CHUNK_CELLS", 1)
+    monkeypatch.setattr(neural_cf, "MAX_HIDDEN_CELLS", 1)
 
     torch.testing.assert_close(model.score_all(query), whole)
 

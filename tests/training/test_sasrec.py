@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from data.columns import DAY, HOUR
 from features.encode import Batch, make_batch
-from training.datamodule import Windows
+from training.datamodule import TrainingBatches
+from training.fitting import fit
+from training.model_factory import sizes_of
 from training.models.query import Query
 from training.models.ranking import exclude
-from training.models.registry import build
+from training.models.registry import build, parse
 from training.models.sasrec import SASRec
-from training.train import fit, sizes_of
 
 FEATURES = checkerboard()
 NOW = START + 31 * DAY
@@ -24,7 +25,7 @@ NOW = START + 31 * DAY
 
 def made(**changes: object) -> SASRec:
     torch.manual_seed(0)
-    model = build(recipe("sasrec", **changes), sizes_of(FEATURES)).eval()
+    model = build(parse(recipe("sasrec")).model_copy(update=changes), sizes_of(FEATURES)).eval()
     assert isinstance(model, SASRec)
     return model
 
@@ -41,30 +42,30 @@ def ask(histories: list[list[int]]) -> Batch:
     )  # fmt: skip
 
 
-def test_without_blocks_it_is_the_product_of_the_newest_item_and_place() -> None:
+def test_without_blocks_it_is_the_product_of_the_newest_item_and_position() -> None:
     model = made(num_layers=0, embedding_dim=16)
-    items, places = model.items.weight, model.places.weight
+    items, positions = model.items.weight, model.positions.weight
 
     scores = model.scores(ask([[7, 3, 5], [9]]))
 
     for row, newest in enumerate([5, 9]):
-        state = functional.layer_norm(4 * items[newest] + places[0], [16])  # sqrt(16), and no event is newer
+        state = functional.layer_norm(4 * items[newest] + positions[0], [16])  # sqrt(16), and no event is newer
         torch.testing.assert_close(scores[row], items @ state)
 
 
-def test_places_are_counted_from_the_newest_event_that_a_question_sees() -> None:
+def test_positions_are_counted_from_the_newest_event_that_a_query_sees() -> None:
     model = made(num_layers=0, embedding_dim=16)
     query = Query.of(ask([[7, 3, 5]]))
     query.row, query.position = torch.tensor([0, 0]), torch.tensor([1, 2])  # as in training, where the row goes on
     query.time = query.time.repeat(2)
 
-    events = 4 * model.items.weight[[7, 3]] + model.places.weight[[1, 0]]
+    events = 4 * model.items.weight[[7, 3]] + model.positions.weight[[1, 0]]
     torch.testing.assert_close(model.states(query), functional.layer_norm(events, [16]))
 
 
 def test_a_state_has_read_no_item_that_follows_it() -> None:
     model = made(num_layers=2)
-    query = next(iter(Windows(FEATURES, model.channels, model.params, 0))).query
+    query = next(iter(TrainingBatches(FEATURES, model.channels, model.hyperparameters, 0))).query
     other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
 
     states, changed = model.states(query), model.states(other)
@@ -73,12 +74,12 @@ def test_a_state_has_read_no_item_that_follows_it() -> None:
     assert not torch.allclose(states[~early], changed[~early])
 
 
-def test_one_question_each_reads_the_states_that_many_questions_would() -> None:
+def test_one_query_per_history_reads_the_states_that_many_would() -> None:
     model = made(num_layers=2)
     one = Query.of(ask([[7, 3, 5], [9], [], [4, 2]]))
     many = replace(one, row=one.row.repeat(2), position=one.position.repeat(2), time=one.time.repeat(2))
 
-    assert one.one_each
+    assert one.one_per_history
     torch.testing.assert_close(model.states(one), model.states(many)[:4])
 
 
@@ -92,18 +93,18 @@ def test_an_empty_history_is_ranked_for_by_popularity() -> None:
 def test_it_reads_neither_times_nor_traits_nor_context_nor_content() -> None:
     model = made()
     model.set_content(FEATURES.item_features)
-    query = next(iter(Windows(FEATURES, model.channels, model.params, 0))).query
+    query = next(iter(TrainingBatches(FEATURES, model.channels, model.hyperparameters, 0))).query
     other = replace(query, item_times=query.item_times * 3, time=query.time + DAY, traits=query.traits * 0,
                     context=query.context * 0, length=query.length + 9)  # fmt: skip
 
     assert torch.equal(model.score_all(other), model.score_all(query))
     assert "content" not in {name for name, values in model.state_dict().items() if values.numel()}
-    assert not model.answers_cold()
+    assert not model.personalizes_cold_users()
 
 
 def test_it_is_trained_on_the_next_event_alone() -> None:
     shipped = recipe("sasrec")
-    query = next(iter(Windows(FEATURES, ("all",), shipped, 0))).query
+    query = next(iter(TrainingBatches(FEATURES, ("all",), parse(shipped), 0))).query
 
     assert shipped["horizon_weight"] == shipped["horizon_samples"] == 0
     assert torch.isin(query.time, torch.from_numpy(FEATURES.past.times)).all()

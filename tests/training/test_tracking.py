@@ -16,8 +16,8 @@ from mlflow.entities import Run
 
 from config import params
 from training import mlflow_views, tracking
+from training.fitting import FitError, FitResult, fit
 from training.tracking import NOTE, as_text
-from training.train import FitError, FitResult, fit
 
 SETTINGS = params.load(params.ROOT / "params.yaml")
 HASH = "0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -85,11 +85,11 @@ def test_params_are_the_recipe_and_what_the_fit_settled_beyond_it(tracked: Path)
     network, result = logged("two_tower", recipe("two_tower", max_epochs=1))
 
     assert ease.data.params == {
-        "name": "ease", "l2": "200, 1000", "max_items": "20000", "chosen.l2": as_text(found.recipe["l2"]),
+        "name": "ease", "l2": "200, 1000", "max_items": "20000", "chosen.l2": as_text(found.hyperparameters["l2"]),
     }  # fmt: skip
     assert network.data.params["channels"] == "all, half_life_1d"
     assert set(network.data.params) - set(recipe("two_tower")) == {"best_steps", "train_events"}
-    assert network.data.params["best_steps"] == str(result.recipe["best_steps"])
+    assert network.data.params["best_steps"] == str(result.hyperparameters["best_steps"])
 
 
 @pytest.mark.parametrize(

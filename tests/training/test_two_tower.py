@@ -8,13 +8,13 @@ import pytest
 import torch
 from made_features import checkerboard, recipe
 
-from training.datamodule import Windows
+from training.datamodule import TrainingBatches
+from training.model_factory import sizes_of
 from training.models.base import ModelError
 from training.models.history_encoder import HistoryEncoder
-from training.models.network import add_trends, pair_trends
+from training.models.layers import add_trends, pair_trends
 from training.models.query import count_bucket, log_trends, time_bucket
-from training.models.registry import build
-from training.train import sizes_of
+from training.models.registry import build, parse
 
 FEATURES = checkerboard()
 
@@ -53,10 +53,10 @@ def test_trend_term_and_its_gradient_match_the_plain_product() -> None:
     torch.testing.assert_close(pair_trends(weights, trends, moment, candidates), (plain - scores)[:, [0, 4]])
 
 
-def test_shared_candidates_score_as_in_the_whole_catalogue() -> None:
+def test_shared_candidates_score_as_in_the_whole_catalog() -> None:
     model = build(recipe("two_tower"), sizes_of(FEATURES)).eval()
     model.set_content(FEATURES.item_features)
-    query = next(iter(Windows(FEATURES, model.channels, recipe("two_tower"), 0))).query
+    query = next(iter(TrainingBatches(FEATURES, model.channels, parse(recipe("two_tower")), 0))).query
     candidates = torch.tensor([9, 3, 30])
 
     torch.testing.assert_close(model.score_shared(query, candidates), model.score_all(query)[:, candidates])
@@ -65,7 +65,7 @@ def test_shared_candidates_score_as_in_the_whole_catalogue() -> None:
 def test_a_state_has_read_nothing_that_follows_it() -> None:
     torch.manual_seed(0)
     encoder = HistoryEncoder(embedding_dim=16, num_layers=2, num_heads=2, dropout=0.0).eval()
-    query = next(iter(Windows(FEATURES, ("all",), recipe("two_tower"), 0))).query
+    query = next(iter(TrainingBatches(FEATURES, ("all",), parse(recipe("two_tower")), 0))).query
     table = torch.randn(len(FEATURES.vocabulary), 16)
     other = replace(query, items=torch.cat([query.items[:, :3], query.items[:, 3:].flip(0)], dim=1))
 
@@ -76,20 +76,20 @@ def test_a_state_has_read_nothing_that_follows_it() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_one_question_each_reads_the_states_that_many_questions_would(num_layers: int) -> None:
+def test_one_query_per_history_reads_the_states_that_many_would(num_layers: int) -> None:
     torch.manual_seed(0)
     encoder = HistoryEncoder(embedding_dim=16, num_layers=num_layers, num_heads=2, dropout=0.0).eval()
     for block in encoder.blocks:
         torch.nn.init.normal_(block.distance.weight)
-    asked = next(iter(Windows(FEATURES, ("all",), recipe("two_tower"), 0))).query
+    asked = next(iter(TrainingBatches(FEATURES, ("all",), parse(recipe("two_tower")), 0))).query
     rows = torch.arange(len(asked.items))
     position = rows % (asked.items.shape[1] + 1)  # empty histories and full ones
     one = replace(asked, row=rows, position=position, time=asked.time[: len(rows)])
     many = replace(one, row=rows.repeat(2), position=position.repeat(2), time=one.time.repeat(2))
     table = torch.randn(len(FEATURES.vocabulary), 16)
 
-    assert one.one_each
-    assert not many.one_each
+    assert one.one_per_history
+    assert not many.one_per_history
     torch.testing.assert_close(encoder(one, table), encoder(many, table)[: len(rows)])
 
 

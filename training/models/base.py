@@ -1,95 +1,110 @@
-"""What every model answers, and what it is built from.
+"""The contract of every model: what it is built from and what it answers.
 
-Legend: B batch, N item rows (PAD's included), M candidates, T moments, V content width, C trend channels.
+Legend: B batch, N item rows (PAD's included), M candidates, T moments, V content width, C trend channels, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
+from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
+from config.validation import ModelSection
 from features.encode import Batch
+
+EXCLUDED = float("-inf")  # score of an item that may not be recommended
+
+
+class Hyperparameters(ModelSection):
+    """What a person chooses of a model: one entry of `train.models` in params.yaml. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# For a list of values to choose from: a fit stores the one that it chose.
+AS_LIST = BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)
 
 
 class Factors(NamedTuple):
-    """score[q, j] = user[q] · item[j] + bias[j] + weights[q] · trends[moment[q], :, j]."""
+    """Scores as products: score[b, j] = user[b] · item[j] + bias[j] + trend_weights[b] · trends[moment[b], :, j]."""
 
-    user: Tensor  # (Q, D)
+    user: Tensor  # (B, D)
     item: Tensor  # (N, D)
     bias: Tensor  # (N,)
-    weights: Tensor  # (Q, C)
+    trend_weights: Tensor  # (B, C)
 
-    def asked(self) -> Tensor:
-        """(Q, D + 1 + C): what the item vectors of `offered` are multiplied with."""
-        return torch.cat([self.user, torch.ones_like(self.user[:, :1]), self.weights], dim=1)
+    def query_vectors(self) -> Tensor:
+        """(B, D + 1 + C): what `item_vectors` are multiplied with."""
+        return torch.cat([self.user, torch.ones_like(self.user[:, :1]), self.trend_weights], dim=1)
 
-    def offered(self, trends: Tensor) -> Tensor:
-        """(N, D + 1 + C): each item's vector, bias and (C, N) log trends of a moment."""
+    def item_vectors(self, trends: Tensor) -> Tensor:
+        """(N, D + 1 + C): each item's vector, bias and the (C, N) log trends of a moment."""
         return torch.cat([self.item, self.bias[:, None], trends.T.to(self.item.dtype)], dim=1)
 
 
-Search = Callable[[Factors], Tensor]  # the (Q, M) item rows that each question is to be answered from
-
-
-EXCLUDED = float("-inf")
+Search = Callable[[Factors], Tensor]  # finds the (B, M) item rows that each request is answered from
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths of what a model reads; part of the artifact's config."""
+    """Sizes of a model's inputs; part of the artifact's config."""
 
     num_items: int  # N
     content_width: int  # V
     trait_sizes: list[int] = field(default_factory=list)  # rows per user trait
     context_sizes: list[int] = field(default_factory=list)  # rows per context column
-    channels: list[str] = field(default_factory=list)  # trend channels that can be asked for
+    channels: list[str] = field(default_factory=list)  # trend channels that exist
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
 class ModelError(ValueError):
-    """A model cannot be built or fitted as asked; the text says why."""
+    """A model cannot be built or fitted as requested; the text says why."""
 
 
-class Model(nn.Module):
-    """A model ranks the whole catalogue for histories that it has never seen.
+HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
 
-    Subclasses state what they read: `channels` (item trends), `max_history` (newest events; None is
-    all), `personal` (whether the history matters at all).
+
+class Model(nn.Module, Generic[HyperparametersT]):
+    """A model ranks the whole catalog for histories that it has never seen.
+
+    A subclass declares what it reads: `channels` (item trends), `max_history` (the newest events; None is all) and
+    `personal` (whether the history matters).
     """
 
     name: ClassVar[str]
-    learned: ClassVar[bool] = False  # by gradient, as against counted or solved
-    baseline: ClassVar[bool] = False  # what ours are judged against: measured and compared, never the gate's candidate
+    hyperparameters_type: ClassVar[type[Hyperparameters]]
+    learned: ClassVar[bool] = False  # trained, as opposed to counted or solved in closed form
+    baseline: ClassVar[bool] = False  # what our models are compared with; never the gate's candidate
     personal: ClassVar[bool] = True
-    retrieve: int | None = None  # how many of the best items its ranking rests on; None: on none but those ranked
+    retrieve: int | None = None  # how many of the best items its ranking rests on; None: only on those ranked
 
-    def __init__(self, params: dict, sizes: Sizes) -> None:
+    def __init__(self, hyperparameters: HyperparametersT, sizes: Sizes) -> None:
         super().__init__()
-        self.params, self.sizes = params, sizes
+        self.hyperparameters, self.sizes = hyperparameters, sizes
         self.channels: tuple[str, ...] = ()
         self.max_history: int | None = None
 
     def scores(self, batch: Batch) -> Tensor:
-        """(B, N) float32, higher is better; finite but for column 0, which nobody reads."""
+        """(B, N) float32, higher is better. Finite, except column 0 (padding), which nobody reads."""
         raise NotImplementedError
 
     def scores_of(self, batch: Batch, rows: Tensor) -> Tensor:
-        """(B, M) scores of each request's own (B, M) item rows: those of `scores`, within rounding."""
+        """(B, M) scores of each request's own (B, M) item rows: equal to those of `scores` up to rounding."""
         return self.scores(batch).gather(1, rows)
 
     @property
     def searchable(self) -> bool:
-        """Whether an index can tell which items may come first: `factored` and `shortlist` answer."""
+        """Whether an index can find the items that may come first: `factored` and `shortlist` are implemented."""
         return False
 
     def factored(self, batch: Batch) -> tuple[Factors, Tensor]:
-        """What an index searches by, and the (T, C, N) log trends that the weights are of."""
+        """What an index searches by, and the (T, C, N) log trends that the trend weights apply to."""
         raise NotImplementedError
 
     def shortlist(self, batch: Batch, search: Search) -> tuple[Tensor, Tensor]:
@@ -97,29 +112,29 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def freeze(self) -> None:
-        """Compute once what no request changes. The weights must not change afterwards: for serving, not training."""
+        """Compute once what does not depend on the request. For serving: the weights must not change afterwards."""
 
-    def answers_cold(self) -> bool:
-        """Whether traits or context personalise an answer without any history."""
+    def personalizes_cold_users(self) -> bool:
+        """Whether traits or context personalize an answer without any history."""
         return False
 
 
-class MatrixModel(Model):
-    """A model that is counted or solved from a (users, N) matrix."""
+class MatrixModel(Model[HyperparametersT]):
+    """A model that is counted or solved from a matrix of interactions."""
 
     baseline = True
 
     def fit(self, matrix, seed: int) -> None:
-        """Learn from a scipy CSR matrix of (users, N) interactions, all before the cut.
+        """Fit to a scipy CSR matrix of (users, N) interactions, all before the cut.
 
         Args:
-            seed: of whatever begins at random.
+            seed: of random starting values.
         """
         raise NotImplementedError
 
 
-def check_catalogue(name: str, num_items: int, max_items: int) -> None:
-    """Refuse a catalogue whose square matrix would not fit.
+def check_catalog_size(name: str, num_items: int, max_items: int) -> None:
+    """Refuse a catalog whose square matrix would not fit into memory.
 
     Raises:
         ModelError: with the memory that it would take.
@@ -131,12 +146,12 @@ def check_catalogue(name: str, num_items: int, max_items: int) -> None:
         )
 
 
-def history_sum(table: Tensor, batch: Batch) -> Tensor:
+def sum_over_history(table: Tensor, batch: Batch) -> Tensor:
     """(B, N) sums of the rows of `table` (N, N) over each history."""
     return nn.functional.embedding_bag(batch.items, table, mode="sum", padding_idx=0)
 
 
-def where_history(batch: Batch, personal: Tensor, fallback: Tensor) -> Tensor:
+def fall_back_without_history(batch: Batch, personal: Tensor, fallback: Tensor) -> Tensor:
     """Personal scores (B, N) where there is a history, `fallback` (N,) where there is none."""
     has_history = (batch.items != 0).any(dim=1, keepdim=True)
     return torch.where(has_history, personal, fallback)

@@ -1,9 +1,9 @@
-"""What a learned model is asked: from which prefix of which history, at what moment.
+"""What a network is asked: queries on histories, each about one moment.
 
-One encoded history serves many questions in training (each of its prefixes, at several moments) and one in
-serving; both read this class.
+One encoded history serves many queries in training (each of its prefixes, at several moments) and one in serving;
+both use this class.
 
-Legend: B histories, L length, Q questions, F user traits, K context columns, T moments, C trend channels,
+Legend: B histories, L length, Q queries, F user traits, K context columns, T moments, C trend channels,
 N item rows (PAD's included).
 """
 
@@ -25,18 +25,18 @@ PRIOR_COUNT = 0.5  # keeps the logarithm of an item that nobody took finite
 
 @dataclass
 class Query:
-    """Histories left-aligned (so that a position does not depend on padding) and the questions on them."""
+    """Histories, left-aligned so that a position does not depend on padding, and the queries on them."""
 
     items: Tensor  # (B, L) int64 item rows, PAD on the right
     item_times: Tensor  # (B, L) int64 microseconds, 0 at PAD
-    row: Tensor  # (Q,) int64: whose history
-    position: Tensor  # (Q,) int64: how many events of that row are visible
-    length: Tensor  # (Q,) int64: how many events the user has, those before the row's first included
-    time: Tensor  # (Q,) int64 microseconds: the moment asked about
+    row: Tensor  # (Q,) int64: the history that each query is about
+    position: Tensor  # (Q,) int64: how many events of that history are visible
+    length: Tensor  # (Q,) int64: how many events the user has, also those before the history's first
+    time: Tensor  # (Q,) int64 microseconds: the moment of the query
     traits: Tensor  # (Q, F) int64
     context: Tensor  # (Q, K) int64
-    trends: Tensor  # (T, C, N) float: log-scaled trends, see `log_trends`
-    moment: Tensor  # (Q,) int64: the row of `trends` that holds
+    trends: Tensor  # (T, C, N) float: see `log_trends`
+    moment: Tensor  # (Q,) int64: the row of `trends` that is valid then
 
     def __len__(self) -> int:
         return len(self.time)
@@ -46,8 +46,8 @@ class Query:
 
     @classmethod
     def of(cls, batch: Batch) -> Query:
-        """One question per row of a Batch: everything that it holds is visible."""
-        size, width = batch.items.shape
+        """One query per row of a Batch: everything that it holds is visible."""
+        num_rows, width = batch.items.shape
         visible = (batch.items != PAD).sum(dim=1)
         source = torch.arange(width, device=batch.items.device) + (width - visible)[:, None]
         inside = source < width
@@ -55,9 +55,9 @@ class Query:
         return cls(
             items=batch.items.gather(1, source) * inside,
             item_times=batch.item_times.gather(1, source) * inside,
-            row=torch.arange(size, device=batch.items.device),
+            row=torch.arange(num_rows, device=batch.items.device),
             position=visible,
-            length=torch.bincount(batch.seen[0], minlength=size),
+            length=torch.bincount(batch.seen[0], minlength=num_rows),
             time=batch.time,
             traits=batch.traits,
             context=batch.context,
@@ -66,8 +66,8 @@ class Query:
         )
 
     @property
-    def one_each(self) -> bool:
-        """Whether question i is the only one on history i, as in serving."""
+    def one_per_history(self) -> bool:
+        """Whether query i is the only one on history i, as in serving."""
         return len(self) == len(self.items) and torch.equal(self.row, torch.arange(len(self), device=self.row.device))
 
     @property
@@ -96,7 +96,7 @@ class Query:
 def log_trends(trends: Tensor) -> Tensor:
     """(T, N, C) counts as (T, C, N) logarithms relative to the mean item of their moment.
 
-    Relative, so that a platform that grows does not leave the range that was seen in training.
+    Relative, so that a growing platform does not leave the range that training has seen.
     """
     counts = trends.transpose(1, 2).float()
     means = counts.mean(dim=2, keepdim=True)

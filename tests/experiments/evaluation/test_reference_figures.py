@@ -13,7 +13,7 @@ import yaml
 from config import params
 from features import feature_files
 from training import validation
-from training.train import fit
+from training.fitting import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -42,8 +42,8 @@ from serving.artifact.item_tables import Sides
 from serving.deployment import model_versions, registry
 from serving.worker.recommender import Recommender
 from training import validation
+from training.fitting import fit
 from training.models.artifact import MANIFEST, hash_file
-from training.train import fit
 
 BUDGETS = params.load(params.ROOT / "params.yaml").gate.budgets.model_copy(
     update={"size_mb": 10.0, "latency_ms": 50.0, "latency_ratio": 2.0, "latency_free_ms": 5.0}
@@ -315,7 +315,7 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times are shuffled among the events before the cut."""
     features = feature_files.load_features(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
-    recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["recipe"]
+    recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["hyperparameters"]
     model = fit(recipe, shuffled, settings.train, settings.seed).model
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)

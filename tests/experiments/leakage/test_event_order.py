@@ -16,7 +16,7 @@ from data.times import to_iso
 from experiments.leakage import event_order, feature_checks
 from features.sequences import InteractionLog
 from training import windows
-from training.windows import Timeline
+from training.timeline import Timeline
 
 HOURS_LATE = pd.Timedelta(hours=30)
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
 
 from config import params
 from config.command import UserError
-from config.model_params import ModelParams
 from data.columns import DAY
 from data.times import from_iso, to_iso
 from experiments import retrain
@@ -26,9 +24,11 @@ from experiments.retraining.new_events import (
     prepare_workspace,
     previous_end,
 )
+from training.model_factory import load_settings
+from training.models.registry import parse
 
 END = from_iso("2026-03-01T12:00:00Z")
-SHIPPED = params.load().train.models
+SHIPPED = load_settings().train.models
 
 
 def test_only_new_events_judge_and_validation_is_as_long() -> None:
@@ -61,7 +61,7 @@ def test_a_fitted_configuration_becomes_the_section_of_params_again(label: str) 
         expected = SHIPPED[name].model_dump()
         if "l2" in expected:
             expected["l2"] = expected["l2"][:1]
-        assert TypeAdapter(ModelParams).validate_python(section).model_dump() == expected
+        assert parse(section).model_dump() == expected
 
 
 def test_a_configuration_of_other_code_is_refused_with_what_it_lacks() -> None:

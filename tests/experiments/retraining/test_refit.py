@@ -34,7 +34,7 @@ from features import feature_files
 from serving.deployment import gate_report, model_versions, registry
 from serving.deployment.registry import Target
 from serving.deployment.status import overview
-from training.train import fit
+from training.fitting import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")
 STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"embedding_dim": 8},
@@ -96,12 +96,12 @@ def test_a_refit_repeats_the_configuration_and_searches_nothing(name: str) -> No
     configuration = recipe(
         name, **({"parts": {"two_tower": recipe("two_tower"), "ease": recipe("ease")}} if name == "hybrid" else {})
     )
-    found = fit(configuration, checkerboard(), settings, 0).recipe
+    found = fit(configuration, checkerboard(), settings, 0).hyperparameters
     features = checkerboard(cut="full")
     full = replace(features, description=features.description | {"cut_us": START + 40 * DAY})
     result = fit(found, full, settings, 0)
 
-    assert result.recipe == found
+    assert result.hyperparameters == found
     assert result.validation == {}
     if name == "two_tower":
         events = int((full.past.items != 0).sum())

@@ -16,8 +16,8 @@ from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, check_fold_count, fold_features, study_name
 from features.fit import SplitTables
+from training.fitting import FitResult
 from training.metrics import geometric_mean
-from training.train import FitResult
 
 SHIPPED = params.load(params.ROOT / "params.yaml")
 FEATURES = checkerboard()

@@ -20,7 +20,7 @@ from experiments.tuning import trials
 from experiments.tuning.study import Budget, study_name
 from experiments.tuning.trials import measure_objectives, objectives_text
 from training import validation
-from training.train import FitError
+from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -95,7 +95,9 @@ def fitted(recipe, features, settings, seed, on_epoch):
     rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next_item/ndcg_10": value} for n in (1, 2)]
     for row in rows:
         on_epoch(row)
-    return SimpleNamespace(recipe=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows)
+    return SimpleNamespace(
+        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+    )
 
 
 @pytest.fixture
@@ -103,7 +105,9 @@ def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
     monkeypatch.setattr(trials, "fit", fitted)
     monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
-    monkeypatch.setitem(trials.OBJECTIVES, "diversity", lambda result, *_: -abs(result.recipe["dropout"] - 0.25))
+    monkeypatch.setitem(
+        trials.OBJECTIVES, "diversity", lambda result, *_: -abs(result.hyperparameters["dropout"] - 0.25)
+    )
     return tracked
 
 

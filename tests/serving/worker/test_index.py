@@ -23,7 +23,7 @@ from serving import export
 from serving.artifact import index_build
 from serving.worker import index
 from serving.worker.recommender import ArtifactError, Recommender
-from training.train import FitResult, fit
+from training.fitting import FitResult, fit
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -60,7 +60,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
         settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
         settings["serve"]["index"] |= {"kind": kind, "candidates": 20, "recall": 1.0}
         settings["segments"] = {"rules": RULES}
-        facts = {"recipe": fitted(name).recipe, "label": name, "run_id": "none"}
+        facts = {"hyperparameters": fitted(name).hyperparameters, "label": name, "run_id": "none"}
         changed = params.Params.model_validate(settings)
         export.write(tmp_path / folder, tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
         return Recommender.load(tmp_path / folder)

@@ -20,7 +20,7 @@ from serving import export
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
 from serving.worker.users import User
-from training.train import fit
+from training.fitting import fit
 
 FEATURES = checkerboard(cut="valid")
 NOW = FEATURES.cut_us + DAY
@@ -42,7 +42,7 @@ def exported(tmp_path: Path) -> Exported:
         settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
         settings["serve"] |= serve
         settings["segments"] = {"rules": RULES}
-        facts = {"recipe": fitted.recipe, "label": name, "run_id": "none"}
+        facts = {"hyperparameters": fitted.hyperparameters, "label": name, "run_id": "none"}
         changed = params.Params.model_validate(settings)
         export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
         return Recommender.load(tmp_path / "artifact")

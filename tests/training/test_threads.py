@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from training.models.network import add_trends
-from training.threads import side_by_side, torch_threads
+from training.models.layers import add_trends
+from training.threads import run_in_threads, torch_threads
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -27,7 +27,7 @@ def test_every_part_is_worked_once_without_gradients_and_torch_has_its_threads_b
         modes.add(torch.is_inference_mode_enabled())
         own.add(torch.get_num_threads())
 
-    side_by_side(iter(range(100)), work)
+    run_in_threads(iter(range(100)), work)
 
     assert done == [1] * 100
     assert modes == {True}
@@ -52,7 +52,7 @@ def test_no_more_parts_exist_than_threads(threads: int) -> None:
         with lock:
             alive -= 1
 
-    side_by_side(parts(), work, most=3)
+    run_in_threads(parts(), work, max_threads=3)
 
     assert most <= min(threads, 3)
 
@@ -74,7 +74,7 @@ def test_an_error_is_raised_and_ends_the_work(threads: int, place: str) -> None:
         time.sleep(0.002)
 
     with pytest.raises(ValueError, match="number 3"):
-        side_by_side(parts(), work)
+        run_in_threads(parts(), work)
     assert len(begun) < 500
 
 

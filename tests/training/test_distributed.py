@@ -1,4 +1,4 @@
-"""Two processes on one fit train what one does, and whatever ends one of them ends the fit with a word."""
+"""Two processes that share a fit train what one process does, and if one of them dies the fit ends with an error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from made_features import checkerboard, recipe, train_settings
 from torch import Tensor
 
 from training import distributed
-from training.distributed import DevicesError, Place, side_by_side
-from training.network_fit import devices_for, fit_learned
-from training.train import FitResult
+from training.distributed import DevicesError, DistributedEnvironment, start_workers
+from training.network_fit import TrainedNetwork, device_options, train_network
 
 SETTINGS = train_settings()
 DRIFTING = {"tail.3.bias"}  # added to all scores alike, so a softmax gives it no gradient but rounding
 TELLING = ("train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
-def fitted(asked: dict, **options: object) -> FitResult:
+def fitted(asked: dict, **options: object) -> TrainedNetwork:
     """A fit with few epochs, from one seed."""
-    return fit_learned(asked | {"dropout": 0.0, "max_epochs": 4}, checkerboard(), SETTINGS, 3, **options)
+    return train_network(asked | {"dropout": 0.0, "max_epochs": 4}, checkerboard(), SETTINGS, 3, **options)
 
 
 def telling(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -35,7 +34,7 @@ def telling(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def assert_same(shared: FitResult, alone: FitResult) -> None:
+def assert_same(shared: TrainedNetwork, alone: TrainedNetwork) -> None:
     """The same but for rounding in float32: the loss and the scores of every epoch, and the weights in the end."""
     for row, expected in zip(shared.curves, alone.curves, strict=True):
         assert [row[name] for name in TELLING] == pytest.approx([expected[name] for name in TELLING], rel=1e-4)
@@ -64,7 +63,7 @@ def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str
     shared = fitted(recipe(name, loss=loss), num_devices=2, on_epoch=told.append)
 
     assert_same(shared, fitted(recipe(name, loss=loss)))
-    assert told == shared.curves, "each epoch is told once"
+    assert told == shared.curves, "each epoch is reported once"
     assert not multiprocessing.active_children()
     before.pop("PL_GLOBAL_SEED", None)  # of whatever this process fitted last
     assert {name: os.environ[name] for name in before} == before
@@ -72,15 +71,15 @@ def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str
 
 
 @pytest.mark.slow
-def test_dropout_leaves_out_other_things_in_each_process() -> None:
+def test_dropout_differs_between_processes() -> None:
     asked = recipe("two_tower", dropout=0.5, max_epochs=1)
-    alone, shared = (fit_learned(asked, checkerboard(), SETTINGS, 3, num_devices=number) for number in (1, 2))
+    alone, shared = (train_network(asked, checkerboard(), SETTINGS, 3, num_devices=number) for number in (1, 2))
 
     assert shared.curves[0]["train/loss"] != pytest.approx(alone.curves[0]["train/loss"], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_what_two_processes_had_to_leave_one_goes_on_with(tmp_path: Path) -> None:
+def test_one_process_continues_what_two_were_interrupted_in(tmp_path: Path) -> None:
     def killed_in_the_third(row: dict) -> None:
         if row["epoch"] == 3:
             raise KeyboardInterrupt
@@ -107,11 +106,11 @@ def test_a_process_that_is_killed_ends_the_fit_with_one_line() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_begin_is_not_waited_for() -> None:
-    with side_by_side(2, int) as place:  # int refuses its place
-        assert place is not None
+def test_a_process_that_cannot_start_is_not_waited_for() -> None:
+    with start_workers(2, int) as environment:  # int refuses its argument
+        assert environment is not None
         with pytest.raises(DevicesError, match="fit-1 ended with exit code 1"):
-            place.meet()
+            environment.barrier()
 
 
 def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,22 +121,24 @@ def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.Monkey
         fitted(recipe("two_tower"), num_devices=2)
 
 
-@pytest.mark.parametrize("place", [None, Place(0, 2, 1, 1)])
-def test_only_a_gpu_computes_in_bfloat16(monkeypatch: pytest.MonkeyPatch, place: Place | None) -> None:
+@pytest.mark.parametrize("environment", [None, DistributedEnvironment(0, 2, 1, 1)])
+def test_only_a_gpu_computes_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, environment: DistributedEnvironment | None
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices_for(place)["precision"] == "32-true"
+    assert device_options(environment)["precision"] == "32-true"
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert devices_for(place)["precision"] == "bf16-mixed"
+    assert device_options(environment)["precision"] == "bf16-mixed"
 
 
 def test_devices_are_one_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_DEVICES", raising=False)
-    assert distributed.stated() == 1
+    assert distributed.num_devices() == 1
 
     monkeypatch.setenv("TIDEGATE_DEVICES", "2")
-    assert distributed.stated() == 2
+    assert distributed.num_devices() == 2
 
 
 @pytest.mark.parametrize("value", ["0", "two"])
@@ -145,4 +146,4 @@ def test_a_number_of_devices_that_is_none_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TIDEGATE_DEVICES", value)
 
     with pytest.raises(DevicesError, match=f"TIDEGATE_DEVICES is '{value}'; "):
-        distributed.stated()
+        distributed.num_devices()
