@@ -103,7 +103,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     genre = min(split_values(items["genres"].dropna().iloc[0]))
     trait = next(name for name in users if name != "user_id")
     value = users[trait].dropna().iloc[0]
-    written = params.Segments.model_validate({"rules": [
+    written = params.SegmentRules.model_validate({"rules": [
         {"name": "fans", "all": [{"share_of": {"field": "genres", "value": genre}, "at_least": 0.2}]},
         {"name": "alike", "all": [{"trait": trait, "equals": value if isinstance(value, str) else float(value)}]},
     ]}).plain()  # fmt: skip
