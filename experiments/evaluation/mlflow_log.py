@@ -35,7 +35,7 @@ def log_evaluation(metrics: dict[str, Any]) -> None:
     The headline numbers become MLflow metrics under the same names for every model; all numbers go along as
     evaluation.json.
     """
-    run = tracking.reopened(metrics["run_id"])
+    run = tracking.reopen_run(metrics["run_id"])
     if run is None:
         return  # pulled from a remote: the metrics file has the numbers
     run.log_metrics(mlflow_metrics(metrics))

@@ -245,7 +245,7 @@ def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path,
     def could_read(line: Line) -> bool:
         """It was computed for the user, from the stored history, after the event was known."""
         computed = line["user"] == hidden_id and line.get("cache") != NOT_COMPUTED
-        from_store = line.get("basis", FROM_STORE) == FROM_STORE
+        from_store = line.get("history_source", FROM_STORE) == FROM_STORE
         return computed and from_store and from_iso(line["time"]) >= since_us
 
     return _answers_part(folder, "answers that could read it", could_read)

@@ -24,7 +24,7 @@ from training.models.artifact import MANIFEST, digest_of
 from training.tracking import tracking_uri
 
 HERE = "in this clone"
-ANSWER_FIELDS = ("request_id", "asked", "time", "source", "reason", "k", "cache", "consent", "basis", "user", "feature_time",
+ANSWER_FIELDS = ("request_id", "request_time", "time", "source", "reason", "k", "cache", "consent", "history_source", "user", "feature_time",
                  "trends_time", "segments", "experiment", "bucket", "milliseconds", "computed_on")  # fmt: skip
 WITHOUT_EVENTS = {
     request_log.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
@@ -71,7 +71,7 @@ def _events_part(
 ) -> ReportPart:
     if line.get("cache") == NOT_COMPUTED:
         return ReportPart("events", note=FROM_EDGE)
-    if note := WITHOUT_EVENTS.get(line.get("basis", "")):
+    if note := WITHOUT_EVENTS.get(line.get("history_source", "")):
         return ReportPart("events", note=note)
     if line["user"] is None:
         return ReportPart("events", note=WITHOUT_EVENTS[request_log.NO_HISTORY])

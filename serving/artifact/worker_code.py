@@ -43,7 +43,7 @@ def worker_modules(root: Path, entry: str = ENTRY) -> dict[str, Path]:
         WorkerCodeError: names the module, the import and why it is refused.
     """
     found: dict[str, Path] = {}
-    waiting = [entry, *(f"training.models.{path.stem}" for path in sorted((root / PLUGINS).glob("*.py")))]
+    waiting = [entry, *(f"training.models.{path.stem}" for path in sorted((root / PLUGINS).glob("[a-z]*.py")))]
     while waiting:
         module = waiting.pop()
         path = _source(root, module)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from config.command import UserError
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
-from training.tracking import connected, experiment_of, tracking_uri
+from training.tracking import connect, experiment_id, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -218,7 +218,7 @@ def read(uri: str, name: str) -> str:
 def client() -> MlflowClient:
     """A client of the registry that this project tracks to."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    return connected()
+    return connect()
 
 
 def _fetch(uri: str, into: Path, name: str) -> Path:
@@ -249,7 +249,7 @@ def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
             return mlflow.get_run(run_id).info.run_id
         except MlflowException as error:
             raise RegistryError(f"the run {run_id} cannot be read: {_line(error)}") from None
-    run = mlflow.create_run(experiment_of(mlflow, dataset), run_name="registered without a run")
+    run = mlflow.create_run(experiment_id(mlflow, dataset), run_name="registered without a run")
     mlflow.set_terminated(run.info.run_id)
     return run.info.run_id
 

@@ -45,7 +45,7 @@ class Bucket(NamedTuple):
 NO_BUCKET = Bucket(None, None)
 
 
-class Experiment:
+class ArmSplit:
     """Assigns users to arms by a hash, so that nothing is stored and a user stays in one arm.
 
     Arms lie on [0, 1) in the order of their declaration. A first arm that grows keeps its users, so a canary is
@@ -93,12 +93,12 @@ class RolloutTrial:
         experiment: assigns the users whom the trial does not take.
     """
 
-    def __init__(self, champion: TorchServeClient, candidate: TorchServeClient, experiment: Experiment) -> None:
+    def __init__(self, champion: TorchServeClient, candidate: TorchServeClient, experiment: ArmSplit) -> None:
         self._champion, self._candidate, self._experiment = champion, candidate, experiment
         self.breaker = champion.breaker
         self.stage: Stage | None = None
         self.evidence = Evidence()
-        self._arms: Experiment | None = None
+        self._arms: ArmSplit | None = None
 
     @property
     def is_running(self) -> bool:
@@ -115,7 +115,7 @@ class RolloutTrial:
         share = new.share if new.phase is Phase.CANARY else 1.0
         arms = {CANARY: Arm(share=share, version=new.version), CHAMPION: Arm(share=1 - share)}
         # Salted by the version only: its users stay as shares grow, and the next version begins with others.
-        self._arms = Experiment(f"rollout-{new.version}", arms)
+        self._arms = ArmSplit(f"rollout-{new.version}", arms)
 
     def bucket(self, user_id: str) -> Bucket:
         """The canary takes its share of all users; the others belong to the experiment, where there is one."""

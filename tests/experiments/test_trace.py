@@ -33,7 +33,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             for name, body in REQUESTS.items():
                 running.ask(body | {"request_id": name})
             worker.stop()
-            running.service.recommender.fallback.popular = None
+            running.service.pipeline.fallback.popular = None
             running.ask({"k": 8, "request_id": "static"})
         yield folder
 

@@ -157,8 +157,8 @@ def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_
     enqueue_defaults(left, "two_tower", SETTINGS)
     left.ask().set_user_attr("process", DEAD)
     tags = {"study": name, "process": json.dumps(DEAD)}
-    tracking.open_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
-    tracking.open_run(SETTINGS.dataset, "its trial", tags | {"stage": "trial", "number": "0"})
+    tracking.start_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
+    tracking.start_run(SETTINGS.dataset, "its trial", tags | {"stage": "trial", "number": "0"})
 
     study = search(1)
 

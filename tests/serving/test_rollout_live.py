@@ -67,7 +67,7 @@ def edge(deployed: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("edge")
     more = {"token_file": deployed.key_file, "rollout": rollout_stage.place(NAME, deployed), "cache": "off"}
     edge = Edge(make_settings(home, deployed.inference_url, management=deployed.management_url, **more))
-    wait_until(lambda: edge.service.recommender.fallback.popular is not None)
+    wait_until(lambda: edge.service.pipeline.fallback.popular is not None)
     yield edge
     edge.close()
 

@@ -21,7 +21,7 @@ from features.online.connect import connect, read_settings
 from features.online.profile import PERSONALIZATION
 from serving import package
 from serving.deployment import registry
-from serving.edge.consent import OnlineProfileStore
+from serving.edge.consent import OnlineProfileReader
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 
@@ -66,9 +66,9 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     archive = folder / f"{DATASET}-{VERSION}.mar"
     package.build(artifact, archive, DATASET, VERSION)
     own = {"dataset": DATASET, "artifact": archive, "keep_requests": True, "deadline_ms": 20_000}
-    running = Edge(make_settings(folder / "edge", worker.url, **own), OnlineProfileStore.from_environment(DATASET))
+    running = Edge(make_settings(folder / "edge", worker.url, **own), OnlineProfileReader.from_environment(DATASET))
     try:
-        wait_until(lambda: running.service.recommender.fallback.popular is not None)
+        wait_until(lambda: running.service.pipeline.fallback.popular is not None)
         yield running, worker
     finally:
         running.close()

@@ -201,15 +201,15 @@ def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recomm
     assert lists[0] == lists[1] == lists[2], "an unknown item is no history"
 
 
-@pytest.mark.parametrize("neighbours", [[], [0], [15, 3], [2, 5, 8, 11, 14, 1, 4], list(range(16))])
+@pytest.mark.parametrize("others_in_batch", [[], [0], [15, 3], [2, 5, 8, 11, 14, 1, 4], list(range(16))])
 def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
-    served: Recommender, neighbours: list[int]
+    served: Recommender, others_in_batch: list[int]
 ) -> None:
     bodies = [entry["request"] for entry in served.golden_cases()]
     (alone,) = served.recommend([bodies[7]], now_us=NOW)
 
-    for place in range(len(neighbours) + 1):
-        others = [bodies[number] for number in neighbours]
+    for place in range(len(others_in_batch) + 1):
+        others = [bodies[number] for number in others_in_batch]
         found = served.recommend([*others[:place], bodies[7], *others[place:]], now_us=NOW)
 
         assert found[place] == alone

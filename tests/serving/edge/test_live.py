@@ -56,7 +56,7 @@ def edge_in_front_of(deployed: ServerSettings, artifact: Path, home: Path) -> It
 @pytest.fixture
 def edge(deployed: ServerSettings, artifacts, tmp_path: Path) -> Iterator[Edge]:
     with edge_in_front_of(deployed, artifacts[1], tmp_path) as edge:
-        wait_until(lambda: edge.service.recommender.fallback.popular is not None, PATIENCE)
+        wait_until(lambda: edge.service.pipeline.fallback.popular is not None, PATIENCE)
         yield edge
 
 
@@ -89,7 +89,7 @@ def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
         assert {name: answer[name] for name in shown} == {name: expected[name] for name in shown}
         (line,) = [one for one in edge.served() if one["items"] == [item["item_id"] for item in expected["items"]]]
         assert (line["computed_on"], line["inputs"] is None) == (expected["computed_on"], False)
-    assert edge.service.recommender.version == "1.0"
+    assert edge.service.pipeline.version == "1.0"
 
 
 def test_a_killed_worker_and_a_killed_server_come_back_by_themselves(edge: Edge, deployed: ServerSettings) -> None:

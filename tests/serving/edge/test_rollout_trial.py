@@ -18,7 +18,7 @@ from config.params import Rollout
 from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import Evidence
 from serving.deployment.rollout_stage import Phase, Stage
-from serving.edge.rollout_trial import NO_BUCKET, Experiment
+from serving.edge.rollout_trial import NO_BUCKET, ArmSplit
 from serving.edge.settings import Arm
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -217,15 +217,15 @@ def test_a_stage_that_cannot_be_read_changes_nothing(on_trial, caplog) -> None:
 @settings(deadline=None)
 @given(name=st.text(min_size=1), arms=shares, user=st.text())
 def test_a_user_stays_in_an_arm_that_exists(name: str, arms: dict[str, Arm], user: str) -> None:
-    bucket = Experiment(name, arms).bucket(user)
+    bucket = ArmSplit(name, arms).bucket(user)
     assert bucket.arm in arms
-    assert Experiment(name, dict(arms)).bucket(user) == bucket
+    assert ArmSplit(name, dict(arms)).bucket(user) == bucket
 
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.text(min_size=1), arms=shares)
 def test_arms_hold_their_share_of_the_users(name: str, arms: dict[str, Arm]) -> None:
-    split = Experiment(name, arms)
+    split = ArmSplit(name, arms)
     held = [split.bucket(user).arm for user in USERS]
     for arm, about in arms.items():
         deviation = math.sqrt(about.share * (1 - about.share) * len(USERS))  # of a binomial count
@@ -235,28 +235,28 @@ def test_arms_hold_their_share_of_the_users(name: str, arms: dict[str, Arm]) -> 
 @settings(deadline=None)
 @given(user=st.text(), small=st.floats(0.01, 0.5), growth=st.floats(0, 0.5))
 def test_a_first_arm_that_grows_keeps_its_users(user: str, small: float, growth: float) -> None:
-    before = Experiment("new-model", {"canary": Arm(share=small), "rest": Arm(share=1 - small)})
+    before = ArmSplit("new-model", {"canary": Arm(share=small), "rest": Arm(share=1 - small)})
     large = small + growth
-    after = Experiment("new-model", {"canary": Arm(share=large), "rest": Arm(share=1 - large)})
+    after = ArmSplit("new-model", {"canary": Arm(share=large), "rest": Arm(share=1 - large)})
     if before.bucket(user).arm == "canary":
         assert after.bucket(user).arm == "canary"
 
 
 def test_two_experiments_split_users_independently() -> None:
     arms = {"a": Arm(share=0.5), "b": Arm(share=0.5)}
-    one, two = Experiment("one", arms), Experiment("two", arms)
+    one, two = ArmSplit("one", arms), ArmSplit("two", arms)
     both = sum(one.bucket(user).arm == two.bucket(user).arm for user in USERS)
     assert abs(both - len(USERS) / 2) < 5.5 * math.sqrt(len(USERS)) / 2
 
 
 def test_the_split_never_changes() -> None:
     # Written down once: a change of the hash would move every user of a running experiment.
-    experiment = Experiment("fixed", {"a": Arm(share=0.25), "b": Arm(share=0.75)})
+    experiment = ArmSplit("fixed", {"a": Arm(share=0.25), "b": Arm(share=0.75)})
     assert "".join(experiment.bucket(f"user-{n}").arm for n in range(24)) == "bbbbbbababbabbbabbabbaab"
 
 
 def test_without_arms_no_user_is_in_an_experiment() -> None:
-    assert Experiment("", {}).bucket("ann") == NO_BUCKET
+    assert ArmSplit("", {}).bucket("ann") == NO_BUCKET
 
 
 @pytest.fixture
@@ -301,6 +301,6 @@ def test_a_new_default_version_makes_cached_answers_invalid(start: Start, torchs
     edge = start(popular_seconds=0.1)
     assert edge.answer({"user_id": "ann"})["model_version"] == "1.0"
     torchserve.loaded, torchserve.version = {"1.0", "2.0"}, "2.0"
-    wait_until(lambda: edge.service.recommender.version == "2.0")
+    wait_until(lambda: edge.service.pipeline.version == "2.0")
     answer = edge.answer({"user_id": "ann"})  # cached under the version before
     assert (answer["model_version"], answer["cache"]) == ("2.0", "miss")
