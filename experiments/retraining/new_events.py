@@ -118,7 +118,7 @@ def params_sections(label: str, configuration: dict[str, Any]) -> dict[str, dict
     Raises:
         UserError: this code does not know the model.
     """
-    name = configuration.get("name")
+    name = str(configuration.get("name"))
     if name not in models():
         raise UserError(f"{label} is a {name!r}, which this code cannot fit; it knows {', '.join(models())}")
     parts = configuration.get("parts", {})

@@ -192,7 +192,7 @@ def test_its_report_states_the_agreement_with_its_parent(refitted: Path) -> None
 
     assert (agreement["requests"], agreement["bar"]) == (1000, 0.3)
     assert 0.5 < agreement["overlap"] < 1, "more events, so other lists, and the same configuration, so not many"
-    assert "Lists agree with the parent's" in shown
+    assert "Lists agree with the parent&#x27;s" in shown
     assert f"mean overlap@10 {agreement['overlap']:.3f}, over 1,000 recent requests" in shown
     assert "comparisons" not in report["evidence"], "nobody asks a window that it has seen"
 
