@@ -119,6 +119,11 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
+.PHONY: docs
+docs: $(STAMP) ## build the documentation as a site, in out/docs
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
+
 .PHONY: bench
 bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \

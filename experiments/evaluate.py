@@ -18,7 +18,7 @@ from experiments.evaluation.cases import HEADLINE
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
 from experiments.evaluation.ranking import catalog_items, rank_cases
-from experiments.evaluation.slices import Segments
+from experiments.evaluation.slices import SegmentSlices
 from features import feature_files
 from features.feature_files import Features
 from serving.worker.recommender import ArtifactError, Recommender
@@ -38,7 +38,7 @@ def evaluate(
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
     batch_size, seed, resamples = settings.train.eval_batch_size, settings.seed, settings.evaluate.resamples
     cases, trends = validation.cases(features), features.trend_log()
-    segments = Segments.of(settings.segments.plain(), features)
+    segments = SegmentSlices.of(settings.segments.plain(), features)
     tables = [
         rank_cases(recommender, features, part, trends, batch_size).assign(segments=segments.column(features, part))
         for part in cases.values()

@@ -1,7 +1,8 @@
-"""What the documents tell a reader to type exists, and their links lead somewhere."""
+"""Commands, options and links in the documentation exist."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -47,8 +48,30 @@ def test_every_make_command_is_a_target(document: Path) -> None:
 def test_every_python_command_is_a_module(document: Path) -> None:
     for command in commands(document):
         for module in re.findall(r"python3? -m ([\w.]+)", command):
-            if module != "folder.verb":  # the pattern's own name
+            if module != "folder.command":  # the pattern's own name
                 assert importlib.util.find_spec(module), command
+
+
+@each_document
+def test_every_option_of_a_python_command_exists(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands(document):
+        for module, rest in re.findall(
+            r"python3? -m ((?:config|data|features|training|serving|experiments)[\w.]*)(.*)", command
+        ):
+            options = re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)
+            if not options or "--help" in options:
+                continue
+            with pytest.raises(SystemExit):
+                importlib.import_module(module).main([*subcommand(rest), "--help"])
+            known = capsys.readouterr().out
+            for option in options:
+                assert option in known, command
+
+
+def subcommand(arguments: str) -> list[str]:
+    """The words before the first option, such as `make` in `serving.edge.keys make --days 30`."""
+    words = arguments.split("--")[0].split()
+    return [word for word in words if re.fullmatch(r"[a-z]+", word)]
 
 
 @each_document
@@ -70,6 +93,12 @@ def test_the_readme_says_how_to_run_it() -> None:
     assert "make demo" in told
     assert "make test" in told
     assert "python -m" in told
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^  - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+
+    assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
 
 
 def test_make_help_describes_every_target() -> None:

@@ -1,1 +1,1 @@
-"""What a model's rankings reach: cases, metrics, slices and segments, intervals, and differences of two models."""
+"""Measure models from their rankings: cases, metrics, slices, intervals, and comparisons of two models."""

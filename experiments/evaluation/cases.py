@@ -21,17 +21,7 @@ RANKED_LENGTH = 100  # item ids that are kept of each ranking
 HEAD_SHARE = 0.2  # of the catalog's items, most popular first
 SEGMENT = "segment:"  # prefix of the slice name of a segment
 # Of a rankings table. Where segments are configured, it also has `segments`: a list of names.
-COLUMNS = (
-    "case_id",
-    "user_id",
-    "target",
-    "time",
-    "history_length",
-    "activity",
-    "ranked",
-    "truth",
-    "true_ranks",
-)
+COLUMNS = ("case_id", "user_id", "target", "time", "history_length", "activity", "ranked", "truth", "true_ranks")
 
 
 class RankingsError(UserError):
@@ -65,20 +55,20 @@ class Catalog:
 
     @classmethod
     def from_items(cls, items: pd.DataFrame) -> Catalog:
-        """Read the columns item_id, popularity and catalogue, and the optional age_days and vector.
+        """Read the columns item_id, popularity and catalog, and the optional age_days and vector.
 
         Raises:
             RankingsError: a column is missing, an id occurs twice, or no item belongs to the catalog.
         """
-        for name in ("item_id", "popularity", "catalogue"):
+        for name in ("item_id", "popularity", "catalog"):
             if name not in items:
                 raise RankingsError(f"items: the column {name} is missing")
         ids = pd.Index(items["item_id"])
         if ids.has_duplicates:
             raise RankingsError(f"items: item_id {ids[ids.duplicated()][0]!r} occurs twice")
-        member = items["catalogue"].to_numpy(bool)
+        member = items["catalog"].to_numpy(bool)
         if not member.any():
-            raise RankingsError("items: no row has catalogue = true; expected at least one")
+            raise RankingsError("items: no row has catalog = true; expected at least one")
         popularity = items["popularity"].to_numpy(float)
         age = items["age_days"].to_numpy(float) if "age_days" in items else np.full(len(ids), np.nan)
         share = np.maximum(popularity, 1) / max(popularity.sum(), 1)

@@ -50,11 +50,7 @@ def validation_score(model: MeasuredModel) -> float:
 
 
 def comparisons(
-    models: Sequence[MeasuredModel],
-    frames: Frames,
-    seed: int,
-    resamples: int,
-    pairs: Sequence[tuple[str, str]] = (),
+    models: Sequence[MeasuredModel], frames: Frames, seed: int, resamples: int, pairs: Sequence[tuple[str, str]] = ()
 ) -> list[dict[str, Any]]:
     """Compare every learned model with the best baseline of each target, and each further (model, against) pair.
 

@@ -25,8 +25,8 @@ from training.fitting import FitError, fit
 
 TEMPORAL = ("next_item", "horizon")  # the columns that the temporal cut gives
 MEANINGS = {
-    "next_item": "the temporal cut: fitted before valid_start, asked before each event of the validation period",
-    "horizon": "the same fit, asked once at valid_start for each user's new items up to test_start",
+    "next_item": "the temporal cut: fitted before valid_start, queried before each event of the validation period",
+    "horizon": "the same fit, queried once at valid_start for each user's new items up to test_start",
     "rolling next_item": "next in earlier periods as long as validation, each fitted on what lies before it",
     "rolling horizon": "horizon in the same earlier periods",
     "leave last out": "each user's last event, fitted on all other events, including later ones of other users",
@@ -40,14 +40,14 @@ class Fold:
     """One fit and the cases that it is evaluated on.
 
     Attributes:
-        learned: features of the fit; models see its item trends.
-        asked: features that hold the histories of the cases.
+        fitted: features of the fit; models see its item trends.
+        queried: features that hold the histories of the cases.
         cases: column of the sensitivity card -> its cases in this fold.
     """
 
     name: str
-    learned: Features
-    asked: Features
+    fitted: Features
+    queried: Features
     cases: dict[str, EvaluationCases]
 
 
@@ -85,8 +85,8 @@ def _temporal(tables: SplitTables, settings: params.Params) -> Iterator[Fold]:
 def _hold_out(
     protocol: str, name: str, held: np.ndarray, count: int, tables: SplitTables, settings: params.Params
 ) -> Fold:
-    learned, asked = fit_subset(tables, ~held, settings)
-    return Fold(name, learned, asked, _sample({protocol: _cases_of_events(asked.log, held)}, count, settings))
+    fitted, queried = fit_subset(tables, ~held, settings)
+    return Fold(name, fitted, queried, _sample({protocol: _cases_of_events(queried.log, held)}, count, settings))
 
 
 def _sample(cases: dict[str, EvaluationCases], count: int, settings: params.Params) -> dict[str, EvaluationCases]:
@@ -173,10 +173,10 @@ def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.
         UserError: fewer than two models are left.
     """
     scores: Scores = {column: {} for column in fold.cases}
-    trends = fold.learned.trend_log()
+    trends = fold.fitted.trend_log()
     for label, configuration in list(configurations.items()):
         try:
-            result = fit(configuration, fold.learned, settings.train, settings.train.seed)
+            result = fit(configuration, fold.fitted, settings.train, settings.train.seed)
         except FitError as error:
             print(f"left out {label}: {error}", flush=True)
             del configurations[label]
@@ -184,7 +184,7 @@ def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.
         configurations[label] = result.hyperparameters
         for column, cases in fold.cases.items():
             scores[column][label] = validation.ndcg(
-                result.model, fold.asked, cases, trends, settings.train.eval_batch_size
+                result.model, fold.queried, cases, trends, settings.train.eval_batch_size
             )
     if len(configurations) < 2:
         raise UserError("sensitivity: fewer than 2 models are left; an order needs at least 2")

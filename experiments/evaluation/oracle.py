@@ -16,7 +16,7 @@ from experiments.evaluation.cases import RANKED_LENGTH
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import provenance_of
 from experiments.evaluation.ranking import rankings_table
-from experiments.evaluation.slices import Segments
+from experiments.evaluation.slices import SegmentSlices
 from features.feature_files import Features
 from features.sequences import EvaluationCases
 from training import validation
@@ -72,7 +72,7 @@ def evaluate_oracle(
     path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
-    oracle, segments = Oracle.load(path), Segments.of(settings.segments.plain(), features)
+    oracle, segments = Oracle.load(path), SegmentSlices.of(settings.segments.plain(), features)
     tables = [
         rank_cases(oracle, features, cases, settings.train.eval_batch_size).assign(
             segments=segments.column(features, cases)

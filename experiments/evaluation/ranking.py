@@ -104,7 +104,7 @@ def catalog_items(features: Features) -> pd.DataFrame:
             "popularity": counts.astype(np.int64),
             "vector": list(features.item_features[1:]),
             "age_days": (features.cut_us - first[1:]) / DAY,  # since the item's first event
-            "catalogue": True,
+            "catalog": True,
         }
     )
 

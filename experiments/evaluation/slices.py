@@ -25,18 +25,8 @@ from features.sequences import EvaluationCases
 from training.metrics import accuracy
 
 # Name -> the least and the first value beyond.
-HISTORY = {
-    "history_1_4": (1, 5),
-    "history_5_19": (5, 20),
-    "history_20_99": (20, 100),
-    "history_100_up": (100, np.inf),
-}
-ACTIVITY = {
-    "activity_1": (1, 2),
-    "activity_2_9": (2, 10),
-    "activity_10_49": (10, 50),
-    "activity_50_up": (50, np.inf),
-}
+HISTORY = {"history_1_4": (1, 5), "history_5_19": (5, 20), "history_20_99": (20, 100), "history_100_up": (100, np.inf)}
+ACTIVITY = {"activity_1": (1, 2), "activity_2_9": (2, 10), "activity_10_49": (10, 50), "activity_50_up": (50, np.inf)}
 AGE_DAYS = {
     "item_age_0_6": (0, 7),
     "item_age_7_29": (7, 30),
@@ -104,14 +94,14 @@ def _sliced_metrics_of_seed(
 
 
 @dataclass(frozen=True)
-class Segments:
+class SegmentSlices:
     """Segment rules, and the facts about this dataset's users and items that they need."""
 
     rules: Sequence[Rule]
     facts: SegmentInputs
 
     @classmethod
-    def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> Segments:
+    def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> SegmentSlices:
         """Read the ingested tables.
 
         An item that first appears after the cut counts as an event without values, since the model's catalog ends at

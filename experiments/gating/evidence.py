@@ -21,7 +21,7 @@ from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
 from experiments.evaluation.comparison import FITTED_PARAMETERS
 from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
 from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
-from experiments.evaluation.slices import Segments
+from experiments.evaluation.slices import SegmentSlices
 from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
@@ -89,7 +89,7 @@ def score_all(
 # --- comparisons
 
 
-def user_parts(features: Features, cases: Cases, segments: Segments) -> dict[str, dict[str, np.ndarray]]:
+def user_parts(features: Features, cases: Cases, segments: SegmentSlices) -> dict[str, dict[str, np.ndarray]]:
     """The parts of the users that are compared apart: cold, warm, and each segment of params.yaml at each case's time."""
     parts = {}
     for target, of_target in cases.items():

@@ -29,7 +29,7 @@ from data.times import to_iso
 from experiments.evaluation.comparison import best_on_validation
 from experiments.evaluation.metrics_files import read_metrics
 from experiments.evaluation.ranking import cases_since
-from experiments.evaluation.slices import Segments
+from experiments.evaluation.slices import SegmentSlices
 from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.preconditions import CodeState
@@ -240,7 +240,7 @@ def look_at_holdout(
     looks = len(looks_at(case.split_id)) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
-    parts = evidence.user_parts(features, cases, Segments.of(settings.segments.plain(), features))
+    parts = evidence.user_parts(features, cases, SegmentSlices.of(settings.segments.plain(), features))
     found = evidence.compare(scores, cases, parts, features, settings.gate, settings.seed, looks)
     reason = evidence.why_no_same_data_refit(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)
     refit: dict[str, Any] = {"reason": reason}

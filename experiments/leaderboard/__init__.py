@@ -1,1 +1,1 @@
-"""The results of a data set side by side: one board as JSON, Markdown, a page that works offline, and a table."""
+"""The leaderboard of a dataset as JSON, Markdown, HTML and text, and the split-sensitivity card."""

@@ -1,1 +1,1 @@
-"""What holds a model to the paper that it is from: that paper's data and protocol, and a fit on them."""
+"""Reproduce a published comparison: neural CF on the data and by the protocol of its paper."""

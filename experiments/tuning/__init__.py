@@ -1,1 +1,1 @@
-"""The search for recipes: studies and where they are kept, trials, what they are judged by, workers and budgets."""
+"""Hyperparameter search with Optuna: studies, trials, workers, and their MLflow runs."""

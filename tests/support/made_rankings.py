@@ -9,7 +9,7 @@ NOT_RANKED = 2**31 - 1
 
 
 def made_items(rng: np.random.Generator, items: int, new: int = 2, content: bool = True) -> pd.DataFrame:
-    """Items of the catalogue, then `new` items that appear later; some lack an age, some lack content."""
+    """Items of the catalog, then `new` items that appear later; some lack an age, some lack content."""
     known = np.arange(items + new) < items
     vectors = [None if not content or rng.random() < 0.1 else rng.normal(size=4) for _ in known]
     return pd.DataFrame(
@@ -18,20 +18,20 @@ def made_items(rng: np.random.Generator, items: int, new: int = 2, content: bool
             "popularity": np.where(known, rng.integers(1, 30, len(known)), 0),
             "vector": vectors,
             "age_days": np.where(known & (rng.random(len(known)) < 0.9), rng.random(len(known)) * 300, np.nan),
-            "catalogue": known,
+            "catalog": known,
         }
     )
 
 
 def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases: int) -> list[dict]:
     """One `horizon` case a user and `cases` `next_item` cases: who, when, what was seen, what is true."""
-    catalogue = items.loc[items["catalogue"], "item_id"].to_numpy()
+    catalog = items.loc[items["catalog"], "item_id"].to_numpy()
     of_user = rng.integers(0, users, cases)
     wanted = [("horizon", user, int(rng.integers(1, 13))) for user in range(users)]
     wanted += [("next_item", int(user), 1) for user in of_user]
     rows = []
     for number, (target, user, size) in enumerate(wanted):
-        seen = rng.choice(catalogue, int(rng.integers(0, len(catalogue) // 2 + 1)), replace=False)
+        seen = rng.choice(catalog, int(rng.integers(0, len(catalog) // 2 + 1)), replace=False)
         possible = np.setdiff1d(items["item_id"].to_numpy(), seen)
         rows.append(
             {
@@ -50,14 +50,14 @@ def made_cases(rng: np.random.Generator, items: pd.DataFrame, users: int, cases:
 
 
 def rank(rng: np.random.Generator, items: pd.DataFrame, cases: list[dict], skill: float = 1.0) -> pd.DataFrame:
-    """Rank the catalogue for each case; true items get `skill` more than chance, and stand last among equals."""
-    catalogue = list(items.loc[items["catalogue"], "item_id"])
+    """Rank the catalog for each case; true items get `skill` more than chance, and stand last among equals."""
+    catalog = list(items.loc[items["catalog"], "item_id"])
     rows = []
     for case in cases:
         scores = {
-            item: int(rng.integers(0, 6)) + (rng.random() < 0.5) * skill * (item in case["truth"]) for item in catalogue
+            item: int(rng.integers(0, 6)) + (rng.random() < 0.5) * skill * (item in case["truth"]) for item in catalog
         }
-        unseen = [item for item in catalogue if item not in case["seen"]]
+        unseen = [item for item in catalog if item not in case["seen"]]
         order = sorted(unseen, key=lambda item: (-scores[item], item in case["truth"], item))
         place = {item: at for at, item in enumerate(order, start=1)}
         ranks = np.array([place.get(item, NOT_RANKED) for item in case["truth"]], np.int32)

@@ -43,19 +43,19 @@ class Facts:
 
     def __init__(self, items):
         rows = items.to_dict("records")
-        self.catalogue = {row["item_id"] for row in rows if row["catalogue"]}
+        self.catalog = {row["item_id"] for row in rows if row["catalog"]}
         self.popularity = {row["item_id"]: int(row["popularity"]) for row in rows}
         self.age = {row["item_id"]: row.get("age_days") for row in rows}
         self.vector = {row["item_id"]: [float(x) for x in row["vector"]] for row in rows if has_vector(row)}
         self.events = max(sum(self.popularity.values()), 1)
-        by_popularity = sorted(self.catalogue, key=lambda item: (-self.popularity[item], item))
+        by_popularity = sorted(self.catalog, key=lambda item: (-self.popularity[item], item))
         self.head = set(by_popularity[: math.ceil(len(by_popularity) / 5)])
         self.percentiles, self.cosines = {}, {}
 
     def percentile(self, item):
         own = self.popularity[item]
         if own not in self.percentiles:
-            others = [self.popularity[other] for other in self.catalogue]
+            others = [self.popularity[other] for other in self.catalog]
             below, equal = sum(n < own for n in others), sum(n == own for n in others)
             self.percentiles[own] = (below + equal / 2) / len(others)
         return self.percentiles[own]
@@ -116,12 +116,12 @@ def case_metric(key, case, facts):
 
 def coverage(cases, facts, k):
     shown = {item for case in cases for item in case["ranked"][:k]}
-    return len(shown & facts.catalogue) / len(facts.catalogue)
+    return len(shown & facts.catalog) / len(facts.catalog)
 
 
 def gini(cases, facts, k):
     """Half the relative mean absolute difference, in the form of the area under the Lorenz curve."""
-    shown = dict.fromkeys(facts.catalogue, 0)
+    shown = dict.fromkeys(facts.catalog, 0)
     for case in cases:
         for item in case["ranked"][:k]:
             if item in shown:
@@ -172,7 +172,7 @@ def cut(case, facts, name):
 
 
 def in_item_slice(item, facts, name):
-    inside = item in facts.catalogue
+    inside = item in facts.catalog
     if name == "head_items":
         return item in facts.head
     if name == "tail_items":

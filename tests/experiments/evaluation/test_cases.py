@@ -12,7 +12,7 @@ ITEMS = pd.DataFrame(
     {
         "item_id": [f"{n}" for n in range(11)],
         "popularity": [50, 40, 30, 20, 10, 9, 8, 7, 6, 5, 0],
-        "catalogue": [True] * 10 + [False],
+        "catalog": [True] * 10 + [False],
     }
 )
 
@@ -27,7 +27,7 @@ def test_head_is_the_most_popular_fifth_of_the_catalog():
     [
         (ITEMS.drop(columns="popularity"), "column popularity is missing"),
         (ITEMS.assign(item_id="7"), "'7' occurs twice"),
-        (ITEMS.assign(catalogue=False), "no row has catalogue = true"),
+        (ITEMS.assign(catalog=False), "no row has catalog = true"),
     ],
 )
 def test_an_items_table_that_cannot_be_used_is_refused(items, message):

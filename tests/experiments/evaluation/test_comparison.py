@@ -103,7 +103,7 @@ def made_items_of(tables):
     """The items that these rankings name; what else is known of them does not matter here."""
     frames = [frame for each in tables.values() for frame in each]
     names = {item for frame in frames for column in ("ranked", "truth") for case in frame[column] for item in case}
-    return pd.DataFrame({"item_id": sorted(names), "popularity": 1, "catalogue": True})
+    return pd.DataFrame({"item_id": sorted(names), "popularity": 1, "catalog": True})
 
 
 def test_rankings_of_another_run_than_the_metrics_are_refused(out):

@@ -67,11 +67,11 @@ def test_every_protocol_of_the_card_has_cases_and_none_reaches_into_the_test_win
     found = list(all_folds(daily(), SETTINGS))
 
     assert {column for fold in found for column, cases in fold.cases.items() if len(cases)} == set(MEANINGS)
-    assert max(int(fold.asked.log.times.max()) for fold in found) < TEST
+    assert max(int(fold.queried.log.times.max()) for fold in found) < TEST
 
 
 def test_the_temporal_cut_comes_first_and_alone_finds_a_recipe() -> None:
-    cuts = [fold.learned.description["cut"] for fold in all_folds(daily(), SETTINGS)]
+    cuts = [fold.fitted.description["cut"] for fold in all_folds(daily(), SETTINGS)]
 
     assert cuts == ["valid"] + ["test"] * (len(cuts) - 1)
 
@@ -79,14 +79,14 @@ def test_the_temporal_cut_comes_first_and_alone_finds_a_recipe() -> None:
 def test_an_earlier_window_is_fitted_on_what_lies_before_it() -> None:
     rolling = next(fold for fold in all_folds(daily(), SETTINGS) if "rolling next_item" in fold.cases)
 
-    assert rolling.learned.past.times.max() < START + 6 * DAY
+    assert rolling.fitted.past.times.max() < START + 6 * DAY
     assert rolling.cases["rolling next_item"].time.min() >= START + 6 * DAY
     assert rolling.cases["rolling next_item"].time.max() < START + 8 * DAY
 
 
 def test_no_fold_learns_from_or_counts_what_it_asks_after() -> None:
     for fold in all_folds(daily(), SETTINGS):
-        past = fold.learned.past
+        past = fold.fitted.past
         learned = set(zip(past.users.tolist(), past.times.tolist(), strict=True))
         for column, cases in fold.cases.items():
             if "horizon" not in column:
@@ -97,8 +97,8 @@ def test_a_held_out_user_is_learned_from_in_no_event_and_asked_with_their_own_hi
     fold = next(fold for fold in all_folds(daily(), SETTINGS) if "user k-fold" in fold.cases)
     cases = fold.cases["user k-fold"]
 
-    assert not set(cases.user.tolist()) & set(fold.learned.past.users.tolist())
-    assert (cases.end - fold.asked.log.offsets[cases.user]).max() == 9  # of ten days, all that lie before the last
+    assert not set(cases.user.tolist()) & set(fold.fitted.past.users.tolist())
+    assert (cases.end - fold.queried.log.offsets[cases.user]).max() == 9  # of ten days, all that lie before the last
 
 
 def test_more_windows_than_there_is_past_for_are_refused_with_the_most_that_fit() -> None:

@@ -108,7 +108,7 @@ def test_every_mean_has_an_interval_and_coverage_and_gini_have_none():
 
 def test_next_is_averaged_over_cases_with_the_mean_of_users_beside_it():
     frames, table = made_rankings(users=2, cases=4)
-    table = table.assign(catalogue=True)
+    table = table.assign(catalog=True)
     rows = frames[0][frames[0]["target"] == "next_item"].copy().iloc[:4]
     ids = list(table["item_id"])
     rows["user_id"] = ["a", "a", "a", "b"]
@@ -154,7 +154,7 @@ def test_a_target_without_cases_is_left_out():
 
 def test_a_true_item_below_the_kept_list_is_a_miss_at_every_k():
     _, table = made_rankings(items=150)
-    ids = list(table.loc[table["catalogue"], "item_id"])
+    ids = list(table.loc[table["catalog"], "item_id"])
     case = {"case_id": "1", "user_id": "u", "target": "next_item", "time": 0, "history_length": 0, "activity": 1}
     frame = pd.DataFrame([case | {"ranked": ids[:100], "truth": [ids[119]], "true_ranks": [120]}])
     found = measure(frame, table, 0, 100)["next_item"]["metrics"]
@@ -169,7 +169,7 @@ def test_k_beyond_the_kept_list_is_refused():
 
 
 def test_the_reference_itself_agrees_with_numbers_worked_by_hand():
-    table = pd.DataFrame({"item_id": list("abcde"), "popularity": [8, 4, 2, 1, 1], "catalogue": True})
+    table = pd.DataFrame({"item_id": list("abcde"), "popularity": [8, 4, 2, 1, 1], "catalog": True})
     case = {"case_id": "1", "user_id": "u", "target": "next_item", "time": 0, "history_length": 0, "activity": 1}
     frame = pd.DataFrame([case | {"ranked": list("abcd"), "truth": ["b", "d"]}])
     found = recompute([frame], table, "next_item", ks=(3,))

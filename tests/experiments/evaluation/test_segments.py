@@ -16,7 +16,7 @@ from config.command import UserError
 from data.time_columns import microseconds
 from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.measure import measure
-from experiments.evaluation.slices import Segments, case_slices
+from experiments.evaluation.slices import SegmentSlices, case_slices
 from features import feature_files
 from features.segments.rules import RuleEvent, RuleProfile, matching_segments, split_values
 from features.sequences import horizon_cases
@@ -110,7 +110,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     log, cut = features.log, features.cut_us
 
     cases = horizon_cases(log, cut, 28, features.description["until_us"])
-    found = Segments.of(written, features, ingested).column(features, cases)
+    found = SegmentSlices.of(written, features, ingested).column(features, cases)
 
     alike = set(users.loc[users[trait] == value, "user_id"])
     values = {
@@ -137,5 +137,7 @@ def test_a_rule_that_the_dataset_cannot_answer_is_named(tmp_path: Path) -> None:
         users = ("u",)
         vocabulary = type("Vocabulary", (), {"ids": ("i",)})
 
-    with pytest.raises(UserError, match=r"segments\.rules: vip uses plan, which the users do not have; theirs: none"):
-        Segments.of([rule], Known(), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"segments\.rules: vip uses plan, which the users do not have; theirs: none"
+    ):
+        SegmentSlices.of([rule], Known(), tmp_path)  # type: ignore[arg-type]

@@ -15,13 +15,13 @@ ITEMS = pd.DataFrame(
         "item_id": [*IDS, "new"],
         "popularity": [50, 40, 30, 20, 10, 9, 8, 7, 6, 5, 0],
         "age_days": [400, 2, 7, 29.9, 30, 180, np.nan, 1, 1, 1, np.nan],
-        "catalogue": [True] * 10 + [False],
+        "catalog": [True] * 10 + [False],
     }
 )
 
 
 def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), target="next_item"):
-    """Cases that rank the catalogue in the order of IDS."""
+    """Cases that rank the catalog in the order of IDS."""
     frame = pd.DataFrame(
         {
             "case_id": [f"{n}" for n in range(len(histories))],
@@ -35,8 +35,8 @@ def cases(histories=(0,), activities=None, truths=(("0",),), ranks=((1,),), targ
             "true_ranks": [list(rank) for rank in ranks] * (1 if len(ranks) > 1 else len(histories)),
         }
     )
-    catalogue = Catalog.from_items(ITEMS)
-    return collect_cases([frame], target, catalogue), catalogue
+    catalog = Catalog.from_items(ITEMS)
+    return collect_cases([frame], target, catalog), catalog
 
 
 def test_history_bins_meet_at_their_edges():
@@ -57,8 +57,8 @@ def test_a_family_with_one_part_in_use_says_nothing_and_is_left_out():
 
 
 def test_items_fall_in_one_of_head_tail_and_new():
-    found, catalogue = cases(truths=(("0", "1", "2", "9", "new"),), ranks=((1, 2, 3, 10, 2**31 - 1),))
-    masks = item_slices(found.seeds[0], catalogue)
+    found, catalog = cases(truths=(("0", "1", "2", "9", "new"),), ranks=((1, 2, 3, 10, 2**31 - 1),))
+    masks = item_slices(found.seeds[0], catalog)
     assert masks["head_items"].tolist() == [True, True, False, False, False]
     assert masks["tail_items"].tolist() == [False, False, True, True, False]
     assert masks["new_items"].tolist() == [False, False, False, False, True]
@@ -66,8 +66,8 @@ def test_items_fall_in_one_of_head_tail_and_new():
 
 def test_item_age_bins_meet_at_their_edges_and_skip_the_unknown():
     truth, ranks = tuple(IDS[:7]), tuple(range(1, 8))
-    found, catalogue = cases(truths=(truth,), ranks=(ranks,))
-    masks = item_slices(found.seeds[0], catalogue)
+    found, catalog = cases(truths=(truth,), ranks=(ranks,))
+    masks = item_slices(found.seeds[0], catalog)
     of_age = {name: [i for i, inside in zip(truth, m, strict=True) if inside] for name, m in masks.items()}
     assert of_age["item_age_0_6"] == ["1"]
     assert of_age["item_age_7_29"] == ["2", "3"]
@@ -76,13 +76,13 @@ def test_item_age_bins_meet_at_their_edges_and_skip_the_unknown():
 
 
 def test_an_item_slice_judges_only_its_items_at_their_full_ranks():
-    found, catalogue = cases(truths=(("0", "4"),), ranks=((1, 5),))
-    values = sliced_metrics(found, catalogue, 10, ("ndcg@10", "recall@10"))
+    found, catalog = cases(truths=(("0", "4"),), ranks=((1, 5),))
+    values = sliced_metrics(found, catalog, 10, ("ndcg@10", "recall@10"))
     assert values["head_items"]["recall@10"][0] == 1
     assert values["tail_items"]["ndcg@10"][0] == pytest.approx(1 / np.log2(5 + 1))
     assert "new_items" not in values
 
 
 def test_slices_without_a_case_are_left_out():
-    found, catalogue = cases(histories=(0, 0))
-    assert "warm" not in sliced_metrics(found, catalogue, 10, ("ndcg@10",))
+    found, catalog = cases(histories=(0, 0))
+    assert "warm" not in sliced_metrics(found, catalog, 10, ("ndcg@10",))
