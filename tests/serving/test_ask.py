@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data.columns import DAY
-from serving.ask import main, table
+from serving.ask import main, render_table
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
@@ -68,7 +68,7 @@ def test_an_item_without_a_title_is_printed_without_one() -> None:
         "source": "popular",
         "reason": "the history is empty",
     }
-    first, second, last = table(answer).splitlines()
+    first, second, last = render_table(answer).splitlines()
     assert first.split() == ["1", "1.5000", "7"]
     assert second.split() == ["2", "1.0000", "8", "Eight"]
     assert last == "popular: the history is empty"

@@ -120,7 +120,7 @@ def test_the_moment_is_the_end_of_the_data_unless_stated(project: Path, capsys: 
     assert run() == 0
 
     assert {row["time"] for row in written()} == {pd.Timestamp(to_iso(END))}
-    assert f"9 users at {to_iso(END)} by unregistered" in capsys.readouterr().out
+    assert f"9 users at {to_iso(END)} with version unregistered" in capsys.readouterr().out
 
 
 def test_the_size_of_a_batch_changes_nothing_but_the_progress(
@@ -154,7 +154,7 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
         (["--k", "0"], "--k is 0; expected 1 to 1000"),
         (["--batch", "0"], "--batch is 0; expected at least 1"),
         (["--at", "soon"], "--at: 'soon' is not an ISO 8601 time"),
-        (["--at", to_iso(CUT - DAY)], f"--at is {to_iso(CUT - DAY)}; the artifact has learned from events until {to_iso(CUT)}"),
+        (["--at", to_iso(CUT - DAY)], f"--at is {to_iso(CUT - DAY)}; the artifact was fitted on events until {to_iso(CUT)}"),
         (["--out", "artifact"], "--out is artifact, which is a folder; expected a file to write"),
         (["--artifact", "nowhere"], "--artifact: nowhere: manifest.json cannot be read"),
     ],

@@ -379,13 +379,13 @@ def test_the_ask_and_status_commands_show_what_serves(
     assert ask.main(["--dataset", NAME, "--history", "item-01,item-02", "--k", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
     assert output[2].startswith("personalized: ranked from 2 known events")
-    assert output[-1].startswith(f"2 items from {NAME} {serving(client)}, trends of ")
+    assert output[-1].startswith(f"2 items from {NAME} version {serving(client)}, with item trends of ")
     assert ask.main(["--dataset", NAME, "--k", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert deploy.main(["--dataset", NAME, "--status"]) == 0
     output = capsys.readouterr().out
     assert f"serves    {serving(client)} since " in output
-    assert "because   PROMOTE: " in output
+    assert "reason    PROMOTE: " in output
     assert f"loaded    {serving(client)} (1 of 1 workers ready, the default)" in output
     assert "registry  champion    1" in output
     assert "next      nothing, until the registry names another champion" in output
