@@ -10,7 +10,6 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from config.command import UserError
-from config.paths import ROOT as ROOT
 from config.search_space import Space
 from config.validation import Count, Fraction, ModelSection, NonNegativeInt, Positive, Section, Share, describe_error
 
@@ -159,7 +158,7 @@ class Rule(Section):
         return self
 
 
-class Segments(Section):
+class SegmentRules(Section):
     rules: list[Rule]
 
     @field_validator("rules")
@@ -205,7 +204,7 @@ class Tune(Section):
         return self
 
 
-class Experiment(Section):
+class ExperimentBudget(Section):
     baseline_trials: Count  # at most, per baseline: the rest of the time is for networks
     max_steps: Count  # of every network, unless train.models has less
     max_epochs: Count
@@ -300,7 +299,7 @@ class Retrain(Section):
 # Serving
 
 
-class ItemLimit(Section):
+class ListLimit(Section):
     field: str  # an item column: genres, or another one of the side table
     value: str
     items: NonNegativeInt  # maximum in a list
@@ -317,7 +316,7 @@ class Index(Section):
 
 class Serve(Section):
     diversity: Fraction  # weight of the difference from the items above; 0 keeps the order of scores
-    at_most: list[ItemLimit]
+    at_most: list[ListLimit]
     index: Index
 
 
@@ -355,13 +354,13 @@ class Params(Section):
     ingest: Ingest
     split: Split
     featurize: Featurize
-    segments: Segments
+    segments: SegmentRules
     online: Online
     train: Train
     evaluate: Evaluate
     serve: Serve
     tune: Tune
-    experiment: Experiment
+    experiment: ExperimentBudget
     sensitivity: Sensitivity
     audit: Audit
     skew: Skew

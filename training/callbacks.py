@@ -130,8 +130,11 @@ class Checkpoint:
         """Overwrites the file after each epoch, completely or not at all."""
         if self.folder is None:
             return []
-        options = {"save_top_k": 1, "save_on_train_epoch_end": True, "enable_version_counter": False}
-        return [ModelCheckpoint(self.folder, CHECKPOINT_NAME, **options)]
+        return [
+            ModelCheckpoint(
+                self.folder, CHECKPOINT_NAME, save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+            )
+        ]
 
     @property
     def path(self) -> str | None:

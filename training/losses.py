@@ -19,22 +19,6 @@ from training.models.base import Factors
 MASKED = -1e9  # not -inf: a row may be masked whole, and inf - inf is not a number
 
 
-def full_softmax(scores: Tensor, masked: Tensor, target_query: Tensor, item: Tensor) -> Tensor:
-    """(P,) cross-entropy over the whole catalog, in the plain form that tests compare `factored_softmax` with.
-
-    Args:
-        scores: (Q, N).
-        masked: (2, S) pairs (query, item row) that the query cannot recommend: its history.
-        target_query: (P,) rows of `scores`.
-        item: (P,) the true item rows.
-    """
-    scores = scores.clone()
-    scores[:, PAD] = MASKED
-    scores[masked[0], masked[1]] = MASKED
-    # Gathered from each query's one partition: several targets must not copy its row of the catalog.
-    return torch.logsumexp(scores, dim=1)[target_query] - scores[target_query, item]
-
-
 def in_batch_softmax(
     scores: Tensor, log_probability: Tensor, masked: Tensor, target_query: Tensor, column: Tensor
 ) -> Tensor:
@@ -94,7 +78,7 @@ class Targets(NamedTuple):
 
 
 def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: Targets) -> Tensor:
-    """The targets' weighted cross-entropies over the whole catalog, summed: `full_softmax` in less memory.
+    """The targets' weighted cross-entropies over the whole catalog, summed, without ever holding all scores.
 
     The gradient of a softmax is known with its value, so both are computed while a slice of scores lies in the cache,
     and the scores are dropped.

@@ -121,7 +121,7 @@ class TrainModule(pl.LightningModule):
     def _score_samples(self, batch: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the true items (P,) and of sampled ones (P, M), seen items masked; the (P, M) sampled items."""
         # Every process draws for the whole batch from one seed, so negatives do not depend on how it is shared.
-        drawn = self.sampler.draw(len(batch.batch_items), self.hyperparameters.num_negatives)  # type: ignore[attr-defined]
+        drawn = self.sampler.draw(len(batch.batch_items), self.hyperparameters.num_negatives)
         drawn = drawn[batch.batch_position.cpu()].to(batch.target_item.device)
         candidates = torch.cat([batch.target_item[:, None], drawn], dim=1)
         scores = self.model.score_pairs(batch.query, batch.target_query, candidates)

@@ -14,7 +14,7 @@ import pandas as pd
 from data import columns
 from data.columns import DAY, MICROSECONDS
 from data.simulator import world
-from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, Catalog, Space, normalize
+from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, SimulatedCatalog, TasteSpace, normalize
 from data.simulator.world import DAYPARTS, Clock, daypart, is_weekend
 from data.time_columns import timestamps
 
@@ -68,7 +68,7 @@ class Audience:
     rate: np.ndarray
 
 
-def make_audience(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Audience:
+def make_audience(settings, clock: Clock, space: TasteSpace, rng: np.random.Generator) -> Audience:
     """Draw `settings.users` users. Two of five are present at the start, the others join during the period."""
     count = settings.users
     traits = {name: rng.choice(len(values), count, p=shares) for name, (values, shares) in TRAITS.items()}
@@ -93,7 +93,7 @@ def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarr
     return joined, np.minimum(np.maximum(joined, clock.start) + stay, clock.end)
 
 
-def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generator) -> Tastes:
+def _tastes(traits: dict[str, np.ndarray], space: TasteSpace, rng: np.random.Generator) -> Tastes:
     count = len(traits["plan"])
     group = sum(rng.standard_normal((len(TRAITS[name][0]), world.LATENTS))[codes] for name, codes in traits.items())
     first, second = (_one_taste(group, space, rng) for _ in range(2))
@@ -119,7 +119,7 @@ def _tastes(traits: dict[str, np.ndarray], space: Space, rng: np.random.Generato
     )
 
 
-def _one_taste(group: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
+def _one_taste(group: np.ndarray, space: TasteSpace, rng: np.random.Generator) -> np.ndarray:
     """(U, D) unit vectors: the taste of the user's groups, a few own genres and themes, and chance."""
     count = len(group)
     genres = rng.exponential(size=(count, len(space.genres))) ** 3 @ space.genres
@@ -189,8 +189,8 @@ class Preference:
 
 def make_preference(
     clock: Clock,
-    space: Space,
-    catalog: Catalog,
+    space: TasteSpace,
+    catalog: SimulatedCatalog,
     tastes: Tastes,
     heat: np.ndarray,
     rng: np.random.Generator,
@@ -201,7 +201,7 @@ def make_preference(
     return Preference(clock, tastes, _features(catalog), heat, catalog.sequel, occasions, screens)
 
 
-def _features(catalog: Catalog) -> np.ndarray:
+def _features(catalog: SimulatedCatalog) -> np.ndarray:
     frame = catalog.frame
     maturity = np.array([MATURITIES.index(level) for level in frame["maturity"]]) / (len(MATURITIES) - 1) - 0.5
     length = np.log(frame["duration_minutes"].to_numpy() / 80.0)

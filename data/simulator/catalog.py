@@ -160,7 +160,7 @@ NO_SEQUEL = -1
 
 
 @dataclass(frozen=True)
-class Space:
+class TasteSpace:
     """Unit vectors of genres (G, D) and themes (H, D) in the taste space."""
 
     genres: np.ndarray
@@ -168,7 +168,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Catalog:
+class SimulatedCatalog:
     """The items as a table, and as the numbers that preferences use.
 
     Attributes:
@@ -191,14 +191,14 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def make_space(rng: np.random.Generator) -> Space:
+def make_space(rng: np.random.Generator) -> TasteSpace:
     """Draw the taste space. Each theme leans toward one genre, so that genres say something about themes."""
     genres = normalize(rng.standard_normal((len(GENRES), world.LATENTS)))
     home = genres[np.arange(len(THEMES)) % len(genres)]
-    return Space(genres, normalize(normalize(rng.standard_normal((len(THEMES), world.LATENTS))) + 0.6 * home))
+    return TasteSpace(genres, normalize(normalize(rng.standard_normal((len(THEMES), world.LATENTS))) + 0.6 * home))
 
 
-def make_catalog(settings, clock: Clock, space: Space, rng: np.random.Generator) -> Catalog:
+def make_catalog(settings, clock: Clock, space: TasteSpace, rng: np.random.Generator) -> SimulatedCatalog:
     """Draw `settings.items` items in random order, so that an item_id reveals neither age nor franchise."""
     franchise, part = _franchises(settings.items, rng)
     genres, themes = _tags(franchise, space, rng)
@@ -214,7 +214,7 @@ def make_catalog(settings, clock: Clock, space: Space, rng: np.random.Generator)
     sequel = _sequels(franchise, part)
     place = np.empty(len(frame) + 1, dtype=np.int64)  # old index -> new index; NO_SEQUEL stays
     place[order], place[NO_SEQUEL] = np.arange(len(frame)), NO_SEQUEL
-    return Catalog(frame, latents[order], quality[order], release[order], place[sequel[order]])
+    return SimulatedCatalog(frame, latents[order], quality[order], release[order], place[sequel[order]])
 
 
 def _franchises(num_items: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +232,7 @@ def _sequels(franchise: np.ndarray, part: np.ndarray) -> np.ndarray:
     return sequel
 
 
-def _tags(franchise: np.ndarray, space: Space, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _tags(franchise: np.ndarray, space: TasteSpace, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(N, G) and (N, H) 0/1: one to three genres and two themes, shared by a franchise."""
     count = franchise[-1] + 1
     popular = np.linspace(1.2, -1.2, len(GENRES))[rng.permutation(len(GENRES))]
@@ -247,7 +247,7 @@ def _top(scores: np.ndarray, count_N: np.ndarray) -> np.ndarray:
     return (ranks < count_N[:, None]).astype(float)
 
 
-def _latents(genres, themes, franchise, space: Space, rng: np.random.Generator) -> np.ndarray:
+def _latents(genres, themes, franchise, space: TasteSpace, rng: np.random.Generator) -> np.ndarray:
     """(N, D) mostly what the text says, with a part of the item and its franchise that only behavior shows."""
     from_text = 0.9 * normalize(genres @ space.genres) + 0.9 * normalize(themes @ space.themes)
     shared = rng.standard_normal((franchise[-1] + 1, world.LATENTS))[franchise]

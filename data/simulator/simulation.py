@@ -23,7 +23,7 @@ from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Preference, Tastes, make_audience, make_preference
-from data.simulator.catalog import NO_SEQUEL, Catalog, make_catalog, make_space
+from data.simulator.catalog import NO_SEQUEL, SimulatedCatalog, make_catalog, make_space
 from data.simulator.plays import Choices, Plan, choose, make_heat, make_impressions, make_plan
 from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart
 from data.time_columns import timestamps
@@ -76,7 +76,7 @@ def simulate(settings: params.Simulate, seed: int) -> Simulation:
     return Simulation(events, audience.frame, catalog.frame, impressions, Oracle(user_ids, item_ids, preference))
 
 
-def _events(plan: Plan, choices: Choices, catalog: Catalog, users: pd.DataFrame, rng) -> pd.DataFrame:
+def _events(plan: Plan, choices: Choices, catalog: SimulatedCatalog, users: pd.DataFrame, rng) -> pd.DataFrame:
     order = np.lexsort((plan.user, plan.time))
     known = plan.time + _lateness(plan.device, rng)
     value = _watched_share(plan, choices, catalog, rng)
@@ -104,7 +104,7 @@ def _lateness(device: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(offline, delay, 0).astype(np.int64) // MICROSECONDS * MICROSECONDS
 
 
-def _watched_share(plan: Plan, choices: Choices, catalog: Catalog, rng: np.random.Generator) -> np.ndarray:
+def _watched_share(plan: Plan, choices: Choices, catalog: SimulatedCatalog, rng: np.random.Generator) -> np.ndarray:
     """0 to 1: items that match the taste are watched to the end, unless the next play starts earlier."""
     fit = 0.9 + 0.8 * (choices.match - choices.match.mean()) / (choices.match.std() + 1e-9)
     mean = 1 / (1 + np.exp(-fit))

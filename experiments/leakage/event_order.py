@@ -225,7 +225,7 @@ def training_questions(cut: AuditedCut) -> Outcome:
     """A training question sees only events that happened before its time and were known by then."""
     past = cut.features.past
     timeline, kept = Timeline(past), past.items != PAD
-    asked = timeline.next_item_questions()
+    asked = timeline.next_item_cases()
     newest = timeline.offsets[asked.user] + asked.visible - 1
     latest_known = _running_maximum(timeline.users, past.known[kept])
     late = (timeline.times[newest] >= asked.time) | (latest_known[newest] > asked.time)

@@ -218,7 +218,7 @@ def read_user(
         user_id, [], has_history=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
     )
     # Traits are digested together with the context, so without it only the history can be compared.
-    compared = USER_PARTS if context is not None or "context" not in line.get("unlogged", ()) else USER_PARTS[:1]
+    compared = USER_PARTS if context is not None or "context" not in line.get("unlogged_fields", ()) else USER_PARTS[:1]
     first = None
     for source, held in _user_sources(line, user_id, time_us, settings):
         user = user_from_reading(held, time_us, repeats)

@@ -84,7 +84,7 @@ def recompute(
         fields = _recommend(recommender, body, line)
     read_from = {"history": reading.source if reading else "the request", "trends": trends}
     differs = inputs.changed_parts(line, fields["inputs"], secret, tuple(fields["inputs"]))
-    if line.get("basis") == request_log.WITHHELD:
+    if line.get("history_source") == request_log.WITHHELD:
         fields["reason"] = line["reason"]  # written by the edge: the worker does not know why the user is withheld
     return Recomputed(build_answer(fields), read_from, differs)
 
@@ -101,7 +101,7 @@ def load_version(line: Line, dataset: str, scratch: Path) -> Recommender:
     """
     name = line.get("dataset") or dataset
     version = upstream.find_version(name, line["model_version"])
-    recommender = Recommender.load(registry.download(name, version.version, scratch), line["model_version"])
+    recommender = Recommender.load(registry.download_artifact(name, version.version, scratch), line["model_version"])
     if line["dataset_version"] != recommender.common_fields["dataset_version"]:
         raise LineageError(
             f"the answer states dataset version {line['dataset_version']}, but version {version.version} of "
@@ -124,8 +124,8 @@ def _worker_request(
     """The request that the worker got, and the stored history that it read."""
     body = {"k": line["k"], **served_log.unlogged_fields(line, folder), "time": line["time"]}
     # The edge may have sent the stored history itself.
-    if line.get("basis") != request_log.FROM_STORE or "history" in body:
-        return body if line.get("basis") == request_log.NO_HISTORY else {"history": [], **body}, None
+    if line.get("history_source") != request_log.FROM_STORE or "history" in body:
+        return body if line.get("history_source") == request_log.NO_HISTORY else {"history": [], **body}, None
     found_id = inputs.find_user(line, secret, user_id)
     if found_id is None:
         reading = inputs.empty_reading(line, secret)

@@ -82,25 +82,25 @@ def unlogged_fields(line: Line, folder: Path) -> dict[str, Any]:
     Raises:
         LineageError: they were not kept.
     """
-    if "basis" not in line:
+    if "history_source" not in line:
         raise LineageError("this line comes from a version that did not log what was requested; it cannot be replayed")
-    if not line["unlogged"]:
+    if not line["unlogged_fields"]:
         return {}
     kept = kept_requests(folder, [line])
     if not kept:
-        names = " and ".join(line["unlogged"])
+        names = " and ".join(line["unlogged_fields"])
         raise LineageError(
             f"the request stated {names}, which the served log never holds, and {folder.parent / REQUESTS} does not hold it "
             "either: the edge keeps requests only if TIDEGATE_EDGE_KEEP_REQUESTS is true"
         )
-    return kept[line["request_id"], line["asked"]]
+    return kept[line["request_id"], line["request_time"]]
 
 
 def kept_requests(folder: Path, lines: Iterable[Line]) -> dict[tuple[str, str], dict[str, Any]]:
-    """(request id, asked) -> the kept request fields of those lines that do not hold all of them."""
-    wanted = {(line["request_id"], line["asked"]) for line in lines if line.get("unlogged")}
+    """(request id, request time) -> the kept request fields of those lines that do not hold all of them."""
+    wanted = {(line["request_id"], line["request_time"]) for line in lines if line.get("unlogged_fields")}
     requests = ServedLines(folder.parent / REQUESTS, REQUESTS).each()
-    by_request = (((one["request_id"], one["asked"]), one["body"]) for one in requests)
+    by_request = (((one["request_id"], one["request_time"]), one["body"]) for one in requests)
     return {key: body for key, body in by_request if key in wanted}
 
 

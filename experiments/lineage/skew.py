@@ -153,7 +153,7 @@ class SkewSources:
 
     def request_fields(self, line: Line) -> dict[str, Any] | None:
         """The request's fields beyond its line; None if they were not kept."""
-        return self.requests.get((line["request_id"], line["asked"])) if line["unlogged"] else {}
+        return self.requests.get((line["request_id"], line["request_time"])) if line["unlogged_fields"] else {}
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _not_comparable(why: str, groups: Sequence[str] = GROUPS) -> dict[str, SkewO
 def _why_not_computed(line: Line) -> str | None:
     if line.get("cache") == NOT_COMPUTED or line["source"] in ("cached", "static"):
         return FROM_EDGE
-    return OLD_LINE if not line.get("inputs") or "basis" not in line else None
+    return OLD_LINE if not line.get("inputs") or "history_source" not in line else None
 
 
 # --- history and traits
@@ -227,9 +227,9 @@ class UserQuestion:
     def of(cls, line: Line, repeats: str, sources: SkewSources) -> UserQuestion:
         assert sources.secret is not None
         fields, unknown = sources.request_fields(line), ""
-        if "history" in line["unlogged"]:  # stated by an edge that reads the store for its worker
+        if "history" in line["unlogged_fields"]:  # stated by an edge that reads the store for its worker
             unknown = CONTEXT_MIXED
-        elif fields is None and "context" in line["unlogged"]:
+        elif fields is None and "context" in line["unlogged_fields"]:
             unknown = CONTEXT_MISSING
         context = None if unknown else (fields or {}).get("context") or {}
         return cls(line, sources.secret, sources.user_ids.get(line["user"]), repeats, context, unknown)
@@ -277,10 +277,10 @@ def compare_digests(served: str | None, due: str, nothing: str) -> str:
 
 
 def _why_user_not_comparable(line: Line, sources: SkewSources) -> str | None:
-    if line["basis"] == request_log.WITHHELD:
+    if line["history_source"] == request_log.WITHHELD:
         return f"consent {line['consent']}: the edge withheld the user from the worker"
-    if line["basis"] != request_log.FROM_STORE:
-        return OWN_HISTORY if line["basis"] == request_log.FROM_REQUEST else NO_USER
+    if line["history_source"] != request_log.FROM_STORE:
+        return OWN_HISTORY if line["history_source"] == request_log.FROM_REQUEST else NO_USER
     if sources.secret is None:
         return NO_SECRET
     if sources.users is None:
@@ -357,7 +357,7 @@ def _why_trends_not_comparable(line: Line, model: Recommender, trends: OfflineTr
     channels = model.model.channels
     if not channels:
         return NO_CHANNELS
-    if line["asked"] == line["time"]:  # otherwise the worker's clock set the time, microseconds after the edge's
+    if line["request_time"] == line["time"]:  # otherwise the worker's clock set the time, microseconds after the edge's
         return OWN_TIME
     if trends is None:
         return NO_FEATURES
@@ -404,7 +404,7 @@ class SkewEffect:
 def measure_effect(answer: ComparedAnswer, sources: SkewSources) -> SkewEffect | None:
     """Compute an answer again on what it should have read; None if something is missing."""
     line, stated = answer.line, sources.request_fields(answer.line)
-    stored = line["basis"] == request_log.FROM_STORE
+    stored = line["history_source"] == request_log.FROM_STORE
     if stated is None or (stored and (answer.user is None or "history" in stated)):
         return None
     body: dict[str, Any] = {"time": line["time"]}

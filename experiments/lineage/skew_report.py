@@ -96,7 +96,7 @@ def sample(lines: Iterable[Line], count: int, seed: int) -> tuple[list[Line], in
 
 def answered_at(line: Line) -> str:
     """When an answer was given. `time` may be older: that of a list that the edge had."""
-    return line.get("asked") or line["time"]
+    return line.get("request_time") or line["time"]
 
 
 def compare_lines(lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from experiments.papers.protocol import RankingTask, Training
 from training import losses
 from training.models.base import Sizes
-from training.models.neural_cf import NeuralCF
+from training.models.neural_cf import NeuralCF, NeuralCFHyperparameters
 from training.module import parameter_groups, update_average
 from training.negative_sampling import NegativeSampler
 
@@ -175,17 +175,20 @@ class SetNeuralCF(NeuralCF):
     """The platform's neural CF, with every item of a history counting the same."""
 
     def __init__(self, configuration: dict, num_items: int) -> None:
+        fields = configuration | {"num_heads": 1, "channels": [], "max_history": num_items}
+        # Without validation, since the paper's comparison has its own training and not the platform's parameters.
+        hyperparameters = NeuralCFHyperparameters.model_construct(**fields)
         with warnings.catch_warnings():
             # Without item trends, their weights have no elements.
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-            sizes = Sizes(num_items, 0)
-            super().__init__(configuration | {"num_heads": 1, "channels": [], "max_history": num_items}, sizes)
+            super().__init__(hyperparameters, Sizes(num_items, 0))
 
     def users_of(self, taken: Tensor) -> Tensor:
         """(B, D) users of (B, N) item sets."""
         share = taken / taken.sum(dim=1, keepdim=True).clamp(min=1)
         # Dropout comes before the sum, as the network drops events.
-        pooled = self.dropout(share) @ self.read.weight * self.read.weight.shape[1] ** 0.5
+        weight = self.history_items.weight
+        pooled = self.dropout(share) @ weight * weight.shape[1] ** 0.5
         return self.norm(self.history.out(pooled))
 
 

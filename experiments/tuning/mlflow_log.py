@@ -23,7 +23,7 @@ from experiments.tuning.study import (
 from features.feature_files import Features
 from training import tracking
 from training.plots import BLUE, GREY, ORANGE, panels
-from training.tracking import NOTE, TrainingRun, carried_through
+from training.tracking import NOTE, TrainingRun, closing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +38,8 @@ def parent_run(study, label: str, features: Features, settings: params.Params) -
     start = f"continues after {before} trials" if before else "starts with the values of params.yaml"
     note = f"Searches parameters of **{label}** on temporal validation of `{settings.dataset}`; {start}."
     tags = _tags(study, label, features, settings) | {"stage": "tune", NOTE: note}
-    run = tracking.open_run(settings.dataset, f"tune {label} · from trial {before}", tags, verb=VERB)
-    with carried_through(run, features):
+    run = tracking.start_run(settings.dataset, f"tune {label} · from trial {before}", tags, source=VERB)
+    with closing(run, features):
         yield run
 
 
@@ -52,8 +52,8 @@ def trial_run(trial, configuration: dict, search: Search, gave_up: type[Exceptio
     note = f"Trial {trial.number} of **{label}**: {values_text(trial.params)}."
     own = {"stage": "trial", "number": str(trial.number), "mlflow.parentRunId": search.parent, NOTE: note}
     tags = _tags(trial.study, label, search.features, settings) | own
-    run = tracking.open_run(settings.dataset, f"{label} · trial {trial.number}", tags, configuration, VERB)
-    with carried_through(run, gave_up=(optuna.TrialPruned, gave_up)):
+    run = tracking.start_run(settings.dataset, f"{label} · trial {trial.number}", tags, configuration, VERB)
+    with closing(run, gave_up=(optuna.TrialPruned, gave_up)):
         try:
             yield run
         except optuna.TrialPruned:
@@ -72,7 +72,7 @@ def close_abandoned_runs(study, dataset: str) -> None:
     """
     unfinished = ("RUNNING", "WAITING")
     running = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name in unfinished}
-    for run, tags in tracking.unfinished(dataset, {"study": study.study_name}):
+    for run, tags in tracking.unfinished_runs(dataset, {"study": study.study_name}):
         is_trial = tags["stage"] == "trial"
         alive = int(tags["number"]) in running if is_trial else not has_ended(json.loads(tags["process"]))
         if not alive:

@@ -21,7 +21,7 @@ from data.times import to_iso
 from serving.edge import models, settings
 from serving.edge.answer import client_body, log_line
 from serving.edge.authentication import ApiKey, permitted_user
-from serving.edge.consent import UNKNOWN, OnlineProfileStore, ProfileStore
+from serving.edge.consent import UNKNOWN, OnlineProfileReader, ProfileReader
 from serving.edge.models import ApiError, Health, Readiness, RequestHeaders
 from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
 from serving.edge.request_log import kept_request, pseudonym
@@ -38,7 +38,7 @@ DESCRIPTION = "Every request with a valid key is answered within its deadline; t
 CLIENT_GONE = 499  # nobody reads it
 
 
-def create_app(edge: EdgeSettings | None = None, profiles: ProfileStore | None = None) -> FastAPI:
+def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None = None) -> FastAPI:
     """The application; uvicorn calls this in each process without arguments.
 
     Args:
@@ -50,7 +50,7 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileStore | None =
     """
     if edge is None:
         edge = settings.load()
-        profiles = OnlineProfileStore.from_environment(edge.dataset)
+        profiles = OnlineProfileReader.from_environment(edge.dataset)
     service = EdgeService(edge, profiles)
 
     @asynccontextmanager
@@ -161,7 +161,7 @@ async def recommend(request: Request) -> Response:
 
 
 async def recommend_by_query(request: Request) -> Response:
-    """Recommend items to a user, asked by a query string; it may also hold context.NAME and filters.NAME."""
+    """Recommend items to a user, with the request in the query string; it may also hold context.NAME and filters.NAME."""
     service: EdgeService = request.app.state.service
     key = service.authenticator.authenticate(read_key(request))
     headers = parse_headers(request)
@@ -192,14 +192,14 @@ async def answer(request: Request, key: ApiKey, headers: RequestHeaders, body: A
     request_id = call.request.request_id or request_id_of(request)
     request.state.request_id = request_id
     try:
-        result = await service.recommender.recommend(call)
+        result = await service.pipeline.recommend(call)
     except ApiError:
         raise
     except Exception:  # whatever we got wrong, the client is answered
         log.exception("the static list answers because the edge failed", extra={"request_id": request_id})
         service.metrics.errors.inc()
         reason = "the edge failed, which is logged"
-        static = service.recommender.fallback.static_answer(call.request, reason, call.request.exclude)
+        static = service.pipeline.fallback.static_answer(call.request, reason, call.request.exclude)
         result = Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
     seconds = asyncio.get_running_loop().time() - begun
     client_fields = {
@@ -250,11 +250,11 @@ def record(
             "user": None if user_id is None else pseudonym(service.secret, user_id),
             "consent": result.consent,
             "dataset": service.settings.dataset,
-            "basis": result.worker_request.history_source,
-            "unlogged": result.worker_request.unlogged,
+            "history_source": result.worker_request.history_source,
+            "unlogged_fields": result.worker_request.unlogged,
             "key": key.id,
             "k": call.request.k,
-            "asked": request_time,
+            "request_time": request_time,
             "milliseconds": round(seconds * 1000, 2),
         }
         service.served_log.append(log_line(result.answer, fields))

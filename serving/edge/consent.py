@@ -1,6 +1,6 @@
 """Whether an answer may be personal: reads the user's consent, and what else the edge needs of a profile, from a store.
 
-Whatever holds profiles plugs in by `ProfileStore`'s two methods.
+Whatever holds profiles plugs in by `ProfileReader`'s two methods.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class UserProfile:
     features: dict[str, Any] | None = None
 
 
-class ProfileStore(Protocol):
+class ProfileReader(Protocol):
     """Where profiles are read."""
 
     async def read(self, user_id: str) -> UserProfile:
@@ -56,8 +56,8 @@ class ProfileStore(Protocol):
         """Close connections."""
 
 
-class NoProfileStore:
-    """No store: nobody was asked for consent, and an answer rests on the request alone."""
+class NoProfiles:
+    """No store: no user was asked for consent, and an answer rests on the request only."""
 
     async def read(self, user_id: str) -> UserProfile:
         return UserProfile(None, "")
@@ -66,7 +66,7 @@ class NoProfileStore:
         return None
 
 
-class OnlineProfileStore:
+class OnlineProfileReader:
     """The online store. Reads in a thread, since the store's client blocks.
 
     Args:
@@ -79,7 +79,7 @@ class OnlineProfileStore:
         self._store: online_store.ProfileStore | None = None
 
     @classmethod
-    def from_environment(cls, dataset: str) -> OnlineProfileStore:
+    def from_environment(cls, dataset: str) -> OnlineProfileReader:
         """The store that the environment names, else this project's own, with the profiles of a dataset."""
         is_feast = os.environ.get(STORE_VARIABLE, "").startswith(FEAST_SCHEMES)  # only the edge can read Feast's server
         return cls(lambda: connect_to_read(dataset, read_settings(), ServerEngine), is_feast)
@@ -90,7 +90,7 @@ class OnlineProfileStore:
     def _read(self, user_id: str) -> UserProfile:
         try:
             self._store = self._store or self._open()
-        except StoreAbsent:  # nothing was ever stored, so nobody was asked
+        except StoreAbsent:  # nothing was ever stored, so no user was asked
             return UserProfile(None, "")
         now_us = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now_us])
@@ -126,7 +126,7 @@ def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
     return {"history": history, "context": online_profile.visible_traits(profile, now_us)}
 
 
-class Decision(NamedTuple):
+class ConsentDecision(NamedTuple):
     """What an answer may use.
 
     Attributes:
@@ -154,11 +154,11 @@ class ConsentCheck:
         personalizes_by_default: whether users who were not asked get personal answers.
     """
 
-    def __init__(self, store: ProfileStore, breaker: Breaker, timeout: float, personalizes_by_default: bool) -> None:
+    def __init__(self, store: ProfileReader, breaker: Breaker, timeout: float, personalizes_by_default: bool) -> None:
         self._store, self.breaker, self._timeout = store, breaker, timeout
         self._personalizes_by_default = personalizes_by_default
 
-    async def decide(self, user_id: str | None, client_consent: bool | None, seconds: float) -> Decision:
+    async def decide(self, user_id: str | None, client_consent: bool | None, seconds: float) -> ConsentDecision:
         """What the answer to a request may use.
 
         Args:
@@ -166,18 +166,18 @@ class ConsentCheck:
             seconds: until the request must be answered.
         """
         if client_consent is False:
-            return Decision(DENIED, DENIED_REASON)
+            return ConsentDecision(DENIED, DENIED_REASON)
         if user_id is None:
             return self._by_default(UserProfile(None, ""), client_consent)
         try:
             profile = await self.read(user_id, seconds)
         except ProfileUnavailable as error:
-            return Decision(UNKNOWN, f"{error}, so the user's consent to personalization is not known")
+            return ConsentDecision(UNKNOWN, f"{error}, so the user's consent to personalization is not known")
         if profile.consent is None:
             return self._by_default(profile, client_consent)
         if not profile.consent:
-            return Decision(DENIED, DENIED_REASON)
-        return Decision(GRANTED, None, profile.version, profile.features)
+            return ConsentDecision(DENIED, DENIED_REASON)
+        return ConsentDecision(GRANTED, None, profile.version, profile.features)
 
     async def read(self, user_id: str, seconds: float) -> UserProfile:
         """The user's profile.
@@ -207,9 +207,9 @@ class ConsentCheck:
     async def close(self) -> None:
         await self._store.close()
 
-    def _by_default(self, profile: UserProfile, client_consent: bool | None) -> Decision:
+    def _by_default(self, profile: UserProfile, client_consent: bool | None) -> ConsentDecision:
         """The decision for a user of whom the store knows no answer."""
         if client_consent:
-            return Decision(GRANTED, None, profile.version, profile.features)
+            return ConsentDecision(GRANTED, None, profile.version, profile.features)
         refusal = None if self._personalizes_by_default else NOT_ASKED_REASON
-        return Decision(NOT_ASKED, refusal, profile.version, profile.features)
+        return ConsentDecision(NOT_ASKED, refusal, profile.version, profile.features)

@@ -14,7 +14,7 @@ import orjson
 
 from serving.edge.answer import Answer, build_answer
 from serving.edge.cache import Cache, SharedCalls
-from serving.edge.consent import ConsentCheck, Decision
+from serving.edge.consent import ConsentCheck, ConsentDecision
 from serving.edge.fallback import FallbackChain, PopularList
 from serving.edge.models import ApiError
 from serving.edge.request_log import FROM_REQUEST, FROM_STORE, NO_HISTORY, WITHHELD, hash_inputs
@@ -78,7 +78,7 @@ class Recommendation(NamedTuple):
 
 
 @dataclass
-class Recommender:
+class RecommendationPipeline:
     """Answers requests.
 
     Attributes:
@@ -139,7 +139,7 @@ class Recommender:
         self.version = fields["model_version"]
 
     async def _ask_torchserve(
-        self, call: Call, decision: Decision, body: bytes, version: str | None, key: bytes
+        self, call: Call, decision: ConsentDecision, body: bytes, version: str | None, key: bytes
     ) -> Answer:
         fields = await self.torchserve.recommend(body, version, self._seconds_to_spend(call))
         if decision.refusal is not None:
@@ -180,7 +180,7 @@ class Recommender:
         return hasher.hexdigest().encode()
 
 
-def build_worker_request(call: Call, decision: Decision) -> WorkerRequest:
+def build_worker_request(call: Call, decision: ConsentDecision) -> WorkerRequest:
     """What TorchServe is asked; without consent nothing of the user.
 
     Raises:
@@ -200,7 +200,7 @@ def build_worker_request(call: Call, decision: Decision) -> WorkerRequest:
     return WorkerRequest(body, _history_source(call.request, decision), unlogged)
 
 
-def _history_source(request: Request, decision: Decision) -> str:
+def _history_source(request: Request, decision: ConsentDecision) -> str:
     if not decision.is_personal:
         return WITHHELD
     if request.has_history:
@@ -208,7 +208,7 @@ def _history_source(request: Request, decision: Decision) -> str:
     return NO_HISTORY if request.user_id is None else FROM_STORE
 
 
-def _may_have_missed_the_profile(decision: Decision, answer: Answer) -> bool:
+def _may_have_missed_the_profile(decision: ConsentDecision, answer: Answer) -> bool:
     """Whether the worker gave no personal answer to a user with a profile: its own read may have failed for a moment,
     and such an answer must not be repeated for as long as answers are cached."""
     return decision.is_personal and bool(decision.version) and answer.source != "personalized"

@@ -28,9 +28,9 @@ WRITTEN, DROPPED, FAILED = "written", "dropped", "failed"
 MIN_SECRET_LENGTH = 16
 PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.inputs`: it comes from everybody's events
 WITHHELD = "withheld"  # whose history an answer rests on: the worker was told nothing of the user
-FROM_REQUEST = "stated"  # the request's own
-FROM_STORE = "stored"  # the user's, in the online store
-NO_HISTORY = "nobody"  # nobody's
+FROM_REQUEST = "request"  # the request's own
+FROM_STORE = "store"  # the user's, in the online store
+NO_HISTORY = "none"  # no history at all
 
 
 class SecretError(UserError):
@@ -126,7 +126,7 @@ def append_whole(path: Path, content: bytes) -> None:
 def kept_request(worker_body: bytes, request_id: str, time: str) -> bytes:
     """A line for replaying a request that holds more than the served log may; it names no user."""
     body = {name: value for name, value in orjson.loads(worker_body).items() if name != "user_id"}
-    return orjson.dumps({"request_id": request_id, "asked": time, "body": body})
+    return orjson.dumps({"request_id": request_id, "request_time": time, "body": body})
 
 
 def load_secret(text: str, path: Path) -> bytes:

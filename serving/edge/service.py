@@ -16,13 +16,13 @@ from serving.deployment import rollout_stage
 from serving.edge import authentication
 from serving.edge.authentication import Authenticator, RateLimit
 from serving.edge.cache import Cache, MemoryCache, NoCache, RedisCache
-from serving.edge.consent import ConsentCheck, NoProfileStore, ProfileStore
+from serving.edge.consent import ConsentCheck, NoProfiles, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
 from serving.edge.metrics import Metrics
 from serving.edge.models import ApiError, Readiness
-from serving.edge.recommend import Recommender
+from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog, load_secret
-from serving.edge.rollout_trial import Experiment, RolloutTrial, RolloutWatch, ShadowRequests
+from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
 from serving.edge.settings import EdgeSettings, variable
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
 
@@ -44,7 +44,7 @@ class EdgeService:
         KeyFileError, SecretError: the stored keys, or the secret, are invalid.
     """
 
-    def __init__(self, settings: EdgeSettings, profiles: ProfileStore | None = None) -> None:
+    def __init__(self, settings: EdgeSettings, profiles: ProfileReader | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
         text = settings.keys.get_secret_value()
@@ -55,7 +55,7 @@ class EdgeService:
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.served_log: LineLog | None = None
         self.kept_requests: LineLog | None = None
-        self._profiles = profiles or NoProfileStore()
+        self._profiles = profiles or NoProfiles()
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
@@ -64,10 +64,10 @@ class EdgeService:
         self.trial = RolloutTrial(
             self._torchserve("torchserve"),
             self._torchserve("candidate"),
-            Experiment(settings.experiment, settings.arms),
+            ArmSplit(settings.experiment, settings.arms),
         )
         server = torchserve_settings.load()
-        stage_file = settings.rollout or rollout_stage.place(settings.dataset, server)
+        stage_file = settings.rollout or rollout_stage.stage_path(settings.dataset, server)
         self._watch = RolloutWatch(stage_file, self.trial, self.metrics.rollbacks.inc)
         self._watch.check_stage()  # before the first request
         self.shadow = ShadowRequests(
@@ -79,7 +79,7 @@ class EdgeService:
         static = update_static_list(
             settings.home / STATIC_LIST, settings.artifact, server.model_store, settings.dataset
         )
-        self.recommender = Recommender(
+        self.pipeline = RecommendationPipeline(
             torchserve=self.trial,
             consent=ConsentCheck(
                 self._profiles, self._breaker("store"), settings.store_ms / 1000, settings.personalize_by_default
@@ -103,8 +103,8 @@ class EdgeService:
                 await task
         await self.trial.close()
         self._watch.close()
-        await self.recommender.cache.close()
-        await self.recommender.consent.close()
+        await self.pipeline.cache.close()
+        await self.pipeline.consent.close()
         for line_log in (self.served_log, self.kept_requests):
             if line_log is not None:
                 line_log.close()
@@ -115,36 +115,36 @@ class EdgeService:
         A TorchServe that is down does not make the edge unready: the edge still answers, and says from where. If it
         were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
-        recommender = self.recommender
+        pipeline = self.pipeline
         has_keys = self.authenticator.has_keys
-        has_popular, has_static = recommender.fallback.popular is not None, bool(recommender.fallback.static.items)
+        has_popular, has_static = pipeline.fallback.popular is not None, bool(pipeline.fallback.static.items)
         return Readiness(
             status="ready" if has_keys and (has_popular or has_static) else "not ready",
             keys=has_keys,
-            torchserve=self.trial.breaker.closed and bool(recommender.version),
-            store=recommender.consent.breaker.closed,
+            torchserve=self.trial.breaker.closed and bool(pipeline.version),
+            store=pipeline.consent.breaker.closed,
             popular_list=has_popular,
             static_list=has_static,
-            model_version=recommender.version or None,
+            model_version=pipeline.version or None,
         )
 
     async def _refresh_popular_list(self) -> None:
         """Keep the popular list and the version fresh; while the circuit is open, try TorchServe again."""
-        settings, recommender = self.settings, self.recommender
+        settings, pipeline = self.settings, self.pipeline
         while True:
             try:
-                await recommender.refresh_popular_list(settings.call_seconds)
+                await pipeline.refresh_popular_list(settings.call_seconds)
                 self._keep_as_static_list()
             except (NoAnswer, ApiError) as error:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("no popular list")
-            healthy = self.trial.breaker.closed and recommender.fallback.popular is not None
+            healthy = self.trial.breaker.closed and pipeline.fallback.popular is not None
             await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
 
     def _keep_as_static_list(self) -> None:
         """Where no artifact can be read, TorchServe's list becomes the static one, for this process and the next."""
-        fallback = self.recommender.fallback
+        fallback = self.pipeline.fallback
         if fallback.popular is None or fallback.static.items:
             return
         fallback.static = fallback.popular

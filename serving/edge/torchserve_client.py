@@ -78,7 +78,7 @@ class TooManyWaiting(NoAnswer):
     kind, counts = "too_many_waiting", False
 
 
-class Reply(NamedTuple):
+class TorchServeReply(NamedTuple):
     """What TorchServe sent."""
 
     status: int
@@ -174,7 +174,7 @@ class TorchServeClient:
             return parse_worker_answer(reply.body)
         raise _error(reply)
 
-    async def _post(self, body: bytes, version: str | None, seconds: float) -> Reply:
+    async def _post(self, body: bytes, version: str | None, seconds: float) -> TorchServeReply:
         if self._waiting >= self._connections * MAX_WAITING_PER_CONNECTION:
             raise TooManyWaiting(f"TorchServe was not called: {self._waiting} requests already wait for it")
         self._waiting += 1
@@ -186,7 +186,7 @@ class TorchServeClient:
         finally:
             self._waiting -= 1
 
-    async def _send(self, body: bytes, version: str | None) -> Reply:
+    async def _send(self, body: bytes, version: str | None) -> TorchServeReply:
         try:
             return await self._send_once(body, version)
         except CONNECTION_CUT:
@@ -196,14 +196,14 @@ class TorchServeClient:
         except CONNECTION_CUT:
             raise Unreachable("TorchServe closed the connection") from None
 
-    async def _send_once(self, body: bytes, version: str | None) -> Reply:
+    async def _send_once(self, body: bytes, version: str | None) -> TorchServeReply:
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         url = self._url + prediction_path(self._dataset, version)
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return Reply(response.status, await response.read())
+                return TorchServeReply(response.status, await response.read())
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or type(error.os_error).__name__
             raise Unreachable(f"TorchServe cannot be reached ({reason})") from None
@@ -256,13 +256,13 @@ def _read_token(path: Path) -> str | None:
         return None
 
 
-def _refuses_token(reply: Reply) -> bool:
+def _refuses_token(reply: TorchServeReply) -> bool:
     if reply.status == 200 or b'"field"' in reply.body:  # a worker's own 400 names a field
         return False
     return token_refused(reply.status, reply.body.decode("utf-8", "replace"))
 
 
-def _error(reply: Reply) -> Exception:
+def _error(reply: TorchServeReply) -> Exception:
     """What an answer other than 200 means to the client."""
     if reply.status == 413:
         return ApiError(413, "body", "the request is longer than TorchServe accepts")

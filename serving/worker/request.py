@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ MAX_HISTORY = 10_000
 DEFAULT_K = 10
 MAX_FILTER_VALUES = 100
 MAX_ID_LENGTH = 256
+MIN_NUMBER, MAX_NUMBER = -(2**63), 2**63 - 1  # JSON writers refuse larger integers
 MAX_SENTENCES = 5  # errors that one message lists
 MAX_FIELD_LENGTH = 100  # of a name that an error repeats
 SENTENCES = {
@@ -56,8 +56,9 @@ def _integral_float_to_int(value: Any) -> Any:
 
 
 def _check_scalar(value: Any) -> Any:
-    if isinstance(value, dict | list) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError("expected text, a finite number, true, false or null")
+    is_number = isinstance(value, int | float)
+    if isinstance(value, dict | list) or (is_number and not MIN_NUMBER <= value <= MAX_NUMBER):
+        raise ValueError("expected text, a number within 64 bits, true, false or null")
     return value
 
 
@@ -70,7 +71,9 @@ def _wrap_text(value: Any) -> Any:
 Time = Annotated[int, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 Scalar = Annotated[
-    Any, AfterValidator(_check_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
+    Any,
+    AfterValidator(_check_scalar),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null"], "minimum": MIN_NUMBER, "maximum": MAX_NUMBER}),
 ]
 SomeTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_FILTER_VALUES)]
 FilterValues = Annotated[SomeTexts, BeforeValidator(_wrap_text, json_schema_input_type=str | SomeTexts)]

@@ -13,8 +13,8 @@ from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
-from serving import deploy
-from serving.edge.consent import OnlineProfileStore
+from serving.deployment import reconcile
+from serving.edge.consent import OnlineProfileReader
 from serving.settings import PORTS, load, variable
 from serving.torchserve import server
 
@@ -31,7 +31,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             patch.setenv(variable(field), str(port))
         patch.setenv("TIDEGATE_SERVER_HOME", str(folder / "torchserve"))
         settings = load()
-        deploy.deploy(DATASET, settings)
+        reconcile.deploy(DATASET, settings)
         try:
             yield folder, _answers(folder, settings)
         finally:
@@ -42,10 +42,10 @@ def _answers(folder: Path, settings) -> dict[str, bytes]:
     own = {"dataset": DATASET, "management": settings.management_url, "token_file": settings.key_file}
     edge = Edge(
         make_settings(folder / "edge", settings.inference_url, **own, deadline_ms=20_000),
-        OnlineProfileStore.from_environment(DATASET),
+        OnlineProfileReader.from_environment(DATASET),
     )
     try:
-        wait_until(lambda: edge.service.recommender.fallback.popular is not None, 120)
+        wait_until(lambda: edge.service.pipeline.fallback.popular is not None, 120)
         return {name: edge.ask(body | {"request_id": name}).content for name, body in REQUESTS.items()}
     finally:
         edge.close()

@@ -11,7 +11,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import replay
-from serving.deployment import model_versions
+from serving.deployment import registry
 from serving.worker import response
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             worker.stop()
             for name, body in {"cached": REQUESTS["stored"] | {"k": 2}, "popular": {"k": 9}}.items():
                 bodies[name] = running.ask(body | {"request_id": name}).content
-            running.service.recommender.fallback.popular = None
+            running.service.pipeline.fallback.popular = None
             bodies["static"] = running.ask({"k": 8, "request_id": "static"}).content
         yield folder, bodies
 
@@ -197,7 +197,9 @@ def test_a_missing_record_is_named(here: Path, capsys, missing: str) -> None:
     if missing == "requests":
         shutil.rmtree(here / "edge/requests")
     else:
-        rewrite(here, "stated", lambda line: {name: line[name] for name in line if name not in ("basis", "digest")})
+        rewrite(
+            here, "stated", lambda line: {name: line[name] for name in line if name not in ("history_source", "digest")}
+        )
 
     code, printed = run(capsys, "stated")
 
@@ -225,8 +227,8 @@ def test_a_changed_artifact_is_not_replayed(here: Path, capsys) -> None:
 
 def stored(name: str) -> Path:
     """A file of the registered artifact, where the registry keeps it."""
-    version = model_versions.find("demo", "1")
-    folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    version = registry.find_version("demo", "1")
+    folder = Path(registry.registry_client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     return folder / f"artifact-{version.artifact[:12]}" / name
 
 

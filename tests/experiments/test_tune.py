@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import (
@@ -32,7 +33,7 @@ from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 FEATURES = checkerboard()
 DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number
 
@@ -158,8 +159,8 @@ def test_what_a_killed_process_left_open_is_closed_and_its_values_of_params_are_
     enqueue_defaults(left, "two_tower", SETTINGS)
     left.ask().set_user_attr("process", DEAD)
     tags = {"study": name, "process": json.dumps(DEAD)}
-    tracking.open_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
-    tracking.open_run(SETTINGS.dataset, "its trial", tags | {"stage": "trial", "number": "0"})
+    tracking.start_run(SETTINGS.dataset, "the call", tags | {"stage": "tune"})
+    tracking.start_run(SETTINGS.dataset, "its trial", tags | {"stage": "trial", "number": "0"})
 
     study = search(1)
 

@@ -14,7 +14,7 @@ import uvicorn
 
 from serving.edge import authentication
 from serving.edge.app import create_app
-from serving.edge.consent import ProfileStore
+from serving.edge.consent import ProfileReader
 from serving.edge.service import EdgeService
 from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
 
@@ -25,7 +25,7 @@ DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 2000
 class Edge:
     """Runs until `close`. `ask` posts with a server key unless told otherwise."""
 
-    def __init__(self, settings: EdgeSettings, profiles: ProfileStore | None = None) -> None:
+    def __init__(self, settings: EdgeSettings, profiles: ProfileReader | None = None) -> None:
         self.settings = settings
         self.key, stored = authentication.create_key(authentication.SERVER, None, None)
         authentication.add_key(settings.keys_path, stored)

@@ -103,7 +103,7 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
             worker.recommender.lookup = StoreLookup.from_environment(DATASET, lambda outcome: None)
             ask(running, worker, of, "absent", 9)
         worker.stop()
-        running.service.recommender.fallback.popular = None
+        running.service.pipeline.fallback.popular = None
         running.ask({"k": 8, "request_id": "alone-static"})
         running.service.served_log.flush()
         yield folder, of

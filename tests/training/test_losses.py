@@ -5,14 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
+from features.vocabulary import PAD
 from training import losses
-from training.losses import MASKED, binary_cross_entropy, full_softmax, in_batch_softmax, sampled_softmax
+from training.losses import MASKED, binary_cross_entropy, in_batch_softmax, sampled_softmax
 from training.models.base import Factors
 from training.models.layers import add_trends
 
 NOTHING = torch.zeros(2, 0, dtype=torch.int64)
 SCORES = torch.tensor([[0.0, 1.0, -0.5, 2.0, 0.3]], dtype=torch.float64)  # column 0 is padding
 QUERY = torch.tensor([0])
+
+
+def full_softmax(
+    scores: torch.Tensor, masked: torch.Tensor, target_query: torch.Tensor, item: torch.Tensor
+) -> torch.Tensor:
+    """(P,) cross-entropy over the whole catalog by its definition; `scores` (Q, N), `masked` (2, S) seen pairs."""
+    scores = scores.clone()
+    scores[:, PAD] = MASKED
+    scores[masked[0], masked[1]] = MASKED
+    return torch.logsumexp(scores, dim=1)[target_query] - scores[target_query, item]
 
 
 def gradient(loss, scores: torch.Tensor) -> torch.Tensor:

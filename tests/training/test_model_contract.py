@@ -12,12 +12,13 @@ from made_features import ITEMS, START, checkerboard, recipe, sides, train_setti
 from safetensors.torch import load_file, save_file
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from features.encode import Batch, make_batch
 from features.feature_files import Features
 from features.sequences import InteractionLog, encode_cases, history_ends, next_item_cases
 from features.vocabulary import PAD
-from serving import export
+from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
 from training.fitting import FitResult, fit
@@ -173,8 +174,10 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
     state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors")
     facts = {"hyperparameters": fitted.hyperparameters, "label": fitted.hyperparameters["name"], "run_id": "none"}
-    settings = params.load(params.ROOT / "params.yaml")
-    export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides())
+    settings = params.load(ROOT / "params.yaml")
+    export_artifact.export_artifact(
+        tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides()
+    )
     return Recommender.load(tmp_path / "artifact")
 
 
@@ -201,15 +204,15 @@ def test_unknown_users_and_items_and_empty_histories_are_answered(served: Recomm
     assert lists[0] == lists[1] == lists[2], "an unknown item is no history"
 
 
-@pytest.mark.parametrize("neighbours", [[], [0], [15, 3], [2, 5, 8, 11, 14, 1, 4], list(range(16))])
+@pytest.mark.parametrize("others_in_batch", [[], [0], [15, 3], [2, 5, 8, 11, 14, 1, 4], list(range(16))])
 def test_an_answer_is_the_same_to_the_bit_whatever_it_is_batched_with(
-    served: Recommender, neighbours: list[int]
+    served: Recommender, others_in_batch: list[int]
 ) -> None:
     bodies = [entry["request"] for entry in served.golden_cases()]
     (alone,) = served.recommend([bodies[7]], now_us=NOW)
 
-    for place in range(len(neighbours) + 1):
-        others = [bodies[number] for number in neighbours]
+    for place in range(len(others_in_batch) + 1):
+        others = [bodies[number] for number in others_in_batch]
         found = served.recommend([*others[:place], bodies[7], *others[place:]], now_us=NOW)
 
         assert found[place] == alone

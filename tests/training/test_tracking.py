@@ -15,11 +15,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from config import params
+from config.paths import ROOT
 from training import mlflow_views, tracking
 from training.fitting import FitError, FitResult, fit
-from training.tracking import NOTE, as_text
+from training.tracking import NOTE, param_text
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 HASH = "0123456789abcdef0123456789abcdef0123456789abcdef"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -85,7 +86,7 @@ def test_params_are_the_recipe_and_what_the_fit_settled_beyond_it(tracked: Path)
     network, result = logged("two_tower", recipe("two_tower", max_epochs=1))
 
     assert ease.data.params == {
-        "name": "ease", "l2": "200, 1000", "max_items": "20000", "chosen.l2": as_text(found.hyperparameters["l2"]),
+        "name": "ease", "l2": "200, 1000", "max_items": "20000", "chosen.l2": param_text(found.hyperparameters["l2"]),
     }  # fmt: skip
     assert network.data.params["channels"] == "all, half_life_1d"
     assert set(network.data.params) - set(recipe("two_tower")) == {"best_steps", "train_events"}
@@ -104,7 +105,7 @@ def test_params_are_the_recipe_and_what_the_fit_settled_beyond_it(tracked: Path)
     ],
 )
 def test_params_read_as_params_yaml_does(value: object, text: str) -> None:
-    assert as_text(value) == text
+    assert param_text(value) == text
 
 
 def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
@@ -146,14 +147,14 @@ def test_a_fit_that_fails_leaves_a_failed_run_with_its_reason(tracked: Path) -> 
 
 def test_an_experiment_explains_itself_and_keeps_what_people_write(tracked: Path) -> None:
     client = MlflowClient()
-    made = tracking.experiment_of(client, "shop")
+    made = tracking.experiment_id(client, "shop")
     tags = client.get_experiment(made).tags
     shared = {key.removeprefix(mlflow_views.SHARED) for key in tags if key.startswith(mlflow_views.SHARED)}
     client.set_experiment_tag(made, NOTE, "our own words")
 
     assert shared == {"tidegate-models", "tidegate-recipes", "tidegate-trials"}
     assert all(f"viewStateShareKey={name})" in tags[NOTE] for name in shared)
-    assert tracking.experiment_of(client, "shop") == made
+    assert tracking.experiment_id(client, "shop") == made
     assert client.get_experiment(made).tags[NOTE] == "our own words"
 
 
@@ -168,10 +169,10 @@ def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked:
 
 @pytest.mark.slow
 def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
-    ask = "from training import tracking; c = tracking.connected(); print(tracking.experiment_of(c, 'both'))"
+    ask = "from training import tracking; c = tracking.connect(); print(tracking.experiment_id(c, 'both'))"
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
     both = [
-        subprocess.Popen([sys.executable, "-c", ask], cwd=params.ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     told = [one.communicate(timeout=120)[0].strip() for one in both]

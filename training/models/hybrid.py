@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, PlainValidator
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from config.validation import Count
@@ -30,7 +29,7 @@ def _check_parts(value: Any) -> list[str] | dict[str, Hyperparameters]:
         return {label: parse(one) for label, one in value.items()}
     if isinstance(value, list) and len(value) >= 2 and all(isinstance(label, str) for label in value):
         return value
-    raise PydanticCustomError("parts", "expected at least two labels of train.models")
+    raise ValueError(f"{value!r} is not a list of at least two labels of train.models")
 
 
 class HybridHyperparameters(Hyperparameters):

@@ -29,7 +29,7 @@ def facts_of(run_id: str, frozen: bool) -> dict:
 
 
 def recorded(frozen: bool = False):
-    run = tracking.open_run("shop", "ease · test", {"stage": "train", "cut": "test"})
+    run = tracking.start_run("shop", "ease · test", {"stage": "train", "cut": "test"})
     run.close()
     facts = facts_of(run.run_id, frozen)
     mlflow_log.log_evaluation(facts)
@@ -82,7 +82,7 @@ def test_the_description_holds_the_numbers_and_their_intervals(tracked: Path) ->
 
 @pytest.mark.parametrize("gone", ["deleted", "never there"])
 def test_a_run_that_is_gone_is_passed_over(gone: str, tracked: Path) -> None:
-    run = tracking.open_run("shop", "ease · test", {})
+    run = tracking.start_run("shop", "ease · test", {})
     MlflowClient().delete_run(run.run_id)
 
     mlflow_log.log_evaluation(facts_of(run.run_id if gone == "deleted" else "0" * 32, False))

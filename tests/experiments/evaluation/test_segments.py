@@ -103,7 +103,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     genre = min(split_values(items["genres"].dropna().iloc[0]))
     trait = next(name for name in users if name != "user_id")
     value = users[trait].dropna().iloc[0]
-    written = params.Segments.model_validate({"rules": [
+    written = params.SegmentRules.model_validate({"rules": [
         {"name": "fans", "all": [{"share_of": {"field": "genres", "value": genre}, "at_least": 0.2}]},
         {"name": "alike", "all": [{"trait": trait, "equals": value if isinstance(value, str) else float(value)}]},
     ]}).plain()  # fmt: skip
@@ -128,7 +128,7 @@ def test_rules_on_traits_and_genres_read_the_ingested_tables(pipeline: Path) -> 
     assert {"fans", "alike"} <= {name for names in found for name in names}
 
 
-def test_a_rule_that_the_data_set_cannot_answer_is_named(tmp_path: Path) -> None:
+def test_a_rule_that_the_dataset_cannot_answer_is_named(tmp_path: Path) -> None:
     pd.DataFrame({"user_id": ["u"]}).to_parquet(tmp_path / "users.parquet")
     pd.DataFrame({"item_id": ["i"]}).to_parquet(tmp_path / "items.parquet")
     rule = {"name": "vip", "all": [{"trait": "plan", "equals": "gold"}]}
@@ -137,7 +137,5 @@ def test_a_rule_that_the_data_set_cannot_answer_is_named(tmp_path: Path) -> None
         users = ("u",)
         vocabulary = type("Vocabulary", (), {"ids": ("i",)})
 
-    with pytest.raises(
-        UserError, match=r"segments\.rules: vip asks for plan, which the users do not have; theirs: none"
-    ):
+    with pytest.raises(UserError, match=r"segments\.rules: vip uses plan, which the users do not have; theirs: none"):
         Segments.of([rule], Known(), tmp_path)  # type: ignore[arg-type]

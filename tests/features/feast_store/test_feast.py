@@ -21,7 +21,7 @@ from features.feast_store.server_engine import ServerEngine
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import Policy, ReadingState
-from serving.edge.consent import OnlineProfileStore
+from serving.edge.consent import OnlineProfileReader
 
 ROOT = Path(__file__).resolve().parents[3]
 CHOSEN = params.load(ROOT / "params.yaml")
@@ -91,7 +91,7 @@ def test_what_the_verb_wrote_is_read_through_the_feature_server(
 
         monkeypatch.setenv("TIDEGATE_STORE", url)
         monkeypatch.setenv("TIDEGATE_STORE_READ_MS", "5000")
-        ann, bob = (asyncio.run(OnlineProfileStore.from_environment(NAME).read(user)) for user in ("ann", "bob"))
+        ann, bob = (asyncio.run(OnlineProfileReader.from_environment(NAME).read(user)) for user in ("ann", "bob"))
         assert (ann.consent, bob.consent) == (False, None)
         assert [event["item_id"] for event in bob.told["history"]] == ["m1", "m2"]
         assert bob.told["context"] == {"plan": "free"}

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.params import Segments
+from config.params import SegmentRules
 from data.cleaning import resolve_repeats
 from data.columns import DAY, HOUR
 from features.encode import Batch, drop_unknown, encode_values, make_batch
@@ -123,7 +123,7 @@ def test_a_stored_history_encodes_to_the_tensors_of_training(repeats, drawn, ask
         assert torch.equal(getattr(served, name), getattr(trained, name)), name
 
 
-RULES = Segments.model_validate({"rules": [
+RULES = SegmentRules.model_validate({"rules": [
     {"name": "busy", "all": [{"fact": "events", "last_days": 0.1, "at_least": 2}]},
     {"name": "new", "all": [{"fact": "days_since_first", "below": 0.15}]},
     {"name": "gone", "all": [{"fact": "days_since_last", "above": 0.1}]},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.command import UserError
-from config.params import Segments, load
+from config.params import SegmentRules, load
 from config.paths import ROOT
 from data.columns import DAY
 from features.segments.membership import collect_inputs, membership
@@ -26,7 +26,7 @@ IDS = list(ITEMS)
 
 
 def rules(*conditions: dict, name: str = "it", kind: str = "all") -> list[dict]:
-    return Segments.model_validate({"rules": [{"name": name, kind: list(conditions)}]}).plain()
+    return SegmentRules.model_validate({"rules": [{"name": name, kind: list(conditions)}]}).plain()
 
 
 def holds(condition: dict, *events: tuple, day: float = 100, **profile: object) -> bool:
@@ -116,7 +116,7 @@ def test_all_conditions_must_hold_and_of_any_one_is_enough() -> None:
     profile = RuleProfile([RuleEvent("up", 50 * DAY, 50 * DAY)])
 
     def found(rule: dict) -> list[str]:
-        plain = Segments.model_validate({"rules": [{"name": "it", **rule}]}).plain()
+        plain = SegmentRules.model_validate({"rules": [{"name": "it", **rule}]}).plain()
         return matching_segments(plain, profile, 100 * DAY, ITEMS)
 
     assert found({"any": [few, new]}) == ["it"]
@@ -235,18 +235,18 @@ def test_what_the_tables_do_not_have_is_named() -> None:
 )
 def test_a_rule_that_asks_nothing_is_refused(rule, says) -> None:
     with pytest.raises(ValidationError, match=says):
-        Segments.model_validate({"rules": [{"name": "it", **rule}]})
+        SegmentRules.model_validate({"rules": [{"name": "it", **rule}]})
 
 
 def test_two_segments_of_one_name_are_refused() -> None:
     rule = {"name": "it", "all": [{"fact": "events", "at_least": 1}]}
 
     with pytest.raises(ValidationError, match="two segments are called it"):
-        Segments.model_validate({"rules": [rule, rule]})
+        SegmentRules.model_validate({"rules": [rule, rule]})
 
 
 def test_a_rule_reads_as_words() -> None:
-    plain = Segments.model_validate({"rules": [{"name": "it", "all": [
+    plain = SegmentRules.model_validate({"rules": [{"name": "it", "all": [
         {"fact": "events", "last_days": 7, "at_least": 3}, {"trait": "plan", "in": ["trial", "free"]}],
         "any": [{"share_of": {"field": "genres", "value": "Horror"}, "at_least": 0.3},
                 {"fact": "days_since_first", "below": 7}]}]}).plain()  # fmt: skip

@@ -28,7 +28,7 @@ def start(torchserve: FakeTorchServe, tmp_path: Path, artifacts: dict[int, Path]
         edge = Edge(chosen, users)
         running.append(edge)
         if warm:
-            wait_until(lambda: edge.service.recommender.fallback.popular is not None)
+            wait_until(lambda: edge.service.pipeline.fallback.popular is not None)
         return edge
 
     yield begin

@@ -15,7 +15,7 @@ from running import Start, wait_until
 from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
-from serving.edge.consent import NoProfileStore, OnlineProfileStore, UserProfile
+from serving.edge.consent import NoProfiles, OnlineProfileReader, UserProfile
 
 GRANTED, DENIED, NOT_ASKED = UserProfile(True, "s1"), UserProfile(False, "s1"), UserProfile(None, "s1")
 BODY = {
@@ -66,7 +66,7 @@ def test_a_clients_denial_holds_and_its_grant_overrides_no_denial(start: Start) 
     assert (got.status_code, got.json()["field"]) == (400, "X-Consent")
 
 
-@pytest.mark.parametrize("users", [NoProfileStore(), MemoryProfiles({"ann": NOT_ASKED})])
+@pytest.mark.parametrize("users", [NoProfiles(), MemoryProfiles({"ann": NOT_ASKED})])
 def test_personalization_by_default_is_a_setting(start: Start, users) -> None:
     assert start(users).answer({"user_id": "ann"})["source"] == "personalized"
     strict = start(users, personalize_by_default=False)
@@ -168,7 +168,7 @@ def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, TimedValue]:
 
 
 def read(store: ProfileStore, user: str) -> UserProfile:
-    return asyncio.run(OnlineProfileStore(lambda: store).read(user))
+    return asyncio.run(OnlineProfileReader(lambda: store).read(user))
 
 
 def test_consent_is_the_users_last_answer(store: ProfileStore) -> None:
@@ -189,7 +189,7 @@ def test_a_profile_that_cannot_be_read_grants_nothing(store: ProfileStore, tmp_p
     with sqlite3.connect(tmp_path / "online.db") as database:
         database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) LIKE '%ann'")
 
-    answer = start(OnlineProfileStore(lambda: store)).answer({"user_id": "ann"})
+    answer = start(OnlineProfileReader(lambda: store)).answer({"user_id": "ann"})
 
     assert answer["source"] == "popular"
     assert "the profile store failed" in answer["reason"]
@@ -199,7 +199,7 @@ def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_readin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
-    users = OnlineProfileStore.from_environment("made")
+    users = OnlineProfileReader.from_environment("made")
     assert asyncio.run(users.read("ann")) == UserProfile(None, "")
     assert not (tmp_path / "online.db").exists()
 
@@ -222,7 +222,7 @@ def test_every_new_event_changes_the_profile_version(store: ProfileStore, change
 
 def test_the_next_answer_after_a_new_event_is_fresh(store: ProfileStore, start: Start) -> None:
     store.upsert([make_profile("ann", [event(9, "a")])])
-    edge = start(OnlineProfileStore(lambda: store))
+    edge = start(OnlineProfileReader(lambda: store))
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
 
     store.upsert([make_profile("ann", [event(2, "b")])])
@@ -243,7 +243,7 @@ def test_a_profile_that_the_worker_cannot_read_is_sent_unless_the_request_has_a_
             make_profile("bob", [event(9, "a")], consent=consent_given(False)),
         ]
     )
-    edge = start(OnlineProfileStore(lambda: store, sends_features=True))
+    edge = start(OnlineProfileReader(lambda: store, sends_features=True))
     edge.answer({"user_id": "ann", "k": 3, "context": {"age": 31}})
     edge.answer({"user_id": "ann", "k": 4, "history": []})
     edge.answer({"user_id": "bob", "k": 5})

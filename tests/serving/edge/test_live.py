@@ -13,8 +13,7 @@ import pytest
 from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
-from serving import deploy
-from serving.deployment import registry
+from serving.deployment import promotion, reconcile, registry
 from serving.edge.answer import LOGGED_FIELDS
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -31,9 +30,9 @@ def deployed(
 ) -> Iterator[ServerSettings]:
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
-        version = registry.create_version("tiny", artifacts[1])
-        registry.promote("tiny", version, {"verdict": "PROMOTE"})
-        deploy.deploy("tiny", live)
+        version = registry.register_version("tiny", artifacts[1])
+        promotion.promote("tiny", version, {"verdict": "PROMOTE"})
+        reconcile.deploy("tiny", live)
         yield live
 
 
@@ -56,7 +55,7 @@ def edge_in_front_of(deployed: ServerSettings, artifact: Path, home: Path) -> It
 @pytest.fixture
 def edge(deployed: ServerSettings, artifacts, tmp_path: Path) -> Iterator[Edge]:
     with edge_in_front_of(deployed, artifacts[1], tmp_path) as edge:
-        wait_until(lambda: edge.service.recommender.fallback.popular is not None, PATIENCE)
+        wait_until(lambda: edge.service.pipeline.fallback.popular is not None, PATIENCE)
         yield edge
 
 
@@ -89,7 +88,7 @@ def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
         assert {name: answer[name] for name in shown} == {name: expected[name] for name in shown}
         (line,) = [one for one in edge.served() if one["items"] == [item["item_id"] for item in expected["items"]]]
         assert (line["computed_on"], line["inputs"] is None) == (expected["computed_on"], False)
-    assert edge.service.recommender.version == "1.0"
+    assert edge.service.pipeline.version == "1.0"
 
 
 def test_a_killed_worker_and_a_killed_server_come_back_by_themselves(edge: Edge, deployed: ServerSettings) -> None:

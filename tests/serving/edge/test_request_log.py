@@ -38,7 +38,7 @@ def test_a_line_holds_the_answer_and_where_it_came_from(edge: Edge) -> None:
     for name in ("source", "reason", "model_version", "dataset_version", "request_id", "trends_time", "segments"):
         assert first[name] == answers[0][name]
     assert (first["cache"], second["cache"]) == ("miss", "hit")
-    assert (first["asked"], first["k"], first["consent"]) == ("2026-02-03T04:05:06Z", 2, "not_asked")
+    assert (first["request_time"], first["k"], first["consent"]) == ("2026-02-03T04:05:06Z", 2, "not_asked")
     assert first["user"] == second["user"] != third["user"]
     assert third["user"] is None
     assert third["request_id"] == answers[2]["request_id"]
@@ -55,7 +55,7 @@ def test_a_user_stands_under_a_hash_that_only_the_secret_gives(start: Start) -> 
     }
     names = []
     for edge in (one, two):
-        edge.service.recommender.fallback.popular.items[0]["item_id"] = "popular"
+        edge.service.pipeline.fallback.popular.items[0]["item_id"] = "popular"
         edge.answer(body | {"k": 1})
         (line,) = edge.served()
         line.pop("items")  # the fake names its items after the user
@@ -79,8 +79,8 @@ def test_a_line_says_whose_history_the_answer_rests_on_and_which_fields_it_leave
     edge.answer({"k": 3})
     edge.answer(REQUEST | {"exclude": ["x"]}, x_consent="denied")
     lines = edge.served()
-    assert [line["basis"] for line in lines] == ["stored", "stated", "nobody", "withheld"]
-    assert [line["unlogged"] for line in lines] == [[], ["context", "history"], [], ["exclude"]]
+    assert [line["history_source"] for line in lines] == ["store", "request", "none", "withheld"]
+    assert [line["unlogged_fields"] for line in lines] == [[], ["context", "history"], [], ["exclude"]]
     assert {line["dataset"] for line in lines} == {"tiny"}
     assert not (edge.settings.home / "requests").exists()
 
@@ -114,8 +114,10 @@ def test_requests_are_kept_if_configured_without_their_user_and_for_the_owner_on
     edge.service.kept_requests.flush()
     (file,) = (edge.settings.home / "requests").iterdir()
     (line,) = map(json.loads, file.read_text().splitlines())
-    assert (line["request_id"], line["asked"]) == ("r-1", "2026-01-02T00:00:00Z")
-    assert line["body"] == {name: REQUEST[name] for name in ("k", "history", "context")} | {"time": line["asked"]}
+    assert (line["request_id"], line["request_time"]) == ("r-1", "2026-01-02T00:00:00Z")
+    assert line["body"] == {name: REQUEST[name] for name in ("k", "history", "context")} | {
+        "time": line["request_time"]
+    }
     assert (edge.settings.home / "requests").stat().st_mode & 0o077 == 0
 
 
@@ -265,7 +267,7 @@ def send_every_kind_of_request(edge: Edge, torchserve: FakeTorchServe, monkeypat
     for mode in ("failing", "garbage", "noise", "closing", "hung"):
         torchserve.mode = mode
         edge.answer(BODY)
-    monkeypatch.setattr(edge.service.recommender.consent, "decide", fail)
+    monkeypatch.setattr(edge.service.pipeline.consent, "decide", fail)
     assert edge.answer(BODY)["source"] == "static"
 
 

@@ -34,7 +34,7 @@ BODIES = {  # what: (body, the field that the error names)
     "infinity": (b'{"context":{"a":-Infinity}}', "body"),
     "a number beyond a float": (b'{"context":{"a":1e400}}', "context.a"),
     "a number of 5,000 digits": (b'{"k":' + b"9" * 5000 + b"}", "body"),
-    "a number beyond 64 bits": (b'{"context":{"a":-9223372036854775809}}', "body"),
+    "a number beyond 64 bits": (b'{"context":{"a":-9223372036854775809}}', "context.a"),
     "bytes that are not UTF-8": (b'{"user_id":"\xc3\x28"}', "body"),
     "UTF-16": ('{"k":1}'.encode("utf-16"), "body"),
     "a byte order mark": (b"\xef\xbb\xbf{}", "body"),

@@ -16,9 +16,9 @@ from running import Edge, Start, wait_until
 
 from config.params import Rollout
 from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
-from serving.deployment.rollout_evidence import Evidence
-from serving.deployment.rollout_stage import Phase, Stage
-from serving.edge.rollout_trial import NO_BUCKET, Experiment
+from serving.deployment.rollout_evidence import RolloutEvidence
+from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.edge.rollout_trial import NO_BUCKET, ArmSplit
 from serving.edge.settings import Arm
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -55,20 +55,20 @@ def on_trial(start: Start, torchserve: FakeTorchServe, tmp_path: Path) -> Callab
     return begin
 
 
-def put(place: Path, phase: Phase, share: float = 0.0) -> Stage:
+def put(place: Path, phase: Phase, share: float = 0.0) -> RolloutStage:
     """Bring the file to a phase, from whatever it says."""
-    new = Stage(
+    new = RolloutStage(
         dataset="tiny",
         phase=phase,
         version=NEW,
         previous=OLD,
-        since=rollout_stage.now(),
-        why="a test",
+        since=rollout_stage.utc_now(),
+        reason="a test",
         by="me@here",
         share=share,
         plan=PLAN,
     )
-    assert rollout_stage.move(place, rollout_stage.read(place), new)
+    assert rollout_stage.replace_stage(place, rollout_stage.read_stage(place), new)
     return new
 
 
@@ -81,19 +81,19 @@ def ask(edge: Edge, users: int) -> list[dict]:
     return [edge.answer({"user_id": f"user-{next(numbers)}"}) for _ in range(users)]
 
 
-def standing(edge: Edge) -> Stage:
-    found = rollout_stage.read(edge.settings.rollout)
+def standing(edge: Edge) -> RolloutStage:
+    found = rollout_stage.read_stage(edge.settings.rollout)
     assert found is not None
     return found
 
 
-def seen(edge: Edge) -> Evidence:
-    return rollout_evidence.total(edge.settings.rollout, standing(edge).since.isoformat())
+def seen(edge: Edge) -> RolloutEvidence:
+    return rollout_evidence.total_evidence(edge.settings.rollout, standing(edge).since.isoformat())
 
 
 def ask_until_rolled_back(edge: Edge, most: int) -> list[dict]:
     answers: list[dict] = []
-    while standing(edge).phase is not Phase.BACK:
+    while standing(edge).phase is not Phase.ROLLBACK:
         assert len(answers) < most, seen(edge)
         answers += ask(edge, 5)
     return answers
@@ -127,14 +127,19 @@ def test_users_stay_with_the_new_version_as_its_share_grows(on_trial) -> None:
 def test_a_healthy_version_passes_every_step(on_trial) -> None:
     edge = on_trial(Phase.SHADOW)
     steps = []
-    while standing(edge).tried:
+    while standing(edge).on_trial:
         steps.append(standing(edge).share)
         wait_until(
-            lambda: not ask(edge, 10) or not rollout_stage.waits_for(standing(edge), seen(edge), rollout_stage.now()),
+            lambda: (
+                not ask(edge, 10)
+                or not rollout_stage.missing_for_next_step(standing(edge), seen(edge), rollout_stage.utc_now())
+            ),
             30,
         )
         before = standing(edge)
-        assert rollout_stage.move(edge.settings.rollout, before, rollout_stage.following(before, rollout_stage.now()))
+        assert rollout_stage.replace_stage(
+            edge.settings.rollout, before, rollout_stage.next_stage(before, rollout_stage.utc_now())
+        )
         after = standing(edge)
         wait_until(lambda after=after: edge.service.trial.stage == after)
     assert steps == [0.0, 0.3, 0.6]
@@ -159,12 +164,12 @@ def test_each_limit_triggers_a_rollback(
     edge = on_trial(phase, share)
     answers = ask_until_rolled_back(edge, 600)
     assert {answer["source"] for answer in answers} == {"personalized"}  # the rollback costs nobody
-    assert standing(edge).why.startswith(limit)
+    assert standing(edge).reason.startswith(limit)
     wait_until(lambda: not edge.service.trial.is_running, 1)
     after = ask(edge, 20)
     assert {(answer["model_version"], answer["bucket"]) for answer in after} == {(OLD, None)}
-    (_, last) = deployment_log.entries(edge.settings.rollout.with_suffix(rollout_stage.HISTORY), "tiny")
-    assert (last.what, last.before, last.after, last.why) == ("rollback", NEW, OLD, standing(edge).why)
+    (_, last) = deployment_log.read_events(rollout_stage.log_path(edge.settings.rollout), "tiny")
+    assert (last.event, last.before, last.after, last.reason) == ("rollback", NEW, OLD, standing(edge).reason)
     assert edge.count("tidegate_edge_rollbacks_total") == 1
 
 
@@ -180,7 +185,7 @@ def test_a_manual_rollback_reaches_the_canary_within_a_second(on_trial) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     users = [answer["request_id"] for answer in ask(edge, 10)]
     assert users
-    rollback.order(edge.settings.rollout, "by hand", "me@here")
+    rollback.order_rollback(edge.settings.rollout, "by hand", "me@here")
     wait_until(lambda: {answer["model_version"] for answer in ask(edge, 5)} == {OLD}, 1)
 
 
@@ -209,7 +214,7 @@ def test_a_stage_that_cannot_be_read_changes_nothing(on_trial, caplog) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     before = edge.service.trial.stage
     edge.settings.rollout.write_text(json.dumps({"phase": "nonsense"}))
-    wait_until(lambda: "is no stage of a rollout" in caplog.text)
+    wait_until(lambda: "is not the stage of a rollout" in caplog.text)
     assert edge.service.trial.stage == before
     assert {answer["bucket"] for answer in ask(edge, 20)} == {"canary", "champion"}
 
@@ -217,15 +222,15 @@ def test_a_stage_that_cannot_be_read_changes_nothing(on_trial, caplog) -> None:
 @settings(deadline=None)
 @given(name=st.text(min_size=1), arms=shares, user=st.text())
 def test_a_user_stays_in_an_arm_that_exists(name: str, arms: dict[str, Arm], user: str) -> None:
-    bucket = Experiment(name, arms).bucket(user)
+    bucket = ArmSplit(name, arms).bucket(user)
     assert bucket.arm in arms
-    assert Experiment(name, dict(arms)).bucket(user) == bucket
+    assert ArmSplit(name, dict(arms)).bucket(user) == bucket
 
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.text(min_size=1), arms=shares)
 def test_arms_hold_their_share_of_the_users(name: str, arms: dict[str, Arm]) -> None:
-    split = Experiment(name, arms)
+    split = ArmSplit(name, arms)
     held = [split.bucket(user).arm for user in USERS]
     for arm, about in arms.items():
         deviation = math.sqrt(about.share * (1 - about.share) * len(USERS))  # of a binomial count
@@ -235,28 +240,28 @@ def test_arms_hold_their_share_of_the_users(name: str, arms: dict[str, Arm]) -> 
 @settings(deadline=None)
 @given(user=st.text(), small=st.floats(0.01, 0.5), growth=st.floats(0, 0.5))
 def test_a_first_arm_that_grows_keeps_its_users(user: str, small: float, growth: float) -> None:
-    before = Experiment("new-model", {"canary": Arm(share=small), "rest": Arm(share=1 - small)})
+    before = ArmSplit("new-model", {"canary": Arm(share=small), "rest": Arm(share=1 - small)})
     large = small + growth
-    after = Experiment("new-model", {"canary": Arm(share=large), "rest": Arm(share=1 - large)})
+    after = ArmSplit("new-model", {"canary": Arm(share=large), "rest": Arm(share=1 - large)})
     if before.bucket(user).arm == "canary":
         assert after.bucket(user).arm == "canary"
 
 
 def test_two_experiments_split_users_independently() -> None:
     arms = {"a": Arm(share=0.5), "b": Arm(share=0.5)}
-    one, two = Experiment("one", arms), Experiment("two", arms)
+    one, two = ArmSplit("one", arms), ArmSplit("two", arms)
     both = sum(one.bucket(user).arm == two.bucket(user).arm for user in USERS)
     assert abs(both - len(USERS) / 2) < 5.5 * math.sqrt(len(USERS)) / 2
 
 
 def test_the_split_never_changes() -> None:
     # Written down once: a change of the hash would move every user of a running experiment.
-    experiment = Experiment("fixed", {"a": Arm(share=0.25), "b": Arm(share=0.75)})
+    experiment = ArmSplit("fixed", {"a": Arm(share=0.25), "b": Arm(share=0.75)})
     assert "".join(experiment.bucket(f"user-{n}").arm for n in range(24)) == "bbbbbbababbabbbabbabbaab"
 
 
 def test_without_arms_no_user_is_in_an_experiment() -> None:
-    assert Experiment("", {}).bucket("ann") == NO_BUCKET
+    assert ArmSplit("", {}).bucket("ann") == NO_BUCKET
 
 
 @pytest.fixture
@@ -301,6 +306,6 @@ def test_a_new_default_version_makes_cached_answers_invalid(start: Start, torchs
     edge = start(popular_seconds=0.1)
     assert edge.answer({"user_id": "ann"})["model_version"] == "1.0"
     torchserve.loaded, torchserve.version = {"1.0", "2.0"}, "2.0"
-    wait_until(lambda: edge.service.recommender.version == "2.0")
+    wait_until(lambda: edge.service.pipeline.version == "2.0")
     answer = edge.answer({"user_id": "ann"})  # cached under the version before
     assert (answer["model_version"], answer["cache"]) == ("2.0", "miss")

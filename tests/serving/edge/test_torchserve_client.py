@@ -122,7 +122,7 @@ def test_it_heals_without_any_request(edge: Edge, torchserve: FakeTorchServe) ->
     wait_until(lambda: edge.count("tidegate_edge_upstream_seconds_count", kind="unreachable") >= 2)
     torchserve.version, torchserve.loaded = "2.0", {"2.0"}
     torchserve.start()
-    wait_until(lambda: edge.service.recommender.version == "2.0")
+    wait_until(lambda: edge.service.pipeline.version == "2.0")
 
 
 def test_more_requests_than_may_wait_are_answered_at_once(start: Start, torchserve: FakeTorchServe) -> None:

@@ -49,7 +49,7 @@ def test_one_value_of_a_filter_is_a_list_of_one() -> None:
         ({"history": [{**EVENT, "item_id": None}]}, "history[0].item_id: input should be a valid string"),
         ({"history": [{**EVENT, "event_time": 5}]}, "history[0].event_time: expected an ISO 8601 time"),
         ({"time": "soon"}, "time: 'soon' is not an ISO 8601 time"),
-        ({"context": {"device": []}}, "context.device: expected text, a finite number, true, false or null"),
+        ({"context": {"device": []}}, "context.device: expected text, a number within 64 bits, true, false or null"),
         ({"exclude": [1]}, "exclude[0]: input should be a valid string"),
     ],
 )
