@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,14 @@ CHECKPOINT_NAME = "epoch"
 class Curve(pl.Callback):
     """The learning curve: the training loss after each epoch."""
 
-    def __init__(self, on_epoch: OnEpoch) -> None:
-        self.on_epoch = on_epoch
+    def __init__(self, on_epoch: OnEpoch, deadline: float | None = None) -> None:
+        self.on_epoch, self.deadline = on_epoch, deadline
         self.curves: list[dict] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """End the fit where the time is over. Lightning then ends the epoch early, with its validation."""
+        if self.deadline is not None and time.time() > self.deadline:
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainModule)
@@ -62,8 +68,16 @@ class EarlyStopping(Curve):
 
     SAVED = ("best", "best_steps", "best_epoch", "best_state")  # in a checkpoint
 
-    def __init__(self, features: Features, settings: params.Train, patience: int, seed: int, on_epoch: OnEpoch) -> None:
-        super().__init__(on_epoch)
+    def __init__(
+        self,
+        features: Features,
+        settings: params.Train,
+        patience: int,
+        seed: int,
+        on_epoch: OnEpoch,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(on_epoch, deadline)
         self.features, self.batch_size, self.patience = features, settings.eval_batch_size, patience
         self.trends = features.trend_log()
         self.cases = validation.sampled_cases(features, settings.early_stopping_cases, seed)
@@ -78,7 +92,7 @@ class EarlyStopping(Curve):
         if score > self.best:
             self.best, self.best_steps, self.best_epoch = score, row["step"], row["epoch"]
             self.best_state = {name: value.detach().clone() for name, value in module.average.state_dict().items()}
-        trainer.should_stop = row["epoch"] - self.best_epoch >= self.patience
+        trainer.should_stop |= row["epoch"] - self.best_epoch >= self.patience
 
     def _score(self, cases: EvaluationCases, trainer: pl.Trainer, module: TrainModule) -> float:
         """Mean NDCG@10. Each process ranks its share of the cases, and all come to the same decisions."""

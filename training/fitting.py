@@ -53,6 +53,7 @@ def fit(
     checkpoints: Path | None = None,
     parts: dict[str, FitResult] | None = None,
     num_devices: int = 1,
+    deadline: float | None = None,
 ) -> FitResult:
     """Fit one model on what was known before the cut of `features`.
 
@@ -64,6 +65,7 @@ def fit(
         checkpoints: folder from which a network's interrupted fit continues; None keeps nothing.
         parts: the fitted parts of a hybrid at this cut; None fits them here.
         num_devices: how many devices share a network's fit.
+        deadline: seconds since 1970, after which a network's fit ends at the next batch, as if validation stopped it.
 
     Raises:
         FitError: the model refuses these hyperparameters or this catalog.
@@ -78,7 +80,9 @@ def fit(
                 started = time.perf_counter()  # the parts' own seconds are added
             result = _fit_hybrid(typed, hyperparameters, parts, features, settings, seed)
         elif model_class(typed.name).learned:
-            result = _fit_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices)
+            result = _fit_network(
+                hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline
+            )
         else:
             result = _fit_matrix_model(typed, features, settings, seed)
     except ModelError as error:
@@ -108,10 +112,10 @@ def _fit_matrix_model(
     return best
 
 
-def _fit_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices) -> FitResult:
+def _fit_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline) -> FitResult:
     from training.network_fit import train_network
 
-    trained = train_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices)
+    trained = train_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline)
     scores = validation_scores(trained.model, features, settings, seed)
     return FitResult(trained.model, trained.hyperparameters, 0.0, scores, trained.curves)
 

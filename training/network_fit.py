@@ -51,6 +51,7 @@ def train_network(
     on_epoch: OnEpoch = None,
     checkpoints: Path | None = None,
     num_devices: int = 1,
+    deadline: float | None = None,
 ) -> TrainedNetwork:
     """Train the network on what was known before the cut.
 
@@ -60,6 +61,7 @@ def train_network(
     Args:
         checkpoints: folder for the state after each epoch, from which an interrupted fit continues; None keeps none.
         num_devices: how many processes share each step. The loss and its gradient are those of one process.
+        deadline: seconds since 1970, after which training ends at the next batch; only of a fit on one device.
 
     Raises:
         ModelError: the model refuses its hyperparameters, or there is nothing to learn from.
@@ -67,7 +69,7 @@ def train_network(
     """
     checkpoint = Checkpoint(checkpoints, hyperparameters, features, seed)
     with start_workers(num_devices, worker_main, hyperparameters, features, settings, seed, checkpoints) as environment:
-        trained = _train(hyperparameters, features, settings, seed, on_epoch, checkpoint, environment)
+        trained = _train(hyperparameters, features, settings, seed, on_epoch, checkpoint, environment, deadline)
     checkpoint.remove()
     return trained
 
@@ -93,6 +95,7 @@ def _train(
     on_epoch: OnEpoch,
     checkpoint: Checkpoint,
     environment: DistributedEnvironment | None,
+    deadline: float | None = None,
 ) -> TrainedNetwork:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)  # no hardware report and no tips
@@ -110,11 +113,11 @@ def _train(
     if features.description["cut"] != "valid" and "best_steps" in hyperparameters:
         chosen |= {name: hyperparameters[name] for name in ("best_steps", "train_events")}
         steps = max(1, round(chosen["best_steps"] * events / chosen["train_events"]))
-        curve = Curve(on_epoch)
+        curve = Curve(on_epoch, deadline)
         _run_trainer(module, batches, {"max_steps": steps, "max_epochs": -1}, curve, checkpoint, environment)
         state = module.average.state_dict()
     else:
-        curve = stopping = EarlyStopping(features, settings, model.hyperparameters.patience, seed, on_epoch)
+        curve = stopping = EarlyStopping(features, settings, model.hyperparameters.patience, seed, on_epoch, deadline)
         limits = {"max_epochs": model.hyperparameters.max_epochs, "max_steps": model.hyperparameters.max_steps}
         _run_trainer(module, batches, limits, curve, checkpoint, environment)
         state = stopping.best_state

@@ -42,7 +42,7 @@ def run_next_trial(study, search: Search, deadline: float) -> int:
     """Run one more trial and return its number, however it ends.
 
     Args:
-        deadline: seconds since 1970; afterwards the trial stops at its next epoch.
+        deadline: seconds since 1970; afterwards the trial stops at its next batch.
     """
     numbers = []
 
@@ -69,15 +69,16 @@ def _run_trial(trial, search: Search, deadline: float) -> list[float]:
             run.log_epoch(row)
             if len(objectives) == 1:
                 report_epoch(trial, row, fold)
-            # The values of params.yaml are what all others are compared with, so they are measured at any cost.
+            # The values of params.yaml are what all others are compared with: they count as far as they came.
             if DEFAULTS in trial.user_attrs:
-                return False
+                return stop_when_out_of_time(deadline, trial, row, always_counts=True)
             # With several objectives, a trial that falls behind in accuracy may lead in another.
             if len(objectives) == 1:
                 _prune_if_behind(trial, row)
-            return stop_when_out_of_time(deadline, trial, row, len(objectives) == len(search.folds) == 1)
+            comparable = len(objectives) == len(search.folds) == 1
+            return stop_when_out_of_time(deadline, trial, row, comparable)
 
-        result = _fit_folds(limited, search, on_epoch)
+        result = _fit_folds(limited, search, on_epoch, deadline)
         run.log_fit(result)
         values = measure_objectives(objectives, result, search.folds[-1], settings.train, settings.train.seed)
         several = {f"objective/{name}": value for name, value in values.items()} if len(objectives) > 1 else {}
@@ -112,7 +113,9 @@ def _with_values(values: dict, model) -> dict:
         raise FitError(f"{model.name}: {error.errors()[0]['msg']}") from None
 
 
-def _fit_folds(configuration: dict, search: Search, on_epoch: Callable[[dict, int], bool]) -> FitResult:
+def _fit_folds(
+    configuration: dict, search: Search, on_epoch: Callable[[dict, int], bool], deadline: float
+) -> FitResult:
     """Fit before each fold's period, oldest first; the steps that are logged continue from fold to fold."""
     results: list[FitResult] = []
     for fold, features in enumerate(search.folds):
@@ -122,7 +125,7 @@ def _fit_folds(configuration: dict, search: Search, on_epoch: Callable[[dict, in
             return on_epoch(row | {"step": row["step"] + steps}, fold)
 
         train = search.settings.train
-        results.append(fit(configuration, features, train, train.seed, on_fold_epoch))
+        results.append(fit(configuration, features, train, train.seed, on_fold_epoch, deadline=deadline))
     newest = results[-1]
     if len(results) == 1:
         return newest
@@ -149,20 +152,23 @@ def _prune_if_behind(trial, row: dict) -> None:
         raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
 
 
-def stop_when_out_of_time(deadline: float, trial, row: dict, comparable: bool) -> bool:
+def stop_when_out_of_time(
+    deadline: float, trial, row: dict, comparable: bool = True, always_counts: bool = False
+) -> bool:
     """Whether to end the fit at this epoch because the time is over, and to count the trial as it stands.
 
     A trial counts if it leads its study: what it has reached is the least that its values are worth.
 
     Args:
         comparable: whether the reports of epochs tell which trial leads.
+        always_counts: whether it counts even if it does not lead.
 
     Raises:
         OutOfTimeError: the time is over and the trial does not lead.
     """
     if time.time() <= deadline:
         return False
-    if not comparable or not _leads(trial):
+    if not always_counts and not (comparable and _leads(trial)):
         raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
     trial.set_user_attr("cut_short", row["epoch"])
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ FEATURES = checkerboard()
 DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number
 
 
-def fitted(recipe, features, settings, seed, on_epoch):
+def fitted(recipe, features, settings, seed, on_epoch, deadline=None):
     """A fit whose best dropout is 0.4: three epochs, the same score in each."""
     value = 0.5 - (recipe["dropout"] - 0.4) ** 2
     rows = [
@@ -110,7 +111,7 @@ def test_each_trial_is_a_nested_run_with_its_parameters_and_its_curve(studied: P
 def test_a_trial_that_cannot_be_fitted_fails_and_the_study_goes_on(studied: Path, monkeypatch) -> None:
     calls = []
 
-    def flaky(*arguments):
+    def flaky(*arguments, **_):
         calls.append(arguments)
         if len(calls) == 2:
             raise FitError("the loss is not a number")
@@ -126,7 +127,7 @@ def test_a_trial_that_cannot_be_fitted_fails_and_the_study_goes_on(studied: Path
 
 
 def test_a_study_without_a_finished_trial_is_one_line_and_a_failed_run(studied: Path, monkeypatch) -> None:
-    def refuse(*_):
+    def refuse(*_, **__):
         raise FitError("no")
 
     monkeypatch.setattr(trials, "fit", refuse)
@@ -138,7 +139,7 @@ def test_a_study_without_a_finished_trial_is_one_line_and_a_failed_run(studied: 
 def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, monkeypatch) -> None:
     values = [0.5] * 5 + [0.1]  # Optuna's median pruner lets five trials end before it judges
 
-    def scripted(recipe, features, settings, seed, on_epoch):
+    def scripted(recipe, features, settings, seed, on_epoch, deadline=None):
         return fitted({"dropout": 0.4 - (0.5 - values.pop(0)) ** 0.5}, features, settings, seed, on_epoch)
 
     monkeypatch.setattr(trials, "fit", scripted)
@@ -177,10 +178,22 @@ def test_what_another_process_works_on_is_left_alone(studied: Path) -> None:
     assert [trial.state.name for trial in search(1).trials] == ["RUNNING", "RUNNING", "COMPLETE"]
 
 
-def test_trials_end_with_the_time_but_for_the_values_of_params(studied: Path) -> None:
+def test_a_budget_that_is_over_lets_the_first_trial_count_as_it_stands_and_no_other_begin(
+    studied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines = []
+
+    def observed(recipe, features, settings, seed, on_epoch, deadline):
+        deadlines.append(deadline)
+        return fitted(recipe, features, settings, seed, on_epoch)
+
+    monkeypatch.setattr(trials, "fit", observed)
+    started = time.time()
     study = tune.tune("two_tower", FEATURES, SETTINGS, Budget(None, 1e-6))
 
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"], "the first is measured, no other begins"
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+    assert study.trials[0].user_attrs["cut_short"] == 1
+    assert deadlines[0] <= started + 60, "the fit itself knows when the time is over"
 
     with pytest.raises(OutOfTimeError, match="out of time at epoch 2"):
         trials.stop_when_out_of_time(0.0, study, {"epoch": 2}, comparable=False)
@@ -192,21 +205,23 @@ def test_a_trial_that_runs_out_of_time_counts_where_it_leads(
 ) -> None:
     seen = []
 
-    def too_long(recipe, features, settings, seed, on_epoch):
+    def too_long(recipe, features, settings, seed, on_epoch, deadline):
         budget.deadline = 0.0
 
         def counted(row):
             seen.append(row["epoch"])
             return on_epoch(row)
 
-        return fitted(recipe | {"dropout": dropout if seen else 0.2}, features, settings, seed, counted)
+        return fitted(
+            recipe | {"dropout": dropout if seen else 0.2}, features, settings, seed, counted, deadline=deadline
+        )
 
     monkeypatch.setattr(trials, "fit", too_long)
     budget = Budget(2, 600)
     monkeypatch.setattr(Budget, "seconds_left", 1.0)
     study = tune.tune("two_tower", FEATURES, SETTINGS, budget)
 
-    assert seen == [1, 2, 3, 1], "the values of params.yaml to their end, the other until the time is seen to be over"
+    assert seen == [1, 2, 3, 1], "the first to its end, the other until the time is seen to be over"
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", state]
     out = capsys.readouterr().out
     assert "out of time at epoch 1" in out or "at epoch 1, out of time" in out

@@ -71,6 +71,15 @@ def test_on_epoch_can_stop_it_with_the_best_weights_so_far() -> None:
     assert all(torch.equal(value, alone.model.state_dict()[name]) for name, value in stopped.model.state_dict().items())
 
 
+def test_out_of_time_it_stops_at_the_next_batch_and_is_validated() -> None:
+    result = fit(recipe("two_tower", batch_size=64), checkerboard(), SETTINGS, 0, deadline=0.0)
+
+    (row,) = result.curves
+    assert row["step"] == 1, "an epoch has more batches"
+    assert row["valid/next_item/ndcg_10"] >= 0
+    assert result.hyperparameters["best_steps"] == 1
+
+
 def test_it_stops_at_max_steps_with_weights_that_were_validated() -> None:
     result = train_network(recipe("two_tower", max_steps=3), checkerboard(), SETTINGS, 0)
 

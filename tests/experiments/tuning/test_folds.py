@@ -50,7 +50,7 @@ def fitted(by_cut: dict[int, float]):
     """A fit of two epochs of five steps, whose score depends on the day of the cut, and the cuts that it was asked."""
     cuts: list[int] = []
 
-    def fit(recipe, features, settings, seed, on_epoch) -> FitResult:
+    def fit(recipe, features, settings, seed, on_epoch, deadline=None) -> FitResult:
         cuts.append((features.cut_us - START) // DAY)
         score = by_cut[cuts[-1]]
         shown = {"train/loss": 1.0, "valid/next_item/ndcg_10": score, "valid/horizon/ndcg_10": score}

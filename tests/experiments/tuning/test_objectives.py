@@ -91,7 +91,7 @@ def test_latency_is_in_milliseconds_and_of_one_request() -> None:
 # A search: the less dropout, the more accurate; the more, the more diverse, but only up to 0.25
 
 
-def fitted(recipe, features, settings, seed, on_epoch):
+def fitted(recipe, features, settings, seed, on_epoch, deadline=None):
     value = 0.5 - recipe["dropout"] ** 2
     rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next_item/ndcg_10": value} for n in (1, 2)]
     for row in rows:
