@@ -8,6 +8,8 @@ import select
 import sys
 from collections.abc import Callable
 
+from config import threads as threads  # before torch: it says how torch's threads wait
+
 USER_ERROR = 2
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE
 
