@@ -21,8 +21,8 @@ import httpx
 
 from benchmarks._synthetic import NAME
 from features.online.connect import STORE_VARIABLE
-from serving import package
 from serving import settings as torchserve
+from serving.artifact.archive import INNER_MANIFEST, build_archive
 from serving.edge import authentication
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
@@ -173,7 +173,7 @@ def torchserve_server(artifact: Path) -> Iterator[ServerSettings]:
     server.start(settings)
     try:
         archive = settings.model_store / f"{NAME}.mar"
-        package.build(artifact, archive, NAME)
+        build_archive(artifact, archive, NAME)
         _write_noop(settings.model_store / f"{NOOP}.mar")
         with TorchServe.from_settings(settings) as client:
             client.register(
@@ -232,5 +232,5 @@ def _write_noop(path: Path) -> None:
     model = {"modelName": NOOP, "modelVersion": "1.0", "handler": "noop_handler.py"}
     manifest = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(package.INNER_MANIFEST, json.dumps(manifest))
+        archive.writestr(INNER_MANIFEST, json.dumps(manifest))
         archive.writestr("noop_handler.py", NOOP_SOURCE)

@@ -23,8 +23,8 @@ from features.online.profile import Event, Profile, TimedValue, make_profile
 from features.sequences import InteractionLog
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from serving import export
-from serving.artifact.item_tables import Sides
+from serving.artifact import export_artifact
+from serving.artifact.export_artifact import SideTables
 from training.fitting import fit
 from training.models.artifact import MANIFEST, Artifact
 from training.models.base import Sizes
@@ -131,7 +131,7 @@ def grow(trained: TrainedModel, items: int, seed: int = 1) -> Artifact:
 
 
 def export_grown(folder: Path, trained: TrainedModel, items: int, settings: params.Params) -> dict:
-    """Write the grown artifact as `serving.export` does, with its index; return its manifest."""
+    """Write the grown artifact as `serving.artifact.export_artifact` does, with its index; return its manifest."""
     grown = grow(trained, items)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in grown.model.state_dict().items()}, weights)
@@ -146,8 +146,8 @@ def export_grown(folder: Path, trained: TrainedModel, items: int, settings: para
         counts=grown.trends.values,
     )
     about = {"hyperparameters": trained.recipe, "label": "two_tower", "run_id": "none"}
-    sides = Sides(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
-    export.write(folder / "artifact", weights, about, features, settings, sides)
+    sides = SideTables(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
+    export_artifact.export_artifact(folder / "artifact", weights, about, features, settings, sides)
     return json.loads((folder / "artifact" / MANIFEST).read_text())
 
 
@@ -238,14 +238,14 @@ def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
 
 
 def artifact(folder: Path, features: Features, size: Size, settings: params.Params, steps: int) -> Path:
-    """Fit a two_tower for a few steps and export it as `serving.export` does; return its folder."""
+    """Fit a two_tower for a few steps and export it as `serving.artifact.export_artifact` does; return its folder."""
     configuration = settings.train.models["two_tower"].model_dump()
     configuration |= {"embedding_dim": size.width, "best_steps": steps, "train_events": size.users * size.events}
     fitted = fit(configuration, features, settings.train, seed=0)
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)
     about = {"hyperparameters": fitted.hyperparameters, "label": "two_tower", "run_id": "none"}
-    export.write(folder / "artifact", weights, about, features, settings, _sides(size))
+    export_artifact.export_artifact(folder / "artifact", weights, about, features, settings, _sides(size))
     return folder / "artifact"
 
 
@@ -264,12 +264,12 @@ def profiles(features: Features) -> list[Profile]:
     return profiles_
 
 
-def _sides(size: Size) -> Sides:
+def _sides(size: Size) -> SideTables:
     users = pd.DataFrame({"user_id": [f"u{n:06d}" for n in range(size.users)]})
     items = pd.DataFrame({"item_id": [f"m{n:05d}" for n in range(size.items)]})
     users["plan"] = [PLANS[n % len(PLANS)] for n in range(size.users)]
     items["genres"] = [GENRES[n % len(GENRES)] for n in range(size.items)]
-    return Sides(users, items)
+    return SideTables(users, items)
 
 
 def _description(size: Size, settings: params.Params) -> dict:

@@ -25,7 +25,7 @@ from benchmarks._record import write
 from data.times import to_iso
 from features.sequences import EvaluationCases, batches, next_item_cases
 from features.trends import TrendSnapshot
-from serving.artifact import index_build
+from serving.artifact import build_index
 from serving.worker.index import ItemIndex, Retrieval
 from serving.worker.recommender import BATCH_ROWS, Recommender
 from training import validation
@@ -76,7 +76,7 @@ def recall(search: Search, items: Tensor, queries: list[Tensor]) -> float:
 def measure_index(tuning: list[Tensor], queries: list[Tensor], items: Tensor) -> tuple[ItemIndex, dict[str, float]]:
     """Build the index, search as far as the tuning queries need, and measure it on the others."""
     started = time.perf_counter()
-    index = index_build.build(torch.cat(tuning), items, CANDIDATES)
+    index = build_index.build_index(torch.cat(tuning), items, CANDIDATES)
     seconds = time.perf_counter() - started
     search, index.probes = index_search(index, items), 1
     while recall(search, items, tuning) < RECALL and index.probes < MAX_PROBES:

@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from benchmarks._learning_curve import LearningCurve, model_curve, rectools_curve
 from benchmarks._record import write
 from config import params
@@ -82,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.source is None:
         print("skipped training: it trains on the data of a source: make bench-training SOURCE=events.csv")
         return 0
+    import torch  # here, so that config.threads has set how threads wait
+
     torch.set_num_threads(arguments.threads)
     folder = prepare_workspace(arguments)
     settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")

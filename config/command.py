@@ -8,8 +8,6 @@ import select
 import sys
 from collections.abc import Callable
 
-from config import threads as threads  # imported before torch, whose threads it configures
-
 USER_ERROR = 2
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE
 

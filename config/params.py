@@ -10,7 +10,6 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from config.command import UserError
-from config.paths import ROOT as ROOT
 from config.search_space import Space
 from config.validation import Count, Fraction, ModelSection, NonNegativeInt, Positive, Section, Share, describe_error
 

@@ -20,7 +20,7 @@ RESULTS = ROOT / "experiments" / "results"
 
 def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
     """Write results/<dataset>.json and .md (small, committed) and out/leaderboard.html; return their paths."""
-    from experiments.leaderboard.report import html_report, markdown_report  # plotly is slow to import
+    from experiments.leaderboard.report import html_report, markdown_report
 
     texts = {
         results / f"{board.dataset}.json": json.dumps(result_file(board), indent=1, sort_keys=True, allow_nan=False)

@@ -21,14 +21,7 @@ from config.paths import FEATURES, INGESTED, SPLIT
 from data.tables import read_table
 from features.feast_store.sdk_engine import open_feast
 from features.feature_files import load_features
-from features.materialization import (
-    MaterializeError,
-    parse_time,
-    profiles_at,
-    trends_at,
-    write_lines,
-    write_profiles,
-)
+from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
 from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US
 from features.online.store import Policy, ProfileStore

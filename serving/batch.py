@@ -1,7 +1,7 @@
-"""Write recommendations for every user of the data set to one Parquet file, from an artifact and without a server.
+"""Write recommendations for every user of the dataset to one Parquet file, from an artifact and without a server.
 
-Answers are those that the endpoint would give at that moment: the same code answers, from histories and trends as the
-online store would hold them.
+The answers are those that the endpoint would give at that time: the same code answers, from the histories and trends that
+the online store would hold.
 """
 
 from __future__ import annotations
@@ -31,66 +31,69 @@ from features.feature_files import Features, load_features
 from features.materialization import parse_time
 from features.online.store import Policy
 from serving import user_histories
-from serving.deployment import registry
-from serving.user_histories import Histories
+from serving.deployment import promotion, registry
+from serving.user_histories import UserHistories
 from serving.worker.recommender import ArtifactError, Recommender
 from serving.worker.request import MAX_K
 
-MOMENT = pa.timestamp("us", tz="UTC")
-COLUMNS = {
-    "user_id": pa.string(),
-    "item_ids": pa.list_(pa.string()),  # best first
-    "scores": pa.list_(pa.float32()),
-    "source": pa.string(),
-    "reason": pa.string(),
-    "segments": pa.list_(pa.string()),
-    "time": MOMENT,
-    "feature_time": MOMENT,
-    "trends_time": MOMENT,
-    "model_version": pa.string(),
-    "dataset_version": pa.string(),
-}
-SCHEMA = pa.schema(list(COLUMNS.items()))
-MOMENTS = [name for name, kind in COLUMNS.items() if kind == MOMENT]
-
-Say = Callable[[str], None]
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "item_ids": pa.list_(pa.string()),  # best first
+        "scores": pa.list_(pa.float32()),
+        "source": pa.string(),
+        "reason": pa.string(),
+        "segments": pa.list_(pa.string()),
+        "time": TIMESTAMP,
+        "feature_time": TIMESTAMP,
+        "trends_time": TIMESTAMP,
+        "model_version": pa.string(),
+        "dataset_version": pa.string(),
+    }
+)
+TIMES = [field.name for field in SCHEMA if field.type == TIMESTAMP]
 
 
 class BatchError(UserError):
-    """Recommendations cannot be written as asked; the text names what stands in the way."""
+    """The recommendations cannot be written; the text names the cause."""
 
 
-def answer(
-    recommender: Recommender, people: Iterable[tuple[list[str], Histories]], until_us: int, k: int
+def answer_users(
+    recommender: Recommender, users: Iterable[tuple[list[str], UserHistories]], until_us: int, k: int
 ) -> Iterator[pa.Table]:
-    """A table of answers for each batch of users.
+    """A table of answers per batch of users.
 
     Args:
-        people: as `serving.user_histories.by_users` gives them.
-        until_us: the moment that is asked about.
+        users: batches, as `serving.user_histories.batches_of_users` gives them.
+        until_us: the time of the requests.
 
     Raises:
-        BatchError: a user cannot be asked for; names the user.
+        BatchError: a user's request is refused; names the user.
     """
-    for users, known in people:
-        recommender.lookup = known
-        answers = recommender.recommend([{"user_id": user, "k": k} for user in users], now_us=until_us)
-        yield pa.Table.from_pylist([_row(*pair) for pair in zip(users, answers, strict=True)], SCHEMA)
+    for user_ids, histories in users:
+        recommender.lookup = histories
+        answers = recommender.recommend([{"user_id": user_id, "k": k} for user_id in user_ids], now_us=until_us)
+        yield pa.Table.from_pylist([_row(*pair) for pair in zip(user_ids, answers, strict=True)], SCHEMA)
 
 
-def _row(user: str, given: dict | Exception) -> dict:
-    if isinstance(given, Exception):
-        raise BatchError(f"user {user!r}: {given}")
-    items = {"item_ids": [item["item_id"] for item in given["items"]], "scores": [i["score"] for i in given["items"]]}
-    moments = {name: given[name] and datetime.fromisoformat(given[name]) for name in MOMENTS}
-    return {"user_id": user, **{name: given[name] for name in COLUMNS if name in given}, **items, **moments}
+def _row(user_id: str, answer: dict | Exception) -> dict:
+    if isinstance(answer, Exception):
+        raise BatchError(f"user {user_id!r}: {answer}")
+    return {
+        "user_id": user_id,
+        **{name: answer[name] for name in SCHEMA.names if name in answer},
+        "item_ids": [item["item_id"] for item in answer["items"]],
+        "scores": [item["score"] for item in answer["items"]],
+        **{name: answer[name] and datetime.fromisoformat(answer[name]) for name in TIMES},
+    }
 
 
-def write(tables: Iterable[pa.Table], target: Path, total: int, say: Say) -> Counter:
-    """Write the file, whole or not at all, and say after each tenth how far it is; answers by source.
+def write_file(tables: Iterable[pa.Table], target: Path, total: int, progress: Callable[[str], None]) -> Counter:
+    """Write the file atomically and report progress after each tenth; the number of answers per source.
 
     Args:
-        total: users that there will be.
+        total: number of users.
     """
     sources: Counter = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ def write(tables: Iterable[pa.Table], target: Path, total: int, say: Say) -> Cou
                 file.write_table(table)
                 sources.update(table["source"].to_pylist())
                 if sources.total() * 10 // total > before * 10 // total:
-                    say(f"{sources.total():,} of {total:,} users")
+                    progress(f"{sources.total():,} of {total:,} users")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -110,16 +113,16 @@ def write(tables: Iterable[pa.Table], target: Path, total: int, say: Say) -> Cou
 
 
 @contextmanager
-def chosen_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommender]:
-    """The artifact of a folder, or the registry's champion, which its gate's report lets serve.
+def load_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommender]:
+    """The artifact of a folder, or the registry's champion if its gate report lets it serve.
 
     Raises:
-        BatchError: the folder holds no artifact, or one of another data set.
-        RegistryError: nothing may serve.
+        BatchError: the folder holds no artifact, or one of another dataset.
+        RegistryError: no version may serve.
     """
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
-        version = None if artifact else registry.serving_target(dataset).version.version
-        folder = artifact or registry.download(dataset, str(version), Path(scratch))
+        version = None if artifact else promotion.serving_target(dataset).version.version
+        folder = artifact or registry.download_artifact(dataset, str(version), Path(scratch))
         try:
             recommender = Recommender.load(folder, f"{version}.0" if version else "unregistered")
         except ArtifactError as error:
@@ -131,60 +134,58 @@ def chosen_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommen
         yield recommender
 
 
-def moment(stated: str | None, features: Features, recommender: Recommender) -> int:
-    """The moment asked about, in microseconds; the end of the data set unless stated.
+def request_time(text: str | None, features: Features, recommender: Recommender) -> int:
+    """The time of the requests, in microseconds; by default the end of the dataset.
 
     Raises:
-        ProfileError: it is no time.
-        BatchError: the artifact has learned from later events.
+        ProfileError: the text is not a time.
+        BatchError: the artifact was fitted on later events.
     """
-    until_us = features.description["until_us"] if stated is None else parse_time("--at", stated)
-    learned_us = recommender.manifest.get("fit_until_us", 0)
-    if until_us < learned_us:
-        raise BatchError(f"--at is {to_iso(until_us)}; the artifact has learned from events until {to_iso(learned_us)}")
+    until_us = features.description["until_us"] if text is None else parse_time("--at", text)
+    fit_until_us = recommender.manifest.get("fit_until_us", 0)
+    if until_us < fit_until_us:
+        raise BatchError(f"--at is {to_iso(until_us)}; the artifact was fitted on events until {to_iso(fit_until_us)}")
     return until_us
 
 
-def options() -> argparse.ArgumentParser:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Raises BatchError: an argument is out of bounds."""
     parser = argparse.ArgumentParser(prog="python -m serving.batch", description=__doc__.splitlines()[0])
     parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="default: the registry's champion")
-    parser.add_argument("--at", metavar="TIME", help="the moment asked about (default: the end of the data set)")
-    parser.add_argument("--k", type=int, default=20, help="items for each user (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=512, help="users at once (default: %(default)s)")
+    parser.add_argument("--at", metavar="TIME", help="the time of the requests (default: the end of the dataset)")
+    parser.add_argument("--k", type=int, default=20, help="items per user (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=512, help="users per batch (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RECOMMENDATIONS, help="default: %(default)s")
-    return parser
-
-
-def check(given: argparse.Namespace) -> None:
-    """Raises BatchError: an argument is out of bounds."""
-    if not 1 <= given.k <= MAX_K:
-        raise BatchError(f"--k is {given.k}; expected 1 to {MAX_K}")
-    if given.batch < 1:
-        raise BatchError(f"--batch is {given.batch}; expected at least 1")
-    if given.out.is_dir():
-        raise BatchError(f"--out is {given.out}, which is a folder; expected a file to write")
+    arguments = parser.parse_args(argv)
+    if not 1 <= arguments.k <= MAX_K:
+        raise BatchError(f"--k is {arguments.k}; expected 1 to {MAX_K}")
+    if arguments.batch < 1:
+        raise BatchError(f"--batch is {arguments.batch}; expected at least 1")
+    if arguments.out.is_dir():
+        raise BatchError(f"--out is {arguments.out}, which is a folder; expected a file to write")
+    return arguments
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    given = options().parse_args(argv)
-    check(given)
-    torch.set_num_threads(1)  # as the worker has it: another sum order would be another answer
-    chosen, features, begun = params.load(given.params), load_features(FEATURES / "test"), time.monotonic()
+    arguments, begun = parse_arguments(argv), time.monotonic()
+    torch.set_num_threads(1)  # as in the worker: another order of sums would give other scores
+    settings, features = params.load(arguments.params), load_features(FEATURES / "test")
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
-    policy = Policy.from_days(chosen.online.max_events, chosen.online.ttl_days)
-    with chosen_recommender(given.artifact, chosen.dataset) as recommender:
-        until_us = moment(given.at, features, recommender)
+    policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
+    with load_recommender(arguments.artifact, settings.dataset) as recommender:
+        until_us = request_time(arguments.at, features, recommender)
         trends = materialization.trends_at(features, until_us)
-        people = user_histories.by_users(events, users, until_us, policy, trends, given.batch)
+        batches = user_histories.batches_of_users(events, users, until_us, policy, trends, arguments.batch)
         total = len({*events["user_id"], *users["user_id"]})
-        sources = write(answer(recommender, people, until_us, given.k), given.out, total, print)
-    told = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())
-    took = time.monotonic() - begun
+        tables = answer_users(recommender, batches, until_us, arguments.k)
+        sources = write_file(tables, arguments.out, total, print)
+    counts = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())
     print(
-        f"batch: {total:,} users at {to_iso(until_us)} by {recommender.version} in {took:.1f} s ({told}) -> {given.out}"
+        f"recommended for {total:,} users at {to_iso(until_us)} with version {recommender.version} in "
+        f"{time.monotonic() - begun:.1f} s ({counts}): {arguments.out}"
     )
     return 0
 

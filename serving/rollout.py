@@ -1,10 +1,10 @@
-"""Bring a new champion to the users step by step: shadow, canary by user, then everybody; back at once beyond a limit.
+"""Roll out a new champion step by step: shadow, canary by user, then all users; roll back at once beyond a limit.
 
     loaded beside the old  ->  shadow  ->  canary, share by share  ->  TorchServe's default
 
-The edge puts requests to both versions, counts, and rolls back by itself; this only goes on once a step of
-`rollout` in params.yaml has had its time and its requests. Killed at any moment and run again it goes on where
-the trial stands, or ends the rollback that was ordered. Without an edge in front nothing is counted, and it waits.
+The edge sends requests to both versions, counts, and rolls back by itself. This command only takes the next step once
+the present one has had its time and its requests, as `rollout` in params.yaml states. If it is killed and run again, it
+goes on where the rollout stands, or completes a rollback. Without an edge nothing is counted, and it waits.
 """
 
 from __future__ import annotations
@@ -13,83 +13,83 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
 from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
-from serving.deploy import deploy
-from serving.deployment import rollback, rollout_evidence, rollout_stage
-from serving.deployment.deployment_log import who
-from serving.deployment.load_version import DeployError, Say
-from serving.deployment.rollout_stage import Phase, Stage
+from serving.deployment import reconcile, rollback, rollout_evidence, rollout_stage
+from serving.deployment.deployment_log import current_user
+from serving.deployment.load_version import DeployError, Progress
+from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.settings import ServerSettings
 
-LOOK_SECONDS = 0.5  # between two looks at what the edge counted
-TELL_SECONDS = 30.0  # between two lines on what is waited for
+POLL_SECONDS = 0.5
+PROGRESS_SECONDS = 30.0  # between two lines on what the rollout waits for
 
 
 def rollout(
     dataset: str,
     settings: ServerSettings,
     plan: Rollout,
-    say: Say = print,
+    progress: Progress = print,
     once: bool = False,
     sleep: Callable[[float], None] = time.sleep,
-) -> Stage:
-    """Go as far as the trial goes; the stage at its end: `serves`, with `undone` where the limits stopped it.
+) -> RolloutStage:
+    """Take every step of the rollout; the stage at its end: `serves`, with `rollback_reason` if a limit stopped it.
 
     Args:
-        once: do what can be done now and return, for a timer that comes again.
+        once: take the steps that are possible now and return, for a timer that calls again.
 
     Raises:
-        RegistryError, ServerStartError, JavaError, DeployError: as `serving.deploy`.
+        RegistryError, ServerStartError, JavaError, DeployError: as `serving.deployment.reconcile.deploy`.
     """
-    place = rollout_stage.place(dataset, settings)
-    told = -TELL_SECONDS
-    _reconcile(dataset, settings, plan, say)
-    while (standing := _standing(place)).phase is not Phase.SERVES:
-        if not standing.tried:
-            _reconcile(dataset, settings, plan, say)
+    path = rollout_stage.stage_path(dataset, settings)
+    reported = -PROGRESS_SECONDS
+    _reconcile(dataset, settings, plan, progress)
+    while (stage := _read_stage(path)).phase is not Phase.SERVES:
+        if not stage.on_trial:
+            _reconcile(dataset, settings, plan, progress)
             continue
-        seen = rollout_evidence.total(place, standing.since.isoformat())
-        lacking = rollout_stage.waits_for(standing, seen, rollout_stage.now())
-        if not lacking:
-            _go_on(place, standing, say)
+        evidence = rollout_evidence.total_evidence(path, stage.since.isoformat())
+        missing = rollout_stage.missing_for_next_step(stage, evidence, rollout_stage.utc_now())
+        if not missing:
+            _take_step(path, stage, progress)
             continue
-        if once or time.monotonic() - told > TELL_SECONDS:
-            say(f"{rollout_stage.name(standing)}; goes on after {' and '.join(lacking)}")
-            told = time.monotonic()
+        if once or time.monotonic() - reported > PROGRESS_SECONDS:
+            progress(f"{rollout_stage.describe_stage(stage)}; the next step waits for {' and '.join(missing)}")
+            reported = time.monotonic()
         if once:
-            return standing
-        sleep(LOOK_SECONDS)
-    return standing
+            return stage
+        sleep(POLL_SECONDS)
+    return stage
 
 
-def _standing(place) -> Stage:
-    standing = rollout_stage.read(place)
-    assert standing is not None, "a deployment writes one"
-    return standing
+def _read_stage(path: Path) -> RolloutStage:
+    stage = rollout_stage.read_stage(path)
+    assert stage is not None, "a deployment writes one"
+    return stage
 
 
-def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, say: Say) -> None:
-    """Deploy; a version on trial that the server cannot hold is rolled back from."""
+def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, progress: Progress) -> None:
+    """Deploy. If the server cannot hold the version on trial, roll back from it."""
     try:
-        deploy(dataset, settings, say, plan)
+        reconcile.deploy(dataset, settings, progress, plan)
     except DeployError as error:
-        place = rollout_stage.place(dataset, settings)
-        if not _standing(place).tried:
+        path = rollout_stage.stage_path(dataset, settings)
+        if not _read_stage(path).on_trial:
             raise
-        rollback.order(place, str(error), who())
-        deploy(dataset, settings, say, plan)
+        rollback.order_rollback(path, str(error), current_user())
+        reconcile.deploy(dataset, settings, progress, plan)
 
 
-def _go_on(place, standing: Stage, say: Say) -> None:
-    after = rollout_stage.following(standing, rollout_stage.now())
-    if rollout_stage.move(place, standing, after):
-        say(rollout_stage.name(after))
-        rollout_evidence.forget(place, after.since.isoformat())
+def _take_step(path: Path, stage: RolloutStage, progress: Progress) -> None:
+    following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
+    if rollout_stage.replace_stage(path, stage, following):
+        progress(rollout_stage.describe_stage(following))
+        rollout_evidence.remove_other_steps(path, following.since.isoformat())
 
 
 @exits_cleanly
@@ -98,21 +98,24 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m serving.rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
-    parser.add_argument("--once", action="store_true", help="do what can be done now, and do not wait")
+    parser.add_argument("--once", action="store_true", help="take the steps that are possible now, and do not wait")
     arguments = parser.parse_args(argv)
-    chosen = params.load(ROOT / "params.yaml")
-    dataset = arguments.dataset or chosen.dataset
-    settings = environment.load()
-    say: Say = lambda text: print(text, flush=True)  # noqa: E731
+    settings = params.load(ROOT / "params.yaml")
+    dataset = arguments.dataset or settings.dataset
     try:
-        ended = rollout(dataset, settings, chosen.rollout, say, arguments.once)
+        stage = rollout(
+            dataset, environment.load(), settings.rollout, lambda line: print(line, flush=True), arguments.once
+        )
     except DeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if ended.phase is not Phase.SERVES:
+    if stage.phase is not Phase.SERVES:
         return 0
-    print(f"{dataset} {ended.version} serves: {ended.why}")
-    return 1 if ended.undone else 0
+    if stage.rollback_reason:
+        print(f"rolled back: {dataset} version {stage.version} serves all users ({stage.rollback_reason})")
+        return 1
+    print(f"rolled out {dataset}: version {stage.version} serves all users")
+    return 0
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def check(dataset: str, settings: ServerSettings) -> State:
 
 def _rollback_is_pending(dataset: str, settings: ServerSettings) -> bool:
     with suppress(StageError):  # a deployment will report it
-        current = stage.read(stage.place(dataset, settings))
-        return current is not None and current.phase is Phase.BACK
+        current = stage.read_stage(stage.stage_path(dataset, settings))
+        return current is not None and current.phase is Phase.ROLLBACK
     return False
 
 

@@ -1,4 +1,4 @@
-"""Users' histories straight from a data set's events, as the online store would hold and serve them at a moment."""
+"""Users' histories read from a dataset's events, as the online store would hold and serve them at a given time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from serving.worker.users import User, user_from_reading
 
 
 @dataclass(frozen=True)
-class Histories:
+class UserHistories:
     """A `serving.worker.users.UserLookup` of some users.
 
     Attributes:
         profiles: by user id.
         policy: what the online store would keep and serve of them.
-        item_trends: as of the moment that is asked about.
+        item_trends: as of the time of the requests.
     """
 
     profiles: dict[str, Profile]
@@ -36,44 +36,44 @@ class Histories:
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         return [
             user_from_reading(
-                reading(self.profiles.get(one.user_id or ""), one.time_us, self.policy), one.time_us, repeats
+                reading(self.profiles.get(request.user_id or ""), request.time_us, self.policy),
+                request.time_us,
+                repeats,
             )
-            for one in requests
+            for request in requests
         ]
 
     def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
-        fits = newer_than_us < self.item_trends.time_us <= as_of_us
-        return self.item_trends.snapshot(vocabulary) if fits else None
+        is_usable = newer_than_us < self.item_trends.time_us <= as_of_us
+        return self.item_trends.snapshot(vocabulary) if is_usable else None
 
 
-def reading(known: Profile | None, time_us: int, policy: Policy) -> Reading:
-    """A profile as the online store would give it at a moment."""
-    if known is None:
+def reading(profile: Profile | None, time_us: int, policy: Policy) -> Reading:
+    """A profile as the online store would return it at a given time."""
+    if profile is None:
         return Reading(ReadingState.UNKNOWN)
-    if policy.expired(known.feature_time_us, time_us):
+    if policy.expired(profile.feature_time_us, time_us):
         return Reading(ReadingState.EXPIRED)
-    return Reading(ReadingState.FOUND, join_profiles(Profile(known.user_id), known, policy.max_events))
+    return Reading(ReadingState.FOUND, join_profiles(Profile(profile.user_id), profile, policy.max_events))
 
 
-def by_users(
-    events: pd.DataFrame, users: pd.DataFrame, until_us: int, policy: Policy, trends: ItemTrends, batch: int
-) -> Iterator[tuple[list[str], Histories]]:
-    """Every user of the two tables, in the order of their ids, some at once with their histories: memory holds the
-    profiles of one batch, not of all.
+def batches_of_users(
+    events: pd.DataFrame, users: pd.DataFrame, until_us: int, policy: Policy, trends: ItemTrends, batch_size: int
+) -> Iterator[tuple[list[str], UserHistories]]:
+    """Every user of the two tables with their histories, ordered by id, in batches: memory holds one batch of profiles.
 
     Args:
-        until_us: events from then on, and what became known later, do not exist.
-        batch: users at once.
+        until_us: events from this time on, and what became known later, are left out.
     """
     events, users = (table.sort_values(USER, kind="stable") for table in (events, users))
-    everybody = sorted({*events[USER], *users[USER]})
-    for begin in range(0, len(everybody), batch):
-        some = everybody[begin : begin + batch]
-        made = profiles_at(_of(events, some), _of(users, some), until_us)
-        yield some, Histories({profile.user_id: profile for profile in made}, policy, trends)
+    user_ids = sorted({*events[USER], *users[USER]})
+    for begin in range(0, len(user_ids), batch_size):
+        batch = user_ids[begin : begin + batch_size]
+        read = profiles_at(_rows_of(events, batch), _rows_of(users, batch), until_us)
+        yield batch, UserHistories({profile.user_id: profile for profile in read}, policy, trends)
 
 
-def _of(table: pd.DataFrame, some: list[str]) -> pd.DataFrame:
-    """The rows of a run of users, out of a table that is sorted by them."""
+def _rows_of(table: pd.DataFrame, user_ids: list[str]) -> pd.DataFrame:
+    """The rows of consecutive users, from a table sorted by user."""
     owners = table[USER].to_numpy(dtype=object)
-    return table.iloc[np.searchsorted(owners, some[0]) : np.searchsorted(owners, some[-1], side="right")]
+    return table.iloc[np.searchsorted(owners, user_ids[0]) : np.searchsorted(owners, user_ids[-1], side="right")]

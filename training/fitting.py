@@ -109,7 +109,7 @@ def _fit_matrix_model(
 
 
 def _fit_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices) -> FitResult:
-    from training.network_fit import train_network  # imports Lightning, which takes seconds
+    from training.network_fit import train_network
 
     trained = train_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices)
     scores = validation_scores(trained.model, features, settings, seed)

@@ -1,9 +1,8 @@
 """Ranking metrics, from the ranks that a full-catalogue ranking gave the true items.
 
-Shapes: C cases, T true items of all cases together. Relevance is binary. Ranks are 1-based and counted by
-whoever
-ranked, with ties against the true item, so nothing here depends on how a sort breaks ties. Every function
-returns one value per case, (C,) float64; NaN marks a case without a true item, whose metric is undefined.
+Shapes: C cases, T true items of all cases together. Relevance is binary. Ranks start at 1 and count ties against the
+true item, so nothing here depends on how a sort breaks ties. Every function returns one value per case, (C,) float64;
+NaN marks a case without a true item, whose metric is undefined.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NOT_RANKED = int(np.iinfo(np.int32).max)  # the rank of a true item that the ranking cannot hold: below every other
+NOT_RANKED = int(np.iinfo(np.int32).max)  # the rank of a true item that is not in the ranking: below every other
 MRR_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class TrueRanks:
-    """Where the true items of every case came out.
+    """The ranks of the true items of every case.
 
     Attributes:
         case: (T,) row of the case that each true item belongs to.
@@ -52,8 +51,7 @@ class TrueRanks:
         return cls(np.arange(len(rank)), rank, np.ones(len(rank), np.int64))
 
     def keep(self, mask: np.ndarray) -> TrueRanks:
-        """The same cases and the same ranks, with the truth cut down to the items where the (T,) mask is
-        true."""
+        """The same cases and ranks, with only the true items where the (T,) mask is true."""
         case = self.case[mask]
         return TrueRanks(case, self.rank[mask], np.bincount(case, minlength=len(self.size)))
 
@@ -92,8 +90,8 @@ def mrr(truth: TrueRanks, k: int = MRR_DEPTH) -> np.ndarray:
 def average_precision(truth: TrueRanks, k: int) -> np.ndarray:
     """AP@k = sum over hits of (hits down to that rank / rank), divided by min(k, |truth|).
 
-    Its mean over cases is MAP@k. Others divide by |truth| or by the number of hits; with min(k, |truth|), as
-    in Recall@k and NDCG@k, a perfect list scores 1 and a missed item always costs.
+    Its mean over cases is MAP@k. Others divide by |truth| or by the number of hits; with min(k, |truth|), as in Recall@k
+    and NDCG@k, a perfect list scores 1 and a missed item always costs.
     """
     order = np.lexsort((truth.rank, truth.case))
     first = np.concatenate([[0], np.cumsum(truth.size)[:-1]])
@@ -118,10 +116,10 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Of one metric on several targets: one percent of either counts the same, whatever their levels.
+    """Geometric mean of one metric over several targets: one percent of either counts the same, whatever their levels.
 
-    What is chosen is chosen by it: the epoch, the trial, a hybrid's weights, the gate's candidate. A value of 0
-    counts as 1e-6, so that the others keep telling.
+    It chooses the epoch, the trial, a hybrid's l2 and the gate's candidate. A value of 0 counts as 1e-6, so that the
+    others still matter.
     """
     logs = [math.log(value + 1e-6) for value in values]
     return math.exp(sum(logs) / len(logs))

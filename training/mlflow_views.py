@@ -1,43 +1,43 @@
-"""What a person sees first in MLflow's UI: descriptions, and saved views of an experiment's runs.
+"""What MLflow's UI shows first: descriptions, and saved views of an experiment's runs.
 
-A saved view is an experiment tag whose value MLflow's UI (3.17) writes and reads: columns, filter, order and
-charts. Another version of the UI that cannot read one says so and shows its own default.
+A saved view is an experiment tag that MLflow's UI (3.17) writes and reads: columns, filter, order and charts. A version
+of the UI that cannot read one says so and shows its own default.
 """
 
 from __future__ import annotations
 
 import json
 
-VERSION = "tidegate.views"  # says that the tags below were written once
+VERSION = "tidegate.views"  # this tag marks that the others have been written once
 SHARED = "mlflow.sharedViewState."
 
 PURPOSE = {
-    "valid": "Finds the recipe of **{label}** on `{dataset}`: fitted before the `valid` cut, scored on what follows it.",
+    "valid": "Finds the hyperparameters of **{label}** on `{dataset}`: fitted before the `valid` cut, scored after it.",
     "test": (
-        "**{label}** on `{dataset}` by the recipe that its `valid` run found: fitted on everything before the `test` "
-        "cut. Exported, measured on what follows, and served if the gate lets it."
+        "**{label}** on `{dataset}` with the hyperparameters of its `valid` run: fitted on everything before the `test` "
+        "cut. Exported, measured on what follows, and served if the gate promotes it."
     ),
     "full": (
-        "**{label}** on `{dataset}` by the recipe of a version that passed the gate: fitted on everything, so that the newest "
-        "events are not wasted. Served only under that version's gate report."
+        "**{label}** on `{dataset}` with the hyperparameters of a version that passed the gate: fitted on all events, so "
+        "that the newest are not wasted. Served only under that version's gate report."
     ),
 }
 
 # The UI shows the first paragraph; the rest opens with a click.
 DESCRIPTION = """Saved views of **{dataset}**: [models on the test window]({runs}tidegate-models) · \
-[recipes on validation]({runs}tidegate-recipes) · [tuning trials]({runs}tidegate-trials)
+[fits on validation]({runs}tidegate-recipes) · [tuning trials]({runs}tidegate-trials)
 
-Each run is one fit, named `label · cut`. At the cut `valid` a recipe is found; at `test` it is followed, and that
+Each run is one fit, named `label · cut`. At the cut `valid` hyperparameters are found; at `test` they are used, and that
 artifact is exported, measured, gated and deployed. Of the targets, `next_item` is each event's item and `horizon` the new
 items of the days (`split.horizon_days`) after the cut.
 
 | metric | what it is |
 | --- | --- |
-| `valid/…` | what choices rest on |
-| `test/…` | what is reported; intervals in the run's description, plots and `evaluation.json` among its artifacts |
-| `early_stopping/…` | the small sample that is scored after each epoch |
+| `valid/…` | choices rest on it |
+| `test/…` | reported; intervals in the run's description, plots and `evaluation.json` among its artifacts |
+| `early_stopping/…` | a small sample, scored after each epoch |
 
-Numbers compare only where the tag `split_id` is the same.
+Numbers can be compared only where the tag `split_id` is the same.
 """
 
 NEXT_ITEM, HORIZON = "test/next_item/ndcg_10", "test/horizon/ndcg_10"
@@ -45,7 +45,7 @@ VALID = ("valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
 def experiment_tags(experiment_id: str, dataset: str) -> dict[str, str]:
-    """Tags of the data set's experiment: its description, its kind, its saved views."""
+    """Tags of the dataset's experiment: its description, its kind, its saved views."""
     runs = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
     return {
         "mlflow.note.content": DESCRIPTION.format(dataset=dataset, runs=runs),
@@ -56,7 +56,7 @@ def experiment_tags(experiment_id: str, dataset: str) -> dict[str, str]:
 
 
 def saved_view(title: str, search: str, order: str, columns: list[str], charts: list[dict]) -> str:
-    """The value of a saved view's tag: charts stand first, what the UI adds of itself below them."""
+    """The value of a saved view's tag: our charts first, what the UI adds below them."""
     section = {"uuid": "tidegate", "name": title, "display": True, "isReordered": True, "deleted": False}
     state = {
         "searchFilter": search,
@@ -112,7 +112,7 @@ VIEWS = {
          parallel(("name",), ("test/next_item/coverage_10", VALID[0], HORIZON, NEXT_ITEM))],
     ),
     "recipes": (
-        "Recipes on validation", "tags.cut = 'valid' AND tags.stage = 'train'", VALID[0],
+        "Fits on validation", "tags.cut = 'valid' AND tags.stage = 'train'", VALID[0],
         columns((*VALID, "fit_seconds"), ("name", "best_steps", "chosen.l2")),
         [bar(VALID[0]), bar(VALID[1]), scatter("fit_seconds", VALID[0]),
          line("early_stopping/next_item/ndcg_10"), line("early_stopping/horizon/ndcg_10"), line("train/loss")],

@@ -1,4 +1,4 @@
-"""Which items a loss compares the true one with, and with what probability they came.
+"""Sample the items that a loss compares the true one with, and estimate how likely each is in a batch.
 
 Legend: N item rows, P targets, M negatives of each.
 """
@@ -29,7 +29,7 @@ class NegativeSampler:
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draws follow from (seed, epoch), so that a resumed run draws what the whole one would have."""
+        """Seed the draws by (seed, epoch), so that a resumed run draws what an uninterrupted one draws."""
         self._generator.manual_seed(self._seed + 1_000_003 * epoch)
 
     def draw(self, targets: int, count: int) -> Tensor:
@@ -65,17 +65,17 @@ class StreamingFrequency:
         self._step += 1
         since = self._step - self._seen_at[items]
         moved = (1 - self._rate) * self.interval[items] + self._rate * since
-        # The first appearance has no earlier one to be measured from.
+        # The first appearance has no earlier one to measure from.
         self.interval[items] = torch.where(self._started[items], moved, self.interval[items])
         self._seen_at[items] = float(self._step)
         self._started[items] = True
 
     def state(self) -> dict[str, Tensor | int]:
-        """All that the batches so far have taught it; `restore` takes it back."""
+        """The estimate so far, for `restore`."""
         return {"interval": self.interval, "seen_at": self._seen_at, "started": self._started, "step": self._step}
 
     def restore(self, state: dict) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.interval, self._seen_at, self._started = (state[name] for name in ("interval", "seen_at", "started"))
         self._step = int(state["step"])
 

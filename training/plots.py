@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#1565c0", "#ef6c00", "#9e9e9e"
-COLOUR_OF = {"next_item": BLUE, "horizon": ORANGE}
+TARGET_COLORS = {"next_item": BLUE, "horizon": ORANGE}
 
 
 def panels(
@@ -30,9 +30,9 @@ def panels(
     columns = min(number, across or number)
     rows = -(-number // columns)
     figure = Figure(figsize=(5 * columns, rows * height), dpi=100)
-    every = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten()
-    axes = list(every[:number])
-    for empty in every[number:]:
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten()
+    axes = list(grid[:number])
+    for empty in grid[number:]:
         empty.remove()
     width = 5 - labels - 0.15
     figure.subplots_adjust(
@@ -50,11 +50,11 @@ def panels(
 
 
 def learning_curve(curves: list[dict], best_steps: int | None = None) -> Figure:
-    """Training loss by step and, where it was looked at, validation NDCG@10 of each target.
+    """Training loss by step and, where it was measured, validation NDCG@10 of each target.
 
     Args:
         curves: rows of a fit's learning curve, `step` among their keys.
-        best_steps: where the kept weights were taken; marked where validation was looked at.
+        best_steps: where the kept weights were taken; marked where validation was measured.
     """
     scored = [name for name in curves[0] if name.endswith("/ndcg_10")]
     figure, axes = panels(2 if scored else 1)
@@ -63,7 +63,7 @@ def learning_curve(curves: list[dict], best_steps: int | None = None) -> Figure:
     axes[0].set(title="Training loss", xlabel="step")
     for name in scored:
         target = name.split("/")[1]
-        axes[1].plot(steps, [row[name] for row in curves], color=COLOUR_OF[target], marker=".", label=target)
+        axes[1].plot(steps, [row[name] for row in curves], color=TARGET_COLORS[target], marker=".", label=target)
     if scored:
         axes[1].set(title="NDCG@10 on validation", xlabel="step", ylim=(0, None))
         if best_steps is not None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 
-from config import params
+from config.paths import ROOT
 
 
 def commit() -> str:
@@ -23,9 +23,9 @@ def commit() -> str:
 
 def lock_hash() -> str:
     """BLAKE2b of the locked dependencies."""
-    return hashlib.blake2b((params.ROOT / "requirements.lock").read_bytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b((ROOT / "requirements.lock").read_bytes(), digest_size=16).hexdigest()
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=params.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from config import params
-from config.command import exits_cleanly  # before torch: it sets how threads wait
+from config.command import exits_cleanly
 from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features

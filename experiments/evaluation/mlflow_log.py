@@ -9,7 +9,7 @@ from experiments.evaluation.measure import KS
 from experiments.evaluation.metrics_files import entry_value
 from experiments.pages import interval_text
 from training import tracking
-from training.plots import COLOUR_OF, GREY, panels
+from training.plots import GREY, TARGET_COLORS, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ def plot_by_slice(targets: dict[str, Any]) -> Figure:
             for bound in ("low", "high")
         ]
         means = [entry["mean"] for entry in entries]
-        axis.errorbar(means, range(len(slices)), xerr=errors, fmt="o", color=COLOUR_OF[target], capsize=2)
+        axis.errorbar(means, range(len(slices)), xerr=errors, fmt="o", color=TARGET_COLORS[target], capsize=2)
         axis.set_yticks(range(len(slices)), [f"{name} ({part['cases']:,})" for name, part in slices])
         axis.axvline(measured["metrics"][PRIMARY]["mean"], color=GREY, linestyle="--")
         axis.set(title=f"NDCG@10 by slice, {target}", xlim=(0, None))
@@ -116,7 +116,7 @@ def plot_by_slice(targets: dict[str, Any]) -> Figure:
 
 
 def _plot_band(axis: Axes, xs: list[int], entries: list[dict], target: str) -> None:
-    color = COLOUR_OF[target]
+    color = TARGET_COLORS[target]
     axis.plot(xs, [entry["mean"] for entry in entries], color=color, marker=".", label=target)
     if all(entry["low"] is not None for entry in entries):
         lows, highs = ([entry[bound] for entry in entries] for bound in ("low", "high"))

@@ -25,8 +25,9 @@ from experiments.evaluation.slices import Segments
 from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
-from serving.deployment import model_versions, registry
-from serving.deployment.registry import Target, Version
+from serving.deployment import promotion, registry
+from serving.deployment.promotion import ServingTarget
+from serving.deployment.registry import RegisteredVersion
 from serving.worker.recommender import Recommender
 from training import validation
 from training.fitting import fit
@@ -44,7 +45,7 @@ Parts = Mapping[str, Mapping[str, np.ndarray]]  # target -> part of the users ->
 # --- the champion and the holdout
 
 
-def find_opponent(dataset: str, candidate: Version, features: Features) -> tuple[Target, str | None]:
+def find_opponent(dataset: str, candidate: RegisteredVersion, features: Features) -> tuple[ServingTarget, str | None]:
     """The version to compare with, and a note if it is not the one that serves.
 
     A refit on all events was fitted on the holdout, so its parent, which was not, stands in for it. On events that are
@@ -53,12 +54,12 @@ def find_opponent(dataset: str, candidate: Version, features: Features) -> tuple
     Raises:
         RegistryError: nothing may serve.
     """
-    target = registry.opponent(dataset, candidate)
+    target = promotion.champion_to_beat(dataset, candidate)
     parent_ref = target.report.get("under")
-    fit_until = model_versions.stored_manifest(target.version).get("fit_until_us")
+    fit_until = registry.read_manifest(target.version).get("fit_until_us")
     if parent_ref is None or (isinstance(fit_until, int) and fit_until <= features.cut_us):
         return target, None
-    parent = registry.justified(registry.find(dataset, parent_ref["version"]))
+    parent = promotion.verified_target(registry.find_version(dataset, parent_ref["version"]))
     until = to_iso(fit_until) if isinstance(fit_until, int) else "an unknown time"
     note = (
         f"version {target.version.version}, which serves, was fitted on the holdout (until {until}); its parent, version "

@@ -38,8 +38,8 @@ from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from features import feature_files
 from features.feature_files import Features
-from serving.deployment import registry
-from serving.deployment.registry import Version
+from serving.deployment import promotion, registry
+from serving.deployment.registry import RegisteredVersion
 from serving.worker.recommender import Recommender
 from training.models import artifact
 
@@ -57,7 +57,7 @@ def run(settings: params.Params, label: str | None, override: bool = False) -> l
         The reports: the first champion's, if there was none, then the candidate's.
     """
     reports = []
-    if registry.settle(settings.dataset) is None:  # no champion, or one from before alias changes were signed
+    if promotion.settle_aliases(settings.dataset) is None:  # no champion, or one from before alias changes were signed
         baseline = best_label(settings, learned=False)
         if baseline is None:
             raise UserError("train.models in params.yaml holds no baseline; the first champion must be one")
@@ -91,7 +91,7 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
     """Judge a label's artifact and promote it on PROMOTE. The same question again returns the earlier report."""
     dataset = settings.dataset
     version = register(dataset, label)
-    candidate = registry.find(dataset, version)
+    candidate = registry.find_version(dataset, version)
     features = feature_files.load_features(FEATURES / "test")
     target, note = evidence.find_opponent(dataset, candidate, features)
     champion = target.version
@@ -102,7 +102,7 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
     earlier = earlier_report(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
     if earlier is not None and earlier["verdict"] != verdict.PROMOTE:
         return earlier | known | {"overrides": earlier["overrides"] + standing_overrides(dataset)}
-    registry.challenge(dataset, version)
+    promotion.set_challenger(dataset, version)
     baseline = best_label(settings, learned=False)
     case = GateCase(
         settings=settings, features=features, label=label, candidate=candidate, champion=champion,
@@ -119,9 +119,9 @@ def register(dataset: str, label: str) -> str:
     folder = exported_artifact(label)
     manifest = json.loads((folder / artifact.MANIFEST).read_text())
     try:
-        return registry.create_version(dataset, folder, manifest["run_id"], {"label": label})
+        return registry.register_version(dataset, folder, manifest["run_id"], {"label": label})
     except registry.RegistryError:  # the run is not in this registry: the artifact was pulled, not trained here
-        return registry.create_version(dataset, folder, None, {"label": label})
+        return registry.register_version(dataset, folder, None, {"label": label})
 
 
 def exported_artifact(label: str) -> Path:
@@ -140,16 +140,16 @@ def settle(dataset: str, version: str, report: dict) -> dict:
     """Set the champion alias on PROMOTE, else note the verdict on the version. Returns the report with the version."""
     report = report | {"overrides": report["overrides"] + standing_overrides(dataset)}
     if report["verdict"] == verdict.PROMOTE:
-        registry.promote(dataset, version, report, report_page.page(report | {"version": version}))
+        promotion.promote(dataset, version, report, report_page.page(report | {"version": version}))
     else:
-        registry.note_verdict(dataset, version, report)
+        promotion.record_verdict(dataset, version, report)
     return report | {"version": version}
 
 
 def standing_overrides(dataset: str) -> list[str]:
     """The override that is in force, as a line; empty if there is none."""
-    override = registry.standing_override(dataset)
-    return [override["line"]] if override else []
+    override = promotion.standing_override(dataset)
+    return [promotion.describe_override(override)] if override else []
 
 
 # --- the judgment of one candidate
@@ -171,8 +171,8 @@ class GateCase:
     settings: params.Params
     features: Features
     label: str
-    candidate: Version
-    champion: Version
+    candidate: RegisteredVersion
+    champion: RegisteredVersion
     champion_label: str
     baseline: Path | None
     code: CodeState
@@ -262,7 +262,7 @@ def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
         folders = {}
         for role, version in ((CANDIDATE, case.candidate), (CHAMPION, case.champion)):
             (scratch / role).mkdir()
-            folders[role] = registry.download(version.dataset, version.version, scratch / role)
+            folders[role] = registry.download_artifact(version.dataset, version.version, scratch / role)
         yield folders | ({BASELINE: case.baseline} if case.baseline else {})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

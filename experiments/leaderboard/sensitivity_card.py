@@ -12,15 +12,7 @@ from plotly.colors import qualitative
 
 from experiments.evaluation.bootstrap import UserTotals, intervals, json_number, percentile_bounds, resample_weights
 from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL
-from experiments.pages import (
-    WIDE_STYLE,
-    error_bars,
-    interval_text,
-    markdown_table,
-    page,
-    plotly_figure,
-    table,
-)
+from experiments.pages import WIDE_STYLE, error_bars, interval_text, markdown_table, page, plotly_figure, table
 
 NO_GATE = (
     "Only the temporal cut, with its targets next_item and horizon, asks the question of a platform: what will people take, "

@@ -23,9 +23,8 @@ from experiments.lineage.report import ReportPart
 from experiments.lineage.served_log import NOT_COMPUTED, Line, LineageError, ServedLines
 from features.feature_files import CUTS, FULL, cut_time
 from serving import settings as environment
-from serving.deployment import model_versions, registry
-from serving.deployment.model_versions import client
-from serving.deployment.registry import RegistryError, Version
+from serving.deployment import registry
+from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
 from serving.edge.request_log import FROM_STORE, pseudonym
 from serving.torchserve.client import ServerError, TorchServe
 
@@ -86,7 +85,7 @@ def dataset_impact(hash_prefix: str, folder: Path, settings: params.Params) -> l
 def _find_hash(prefix: str, settings: params.Params) -> str:
     if len(prefix) < MIN_HASH_LENGTH:
         raise LineageError(f"--dataset is {prefix!r}; expected a hash, or its first {MIN_HASH_LENGTH} digits or more")
-    versions = (entry.tags for entry in client().search_model_versions(f"name='{settings.dataset}'"))
+    versions = (entry.tags for entry in registry_client().search_model_versions(f"name='{settings.dataset}'"))
     runs = (run.data.tags for run in _all_runs(settings.dataset, ""))
     known = {tags["dataset_hash"] for group in (versions, runs) for tags in group if "dataset_hash" in tags}
     matching = sorted(one for one in known | {upstream.local_dataset_hash() or ""} if one.startswith(prefix))
@@ -166,7 +165,7 @@ def runs_part(origin: Origin) -> ReportPart:
 
 
 def _all_runs(dataset: str, query: str) -> Iterator[Any]:
-    mlflow = client()
+    mlflow = registry_client()
     experiment = mlflow.get_experiment_by_name(dataset)
     token: str | None = None
     while experiment is not None:
@@ -186,7 +185,7 @@ def _fit_until(tags: Mapping[str, str]) -> int | None:
     return cut_time(tags["cut"], split)
 
 
-def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda version: True) -> ReportPart:
+def versions_part(origin: Origin, holds: Callable[[RegisteredVersion], bool] = lambda version: True) -> ReportPart:
     """Versions that were fitted on the data, and which of them are live.
 
     Args:
@@ -194,7 +193,7 @@ def versions_part(origin: Origin, holds: Callable[[Version], bool] = lambda vers
     """
     live, live_note = _live_versions(origin.dataset)
     rows, other_versions, notes = [], 0, []
-    for version in registry.registered(origin.dataset):
+    for version in registry.list_versions(origin.dataset):
         try:
             manifest = upstream.read_manifest(version)
             if manifest["dataset_hash"] != origin.hash:
@@ -227,9 +226,8 @@ def _live_versions(dataset: str) -> tuple[dict[str, str], str]:
     return {name.partition(".")[0]: "default" if one.default else "loaded" for name, one in live.items()}, ""
 
 
-def _vocabulary(version: Version) -> set[str]:
-    name = f"{version.dataset} {version.version}"
-    return set(json.loads(model_versions.read(f"{version.source}/vocabulary.json", name)))
+def _vocabulary(version: RegisteredVersion) -> set[str]:
+    return set(json.loads(registry.read_text(version, f"{version.source}/vocabulary.json")))
 
 
 def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path, secret: bytes | None) -> ReportPart:

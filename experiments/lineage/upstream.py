@@ -15,9 +15,8 @@ from experiments.lineage import inputs
 from experiments.lineage.inputs import UserReading
 from experiments.lineage.report import ReportPart
 from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
-from serving.deployment import model_versions, registry
-from serving.deployment.model_versions import client
-from serving.deployment.registry import RegistryError, Version
+from serving.deployment import promotion, registry
+from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
 from serving.edge import request_log
 from training import provenance
 from training.models.artifact import MANIFEST, digest_of
@@ -67,7 +66,7 @@ def _answer_part(line: Line, answers: int) -> ReportPart:
 
 
 def _events_part(
-    line: Line, version: Version | None, secret: bytes | None, user_id: str | None, settings: params.Params
+    line: Line, version: RegisteredVersion | None, secret: bytes | None, user_id: str | None, settings: params.Params
 ) -> ReportPart:
     if line.get("cache") == NOT_COMPUTED:
         return ReportPart("events", note=FROM_EDGE)
@@ -104,13 +103,12 @@ def _reading_part(line: Line, reading: UserReading, user: Mapping[str, str] | No
     return ReportPart("events", {**(user or {}), **facts}, rows, note)
 
 
-def _repeats(version: Version | None, settings: params.Params) -> str:
+def _repeats(version: RegisteredVersion | None, settings: params.Params) -> str:
     """How the model reads repeated items: as its artifact says, else as params.yaml says."""
     if version is None:
         return settings.ingest.repeats
     try:
-        name = f"{version.dataset} {version.version}"
-        return json.loads(model_versions.read(f"{version.source}/config.json", name))["repeats"]
+        return json.loads(registry.read_text(version, f"{version.source}/config.json"))["repeats"]
     except (RegistryError, ValueError, KeyError):
         return settings.ingest.repeats
 
@@ -118,7 +116,7 @@ def _repeats(version: Version | None, settings: params.Params) -> str:
 # --- a version
 
 
-def find_version(dataset: str, model_version: str | None) -> Version:
+def find_version(dataset: str, model_version: str | None) -> RegisteredVersion:
     """The registered version that an answer states: "3.1" is the second archive of version 3.
 
     Raises:
@@ -130,7 +128,7 @@ def find_version(dataset: str, model_version: str | None) -> Version:
         raise LineageError(f"the answer states {stated}, which is not in any registry")
     place = registry_place()
     try:
-        return registry.find(dataset, number)
+        return registry.find_version(dataset, number)
     except RegistryError as error:
         raise LineageError(f"{error}; searched {place}") from None
 
@@ -148,20 +146,20 @@ def registry_place() -> str:
     return uri.replace(f"{parts.netloc}/", f"{parts.hostname}/", 1) if "@" in parts.netloc else uri
 
 
-def read_manifest(version: Version) -> dict[str, Any]:
+def read_manifest(version: RegisteredVersion) -> dict[str, Any]:
     """The manifest of a version's artifact.
 
     Raises:
         RegistryError: it cannot be read, or is not the one that was registered.
     """
     name = f"{version.dataset} {version.version}"
-    manifest = json.loads(model_versions.read(f"{version.source}/{MANIFEST}", name))
+    manifest = json.loads(registry.read_text(version, f"{version.source}/{MANIFEST}"))
     if digest_of(manifest) != version.artifact:
         raise RegistryError(f"{name}: its artifact is not the one that was registered (the digest differs)")
     return manifest
 
 
-def version_parts(version: Version) -> list[ReportPart]:
+def version_parts(version: RegisteredVersion) -> list[ReportPart]:
     """Everything behind a version. A part that cannot be read says so; the others are shown all the same."""
     parts = [_version_part(version), _gate_part(version), *_parent_part(version)]
     try:
@@ -172,8 +170,8 @@ def version_parts(version: Version) -> list[ReportPart]:
     return [*parts, run, _code_part(manifest), _dataset_part(manifest)]
 
 
-def version_aliases(version: Version) -> list[str]:
-    return sorted(client().get_model_version(version.dataset, version.version).aliases)
+def version_aliases(version: RegisteredVersion) -> list[str]:
+    return sorted(registry_client().get_model_version(version.dataset, version.version).aliases)
 
 
 def local_dataset_hash() -> str | None:
@@ -182,7 +180,7 @@ def local_dataset_hash() -> str | None:
     return json.loads(path.read_text())["dataset_hash"] if path.is_file() else None
 
 
-def _version_part(version: Version) -> ReportPart:
+def _version_part(version: RegisteredVersion) -> ReportPart:
     facts = {
         "model": version.dataset, "version": version.version, "aliases": version_aliases(version),
         "artifact": version.artifact, "source": version.source,
@@ -190,27 +188,27 @@ def _version_part(version: Version) -> ReportPart:
     return ReportPart("version", facts)
 
 
-def _gate_part(version: Version) -> ReportPart:
+def _gate_part(version: RegisteredVersion) -> ReportPart:
     try:
-        report = registry.justified(version).report
+        report = promotion.verified_target(version).report
     except RegistryError as error:
-        tags = client().get_model_version(version.dataset, version.version).tags
+        tags = registry_client().get_model_version(version.dataset, version.version).tags
         return ReportPart("gate report", {"verdict": tags.get("gate_verdict")}, note=str(error))
     names = ("verdict", "reason", "date", "against_version", "label")
     facts = {name.replace("_", " "): report.get(name) for name in names}
     return ReportPart("gate report", facts | {"report": "as the gate wrote it, by its signature"})
 
 
-def _parent_part(version: Version) -> list[ReportPart]:
+def _parent_part(version: RegisteredVersion) -> list[ReportPart]:
     """For a refit on all events: the version whose gate report it serves under."""
     try:
-        number = model_versions.parent_of(version)
+        number = registry.refit_parent(version)
     except RegistryError:  # the part of the artifact says so
         return []
     if number is None:
         return []
     try:
-        parent = registry.find(version.dataset, number)
+        parent = registry.find_version(version.dataset, number)
     except RegistryError as error:
         return [ReportPart("parent", {"version": number}, note=str(error))]
     gate = _gate_part(parent)
@@ -218,11 +216,11 @@ def _parent_part(version: Version) -> list[ReportPart]:
     return [ReportPart("parent", facts, note=gate.note)]
 
 
-def _run_part(run_id: str, version: Version) -> ReportPart:
+def _run_part(run_id: str, version: RegisteredVersion) -> ReportPart:
     from mlflow.exceptions import MlflowException  # slow to import
 
     try:
-        run = client().get_run(run_id)
+        run = registry_client().get_run(run_id)
     except MlflowException:
         copy = f"; run {version.run_id} holds the artifact, which was copied here" if version.run_id else ""
         return ReportPart("run", {"run id": run_id}, note=f"{registry_place()} has no such run{copy}")
@@ -272,7 +270,7 @@ def _logged_dataset(manifest: Mapping[str, Any]) -> dict[str, Any]:
     from mlflow.exceptions import MlflowException  # slow to import
 
     try:
-        logged = client().get_run(manifest.get("run_id", "")).inputs
+        logged = registry_client().get_run(manifest.get("run_id", "")).inputs
     except MlflowException:
         return {}
     found = logged.dataset_inputs if logged is not None else []

@@ -21,7 +21,7 @@ from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT, STATE, state
 from experiments.orchestration import model_selection
-from serving.deployment.deployment_log import who
+from serving.deployment.deployment_log import current_user
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"
@@ -202,6 +202,6 @@ def only_one(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             raise AlreadyRunningError(f"{what} runs already: {file.read().strip() or 'since a moment ago'}") from None
         file.truncate(0)
-        file.write(f"pid {os.getpid()} by {who()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
+        file.write(f"pid {os.getpid()} by {current_user()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
         file.flush()
         yield

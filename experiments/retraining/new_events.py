@@ -17,8 +17,8 @@ from config.paths import EXPERIMENTS, INGESTED, SPLIT
 from data.times import to_iso
 from experiments.orchestration import model_selection
 from experiments.orchestration.workspace import edited
-from serving.deployment import registry
-from serving.deployment.model_versions import stored_manifest
+from serving.deployment import promotion
+from serving.deployment.registry import read_manifest
 from training.models.registry import models
 
 NOTE = EXPERIMENTS / "retrain.json"
@@ -35,8 +35,8 @@ class FittedChampion(NamedTuple):
 
 def read_champion(dataset: str) -> FittedChampion:
     """Read the champion of a dataset. Raises UserError if it has none, or if its manifest is missing."""
-    version = registry.serving_target(dataset).version
-    manifest = stored_manifest(version)
+    version = promotion.serving_target(dataset).version
+    manifest = read_manifest(version)
     return FittedChampion(version.version, manifest["label"], manifest["params"], manifest["fit_until_us"])
 
 

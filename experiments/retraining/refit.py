@@ -34,10 +34,10 @@ from features import feature_files
 from features.feature_files import FULL, Features
 from features.fit import fit_cuts
 from features.sequences import EvaluationCases, next_item_cases
-from serving import export
-from serving.artifact.item_tables import Sides
-from serving.deployment import emergency_override, gate_report, model_versions, registry
-from serving.deployment.registry import Target
+from serving.artifact import export_artifact
+from serving.artifact.export_artifact import SideTables
+from serving.deployment import gate_report, promotion, registry
+from serving.deployment.promotion import ServingTarget
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
 from training import distributed, fit_files, provenance, tracking
@@ -61,21 +61,23 @@ REFIT_ELSEWHERE = (
 # --- before the fit
 
 
-def refittable_champion(dataset: str) -> Target:
+def refittable_champion(dataset: str) -> ServingTarget:
     """The champion, if the gate promoted it.
 
     Raises:
         RegistryError: nothing may serve.
         UserError: it is champion by an override, so there is no report to serve under.
     """
-    target = registry.serving_target(dataset)
-    if target.report["verdict"] == emergency_override.VERDICT:
+    target = promotion.serving_target(dataset)
+    if target.report["verdict"] == gate_report.OVERRIDE_VERDICT:
         name = f"{dataset} {target.version.version}"
         raise UserError(f"{name} is champion by an override; only a version that passed the gate is refitted")
     return target
 
 
-def check_before_fit(parent: Target, settings: params.Params, code: CodeState, override: bool) -> tuple[Features, dict]:
+def check_before_fit(
+    parent: ServingTarget, settings: params.Params, code: CodeState, override: bool
+) -> tuple[Features, dict]:
     """Check what must hold before a fit, and make the features of all events. Returns the features and their audit.
 
     Raises:
@@ -101,10 +103,10 @@ def _require(refusal: GateDecision | None) -> None:
         raise UserError(f"{refusal.reason}; {refusal.advice}")
 
 
-def parent_differences(parent: Target, settings: params.Params) -> list[str]:
+def parent_differences(parent: ServingTarget, settings: params.Params) -> list[str]:
     """How code, lock, dataset and settings here differ from the parent's, a line each."""
     version, split = parent.version, read_json(SPLIT / "manifest.json", "python -m data.split")
-    config = model_versions.read(f"{version.source}/config.json", f"{version.dataset} {version.version}")
+    config = registry.read_text(version, f"{version.source}/config.json")
     here = {
         "dataset_hash": split["dataset_hash"],
         "split_id": split["split_id"],
@@ -115,7 +117,7 @@ def parent_differences(parent: Target, settings: params.Params) -> list[str]:
         "refresh_minutes": settings.featurize.trends.refresh_minutes,
     }
     names = {key: name for key, name in (MANIFEST_FACTS | CONFIG_FACTS).items() if key in here}
-    return differences(model_versions.stored_manifest(version) | json.loads(config), here, names)
+    return differences(registry.read_manifest(version) | json.loads(config), here, names)
 
 
 def differences(parent: Mapping[str, Any], child: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
@@ -139,7 +141,7 @@ def _short(value: object) -> str:
 # --- the fit
 
 
-def run(settings: params.Params, parent: Target, override: bool) -> dict[str, Any]:
+def run(settings: params.Params, parent: ServingTarget, override: bool) -> dict[str, Any]:
     """Refit, judge, and promote on PROMOTE; returns the report.
 
     Raises:
@@ -151,24 +153,24 @@ def run(settings: params.Params, parent: Target, override: bool) -> dict[str, An
     parent_ref = {
         "version": parent.version.version,
         "artifact": parent.version.artifact,
-        "report": gate_report.digest(parent.version),
+        "report": gate_report.report_digest(parent.version),
     }
-    label = str(model_versions.stored_manifest(parent.version)["label"])
+    label = str(registry.read_manifest(parent.version)["label"])
     case = GateCase(
-        settings=settings, features=features, label=label, candidate=registry.find(dataset, version),
+        settings=settings, features=features, label=label, candidate=registry.find_version(dataset, version),
         champion=parent.version, champion_label=label, baseline=None, code=code, audit=audit, override=override,
         now_us=time.time_ns() // 1000, skew=skew_report.last(dataset),
     )  # fmt: skip
     return judgment.settle(dataset, version, judge_refit(case, parent_ref))
 
 
-def fit_on_all_events(parent: Target, features: Features, settings: params.Params) -> str:
+def fit_on_all_events(parent: ServingTarget, features: Features, settings: params.Params) -> str:
     """Fit the parent's configuration on all events, export it and register it; returns the version.
 
     Raises:
         UserError: the parent does not state its seed, or the configuration cannot be fitted.
     """
-    version, manifest = parent.version, model_versions.stored_manifest(parent.version)
+    version, manifest = parent.version, registry.read_manifest(parent.version)
     label, configuration, seed = manifest["label"], manifest["params"], manifest.get("seed")
     if seed is None:
         raise UserError(f"{version.dataset} {version.version} does not state its seed; fit, export and gate it again")
@@ -185,8 +187,10 @@ def fit_on_all_events(parent: Target, features: Features, settings: params.Param
     folder = REFITS / "artifacts" / label
     torch.set_num_threads(1)
     facts = json.loads((fitted / "fit.json").read_text())
-    export.write(folder, fitted / "weights.safetensors", facts, features, settings, Sides.read())
-    return registry.create_version(version.dataset, folder, run.run_id, {"label": label, "refit_of": version.version})
+    export_artifact.export_artifact(
+        folder, fitted / "weights.safetensors", facts, features, settings, SideTables.read()
+    )
+    return registry.register_version(version.dataset, folder, run.run_id, {"label": label, "refit_of": version.version})
 
 
 # --- the checks of a refit

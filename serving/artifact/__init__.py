@@ -1,1 +1,1 @@
-"""What export and package add to a fitted model: its tables, its index, the code that travels with it."""
+"""Build what a server loads: the artifact folder with its index, and the archive of artifact and worker code."""

@@ -1,1 +1,1 @@
-"""How a version comes to serve, stays and goes: stages, trials, the way back, what to tell of it."""
+"""How a version becomes champion, is deployed, rolled out and rolled back."""

@@ -1,4 +1,17 @@
-"""What a move of a data set's aliases is, and what the signed record of them says the aliases should say."""
+"""Signed changes of the aliases `champion` and `previous`, and rollback protection.
+
+Each change is one signed entry, stored as a tag `alias_change.N` of the registered model. An entry holds the hash of the
+entry before it, so none can be removed from the middle or put back later. A change is written in three steps:
+
+    1. sign the change and store it as the tag `alias_change_intent`
+    2. set the aliases, then store the entry `alias_change.N`
+    3. remove the intent
+
+A process that is killed between two steps leaves the intent, and `complete_change` finishes it.
+
+Rollback protection: each machine remembers the newest serial number that it has seen per model, and refuses a registry
+that holds older entries only, such as a restored backup. An emergency override accepts the older registry again.
+"""
 
 from __future__ import annotations
 
@@ -14,292 +27,313 @@ from data import files
 from data.times import now_iso
 from serving import settings
 from serving.deployment import signature
-from serving.deployment.deployment_log import who
-from serving.deployment.model_versions import RegistryError, aliased, client, find
+from serving.deployment.deployment_log import current_user
+from serving.deployment.registry import (
+    CHAMPION,
+    PREVIOUS,
+    RegistryError,
+    find_version,
+    one_line,
+    registry_client,
+    version_by_alias,
+)
 from serving.deployment.signature import SignatureError
 from training.tracking import tracking_uri
 
-SEEN_FILE = "moves_seen.json"
-MODELS_KEPT = 200  # models; of the oldest nobody deploys any more
-
-
-def registry_key(registry: str, dataset: str, created: int | None) -> str:
-    """The name of a model, which no other bears; a digest, since the address of a registry may hold a password."""
-    return sha256(f"{registry} {dataset} {created}".encode()).hexdigest()[:32]
-
-
-def last_seen_serial(model: str) -> int:
-    """The serial of the last entry that was seen of a model; 0 for none."""
-    return _read().get(model, 0)
-
-
-def remember_serial(model: str, serial: int) -> None:
-    known = _read()
-    if serial > known.get(model, 0):
-        known.pop(model, None)
-        _write(dict(list(known.items())[-MODELS_KEPT + 1 :]) | {model: serial})
-
-
-def forget_serial(model: str) -> None:
-    """Take whatever comes next for the newest."""
-    known = _read()
-    if known.pop(model, None) is not None:
-        _write(known)
-
-
-def seen_serials_path() -> Path:
-    return settings.load().state / DEPLOYMENTS / SEEN_FILE
-
-
-def _read() -> dict[str, int]:
-    try:
-        known = json.loads(seen_serials_path().read_text())
-    except (OSError, ValueError):  # none yet, or cut short by a full disk: what it knew is known no more
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write(known: dict[str, int]) -> None:
-    with suppress(OSError):  # a full disk costs this memory, never a rollback
-        files.write_bytes(seen_serials_path(), json.dumps(known, indent=1).encode())
-
-
-CHAMPION, PREVIOUS = "champion", "previous"
 PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
-KIND = "alias move"
-INTENT, ENTRY = "alias_intent", "alias_move"
-WAY_OUT = "where no key of yours is missing, an override is the way out: `python -m serving.deploy --help`"
-ENTRY_NAME = re.compile(rf"{ENTRY}\.(\d{{6,}})")
+SIGNED_KIND = "alias change"
+INTENT_TAG = "alias_change_intent"
+ENTRY_TAG = "alias_change"
+ENTRY_NAME = re.compile(rf"{ENTRY_TAG}\.(\d{{6,}})")
+OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
+
+NEWEST_SERIALS_FILE = "newest_alias_changes.json"
+MAX_REMEMBERED_MODELS = 200
+
+Versions = dict[str, str | None]  # alias -> version, None if the alias does not exist
 
 
 @dataclass(frozen=True)
-class Move:
-    """One move of champion and previous.
+class AliasChange:
+    """One change of champion and previous.
 
     Attributes:
-        serial: 1, 2, ... of the data set.
-        why: promotion, rollback or override.
-        artifact: digest of what becomes champion.
-        before, after: alias -> version, None for no version.
-        link: hash of the entry before; empty for the first.
+        serial: 1, 2, ... within the dataset.
+        action: promotion, rollback or override.
+        artifact: digest of the artifact that becomes champion.
+        previous_entry: hash of the entry before; empty for the first.
     """
 
     dataset: str
     serial: int
-    why: str
+    action: str
     reason: str
-    who: str
-    when: str
+    changed_by: str
+    changed_at: str
     artifact: str
-    before: dict[str, str | None]
-    after: dict[str, str | None]
-    link: str
+    before: Versions
+    after: Versions
+    previous_entry: str
 
     @property
     def champion(self) -> str | None:
         return self.after.get(CHAMPION)
 
     def __str__(self) -> str:
-        return f"{self.why} of {self.champion} by {self.who}, {self.when}"
+        return f"{self.action} of {self.champion} by {self.changed_by}, {self.changed_at}"
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a data set's tags hold of its moves; `entries`: serial -> signed text; `model`: as `seen` knows it."""
+class AliasRecord:
+    """The signed alias changes of a dataset, as the tags of its registered model hold them.
+
+    Attributes:
+        model_key: identifies the model in this machine's list of newest serials.
+        entries: serial -> signed text.
+        intent: signed text of a change that has begun; None if there is none.
+    """
 
     dataset: str
-    model: str
+    model_key: str
     entries: dict[int, str]
     intent: str | None
 
     @property
-    def link(self) -> str:
-        return sha256(self.entries[max(self.entries)].encode()).hexdigest() if self.entries else ""
+    def last_hash(self) -> str:
+        return _hash(self.entries[max(self.entries)]) if self.entries else ""
 
     @property
     def next_serial(self) -> int:
         return max(self.entries, default=0) + 1
 
-    def last(self) -> Move | None:
-        """The move that the aliases should show; None where none was ever signed.
+    def last(self) -> AliasChange | None:
+        """The change that the aliases should show; None if nothing was ever signed.
 
         Raises:
-            RegistryError: the last entry is not signed by a key of ours, or one before or after it is gone.
+            RegistryError: the last entry is not signed by a known key, an entry is missing, or this machine has seen a
+                newer one.
         """
-        if not self.entries:
-            return self._as_seen(None)
-        serial = max(self.entries)
-        move = self._read(self.entries[serial], f"its entry {name_of(serial)}")
-        before = self.entries.get(serial - 1)
-        linked = sha256(before.encode()).hexdigest() if before is not None else ""
-        if move.serial != serial or move.link != linked:
-            gap = f"{self.dataset}: its entry {name_of(serial)} does not follow on the one before it"
-            raise RegistryError(f"{gap}; {WAY_OUT}")
-        return self._as_seen(move)
+        newest_seen = _read_newest_serials().get(self.model_key, 0)
+        if self.entries:
+            serial = max(self.entries)
+            change = self._verify(self.entries[serial], f"its entry {entry_tag(serial)}")
+            before = self.entries.get(serial - 1)
+            if change.serial != serial or change.previous_entry != (_hash(before) if before is not None else ""):
+                raise RegistryError(
+                    f"{self.dataset}: its entry {entry_tag(serial)} does not follow the entry before it; {OVERRIDE_HINT}"
+                )
+        else:
+            serial, change = 0, None
+        if serial < newest_seen:
+            raise RegistryError(
+                f"{self.dataset}: its entry {entry_tag(newest_seen)}, which this machine has seen, is gone; {OVERRIDE_HINT}"
+            )
+        return change
 
-    def pending(self) -> Move | None:
-        """The move that is under way; one that was overtaken is none.
+    def pending(self) -> AliasChange | None:
+        """The change that has begun and is not complete; None also if a later change replaced it.
 
         Raises:
-            RegistryError: the intent is not signed by a key of ours.
+            RegistryError: the intent is not signed by a known key.
         """
-        if self.intent is None or self.written():
+        if self.intent is None or self.entry_is_written():
             return None
-        move = self._read(self.intent, f"its tag {INTENT}")
-        return move if (move.serial, move.link) == (self.next_serial, self.link) else None
+        change = self._verify(self.intent, f"its tag {INTENT_TAG}")
+        return change if (change.serial, change.previous_entry) == (self.next_serial, self.last_hash) else None
 
-    def written(self) -> bool:
-        """Whether the intended move lacks nothing but the removal of its intent."""
+    def entry_is_written(self) -> bool:
+        """Whether the intended change is complete except for the removal of its intent."""
         return bool(self.entries) and self.intent == self.entries[max(self.entries)]
 
-    def current(self) -> Move | None:
-        """The move under way, else the last one."""
-        return self.pending() or self.last()
+    def standing_override(self) -> AliasChange | None:
+        """The emergency override that made the present champion; None if the gate promoted it."""
+        change = self.pending() or self.last()
+        return change if change is not None and change.action == OVERRIDE else None
 
-    def promoted(self, version: str) -> bool:
-        """Whether the gate ever made a version champion, by an entry that a key of ours still verifies."""
+    def was_promoted(self, version: str) -> bool:
+        """Whether the gate ever promoted a version, by an entry that a known key still verifies."""
         for serial, text in self.entries.items():
             with suppress(RegistryError):
-                move = self._read(text, f"its entry {name_of(serial)}")
-                if (move.why, move.champion) == (PROMOTION, version):
+                change = self._verify(text, f"its entry {entry_tag(serial)}")
+                if (change.action, change.champion) == (PROMOTION, version):
                     return True
         return False
 
-    def fault(self, alias: str, says: str | None) -> str | None:
-        """One line on an alias that no signed move explains; None where one does.
+    def alias_problem(self, alias: str, version: str | None) -> str | None:
+        """One line if no signed change explains an alias; None if one does.
 
         Args:
-            says: the version that the alias names.
+            version: the version that the alias names.
         """
-        pending = self.pending()
-        if pending is not None:
-            if says in (pending.before.get(alias), pending.after.get(alias)):
+        expected = self.pending()
+        if expected is not None:
+            if version in (expected.before.get(alias), expected.after.get(alias)):
                 return None
-        elif (last := self.last()) is None:
-            return (
-                None if says is None else f"{self.dataset}: {alias} {says} stands without a signed move; {advice(says)}"
-            )
-        elif says == last.after.get(alias):
-            return None
-        told = pending or self.last()
-        assert told is not None
+        else:
+            expected = self.last()
+            if expected is None and version is None:
+                return None
+            if expected is None:
+                return f"{self.dataset}: no signed change made {version} {alias}; {how_to_justify(str(version))}"
+            if version == expected.after.get(alias):
+                return None
         return (
-            f"{self.dataset}: {alias} was moved by hand: it says {says or 'nothing'}, the last signed move says "
-            f"{told.after.get(alias) or 'nothing'} ({told}); `python -m serving.deploy --restore` puts it back"
+            f"{self.dataset}: {alias} was changed by hand: it names {version or 'nothing'}, the last signed change "
+            f"names {expected.after.get(alias) or 'nothing'} ({expected}); `python -m serving.deploy --restore` restores it"
         )
 
-    def _as_seen(self, last: Move | None) -> Move | None:
-        """The last move, unless this machine has seen one that came after it."""
-        if max(self.entries, default=0) < (gone := last_seen_serial(self.model)):
-            raise RegistryError(f"{self.dataset}: its entry {name_of(gone)}, which was seen here, is gone; {WAY_OUT}")
-        return last
-
-    def _read(self, text: str, which: str) -> Move:
-        keys = signature.load()
+    def _verify(self, text: str, name: str) -> AliasChange:
+        keys = signature.load_keys()
         try:
-            told = keys.verified(KIND, text, f"{self.dataset}: {which}")
+            statement = keys.verify(SIGNED_KIND, text, f"{self.dataset}: {name}")
         except SignatureError as error:
-            raise SignatureError(f"{error}; {WAY_OUT}") from None
-        if told.get("dataset") != self.dataset:
-            raise RegistryError(f"{self.dataset}: {which} is of {told.get('dataset')}")
-        return Move(**{name: value for name, value in told.items() if name not in ("kind", "key")})
+            raise SignatureError(f"{error}; {OVERRIDE_HINT}") from None
+        if statement.get("dataset") != self.dataset:
+            raise RegistryError(f"{self.dataset}: {name} is of {statement.get('dataset')}")
+        return AliasChange(**{field: value for field, value in statement.items() if field not in ("kind", "key")})
 
 
-def advice(version: str) -> str:
-    """What to do about a version that nothing signed justifies."""
-    override = f"`python -m serving.deploy --override {version} --reason ...`"
-    return f"judge anew by `python -m experiments.gate`, or, in an emergency, {override}"
-
-
-def name_of(serial: int) -> str:
-    """The tag of an entry."""
-    return f"{ENTRY}.{serial:06d}"
-
-
-def read(dataset: str) -> Record:
-    """The record of a data set; an empty one where nothing is registered."""
+def read_record(dataset: str) -> AliasRecord:
+    """The record of a dataset; an empty one if nothing is registered."""
     from mlflow.exceptions import MlflowException
 
     tags, created = {}, None
     try:
-        model = client().get_registered_model(dataset)
+        model = registry_client().get_registered_model(dataset)
         tags, created = model.tags, model.creation_timestamp
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise RegistryError(f"the registry cannot be read: {' '.join(str(error).split())[:300]}") from None
-    found = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
-    return Record(
-        dataset,
-        registry_key(tracking_uri(), dataset, created),
-        {int(match[1]): text for match, text in found if match},
-        tags.get(INTENT),
-    )
+            raise RegistryError(f"the registry cannot be read: {one_line(error)}") from None
+    matches = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
+    entries = {int(match[1]): text for match, text in matches if match}
+    # A digest, because the address of a registry may hold a password.
+    model_key = _hash(f"{tracking_uri()} {dataset} {created}")[:32]
+    return AliasRecord(dataset, model_key, entries, tags.get(INTENT_TAG))
 
 
-def make(dataset: str, why: str, reason: str, artifact: str, after: dict[str, str | None], past: Move | None) -> None:
-    """Sign a move and carry it out.
+def apply_change(
+    dataset: str, action: str, reason: str, artifact: str, after: Versions, last: AliasChange | None
+) -> None:
+    """Sign a change of the aliases and carry it out.
 
     Args:
-        after: champion and previous -> version, None to have no such alias.
-        past: the last move; None takes what the aliases say now for what was before.
+        after: champion and previous -> version.
+        last: the last change; None records the present aliases as those before.
 
     Raises:
-        RegistryError: somebody else moved them meanwhile.
+        RegistryError: somebody else changed the aliases at the same time.
     """
-    record = read(dataset)
-    if why == OVERRIDE:  # the way out, also of a record that went back
-        forget_serial(record.model)
-    before = past.after if past else {alias: _says(dataset, alias) for alias in after}
-    now = now_iso()
-    move = Move(dataset, record.next_serial, why, reason, who(), now, artifact, before, after, record.link)
-    client().set_registered_model_tag(dataset, INTENT, signature.sign(KIND, asdict(move)))
-    finish(dataset)
-    if (last := read(dataset).last()) != move:
-        raise RegistryError(
-            f"{dataset}: somebody else moved its aliases at the same time ({last}); look, then try again"
-        )
+    record = read_record(dataset)
+    if action == OVERRIDE:
+        _forget_serial(record.model_key)
+    before = last.after if last else {alias: _alias_version(dataset, alias) for alias in after}
+    change = AliasChange(
+        dataset,
+        record.next_serial,
+        action,
+        reason,
+        current_user(),
+        now_iso(),
+        artifact,
+        before,
+        after,
+        record.last_hash,
+    )
+    registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(SIGNED_KIND, asdict(change)))
+    complete_change(dataset)
+    if (written := read_record(dataset).last()) != change:
+        raise RegistryError(f"{dataset}: somebody else changed its aliases at the same time ({written}); try again")
 
 
-def finish(dataset: str) -> Move | None:
-    """Complete a move that was cut short; the move, None where nothing was under way.
+def complete_change(dataset: str) -> AliasChange | None:
+    """Complete a change that was interrupted, and remember the newest serial.
+
+    Returns:
+        The completed change; None if no change had begun.
 
     Raises:
-        RegistryError: the intent is not signed by a key of ours, or a version that it names is gone.
+        RegistryError: the intent is not signed by a known key, or it names a version that does not exist.
     """
-    record = read(dataset)
+    record = read_record(dataset)
     if record.intent is None:
-        _take_note(record)
+        _remember_serial(record)
         return None
-    registry = client()
-    move = record.last() if record.written() else record.pending()
-    if move is not None and not record.written():
-        show(move)
-        registry.set_registered_model_tag(dataset, name_of(move.serial), record.intent)
-    registry.delete_registered_model_tag(dataset, INTENT)
-    _take_note(read(dataset))
-    return move
+    mlflow = registry_client()
+    change = record.last() if record.entry_is_written() else record.pending()
+    if change is not None and not record.entry_is_written():
+        set_aliases(change)
+        mlflow.set_registered_model_tag(dataset, entry_tag(change.serial), record.intent)
+    mlflow.delete_registered_model_tag(dataset, INTENT_TAG)
+    _remember_serial(read_record(dataset))
+    return change
 
 
-def _take_note(record: Record) -> None:
-    """Remember the record as it stands, if it is to be believed."""
-    with suppress(RegistryError):
-        if record.last() is not None:
-            remember_serial(record.model, max(record.entries))
-
-
-def show(move: Move) -> None:
-    """Have the aliases say what a move says."""
-    registry = client()
-    for alias in (PREVIOUS, CHAMPION):  # in this order the champion before is never without a name
-        wanted, says = move.after.get(alias), _says(move.dataset, alias)
-        if wanted == says:
+def set_aliases(change: AliasChange) -> None:
+    """Set the aliases to what a change names."""
+    mlflow = registry_client()
+    for alias in (PREVIOUS, CHAMPION):  # in this order the former champion always has an alias
+        version = change.after.get(alias)
+        if version == _alias_version(change.dataset, alias):
             continue
-        if wanted is None:
-            registry.delete_registered_model_alias(move.dataset, alias)
+        if version is None:
+            mlflow.delete_registered_model_alias(change.dataset, alias)
         else:
-            registry.set_registered_model_alias(move.dataset, alias, find(move.dataset, wanted).version)
+            mlflow.set_registered_model_alias(change.dataset, alias, find_version(change.dataset, version).version)
 
 
-def _says(dataset: str, alias: str) -> str | None:
-    version = aliased(dataset, alias)
+def how_to_justify(version: str) -> str:
+    """What to do about a version that no signature justifies."""
+    override = f"`python -m serving.deploy --override {version} --reason ...`"
+    return f"judge it with `python -m experiments.gate`, or, in an emergency, use {override}"
+
+
+def entry_tag(serial: int) -> str:
+    """The name of the tag that holds an entry."""
+    return f"{ENTRY_TAG}.{serial:06d}"
+
+
+def newest_serials_path() -> Path:
+    """The file in which this machine remembers the newest serial of each model."""
+    return settings.load().state / DEPLOYMENTS / NEWEST_SERIALS_FILE
+
+
+def _alias_version(dataset: str, alias: str) -> str | None:
+    version = version_by_alias(dataset, alias)
     return version.version if version else None
+
+
+def _remember_serial(record: AliasRecord) -> None:
+    """Remember the newest serial of a record that can be trusted."""
+    with suppress(RegistryError):
+        if record.last() is None:
+            return
+        serials = _read_newest_serials()
+        serial = max(record.entries)
+        if serial > serials.get(record.model_key, 0):
+            serials.pop(record.model_key, None)  # moves it to the end, which is dropped last
+            _write_newest_serials(
+                dict(list(serials.items())[-MAX_REMEMBERED_MODELS + 1 :]) | {record.model_key: serial}
+            )
+
+
+def _forget_serial(model_key: str) -> None:
+    serials = _read_newest_serials()
+    if serials.pop(model_key, None) is not None:
+        _write_newest_serials(serials)
+
+
+def _read_newest_serials() -> dict[str, int]:
+    try:
+        serials = json.loads(newest_serials_path().read_text())
+    except (OSError, ValueError):  # no file yet, or one that a full disk cut short
+        return {}
+    return serials if isinstance(serials, dict) else {}
+
+
+def _write_newest_serials(serials: dict[str, int]) -> None:
+    with suppress(OSError):  # a full disk must not prevent a rollback
+        files.write_bytes(newest_serials_path(), json.dumps(serials, indent=1).encode())
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

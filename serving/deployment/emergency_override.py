@@ -1,71 +1,47 @@
-"""The emergency override: a champion without the gate's word, signed, with a reason, and loud until a promotion ends it."""
+"""Make a version champion without the gate's approval, in an emergency.
+
+An override is signed and needs a reason. Each deployment, the status, the version's description and the gate's reports
+show it until the next promotion ends it.
+"""
 
 from __future__ import annotations
 
-from serving.deployment import alias_changes, model_versions
-from serving.deployment.alias_changes import CHAMPION, OVERRIDE, Move
-from serving.deployment.model_versions import RegistryError, Version, client, stored_digest
+from serving.deployment import alias_changes, registry, signature
+from serving.deployment.alias_changes import OVERRIDE
+from serving.deployment.deployment_log import current_user
+from serving.deployment.gate_report import OVERRIDE_VERDICT, override_reason
+from serving.deployment.promotion import ServingTarget, change_champion, serving_target
+from serving.deployment.registry import RegistryError, find_version, stored_digest
 
-VERDICT = "OVERRIDE"  # stands where a verdict would, had anybody judged
-LEAST_WORDS = 3
+MIN_REASON_WORDS = 3
 
 
-def checked(reason: str) -> str:
-    """The reason in one line.
+def override(dataset: str, version: str, reason: str) -> ServingTarget:
+    """Make a version the champion without the gate's approval.
+
+    This is the only way forward if the record of alias changes itself cannot be trusted any more.
 
     Raises:
-        RegistryError: it is too short to be one.
+        RegistryError: the reason is too short, there is no such version, its artifact is not the one registered, or the
+            gate's key is missing.
     """
     words = reason.split()
-    if len(words) < LEAST_WORDS:
-        raise RegistryError(f"--reason is {reason!r}; an override needs one of at least {LEAST_WORDS} words")
-    return " ".join(words)
-
-
-def announce(version: Version, reason: str) -> None:
-    """Say on the version, in MLflow, that no gate let it serve."""
-    said = {"verdict": VERDICT, "reason": f"by {alias_changes.who()}, {_told(reason)}"}
-    model_versions.verdict(client(), version.dataset, version.version, said)
-
-
-def standing(dataset: str) -> dict | None:
-    """The override by which the champion stands: version, reason, who, when, and all of it in a `line`; None without.
-
-    Raises:
-        RegistryError: the record of moves is not to be believed.
-    """
-    move = alias_changes.read(dataset).current()
-    if move is None or move.why != OVERRIDE:
-        return None
-    line = f"{dataset} {move.champion} is champion {_told(move.reason)} ({move.who}, {move.when})"
-    return {"version": move.champion, "reason": move.reason, "who": move.who, "when": move.when, "line": line}
-
-
-def report(version: Version, move: Move) -> dict:
-    """What is read in place of the gate's report.
-
-    Raises:
-        RegistryError: the override is of another artifact.
-    """
-    if not move.artifact == version.artifact == stored_digest(version):
-        raise RegistryError(f"{version.dataset} {version.version}: its override is of another artifact")
-    tags = client().get_model_version(version.dataset, version.version).tags
-    return {
-        "verdict": VERDICT,
-        "reason": _told(move.reason),
-        "dataset": version.dataset,
-        "version": version.version,
-        "artifact": version.artifact,
-        "label": tags.get("label", "a model"),
-        "against_version": move.before.get(CHAMPION),
-        "primary": None,
-        "policy": {},
-        "evidence": {},
-        "date": move.when,
-        "overrides": [],
-        "advice": "find a candidate that passes the gate: its promotion ends the override",
-    }
-
-
-def _told(reason: str) -> str:
-    return f"without the gate's word, until the next promotion: {reason}"
+    if len(words) < MIN_REASON_WORDS:
+        raise RegistryError(f"--reason is {reason!r}; an override needs one of at least {MIN_REASON_WORDS} words")
+    reason = " ".join(words)
+    candidate = find_version(dataset, version)
+    if stored_digest(candidate) != candidate.artifact:
+        raise RegistryError(f"{candidate}: its artifact is not the one that was registered")
+    # Only the first change may create a key: who has lost the key gets an error, not a second key.
+    signature.load_keys(create=not alias_changes.read_record(dataset).entries)
+    try:
+        alias_changes.complete_change(dataset)
+        last = alias_changes.read_record(dataset).last()
+    except RegistryError:
+        last = None
+    if last is None or (last.action, last.champion, last.reason) != (OVERRIDE, version, reason):
+        # Marked first, so that the version never serves unmarked if this is interrupted.
+        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {override_reason(reason)}"}
+        registry.set_verdict(dataset, version, verdict)
+        change_champion(candidate, OVERRIDE, reason, last)
+    return serving_target(dataset)

@@ -1,10 +1,10 @@
-"""A gate report beside the version that it is of, and the signature that says who wrote it and of what.
+"""The gate's signed report of a version: store it, and verify it before the version serves.
 
-The signature covers verdict, data set, version, artifact, policy, date and every byte of the report, and names the file:
-a report of another day lies elsewhere, so that one tag says which counts.
+The signature covers the verdict, dataset, version, artifact, policy, date and every byte of the report, and names the
+report's file. A newer report is another file, and one tag says which file counts.
 
-A version that was refitted on all events has no later ones to be judged on. Its report says `under` whose it serves: the
-parent's version and the hash of the parent's report, which must hold, too, whenever the refit's is asked for.
+A refit on all events has no later events to be judged on. Its report names its parent under `under` (the parent's version
+and the hash of the parent's report), and is valid only as long as the parent's report is.
 """
 
 from __future__ import annotations
@@ -16,133 +16,166 @@ from pathlib import Path
 from config import params
 from config.command import UserError
 from config.paths import ROOT, WORKSPACES
-from serving.deployment import alias_changes, model_versions, signature
-from serving.deployment.alias_changes import advice
-from serving.deployment.model_versions import (
-    RegistryError,
-    Version,
-    client,
-    find,
-    parent_of,
-    read,
-    stored_digest,
-    stored_manifest,
-)
-from serving.deployment.signature import canonical
+from serving.deployment import alias_changes, registry, signature
+from serving.deployment.alias_changes import AliasChange, how_to_justify
+from serving.deployment.registry import CHAMPION, RegisteredVersion, RegistryError, registry_client, stored_digest
+from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"
-KIND = "gate report"
+OVERRIDE_VERDICT = "OVERRIDE"  # in place of a verdict, for a champion that an emergency override made
+SIGNED_KIND = "gate report"
 REPORT_TAG, SIGNATURE_TAG = "gate_report", "gate_report_signature"
+IGNORED_POLICY_FIELDS = ("refit",)  # options of one run of the gate, on which no verdict rests
 
 
-def keep(version: Version, report: dict, html: str | None) -> None:
-    """Log the report into the version's run, sign it, and show its verdict on the version."""
+def store_report(version: RegisteredVersion, report: dict, html: str | None) -> None:
+    """Log the report to the version's run, sign it, and show its verdict on the version."""
     text = json.dumps(report, indent=1, sort_keys=True, default=str)
-    digest = sha256(text.encode()).hexdigest()
+    digest = _sha256(text)
     folder = f"gate-v{version.version}/{digest[:12]}"
-    registry = client()
-    registry.log_text(version.run_id, text, f"{folder}/report.json")
+    mlflow = registry_client()
+    mlflow.log_text(version.run_id, text, f"{folder}/report.json")
     if html is not None:
-        registry.log_text(version.run_id, html, f"{folder}/report.html")
+        mlflow.log_text(version.run_id, html, f"{folder}/report.html")
     uri = f"runs:/{version.run_id}/{folder}/report.json"
-    signed = signature.sign(KIND, {**_subject(json.loads(text)), "sha256": digest, "uri": uri})
-    registry.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
-    registry.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
-    model_versions.verdict(registry, version.dataset, version.version, report)
+    signed = signature.sign(SIGNED_KIND, {**_signed_fields(json.loads(text)), "sha256": digest, "uri": uri})
+    mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
+    mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
+    registry.set_verdict(version.dataset, version.version, report)
 
 
-def verified(version: Version) -> dict:
+def verified_report(version: RegisteredVersion) -> dict:
     """The report that lets a version serve.
 
     Raises:
-        RegistryError: there is none, or it is not signed by the gate, was changed since, is of another version or
-            artifact, does not say PROMOTE, or rests on a parent's that does not hold.
+        RegistryError: there is none, or it is not signed by the gate, was changed, is of another version or artifact,
+            does not say PROMOTE, or its parent's report is not valid.
     """
-    name, signed = f"{version.dataset} {version.version}", _signed(version)
-    text = read(str(signed["uri"]), name)
-    if sha256(text.encode()).hexdigest() != signed["sha256"]:
-        raise RegistryError(f"{name}: its gate report was changed after the gate signed it (the hash differs)")
+    statement = _signed_statement(version)
+    text = registry.read_text(version, str(statement["uri"]))
+    if _sha256(text) != statement["sha256"]:
+        raise RegistryError(f"{version}: its gate report was changed after the gate signed it (the hash differs)")
     report = json.loads(text)
-    if _subject(report) != {key: signed.get(key) for key in _subject(report)}:
-        raise RegistryError(f"{name}: its gate report is of something else than its signature says")
+    fields = _signed_fields(report)
+    if fields != {key: statement.get(key) for key in fields}:
+        raise RegistryError(f"{version}: its gate report and the report's signature differ")
     if report.get("verdict") != PROMOTE:
-        raise RegistryError(f"{name}: its gate report says {report.get('verdict')}, not {PROMOTE}")
+        raise RegistryError(f"{version}: its gate report says {report.get('verdict')}, not {PROMOTE}")
     if (report.get("dataset"), report.get("version")) != (version.dataset, version.version):
-        raise RegistryError(f"{name}: its gate report is of {report.get('dataset')} {report.get('version')}")
+        raise RegistryError(f"{version}: its gate report is of {report.get('dataset')} {report.get('version')}")
     if not report.get("artifact") == version.artifact == stored_digest(version):
-        raise RegistryError(f"{name}: its gate report is of another artifact")
+        raise RegistryError(f"{version}: its gate report is of another artifact")
     if "under" in report:
-        check_parent(version, report["under"])
+        check_refit_parent(version, report["under"])
     return report
 
 
-def check_parent(version: Version, under: dict) -> None:
-    """Hold a refit to the version under whose report it serves.
+def check_refit_parent(version: RegisteredVersion, under: dict) -> None:
+    """Check that a refit may serve under its parent's report.
+
+    Args:
+        under: the `version` and the hash of the `report` of the parent.
 
     Raises:
-        RegistryError: it is no refit of that version, or that version was never promoted, is a refit itself, or has no
-            valid report, or another one by now.
+        RegistryError: the version is no refit of the parent, or the parent was never promoted, is a refit itself, or has
+            no valid report or a newer one.
     """
-    name = f"{version.dataset} {version.version}"
-    parent = find(version.dataset, str(under.get("version")))
-    told = f"{name}: its parent, version {parent.version},"
-    if stored_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
-        raise RegistryError(f"{name}: its gate report rests on version {parent.version}, of which it is no refit")
-    if parent_of(parent) is not None:
-        raise RegistryError(f"{told} is a refit itself, which nothing later has judged")
-    if not alias_changes.read(version.dataset).promoted(parent.version):
-        raise RegistryError(f"{told} was never promoted by the gate")
+    parent = registry.find_version(version.dataset, str(under.get("version")))
+    subject = f"{version}: its parent, version {parent.version},"
+    if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
+        raise RegistryError(
+            f"{version}: its gate report names version {parent.version}, but it is no refit of that one"
+        )
+    if registry.refit_parent(parent) is not None:
+        raise RegistryError(f"{subject} is a refit itself, which was not judged on later events")
+    if not alias_changes.read_record(version.dataset).was_promoted(parent.version):
+        raise RegistryError(f"{subject} was never promoted by the gate")
     try:
-        verified(parent)
+        verified_report(parent)
     except RegistryError as error:
-        raise RegistryError(f"{told} may not serve: {error}") from None
-    if digest(parent) != under.get("report"):
-        raise RegistryError(f"{told} has another gate report than the one that it was refitted under")
+        raise RegistryError(f"{subject} may not serve: {error}") from None
+    if report_digest(parent) != under.get("report"):
+        raise RegistryError(f"{subject} has another gate report than at the time of the refit")
 
 
-def digest(version: Version) -> str:
+def report_digest(version: RegisteredVersion) -> str:
     """Hash of a version's report, as the gate signed it."""
-    return str(_signed(version)["sha256"])
+    return str(_signed_statement(version)["sha256"])
 
 
-def _signed(version: Version) -> dict:
-    """What the signature of a version's report says."""
-    name = f"{version.dataset} {version.version}"
-    tags = client().get_model_version(version.dataset, version.version).tags
-    if SIGNATURE_TAG not in tags:
-        what = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
-        raise RegistryError(f"{name}: {what}; {advice(version.version)}")
-    return signature.verified(KIND, tags[SIGNATURE_TAG], f"{name}: its gate report")
+def override_report(version: RegisteredVersion, override: AliasChange) -> dict:
+    """What takes the place of the gate's report for a champion that an emergency override made.
+
+    Raises:
+        RegistryError: the override is of another artifact.
+    """
+    if not override.artifact == version.artifact == stored_digest(version):
+        raise RegistryError(f"{version}: its override is of another artifact")
+    tags = registry_client().get_model_version(version.dataset, version.version).tags
+    return {
+        "verdict": OVERRIDE_VERDICT,
+        "reason": override_reason(override.reason),
+        "dataset": version.dataset,
+        "version": version.version,
+        "artifact": version.artifact,
+        "label": tags.get("label", "a model"),
+        "against_version": override.before.get(CHAMPION),
+        "primary": None,
+        "policy": {},
+        "evidence": {},
+        "date": override.changed_at,
+        "overrides": [],
+        "advice": "find a candidate that passes the gate: its promotion ends the override",
+    }
 
 
-def _subject(report: dict) -> dict:
-    """What a report is of, by which policy and when."""
-    named = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
-    return {**named, "policy": sha256(canonical(report.get("policy"))).hexdigest()}
+def override_reason(reason: str) -> str:
+    """The reason of an override, with what it means."""
+    return f"without the gate's approval, until the next promotion: {reason}"
 
 
-ONCE = ("refit",)  # what a run of the gate may ask beyond params.yaml, and no verdict rests on
-
-
-def current(dataset: str, root: Path = ROOT) -> dict | None:
-    """The policy of a data set's params.yaml, the project's or a workspace's; None where neither is of this data set."""
+def current_policy(dataset: str, root: Path = ROOT) -> dict | None:
+    """The gate's policy in the params.yaml of a dataset: the project's, or a workspace's; None if neither has this dataset."""
     for path in (root / "params.yaml", root / WORKSPACES / dataset / "params.yaml"):
         try:
             settings = params.load(path)
-        except (OSError, UserError):  # who runs a verb by it is told
+        except (OSError, UserError):  # commands that run with this file report its errors
             continue
         if settings.dataset == dataset:
             return settings.gate.model_dump(mode="json")
     return None
 
 
-def difference(report: dict, now: dict | None) -> str | None:
-    """One line on what differs; None where nothing does, or nothing can be compared."""
-    then = report.get("policy")
-    if not then or now is None:
+def policy_difference(report: dict, current: dict | None) -> str | None:
+    """One line on how the policy of a report differs from the current one; None if they agree or cannot be compared."""
+    reported = report.get("policy")
+    if not reported or current is None:
         return None
-    names = sorted((then.keys() | now.keys()) - set(ONCE))
-    found = [f"{name} {then.get(name)} -> {now.get(name)}" for name in names if then.get(name) != now.get(name)]
-    if not found:
+    names = sorted((reported.keys() | current.keys()) - set(IGNORED_POLICY_FIELDS))
+    changes = [
+        f"{name} {reported.get(name)} -> {current.get(name)}"
+        for name in names
+        if reported.get(name) != current.get(name)
+    ]
+    if not changes:
         return None
-    return f"{report.get('dataset')} {report.get('version')} passed by another policy than params.yaml has: {', '.join(found)}"
+    version = f"{report.get('dataset')} {report.get('version')}"
+    return f"{version} passed the gate under another policy than that of params.yaml: {', '.join(changes)}"
+
+
+def _signed_statement(version: RegisteredVersion) -> dict:
+    tags = registry_client().get_model_version(version.dataset, version.version).tags
+    if SIGNATURE_TAG not in tags:
+        problem = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
+        raise RegistryError(f"{version}: {problem}; {how_to_justify(version.version)}")
+    return signature.verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
+
+
+def _signed_fields(report: dict) -> dict:
+    """The fields of a report that its signature repeats, and the hash of its policy."""
+    fields = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
+    return {**fields, "policy": sha256(canonical_json(report.get("policy"))).hexdigest()}
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Have a version answer on the live server: loaded beside the others, its golden requests answered, then the default.
+"""Load a model archive on the live server, check its golden requests, and make it the default.
 
-Knows no registry, so it works where MLflow is not installed.
+This module does not know the registry, so it also works in a container without MLflow.
 """
 
 from __future__ import annotations
@@ -9,116 +9,109 @@ import time
 from collections.abc import Callable
 
 from config.command import UserError
-from serving.package import Build
+from serving.artifact.archive import ModelArchive
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 from serving.worker.response import find_difference
 
 RETRY_SECONDS = 0.25
-PASSING = (None, 503, 507)  # statuses of a worker that is starting, or starting again
+STARTING_STATUSES = (None, 503, 507)  # of a worker that is starting or restarting
 
-
-class RehearsalError(UserError):
-    """A live version does not answer its golden requests as its artifact did at export."""
-
-
-def rehearse(build: Build, client: TorchServe, patience: float) -> None:
-    """See that each golden request is answered as at export, by this very version.
-
-    Args:
-        patience: seconds to wait for a worker that is starting.
-
-    Raises:
-        RehearsalError: an answer differs, or none comes in time.
-    """
-    deadline = time.monotonic() + patience
-    for number, case in enumerate(build.golden):
-        answer = _ask(build, case["request"], client, deadline)
-        fault = find_difference(case["answer"], answer)
-        if fault is None and answer.get("model_version") != build.version:
-            fault = f"model_version is {answer.get('model_version')}, not {build.version}"
-        if fault is not None:
-            raise RehearsalError(f"golden request {number} is answered differently than at export: {fault}")
-
-
-def _ask(build: Build, request: dict, client: TorchServe, deadline: float) -> dict:
-    while True:
-        try:
-            return client.predict(build.name, request, build.version)
-        except ServerError as error:
-            if error.status not in PASSING or time.monotonic() > deadline:
-                raise RehearsalError(f"it does not answer: {error}") from None
-            time.sleep(RETRY_SECONDS)
-
-
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class DeployError(UserError):
     """The new version does not serve; the text says why, and what answers instead."""
 
 
-def bring_up(build: Build, client: TorchServe, settings: ServerSettings, say: Say) -> None:
-    """Have the version loaded, with its golden requests answered as at export.
+class GoldenRequestError(UserError):
+    """A loaded version does not answer its golden requests as its artifact did at export."""
+
+
+def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_seconds: float) -> None:
+    """Check that this version answers each golden request as at export.
+
+    Args:
+        wait_seconds: how long to wait for a worker that is starting.
 
     Raises:
-        DeployError: it cannot be loaded or answers otherwise; it is unloaded again.
+        GoldenRequestError: an answer differs, or none comes in time.
     """
-    live = client.describe(build.name)
-    if build.version in live:
+    deadline = time.monotonic() + wait_seconds
+    for number, case in enumerate(archive.golden_requests):
+        answer = _predict(archive, case["request"], client, deadline)
+        fault = find_difference(case["answer"], answer)
+        if fault is None and answer.get("model_version") != archive.version:
+            fault = f"model_version is {answer.get('model_version')}, not {archive.version}"
+        if fault is not None:
+            raise GoldenRequestError(f"the answer to golden request {number} differs from that at export: {fault}")
+
+
+def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
+    """Load a version beside the others and check its golden requests.
+
+    Raises:
+        DeployError: it cannot be loaded or its answers differ; it is unloaded again.
+    """
+    live = client.describe(archive.name)
+    if archive.version in live:
         try:
-            rehearse(build, client, settings.load_seconds)
+            check_golden_requests(archive, client, settings.load_seconds)
             return
-        except RehearsalError as error:
-            say(f"{build.name} {build.version} is loaded, but {error}; loading it anew")
-            _unload(build.version, live, client, build.name)
+        except GoldenRequestError as error:
+            progress(f"{archive} is loaded, but {error}; loading it again")
+            _unload(archive, live, client)
     log_size = server.worker_log_size(settings)
     try:
         client.register(
-            build.archive.name,
-            build.name,
+            archive.path.name,
+            archive.name,
             batch_size=settings.batch_size,
             batch_delay_ms=settings.batch_delay_ms,
             answer_seconds=settings.answer_seconds,
         )
-        rehearse(build, client, settings.load_seconds)
-    except (ServerError, RehearsalError) as error:
+        check_golden_requests(archive, client, settings.load_seconds)
+    except (ServerError, GoldenRequestError) as error:
         cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
-        _give_up(build, client)
-        raise DeployError(f"{build.name} {build.version}: {cause or error}; {_who_answers(build, client)}") from None
-    say(f"loaded {build.name} {build.version}; {len(build.golden)} golden requests answered as at export")
+        live = client.describe(archive.name)
+        if archive.version in live:  # TorchServe itself unloads a version whose worker never started
+            _unload(archive, live, client)
+        default = [version.version for version in client.describe(archive.name).values() if version.default]
+        still = f"{archive.name} {default[0]} still answers" if default else f"no version of {archive.name} answers"
+        raise DeployError(f"{archive}: {cause or error}; {still}") from None
+    count = len(archive.golden_requests)
+    progress(f"loaded {archive}; TorchServe answers {count} of {count} golden requests as at export")
 
 
-def make_default(build: Build, client: TorchServe, settings: ServerSettings, say: Say) -> None:
-    """Give a loaded version all its workers, then everybody who names no version. Each worker answers the golden
-    requests before it counts as ready.
+def make_default(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
+    """Give a loaded version all its workers, then make it the default version.
+
+    Each worker answers the golden requests before it counts as ready.
 
     Raises:
-        ServerError: a worker did not come up; who was the default still is.
+        ServerError: a worker did not start; the default did not change.
     """
-    live = client.describe(build.name)[build.version]
+    live = client.describe(archive.name)[archive.version]
     if live.workers != settings.workers:
-        client.scale(build.name, build.version, settings.workers)
+        client.scale(archive.name, archive.version, settings.workers)
     if not live.default:
-        client.set_default(build.name, build.version)
-        say(f"{build.name} {build.version} answers now")
+        client.set_default(archive.name, archive.version)
+        progress(f"{archive} is the default version")
 
 
-def _unload(version: str, live: dict[str, LoadedVersion], client: TorchServe, name: str) -> None:
-    others = [other for other in live.values() if other.version != version]
-    if live[version].default and others:  # TorchServe keeps the default while others are loaded
-        client.set_default(name, max(others, key=lambda other: other.ready).version)
-    client.unregister(name, version)
+def _predict(archive: ModelArchive, request: dict, client: TorchServe, deadline: float) -> dict:
+    while True:
+        try:
+            return client.predict(archive.name, request, archive.version)
+        except ServerError as error:
+            if error.status not in STARTING_STATUSES or time.monotonic() > deadline:
+                raise GoldenRequestError(f"it does not answer: {error}") from None
+            time.sleep(RETRY_SECONDS)
 
 
-def _give_up(build: Build, client: TorchServe) -> None:
-    """Take a failed version away. TorchServe has unloaded one whose worker never started."""
-    live = client.describe(build.name)
-    if build.version in live:
-        _unload(build.version, live, client, build.name)
-
-
-def _who_answers(build: Build, client: TorchServe) -> str:
-    default = [about.version for about in client.describe(build.name).values() if about.default]
-    return f"{build.name} {default[0]} answers as before" if default else f"no version of {build.name} answers"
+def _unload(archive: ModelArchive, live: dict[str, LoadedVersion], client: TorchServe) -> None:
+    others = [other for other in live.values() if other.version != archive.version]
+    if live[archive.version].default and others:  # TorchServe keeps the default while others are loaded
+        client.set_default(archive.name, max(others, key=lambda other: other.ready).version)
+    client.unregister(archive.name, archive.version)

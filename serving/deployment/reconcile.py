@@ -1,173 +1,283 @@
-"""One attempt to bring TorchServe to what the registry and the stage say, each step of which is safe to repeat."""
+"""Make TorchServe serve what the registry and the rollout stage name, in steps that are each safe to repeat.
+
+    registry: champion, previous  ->  .mar  ->  loaded beside the old  ->  golden requests pass  ->  default
+
+If a deployment is killed at any moment and run again, it converges. The old version answers until the new one has passed
+its golden requests on the live server. The previous champion stays loaded, so a rollback only changes the default. A
+version that is on trial (`python -m serving.rollout`) stays on trial.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from config.params import Rollout
-from serving.deployment import alias_changes, archives, registry, rollout_stage
-from serving.deployment.deployment_log import who
-from serving.deployment.load_version import DeployError, Say, bring_up, make_default
-from serving.deployment.registry import RegistryError, Target, Version
-from serving.deployment.rollout_stage import Phase, Stage, number
-from serving.package import Build
+from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_identity
+from serving.deployment import alias_changes, promotion, registry, rollout_stage
+from serving.deployment.deployment_log import DeploymentEvent, current_user
+from serving.deployment.load_version import DeployError, Progress, load_version, make_default
+from serving.deployment.promotion import ServingTarget
+from serving.deployment.registry import RegisteredVersion, RegistryError
+from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
-from serving.torchserve.client import ServerError, TorchServe
+from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 
 
-class Overtaken(Exception):
-    """Somebody moved the stage meanwhile: what was about to be done may not be wanted any more."""
+class StageChangedError(Exception):
+    """Another process changed the stage: the next step may not be wanted any more."""
 
 
-class Reconcile:
-    """One attempt, for as long as the stage stays as it is."""
+@dataclass(frozen=True)
+class Deployment:
+    """The version that TorchServe answers with by default, after a deployment."""
 
-    def __init__(self, dataset: str, settings: ServerSettings, scratch: Path, say: Say, plan: Rollout | None) -> None:
-        self.dataset, self.settings, self.scratch, self.say, self.plan = dataset, settings, scratch, say, plan
-        self.place = rollout_stage.place(dataset, settings)
-        self.standing = rollout_stage.read(self.place)
+    version: str  # as TorchServe names it
+    label: str | None  # of the model, if its gate report states one
+    golden_requests: int  # that it answers as at export
 
-    def run(self) -> str:
-        if cut_short := alias_changes.finish(self.dataset):
-            self.say(f"completed the {cut_short}, which was cut short")
-        if loud := registry.standing_override(self.dataset):
-            self.say(f"OVERRIDE: {loud['line']}")
+
+def deploy(
+    dataset: str, settings: ServerSettings, progress: Progress = print, plan: Rollout | None = None
+) -> Deployment:
+    """Reconcile until the stage stays unchanged.
+
+    Args:
+        plan: put a new champion on trial beside the version that serves; None: it serves at once. A trial that has begun
+            goes on in both cases.
+
+    Raises:
+        RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
+        DeployError: the new version failed on the server and was unloaded.
+        ServerStartError, JavaError: there is no server to deploy to.
+    """
+    stage_path = rollout_stage.stage_path(dataset, settings)
+    with server.lock(settings, "deploy"):
+        while True:
+            try:
+                with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
+                    return _Reconciliation(dataset, settings, Path(scratch), progress, plan).run()
+            except StageChangedError:
+                progress("another process changed the rollout stage; starting again")
+            except DeployError as error:
+                now = rollout_stage.utc_now().isoformat()
+                event = DeploymentEvent(now, dataset, "deploy", None, None, str(error), current_user(), "failed")
+                rollout_stage.log_event(stage_path, event)
+                raise
+
+
+class _Reconciliation:
+    """One attempt, valid as long as nobody else changes the stage.
+
+    Args:
+        scratch: an existing folder for downloaded artifacts.
+    """
+
+    def __init__(
+        self, dataset: str, settings: ServerSettings, scratch: Path, progress: Progress, plan: Rollout | None
+    ) -> None:
+        self.dataset, self.settings, self.scratch, self.progress, self.plan = dataset, settings, scratch, progress, plan
+        self.stage_path = rollout_stage.stage_path(dataset, settings)
+        self.stage = rollout_stage.read_stage(self.stage_path)
+
+    def run(self) -> Deployment:
+        if interrupted := alias_changes.complete_change(self.dataset):
+            self.progress(f"completed the interrupted {interrupted}")
+        if override := promotion.standing_override(self.dataset):
+            self.progress(f"OVERRIDE: {promotion.describe_override(override)}")
         else:
-            self._obey_order()
-        champion = registry.serving_target(self.dataset)
-        previous = self._previous(champion.version)
+            self._complete_ordered_rollback()
+        champion = promotion.serving_target(self.dataset)
+        previous = self._previous_target(champion.version)
         if server.start(self.settings):
-            self.say("started TorchServe")
+            self.progress("started TorchServe")
         with TorchServe.from_settings(self.settings) as self.client:
-            wanted = archives.build(champion.version, self.client, self.settings, self.scratch)
-            former = None
-            if previous is not None and self._is_tried(champion.version, previous):
-                former = self._loaded(previous, self.settings.workers)  # first: it answers, whatever else is loaded
-            if former is not None:
-                self._try(wanted, former, champion)
-                answers = former
+            new = self._build(champion.version)
+            old = None
+            if previous is not None and self._is_trial(champion.version, previous.version):
+                old = self._load_previous(previous.version, self.settings.workers)  # first, because it answers
+            if previous is not None and old is not None:
+                self._continue_trial(new, old, champion)
+                default, target = old, previous
             else:
-                former = self._serve(wanted, previous, champion)
-                answers = wanted
-            self._remove_others({wanted.version} | ({former.version} if former else set()))
-        return answers.version
+                old = self._serve(new, previous.version if previous else None, champion)
+                default, target = new, champion
+            self._remove_others({new.version} | ({old.version} if old else set()))
+        return Deployment(default.version, target.report.get("label"), len(default.golden_requests))
 
-    def _obey_order(self) -> None:
-        """Have the registry say what a rollback ordered, before anything is done by what it says."""
-        ordered = self.standing
-        if ordered is None or ordered.phase is not Phase.BACK or ordered.previous is None:
+    def _complete_ordered_rollback(self) -> None:
+        """Change the registry's aliases as an ordered rollback wants, before anything is done by them."""
+        stage = self.stage
+        if stage is None or stage.phase is not Phase.ROLLBACK or stage.previous is None:
             return
-        champion, wanted = registry.aliased(self.dataset, registry.CHAMPION), number(ordered.previous)
+        champion, wanted = (
+            registry.version_by_alias(self.dataset, registry.CHAMPION),
+            registered_version(stage.previous),
+        )
         if champion is not None and champion.version == wanted:
             return
-        previous = registry.aliased(self.dataset, registry.PREVIOUS)
+        previous = registry.version_by_alias(self.dataset, registry.PREVIOUS)
         if previous is None or previous.version != wanted:
             raise RegistryError(
-                f"{self.dataset} {ordered.previous} answers, as a rollback ordered ({ordered.why}), and the registry does "
-                f"not name {wanted} as previous any more; `--override {wanted}` keeps it, another version's serves that"
+                f"{self.dataset} {stage.previous} answers since a rollback ({stage.reason}), but the registry no longer "
+                f"names {wanted} as previous; `python -m serving.deploy --override` with {wanted} keeps it, and with "
+                "another version serves that one"
             )
-        registry.rollback(self.dataset, ordered.why)
+        promotion.roll_back_aliases(self.dataset, stage.reason)
 
-    def _previous(self, champion: Version) -> Version | None:
+    def _previous_target(self, champion: RegisteredVersion) -> ServingTarget | None:
         try:
-            previous = registry.serving_target(self.dataset, registry.PREVIOUS).version
+            previous = promotion.serving_target(self.dataset, registry.PREVIOUS)
         except RegistryError as error:
-            if registry.aliased(self.dataset, registry.PREVIOUS) is not None:
-                self.say(f"not kept for rollback: {error}")
+            if registry.version_by_alias(self.dataset, registry.PREVIOUS) is not None:
+                self.progress(f"the previous version is not kept for a rollback: {error}")
             return None
-        return previous if previous.version != champion.version else None
+        return previous if previous.version.version != champion.version else None
 
-    def _is_tried(self, champion: Version, previous: Version) -> bool:
+    def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
         """Whether the champion is to answer beside the previous version, not in its place."""
-        standing = self.standing
-        ends = (champion.version, previous.version)
-        if (
-            standing is not None
-            and standing.tried
-            and ends == (number(standing.version), number(standing.previous or ""))
-        ):
-            return True
-        if self.plan is None or (standing is not None and standing.phase in (Phase.SWITCH, Phase.BACK)):
+        stage = self.stage
+        if stage is not None and stage.on_trial:
+            on_trial = registered_version(stage.version), registered_version(stage.previous or "")
+            if on_trial == (champion.version, previous.version):
+                return True
+        if self.plan is None or (stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK)):
             return False
         default = [live.version for live in self.client.describe(self.dataset).values() if live.default]
-        if not default or number(default[0]) == champion.version:
+        if not default or registered_version(default[0]) == champion.version:
             return False
-        if number(default[0]) != previous.version:
+        if registered_version(default[0]) != previous.version:
             raise RegistryError(
-                f"{self.dataset} {default[0]} serves, and the registry's previous is {previous.version}: a trial could "
-                "not go back to what serves; `python -m serving.deploy` switches at once"
+                f"{self.dataset} {default[0]} serves, but the registry's previous is {previous.version}: a trial could "
+                "not roll back to what serves; `python -m serving.deploy` switches at once"
             )
         return True
 
-    def _try(self, wanted: Build, former: Build, champion: Target) -> None:
-        make_default(former, self.client, self.settings, self.say)
-        self._bring_up(wanted)
-        if self.client.describe(self.dataset)[wanted.version].workers != self.settings.workers:
-            self.client.scale(self.dataset, wanted.version, self.settings.workers)
-        standing = self.standing
-        ends = (wanted.version, former.version)
-        if standing is None or not standing.tried or (standing.version, standing.previous) != ends:
-            plan = self.plan or (standing.plan if standing else None)
-            self._move(Phase.SHADOW, wanted, former, _reason(champion), plan=plan)
+    def _continue_trial(self, new: ModelArchive, old: ModelArchive, champion: ServingTarget) -> None:
+        make_default(old, self.client, self.settings, self.progress)
+        self._load(new)
+        self._scale(new, self.settings.workers)
+        stage = self.stage
+        if stage is None or not stage.on_trial or (stage.version, stage.previous) != (new.version, old.version):
+            plan = self.plan or (stage.plan if stage else None)
+            self._set_stage(Phase.SHADOW, new, old, _reason(champion), plan=plan)
 
-    def _serve(self, wanted: Build, previous: Version | None, champion: Target) -> Build | None:
-        """Make a version the default; the previous one, if it could be kept loaded."""
-        self._bring_up(wanted)
-        if rollout_stage.read(self.place) != self.standing:
-            raise Overtaken
-        make_default(wanted, self.client, self.settings, self.say)
-        former = None if previous is None else self._loaded(previous, 1)
-        standing, undone, why = self.standing, "", _reason(champion)
-        if standing is not None and standing.phase is Phase.BACK and wanted.version == standing.previous and former:
-            undone, why = standing.why, f"back from {standing.version}: {standing.why}"
-        kept = former.version if former else None
-        if standing is None or (standing.phase, standing.version) != (Phase.SERVES, wanted.version):
-            self._move(Phase.SERVES, wanted, former, why, undone=undone)
-        elif standing.previous != kept:
-            self._replace(standing.model_copy(update={"previous": kept, "undone": ""}))
-        return former
+    def _serve(
+        self, new: ModelArchive, previous: RegisteredVersion | None, champion: ServingTarget
+    ) -> ModelArchive | None:
+        """Make a version the default; returns the previous one if it could be kept loaded."""
+        self._load(new)
+        if rollout_stage.read_stage(self.stage_path) != self.stage:
+            raise StageChangedError
+        make_default(new, self.client, self.settings, self.progress)
+        old = None if previous is None else self._load_previous(previous, 1)
+        stage, rollback_reason, reason = self.stage, "", _reason(champion)
+        if stage is not None and stage.phase is Phase.ROLLBACK and new.version == stage.previous and old:
+            rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
+        kept = old.version if old else None
+        if stage is None or (stage.phase, stage.version) != (Phase.SERVES, new.version):
+            self._set_stage(Phase.SERVES, new, old, reason, rollback_reason=rollback_reason)
+        elif stage.previous != kept:
+            self._replace_stage(stage.model_copy(update={"previous": kept, "rollback_reason": ""}))
+        return old
 
-    def _move(self, phase: Phase, wanted: Build, former: Build | None, why: str, **more) -> None:
-        previous = former.version if former else None
-        ends = {"version": wanted.version, "previous": previous}
-        self._replace(
-            Stage(dataset=self.dataset, phase=phase, since=rollout_stage.now(), why=why, by=who(), **ends, **more)
+    def _set_stage(self, phase: Phase, new: ModelArchive, old: ModelArchive | None, reason: str, **fields) -> None:
+        self._replace_stage(
+            RolloutStage(
+                dataset=self.dataset,
+                phase=phase,
+                version=new.version,
+                previous=old.version if old else None,
+                since=rollout_stage.utc_now(),
+                reason=reason,
+                by=current_user(),
+                **fields,
+            )
         )
 
-    def _replace(self, new: Stage) -> None:
-        if not rollout_stage.move(self.place, self.standing, new):
-            raise Overtaken
-        self.standing = new
+    def _replace_stage(self, new: RolloutStage) -> None:
+        if not rollout_stage.replace_stage(self.stage_path, self.stage, new):
+            raise StageChangedError
+        self.stage = new
 
-    def _bring_up(self, build: Build) -> None:
+    def _build(self, version: RegisteredVersion) -> ModelArchive:
+        """Write a version's archive into the model store. The same code, artifact and batching reuse an archive's name."""
+        folder = self.scratch / version.version
+        folder.mkdir()
+        artifact = registry.download_artifact(version.dataset, version.version, folder)
+        live = self.client.describe(version.dataset)
+        name = f"{version.version}.{_archive_number(version, content_hash(artifact), live, self.settings)}"
+        path = self.settings.model_store / f"{version.dataset}-{name}.mar"
+        build_archive(artifact, path, version.dataset, name)
+        golden_requests = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
+        return ModelArchive(version.dataset, name, path, golden_requests)
+
+    def _load(self, archive: ModelArchive) -> None:
         try:
-            bring_up(build, self.client, self.settings, self.say)
+            load_version(archive, self.client, self.settings, self.progress)
         except DeployError:
-            build.archive.unlink(missing_ok=True)  # the registry holds what it was made of
+            archive.path.unlink(missing_ok=True)  # it can be built again from the registry
             raise
 
-    def _loaded(self, version: Version, workers: int) -> Build | None:
-        """Load the previous champion. That it cannot be is a warning: the champion serves."""
+    def _load_previous(self, version: RegisteredVersion, workers: int) -> ModelArchive | None:
+        """Load the previous champion. A failure is only a warning, because the champion serves."""
         try:
-            build = archives.build(version, self.client, self.settings, self.scratch)
-            self._bring_up(build)
-            if self.client.describe(build.name)[build.version].workers != workers:
-                self.client.scale(build.name, build.version, workers)
-            return build
+            archive = self._build(version)
+            self._load(archive)
+            self._scale(archive, workers)
+            return archive
         except (DeployError, RegistryError, ServerError) as error:
-            self.say(f"not kept for rollback: {error}")
+            self.progress(f"the previous version is not kept for a rollback: {error}")
             return None
 
+    def _scale(self, archive: ModelArchive, workers: int) -> None:
+        if self.client.describe(archive.name)[archive.version].workers != workers:
+            self.client.scale(archive.name, archive.version, workers)
+
     def _remove_others(self, kept: set[str]) -> None:
-        for name in sorted(self.client.describe(self.dataset).keys() - kept):
-            self.client.unregister(self.dataset, name)
-            self.say(f"unloaded {self.dataset} {name}")
-        for name, archive in archives.archives(self.dataset, self.settings).items():
-            if name not in kept:
-                archive.unlink(missing_ok=True)
+        for version in sorted(self.client.describe(self.dataset).keys() - kept):
+            self.client.unregister(self.dataset, version)
+            self.progress(f"unloaded {self.dataset} {version}")
+        for version, path in _stored_archives(self.dataset, self.settings).items():
+            if version not in kept:
+                path.unlink(missing_ok=True)
 
 
-def _reason(target: Target) -> str:
-    """Why a version may serve, in a line: its gate's verdict and reason."""
+def _archive_number(
+    version: RegisteredVersion, content: str, live: dict[str, LoadedVersion], settings: ServerSettings
+) -> int:
+    """The number of the archive with this content, if it was built before and is loaded with these settings, else a new one."""
+    stored = _stored_archives(version.dataset, settings)
+    numbers = sorted(int(name.partition(".")[2]) for name in stored if registered_version(name) == version.version)
+    for number in numbers:
+        name = f"{version.version}.{number}"
+        if _stored_content(stored[name]) == content and (name not in live or _has_batching(live[name], settings)):
+            return number
+    return numbers[-1] + 1 if numbers else 0
+
+
+def _stored_content(path: Path) -> str | None:
+    try:
+        return read_identity(path).content
+    except PackageError:
+        return None
+
+
+def _has_batching(live: LoadedVersion, settings: ServerSettings) -> bool:
+    return (live.batch_size, live.batch_delay_ms) == (settings.batch_size, settings.batch_delay_ms)
+
+
+def _stored_archives(dataset: str, settings: ServerSettings) -> dict[str, Path]:
+    """Version -> archive in the model store, of this dataset only ("demo" is not "demo-2")."""
+    pattern = re.compile(rf"{re.escape(dataset)}-(\d+\.\d+)\.mar")
+    matches = ((pattern.fullmatch(path.name), path) for path in settings.model_store.glob("*.mar"))
+    return {match.group(1): path for match, path in matches if match}
+
+
+def _reason(target: ServingTarget) -> str:
+    """Why a version may serve, in one line: its gate's verdict and reason."""
     return f"{target.report.get('verdict')}: {target.report.get('reason', 'no reason was given')}"

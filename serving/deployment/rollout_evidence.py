@@ -1,4 +1,10 @@
-"""What was seen of a version on trial and of the one beside it: counts that processes keep apart and that sum."""
+"""Evidence of a rollout: what the edge counts of the new version and the champion, and when it proves a limit exceeded.
+
+Each process of the edge writes its own counts; their sum is judged. Three limits of `rollout.limits` in params.yaml are
+tested: errors (Fisher's exact test), p99 latency (binomial test) and overlap of the lists (Hoeffding's bound). The tests
+are repeated as evidence grows. Look n of a test uses the level alpha * 6 / (pi n)^2 / 3: over all looks and the three
+tests these sum to at most alpha, so alpha bounds how often a version as good as the champion is rolled back in one step.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +17,66 @@ from pathlib import Path
 from config.params import Rollout
 from data import files
 
-GROWTH = 1.05  # of a bucket of times to the next: a p99 is known to 5%
-LEAST = 1e-4  # seconds, where the first bucket ends
+GROWTH = 1.05  # ratio of a latency bucket to the one before: a p99 is exact to 5%
+FIRST_BUCKET_SECONDS = 1e-4
+FIRST_LOOK, LOOK_GROWTH = 8, 1.25  # calls and comparisons at the first look, and their growth from look to look
+NUM_LIMITS = 3
+SLOW_SHARE = 0.01  # share of the calls that take longer than the p99
+NEGLIGIBLE = 1e-18
 
 
 @dataclass
-class Side:
-    """Calls of one version, how many of them failed, and how long they took: bucket -> calls."""
+class VersionCounts:
+    """Calls of one version, how many failed, and how long they took (bucket -> calls)."""
 
     calls: int = 0
     errors: int = 0
-    times: Counter[int] = field(default_factory=Counter)
+    latencies: Counter[int] = field(default_factory=Counter)
 
-    def saw(self, failed: bool, seconds: float) -> None:
+    def count(self, failed: bool, seconds: float) -> None:
         self.calls += 1
         self.errors += failed
-        self.times[bucket(seconds)] += 1
+        self.latencies[latency_bucket(seconds)] += 1
 
     @property
     def error_rate(self) -> float:
         return self.errors / self.calls if self.calls else 0.0
 
     def p99(self) -> float:
-        """Seconds within which 99% of the calls ended, as the upper end of their bucket; 0 without any."""
-        left = math.ceil(0.99 * self.calls)
-        for place in sorted(self.times):
-            left -= self.times[place]
-            if left <= 0:
-                return LEAST * GROWTH**place
+        """Seconds within which 99% of the calls ended, as the upper end of their bucket; 0 without calls."""
+        remaining = math.ceil(0.99 * self.calls)
+        for bucket in sorted(self.latencies):
+            remaining -= self.latencies[bucket]
+            if remaining <= 0:
+                return FIRST_BUCKET_SECONDS * GROWTH**bucket
         return 0.0
 
-    def slower(self, seconds: float) -> int:
-        """Calls that surely took longer."""
-        return sum(calls for place, calls in self.times.items() if LEAST * GROWTH ** (place - 1) >= seconds)
+    def slower_than(self, seconds: float) -> int:
+        """Number of calls that certainly took longer."""
+        return sum(
+            calls
+            for bucket, calls in self.latencies.items()
+            if FIRST_BUCKET_SECONDS * GROWTH ** (bucket - 1) >= seconds
+        )
 
-    def add(self, other: Side) -> None:
+    def add(self, other: VersionCounts) -> None:
         self.calls += other.calls
         self.errors += other.errors
-        self.times.update(other.times)
+        self.latencies.update(other.latencies)
 
 
 @dataclass
-class Evidence:
-    """Of one step of a trial.
+class RolloutEvidence:
+    """What was counted in one step of a rollout.
 
     Attributes:
         compared: requests that both versions answered.
-        overlap: sum over them of the share of the champion's list that the candidate lists too.
-        first_changed: of them, those whose first item differs.
+        overlap: sum over these requests of the share of the champion's list that the candidate's list holds.
+        first_changed: number of these requests whose first item differs.
     """
 
-    champion: Side = field(default_factory=Side)
-    candidate: Side = field(default_factory=Side)
+    champion: VersionCounts = field(default_factory=VersionCounts)
+    candidate: VersionCounts = field(default_factory=VersionCounts)
     compared: int = 0
     overlap: float = 0.0
     first_changed: int = 0
@@ -72,13 +86,13 @@ class Evidence:
         return self.overlap / self.compared if self.compared else 1.0
 
     def compare(self, champion: list[str], candidate: list[str]) -> None:
-        """Count two lists given to the same request. Where the champion lists nothing, there is nothing to compare."""
+        """Count the two lists that answer one request. An empty list of the champion is not compared."""
         if champion:
             self.compared += 1
             self.overlap += len(set(champion) & set(candidate)) / len(champion)
             self.first_changed += champion[0] != (candidate[0] if candidate else None)
 
-    def add(self, other: Evidence) -> None:
+    def add(self, other: RolloutEvidence) -> None:
         self.champion.add(other.champion)
         self.candidate.add(other.candidate)
         self.compared += other.compared
@@ -86,35 +100,136 @@ class Evidence:
         self.first_changed += other.first_changed
 
 
-def bucket(seconds: float) -> int:
-    return 0 if seconds <= LEAST else math.ceil(math.log(seconds / LEAST, GROWTH))
+def latency_bucket(seconds: float) -> int:
+    if seconds <= FIRST_BUCKET_SECONDS:
+        return 0
+    return math.ceil(math.log(seconds / FIRST_BUCKET_SECONDS, GROWTH))
 
 
-def folder(place: Path) -> Path:
-    """Where the processes of the edge put what they saw, beside the stage's file."""
-    return place.with_suffix(".evidence")
+def evidence_folder(stage_path: Path) -> Path:
+    """The folder, beside the stage's file, in which the processes of the edge write their counts."""
+    return stage_path.with_suffix(".evidence")
 
 
-def write(path: Path, step: str, seen: Evidence) -> None:
-    """Keep one process's counts of a step; whole or not at all."""
-    files.write_bytes(path, json.dumps({"step": step, **vars(seen)}, default=vars).encode())
+def write_evidence(path: Path, step: str, evidence: RolloutEvidence) -> None:
+    """Write one process's counts of a step, atomically."""
+    files.write_bytes(path, json.dumps({"step": step, **vars(evidence)}, default=vars).encode())
 
 
-def total(place: Path, step: str) -> Evidence:
-    """The sum of what all processes saw in a step, those that ended included."""
-    found = Evidence()
-    for path in folder(place).glob("*.json"):
-        told = _read(path)
-        if told.pop("step", None) == step:
-            found.add(_evidence(told))
-    return found
+def total_evidence(stage_path: Path, step: str) -> RolloutEvidence:
+    """The sum of what all processes counted in a step, those that have ended included."""
+    total = RolloutEvidence()
+    for path in evidence_folder(stage_path).glob("*.json"):
+        content = _read(path)
+        if content.pop("step", None) == step:
+            counts = {name: _parse_counts(content[name]) for name in ("champion", "candidate")}
+            total.add(RolloutEvidence(**(content | counts)))
+    return total
 
 
-def forget(place: Path, step: str) -> None:
-    """Remove what was seen in other steps."""
-    for path in folder(place).glob("*.json"):
+def remove_other_steps(stage_path: Path, step: str) -> None:
+    """Remove what was counted in other steps."""
+    for path in evidence_folder(stage_path).glob("*.json"):
         if _read(path).get("step") != step:
             path.unlink(missing_ok=True)
+
+
+def number_of_looks(evidence: RolloutEvidence) -> int:
+    """How many looks this amount of evidence allows; 0 for none yet."""
+    amount = evidence.candidate.calls + evidence.compared
+    return 0 if amount < FIRST_LOOK else 1 + int(math.log(amount / FIRST_LOOK, LOOK_GROWTH))
+
+
+def exceeded_limit(evidence: RolloutEvidence, plan: Rollout) -> str | None:
+    """The limit that is proven to be exceeded, with its figures; None for none."""
+    look = max(1, number_of_looks(evidence))
+    level = plan.limits.alpha * 6 / (math.pi * look) ** 2 / NUM_LIMITS
+    if _more_errors(evidence, plan, level):
+        return _errors_text(evidence)
+    if _slower(evidence, plan, level):
+        return _p99_text(evidence)
+    return _overlap_text(evidence) if _less_overlap(evidence, plan, level) else None
+
+
+def questionable_figure(evidence: RolloutEvidence, plan: Rollout) -> str | None:
+    """The first figure that lies beyond its limit, proven or not: no reason to roll back, but to wait."""
+    limits = plan.limits
+    if evidence.candidate.error_rate - evidence.champion.error_rate > limits.error_excess:
+        return _errors_text(evidence)
+    if _late_calls(evidence, plan) > SLOW_SHARE * evidence.candidate.calls + 1:  # one more than the p99 itself allows
+        return _p99_text(evidence)
+    return _overlap_text(evidence) if evidence.mean_overlap < limits.overlap else None
+
+
+def summary(evidence: RolloutEvidence) -> str:
+    """Errors, p99 and overlap in one line."""
+    return f"{_errors_text(evidence)}; {_p99_text(evidence)}; {_overlap_text(evidence)}"
+
+
+def fisher_p_value(errors: int, calls: int, other_errors: int, other_calls: int) -> float:
+    """One-sided p-value of Fisher's exact test: P(at least `errors` of all errors fall on the first side by chance)."""
+    total, all_errors = calls + other_calls, errors + other_errors
+    all_ways = _log_choose(total, calls)
+    log_probabilities = (
+        _log_choose(all_errors, hits) + _log_choose(total - all_errors, calls - hits) - all_ways
+        for hits in range(errors, min(calls, all_errors) + 1)
+        if calls - hits <= total - all_errors
+    )
+    return min(1.0, math.fsum(map(math.exp, log_probabilities)))
+
+
+def binomial_tail(hits: int, trials: int, share: float) -> float:
+    """P(X >= hits) of a binomial count."""
+    tail = 0.0
+    for n in range(hits, trials + 1):
+        term = math.exp(_log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share))
+        tail += term
+        if n > share * trials and term < NEGLIGIBLE:  # the terms only fall from here on
+            break
+    return min(1.0, tail)
+
+
+def _more_errors(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
+    candidate, champion = evidence.candidate, evidence.champion
+    if candidate.error_rate - champion.error_rate <= plan.limits.error_excess:
+        return False
+    return fisher_p_value(candidate.errors, candidate.calls, champion.errors, champion.calls) <= level
+
+
+def _slower(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
+    if min(evidence.candidate.calls, evidence.champion.calls) < plan.min_requests:
+        return False
+    return binomial_tail(_late_calls(evidence, plan), evidence.candidate.calls, SLOW_SHARE) <= level
+
+
+def _less_overlap(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
+    if not evidence.compared:
+        return False
+    bound = math.sqrt(-math.log(level) / (2 * evidence.compared))
+    return evidence.mean_overlap + bound < plan.limits.overlap
+
+
+def _late_calls(evidence: RolloutEvidence, plan: Rollout) -> int:
+    """The candidate's calls that took longer than `p99_ratio` times the champion's p99."""
+    champion = evidence.champion
+    return evidence.candidate.slower_than(plan.limits.p99_ratio * champion.p99()) if champion.calls else 0
+
+
+def _errors_text(evidence: RolloutEvidence) -> str:
+    candidate, champion = evidence.candidate, evidence.champion
+    return f"errors {candidate.errors} of {candidate.calls}, against {champion.errors} of {champion.calls}"
+
+
+def _p99_text(evidence: RolloutEvidence) -> str:
+    return f"p99 {evidence.candidate.p99() * 1000:.1f} ms, against {evidence.champion.p99() * 1000:.1f} ms"
+
+
+def _overlap_text(evidence: RolloutEvidence) -> str:
+    return f"overlap {evidence.mean_overlap:.2f} and {evidence.first_changed} other first items of {evidence.compared} compared"
+
+
+def _log_choose(total: int, chosen: int) -> float:
+    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
 def _read(path: Path) -> dict:
@@ -124,109 +239,6 @@ def _read(path: Path) -> dict:
         return {}
 
 
-def _evidence(told: dict) -> Evidence:
-    return Evidence(**(told | {name: _side(told[name]) for name in ("champion", "candidate")}))
-
-
-def _side(told: dict) -> Side:
-    return Side(told["calls"], told["errors"], Counter({int(place): calls for place, calls in told["times"].items()}))
-
-
-FIRST_LOOK, LOOK_GROWTH = 8, 1.25
-LIMITS = 3
-SLOW = 0.01  # of the calls take longer than the p99
-NOTHING = 1e-18
-
-
-def look(seen: Evidence) -> int:
-    """How many looks such an amount of evidence allows; 0: none yet."""
-    amount = seen.candidate.calls + seen.compared
-    return 0 if amount < FIRST_LOOK else 1 + int(math.log(amount / FIRST_LOOK, LOOK_GROWTH))
-
-
-def passed(seen: Evidence, plan: Rollout) -> str | None:
-    """Which limit was passed beyond doubt, in words with its figures; None: none."""
-    nth = max(1, look(seen))
-    level = plan.limits.alpha * 6 / (math.pi * nth) ** 2 / LIMITS
-    tests = ((_errors, _more_errors), (_p99, _slower), (_overlap, _fewer_in_common))
-    return next((told(seen) for told, test in tests if test(seen, plan, level)), None)
-
-
-def doubtful(seen: Evidence, plan: Rollout) -> str | None:
-    """Which limit the figures lie beyond as they stand, proven or not: no reason to go back, none to go on."""
-    limits = plan.limits
-    if seen.candidate.error_rate - seen.champion.error_rate > limits.error_excess:
-        return _errors(seen)
-    if _late(seen, plan) > SLOW * seen.candidate.calls + 1:  # a call more than the p99 itself allows
-        return _p99(seen)
-    return _overlap(seen) if seen.mean_overlap < limits.overlap else None
-
-
-def figures(seen: Evidence) -> str:
-    """All three in a line."""
-    return "; ".join(told(seen) for told in (_errors, _p99, _overlap))
-
-
-def fisher(errors: int, calls: int, other_errors: int, other_calls: int) -> float:
-    """P(at least so many of all errors fall on the first side by chance): one-sided p-value."""
-    total, marked = calls + other_calls, errors + other_errors
-    all_ways = _log_choose(total, calls)
-    ways = (
-        _log_choose(marked, hits) + _log_choose(total - marked, calls - hits) - all_ways
-        for hits in range(errors, min(calls, marked) + 1)
-        if calls - hits <= total - marked
-    )
-    return min(1.0, math.fsum(map(math.exp, ways)))
-
-
-def binomial_tail(hits: int, trials: int, share: float) -> float:
-    """P(X >= hits) of a binomial count."""
-    tail = 0.0
-    for n in range(hits, trials + 1):
-        term = math.exp(_log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share))
-        tail += term
-        if n > share * trials and term < NOTHING:  # terms only fall from here on
-            break
-    return min(1.0, tail)
-
-
-def _more_errors(seen: Evidence, plan: Rollout, level: float) -> bool:
-    ours, theirs = seen.candidate, seen.champion
-    if ours.error_rate - theirs.error_rate <= plan.limits.error_excess:
-        return False
-    return fisher(ours.errors, ours.calls, theirs.errors, theirs.calls) <= level
-
-
-def _slower(seen: Evidence, plan: Rollout, level: float) -> bool:
-    if min(seen.candidate.calls, seen.champion.calls) < plan.min_requests:
-        return False
-    return binomial_tail(_late(seen, plan), seen.candidate.calls, SLOW) <= level
-
-
-def _fewer_in_common(seen: Evidence, plan: Rollout, level: float) -> bool:
-    if not seen.compared:
-        return False
-    doubt = math.sqrt(-math.log(level) / (2 * seen.compared))
-    return seen.mean_overlap + doubt < plan.limits.overlap
-
-
-def _late(seen: Evidence, plan: Rollout) -> int:
-    """The candidate's calls that took longer than the champion's p99 allows."""
-    return seen.candidate.slower(plan.limits.p99_ratio * seen.champion.p99()) if seen.champion.calls else 0
-
-
-def _errors(seen: Evidence) -> str:
-    ours, theirs = seen.candidate, seen.champion
-    return f"errors {ours.errors} of {ours.calls}, against {theirs.errors} of {theirs.calls}"
-
-
-def _p99(seen: Evidence) -> str:
-    return f"p99 {seen.candidate.p99() * 1000:.1f} ms, against {seen.champion.p99() * 1000:.1f} ms"
-
-
-def _overlap(seen: Evidence) -> str:
-    return f"overlap {seen.mean_overlap:.2f}, and {seen.first_changed} other first items, of {seen.compared} compared"
-
-
-def _log_choose(total: int, chosen: int) -> float:
-    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
+def _parse_counts(content: dict) -> VersionCounts:
+    latencies = Counter({int(bucket): calls for bucket, calls in content["latencies"].items()})
+    return VersionCounts(content["calls"], content["errors"], latencies)

@@ -1,8 +1,8 @@
-"""Signatures that only a holder of the gate's key can make: HMAC-SHA256 over canonical JSON.
+"""Sign gate reports and alias changes with the gate's keys: HMAC-SHA256 over canonical JSON.
 
-A key is 32 or more characters without a space: `TIDEGATE_GATE_KEY`, or a file that its owner alone may read
-(`TIDEGATE_GATE_KEY_FILE`; else state/gate.key, which git ignores), made at the first signature. Where several stand there,
-the first signs and every one verifies, so that a key can be rotated. Who can verify can sign, too.
+A key has at least 32 characters and no space. The keys are read from `TIDEGATE_GATE_KEY`, or from a file that only its
+owner may read: `TIDEGATE_GATE_KEY_FILE`, by default state/gate.key. The file is created at the first signature. If there are
+several keys, the first one signs and each one verifies, so that a key can be rotated. Who can verify can also sign.
 """
 
 from __future__ import annotations
@@ -11,157 +11,204 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from filelock import FileLock
+
 from serving import settings as environment
-from serving.deployment.model_versions import RegistryError
+from serving.deployment.registry import RegistryError
 from serving.settings import variable
 
-LEAST_CHARACTERS = 32
-SECRET_BYTES = 32
-OTHERS = 0o077  # every right of whoever is not the owner
+MIN_KEY_CHARACTERS = 32
+NEW_KEY_BYTES = 32
+RIGHTS_OF_OTHERS = 0o077
 
 
 class SignatureError(RegistryError):
-    """Nothing can be signed or verified, or a signature is not of a key of ours; the text says why."""
+    """Nothing can be signed or verified, or a signature is not of a known key; the text says why."""
 
 
 @dataclass(frozen=True)
-class Keys:
-    """Secrets that verify, of which the first signs; `origin` says in errors where they stand."""
+class GateKeys:
+    """Secrets that verify signatures; the first one signs. `origin` names their place in errors."""
 
     secrets: tuple[str, ...]
     origin: str
 
     def sign(self, kind: str, statement: dict) -> str:
-        """The statement with its kind and the key's id, and the signature of all of it, as JSON."""
+        """JSON of the statement with its kind and the key's id, and the signature over all of it."""
         signed = {**statement, "kind": kind, "key": key_id(self.secrets[0])}
         return json.dumps({"signed": signed, "hmac_sha256": _mac(self.secrets[0], signed)}, sort_keys=True)
 
-    def verified(self, kind: str, text: str, whose: str) -> dict:
-        """The statement that `sign` was given.
+    def verify(self, kind: str, text: str, subject: str) -> dict:
+        """The statement that was signed, with `kind` and `key`.
+
+        Args:
+            subject: what the text is, for errors.
 
         Raises:
-            SignatureError: it is not signed, or by no key of ours, or was changed since, or is of another kind.
+            SignatureError: it is not signed, was signed by an unknown key, was changed, or is of another kind.
         """
-        signed, signature = _opened(text, whose)
+        signed, signature = _parse(text, subject)
         known = {key_id(secret): secret for secret in self.secrets}
         name = str(signed.get("key"))
         if name not in known:
-            raise SignatureError(f"{whose} was signed by the key {name}; {self.origin} holds {', '.join(known)}")
+            raise SignatureError(f"{subject} was signed by the key {name}; {self.origin} holds {', '.join(known)}")
         if not hmac.compare_digest(_mac(known[name], signed).encode(), signature.encode()):
-            raise SignatureError(f"{whose} was changed after it was signed (the signature differs)")
+            raise SignatureError(f"{subject} was changed after it was signed (the signature differs)")
         if signed.get("kind") != kind:
-            raise SignatureError(f"{whose} is signed as {signed.get('kind')}, not as {kind}")
+            raise SignatureError(f"{subject} is signed as {signed.get('kind')}, not as {kind}")
         return signed
 
 
 def sign(kind: str, statement: dict) -> str:
-    """`Keys.sign` with this environment's keys, made where there are none."""
-    return load(making=True).sign(kind, statement)
+    """`GateKeys.sign` with this environment's keys; creates a key if there is none."""
+    return load_keys(create=True).sign(kind, statement)
 
 
-def verified(kind: str, text: str, whose: str) -> dict:
-    """`Keys.verified` with this environment's keys."""
-    return load().verified(kind, text, whose)
+def verify(kind: str, text: str, subject: str) -> dict:
+    """`GateKeys.verify` with this environment's keys."""
+    return load_keys().verify(kind, text, subject)
 
 
-def load(making: bool = False) -> Keys:
+def load_keys(create: bool = False) -> GateKeys:
     """This environment's keys.
 
     Args:
-        making: whether to make the file, where none is and no variable holds a key.
+        create: create the key file if it does not exist and no variable holds a key.
 
     Raises:
-        SignatureError: there is none, others may read it, or it is too short.
+        SignatureError: there is no key, it is too short, or other users may read its file.
     """
     settings = environment.load()
-    stated = settings.gate_key.get_secret_value()
-    if stated and settings.gate_key_file:
+    from_variable = settings.gate_key.get_secret_value()
+    if from_variable and settings.gate_key_file:
         raise SignatureError(f"{variable('gate_key')} and {variable('gate_key_file')} are both set; set one")
-    if stated:
-        return Keys(_checked(stated, variable("gate_key")), variable("gate_key"))
+    if from_variable:
+        return GateKeys(_split(from_variable, variable("gate_key")), variable("gate_key"))
     path = settings.gate_key_path
-    if making and not path.exists():
-        _make(path)
-    return Keys(_checked(_read(path), str(path)), str(path))
+    if create and not path.exists():
+        _create_key_file(path)
+    return GateKeys(_split(_read_key_file(path), str(path)), str(path))
 
 
-def new_secret() -> str:
-    return secrets.token_hex(SECRET_BYTES)
+def rotate_key() -> tuple[str, Path]:
+    """Put a new key first; its id and the key file.
+
+    Raises:
+        SignatureError: the keys come from an environment variable.
+    """
+    with _edit_key_file() as (keys, path):
+        keys.insert(0, secrets.token_hex(NEW_KEY_BYTES))
+        return key_id(keys[0]), path
+
+
+def forget_key(name: str) -> None:
+    """Remove a key; what it signed is no longer valid.
+
+    Raises:
+        SignatureError: there is no such key, it is the one that signs, or the keys come from an environment variable.
+    """
+    with _edit_key_file() as (keys, path):
+        ids = [key_id(secret) for secret in keys]
+        if name not in ids:
+            raise SignatureError(f"{path} holds no key {name}; it holds {', '.join(ids)}")
+        if ids.index(name) == 0:
+            raise SignatureError(f"the key {name} signs; rotate first")
+        del keys[ids.index(name)]
 
 
 def key_id(secret: str) -> str:
-    """Names a key in signatures; a hash of 256 random bits tells nothing of them."""
+    """The name of a key in signatures; a hash that reveals nothing of its 256 random bits."""
     return sha256(f"tidegate gate key: {secret}".encode()).hexdigest()[:8]
 
 
-def canonical(value: object) -> bytes:
-    """JSON of which there is one for each value."""
+def canonical_json(value: object) -> bytes:
+    """JSON with one form per value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-def write(path: Path, lines: tuple[str, ...] | list[str]) -> Path:
-    """A whole file beside `path`, readable by its owner alone, to be moved there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)  # or one of a process that was killed would keep its mode
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-    return partial
+@contextmanager
+def _edit_key_file() -> Iterator[tuple[list[str], Path]]:
+    """The keys of the file, to be changed in place. One process at a time; the file is replaced as a whole."""
+    settings = environment.load()
+    if settings.gate_key.get_secret_value():
+        raise SignatureError(
+            f"{variable('gate_key')} holds the keys and the first one signs; put a new key and a space before it"
+        )
+    path = settings.gate_key_path
+    load_keys(create=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        keys = list(load_keys().secrets)
+        yield keys, path
+        _write_partial(path, keys).replace(path)
 
 
-def _make(path: Path) -> None:
-    partial = write(path, [new_secret()])
+def _create_key_file(path: Path) -> None:
+    partial = _write_partial(path, [secrets.token_hex(NEW_KEY_BYTES)])
     try:
-        os.link(partial, path)  # of several processes that start at once, one wins, with a whole file
+        os.link(partial, path)  # of several processes that start at once, exactly one succeeds
     except FileExistsError:
         pass
     finally:
         partial.unlink()
 
 
-def _read(path: Path) -> str:
+def _write_partial(path: Path, keys: Sequence[str]) -> Path:
+    """Write a complete key file beside `path`, readable by its owner only; the caller moves it to `path`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)  # a file left by a killed process would keep its own mode
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("".join(f"{key}\n" for key in keys))
+        file.flush()
+        os.fsync(file.fileno())
+    return partial
+
+
+def _read_key_file(path: Path) -> str:
     try:
         with path.open() as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
             text = file.read()
     except FileNotFoundError:
-        missing = f"there is no key at {path}, so what the gate signed cannot be verified"
-        raise SignatureError(f"{missing}; bring the gate's key there, or set {variable('gate_key')}") from None
+        raise SignatureError(
+            f"there is no key at {path}, so the gate's signatures cannot be verified; "
+            f"copy the gate's key there, or set {variable('gate_key')}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SignatureError(f"the gate's key at {path} cannot be read: {error}") from None
-    if mode & OTHERS:
+    if mode & RIGHTS_OF_OTHERS:
         raise SignatureError(
-            f"{path} is open to others (mode {mode:04o}); chmod 600 it, and rotate the key if one read it"
+            f"{path} is open to other users (mode {mode:04o}); chmod 600 it, and rotate the key if somebody read it"
         )
     return text
 
 
-def _checked(text: str, origin: str) -> tuple[str, ...]:
-    found = tuple(text.split())
-    if not found:
+def _split(text: str, origin: str) -> tuple[str, ...]:
+    keys = tuple(text.split())
+    if not keys:
         raise SignatureError(f"{origin} holds no key")
-    if shortest := min((len(secret) for secret in found if len(secret) < LEAST_CHARACTERS), default=0):
-        raise SignatureError(f"{origin} holds a key of {shortest} characters; expected at least {LEAST_CHARACTERS}")
-    return found
+    if (shortest := min(map(len, keys))) < MIN_KEY_CHARACTERS:
+        raise SignatureError(f"{origin} holds a key of {shortest} characters; expected at least {MIN_KEY_CHARACTERS}")
+    return keys
 
 
-def _opened(text: str, whose: str) -> tuple[dict, str]:
+def _parse(text: str, subject: str) -> tuple[dict, str]:
     try:
         envelope = json.loads(text)
         signed, signature = envelope["signed"], envelope["hmac_sha256"]
     except (ValueError, TypeError, KeyError):
-        raise SignatureError(f"{whose} carries no signature") from None
+        raise SignatureError(f"{subject} carries no signature") from None
     if not isinstance(signed, dict) or not isinstance(signature, str):
-        raise SignatureError(f"{whose} carries no signature")
+        raise SignatureError(f"{subject} carries no signature")
     return signed, signature
 
 
 def _mac(secret: str, signed: dict) -> str:
-    return hmac.new(secret.encode(), canonical(signed), sha256).hexdigest()
+    return hmac.new(secret.encode(), canonical_json(signed), sha256).hexdigest()

@@ -1,4 +1,4 @@
-"""One screen: what serves, since when and why; what is loaded; how far a trial is; what comes next; what is wrong."""
+"""The status of a dataset's serving: what serves, since when and why, what is loaded, how far a rollout is, what is wrong."""
 
 from __future__ import annotations
 
@@ -8,87 +8,97 @@ from pathlib import Path
 from serving.deployment import (
     alias_changes,
     deployment_log,
-    emergency_override,
     gate_report,
-    registry,
+    promotion,
     rollout_evidence,
     rollout_stage,
 )
-from serving.deployment.alias_changes import CHAMPION, PREVIOUS, Record
-from serving.deployment.deployment_log import Entry
-from serving.deployment.model_versions import RegistryError, Version, aliased, parent_of
-from serving.deployment.registry import CHALLENGER, serving_target
-from serving.deployment.rollout_stage import Phase, Stage, number
+from serving.deployment.alias_changes import AliasRecord
+from serving.deployment.deployment_log import DeploymentEvent
+from serving.deployment.registry import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    RegisteredVersion,
+    RegistryError,
+    refit_parent,
+    version_by_alias,
+)
+from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 
-
-def overview(dataset: str) -> list[str]:
-    """A line per alias, one on the last signed move, and one on each thing that wants attention."""
-    found = {alias: aliased(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
-    says = {alias: version.version if version else None for alias, version in found.items()}
-    lines = [_line(alias, _named(version) if version else "-") for alias, version in found.items()]
-    record = alias_changes.read(dataset)
-    try:
-        last, wrong = record.last(), _wrong(record, says)
-    except RegistryError as error:
-        return [*lines, _line("ATTENTION", str(error))]
-    return [*lines, *([_line("last move", str(last))] if last else []), *(_line("ATTENTION", what) for what in wrong)]
+START_EVENTS = (str(Phase.SERVES), str(Phase.ROLLBACK))  # events of the deployment log after which a version serves
 
 
-def _wrong(record: Record, says: dict[str, str | None]) -> list[str]:
-    faults = [fault for alias in (CHAMPION, PREVIOUS) if (fault := record.fault(alias, says[alias]))]
-    if under_way := record.pending():
-        faults.append(f"the {under_way} was cut short; `python -m serving.deploy` completes it")
-    if says[CHAMPION] and not faults:
-        told = gate_report.difference(serving_target(record.dataset).report, gate_report.current(record.dataset))
-        faults += [told] if told else []
-    if loud := emergency_override.standing(record.dataset):
-        faults.append(f"OVERRIDE: {loud['line']}")
-    return faults
-
-
-def _named(version: Version) -> str:
-    """Its number; of a refit on all events with its parent's, of which the gate's word is."""
-    try:
-        parent = parent_of(version)
-    except RegistryError:  # whoever deploys it is told
-        parent = None
-    return version.version if parent is None else f"{version.version}, a refit of {parent}"
-
-
-def _line(what: str, said: str) -> str:
-    return f"registry  {what:<11} {said}"
-
-
-STARTS = (str(Phase.SERVES), str(Phase.BACK))  # of a version's serving, in the history
-
-
-def status(dataset: str, settings: ServerSettings) -> str:
-    """A word and what it is of, line by line.
+def deployment_status(dataset: str, settings: ServerSettings) -> str:
+    """The status as text, one labeled line per fact.
 
     Raises:
         StageError: the stage's file cannot be read.
     """
-    place = rollout_stage.place(dataset, settings)
-    standing = rollout_stage.read(place)
-    live, faults = _live(dataset, settings)
-    default = next((one.version for one in live.values() if one.default), None)
-    began = _began(dataset, place, default)
-    lines = [("serves", _serves(default, began)), ("because", began.why if began else "nobody wrote down why")]
-    lines += [("loaded", f"{one.version} {_workers(one)}") for one in live.values()] or [("loaded", "nothing")]
-    if standing is not None:
-        lines += _trial(standing, place)
-    champion = registry.aliased(dataset, registry.CHAMPION)
-    faults += _faults(dataset, standing, live, champion.version if champion else None)
+    stage_path = rollout_stage.stage_path(dataset, settings)
+    stage = rollout_stage.read_stage(stage_path)
+    live, faults = _live_versions(dataset, settings)
+    default = next((version.version for version in live.values() if version.default), None)
+    started = _start_of(dataset, stage_path, default)
+    lines = [("serves", _serving_text(default, started)), ("reason", started.reason if started else "not recorded")]
+    lines += [("loaded", f"{version.version} {_workers_text(version)}") for version in live.values()] or [
+        ("loaded", "nothing")
+    ]
+    if stage is not None:
+        lines += _rollout_lines(stage, stage_path)
+    champion = version_by_alias(dataset, CHAMPION)
+    faults += _find_faults(dataset, stage, live, champion.version if champion else None)
     lines += [("fault", fault) for fault in faults] or [("faults", "none")]
     title = f"{dataset} at {settings.inference_url}/predictions/{dataset}"
-    told = [f"  {word:<9} {told}" for word, told in lines]
-    return "\n".join([title, *told, *(f"  {line}" for line in overview(dataset))])
+    lines_text = [f"  {label:<9} {text}" for label, text in lines]
+    return "\n".join([title, *lines_text, *(f"  {line}" for line in registry_lines(dataset))])
 
 
-def _live(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersion], list[str]]:
+def registry_lines(dataset: str) -> list[str]:
+    """One line per alias, one on the last signed change, and one per thing that needs attention."""
+    versions = {alias: version_by_alias(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
+    numbers = {alias: version.version if version else None for alias, version in versions.items()}
+    lines = [_registry_line(alias, _version_text(version) if version else "-") for alias, version in versions.items()]
+    record = alias_changes.read_record(dataset)
+    try:
+        last, problems = record.last(), _registry_problems(record, numbers)
+    except RegistryError as error:
+        return [*lines, _registry_line("ATTENTION", str(error))]
+    if last is not None:
+        lines.append(_registry_line("last change", str(last)))
+    return lines + [_registry_line("ATTENTION", problem) for problem in problems]
+
+
+def _registry_problems(record: AliasRecord, numbers: dict[str, str | None]) -> list[str]:
+    problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := record.alias_problem(alias, numbers[alias]))]
+    if pending := record.pending():
+        problems.append(f"the {pending} was interrupted; `python -m serving.deploy` completes it")
+    if numbers[CHAMPION] and not problems:
+        report = promotion.serving_target(record.dataset).report
+        if difference := gate_report.policy_difference(report, gate_report.current_policy(record.dataset)):
+            problems.append(difference)
+    if override := record.standing_override():
+        problems.append(f"OVERRIDE: {promotion.describe_override(override)}")
+    return problems
+
+
+def _version_text(version: RegisteredVersion) -> str:
+    """The version's number; for a refit on all events also its parent's, which the gate judged."""
+    try:
+        parent = refit_parent(version)
+    except RegistryError:  # a deployment reports it
+        parent = None
+    return version.version if parent is None else f"{version.version}, a refit of {parent}"
+
+
+def _registry_line(label: str, text: str) -> str:
+    return f"registry  {label:<11} {text}"
+
+
+def _live_versions(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersion], list[str]]:
     if server.find(settings) is None:
         return {}, ["TorchServe is not running; `python -m serving.deploy` starts it"]
     try:
@@ -98,50 +108,53 @@ def _live(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersi
         return {}, [str(error)]
 
 
-def _began(dataset: str, place: Path, default: str | None) -> Entry | None:
-    """When what answers by default began to: the stage may be of another version by now, which is on trial."""
-    found = deployment_log.entries(place.with_suffix(rollout_stage.HISTORY), dataset)
-    return next((one for one in reversed(found) if one.what in STARTS and one.after == default), None)
+def _start_of(dataset: str, stage_path: Path, default: str | None) -> DeploymentEvent | None:
+    """The event since which the default version serves. The stage may be of another version, which is on trial."""
+    events = deployment_log.read_events(rollout_stage.log_path(stage_path), dataset)
+    return next((event for event in reversed(events) if event.event in START_EVENTS and event.after == default), None)
 
 
-def _serves(default: str | None, began: Entry | None) -> str:
-    if default is None or began is None:
+def _serving_text(default: str | None, started: DeploymentEvent | None) -> str:
+    if default is None or started is None:
         return default or "nothing"
-    since = datetime.fromisoformat(began.time)
-    for_so_long = int((rollout_stage.now() - since).total_seconds())
-    return f"{default} since {since:%Y-%m-%d %H:%M:%S} UTC ({_lasting(for_so_long)}), by {began.by}"
+    since = datetime.fromisoformat(started.time)
+    duration = _duration_text(int((rollout_stage.utc_now() - since).total_seconds()))
+    return f"{default} since {since:%Y-%m-%d %H:%M:%S} UTC ({duration}), by {started.by}"
 
 
-def _trial(standing: Stage, place: Path) -> list[tuple[str, str]]:
-    seen = rollout_evidence.total(place, standing.since.isoformat())
-    lines = [("rollout", f"{rollout_stage.name(standing)}, since {standing.since:%H:%M:%S} UTC")]
-    if standing.tried:
-        lines += [("judged", standing.why), ("seen", rollout_evidence.figures(seen))]
-    return [*lines, ("next", rollout_stage.comes_next(standing, seen, rollout_stage.now()))]
+def _rollout_lines(stage: RolloutStage, stage_path: Path) -> list[tuple[str, str]]:
+    evidence = rollout_evidence.total_evidence(stage_path, stage.since.isoformat())
+    lines = [("rollout", f"{rollout_stage.describe_stage(stage)}, since {stage.since:%H:%M:%S} UTC")]
+    if stage.on_trial:
+        lines += [("verdict", stage.reason), ("evidence", rollout_evidence.summary(evidence))]
+    return [*lines, ("next", rollout_stage.describe_next_step(stage, evidence, rollout_stage.utc_now()))]
 
 
-def _faults(dataset: str, standing: Stage | None, live: dict[str, LoadedVersion], champion: str | None) -> list[str]:
-    faults = [f"{one.version} has no worker that is ready" for one in live.values() if not one.ready]
+def _find_faults(
+    dataset: str, stage: RolloutStage | None, live: dict[str, LoadedVersion], champion: str | None
+) -> list[str]:
+    faults = [f"{version.version} has no worker that is ready" for version in live.values() if not version.ready]
     if champion is None:
         return [*faults, f"the registry names no champion of {dataset}"]
     try:
-        registry.serving_target(dataset)
+        promotion.serving_target(dataset)
     except RegistryError as error:
         faults.append(str(error))
-    default = next((one.version for one in live.values() if one.default), None)
-    tried = standing is not None and standing.tried and number(standing.version) == champion
-    if default is not None and number(default) != champion and not tried:
-        faults.append(f"{default} serves, and champion is {champion}; `python -m serving.deploy` brings it")
-    if standing is not None and standing.phase is Phase.SERVES and standing.previous not in (*live, None):
-        faults.append(f"{standing.previous} is not loaded, so a rollback would have to load it first")
+    default = next((version.version for version in live.values() if version.default), None)
+    on_trial = stage is not None and stage.on_trial and registered_version(stage.version) == champion
+    if default is not None and registered_version(default) != champion and not on_trial:
+        faults.append(f"{default} serves, but the champion is {champion}; `python -m serving.deploy` deploys it")
+    if stage is not None and stage.phase is Phase.SERVES and stage.previous not in (*live, None):
+        faults.append(f"{stage.previous} is not loaded, so a rollback would have to load it first")
     return faults
 
 
-def _workers(one: LoadedVersion) -> str:
-    return f"({one.ready} of {one.workers} workers ready{', the default' if one.default else ''})"
+def _workers_text(version: LoadedVersion) -> str:
+    return f"({version.ready} of {version.workers} workers ready{', the default' if version.default else ''})"
 
 
-def _lasting(seconds: int) -> str:
-    days, rest = divmod(seconds, 86_400)
-    hours, rest = divmod(rest, 3600)
-    return f"{days} d {hours} h" if days else f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min"
+def _duration_text(seconds: int) -> str:
+    days, seconds = divmod(seconds, 86_400)
+    hours, seconds = divmod(seconds, 3600)
+    minutes = seconds // 60
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CACHED, POPULAR, STATIC = "cached", "popular", "static"
 FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
-ARTIFACT_FOLDER = "artifact"  # where `serving.package` puts the artifact in an archive
+ARTIFACT_FOLDER = "artifact"  # where `serving.artifact.archive` puts the artifact in an archive
 PREFERRED_TRENDS = (
     "window_30d",
     "half_life_30d",

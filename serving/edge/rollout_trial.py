@@ -18,8 +18,8 @@ import orjson
 from filelock import FileLock, Timeout
 
 from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
-from serving.deployment.rollout_evidence import Evidence
-from serving.deployment.rollout_stage import Phase, Stage, StageError
+from serving.deployment.rollout_evidence import RolloutEvidence
+from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.edge.answer import Answer
 from serving.edge.models import ApiError
 from serving.edge.settings import Arm
@@ -96,20 +96,20 @@ class RolloutTrial:
     def __init__(self, champion: TorchServeClient, candidate: TorchServeClient, experiment: ArmSplit) -> None:
         self._champion, self._candidate, self._experiment = champion, candidate, experiment
         self.breaker = champion.breaker
-        self.stage: Stage | None = None
-        self.evidence = Evidence()
+        self.stage: RolloutStage | None = None
+        self.evidence = RolloutEvidence()
         self._arms: ArmSplit | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether calls are counted."""
-        return self.stage is not None and self.stage.tried
+        return self.stage is not None and self.stage.on_trial
 
-    def enter(self, new: Stage | None) -> None:
+    def enter(self, new: RolloutStage | None) -> None:
         """Follow the rollout to a stage. Counts begin anew with each stage."""
         if new == self.stage:
             return
-        self.stage, self.evidence, self._arms = new, Evidence(), None
+        self.stage, self.evidence, self._arms = new, RolloutEvidence(), None
         if new is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
             return
         share = new.share if new.phase is Phase.CANARY else 1.0
@@ -149,10 +149,10 @@ class RolloutTrial:
         try:
             fields = await self._candidate.recommend(body, version, seconds)
         except NoAnswer:
-            counts.candidate.saw(True, time.perf_counter() - begun)
+            counts.candidate.count(True, time.perf_counter() - begun)
             raise
         if fields["model_version"] == version:  # else it is not loaded, which the rollout's driver notices
-            counts.candidate.saw(False, time.perf_counter() - begun)
+            counts.candidate.count(False, time.perf_counter() - begun)
         return fields
 
     async def close(self) -> None:
@@ -166,10 +166,10 @@ class RolloutTrial:
             fields = await self._champion.recommend(body, version, seconds)
         except NoAnswer:
             if counted:
-                counts.champion.saw(True, time.perf_counter() - begun)
+                counts.champion.count(True, time.perf_counter() - begun)
             raise
         if counted:
-            counts.champion.saw(False, time.perf_counter() - begun)
+            counts.champion.count(False, time.perf_counter() - begun)
         return fields
 
     def _is_on_trial(self, version: str | None) -> bool:
@@ -242,7 +242,9 @@ class RolloutWatch:
 
     def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None] = lambda: None) -> None:
         self._path, self._trial, self._on_rollback = path, trial, on_rollback
-        self._evidence_file = rollout_evidence.folder(path) / f"{os.getpid()}-{time.time_ns()}.json"  # pids come again
+        self._evidence_file = (
+            rollout_evidence.evidence_folder(path) / f"{os.getpid()}-{time.time_ns()}.json"
+        )  # pids come again
         self._file_version: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
         # The lock is taken in worker threads, and a process that dies releases it.
@@ -269,7 +271,7 @@ class RolloutWatch:
         if version == self._file_version:
             return
         try:
-            self._trial.enter(rollout_stage.read(self._path))
+            self._trial.enter(rollout_stage.read_stage(self._path))
             self._file_version = version
         except StageError as error:  # the last known stage still holds
             if self._healthy:
@@ -282,7 +284,7 @@ class RolloutWatch:
     async def _report(self) -> None:
         current = self._trial.stage
         assert current is not None
-        counts = Evidence()
+        counts = RolloutEvidence()
         counts.add(self._trial.evidence)  # a copy: a thread writes it while requests are counted on
         try:
             await asyncio.to_thread(self._write_and_judge, current, counts)
@@ -293,19 +295,19 @@ class RolloutWatch:
         else:
             self._healthy = True
 
-    def _write_and_judge(self, current: Stage, counts: Evidence) -> None:
+    def _write_and_judge(self, current: RolloutStage, counts: RolloutEvidence) -> None:
         step = current.since.isoformat()
-        rollout_evidence.write(self._evidence_file, step, counts)
+        rollout_evidence.write_evidence(self._evidence_file, step, counts)
         if not self._is_judge() or current.plan is None:
             return
-        total = rollout_evidence.total(self._path, step)
-        look = rollout_evidence.look(total)
+        total = rollout_evidence.total_evidence(self._path, step)
+        look = rollout_evidence.number_of_looks(total)
         if (step, look) == self._judged or look == 0:
             return
         self._judged = step, look
-        reason = rollout_evidence.passed(total, current.plan)
-        if reason is not None and rollout_stage.move(
-            self._path, current, rollback.back(current, reason, deployment_log.who())
+        reason = rollout_evidence.exceeded_limit(total, current.plan)
+        if reason is not None and rollout_stage.replace_stage(
+            self._path, current, rollback.rollback_stage(current, reason, deployment_log.current_user())
         ):
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()

@@ -67,7 +67,7 @@ class EdgeService:
             ArmSplit(settings.experiment, settings.arms),
         )
         server = torchserve_settings.load()
-        stage_file = settings.rollout or rollout_stage.place(settings.dataset, server)
+        stage_file = settings.rollout or rollout_stage.stage_path(settings.dataset, server)
         self._watch = RolloutWatch(stage_file, self.trial, self.metrics.rollbacks.inc)
         self._watch.check_stage()  # before the first request
         self.shadow = ShadowRequests(

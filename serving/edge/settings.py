@@ -168,7 +168,7 @@ def load() -> EdgeSettings:
     dataset = settings.dataset or params.load(ROOT / "params.yaml").dataset
     filled = {
         "dataset": dataset,
-        "rollout": settings.rollout or rollout_stage.place(dataset, server),
+        "rollout": settings.rollout or rollout_stage.stage_path(dataset, server),
         "upstream": settings.upstream or server.inference_url,
         "management": settings.management or server.management_url,
         "token_file": settings.token_file or server.key_file,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from config import params
+from config.paths import ROOT
 from config.search_space import spaces_around
 from training.model_factory import load_settings
 
-SETTINGS = load_settings(params.ROOT / "params.yaml")
+SETTINGS = load_settings(ROOT / "params.yaml")
 SPACES = SETTINGS.tune.spaces["two_tower"]
 
 

@@ -13,7 +13,7 @@ from served_platform import DATASET, platform
 
 from benchmarks._load import free_ports
 from experiments import impact, replay, trace
-from serving import deploy
+from serving.deployment import reconcile
 from serving.edge.consent import OnlineProfileReader
 from serving.settings import PORTS, load, variable
 from serving.torchserve import server
@@ -31,7 +31,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             patch.setenv(variable(field), str(port))
         patch.setenv("TIDEGATE_SERVER_HOME", str(folder / "torchserve"))
         settings = load()
-        deploy.deploy(DATASET, settings)
+        reconcile.deploy(DATASET, settings)
         try:
             yield folder, _answers(folder, settings)
         finally:

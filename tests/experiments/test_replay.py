@@ -11,7 +11,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import replay
-from serving.deployment import model_versions
+from serving.deployment import registry
 from serving.worker import response
 
 pytestmark = pytest.mark.slow
@@ -227,8 +227,8 @@ def test_a_changed_artifact_is_not_replayed(here: Path, capsys) -> None:
 
 def stored(name: str) -> Path:
     """A file of the registered artifact, where the registry keeps it."""
-    version = model_versions.find("demo", "1")
-    folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    version = registry.find_version("demo", "1")
+    folder = Path(registry.registry_client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     return folder / f"artifact-{version.artifact[:12]}" / name
 
 

@@ -14,7 +14,7 @@ from made_board import ORIGIN
 from made_rankings import made_cases, made_items, rank
 
 from config import params
-from config.paths import EXPERIMENTS
+from config.paths import EXPERIMENTS, ROOT
 from experiments.evaluation.measure import measure
 from experiments.orchestration import seeds
 from experiments.orchestration.workspace import edited
@@ -51,13 +51,13 @@ def evaluate(folder: Path, seed: int) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace whose pipeline gives what TABLES and VALIDATION say of the seed that params.yaml names."""
-    settings = yaml.safe_load((params.ROOT / "params.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
     settings["dataset"] = "made"
     models = settings["train"]["models"]
     settings["train"]["models"] = models | {"ours": models["two_tower"], "counted": models["ease"]}
     settings["evaluate"]["resamples"] = 200
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
-    shutil.copyfile(params.ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
 
     def repro(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
         evaluate(folder, params.load(folder / "params.yaml").train.seed)

@@ -10,9 +10,10 @@ from small_pipeline import inside
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from experiments import sensitivity
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 
 
 def test_labels_that_params_lack_are_left_out_of_the_default_and_refused_when_named() -> None:

@@ -12,7 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving.deployment import gate_report, model_versions, registry
+from serving.deployment import gate_report, registry
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     manifest = json.loads(Path(here / "out/data/split/manifest.json").read_text())
     assert [row["item_id"] for row in found["answer"]["rows"]] == line["items"]
     assert (found["version"]["version"], found["version"]["aliases"]) == ("1", ["champion"])
-    assert found["version"]["artifact"] == registry.find("demo", "1").artifact
+    assert found["version"]["artifact"] == registry.find_version("demo", "1").artifact
     assert (found["gate report"]["verdict"], found["gate report"]["reason"]) == ("PROMOTE", "better by 5%")
     assert found["run"]["params"]["name"] == "two_tower"
     assert found["code"]["commit"] == "tested"
@@ -140,10 +140,10 @@ def test_searching_creates_no_registry(here: Path, capsys, monkeypatch: pytest.M
 
 
 def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
-    version = registry.find("demo", "1")
-    folder = Path(model_versions.client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    version = registry.find_version("demo", "1")
+    folder = Path(registry.registry_client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     tags = (
-        model_versions.client().get_model_version("demo", "1").tags
+        registry.registry_client().get_model_version("demo", "1").tags
     )  # other platforms of this run keep theirs beside it
     report = folder / tags[gate_report.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"

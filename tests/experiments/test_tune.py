@@ -14,6 +14,7 @@ from mlflow.entities import Run
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import (
@@ -31,7 +32,7 @@ from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 FEATURES = checkerboard()
 DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number
 

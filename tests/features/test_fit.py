@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY
 from features import fit
 from features.fit import SplitTables
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 START = 20_000 * DAY
 
 

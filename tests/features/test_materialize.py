@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from data.tables import write_table
 from features import materialization, materialize
@@ -22,7 +23,7 @@ from features.online.errors import StoreError
 from features.online.store import Policy
 from features.vocabulary import PAD
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 T = 1_767_300_000_000_000
 CUT = T + 20 * DAY
 
@@ -48,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
         path = tmp_path / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
         write_table(path, table)
-    (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):
         monkeypatch.delenv(name, raising=False)
@@ -202,7 +203,7 @@ def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: p
 def test_without_products_the_command_to_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
 
     assert materialize.main([]) == 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY
 from data.time_columns import microseconds
 from features.encode import resolve_history
@@ -17,7 +18,7 @@ from features.sequences import batches, horizon_cases, next_item_cases
 from training import validation
 from training.fitting import fit
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 START = 1_700_000_000_000_000
 CUT = START + 30 * DAY
 

@@ -32,8 +32,8 @@ def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
     """Two registered versions of `tiny`."""
     from serving.deployment import registry
 
-    first = registry.create_version("tiny", artifacts[1], tags={"label": "item_knn"})
-    return first, registry.create_version("tiny", artifacts[2])
+    first = registry.register_version("tiny", artifacts[1], tags={"label": "item_knn"})
+    return first, registry.register_version("tiny", artifacts[2])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from made_features import recipe, train_settings
 from safetensors.torch import save_file
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from data.tables import write_table
 from data.times import to_iso
@@ -22,13 +23,14 @@ from features.feature_files import load_features
 from features.feature_files import save_features as write_features
 from features.fit import fit_features
 from features.online.connect import StoreSettings, connect
-from serving import batch, export
-from serving.artifact.item_tables import Sides
+from serving import batch
+from serving.artifact import export_artifact
+from serving.artifact.export_artifact import SideTables
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
 from training.fitting import fit
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 T = 1_767_300_000_000_000
 CUT, END = T + 20 * DAY, T + 31 * DAY
 USERS = [f"u{number}" for number in range(9)]
@@ -59,8 +61,8 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"out/data/{name}.parquet"
         path.parent.mkdir(parents=True)
         write_table(path, table)
-    (folder / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
-    _export(folder, Sides(users, items))
+    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    _export(folder, SideTables(users, items))
     return folder
 
 
@@ -74,12 +76,12 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def _export(folder: Path, sides: Sides) -> None:
+def _export(folder: Path, sides: SideTables) -> None:
     features, weights = load_features(folder / "out/features/test"), folder / "weights.safetensors"
     fitted = fit(recipe("item_knn"), features, train_settings(), seed=0)
     save_file({key: value.contiguous() for key, value in fitted.model.state_dict().items()}, weights)
     about = {"hyperparameters": fitted.hyperparameters, "label": "item_knn", "run_id": "none"}
-    export.write(folder / "artifact", weights, about, features, SETTINGS, sides)
+    export_artifact.export_artifact(folder / "artifact", weights, about, features, SETTINGS, sides)
 
 
 def run(*arguments: str) -> int:
@@ -181,10 +183,10 @@ def test_without_an_artifact_only_a_champion_that_passed_the_gate_answers(
     assert batch.main([]) == 2
     assert f"{SETTINGS.dataset} has no champion; a version becomes one by passing the gate" in capsys.readouterr().err
 
-    from serving.deployment import registry
+    from serving.deployment import promotion, registry
 
-    registry.promote(
-        SETTINGS.dataset, registry.create_version(SETTINGS.dataset, project / "artifact"), {"verdict": "PROMOTE"}
+    promotion.promote(
+        SETTINGS.dataset, registry.register_version(SETTINGS.dataset, project / "artifact"), {"verdict": "PROMOTE"}
     )
     assert batch.main(["--out", "made/all.parquet"]) == 0
     assert {row["model_version"] for row in written()} == {"1.0"}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from own_registry import use_registry
 
-from serving import deploy, package
-from serving.deployment import registry
+from serving.artifact import archive
+from serving.deployment import promotion, reconcile, registry
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
@@ -38,9 +38,9 @@ def deployed(
     two = settings.model_copy(update={"workers": 2})
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
-        registry.promote(NAME, registry.create_version(NAME, artifacts[1]), PROMOTED)
+        promotion.promote(NAME, registry.register_version(NAME, artifacts[1]), PROMOTED)
         try:
-            assert deploy.deploy(NAME, two) == "1.0"
+            assert reconcile.deploy(NAME, two).version == "1.0"
             yield two
         finally:
             server.stop(two)
@@ -71,9 +71,9 @@ def unharmed(told: dict) -> bool:
 def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
     deployed: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
+    monkeypatch.setattr(archive, "ENTRY_SOURCE", archive.ENTRY_SOURCE + "\n# newer\n")
     with load(deployed) as told:
-        assert deploy.deploy(NAME, deployed) == "1.1"
+        assert reconcile.deploy(NAME, deployed).version == "1.1"
     with TorchServe.from_settings(deployed) as client:
         assert set(client.describe(NAME)) == {"1.1"}
     assert unharmed(told), told
@@ -82,13 +82,13 @@ def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
 
 
 def test_a_new_version_and_the_way_back_cost_no_request(deployed: ServerSettings, artifacts: dict[int, Path]) -> None:
-    old = deploy.deploy(NAME, deployed)
+    old = reconcile.deploy(NAME, deployed).version
     with load(deployed) as told:
-        registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)
-        assert deploy.deploy(NAME, deployed) == "2.0"
+        promotion.promote(NAME, registry.register_version(NAME, artifacts[2]), PROMOTED)
+        assert reconcile.deploy(NAME, deployed).version == "2.0"
         time.sleep(SOON)
-        registry.rollback(NAME)
-        assert deploy.deploy(NAME, deployed) == old
+        promotion.roll_back_aliases(NAME)
+        assert reconcile.deploy(NAME, deployed).version == old
     assert unharmed(told), told
     (seen,) = (order.split() for order in told["seen"])
     assert (seen[0], set(seen), seen[-1]) == (old, {old, "2.0"}, old)

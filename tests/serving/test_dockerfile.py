@@ -22,7 +22,7 @@ import pytest
 from dockerfile import Image
 
 from config.paths import ROOT
-from serving import package
+from serving.artifact import archive
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -119,7 +119,7 @@ def ask(variables: dict[str, str], key: str) -> dict:
 def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_a_restart(
     image: Image, variables: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
-    package.build(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
+    archive.build_archive(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
     assert not (image.folder / "out").exists()
     container = image.start(**variables)
     try:

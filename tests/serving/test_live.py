@@ -23,9 +23,10 @@ import tiny_artifact
 from own_registry import use_registry
 
 from config.paths import ROOT
-from serving import ask, deploy, package
-from serving.artifact.worker_code import FORBIDDEN, worker_modules
-from serving.deployment import registry
+from serving import ask, deploy
+from serving.artifact import archive
+from serving.artifact.archive import FORBIDDEN, worker_modules
+from serving.deployment import promotion, reconcile, registry
 from serving.deployment.load_version import DeployError
 from serving.deployment.registry import RegistryError
 from serving.settings import PORTS, ServerSettings, variable
@@ -57,17 +58,17 @@ def frozen_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(package, "build", partial(package.build, root=root))
-        patch.setattr(package, "content_of", partial(package.content_of, root=root))
+        patch.setattr(archive, "build_archive", partial(archive.build_archive, root=root))
+        patch.setattr(archive, "content_hash", partial(archive.content_hash, root=root))
         yield
 
 
 @pytest.fixture(scope="module")
 def first(live: ServerSettings, artifacts: dict[int, Path]) -> str:
     """The first champion, deployed."""
-    version = registry.create_version(NAME, artifacts[1])
-    registry.promote(NAME, version, PROMOTED)
-    return deploy.deploy(NAME, live)
+    version = registry.register_version(NAME, artifacts[1])
+    promotion.promote(NAME, version, PROMOTED)
+    return reconcile.deploy(NAME, live).version
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def serving(client: TorchServe) -> str:
 
 
 def test_the_endpoint_gives_the_golden_answers_of_the_export(live: ServerSettings, client: TorchServe) -> None:
-    artifact = registry.download(NAME, "champion")
+    artifact = registry.download_artifact(NAME, "champion")
     cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
     assert len(cases) == 3
     for case in cases:
@@ -202,13 +203,13 @@ def test_the_worker_loads_no_training_library(client: TorchServe) -> None:
     assert not [name for name in FORBIDDEN if f"/{name}/" in mapped]
     variables = psutil.Process(worker).environ()
     assert variables["OMP_NUM_THREADS"] == "1"
-    assert str(Path(package.__file__).parents[1]) not in variables["PYTHONPATH"].split(":")
+    assert str(Path(archive.__file__).parents[1]) not in variables["PYTHONPATH"].split(":")
 
 
 def test_a_second_deploy_changes_nothing(live: ServerSettings, client: TorchServe) -> None:
     before = pids(client)
     lines: list[str] = []
-    assert deploy.deploy(NAME, live, lines.append) == "1.0"
+    assert reconcile.deploy(NAME, live, lines.append).version == "1.0"
     assert lines == []
     assert pids(client) == before
 
@@ -223,7 +224,7 @@ def test_a_killed_worker_is_restarted(client: TorchServe) -> None:
 def test_a_new_champion_takes_over_without_a_gap_and_rollback_takes_seconds(
     live: ServerSettings, client: TorchServe, artifacts: dict[int, Path]
 ) -> None:
-    registry.promote(NAME, registry.create_version(NAME, artifacts[2]), PROMOTED)
+    promotion.promote(NAME, registry.register_version(NAME, artifacts[2]), PROMOTED)
     seen: list[str] = []
     done = threading.Event()
 
@@ -235,7 +236,7 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_takes_seconds(
     with ThreadPoolExecutor(1) as asker:
         asking = asker.submit(keep_asking)
         try:
-            assert deploy.deploy(NAME, live) == "2.0"
+            assert reconcile.deploy(NAME, live).version == "2.0"
         finally:
             done.set()
         asking.result()
@@ -245,8 +246,8 @@ def test_a_new_champion_takes_over_without_a_gap_and_rollback_takes_seconds(
     before = pids(client)
     assert set(before) == {"1.0", "2.0"}
     started = time.monotonic()
-    registry.rollback(NAME)
-    assert deploy.deploy(NAME, live) == "1.0"
+    promotion.roll_back_aliases(NAME)
+    assert reconcile.deploy(NAME, live).version == "1.0"
     assert serving(client) == "1.0"
     assert pids(client) == before  # nothing was loaded again
     assert time.monotonic() - started < 10
@@ -261,8 +262,8 @@ def test_a_version_with_other_golden_answers_never_serves(
     (broken / "golden.jsonl").write_text(text.replace('"score": ', '"score": 1'))
     tiny_artifact.seal(broken, seed=3)
     with failing_champion(broken):
-        with pytest.raises(DeployError, match=r"golden request 0 .*scores .*; tiny 1\.0 answers as before"):
-            deploy.deploy(NAME, live)
+        with pytest.raises(DeployError, match=r"golden request 0 .*scores .*; tiny 1\.0 still answers"):
+            reconcile.deploy(NAME, live)
         assert serving(client) == "1.0"
         assert set(pids(client)) == {"1.0", "2.0"}
 
@@ -280,7 +281,7 @@ def test_the_old_version_keeps_serving_where_the_new_one_cannot_be_loaded(
         error = capsys.readouterr().err
         assert error.startswith(f"error: {NAME} ")
         assert "ArtifactError" in error
-        assert error.endswith("tiny 1.0 answers as before\n")
+        assert error.endswith("tiny 1.0 still answers\n")
         assert len(error.splitlines()) == 1
         assert serving(client) == "1.0"
         assert set(pids(client)) == {"1.0", "2.0"}
@@ -291,10 +292,10 @@ def test_an_artifact_changed_in_the_registry_is_never_loaded(
 ) -> None:
     other = tiny_artifact.write(tmp_path / "other", seed=5)
     with failing_champion(other) as version:
-        (stored,) = registry_home.rglob(f"artifact-{registry.find(NAME, version).artifact[:12]}")
+        (stored,) = registry_home.rglob(f"artifact-{registry.find_version(NAME, version).artifact[:12]}")
         (stored / "items.json").write_text("[]")
         with pytest.raises(RegistryError, match=r"items\.json is not the file that was exported"):
-            deploy.deploy(NAME, live)
+            reconcile.deploy(NAME, live)
         assert serving(client) == "1.0"
 
 
@@ -302,23 +303,23 @@ class failing_champion:
     """Promote an artifact inside a `with`, then promote the versions of before again."""
 
     def __init__(self, artifact: Path) -> None:
-        self.version = registry.create_version(NAME, artifact)
+        self.version = registry.register_version(NAME, artifact)
 
     def __enter__(self) -> str:
-        self.before = registry.aliased(NAME, "champion"), registry.aliased(NAME, "previous")
-        registry.promote(NAME, self.version, PROMOTED)
+        self.before = registry.version_by_alias(NAME, "champion"), registry.version_by_alias(NAME, "previous")
+        promotion.promote(NAME, self.version, PROMOTED)
         return self.version
 
     def __exit__(self, *_: object) -> None:
         for version in reversed(self.before):
-            registry.promote(NAME, version.version, PROMOTED)
+            promotion.promote(NAME, version.version, PROMOTED)
 
 
 def test_newer_worker_code_is_a_new_build_of_the_version(
     live: ServerSettings, client: TorchServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "ENTRY_SOURCE", package.ENTRY_SOURCE + "\n# newer\n")
-    assert deploy.deploy(NAME, live) == "1.1"
+    monkeypatch.setattr(archive, "ENTRY_SOURCE", archive.ENTRY_SOURCE + "\n# newer\n")
+    assert reconcile.deploy(NAME, live).version == "1.1"
     assert serving(client) == "1.1"
     assert set(pids(client)) == {"1.1", "2.1"}
     assert {path.name for path in live.model_store.iterdir()} == {"tiny-1.1.mar", "tiny-2.1.mar"}
@@ -331,16 +332,16 @@ def test_a_deploy_killed_before_the_switch_converges_when_run_again(
         raise KeyboardInterrupt
 
     before = serving(client)
-    registry.rollback(NAME)
+    promotion.roll_back_aliases(NAME)
     with monkeypatch.context() as patch:
         patch.setattr(TorchServe, "set_default", killed)
         with pytest.raises(KeyboardInterrupt):
-            deploy.deploy(NAME, live)
+            reconcile.deploy(NAME, live)
     assert serving(client) == before
-    assert deploy.deploy(NAME, live).startswith("2.")
+    assert reconcile.deploy(NAME, live).version.startswith("2.")
     assert serving(client).startswith("2.")
-    registry.rollback(NAME)
-    assert deploy.deploy(NAME, live).startswith("1.")
+    promotion.roll_back_aliases(NAME)
+    assert reconcile.deploy(NAME, live).version.startswith("1.")
 
 
 def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: TorchServe) -> None:
@@ -357,7 +358,7 @@ def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: 
 def test_deploy_repairs_a_killed_server(live: ServerSettings, client: TorchServe) -> None:
     before = serving(client)
     os.kill(server.find(live).pid, 9)
-    assert deploy.deploy(NAME, live) == before
+    assert reconcile.deploy(NAME, live).version == before
     with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
 

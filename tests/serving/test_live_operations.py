@@ -15,7 +15,7 @@ import pytest
 import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
-from serving import package
+from serving.artifact import archive
 from serving.deployment.load_version import DeployError
 from serving.install import InstallError, install, restore
 from serving.settings import ServerSettings
@@ -34,7 +34,7 @@ def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactor
     """Version -> an archive, as the deploy of another machine writes it."""
     folder = tmp_path_factory.mktemp("archives")
     for seed, artifact in artifacts.items():
-        package.build(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
+        archive.build_archive(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
     return {path.stem: path for path in folder.glob("*.mar")}
 
 
@@ -158,7 +158,7 @@ def test_a_killed_server_restarts_with_its_models_their_settings_and_the_default
 
 
 def test_a_lone_request_waits_for_the_batch_delay(serving: ServerSettings, artifacts: dict[int, Path]) -> None:
-    package.build(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
+    archive.build_archive(artifacts[1], serving.model_store / "slow.mar", "slow", "1.0")
     with TorchServe.from_settings(serving) as client:
         client.register("slow.mar", "slow", batch_size=2, batch_delay_ms=300)
         try:
@@ -190,8 +190,8 @@ def test_an_archive_with_other_golden_answers_is_not_installed(
     golden = broken / "golden.jsonl"
     golden.write_text(golden.read_text().replace("item-03", "item-99"))
     tiny_artifact.seal(broken, 2)
-    package.build(broken, tmp_path / "3.0.mar", NAME, "3.0")
-    with pytest.raises(DeployError, match=r"golden request \d is answered differently .*; tiny 1\.0 answers as before"):
+    archive.build_archive(broken, tmp_path / "3.0.mar", NAME, "3.0")
+    with pytest.raises(DeployError, match=r"golden request \d differs .*; tiny 1\.0 still answers"):
         install(tmp_path / "3.0.mar", serving)
     assert set(described(serving)) == {"1.0", "2.0"}
 

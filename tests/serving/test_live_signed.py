@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from own_registry import use_registry
 
-from serving import deploy
-from serving.deployment import registry
-from serving.deployment.model_versions import client
-from serving.deployment.registry import CHAMPION, RegistryError
+from serving.deployment import emergency_override, promotion, reconcile, registry
+from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
@@ -29,8 +27,8 @@ def deployed(
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
         for seed in (1, 2):
-            registry.promote(NAME, registry.create_version(NAME, artifacts[seed]), {"verdict": "PROMOTE"})
-        deploy.deploy(NAME, live)
+            promotion.promote(NAME, registry.register_version(NAME, artifacts[seed]), {"verdict": "PROMOTE"})
+        reconcile.deploy(NAME, live)
         yield live
 
 
@@ -40,23 +38,23 @@ def serving(settings: ServerSettings) -> str:
 
 
 def test_an_alias_changed_by_hand_does_not_change_what_serves(deployed: ServerSettings) -> None:
-    client().set_registered_model_alias(NAME, CHAMPION, "1")
+    registry_client().set_registered_model_alias(NAME, CHAMPION, "1")
     for _ in range(2):
-        with pytest.raises(RegistryError, match="it says 1, the last signed move says 2"):
-            deploy.deploy(NAME, deployed)
+        with pytest.raises(RegistryError, match="it names 1, the last signed change names 2"):
+            reconcile.deploy(NAME, deployed)
         assert serving(deployed) == "2.0"
-    registry.restore(NAME)
-    assert deploy.deploy(NAME, deployed) == "2.0"
+    promotion.restore_aliases(NAME)
+    assert reconcile.deploy(NAME, deployed).version == "2.0"
 
 
 def test_every_deployment_reports_an_override_until_a_promotion_ends_it(deployed: ServerSettings) -> None:
-    registry.override(NAME, "1", REASON)
+    emergency_override.override(NAME, "1", REASON)
     for _ in range(2):
         lines: list[str] = []
-        assert deploy.deploy(NAME, deployed, lines.append) == "1.0"
+        assert reconcile.deploy(NAME, deployed, lines.append).version == "1.0"
         assert [line for line in lines if line.startswith("OVERRIDE: ") and REASON in line]
     assert serving(deployed) == "1.0"
-    registry.promote(NAME, "1", {"verdict": "PROMOTE"})
+    promotion.promote(NAME, "1", {"verdict": "PROMOTE"})
     lines = []
-    assert deploy.deploy(NAME, deployed, lines.append) == "1.0"
+    assert reconcile.deploy(NAME, deployed, lines.append).version == "1.0"
     assert lines == []

@@ -20,7 +20,7 @@ from running import Edge, make_settings, wait_until
 
 from config.paths import ROOT
 from serving import deploy
-from serving.deployment import deployment_log, registry, rollout_stage
+from serving.deployment import deployment_log, promotion, reconcile, registry, rollback, rollout_stage
 from serving.deployment.rollout_stage import Phase
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -54,9 +54,11 @@ def deployed(
     """The first version serves."""
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
-        registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE", "reason": "first"})
+        promotion.promote(
+            NAME, registry.register_version(NAME, artifacts[1]), {"verdict": "PROMOTE", "reason": "first"}
+        )
         try:
-            assert deploy.deploy(NAME, settings) == "1.0"
+            assert reconcile.deploy(NAME, settings).version == "1.0"
             yield settings
         finally:
             server.stop(settings)
@@ -65,7 +67,7 @@ def deployed(
 @pytest.fixture(scope="module")
 def edge(deployed: ServerSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     home = tmp_path_factory.mktemp("edge")
-    more = {"token_file": deployed.key_file, "rollout": rollout_stage.place(NAME, deployed), "cache": "off"}
+    more = {"token_file": deployed.key_file, "rollout": rollout_stage.stage_path(NAME, deployed), "cache": "off"}
     edge = Edge(make_settings(home, deployed.inference_url, management=deployed.management_url, **more))
     wait_until(lambda: edge.service.pipeline.fallback.popular is not None)
     yield edge
@@ -131,15 +133,15 @@ def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
 
 def serves(deployed: ServerSettings, version: str) -> bool:
     """Whether everything says that a version serves: TorchServe, the stage and the registry."""
-    standing = rollout_stage.read(rollout_stage.place(NAME, deployed))
+    standing = rollout_stage.read_stage(rollout_stage.stage_path(NAME, deployed))
     with TorchServe.from_settings(deployed) as client:
         default = [live.version for live in client.describe(NAME).values() if live.default]
-    champion = registry.aliased(NAME, "champion")
+    champion = registry.version_by_alias(NAME, "champion")
     return (default, standing.phase, standing.version, champion.version) == (
         [version],
         Phase.SERVES,
         version,
-        rollout_stage.number(version),
+        rollout_stage.registered_version(version),
     )
 
 
@@ -162,7 +164,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         assert serves(deployed, "2.0")
         steps["rollback"] = walk("rollback")
         assert serves(deployed, "1.0")
-        registry.rollback(NAME)
+        promotion.roll_back_aliases(NAME)
         steps["deploy"] = walk("deploy")
         assert serves(deployed, "2.0")
     seconds = time.monotonic() - begun
@@ -191,8 +193,8 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         steps["rollback"]
     )
     assert {"set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
-    told = deployment_log.entries(rollout_stage.place(NAME, deployed).with_suffix(rollout_stage.HISTORY), NAME)
-    assert [(one.what, one.before, one.after) for one in told] == [
+    told = deployment_log.read_events(rollout_stage.log_path(rollout_stage.stage_path(NAME, deployed)), NAME)
+    assert [(one.event, one.before, one.after) for one in told] == [
         ("serves", None, "1.0"),
         ("shadow", "1.0", "2.0"),
         ("canary 50%", "1.0", "2.0"),
@@ -210,15 +212,15 @@ def test_a_rollback_by_command_is_answered_within_a_second_and_a_second_one_does
     monkeypatch.setattr(deploy.environment, "load", lambda: deployed)
     before = answering(edge)
     began = time.monotonic()
-    deploy.roll_back(NAME, deployed, "a look at the way back", force=True)
+    rollback.roll_back(NAME, deployed, "a look at the way back", force=True)
     after = answering(edge)
     assert time.monotonic() - began < 1
     assert after != before
     assert deploy.main(["--dataset", NAME]) == 0  # ends what the order began
     assert answering(edge) == after
-    assert registry.aliased(NAME, "champion").version == after.partition(".")[0]
+    assert registry.version_by_alias(NAME, "champion").version == after.partition(".")[0]
     assert deploy.main(["--dataset", NAME, "--rollback"]) == 2
-    assert "went away from (a look at the way back)" in capsys.readouterr().err
+    assert "the last rollback removed" in capsys.readouterr().err
     assert answering(edge) == after
     assert deploy.main(["--dataset", NAME, "--rollback", "--force"]) == 0
     assert answering(edge) == before

@@ -201,14 +201,16 @@ def test_a_rollback_that_the_edge_ordered_is_pending_until_it_is_deployed(
         "dataset": "tiny",
         "version": "2.0",
         "previous": "1.0",
-        "since": rollout_stage.now(),
-        "why": "errors",
+        "since": rollout_stage.utc_now(),
+        "reason": "errors",
         "by": "edge@h",
     }
-    serves = rollout_stage.Stage(phase=rollout_stage.Phase.SERVES, **ends)
-    rollout_stage.move(rollout_stage.place("tiny", here), None, serves)
+    serves = rollout_stage.RolloutStage(phase=rollout_stage.Phase.SERVES, **ends)
+    rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), None, serves)
     assert check("tiny", here) is SERVING
-    rollout_stage.move(
-        rollout_stage.place("tiny", here), serves, serves.model_copy(update={"phase": rollout_stage.Phase.BACK})
+    rollout_stage.replace_stage(
+        rollout_stage.stage_path("tiny", here),
+        serves,
+        serves.model_copy(update={"phase": rollout_stage.Phase.ROLLBACK}),
     )
     assert check("tiny", here) is ROLLBACK_PENDING

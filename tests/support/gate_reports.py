@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from config import params
+from config.paths import ROOT
 
-POLICY = params.load(params.ROOT / "params.yaml").gate.model_dump(mode="json") | {"alpha": 0.05}
+POLICY = params.load(ROOT / "params.yaml").gate.model_dump(mode="json") | {"alpha": 0.05}
 
 
 def found(low: float, high: float, users: int = 200) -> dict:

@@ -21,8 +21,9 @@ import mlflow
 import sqlalchemy.orm
 
 from config.params import Rollout
-from serving import deploy, package, rollout
-from serving.deployment import deployment_log, registry, rollout_stage
+from serving import rollout
+from serving.artifact import archive
+from serving.deployment import deployment_log, promotion, reconcile, registry, rollback, rollout_stage
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
@@ -55,8 +56,8 @@ def watch(before: set[str], told: int) -> None:
     for owner, names in STEPS.items():
         for name in names:
             wrap(owner, name, lambda _, *given, name=name, **named: _label(name, given))
-    wrap(rollout_stage, "_write", lambda path, content: f"stage {_phase(content)}")
-    wrap(deployment_log, "ensure", lambda path, entry: f"history {entry.what}")
+    wrap(rollout_stage, "_write_durably", lambda path, content: f"stage {_phase(content)}")
+    wrap(deployment_log, "append_once", lambda path, entry: f"history {entry.event}")
     register = TorchServe.register
 
     def amid(self: TorchServe, *given: Any, **named: Any) -> None:
@@ -78,28 +79,28 @@ def _phase(content: bytes) -> str:
 def run(verb: str, order: dict[str, Any]) -> None:
     settings, say = ServerSettings(**order["settings"]), lambda text: print(text, file=sys.stderr)
     if verb == "register":
-        version = registry.create_version(NAME, Path(order["artifact"]))
-        registry.promote(NAME, version, {"verdict": "PROMOTE", "reason": "a test"})
+        version = registry.register_version(NAME, Path(order["artifact"]))
+        promotion.promote(NAME, version, {"verdict": "PROMOTE", "reason": "a test"})
     elif verb == "rollout":
         rollout.rollout(NAME, settings, Rollout.model_validate(order["plan"]), say)
     else:
         if verb == "rollback" and not _done(settings):
-            deploy.roll_back(NAME, settings, "a test", force=True, say=say)
-        deploy.deploy(NAME, settings, say)
+            rollback.roll_back(NAME, settings, "a test", force=True)
+        reconcile.deploy(NAME, settings, say)
 
 
 def _done(settings: ServerSettings) -> bool:
     """Whether the rollback was obeyed: then it is not ordered anew, which would be another one."""
-    standing = rollout_stage.read(rollout_stage.place(NAME, settings))
-    return standing is not None and bool(standing.undone)
+    standing = rollout_stage.read_stage(rollout_stage.stage_path(NAME, settings))
+    return standing is not None and bool(standing.rollback_reason)
 
 
 def main() -> None:
     for slow in ("model_registry", "tracking"):  # here, not in each process
         importlib.import_module(f"mlflow.store.{slow}.sqlalchemy_store")
     sqlalchemy.orm.configure_mappers()
-    package.worker_modules = cache(package.worker_modules)
-    package.worker_modules(package.ROOT)
+    archive.worker_modules = cache(archive.worker_modules)
+    archive.worker_modules(archive.ROOT)
     for line in sys.stdin:
         order = json.loads(line)
         end, told = os.pipe()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from config import params
-from config.paths import INGESTED, SPLIT
+from config.paths import INGESTED, ROOT, SPLIT
 from data import time_columns
 from data.columns import DAY, HOUR
 from data.files import write_json
@@ -18,7 +18,7 @@ from experiments.leakage.cut import AuditedCut
 from features import feature_files, fit
 from features.feature_files import Features
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 START = 1_700_006_400_000_000
 VALID, TEST, END = START + 50 * DAY, START + 60 * DAY, START + 80 * DAY
 USERS, ITEMS, PER_USER = 40, 120, 30
@@ -103,4 +103,4 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     write_table(folder / INGESTED / "items.parquet", made_items())
     for name in feature_files.CUTS:
         feature_files.save_features(folder / "out/features" / name, features_of(events, name))
-    (folder / "params.yaml").write_text((params.ROOT / "params.yaml").read_text())
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from features.feature_files import Features
 from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
-from serving.artifact.item_tables import Sides
+from serving.artifact.export_artifact import SideTables
 from training.model_factory import load_settings
 
 ITEMS = 40
@@ -46,12 +47,12 @@ def checkerboard(seed: int = 0, cut: str = "valid", per_user: int = 12, ties: bo
     )
 
 
-def sides() -> Sides:
+def sides() -> SideTables:
     """Side tables of the checkerboard: an item's colour is its parity, a user's side that of their items."""
     people = pd.DataFrame({"user_id": [f"user-{n}" for n in range(USERS)], "side": [n % 2 for n in range(USERS)]})
     colours = [("even", "odd")[n % 2] for n in range(ITEMS)]  # users of even number take item-0, item-2, ...
     sizes = ["small" if n < ITEMS // 2 else "large" for n in range(ITEMS)]
-    return Sides(
+    return SideTables(
         people, pd.DataFrame({"item_id": [f"item-{n}" for n in range(ITEMS)], "colour": colours, "size": sizes})
     )
 
@@ -84,12 +85,12 @@ EXTRA = {
 
 def recipe(name: str, **changes: object) -> dict:
     """The shipped parameters of a model, made small where they are many."""
-    shipped = load_settings(params.ROOT / "params.yaml").train.models[name].model_dump()
+    shipped = load_settings(ROOT / "params.yaml").train.models[name].model_dump()
     if "parts" in shipped:
         shipped["parts"] = {part: recipe(part) for part in shipped["parts"]}
     return shipped | (SMALL if "embedding_dim" in shipped else {}) | EXTRA.get(name, {}) | changes
 
 
 def train_settings(**changes: object) -> params.Train:
-    shipped = params.load(params.ROOT / "params.yaml").train
+    shipped = params.load(ROOT / "params.yaml").train
     return shipped.model_copy(update={"early_stopping_cases": 50, "validation_cases": 50, **changes})

@@ -19,8 +19,8 @@ from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, read_settings
 from features.online.profile import PERSONALIZATION
-from serving import package
-from serving.deployment import registry
+from serving.artifact.archive import build_archive
+from serving.deployment import promotion
 from serving.edge.consent import OnlineProfileReader
 from serving.worker.recommender import Recommender
 from serving.worker.users import StoreLookup
@@ -50,7 +50,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
         version = judgment.register(DATASET, LABEL)
-        registry.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
+        promotion.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n")
         assert materialize.main([]) == materialize.main(["--events", "consent.jsonl"]) == 0
         yield folder
@@ -64,7 +64,7 @@ def edge(folder: Path) -> Iterator[tuple[Edge, Worker]]:
     recommender.lookup = StoreLookup(lambda: connect(DATASET, read_settings()))
     worker = Worker(recommender)
     archive = folder / f"{DATASET}-{VERSION}.mar"
-    package.build(artifact, archive, DATASET, VERSION)
+    build_archive(artifact, archive, DATASET, VERSION)
     own = {"dataset": DATASET, "artifact": archive, "keep_requests": True, "deadline_ms": 20_000}
     running = Edge(make_settings(folder / "edge", worker.url, **own), OnlineProfileReader.from_environment(DATASET))
     try:

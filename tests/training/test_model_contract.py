@@ -12,12 +12,13 @@ from made_features import ITEMS, START, checkerboard, recipe, sides, train_setti
 from safetensors.torch import load_file, save_file
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from features.encode import Batch, make_batch
 from features.feature_files import Features
 from features.sequences import InteractionLog, encode_cases, history_ends, next_item_cases
 from features.vocabulary import PAD
-from serving import export
+from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
 from training.fitting import FitResult, fit
@@ -173,8 +174,10 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
     state = {name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors")
     facts = {"hyperparameters": fitted.hyperparameters, "label": fitted.hyperparameters["name"], "run_id": "none"}
-    settings = params.load(params.ROOT / "params.yaml")
-    export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides())
+    settings = params.load(ROOT / "params.yaml")
+    export_artifact.export_artifact(
+        tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, settings, sides()
+    )
     return Recommender.load(tmp_path / "artifact")
 
 

@@ -8,11 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from config import params
+from config.paths import ROOT
 from training.model_factory import load_settings, with_typed_models
 from training.models.base import Hyperparameters, ModelError
 from training.models.registry import build, models, parse
 
-FOLDER = Path(params.ROOT / "training/models")
+FOLDER = Path(ROOT / "training/models")
 EASE = {"name": "ease", "l2": [200, 1000], "max_items": 100}
 
 
@@ -40,7 +41,7 @@ def test_an_unknown_model_is_named_with_the_known_ones() -> None:
 
 
 def test_settings_hold_the_models_typed_hyperparameters() -> None:
-    assert load_settings(params.ROOT / "params.yaml").train.models["ease"].l2 == [200.0, 1000.0]  # type: ignore[attr-defined]
+    assert load_settings(ROOT / "params.yaml").train.models["ease"].l2 == [200.0, 1000.0]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_settings_hold_the_models_typed_hyperparameters() -> None:
     ],
 )
 def test_a_faulty_model_is_named_by_its_key(label: str, section: dict, fault: str) -> None:
-    settings = params.load(params.ROOT / "params.yaml")
+    settings = params.load(ROOT / "params.yaml")
     changed = settings.train.models | {label: type(settings.train.models["ease"]).model_validate(section)}
     train = settings.train.model_copy(update={"models": changed})
 

@@ -15,11 +15,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from config import params
+from config.paths import ROOT
 from training import mlflow_views, tracking
 from training.fitting import FitError, FitResult, fit
 from training.tracking import NOTE, param_text
 
-SETTINGS = params.load(params.ROOT / "params.yaml")
+SETTINGS = params.load(ROOT / "params.yaml")
 HASH = "0123456789abcdef0123456789abcdef0123456789abcdef"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -171,7 +172,7 @@ def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
     ask = "from training import tracking; c = tracking.connect(); print(tracking.experiment_id(c, 'both'))"
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
     both = [
-        subprocess.Popen([sys.executable, "-c", ask], cwd=params.ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     told = [one.communicate(timeout=120)[0].strip() for one in both]

@@ -1,4 +1,4 @@
-"""The artifact folder: what crosses from training into serving. Nothing in it is pickled."""
+"""Load the artifact folder, which is all that serving gets from training. Nothing in it is pickled."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Artifact:
 
 
 def digest_of(manifest: dict) -> str:
-    """Hash of a manifest: of everything that it says, file hashes included."""
+    """Hash of a manifest with all its entries, file hashes included."""
     return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """blake2b of a file's bytes, 16 bytes as hex."""
+    """BLAKE2b of a file's bytes, 16 bytes as hex."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -56,7 +56,7 @@ def hash_file(path: Path) -> str:
 
 
 def verify(folder: Path) -> dict:
-    """The manifest of a folder whose files all have the hashes that it states.
+    """Check the hash of every file, and return the manifest.
 
     Raises:
         ArtifactError: names the file that is missing or differs.

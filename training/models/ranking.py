@@ -1,4 +1,4 @@
-"""From scores to ranks: seen items out, ties against the model.
+"""From scores to ranks: seen items are excluded, ties count against the model.
 
 Legend: B batch, N item rows, k list length, R true items of the batch.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 from features.vocabulary import PAD
 from training.models.base import EXCLUDED
 
-WORDS = 128 * 8  # bytes of flags that are added as one run of words
-PART = 1024  # true items compared with a whole row each at a time: bounds memory where a case has hundreds
+RUN_BYTES = 128 * 8  # flags that are summed as one run of 64-bit words
+MAX_TRUE_ROWS = 1024  # true items compared with a whole row each at a time: bounds memory where a case has hundreds
 
 
 def exclude(scores_BN: Tensor, seen: Tensor, rows_BN: Tensor | None = None) -> Tensor:
@@ -20,7 +20,7 @@ def exclude(scores_BN: Tensor, seen: Tensor, rows_BN: Tensor | None = None) -> T
 
     Args:
         seen: (2, S): (row, item row).
-        rows_BN: whose the scores are, item rows; None: column j is of item row j.
+        rows_BN: the item row of each score; None: column j is item row j.
     """
     if rows_BN is not None:
         return scores_BN.masked_fill(is_seen(rows_BN, seen), EXCLUDED)
@@ -39,14 +39,14 @@ def is_seen(rows_BM: Tensor, seen: Tensor) -> Tensor:
 
 
 def rank(scores_BN: Tensor, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best k of each row, and the rank of every true item over the full catalogue.
+    """The best k of each row, and the rank of every true item over the full catalog.
 
     Args:
         scores_BN: excluded items at -inf.
         truth: (2, R): (row, item row).
 
     Returns:
-        (B, k) item rows, PAD where the catalogue is exhausted; (R,) ranks from 1. Among equal scores
+        (B, k) item rows, PAD where the catalog is exhausted; (R,) ranks from 1. Among equal scores
         true items come last; other equals keep the vocabulary's order.
 
     Raises:
@@ -56,12 +56,12 @@ def rank(scores_BN: Tensor, truth: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best, top = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
     if best[:, 0].isnan().any():  # topk puts NaN first
         raise ValueError("a model scored NaN")
-    best, top = best[:, :k], _in_order_of_ties(scores_BN, truth, best, top)[:, :k]
+    best, top = best[:, :k], _order_ties(scores_BN, truth, best, top)[:, :k]
     return top.masked_fill(best == EXCLUDED, PAD), _ranks(scores_BN, truth)
 
 
-def _in_order_of_ties(scores_BN: Tensor, truth: Tensor, best: Tensor, top: Tensor) -> Tensor:
-    """`top` with equal scores put right. topk leaves their order open, and cuts through them at its end."""
+def _order_ties(scores_BN: Tensor, truth: Tensor, best: Tensor, top: Tensor) -> Tensor:
+    """`top` with equal scores in order. topk leaves their order open, also at the end of the list."""
     tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] != EXCLUDED)).any(dim=1)
     rows = tied.nonzero()[:, 0]
     if len(rows):
@@ -75,7 +75,7 @@ def _in_order_of_ties(scores_BN: Tensor, truth: Tensor, best: Tensor, top: Tenso
 
 
 def _keys(scores_BN: Tensor, truth: Tensor) -> Tensor:
-    """(B, N) int64 that order like (score, not true, earlier in the vocabulary): a total order."""
+    """(B, N) int64 keys that order by (score, not true, earlier in the vocabulary): a total order."""
     bits = (scores_BN + 0.0).contiguous().view(torch.int32).long()  # -0.0 becomes 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     size = scores_BN.shape[1]
@@ -86,7 +86,7 @@ def _keys(scores_BN: Tensor, truth: Tensor) -> Tensor:
 
 
 def _ranks(scores_BN: Tensor, truth: Tensor) -> Tensor:
-    """(R,) how many of its row score at least as much, less the true ones of equal score that follow it."""
+    """(R,) how many items of its row score at least as much, less the true ones of equal score that follow it."""
     row, item = truth
     if not len(row):
         return torch.empty(0, dtype=torch.int64)
@@ -94,7 +94,10 @@ def _ranks(scores_BN: Tensor, truth: Tensor) -> Tensor:
     if torch.equal(row, torch.arange(len(scores_BN), device=row.device)):  # one true item each: no row is copied
         at_least = _count_at_least(scores_BN, own)
     else:
-        parts = [_count_at_least(scores_BN[r], o) for r, o in zip(row.split(PART), own.split(PART), strict=True)]
+        parts = [
+            _count_at_least(scores_BN[r], o)
+            for r, o in zip(row.split(MAX_TRUE_ROWS), own.split(MAX_TRUE_ROWS), strict=True)
+        ]
         at_least = torch.cat(parts)
     return at_least.cpu() - _equal_and_after(row.cpu(), item.cpu(), own.cpu())
 
@@ -102,14 +105,14 @@ def _ranks(scores_BN: Tensor, truth: Tensor) -> Tensor:
 def _count_at_least(scores_RN: Tensor, bound_R: Tensor) -> Tensor:
     """(R,) int64 how many of a row are at least the bound.
 
-    torch widens each flag to eight bytes to add them up. Read as words of eight flags, at most 128 of which are
-    added, no byte overflows into the next, and there is an eighth to add.
+    torch widens each flag to eight bytes to sum them. Read as words of eight flags, of which at most 128 are summed, no
+    byte overflows into the next, and there is an eighth to sum.
     """
     size, length = scores_RN.shape
-    flags = torch.empty(size, -(-length // WORDS) * WORDS, dtype=torch.bool, device=scores_RN.device)
+    flags = torch.empty(size, -(-length // RUN_BYTES) * RUN_BYTES, dtype=torch.bool, device=scores_RN.device)
     flags[:, length:] = False
     torch.ge(scores_RN, bound_R[:, None], out=flags[:, :length])
-    words = flags.view(torch.int64).view(size, -1, WORDS // 8).sum(dim=2)
+    words = flags.view(torch.int64).view(size, -1, RUN_BYTES // 8).sum(dim=2)
     return words.view(torch.uint8).sum(dim=1, dtype=torch.int64)
 
 

@@ -11,6 +11,7 @@ from made_features import checkerboard, train_settings
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from data.columns import DAY, MINUTE
 from experiments.evaluation import holdout_protocols
 from experiments.evaluation.holdout_protocols import (
@@ -25,7 +26,7 @@ from experiments.evaluation.holdout_protocols import (
 from features.fit import SplitTables
 from training import validation
 
-SHIPPED = params.load(params.ROOT / "params.yaml")
+SHIPPED = params.load(ROOT / "params.yaml")
 START = 20_000 * DAY
 TEST = START + 10 * DAY
 

@@ -137,7 +137,5 @@ def test_a_rule_that_the_dataset_cannot_answer_is_named(tmp_path: Path) -> None:
         users = ("u",)
         vocabulary = type("Vocabulary", (), {"ids": ("i",)})
 
-    with pytest.raises(
-        UserError, match=r"segments\.rules: vip uses plan, which the users do not have; theirs: none"
-    ):
+    with pytest.raises(UserError, match=r"segments\.rules: vip uses plan, which the users do not have; theirs: none"):
         Segments.of([rule], Known(), tmp_path)  # type: ignore[arg-type]

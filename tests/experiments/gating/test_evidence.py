@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from small_pipeline import inside
 
 from config import params
-from config.paths import INGESTED
+from config.paths import INGESTED, ROOT
 from experiments.evaluation import ranking
 from experiments.evaluation.cases import Catalog
 from experiments.evaluation.ranking import ScoredCases, cases_since, score_cases
@@ -37,15 +37,15 @@ from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, PROMOTE, REJECT,
 from features import feature_files
 from features.sequences import InteractionLog
 from features.vocabulary import Vocabulary
-from serving import export
-from serving.artifact.item_tables import Sides
-from serving.deployment import model_versions, registry
+from serving.artifact import export_artifact
+from serving.artifact.export_artifact import SideTables
+from serving.deployment import promotion, registry
 from serving.worker.recommender import Recommender
 from training import validation
 from training.fitting import fit
 from training.models.artifact import MANIFEST, hash_file
 
-BUDGETS = params.load(params.ROOT / "params.yaml").gate.budgets.model_copy(
+BUDGETS = params.load(ROOT / "params.yaml").gate.budgets.model_copy(
     update={"size_mb": 10.0, "latency_ms": 50.0, "latency_ratio": 2.0, "latency_free_ms": 5.0}
 )
 
@@ -196,7 +196,7 @@ def test_a_stale_dataset_is_held() -> None:
 
 
 FEATURES = checkerboard(cut="test")
-SHIPPED = params.load(params.ROOT / "params.yaml")
+SHIPPED = params.load(ROOT / "params.yaml")
 NOW = {"dataset_hash": "none", "fit_until_us": FEATURES.cut_us, "params": {"name": "ease", "l2": 100.0}}
 OLD = {"dataset_hash": "older", "fit_until_us": FEATURES.cut_us - 1, "params": {"name": "popularity", "days": None}}
 
@@ -320,8 +320,13 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     facts = json.loads((folder / "out/training/two_tower/test/fit.json").read_text())
-    export.write(
-        folder / "out/serving/artifacts/two_tower", weights, facts, features, settings, Sides.read(folder / INGESTED)
+    export_artifact.export_artifact(
+        folder / "out/serving/artifacts/two_tower",
+        weights,
+        facts,
+        features,
+        settings,
+        SideTables.read(folder / INGESTED),
     )
 
 
@@ -342,7 +347,7 @@ def test_a_sound_model_is_promoted_over_the_first_champion_and_judged_once(
 
     assert (first["verdict"], report["verdict"]) == ("PROMOTE", "PROMOTE"), report["reason"]
     assert first["reason"].startswith("first")
-    assert registry.serving_target(settings.dataset).report["label"] == "two_tower"
+    assert promotion.serving_target(settings.dataset).report["label"] == "two_tower"
     assert again["decided_before"] is True
     assert len(judgment.looks_at(report["split_id"])) == 1
 
@@ -351,7 +356,7 @@ def test_a_sound_model_is_promoted_over_the_first_champion_and_judged_once(
 @pytest.mark.parametrize("sabotage", ["zeroed weights", "shuffled times"])
 def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params, sabotage: str) -> None:
     judgment.run(settings, "two_tower")  # the sound one is the champion
-    champion = registry.serving_target(settings.dataset).version
+    champion = promotion.serving_target(settings.dataset).version
     if sabotage == "zeroed weights":
         with_zeroed_weights(project / "out/serving/artifacts/two_tower")
     else:
@@ -362,7 +367,7 @@ def test_a_sabotaged_model_does_not_pass(project: Path, settings: params.Params,
     assert report["verdict"] in ("HOLD", "REJECT"), report["reason"]
     # Zeroed weights do not give the golden answers, so nobody looks; the other was exported as it is, and is looked at.
     assert report.get("looks") == (2 if sabotage == "shuffled times" else None)
-    assert registry.serving_target(settings.dataset).version == champion
+    assert promotion.serving_target(settings.dataset).version == champion
 
 
 @pytest.mark.slow
@@ -372,9 +377,9 @@ def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: P
     report = judged(settings, "two_tower")
 
     assert report["verdict"] == "REJECT"
-    shown = registry.find(settings.dataset, report["version"])
-    assert "REJECT" in model_versions.client().get_model_version(settings.dataset, shown.version).description
-    assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
+    shown = registry.find_version(settings.dataset, report["version"])
+    assert "REJECT" in registry.registry_client().get_model_version(settings.dataset, shown.version).description
+    assert promotion.serving_target(settings.dataset).report["reason"].startswith("first")
 
 
 @pytest.mark.slow
@@ -391,6 +396,6 @@ def test_an_index_that_finds_too_little_is_rejected_before_the_look(project: Pat
         "its index finds 0.9800 of the exact best 20, below gate.min_index_recall = 0.99"
     )
     assert judgment.looks_at(manifest["split_id"]) == []
-    shown = model_versions.client().get_model_version(settings.dataset, report["version"])
+    shown = registry.registry_client().get_model_version(settings.dataset, report["version"])
     assert "its index finds 0.9800" in shown.description
-    assert registry.serving_target(settings.dataset).report["reason"].startswith("first")
+    assert promotion.serving_target(settings.dataset).report["reason"].startswith("first")

@@ -23,9 +23,8 @@ from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
 from experiments.gating.report_page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
-from serving.deployment import registry
-from serving.deployment.model_versions import client
-from serving.deployment.registry import CHAMPION, RegistryError
+from serving.deployment import emergency_override, promotion, registry
+from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 
@@ -77,7 +76,9 @@ def tiny_gate(tracked: Path, monkeypatch: pytest.MonkeyPatch):
             folder = tiny_artifact.write(tracked / f"artifact-{seed}", seed)
             change(folder)
             stated = {"fit_until_us": fit_until_us, "fit_until": "2026-01-01"} if fit_until_us else {}
-            versions.append(registry.find("tiny", registry.create_version("tiny", manifested(folder, **stated))))
+            versions.append(
+                registry.find_version("tiny", registry.register_version("tiny", manifested(folder, **stated)))
+            )
         description = {"split_id": "s", "dataset_hash": "d", "cut_us": tiny_artifact.CUT_US,
                        "until_us": tiny_artifact.CUT_US + 10**9}  # fmt: skip
         features: Any = SimpleNamespace(description=description, cut_us=tiny_artifact.CUT_US)
@@ -249,16 +250,16 @@ def settings(pipeline: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_a_champion_from_before_alias_changes_were_signed_is_judged_again(settings: params.Params) -> None:
     version = judgment.register(settings.dataset, "two_tower")
-    client().set_registered_model_alias(settings.dataset, CHAMPION, version)
+    registry_client().set_registered_model_alias(settings.dataset, CHAMPION, version)
     reports = judgment.run(settings, "two_tower", override=True)
     assert [report["verdict"] for report in reports] == ["PROMOTE", "PROMOTE"]
-    assert registry.serving_target(settings.dataset).version.version == version
+    assert promotion.serving_target(settings.dataset).version.version == version
 
 
 @pytest.mark.slow
 def test_an_alias_set_by_hand_refuses_the_judgment(settings: params.Params) -> None:
     judgment.run(settings, "two_tower", override=True)
-    client().delete_registered_model_alias(settings.dataset, CHAMPION)
+    registry_client().delete_registered_model_alias(settings.dataset, CHAMPION)
     with pytest.raises(RegistryError, match="champion was moved by hand: it says nothing, the last signed move says"):
         judgment.run(settings, "two_tower", override=True)
 
@@ -269,7 +270,7 @@ def test_every_report_shows_an_override_until_a_promotion_ends_it(settings: para
     assert label is not None
     other = next(each for each in settings.train.models if each not in (label, "two_tower"))
     judgment.promote_first_champion(settings, label, override=True)
-    registry.override(settings.dataset, judgment.register(settings.dataset, other), REASON)
+    emergency_override.override(settings.dataset, judgment.register(settings.dataset, other), REASON)
 
     assert (
         gate.main(["--model", other, "--allow-uncommitted"]) == 0

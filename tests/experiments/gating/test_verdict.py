@@ -6,6 +6,7 @@ import pytest
 from gate_reports import found
 
 from config import params
+from config.paths import ROOT
 from experiments.gating.verdict import (
     HOLD,
     INSUFFICIENT_DATA,
@@ -17,7 +18,7 @@ from experiments.gating.verdict import (
     interval_level,
 )
 
-SHIPPED = params.load(params.ROOT / "params.yaml").gate
+SHIPPED = params.load(ROOT / "params.yaml").gate
 POLICY = SHIPPED.model_copy(
     update={"primary": "next_item", "alpha": 0.05, "margin": 0.02, "min_users": 100, "max_age_days": 14.0}
 )

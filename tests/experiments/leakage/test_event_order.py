@@ -15,7 +15,7 @@ from data.time_columns import microseconds
 from data.times import to_iso
 from experiments.leakage import event_order, feature_checks
 from features.sequences import InteractionLog
-from training import windows
+from training import timeline
 from training.timeline import Timeline
 
 HOURS_LATE = pd.Timedelta(hours=30)
@@ -200,7 +200,7 @@ def test_a_true_item_that_lies_in_its_own_history_is_found(events, monkeypatch: 
     again = events[events["part"] == "train"].groupby("user_id").tail(1)
     later = again["event_time"] + pd.Timedelta(minutes=1)
     planted = pd.concat([events, again.assign(event_id="z" + again["event_id"], event_time=later, known_time=later)])
-    monkeypatch.setattr(windows, "_first_of_pair", lambda users, items: np.ones(len(users), dtype=bool))
+    monkeypatch.setattr(timeline, "_first_of_pair", lambda users, items: np.ones(len(users), dtype=bool))
 
     (found,) = feature_checks.training_batches(cut_of(planted)).findings
 

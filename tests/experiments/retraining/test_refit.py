@@ -31,9 +31,9 @@ from experiments.orchestration import steps
 from experiments.retraining import refit
 from experiments.retraining.refit import newest_cases, overlap, too_different
 from features import feature_files
-from serving.deployment import gate_report, model_versions, registry
-from serving.deployment.registry import Target
-from serving.deployment.status import overview
+from serving.deployment import gate_report, promotion, registry
+from serving.deployment.promotion import ServingTarget
+from serving.deployment.status import registry_lines
 from training.fitting import fit
 
 SHIPPED = params.load(ROOT / "params.yaml")
@@ -159,18 +159,18 @@ def settings(refitted: Path) -> params.Params:
 @pytest.fixture
 def parent_serves(refitted: Path) -> Iterator[None]:
     """For one test the way back was taken."""
-    registry.rollback(DATASET)
+    promotion.roll_back_aliases(DATASET)
     yield
-    registry.rollback(DATASET)
+    promotion.roll_back_aliases(DATASET)
 
 
 def manifest_of(version: str) -> dict:
-    return model_versions.stored_manifest(registry.find(DATASET, version))
+    return registry.read_manifest(registry.find_version(DATASET, version))
 
 
 @pytest.mark.slow
 def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(refitted: Path) -> None:
-    target, parent, child = registry.serving_target(DATASET), manifest_of(PARENT), manifest_of(CHILD)
+    target, parent, child = promotion.serving_target(DATASET), manifest_of(PARENT), manifest_of(CHILD)
     end = json.loads((SPLIT / "manifest.json").read_text())["end_us"]
     own = ("run_id", "files", "fit_until", "fit_until_us", "refit_of")
 
@@ -179,27 +179,30 @@ def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(ref
     assert {key: child[key] for key in child if key not in own} == {
         key: parent[key] for key in parent if key not in own
     }
-    assert child["refit_of"] == {"version": PARENT, "artifact": registry.find(DATASET, PARENT).artifact}
+    assert child["refit_of"] == {"version": PARENT, "artifact": registry.find_version(DATASET, PARENT).artifact}
     under = target.report["under"]
-    assert (under["version"], under["report"]) == (PARENT, gate_report.digest(registry.find(DATASET, PARENT)))
-    assert model_versions.client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
+    assert (under["version"], under["report"]) == (
+        PARENT,
+        gate_report.report_digest(registry.find_version(DATASET, PARENT)),
+    )
+    assert registry.registry_client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
 
 
 @pytest.mark.slow
 def test_its_report_states_the_agreement_with_its_parent(refitted: Path) -> None:
-    report = registry.serving_target(DATASET).report
+    report = promotion.serving_target(DATASET).report
     agreement, shown = report["evidence"]["agreement"], page(report)
 
     assert (agreement["requests"], agreement["bar"]) == (1000, 0.3)
     assert 0.5 < agreement["overlap"] < 1, "more events, so other lists, and the same configuration, so not many"
-    assert "Lists agree with the parent's" in shown
+    assert "Lists agree with the parent&#x27;s" in shown
     assert f"mean overlap@10 {agreement['overlap']:.3f}, over 1,000 recent requests" in shown
     assert "comparisons" not in report["evidence"], "nobody asks a window that it has seen"
 
 
 @pytest.mark.slow
 def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -> None:
-    parts = {part.name: part for part in upstream.version_parts(registry.find(DATASET, CHILD))}
+    parts = {part.name: part for part in upstream.version_parts(registry.find_version(DATASET, CHILD))}
     rows = downstream.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
     newest = Origin(DATASET, manifest_of(CHILD)["dataset_hash"], manifest_of(CHILD)["fit_until_us"] - 1)
 
@@ -209,8 +212,8 @@ def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -
     assert {row["version"]: row["refit of"] for row in rows} == {BASELINE: None, PARENT: None, CHILD: PARENT}
     assert [row["version"] for row in downstream.versions_part(newest).rows] == [CHILD]
     assert [row["name"] for row in downstream.runs_part(newest).rows] == ["two_tower · full"]
-    assert f"registry  champion    {CHILD}, a refit of {PARENT}" in overview(DATASET)
-    assert "parent" not in {part.name for part in upstream.version_parts(registry.find(DATASET, PARENT))}
+    assert f"registry  champion    {CHILD}, a refit of {PARENT}" in registry_lines(DATASET)
+    assert "parent" not in {part.name for part in upstream.version_parts(registry.find_version(DATASET, PARENT))}
 
 
 @pytest.mark.slow
@@ -223,7 +226,7 @@ def test_the_parent_is_the_champion_where_the_refit_has_seen_the_holdout(
     assert (report["verdict"], report["against_version"]) == ("REJECT", PARENT)
     assert f"version {CHILD}, which serves, was fitted on the holdout" in capsys.readouterr().out
     assert f"Version {CHILD}, which serves, was fitted on the holdout" in page(report)
-    assert registry.serving_target(DATASET).version.version == CHILD
+    assert promotion.serving_target(DATASET).version.version == CHILD
 
 
 @pytest.mark.slow
@@ -232,12 +235,12 @@ def test_judging_the_parent_again_does_not_replace_its_refit(settings: params.Pa
 
     assert report["decided_before"]
     assert report["version"] == PARENT
-    assert registry.serving_target(DATASET).version.version == CHILD
+    assert promotion.serving_target(DATASET).version.version == CHILD
 
 
 @pytest.mark.slow
 def test_on_newer_events_the_refit_itself_is_the_champion(refitted: Path) -> None:
-    features, candidate = feature_files.load_features("out/features/test"), registry.find(DATASET, BASELINE)
+    features, candidate = feature_files.load_features("out/features/test"), registry.find_version(DATASET, BASELINE)
     later = replace(features, description=features.description | {"cut_us": manifest_of(CHILD)["fit_until_us"]})
 
     assert find_opponent(DATASET, candidate, features)[0].version.version == PARENT
@@ -245,7 +248,7 @@ def test_on_newer_events_the_refit_itself_is_the_champion(refitted: Path) -> Non
 
 
 def make_case(settings: params.Params, candidate: str, champion: str, features: str, **changes: object) -> GateCase:
-    found = [registry.find(DATASET, version) for version in (candidate, champion)]
+    found = [registry.find_version(DATASET, version) for version in (candidate, champion)]
     clean = {"clean": True, "audited": "a", "checks": []}
     code = CodeState("tested", None, None)
     case = GateCase(settings, feature_files.load_features(f"out/features/{features}"), "ours", *found, "theirs", None, code, clean,
@@ -319,9 +322,9 @@ def test_features_of_all_events_that_were_not_fitted_on_them_are_found(settings:
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
-    before = len(registry.registered(DATASET))
+    before = len(registry.list_versions(DATASET))
     assert refit_full.main([]) == 2
-    assert len(registry.registered(DATASET)) == before, "it was fitted"
+    assert len(registry.list_versions(DATASET)) == before, "it was fitted"
     return capsys.readouterr().err
 
 
@@ -372,8 +375,8 @@ def test_skew_refuses_a_refit(capsys) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
 def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, stated = registry.serving_target(DATASET), manifest_of(PARENT)
-    monkeypatch.setattr(model_versions, "stored_manifest", lambda _: stated | {"seed": None})
+    target, stated = promotion.serving_target(DATASET), manifest_of(PARENT)
+    monkeypatch.setattr(registry, "read_manifest", lambda _: stated | {"seed": None})
 
     with pytest.raises(UserError, match="demo 2 does not state its seed"):
         refit.fit_on_all_events(target, feature_files.load_features("out/features/full"), settings)
@@ -381,8 +384,8 @@ def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, m
 
 @pytest.mark.slow
 def test_a_champion_by_override_is_not_refitted(refitted: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    loud = Target(registry.find(DATASET, PARENT), {"verdict": "OVERRIDE"})
-    monkeypatch.setattr(registry, "serving_target", lambda _: loud)
+    loud = ServingTarget(registry.find_version(DATASET, PARENT), {"verdict": "OVERRIDE"})
+    monkeypatch.setattr(promotion, "serving_target", lambda _: loud)
 
     assert "demo 2 is champion by an override; only a version that passed the gate is refitted" in refused(capsys)
 

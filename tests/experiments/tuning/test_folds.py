@@ -11,6 +11,7 @@ from torch import nn
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
@@ -19,7 +20,7 @@ from features.fit import SplitTables
 from training.fitting import FitResult
 from training.metrics import geometric_mean
 
-SHIPPED = params.load(params.ROOT / "params.yaml")
+SHIPPED = params.load(ROOT / "params.yaml")
 FEATURES = checkerboard()
 START = 20_000 * DAY
 

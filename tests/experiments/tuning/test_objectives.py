@@ -15,6 +15,7 @@ from made_features import checkerboard, train_settings
 from mlflow import MlflowClient
 
 from config import params
+from config.paths import ROOT
 from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, study_name
@@ -24,7 +25,7 @@ from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
-SHIPPED = params.load(params.ROOT / "params.yaml")
+SHIPPED = params.load(ROOT / "params.yaml")
 FEATURES = checkerboard()
 
 

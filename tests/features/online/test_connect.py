@@ -16,7 +16,7 @@ from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make_profile
 from features.online.store import Policy, ReadingState
-from serving.artifact.worker_code import worker_modules
+from serving.artifact.archive import worker_modules
 
 ROOT = Path(__file__).resolve().parents[3]
 T = 1_700_000_000_000_000

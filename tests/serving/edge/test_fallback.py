@@ -12,16 +12,9 @@ from fake_torchserve import FakeTorchServe, recommendations
 from running import Edge, Start, wait_until
 from safetensors.numpy import load_file
 
-from serving import package
+from serving.artifact import archive
 from serving.edge.answer import build_answer, parse_answer
-from serving.edge.fallback import (
-    EMPTY,
-    FallbackChain,
-    PopularList,
-    artifact_list,
-    newest_archive,
-    update_static_list,
-)
+from serving.edge.fallback import EMPTY, FallbackChain, PopularList, artifact_list, newest_archive, update_static_list
 from serving.worker.request import Request
 
 LIST = PopularList.from_answer(recommendations({"k": 9}, "1.0"))
@@ -112,7 +105,7 @@ def test_items_of_an_artifact_are_ordered_by_their_counts(artifacts: dict[int, P
 def test_the_newest_archive_of_the_dataset_is_taken(artifacts: dict[int, Path], tmp_path: Path) -> None:
     store = tmp_path / "models"
     for name, version, seed in (("tiny", "9.0", 2), ("tiny", "10.1", 1), ("tiny-2", "99.0", 2)):
-        package.build(artifacts[seed], store / f"{name}-{version}.mar", name, version)
+        archive.build_archive(artifacts[seed], store / f"{name}-{version}.mar", name, version)
     assert newest_archive(store, "tiny").name == "tiny-10.1.mar"
     popular = update_static_list(tmp_path / "static.json", None, store, "tiny")
     assert (popular.model_version, popular.dataset_version) == ("10.1", "dataset-1")

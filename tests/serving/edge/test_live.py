@@ -13,8 +13,7 @@ import pytest
 from own_registry import use_registry
 from running import Edge, make_settings, wait_until
 
-from serving import deploy
-from serving.deployment import registry
+from serving.deployment import promotion, reconcile, registry
 from serving.edge.answer import LOGGED_FIELDS
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -31,9 +30,9 @@ def deployed(
 ) -> Iterator[ServerSettings]:
     with pytest.MonkeyPatch.context() as patch:
         use_registry(tmp_path_factory.mktemp("registry"), empty_registry, patch)
-        version = registry.create_version("tiny", artifacts[1])
-        registry.promote("tiny", version, {"verdict": "PROMOTE"})
-        deploy.deploy("tiny", live)
+        version = registry.register_version("tiny", artifacts[1])
+        promotion.promote("tiny", version, {"verdict": "PROMOTE"})
+        reconcile.deploy("tiny", live)
         yield live
 
 

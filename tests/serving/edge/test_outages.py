@@ -24,7 +24,7 @@ from features.online.errors import StoreUnavailable
 from features.online.profile import PERSONALIZATION, Event, Profile, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
-from serving.deployment import registry
+from serving.deployment import promotion, registry
 from serving.edge.authentication import SERVER, add_key, create_key
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
@@ -150,7 +150,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         stack.callback(store.close)
         fill(store)
         use_registry(home, empty_registry, patch)
-        registry.promote(NAME, registry.create_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
+        promotion.promote(NAME, registry.register_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
 
         url = f"redis://127.0.0.1:{line.port}/0"
         patch.setenv(STORE_VARIABLE, url)

@@ -16,8 +16,8 @@ from running import Edge, Start, wait_until
 
 from config.params import Rollout
 from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
-from serving.deployment.rollout_evidence import Evidence
-from serving.deployment.rollout_stage import Phase, Stage
+from serving.deployment.rollout_evidence import RolloutEvidence
+from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.edge.rollout_trial import NO_BUCKET, ArmSplit
 from serving.edge.settings import Arm
 
@@ -55,20 +55,20 @@ def on_trial(start: Start, torchserve: FakeTorchServe, tmp_path: Path) -> Callab
     return begin
 
 
-def put(place: Path, phase: Phase, share: float = 0.0) -> Stage:
+def put(place: Path, phase: Phase, share: float = 0.0) -> RolloutStage:
     """Bring the file to a phase, from whatever it says."""
-    new = Stage(
+    new = RolloutStage(
         dataset="tiny",
         phase=phase,
         version=NEW,
         previous=OLD,
-        since=rollout_stage.now(),
-        why="a test",
+        since=rollout_stage.utc_now(),
+        reason="a test",
         by="me@here",
         share=share,
         plan=PLAN,
     )
-    assert rollout_stage.move(place, rollout_stage.read(place), new)
+    assert rollout_stage.replace_stage(place, rollout_stage.read_stage(place), new)
     return new
 
 
@@ -81,19 +81,19 @@ def ask(edge: Edge, users: int) -> list[dict]:
     return [edge.answer({"user_id": f"user-{next(numbers)}"}) for _ in range(users)]
 
 
-def standing(edge: Edge) -> Stage:
-    found = rollout_stage.read(edge.settings.rollout)
+def standing(edge: Edge) -> RolloutStage:
+    found = rollout_stage.read_stage(edge.settings.rollout)
     assert found is not None
     return found
 
 
-def seen(edge: Edge) -> Evidence:
-    return rollout_evidence.total(edge.settings.rollout, standing(edge).since.isoformat())
+def seen(edge: Edge) -> RolloutEvidence:
+    return rollout_evidence.total_evidence(edge.settings.rollout, standing(edge).since.isoformat())
 
 
 def ask_until_rolled_back(edge: Edge, most: int) -> list[dict]:
     answers: list[dict] = []
-    while standing(edge).phase is not Phase.BACK:
+    while standing(edge).phase is not Phase.ROLLBACK:
         assert len(answers) < most, seen(edge)
         answers += ask(edge, 5)
     return answers
@@ -127,14 +127,19 @@ def test_users_stay_with_the_new_version_as_its_share_grows(on_trial) -> None:
 def test_a_healthy_version_passes_every_step(on_trial) -> None:
     edge = on_trial(Phase.SHADOW)
     steps = []
-    while standing(edge).tried:
+    while standing(edge).on_trial:
         steps.append(standing(edge).share)
         wait_until(
-            lambda: not ask(edge, 10) or not rollout_stage.waits_for(standing(edge), seen(edge), rollout_stage.now()),
+            lambda: (
+                not ask(edge, 10)
+                or not rollout_stage.missing_for_next_step(standing(edge), seen(edge), rollout_stage.utc_now())
+            ),
             30,
         )
         before = standing(edge)
-        assert rollout_stage.move(edge.settings.rollout, before, rollout_stage.following(before, rollout_stage.now()))
+        assert rollout_stage.replace_stage(
+            edge.settings.rollout, before, rollout_stage.next_stage(before, rollout_stage.utc_now())
+        )
         after = standing(edge)
         wait_until(lambda after=after: edge.service.trial.stage == after)
     assert steps == [0.0, 0.3, 0.6]
@@ -159,12 +164,12 @@ def test_each_limit_triggers_a_rollback(
     edge = on_trial(phase, share)
     answers = ask_until_rolled_back(edge, 600)
     assert {answer["source"] for answer in answers} == {"personalized"}  # the rollback costs nobody
-    assert standing(edge).why.startswith(limit)
+    assert standing(edge).reason.startswith(limit)
     wait_until(lambda: not edge.service.trial.is_running, 1)
     after = ask(edge, 20)
     assert {(answer["model_version"], answer["bucket"]) for answer in after} == {(OLD, None)}
-    (_, last) = deployment_log.entries(edge.settings.rollout.with_suffix(rollout_stage.HISTORY), "tiny")
-    assert (last.what, last.before, last.after, last.why) == ("rollback", NEW, OLD, standing(edge).why)
+    (_, last) = deployment_log.read_events(rollout_stage.log_path(edge.settings.rollout), "tiny")
+    assert (last.event, last.before, last.after, last.reason) == ("rollback", NEW, OLD, standing(edge).reason)
     assert edge.count("tidegate_edge_rollbacks_total") == 1
 
 
@@ -180,7 +185,7 @@ def test_a_manual_rollback_reaches_the_canary_within_a_second(on_trial) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     users = [answer["request_id"] for answer in ask(edge, 10)]
     assert users
-    rollback.order(edge.settings.rollout, "by hand", "me@here")
+    rollback.order_rollback(edge.settings.rollout, "by hand", "me@here")
     wait_until(lambda: {answer["model_version"] for answer in ask(edge, 5)} == {OLD}, 1)
 
 
@@ -209,7 +214,7 @@ def test_a_stage_that_cannot_be_read_changes_nothing(on_trial, caplog) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     before = edge.service.trial.stage
     edge.settings.rollout.write_text(json.dumps({"phase": "nonsense"}))
-    wait_until(lambda: "is no stage of a rollout" in caplog.text)
+    wait_until(lambda: "is not the stage of a rollout" in caplog.text)
     assert edge.service.trial.stage == before
     assert {answer["bucket"] for answer in ask(edge, 20)} == {"canary", "champion"}
 

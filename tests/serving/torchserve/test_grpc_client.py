@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tiny_artifact
 
-from serving import ask, package
+from serving import ask
+from serving.artifact import archive
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 from serving.torchserve.grpc_client import GrpcTorchServe
@@ -29,7 +30,7 @@ def test_an_unreachable_server_is_an_error_without_a_status() -> None:
 @pytest.fixture(scope="module")
 def loaded(live: ServerSettings, artifacts: dict[int, Path]) -> ServerSettings:
     """A running server with one model, loaded without a registry."""
-    package.build(artifacts[1], live.model_store / f"{NAME}.mar", NAME)
+    archive.build_archive(artifacts[1], live.model_store / f"{NAME}.mar", NAME)
     with TorchServe.from_settings(live) as client:
         client.register(f"{NAME}.mar", NAME)
     return live
@@ -46,7 +47,7 @@ def test_answers_equal_those_of_http(loaded: ServerSettings, client: GrpcTorchSe
     with TorchServe.from_settings(loaded) as over_http:
         for request in tiny_artifact.GOLDEN:
             assert client.predict(NAME, request) == over_http.predict(NAME, request)
-            assert client.predict(NAME, request, package.UNREGISTERED) == over_http.predict(NAME, request)
+            assert client.predict(NAME, request, archive.UNREGISTERED) == over_http.predict(NAME, request)
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ from made_features import ITEMS, checkerboard, recipe, sides, train_settings
 from safetensors.torch import save_file
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD
-from serving import export
-from serving.artifact import index_build
+from serving.artifact import build_index, export_artifact
 from serving.worker import index
 from serving.worker.recommender import ArtifactError, Recommender
 from training.fitting import FitResult, fit
@@ -51,18 +51,20 @@ def fitted(name: str) -> FitResult:
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     """A model of the checkerboard as a worker loads it; its index has several lists, and few items trend."""
-    monkeypatch.setattr(index_build, "POINTS_PER_LIST", 8)
+    monkeypatch.setattr(build_index, "POINTS_PER_LIST", 8)
     monkeypatch.setattr(index, "TRENDING", 1)
 
     def write(name: str = "two_tower", kind: str = "faiss", folder: str = "artifact") -> Recommender:
         state = {key: tensor.contiguous() for key, tensor in fitted(name).model.state_dict().items()}
         save_file(state, tmp_path / "weights.safetensors")
-        settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
+        settings = params.load(ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
         settings["serve"]["index"] |= {"kind": kind, "candidates": 20, "recall": 1.0}
         settings["segments"] = {"rules": RULES}
         facts = {"hyperparameters": fitted(name).hyperparameters, "label": name, "run_id": "none"}
         changed = params.Params.model_validate(settings)
-        export.write(tmp_path / folder, tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
+        export_artifact.export_artifact(
+            tmp_path / folder, tmp_path / "weights.safetensors", facts, FEATURES, changed, sides()
+        )
         return Recommender.load(tmp_path / folder)
 
     return write
@@ -241,7 +243,7 @@ def test_faiss_is_loaded_only_for_an_artifact_that_has_an_index(exported: Export
     loaded = [
         subprocess.run(
             [sys.executable, "-c", program, str(tmp_path / name)],
-            cwd=params.ROOT,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,

@@ -12,11 +12,12 @@ from made_features import checkerboard, recipe, sides, train_settings
 from safetensors.torch import save_file
 
 from config import params
+from config.paths import ROOT
 from data.columns import DAY, HOUR
 from data.times import to_iso
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from serving import export
+from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender, RequestError
 from serving.worker.request import Request
 from serving.worker.users import User
@@ -39,12 +40,14 @@ def exported(tmp_path: Path) -> Exported:
         fitted = fit(recipe(name), FEATURES, train_settings(), seed=0)
         state = {key: tensor.contiguous() for key, tensor in fitted.model.state_dict().items()}
         save_file(state, tmp_path / "weights.safetensors")
-        settings = params.load(params.ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
+        settings = params.load(ROOT / "params.yaml").model_dump(by_alias=True, exclude_none=False)
         settings["serve"] |= serve
         settings["segments"] = {"rules": RULES}
         facts = {"hyperparameters": fitted.hyperparameters, "label": name, "run_id": "none"}
         changed = params.Params.model_validate(settings)
-        export.write(tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, changed, sides())
+        export_artifact.export_artifact(
+            tmp_path / "artifact", tmp_path / "weights.safetensors", facts, FEATURES, changed, sides()
+        )
         return Recommender.load(tmp_path / "artifact")
 
     return write

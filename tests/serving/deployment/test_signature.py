@@ -1,4 +1,4 @@
-"""A signature holds only what a key of ours signed; the key is the owner's alone, and can be rotated."""
+"""Only a known key makes a valid signature; the key file is its owner's alone, and keys can be rotated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from config.paths import ROOT
 from serving import gate_key
 from serving.deployment import signature
-from serving.deployment.signature import Keys, SignatureError, key_id
+from serving.deployment.signature import GateKeys, SignatureError, key_id
 from serving.settings import ServerSettings
 from serving.torchserve import launch
 
@@ -24,51 +24,51 @@ OLD, NEW = "o" * 32, "n" * 32
 
 @pytest.fixture
 def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for the key, where none is yet."""
+    """A path for the key; no file is there yet."""
     monkeypatch.delenv("TIDEGATE_GATE_KEY", raising=False)
     path = tmp_path / "keys" / "gate"
     monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(path))
     return path
 
 
-def test_what_was_signed_is_told_with_its_kind_and_key() -> None:
-    keys = Keys((OLD,), "here")
-    told = keys.verified("report", keys.sign("report", STATEMENT), "it")
-    assert told == STATEMENT | {"kind": "report", "key": key_id(OLD)}
+def test_a_verified_statement_comes_with_its_kind_and_key() -> None:
+    keys = GateKeys((OLD,), "here")
+    statement = keys.verify("report", keys.sign("report", STATEMENT), "it")
+    assert statement == STATEMENT | {"kind": "report", "key": key_id(OLD)}
 
 
 @pytest.mark.parametrize("changed", [{"verdict": "PROMOTE"}, {"version": "4"}, {"more": 1}, {"kind": "move"}])
-def test_what_was_changed_after_it_was_signed_is_refused(changed: dict) -> None:
-    keys = Keys((OLD,), "here")
+def test_a_statement_that_was_changed_after_signing_is_refused(changed: dict) -> None:
+    keys = GateKeys((OLD,), "here")
     envelope = json.loads(keys.sign("report", STATEMENT))
     envelope["signed"] |= changed
     with pytest.raises(SignatureError, match=r"^it was changed after it was signed"):
-        keys.verified(changed.get("kind", "report"), json.dumps(envelope), "it")
+        keys.verify(changed.get("kind", "report"), json.dumps(envelope), "it")
 
 
-def test_what_another_key_signed_is_refused_though_it_claims_ours() -> None:
-    text = Keys((NEW,), "there").sign("report", STATEMENT)
+def test_a_signature_of_another_key_is_refused_even_if_it_names_a_known_key() -> None:
+    text = GateKeys((NEW,), "there").sign("report", STATEMENT)
     with pytest.raises(SignatureError, match=f"^it was signed by the key {key_id(NEW)}; here holds {key_id(OLD)}"):
-        Keys((OLD,), "here").verified("report", text, "it")
+        GateKeys((OLD,), "here").verify("report", text, "it")
     envelope = json.loads(text)
     envelope["signed"]["key"] = key_id(OLD)
     with pytest.raises(SignatureError, match="changed after it was signed"):
-        Keys((OLD,), "here").verified("report", json.dumps(envelope), "it")
+        GateKeys((OLD,), "here").verify("report", json.dumps(envelope), "it")
 
 
-def test_what_is_signed_as_one_thing_counts_as_no_other() -> None:
-    keys = Keys((OLD,), "here")
+def test_a_statement_signed_as_one_kind_is_refused_as_another() -> None:
+    keys = GateKeys((OLD,), "here")
     with pytest.raises(SignatureError, match="it is signed as report, not as move"):
-        keys.verified("move", keys.sign("report", STATEMENT), "it")
+        keys.verify("move", keys.sign("report", STATEMENT), "it")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"signed": 1, "hmac_sha256": "a"}', '{"signed": {}}'])
-def test_what_is_no_signature_is_refused(text: str) -> None:
+def test_text_without_a_signature_is_refused(text: str) -> None:
     with pytest.raises(SignatureError, match="carries no signature"):
-        Keys((OLD,), "here").verified("report", text, "it")
+        GateKeys((OLD,), "here").verify("report", text, "it")
 
 
-def test_the_first_signature_makes_a_key_that_its_owner_alone_may_read(key_file: Path) -> None:
+def test_the_first_signature_creates_a_key_that_only_its_owner_may_read(key_file: Path) -> None:
     before = os.umask(0)  # the mode may not depend on it
     try:
         text = signature.sign("report", STATEMENT)
@@ -77,16 +77,16 @@ def test_the_first_signature_makes_a_key_that_its_owner_alone_may_read(key_file:
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(key_file.parent.stat().st_mode) == 0o700
     assert [path.name for path in key_file.parent.iterdir()] == ["gate"]
-    assert signature.verified("report", text, "it")["verdict"] == "HOLD"
+    assert signature.verify("report", text, "it")["verdict"] == "HOLD"
 
 
-def test_verifying_makes_no_key(key_file: Path) -> None:
+def test_verifying_creates_no_key(key_file: Path) -> None:
     with pytest.raises(SignatureError, match=rf"there is no key at {key_file}.*TIDEGATE_GATE_KEY"):
-        signature.verified("report", Keys((OLD,), "x").sign("report", STATEMENT), "it")
+        signature.verify("report", GateKeys((OLD,), "x").sign("report", STATEMENT), "it")
     assert not key_file.exists()
 
 
-def test_all_who_sign_first_at_once_sign_with_one_key(key_file: Path) -> None:
+def test_concurrent_first_signatures_use_one_key(key_file: Path) -> None:
     made = []
     real = os.link
     with ThreadPoolExecutor(4) as crowd, pytest.MonkeyPatch.context() as patch:
@@ -98,52 +98,54 @@ def test_all_who_sign_first_at_once_sign_with_one_key(key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622, 0o644])
-def test_a_key_that_others_may_read_or_write_is_refused(key_file: Path, mode: int) -> None:
+def test_a_key_file_that_other_users_may_read_or_write_is_refused(key_file: Path, mode: int) -> None:
     signature.sign("report", STATEMENT)
     key_file.chmod(mode)
-    with pytest.raises(SignatureError, match=rf"{key_file} is open to others \(mode 0{mode:o}\); chmod 600 it"):
+    with pytest.raises(SignatureError, match=rf"{key_file} is open to other users \(mode 0{mode:o}\); chmod 600 it"):
         signature.sign("report", STATEMENT)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("short\n", "a key of 5 characters; expected at least 32"), ("\n", "no key")]
+    ("text", "message"), [("short\n", "a key of 5 characters; expected at least 32"), ("\n", "no key")]
 )
-def test_what_is_too_short_for_a_key_is_none(key_file: Path, text: str, said: str) -> None:
-    signature.write(key_file, [text.strip()]).replace(key_file)
-    with pytest.raises(SignatureError, match=f"{key_file} holds {said}"):
-        signature.load()
+def test_a_key_that_is_missing_or_too_short_is_refused(key_file: Path, text: str, message: str) -> None:
+    key_file.parent.mkdir()
+    key_file.touch(mode=0o600)
+    key_file.write_text(text)
+    with pytest.raises(SignatureError, match=f"{key_file} holds {message}"):
+        signature.load_keys()
 
 
 def test_a_key_from_the_environment_needs_no_file(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_GATE_KEY", f"{NEW} {OLD}")
     with pytest.raises(SignatureError, match="TIDEGATE_GATE_KEY and TIDEGATE_GATE_KEY_FILE are both set"):
-        signature.load()
+        signature.load_keys()
     monkeypatch.delenv("TIDEGATE_GATE_KEY_FILE")
-    assert signature.load().secrets == (NEW, OLD)
+    assert signature.load_keys().secrets == (NEW, OLD)
     assert gate_key.main(["rotate"]) == 2
     assert not key_file.exists()
 
 
-def test_a_rotated_key_signs_no_more_and_still_verifies_until_it_is_forgotten(key_file: Path, capsys) -> None:
+def test_a_rotated_key_no_longer_signs_and_verifies_until_it_is_forgotten(key_file: Path, capsys) -> None:
     old = signature.sign("report", STATEMENT)
     old_id = json.loads(old)["signed"]["key"]
     assert gate_key.main(["rotate"]) == 0
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     new_id = json.loads(signature.sign("report", STATEMENT))["signed"]["key"]
     assert new_id != old_id
-    assert signature.verified("report", old, "it")
+    assert signature.verify("report", old, "it")
 
     capsys.readouterr()
     assert gate_key.main(["list"]) == 0
     shown = capsys.readouterr().out
     assert [line.split()[:2] for line in shown.splitlines()] == [[new_id, "signs"], [old_id, "verifies"]]
-    assert not [secret for secret in signature.load().secrets if secret in shown]
+    assert not [secret for secret in signature.load_keys().secrets if secret in shown]
 
     assert gate_key.main(["forget", new_id]) == 2
     assert gate_key.main(["forget", "0000"]) == 2
     assert gate_key.main(["forget", old_id]) == 0
     with pytest.raises(SignatureError, match=f"signed by the key {old_id}; {key_file} holds {new_id}"):
-        signature.verified("report", old, "it")
+        signature.verify("report", old, "it")
 
 
 def test_git_ignores_the_key_of_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,16 @@ import pytest
 
 from config.paths import ROOT
 from serving import package
-from serving.artifact.worker_code import FORBIDDEN, WorkerCodeError, worker_modules
-from serving.package import INNER_MANIFEST, PackageError, build, content_of, main, read_identity
+from serving.artifact.archive import (
+    FORBIDDEN,
+    INNER_MANIFEST,
+    PackageError,
+    WorkerCodeError,
+    build_archive,
+    content_hash,
+    read_identity,
+    worker_modules,
+)
 
 
 @pytest.fixture
@@ -36,15 +44,15 @@ def test_the_same_artifact_gives_the_same_bytes_at_another_time_and_place(artifa
     for path in elsewhere.iterdir():
         os.utime(path, (time.time() - 1e6,) * 2)
         path.chmod(0o600)
-    build(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
-    build(elsewhere, tmp_path / "b.mar", "tiny", "3.0")
+    build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
+    build_archive(elsewhere, tmp_path / "b.mar", "tiny", "3.0")
     assert (tmp_path / "a.mar").read_bytes() == (tmp_path / "b.mar").read_bytes()
 
 
 def test_an_archive_states_its_model_version_and_artifact(artifacts, tmp_path: Path) -> None:
     from training.models.artifact import digest_of
 
-    built = build(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
+    built = build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
     assert read_identity(tmp_path / "a.mar") == built
     assert (built.name, built.version) == ("tiny", "3.0")
     assert built.artifact == digest_of(json.loads((artifacts[1] / "manifest.json").read_text()))
@@ -57,13 +65,13 @@ def test_an_archive_states_its_model_version_and_artifact(artifacts, tmp_path: P
 def test_content_is_the_same_under_another_version_and_differs_for_another_artifact_or_code(
     artifacts, sources: Path, tmp_path: Path
 ) -> None:
-    first = build(artifacts[1], tmp_path / "a.mar", "tiny", "3.0").content
-    assert first == build(artifacts[1], tmp_path / "b.mar", "tiny", "4.0").content == content_of(artifacts[1])
-    assert first == content_of(artifacts[1], sources)
-    assert first != content_of(artifacts[2])
+    first = build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0").content
+    assert first == build_archive(artifacts[1], tmp_path / "b.mar", "tiny", "4.0").content == content_hash(artifacts[1])
+    assert first == content_hash(artifacts[1], sources)
+    assert first != content_hash(artifacts[2])
     handler = sources / "serving" / "worker" / "handler.py"
     handler.write_text(handler.read_text() + "\n# changed\n")
-    assert first != content_of(artifacts[1], sources)
+    assert first != content_hash(artifacts[1], sources)
 
 
 def test_only_what_the_handler_imports_travels() -> None:
@@ -75,7 +83,13 @@ def test_only_what_the_handler_imports_travels() -> None:
         "features.encode",
         "serving",
     } <= names
-    assert not names & {"params", "serving.package", "serving.torchserve.client", "data.ingest", "features.featurize"}
+    assert not names & {
+        "params",
+        "serving.artifact.archive",
+        "serving.torchserve.client",
+        "data.ingest",
+        "features.featurize",
+    }
 
 
 @pytest.mark.parametrize("planted", sorted(FORBIDDEN))
@@ -114,7 +128,7 @@ def test_a_relative_import_is_followed(sources: Path) -> None:
 
 def test_the_archive_runs_from_its_own_folder_and_loads_no_training_library(artifacts, tmp_path: Path) -> None:
     """In a fresh interpreter, with a decoy `serving` in front, as a careless PYTHONPATH would put it."""
-    build(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
+    build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
     unpacked, decoy = tmp_path / "unpacked", tmp_path / "decoy"
     zipfile.ZipFile(tmp_path / "a.mar").extractall(unpacked)
     (decoy / "serving").mkdir(parents=True)
@@ -152,20 +166,20 @@ def test_a_corrupt_artifact_is_not_packaged(artifacts, tmp_path: Path) -> None:
     shutil.copytree(artifacts[1], tmp_path / "broken")
     (tmp_path / "broken" / "vocabulary.json").write_text("[]")
     with pytest.raises(PackageError, match=r"vocabulary\.json is not the file that was exported"):
-        build(tmp_path / "broken", tmp_path / "a.mar", "tiny")
+        build_archive(tmp_path / "broken", tmp_path / "a.mar", "tiny")
     assert not list(tmp_path.glob("*.mar*"))
 
 
 def test_a_failed_build_leaves_the_older_archive_whole(artifacts, tmp_path: Path, monkeypatch) -> None:
-    build(artifacts[1], tmp_path / "a.mar", "tiny", "1.0")
+    build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "1.0")
     before = (tmp_path / "a.mar").read_bytes()
 
     def disk_full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(package.shutil, "copyfileobj", disk_full)
+    monkeypatch.setattr(shutil, "copyfileobj", disk_full)
     with pytest.raises(OSError, match="no space"):
-        build(artifacts[2], tmp_path / "a.mar", "tiny", "2.0")
+        build_archive(artifacts[2], tmp_path / "a.mar", "tiny", "2.0")
     assert (tmp_path / "a.mar").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.mar"]
 
@@ -178,5 +192,5 @@ def test_some_other_zip_is_not_taken_for_an_archive(tmp_path: Path) -> None:
 
 
 def test_an_unknown_label_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "nonesuch"]) == 2
+    assert package.main(["--model", "nonesuch"]) == 2
     assert capsys.readouterr().err.startswith("error: --model is 'nonesuch'; params.train.models holds ")

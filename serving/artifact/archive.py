@@ -1,0 +1,281 @@
+"""Build and read a .mar, the archive that TorchServe loads: an artifact folder and the worker code.
+
+A .mar is a zip with MAR-INF/MANIFEST.json. The same artifact and code give the same bytes. The worker code is every module
+of this project that `serving.worker.handler` imports, found by reading the sources.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.command import UserError
+from config.paths import ROOT
+from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
+
+ARTIFACT_FOLDER = "artifact"  # inside the archive, as serving.worker.handler reads it
+ENTRY_MODULE = "tidegate_handler"
+INNER_MANIFEST = "MAR-INF/MANIFEST.json"
+UNREGISTERED = "0.0"  # version of an archive that no registry knows
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+COPY_BYTES = 1 << 20
+
+ENTRY_SOURCE = '''\
+"""Entry point of a Tidegate archive."""
+
+import sys
+from pathlib import Path
+
+# First, so that no other `data` or `serving` on this machine can stand in for what was packaged.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from serving.worker.handler import Handler  # noqa: E402
+
+
+class TidegateHandler(Handler):
+    """TorchServe wants one class, defined here."""
+'''
+
+WORKER_ENTRY = "serving.worker.handler"
+PLUGINS = "training/models"  # loaded by name at run time, so no import statement names them
+PROJECT_PACKAGES = ("config", "data", "features", "serving", "training")
+# What the `serving` extra of pyproject.toml installs for our code. `ts` is the server's own package.
+AVAILABLE = frozenset({"faiss", "numpy", "orjson", "pydantic", "redis", "safetensors", "torch", "ts"})
+# Heavy, or of the training side: not allowed inside a function either, where one call would load them.
+FORBIDDEN = frozenset(
+    {"dvc", "feast", "lightning", "mlflow", "optuna", "pandas", "pandera", "pyarrow", "pytorch_lightning"}
+)
+
+
+class PackageError(UserError):
+    """An archive cannot be built or read; the text says from what and why."""
+
+
+class WorkerCodeError(UserError):
+    """A module of the worker imports what the worker must not, or cannot, load."""
+
+
+@dataclass(frozen=True)
+class ArchiveIdentity:
+    """What an archive's manifest states."""
+
+    name: str
+    version: str
+    artifact: str  # digest of the artifact's manifest
+    content: str  # hash over all entries but the manifest: code and artifact, whatever the version
+
+
+@dataclass(frozen=True)
+class ModelArchive:
+    """A version of a model as an archive in the model store."""
+
+    name: str  # of the model: the dataset
+    version: str  # as TorchServe names it
+    path: Path
+    golden_requests: list[dict]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True)
+class ImportedName:
+    """One name that an import statement imports."""
+
+    name: str  # dotted, as far as the statement tells: `from a.b import c` may mean the module a.b.c
+    at_load: bool  # False inside a function
+
+
+def build_archive(
+    artifact: Path, target: Path, name: str, version: str = UNREGISTERED, root: Path = ROOT
+) -> ArchiveIdentity:
+    """Write the archive atomically.
+
+    Args:
+        artifact: an artifact folder.
+        target: the .mar to write; an existing one is replaced.
+        name, version: what TorchServe will call the model.
+        root: the folder that holds the worker code.
+
+    Raises:
+        PackageError: the artifact is corrupt.
+        WorkerCodeError: the code imports what the worker must not load.
+    """
+    manifest = _verify(artifact)
+    entries = sorted(_entries(artifact, manifest, root))
+    identity = ArchiveIdentity(name, version, digest_of(manifest), _hash_entries(entries))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
+            _write_entry(archive, INNER_MANIFEST, _inner_manifest(identity))
+            for entry, source in entries:
+                _write_entry(archive, entry, source)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return identity
+
+
+def content_hash(artifact: Path, root: Path = ROOT) -> str:
+    """The `content` that an archive of this artifact would state, without building it.
+
+    Raises:
+        PackageError, WorkerCodeError: as in `build_archive`.
+    """
+    return _hash_entries(sorted(_entries(artifact, _verify(artifact), root)))
+
+
+def read_identity(archive: Path) -> ArchiveIdentity:
+    """What an archive's manifest states.
+
+    Raises:
+        PackageError: it is not a Tidegate archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as mar:
+            manifest = json.loads(mar.read(INNER_MANIFEST))
+        model, hashes = manifest["model"], manifest["tidegate"]
+        return ArchiveIdentity(model["modelName"], model["modelVersion"], hashes["artifact"], hashes["content"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+
+
+def read_archive(path: Path) -> ModelArchive:
+    """An archive with its golden requests.
+
+    Raises:
+        PackageError: it is not a Tidegate archive.
+    """
+    identity = read_identity(path)
+    try:
+        with zipfile.ZipFile(path) as mar:
+            lines = mar.read(f"{ARTIFACT_FOLDER}/golden.jsonl").decode().splitlines()
+    except KeyError:
+        raise PackageError(f"{path} holds no golden requests") from None
+    return ModelArchive(identity.name, identity.version, path, [json.loads(line) for line in lines])
+
+
+def worker_modules(root: Path, entry: str = WORKER_ENTRY) -> dict[str, Path]:
+    """Module name -> source file of every module of this project that the worker loads, with the packages' __init__.
+
+    Args:
+        root: the folder that holds data/, features/, training/ and serving/.
+
+    Raises:
+        WorkerCodeError: names the module, the import and why it is refused.
+    """
+    modules: dict[str, Path] = {}
+    queue = [entry, *(f"training.models.{path.stem}" for path in sorted((root / PLUGINS).glob("[a-z]*.py")))]
+    while queue:
+        module = queue.pop()
+        path = _source_file(root, module)
+        if module in modules or path is None:
+            continue
+        modules[module] = path
+        if "." in module:
+            queue.append(module.rpartition(".")[0])
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for imported in _imports(ast.parse(path.read_text(), str(path)), package, at_load=True):
+            _check_import(module, imported)
+            if imported.name.partition(".")[0] in PROJECT_PACKAGES:
+                # `a.b.c` may be a module, or a name in the module `a.b`; whichever has a source file is taken.
+                queue += [imported.name, imported.name.rpartition(".")[0]]
+    if entry not in modules:
+        raise WorkerCodeError(f"{root} holds no module {entry}")
+    return dict(sorted(modules.items()))
+
+
+def _source_file(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _check_import(module: str, imported: ImportedName) -> None:
+    package = imported.name.partition(".")[0]
+    if package in FORBIDDEN:
+        raise WorkerCodeError(f"{module} imports {package}, which the serving worker must never load")
+    if package in PROJECT_PACKAGES or package in AVAILABLE or package in sys.stdlib_module_names:
+        return
+    if imported.at_load:
+        raise WorkerCodeError(
+            f"{module} imports {package}, which the serving extra of pyproject.toml does not name; "
+            "import it inside the function that needs it, or do without it"
+        )
+
+
+def _imports(node: ast.AST, package: str, at_load: bool) -> Iterator[ImportedName]:
+    """Every name that the code below a node imports. Imports for type checkers only do not count."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (ImportedName(alias.name, at_load) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = _absolute_module(child, package)
+            yield from (ImportedName(f"{base}.{alias.name}", at_load) for alias in child.names)
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")):
+            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(child, package, at_load and not in_function)
+
+
+def _absolute_module(statement: ast.ImportFrom, package: str) -> str:
+    if not statement.level:
+        return statement.module or ""
+    parents = package.split(".")[: len(package.split(".")) - (statement.level - 1)]
+    return ".".join([*parents, *([statement.module] if statement.module else [])])
+
+
+def _verify(artifact: Path) -> dict:
+    try:
+        return verify(artifact)
+    except ArtifactError as error:
+        raise PackageError(str(error)) from None
+
+
+def _entries(artifact: Path, manifest: dict, root: Path) -> Iterator[tuple[str, Path | bytes]]:
+    """Name in the archive and its source. Of the artifact, only files that its manifest names are packaged."""
+    yield f"{ENTRY_MODULE}.py", ENTRY_SOURCE.encode()
+    for path in worker_modules(root).values():
+        yield path.relative_to(root).as_posix(), path
+    for file in (MANIFEST, *manifest["files"]):
+        yield f"{ARTIFACT_FOLDER}/{file}", artifact / file
+
+
+def _inner_manifest(identity: ArchiveIdentity) -> bytes:
+    manifest = {
+        "createdOn": "01/01/1980 00:00:00",  # TorchServe requires a date; the real one would change every archive
+        "archiverVersion": "0.12.0",
+        "runtime": "python",
+        "model": {"modelName": identity.name, "modelVersion": identity.version, "handler": f"{ENTRY_MODULE}.py"},
+        "tidegate": {"artifact": identity.artifact, "content": identity.content},
+    }
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()
+
+
+def _hash_entries(entries: list[tuple[str, Path | bytes]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for entry, source in entries:
+        digest.update(f"{entry}\0".encode())
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _write_entry(archive: zipfile.ZipFile, entry: str, source: Path | bytes) -> None:
+    info = zipfile.ZipInfo(entry, EPOCH)
+    info.external_attr = 0o644 << 16
+    info.create_system = 3  # Unix, whatever builds it
+    if isinstance(source, bytes):
+        archive.writestr(info, source)
+        return
+    info.file_size = source.stat().st_size
+    with source.open("rb") as stream, archive.open(info, "w") as sink:
+        shutil.copyfileobj(stream, sink, COPY_BYTES)

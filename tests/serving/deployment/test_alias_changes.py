@@ -1,0 +1,270 @@
+"""Aliases follow the last signed change; one changed by hand is reported, not deployed, and can be restored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data import files
+from serving import deploy
+from serving.deployment import alias_changes, emergency_override, promotion, reconcile, registry
+from serving.deployment.alias_changes import INTENT_TAG, SIGNED_KIND, entry_tag
+from serving.deployment.reconcile import Deployment
+from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, registry_client
+from serving.deployment.signature import GateKeys
+from serving.deployment.status import registry_lines
+from serving.settings import ServerSettings
+from serving.torchserve import server
+
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
+PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has seen no alias change yet."""
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "here"))
+
+
+@pytest.fixture
+def signed(two) -> tuple[str, str]:
+    """Champion 2, previous 1."""
+    for version in two:
+        promotion.promote("tiny", version, PROMOTED)
+    return two
+
+
+def aliases() -> tuple[str | None, str | None]:
+    found = (registry.version_by_alias("tiny", alias) for alias in (CHAMPION, PREVIOUS))
+    champion, previous = (version.version if version else None for version in found)
+    return champion, previous
+
+
+def entry(serial: int) -> dict:
+    return json.loads(registry_client().get_registered_model("tiny").tags[entry_tag(serial)])
+
+
+def set_entry(serial: int, text: str) -> None:
+    registry_client().set_registered_model_tag("tiny", entry_tag(serial), text)
+
+
+def test_each_change_records_who_when_before_after_and_why(signed) -> None:
+    promotion.roll_back_aliases("tiny", "a spike of errors")
+    changes = [entry(serial)["signed"] for serial in (1, 2, 3)]
+    assert [change["action"] for change in changes] == ["promotion", "promotion", "rollback"]
+    assert [change["after"] for change in changes] == [
+        {CHAMPION: "1", PREVIOUS: None},
+        {CHAMPION: "2", PREVIOUS: "1"},
+        {CHAMPION: "1", PREVIOUS: "2"},
+    ]
+    assert [change["before"] for change in changes[1:]] == [change["after"] for change in changes[:-1]]
+    assert [change["reason"] for change in changes] == ["better by 5%", "better by 5%", "a spike of errors"]
+    assert all("@" in change["changed_by"] and change["changed_at"].endswith("Z") for change in changes)
+    assert INTENT_TAG not in registry_client().get_registered_model("tiny").tags
+
+
+@pytest.mark.parametrize("alias", [CHAMPION, PREVIOUS])
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_alias_changed_by_hand_is_reported_with_both_versions_and_can_be_restored(
+    signed, alias: str, gone: bool
+) -> None:
+    right = {CHAMPION: "2", PREVIOUS: "1"}[alias]
+    wrong = {"2": "1", "1": "2"}[right]  # both passed the gate, so their reports alone do not reveal it
+    if gone:
+        registry_client().delete_registered_model_alias("tiny", alias)
+    else:
+        registry_client().set_registered_model_alias("tiny", alias, wrong)
+    message = (
+        rf"{alias} was changed by hand: it names {'nothing' if gone else wrong}, the last signed change names {right} "
+    )
+    with pytest.raises(RegistryError, match=message) as error:
+        promotion.serving_target("tiny", alias)
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(RegistryError, match="changed by hand"):
+        promotion.roll_back_aliases("tiny")
+
+    assert promotion.restore_aliases("tiny").champion == "2"
+    assert aliases() == ("2", "1")
+    assert promotion.serving_target("tiny", alias).version.version == right
+
+
+def test_deploy_leaves_the_server_alone_if_the_champion_was_changed_by_hand(
+    signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    touched: list[object] = []
+    monkeypatch.setattr(server, "start", touched.append)
+    settings = ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
+    monkeypatch.setattr(deploy.environment, "load", lambda: settings)
+    registry_client().set_registered_model_alias("tiny", CHAMPION, "1")
+
+    assert deploy.main(["--dataset", "tiny"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it names 1, the last signed change names 2" in line
+    assert not touched
+    assert deploy.main(["--dataset", "tiny", "--status"]) == 0
+    shown = capsys.readouterr().out
+    assert "registry  champion    1" in shown
+    assert (
+        "registry  ATTENTION   tiny: champion was changed by hand: it names 1, the last signed change names 2" in shown
+    )
+
+    monkeypatch.setattr(reconcile, "deploy", lambda *_: Deployment("2.0", None, 3))
+    assert deploy.main(["--dataset", "tiny", "--restore"]) == 0
+    assert "restored the aliases to the last signed change: promotion of 2 by" in capsys.readouterr().out
+    assert aliases() == ("2", "1")
+    assert not [line for line in registry_lines("tiny") if "ATTENTION" in line]
+
+
+def test_a_promotion_makes_the_signed_champion_previous_not_the_one_set_by_hand(signed, artifacts, tmp_path) -> None:
+    import tiny_artifact
+
+    third = registry.register_version("tiny", tiny_artifact.write(tmp_path / "third", 7))
+    registry_client().set_registered_model_alias("tiny", CHAMPION, "1")
+    promotion.promote("tiny", third, PROMOTED)
+    assert aliases() == (third, "2")
+
+
+def test_a_record_that_was_tampered_with_is_refused_and_shown(signed) -> None:
+    envelope = entry(2)
+    envelope["signed"]["after"] = {CHAMPION: "1", PREVIOUS: None}
+    set_entry(2, json.dumps(envelope))
+    for alias, version in ((CHAMPION, "1"), (PREVIOUS, None)):
+        if version:
+            registry_client().set_registered_model_alias("tiny", alias, version)
+        else:
+            registry_client().delete_registered_model_alias("tiny", alias)
+    for verb in (
+        promotion.serving_target,
+        promotion.roll_back_aliases,
+        promotion.restore_aliases,
+        promotion.standing_override,
+    ):
+        with pytest.raises(RegistryError, match=r"alias_change.000002 was changed after it was signed.*override"):
+            verb("tiny")
+    assert "alias_change.000002 was changed after it was signed" in registry_lines("tiny")[-1]
+
+
+def test_an_older_entry_put_back_is_refused(signed) -> None:
+    promotion.roll_back_aliases("tiny")
+    set_entry(4, json.dumps(entry(2)))
+    registry_client().set_registered_model_alias("tiny", CHAMPION, "2")
+    registry_client().set_registered_model_alias("tiny", PREVIOUS, "1")
+    with pytest.raises(RegistryError, match=r"alias_change.000004 does not follow the entry before it"):
+        promotion.serving_target("tiny")
+
+
+def test_an_entry_whose_predecessor_is_gone_is_refused(signed) -> None:
+    registry_client().delete_registered_model_tag("tiny", entry_tag(1))
+    with pytest.raises(RegistryError, match=r"alias_change.000002 does not follow the entry before it"):
+        promotion.serving_target("tiny")
+
+
+def test_a_change_of_another_dataset_is_refused(signed, artifacts) -> None:
+    registry.register_version("other", artifacts[1])
+    registry_client().set_registered_model_tag("other", entry_tag(1), json.dumps(entry(1)))
+    registry_client().set_registered_model_alias("other", CHAMPION, "1")
+    with pytest.raises(RegistryError, match=r"other: its entry alias_change.000001 is of tiny"):
+        promotion.serving_target("other")
+
+
+def test_an_intent_signed_by_an_unknown_key_changes_nothing(signed) -> None:
+    change = alias_changes.read_record("tiny").last()
+    assert change is not None
+    forged = {
+        **vars(change),
+        "serial": 3,
+        "previous_entry": alias_changes.read_record("tiny").last_hash,
+        "after": {CHAMPION: "1", PREVIOUS: None},
+    }
+    registry_client().set_registered_model_tag(
+        "tiny", INTENT_TAG, GateKeys(("s" * 32,), "elsewhere").sign(SIGNED_KIND, forged)
+    )
+    with pytest.raises(RegistryError, match="its tag alias_change_intent was signed by the key"):
+        alias_changes.complete_change("tiny")
+    assert aliases() == ("2", "1")
+
+
+def test_an_intent_that_a_later_change_replaced_is_dropped(signed) -> None:
+    registry_client().set_registered_model_tag("tiny", INTENT_TAG, json.dumps(entry(1)))
+    assert promotion.serving_target("tiny").version.version == "2"
+    assert alias_changes.complete_change("tiny") is None
+    assert aliases() == ("2", "1")
+    assert INTENT_TAG not in registry_client().get_registered_model("tiny").tags
+
+
+def test_a_registry_without_signed_changes_says_what_to_do_and_can_be_judged(two) -> None:
+    registry_client().set_registered_model_alias("tiny", CHAMPION, two[0])
+    registry_client().set_registered_model_alias("tiny", PREVIOUS, two[1])
+    for verb in (promotion.serving_target, promotion.roll_back_aliases):
+        with pytest.raises(RegistryError, match=r"no signed change made 1 champion; judge it .*override 1"):
+            verb("tiny")
+    assert "ATTENTION" in registry_lines("tiny")[-1]
+    assert promotion.settle_aliases("tiny") is None
+    with pytest.raises(RegistryError, match="nothing to restore"):
+        promotion.restore_aliases("tiny")
+
+    promotion.promote("tiny", two[0], PROMOTED)
+    assert promotion.serving_target("tiny").version.version == two[0]
+    assert aliases() == (two[0], None)
+
+
+def delete_entry(serial: int) -> None:
+    registry_client().delete_registered_model_tag("tiny", entry_tag(serial))
+
+
+def test_an_older_record_is_refused_by_a_machine_that_has_seen_a_newer_one(signed) -> None:
+    """Otherwise deleting the newest entries would bring back an older state, validly signed."""
+    promotion.settle_aliases("tiny")
+    delete_entry(2)
+    registry_client().set_registered_model_alias("tiny", CHAMPION, "1")
+    registry_client().delete_registered_model_alias("tiny", PREVIOUS)
+
+    with pytest.raises(RegistryError, match=r"its entry alias_change.000002, which this machine has seen, is gone"):
+        promotion.serving_target("tiny")
+    with pytest.raises(RegistryError, match="is gone"):
+        promotion.promote("tiny", "2", PROMOTED)
+    assert "is gone" in str(registry_lines("tiny"))
+
+    delete_entry(1)
+    with pytest.raises(RegistryError, match="is gone"):
+        promotion.settle_aliases("tiny")
+
+
+def test_an_override_accepts_an_older_record(signed) -> None:
+    delete_entry(2)
+    emergency_override.override("tiny", "1", "the registry was restored from last night's copy")
+
+    assert promotion.serving_target("tiny").version.version == "1"
+    promotion.promote("tiny", "2", PROMOTED)
+    assert aliases() == ("2", "1")
+
+
+def test_a_machine_that_has_seen_nothing_accepts_what_is_signed(signed, tmp_path: Path, monkeypatch) -> None:
+    delete_entry(2)
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "another machine"))
+    registry_client().set_registered_model_alias("tiny", CHAMPION, "1")
+    registry_client().delete_registered_model_alias("tiny", PREVIOUS)
+
+    assert promotion.serving_target("tiny").version.version == "1"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_file_of_newest_serials_that_cannot_be_read_counts_as_empty(signed, text: str) -> None:
+    alias_changes.newest_serials_path().write_text(text)
+
+    assert promotion.settle_aliases("tiny").champion == "2"
+    assert list(json.loads(alias_changes.newest_serials_path().read_text()).values()) == [2]
+
+
+def test_a_full_disk_does_not_prevent_a_rollback(signed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_bytes", full)
+
+    promotion.roll_back_aliases("tiny")
+
+    assert aliases() == ("1", "2")
