@@ -123,7 +123,7 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
     aims = ["accuracy", "diversity"]
     tune.tune("two_tower", FEATURES, aiming_at(*aims), Budget(8, 600))
     study = tune.tune("two_tower", FEATURES, aiming_at(*aims), Budget(4, 600))  # goes on
-    found = json.loads((studied / "tuned/two_tower.json").read_text())
+    found = json.loads((studied / "out/experiments/tuned/two_tower.json").read_text())
 
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 12, "none is pruned"
     all_of = [dict(zip(aims, trial.values, strict=True)) for trial in study.trials]
@@ -136,7 +136,7 @@ def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
     for one in found["front"]:
         assert one["objectives"] == all_of[one["trial"]]
         assert one["recipe"]["dropout"] == one["parameters"]["dropout"]
-    assert (studied / "tuned/two_tower.front.png").read_bytes().startswith(b"\x89PNG")
+    assert (studied / "out/experiments/tuned/two_tower.front.png").read_bytes().startswith(b"\x89PNG")
     assert f": {objectives_text(all_of[3])} with " in capsys.readouterr().out
     assert f"the most accurate of {len(kept)} on the Pareto front" in tune.summary_line("two_tower", study, aims)
 
