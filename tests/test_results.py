@@ -12,7 +12,7 @@ from experiments.pages import interval_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
-ROW = re.compile(r"^\| ([a-z0-9-]+) \| (\w+)( \(registered\))? \| ([^|]+) \| ([^|]+) \| ([\d.,]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (\w+)( \(registered\))? \| (0\.[^|]+) \| (0\.[^|]+) \|$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -27,16 +27,14 @@ def test_every_result_says_what_it_rests_on(path: Path) -> None:
     assert (path.with_suffix(".md")).read_text().startswith(f"# Leaderboard of {path.stem}\n")
 
 
-def test_the_readmes_table_is_of_the_committed_results() -> None:
+def test_the_readmes_table_is_of_the_committed_result() -> None:
     rows = ROW.findall((ROOT / "README.md").read_text())
+    result = json.loads((ROOT / "experiments" / "results" / "retail.json").read_text())
 
-    assert {"ml-100k", "ml-1m-likes", "movietweetings-100k"} <= {row[0] for row in rows}
-    for dataset, label, registered, window, following, seconds in rows:
-        result = json.loads((ROOT / "experiments" / "results" / f"{dataset}.json").read_text())
-        model = result["models"][label]
-        measured = [
-            interval_text(model["targets"][target]["metrics"]["ndcg@10"]) for target in ("horizon", "next_item")
-        ]
-        assert [window, following] == measured, f"{dataset} {label}"
-        assert seconds == f"{model['fit_seconds']:,.1f}", f"{dataset} {label}"
-        assert bool(registered) == (label == result["registered"]), f"{dataset} {label}"
+    assert len(rows) >= 5
+    for label, registered, horizon, next_item in rows:
+        targets = result["models"][label]["targets"]
+        measured = [interval_text(targets[target]["metrics"]["ndcg@10"]) for target in ("horizon", "next_item")]
+        assert [horizon, next_item] == measured, label
+        assert bool(registered) == (label == result["registered"]), label
+    assert result["commit"][:7] in (ROOT / "README.md").read_text()

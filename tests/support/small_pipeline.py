@@ -14,7 +14,7 @@ from config.paths import ROOT
 from data import ingest, split
 from experiments import evaluate
 from features import featurize
-from serving.artifact import export_artifact
+from serving import export
 from training import train
 
 BASELINES = ("popularity", "popularity_7d", "item_knn", "ease")
@@ -66,7 +66,7 @@ def run_stages(folder: Path, models: tuple[str, ...], **ingested: object) -> Pat
         for label in models:
             one = ["--model", label]
             commands += [(train, [*one, "--cut", "valid"]), (train, [*one, "--cut", "test"])]
-            commands += [(export_artifact, one), (evaluate, one)]
+            commands += [(export, one), (evaluate, one)]
         for module, arguments in commands:
             assert module.main(arguments) == 0, f"{module.__name__} {arguments}"
     return folder

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from gate_policy import POLICY
 
-from config import params
 from experiments.gating import preconditions
 from experiments.gating.preconditions import CodeState
+from training import provenance
 
 
 def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pyte
         subprocess.run([*stated, *command], cwd=tmp_path, check=True)
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
     monkeypatch.setattr(preconditions, "ROOT", tmp_path)
-    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
 
     (tmp_path / "notes.txt").write_text("2\n")
     (tmp_path / "new.py").write_text("1\n")
@@ -35,7 +35,7 @@ def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pyte
 def test_without_git_the_commit_is_unknown(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
     monkeypatch.setattr(preconditions, "ROOT", tmp_path)
-    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     if not path:
         monkeypatch.setenv("PATH", str(tmp_path))
 
