@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.columns import DAY
+from features.ragged import first_of_pairs
 from features.sequences import InteractionLog
 from features.vocabulary import PAD
 
@@ -49,7 +50,7 @@ class Timeline:
         self.users = log.users[kept]
         self.items, self.times, self.context = log.items[kept], log.times[kept], log.context[kept]
         self.traits = log.traits
-        self.first_of_pair = _first_of_pair(self.users, self.items)  # seen items are not ranked, so these are targets
+        self.first_of_pair = first_of_pairs(self.users, self.items)  # seen items are not ranked, so these are targets
         self.first_time = np.full(len(counts), np.iinfo(np.int64).max)
         np.minimum.at(self.first_time, self.users, self.times)
         self._starts = np.flatnonzero(np.diff(self.users, prepend=-1) | np.diff(self.times, prepend=-1))
@@ -130,13 +131,6 @@ def cut_rows(timeline: Timeline, cases: TrainingCases, max_history: int, generat
     part = np.clip(-(-(cases.visible + shift[user] - overlap) // stride) - 1, 0, count[user] - 1)
     row = base[user] + part
     return Rows(timeline.offsets[owner] + start, stop - start, row, cases.visible - start[row])
-
-
-def _first_of_pair(users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    pairs = users * (int(items.max(initial=0)) + 1) + items
-    first = np.zeros(len(pairs), dtype=bool)
-    first[np.unique(pairs, return_index=True)[1]] = True
-    return first
 
 
 class HorizonTargetSampler:

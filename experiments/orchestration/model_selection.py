@@ -1,4 +1,4 @@
-"""Which models a workspace runs: those that it is told to, less those that cannot hold its catalogue."""
+"""Choose the models of a workspace: the configured ones, without those that cannot hold its catalog."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ UNITS = {"latency": " ms"}
 
 
 class OutOfTimeError(Exception):
-    """The budget ended while a trial ran. This says nothing about its values."""
+    """The budget ended while a trial ran. Its values may still be good."""
 
 
 def run_next_trial(study, search: Search, deadline: float) -> int:

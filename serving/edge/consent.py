@@ -208,7 +208,7 @@ class ConsentCheck:
         await self._store.close()
 
     def _by_default(self, profile: UserProfile, client_consent: bool | None) -> ConsentDecision:
-        """The decision for a user of whom the store knows no answer."""
+        """The decision for a user whose answer the store does not know."""
         if client_consent:
             return ConsentDecision(GRANTED, None, profile.version, profile.features)
         refusal = None if self._personalizes_by_default else NOT_ASKED_REASON

@@ -260,7 +260,9 @@ def test_a_champion_from_before_alias_changes_were_signed_is_judged_again(settin
 def test_an_alias_set_by_hand_refuses_the_judgment(settings: params.Params) -> None:
     judgment.run(settings, "two_tower", override=True)
     registry_client().delete_registered_model_alias(settings.dataset, CHAMPION)
-    with pytest.raises(RegistryError, match="champion was changed by hand: it names nothing, the last signed change names"):
+    with pytest.raises(
+        RegistryError, match="champion was changed by hand: it names nothing, the last signed change names"
+    ):
         judgment.run(settings, "two_tower", override=True)
 
 

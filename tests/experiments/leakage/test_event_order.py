@@ -200,7 +200,7 @@ def test_a_true_item_that_lies_in_its_own_history_is_found(events, monkeypatch: 
     again = events[events["part"] == "train"].groupby("user_id").tail(1)
     later = again["event_time"] + pd.Timedelta(minutes=1)
     planted = pd.concat([events, again.assign(event_id="z" + again["event_id"], event_time=later, known_time=later)])
-    monkeypatch.setattr(timeline, "_first_of_pair", lambda users, items: np.ones(len(users), dtype=bool))
+    monkeypatch.setattr(timeline, "first_of_pairs", lambda users, items: np.ones(len(users), dtype=bool))
 
     (found,) = feature_checks.training_batches(cut_of(planted)).findings
 
