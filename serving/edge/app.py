@@ -29,7 +29,7 @@ from serving.edge.request_parsing import HeaderCheck, parse_headers, parse_query
 from serving.edge.rollout_trial import NO_BUCKET
 from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
-from serving.worker.request import RequestError, parse
+from serving.worker.request import HistoryEvent, RequestError, parse
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +220,8 @@ def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_m
         request = parse(body, time.time_ns() // 1000)
     except RequestError as error:
         raise ApiError(400, error.field, error.message) from None
+    if history := body.get("history"):  # an event's further fields are not passed on
+        body = body | {"history": [{name: event[name] for name in HistoryEvent.model_fields} for event in history]}
     user_id = permitted_user(key, request.user_id)
     if user_id != request.user_id:
         request.user_id, body = user_id, body | {"user_id": user_id}

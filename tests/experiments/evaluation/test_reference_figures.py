@@ -15,7 +15,7 @@ from features import feature_files
 from training import validation
 from training.fitting import fit
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # NDCG@10 (horizon, next_item), fitted before test_start: as reference implementations reach them.
 FIGURES = {

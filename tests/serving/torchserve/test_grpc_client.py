@@ -56,7 +56,7 @@ def test_the_ask_command_can_use_grpc(
 ) -> None:
     monkeypatch.setattr("serving.settings.load", lambda: loaded)
     assert ask.main(["--dataset", NAME, "--k", "2", "--grpc"]) == 0
-    assert f"2 items from {NAME} 0.0" in capsys.readouterr().out
+    assert f"2 items from {NAME} version 0.0" in capsys.readouterr().out
 
 
 @pytest.mark.slow
