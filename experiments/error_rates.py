@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,9 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
 from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
 from experiments.gating import error_rates
-from experiments.gating.error_rates import EQUAL, MODELS, SEEDS, Population
+from experiments.gating.error_rates import MODELS, SEEDS, Population
 from training import provenance
 
 RESULTS = Path("experiments/results/error_rates")
@@ -30,43 +31,36 @@ def rankings_to_compare(labels: list[str]) -> Iterator[tuple[str, str, Path, Pat
     by_seed = sorted(
         (EXPERIMENTS / "seeds").glob(f"[0-9]*/rankings/{first}.parquet"), key=lambda path: int(path.parts[-3])
     )
-    for theirs in by_seed:
-        for ours in by_seed:
-            if ours != theirs:
-                yield f"{first}, seed {ours.parts[-3]} against {theirs.parts[-3]}", SEEDS, theirs, ours
+    for theirs, ours in permutations(by_seed, 2):
+        yield f"{first}, seed {ours.parts[-3]} against {theirs.parts[-3]}", SEEDS, theirs, ours
     for other in others:
         yield f"{first} against {other}", MODELS, RANKINGS / f"{other}.parquet", RANKINGS / f"{first}.parquet"
 
 
-def choose_labels(named: list[str] | None, settings: params.Params) -> list[str]:
+def choose_labels(named: list[str] | None, measured: list[MeasuredModel]) -> list[str]:
     """The candidate first. Default: the best learned model and the best baseline on validation."""
-    measured = read_metrics(METRICS, settings.dataset)
     known = [model.label for model in measured]
     for label in named or []:
         if label not in known:
             raise UserError(f"--models {label}: {METRICS} holds {', '.join(known)}")
-    if named:
-        return named
-    first, second = best_on_validation(measured, learned=True), best_on_validation(measured, learned=False)
-    if first is None or second is None:
-        raise UserError("error_rates needs a learned model and a baseline; evaluate both first")
-    return [first, second]
+    labels = named or [best_on_validation(measured, learned) for learned in (True, False)]
+    if len(labels) < 2 or None in labels:
+        raise UserError("error_rates needs a learned model and a baseline, or two --models; evaluate both first")
+    return labels
 
 
-def measure(settings: params.Params, labels: list[str]) -> dict:
-    """Everything that the page says, as plain data."""
+def measure(settings: params.Params, labels: list[str], split_id: str) -> dict:
+    """All results as plain data."""
     pairs = []
     for name, kind, theirs, ours in rankings_to_compare(labels):
         begin = time.monotonic()
         population = Population.of(pd.read_parquet(theirs), pd.read_parquet(ours))
         points = error_rates.simulate_pair(population, kind, settings)
         pairs.append({"pair": name, "kind": kind, "users": len(population), "points": points})
-        share = max(error_rates.promoted_share(point) for point in points if point["what"] == EQUAL)
-        seconds = time.monotonic() - begin
-        print(f"simulated {name} in {seconds:.1f} s: {len(population):,} users, equals promoted in at most {share:.1%}")
+        print(f"simulated {name} in {time.monotonic() - begin:.1f} s: {len(population):,} users", flush=True)
     facts = {
         "dataset": settings.dataset,
-        "split_id": read_metrics(METRICS, settings.dataset)[0].split_id,
+        "split_id": split_id,
         "labels": labels,
         "pairs": pairs,
         "policy": settings.gate.model_dump(),
@@ -86,12 +80,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args(argv)
     settings = params.load()
-    facts = measure(settings, choose_labels(arguments.models, settings))
+    measured = read_metrics(METRICS, settings.dataset)
+    facts = measure(settings, choose_labels(arguments.models, measured), measured[0].split_id)
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.out / settings.dataset
-    stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    stem.with_suffix(".md").write_text(error_rates.markdown(facts))
-    error_rates.write_chart(facts, stem.with_suffix(".svg"))
+    stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(error_rates.markdown(facts), encoding="utf-8")
     print(f"{error_rates.conclusion(facts)}; report: {stem}.md")
     return 0
 
