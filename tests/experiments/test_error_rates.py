@@ -8,9 +8,8 @@ import pytest
 
 from config import params
 from config.command import UserError
-from experiments.evaluation import bootstrap
-from experiments.gating import error_rates, verdict
-from experiments.gating.error_rates import (
+from experiments import error_rates
+from experiments.error_rates import (
     BETTER,
     EQUAL,
     PRIMARY_ONLY,
@@ -21,6 +20,8 @@ from experiments.gating.error_rates import (
     min_users,
     promoted_shares,
 )
+from experiments.evaluation import bootstrap
+from experiments.gating import verdict
 
 POLICY = params.load().gate
 RNG = np.random.default_rng(0)
