@@ -295,7 +295,7 @@ def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
 
 @pytest.mark.parametrize("option", ["--users", "--items", "--columns", "--name"])
 def test_what_describes_a_source_needs_one(say: Say, option: str) -> None:
-    assert say("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"
+    assert say("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"
 
 
 @pytest.mark.parametrize(

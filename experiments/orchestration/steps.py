@@ -20,7 +20,7 @@ import yaml
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT, STATE, state
-from experiments.orchestration import model_selection
+from experiments.orchestration import workspace
 from serving.deployment.deployment_log import current_user
 from training import provenance
 
@@ -137,7 +137,7 @@ def stages_up_to(target: str, pipeline: dict) -> list[str]:
 def data_and_features(folder: Path, env: dict[str, str]) -> None:
     """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
     step("data and features", "dvc", ["repro", "featurize"], folder, env)
-    for reason in model_selection.leave_out_what_is_too_large(folder):
+    for reason in workspace.leave_out_large_models(folder):
         print(f"=== {reason}", flush=True)
 
 
