@@ -31,7 +31,6 @@ from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
 from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
-from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
 from serving.worker.request import Request
@@ -81,7 +80,7 @@ class OfflineUsers:
             until_us: until when the platform has learned; None for the time of the request.
         """
         known = self.profile(user_id, time_us if until_us is None else until_us)
-        return user_from_reading(reading(known, time_us, self.policy), time_us, repeats)
+        return user_from_reading(self.policy.reading(known, time_us), time_us, repeats)
 
 
 def dataset_users() -> list[str]:
@@ -259,7 +258,7 @@ def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Param
         if line.get("feature_time"):
             moments[f"{EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
         for source, until_us in moments.items():
-            yield source, reading(offline.profile(user_id, until_us), time_us, offline.policy)
+            yield source, offline.policy.reading(offline.profile(user_id, until_us), time_us)
     try:
         with closing(connect_to_read(settings.dataset, store_settings())) as store:
             yield "the online store", store.read([user_id], [time_us])[0]

@@ -101,7 +101,7 @@ def load_version(line: Line, dataset: str, scratch: Path) -> Recommender:
     """
     name = line.get("dataset") or dataset
     version = upstream.find_version(name, line["model_version"])
-    recommender = Recommender.load(registry.download_artifact(name, version.version, scratch), line["model_version"])
+    recommender = Recommender.load(registry.download_artifact(version, scratch), line["model_version"])
     if line["dataset_version"] != recommender.common_fields["dataset_version"]:
         raise LineageError(
             f"the answer states dataset version {line['dataset_version']}, but version {version.version} of "
