@@ -251,7 +251,7 @@ def test_a_machine_that_has_seen_nothing_accepts_what_is_signed(signed, tmp_path
     assert promotion.serving_target("tiny").version.version == "1"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]"])
+@pytest.mark.parametrize("text", ["", "{"])
 def test_a_file_of_newest_serials_that_cannot_be_read_counts_as_empty(signed, text: str) -> None:
     alias_changes.newest_serials_path().write_text(text)
 
