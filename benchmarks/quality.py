@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks._record import write
 from config.command import UserError, exits_cleanly
-from experiments import experiment
 from experiments.evaluation.cases import PRIMARY, TARGETS
 from experiments.orchestration import seeds, steps, workspace
 from experiments.orchestration.steps import RESULTS
@@ -43,7 +42,7 @@ def reproduce(arguments: argparse.Namespace, dataset: str, names: list[str], scr
     arguments.name = f"{dataset}{SUFFIX}"
     folder = workspace.workspace_of(arguments)
     assert folder is not None
-    experiment.prepare(folder, names)
+    seeds.prepare(folder, names)
     env = steps.environment()
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)

@@ -140,10 +140,14 @@ def _run_trainer(
     module: TrainModule, batches: TrainingBatches, limits: dict, curve: Curve, folder: Path | None, num_devices: int
 ) -> None:
     """Run Lightning's trainer. The file in `folder` is overwritten after each epoch, completely or not at all."""
-    callbacks, checkpoint = [curve], None
+    callbacks: list[pl.Callback] = [curve]
+    checkpoint = None
     if folder is not None:
-        options = {"save_top_k": 1, "save_on_train_epoch_end": True, "enable_version_counter": False}
-        callbacks.append(ModelCheckpoint(folder, CHECKPOINT_NAME, **options))
+        callbacks.append(
+            ModelCheckpoint(
+                folder, CHECKPOINT_NAME, save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+            )
+        )
         path = folder / f"{CHECKPOINT_NAME}.ckpt"
         checkpoint = str(path) if path.exists() else None
     trainer = pl.Trainer(
