@@ -31,9 +31,9 @@ from serving.edge import request_log
 from serving.edge.request_log import hash_inputs, pseudonym
 from serving.worker import response
 from serving.worker.fallback import PERSONALIZED, SEGMENT
-from serving.worker.item_trends import LiveTrends
 from serving.worker.recommender import Recommender
 from serving.worker.request import MAX_K, Request
+from serving.worker.scorer import LiveTrends
 from serving.worker.users import NO_CONSENT, User, user_from_reading
 from training.threads import one_thread
 

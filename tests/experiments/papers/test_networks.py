@@ -18,7 +18,7 @@ from experiments.papers.networks import (
     split_sets,
 )
 from experiments.papers.protocol import RankingTask, Training, fit_and_score, hit_rate_and_ndcg, positive_ranks
-from training.negative_sampling import NegativeSampler
+from training.losses import NegativeSampler
 
 BY_HISTORY = ncf_paper.BY_HISTORY | {
     "embedding_dim": 16,
