@@ -37,7 +37,6 @@ NO_VERBS = {
     "data.download": "brings a public data set to this machine, for ingest to read",
     "data.simulate": "writes the simulated platform alone, for a look at it",
     "experiments.impact": "looks from data forward to runs, versions, endpoints and answers, and changes nothing",
-    "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
     "experiments.replay": "computes a recorded answer once more, and changes nothing",
     "experiments.trace": "looks from an answer back to the events that it read, and changes nothing",
     "serving.ask": "puts one request to the endpoint, for a person to look at",
