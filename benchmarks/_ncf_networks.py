@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import losses
+from training.losses import NegativeSampler
 from training.models.base import Sizes
 from training.models.neural_cf import NeuralCF, NeuralCFHyperparameters
 from training.module import parameter_groups, update_average
-from training.negative_sampling import NegativeSampler
 
 STD = 0.1  # of initial embeddings, as in Rendle et al. 2020
 
