@@ -76,7 +76,7 @@ UNUSABLE = {
     ),
     "text in the time column": (
         f"{HEADER}\nu,i,yesterday\nv,j,today\n",
-        r"^ingest: event_time: none of 2 rows could be read as a time; first: 'yesterday'$",
+        r"^ingest: none of 2 rows could be used, 2 because event_time is not a time; first: 'yesterday'$",
     ),
     "an empty file": ("", r"^log\.csv is empty$"),
     "blank lines": ("\n\r\n\n", r"^log\.csv holds blank lines only$"),
@@ -121,7 +121,9 @@ def test_lists_where_times_belong_are_no_times(project: Path, say: Say) -> None:
     change(project, "ingest.path", "log.parquet")
     pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [[1, 2]]}).to_parquet("log.parquet")
 
-    assert say("data.ingest") == "ingest: event_time: none of 1 rows could be read as a time; first: '[1 2]'"
+    assert (
+        say("data.ingest") == "ingest: none of 1 rows could be used, 1 because event_time is not a time; first: '[1 2]'"
+    )
 
 
 def test_times_without_end_are_out_of_range(project: Path, say: Say) -> None:

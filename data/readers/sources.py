@@ -39,7 +39,7 @@ from data.readers.table import (
     to_text,
 )
 from data.simulator.simulation import simulate
-from data.time_columns import TIME_DTYPE, read_times
+from data.tables import TIME_DTYPE, read_times
 
 MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
 TEXT_COLUMNS = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)

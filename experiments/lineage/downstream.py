@@ -14,8 +14,7 @@ import pandas as pd
 from config import params
 from config.paths import INGESTED, SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.tables import read_table
-from data.time_columns import microseconds
+from data.tables import microseconds, read_table
 from data.times import from_iso, to_iso
 from experiments.lineage import upstream
 from experiments.lineage.inputs import NO_SECRET

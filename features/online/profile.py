@@ -20,7 +20,7 @@ from data.columns import MICROSECONDS
 from features.online.errors import ProfileError
 from features.segments.rules import ItemValues, Rule, RuleEvent, RuleProfile, matching_segments
 
-EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.time_columns`
+EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.tables`
 LATEST_US = 4_102_444_800 * MICROSECONDS
 PERSONALIZATION = "personalization"  # the consent purpose that personalized recommendations need
 MAX_CHARACTERS = 256  # of an id or a name

@@ -13,7 +13,7 @@ from made_rankings import made_cases, made_items, rank
 
 from config import params
 from config.command import UserError
-from data.time_columns import microseconds
+from data.tables import microseconds
 from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import SegmentSlices, case_slices

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.params import SegmentRules
-from data.cleaning import resolve_repeats
+from data.cleaning import resolve_repeats, sort_events
 from data.columns import DAY, HOUR
 from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.fit import build_log
@@ -59,7 +59,7 @@ def frame(drawn: list, lags: bool, random) -> pd.DataFrame:
 
 
 def offline(events: pd.DataFrame, repeats: str) -> InteractionLog:
-    return build_log(resolve_repeats(events, repeats), USERS, VOCABULARY, ENCODERS)
+    return build_log(resolve_repeats(sort_events(events), repeats), USERS, VOCABULARY, ENCODERS)
 
 
 def live(events: pd.DataFrame, random) -> dict[str, Profile]:
@@ -141,7 +141,7 @@ GENRES = {
 def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) -> None:
     events = frame(drawn, lags=True, random=random)
     everything = Vocabulary(ITEMS["item_id"])  # an evaluation reads genres by item row
-    log = build_log(resolve_repeats(events, "all"), USERS, everything, ENCODERS)
+    log = build_log(events, USERS, everything, ENCODERS)
     facts = collect_inputs(RULES, USERS, ITEMS, USERS["user_id"], ITEMS["item_id"])
     user, hours = np.array([person for person, _ in asked]), np.array([hour for _, hour in asked], dtype=np.int64)
     stored = live(events, random)
