@@ -131,7 +131,7 @@ def test_times_without_end_are_out_of_range(project: Path, say: Say) -> None:
     frame = pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [float("inf")]})
     frame.to_parquet("log.parquet")
 
-    assert say("data.ingest").endswith("1 times it is out of range (1971 to 2100); first: inf")
+    assert say("data.ingest").endswith("1 because event_time is out of range (1971 to 2100); first: 'inf'")
 
 
 def test_a_path_that_does_not_exist_is_named(project: Path, say: Say) -> None:
