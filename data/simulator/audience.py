@@ -15,8 +15,18 @@ from config.params import Simulate
 from data import columns
 from data.columns import DAY, MICROSECONDS
 from data.simulator import world
-from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, SimulatedCatalog, TasteSpace, normalize
-from data.simulator.world import DAYPARTS, Clock, daypart, is_weekend
+from data.simulator.world import (
+    DAYPARTS,
+    LANGUAGES,
+    MATURITIES,
+    NO_SEQUEL,
+    Clock,
+    SimulatedCatalog,
+    TasteSpace,
+    daypart,
+    is_weekend,
+    normalize,
+)
 from data.tables import timestamps
 
 DEVICES = ("tv", "phone", "tablet", "web")

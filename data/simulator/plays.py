@@ -16,8 +16,7 @@ from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Audience, Preference
-from data.simulator.catalog import NO_SEQUEL
-from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart, is_weekend
+from data.simulator.world import DAYPARTS, NO_SEQUEL, QUARTER, Clock, daypart, is_weekend
 from data.tables import microseconds, timestamps
 
 WEEKEND = 1.5  # sessions on a weekend day, relative to a weekday

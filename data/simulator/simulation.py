@@ -23,9 +23,8 @@ from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Preference, Tastes, make_audience, make_preference
-from data.simulator.catalog import SimulatedCatalog, make_catalog, make_space
 from data.simulator.plays import Choices, Past, Plan, choose, make_heat, make_impressions, make_plan
-from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart
+from data.simulator.world import DAYPARTS, QUARTER, Clock, SimulatedCatalog, daypart, make_catalog, make_space
 from data.tables import timestamps
 
 TABLES = ("events", "users", "items", "impressions")

@@ -119,13 +119,6 @@ def test_a_gap_in_either_account_is_a_gap_in_both() -> None:
     assert join_profiles(broken, whole, MOST).truncated
 
 
-def test_counters_count_the_events_by_type() -> None:
-    kinds = ["play", "play", "like"]
-    profile = make_profile("u", [Event(T + at, f"e{at}", T + at, "i", kind) for at, kind in enumerate(kinds)])
-
-    assert merged([profile, profile]).counters == {"play": 2, "like": 1}
-
-
 def test_profiles_of_two_users_do_not_join() -> None:
     with pytest.raises(ValueError, match="two users"):
         join_profiles(Profile("u"), Profile("v"), MOST)

@@ -20,7 +20,8 @@ from features.materialization import profiles_at
 from features.online import profile as profile_module
 from features.online import records
 from features.online.profile import Event, Profile, TimedValue, join_profiles, make_profile
-from features.segments.membership import collect_inputs, membership
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import VisibleProfile, compile_rules, matching_rules
 from features.sequences import EvaluationCases, InteractionLog, batches, history_ends
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
@@ -149,7 +150,10 @@ def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) 
     belongs = membership(RULES, log, facts, user, T + HOUR * hours)
 
     for row, (person, hour) in enumerate(asked):
-        found = profile_module.visible_segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
+        profile, as_of = stored[f"u{person}"], T + HOUR * hour
+        items, times = profile_module.visible_items(profile, as_of, "all")
+        traits = profile_module.visible_traits(profile, as_of)
+        found = matching_rules(compile_rules(RULES, GENRES), VisibleProfile(items, times, traits, as_of))
         assert found == [rule["name"] for rule, inside in zip(RULES, belongs[row], strict=True) if inside]
 
 
