@@ -1,4 +1,4 @@
-# What a person types. `make` alone lists it. Everything runs in .venv, which is made on first use.
+# Commands for users. `make` lists them. They run in .venv, which is created on first use.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -7,13 +7,13 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 UI_PORT ?= 5000
 
-# Nothing here reports to anybody, and nothing may wait for a network that is not there.
+# No tool sends usage statistics or waits for a network.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PYTHON TORCH_INDEX MAKECMDGOALS
 
-# A variable counts only when given on make's command line: terminals export COLUMNS of their own.
+# A variable counts only if it is set on make's command line: terminals export a COLUMNS of their own.
 given = $(if $(filter command,$(firstword $(origin $(1)))),$(value $(1)))
 
 $(STAMP): requirements.lock .ci/install
@@ -23,7 +23,7 @@ $(STAMP): requirements.lock .ci/install
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-# The data that demo, experiment and bench-training are to run on.
+# The data source of these commands.
 ON_DATA := demo experiment retrain bench-training bench-quality
 $(ON_DATA): export GIVEN_SOURCE = $(call given,SOURCE)
 $(ON_DATA): export GIVEN_USERS = $(call given,USERS)
@@ -35,7 +35,7 @@ DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$G
   $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
 
 .PHONY: demo
-demo: $(STAMP) ## events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]
+demo: $(STAMP) ## run every step from events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]
 	@$(PY) -m experiments.demo $(DATA)
 
 .PHONY: experiment
@@ -44,7 +44,7 @@ experiment: export GIVEN_WORKERS = $(call given,WORKERS)
 experiment: export GIVEN_PRESET = $(call given,PRESET)
 experiment: export GIVEN_DEFAULTS = $(call given,DEFAULTS)
 experiment: export GIVEN_SEEDS = $(call given,SEEDS)
-experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 DEFAULTS= | PRESET=name] [SEEDS=1], and SOURCE=... as for demo
+experiment: $(STAMP) ## tune, train and compare every model: [MINUTES=30 WORKERS=1 DEFAULTS= | PRESET=name] [SEEDS=1], SOURCE=... as for demo
 	@$(PY) -m experiments.experiment $(DATA) $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} \
 	  $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"} $${GIVEN_PRESET:+--preset "$$GIVEN_PRESET"} \
 	  $${GIVEN_SEEDS:+--seeds "$$GIVEN_SEEDS"} $${GIVEN_DEFAULTS:+--defaults}
@@ -52,47 +52,47 @@ experiment: $(STAMP) ## tune, fit and judge every model: [MINUTES=30 WORKERS=1 D
 .PHONY: retrain
 retrain: export GIVEN_CANDIDATES = $(call given,CANDIDATES)
 retrain: export GIVEN_NO_DEPLOY = $(call given,NO_DEPLOY)
-retrain: $(STAMP) ## newer events: champion's recipe and its rivals fitted anew, gated, deployed: SOURCE=... [CANDIDATES= NO_DEPLOY=]
+retrain: $(STAMP) ## retrain champion and challengers on newer events, gate and deploy: SOURCE=... [CANDIDATES= NO_DEPLOY=]
 	@$(PY) -m experiments.retrain $(DATA) $${GIVEN_CANDIDATES:+--candidates $$GIVEN_CANDIDATES} \
 	  $${GIVEN_NO_DEPLOY:+--no-deploy}
 
 .PHONY: reproduce
-reproduce: $(STAMP) ## run what changed; fetch and push by TIDEGATE_DVC_REMOTE=s3://... where it is set
+reproduce: $(STAMP) ## run the stages that changed; pulls and pushes results if TIDEGATE_DVC_REMOTE=s3://... is set
 	@.ci/reproduce
 
 .PHONY: gate
-gate: $(STAMP) ## judge the best candidate against the champion; the report is a page
+gate: $(STAMP) ## judge the best candidate against the champion, and write the report as a page
 	@$(PY) -m experiments.gate
 
 .PHONY: stage
-stage: $(STAMP) ## deploy what the gate lets serve, and ask it
+stage: $(STAMP) ## deploy the champion and send it a request
 	@$(PY) -m features.materialize
 	@$(PY) -m serving.deploy
 	@$(PY) -m serving.ask --k 5
 
 .PHONY: ui
-ui: $(STAMP) ## compare the runs in MLflow, on 127.0.0.1 [UI_PORT=5000]
+ui: $(STAMP) ## start the MLflow UI on 127.0.0.1 [UI_PORT=5000]
 	@.ci/ui start "$(UI_PORT)"
 
 .PHONY: edge
 edge: export GIVEN_WORKERS = $(call given,WORKERS)
-edge: $(STAMP) ## answer in front of TorchServe, on 127.0.0.1:8090 [WORKERS=1]
+edge: $(STAMP) ## start the recommendation API on 127.0.0.1:8090 [WORKERS=1]
 	@$(PY) -m serving.edge.serve $${GIVEN_WORKERS:+--workers "$$GIVEN_WORKERS"}
 
 .PHONY: keep
-keep: $(STAMP) ## start TorchServe, and again whenever it fails; until Ctrl-C or make stop
+keep: $(STAMP) ## run TorchServe and restart it when it fails, until Ctrl-C or make stop
 	@$(PY) -m serving.supervisor
 
 .PHONY: status
-status: $(STAMP) ## what serves, since when, why, and what comes next
+status: $(STAMP) ## show what serves, since when, why, and the next step
 	@$(PY) -m serving.deploy --status
 
 .PHONY: rollout
-rollout: $(STAMP) ## bring a new champion to the users by shadow and canary; back by itself beyond a limit
+rollout: $(STAMP) ## roll out a new champion by shadow and canary; rolls back if a limit is exceeded
 	@$(PY) -m serving.rollout
 
 .PHONY: rollback
-rollback: $(STAMP) ## put the previous champion back
+rollback: $(STAMP) ## go back to the previous champion
 	@$(PY) -m serving.deploy --rollback
 
 .PHONY: stop
@@ -100,32 +100,32 @@ stop: ## stop MLflow and TorchServe
 	@.ci/ui stop
 	@if [ -x $(PY) ]; then $(PY) -m serving.server stop; fi
 
-# A process for every core, up to four: the servers that tests start want room too. A file's tests stay together and in
-# their order, since they share what it took seconds to start.
+# One process per core, at most four: tests start servers too. The tests of a file stay in one process and in order,
+# because they share fixtures that take seconds to start.
 PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: $(STAMP) ## the whole test suite
+test: $(STAMP) ## run all tests
 	@$(PYTEST)
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## the tests that are not slow
+test-fast: $(STAMP) ## run the tests that are not slow
 	@$(PYTEST) -m "not slow"
 
 .PHONY: lint
-lint: $(STAMP) ## ruff, mypy and the import contracts
+lint: $(STAMP) ## run ruff, mypy and the import contracts
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
 .PHONY: docs
-docs: $(STAMP) ## build the documentation as a site, in out/docs
+docs: $(STAMP) ## build the documentation site in out/docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
 
 .PHONY: bench
-bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
+bench: $(STAMP) ## measure speed and memory against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \
 	  name=$$(basename "$$file" .py); \
 	  case $$name in _*) continue;; esac; \
@@ -135,28 +135,28 @@ bench: $(STAMP) ## speed and memory, against named references [ONLY=name]
 .PHONY: bench-serving
 bench-serving: export GIVEN_RUNS = $(call given,RUNS)
 bench-serving: export GIVEN_SOAK = $(call given,SOAK)
-bench-serving: $(STAMP) ## the endpoint under load, beside TorchServe's no-op handler: [RUNS=3 SOAK=requests]
+bench-serving: $(STAMP) ## measure the endpoint under load against TorchServe's no-op handler [RUNS=3 SOAK=requests]
 	@$(PY) -m benchmarks.serving $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"} $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
 
 .PHONY: bench-training
-bench-training: $(STAMP) ## our training beside RecTools' SASRec: SOURCE=... as for demo; installs it on first use
+bench-training: $(STAMP) ## compare training speed with RecTools' SASRec, which it installs on first use: SOURCE=... as for demo
 	@$(PY) -m benchmarks.training $(DATA)
 
 .PHONY: bench-quality
 bench-quality: export GIVEN_PRESET = $(call given,PRESET)
-bench-quality: $(STAMP) ## a committed leaderboard again, from nothing: SOURCE=... as for demo
+bench-quality: $(STAMP) ## reproduce a committed leaderboard from nothing: SOURCE=... as for demo
 	@$(PY) -m benchmarks.quality $(DATA) $${GIVEN_PRESET:+--preset "$$GIVEN_PRESET"}
 
 .PHONY: lock
-lock: $(STAMP) ## write the lock files anew from pyproject.toml
+lock: $(STAMP) ## update the lock files from pyproject.toml
 	@$(PY) .ci/lock.py
 	@touch $(STAMP)
 
 .PHONY: clean
-clean: stop ## remove out/ and caches; state/, .venv and DVC's cache stay
+clean: stop ## remove out/ and caches; keeps state/, .venv and DVC's cache
 	@rm -rf out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean ## clean, and remove .venv and DVC's cache too; state/ stays
+distclean: clean ## clean, and remove .venv and DVC's cache; keeps state/
 	@rm -rf .venv .venv.lock .dvc/cache .dvc/tmp

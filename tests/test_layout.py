@@ -1,9 +1,10 @@
-"""The folders are what they say: packages of this clone, named by a docstring, split before they grow."""
+"""The layout of the repository: top-level names, packages, file names, docstrings."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+TOP_LEVEL = {
+    *FOLDERS, "benchmarks", "docs", "tests", "README.md", "CONTRIBUTING.md", "LICENSE", "MLproject", "Makefile",
+    "dvc.yaml", "dvc.lock", "mkdocs.yml", "params.yaml", "pyproject.toml", "python_env.yaml", "requirements.lock",
+    "requirements-serving.lock", ".ci", ".dvc", ".dvcignore", ".gitattributes", ".github", ".gitignore",
+}  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 
 
@@ -27,6 +33,15 @@ def test_top_level_names_come_from_this_clone(name: str) -> None:
 
     assert origin is not None
     assert Path(origin).resolve().is_relative_to(ROOT)
+
+
+def test_the_repository_has_no_unknown_top_level_entry() -> None:
+    # A key or a product that a command wrote into the clone must not be committed with `git add .`.
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is not a git clone")
+
+    assert {path.partition("/")[0] for path in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
 def test_every_package_file_is_one_docstring() -> None:
@@ -53,11 +68,11 @@ def test_pyproject_names_every_package() -> None:
     assert set(setuptools["packages"]) == {".".join(package.parts) for package in packages}
 
 
-def test_no_file_has_a_name_that_says_nothing() -> None:
+def test_no_file_has_a_vague_name() -> None:
     assert not [path for path in python_files() if path.stem in VAGUE]
 
 
-def test_every_file_says_what_it_is() -> None:
-    silent = [path for path in python_files() if not ast.get_docstring(ast.parse(path.read_text()))]
+def test_every_file_has_a_docstring() -> None:
+    without = [path for path in python_files() if not ast.get_docstring(ast.parse(path.read_text()))]
 
-    assert not [path.relative_to(ROOT).as_posix() for path in silent]
+    assert not [path.relative_to(ROOT).as_posix() for path in without]

@@ -1,4 +1,4 @@
-"""One verb, many doors: module, MLproject entry point, stage of dvc.yaml and section of params.yaml agree."""
+"""Each command has a module, an entry point in MLproject, a stage in dvc.yaml and a section of params.yaml that agree."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-COMMAND = re.compile(r"^python -m ([a-z_.]+)( |$)")
+PYTHON_M = re.compile(r"^python -m ([a-z_.]+)( |$)")
 
-# Verbs whose outcome no setting of their own changes, and why.
+# Commands without a section of params.yaml, and why.
 WITHOUT_SECTION = {
-    "materialize": "obeys the section online, which whatever else writes to the store obeys too",
-    "export": "writes what train fitted, as it is",
-    "package": "copies the artifact and the code beside it into an archive",
-    "compare": "puts measured numbers side by side",
-    "refit_full": "fits what the gate promoted once more, held to it by the section retrain",
-    "deploy": "makes TorchServe match the registry; addresses and tokens are of the environment",
-    "demo": "runs the other verbs, each under its own section",
+    "materialize": "uses the section online, as every writer of the store does",
+    "export": "writes what train fitted, unchanged",
+    "package": "copies the artifact and the worker code into an archive",
+    "compare": "compares numbers that evaluate measured",
+    "refit_full": "uses the section retrain",
+    "deploy": "makes TorchServe match the registry; addresses and tokens come from the environment",
+    "demo": "runs the other commands, each with its own section",
 }
-# Sections of params.yaml that are no verb's name, and the verb that reads them.
+# Sections of params.yaml that are not named after a command, and the command that reads them.
 SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "online": "materialize"}
-# Modules that a stage reads as files beside its verb: package carries what the worker's entry imports.
-BESIDE = {"package": ["serving.worker.handler"]}
-# Modules that can be started but are no step of a model's life, and what they are for.
-NO_VERBS = {
-    "data.download": "brings a public data set to this machine, for ingest to read",
-    "data.simulate": "writes the simulated platform alone, for a look at it",
-    "experiments.impact": "looks from data forward to runs, versions, endpoints and answers, and changes nothing",
-    "experiments.ncf_paper": "holds neural CF to the paper it is from, on that paper's data and protocol",
-    "experiments.replay": "computes a recorded answer once more, and changes nothing",
-    "experiments.trace": "looks from an answer back to the events that it read, and changes nothing",
-    "serving.ask": "puts one request to the endpoint, for a person to look at",
-    "serving.batch": "writes what the endpoint would answer everybody to a file, for mailings and other systems",
-    "serving.edge.keys": "makes and revokes the API keys of whoever asks the edge",
-    "serving.edge.serve": "answers in front of TorchServe until it is stopped",
+# Modules that a stage reads as files: package copies what the worker's entry point imports.
+ALSO_READ = {"package": ["serving.worker.handler"]}
+# Modules that can be run but are not entry points of MLproject, and what they are for.
+OTHER_COMMANDS = {
+    "data.download": "downloads a public dataset for ingest",
+    "data.simulate": "writes the simulated platform as files",
+    "experiments.impact": "follows data to runs, versions, endpoints and answers",
+    "experiments.ncf_paper": "reproduces the neural CF paper on its own data and protocol",
+    "experiments.replay": "computes a recorded answer again",
+    "experiments.trace": "follows an answer back to the events that it read",
+    "serving.ask": "sends one request to the endpoint",
+    "serving.batch": "writes recommendations for all users to a file",
+    "serving.edge.keys": "creates and revokes API keys of the edge",
+    "serving.edge.serve": "runs the edge until it is stopped",
     "serving.gate_key": "lists, rotates and forgets the keys that sign gate reports",
-    "serving.install": "serves an archive where there is no registry, as in a container",
-    "serving.supervisor": "holds TorchServe up until it is stopped",
+    "serving.install": "serves an archive without a registry, as in a container",
+    "serving.supervisor": "keeps TorchServe running until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",
 }
 
 
 def module_of(command: str) -> str:
     """The module that `python -m module ...` runs."""
-    match = COMMAND.match(command)
-    assert match, f"{command!r} is not `python -m folder.verb ...`"
+    match = PYTHON_M.match(command)
+    assert match, f"{command!r} is not `python -m folder.command ...`"
     return match[1]
 
 
-VERBS = {name: module_of(entry["command"]) for name, entry in ENTRY_POINTS.items()}
+COMMANDS = {name: module_of(entry["command"]) for name, entry in ENTRY_POINTS.items()}
 
 
 @cache
@@ -69,7 +69,7 @@ def sections() -> dict:
 
 @cache
 def stages() -> dict[str, dict]:
-    """Stage name -> what it says, the bodies of `matrix` and `foreach` stages included."""
+    """Stage name -> its definition, also of `matrix` and `foreach` stages."""
     return {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 
 
@@ -78,17 +78,17 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph(*FOLDERS, include_external_packages=True, cache_dir=None)
 
 
-def verb_of(stage: str) -> str:
-    """`train-baselines` is the verb train."""
+def command_of(stage: str) -> str:
+    """`train-baselines` runs the command train."""
     return stage.partition("-")[0]
 
 
-def written(values: list) -> list[str]:
+def flatten(values: list) -> list[str]:
     """The paths of a `deps` or `params` list, whose entries may be text, {path: options} or a nested list."""
     flat: list[str] = []
     for value in values:
         if isinstance(value, list):
-            flat += written(value)
+            flat += flatten(value)
         else:
             flat += [value] if isinstance(value, str) else list(value)
     return flat
@@ -106,7 +106,7 @@ def runnable() -> set[str]:
 
 
 def imported_files(module: str) -> set[str]:
-    """Every file of the project that `module` imports, itself included, however far down."""
+    """Every file of the project that `module` imports directly or indirectly, and its own."""
     everything = graph().find_upstream_modules(module) | {module}
     files = set()
     for name in everything:
@@ -116,57 +116,57 @@ def imported_files(module: str) -> set[str]:
     return files
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_verb_is_a_module_of_its_name_that_ends_by_running_main(verb: str) -> None:
-    path = ROOT / Path(*VERBS[verb].split(".")).with_suffix(".py")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_a_module_of_its_name_that_ends_by_running_main(command: str) -> None:
+    path = ROOT / Path(*COMMANDS[command].split(".")).with_suffix(".py")
     tree = ast.parse(path.read_text())
 
-    assert path.stem == verb
+    assert path.stem == command
     assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    sys.exit(main())"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_verb_answers_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(VERBS[verb])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(COMMANDS[command])
 
     with pytest.raises(SystemExit) as end:
         module.main(["--help"])
 
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    missing = [name for name in ENTRY_POINTS[verb].get("parameters", {}) if f"--{name}" not in printed]
-    assert not missing, f"MLproject passes --{missing[0]} to {verb}, whose --help does not know it"
+    missing = [name for name in ENTRY_POINTS[command].get("parameters", {}) if f"--{name}" not in printed]
+    assert not missing, f"MLproject passes --{missing[0]} to {command}, whose --help does not know it"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_verb_refuses_an_option_it_does_not_know(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_refuses_an_unknown_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(VERBS[verb]).main(["--no-such-option"])
+        importlib.import_module(COMMANDS[command]).main(["--no-such-option"])
 
     assert end.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
-def test_every_module_that_can_be_started_is_a_verb() -> None:
-    assert runnable() == set(VERBS.values()) | set(NO_VERBS)
+def test_every_module_with_a_main_is_listed() -> None:
+    assert runnable() == set(COMMANDS.values()) | set(OTHER_COMMANDS)
 
 
 def test_every_verb_has_a_section_or_says_why_not() -> None:
-    assert set(VERBS) - set(sections()) == set(WITHOUT_SECTION)
-    assert set(sections()) - set(VERBS) == set(SECTION_OF)
-    assert set(SECTION_OF.values()) <= set(VERBS)
+    assert set(COMMANDS) - set(sections()) == set(WITHOUT_SECTION)
+    assert set(sections()) - set(COMMANDS) == set(SECTION_OF)
+    assert set(SECTION_OF.values()) <= set(COMMANDS)
 
 
-def test_the_pipeline_has_a_stage_for_each_of_its_verbs() -> None:
+def test_the_pipeline_has_a_stage_for_each_of_its_commands() -> None:
     pipeline = {"ingest", "split", "featurize", "train", "export", "evaluate", "package"}
 
-    assert pipeline <= {verb_of(name) for name in stages()} <= set(VERBS)
+    assert pipeline <= {command_of(name) for name in stages()} <= set(COMMANDS)
 
 
-def test_every_stage_runs_its_verb() -> None:
+def test_every_stage_runs_its_command() -> None:
     for name, stage in stages().items():
-        assert module_of(stage["cmd"]) == VERBS.get(verb_of(name)), name
+        assert module_of(stage["cmd"]) == COMMANDS.get(command_of(name)), name
 
 
 @cache
@@ -192,7 +192,7 @@ def test_the_baselines_stage_names_each_of_its_models() -> None:
     ]
 
 
-def test_a_network_is_fitted_anew_only_for_its_own_hyperparameters() -> None:
+def test_a_network_is_refitted_only_for_its_own_hyperparameters() -> None:
     keys = [key for key in stages()["train-network"]["params"] if key.startswith("train.models")]
 
     assert keys == ["train.models.${item.model}"]
@@ -206,16 +206,16 @@ def test_a_hybrid_waits_for_its_parts() -> None:
 
 def test_every_stage_depends_on_its_section() -> None:
     for name, stage in stages().items():
-        if verb_of(name) in sections():
-            keys = [key.partition(".")[0] for key in written(stage.get("params", []))]
-            assert verb_of(name) in keys, f"{name} does not list its section of params.yaml"
+        if command_of(name) in sections():
+            keys = [key.partition(".")[0] for key in flatten(stage.get("params", []))]
+            assert command_of(name) in keys, f"{name} does not list its section of params.yaml"
 
 
 def test_every_stage_depends_on_all_the_code_that_it_imports() -> None:
     missing = {}
     for name, stage in stages().items():
-        deps = {str(Path(path)) for path in written(stage["deps"])}
-        modules = [module_of(stage["cmd"]), *BESIDE.get(name, [])]
+        deps = {str(Path(path)) for path in flatten(stage["deps"])}
+        modules = [module_of(stage["cmd"]), *ALSO_READ.get(name, [])]
         code = set().union(*map(imported_files, modules))
         if absent := {file for file in code if not {file, *map(str, Path(file).parents)} & deps}:
             missing[name] = sorted(absent)
@@ -225,13 +225,13 @@ def test_every_stage_depends_on_all_the_code_that_it_imports() -> None:
 
 def test_every_dependency_on_code_exists() -> None:
     for name, stage in stages().items():
-        code = [path for path in written(stage["deps"]) if not path.startswith("out/")]
+        code = [path for path in flatten(stage["deps"]) if not path.startswith("out/")]
         assert not [path for path in code if not (ROOT / path).exists()], name
 
 
 def test_no_stage_depends_on_a_folder_that_holds_its_outputs() -> None:
-    # DVC would find such a stage changed for ever.
+    # DVC would always find such a stage changed.
     for name, stage in stages().items():
-        outputs = [Path(path) for key in ("outs", "metrics", "plots") for path in written(stage.get(key, []))]
+        outputs = [Path(path) for key in ("outs", "metrics", "plots") for path in flatten(stage.get(key, []))]
         holding = {str(up) for output in outputs for up in output.parents}
-        assert not holding & {str(Path(path)) for path in written(stage["deps"])}, name
+        assert not holding & {str(Path(path)) for path in flatten(stage["deps"])}, name
