@@ -201,7 +201,8 @@ def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) 
         raise DataError(f"ingest: none of {total} rows could be taken apart into fields")
     counts = reasons.value_counts()
     reason, column = counts.index[0], counts.index[0].split()[0]
-    values = raw.loc[reasons.index[reasons == reason], column].dropna() if column in raw else ()
+    rows = raw.loc[reasons.index[reasons == reason]]
+    values = rows[column].dropna() if column in rows else pd.Series()
     example = f"; first: {str(values.iloc[0])!r}" if len(values) else ""
     raise DataError(f"ingest: none of {total} rows could be used, {counts.iloc[0]} because {reason}{example}")
 
