@@ -240,7 +240,6 @@ class Audit(Section):
 
 class Skew(Section):
     answers: Count  # sampled from the served log
-    recomputed: NonNegativeInt  # of the different ones, to measure the effect on their scores
 
 
 # Gate and retraining

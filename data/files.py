@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -85,3 +85,22 @@ def json_hash(value: Any) -> str:
     """Hash a JSON value, independent of the order of its keys. Returns 32 hex digits (BLAKE2b, RFC 7693)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_private(path: Path, text: str, replace: bool = True) -> None:
+    """Write a text file that only its owner may read, whole or not at all. Creates the folder.
+
+    Args:
+        replace: False keeps an existing file; of several processes that create it at once, one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)  # a file left by a killed process would keep its own mode
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    if replace:
+        partial.replace(path)
+        return
+    with suppress(FileExistsError):
+        os.link(partial, path)
+    partial.unlink()

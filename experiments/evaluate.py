@@ -6,23 +6,30 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.paths import ARTIFACTS, FEATURES, FITTED
-from experiments.evaluation import mlflow_log, oracle
-from experiments.evaluation.cases import HEADLINE
+from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED
+from data.simulator.simulation import Oracle
+from data.times import now_iso
+from experiments.evaluation import mlflow_log
+from experiments.evaluation.cases import HEADLINE, PRIMARY
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import headline, provenance_of, write_metrics
-from experiments.evaluation.ranking import catalog_items, rank_cases
+from experiments.evaluation.metrics_files import headline, write_metrics
+from experiments.evaluation.ranking import catalog_items, rank_by_preference, rank_cases
 from experiments.evaluation.slices import SegmentSlices
 from features import feature_files
 from features.feature_files import Features
+from features.sequences import EvaluationCases
+from features.trends import TrendLog, TrendSnapshot
 from serving.worker.recommender import ArtifactError, Recommender
-from training import validation
+from training import provenance, validation
+
+ORACLE = "oracle"  # the label of the simulator's true preferences
 
 
 def evaluate(
@@ -36,36 +43,70 @@ def evaluate(
     manifest = recommender.manifest
     if manifest["split_id"] != features.description["split_id"]:
         raise UserError(f"evaluate: {label} was exported on another split; run `python -m serving.export` again")
-    batch_size, seed, resamples = settings.train.eval_batch_size, settings.seed, settings.evaluate.resamples
-    cases, trends = validation.cases(features), features.trend_log()
-    segments = SegmentSlices.of(settings.segments.plain(), features)
-    tables = [
-        rank_cases(recommender, features, part, trends, batch_size).assign(segments=segments.column(features, part))
-        for part in cases.values()
-    ]
-    rankings = pd.concat(tables, ignore_index=True)
-    targets = measure(rankings, items, seed, resamples, settings.evaluate.k)
+    batch_size = settings.train.eval_batch_size
+
+    def rank(cases: EvaluationCases, trends: TrendLog | TrendSnapshot) -> pd.DataFrame:
+        return rank_cases(recommender, features, cases, trends, batch_size)
+
+    trends = features.trend_log()
+    rankings, metrics = _measure(lambda cases: rank(cases, trends), features, items, settings, f"--model {label}")
     if recommender.model.channels:
-        frozen = rank_cases(recommender, features, cases["next_item"], recommender.artifact.trends, batch_size)
-        measured = measure(frozen, items, seed, resamples, [HEADLINE])["next_item"]
-        targets["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
-    fits = {cut: json.loads((FITTED / label / cut / "fit.json").read_text()) for cut in ("valid", "test")}
-    metrics = {
+        frozen = rank(validation.cases(features)["next_item"], recommender.artifact.trends)
+        measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])["next_item"]
+        metrics["targets"]["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
+    fits = {cut: json.loads((FITTED / label / cut / "fit.json").read_text("utf-8")) for cut in ("valid", "test")}
+    return rankings, metrics | {
         "label": label,
         "model": manifest["model"],
         "params": manifest["params"],
         "fit_seconds": fits["test"]["fit_seconds"],
         "baseline": recommender.model.baseline,
         "learned": recommender.model.learned,
-        "validation": {target: {"ndcg@10": value} for target, value in fits["valid"]["validation"].items()},
+        "validation": {target: {PRIMARY: value} for target, value in fits["valid"]["validation"].items()},
         "run_id": manifest["run_id"],
         "ranked": "exactly: the whole catalog is scored",
         "index": manifest.get("index"),
-        "targets": targets,
-        "segments": segments.meanings(),
-        **provenance_of(features, settings, f"python -m experiments.evaluate --model {label}"),
     }
-    return rankings, metrics
+
+
+def evaluate_oracle(
+    features: Features, items: pd.DataFrame, settings: params.Params
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The same for the simulator's true preferences.
+
+    Raises:
+        UserError: the dataset is not simulated.
+    """
+    path = INGESTED / "oracle.npz"
+    if not path.exists():
+        raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
+    oracle, batch_size = Oracle.load(path), settings.train.eval_batch_size
+    rankings, metrics = _measure(
+        lambda cases: rank_by_preference(oracle, features, cases, batch_size), features, items, settings, "--oracle"
+    )
+    kind = {"label": ORACLE, "model": ORACLE, "oracle": True, "baseline": False, "learned": False}
+    return rankings, metrics | kind | {"params": {}, "fit_seconds": None}
+
+
+def _measure(
+    rank: Callable[[EvaluationCases], pd.DataFrame], features: Features, items: pd.DataFrame, settings: params.Params,
+    option: str,
+) -> tuple[pd.DataFrame, dict[str, Any]]:  # fmt: skip
+    """Rankings of both targets with their segments; their metrics and provenance."""
+    segments = SegmentSlices.of(settings.segments.plain(), features)
+    tables = [
+        rank(part).assign(segments=segments.column(features, part)) for part in validation.cases(features).values()
+    ]
+    rankings = pd.concat(tables, ignore_index=True)
+    return rankings, {
+        "targets": measure(rankings, items, settings.seed, settings.evaluate.resamples, settings.evaluate.k),
+        "segments": segments.meanings(),
+        **{name: features.description[name] for name in ("dataset", "dataset_hash", "split_id")},
+        "commit": provenance.commit(),
+        "date": now_iso(),
+        "command": f"python -m experiments.evaluate {option}",
+        "seeds": [settings.train.seed],
+    }
 
 
 def index_text(index: dict[str, Any] | None) -> str:
@@ -90,10 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load()
     features = feature_files.load_features(FEATURES / "test")
     items = catalog_items(features)
-    for label in [*arguments.model, *([oracle.LABEL] if arguments.oracle else [])]:
+    for label in [*arguments.model, *([ORACLE] if arguments.oracle else [])]:
         started = time.perf_counter()
-        if label == oracle.LABEL:
-            rankings, metrics = oracle.evaluate_oracle(features, items, settings)
+        if label == ORACLE:
+            rankings, metrics = evaluate_oracle(features, items, settings)
         else:
             rankings, metrics = evaluate(label, features, items, settings)
             mlflow_log.log_evaluation(metrics)

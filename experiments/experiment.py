@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from config import params
@@ -19,23 +18,6 @@ from features import feature_files
 
 MINUTES = "30"
 PRESET = TUNED / "preset.yaml"
-
-
-def prepare(folder: Path, presets_given: Sequence[str] = ()) -> None:
-    """Let a workspace run every model that train.models and presets hold, networks until validation stops them.
-
-    A preset says itself how far its networks go.
-    """
-    with workspace.edited(folder / "params.yaml") as settings:
-        settings["tune"]["max_steps"] = None
-        models = settings["train"]["models"]
-        for model in models.values():
-            for cap in ("max_steps", "max_epochs"):
-                if cap in model:
-                    model[cap] = max(model[cap], settings["experiment"][cap])
-        for name in presets_given:
-            models |= seeds.read(name)
-    model_selection.write(folder, list(models))
 
 
 def found_for(folder: Path, labels: list[str]) -> dict[str, dict]:
@@ -153,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{name.upper()} is {getattr(arguments, name)}; expected at least 1")
     given = list(filter(None, (arguments.preset or "").split(",")))
     folder = workspace.workspace_of(arguments) or workspace.make_simulated()
-    prepare(folder, given)
+    seeds.prepare(folder, given)
     found = {}
     env = steps.environment()
     steps.data_and_features(folder, env)

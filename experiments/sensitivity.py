@@ -9,16 +9,21 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
+
+import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
 from data.times import now_iso
-from experiments.evaluation.holdout_protocols import all_folds, measure_folds
-from experiments.leaderboard.sensitivity_card import NO_GATE, best_model, build_card, html_card, markdown_card
+from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL, all_folds, measure_folds
+from experiments.pages import markdown_table
 from features.fit import SplitTables
 from training import provenance
+
+NO_GATE = "Only the temporal cut (next_item, horizon) can feed a gate; every other protocol is a diagnostic."
 
 
 def labels_to_fit(labels: list[str] | None, settings: params.Params) -> list[str]:
@@ -37,16 +42,63 @@ def labels_to_fit(labels: list[str] | None, settings: params.Params) -> list[str
     return chosen
 
 
-def provenance_of(tables: SplitTables, settings: params.Params, labels: list[str]) -> dict[str, Any]:
-    """The provenance fields of the card."""
-    names = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")
-    return {name: tables.manifest[name] for name in names} | {
-        "commit": provenance.commit(),
-        "date": now_iso(),
-        "command": f"python -m experiments.sensitivity --models {' '.join(labels)}",
-        "seeds": [settings.seed],
-        "settings": settings.sensitivity.model_dump(exclude={"models"}),
+def compare_orders(measured: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """The numbers of the report.
+
+    Args:
+        measured: protocol -> NDCG@10 by case, with a column for each model and the column `user`.
+
+    Returns:
+        {"protocols": {name: {"meaning", "cases", "users", "tau": {"next_item", "horizon"}}}, "models": {label:
+        {name: {"mean", "rank"}}}}, models by their rank in the first protocol. Equals share the better rank. Tau is
+        Kendall's tau-b of the models' means; None where it is undefined. A protocol without cases is left out.
+    """
+    measured = {name: table for name, table in measured.items() if len(table)}
+    means = pd.DataFrame({name: table.drop(columns="user").mean() for name, table in measured.items()})
+    means = means.sort_values(means.columns[0], ascending=False, kind="stable")
+    ranks = means.rank(ascending=False, method="min").astype(int)
+    tau = means.corr(method="kendall").astype(object).where(lambda known: known.notna(), None)
+    protocols = {
+        name: {
+            "meaning": MEANINGS[name],
+            "cases": len(table),
+            "users": table["user"].nunique(),
+            "tau": {target: tau.loc[name, target] for target in TEMPORAL if target in tau},
+        }
+        for name, table in measured.items()
     }
+    models = {
+        label: {name: {"mean": float(means.loc[label, name]), "rank": int(ranks.loc[label, name])} for name in means}
+        for label in means.index
+    }
+    return {"protocols": protocols, "models": models}
+
+
+def markdown_report(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: NDCG@10 and rank of each model, and how similar the orders are."""
+    models = [
+        {"model": label} | {name: f"{entry['mean']:.4f} ({entry['rank']})" for name, entry in entries.items()}
+        for label, entries in report["models"].items()
+    ]
+    protocols = [
+        {"protocol": name, "held-out events and fit": one["meaning"]}
+        | {"cases": f"{one['cases']:,}", "users": f"{one['users']:,}"}
+        | {f"tau to {target}": "–" if tau is None else f"{tau:+.2f}" for target, tau in one["tau"].items()}
+        for name, one in report["protocols"].items()
+    ]
+    parts = [
+        f"# Split sensitivity of {report['dataset']}",
+        f"**{NO_GATE}**",
+        f"As of {report['date']}, commit {report['commit']}, by `{report['command']}`. Split {report['split_id']} of data "
+        f"{report['dataset_hash']}; no event from {report['test_start']} on was read. Hyperparameters are chosen on the "
+        "validation period and reused everywhere else.",
+        "## NDCG@10 (rank)",
+        markdown_table(models),
+        "## Protocols",
+        "Tau is Kendall's rank correlation of the models with their order by the temporal cut.",
+        markdown_table(protocols),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 @exits_cleanly
@@ -57,22 +109,22 @@ def main(argv: list[str] | None = None) -> int:
     settings, started = params.load(), time.perf_counter()
     labels = labels_to_fit(arguments.models, settings)
     tables = SplitTables.read()
-    values = measure_folds(all_folds(tables, settings), labels, settings)
-    numbers = build_card(values, len(tables.users), settings.seed, settings.evaluate.resamples)
-    card = provenance_of(tables, settings, labels) | {"statement": NO_GATE} | numbers
-    texts = {
-        "json": json.dumps(card, indent=1, allow_nan=False) + "\n",
-        "md": markdown_card(card),
-        "html": html_card(card),
+    names = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")
+    report = {name: tables.manifest[name] for name in names} | {
+        "commit": provenance.commit(),
+        "date": now_iso(),
+        "command": f"python -m experiments.sensitivity --models {' '.join(labels)}",
+        "seed": settings.seed,
+        "settings": settings.sensitivity.model_dump(exclude={"models"}),
+        **compare_orders(measure_folds(all_folds(tables, settings), labels, settings)),
     }
     EXPERIMENTS.mkdir(parents=True, exist_ok=True)
-    for suffix, text in texts.items():
-        (EXPERIMENTS / f"sensitivity.{suffix}").write_text(text, encoding="utf-8")
-    leaders = ", ".join(f"{column} {best_model(card, column)}" for column in card["protocols"])
+    path = EXPERIMENTS / "sensitivity.md"
+    path.write_text(markdown_report(report), encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(
-        f"ranked {len(card['models'])} models by {len(card['protocols'])} protocols in "
-        f"{time.perf_counter() - started:.0f} s: first of each: {leaders}; a diagnostic that cannot feed a gate; "
-        f"written to {EXPERIMENTS}/sensitivity.html"
+        f"ranked {len(report['models'])} models by {len(report['protocols'])} protocols in "
+        f"{time.perf_counter() - started:.0f} s; a diagnostic that cannot feed a gate; written to {path}"
     )
     return 0
 

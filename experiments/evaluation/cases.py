@@ -1,4 +1,4 @@
-"""Evaluation cases of one target, checked and in one order, the same for every seed of a model.
+"""Evaluation cases of one target in one order, the same for every seed of a model, and the catalog that they rank.
 
 Shapes: C cases, T true items of all cases together, I items, K length of the longest ranked list, D content width.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from config.command import UserError
-from training.metrics import NOT_RANKED, TrueRanks
+from training.metrics import TrueRanks
 
 TARGETS = ("horizon", "next_item")
 HEADLINE = 10  # k of the headline metrics
@@ -20,12 +20,10 @@ PRIMARY = f"ndcg@{HEADLINE}"  # the metric by which models are chosen and compar
 RANKED_LENGTH = 100  # item ids that are kept of each ranking
 HEAD_SHARE = 0.2  # of the catalog's items, most popular first
 SEGMENT = "segment:"  # prefix of the slice name of a segment
-# Of a rankings table. Where segments are configured, it also has `segments`: a list of names.
-COLUMNS = ("case_id", "user_id", "target", "time", "history_length", "activity", "ranked", "truth", "true_ranks")
 
 
 class RankingsError(UserError):
-    """A rankings or items table cannot be measured. The message names the column, the value and the bound."""
+    """Rankings cannot be measured together."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,9 @@ class Catalog:
 
     @classmethod
     def from_items(cls, items: pd.DataFrame) -> Catalog:
-        """Read the columns item_id, popularity and catalog, and the optional age_days and vector.
-
-        Raises:
-            RankingsError: a column is missing, an id occurs twice, or no item belongs to the catalog.
-        """
-        for name in ("item_id", "popularity", "catalog"):
-            if name not in items:
-                raise RankingsError(f"items: the column {name} is missing")
-        ids = pd.Index(items["item_id"])
-        if ids.has_duplicates:
-            raise RankingsError(f"items: item_id {ids[ids.duplicated()][0]!r} occurs twice")
-        member = items["catalog"].to_numpy(bool)
-        if not member.any():
-            raise RankingsError("items: no row has catalog = true; expected at least one")
+        """Read the columns item_id, popularity and catalog, and the optional age_days and vector."""
+        ids, member = pd.Index(items["item_id"]), items["catalog"].to_numpy(bool)
         popularity = items["popularity"].to_numpy(float)
-        age = items["age_days"].to_numpy(float) if "age_days" in items else np.full(len(ids), np.nan)
         share = np.maximum(popularity, 1) / max(popularity.sum(), 1)
         return cls(
             ids=ids,
@@ -79,21 +64,13 @@ class Catalog:
             percentile=_percentile(popularity, member),
             novelty=-np.log2(share),
             head=_head(ids, popularity, member),
-            age_days=age,
-            unit=_unit_vectors(items),
+            age_days=items["age_days"].to_numpy(float) if "age_days" in items else np.full(len(ids), np.nan),
+            unit=_unit_vectors(items["vector"]) if "vector" in items else None,
         )
 
-    def rows(self, lists: Sequence[Sequence[str]] | np.ndarray, column: str) -> np.ndarray:
-        """The row of each id of all lists, concatenated.
-
-        Raises:
-            RankingsError: an id is not in items.
-        """
-        joined = np.concatenate([np.asarray(ids, object) for ids in lists] or [np.zeros(0, object)])
-        rows = self.ids.get_indexer(joined)
-        if (rows < 0).any():
-            raise RankingsError(f"rankings: {column} holds {joined[rows < 0][0]!r}, which is not in items")
-        return rows
+    def rows(self, lists: Sequence[Sequence[str]] | np.ndarray) -> np.ndarray:
+        """The row of each id of all lists, concatenated; -1 for an id that the items table does not hold."""
+        return self.ids.get_indexer(np.concatenate([np.asarray(ids, object) for ids in lists]))
 
 
 def _percentile(popularity: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -109,15 +86,11 @@ def _head(ids: pd.Index, popularity: np.ndarray, member: np.ndarray) -> np.ndarr
     return head
 
 
-def _unit_vectors(items: pd.DataFrame) -> np.ndarray | None:
-    vectors = items["vector"] if "vector" in items else pd.Series([None] * len(items))
+def _unit_vectors(vectors: pd.Series) -> np.ndarray | None:
     width = max((len(vector) for vector in vectors if vector is not None), default=0)
     if width == 0:
         return None
-    matrix = np.zeros((len(items), width))
-    for row, vector in enumerate(vectors):
-        if vector is not None and len(vector):
-            matrix[row] = vector
+    matrix = np.stack([np.zeros(width) if vector is None else np.asarray(vector, float) for vector in vectors])
     length = np.linalg.norm(matrix, axis=1, keepdims=True)
     return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 0)
 
@@ -161,20 +134,18 @@ class RankedCases:
 def collect_cases(frames: Sequence[pd.DataFrame], target: str, catalog: Catalog) -> RankedCases | None:
     """Collect the cases of one target from one rankings table per seed; None without any.
 
+    Args:
+        frames: tables as `ranking.rankings_table` makes them, with a column `segments` (lists of names) where segments
+            are configured.
+
     Raises:
-        RankingsError: a column is missing, a case occurs twice or has no truth, the seeds hold different cases, or
-            `ranked` and `true_ranks` contradict each other.
+        RankingsError: the seeds hold different cases.
     """
-    for name in COLUMNS:
-        if any(name not in frame for frame in frames):
-            raise RankingsError(f"rankings: the column {name} is missing")
     aligned = align_cases(frames, target)
     table = aligned[0]
     if table.empty:
         return None
     users, user = np.unique(table["user_id"].to_numpy(str), return_inverse=True)
-    if target == "horizon" and len(users) < len(table):
-        raise RankingsError(f"rankings: {len(table)} horizon cases of {len(users)} users; expected one per user")
     return RankedCases(
         user=user,
         num_users=len(users),
@@ -190,15 +161,9 @@ def align_cases(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFram
     """Rows of one target of each table, sorted by case_id, so that row n is the same case in all.
 
     Raises:
-        RankingsError: a case occurs twice, or the tables hold different cases.
+        RankingsError: the tables hold different cases.
     """
-    aligned = []
-    for frame in frames:
-        rows = frame[frame["target"] == target]
-        repeated = rows["case_id"].duplicated()
-        if repeated.any():
-            raise RankingsError(f"rankings: {target} case {rows.loc[repeated, 'case_id'].iloc[0]!r} occurs twice")
-        aligned.append(rows.sort_values("case_id").reset_index(drop=True))
+    aligned = [frame[frame["target"] == target].sort_values("case_id", ignore_index=True) for frame in frames]
     if any(not same_cases(aligned[0], other) for other in aligned[1:]):
         raise RankingsError(f"rankings: the seeds of one model hold different {target} cases")
     return aligned
@@ -210,18 +175,8 @@ def same_cases(a: pd.DataFrame, b: pd.DataFrame) -> bool:
 
 
 def true_ranks(table: pd.DataFrame) -> TrueRanks:
-    """The ranks of the true items.
-
-    Raises:
-        RankingsError: a case has no true item, or a rank is below 1.
-    """
-    try:
-        truth = TrueRanks.of(table["true_ranks"].to_numpy())
-    except ValueError as error:
-        raise RankingsError(f"rankings: true_ranks: {error}") from None
-    if (truth.size == 0).any():
-        raise RankingsError(f"rankings: case {table['case_id'][int(np.argmin(truth.size))]!r} has no true item")
-    return truth
+    """The ranks of the true items of a rankings table."""
+    return TrueRanks.of(table["true_ranks"].to_numpy())
 
 
 def _is_last_case(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
@@ -231,49 +186,14 @@ def _is_last_case(user: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     return last
 
 
-def _segment_masks(column: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+def _segment_masks(column: pd.Series) -> dict[str, np.ndarray]:
     """Slice name -> (C,) mask, from the `segments` column of a rankings table."""
-    lengths = np.fromiter(map(len, column), np.int64, len(column))
-    owner = np.repeat(np.arange(len(column)), lengths)
-    joined = np.array([name for names in column for name in names], dtype=object)
-    masks = {}
-    for name in sorted(set(joined)):
-        mask = np.zeros(len(column), dtype=bool)
-        mask[owner[joined == name]] = True
-        masks[SEGMENT + name] = mask
-    return masks
+    names = sorted(column.explode().dropna().unique())
+    return {SEGMENT + name: np.array([name in inside for inside in column], dtype=bool) for name in names}
 
 
 def _seed_rankings(table: pd.DataFrame, catalog: Catalog) -> SeedRankings:
-    lengths = np.fromiter(map(len, table["ranked"]), np.int64, len(table))
-    lists = np.full((len(table), max(lengths.max(initial=0), 1)), -1, np.int64)
-    lists[np.arange(lists.shape[1]) < lengths[:, None]] = catalog.rows(table["ranked"].to_numpy(), "ranked")
-    truth = true_ranks(table)
-    sizes = np.fromiter(map(len, table["truth"]), np.int64, len(table))
-    if (sizes != truth.size).any():
-        case = table["case_id"][int(np.argmax(sizes != truth.size))]
-        raise RankingsError(f"rankings: case {case!r} has a different number of items in truth and true_ranks")
-    rows = catalog.ids.get_indexer(np.concatenate([np.asarray(case, object) for case in table["truth"]]))
-    _check_ranks(table, lists, truth, rows)
-    return SeedRankings(lists, truth, rows)
-
-
-def _check_ranks(table: pd.DataFrame, lists: np.ndarray, truth: TrueRanks, rows: np.ndarray) -> None:
-    """Compare `ranked` with `true_ranks`: they are written separately, and others recompute metrics from `ranked`."""
-    inside = truth.rank <= (lists >= 0).sum(axis=1)[truth.case]
-    beyond = ~inside & (truth.rank <= RANKED_LENGTH)
-    if beyond.any():
-        at = int(np.argmax(beyond))
-        raise RankingsError(
-            f"rankings: case {table['case_id'][int(truth.case[at])]!r} has true rank {truth.rank[at]}, "
-            f"beyond the end of its list; expected {NOT_RANKED} for an item that the ranking does not hold"
-        )
-    known = rows >= 0
-    at_rank = (lists[truth.case, np.where(inside, truth.rank - 1, 0)] == rows) & known
-    listed = np.zeros(len(rows), bool)
-    for column in range(lists.shape[1]):  # a column at a time: (T,) memory, not (T, K)
-        listed |= (lists[truth.case, column] == rows) & known
-    wrong = np.where(inside, ~at_rank, listed)
-    if wrong.any():
-        case = table["case_id"][int(truth.case[np.argmax(wrong)])]
-        raise RankingsError(f"rankings: case {case!r}: ranked and true_ranks disagree")
+    lengths = table["ranked"].map(len).to_numpy()
+    lists = np.full((len(table), max(lengths.max(), 1)), -1, np.int64)
+    lists[np.arange(lists.shape[1]) < lengths[:, None]] = catalog.rows(table["ranked"].to_numpy())
+    return SeedRankings(lists, true_ranks(table), catalog.rows(table["truth"].to_numpy()))

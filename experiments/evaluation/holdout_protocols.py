@@ -23,11 +23,11 @@ from features.sequences import EvaluationCases, InteractionLog, next_item_cases
 from training import validation
 from training.fitting import FitError, fit
 
-TEMPORAL = ("next_item", "horizon")  # the columns that the temporal cut gives
+TEMPORAL = ["next_item", "horizon"]  # the protocols of the temporal cut
 MEANINGS = {
     "next_item": "the temporal cut: fitted before valid_start, queried before each event of the validation period",
     "horizon": "the same fit, queried once at valid_start for each user's new items up to test_start",
-    "rolling next_item": "next in earlier periods as long as validation, each fitted on what lies before it",
+    "rolling next_item": "next_item in earlier periods as long as validation, each fitted on what lies before it",
     "rolling horizon": "horizon in the same earlier periods",
     "leave last out": "each user's last event, fitted on all other events, including later ones of other users",
     "user k-fold": "events of held-out users from their own earlier ones, fitted on all events of the other users",
@@ -42,7 +42,7 @@ class Fold:
     Attributes:
         fitted: features of the fit; models see its item trends.
         queried: features that hold the histories of the cases.
-        cases: column of the sensitivity card -> its cases in this fold.
+        cases: protocol -> its cases in this fold.
     """
 
     name: str
@@ -127,34 +127,37 @@ def session_numbers(events: pd.DataFrame, minutes: int) -> np.ndarray:
     return np.cumsum(pause | (np.diff(owners, prepend=-1) != 0))
 
 
-Scores = dict[str, dict[str, np.ndarray]]  # column -> label -> (n,) NDCG@10
-
-
-def measure_folds(folds_: Iterable[Fold], labels: list[str], settings: params.Params) -> dict[str, dict]:
-    """Fit every model in every fold; column -> label -> (n, 1) NDCG@10 of the cases and (n,) user rows.
+def measure_folds(folds: Iterable[Fold], labels: list[str], settings: params.Params) -> dict[str, pd.DataFrame]:
+    """Fit every model in every fold. Protocol -> table of its cases: the column `user` and NDCG@10 of each model.
 
     The first fold chooses the configuration of each model, the other folds reuse it: no protocol chooses parameters on
-    its own cases. A model that refuses the catalog of one fold is left out of all.
+    its own cases. A model that cannot be fitted in one fold is left out of all.
+
+    Raises:
+        UserError: fewer than two models are left.
     """
     configurations = {label: _configuration(label, settings) for label in labels}
-    values: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    users: dict[str, list] = defaultdict(list)
-    for fold in folds_:
+    measured: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for fold in folds:
         started = time.perf_counter()
-        scores = _measure_fold(fold, configurations, settings)
-        for column, by_label in scores.items():
-            users[column].append(fold.cases[column].user)
-            for label, ndcg in by_label.items():
-                values[column][label].append(ndcg)
-        print(f"measured {fold.name} in {time.perf_counter() - started:.0f} s: {_leaders(scores)}", flush=True)
-    return {
-        column: {
-            label: (np.concatenate(values[column][label])[:, None], np.concatenate(users[column]))
-            for label in configurations
-        }
-        for column in MEANINGS
-        if column in values
-    }
+        tables = {protocol: pd.DataFrame({"user": cases.user}) for protocol, cases in fold.cases.items()}
+        trends, batch_size = fold.fitted.trend_log(), settings.train.eval_batch_size
+        for label, configuration in list(configurations.items()):
+            try:
+                result = fit(configuration, fold.fitted, settings.train, settings.train.seed)
+            except FitError as error:
+                print(f"left out {label}: {error}", flush=True)
+                del configurations[label]
+                continue
+            configurations[label] = result.hyperparameters
+            for protocol, cases in fold.cases.items():
+                tables[protocol][label] = validation.ndcg(result.model, fold.queried, cases, trends, batch_size)
+        if len(configurations) < 2:
+            raise UserError("sensitivity: fewer than 2 models are left; an order needs at least 2")
+        for protocol, table in tables.items():
+            measured[protocol].append(table)
+        print(f"measured {fold.name} in {time.perf_counter() - started:.0f} s", flush=True)
+    return {name: pd.concat(measured[name])[["user", *configurations]] for name in MEANINGS if name in measured}
 
 
 def _configuration(label: str, settings: params.Params) -> dict:
@@ -164,39 +167,3 @@ def _configuration(label: str, settings: params.Params) -> dict:
     if "parts" in configuration:
         configuration["parts"] = {part: models[part].model_dump() for part in configuration["parts"]}
     return configuration
-
-
-def _measure_fold(fold: Fold, configurations: dict[str, dict], settings: params.Params) -> Scores:
-    """Score one fold. `configurations` receives what a fit has chosen, and loses models that cannot be fitted.
-
-    Raises:
-        UserError: fewer than two models are left.
-    """
-    scores: Scores = {column: {} for column in fold.cases}
-    trends = fold.fitted.trend_log()
-    for label, configuration in list(configurations.items()):
-        try:
-            result = fit(configuration, fold.fitted, settings.train, settings.train.seed)
-        except FitError as error:
-            print(f"left out {label}: {error}", flush=True)
-            del configurations[label]
-            continue
-        configurations[label] = result.hyperparameters
-        for column, cases in fold.cases.items():
-            scores[column][label] = validation.ndcg(
-                result.model, fold.queried, cases, trends, settings.train.eval_batch_size
-            )
-    if len(configurations) < 2:
-        raise UserError("sensitivity: fewer than 2 models are left; an order needs at least 2")
-    return scores
-
-
-def _leaders(scores: Scores) -> str:
-    """`NDCG@10 next_item 0.162 (two_tower), horizon 0.182 (ease)`: the best model of each column."""
-    best = []
-    for column, by_label in scores.items():
-        means = {label: ndcg.mean() for label, ndcg in by_label.items() if len(ndcg)}
-        if means:
-            label = max(means, key=lambda name: means[name])
-            best.append(f"{column} {means[label]:.3f} ({label})")
-    return f"NDCG@10 {', '.join(best)}" if best else "no cases"

@@ -9,13 +9,9 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from config import params
 from config.command import UserError
 from config.paths import METRICS, RANKINGS
-from data.times import now_iso
 from experiments.evaluation.cases import PRIMARY
-from features.feature_files import Features
-from training import provenance
 
 
 class CompareError(UserError):
@@ -32,7 +28,6 @@ class MeasuredModel(BaseModel):
         learned: trained by gradient descent; each such model that is no baseline is compared with the best baseline.
         oracle: the simulator's true preferences: an upper bound, not a model.
         date: when it was measured, ISO with zone. commit, command: from which code, and how.
-        test_start, test_end: the time range of the cases, ISO.
         rankings: files in out/experiments/rankings, one per seed.
         validation: target -> metric key -> number or {"mean": number}, measured on the validation period.
         segments: slice name -> its rule in words.
@@ -55,8 +50,6 @@ class MeasuredModel(BaseModel):
     date: str
     command: str
     seeds: list[int]
-    test_start: str | None = None
-    test_end: str | None = None
     rankings: list[str] | None = None
     validation: dict[str, dict[str, Any]] = {}
     segments: dict[str, str] = {}
@@ -92,7 +85,7 @@ def read_metrics(folder: Path, dataset: str) -> list[MeasuredModel]:
     models = []
     for path in sorted(folder.glob("*.json")):
         try:
-            models.append(MeasuredModel.model_validate_json(path.read_text()))
+            models.append(MeasuredModel.model_validate_json(path.read_text("utf-8")))
         except ValidationError as error:
             detail = error.errors()[0]
             where = ".".join(str(part) for part in detail["loc"]) or "the file"
@@ -127,17 +120,6 @@ def check_same_split(models: list[MeasuredModel]) -> None:
             )
 
 
-def provenance_of(features: Features, settings: params.Params, command: str) -> dict[str, Any]:
-    """The provenance fields of a metrics file."""
-    return {
-        **{name: features.description[name] for name in ("dataset", "dataset_hash", "split_id")},
-        "commit": provenance.commit(),
-        "date": now_iso(),
-        "command": command,
-        "seeds": [settings.train.seed],
-    }
-
-
 def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> Path:
     """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json; return the last path."""
     for folder in (RANKINGS, METRICS):
@@ -145,7 +127,7 @@ def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], i
     rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
     items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
     path = METRICS / f"{label}.json"
-    path.write_text(json.dumps(metrics, indent=1, sort_keys=True))
+    path.write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     return path
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from data.columns import DAY
+from data.simulator.simulation import Oracle
 from experiments.evaluation.cases import HEADLINE, RANKED_LENGTH
 from features.encode import Batch
 from features.feature_files import Features
@@ -21,6 +23,7 @@ from features.trends import ALL, TrendLog, TrendSnapshot
 from serving.worker.recommender import Recommender
 from training import validation
 from training.metrics import NOT_RANKED, TrueRanks, ndcg
+from training.models.ranking import exclude, rank
 from training.threads import run_in_threads
 
 
@@ -61,6 +64,42 @@ def _rank(
     moments = validation.moments(cases, refresh_minutes)
     run_in_threads(batches(log, cases, trends, model.channels, moments, batch_size, model.max_history), rank_batch)
     return lists, ranks
+
+
+def rank_by_preference(oracle: Oracle, features: Features, cases: EvaluationCases, batch_size: int) -> pd.DataFrame:
+    """Rank the cases of one target by the simulator's true preferences, which no model can beat; see `rankings_table`."""
+    ids = features.vocabulary.ids
+    position = {item: column for column, item in enumerate(oracle.item_ids)}
+    columns = np.array([position[item] for item in ids])
+    lists = np.zeros((len(cases), RANKED_LENGTH), dtype=np.int64)
+    ranks = np.zeros(len(cases.truth), dtype=np.int64)
+    for begin in range(0, len(cases), batch_size):
+        rows = np.arange(begin, min(begin + batch_size, len(cases)))
+        starts, ends = features.log.offsets[cases.user[rows]], cases.end[rows]
+        item_rows = [features.log.items[start:end] for start, end in zip(starts, ends, strict=True)]
+        histories = [[ids[item - 1] for item in history if item] for history in item_rows]
+        users = [features.users[user] for user in cases.user[rows]]
+        if cases.target == "horizon":
+            days = features.description["horizon_days"]
+            true = oracle.horizon_scores(users, int(cases.time[rows[0]]), days, histories)
+        else:
+            true = oracle.scores(users, cases.time[rows], histories, _devices(features, cases.context[rows]))
+        scores = torch.full((len(rows), len(ids) + 1), float("-inf"))
+        scores[:, 1:] = torch.from_numpy(np.ascontiguousarray(true[:, columns], dtype=np.float32))
+        seen = np.concatenate([np.stack([np.full(len(h), row), h]) for row, h in enumerate(item_rows)], axis=1)
+        pairs = validation.truth_pairs(cases, rows)
+        top, true_ranks = rank(exclude(scores, torch.from_numpy(seen.astype(np.int64))), pairs, RANKED_LENGTH)
+        lists[rows, : top.shape[1]] = top.numpy()
+        ranks[validation.truth_positions(cases, rows)] = true_ranks.numpy()
+    return rankings_table(features, cases, lists, ranks)
+
+
+def _devices(features: Features, context: np.ndarray) -> list[str] | None:
+    """The device of each request; None if the dataset has no devices."""
+    for column, encoder in enumerate(features.description["encoders"]["context"]):
+        if encoder["column"] == "device":
+            return [encoder["values"][max(row - 1, 0)] for row in context[:, column]]
+    return None
 
 
 def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:

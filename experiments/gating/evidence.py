@@ -78,12 +78,9 @@ def score_all(
     users: pd.DataFrame, batch_size: int,
 ) -> dict[str, dict[str, ScoredCases]]:  # fmt: skip
     """Role -> target -> scored cases; an artifact in two roles is scored once."""
-    by_artifact: dict[str, dict[str, ScoredCases]] = {}
-    for recommender in recommenders.values():
-        if recommender.artifact.digest not in by_artifact:
-            scored = score_cases(recommender, features, cases, events, users, batch_size)
-            by_artifact[recommender.artifact.digest] = scored
-    return {role: by_artifact[recommender.artifact.digest] for role, recommender in recommenders.items()}
+    distinct = {recommender.artifact.digest: recommender for recommender in recommenders.values()}
+    scored = {digest: score_cases(one, features, cases, events, users, batch_size) for digest, one in distinct.items()}
+    return {role: scored[recommender.artifact.digest] for role, recommender in recommenders.items()}
 
 
 # --- comparisons
@@ -113,30 +110,42 @@ def compare(
         champion}, "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
     """
 
-    def against(role: str) -> dict[str, dict[str, dict]]:
-        return {
-            target: paired_differences(
-                scores[CANDIDATE][target].ndcg, scores[role][target].ndcg, of_target.user,
-                parts[target] if role == CHAMPION else {}, policy.segment_margin, seed, policy.resamples,
-                interval_level(policy, looks),
-            )
-            for target, of_target in cases.items()
-        }  # fmt: skip
-
-    by_role = {role: against(role) for role in (CHAMPION, BASELINE) if role in scores}
-    comparisons: dict[str, Any] = {
-        role: {target: rows[ALL_CASES] for target, rows in by_target.items()} for role, by_target in by_role.items()
-    }
-    comparisons.setdefault(BASELINE, None)
-    if BASELINE in scores and scores[BASELINE] is scores[CHAMPION]:
-        comparisons[BASELINE] = None
+    ndcg = {role: {target: scored.ndcg for target, scored in of_role.items()} for role, of_role in scores.items()}
+    against_champion = _differences(
+        ndcg[CANDIDATE], ndcg[CHAMPION], cases, policy.segment_margin, policy, seed, looks, parts
+    )
+    comparisons: dict[str, Any] = {CHAMPION: _of_all_cases(against_champion), BASELINE: None}
+    if BASELINE in scores and scores[BASELINE] is not scores[CHAMPION]:
+        against_baseline = _differences(
+            ndcg[CANDIDATE], ndcg[BASELINE], cases, policy.segment_margin, policy, seed, looks
+        )
+        comparisons[BASELINE] = _of_all_cases(against_baseline)
     lists = {role: by_target[policy.primary].lists for role, by_target in scores.items() if policy.primary in by_target}
     return {
         "looks": looks,
         "comparisons": comparisons,
-        "segments": segment_rows(by_role[CHAMPION], policy),
+        "segments": segment_rows(against_champion, policy),
         "guard_rails": check_guard_rails(lists, features, policy.guard_rails) if lists else [],
     }
+
+
+def _differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], cases: Cases, margin: float, policy: params.Gate,
+    seed: int, looks: int, parts: Parts | None = None,
+) -> dict[str, dict[str, dict]]:  # fmt: skip
+    """Target -> part of the users -> paired difference, with intervals at the level of this look."""
+    level = interval_level(policy, looks)
+    return {
+        target: paired_differences(
+            ours[target], theirs[target], of_target.user, parts[target] if parts else {}, margin, seed,
+            policy.resamples, level,
+        )
+        for target, of_target in cases.items()
+    }  # fmt: skip
+
+
+def _of_all_cases(differences: Mapping[str, Mapping[str, dict]]) -> dict[str, dict]:
+    return {target: parts[ALL_CASES] for target, parts in differences.items()}
 
 
 def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gate) -> list[dict[str, Any]]:
@@ -184,18 +193,14 @@ def list_figures(lists: np.ndarray, catalog: Catalog) -> dict[str, float]:
         "coverage": share of the catalog among the first 10 of any list; "diversity": 1 - mean cosine of the content of
         all pairs of a list; "popularity_lift": training events of a shown item over those of an average item.
     """
-    shown = list_means(lists, catalog.popularity, HEADLINE)
-    varied = np.full(1, np.nan) if catalog.unit is None else diversity(lists, catalog.unit, HEADLINE)
+    varied = np.nan if catalog.unit is None else diversity(lists, catalog.unit, HEADLINE)
+    shown = pd.Series(list_means(lists, catalog.popularity, HEADLINE))
     average = catalog.popularity[catalog.member].mean()
     return {
         "coverage": coverage(count_items(lists, HEADLINE, len(catalog.ids)), catalog.member),
-        "diversity": _mean(varied),
-        "popularity_lift": _mean(shown) / average if average else float("nan"),
+        "diversity": float(pd.Series(varied).mean()),
+        "popularity_lift": float(shown.mean() / average) if average else float("nan"),
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
 # --- budgets: size and latency
@@ -204,12 +209,11 @@ def _mean(values: np.ndarray) -> float:
 def check_budgets(
     folders: Mapping[str, Path], recommenders: Mapping[str, Recommender], limits: Budgets
 ) -> list[dict[str, Any]]:
-    """Measure candidate and champion, and check both budgets."""
+    """Measure candidate and champion, and check both budgets; see `budget_rows`."""
     roles = (CANDIDATE, CHAMPION)
-    sizes = {role: size_mb(folders[role]) for role in roles}
     with one_thread():
         latencies = median_latencies({role: recommenders[role] for role in roles})
-    return budget_rows(sizes, latencies, limits)
+    return budget_rows({role: size_mb(folders[role]) for role in roles}, latencies, limits)
 
 
 def budget_rows(sizes: Mapping[str, float], latencies: Mapping[str, float], limits: Budgets) -> list[dict[str, Any]]:
@@ -235,10 +239,10 @@ def size_mb(folder: Path) -> float:
 def median_latencies(
     recommenders: Mapping[str, Recommender], clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
-    """Role -> median milliseconds per golden request, asked one at a time.
+    """Role -> median milliseconds per golden request, one request at a time.
 
-    The clock count_items processor time, so that other programs on the machine do not influence the result. The roles take
-    turns, request by request. A first round is not counted: it pays for caches that later rounds find ready.
+    The clock counts processor time, so that other programs on the machine do not influence the result. The roles take
+    turns, request by request. A first round fills caches and is not counted.
     """
     requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
@@ -302,11 +306,7 @@ def same_data_refit(
     }
 
     def between(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict]:
-        return {
-            target: paired_differences(one[target], other[target], of_target.user, {}, policy.margin, settings.seed,
-                              policy.resamples, interval_level(policy, looks))[ALL_CASES]
-            for target, of_target in cases.items()
-        }  # fmt: skip
+        return _of_all_cases(_differences(one, other, cases, policy.margin, policy, settings.seed, looks))
 
     return {"seconds": round(result.seconds, 1), "data": between(refitted, theirs), "idea": between(ours, refitted)}
 

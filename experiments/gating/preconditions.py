@@ -43,7 +43,7 @@ class CodeState(NamedTuple):
 
 
 def code_state() -> CodeState:
-    """Read the state of this checkout. A workspace is a copy: there TIDEGATE_COMMIT states it."""
+    """The state of this checkout. A workspace is a copy, and takes it from TIDEGATE_COMMIT."""
     commit = provenance.commit()
     if commit == "unknown":
         return CodeState(commit, None, "git is not installed, or this is not a git checkout, so the commit is unknown")
@@ -62,11 +62,9 @@ def code_state() -> CodeState:
 
 def add_override_option(parser: argparse.ArgumentParser) -> None:
     """Add --allow-uncommitted, which the environment can set too."""
-    parser.add_argument(
-        ALLOW_OPTION, dest="override", action="store_true", default=bool(os.environ.get(ALLOW_VARIABLE)),
-        help=f"judge although code or locks have uncommitted changes; the report shows it ({ALLOW_VARIABLE}=1 does the "
-        "same)",
-    )  # fmt: skip
+    about = f"judge although code or locks have uncommitted changes; the report shows it (or {ALLOW_VARIABLE}=1)"
+    allowed = bool(os.environ.get(ALLOW_VARIABLE))
+    parser.add_argument(ALLOW_OPTION, dest="override", action="store_true", default=allowed, help=about)
 
 
 def uncommitted_code(code: CodeState) -> GateDecision | None:
@@ -95,10 +93,10 @@ def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> GateD
         skew: the last report of `experiments.skew`. Without one, or where nothing was compared, nothing is refused.
     """
     groups = (skew or {}).get("groups", {})
-    low = [name for name, row in groups.items() if row["compared"] and row["high"] < policy.min_match_rate]
+    low = {name: row for name, row in groups.items() if row["compared"] and row["high"] < policy.min_match_rate}
     if not low:
         return None
-    rates = "; ".join(f"{name} {skew_report.match_rate(groups[name])}" for name in low)
+    rates = "; ".join(f"{name} {skew_report.match_rate(row)}" for name, row in low.items())
     reason = (
         f"refused: serving reads other features than the dataset holds: {rates}; gate.min_match_rate is "
         f"{policy.min_match_rate:g}"

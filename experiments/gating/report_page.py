@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from experiments.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, mar
 
 OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
 BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
-SEGMENT_STATES = {OK: "no loss", FAILED: "loses", OPEN: "neither shown", NOT_TESTED: "too few users to test"}
 VERDICTS = {  # verdict -> color, sign in Markdown, headline
     "PROMOTE": (GREEN, "🟢", "{label} becomes the champion in place of {champion}"),
     "HOLD": (AMBER, "🟡", "{label} must wait; {champion} stays the champion"),
@@ -24,16 +23,15 @@ VERDICTS = {  # verdict -> color, sign in Markdown, headline
     "INSUFFICIENT_DATA": (GREY, "⚪", "too little data to judge {label}; {champion} stays the champion"),
     "OVERRIDE": (RED, "🔴", "{label} was made the champion by an override, in place of {champion}"),
 }
-MIN_REACH, MAX_REACH = 0.02, 1.0  # how far from zero the scale of the intervals reaches at least and at most
 STYLE = """.verdict{color:#fff;padding:1rem 1.3rem;border-radius:.5rem}.verdict h1{margin:0}.verdict p{margin:.5rem 0 0}
 .loud{background:#fff1e5;border-left:.4rem solid #cf222e;padding:.6rem 1rem;font-weight:600}
-.next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem}
-.interval{position:relative;display:inline-block;width:14rem;height:1.2em;background:#f4f6f8}
-.interval i{position:absolute;top:0;bottom:0}.zero{border-left:1px solid #24292f}.margin{border-left:1px dashed #57606a}
-.range{background:currentColor;opacity:.5;margin:.35em 0}.mean{border-left:.3rem solid;transform:translateX(-50%)}"""
+.next{border:1px solid #d0d7de;border-radius:.5rem;padding:.6rem 1rem}"""
 TERMS = """NDCG@10 says how high the true items rank among the first 10 of the whole catalog. next_item: a ranking before
-each event, as on a live page. horizon: one list for the coming days. The best baseline is chosen on validation. Intervals
-resample users. A lower bound above the bar is a test at alpha, divided by the looks at this holdout."""
+each event, as on a live page. horizon: one list for the coming days. The best baseline is chosen on validation."""
+COMPARISON = """Relative differences in NDCG@10, candidate minus opponent, on the same cases, with bootstrap intervals by
+user. The whole interval must lie above zero on the primary target and above minus the margin on the other one. Segments
+are those of a user at the time of each case, and overlap. A segment loses if p, corrected for all segment tests, is at
+most alpha / looks; cold users are always tested, other segments if they have enough users."""
 
 
 def summary(report: Mapping[str, Any], page_path: Path) -> str:
@@ -58,15 +56,16 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"**Next:** {advice}.", ""]
     if rows := checks(report):
         lines += [markdown_table([{**_cells(row), "": BADGES[row.state]} for row in rows]), ""]
-    commit = str(report.get("code", {}).get("commit", "-"))[:12]
-    return "\n".join([*lines, f"Dataset `{report['dataset']}`, code `{commit}`, {report['date']}."])
+    return "\n".join(
+        [*lines, f"Dataset `{report['dataset']}`, code `{report['code']['commit'][:12]}`, {report['date']}."]
+    )
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as an HTML page."""
     color = VERDICTS[report["verdict"]][0]
     version = f", version {report['version']}" if "version" in report else ""
-    unknown, note = report.get("code", {}).get("unknown"), report.get("champion_note")
+    unknown, note = report["code"]["unknown"], report.get("champion_note")
     notes = ([f"Code: {unknown}."] if unknown else []) + ([f"{sentence(note)}."] if note else [])
     body = [
         f'<div class="verdict" style="background:{color}"><h1>{escape(headline(report))}</h1>',
@@ -76,8 +75,11 @@ def page(report: Mapping[str, Any]) -> str:
         *(f'<p class="loud">OVERRIDE: {escape(text)}</p>' for text in report.get("overrides", [])),
         *(f'<p class="note">{escape(text)}</p>' for text in notes),
         f'<p class="next"><strong>What to do next:</strong> {markup(sentence(report.get("advice", "")))}.</p>',
-        *_evidence(report), *_provenance(report),
-    ]  # fmt: skip
+        *_section("Evidence", TERMS, [{**_cells(row), "": _badge(row.state)} for row in checks(report)]),
+        *_section("NDCG@10 by target and segment", COMPARISON, _comparison_rows(report)),
+        *_same_data_refit(report),
+        *_provenance(report),
+    ]
     return pages.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
 
 
@@ -138,11 +140,10 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
 
 
 def _comparison_checks(report: Mapping[str, Any]) -> list[Check]:
-    comparisons = report["evidence"].get("comparisons", {})
+    comparisons, min_users = report["evidence"].get("comparisons"), report["policy"]["min_users"]
     if not comparisons:
         return []
-    min_users = report["policy"]["min_users"]
-    users = {target: comparisons.get(CHAMPION, {}).get(target, {}).get("users", 0) for target in TARGETS}
+    users = {target: comparisons[CHAMPION].get(target, {}).get("users", 0) for target in TARGETS}
     text = ", ".join(f"{target} {count:,}" for target, count in users.items())
     state = OK if min(users.values()) >= min_users else FAILED
     rows = [Check("Enough users", text, f"at least {min_users:,} each", state)]
@@ -151,13 +152,11 @@ def _comparison_checks(report: Mapping[str, Any]) -> list[Check]:
         if by_target is None:
             rows.append(Check(f"Better than the {name}", f"the champion is the {name}", "see above", OK))
             continue
-        for target in _primary_first(by_target, report):
-            bar, row = _bar(target, report), by_target[target]
-            better = "Better than" if bar == 0 else "Not worse than"
-            required = "interval above 0" if bar == 0 else f"interval above {bar:.0%}"
-            rows.append(
-                Check(f"{better} the {name} on {target}", signed(row), required, comparison_state(target, row, report))
-            )
+        for target, row in sorted(by_target.items(), key=lambda item: item[0] != report["primary"]):
+            bar = _bar(target, report)
+            better, required = ("Not worse", f"interval above {bar:.0%}") if bar else ("Better", "interval above 0")
+            check = f"{better} than the {name} on {target}"
+            rows.append(Check(check, signed(row), required, comparison_state(target, row, report)))
     return rows
 
 
@@ -195,7 +194,7 @@ def comparison_state(target: str, row: Mapping[str, Any], report: Mapping[str, A
         return OPEN
     if high < bar:
         return FAILED
-    return OK if (low > bar if bar == 0 else low >= bar) else OPEN
+    return OK if (low >= bar if bar else low > 0) else OPEN
 
 
 def segment_state(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -219,10 +218,6 @@ def _bar(target: str, report: Mapping[str, Any]) -> float:
     return 0.0 if target == report["primary"] else -report["policy"]["margin"]
 
 
-def _primary_first(by_target: Mapping[str, Any] | None, report: Mapping[str, Any]) -> list[str]:
-    return sorted(by_target or {}, key=lambda target: target != report["primary"])
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
@@ -230,123 +225,88 @@ def _number(value: float | None) -> str:
 # --- the sections of the page
 
 
-def _evidence(report: Mapping[str, Any]) -> list[str]:
-    rows = [{**_cells(row), "": _badge(row.state, BADGES)} for row in checks(report)]
-    parts = [f'<h2>Evidence</h2>{table(rows)}<p class="small">{TERMS}</p>'] if rows else []
-    return [*parts, *_targets(report), *_segments(report), *_same_data_refit(report)]
+def _section(title: str, about: str, rows: Sequence[Mapping[str, str]] = ()) -> list[str]:
+    """A heading, an explanation and a table; nothing without rows."""
+    return [f'<h2>{title}</h2><p class="small">{escape(about)}</p>{table(rows)}'] if rows else []
 
 
-def _targets(report: Mapping[str, Any]) -> list[str]:
+def _comparison_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Each target against each opponent, then each segment against the champion."""
+    found = report["evidence"]
     rows = [
-        {"target": target, "opponent": OPPONENTS[opponent], **_figures(row),
-         "interval": _interval(row, _bar(target, report), comparison_state(target, row, report), report)}
+        _figures(OPPONENTS[opponent], "all", target, row, comparison_state(target, row, report))
         for opponent, by_target in _opponents(report)
         for target, row in (by_target or {}).items()
-    ]  # fmt: skip
-    if not rows:
-        return []
-    about = (
-        "Relative differences in NDCG@10, candidate minus opponent, on the same cases, with bootstrap intervals by user. "
-        f"The whole interval must lie right of zero on the primary target ({escape(report['primary'])}) and right of the "
-        "margin, the dashed line, on the other one."
-    )
-    return [f'<h2>NDCG@10 by target</h2><p class="small">{about}</p>{table(rows)}']
+    ]
+    return rows + [
+        _figures(OPPONENTS[CHAMPION], row["segment"], row["target"], row, segment_state(row, report))
+        for row in found.get("segments", [])
+    ]
 
 
-def _segments(report: Mapping[str, Any]) -> list[str]:
-    rows = [
-        {"segment": row["segment"], "target": row["target"], **_figures(row),
-         "interval": _interval(row, -report["policy"]["segment_margin"], segment_state(row, report), report),
-         "p (Holm)": f"{row['p_holm']:.2g}" if row["tested"] else "–",
-         "": _badge(segment_state(row, report), SEGMENT_STATES)}
-        for row in report["evidence"].get("segments", [])
-    ]  # fmt: skip
-    if not rows:
-        return []
-    margin, alpha = report["policy"]["segment_margin"], report["policy"]["alpha"] / report.get("looks", 1)
-    about = (
-        f"A user's segments are those at the time of each case; segments overlap. p tests the hypothesis that at most "
-        f"{margin:.0%} is lost, corrected for all tests together; a segment loses if p is at most alpha / looks = "
-        f"{alpha:.3g}. Cold users, who have no history, are always tested. No loss: the interval lies above the margin."
-    )
-    return [f'<h2>By segment, against the champion</h2><p class="small">{about}</p>{table(rows)}']
+def _figures(opponent: str, users: str, target: str, row: Mapping[str, Any], state: str) -> dict[str, str]:
+    return {
+        "against": opponent,
+        "users": users,
+        "target": target,
+        "number of users": f"{row['users']:,}",
+        "cases": f"{row['cases']:,}",
+        "candidate": f"{row['candidate']:.4f}",
+        "opponent": f"{row['against']:.4f}",
+        "relative difference": signed(row),
+        "p (Holm)": f"{row['p_holm']:.2g}" if row.get("tested") else "",
+        "": _badge(state),
+    }
 
 
 def _same_data_refit(report: Mapping[str, Any]) -> list[str]:
     refit = report["evidence"].get("refit")
     if refit is None:
         return []
-    title = "<h2>Is it the idea, or only the fresher data?</h2>"
+    title = "Is it the idea, or only the fresher data?"
     if refit["reason"] is not None:
-        text = f"The champion's configuration was not fitted on the candidate's data: {escape(refit['reason'])}."
-        return [f'{title}<p class="small">{text}</p>']
+        text = f"The champion's configuration was not fitted on the candidate's data: {refit['reason']}."
+        return [f'<h2>{title}</h2><p class="small">{escape(text)}</p>']
     rows = [
-        {"target": target, "fresher data alone": signed(refit["data"][target]), "the idea alone": signed(refit["idea"][target])}
+        {
+            "target": target,
+            "fresher data alone": signed(refit["data"][target]),
+            "the idea alone": signed(refit["idea"][target]),
+        }
         for target in refit["data"]
-    ]  # fmt: skip
+    ]
     about = (
         f"The champion's configuration, fitted on the candidate's data in {refit['seconds']} s. Its gain over the champion "
         "comes from the data; the candidate's gain over it comes from the idea. It does not influence the verdict."
     )
-    return [f'{title}<p class="small">{about}</p>{table(rows)}']
+    return _section(title, about, rows)
 
 
 def _provenance(report: Mapping[str, Any]) -> list[str]:
-    code, looks = report.get("code", {}), report.get("looks")
-    state = code.get("changed") or code.get("unknown") or "as committed"
+    code, looks, policy = report["code"], report.get("looks"), report["policy"]
     ends = [report[key][:16].replace("T", " ") for key in ("holdout_start", "holdout_end") if key in report]
     facts = {
         "holdout": f"{' to '.join(ends)} UTC" if ends else "not looked at",
-        "looks at this holdout": f"look {looks}: alpha = {report['policy']['alpha']} / {looks}"
-        if looks
-        else "none spent",
+        "looks at this holdout": f"look {looks}: alpha = {policy['alpha']} / {looks}" if looks else "none spent",
         "dataset": f"{report['dataset']}, hash {report.get('dataset_hash', '-')}, newest event "
         f"{report.get('newest_event', '-')[:10]}",
         "split": report.get("split_id", "-"),
-        "code that judged": f"{code.get('commit', '-')} ({state})",
+        "code that judged": f"{code['commit']} ({code['changed'] or code['unknown'] or 'as committed'})",
     } | {
         role: f"{one['label']}, fitted until {one['fit_until']} on data {one['dataset_hash']}, commit {one['commit']}"
         for role, one in report.get("artifacts", {}).items()
     }
-    policy = escape(json.dumps(report["policy"], indent=1))
     return [
         f"<h2>Provenance</h2>{table([{'': name, ' ': value} for name, value in facts.items()], head=False)}",
-        f"<h2>Policy</h2><p class='small'>Version {report['policy'].get('version', '-')}, hash "
-        f"<code>{escape(report.get('policy_hash', '-'))}</code>; the section <code>gate</code> of params.yaml.</p>"
-        f"<details><summary>All values</summary><pre>{policy}</pre></details>",
-    ]  # fmt: skip
+        f"<h2>Policy</h2><p class='small'>Version {policy['version']}, hash <code>{report['policy_hash']}</code>; the "
+        "section <code>gate</code> of params.yaml.</p>"
+        f"<details><summary>All values</summary><pre>{escape(json.dumps(policy, indent=1))}</pre></details>",
+    ]
 
 
 def _cells(row: Check) -> dict[str, str]:
     return {"check": row.name, "found": row.found, "required": row.required}
 
 
-def _figures(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "users": f"{row['users']:,}", "cases": f"{row['cases']:,}", "candidate": f"{row['candidate']:.4f}",
-        "opponent's": f"{row['against']:.4f}", "relative difference": signed(row),
-    }  # fmt: skip
-
-
-def _badge(state: str, words: Mapping[str, str]) -> Html:
-    return Html(f'<span class="{state}">{words[state]}</span>')
-
-
-def _interval(row: Mapping[str, Any], bar: float, state: str, report: Mapping[str, Any]) -> Html:
-    """A relative difference and its interval, drawn on a scale around zero that all rows share; the bar is dashed."""
-    champion = report["evidence"]["comparisons"].get(CHAMPION) or {}
-    bounds = [abs(one[key] or 0) for one in champion.values() for key in ("relative_low", "relative_high")]
-    reach = min(max([MIN_REACH, *bounds]), MAX_REACH) * 1.1
-
-    def place(value: float) -> float:
-        return 50 + 50 * min(max(value / reach, -1), 1)
-
-    marks = [f'<i class="zero" style="left:{place(0):.1f}%"></i>']
-    if bar < 0:
-        marks.append(f'<i class="margin" style="left:{place(bar):.1f}%"></i>')
-    if row["relative_low"] is not None and row["relative_high"] is not None:
-        begin, end = place(row["relative_low"]), place(row["relative_high"])
-        marks.append(f'<i class="range" style="left:{begin:.1f}%;width:{end - begin:.1f}%"></i>')
-    if row["relative"] is not None:
-        marks.append(f'<i class="mean" style="left:{place(row["relative"]):.1f}%"></i>')
-    return Html(f'<span class="interval {state}">{"".join(marks)}</span>')
+def _badge(state: str) -> Html:
+    return Html(f'<span class="{state}">{BADGES[state]}</span>')

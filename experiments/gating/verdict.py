@@ -80,7 +80,7 @@ def decide_against(
 
     Args:
         targets: target -> the number of users, the differences from the opponent and their bounds at
-            `interval_level`, as `experiments.evaluation.comparison.contrasts` gives them.
+            `interval_level`, as `experiments.evaluation.bootstrap.paired_differences` returns them.
     """
     primary = policy.primary
     other = next(target for target in TARGETS if target != primary)
@@ -143,10 +143,10 @@ def broken_guard_rail(guard_rails: Iterable[dict]) -> GateDecision | None:
     return None
 
 
-def signed(row: Mapping[str, Any], undefined: str = "undefined") -> str:
+def signed(row: Mapping[str, Any]) -> str:
     """A relative difference and its interval as text: `+3.2% [+1.0%, +5.1%]`."""
     if row["relative"] is None:
-        return undefined
+        return "undefined"
     if row["relative_low"] is None:
         return f"{row['relative']:+.1%}"
     return f"{row['relative']:+.1%} [{row['relative_low']:+.1%}, {row['relative_high']:+.1%}]"

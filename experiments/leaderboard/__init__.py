@@ -1,1 +1,1 @@
-"""The leaderboard of a dataset as JSON, Markdown, HTML and text, and the split-sensitivity card."""
+"""The leaderboard of a dataset as JSON, Markdown, HTML and text."""

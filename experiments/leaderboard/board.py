@@ -81,13 +81,12 @@ class Board:
     @property
     def provenance(self) -> dict[str, str]:
         """Where the numbers come from. If models come from several commits or commands, all are named."""
-        everything = [*self.models, *([self.oracle] if self.oracle else [])]
+        models = [*self.models, *([self.oracle] if self.oracle else [])]
         separators = {"dataset_hash": ", ", "split_id": ", ", "commit": ", ", "command": " && "}
         joined = {
-            name: separator.join(sorted({getattr(model, name) for model in everything}))
-            for name, separator in separators.items()
+            name: mark.join(sorted({getattr(model, name) for model in models})) for name, mark in separators.items()
         }
-        return joined | {"date": max(model.date for model in everything)}
+        return joined | {"date": max(model.date for model in models)}
 
     def ranked(self, target: str) -> list[MeasuredModel]:
         """The models measured on a target, best NDCG@10 first, equals by label."""
@@ -162,23 +161,19 @@ def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> li
     edges = np.linspace(0, np.nextafter(days.max(), np.inf), PERIODS + 1)
     users, row = np.unique(tables[0]["user_id"].to_numpy(str), return_inverse=True)
     period = np.clip(np.searchsorted(edges, days, side="right") - 1, 0, PERIODS - 1)
-    curve = []
-    for number in np.unique(period):
-        inside = period == number
-        totals = UserTotals.from_cases(values[inside, None], row[inside], len(users))
-        mean, low, high = (json_number(column[0]) for column in intervals(totals, seed, resamples))
-        curve.append(
-            {
-                "from_day": edges[number],
-                "to_day": edges[number + 1],
-                "cases": int(inside.sum()),
-                "users": len(np.unique(row[inside])),
-                "mean": mean,
-                "low": low,
-                "high": high,
-            }
-        )
-    return curve
+    inside = period[:, None] == np.arange(PERIODS)
+    totals = UserTotals.from_cases(np.where(inside, values[:, None], np.nan), row, len(users))
+    return [
+        {
+            "from_day": edges[number],
+            "to_day": edges[number + 1],
+            "cases": int(inside[:, number].sum()),
+            "users": int((totals.counts[:, number] > 0).sum()),
+            **dict(zip(("mean", "low", "high"), map(json_number, column), strict=True)),
+        }
+        for number, column in enumerate(zip(*intervals(totals, seed, resamples), strict=True))
+        if inside[:, number].any()
+    ]
 
 
 def result_file(board: Board) -> dict[str, Any]:

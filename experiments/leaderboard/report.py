@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, TARGETS
-from experiments.evaluation.measure import BY_USER, DEFINITIONS, KS
+from experiments.evaluation.measure import BY_USER, DEFINITIONS
 from experiments.evaluation.metrics_files import MeasuredModel, entry_value
 from experiments.evaluation.slices import SLICE_DEFINITIONS
 from experiments.leaderboard.board import FROZEN, Board
@@ -29,68 +30,68 @@ TITLES = {
     "horizon": "horizon: one ranking per user at test_start; the truth is their new items of the following days",
     "next_item": "next_item: one ranking just before each event; the truth is that event's item",
 }
-COLORS = {"best reachable": "#9e9e9e", "learned": "#1565c0", "best baseline": "#ef6c00", "baseline": "#ffcc80"}
+COLUMNS = {
+    "frozen trends": "NDCG@10 with item trends as of test_start instead of as of each case",
+    "valid": "NDCG@10 on the validation period, by which parameters and seeds are chosen",
+    "fit s": "seconds to fit on everything before test_start",
+}
 PLOTTED_MODELS = 6  # in plots by slice and by day: the leading ones, the best baseline and the registered one
+
+
+class Section(NamedTuple):
+    """A heading, a line of text and a table, the same in Markdown and HTML."""
+
+    title: str
+    text: str
+    rows: list[dict[str, str]]
+    target: str | None = None  # in HTML, the plots of this target follow
+
+
+def sections(board: Board) -> Iterator[Section]:
+    """Per target the models and the segments in use, then comparisons and definitions."""
+    for target in board.targets:
+        yield Section(TITLES[target], size_text(board, target), model_rows(board, target), target)
+        if rows := segment_rows(board, target):
+            yield Section(f"{target} by segment", "NDCG@10 by segment (cases):", rows)
+    if board.comparisons:
+        rows = [_comparison_row(line) for line in board.comparisons]
+        yield Section("Paired comparisons", "Same cases, same resamples of users.", rows)
+    meanings = {name.strip("_"): text for name, text in (DEFINITIONS | SLICE_DEFINITIONS).items()}
+    rows = [{"name": name, "meaning": text} for name, text in (meanings | board.segments | COLUMNS).items()]
+    yield Section("Definitions", "Ranks are in the full catalog.", rows)
 
 
 def markdown_report(board: Board) -> str:
     """The Markdown page; the same metrics files give the same page."""
-    parts = [f"# Leaderboard of {board.dataset}", *(f"{line}  " for line in provenance_lines(board)), ""]
-    for target in board.targets:
-        parts += [
-            f"## {TITLES[target]}",
-            "",
-            size_text(board, target),
-            "",
-            markdown_table(model_rows(board, target)),
-            "",
-        ]
-        if rows := segment_rows(board, target):
-            parts += ["NDCG@10 by segment (cases):", "", markdown_table(rows), ""]
-    if board.comparisons:
-        rows = [_comparison_row(line) for line in board.comparisons]
-        parts += ["## Paired comparisons", "", "Same cases, same resamples of users.", "", markdown_table(rows), ""]
-    parts += ["## Definitions", "", *(f"- **{name}**: {text}." for name, text in definitions(board).items())]
-    return "\n".join(parts) + "\n"
+    parts = [f"# Leaderboard of {board.dataset}", "  \n".join(provenance_lines(board))]
+    for section in sections(board):
+        parts += [f"## {section.title}", section.text, markdown_table(section.rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def html_report(board: Board) -> str:
-    """The HTML page: per target the table, NDCG@10 with intervals, metrics by k and slices; then definitions."""
-    body = [
-        f"<h1>Leaderboard of {escape(board.dataset)}</h1>",
-        "<p>" + "<br>".join(map(escape, provenance_lines(board))) + "</p>",
-    ]
-    for target in board.targets:
-        body += [
-            f"<h2>{escape(TITLES[target])}</h2>",
-            f"<p>{escape(size_text(board, target))}</p>",
-            table(model_rows(board, target)),
-        ]
-        if rows := segment_rows(board, target):
-            body += ["<p>NDCG@10 by segment (cases)</p>", table(rows)]
-        figures = [plot_models(board, target), plot_by_k(board, target), plot_by_slice(board, target)]
-        if target == "next_item" and board.decay:
-            figures.append(plot_decay(board))
-        body += map(plotly_figure, figures)
-    entries = (f"<dt><b>{escape(name)}</b></dt><dd>{escape(text)}</dd>" for name, text in definitions(board).items())
-    body += ["<h2>Definitions</h2>", f"<dl>{''.join(entries)}</dl>"]
+    """The same as an HTML page, with plots of each target."""
+    body = [f"<h1>Leaderboard of {escape(board.dataset)}</h1>"]
+    body.append(f"<p>{'<br>'.join(map(escape, provenance_lines(board)))}</p>")
+    for section in sections(board):
+        body += [f"<h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>", table(section.rows)]
+        if section.target is not None:
+            figures = [plot_models(board, section.target), plot_by_slice(board, section.target)]
+            if section.target == "next_item" and board.decay:
+                figures.append(plot_decay(board))
+            body += map(plotly_figure, figures)
     return page(f"{board.dataset}: leaderboard", body, WIDE_STYLE, plotly=True)
 
 
 def provenance_lines(board: Board) -> list[str]:
     """When the numbers were measured, on which split of which data, by which commit and command."""
-    origin, first = board.provenance, board.models[0]
+    origin = board.provenance
     command, *others = origin["command"].split(" && ")
     more = f" and {len(others)} more, all in {board.dataset}.json" if others else ""
-    lines = [
+    return [
         f"As of {origin['date']}, commit {origin['commit']}, by `{command}`{more}.",
         f"Split {origin['split_id']} of data {origin['dataset_hash']}.",
-    ]
-    if first.test_start is not None:
-        lines += [f"Cases from {first.test_start} to {first.test_end or 'the end of the data'}."]
-    return [
-        *lines,
-        "Brackets: 95% intervals from a bootstrap over users. Ranks are in the full catalog.",
+        "Brackets: 95% intervals from a bootstrap over users.",
         f"Registered for the gate: {board.registered or 'none'}.",
     ]
 
@@ -107,8 +108,24 @@ def size_text(board: Board, target: str) -> str:
 
 def model_rows(board: Board, target: str) -> list[dict[str, str]]:
     """One dict of column -> text per model: the oracle first, then the best NDCG@10 first."""
-    frozen = target == "next_item" and any(FROZEN in model.targets for model in board.models)
-    return [_model_row(board, model, target, frozen) for model in board.shown(target)]
+    rows = []
+    for model in board.shown(target):
+        row = {
+            "model": _marked_label(board, model, target),
+            "NDCG@10": interval_text(model.entry(target, PRIMARY)),
+            "Recall@10": interval_text(model.entry(target, f"recall@{HEADLINE}")),
+            "warm NDCG@10": decimal_text(model.point(target, PRIMARY, "warm")),
+            "cold NDCG@10": decimal_text(model.point(target, PRIMARY, "cold")),
+        }
+        if target == "next_item":
+            row["NDCG@10 by user"] = decimal_text(model.point(target, PRIMARY + BY_USER))
+            if any(FROZEN in other.targets for other in board.models):
+                row["frozen trends"] = decimal_text(model.point(FROZEN, PRIMARY))
+        row["coverage@10"] = decimal_text(model.point(target, f"coverage@{HEADLINE}"))
+        row["valid"] = decimal_text(entry_value(model.validation.get(target, {}).get(PRIMARY)))
+        row["fit s"] = MISSING if model.fit_seconds is None else f"{model.fit_seconds:,.1f}"
+        rows.append(row | {"seeds": MISSING if model.oracle else str(len(model.seeds))})
+    return rows
 
 
 def segment_rows(board: Board, target: str) -> list[dict[str, str]]:
@@ -125,35 +142,6 @@ def segment_rows(board: Board, target: str) -> list[dict[str, str]]:
         for model in models
         if used
     ]
-
-
-def definitions(board: Board) -> dict[str, str]:
-    """Name -> meaning of every number in the report."""
-    columns = {
-        "frozen trends": "NDCG@10 with item trends as of test_start instead of as of each case",
-        "valid": "NDCG@10 on the validation period, by which parameters and seeds are chosen",
-        "fit s": "seconds to fit on everything before test_start",
-    }
-    metrics = {name.strip("_"): text for name, text in (DEFINITIONS | SLICE_DEFINITIONS).items()}
-    return metrics | board.segments | columns
-
-
-def _model_row(board: Board, model: MeasuredModel, target: str, frozen: bool) -> dict[str, str]:
-    row = {
-        "model": _marked_label(board, model, target),
-        "NDCG@10": interval_text(model.entry(target, PRIMARY)),
-        "Recall@10": interval_text(model.entry(target, f"recall@{HEADLINE}")),
-        "warm NDCG@10": decimal_text(model.point(target, PRIMARY, "warm")),
-        "cold NDCG@10": decimal_text(model.point(target, PRIMARY, "cold")),
-    }
-    if target == "next_item":
-        row["NDCG@10 by user"] = decimal_text(model.point(target, PRIMARY + BY_USER))
-    if frozen:
-        row["frozen trends"] = decimal_text(model.point(FROZEN, PRIMARY))
-    row["coverage@10"] = decimal_text(model.point(target, f"coverage@{HEADLINE}"))
-    row["valid"] = decimal_text(entry_value(model.validation.get(target, {}).get(PRIMARY)))
-    row["fit s"] = MISSING if model.oracle or model.fit_seconds is None else f"{model.fit_seconds:,.1f}"
-    return row | {"seeds": MISSING if model.oracle else str(len(model.seeds))}
 
 
 def _marked_label(board: Board, model: MeasuredModel, target: str) -> str:
@@ -214,50 +202,18 @@ def _result_entry(model: dict[str, Any], target: str) -> dict[str, Any]:
 
 
 def plot_models(board: Board, target: str) -> go.Figure:
-    """NDCG@10 of each model with its 95% interval, best on top."""
-    figure, models = go.Figure(), board.shown(target)
-    for kind, color in COLORS.items():
-        shown = [model for model in models if _kind(board, model, target) == kind]
-        entries = [model.entry(target, PRIMARY) for model in shown]
-        figure.add_bar(
-            y=[_plot_label(model) for model in shown],
-            x=[entry["mean"] for entry in entries],
-            orientation="h",
-            name=kind,
-            marker_color=color,
-            error_x=error_bars(entries),
-        )
-    order = [_plot_label(model) for model in reversed(models)]
-    figure.update_yaxes(categoryorder="array", categoryarray=order)
-    return _with_title(board, figure, f"NDCG@10, {target}, 95% interval by user", height=150 + 28 * len(order))
-
-
-def plot_by_k(board: Board, target: str) -> go.Figure:
-    """NDCG@k and Recall@k against the list length k; a menu chooses which."""
-    models, figure = board.shown(target), go.Figure()
-    metrics = {"NDCG@k": "ndcg", "Recall@k": "recall"}
-    for name in metrics.values():
-        for model in models:
-            points = {k: model.point(target, f"{name}@{k}") for k in KS}
-            measured = {k: value for k, value in points.items() if value is not None}
-            figure.add_scatter(
-                x=list(measured),
-                y=list(measured.values()),
-                name=_plot_label(model),
-                mode="lines+markers",
-                visible=name == "ndcg",
-            )
-    buttons = [
-        {
-            "label": label,
-            "method": "update",
-            "args": [{"visible": [name == chosen for name in metrics.values() for _ in models]}],
-        }
-        for label, chosen in metrics.items()
-    ]
-    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "y": 1.15, "xanchor": "right"}])
-    figure.update_xaxes(type="log", tickvals=list(KS), title="k")
-    return _with_title(board, figure, f"By length of the list, {target}", height=420)
+    """NDCG@10 of each model with its 95% interval, best on top; baselines and the oracle have their own color."""
+    models = board.shown(target)[::-1]
+    entries = [model.entry(target, PRIMARY) for model in models]
+    figure = go.Figure()
+    figure.add_bar(
+        y=[_marked_label(board, model, target) for model in models],
+        x=[entry["mean"] for entry in entries],
+        orientation="h",
+        marker_color=["#9e9e9e" if model.oracle else "#ef6c00" if model.baseline else "#1565c0" for model in models],
+        error_x=error_bars(entries),
+    )
+    return _with_title(board, figure, f"NDCG@10, {target}, 95% interval by user", height=150 + 28 * len(models))
 
 
 def plot_by_slice(board: Board, target: str) -> go.Figure:
@@ -301,20 +257,8 @@ def _plotted_models(board: Board, target: str) -> list[MeasuredModel]:
     ]
 
 
-def _kind(board: Board, model: MeasuredModel, target: str) -> str:
-    if model.oracle:
-        return "best reachable"
-    if model.label == board.best_baseline[target]:
-        return "best baseline"
-    return "baseline" if model.baseline else "learned"
-
-
-def _plot_label(model: MeasuredModel) -> str:
-    return "best reachable" if model.oracle else model.label
-
-
 def _with_title(board: Board, figure: go.Figure, title: str, height: int) -> go.Figure:
-    """Every figure states what it shows, and from when and where its numbers are."""
+    """Add what a figure shows, and when and from which commit and split its numbers are."""
     origin = board.provenance
     stamp = f"as of {origin['date']}, commit {origin['commit']}, split {origin['split_id']}"
     title = f"{escape(title)}<br><sub>{escape(stamp)}</sub>"

@@ -31,8 +31,8 @@ from features.trends import ALL, TrendLog
 from features.vocabulary import PAD
 from training import validation
 from training.datamodule import TrainBatch, TrainingBatches
+from training.models.base import parse
 from training.models.network import NetworkHyperparameters
-from training.models.registry import parse
 from training.timeline import Timeline
 
 NEVER = np.iinfo(np.int64).max

@@ -159,6 +159,23 @@ def read(name: str) -> dict[str, dict]:
     return yaml.safe_load(path.read_text())["models"]
 
 
+def prepare(folder: Path, presets_given: Sequence[str] = ()) -> None:
+    """Let a workspace run every model that train.models and presets hold, networks until validation stops them.
+
+    A preset says itself how far its networks go.
+    """
+    with edited(folder / "params.yaml") as settings:
+        settings["tune"]["max_steps"] = None
+        models = settings["train"]["models"]
+        for model in models.values():
+            for cap in ("max_steps", "max_epochs"):
+                if cap in model:
+                    model[cap] = max(model[cap], settings["experiment"][cap])
+        for name in presets_given:
+            models |= read(name)
+    model_selection.write(folder, list(models))
+
+
 def found_on(dataset: str) -> list[str]:
     """The presets that were found on a data set, ours and the baselines'."""
     found = {path.stem: yaml.safe_load(path.read_text())["found"]["dataset"] for path in HOME.glob("*.yaml")}

@@ -40,7 +40,7 @@ from serving.deployment import gate_report, promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
-from training import distributed, fit_files, provenance, tracking
+from training import distributed, fitting, provenance, tracking
 from training.fitting import fit
 from training.model_factory import is_learned
 from training.models import artifact
@@ -181,7 +181,7 @@ def fit_on_all_events(parent: ServingTarget, features: Features, settings: param
         run.log_fit(result)
     fitted = REFITS / "fitted" / label
     refit_of = {"version": version.version, "artifact": version.artifact}
-    fit_files.save_fit(
+    fitting.save_fit(
         fitted, result, {"label": label, "cut": FULL, "run_id": run.run_id, "seed": seed, "refit_of": refit_of}
     )
     folder = REFITS / "artifacts" / label

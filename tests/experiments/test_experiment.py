@@ -12,8 +12,9 @@ from config import params
 from config.command import UserError
 from config.paths import ROOT
 from experiments import experiment
-from experiments.experiment import chosen, is_better, prepare, take, take_better
+from experiments.experiment import chosen, is_better, take, take_better
 from experiments.orchestration import model_selection, seeds, tuning_shares, workspace
+from experiments.orchestration.seeds import prepare
 from experiments.orchestration.tuning_shares import begun_at, fair_share
 
 RECIPES = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["models"]
