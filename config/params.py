@@ -170,7 +170,7 @@ class SegmentRules(Section):
         return rules
 
     def plain(self) -> list[dict]:
-        """The rules as JSON values, for `features.segments`."""
+        """The rules as JSON values, for `features.segment_rules`."""
         return [rule.model_dump(exclude_none=True, by_alias=True) for rule in self.rules]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from config import params
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import Line, LineageError
 from features import feature_files

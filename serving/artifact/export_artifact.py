@@ -22,8 +22,8 @@ from data.columns import DAY, ITEM
 from data.tables import read_table
 from data.times import to_iso
 from features.feature_files import Features
-from features.segments.membership import collect_inputs, membership
-from features.segments.rules import Rule, split_values
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import Rule, split_values
 from serving.artifact import build_index
 from serving.worker import fallback, rerank
 from serving.worker.recommender import Recommender
