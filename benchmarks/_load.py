@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +19,33 @@ from statistics import median
 from unittest.mock import patch
 
 import httpx
+import psutil
 
+from benchmarks import _synthetic
 from benchmarks._synthetic import NAME
-from features.online.connect import STORE_VARIABLE
+from config import params
+from config.paths import ROOT
+from features.feature_files import Features
+from features.online import connect
+from features.online.store import Policy
 from serving import settings as torchserve
 from serving.artifact.archive import INNER_MANIFEST, build_archive
-from serving.edge import authentication
+from serving.edge import keys
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
 
 SCRIPT = Path(__file__).with_suffix(".lua")
-SUMMED = ("requests", "seconds", "refused", "other", "broken", "late")
+PROGRAMS = ("wrk", "redis-server")  # named like their Debian packages
+NOOP, HANDLER = "no-op", "handler"  # cases
+K = 20
+CORES = 2
+WARM_SECONDS = 2
 TIMEOUT_SECONDS = 5  # a request without an answer by then counts as late
 REDIS_READY_SECONDS, EDGE_READY_SECONDS = 10, 60
 PERSONAL = '"source":"personalized"'  # every personalized answer contains it
-NOOP = "noop"
+NOOP_MODEL = "noop"
 NOOP_SOURCE = '''\
 """Answers without doing anything, so that only the server's own time is left."""
 
@@ -45,7 +56,7 @@ def handle(data, context):
 
 
 @dataclass(frozen=True)
-class Target:
+class Endpoint:
     """Where to post, and how to recognize a good answer.
 
     Attributes:
@@ -90,34 +101,47 @@ class Load:
 
 def pooled(rounds: Sequence[Load]) -> Load:
     """Several rounds as one: sums of counts and seconds, and the median of each percentile."""
-    sums = {name: sum(getattr(one, name) for one in rounds) for name in SUMMED}
-    p50, p99 = (median(getattr(one, name) for one in rounds) for name in ("p50_ms", "p99_ms"))
-    return Load(**sums, p50_ms=p50, p99_ms=p99)
+    combined = {name: median if name.endswith("_ms") else sum for name in vars(rounds[0])}
+    return Load(**{name: combine(getattr(one, name) for one in rounds) for name, combine in combined.items()})
 
 
 class LoadError(RuntimeError):
     """wrk ended without figures; the text is its output."""
 
 
-def load(target: Target, concurrency: int, seconds: float, users: int, k: int, first: int = 0) -> Load:
+def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first: int = 0) -> Load:
     """Keep `concurrency` requests in flight for some seconds, from one thread; users take turns from number `first` on."""
     command = [
         "wrk",
         *("--threads", "1", "--connections", str(concurrency), "--duration", f"{max(1, round(seconds))}s"),
         *("--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT)),
-        *_headers({"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}),
-        target.url,
-        *("--", str(users), str(first), str(k), target.wanted),
+        *("--header", f"Authorization: Bearer {endpoint.token}", "--header", "Content-Type: application/json"),
+        endpoint.url,
+        *("--", str(users), str(first), str(K), endpoint.wanted),
     ]
     ended = subprocess.run(command, capture_output=True, text=True)
     lines = ended.stdout.strip().splitlines()
     if ended.returncode or not lines or not lines[-1].startswith("{"):
-        raise LoadError(f"wrk of {target.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
+        raise LoadError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
     return Load(**json.loads(lines[-1]))
 
 
-def _headers(headers: Mapping[str, str]) -> list[str]:
-    return [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
+def lacks_programs(benchmark: str) -> bool:
+    """Whether a program is missing without which nothing can be measured; prints which.
+
+    No error: `make bench` goes on to what can be measured.
+    """
+    for program in PROGRAMS:
+        if shutil.which(program) is None:
+            print(f"{benchmark}: {program} is not on the path (Debian: apt-get install {program}); not measured")
+            return True
+    return False
+
+
+def keep_to_cores() -> None:
+    """Run on CORES cores, and every server that is started after it, so that machines can be compared."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 @contextmanager
@@ -128,11 +152,19 @@ def redis_server() -> Iterator[str]:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
         process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         try:
-            _await_redis(port)
+            deadline = time.monotonic() + REDIS_READY_SECONDS
+            while not _answers(port) and time.monotonic() < deadline:
+                time.sleep(0.05)
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
             process.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def free_ports(count: int) -> list[int]:
@@ -144,73 +176,81 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _await_redis(port: int) -> None:
-    deadline = time.monotonic() + REDIS_READY_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
 @contextmanager
-def server_environment(home: Path, store: str) -> Iterator[None]:
-    """Servers that start inside the block use a folder, free ports and a store of their own."""
+def model_servers(home: Path, artifact: Path, features: Features) -> Iterator[tuple[dict[str, Endpoint], dict]]:
+    """Run Redis with the profiles of everybody in the features, and TorchServe with the artifact and the no-op handler.
+
+    The artifact is loaded as deploy does, the no-op handler at batch size 1. Servers started inside the block use the
+    same folder, ports and store. Yields the endpoints by case, and the settings of the model.
+    """
     ports = {variable(field): str(port) for field, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    folders = {variable("server_home"): str(home / "torchserve"), STORE_VARIABLE: store}
-    token = {variable("token_minutes"): str(24 * 60)}  # longer than any soak
-    with patch.dict(os.environ, folders | token | ports):
-        yield
+    folders = {variable("server_home"): str(home / "torchserve")}
+    minutes = {variable("token_minutes"): str(24 * 60)}  # longer than any soak
+    with redis_server() as url, patch.dict(os.environ, {connect.STORE_VARIABLE: url} | folders | minutes | ports):
+        store = connect.connect(features.description["dataset"], connect.StoreSettings(url), writing=True)
+        store.configure(Policy(params.load(ROOT / "params.yaml").online.max_events, None))
+        store.upsert(_synthetic.profiles(features))
+        store.close()
+        settings = torchserve.load()
+        chosen = {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")}
+        server.start(settings)
+        try:
+            archive = settings.model_store / f"{NAME}.mar"
+            build_archive(artifact, archive, NAME)
+            _write_noop(settings.model_store / f"{NOOP_MODEL}.mar")
+            with TorchServe.from_settings(settings) as client:
+                client.register(archive.name, NAME, **chosen)
+                client.register(f"{NOOP_MODEL}.mar", NOOP_MODEL)
+            endpoints = {NOOP: _endpoint(settings, NOOP_MODEL, "OK"), HANDLER: _endpoint(settings, NAME, PERSONAL)}
+            yield endpoints, chosen
+        finally:
+            server.stop(settings)
 
 
-@contextmanager
-def torchserve_server(artifact: Path) -> Iterator[ServerSettings]:
-    """Run TorchServe with the artifact, loaded as deploy does, and the no-op handler at batch size 1."""
+def _endpoint(settings: ServerSettings, model: str, wanted: str) -> Endpoint:
+    token = json.loads(settings.key_file.read_text(encoding="utf-8"))["inference"]["key"]
+    return Endpoint(settings.inference_url + prediction_path(model), token, wanted)
+
+
+def _write_noop(path: Path) -> None:
+    """Write the archive of the handler that does nothing."""
+    model = {"modelName": NOOP_MODEL, "modelVersion": "1.0", "handler": "noop_handler.py"}
+    manifest = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(INNER_MANIFEST, json.dumps(manifest))
+        archive.writestr("noop_handler.py", NOOP_SOURCE)
+
+
+def memory(requests: int) -> dict[str, float]:
+    """Resident MB of the worker and of the JVM of the running TorchServe, and after how many requests."""
     settings = torchserve.load()
-    server.start(settings)
-    try:
-        archive = settings.model_store / f"{NAME}.mar"
-        build_archive(artifact, archive, NAME)
-        _write_noop(settings.model_store / f"{NOOP}.mar")
-        with TorchServe.from_settings(settings) as client:
-            client.register(
-                archive.name,
-                NAME,
-                workers=settings.workers,
-                batch_size=settings.batch_size,
-                batch_delay_ms=settings.batch_delay_ms,
-            )
-            client.register(f"{NOOP}.mar", NOOP)
-        yield settings
-    finally:
-        server.stop(settings)
-
-
-def model_target(settings: ServerSettings, name: str, wanted: str) -> Target:
-    """The target of a loaded model."""
-    token = json.loads(settings.key_file.read_text())["inference"]["key"]
-    return Target(settings.inference_url + prediction_path(name), token, wanted)
+    frontend = server.find(settings)
+    assert frontend is not None
+    with TorchServe.from_settings(settings) as client:
+        ((worker, *_),) = (about.pids for about in client.describe(NAME).values())
+    held = {"worker": worker, "JVM": frontend.pid}
+    return {"requests": requests} | {
+        name: round(psutil.Process(pid).memory_info().rss / 1e6, 1) for name, pid in held.items()
+    }
 
 
 @contextmanager
-def edge_server(home: Path, **settings: object) -> Iterator[Target]:
+def edge_server(home: Path, **settings: object) -> Iterator[Endpoint]:
     """Run the edge with the given settings and without a rate limit."""
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
     values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
-    key, entry = authentication.create_key(authentication.SERVER, None, None)
-    authentication.add_key(home / "keys.json", entry)
+    key, entry = keys.create_key()
+    keys.add_key(home / "keys.json", entry)
     environ = os.environ | {edge_variable(field): str(value) for field, value in values.items()}
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "edge.log").open("wb") as log:
+    log = home / "edge.log"
+    with log.open("wb") as stream:
         command = [sys.executable, "-m", "serving.edge.serve"]
-        process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environ, stdout=stream, stderr=subprocess.STDOUT)
     try:
-        _await_edge(f"http://127.0.0.1:{port}/readyz", process, home / "edge.log")
-        yield Target(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL)
+        _await_edge(f"http://127.0.0.1:{port}/readyz", process, log)
+        yield Endpoint(f"http://127.0.0.1:{port}/v1/recommendations", key, PERSONAL)
     finally:
         process.terminate()
         process.wait()
@@ -224,13 +264,4 @@ def _await_edge(url: str, process: subprocess.Popen, log: Path) -> None:
             if httpx.get(url, trust_env=False).json().get("popular_list"):
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"the edge did not become ready:\n{log.read_text()[-2000:]}")
-
-
-def _write_noop(path: Path) -> None:
-    """Write the archive of the handler that does nothing."""
-    model = {"modelName": NOOP, "modelVersion": "1.0", "handler": "noop_handler.py"}
-    manifest = {"createdOn": "01/01/1980 00:00:00", "archiverVersion": "0.12.0", "runtime": "python", "model": model}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(INNER_MANIFEST, json.dumps(manifest))
-        archive.writestr("noop_handler.py", NOOP_SOURCE)
+    raise RuntimeError(f"the edge did not become ready:\n{log.read_text(encoding='utf-8')[-2000:]}")

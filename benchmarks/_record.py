@@ -25,7 +25,7 @@ def write(name: str, figures: dict) -> Path:
     }
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures | origin, indent=1) + "\n")
+    path.write_text(json.dumps(figures | origin, indent=1) + "\n", encoding="utf-8")
     return path.relative_to(ROOT)
 
 

@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # RecTools' own pandas and Lightning calls warn
-    request = json.loads((folder / "request.json").read_text())
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
     pl.seed_everything(request["seed"], workers=True, verbose=False)
     model, epochs = fit_model(folder, request)
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     np.savez(folder / "answer.npz", seconds=np.array(epochs.seconds), ranked=np.stack(lists))
     versions = {name: importlib.metadata.version(name) for name in ("rectools", "torch", "pytorch-lightning", "numpy")}
     read = int(model.data_preparator.train_dataset.interactions.df.shape[0])
-    (folder / "about.json").write_text(json.dumps({"versions": versions, "epoch_events": read}))
+    (folder / "about.json").write_text(json.dumps({"versions": versions, "epoch_events": read}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,29 +21,139 @@ from data.columns import DAY, HOUR, ITEM, USER
 from features.feature_files import Features
 from features.online.profile import Event, Profile, TimedValue, make_profile
 from features.sequences import InteractionLog
-from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
-from training.fitting import fit
-from training.models.artifact import MANIFEST, Artifact
-from training.models.base import Sizes
-from training.models.registry import build
+from training.fitting import FitResult, fit
+from training.models.artifact import MANIFEST
+
+NAME = "bench"
+START = 1_751_328_000_000_000  # 2025-07-01T00:00:00Z
+DAYS = 120
+CONTENT_WIDTH = 32
+PLANS, GENRES = ("free", "trial", "paid"), ("Drama", "Comedy", "Horror", "Crime")
+# What featurize writes beside the arrays of data without side tables.
+NO_SIDES = {
+    "dataset_hash": "synthetic", "split_id": "none", "repeats": "first", "encoders": {"traits": [], "context": []},
+    "trait_sizes": [], "context_sizes": [],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of the service; `width` is that of user and item vectors."""
+
+    users: int = 6000
+    items: int = 4000
+    events: int = 50  # per user
+    width: int = 64
+
+
+def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
+    """Features as of the end of the synthetic events; each user takes different items at random."""
+    rng = np.random.default_rng(seed)
+    taken = [1 + rng.choice(size.items, size.events, replace=False) for _ in range(size.users)]
+    hours = np.sort(rng.integers(0, DAYS * 24, (size.users, size.events)), axis=1)
+    traits = (1 + np.arange(size.users)[:, None] % len(PLANS)).astype(np.int64)
+    trends = settings.featurize.trends
+    channels = ["all", *(f"window_{days}d" for days in trends.windows_days)]
+    return Features(
+        vocabulary=Vocabulary([f"m{number:05d}" for number in range(size.items)]),
+        log=_log(np.concatenate(taken), START + hours.ravel() * HOUR, traits),
+        users=[f"u{number:06d}" for number in range(size.users)],
+        titles=[f"Title of item {number}" for number in range(size.items)],
+        item_features=rng.normal(size=(size.items + 1, CONTENT_WIDTH)).astype(np.float32),
+        description=NO_SIDES | {
+            "dataset": NAME, "cut": "test", "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY,
+            "horizon_days": settings.split.horizon_days, "num_items": size.items + 1, "trait_sizes": [len(PLANS) + 1],
+            "encoders": {"traits": [{"column": "plan", "values": list(PLANS)}], "context": []},
+            "channels": channels + [f"half_life_{days}d" for days in trends.half_lives_days],
+            "refresh_minutes": trends.refresh_minutes,
+        },
+    )  # fmt: skip
+
+
+def _log(items: np.ndarray, times: np.ndarray, traits: np.ndarray) -> InteractionLog:
+    """The log of users who all have the same number of events."""
+    offsets = np.arange(len(traits) + 1) * (len(items) // len(traits))
+    return InteractionLog(offsets, items, times, times, np.zeros((len(items), 0), dtype=np.int64), traits)
+
+
+def artifact(folder: Path, features: Features, size: Size, settings: params.Params, steps: int) -> Path:
+    """Fit a two_tower for a few steps and export it as `serving.artifact.export_artifact` does; return its folder."""
+    hyperparameters = settings.train.models["two_tower"].model_dump() | {"embedding_dim": size.width}
+    hyperparameters |= {"best_steps": steps, "train_events": size.users * size.events}
+    users = pd.DataFrame({USER: features.users, "plan": [PLANS[n % len(PLANS)] for n in range(size.users)]})
+    items = pd.DataFrame(
+        {ITEM: features.vocabulary.ids, "genres": [GENRES[n % len(GENRES)] for n in range(size.items)]}
+    )
+    fitted = fit(hyperparameters, features, settings.train, seed=0)
+    return _export(folder, fitted.model.state_dict(), fitted, features, settings, SideTables(users, items))
+
+
+def _export(
+    folder: Path,
+    state: dict[str, Tensor],
+    fitted: FitResult,
+    features: Features,
+    settings: params.Params,
+    sides: SideTables,
+) -> Path:
+    weights = folder / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+    about = {"hyperparameters": fitted.hyperparameters, "label": "two_tower", "run_id": "none"}
+    export_artifact.export_artifact(folder / "artifact", weights, about, features, settings, sides)
+    return folder / "artifact"
+
+
+def profiles(features: Features) -> list[Profile]:
+    """The users of the features as the online store holds them, with event ids of 32 digits as from ingest."""
+    log, profiles_ = features.log, []
+    for row, user in enumerate(features.users):
+        times = log.times[log.offsets[row] : log.offsets[row + 1]].tolist()
+        items = log.items[log.offsets[row] : log.offsets[row + 1]].tolist()
+        history = [
+            Event(at, f"{row:016x}{number:016x}", at, features.vocabulary.id(item), "play")
+            for number, (at, item) in enumerate(zip(times, items, strict=True))
+        ]
+        plan = TimedValue(times[0], history[0].event_id, times[0], PLANS[row % len(PLANS)])
+        profiles_.append(make_profile(user, history, {"plan": plan}))
+    return profiles_
+
+
+# A large catalog
 
 CATALOG_GENRES, TOPICS, CATALOG_DAYS, PER_USER = 25, 500, 120, 24
 CATALOG_START = 20_000 * DAY
+CATALOG_CHANNELS = ["all", "window_1d", "half_life_1d", "half_life_7d", "half_life_30d"]
 NEIGHBORS = 10
 NOISE = 0.5  # of the distance to the neighbor, spread over all directions
 
 
-@dataclass
-class TrainedModel:
-    """A fitted two_tower with the features it was fitted on."""
+def train(items: int, users: int, steps: int, width: int = 64) -> tuple[Features, FitResult]:
+    """Fit a two_tower on `synthetic_log` with in-batch negatives, as for a catalog too large for a full softmax."""
+    settings = params.load().train
+    hyperparameters = settings.models["two_tower"].model_dump() | {
+        "embedding_dim": width, "loss": "in_batch", "max_steps": steps, "max_epochs": 20, "max_history": 20,
+    }  # fmt: skip
+    features = Features(
+        vocabulary=_names(items),
+        log=synthetic_log(items, users),
+        users=[f"u{number:06d}" for number in range(users)],
+        titles=[None] * items,
+        item_features=np.zeros((items + 1, 0), dtype=np.float32),
+        description=NO_SIDES | {
+            "dataset": "synthetic", "cut": "valid", "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY,
+            "until_us": CATALOG_START + CATALOG_DAYS * DAY, "horizon_days": 14, "num_items": items + 1,
+            "channels": CATALOG_CHANNELS, "refresh_minutes": 10,
+        },
+    )  # fmt: skip
+    settings = settings.model_copy(update={"early_stopping_cases": 200, "validation_cases": 200})
+    return features, fit(hyperparameters, features, settings, seed=0)
 
-    recipe: dict
-    state: dict[str, Tensor]
-    features: Features
-    trends: np.ndarray  # (M, C) counts as of the cut
+
+def _names(items: int) -> Vocabulary:
+    return Vocabulary([f"i{number}" for number in range(items)])
 
 
 def synthetic_log(items: int, users: int, seed: int = 0) -> InteractionLog:
@@ -64,91 +174,53 @@ def synthetic_log(items: int, users: int, seed: int = 0) -> InteractionLog:
             weight = quality[topic_items] * np.where(age > 0, 0.1 + np.exp(-np.abs(age) / 20), 1e-9)
             chosen.append(1 + topic_items[np.searchsorted(np.cumsum(weight), rng.random() * weight.sum())])
         times.append(CATALOG_START + (days * DAY).astype(np.int64))
-    at = np.concatenate(times)
-    return InteractionLog(
-        offsets=np.arange(users + 1) * PER_USER,
-        items=np.array(chosen, dtype=np.int64),
-        times=at,
-        known=at,
-        context=np.zeros((len(at), 0), dtype=np.int64),
-        traits=np.zeros((users, 0), dtype=np.int64),
-    )
+    return _log(np.array(chosen, dtype=np.int64), np.concatenate(times), np.zeros((users, 0), dtype=np.int64))
 
 
-def train(items: int, users: int, steps: int, width: int = 64) -> TrainedModel:
-    """Fit a two_tower on `synthetic_log` with in-batch negatives, as for a catalog too large for a full softmax."""
-    settings = params.load().train
-    shipped = settings.models["two_tower"].model_dump()
-    configuration = shipped | {
-        "embedding_dim": width,
-        "loss": "in_batch",
-        "max_steps": steps,
-        "max_epochs": 20,
-        "max_history": 20,
+def export_grown(folder: Path, features: Features, fitted: FitResult, items: int, settings: params.Params) -> dict:
+    """Export the trained items, as far as they fit, and new items between them; return the artifact's manifest."""
+    state, width = fitted.model.state_dict(), fitted.hyperparameters["embedding_dim"]
+    counts = features.trend_log().at(np.array([features.cut_us]), CATALOG_CHANNELS)[0]
+    logs = torch.log(torch.from_numpy(counts[1:]) + 0.5)
+    trained = torch.cat([state["items.ids.weight"][1:], state["item_bias"][1:, None], logs], dim=1)
+    rows = torch.cat([torch.zeros(1, trained.shape[1]), grown_rows(trained, width, items)])
+    state = state | {
+        "items.ids.weight": rows[:, :width],
+        "item_bias": rows[:, width],
+        "content": torch.zeros(len(rows), 0),
     }
-    channels = ["all", "window_1d", "half_life_1d", "half_life_7d", "half_life_30d"]
-    features = Features(
-        vocabulary=Vocabulary([f"i{number}" for number in range(items)]),
-        log=synthetic_log(items, users),
-        users=[f"u{number:06d}" for number in range(users)],
-        titles=[None] * items,
-        item_features=np.zeros((items + 1, 0), dtype=np.float32),
-        description={
-            "dataset": "synthetic", "dataset_hash": "synthetic", "split_id": "none", "cut": "valid", "repeats": "first",
-            "cut_us": CATALOG_START + (CATALOG_DAYS - 14) * DAY, "until_us": CATALOG_START + CATALOG_DAYS * DAY, "horizon_days": 14,
-            "num_items": items + 1, "encoders": {"traits": [], "context": []}, "trait_sizes": [],
-            "context_sizes": [], "channels": channels, "refresh_minutes": 10,
-        },
-    )  # fmt: skip
-    train_settings = settings.model_copy(update={"early_stopping_cases": 200, "validation_cases": 200})
-    model = fit(configuration, features, train_settings, seed=0).model
-    trends = features.trend_log().at(np.array([features.cut_us]), channels)[0]
-    return TrainedModel(
-        configuration, {name: one.detach().clone() for name, one in model.state_dict().items()}, features, trends
-    )
+    counts = (rows[:, width + 1 :].exp() - 0.5).clamp(min=0).numpy()
+    counts[0] = 0
+    sizes = {
+        "vocabulary": _names(items), "titles": [None] * items, "item_features": np.zeros((items + 1, 0), np.float32),
+        "description": features.description | {"num_items": items + 1},
+    }  # fmt: skip
+    grown = GrownFeatures(**vars(features) | sizes, counts=counts)
+    sides = SideTables(pd.DataFrame({USER: grown.users}), pd.DataFrame({ITEM: grown.vocabulary.ids}))
+    exported = _export(folder, state, fitted, grown, settings, sides)
+    return json.loads((exported / MANIFEST).read_text(encoding="utf-8"))
 
 
-def grow(trained: TrainedModel, items: int, seed: int = 1) -> Artifact:
-    """An artifact with this many items: the trained ones as far as they fit, then new items between them.
+def grown_rows(trained: Tensor, width: int, items: int, seed: int = 1) -> Tensor:
+    """(items, D + 1 + C) vector, bias and log counts: the (M, D + 1 + C) trained ones, then new ones between them.
 
     A new item lies at a random place between a trained item and one of its ten nearest neighbors by angle, with bias and
     logarithms of trends in between too. Then it moves in a random direction by half the distance of the two. So the
     vectors keep their clusters, their spread and their few popular items.
     """
     rng = torch.Generator().manual_seed(seed)
-    joint, width = _joint(trained), trained.state["items.ids.weight"].shape[1]
-    more = items - len(joint)
-    if more > 0:
-        base = torch.randint(0, len(joint), (more,), generator=rng)
-        other = _nearest_items(joint[:, :width])[base, torch.randint(0, NEIGHBORS, (more,), generator=rng)]
-        way = joint[other] - joint[base]
-        moved = joint[base] + torch.rand(more, 1, generator=rng) * way
-        step = torch.randn(more, width, generator=rng) * way[:, :width].norm(dim=1, keepdim=True) / width**0.5
-        moved[:, :width] += NOISE * step
-        joint = torch.cat([joint, moved])
-    rows = torch.cat([torch.zeros(1, joint.shape[1]), joint[:items]])
-    return _artifact(trained, rows, width)
-
-
-def export_grown(folder: Path, trained: TrainedModel, items: int, settings: params.Params) -> dict:
-    """Write the grown artifact as `serving.artifact.export_artifact` does, with its index; return its manifest."""
-    grown = grow(trained, items)
-    weights = folder / "weights.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in grown.model.state_dict().items()}, weights)
-    features = GrownFeatures(
-        **vars(trained.features)
-        | {
-            "vocabulary": grown.vocabulary,
-            "titles": grown.titles,
-            "item_features": np.zeros((items + 1, 0), dtype=np.float32),
-            "description": trained.features.description | {"num_items": items + 1},
-        },
-        counts=grown.trends.values,
-    )
-    about = {"hyperparameters": trained.recipe, "label": "two_tower", "run_id": "none"}
-    sides = SideTables(pd.DataFrame({USER: features.users}), pd.DataFrame({ITEM: features.vocabulary.ids}))
-    export_artifact.export_artifact(folder / "artifact", weights, about, features, settings, sides)
-    return json.loads((folder / "artifact" / MANIFEST).read_text())
+    more = items - len(trained)
+    if more <= 0:
+        return trained[:items]
+    unit = torch.nn.functional.normalize(trained[:, :width], dim=1)
+    nearest = torch.cat([(part @ unit.T).topk(NEIGHBORS + 1, dim=1).indices[:, 1:] for part in unit.split(1024)])
+    base = torch.randint(0, len(trained), (more,), generator=rng)
+    other = nearest[base, torch.randint(0, NEIGHBORS, (more,), generator=rng)]
+    way = trained[other] - trained[base]
+    moved = trained[base] + torch.rand(more, 1, generator=rng) * way
+    step = torch.randn(more, width, generator=rng) * way[:, :width].norm(dim=1, keepdim=True) / width**0.5
+    moved[:, :width] += NOISE * step
+    return torch.cat([trained, moved])
 
 
 @dataclass
@@ -163,124 +235,3 @@ class GrownFeatures(Features):
     def at(self, moments: np.ndarray, channels: Sequence[str]) -> np.ndarray:
         """(T, N, C), as `features.trends.TrendLog.at`."""
         return np.repeat(self.counts[None], len(moments), axis=0)
-
-
-def _joint(trained: TrainedModel) -> Tensor:
-    """(M, D + 1 + C) vector, bias and log counts of every trained item."""
-    logs = torch.log(torch.from_numpy(trained.trends[1:]) + 0.5)
-    return torch.cat([trained.state["items.ids.weight"][1:], trained.state["item_bias"][1:, None], logs], dim=1)
-
-
-def _nearest_items(vectors: Tensor) -> Tensor:
-    """(M, 10) the items at the smallest angles."""
-    unit = torch.nn.functional.normalize(vectors, dim=1)
-    parts = [(part @ unit.T).topk(NEIGHBORS + 1, dim=1).indices[:, 1:] for part in unit.split(1024)]
-    return torch.cat(parts)
-
-
-def _artifact(trained: TrainedModel, rows: Tensor, width: int) -> Artifact:
-    about = trained.features.description
-    sizes = Sizes(num_items=len(rows), content_width=0, channels=about["channels"])
-    model = build(trained.recipe, sizes)
-    state = trained.state | {
-        "items.ids.weight": rows[:, :width].contiguous(),
-        "item_bias": rows[:, width].contiguous(),
-        "content": torch.zeros(len(rows), 0),
-    }
-    model.load_state_dict(state)
-    counts = (rows[:, width + 1 :].exp() - 0.5).clamp(min=0).numpy()
-    counts[0] = 0
-    config = {"repeats": "first", "encoders": about["encoders"], "serve": {}}
-    names = Vocabulary([f"i{number}" for number in range(len(rows) - 1)])
-    snapshot = TrendSnapshot(counts, about["channels"], about["cut_us"])
-    return Artifact(model.eval(), names, [None] * (len(rows) - 1), snapshot, config, {"dataset_hash": "synthetic"})
-
-
-NAME = "bench"
-START = 1_751_328_000_000_000  # 2025-07-01T00:00:00Z
-DAYS = 120
-CONTENT_WIDTH = 32
-PLANS, GENRES = ("free", "trial", "paid"), ("Drama", "Comedy", "Horror", "Crime")
-
-
-@dataclass(frozen=True)
-class Size:
-    """Size of the service; `width` is that of user and item vectors."""
-
-    users: int = 6000
-    items: int = 4000
-    events: int = 50  # per user
-    width: int = 64
-
-
-def features(size: Size, settings: params.Params, seed: int = 0) -> Features:
-    """Features as of the end of the synthetic events; each user takes different items at random."""
-    rng = np.random.default_rng(seed)
-    taken = [1 + rng.choice(size.items, size.events, replace=False) for _ in range(size.users)]
-    hours = np.sort(rng.integers(0, DAYS * 24, (size.users, size.events)), axis=1)
-    times = START + hours.ravel() * HOUR
-    log = InteractionLog(
-        offsets=np.arange(size.users + 1) * size.events,
-        items=np.concatenate(taken),
-        times=times,
-        known=times,
-        context=np.zeros((len(times), 0), dtype=np.int64),
-        traits=(1 + np.arange(size.users)[:, None] % len(PLANS)).astype(np.int64),
-    )
-    return Features(
-        vocabulary=Vocabulary([f"m{number:05d}" for number in range(size.items)]),
-        log=log,
-        users=[f"u{number:06d}" for number in range(size.users)],
-        titles=[f"Title of item {number}" for number in range(size.items)],
-        item_features=rng.normal(size=(size.items + 1, CONTENT_WIDTH)).astype(np.float32),
-        description=_description(size, settings),
-    )
-
-
-def artifact(folder: Path, features: Features, size: Size, settings: params.Params, steps: int) -> Path:
-    """Fit a two_tower for a few steps and export it as `serving.artifact.export_artifact` does; return its folder."""
-    configuration = settings.train.models["two_tower"].model_dump()
-    configuration |= {"embedding_dim": size.width, "best_steps": steps, "train_events": size.users * size.events}
-    fitted = fit(configuration, features, settings.train, seed=0)
-    weights = folder / "weights.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in fitted.model.state_dict().items()}, weights)
-    about = {"hyperparameters": fitted.hyperparameters, "label": "two_tower", "run_id": "none"}
-    export_artifact.export_artifact(folder / "artifact", weights, about, features, settings, _sides(size))
-    return folder / "artifact"
-
-
-def profiles(features: Features) -> list[Profile]:
-    """The users of the features as the online store holds them, with event ids of 32 digits as from ingest."""
-    log, profiles_ = features.log, []
-    for row, user in enumerate(features.users):
-        times = log.times[log.offsets[row] : log.offsets[row + 1]].tolist()
-        items = log.items[log.offsets[row] : log.offsets[row + 1]].tolist()
-        history = [
-            Event(at, f"{row:016x}{number:016x}", at, features.vocabulary.id(item), "play")
-            for number, (at, item) in enumerate(zip(times, items, strict=True))
-        ]
-        plan = TimedValue(times[0], history[0].event_id, times[0], PLANS[row % len(PLANS)])
-        profiles_.append(make_profile(user, history, {"plan": plan}))
-    return profiles_
-
-
-def _sides(size: Size) -> SideTables:
-    users = pd.DataFrame({"user_id": [f"u{n:06d}" for n in range(size.users)]})
-    items = pd.DataFrame({"item_id": [f"m{n:05d}" for n in range(size.items)]})
-    users["plan"] = [PLANS[n % len(PLANS)] for n in range(size.users)]
-    items["genres"] = [GENRES[n % len(GENRES)] for n in range(size.items)]
-    return SideTables(users, items)
-
-
-def _description(size: Size, settings: params.Params) -> dict:
-    """What featurize writes beside the arrays."""
-    trends = settings.featurize.trends
-    channels = ["all", *(f"window_{days}d" for days in trends.windows_days)]
-    return {
-        "dataset": NAME, "dataset_hash": "synthetic", "split_id": "none", "cut": "test", "repeats": "first",
-        "cut_us": START + DAYS * DAY, "until_us": START + DAYS * DAY, "horizon_days": settings.split.horizon_days,
-        "num_items": size.items + 1, "context_sizes": [], "trait_sizes": [len(PLANS) + 1],
-        "encoders": {"traits": [{"column": "plan", "values": list(PLANS)}], "context": []},
-        "channels": channels + [f"half_life_{days}d" for days in trends.half_lives_days],
-        "refresh_minutes": trends.refresh_minutes,
-    }  # fmt: skip

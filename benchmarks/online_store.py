@@ -32,11 +32,9 @@ def profile(user: int, events: int) -> Profile:
         Event(START + at * HOUR, f"{user:016x}{at:016x}", START + at * HOUR, f"m{at * 37:05d}", "play")
         for at in range(events)
     ]
-    traits = {
-        name: TimedValue(START, "0" * 32, START, value)
-        for name, value in (("age", 31), ("plan", "free"), ("country", "NL"))
-    }
-    return make_profile(f"u{user:06d}", history, traits)
+    traits = {"age": 31, "plan": "free", "country": "NL"}
+    timed = {name: TimedValue(START, "0" * 32, START, value) for name, value in traits.items()}
+    return make_profile(f"u{user:06d}", history, timed)
 
 
 def call_times(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -85,10 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     # The fastest call shows what the work costs when nothing else runs, as in Python's timeit.
     best = {name: min(calls) for name, calls in times.items()}
     ratio = {name: round(best["bare MGET"] / best[name], 3) for name in ("redis", "sqlite")}
-    figures = {
-        "users": arguments.users,
-        "events": arguments.events,
-        "rounds": arguments.rounds,
+    figures = vars(arguments) | {
         "bytes": size,
         "reference": "bare MGET of the same bytes, redis-py with hiredis, loopback",
         "ratio": ratio,
@@ -96,12 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         "p50_ms": {name: round(statistics.median(calls), 3) for name, calls in times.items()},
         "p99_ms": {name: round(statistics.quantiles(calls, n=100)[98], 3) for name, calls in times.items()},
     }
-    path = write("online_store", figures)
-    print(
-        f"read {arguments.users} profiles of {arguments.events} events, {size / 1e3:.0f} kB, at best in: "
-        + ", ".join(f"{name} {value:.2f} ms" for name, value in best.items())
-        + f"; ratio to bare MGET: redis {ratio['redis']:.2f}, sqlite {ratio['sqlite']:.2f}; written to {path}"
-    )
+    print(f"{size / 1e3:.0f} kB at best in ms: {figures['best_ms']}; ratio to bare MGET: {ratio}")
+    print(f"written to {write('online_store', figures)}")
     return 0
 
 

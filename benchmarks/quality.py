@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks._record import write
 from config.command import UserError, exits_cleanly
-from experiments import experiment
 from experiments.evaluation.cases import PRIMARY, TARGETS
 from experiments.orchestration import steps, workspace
 from experiments.orchestration.steps import RESULTS
@@ -32,7 +31,7 @@ def committed_result(dataset: str) -> dict:
         raise UserError(
             f"experiments/results/{dataset}.json does not exist; choose the leaderboard to reproduce with NAME"
         )
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def reproduce(arguments: argparse.Namespace, dataset: str, names: list[str], scratch: Path) -> dict:
@@ -43,25 +42,22 @@ def reproduce(arguments: argparse.Namespace, dataset: str, names: list[str], scr
     arguments.name = f"{dataset}{SUFFIX}"
     folder = workspace.workspace_of(arguments)
     assert folder is not None
-    experiment.prepare(folder, names)
+    workspace.prepare(folder, names)
     env = steps.environment()
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
-    return json.loads((folder / "experiments/results" / f"{arguments.name}.json").read_text())
+    return json.loads((folder / "experiments/results" / f"{arguments.name}.json").read_text(encoding="utf-8"))
 
 
 def compare_results(now: dict, committed: dict) -> list[dict]:
     """One row per model and target: NDCG@10 now and as committed, and whether now lies in the committed interval."""
     rows = []
-    for label, model in now["models"].items():
+    for label in [label for label in now["models"] if label in committed["models"]]:
         for target in TARGETS:
-            targets = committed["models"].get(label, {}).get("targets", {})
-            old = targets.get(target, {}).get("metrics", {}).get(PRIMARY)
-            new = model["targets"][target]["metrics"][PRIMARY]
-            if old is not None:
-                inside = old["low"] <= new["mean"] <= old["high"]
-                row = {"model": label, "target": target, "now": new["mean"], "committed": old["mean"], "inside": inside}
-                rows.append(row)
+            new, old = (result["models"][label]["targets"][target]["metrics"][PRIMARY] for result in (now, committed))
+            inside = old["low"] <= new["mean"] <= old["high"]
+            row = {"model": label, "target": target, "now": new["mean"], "committed": old["mean"], "inside": inside}
+            rows.append(row)
     return rows
 
 
@@ -112,10 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         "committed_at": committed["commit"],
         "reference": "the committed result file",
     }
-    path = write("quality", figures)
     inside = sum(row["inside"] for row in rows)
     print(f"\n{report(rows)}\n{inside} of {len(rows)} figures lie in the committed 95% intervals")
-    print(f"reproduced {dataset} in {seconds / 60:.1f} minutes; written to {path}")
+    print(f"reproduced {dataset} in {seconds / 60:.1f} minutes; written to {write('quality', figures)}")
     return 0
 
 

@@ -79,11 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         "ratio": round(bare / full, 3),
         "memory_grown_mb": round(grown / 1024, 1),
     }
-    path = write("ranking", figures)
-    print(
-        f"ranked {count * BATCH:,} cases against {arguments.items:,} items in {full:.1f} s, bare product and top-{K} in "
-        f"{bare:.1f} s: ratio {bare / full:.2f}; memory grew by {grown / 1024:.0f} MB; written to {path}"
-    )
+    print(", ".join(f"{name} {value}" for name, value in figures.items()))
+    print(f"written to {write('ranking', figures)}")
     return 0
 
 

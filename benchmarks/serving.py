@@ -7,56 +7,49 @@ the median over the runs and their range.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-
-import psutil
+from statistics import median
 
 from benchmarks import _load, _synthetic
-from benchmarks._load import Load, Target, load, pooled
+from benchmarks._load import CORES, HANDLER, NOOP, WARM_SECONDS, Endpoint, K, Load, load, pooled
 from benchmarks._record import write
-from benchmarks._serving_report import CACHED, CASES, EDGE, HANDLER, NOOP, figures, memory_lines, table
-from benchmarks._synthetic import NAME, Size
+from benchmarks._synthetic import Size
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ROOT
-from features.feature_files import Features
-from features.online import connect
-from features.online.store import Policy
-from serving.settings import ServerSettings
-from serving.torchserve import server
-from serving.torchserve.client import TorchServe
 
-K = 20
-CORES = 2
-STEPS, QUICK_STEPS = 100, 5  # of training: what is learned does not matter here
+EDGE, CACHED = "edge", "edge cached"
+CASES = (NOOP, HANDLER, EDGE, CACHED)
+STEPS, QUICK_STEPS = 100, 5  # of training: what is learned does not matter in this benchmark
 QUICK_SIZE = Size(users=300, items=400)
-WARM_SECONDS = 2
 SOAK_CONCURRENCY, SOAK_SECONDS = 8, 1
 CACHE_SECONDS = 86_400  # no cached answer expires during the measurement
-PROGRAMS = ("wrk", "redis-server")  # named like their Debian packages
+ROW = "{:<12}{:>6} {:>23} {:>21} {:>23} {:>19} {:>8} {:>6}"
+
+Points = Mapping[tuple[str, int], Load]  # one run: (case, concurrency) -> what was measured
+Spread = dict[str, float]  # a figure over separate runs: `median`, `low` and `high`
 
 
 class Bench:
     """The servers of one run.
 
     Args:
-        targets: case -> where it is asked.
+        endpoints: by case.
         size: of the service.
     """
 
-    def __init__(self, targets: dict[str, Target], size: Size) -> None:
-        self.targets, self.size = targets, size
+    def __init__(self, endpoints: dict[str, Endpoint], size: Size) -> None:
+        self.endpoints, self.size = endpoints, size
         self._sent = 0  # users take turns over all points, so that no point sees the same few again
 
     def point(self, case: str, concurrency: int, seconds: float) -> Load:
         """Load one case for some seconds."""
-        measured = load(self.targets[case], concurrency, seconds, self.size.users, K, self._sent)
+        measured = load(self.endpoints[case], concurrency, seconds, self.size.users, self._sent)
         self._sent += measured.requests
         return measured
 
@@ -68,8 +61,8 @@ class Bench:
         while cached < self.size.users:
             cached += self.point(CACHED, SOAK_CONCURRENCY, WARM_SECONDS).requests
 
-    def points(self, levels: list[int], seconds: float, rounds: int) -> dict[tuple[str, int], Load]:
-        """(case, concurrency) -> what was measured. Cases take turns, so that a slow spell of the machine meets all."""
+    def points(self, levels: list[int], seconds: float, rounds: int) -> Points:
+        """What was measured. Cases take turns, so that a slow spell of the machine meets all."""
         measured: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in levels for case in CASES}
         for level in levels:
             for case in CASES * rounds:
@@ -78,143 +71,156 @@ class Bench:
                 print(f"{case} at {level}: {one.per_second:,.0f} requests/s, {one.bad} bad", flush=True)
         return {point: pooled(loads) for point, loads in measured.items()}
 
-    def soak(self, requests: int, processes: dict[str, int]) -> list[dict[str, float]]:
+    def soak(self, requests: int) -> list[dict[str, float]]:
         """Memory by process before the first and after each third of at least so many requests to the handler."""
-        readings, sent = [memory(0, processes)], 0
+        readings, sent = [_load.memory(0)], 0
         for third in (1, 2, 3):
             while sent < requests * third / 3:
                 sent += self.point(HANDLER, SOAK_CONCURRENCY, SOAK_SECONDS).requests
-            readings.append(memory(sent, processes))
+            readings.append(_load.memory(sent))
         return readings
 
 
-def memory(requests: int, processes: dict[str, int]) -> dict[str, float]:
-    """Resident MB by name of the process, and after how many requests."""
-    held = {name: round(psutil.Process(pid).memory_info().rss / 1e6, 1) for name, pid in processes.items()}
-    return {"requests": requests, **held}
-
-
-def start(stack: ExitStack, home: Path, artifact: Path, made: Features, size: Size) -> tuple[Bench, ServerSettings]:
-    """Start every server of a run; they end with the stack."""
-    url = store_profiles(stack, made, params.load(ROOT / "params.yaml"))
-    stack.enter_context(_load.server_environment(home, url))
-    settings = stack.enter_context(_load.torchserve_server(artifact))
-    edge = stack.enter_context(_load.edge_server(home / "edge", cache="off"))
-    kept = {"cache_seconds": CACHE_SECONDS, "stale_seconds": CACHE_SECONDS}
-    cached = stack.enter_context(_load.edge_server(home / "cached", **kept))
-    targets = {
-        NOOP: _load.model_target(settings, _load.NOOP, "OK"),
-        HANDLER: _load.model_target(settings, NAME, _load.PERSONAL),
-        EDGE: edge,
-        CACHED: cached,
+def figures(runs: Sequence[Points]) -> dict:
+    """The points and the targets for results/serving.json."""
+    levels = sorted({level for _, level in runs[0]})
+    return {
+        "points": [_point(runs, case, level) for level in levels for case in CASES],
+        "targets": [target for level in levels for target in _targets(runs, level)],
     }
-    return Bench(targets, size), settings
 
 
-def store_profiles(stack: ExitStack, made: Features, chosen: params.Params) -> str:
-    """The URL of a Redis with the profiles of everybody in the features; it ends with the stack."""
-    url = stack.enter_context(_load.redis_server())
-    store = connect.connect(made.description["dataset"], connect.StoreSettings(url), writing=True)
-    store.configure(Policy(chosen.online.max_events, None))
-    store.upsert(_synthetic.profiles(made))
-    store.close()
-    return url
+def spread(runs: Sequence[Points], figure: Callable[[Points], float], digits: int = 3) -> Spread:
+    """The median and the range of a figure that each run gives."""
+    values = [figure(points) for points in runs]
+    found = {"median": median(values), "low": min(values), "high": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
 
 
-def keep_to_cores() -> None:
-    """Run on CORES cores, and every server that is started after it, so that machines can be compared."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+def ratio(runs: Sequence[Points], case: str, reference: str, level: int) -> Spread:
+    """Throughput of a case divided by that of another in the same run."""
+    return spread(runs, lambda points: points[case, level].per_second / points[reference, level].per_second)
 
 
-def processes_of(settings: ServerSettings, model: str) -> dict[str, int]:
-    """The processes whose memory counts: name -> id."""
-    frontend = server.find(settings)
-    assert frontend is not None
-    with TorchServe.from_settings(settings) as client:
-        ((worker, *_),) = (about.pids for about in client.describe(model).values())
-    return {"worker": worker, "JVM": frontend.pid}
+def _point(runs: Sequence[Points], case: str, level: int) -> dict:
+    loads = [points[case, level] for points in runs]
+    return {
+        "case": case,
+        "concurrency": level,
+        "requests_per_second": spread(runs, lambda points: points[case, level].per_second, digits=1),
+        "p50_ms": spread(runs, lambda points: points[case, level].p50_ms),
+        "p99_ms": spread(runs, lambda points: points[case, level].p99_ms),
+        "of_noop": ratio(runs, case, NOOP, level),
+        "requests": sum(one.requests for one in loads),
+        "not_200": sum(one.refused for one in loads),
+        "not_personal": sum(one.other for one in loads),
+        "failed": sum(one.broken + one.late for one in loads),
+    }
 
 
-def lacks(benchmark: str) -> bool:
-    """Whether a program is missing without which nothing can be measured; prints which.
+def _targets(runs: Sequence[Points], level: int) -> list[dict]:
+    """The bounds at one concurrency, which the median over the runs has to meet."""
+    found = [("edge / handler, requests/s", ratio(runs, EDGE, HANDLER, level), "at_least", 0.3)]
+    if level == 1:  # a lone request waits the batch delay, so its latency is the point, not its throughput
+        lag = spread(runs, lambda points: points[HANDLER, 1].p50_ms - points[NOOP, 1].p50_ms)
+        found.append(("handler p50 minus no-op p50, ms", lag, "at_most", 4))
+    else:
+        found.append(("handler / no-op, requests/s", ratio(runs, HANDLER, NOOP, level), "at_least", 0.6))
+    if level == 8:
+        found.append(("edge p99, ms", spread(runs, lambda points: points[EDGE, 8].p99_ms), "at_most", 50))
+    return [
+        {"target": text, "concurrency": level, **figure, side: bound}
+        | {"met": figure["median"] <= bound if side == "at_most" else figure["median"] >= bound}
+        for text, figure, side, bound in found
+    ]
 
-    No error: `make bench` goes on to what can be measured here.
-    """
-    for program in PROGRAMS:
-        if shutil.which(program) is None:
-            print(f"{benchmark}: {program} is not on the path (Debian: apt-get install {program}); not measured")
-            return True
-    return False
+
+def table(measured: dict) -> str:
+    """A line per case and concurrency, then a line per target: medians, with the range over the runs in brackets."""
+    lines = [ROW.format("", "conc.", "requests/s", "p50 ms", "p99 ms", "of no-op", "not 200", "other")]
+    for point in measured["points"]:
+        digits = {"requests_per_second": 0, "p50_ms": 2, "p99_ms": 2, "of_noop": 2}
+        shown = [_shown(point[name], number) for name, number in digits.items()]
+        failed = point["not_200"] + point["failed"]
+        lines.append(ROW.format(point["case"], point["concurrency"], *shown, failed, point["not_personal"]))
+    lines.append("")
+    for target in measured["targets"]:
+        bound = f"at most {target['at_most']:g}" if "at_most" in target else f"at least {target['at_least']:g}"
+        met = "met" if target["met"] else "MISSED"
+        lines.append(f"{met:<7} at {target['concurrency']:>2}: {target['target']}: {_shown(target, 2)}, {bound}")
+    return "\n".join(lines)
 
 
-def options() -> argparse.ArgumentParser:
+def _shown(figure: Mapping[str, float], digits: int) -> str:
+    return f"{figure['median']:,.{digits}f} [{figure['low']:,.{digits}f}, {figure['high']:,.{digits}f}]"
+
+
+def memory_line(reading: Mapping[str, float]) -> str:
+    """After how many requests, and MB by process."""
+    held = "  ".join(f"{name} {value:,.1f} MB" for name, value in reading.items() if name != "requests")
+    return f"after {reading['requests']:>9,} requests: {held}"
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Raises UserError: an argument is out of bounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="with servers started anew for each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5, help="of each point in each round (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=2, help="of a run, where the cases take turns (default: %(default)s)"
-    )
+    parser.add_argument("--rounds", type=int, default=2, help="of a run: cases take turns (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
-    parser.add_argument(
-        "--soak", type=int, default=0, metavar="N", help="also watch memory over N requests, in the last run"
-    )
+    parser.add_argument("--soak", type=int, default=0, metavar="N", help="last, watch memory over N requests")
     parser.add_argument("--quick", action="store_true", help="a small service, briefly; proves nothing, writes nothing")
-    return parser
-
-
-def check(arguments: argparse.Namespace) -> None:
-    """Raises UserError: an argument is out of bounds."""
-    for name in ("runs", "seconds", "rounds"):
+    arguments = parser.parse_args(argv)
+    for name in ("runs", "seconds", "rounds", "concurrency"):
         value = getattr(arguments, name)
-        if not value >= 1:
-            raise UserError(f"--{name} is {value:g}; expected at least 1")
-    for level in arguments.concurrency:
-        if level < 1:
-            raise UserError(f"--concurrency is {level}; expected at least 1")
+        least = min(value) if isinstance(value, list) else value
+        if not least >= 1:
+            raise UserError(f"--{name} is {least:g}; expected at least 1")
     if arguments.soak < 0:
         raise UserError(f"--soak is {arguments.soak}; expected 0 or more requests")
+    if arguments.quick:
+        arguments.seconds, arguments.rounds, arguments.concurrency = 1, 1, [1, 8]
+    return arguments
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    arguments = options().parse_args(argv)
-    check(arguments)
-    if lacks("serving"):
+    arguments = parse_arguments(argv)
+    if _load.lacks_programs("serving"):
         return 0
-    if arguments.quick:
-        arguments.seconds, arguments.rounds, arguments.concurrency = 1, 1, [1, 8]
-    keep_to_cores()
+    _load.keep_to_cores()
     size, steps = (QUICK_SIZE, QUICK_STEPS) if arguments.quick else (Size(), STEPS)
     levels = sorted(set(arguments.concurrency))
-    chosen = params.load(ROOT / "params.yaml")
+    settings = params.load(ROOT / "params.yaml")
     runs, readings = [], []
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
-        made = _synthetic.features(size, chosen)
-        artifact = _synthetic.artifact(Path(folder), made, size, chosen, steps)
+        features = _synthetic.features(size, settings)
+        artifact = _synthetic.artifact(Path(folder), features, size, settings, steps)
         for number in range(1, arguments.runs + 1):
             print(f"run {number} of {arguments.runs}", flush=True)
+            home = Path(folder) / f"run-{number}"
+            kept = {"cache_seconds": CACHE_SECONDS, "stale_seconds": CACHE_SECONDS}
             with ExitStack() as stack:
-                bench, settings = start(stack, Path(folder) / f"run-{number}", artifact, made, size)
+                endpoints, chosen = stack.enter_context(_load.model_servers(home, artifact, features))
+                endpoints[EDGE] = stack.enter_context(_load.edge_server(home / "edge", cache="off"))
+                endpoints[CACHED] = stack.enter_context(_load.edge_server(home / "cached", **kept))
+                bench = Bench(endpoints, size)
                 bench.warm_up()
                 runs.append(bench.points(levels, arguments.seconds, arguments.rounds))
                 if arguments.soak and number == arguments.runs:
-                    readings = bench.soak(arguments.soak, processes_of(settings, NAME))
-    print(f"\n{table(runs)}")
-    if readings:
-        print(f"\n{memory_lines(readings)}")
+                    readings = bench.soak(arguments.soak)
+    measured = figures(runs)
+    print("", table(measured), *map(memory_line, readings), sep="\n")
     if arguments.quick:
         print("nothing was written: --quick")
         return 0
-    path = write("serving", {
+    about = {
         "reference": "TorchServe's no-op handler at batch size 1, by wrk from the same machine",
         "service": asdict(size) | {"k": K, "store": "redis", "cores": CORES},
-        "settings": {"workers": settings.workers, "batch_size": settings.batch_size,
-                     "batch_delay_ms": settings.batch_delay_ms},
-        "runs": arguments.runs, "rounds": arguments.rounds, "seconds": arguments.seconds,
-        **figures(runs), "soak_memory_mb": readings,
-    })  # fmt: skip
-    print(f"-> {path}")
+        "settings": chosen,
+    }
+    about |= {name: getattr(arguments, name) for name in ("runs", "rounds", "seconds")}
+    print(f"-> {write('serving', about | measured | {'soak_memory_mb': readings})}")
     return 0
 
 

@@ -10,32 +10,34 @@ import time
 from statistics import median
 
 from benchmarks._record import write
+from config import params
 from config.command import exits_cleanly
+from config.paths import ROOT
 
 RUNS = 3
 BAR = 2.5  # two at once take at most so many times as long as one alone
 STEPS = 60
 
 
-def fit_once() -> float:
+def fit_once(steps: int) -> float:
     """Seconds of one fit of two_tower on made-up events, imports not counted."""
     from benchmarks._synthetic import Size, features
-    from config import params
-    from config.paths import ROOT
     from training.fitting import fit
 
     settings = params.load(ROOT / "params.yaml")
-    recipe = settings.train.models["two_tower"].model_dump() | {"max_steps": STEPS, "patience": 1000}
-    made = features(Size(users=2_000, items=1_000, events=30), settings)
+    size = Size(users=2_000, items=1_000, events=30)
+    made = features(size, settings)
+    exactly = {"best_steps": steps, "train_events": size.users * size.events}  # the cut is `test`: no early stopping
+    hyperparameters = settings.train.models["two_tower"].model_dump() | exactly
     started = time.perf_counter()
-    fit(recipe, made, settings.train, settings.train.seed)
+    fit(hyperparameters, made, settings.train, settings.train.seed)
     return time.perf_counter() - started
 
 
-def seconds(number: int) -> float:
+def seconds(number: int, steps: int) -> float:
     """The longest of so many fits that run at once, each in a process of its own."""
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-m", "benchmarks.side_by_side", "--fit"]
+    command = [sys.executable, "-m", "benchmarks.side_by_side", "--fit", "--steps", str(steps)]
     running = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True) for _ in range(number)]
     return max(float(process.communicate()[0].split()[-1]) for process in running)
 
@@ -43,11 +45,13 @@ def seconds(number: int) -> float:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.side_by_side", description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each fit (default: %(default)s)")
     parser.add_argument("--fit", action="store_true", help="run one fit and print its seconds")
-    if parser.parse_args(argv).fit:
-        print(f"{fit_once():.3f}")
+    arguments = parser.parse_args(argv)
+    if arguments.fit:
+        print(f"{fit_once(arguments.steps):.3f}")
         return 0
-    alone, together = ([seconds(number) for _ in range(RUNS)] for number in (1, 2))
+    alone, together = ([seconds(number, arguments.steps) for _ in range(RUNS)] for number in (1, 2))
     ratio = median(together) / median(alone)
     ranges = [f"{median(times):.1f} s ({min(times):.1f} to {max(times):.1f})" for times in (alone, together)]
     path = write("side_by_side", {"alone": alone, "together": together, "ratio": round(ratio, 2), "bar": BAR})

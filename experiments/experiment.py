@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from config import params
@@ -21,23 +20,6 @@ from training.model_factory import is_learned
 MINUTES = "30"
 PRESET = TUNED / "preset.yaml"
 NOTE = EXPERIMENTS / "experiment.json"  # of an experiment that is not finished
-
-
-def prepare(folder: Path, presets: Sequence[str] = ()) -> None:
-    """Let a workspace run every model of train.models and presets, networks until validation stops them.
-
-    Presets hold limits of their own.
-    """
-    with workspace.edited(folder / "params.yaml") as settings:
-        settings["tune"]["max_steps"] = None
-        models = settings["train"]["models"]
-        for model in models.values():
-            for limit in ("max_steps", "max_epochs"):
-                if limit in model:
-                    model[limit] = max(model[limit], settings["experiment"][limit])
-        for name in presets:
-            models |= workspace.read_preset(name)
-    workspace.select_models(folder, list(models))
 
 
 # --- tuning: the minutes of an experiment are shared among its models
@@ -194,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{name.upper()} is {getattr(arguments, name)}; expected at least 1")
     presets = list(filter(None, (arguments.preset or "").split(",")))
     folder = workspace.workspace_of(arguments) or workspace.make_simulated()
-    prepare(folder, presets)
+    workspace.prepare(folder, presets)
     found = {}
     env = steps.environment()
     steps.data_and_features(folder, env)

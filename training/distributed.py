@@ -1,36 +1,27 @@
-"""Several processes that share one fit, each with a device of its own: GPUs where there are any, else CPU cores.
-
-The process that was asked for the fit has rank 0. It alone reports, tracks and returns the result.
-"""
+"""Several processes that share one fit, each with a device of its own: GPUs where there are any, else CPU cores."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from signal import SIG_IGN, SIGINT, signal
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from torch import distributed
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from config.command import UserError
 from config.validation import describe_error
 
 VARIABLE = "TIDEGATE_DEVICES"
-ADDRESS = "127.0.0.1"  # all processes of a fit run on one machine
-WRITTEN_BY_LIGHTNING = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")  # environment variables
-EXIT_SECONDS = 5  # a connection breaks a moment before its process has ended
+POLL_SECONDS, EXIT_SECONDS = 0.1, 5
 
-Workers = list[tuple[BaseProcess, Connection]]
+Report = Callable[[dict], bool | None]
 
 
 class DevicesError(UserError):
@@ -60,123 +51,54 @@ def num_devices() -> int:
         raise DevicesError(describe_error(VARIABLE, error.errors()[0])) from None
 
 
-class DistributedEnvironment(LightningEnvironment):
-    """One process's rank among those of a fit. Lightning starts none of them: they run already.
+def run_in_processes(size: int, work: Callable[..., Any], on_report: Report | None, *arguments: object) -> Any:
+    """What `work(report, *arguments)` returns in the first of `size` new processes, which all call it.
 
     Args:
-        port: on this machine, where the processes connect.
-        threads: that each process may compute with.
-    """
-
-    creates_processes_externally = True
-    main_address = ADDRESS
-
-    def __init__(self, rank: int, size: int, port: int, threads: int) -> None:
-        super().__init__()
-        self.rank, self.size, self.threads, self._main_port = rank, size, threads, port
-        self.workers: Workers = []  # of rank 0
-        self.connection: Connection | None = None  # of the others: to rank 0
-
-    def local_rank(self) -> int:
-        return self.rank
-
-    def node_rank(self) -> int:
-        return 0
-
-    def barrier(self) -> None:
-        """Wait for the other processes before training. From then on a broken connection reports a death at once.
-
-        Raises:
-            DevicesError: one of them has died while it started.
-        """
-        if self.connection is not None:
-            self.connection.send(self.rank)
-        for process, connection in self.workers:
-            try:
-                connection.recv()
-            except EOFError:
-                raise _death_of(process) from None
-
-
-@contextmanager
-def start_workers(size: int, main: Callable[..., None], *task: object) -> Iterator[DistributedEnvironment | None]:
-    """Have `size - 1` further processes call `main(environment, *task)` while the block does the part of rank 0.
-
-    They end with the block, whatever they are doing. Yields None where `size` is 1.
+        on_report: called in this process with what the first process passes to `report`, which returns its result.
 
     Raises:
         DevicesError: there are fewer GPUs, or one of the processes has died.
     """
-    if size == 1:
-        yield None
-        return
     if torch.cuda.is_available() and size > torch.cuda.device_count():
         raise DevicesError(f"{VARIABLE} is {size}; this machine has {torch.cuda.device_count()} GPUs")
+    here, there = multiprocessing.Pipe()
     threads = max(1, torch.get_num_threads() // size)
-    environment = DistributedEnvironment(0, size, find_free_network_port(), threads)
+    task = (size, find_free_network_port(), threads, there, work, arguments)
+    # Spawned: a forked process would inherit torch's threads, and hang.
+    started = start_processes(_call, task, size, join=False, daemon=True, start_method="spawn")
+    result, ended = None, False
     try:
-        with _process_state(environment):
-            environment.workers = [_start_worker(rank, environment, main, task) for rank in range(1, size)]
-            yield environment
-    except Exception as error:
-        if dead := [process for process, _ in environment.workers if _has_died(process)]:
-            raise _death_of(dead[0]) from error
-        raise
+        while not ended:
+            ended = started.join(POLL_SECONDS, EXIT_SECONDS)
+            while here.poll():
+                row, result = pickle.loads(here.recv_bytes())
+                if row is not None:
+                    here.send(on_report is not None and bool(on_report(row)))
+    except ProcessExitedException as error:
+        raise DevicesError(f"{VARIABLE}: {error}; if memory is short, use fewer devices") from error
     finally:
-        for process, _ in environment.workers:
+        for process in started.processes:
             process.kill()
             process.join()
+    return result
 
 
-@contextmanager
-def _process_state(environment: DistributedEnvironment) -> Iterator[None]:
-    """Compute with this process's share of the threads, and restore all that a shared fit changes."""
-    threads, hook = torch.get_num_threads(), sys.excepthook  # torch wraps the hook at each start
-    before = {name: os.environ.get(name) for name in WRITTEN_BY_LIGHTNING}
-    torch.set_num_threads(environment.threads)
-    os.environ["OMP_NUM_THREADS"] = str(environment.threads)
-    try:
-        yield
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-        torch.set_num_threads(threads)
-        sys.excepthook = hook
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({name: value} if value is not None else {})
-
-
-def _start_worker(
-    rank: int, leader: DistributedEnvironment, main: Callable[..., None], task: tuple
-) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads, and hang
-    connection, other_end = context.Pipe()
-    environment = DistributedEnvironment(rank, leader.size, leader.main_port, leader.threads)
-    arguments = (environment, other_end, main, task)
-    process = context.Process(target=_run_worker, args=arguments, name=f"fit-{rank}", daemon=True)
-    process.start()
-    other_end.close()  # so that the worker's end is closed when the worker ends
-    return process, connection
-
-
-def _run_worker(
-    environment: DistributedEnvironment, connection: Connection, main: Callable[..., None], task: tuple
+def _call(
+    rank: int, size: int, port: int, threads: int, connection: Connection, work: Callable[..., Any], arguments: tuple
 ) -> None:
-    signal(SIGINT, SIG_IGN)  # an interrupt ends rank 0, and rank 0 ends the others
-    environment.connection = connection
-    with _process_state(environment):
-        main(environment, *task)
+    """One of the processes, with the environment that torchrun would give it."""
+    torch.set_num_threads(threads)
+    names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": size, "OMP_NUM_THREADS": threads}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in (names | address).items()}
 
+    def report(row: dict) -> bool:
+        if rank > 0:
+            return False
+        connection.send_bytes(pickle.dumps((row, None)))
+        return connection.recv()
 
-def _has_died(process: BaseProcess) -> bool:
-    process.join(timeout=EXIT_SECONDS)
-    return process.exitcode not in (None, 0)
-
-
-def _death_of(process: BaseProcess) -> DevicesError:
-    process.join(timeout=EXIT_SECONDS)
-    return DevicesError(
-        f"{VARIABLE}: the process {process.name} ended with exit code {process.exitcode}; "
-        "if memory is short, use fewer devices"
-    )
+    result = work(report, *arguments)
+    if rank == 0:
+        connection.send_bytes(pickle.dumps((None, result)))  # as bytes: tensors in shared memory would end with it

@@ -1,10 +1,11 @@
-"""Fit a model on what was known before a cut, and score it on what follows at the `valid` cut.
+"""Fit a model on what was known before a cut, score it on what follows at the `valid` cut, and keep the result.
 
 Legend: U users, N item rows.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +14,22 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from config import params
 from config.command import UserError
+from config.paths import FITTED
 from features.feature_files import Features
 from features.sequences import InteractionLog
 from training import validation
 from training.model_factory import build_model
-from training.models.base import Hyperparameters, MatrixModel, Model, ModelError
+from training.models.base import Hyperparameters, MatrixModel, Model, ModelError, model_class, parse
 from training.models.hybrid import Hybrid, HybridHyperparameters
-from training.models.registry import model_class, parse
 from training.stacking import fit_stacking
 from training.threads import idle_cores
+
+FACTS, WEIGHTS = "fit.json", "weights.safetensors"
 
 
 @dataclass
@@ -80,9 +84,12 @@ def fit(
                 started = time.perf_counter()  # the parts' own seconds are added
             result = _fit_hybrid(typed, hyperparameters, parts, features, settings, seed)
         elif model_class(typed.name).learned:
-            result = _fit_network(
+            from training.network_fit import train_network  # loads Lightning, which takes seconds
+
+            model, chosen, curves = train_network(
                 hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline
             )
+            result = FitResult(model, chosen, 0.0, validation_scores(model, features, settings, seed), curves)
         else:
             result = _fit_matrix_model(typed, features, settings, seed)
     except ModelError as error:
@@ -112,14 +119,6 @@ def _fit_matrix_model(
     return best
 
 
-def _fit_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline) -> FitResult:
-    from training.network_fit import train_network
-
-    trained = train_network(hyperparameters, features, settings, seed, on_epoch, checkpoints, num_devices, deadline)
-    scores = validation_scores(trained.model, features, settings, seed)
-    return FitResult(trained.model, trained.hyperparameters, 0.0, scores, trained.curves)
-
-
 def _fit_hybrid(
     typed: HybridHyperparameters,
     hyperparameters: Mapping[str, Any],
@@ -135,13 +134,12 @@ def _fit_hybrid(
     for label, part in model.parts.items():
         part.load_state_dict(parts[label].model.state_dict())
     model.eval()
-    if features.description["cut"] != "valid":
-        model.set_weights(hyperparameters["weights"])
-        return FitResult(
-            model, chosen | {"l2": hyperparameters["l2"], "weights": hyperparameters["weights"]}, 0.0, {}, []
-        )
-    found = fit_stacking(model, typed.l2, features, settings, seed)
-    return FitResult(model, chosen | {"l2": found.l2, "weights": found.weights}, 0.0, found.validation, [])
+    if features.description["cut"] == "valid":
+        l2, weights, scores = fit_stacking(model, typed.l2, features, settings, seed)
+    else:
+        l2, weights, scores = hyperparameters["l2"], hyperparameters["weights"], {}
+        model.set_weights(weights)
+    return FitResult(model, chosen | {"l2": l2, "weights": weights}, 0.0, scores, [])
 
 
 def interaction_matrix(log: InteractionLog, num_items: int) -> sparse.csr_matrix:
@@ -164,3 +162,63 @@ def validation_scores(model: Model, features: Features, settings: params.Train, 
         target: float(validation.ndcg(model, features, cases, trends, settings.eval_batch_size).mean())
         for target, cases in samples.items()
     }
+
+
+def save_fit(folder: Path, result: FitResult, facts: dict[str, Any]) -> None:
+    """Write the weights, and fit.json with `facts` and what is known of the fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in result.model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    facts = facts | {
+        "hyperparameters": result.hyperparameters,
+        "fit_seconds": round(result.seconds, 3),
+        "validation": result.validation,
+        "curves": result.curves,
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def load_facts(label: str, cut: str) -> dict[str, Any]:
+    """fit.json of a model at a cut.
+
+    Raises:
+        UserError: the model has not been fitted at this cut.
+    """
+    path = FITTED / label / cut / FACTS
+    if not path.exists():
+        raise UserError(f"{path} is missing; run `python -m training.train --model {label} --cut {cut}` first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def hyperparameters_for(label: str, cut: str, settings: params.Params) -> dict[str, Any]:
+    """The hyperparameters to fit with: those of params.yaml at `valid`, those that `valid` found at a later cut.
+
+    Raises:
+        UserError: params.yaml holds no such model, or it has not been fitted at `valid`.
+    """
+    if label not in settings.train.models:
+        known = ", ".join(settings.train.models)
+        raise UserError(f"--model {label}: params.yaml: train.models holds no such model; it holds {known}")
+    if cut != "valid":
+        return load_facts(label, "valid")["hyperparameters"]
+    chosen = settings.train.models[label].model_dump()
+    if chosen["name"] == Hybrid.name:
+        chosen["parts"] = {part: hyperparameters_for(part, "test", settings) for part in chosen["parts"]}
+    return chosen
+
+
+def load_parts(hyperparameters: dict[str, Any], cut: str, features: Features) -> dict[str, FitResult] | None:
+    """The parts of a hybrid as their own stages fitted them at this cut; None for any other model.
+
+    Raises:
+        UserError: one of them has not been fitted.
+    """
+    if hyperparameters["name"] != Hybrid.name:
+        return None
+    parts = {}
+    for label in hyperparameters["parts"]:
+        facts = load_facts(label, cut)
+        model = build_model(facts["hyperparameters"], features)
+        model.load_state_dict(load_file(FITTED / label / cut / WEIGHTS))
+        parts[label] = FitResult(model.eval(), facts["hyperparameters"], facts["fit_seconds"], facts["validation"], [])
+    return parts

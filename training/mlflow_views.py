@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 
-VERSION = "tidegate.views"  # this tag marks that the others have been written once
 SHARED = "mlflow.sharedViewState."
 
 PURPOSE = {
@@ -51,13 +50,13 @@ def experiment_tags(experiment_id: str, dataset: str) -> dict[str, str]:
         "mlflow.note.content": DESCRIPTION.format(dataset=dataset, runs=runs),
         "mlflow.experimentKind": "custom_model_development",  # else the UI opens as one for language models
         **{f"{SHARED}tidegate-{name}": saved_view(*view) for name, view in VIEWS.items()},
-        VERSION: "1",
     }
 
 
 def saved_view(title: str, search: str, order: str, columns: list[str], charts: list[dict]) -> str:
     """The value of a saved view's tag: our charts first, what the UI adds below them."""
-    section = {"uuid": "tidegate", "name": title, "display": True, "isReordered": True, "deleted": False}
+    own = {"deleted": False, "isGenerated": False}
+    section = {"uuid": "tidegate", "name": title, "display": True, "isReordered": True}
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{order}`",
@@ -66,11 +65,9 @@ def saved_view(title: str, search: str, order: str, columns: list[str], charts: 
         "runsHiddenMode": "FIRST_20_RUNS",
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         "compareRunCharts": [
-            {"uuid": f"tidegate-{number}", "metricSectionId": "tidegate", "deleted": False, "isGenerated": False}
-            | chart
-            for number, chart in enumerate(charts)
+            own | {"uuid": f"tidegate-{n}", "metricSectionId": "tidegate"} | charts[n] for n in range(len(charts))
         ],
-        "compareRunSections": [section | {"isGenerated": False, "columns": 2, "cardHeight": 400}],
+        "compareRunSections": [section | own | {"columns": 2, "cardHeight": 400}],
         "isAccordionReordered": True,
     }
     return json.dumps({"name": title, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
@@ -81,27 +78,30 @@ def columns(metrics: tuple[str, ...], parameters: tuple[str, ...]) -> list[str]:
     return [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in parameters)]
 
 
+def chart(kind: str, name: str, **options: object) -> dict:
+    return {"type": kind, "displayName": name, "runsCountToCompare": 100, **options}
+
+
 def bar(metric: str) -> dict:
     """One bar per run."""
-    return {"type": "BAR", "metricKey": metric, "displayName": metric, "runsCountToCompare": 20}
+    return chart("BAR", metric, metricKey=metric)
 
 
 def line(metric: str) -> dict:
     """A metric by step, one line per run."""
-    return {"type": "LINE", "metricKey": metric, "displayName": metric, "runsCountToCompare": 20,
-            "xAxisKey": "step", "lineSmoothness": 0, "range": {}}  # fmt: skip
+    return chart("LINE", metric, metricKey=metric, xAxisKey="step", lineSmoothness=0, range={})
 
 
 def scatter(x: str, y: str, kind: str = "METRIC") -> dict:
     """One point per run; `kind` says whether x is a METRIC or a PARAM."""
-    axes = {"xaxis": {"key": x, "type": kind}, "yaxis": {"key": y, "type": "METRIC"}}
-    return {"type": "SCATTER", "displayName": f"{y} by {x}", "runsCountToCompare": 100} | axes
+    return chart("SCATTER", f"{y} by {x}", xaxis={"key": x, "type": kind}, yaxis={"key": y, "type": "METRIC"})
 
 
-def parallel(parameters: tuple[str, ...], metrics: tuple[str, ...]) -> dict:
+def parallel(parameters: list[str], metrics: list[str]) -> dict:
     """Parallel coordinates: one line per run across the axes."""
-    return {"type": "PARALLEL", "displayName": "Parallel coordinates", "runsCountToCompare": 100, "showAllRuns": False,
-            "selectedParams": list(parameters), "selectedMetrics": list(metrics)}  # fmt: skip
+    return chart(
+        "PARALLEL", "Parallel coordinates", showAllRuns=False, selectedParams=parameters, selectedMetrics=metrics
+    )
 
 
 VIEWS = {
@@ -109,7 +109,7 @@ VIEWS = {
         "Models on the test window", "tags.cut = 'test' AND tags.stage = 'train'", NEXT_ITEM,
         columns((NEXT_ITEM, HORIZON, *VALID, "fit_seconds", "test/next_item/coverage_10"), ("name",)),
         [bar(NEXT_ITEM), bar(HORIZON), scatter("fit_seconds", NEXT_ITEM), scatter(VALID[0], NEXT_ITEM),
-         parallel(("name",), ("test/next_item/coverage_10", VALID[0], HORIZON, NEXT_ITEM))],
+         parallel(["name"], ["test/next_item/coverage_10", VALID[0], HORIZON, NEXT_ITEM])],
     ),
     "recipes": (
         "Fits on validation", "tags.cut = 'valid' AND tags.stage = 'train'", VALID[0],
@@ -120,7 +120,7 @@ VIEWS = {
     "trials": (
         "Tuning trials", "tags.stage = 'trial'", "objective",
         columns(("objective", *VALID, "fit_seconds"), ("name", "learning_rate", "dropout", "weight_decay")),
-        [parallel(("learning_rate", "dropout", "weight_decay"), ("objective",)),
+        [parallel(["learning_rate", "dropout", "weight_decay"], ["objective"]),
          scatter("learning_rate", "objective", "PARAM"), scatter("dropout", "objective", "PARAM"),
          line("early_stopping/next_item/ndcg_10"), line("train/loss")],
     ),

@@ -13,9 +13,8 @@ from config.params import ParamsError
 from config.search_space import Space, spaces_around
 from config.validation import ModelSection
 from features.feature_files import Features
-from training.models.base import Hyperparameters, Model, ModelError, Sizes
+from training.models.base import Hyperparameters, Model, ModelError, Sizes, build, model_class, parse
 from training.models.hybrid import HybridHyperparameters
-from training.models.registry import build, model_class, parse
 
 
 def load_settings(path: Path | str = "params.yaml") -> params.Params:

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from training import losses
 from training.datamodule import TrainBatch, shard_batch
-from training.losses import Targets, factored_softmax
+from training.losses import NegativeSampler, StreamingFrequency, Targets, factored_softmax
 from training.models.network import Network
-from training.negative_sampling import NegativeSampler, StreamingFrequency
 
 EPOCH_SEED_STEP = 1_000_003  # between the seeds of two epochs
 RANK_SEED_STEP = 7_368_787  # between the seeds of two processes

@@ -50,12 +50,7 @@ def panels(
 
 
 def learning_curve(curves: list[dict], best_steps: int | None = None) -> Figure:
-    """Training loss by step and, where it was measured, validation NDCG@10 of each target.
-
-    Args:
-        curves: rows of a fit's learning curve, `step` among their keys.
-        best_steps: where the kept weights were taken; marked where validation was measured.
-    """
+    """Training loss by step and, where it was measured, validation NDCG@10 of each target, the kept step marked."""
     scored = [name for name in curves[0] if name.endswith("/ndcg_10")]
     figure, axes = panels(2 if scored else 1)
     steps = [row["step"] for row in curves]

@@ -27,30 +27,30 @@ DVC_LOCK = Path("dvc.lock")
 DIGEST_LENGTH = 36  # MLflow's limit
 ERROR_LENGTH = 500  # of the tag that says why a run failed
 NOTE = "mlflow.note.content"  # what the UI shows as the description of a run
-COLUMN_TYPES = {"int64": "long", "int32": "integer", "float": "float", "double": "double", "bool": "boolean"}
 
 
 def tracking_uri() -> str:
     """Where runs are kept: MLFLOW_TRACKING_URI, or SQLite in the state folder."""
-    if "MLFLOW_TRACKING_URI" in os.environ:
-        return os.environ["MLFLOW_TRACKING_URI"]
-    database = mlflow_database().resolve()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{database}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_database().resolve()}"
+
+
+def _database() -> Path | None:
+    """The SQLite file of the tracking store; None where runs are kept elsewhere."""
+    kind, _, path = tracking_uri().partition("sqlite:///")
+    return None if kind else Path(path).resolve()
 
 
 def connect() -> MlflowClient:
     """A client of the tracking store. One process at a time fills a new database: two would both create tables."""
     from mlflow import MlflowClient
 
-    uri = tracking_uri()
-    if not uri.startswith("sqlite:///"):
-        return MlflowClient(uri)
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = _database()
+    if database is None:
+        return MlflowClient(tracking_uri())
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_suffix(".lock").open("w") as lock:
+    with database.with_suffix(".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return MlflowClient(uri)
+        return MlflowClient(tracking_uri())
 
 
 def experiment_id(client: MlflowClient, dataset: str) -> str:
@@ -58,28 +58,22 @@ def experiment_id(client: MlflowClient, dataset: str) -> str:
 
     On SQLite its artifacts lie beside the database; MLflow's default is ./mlruns.
     """
-    experiment = client.get_experiment_by_name(dataset) or _create_experiment(client, dataset)
-    for key, value in mlflow_views.experiment_tags(experiment.experiment_id, dataset).items():
-        # Tags are written once: what a person has edited or removed stays so.
-        if key not in experiment.tags and mlflow_views.VERSION not in experiment.tags:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
-    return experiment.experiment_id
-
-
-def _create_experiment(client: MlflowClient, dataset: str):
-    """A new experiment, or the one that another process has created meanwhile."""
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri()
-    location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / dataset).as_uri()
+    if experiment := client.get_experiment_by_name(dataset):
+        return experiment.experiment_id
+    database = _database()
+    location = (database.parent / "mlartifacts" / dataset).as_uri() if database else None
     try:
-        client.create_experiment(dataset, artifact_location=location)
+        created = client.create_experiment(dataset, artifact_location=location)
     except MlflowException:
-        if client.get_experiment_by_name(dataset) is None:
-            raise
-    return client.get_experiment_by_name(dataset)
+        if experiment := client.get_experiment_by_name(dataset):  # another process has just created it
+            return experiment.experiment_id
+        raise
+    # Tags are written once: what a person edits or removes stays so.
+    for key, value in mlflow_views.experiment_tags(created, dataset).items():
+        client.set_experiment_tag(created, key, value)
+    return created
 
 
 @contextmanager
@@ -89,15 +83,9 @@ def training_run(
     """Open a run of a fit in the dataset's experiment, and close it after the block; see `closing`."""
     description = features.description
     cut = description["cut"]
-    tags = {
-        "stage": "train",
-        "cut": cut,
-        "label": label,
-        "model": hyperparameters["name"],
-        "split_id": description["split_id"],
-        "dataset_hash": description["dataset_hash"],
-        NOTE: mlflow_views.PURPOSE[cut].format(label=label, dataset=settings.dataset),
-    }
+    tags = {name: description[name] for name in ("cut", "split_id", "dataset_hash")}
+    tags |= {"stage": "train", "label": label, "model": hyperparameters["name"]}
+    tags[NOTE] = mlflow_views.PURPOSE[cut].format(label=label, dataset=settings.dataset)
     run = start_run(settings.dataset, f"{label} · {cut}", tags, hyperparameters)
     with closing(run, features):
         yield run
@@ -155,12 +143,9 @@ class TrainingRun:
         Validation is logged under `early_stopping/`. MLflow shows the last value of a metric, and for `valid/` that
         must be the score of the finished fit, which rests on more cases and on the weights of the best epoch.
         """
-        metrics = {
-            name.replace("valid/", "early_stopping/", 1): value
-            for name, value in row.items()
-            if name not in ("step", "epoch")
-        }
-        self.log_metrics(metrics, int(row["step"]))
+        names = [name for name in row if name not in ("step", "epoch")]
+        metrics = {name.replace("valid/", "early_stopping/", 1): row[name] for name in names}
+        self.log_metrics(metrics, row["step"])
 
     def log_fit(self, result) -> None:
         """Log what a `FitResult` chose beyond what was given, its time, its curve and its validation scores."""
@@ -191,7 +176,7 @@ class TrainingRun:
 
     def log_input(self, features: Features) -> None:
         """Log the dataset version of these features as the run's input."""
-        self._client.log_inputs(self.run_id, [dataset_input(features)])
+        self._client.log_inputs(self.run_id, [_dataset_input(features)])
 
     def log_figure(self, figure, name: str) -> None:
         """Log a Matplotlib figure as the artifact plots/<name>.png."""
@@ -245,10 +230,7 @@ def param_text(value: object) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
-# The dataset version as a logged input
-
-
-def dataset_input(features: Features):
+def _dataset_input(features: Features):
     """An mlflow.entities.DatasetInput: the dataset, and `training (<cut>)` as its use.
 
     MLflow keeps one dataset per name and digest, so its description must not depend on the cut.
@@ -256,54 +238,29 @@ def dataset_input(features: Features):
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     description = features.description
-    md5 = dvc_hash()
+    md5 = _dvc_hash()
     version = {"dvc_md5": md5} if md5 else {"dataset_hash": description["dataset_hash"]}
+    manifest, profile = INGESTED / "manifest.json", version
+    if manifest.exists():
+        counts = json.loads(manifest.read_text(encoding="utf-8"))["counts"]
+        profile = {"num_rows": counts["events"], "num_users": counts["users"], "num_items": counts["items"]} | version
     dataset = Dataset(
         name=description["dataset"],
         digest=description["dataset_hash"][:DIGEST_LENGTH],
         source_type="dvc" if md5 else "local",
         source=json.dumps({"uri": INGESTED.as_posix(), **version}),
-        schema=json.dumps(_schema()),
-        profile=json.dumps(_counts(features) | version),  # the UI shows no source of this type, but all of the profile
+        profile=json.dumps(profile),  # the UI shows no source of this type, but all of the profile
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", f"training ({description['cut']})")])
 
 
-def dvc_hash() -> str | None:
+def _dvc_hash() -> str | None:
     """The md5 of out/data/ingest in dvc.lock, by which `dvc pull` finds it; None where DVC has not run."""
     import yaml
 
     if not DVC_LOCK.exists():
         return None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a long lock file ten times as fast
-    stages = (yaml.load(DVC_LOCK.read_text(), loader) or {}).get("stages", {})
+    stages = (yaml.load(DVC_LOCK.read_text(encoding="utf-8"), loader) or {}).get("stages", {})
     outs = stages.get("ingest", {}).get("outs", [])
     return next((out["md5"] for out in outs if out["path"] == INGESTED.as_posix()), None)
-
-
-def _counts(features: Features) -> dict[str, int]:
-    """Events, users and items of the whole dataset; of the features where its manifest is missing."""
-    manifest = INGESTED / "manifest.json"
-    if manifest.exists():
-        counts = json.loads(manifest.read_text())["counts"]
-    else:
-        users, items = len(features.users), len(features.vocabulary.ids)
-        counts = {"events": len(features.log.items), "users": users, "items": items}
-    return {"num_rows": counts["events"], "num_users": counts["users"], "num_items": counts["items"]}
-
-
-def _schema() -> dict[str, list[dict]]:
-    """Columns of events.parquet in MLflow's terms; empty where the file is missing."""
-    path = INGESTED / "events.parquet"
-    if not path.exists():
-        return {"mlflow_colspec": []}
-    from pyarrow.parquet import read_schema
-
-    return {"mlflow_colspec": [_column(field) for field in read_schema(path)]}
-
-
-def _column(field) -> dict[str, object]:
-    """One Arrow field in MLflow's terms; a type that MLflow does not have is shown as text."""
-    name = str(field.type)
-    kind = "datetime" if name.startswith(("timestamp", "date")) else COLUMN_TYPES.get(name, "string")
-    return {"type": kind, "name": field.name, "required": not field.nullable}

@@ -12,8 +12,7 @@ from config.paths import CHECKPOINTS, FEATURES, FITTED
 from features import feature_files
 from features.feature_files import Features
 from training import distributed, tracking
-from training.fit_files import hyperparameters_for, load_parts, save_fit
-from training.fitting import FitResult, fit
+from training.fitting import FitResult, fit, hyperparameters_for, load_parts, save_fit
 from training.model_factory import is_learned, load_settings
 
 CUTS = ("valid", "test")

@@ -37,8 +37,8 @@ from experiments.lineage import skew_report
 from features import feature_files
 from features.feature_files import Features
 from serving.deployment import promotion, registry
-from serving.deployment.deployment_log import current_user
 from serving.deployment.registry import RegisteredVersion
+from serving.deployment.rollout_stage import current_user
 from serving.worker.recommender import Recommender
 from training.models import artifact
 
@@ -253,7 +253,7 @@ def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
         folders = {}
         for role, version in ((CANDIDATE, case.candidate), (CHAMPION, case.champion)):
             (target := Path(scratch) / role).mkdir()
-            folders[role] = registry.download_artifact(version.dataset, version.version, target)
+            folders[role] = registry.download_artifact(version, target)
         yield folders | ({BASELINE: case.baseline} if case.baseline else {})
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,6 +235,23 @@ def select_models(folder: Path, labels: list[str]) -> None:
         for name, chosen in (("baselines", baselines), ("network", networks), ("hybrid", hybrids)):
             if not chosen:
                 stages.pop(f"train-{name}", None)
+
+
+def prepare(folder: Path, presets: Sequence[str] = ()) -> None:
+    """Let a workspace run every model of train.models and presets, networks until validation stops them.
+
+    Presets hold limits of their own.
+    """
+    with edited(folder / "params.yaml") as settings:
+        settings["tune"]["max_steps"] = None
+        models = settings["train"]["models"]
+        for model in models.values():
+            for limit in ("max_steps", "max_epochs"):
+                if limit in model:
+                    model[limit] = max(model[limit], settings["experiment"][limit])
+        for name in presets:
+            models |= read_preset(name)
+    select_models(folder, list(models))
 
 
 def leave_out_large_models(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from experiments.orchestration import workspace
 from experiments.orchestration.workspace import edited
 from serving.deployment import promotion
 from serving.deployment.registry import read_manifest
-from training.models.registry import models
+from training.models.base import models
 
 NOTE = EXPERIMENTS / "retrain.json"
 

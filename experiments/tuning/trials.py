@@ -24,9 +24,8 @@ from features.vocabulary import PAD
 from training import validation
 from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
-from training.models.base import Model
+from training.models.base import Model, parse
 from training.models.ranking import exclude, rank
-from training.models.registry import parse
 
 FOLD_STEPS = 100_000  # offset between the epochs of two folds, in the steps at which Optuna compares trials
 LIST_LENGTH = validation.HEADLINE_K

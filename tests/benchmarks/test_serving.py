@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import serving
-from benchmarks._load import Load, pooled
-from benchmarks._serving_report import CACHED, EDGE, HANDLER, NOOP, Spread, figures, ratio, table, targets
+from benchmarks._load import HANDLER, NOOP, PROGRAMS, Load, pooled
+from benchmarks.serving import CACHED, EDGE, figures, ratio, table
 from config.paths import ROOT
 
 
@@ -30,6 +30,10 @@ THIRD = FIRST | {(HANDLER, 1): point(300, p50_ms=4.5), (HANDLER, 8): point(1400)
 RUNS = [FIRST, SECOND, THIRD]
 
 
+def spread(median: float, low: float, high: float) -> dict[str, float]:
+    return {"median": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
 def test_rounds_of_a_point_become_one() -> None:
     rounds = [point(100, p50_ms=1, p99_ms=9, late=1), point(400, p50_ms=3, p99_ms=4), point(400, p50_ms=2, p99_ms=5)]
 
@@ -37,19 +41,24 @@ def test_rounds_of_a_point_become_one() -> None:
 
 
 def test_a_ratio_compares_cases_of_the_same_run_and_concurrency() -> None:
-    assert ratio(RUNS, HANDLER, NOOP, 8) == Spread(1200 / 2000, 1000 / 2000, 1400 / 2000)
-    assert ratio(RUNS, CACHED, NOOP, 1) == Spread(1.5, 1.5, 1.5)
+    assert ratio(RUNS, HANDLER, NOOP, 8) == spread(1200 / 2000, 1000 / 2000, 1400 / 2000)
+    assert ratio(RUNS, CACHED, NOOP, 1) == spread(1.5, 1.5, 1.5)
 
 
 def test_the_median_over_the_runs_meets_a_target_or_misses_it() -> None:
-    found = {(target.concurrency, target.text): (target.figure, target.met) for target in targets(RUNS)}
+    found = {}
+    for target in figures(RUNS)["targets"]:
+        found[target["concurrency"], target["target"]] = (
+            {k: target[k] for k in ("median", "low", "high")},
+            target["met"],
+        )
 
     assert found == {
-        (1, "handler p50 minus no-op p50, ms"): (Spread(4.0, 2.1 - 0.5, 4.6 - 0.5), True),
-        (1, "edge / handler, requests/s"): (Spread(0.2, 0.2, 0.2), False),
-        (8, "handler / no-op, requests/s"): (Spread(0.6, 0.5, 0.7), True),
-        (8, "edge / handler, requests/s"): (Spread(900 / 1200, 900 / 1400, 900 / 1000), True),
-        (8, "edge p99, ms"): (Spread(49, 49, 70), True),
+        (1, "handler p50 minus no-op p50, ms"): (spread(4.0, 2.1 - 0.5, 4.6 - 0.5), True),
+        (1, "edge / handler, requests/s"): (spread(0.2, 0.2, 0.2), False),
+        (8, "handler / no-op, requests/s"): (spread(0.6, 0.5, 0.7), True),
+        (8, "edge / handler, requests/s"): (spread(900 / 1200, 900 / 1400, 900 / 1000), True),
+        (8, "edge p99, ms"): (spread(49, 49, 70), True),
     }
 
 
@@ -57,12 +66,12 @@ def test_the_table_and_the_file_give_the_median_and_the_range() -> None:
     stored = {(one["case"], one["concurrency"]): one for one in figures(RUNS)["points"]}
 
     assert stored[HANDLER, 8]["requests_per_second"] == {"median": 1200.0, "low": 1000.0, "high": 1400.0}
-    assert "met     at  8: handler / no-op, requests/s: 0.60 [0.50, 0.70], at least 0.6" in table(RUNS)
-    assert "MISSED  at  1: edge / handler, requests/s: 0.20 [0.20, 0.20], at least 0.3" in table(RUNS)
+    assert "met     at  8: handler / no-op, requests/s: 0.60 [0.50, 0.70], at least 0.6" in table(figures(RUNS))
+    assert "MISSED  at  1: edge / handler, requests/s: 0.20 [0.20, 0.20], at least 0.3" in table(figures(RUNS))
 
 
 def test_what_went_wrong_is_counted_over_all_runs() -> None:
-    row = next(line for line in table(RUNS).splitlines() if line.startswith(f"{CACHED} ") and " 8 " in line)
+    row = next(line for line in table(figures(RUNS)).splitlines() if line.startswith(f"{CACHED} ") and " 8 " in line)
     stored = {(one["case"], one["concurrency"]): one for one in figures(RUNS)["points"]}
 
     assert row.split()[-2:] == ["11", "0"]
@@ -97,14 +106,14 @@ def test_without_wrk_it_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_it_measures_every_case_with_real_servers_and_watches_memory(run_verb) -> None:
-    for program in serving.PROGRAMS:
+def test_it_measures_every_case_with_real_servers_and_watches_memory(run_command) -> None:
+    for program in PROGRAMS:
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program} on the path")
     recorded = ROOT / "benchmarks" / "results" / "serving.json"
     before = recorded.exists() and recorded.read_bytes()
 
-    ended = run_verb("benchmarks.serving", "--quick", "--runs", "2", "--soak", "30", timeout=900)
+    ended = run_command("benchmarks.serving", "--quick", "--runs", "2", "--soak", "30", timeout=900)
 
     assert ended.returncode == 0, ended.stderr
     rows = {(line[:12].strip(), line[12:18].strip()): line.split() for line in ended.stdout.splitlines() if line}

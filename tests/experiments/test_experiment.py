@@ -12,8 +12,9 @@ from config import params
 from config.command import UserError
 from config.paths import ROOT
 from experiments import experiment
-from experiments.experiment import choices_text, is_better, prepare, started_at, take_better
+from experiments.experiment import choices_text, is_better, started_at, take_better
 from experiments.orchestration import workspace
+from experiments.orchestration.workspace import prepare
 
 MODELS = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["models"]
 

@@ -8,8 +8,8 @@ from made_features import checkerboard
 
 from training.datamodule import TrainBatch, TrainingBatches
 from training.model_factory import sizes_of
+from training.models.base import build, parse
 from training.models.network import Network
-from training.models.registry import build, parse
 from training.module import TrainModule
 
 FEATURES = checkerboard()

@@ -12,8 +12,7 @@ from scipy import sparse
 
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
-from training.models.base import Sizes
-from training.models.registry import build
+from training.models.base import Sizes, build
 
 ITEMS = [f"item-{number:02d}" for number in range(1, 13)]
 CUT_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z

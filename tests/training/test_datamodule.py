@@ -15,7 +15,7 @@ from torch import Tensor
 from data.columns import DAY
 from features.feature_files import Features
 from training.datamodule import TrainBatch, TrainingBatches, shard_batch
-from training.models.registry import parse
+from training.models.base import parse
 
 LOSSES = [
     ("two_tower", "full_softmax"),

@@ -12,8 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from training.fitting import interaction_matrix
 from training.models import ials
-from training.models.base import Sizes
-from training.models.registry import build
+from training.models.base import Sizes, build
 
 MATRIX = interaction_matrix(checkerboard().past, 41)
 

@@ -23,11 +23,10 @@ from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
 from training.fitting import FitResult, fit
 from training.model_factory import sizes_of
-from training.models.base import Model
+from training.models.base import Model, build, models
 from training.models.network import Network
 from training.models.query import log_trends
 from training.models.ranking import exclude, rank
-from training.models.registry import build, models
 
 FEATURES = checkerboard()
 FITTED: dict[str, FitResult] = {}

@@ -8,8 +8,8 @@ from made_features import checkerboard, recipe
 from training.datamodule import TrainingBatches
 from training.model_factory import sizes_of
 from training.models import neural_cf
+from training.models.base import build, parse
 from training.models.neural_cf import PooledHistory
-from training.models.registry import build, parse
 
 FEATURES = checkerboard()
 

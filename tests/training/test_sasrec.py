@@ -14,9 +14,9 @@ from features.encode import Batch, make_batch
 from training.datamodule import TrainingBatches
 from training.fitting import fit
 from training.model_factory import sizes_of
+from training.models.base import build, parse
 from training.models.query import Query
 from training.models.ranking import exclude
-from training.models.registry import build, parse
 from training.models.sasrec import SASRec
 
 FEATURES = checkerboard()

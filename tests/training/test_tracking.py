@@ -130,9 +130,7 @@ def test_without_dvc_the_manifest_hash_names_the_data(tracked: Path) -> None:
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
     assert json.loads(entry.dataset.source) == {"uri": "out/data/ingest", "dataset_hash": HASH}
-    assert json.loads(entry.dataset.profile) == {
-        "num_rows": 960, "num_users": 80, "num_items": 40, "dataset_hash": HASH,
-    }  # fmt: skip
+    assert json.loads(entry.dataset.profile) == {"dataset_hash": HASH}
 
 
 def test_a_fit_that_fails_leaves_a_failed_run_with_its_reason(tracked: Path) -> None:

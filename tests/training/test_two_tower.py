@@ -10,11 +10,9 @@ from made_features import checkerboard, recipe
 
 from training.datamodule import TrainingBatches
 from training.model_factory import sizes_of
-from training.models.base import ModelError
-from training.models.history_encoder import HistoryEncoder
-from training.models.layers import add_trends, pair_trends
+from training.models.base import ModelError, build, parse
+from training.models.layers import HistoryEncoder, add_trends, pair_trends
 from training.models.query import count_bucket, log_trends, time_bucket
-from training.models.registry import build, parse
 
 FEATURES = checkerboard()
 

@@ -14,8 +14,7 @@ from safetensors.torch import load_file as load_tensors
 
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
-from training.models.base import Model, Sizes
-from training.models.registry import build
+from training.models.base import Model, Sizes, build
 
 MANIFEST = "manifest.json"
 
@@ -48,11 +47,8 @@ def digest_of(manifest: dict) -> str:
 
 def hash_file(path: Path) -> str:
     """BLAKE2b of a file's bytes, 16 bytes as hex."""
-    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def verify(folder: Path) -> dict:
@@ -62,7 +58,7 @@ def verify(folder: Path) -> dict:
         ArtifactError: names the file that is missing or differs.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder}: {MANIFEST} cannot be read: {error}") from None
@@ -84,13 +80,13 @@ def load(folder: Path | str) -> Artifact:
     folder = Path(folder)
     manifest = verify(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = build(config["model"], Sizes(**config["sizes"]))
         model.load_state_dict(load_tensors(folder / "weights.safetensors"))
         trends = load_file(folder / "trends.safetensors")["trends"].astype(np.float32)
         snapshot = TrendSnapshot(trends, config["sizes"]["channels"], config["trends_time_us"])
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
-        titles = json.loads((folder / "items.json").read_text())
+        titles = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
     return Artifact(model.eval(), vocabulary, titles, snapshot, config, manifest)

@@ -1,13 +1,17 @@
-"""The contract of every model: what it is built from and what it answers.
+"""The contract of every model: what it is built from and what it answers; and how a model is found by its name.
 
 Legend: B batch, N item rows (PAD's included), M candidates, T moments, V content width, C trend channels, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from pydantic import BeforeValidator, ConfigDict
@@ -155,3 +159,58 @@ def fall_back_without_history(batch: Batch, personal: Tensor, fallback: Tensor) 
     """Personal scores (B, N) where there is a history, `fallback` (N,) where there is none."""
     has_history = (batch.items != 0).any(dim=1, keepdim=True)
     return torch.where(has_history, personal, fallback)
+
+
+FOUND_BY_FIT = ("best_steps", "train_events", "weights")  # keys that a fit adds to the hyperparameters it was given
+
+_REGISTERED: dict[str, type[Model]] = {}
+ModelT = TypeVar("ModelT", bound=type[Model])
+
+
+def register(model: ModelT) -> ModelT:
+    """Make a model class known under its `name`; used as a decorator."""
+    _REGISTERED[model.name] = model
+    return model
+
+
+@cache
+def models() -> Mapping[str, type[Model]]:
+    """All model classes by name. Imports every module of this folder, so that a new file needs no entry here."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_REGISTERED.items()))
+
+
+def model_class(name: object) -> type[Model]:
+    """The class of a name.
+
+    Raises:
+        ModelError: an unknown name; the text lists the known ones.
+    """
+    if not isinstance(name, str) or name not in models():
+        raise ModelError(f"no model is called {name!r}; there are {', '.join(models())}")
+    return models()[name]
+
+
+def parse(section: ModelSection | Mapping[str, Any]) -> Hyperparameters:
+    """Typed hyperparameters of an entry of params.yaml, or of what a fit has stored.
+
+    Raises:
+        ModelError: an unknown name.
+        pydantic.ValidationError: an unknown, missing or unacceptable hyperparameter.
+    """
+    if isinstance(section, Hyperparameters):
+        return section
+    values = section.model_dump() if isinstance(section, ModelSection) else section
+    chosen = {name: value for name, value in values.items() if name not in FOUND_BY_FIT}
+    return model_class(values.get("name")).hyperparameters_type.model_validate(chosen)
+
+
+def build(hyperparameters: ModelSection | Mapping[str, Any], sizes: Sizes) -> Model:
+    """The untrained model of these hyperparameters.
+
+    Raises:
+        ModelError: an unknown name, or the model refuses its hyperparameters or the catalog.
+    """
+    typed = parse(hyperparameters)
+    return model_class(typed.name)(typed, sizes)

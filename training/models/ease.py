@@ -18,9 +18,9 @@ from training.models.base import (
     Sizes,
     check_catalog_size,
     fall_back_without_history,
+    register,
     sum_over_history,
 )
-from training.models.registry import register
 
 
 class EaseHyperparameters(Hyperparameters):

@@ -17,9 +17,8 @@ from config.validation import Count
 from data.columns import MICROSECONDS
 from features.encode import Batch
 from features.vocabulary import PAD
-from training.models.base import AS_LIST, Factors, Hyperparameters, Model, Search, Sizes
+from training.models.base import AS_LIST, Factors, Hyperparameters, Model, Search, Sizes, build, parse, register
 from training.models.ranking import exclude
-from training.models.registry import build, parse, register
 
 NUM_META_FEATURES = 4  # constant, time since the last event, length of the history, no history
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from config.validation import Count
 from features.encode import Batch
 from features.vocabulary import PAD
-from training.models.base import Hyperparameters, MatrixModel, Sizes, fall_back_without_history
-from training.models.registry import register
+from training.models.base import Hyperparameters, MatrixModel, Sizes, fall_back_without_history, register
 
 MAX_GATHERED_CELLS = 1 << 23  # of item vectors held at a time: bounds memory where histories are long
 

@@ -17,9 +17,9 @@ from training.models.base import (
     Sizes,
     check_catalog_size,
     fall_back_without_history,
+    register,
     sum_over_history,
 )
-from training.models.registry import register
 
 BLOCK_ROWS = 1024  # similarities that are computed at a time
 

@@ -5,6 +5,7 @@ Legend: B batch, Q queries, P targets, N item rows, M candidates, V content widt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -18,9 +19,7 @@ from torch.nn import functional
 from config.validation import Count, Share
 from features.encode import Batch
 from training.models.base import Factors, Hyperparameters, Model, ModelError, Search, Sizes
-from training.models.graph import Graph
-from training.models.history_encoder import CausalBlock
-from training.models.layers import ContextEncoder, ItemTable, add_trends, pair_trends
+from training.models.layers import CausalBlock, ContextEncoder, ItemTable, add_trends, pair_trends
 from training.models.query import Query, log_trends
 
 MAX_GRAPH_REQUESTS = 16  # in a batch, up to which Python takes longer than the arithmetic
@@ -178,3 +177,31 @@ def _score_pairs(factors: Factors, trends: Tensor, moment: Tensor, rows: Tensor,
     user, item, bias, weights = factors
     scores = torch.einsum("pmd,pd->pm", functional.embedding(candidates, item), user[rows])
     return scores + bias[candidates] + pair_trends(weights[rows], trends, moment[rows], candidates)
+
+
+class Graph:
+    """Records a function once per shape of its first tensor, and runs the record from then on.
+
+    The record contains every branch as it was taken: the function may branch on the shapes of its tensors, never on
+    their values. Results are those of the function to the bit.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.records: dict[torch.Size, Callable[..., Any]] = {}
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        shape = tensors[0].shape
+        if shape not in self.records:
+            result = self._function(
+                *tensors
+            )  # unrecorded first: caches that it fills must not become part of the record
+            self.records[shape] = _record(self._function, tensors)
+            return result
+        return self.records[shape](*tensors)
+
+
+def _record(function: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is deprecated, and about branches on shapes
+        return torch.jit.trace(function, tensors, check_trace=False)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from config.validation import Count
-from training.models.base import Sizes
+from training.models.base import Sizes, register
 from training.models.layers import ContextEncoder, ItemTable, add_trends, pair_trends
 from training.models.network import Network, NetworkHyperparameters
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
-from training.models.registry import register
 
 MAX_HIDDEN_CELLS = 2**22  # query-item pairs whose hidden layer is held at once
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from config.validation import Count
 from features.encode import Batch
 from features.trends import ALL, window_channel
-from training.models.base import Hyperparameters, MatrixModel, Sizes
-from training.models.registry import register
+from training.models.base import Hyperparameters, MatrixModel, Sizes, register
 
 
 class PopularityHyperparameters(Hyperparameters):

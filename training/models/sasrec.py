@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from config.validation import Count
 from features.vocabulary import PAD
-from training.models.base import Factors, Sizes
-from training.models.history_encoder import CausalBlock, states_at
+from training.models.base import Factors, Sizes, register
+from training.models.layers import CausalBlock, states_at
 from training.models.network import Network, NetworkHyperparameters
 from training.models.query import Query
-from training.models.registry import register
 
 
 class SASRecHyperparameters(NetworkHyperparameters):
@@ -36,7 +35,7 @@ class SASRec(Network[SASRecHyperparameters]):
     A baseline: no content, no context, no time. For users without a history the one channel of `channels` ranks: `all`
     is all-time popularity. Departs from the paper where later work found it too weak (Klenitskiy and Vasilev 2023):
     the loss is a softmax over the whole catalog instead of one sampled negative. Its blocks are those of
-    `history_encoder`, so it lacks nothing that they have.
+    `layers.HistoryEncoder`, so it lacks nothing that they have.
     """
 
     name = "sasrec"

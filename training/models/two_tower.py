@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from config.validation import Count
-from training.models.base import Factors, Sizes
-from training.models.history_encoder import HistoryEncoder
-from training.models.layers import ContextEncoder, ItemTable, add_trends
+from training.models.base import Factors, Sizes, register
+from training.models.layers import ContextEncoder, HistoryEncoder, ItemTable, add_trends
 from training.models.network import Network, NetworkHyperparameters
 from training.models.query import Query
-from training.models.registry import register
 
 
 class TwoTowerHyperparameters(NetworkHyperparameters):

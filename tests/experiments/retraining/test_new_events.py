@@ -25,7 +25,7 @@ from experiments.retraining.new_events import (
     previous_end,
 )
 from training.model_factory import load_settings
-from training.models.registry import parse
+from training.models.base import parse
 
 END = from_iso("2026-03-01T12:00:00Z")
 SHIPPED = load_settings().train.models

@@ -11,8 +11,7 @@ from config.command import UserError
 from features.vocabulary import PAD
 from serving.artifact import build_index
 from serving.worker import index
-from training.models.base import Sizes
-from training.models.registry import build
+from training.models.base import Sizes, build
 
 
 def settings(kind: str) -> params.Index:

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from config import params
 from config.paths import ROOT
 from training.model_factory import load_settings, with_typed_models
-from training.models.base import Hyperparameters, ModelError
-from training.models.registry import build, models, parse
+from training.models.base import Hyperparameters, ModelError, build, models, parse
 
 FOLDER = Path(ROOT / "training/models")
 EASE = {"name": "ease", "l2": [200, 1000], "max_items": 100}

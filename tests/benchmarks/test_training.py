@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks._learning_curve import LearningCurve, Stopwatch, list_ndcg, visible_events
+from benchmarks.training import LearningCurve, Stopwatch, list_ndcg, visible_events
 from features.sequences import EvaluationCases, InteractionLog
 
 CURVE = LearningCurve(epoch_events=1000, seconds=[2.0, 4.0, 6.0, 8.0], ndcg=[0.01, 0.05, 0.04, 0.06])
