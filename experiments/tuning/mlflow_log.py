@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def log_study(run: TrainingRun, study, objectives: Sequence[str]) -> None:
     run.log_metrics({"objective": trial_accuracy(best), "trials": len(started_trials(study))} | scores)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the plots are marked as experimental
-        plots = {"study": plot_slice(study, target=trial_accuracy, target_name="objective")}
+        plots: dict[str, Any] = {"study": plot_slice(study, target=trial_accuracy, target_name="objective")}
         if len(objectives) > 1:
             values = dict(zip(objectives, best.values, strict=True))
             run.log_metrics({f"objective/{name}": value for name, value in values.items()})
