@@ -66,7 +66,7 @@ def _write_dataset(store: ProfileStore, until: str | None, batch_size: int) -> N
     count = write_profiles(store, profiles, batch_size)
     trends = trends_at(features, until_us)
     store.write_trends(trends)
-    location = store.health()["store"]
+    location = store.engine.location
     print(f"materialized {count:,} profiles and the trends of {len(trends.item_ids):,} items -> {location}")
 
 
