@@ -17,11 +17,10 @@ from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED
 from data.simulator.simulation import Oracle
 from data.times import now_iso
 from experiments.evaluation import mlflow_log
-from experiments.evaluation.cases import HEADLINE, PRIMARY
+from experiments.evaluation.cases import HEADLINE, PRIMARY, SegmentSlices
 from experiments.evaluation.measure import measure
 from experiments.evaluation.metrics_files import headline, write_metrics
 from experiments.evaluation.ranking import catalog_items, rank_by_preference, rank_cases
-from experiments.evaluation.slices import SegmentSlices
 from features import feature_files
 from features.feature_files import Features
 from features.sequences import EvaluationCases

@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.refit:
         settings = settings.model_copy(update={"gate": settings.gate.model_copy(update={"refit": True})})
     for report in run(settings, arguments.model, arguments.override):
-        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True))
-        PAGE.write_text(report_page.page(report))
+        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf-8")
+        PAGE.write_text(report_page.page(report), encoding="utf-8")
         print(report_page.summary(report, PAGE))
     return 0
 
@@ -39,12 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.gate", description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="the label to judge (default: the best learned model on validation)")
-    parser.add_argument(
-        "--refit", action="store_true", help="also fit the champion's configuration on the candidate's data"
-    )
-    parser.add_argument(
-        "--comment", action="store_true", help="judge nothing; print the last report as Markdown for a pull request"
-    )
+    about_refit = "also fit the champion's configuration on the candidate's data"
+    parser.add_argument("--refit", action="store_true", help=about_refit)
+    about_comment = "judge nothing; print the last report as Markdown for a pull request"
+    parser.add_argument("--comment", action="store_true", help=about_comment)
     preconditions.add_override_option(parser)
     return parser
 
@@ -53,10 +51,7 @@ def read_report(path: Path) -> dict:
     """Read a gate report. Raises UserError if there is none."""
     if not path.exists():
         raise UserError(f"{path} does not exist; run `make gate` first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not a gate report: {error}") from None
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

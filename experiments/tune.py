@@ -30,7 +30,7 @@ from experiments.tuning.study import (
     values_text,
 )
 from experiments.tuning.trials import objectives_text, run_next_trial
-from experiments.tuning.workers import Job, WorkerPool
+from experiments.tuning.workers import Job, run_workers
 from features import feature_files
 from features.feature_files import Features
 from features.fit import SplitTables
@@ -77,7 +77,7 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
                 job = Job(
                     study.study_name, url, label, settings, parent.run_id, (FEATURES / "valid").resolve(), workers
                 )
-                WorkerPool(job, budget, report, recover).run()
+                run_workers(job, budget, report, recover)
         finally:
             clean_up()
         if not completed_trials(study):

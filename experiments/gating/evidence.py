@@ -17,11 +17,10 @@ from config import params
 from config.params import Budgets, GuardRails
 from data.times import to_iso
 from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
-from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
+from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog, SegmentSlices
 from experiments.evaluation.comparison import FITTED_PARAMETERS
-from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
+from experiments.evaluation.measure import count_items, coverage, diversity, list_means
 from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
-from experiments.evaluation.slices import SegmentSlices
 from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
 from features.sequences import EvaluationCases

@@ -105,7 +105,7 @@ def build_board(
     resamples: int,
     out: Path,
     registered: str | None = None,
-    pairs: Sequence[tuple[str, str]] = (),
+    pairs: Sequence[Sequence[str]] = (),
 ) -> Board:
     """Read what evaluate wrote for one dataset and compare the models.
 
@@ -132,7 +132,7 @@ def build_board(
     def frames(model: MeasuredModel) -> list[pd.DataFrame]:
         return [read_rankings(path) for path in model.ranking_files(out / "rankings")]
 
-    lines = comparisons(models, frames, seed, resamples, [*pairs, *part_pairs(models)])
+    lines = comparisons(models, frames, seed, resamples, [*map(tuple, pairs), *part_pairs(models)])
     decay = {
         model.label: decay_curve(frames(model), seed, resamples)
         for model in models

@@ -27,7 +27,6 @@ from features.fit import SplitTables
 from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
-DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
 LOCK_SECONDS = 60  # SQLite's default of 5 s is short when several workers write
 DEFAULTS = "defaults"  # marks the trial with the values of params.yaml
@@ -113,17 +112,12 @@ def open_storage(url: str):
     marked as running until the same machine works on the study again.
 
     Raises:
-        StudyStorageError: the URL is not valid, its driver is not installed, or nothing answers there.
+        StudyStorageError: the URL is not valid, its driver is not installed, or no server answers.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
             return _open_journal(url) if url.startswith(("redis", "journal:")) else _open_database(url)
-    except ImportError:
-        package = next((name for scheme, name in DRIVERS.items() if url.startswith(scheme)), "the database's driver")
-        raise StudyStorageError(
-            f"{VARIABLE}: {hide_password(url)} needs a package that is not installed: {package}"
-        ) from None
     except Exception as error:  # each driver has its own exceptions
         reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
         raise StudyStorageError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
@@ -141,15 +135,9 @@ def _open_database(url: str, retry: bool = True):
     from optuna.storages import RDBStorage
 
     lock = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    engine = lock | {"pool_pre_ping": True}
     try:
-        return RDBStorage(
-            url,
-            engine_kwargs=lock | {"pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-        )
-    except ImportError:
-        raise
+        return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
     except Exception:
         if not retry:
             raise
@@ -163,7 +151,7 @@ def hide_password(text: str) -> str:
 
 
 def study_name(label: str, features: Features, settings: params.Params) -> str:
-    """One name for trials that can be compared: the same data, model, spaces, periods and length of a trial."""
+    """One name for trials that can be compared: the same data, model, spaces, objectives, periods and trial length."""
     train, tune = settings.train, settings.tune
     identity = [
         features.description,

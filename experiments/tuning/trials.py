@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from config import params, search_space
-from experiments.evaluation.list_metrics import diversity
+from experiments.evaluation.measure import diversity
 from experiments.tuning.mlflow_log import trial_run
 from experiments.tuning.study import DEFAULTS, Search, completed_trials, this_process
 from features.encode import Batch
