@@ -48,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     measured = read_metrics(arguments.out / "metrics", arguments.dataset)
     registered = arguments.registered or best_on_validation(measured, learned=True)
     board = build_board(
-        arguments.dataset, settings.seed, settings.evaluate.resamples, arguments.out, registered, arguments.pair
-    )
+        arguments.dataset, settings.seed, settings.evaluate.resamples, arguments.out, registered,
+        [(model, against) for model, against in arguments.pair],
+    )  # fmt: skip
     paths = write(board, arguments.out, arguments.results)
     print(f"compared {len(board.models)} models of {board.dataset}; written to {', '.join(map(str, paths))}")
     return 0

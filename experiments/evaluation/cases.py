@@ -16,8 +16,8 @@ from config.command import UserError
 from config.paths import INGESTED
 from data.tables import read_table
 from features.feature_files import Features
-from features.segments.membership import SegmentInputs, collect_inputs, membership
-from features.segments.rules import Rule, describe_rule
+from features.segment_membership import SegmentInputs, collect_inputs, membership
+from features.segment_rules import Rule, describe_rule
 from features.sequences import EvaluationCases
 from training.metrics import TrueRanks, accuracy
 
@@ -260,25 +260,22 @@ def sliced_metrics(
     cases: RankedCases, catalog: Catalog, k: int, metrics: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Slice name -> metric key -> (C,) values averaged over seeds, NaN outside the slice. Empty slices are left out."""
-    each_seed = [_sliced_metrics_of_seed(cases, rankings, catalog, k, metrics) for rankings in cases.seeds]
+    each_seed: list[dict[str, dict[str, np.ndarray]]] = []
+    for rankings in cases.seeds:
+        values = accuracy(rankings.truth, [k])
+        slices = {
+            name: {key: np.where(mask, values[key], np.nan) for key in metrics}
+            for name, mask in case_slices(cases).items()
+        }
+        for name, mask in item_slices(rankings, catalog).items():
+            part = accuracy(rankings.truth.keep(mask), [k])
+            slices[name] = {key: part[key] for key in metrics}
+        each_seed.append(slices)
     return {
         name: {key: np.mean([seed[name][key] for seed in each_seed], axis=0) for key in metrics}
         for name in each_seed[0]
         if not np.isnan(each_seed[0][name][metrics[0]]).all()
     }
-
-
-def _sliced_metrics_of_seed(
-    cases: RankedCases, rankings: SeedRankings, catalog: Catalog, k: int, metrics: tuple[str, ...]
-) -> dict[str, dict[str, np.ndarray]]:
-    values = accuracy(rankings.truth, [k])
-    slices = {
-        name: {key: np.where(mask, values[key], np.nan) for key in metrics} for name, mask in case_slices(cases).items()
-    }
-    for name, mask in item_slices(rankings, catalog).items():
-        part = accuracy(rankings.truth.keep(mask), [k])
-        slices[name] = {key: part[key] for key in metrics}
-    return slices
 
 
 @dataclass(frozen=True)
@@ -290,13 +287,10 @@ class SegmentSlices:
 
     @classmethod
     def of(cls, rules: Sequence[Rule], features: Features, folder: Path = INGESTED) -> SegmentSlices:
-        """Read the ingested tables.
+        """Read the ingested tables. Raises UserError if a table is missing, or lacks a column that a rule needs.
 
         An item that first appears after the cut counts as an event without values, since the model's catalog ends at
         the cut too.
-
-        Raises:
-            UserError: a table is missing, or lacks a column that a rule needs.
         """
         users, items = (read_table(folder / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items"))
         return cls(rules, collect_inputs(rules, users, items, features.users, features.vocabulary.ids))
@@ -305,9 +299,7 @@ class SegmentSlices:
         """The names of each case's segments, in the order of the rules."""
         inside = membership(self.rules, features.log, self.facts, cases.user, cases.time)
         names = np.array([rule["name"] for rule in self.rules], dtype=object)
-        combinations, number = np.unique(inside, axis=0, return_inverse=True)  # few, however many cases there are
-        lists = [names[row].tolist() for row in combinations]
-        return [lists[at] for at in number.ravel()]
+        return [names[row].tolist() for row in inside]
 
     def meanings(self) -> dict[str, str]:
         """Slice name -> its rule in words."""

@@ -56,7 +56,7 @@ def measure(
     rankings: pd.DataFrame | Sequence[pd.DataFrame],
     items: pd.DataFrame,
     seed: int,
-    resamples: int = 1000,
+    resamples: int,
     k: Sequence[int] = KS,
 ) -> dict[str, Any]:
     """Measure one model on the targets that its rankings hold.
@@ -73,7 +73,7 @@ def measure(
         fewer than two users.
 
     Raises:
-        RankingsError: a table cannot be measured.
+        RankingsError: the seeds hold different cases.
         ValueError: a value of k is out of range.
     """
     frames = [rankings] if isinstance(rankings, pd.DataFrame) else list(rankings)
@@ -91,34 +91,29 @@ def measure(
 def _measure_target(
     cases: RankedCases, catalog: Catalog, seed: int, resamples: int, ks: list[int], by_user: bool
 ) -> dict[str, Any]:
-    values = _average_over_seeds(
-        [accuracy(one.truth, ks) | metrics_per_case(one.lists, catalog, HEADLINE) for one in cases.seeds]
-    )
+    accurate = _average_over_seeds([accuracy(one.truth, ks) for one in cases.seeds])
+    of_lists = _average_over_seeds([metrics_per_case(one.lists, catalog, HEADLINE) for one in cases.seeds])
     slices = sliced_metrics(cases, catalog, HEADLINE, SLICE_METRICS)
-    totals, keys = _totals(values, cases), list[Any](values)
+    columns = {("", key): column for key, column in (accurate | of_lists).items()}
+    columns |= {(name, key): column for name, part in slices.items() for key, column in part.items()}
+    totals, keys = (
+        UserTotals.from_cases(np.stack(list(columns.values()), axis=1), cases.user, cases.num_users),
+        list(columns),
+    )
     if by_user:
-        accurate = [column for column, key in enumerate(keys) if _is_accuracy(key, ks)]
-        own = UserTotals(totals.sums[:, accurate], totals.counts[:, accurate]).averaged_by_user()
-        totals, keys = totals.join(own), keys + [keys[column] + BY_USER for column in accurate]
-    for name, part in slices.items():
-        totals, keys = totals.join(_totals(part, cases)), keys + [(name, key) for key in part]
+        own = UserTotals(totals.sums[:, : len(accurate)], totals.counts[:, : len(accurate)])
+        totals = totals.join(own.averaged_by_user())
+        keys += [("", key + BY_USER) for key in accurate]
+    entries: dict[str, dict[str, Any]] = {}
     # All columns in one bootstrap, so that they share their resamples.
-    columns = zip(*intervals(totals, seed, resamples), strict=True)
-    entries = {key: _entry(*column) for key, column in zip(keys, columns, strict=True)}
-    metrics = {key: entry for key, entry in entries.items() if isinstance(key, str)}
+    for (name, key), column in zip(keys, zip(*intervals(totals, seed, resamples), strict=True), strict=True):
+        entries.setdefault(name, {})[key] = _entry(*column)
     return {
         "users": cases.num_users,
         "cases": len(cases.user),
-        "metrics": metrics | _measure_lists(cases, catalog, seed, resamples, ks),
-        "slices": {
-            name: _count(part, cases) | {"metrics": {key: entries[name, key] for key in part}}
-            for name, part in slices.items()
-        },
+        "metrics": entries[""] | _measure_lists(cases, catalog, seed, resamples, ks),
+        "slices": {name: _count(part, cases) | {"metrics": entries[name]} for name, part in slices.items()},
     }
-
-
-def _is_accuracy(key: str, ks: Sequence[int]) -> bool:
-    return key == "mrr@100" or key in {f"{name}@{k}" for name in ("recall", "hr", "ndcg", "map") for k in ks}
 
 
 def _entry(mean: float, low: float, high: float) -> dict[str, float | None]:
@@ -129,18 +124,13 @@ def _average_over_seeds(each_seed: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: np.mean([values[key] for values in each_seed], axis=0) for key in each_seed[0]}
 
 
-def _totals(values: dict[str, np.ndarray], cases: RankedCases) -> UserTotals:
-    return UserTotals.from_cases(np.stack(list(values.values()), axis=1), cases.user, cases.num_users)
-
-
 def _measure_lists(cases: RankedCases, catalog: Catalog, seed: int, resamples: int, ks: list[int]) -> dict[str, Any]:
     values = _average_over_seeds([metrics_of_all_lists(one.lists, catalog, ks) for one in cases.seeds])
     last = [one.lists[cases.last] for one in cases.seeds]
     mean = float(np.mean([personalization(lists, HEADLINE, len(catalog.ids)) for lists in last]))
     entry = _entry(mean, *personalization_bounds(last, HEADLINE, seed, resamples))
-    return {key: {"value": json_number(value)} for key, value in values.items()} | {
-        f"personalization@{HEADLINE}": entry
-    }
+    named = {key: {"value": json_number(value)} for key, value in values.items()}
+    return named | {f"personalization@{HEADLINE}": entry}
 
 
 def _count(values: dict[str, np.ndarray], cases: RankedCases) -> dict[str, int]:

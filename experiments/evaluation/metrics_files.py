@@ -24,10 +24,9 @@ class MeasuredModel(BaseModel):
     Attributes:
         label: key in params.train.models; also names the file.
         model: name of the model class.
-        baseline: whether this is a baseline (popularity, ease, sasrec, ...). A learned baseline is never the candidate.
-        learned: trained by gradient descent; each such model that is no baseline is compared with the best baseline.
+        baseline: a learned baseline (sasrec) is compared with like the others, and never the candidate.
+        learned: trained by gradient descent.
         oracle: the simulator's true preferences: an upper bound, not a model.
-        date: when it was measured, ISO with zone. commit, command: from which code, and how.
         rankings: files in out/experiments/rankings, one per seed.
         validation: target -> metric key -> number or {"mean": number}, measured on the validation period.
         segments: slice name -> its rule in words.

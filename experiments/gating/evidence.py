@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ def find_opponent(dataset: str, candidate: RegisteredVersion, features: Features
     """
     target = promotion.champion_to_beat(dataset, candidate)
     parent_ref = target.report.get("under")
-    fit_until = registry.read_manifest(target.version).get("fit_until_us")
-    if parent_ref is None or (isinstance(fit_until, int) and fit_until <= features.cut_us):
+    if parent_ref is None:
+        return target, None
+    fit_until = registry.read_manifest(target.version)["fit_until_us"]
+    if fit_until <= features.cut_us:
         return target, None
     parent = promotion.verified_target(registry.find_version(dataset, parent_ref["version"]))
-    until = to_iso(fit_until) if isinstance(fit_until, int) else "an unknown time"
     note = (
-        f"version {target.version.version}, which serves, was fitted on the holdout (until {until}); its parent, version "
-        f"{parent.version.version}, is the champion here"
+        f"version {target.version.version}, which serves, was fitted on the holdout (until {to_iso(fit_until)}); its "
+        f"parent, version {parent.version.version}, is the champion in this report"
     )
     return parent, note
 
@@ -108,7 +110,6 @@ def compare(
         {"looks", "comparisons": {"champion" | "baseline": {target: contrast}, or None for a baseline that is the
         champion}, "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
     """
-
     ndcg = {role: {target: scored.ndcg for target, scored in of_role.items()} for role, of_role in scores.items()}
     against_champion = _differences(
         ndcg[CANDIDATE], ndcg[CHAMPION], cases, policy.segment_margin, policy, seed, looks, parts
@@ -243,16 +244,14 @@ def median_latencies(
     The clock counts processor time, so that other programs on the machine do not influence the result. The roles take
     turns, request by request. A first round fills caches and is not counted.
     """
-    requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
+    requests = [[(role, entry["request"]) for entry in one.golden_cases()] for role, one in recommenders.items()]
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
     for turn in range(TIMED_ROUNDS + 1):
-        for position in range(max(map(len, requests.values()), default=0)):
-            for role, recommender in recommenders.items():
-                if position < len(requests[role]):
-                    start = clock()
-                    recommender.recommend([requests[role][position]])
-                    if turn:
-                        taken[role].append((clock() - start) * 1000)
+        for role, request in filter(None, chain.from_iterable(zip_longest(*requests))):
+            start = clock()
+            recommenders[role].recommend([request])
+            if turn:
+                taken[role].append((clock() - start) * 1000)
     return {role: float(np.median(values)) for role, values in taken.items()}
 
 
@@ -271,12 +270,10 @@ def why_no_same_data_refit(
     if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
         return "not needed: both were fitted on the same data, so fresher data explains nothing"
     if chosen_params(candidate["params"]) == chosen_params(champion["params"]):
-        return (
-            "not needed: the candidate is the champion's configuration on newer data, so the data explains everything"
-        )
-    if (
-        candidate["fit_until_us"] != features.cut_us
-        or candidate["dataset_hash"] != features.description["dataset_hash"]
+        return "not needed: the candidate is the champion's configuration on newer data, which explains everything"
+    if (candidate["fit_until_us"], candidate["dataset_hash"]) != (
+        features.cut_us,
+        features.description["dataset_hash"],
     ):
         return "not possible: the candidate was fitted on other data than the features here"
     if not requested:

@@ -77,12 +77,10 @@ def best_label(settings: params.Params, learned: bool) -> str | None:
 
 def promote_first_champion(settings: params.Params, label: str, override: bool) -> dict:
     """Make the best baseline the champion of a platform that has none."""
-    code = preconditions.code_state()
-    decision = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
-    if (refusal := preconditions.uncommitted_code(code)) and not override:
-        decision = refusal
-    version = register(settings.dataset, label)
-    report = _report_head(settings, decision, label, code, override, time.time_ns() // 1000)
+    code, version = preconditions.code_state(), register(settings.dataset, label)
+    refusal = None if override else preconditions.uncommitted_code(code)
+    first = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
+    report = _report_head(settings, refusal or first, label, code, override, time.time_ns() // 1000)
     return settle(settings.dataset, version, report | {"against_version": None, "evidence": {}})
 
 

@@ -114,21 +114,19 @@ def open_storage(url: str):
     Raises:
         StudyStorageError: the URL is not valid, its driver is not installed, or no server answers.
     """
+    from optuna.storages import JournalStorage, journal
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
-            return _open_journal(url) if url.startswith(("redis", "journal:")) else _open_database(url)
+            if url.startswith("journal:"):
+                return JournalStorage(journal.JournalFileBackend(url.removeprefix("journal:")))
+            if url.startswith("redis"):
+                return JournalStorage(journal.JournalRedisBackend(url))
+            return _open_database(url)
     except Exception as error:  # each driver has its own exceptions
         reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
         raise StudyStorageError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
-
-
-def _open_journal(url: str):
-    from optuna.storages import JournalStorage, journal
-
-    if url.startswith("journal:"):
-        return JournalStorage(journal.JournalFileBackend(url.removeprefix("journal:")))
-    return JournalStorage(journal.JournalRedisBackend(url))
 
 
 def _open_database(url: str, retry: bool = True):
@@ -271,11 +269,7 @@ def values_text(values: dict) -> str:
 
 
 def parse_minutes(text: str, name: str) -> float:
-    """Parse a number of minutes above 0.
-
-    Raises:
-        UserError: it is not one; the message starts with `name`, the option that it was typed for.
-    """
+    """Parse a number of minutes above 0. The UserError about another text starts with `name`, the option."""
     try:
         minutes = float(text)
     except ValueError:
