@@ -10,8 +10,7 @@ from pathlib import Path
 from config import params
 from config.command import exits_cleanly
 from config.paths import EXPERIMENTS, ROOT
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.comparison import best_on_validation, read_metrics
 from experiments.leaderboard.board import Board, build_board, result_file
 
 OUT = ROOT / EXPERIMENTS

@@ -27,8 +27,7 @@ from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
 from experiments.evaluation import bootstrap
 from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
+from experiments.evaluation.comparison import MeasuredModel, best_on_validation, read_metrics
 from experiments.gating import verdict
 from experiments.pages import MISSING, markdown_table, sentence
 from training import provenance

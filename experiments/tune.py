@@ -113,12 +113,11 @@ def summary_line(label: str, study, objectives: Sequence[str]) -> str:
     """The last line of the command: the best configuration and what it is compared with."""
     default, best = studies.defaults_accuracy(study), studies.best_trial(study)
     against = f"params.yaml reaches {default:.4f}" if default is not None else "params.yaml cannot be fitted"
-    front = ""
     if len(objectives) > 1:
-        front = f"; the most accurate of {len(studies.pareto_front(study))} on the Pareto front"
+        against += f"; the most accurate of {len(studies.pareto_front(study))} on the Pareto front"
     return (
         f"tuned {label} with {len(studies.started_trials(study))} trials: {_values(best, objectives)} with "
-        f"{studies.values_text(best.params)}; {against}{front}; written to {TUNED}/{label}.json, params.yaml is unchanged"
+        f"{studies.values_text(best.params)}; {against}; written to {TUNED}/{label}.json, params.yaml is unchanged"
     )
 
 

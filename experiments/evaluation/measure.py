@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from experiments.evaluation.bootstrap import (
-    MAX_WEIGHTS,
     UserTotals,
     intervals,
     json_number,
@@ -214,33 +214,25 @@ def personalization_bounds(seeds: list[np.ndarray], k: int, seed: int, resamples
     users = len(seeds[0])
     if users < 2:
         return float("nan"), float("nan")
-    entries = [_users_by_item(lists[:, :k]) for lists in seeds]
+    shown = [_shown_items(lists[:, :k]) for lists in seeds]
     draws = []
     for block in resample_weights(users, resamples, seed):
-        shared = np.mean([_shared_items(block, *entry) for entry in entries], axis=0)
-        pairs = k * (block.sum(axis=1) ** 2 - np.einsum("ru,ru->r", block, block))
-        draws.append(np.divide(shared, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
+        for weights in np.array_split(block, k):  # (r, U); fewer at a time, since a list holds k items
+            own = weights**2
+            shared = np.mean(
+                [((items @ weights.T) ** 2).sum(axis=0) - own @ items.sum(axis=0) for items in shown], axis=0
+            )
+            pairs = k * (weights.sum(axis=1) ** 2 - own.sum(axis=1))
+            draws.append(np.divide(shared, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
     low, high = percentile_bounds(1 - np.concatenate(draws)[:, None])
     return float(low[0]), float(high[0])
 
 
-def _users_by_item(top: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The user of each (user, item) entry sorted by item, where each item starts, and (U,) list lengths."""
+def _shown_items(top: np.ndarray) -> sparse.csr_array:
+    """(items shown, U) matrix of ones where a user's list holds an item."""
     user, place = np.nonzero(top >= 0)
-    item = top[user, place]
-    order = np.argsort(item, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(item[order]) > 0)) if len(item) else np.zeros(0, np.int64)
-    return user[order], starts, (top >= 0).sum(axis=1)
-
-
-def _shared_items(block: np.ndarray, user: np.ndarray, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """(r,) sum over ordered pairs of distinct users of the product of their weights times the items they share."""
-    if not len(user):
-        return np.zeros(len(block))
-    rows = max(1, MAX_WEIGHTS // len(user))
-    parts = [np.add.reduceat(block[at : at + rows, user], starts, axis=1) for at in range(0, len(block), rows)]
-    squares = np.concatenate([np.einsum("ri,ri->r", part, part) for part in parts])
-    return squares - (block * block) @ length
+    names, item = np.unique(top[user, place], return_inverse=True)
+    return sparse.csr_array((np.ones(len(user)), (item, user)), shape=(len(names), len(top)))
 
 
 def metrics_per_case(lists: np.ndarray, catalog: Catalog, k: int) -> dict[str, np.ndarray]:

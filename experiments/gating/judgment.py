@@ -25,8 +25,7 @@ from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_led
 from data.columns import DAY
 from data.times import to_iso
 from experiments.evaluation.cases import SegmentSlices
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.comparison import best_on_validation, read_metrics
 from experiments.evaluation.ranking import cases_since
 from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE

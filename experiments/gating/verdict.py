@@ -108,15 +108,15 @@ def decide_against(
 
 def broken_budget(budgets: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate that exceeds a budget; the first one is named."""
-    for row in budgets:
-        if not row["within"]:
-            name, unit = row["name"], row["unit"]
-            reason = (
-                f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
-                f"(champion {row['champion']:g})"
-            )
-            return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
-    return None
+    row = next((row for row in budgets if not row["within"]), None)
+    if row is None:
+        return None
+    name, unit = row["name"], row["unit"]
+    reason = (
+        f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
+        f"(champion {row['champion']:g})"
+    )
+    return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
 
 
 def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) -> GateDecision | None:
@@ -131,16 +131,14 @@ def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) ->
 
 def broken_guard_rail(guard_rails: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate whose lists break a guard rail; the first one is named."""
-    for row in guard_rails:
-        if not row["within"]:
-            reason = (
-                f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
-                f"{row['limit']:.3f} (champion {row['champion']:.3f})"
-            )
-            return GateDecision(
-                REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again"
-            )
-    return None
+    row = next((row for row in guard_rails if not row["within"]), None)
+    if row is None:
+        return None
+    reason = (
+        f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
+        f"{row['limit']:.3f} (champion {row['champion']:.3f})"
+    )
+    return GateDecision(REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again")
 
 
 def signed(row: Mapping[str, Any]) -> str:

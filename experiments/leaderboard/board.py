@@ -13,9 +13,15 @@ import pandas as pd
 
 from experiments.evaluation.bootstrap import UserTotals, intervals, json_number
 from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, align_cases, true_ranks
-from experiments.evaluation.comparison import best_baseline, comparisons, part_pairs
+from experiments.evaluation.comparison import (
+    CompareError,
+    MeasuredModel,
+    best_baseline,
+    comparisons,
+    part_pairs,
+    read_metrics,
+)
 from experiments.evaluation.measure import BY_USER, KS
-from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
 from training.metrics import accuracy
 
 DIGITS = 6  # significant digits of every measured number in the result file

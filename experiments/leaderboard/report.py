@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, SLICE_DEFINITIONS, TARGETS
+from experiments.evaluation.comparison import MeasuredModel, entry_value
 from experiments.evaluation.measure import BY_USER, DEFINITIONS
-from experiments.evaluation.metrics_files import MeasuredModel, entry_value
 from experiments.leaderboard.board import FROZEN, Board
 from experiments.pages import (
     MISSING,
@@ -192,8 +192,8 @@ def text_summary(result: dict[str, Any], primary: str) -> str:
         for target in TARGETS
         if target in measured
     )
-    table = pd.DataFrame(rows).to_string(index=False, justify="left")
-    return f"{table}\n({sizes}; * best baseline, + the gate's candidate)"
+    lines = [line.rstrip() for line in pd.DataFrame(rows).to_string(index=False, justify="left").splitlines()]
+    return "\n".join([*lines, f"({sizes}; * best baseline, + the gate's candidate)"])
 
 
 def _result_entry(model: dict[str, Any], target: str) -> dict[str, Any]:

@@ -16,9 +16,8 @@ import pandas as pd
 
 from config import params
 from config.paths import EXPERIMENTS
-from experiments.evaluation.comparison import best_on_validation, validation_score
+from experiments.evaluation.comparison import MeasuredModel, best_on_validation, read_metrics, validation_score
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
 from experiments.orchestration import steps, workspace
 
 KEPT = EXPERIMENTS / "seeds"  # <seed>/metrics and <seed>/rankings

@@ -88,8 +88,13 @@ def make(
     """
     source = _found(source, "SOURCE")
     users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
-    _check_columns(columns)
-    read = [*_read_from(source), *filter(None, (users, items))]
+    try:
+        check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
+    except DataError as error:
+        raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
+    # Ingest finds the side tables in the folder of a MovieLens file by itself.
+    file, side_tables = locate_files(source, detect_format(source))
+    read = [*([source] if source.is_dir() else [file, *side_tables.values()]), *filter(None, (users, items))]
     dataset = checked(name or name_of(source))
     dataset = dataset if renewed else _free(dataset, str(source))
     paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
@@ -124,19 +129,6 @@ def _found(path: Path, variable: str) -> Path:
     if not absolute.exists():
         raise UserError(f"{variable}: {path} does not exist")
     return absolute
-
-
-def _check_columns(columns: dict[str, str]) -> None:
-    try:
-        check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
-    except DataError as error:
-        raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
-
-
-def _read_from(source: Path) -> list[Path]:
-    """The source, and with a MovieLens file the side tables that ingest finds in its folder."""
-    file, beside = locate_files(source, detect_format(source))
-    return [source] if source.is_dir() else [file, *beside.values()]
 
 
 def _free(dataset: str, path: str | None) -> str:

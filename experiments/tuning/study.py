@@ -18,13 +18,12 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from config import params, search_space
+from config import params
 from config.command import UserError
 from config.paths import studies_database
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
-from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
@@ -57,10 +56,6 @@ class Search:
     @classmethod
     def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
         return cls(label, features, settings, parent, fold_features(features, settings))
-
-    @property
-    def spaces(self) -> dict[str, search_space.Space]:
-        return search_spaces(self.label, self.settings)
 
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:

@@ -24,6 +24,7 @@ from features.vocabulary import PAD
 from training import validation
 from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
+from training.model_factory import search_spaces
 from training.models.base import Model, parse
 from training.models.ranking import exclude, rank
 
@@ -62,7 +63,9 @@ def _run_trial(trial, search: Search, deadline: float) -> list[float]:
     import optuna
 
     settings, objectives = search.settings, search.settings.tune.objectives
-    configuration = _with_values(_suggest(trial, search.spaces), settings.train.models[search.label])
+    configuration = _with_values(
+        _suggest(trial, search_spaces(search.label, settings)), settings.train.models[search.label]
+    )
     limited = configuration | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
     with trial_run(trial, limited, search, gave_up=OutOfTimeError) as run:
 

@@ -8,8 +8,13 @@ import pandas as pd
 import pytest
 from made_board import build, change
 
-from experiments.evaluation.comparison import best_baseline, best_on_validation, compare_pair
-from experiments.evaluation.metrics_files import CompareError, read_metrics
+from experiments.evaluation.comparison import (
+    CompareError,
+    best_baseline,
+    best_on_validation,
+    compare_pair,
+    read_metrics,
+)
 
 
 def test_the_registered_model_is_the_learned_one_that_is_best_on_validation_whatever_it_reaches_later(out):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from made_board import ORIGIN, change
 
-from experiments.evaluation.metrics_files import CompareError, MeasuredModel, headline, read_metrics
+from experiments.evaluate import headline
+from experiments.evaluation.comparison import CompareError, MeasuredModel, read_metrics
 
 
 @pytest.mark.parametrize("name", ["split_id", "dataset_hash"])

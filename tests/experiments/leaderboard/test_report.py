@@ -10,8 +10,8 @@ import pytest
 from made_board import ORIGIN, change, run
 from made_rankings import made_rankings
 
+from experiments.evaluation.comparison import MeasuredModel
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import MeasuredModel
 from experiments.leaderboard.board import Board, result_file
 from experiments.leaderboard.report import html_report, markdown_report, segment_rows, text_summary
 
