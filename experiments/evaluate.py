@@ -186,13 +186,6 @@ def _mlflow_name(key: str) -> str:
     return key.replace("@", "_")  # MLflow allows no @
 
 
-def index_text(index: dict[str, Any] | None) -> str:
-    """What the numbers leave out where a model is served through an index; empty for exact serving."""
-    if index is None:
-        return ""
-    return f"; ranked exactly, served through an index with recall@20 {index['recall@20']:.3f}"
-
-
 def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> None:
     """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json."""
     for folder in (RANKINGS, METRICS):
@@ -232,8 +225,10 @@ def main(argv: list[str] | None = None) -> int:
             rankings, metrics = evaluate(label, features, items, settings)
             log_evaluation(metrics)
         write_metrics(label, rankings, metrics, items)
-        seconds, index = time.perf_counter() - started, index_text(metrics.get("index"))
-        print(f"evaluated {label} (test) in {seconds:.0f} s: {headline(metrics['targets'])}{index}", flush=True)
+        line = f"evaluated {label} (test) in {time.perf_counter() - started:.0f} s: {headline(metrics['targets'])}"
+        if index := metrics.get("index"):
+            line += f"; ranked exactly, served through an index with recall@20 {index['recall@20']:.3f}"
+        print(line, flush=True)
     return 0
 
 

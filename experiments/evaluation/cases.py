@@ -29,10 +29,6 @@ HEAD_SHARE = 0.2  # of the catalog's items, most popular first
 SEGMENT = "segment:"  # prefix of the slice name of a segment
 
 
-class RankingsError(UserError):
-    """Rankings cannot be measured together."""
-
-
 @dataclass(frozen=True)
 class Catalog:
     """What the metrics need to know about each item.
@@ -146,7 +142,7 @@ def collect_cases(frames: Sequence[pd.DataFrame], target: str, catalog: Catalog)
             are configured.
 
     Raises:
-        RankingsError: the seeds hold different cases.
+        UserError: the seeds hold different cases.
     """
     aligned = align_cases(frames, target)
     table = aligned[0]
@@ -168,11 +164,11 @@ def align_cases(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFram
     """Rows of one target of each table, sorted by case_id, so that row n is the same case in all.
 
     Raises:
-        RankingsError: the tables hold different cases.
+        UserError: the tables hold different cases.
     """
     aligned = [frame[frame["target"] == target].sort_values("case_id", ignore_index=True) for frame in frames]
     if any(not same_cases(aligned[0], other) for other in aligned[1:]):
-        raise RankingsError(f"rankings: the seeds of one model hold different {target} cases")
+        raise UserError(f"rankings: the seeds of one model hold different {target} cases")
     return aligned
 
 

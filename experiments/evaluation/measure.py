@@ -73,7 +73,7 @@ def measure(
         fewer than two users.
 
     Raises:
-        RankingsError: the seeds hold different cases.
+        UserError: the seeds hold different cases.
         ValueError: a value of k is out of range.
     """
     frames = [rankings] if isinstance(rankings, pd.DataFrame) else list(rankings)

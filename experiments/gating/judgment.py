@@ -174,10 +174,6 @@ class GateCase:
     skew: dict[str, Any] | None = None
     champion_note: str | None = None
 
-    @property
-    def split_id(self) -> str:
-        return self.features.description["split_id"]
-
 
 def judge(case: GateCase) -> dict[str, Any]:
     """Judge a candidate and return the report. A look at the holdout is in the ledger before anybody sees it."""
@@ -214,7 +210,7 @@ def judge(case: GateCase) -> dict[str, Any]:
         }
     span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}
     report = build_report(case, verdict.decide(found, policy), found) | known | span | {"looks": found["looks"]}
-    record_look(case.split_id, case.candidate.artifact, case.champion.artifact, report)
+    record_look(report["split_id"], case.candidate.artifact, case.champion.artifact, report)
     return report
 
 
@@ -226,7 +222,7 @@ def look_at_holdout(
     begin = time.perf_counter()
     start_us = evidence.holdout_start(features, manifests)
     cases = cases_since(features, start_us)
-    looks = len(looks_at(case.split_id)) + 1
+    looks = len(looks_at(features.description["split_id"])) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     parts = evidence.user_parts(features, cases, SegmentSlices.of(settings.segments.plain(), features))

@@ -108,14 +108,15 @@ def make(
 
 def make_demo() -> Path:
     """The workspace of the project's own dataset, with its settings as they are."""
-    dataset = _read(ROOT / "params.yaml")["dataset"]
-    with _copied(dataset):
-        return HOME / dataset
+    return _make_copy(_read(ROOT / "params.yaml")["dataset"])
 
 
 def make_simulated() -> Path:
-    """The workspace of the simulator: its settings may change where the project's, which are tracked, may not."""
-    dataset = _free(SIMULATED, None)
+    """The workspace of the simulator: its settings may change; those of the project, which are tracked, may not."""
+    return _make_copy(_free(SIMULATED, None))
+
+
+def _make_copy(dataset: str) -> Path:
     with _copied(dataset):
         return HOME / dataset
 

@@ -82,10 +82,6 @@ def fold_periods(tables: SplitTables, settings: params.Params) -> list[tuple[int
     return periods
 
 
-class StudyStorageError(UserError):
-    """The storage cannot be opened. The message names the variable and shows no password."""
-
-
 def storage_url() -> str:
     """The URL of the study storage; workers and machines with the same URL share their studies.
 
@@ -107,7 +103,7 @@ def open_storage(url: str):
     marked as running until the same machine works on the study again.
 
     Raises:
-        StudyStorageError: the URL is not valid, its driver is not installed, or no server answers.
+        UserError: the URL is not valid, its driver is not installed, or no server answers.
     """
     from optuna.storages import JournalStorage, journal
 
@@ -121,7 +117,7 @@ def open_storage(url: str):
             return _open_database(url)
     except Exception as error:  # each driver has its own exceptions
         reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
-        raise StudyStorageError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
+        raise UserError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
 
 
 def _open_database(url: str, retry: bool = True):

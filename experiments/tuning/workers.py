@@ -24,10 +24,6 @@ MAX_DEATHS = 3  # in a row: then it is not the values of one trial that kill wor
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class WorkersError(UserError):
-    """Workers die before they can end a trial."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What a worker needs to start. It reads the features itself, so that they need not be sent.
@@ -64,7 +60,7 @@ def run_workers(job: Job, budget: Budget, on_end: Callable[[int], None], on_deat
         on_death: called after a worker has died.
 
     Raises:
-        WorkersError: several workers died in a row.
+        UserError: several workers died in a row.
     """
     workers: dict[Connection, BaseProcess] = {}
     started = deaths = 0
@@ -90,7 +86,7 @@ def run_workers(job: Job, budget: Budget, on_end: Callable[[int], None], on_deat
                     deaths += 1
                     on_death()
                     if deaths >= MAX_DEATHS:
-                        raise WorkersError(
+                        raise UserError(
                             f"tune: {deaths} workers in a row died before their trial ended; if memory is short, use "
                             f"fewer than --workers {job.workers}"
                         ) from None
