@@ -66,11 +66,7 @@ class Population:
 
     @classmethod
     def of(cls, champion: pd.DataFrame, candidate: pd.DataFrame) -> Population:
-        """From two tables of rankings of the same cases.
-
-        Raises:
-            UserError: they rank different cases, or a target has none.
-        """
+        """From two tables of rankings. Raises UserError if they rank different cases, or a target has none."""
         tables, users = [], set()
         for target in TARGETS:
             (theirs,), (ours,) = align_cases([champion], target), align_cases([candidate], target)
@@ -300,13 +296,12 @@ def measure(settings: params.Params, labels: list[str], split_id: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.error_rates", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", metavar="LABEL", help="the candidate, then its opponents")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args(argv)
     settings = params.load()
     measured = read_metrics(METRICS, settings.dataset)
     facts = measure(settings, choose_labels(arguments.models, measured), measured[0].split_id)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / settings.dataset
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    stem = RESULTS / settings.dataset
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(markdown(facts), encoding="utf-8")
     print(f"{conclusion(facts)}; report: {stem}.md")

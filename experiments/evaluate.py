@@ -86,11 +86,7 @@ def evaluate(
 def evaluate_oracle(
     features: Features, items: pd.DataFrame, settings: params.Params
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The same for the simulator's true preferences.
-
-    Raises:
-        UserError: the dataset is not simulated.
-    """
+    """The same for the simulator's true preferences. Raises UserError if the dataset is not simulated."""
     path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
@@ -124,10 +120,9 @@ def _measure(
 
 
 def log_evaluation(metrics: dict[str, Any]) -> None:
-    """Log the content of a metrics file into its run; skip a run that does not exist here.
+    """Log the content of a metrics file into the run that trained the model, if that is in this registry.
 
-    The headline numbers become MLflow metrics under the same names for every model; all numbers go along as
-    evaluation.json.
+    The headline numbers become MLflow metrics under the same names for every model; evaluation.json has all numbers.
     """
     run = tracking.reopen_run(metrics["run_id"])
     if run is None:

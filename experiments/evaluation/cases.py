@@ -163,8 +163,7 @@ def collect_cases(frames: Sequence[pd.DataFrame], target: str, catalog: Catalog)
 def align_cases(frames: Sequence[pd.DataFrame], target: str) -> list[pd.DataFrame]:
     """Rows of one target of each table, sorted by case_id, so that row n is the same case in all.
 
-    Raises:
-        UserError: the tables hold different cases.
+    Raises UserError if the tables hold different cases.
     """
     aligned = [frame[frame["target"] == target].sort_values("case_id", ignore_index=True) for frame in frames]
     if any(not same_cases(aligned[0], other) for other in aligned[1:]):

@@ -87,8 +87,7 @@ def entry_value(entry: Any) -> float | None:
 def read_metrics(folder: Path, dataset: str) -> list[MeasuredModel]:
     """Read the metrics files of one dataset, by label; files of other datasets are skipped.
 
-    Raises:
-        CompareError: there is no file, or the files rest on different splits or data.
+    Raises CompareError if there is no file, or the files rest on different splits or data.
     """
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))]
     models = [MeasuredModel.model_validate_json(text) for text in texts]
@@ -102,11 +101,7 @@ def read_metrics(folder: Path, dataset: str) -> list[MeasuredModel]:
 
 
 def check_same_split(models: list[MeasuredModel]) -> None:
-    """Check that numbers may be compared: they rest on one split of one dataset, and a segment means the same in all.
-
-    Raises:
-        CompareError: split_id, dataset_hash or segments differ; names a model on each side.
-    """
+    """Raise CompareError unless numbers rest on one split of one dataset, and a segment means the same in all."""
     first, *others = models
     for name in ("split_id", "dataset_hash", "segments"):
         for other in others:
@@ -203,8 +198,7 @@ def compare_pair(
 ) -> dict[str, Any]:
     """One comparison of the result file: the paired difference of NDCG@10 over all cases, cold cases and warm cases.
 
-    Raises:
-        CompareError: the split or the cases differ.
+    Raises CompareError if the split or the cases differ.
     """
     check_same_split([model, against])
     table, ours = _case_values(frames(model), target)

@@ -98,7 +98,7 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 
 
 def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:
-    """The rankings table of one target, one row per case: the columns of `cases.COLUMNS`, with ids in place of rows.
+    """The rankings table of one target, one row per case, with ids in place of rows.
 
     Args:
         lists: (n, k) item rows in rank order, 0 where a list is shorter.

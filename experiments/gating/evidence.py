@@ -49,10 +49,7 @@ def find_opponent(dataset: str, candidate: RegisteredVersion, features: Features
     """The version to compare with, and a note if it is not the one that serves.
 
     A refit on all events was fitted on the holdout, so its parent, which was not, stands in for it. On events that are
-    newer than the refit, the refit itself is the champion.
-
-    Raises:
-        RegistryError: nothing may serve.
+    newer than the refit, the refit itself is the champion. Raises RegistryError if nothing may serve.
     """
     target = promotion.champion_to_beat(dataset, candidate)
     parent_ref = target.report.get("under")
@@ -170,8 +167,7 @@ def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gat
 def check_guard_rails(lists: Mapping[str, np.ndarray], features: Features, limits: GuardRails) -> list[dict[str, Any]]:
     """One row per guard rail: {"name", "candidate", "champion", "kind", "limit", "within"}. An undefined figure passes.
 
-    Args:
-        lists: role -> (n, 10) rows of the catalog.
+    `lists` has (n, 10) rows of the catalog by role.
     """
     catalog = Catalog.from_items(catalog_items(features))
     ours, theirs = (list_figures(lists[role], catalog) for role in (CANDIDATE, CHAMPION))
@@ -217,11 +213,7 @@ def check_budgets(
 
 
 def budget_rows(sizes: Mapping[str, float], latencies: Mapping[str, float], limits: Budgets) -> list[dict[str, Any]]:
-    """One row per budget: {"name", "unit", "candidate", "champion", "limit", "within"}.
-
-    Args:
-        sizes, latencies: of "candidate" and "champion", in MB and ms.
-    """
+    """One row per budget, from MB and ms by role: {"name", "unit", "candidate", "champion", "limit", "within"}."""
     relative = max(limits.latency_ratio * latencies[CHAMPION], limits.latency_free_ms)
     rows = (("size", "MB", sizes, limits.size_mb), ("latency", "ms", latencies, min(limits.latency_ms, relative)))
     return [
@@ -263,9 +255,7 @@ def why_no_same_data_refit(
 ) -> str | None:
     """Why the champion's configuration is not fitted on the candidate's data; None if it is to be fitted.
 
-    Args:
-        candidate, champion: manifests.
-        requested: whether the policy asks for the refit.
+    `candidate` and `champion` are manifests. `requested` says whether the policy asks for the refit.
     """
     if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
         return "not needed: both were fitted on the same data, so fresher data explains nothing"

@@ -135,9 +135,6 @@ def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> li
 
     Weights are frozen at the cut while histories and item trends go on. A falling curve shows what a refit would win
     back, or a harder period: compare models, not days. Periods without cases are left out.
-
-    Args:
-        frames: the rankings of one model, one table per seed.
     """
     tables = align_cases(frames, "next_item")
     if not len(tables[0]):

@@ -167,12 +167,7 @@ def _comparison_row(line: dict[str, Any]) -> dict[str, str]:
 
 
 def text_summary(result: dict[str, Any], primary: str) -> str:
-    """One line per model: NDCG@10 of both targets with 95% intervals, and the seconds of its fit.
-
-    Args:
-        result: the content of experiments/results/<dataset>.json.
-        primary: the target that orders the lines, best first.
-    """
+    """A result file as text: NDCG@10 of both targets with 95% intervals, best on `primary` first, and seconds to fit."""
 
     entries = [*result["models"].items(), *([("best reachable", result["oracle"])] if "oracle" in result else [])]
     entries.sort(key=lambda entry: (entry[0] != "best reachable", -(_result_entry(entry[1], primary).get("mean") or 0)))

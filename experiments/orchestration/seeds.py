@@ -98,12 +98,7 @@ def _metrics_path(folder: Path, label: str, seed: int) -> Path:
 
 
 def as_one(facts: Sequence[dict], targets: dict) -> dict:
-    """The metrics file of one model under several seeds.
-
-    Args:
-        facts: the file of each seed.
-        targets: the result of `measure` on the rankings of all seeds.
-    """
+    """The metrics file of one model from the files of each seed; `targets` is measured over all seeds."""
     frozen = [one["targets"][FROZEN] for one in facts if FROZEN in one["targets"]]
     if frozen:  # means without intervals: the rankings that these would need are not kept
         means = {key: fmean(one["metrics"][key]["mean"] for one in frozen)

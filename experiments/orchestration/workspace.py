@@ -55,11 +55,7 @@ def _slug(text: str) -> str:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`user_id=customer,event_time=ts` as a map.
-
-    Raises:
-        UserError: a part is not `name=column`, or a name occurs twice.
-    """
+    """Parse `user_id=customer,event_time=ts`. Raises UserError if a part is wrong, or a name occurs twice."""
     columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         ours, _, theirs = map(str.strip, part.partition("="))
@@ -188,11 +184,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def workspace_of(arguments: argparse.Namespace) -> Path | None:
-    """Make or update the workspace of the source in the arguments of `add`; None without a source.
-
-    Raises:
-        UserError: options describe a source that is not there, or the source cannot be used.
-    """
+    """The workspace of the source in the arguments of `add`, made or updated; None without a source."""
     if arguments.source:
         columns = parse_columns(arguments.columns)
         return make(arguments.source, arguments.users, arguments.items, columns, arguments.name)

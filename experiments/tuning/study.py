@@ -67,11 +67,7 @@ def fold_features(features: Features, settings: params.Params) -> list[Features]
 
 
 def fold_periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
-    """(start, stop) in microseconds of each fold's period, oldest first.
-
-    Raises:
-        UserError: there is too little history for so many periods.
-    """
+    """(start, stop) in microseconds of each fold's period, oldest first. Raises UserError if history is too short."""
     count = settings.tune.folds
     periods = fit.rolling_windows(tables, count)
     if len(periods) < count:
@@ -97,13 +93,10 @@ def storage_url() -> str:
 
 
 def open_storage(url: str):
-    """Open the Optuna storage at a URL.
+    """Open the Optuna storage at a URL. Raises UserError if it cannot be opened.
 
     A database has a heartbeat, which shows that a trial's machine has died. A journal has none: such a trial stays
     marked as running until the same machine works on the study again.
-
-    Raises:
-        UserError: the URL is not valid, its driver is not installed, or no server answers.
     """
     from optuna.storages import JournalStorage, journal
 

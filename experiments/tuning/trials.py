@@ -39,11 +39,7 @@ class OutOfTimeError(Exception):
 
 
 def run_next_trial(study, search: Search, deadline: float) -> int:
-    """Run one more trial and return its number, however it ends.
-
-    Args:
-        deadline: seconds since 1970; afterwards the trial stops at its next batch.
-    """
+    """Run one more trial and return its number, however it ends; after the deadline it stops at its next batch."""
     numbers = []
 
     def objective(trial) -> list[float]:
@@ -110,11 +106,7 @@ def _suggest(trial, spaces: dict[str, search_space.Space]) -> dict:
 
 
 def _with_values(values: dict, model) -> dict:
-    """The model's parameters of params.yaml with the suggested values.
-
-    Raises:
-        FitError: the model refuses this combination.
-    """
+    """The parameters of params.yaml with the suggested values. Raises FitError if the model refuses them."""
     try:
         return parse(model.model_dump() | values).model_dump()
     except ValidationError as error:
@@ -158,11 +150,7 @@ def _leads(trial) -> bool:
 def measure_objectives(
     names: Iterable[str], result: FitResult, features: Features, settings: params.Train, seed: int
 ) -> dict[str, float]:
-    """The objectives of a fitted model, in the order of `names`.
-
-    Raises:
-        FitError: diversity is requested, and the items have no content.
-    """
+    """The objectives of a fitted model, in the order of `names`."""
     return {name: OBJECTIVES[name](result, features, settings, seed) for name in names}
 
 

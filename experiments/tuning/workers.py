@@ -26,19 +26,14 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to start. It reads the features itself, so that they need not be sent.
-
-    Attributes:
-        parent: id of the MLflow run that holds the trials' runs.
-        features: folder of the features.
-    """
+    """What a worker needs to start. It reads the features itself, so that they need not be sent."""
 
     study: str
     url: str
     label: str
     settings: params.Params
-    parent: str
-    features: Path
+    parent: str  # id of the MLflow run that holds the trials' runs
+    features: Path  # folder of the features
     workers: int
 
 
