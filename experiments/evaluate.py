@@ -68,7 +68,9 @@ def evaluate(
         frozen = rank(validation.cases(features)["next_item"], recommender.artifact.trends)
         measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])["next_item"]
         metrics["targets"]["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
-    fits = {cut: json.loads((FITTED / label / cut / "fit.json").read_text("utf-8")) for cut in ("valid", "test")}
+    fits = {
+        cut: json.loads((FITTED / label / cut / "fit.json").read_text(encoding="utf-8")) for cut in ("valid", "test")
+    }
     return rankings, metrics | {
         "label": label,
         "model": manifest["model"],

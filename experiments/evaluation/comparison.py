@@ -79,6 +79,9 @@ class MeasuredModel(BaseModel):
         return measured.get("metrics", {}).get(key, {})
 
 
+Frames = Callable[[MeasuredModel], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
+
+
 def entry_value(entry: Any) -> float | None:
     """The number in {"mean": x}, {"value": x} or x itself."""
     return entry.get("mean", entry.get("value")) if isinstance(entry, dict) else entry
@@ -110,9 +113,6 @@ def check_same_split(models: list[MeasuredModel]) -> None:
                     f"{first.label} was measured on {name} {getattr(first, name)}, {other.label} on "
                     f"{getattr(other, name)}; evaluate both on one split with the same segments.rules"
                 )
-
-
-Frames = Callable[[MeasuredModel], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
 
 
 def best_baseline(models: Sequence[MeasuredModel], target: str) -> str | None:
