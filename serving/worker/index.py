@@ -46,8 +46,8 @@ class ItemIndex:
     @classmethod
     def load(cls, folder: Path | None, manifest: dict) -> ItemIndex | None:
         """The index of an artifact; None where it has none, and then FAISS is not loaded either."""
-        about = manifest.get("index") or {}
-        if folder is None or about.get("kind") != "faiss":
+        about = manifest.get("index")
+        if folder is None or not about or about["kind"] != "faiss":
             return None
         import faiss  # heavy, and only artifacts of large catalogs need it
 
@@ -58,13 +58,6 @@ class ItemIndex:
     @property
     def num_lists(self) -> int:
         return self._lists.nlist
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the lists when written to a file."""
-        import faiss
-
-        return len(faiss.serialize_index(self._lists))
 
     def save(self, folder: Path) -> None:
         import faiss

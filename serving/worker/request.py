@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from config.validation import error_message
 from data.times import from_iso
 
 MAX_K = 1000
@@ -26,10 +19,7 @@ MAX_ID_LENGTH = 256
 MIN_NUMBER, MAX_NUMBER = -(2**63), 2**63 - 1  # JSON writers refuse larger integers
 MAX_SENTENCES = 5  # errors that one message lists
 MAX_FIELD_LENGTH = 100  # of a name that an error repeats
-SENTENCES = {
-    "extra_forbidden": "is not a known field",
-    "model_type": "expected a JSON object",
-}
+SENTENCES = {"extra_forbidden": "is not a known field", "model_type": "expected a JSON object"}
 
 
 class RequestError(ValueError):
@@ -164,11 +154,9 @@ def parse(body: object, now_us: int) -> Request:
 
 
 def _request_error(error: ValidationError) -> RequestError:
-    faults = [
-        (_field_path(fault["loc"]), _sentence(fault)) for fault in error.errors(include_url=False)[:MAX_SENTENCES]
-    ]
-    (first_field, message), *others = faults
-    return RequestError(first_field, "; ".join([message, *(f"{field} {sentence}" for field, sentence in others)]))
+    first, *others = error.errors(include_url=False)[:MAX_SENTENCES]
+    further = [f"{_field_path(fault['loc'])} {_sentence(fault)}" for fault in others]
+    return RequestError(_field_path(first["loc"]), "; ".join([_sentence(first), *further]))
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
@@ -182,5 +170,4 @@ def _sentence(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":  # of an event, whose unknown names may be the misspelled ones
         unknown = [str(name) for name in fault["input"] if name not in HistoryEvent.model_fields]
         return f"is required; unknown field {', '.join(unknown)[:MAX_FIELD_LENGTH]}" if unknown else "is required"
-    message = SENTENCES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    return SENTENCES.get(fault["type"]) or error_message(fault)

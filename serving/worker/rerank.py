@@ -34,10 +34,10 @@ class ItemAttributes:
 
     @classmethod
     def load(cls, folder: Path | None, num_items: int) -> ItemAttributes:
-        """Those of an artifact; none in artifacts from before there were any."""
-        if folder is None or not (folder / ATTRIBUTES_FILE).exists():
+        """Those of an artifact; none without a folder."""
+        if folder is None:
             return cls({}, num_items)
-        stored = json.loads((folder / ATTRIBUTES_FILE).read_text())
+        stored = json.loads((folder / ATTRIBUTES_FILE).read_text(encoding="utf-8"))
         rows = {
             name: {value: np.array(rows, np.int64) for value, rows in values.items()} for name, values in stored.items()
         }
@@ -62,12 +62,13 @@ class ItemAttributes:
 
     def by_item(self, names: Sequence[str]) -> dict[int, dict[str, frozenset[str]]]:
         """Item row -> field -> values, for the given fields."""
-        found: dict[int, dict[str, set[str]]] = {}
+        found: dict[int, dict[str, frozenset[str]]] = {}
         for name in names:
             for value, rows in self.rows.get(name, {}).items():
                 for row in rows.tolist():
-                    found.setdefault(row, {}).setdefault(name, set()).add(value)
-        return {row: {name: frozenset(values) for name, values in by.items()} for row, by in found.items()}
+                    values = found.setdefault(row, {})
+                    values[name] = values.get(name, frozenset()) | {value}
+        return found
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ListRules:
 
     @classmethod
     def load(cls, serve: dict, folder: Path | None, attributes: ItemAttributes) -> ListRules:
-        """From the section `serve` of an artifact's config; without rules in artifacts from before there were any."""
+        """From the section `serve` of an artifact's config."""
         limits = [
             ItemLimit(frozenset(attributes.rows.get(one["field"], {}).get(one["value"], ())), one["items"])
             for one in serve.get("at_most", [])
@@ -132,7 +133,9 @@ def rerank(
         diversity: 0 keeps the order of the scores; near 1, novelty alone decides.
         vectors: (N, V) of unit length, or zero: similar to nothing; None where diversity is 0.
     """
-    relevance = _scale(np.asarray(scores, dtype=np.float64))
+    relevance = np.asarray(scores, dtype=np.float64)
+    if len(rows):
+        relevance = (relevance - relevance.min()) / (np.ptp(relevance) or 1.0)
     similarity = np.zeros(len(rows))
     candidate_vectors = None if vectors is None or not diversity else vectors[list(rows)]
     is_left = np.ones(len(rows), dtype=bool)
@@ -157,8 +160,3 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
     """(N, V) of unit length; zero stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1)
-
-
-def _scale(scores: np.ndarray) -> np.ndarray:
-    low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 1.0)
-    return (scores - low) / ((high - low) or 1.0)

@@ -25,7 +25,7 @@ ANONYMOUS = "the request has no history and names no user"
 NO_STORE = "the request has no history, and no online store is configured"
 STORE_ABSENT = "the request has no history, and the online store is empty"
 STORE_FAILED = "the online store did not answer"
-STORE_RESTED = "the online store was not asked, because it kept failing"
+STORE_RESTED = "the online store was not read, because it kept failing"
 NO_CONSENT = "this user has not agreed to personalization"
 NO_PROFILE = {
     ReadingState.UNKNOWN: "the online store does not know this user",
@@ -43,8 +43,7 @@ class User:
             treated as in ingest.
         traits: column -> value.
         reason: why there is no history; empty where there is one, or where the request itself shows it.
-        feature_time_us: when the platform last learned something about the user; 0 where only the request says
-            something.
+        feature_time_us: when the platform last learned something about the user; 0: never.
     """
 
     items: Sequence[str] = ()
