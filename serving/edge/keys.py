@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -124,33 +125,27 @@ def _update(path: Path) -> Iterator[list[ApiKey]]:
         write_private(path, KEY_LIST.dump_json(keys, indent=1).decode())
 
 
+@dataclass
 class RateLimit:
-    """Token bucket per key, in this process.
+    """Token bucket per key, in this process: `per_second` tokens come back, up to `burst`, which is at least 1."""
 
-    Args:
-        per_second: tokens that come back each second, at most `burst` in all.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._burst, self._clock = per_second, max(1.0, burst), clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # key id -> (tokens, as of when)
+    per_second: float
+    burst: float
+    clock: Callable[[], float] = time.monotonic
+    buckets: dict[str, tuple[float, float]] = field(default_factory=dict)  # key id -> (tokens, as of when)
 
     def take(self, key_id: str) -> float:
         """0 where the request may go on, else the seconds until one may."""
-        now = self._clock()
-        tokens, since = self._buckets.get(key_id, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - since) * self._per_second)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
-        self._buckets[key_id] = (tokens if wait else tokens - 1), now
+        now = self.clock()
+        tokens, since = self.buckets.get(key_id, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - since) * self.per_second)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / self.per_second
+        self.buckets[key_id] = (tokens if wait else tokens - 1), now
         return wait
 
 
 class Authenticator:
     """Checks API keys against the key file, which may change at any time and need not exist yet.
-
-    Args:
-        clock: seconds, monotonic.
 
     Raises:
         KeyFileError: the key file cannot be read.

@@ -69,7 +69,7 @@ class EdgeService:
         self.settings, self._profiles = settings, profiles
         self.metrics = Metrics()
         share = settings.workers  # requests spread over the processes, and so do a key's tokens
-        limit = RateLimit(settings.rate_per_second / share, settings.rate_burst / share)
+        limit = RateLimit(settings.rate_per_second / share, max(1.0, settings.rate_burst / share))
         self.authenticator = Authenticator(settings.keys_path, limit)
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.served_log: LineLog | None = None
@@ -133,7 +133,7 @@ class EdgeService:
         return Readiness(
             status="ready" if has_keys and (has_popular or has_static) else "not ready",
             keys=has_keys,
-            torchserve=self.trial.breaker.closed and bool(pipeline.version),
+            torchserve=self.trial.champion.breaker.closed and bool(pipeline.version),
             store=pipeline.consent.breaker.closed,
             popular_list=has_popular,
             static_list=has_static,
@@ -154,7 +154,7 @@ class EdgeService:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("the popular list is not refreshed or saved")
-            healthy = self.trial.breaker.closed and fallback.popular is not None
+            healthy = self.trial.champion.breaker.closed and fallback.popular is not None
             await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
 
     def _open_logs(self) -> None:

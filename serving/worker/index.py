@@ -6,6 +6,7 @@ C trend channels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -75,19 +76,14 @@ class ItemIndex:
         return torch.from_numpy(found).clamp(min=PAD)  # FAISS returns -1 for none
 
 
+@dataclass
 class Retrieval:
-    """Finds candidates through an index and has the model score them.
+    """Finds candidates through an index and has the model score them."""
 
-    Args:
-        scorer: a loaded model that is searchable.
-        index: over its items.
-        always: (X,) item rows that are candidates of every request.
-    """
-
-    def __init__(self, scorer: Scorer, index: ItemIndex, always: Tensor) -> None:
-        self.scorer, self.index, self.always = scorer, index, always
-        self._with_trending: tuple[TrendSnapshot, Tensor] | None = None
-        self.candidate_counts = index.candidate_counts
+    scorer: Scorer  # its model is searchable
+    index: ItemIndex  # of its items
+    always: Tensor  # (X,) item rows that are candidates of every request
+    _with_trending: tuple[TrendSnapshot, Tensor] | None = None
 
     def shortlist(self, batch: Batch, rows: list[int], trends: TrendSnapshot, count: int) -> BatchScores:
         """The scored candidates of the given rows of a batch; other rows get only those that are always candidates.

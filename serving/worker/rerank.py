@@ -21,16 +21,12 @@ CANDIDATES = 100  # best scores that may be reordered; the rest of a longer list
 NO_ROWS = np.empty(0, dtype=np.int64)
 
 
+@dataclass
 class ItemAttributes:
-    """The values of each item's columns, for filters.
+    """The values of each item's columns, for filters."""
 
-    Args:
-        rows: field -> value -> item rows that have it, as an array: a filter may match half of a large catalog.
-        num_items: N.
-    """
-
-    def __init__(self, rows: Mapping[str, Mapping[str, np.ndarray]], num_items: int) -> None:
-        self.rows, self.num_items = rows, num_items
+    rows: Mapping[str, Mapping[str, np.ndarray]]  # field -> value -> item rows that have it
+    num_items: int  # N
 
     @classmethod
     def load(cls, folder: Path | None, num_items: int) -> ItemAttributes:

@@ -63,25 +63,17 @@ class UserLookup(Protocol):
         """Item trends of a time in (newer_than_us, as_of_us]; None where there are none."""
 
 
+@dataclass
 class StoreLookup:
     """Looks users up in the online store, one round trip per batch.
 
     A store that fails costs a batch its read timeout; after a few failures it is left alone for some seconds.
-
-    Args:
-        open_store: called when the store is first needed, and again after it failed to open.
-        count: called with the outcome of each query: answered, absent, failed or rested.
     """
 
-    def __init__(
-        self,
-        open_store: Callable[[], ProfileStore],
-        breaker: Breaker | None = None,
-        count: Callable[[str], None] = lambda outcome: None,
-    ) -> None:
-        self._open_store, self._count = open_store, count
-        self._store: ProfileStore | None = None
-        self._breaker = breaker or Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
+    open_store: Callable[[], ProfileStore]  # called when the store is first needed, and again after it failed to open
+    breaker: Breaker = field(default_factory=lambda: Breaker(BREAKER_FAILURES, BREAKER_SECONDS))
+    count: Callable[[str], None] = lambda outcome: None  # gets each query's outcome: answered, absent, failed or rested
+    _store: ProfileStore | None = None
 
     @classmethod
     def from_environment(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
@@ -102,22 +94,22 @@ class StoreLookup:
 
     def _query(self, query: Callable[[ProfileStore], Any]) -> tuple[Any, str]:
         """(the result, "") or (None, why there is none)."""
-        if not self._breaker.allows():
-            self._count("rested")
+        if not self.breaker.allows():
+            self.count("rested")
             return None, STORE_RESTED
         try:
-            self._store = self._store or self._open_store()
+            self._store = self._store or self.open_store()
             result = query(self._store)
         except StoreAbsent:  # each batch looks again, which costs one look at a folder
-            self._count("absent")
+            self.count("absent")
             return None, STORE_ABSENT
         except StoreError as error:
-            self._breaker.failed()
-            self._count("failed")
+            self.breaker.failed()
+            self.count("failed")
             log.warning("the online store failed: %s", error)
             return None, STORE_FAILED
-        self._breaker.succeeded()
-        self._count("answered")
+        self.breaker.succeeded()
+        self.count("answered")
         return result, ""
 
 
