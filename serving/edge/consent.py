@@ -29,17 +29,11 @@ NOT_ASKED_REASON = "the user was not asked for consent to personalization"
 
 @dataclass(frozen=True)
 class UserProfile:
-    """What the edge needs to know of a user.
+    """What the edge needs to know of a user."""
 
-    Attributes:
-        consent: the user's answer; None where the user was not asked.
-        version: a text that changes whenever the stored profile does; the key of cached answers includes it.
-        features: history and context to send with a request, where the worker cannot read the store.
-    """
-
-    consent: bool | None
-    version: str
-    features: dict[str, Any] | None = None
+    consent: bool | None  # the user's answer; None where the user was not asked
+    version: str  # changes whenever the stored profile does; the key of cached answers includes it
+    features: dict[str, Any] | None = None  # history and context to send, where the worker cannot read the store
 
 
 NO_PROFILE = UserProfile(None, "")
@@ -112,16 +106,10 @@ def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
 
 
 class ConsentDecision(NamedTuple):
-    """What an answer may use.
+    """What an answer may use; `version` and `features` are the profile's."""
 
-    Attributes:
-        consent: granted, denied, not_asked or unknown.
-        refusal: why the answer may not be personal; None: it may.
-        version, features: of the profile.
-    """
-
-    consent: str
-    refusal: str | None
+    consent: str  # granted, denied, not_asked or unknown
+    refusal: str | None  # why the answer may not be personal; None: it may
     version: str = ""
     features: dict[str, Any] | None = None
 

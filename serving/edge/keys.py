@@ -41,30 +41,20 @@ class KeyFileError(UserError):
 
 
 class ApiKey(BaseModel):
-    """One stored key.
-
-    Attributes:
-        id: names the key in logs and for revoking; not secret.
-        sha256: of the whole key, in hexadecimal. A key is 256 random bits, so a slow hash would add nothing.
-        user_id: the one user that the key is for; None: any.
-    """
+    """One stored key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str
-    sha256: str
-    user_id: str | None
+    id: str  # names the key in logs and for revoking; not secret
+    sha256: str  # of the whole key, in hexadecimal; a key is 256 random bits, so a slow hash would add nothing
+    user_id: str | None  # the one user that the key is for; None: any
     expires: AwareDatetime | None
 
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
 
     def permitted_user(self, user_id: str | None) -> str | None:
-        """The user to answer for.
-
-        Raises:
-            ApiError: 403 where the key is for another user.
-        """
+        """The user to answer for. Raises ApiError: 403 where the key is for another user."""
         if self.user_id is None:
             return user_id
         if user_id is not None and user_id != self.user_id:
@@ -145,11 +135,7 @@ class RateLimit:
 
 
 class Authenticator:
-    """Checks API keys against the key file, which may change at any time and need not exist yet.
-
-    Raises:
-        KeyFileError: the key file cannot be read.
-    """
+    """Checks API keys against the key file, which may change at any time. Raises KeyFileError: it cannot be read."""
 
     def __init__(self, path: Path, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._limit, self._clock = path, limit, clock

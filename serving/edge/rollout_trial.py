@@ -51,11 +51,7 @@ class ArmSplit:
     """Assigns users to arms by a hash, so that nothing is stored and a user stays in one arm.
 
     Arms lie on [0, 1) in the order of their declaration. A first arm that grows keeps its users, so a canary is
-    declared first.
-
-    Args:
-        name: salts the hash: two experiments split users independently.
-        arms: name -> share and version; shares sum to 1.
+    declared first. The name salts the hash: two experiments split users independently.
     """
 
     def __init__(self, name: str, arms: Mapping[str, Arm]) -> None:
@@ -84,16 +80,11 @@ class RolloutTrial:
 
     The version on trial has connections and a circuit breaker of its own: its failures are no reason to leave the
     champion alone, and a request that meets one is answered by the champion in the time that is left.
-
-    Attributes:
-        champion: asks the default version, and those of the experiment.
-        candidate: asks the version on trial.
-        experiment: assigns the users whom the trial does not take.
     """
 
-    champion: TorchServeClient
-    candidate: TorchServeClient
-    experiment: ArmSplit
+    champion: TorchServeClient  # asks the default version, and those of the experiment
+    candidate: TorchServeClient  # asks the version on trial
+    experiment: ArmSplit  # assigns the users whom the trial does not take
     stage: RolloutStage | None = None
     evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
     _arms: ArmSplit | None = None
@@ -173,10 +164,7 @@ async def _counted_call(
 class ShadowRequests:
     """Sends requests that the champion has answered to the version on trial too: later, one at a time.
 
-    Args:
-        max_waiting: requests that may wait; further ones are dropped.
-        seconds: that an answer may take.
-        count: called with how each ended: compared, failed or dropped.
+    At most `max_waiting` requests wait. `count` is called with how each ended: compared, failed or dropped.
     """
 
     def __init__(self, trial: RolloutTrial, max_waiting: int, seconds: float, count: Callable[[str], None]) -> None:
@@ -228,9 +216,6 @@ class RolloutWatch:
     """Follows the stage's file, writes this process's counts next to it, and rolls back when a limit is passed.
 
     Each process counts for itself. The one that holds a lock judges the sum; the others see the stage change.
-
-    Args:
-        on_rollback: called when this process ordered one.
     """
 
     def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None]) -> None:

@@ -152,11 +152,7 @@ class TorchServeClient:
             raise NoAnswer(UNREACHABLE, f"TorchServe cannot be reached ({reason})") from None
 
     async def _renew_token(self, seconds: float) -> None:
-        """Get a valid token: read the file again; if it has no other token, ask TorchServe for a new one."""
-        fresh = _read_token(self.token_file)
-        if fresh is not None and fresh != self._token:
-            self._token = fresh
-            return
+        """Read the file's token again; another task has TorchServe renew it where it is still refused."""
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(asyncio.to_thread(self._request_token))
         await asyncio.wait({self._renewal}, timeout=max(0.0, seconds))  # later requests profit from it
@@ -165,7 +161,7 @@ class TorchServeClient:
     def _request_token(self) -> None:
         try:
             with TorchServe(self.url, self.management_url, self.token_file, timeout=RENEW_SECONDS) as client:
-                client.ping()  # renews a refused token with the server's own key
+                client.ping()  # with the file's token, which it renews if that is refused
         except ServerError as error:
             log.warning("TorchServe's token could not be renewed: %s", error)
 

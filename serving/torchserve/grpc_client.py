@@ -56,14 +56,7 @@ class GrpcTorchServe:
         self.tokens.__exit__()
 
     def predict(self, name: str, payload: Any, version: str | None = None) -> dict:
-        """The answer to one request.
-
-        Args:
-            payload: any JSON value, or bytes that are sent unchanged.
-
-        Raises:
-            ServerError: with the status that the refusal has over HTTP.
-        """
+        """See `TorchServe.predict`. Raises ServerError: with the status that the refusal has over HTTP."""
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         request = PredictionsRequest(model_name=name, model_version=version or "", input={INPUT: content})
         for refusals in range(MAX_REFUSALS):

@@ -72,10 +72,7 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
 
 
 def check_ports(settings: ServerSettings, wait_seconds: float = 0) -> None:
-    """Check that every port is free.
-
-    Args:
-        wait_seconds: how long to wait for a port that is taken.
+    """Check that every port is free, or becomes free within some seconds.
 
     Raises:
         ServerStartError: names the port and the variable that sets it.
@@ -114,11 +111,7 @@ def _marker(settings: ServerSettings) -> str:
 
 
 def render_properties(settings: ServerSettings, snapshot: dict | None) -> str:
-    """The text of config.properties.
-
-    Args:
-        snapshot: the models to load at start, as `last_snapshot` returns them; None loads none.
-    """
+    """The text of config.properties, which loads the models of a snapshot at start."""
     store = settings.model_store.resolve()
     values = {
         "inference_address": settings.inference_url,

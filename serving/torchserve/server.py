@@ -1,7 +1,7 @@
 """Start, stop and find this project's TorchServe, and read what it logged.
 
-Java is started directly, and found by its pid and by the folder in its command line. TorchServe's own launcher keeps one
-pid file per machine, so two projects would stop each other's server.
+Java is started directly, and found by its pid and by the folder in its command line. TorchServe's own launcher keeps
+one pid file per machine, so two projects would stop each other's server.
 """
 
 from __future__ import annotations
@@ -101,8 +101,7 @@ def lock(settings: ServerSettings, name: str = "server") -> FileLock:
 def load_failure(settings: ServerSettings, since: int) -> str:
     """Why the last worker to load died: the exception's own line; empty where none was logged.
 
-    Args:
-        since: `worker_log_size` before the load.
+    `since` is `worker_log_size` before the load.
     """
     text = _read_from(_worker_log(settings), since if worker_log_size(settings) >= since else 0)  # smaller: rotated
     events = []

@@ -36,7 +36,6 @@ def choose_level(
 
     Args:
         num_events: events of the history whose items the model knows.
-        has_traits: whether any trait is known.
         segments: the user's segments that have a popular list, by precedence.
         failed: whether the model could not score this batch.
     """
@@ -45,9 +44,8 @@ def choose_level(
     if not model.personal:
         return FallbackLevel(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
     if num_events:
-        return FallbackLevel(
-            PERSONALIZED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
-        )
+        events = f"{num_events} known event{'s' * (num_events > 1)}"
+        return FallbackLevel(PERSONALIZED, f"ranked from {events} of the history")
     if has_traits and model.personalizes_cold_users():
         return FallbackLevel(PERSONALIZED, "ranked from the known traits; there is no history")
     if user.reason:

@@ -1,8 +1,8 @@
 """The adapter between TorchServe's worker API and the recommender. Worker side.
 
 The only file that knows that API. It travels in the .mar, so it imports nothing that the worker's environment lacks.
-TorchServe answers a whole batch with 503 when a handler raises. So every request of a batch gets its own response or its
-own error, and none affects the others.
+TorchServe answers a whole batch with 503 when a handler raises. So every request of a batch gets its own response or
+error, and none affects the others.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class WorkerMetrics:
     """Counts from any thread. Reports nothing before `start`.
 
     TorchServe takes a worker's metrics as lines that the worker prints, one per value, and parses each. Four lines for
-    every batch made a lone request 5% slower (4.53 to 4.74 ms, 4,200 requests each). So a thread reports sums about once
-    a second, at no cost that could be measured. A worker that is killed loses its last second.
+    every batch made a lone request 5% slower (4.53 to 4.74 ms, 4,200 requests each). So a thread reports sums about
+    once a second, at no cost that could be measured. A worker that is killed loses its last second.
     """
 
     def __init__(self) -> None:
@@ -187,12 +187,7 @@ class WorkerMetrics:
         return dict(taken)
 
     def start(self, cache: Any, model: tuple[str, str]) -> None:
-        """Report the counts for as long as the process lives.
-
-        Args:
-            cache: the metrics cache of TorchServe's context.
-            model: its name and version.
-        """
+        """Report the counts of a (name, version) to TorchServe's metrics cache for as long as the process lives."""
         from ts.metrics.metric_type_enum import MetricTypes  # not at the top: tests run without TorchServe
 
         kinds = {name: (MetricTypes.COUNTER, label) for name, label in LABEL.items()}

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from serving.worker.fallback import FallbackLevel, SegmentLists, choose_level
 from serving.worker.index import ItemIndex, Retrieval
 from serving.worker.request import Request, RequestError, parse
 from serving.worker.rerank import ItemAttributes, ListRules
-from serving.worker.response import build_response, describe_processor, input_digests
+from serving.worker.response import FIRST_ROW, build_response, describe_processor, input_digests
 from serving.worker.scorer import BatchScores, LiveTrends, Scorer
 from serving.worker.users import User, UserLookup, resolve_users
 from training.models.artifact import Artifact, ArtifactError
@@ -160,7 +159,7 @@ class Recommender(Scorer):
             log.error("the model scored NaN")
         except Exception:
             log.exception("the model failed")
-        counts = torch.tensor(self.artifact.trends.at(np.zeros(1, np.int64), [ALL])[0, :, 0]).float()
+        counts = torch.tensor(self.artifact.trends.at(FIRST_ROW, [ALL])[0, :, 0]).float()
         return exclude(counts.expand(len(batch), -1), batch.seen), True
 
     def _apply_request(self, request: Request, level: FallbackLevel, scored: BatchScores, row: int) -> None:

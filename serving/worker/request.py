@@ -108,30 +108,21 @@ FIELDS = tuple(RecommendationRequest.model_fields)
 
 @dataclass
 class Request:
-    """One checked request.
-
-    Attributes:
-        history: (item_id, microseconds), as the request gives it.
-        has_history: whether the request has a history, be it empty.
-        filters: item attribute -> accepted values.
-    """
+    """One checked request."""
 
     user_id: str | None
-    history: list[tuple[str, int]]
-    has_history: bool
+    history: list[tuple[str, int]]  # (item_id, microseconds), in the request's order
+    has_history: bool  # an empty one counts
     k: int
     time_us: int
     context: dict
     request_id: str | None
     exclude: list[str] = field(default_factory=list)
-    filters: dict[str, list[str]] = field(default_factory=dict)
+    filters: dict[str, list[str]] = field(default_factory=dict)  # item attribute -> accepted values
 
 
 def parse(body: object, now_us: int) -> Request:
-    """Check one parsed JSON body.
-
-    Args:
-        now_us: the server's clock, for requests without a time.
+    """Check one parsed JSON body; a request without a time is for now.
 
     Raises:
         RequestError: names the first wrong field; the message lists further ones.

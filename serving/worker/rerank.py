@@ -40,10 +40,10 @@ class ItemAttributes:
         return cls(rows, num_items)
 
     def excluded_by(self, filters: Mapping[str, Sequence[str]]) -> np.ndarray:
-        """(N,) bool: items that have none of the wanted values of some field.
+        """(N,) bool: items that have none of the wanted values of some field. A value that no item has matches nothing.
 
         Raises:
-            RequestError: no item has such a field. A value that no item has is no error: nothing matches it.
+            RequestError: no item has such a field.
         """
         excluded = np.zeros(self.num_items, dtype=bool)
         for name, values in filters.items():
@@ -77,15 +77,11 @@ class ItemLimit:
 
 @dataclass(frozen=True)
 class ListRules:
-    """Diversity and limits, as the section `serve` of params.yaml declares them at export.
-
-    Attributes:
-        vectors: (N, V) content vectors of unit length; None without diversity.
-    """
+    """Diversity and limits, as the section `serve` of params.yaml declares them at export."""
 
     diversity: float = 0.0
     limits: list[ItemLimit] = field(default_factory=list)
-    vectors: np.ndarray | None = None
+    vectors: np.ndarray | None = None  # (N, V) content vectors of unit length; None without diversity
 
     @classmethod
     def load(cls, serve: dict, folder: Path | None, attributes: ItemAttributes) -> ListRules:

@@ -40,7 +40,6 @@ def build_response(
     Args:
         items: {"item_id", "score", "title"}, best first.
         feature_time_us: time of the newest fact known about the user; 0 where nothing is.
-        inputs: as `input_digests` returns them.
         common: fields that all responses of a batch share.
     """
     return {

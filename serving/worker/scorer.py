@@ -21,7 +21,7 @@ from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD, Vocabulary
 from serving.worker.request import Request
-from serving.worker.response import digest_of_trends
+from serving.worker.response import FIRST_ROW, digest_of_trends
 from serving.worker.users import User, UserLookup
 from training.models import artifact
 from training.models.artifact import Artifact
@@ -30,22 +30,16 @@ from training.models.query import log_trends
 from training.models.ranking import exclude, rank
 
 NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
-FIRST_ROW = np.zeros(1, dtype=np.int64)
 
 
 @dataclass
 class BatchScores:
-    """Scores of a batch: of the whole catalog, or of a shortlist of candidates.
+    """Scores of a batch: of the whole catalog, or of a shortlist of candidates."""
 
-    Attributes:
-        scores: (B, M), -inf for what may not be recommended.
-        rows: (B, M) item rows of a shortlist, PAD first; None: column j is item row j.
-        from_index: (B, M) bool: the columns above which a shortlist can miss nothing; None for the whole catalog.
-        is_complete: (B,) bool: whether the model saw as many candidates as it wants; None for the whole catalog.
-    """
-
-    scores: Tensor
-    rows: Tensor | None = None
+    scores: Tensor  # (B, M), -inf for what may not be recommended
+    rows: Tensor | None = None  # (B, M) item rows of a shortlist, PAD first; None: column j is item row j
+    # Of a shortlist only. (B, M) bool: the columns above which it can miss nothing. (B,) bool: whether the model saw as
+    # many candidates as it wants.
     from_index: Tensor | None = None
     is_complete: Tensor | None = None
 
@@ -82,12 +76,7 @@ class BatchScores:
 
 
 class Scorer:
-    """A model with its vocabulary and encoders.
-
-    Args:
-        version: of the registry.
-        folder: where the artifact lies.
-    """
+    """A model with its vocabulary and encoders, as an artifact in a folder holds them."""
 
     def __init__(self, loaded: Artifact, version: str = "unregistered", folder: Path | None = None) -> None:
         self.artifact, self.version, self.folder = loaded, version, folder
@@ -98,11 +87,7 @@ class Scorer:
 
     @classmethod
     def load(cls, folder: Path | str, version: str = "unregistered") -> Self:
-        """Load and verify an artifact folder.
-
-        Raises:
-            ArtifactError: a file is missing, changed or does not fit.
-        """
+        """Load and verify an artifact folder. Raises ArtifactError: a file is missing, changed or does not fit."""
         return cls(artifact.load(folder), version, Path(folder))
 
     @torch.inference_mode()

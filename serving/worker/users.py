@@ -36,21 +36,13 @@ NO_PROFILE = {
 
 @dataclass(frozen=True)
 class User:
-    """What a model may know about a user at the time of a request.
+    """What a model may know about a user at the time of a request. The history is earlier, oldest first."""
 
-    Attributes:
-        items, times: the history: item ids and microseconds, oldest first, all before the request's time; repeats are
-            treated as in ingest.
-        traits: column -> value.
-        reason: why there is no history; empty where there is one, or where the request itself shows it.
-        feature_time_us: when the platform last learned something about the user; 0: never.
-    """
-
-    items: Sequence[str] = ()
-    times: Sequence[int] = ()
-    traits: Mapping[str, object] = field(default_factory=dict)
-    reason: str = ""
-    feature_time_us: int = 0
+    items: Sequence[str] = ()  # of the history; repeats are treated as in ingest
+    times: Sequence[int] = ()  # of the history, microseconds
+    traits: Mapping[str, object] = field(default_factory=dict)  # column -> value
+    reason: str = ""  # why there is no history; empty where there is one, or where the request itself shows it
+    feature_time_us: int = 0  # when the platform last learned something about the user; 0: never
 
 
 class UserLookup(Protocol):
@@ -127,8 +119,7 @@ def user_from_reading(reading: Reading, time_us: int, repeats: str) -> User:
 def resolve_users(requests: Sequence[Request], repeats: str, lookup: UserLookup | None) -> list[User]:
     """The user of each request. A history in the request wins over a stored one.
 
-    Args:
-        repeats: `first`, `last` or `all`: the value of `ingest.repeats` that the model was trained with.
+    `repeats` is the value of `ingest.repeats` that the model was trained with: `first`, `last` or `all`.
     """
     stored = [request for request in requests if not request.has_history and request.user_id is not None]
     found = iter(lookup.find_users(stored, repeats) if lookup is not None and stored else [])
