@@ -170,7 +170,7 @@ class SegmentRules(Section):
         return rules
 
     def plain(self) -> list[dict]:
-        """The rules as JSON values, for `features.segments`."""
+        """The rules as JSON values, for `features.segment_rules`."""
         return [rule.model_dump(exclude_none=True, by_alias=True) for rule in self.rules]
 
 
@@ -240,7 +240,6 @@ class Audit(Section):
 
 class Skew(Section):
     answers: Count  # sampled from the served log
-    recomputed: NonNegativeInt  # of the different ones, to measure the effect on their scores
 
 
 # Gate and retraining

@@ -19,8 +19,7 @@ from config.command import exits_cleanly
 from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
 from data.files import DataError, json_hash, read_json, replace_folder, write_json
-from data.tables import read_table, write_table
-from data.time_columns import microseconds
+from data.tables import microseconds, read_table, write_table
 from data.times import from_datetime, to_iso
 
 MIN_EVENTS = 10

@@ -17,7 +17,7 @@ from data.times import to_iso
 from experiments.orchestration import steps, workspace
 from experiments.orchestration.steps import AlreadyRunningError, only_one
 from experiments.retraining import new_events
-from serving.deployment.gate_report import PROMOTE
+from serving.deployment.promotion import PROMOTE
 
 
 def options() -> argparse.ArgumentParser:

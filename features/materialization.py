@@ -13,8 +13,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from data.columns import DEFAULT_EVENT_TYPE, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
-from data.tables import trait_columns
-from data.time_columns import microseconds
+from data.tables import microseconds, trait_columns
 from data.times import from_iso, now_us
 from features.feature_files import Features
 from features.online.errors import ProfileError

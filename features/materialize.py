@@ -19,7 +19,7 @@ from config import params
 from config.command import exits_cleanly
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.tables import read_table
-from features.feast_store.sdk_engine import open_feast
+from features.feast_sdk import open_feast
 from features.feature_files import load_features
 from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
 from features.online.connect import connect, read_settings

@@ -262,7 +262,7 @@ def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
         folders = {}
         for role, version in ((CANDIDATE, case.candidate), (CHAMPION, case.champion)):
             (scratch / role).mkdir()
-            folders[role] = registry.download_artifact(version.dataset, version.version, scratch / role)
+            folders[role] = registry.download_artifact(version, scratch / role)
         yield folders | ({BASELINE: case.baseline} if case.baseline else {})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -21,7 +21,7 @@ from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT, STATE, state
 from experiments.orchestration import model_selection
-from serving.deployment.deployment_log import current_user
+from serving.deployment.rollout_stage import current_user
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"

@@ -8,7 +8,7 @@
 
 The edge reads consent, history and traits there and sends them to TorchServe. Item trends are the artifact's, unless the
 embedded store is materialized too. One machine writes at a time, only through `features.materialize`; see
-`features/feast_store/sdk_engine.py`.
+`features/feast_sdk.py`.
 
 The record of a profile is the source of truth. All other columns are copied from it when it is written, for Feast's UI
 and for readers that use Feast directly. Only `features.online` applies the time-to-live.

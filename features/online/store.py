@@ -91,6 +91,14 @@ class Policy:
     def expired(self, learned_us: int, as_of_us: int) -> bool:
         return self.ttl_us is not None and as_of_us - learned_us > self.ttl_us
 
+    def reading(self, profile: Profile | None, as_of_us: int) -> Reading:
+        """What a store with this policy returns of a user, from a profile with all events."""
+        if profile is None:
+            return Reading(ReadingState.UNKNOWN)
+        if self.expired(profile.feature_time_us, as_of_us):
+            return Reading(ReadingState.EXPIRED)
+        return Reading(ReadingState.FOUND, join_profiles(Profile(profile.user_id), profile, self.max_events))
+
 
 class ProfileStore:
     """Profiles by user, and the trends of all items.

@@ -332,13 +332,6 @@ def test_a_stored_oracle_answers_as_the_one_stored(world, tmp_path):
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "oracle.npz").read_bytes()
 
 
-def test_the_oracle_refuses_lengths_that_differ_and_devices_it_does_not_know(world):
-    with pytest.raises(ValueError, match="2 user_ids, 1 times_us, 1 histories"):
-        world.oracle.scores(["u000000", "u000001"], np.array([0]), [[]])
-    with pytest.raises(ValueError, match="'fridge'"):
-        world.oracle.scores(["u000000"], np.array([0]), [[]], ["fridge"])
-
-
 # --- sizes at the edge and the command ---
 
 

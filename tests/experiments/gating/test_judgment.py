@@ -23,7 +23,7 @@ from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
 from experiments.gating.report_page import page
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT
-from serving.deployment import emergency_override, promotion, registry
+from serving.deployment import promotion, registry
 from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
@@ -272,7 +272,7 @@ def test_every_report_shows_an_override_until_a_promotion_ends_it(settings: para
     assert label is not None
     other = next(each for each in settings.train.models if each not in (label, "two_tower"))
     judgment.promote_first_champion(settings, label, override=True)
-    emergency_override.override(settings.dataset, judgment.register(settings.dataset, other), REASON)
+    promotion.override(settings.dataset, judgment.register(settings.dataset, other), REASON)
 
     assert (
         gate.main(["--model", other, "--allow-uncommitted"]) == 0

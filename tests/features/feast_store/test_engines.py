@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feast_store.sdk_engine import open_feast
-from features.feast_store.server_engine import ServerEngine, locate_row, select_records, user_in_key
+from features.feast_sdk import open_feast
+from features.feast_server import ServerEngine, locate_row, select_records, user_in_key
 from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import ReadingState

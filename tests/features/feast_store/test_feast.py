@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from config import params
-from features.feast_store.server_engine import ServerEngine
+from features.feast_server import ServerEngine
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import Policy, ReadingState

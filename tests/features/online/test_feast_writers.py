@@ -16,7 +16,7 @@ from features.online.store import Policy, ProfileStore, ReadingState
 
 pytest.importorskip("feast", reason="Feast is an extra")
 
-from features.feast_store import sdk_engine
+from features import feast_sdk
 
 pytestmark = pytest.mark.slow
 T = 1_700_000_000_000_000
@@ -40,7 +40,7 @@ def test_a_write_that_the_store_drops_is_no_success(store: ProfileStore, url: st
 
     before = make_profile("a", [Event(T, "d", T, "i", "play")])
     store.upsert([before])
-    monkeypatch.setattr(sdk_engine, "datetime", SetBack)
+    monkeypatch.setattr(feast_sdk, "datetime", SetBack)
     change = make_profile("a", [Event(T, "e", T, "i", "play")])
     try:
         store.upsert([change])
@@ -51,7 +51,7 @@ def test_a_write_that_the_store_drops_is_no_success(store: ProfileStore, url: st
 
 
 def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path, url: str) -> None:
-    engine = sdk_engine.SdkEngine(repository, 0.2)
+    engine = feast_sdk.SdkEngine(repository, 0.2)
     store = ProfileStore(engine, "held")
     with (repository / "feature_store.yaml").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path
 
 
 def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: ProfileStore, namespace: str) -> None:
-    names = [*sdk_engine.EMPTY_COLUMNS, "record"]
+    names = [*feast_sdk.EMPTY_COLUMNS, "record"]
     row = dict.fromkeys(names) | {
         "dataset": namespace,
         "user_id": "a",
@@ -87,7 +87,7 @@ def test_feast_shows_what_a_record_holds_and_nothing_of_who_was_erased(store: Pr
 
 
 def shown(store: ProfileStore, namespace: str) -> list:
-    names = [*sdk_engine.EMPTY_COLUMNS, "erased"]
+    names = [*feast_sdk.EMPTY_COLUMNS, "erased"]
     asked = [f"profile:{name}" for name in names], [{"dataset": namespace, "user_id": "a"}]
     found = store.engine._feast.get_online_features(*asked).to_dict()
     return [found[name][0] for name in names]
@@ -100,4 +100,4 @@ def when(time_us: int) -> datetime:
 def test_a_folder_to_which_nothing_was_applied_says_so(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "feature_store.yaml").write_text((repository / "feature_store.yaml").read_text())
     with pytest.raises(StoreError, match="feast apply"):
-        ProfileStore(sdk_engine.SdkEngine(tmp_path, 1), "d").policy()
+        ProfileStore(feast_sdk.SdkEngine(tmp_path, 1), "d").policy()

@@ -237,7 +237,7 @@ class TestWritersAtOnce:
         store.configure(Policy(100_000, None))
         program = """if True:
             import sys
-            from features.feast_store.sdk_engine import open_feast
+            from features.feast_sdk import open_feast
             from features.online.connect import StoreSettings, connect
             from features.online.profile import Event, make_profile
             store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, open_feast=open_feast)

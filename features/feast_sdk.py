@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from features.feast_store.server_engine import (
+from features.feast_server import (
     FEATURE_NAMES,
     ServerEngine,
     entity_columns,

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from segment_reference import RuleEvent, RuleProfile, matching_segments
 
 from config.command import UserError
 from config.params import SegmentRules, load
 from config.paths import ROOT
 from data.columns import DAY
-from features.segments.membership import collect_inputs, membership
-from features.segments.rules import RuleEvent, RuleProfile, describe_rule, matching_segments
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import describe_rule
 from features.sequences import InteractionLog
 
 ITEMS = {
