@@ -134,7 +134,8 @@ class Recommender(Scorer):
     ) -> Iterator[tuple[BatchScores, bool]]:
         """Shortlists of growing length, then the whole catalog, until every request is in `lists`; and whether the
         model failed."""
-        for count in self.retrieval.index.candidate_counts if self.retrieval is not None else ():
+        for count in self.retrieval.index.candidate_counts if self.retrieval else ():
+            assert self.retrieval is not None
             waiting = [row for row in range(num_requests) if row not in lists]
             if not waiting:
                 return
