@@ -17,22 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from config import params
-from data.columns import (
-    DEFAULT_EVENT_TYPE,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    KNOWN_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-    VALUE,
-    event_id,
-)
+from data import columns
+from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
 from data.readers.sources import Source
 from data.readers.table import to_text
@@ -157,11 +143,11 @@ def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> t
         why rows are unusable: index of the row -> reason.
     """
     events = pd.DataFrame(index=raw.index)
-    for name in (EVENT_ID, USER, ITEM, SESSION):
+    for name in (EVENT_ID, USER, ITEM, columns.SESSION):
         events[name] = to_text(_column(raw, name))
     events[EVENT_TIME] = read_times(_column(raw, EVENT_TIME), time_unit)
     events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
-    events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(DEFAULT_EVENT_TYPE)
+    events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
     reasons = _unreadable_cells(raw, events)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
@@ -226,7 +212,7 @@ def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: di
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():
-        raise DataError(f"ingest: none of {len(events)} events is of a user whose {TRAINING_CONSENT} is true")
+        raise DataError(f"ingest: none of {len(events)} events is of a user whose {columns.TRAINING_CONSENT} is true")
     return events[allowed]
 
 
@@ -238,14 +224,14 @@ def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
     Raises:
         DataError: a value is neither yes nor no.
     """
-    if users is None or TRAINING_CONSENT not in users.columns:
+    if users is None or columns.TRAINING_CONSENT not in users.columns:
         return None
-    consent = users[TRAINING_CONSENT]
+    consent = users[columns.TRAINING_CONSENT]
     text = consent.astype("string").str.strip().str.lower().fillna("")
     unclear = ~text.isin(YES | NO | {""})
     if unclear.any():
         raise DataError(
-            f"users: {TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
+            f"users: {columns.TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
             f"{users[USER][unclear].iloc[0]!r}; expected true or false"
         )
     return set(users[USER][text.isin(YES)]) - set(users[USER][~text.isin(YES)])
@@ -282,8 +268,8 @@ def keep_positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[s
 def fill_event_ids(events: pd.DataFrame) -> pd.DataFrame:
     """Give events without an id one derived from their content; see `data.columns.event_id`."""
     missing = events[events[EVENT_ID].isna()]
-    columns = (missing[USER], missing[ITEM], microseconds(missing[EVENT_TIME]), missing[EVENT_TYPE])
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    parts = (missing[USER], missing[ITEM], microseconds(missing[EVENT_TIME]), missing[EVENT_TYPE])
+    rows = zip(*(part.tolist() for part in parts), strict=True)
     ids = pd.Series([event_id(*row) for row in rows], index=missing.index, dtype=object)
     return events.assign(**{EVENT_ID: events[EVENT_ID].fillna(ids)})
 
@@ -344,7 +330,7 @@ def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataF
     if users is None:
         return complete
     # Every remaining user has consented, so as a trait the column would be constant.
-    return complete.merge(users.drop(columns=TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
+    return complete.merge(users.drop(columns=columns.TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
 
 
 def complete_items(events: pd.DataFrame, items: pd.DataFrame | None) -> pd.DataFrame:
@@ -352,7 +338,7 @@ def complete_items(events: pd.DataFrame, items: pd.DataFrame | None) -> pd.DataF
     complete = pd.DataFrame({ITEM: events[ITEM].unique()})
     if items is not None:
         complete = complete.merge(items, on=ITEM, how="outer")
-    for name in (GENRES, TITLE):
+    for name in (columns.GENRES, columns.TITLE):
         if name not in complete.columns:
             complete.insert(1, name, pd.Series(None, index=complete.index, dtype=object))
     return complete.sort_values(ITEM, ignore_index=True)

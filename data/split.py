@@ -30,11 +30,6 @@ HASHED_TARGETS = {
     "next": "before each test event, from what is known strictly before its time: that event's item",
     "catalogue": "items with an event before test_start",
 }
-TARGETS = {
-    "horizon": "at test_start, users who act within horizon_days after it: their distinct new items of then",
-    "next_item": "before each test event, from what is known strictly before its time: that event's item",
-    "catalog": "items with an event before test_start",
-}
 
 
 @dataclass(frozen=True)
@@ -116,17 +111,15 @@ def build_manifest(
         "dataset_hash": ingested["dataset_hash"],
         "valid_start_us": cuts.valid_start,
         "test_start_us": cuts.test_start,
-        "horizon_days": settings.horizon_days,
         "rules": ingested["rules"],
         "tie_rule": TIE_RULE,
-        "targets": TARGETS,
     }
-    hashed = {name: value for name, value in identity.items() if name not in ("horizon_days", "targets")}
-    hashed |= {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
+    hashed = identity | {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
     return {
         "dataset": ingested["dataset"],
         "split_id": json_hash(hashed),
         **identity,
+        "horizon_days": settings.horizon_days,
         "end_us": cuts.end,
         "valid_start": to_iso(cuts.valid_start),
         "test_start": to_iso(cuts.test_start),

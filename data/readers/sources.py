@@ -10,20 +10,8 @@ from typing import Any
 import pandas as pd
 
 from config import params
-from data.columns import (
-    DESCRIPTION,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    RELEASE_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-)
+from data import columns
+from data.columns import DESCRIPTION, EVENT_COLUMNS, EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.files import DataError
 from data.readers import movielens, recbole
 from data.readers.table import (
@@ -41,7 +29,7 @@ from data.simulator.simulation import simulate
 from data.tables import TIME_DTYPE, read_times
 
 MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
-TEXT_COLUMNS = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)
+TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSION)
 YEAR = "year"
 REGION = "region"
 
@@ -49,7 +37,7 @@ _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchas
 _SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
 _FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
 _ZIP_COLUMNS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
-_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, TRAINING_CONSENT, "occupation", REGION)
+_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, columns.TRAINING_CONSENT, "occupation", REGION)
 
 
 @dataclass(frozen=True)
@@ -117,9 +105,9 @@ def _read_simulator(ingest: params.Ingest, settings: params.Simulate, seed: int)
 
 def _require_mapping_used(mapping: Mapping[str, str], files: Sequence[Path], tables: Sequence[RawTable]) -> None:
     """Raise a DataError if a mapped column is in no table: a typing error must not go unnoticed."""
-    columns = {name for table in tables for name in (table.header or table.rows.columns)}
+    present = {name for table in tables for name in (table.header or table.rows.columns)}
     for name, column in mapping.items():
-        if column not in columns:
+        if column not in present:
             searched = ", ".join(str(file) for file in files)
             raise DataError(f"ingest.columns.{name} is {column!r}, which no table holds (looked in {searched})")
 
@@ -206,9 +194,9 @@ def _read_events(path: Path, name: str, mapping: Mapping[str, str], context: Seq
     table = _READERS[name](path)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
-        columns = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), mapping)
-        recbole.require_tokens(path, columns, table.types)
-        rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in columns.items()})
+        found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), mapping)
+        recbole.require_tokens(path, found, table.types)
+        rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})
     if rows.empty and table.broken.empty:
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
@@ -250,16 +238,16 @@ def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | N
         return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
     table = recbole.read_atomic_file(path) if is_recbole else read_named_columns(path)
     header = list(table.rows.columns)
-    names = (key, TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
+    names = (key, columns.TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
     # The mapping may name columns of the events only; what this table lacks is found by name or alias.
-    columns = map_columns(table, names, (key,), {ours: name for ours, name in mapping.items() if name in header})
-    recbole.require_tokens(path, columns, table.types)
+    found = map_columns(table, names, (key,), {ours: name for ours, name in mapping.items() if name in header})
+    recbole.require_tokens(path, found, table.types)
     if key == ITEM and table.types.get(recbole.GENRES_FIELD) == "token_seq":
-        columns.setdefault(GENRES, recbole.GENRES_FIELD)
-    mapped = set(columns.values())
-    columns |= {str(name): name for name in header if name not in mapped and name not in columns}
-    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in columns.items()})
-    types = {ours: table.types[theirs] for ours, theirs in columns.items() if theirs in table.types}
+        found.setdefault(GENRES, recbole.GENRES_FIELD)
+    mapped = set(found.values())
+    found |= {str(name): name for name in header if name not in mapped and name not in found}
+    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in found.items()})
+    types = {ours: table.types[theirs] for ours, theirs in found.items() if theirs in table.types}
     return RawTable(path, rows, table.broken, table.header, types)
 
 

@@ -17,43 +17,28 @@ import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype
 from pyarrow import csv as arrow_csv
 
-from data.columns import (
-    DESCRIPTION,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    KNOWN_TIME,
-    RELEASE_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-    VALUE,
-)
+from data import columns
 from data.files import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-SIDE_COLUMNS = (TITLE, GENRES, DESCRIPTION, RELEASE_TIME, TRAINING_CONSENT)
+SIDE_COLUMNS = (columns.TITLE, columns.GENRES, columns.DESCRIPTION, columns.RELEASE_TIME, columns.TRAINING_CONSENT)
 MAX_SHOWN = 40  # column names, and characters of a name, that an error message repeats
 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
-    EVENT_ID: "eventid messageid",
-    USER: "userid user uid customerid customer visitorid memberid",
-    ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
-    EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
-    KNOWN_TIME: "knowntime receivedat ingestedat",
-    EVENT_TYPE: "eventtype event action type behavior behaviour",
-    VALUE: "value rating score stars",
-    SESSION: "sessionid session",
-    TITLE: "title movietitle name itemname productname",
-    GENRES: "genres genre categories category",
-    DESCRIPTION: "description summary overview abstract",
-    RELEASE_TIME: "releasetime releasedate publishedat published",
-    TRAINING_CONSENT: "consenttraining trainingconsent",
+    columns.EVENT_ID: "eventid messageid",
+    columns.USER: "userid user uid customerid customer visitorid memberid",
+    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
+    columns.EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
+    columns.KNOWN_TIME: "knowntime receivedat ingestedat",
+    columns.EVENT_TYPE: "eventtype event action type behavior behaviour",
+    columns.VALUE: "value rating score stars",
+    columns.SESSION: "sessionid session",
+    columns.TITLE: "title movietitle name itemname productname",
+    columns.GENRES: "genres genre categories category",
+    columns.DESCRIPTION: "description summary overview abstract",
+    columns.RELEASE_TIME: "releasetime releasedate publishedat published",
+    columns.TRAINING_CONSENT: "consenttraining trainingconsent",
 }
 
 _PARQUET_MAGIC = b"PAR1"
@@ -143,8 +128,8 @@ def read_lines(path: Path, separator: str, names: list[str]) -> RawTable:
         found = f"its first line reads {lines[0][:60]!r}" if lines else "it holds blank lines only"
         raise DataError(f"{path}: expected lines of {separator.join(names)}; {found}")
     complete = [parts for parts in fields if len(parts) == len(names)]
-    columns = dict(zip(names, zip(*complete, strict=True), strict=True))
-    frame = pd.DataFrame({name: to_text(pd.Series(cells, dtype=object)) for name, cells in columns.items()})
+    cells = dict(zip(names, zip(*complete, strict=True), strict=True))
+    frame = pd.DataFrame({name: to_text(pd.Series(values, dtype=object)) for name, values in cells.items()})
     reasons = [f"line has {len(fields[number - 1])} fields, not {len(names)}" for number in wrong]
     broken = broken_lines(wrong, [lines[number - 1] for number in wrong], reasons)
     return RawTable(path, number_rows(frame, wrong), broken)
@@ -243,7 +228,7 @@ def _one_line(error: Exception) -> str:
 
 def check_mapping(mapping: Mapping[str, str], context: Sequence[str]) -> None:
     """Raise a DataError if `ingest.columns` names a column that the project does not have."""
-    known = (*EVENT_COLUMNS, *SIDE_COLUMNS, *context)
+    known = (*columns.EVENT_COLUMNS, *SIDE_COLUMNS, *context)
     for name in mapping:
         if name not in known:
             raise DataError(f"ingest.columns.{name} is none of our columns; they are {', '.join(known)}")

@@ -15,18 +15,7 @@ from config.params import Simulate
 from data import columns
 from data.columns import DAY, MICROSECONDS
 from data.simulator import world
-from data.simulator.world import (
-    DAYPARTS,
-    LANGUAGES,
-    MATURITIES,
-    NO_SEQUEL,
-    Clock,
-    SimulatedCatalog,
-    TasteSpace,
-    daypart,
-    is_weekend,
-    normalize,
-)
+from data.simulator.world import DAYPARTS, LANGUAGES, NO_SEQUEL, Clock, SimulatedCatalog, TasteSpace, normalize
 from data.tables import timestamps
 
 DEVICES = ("tv", "phone", "tablet", "web")
@@ -175,7 +164,7 @@ class Preference:
         tastes = self.tastes
         angle = (tastes.turn[users_B] * self.clock.progress(times_B))[:, None]
         taste = np.cos(angle) * tastes.first[users_B] + np.sin(angle) * tastes.second[users_B]
-        occasion = self.occasions[is_weekend(times_B) * DAYPARTS + daypart(times_B)]
+        occasion = self.occasions[world.is_weekend(times_B) * DAYPARTS + world.daypart(times_B)]
         latents = world.TASTE * taste + occasion + self.screens[devices_B] + world.MOOD * mood_BD
         length = world.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
         ones = np.ones(len(users_B))
@@ -201,7 +190,9 @@ def make_preference(clock: Clock, catalog: SimulatedCatalog, tastes: Tastes, hea
 
 def _features(catalog: SimulatedCatalog) -> np.ndarray:
     frame = catalog.frame
-    maturity = np.array([MATURITIES.index(level) for level in frame["maturity"]]) / (len(MATURITIES) - 1) - 0.5
+    maturity = (
+        np.array([world.MATURITIES.index(level) for level in frame["maturity"]]) / (len(world.MATURITIES) - 1) - 0.5
+    )
     length = np.log(frame["duration_minutes"].to_numpy() / 80.0)
     is_sequel = np.isin(np.arange(len(frame)), catalog.sequel[catalog.sequel != NO_SEQUEL])
     language = np.array([LANGUAGES.index(name) for name in frame["language"]])

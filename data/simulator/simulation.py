@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +32,7 @@ INSTANTS = 8  # moments of the horizon at which probabilities are summed
 
 @dataclass(frozen=True)
 class Simulation:
-    """Four tables and the true preferences behind them.
-
-    Attributes:
-        events: data.columns.EVENT_COLUMNS and `device`, sorted by (event_time, event_id); value is the
-            watched share.
-        users: user_id, age_band, gender, country, plan, joined, consent_training.
-        items: item_id, title, genres, description, release_time, kind, duration_minutes, year, maturity,
-            language.
-        impressions: which items were shown; see `plays.make_impressions`.
-        oracle: true preferences.
-    """
+    """Four tables and the true preferences behind them. Events are in total order; their value is the watched share."""
 
     events: pd.DataFrame
     users: pd.DataFrame
@@ -121,14 +110,6 @@ class Oracle:
     item_ids: np.ndarray
     preference: Preference
 
-    @cached_property
-    def _users(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.user_ids.tolist())}
-
-    @cached_property
-    def _items(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.item_ids.tolist())}
-
     def scores(
         self,
         user_ids: Sequence[str],
@@ -142,8 +123,7 @@ class Oracle:
             user_ids: B ids; one never simulated gets the population's average taste.
             times_us: (B,) microseconds since 1970.
             histories: B lists of item ids played strictly before, in time order; unknown ids are skipped.
-            devices: B names of DEVICES. With them the probability is exactly the one drawn from; without, it
-                is averaged over the devices that the user has at that time of day.
+            devices: B names of DEVICES; None averages over the devices that the user has at that time of day.
 
         Returns:
             (B, N) float32 over `item_ids`; -inf for items not yet released and for those in the history.
@@ -159,11 +139,10 @@ class Oracle:
     def horizon_scores(
         self, user_ids: Sequence[str], time_us: int, days: float, histories: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        """Log of the choice probability summed over INSTANTS moments of the coming days.
+        """Log of the choice probability summed over INSTANTS moments of the coming days, by the user's usual hours.
 
-        Moments are weighted by the user's usual hours. The history stays as it is at `time_us`. Its mood counts at the
-        first moment only, since each play changes it. So this is a close approximation, where `scores` is exact.
-        Arguments as for `scores`, but with one time for all.
+        The history stays as it is at `time_us`. Its mood counts at the first moment only, since each play changes it.
+        So this is a close approximation, where `scores` is exact. Arguments as for `scores`, with one time for all.
 
         Returns:
             (B, N) float32; -inf for items seen or not yet released at `time_us`.
@@ -199,18 +178,19 @@ class Oracle:
         tastes = Tastes(**{field.name: arrays.pop(f"tastes_{field.name}") for field in fields(Tastes)})
         return cls(arrays.pop("user_ids"), arrays.pop("item_ids"), Preference(clock, tastes, **arrays))
 
+    def _user_indices(self, user_ids: Sequence[str]) -> np.ndarray:
+        """-1, the last row of all tastes, is the average user."""
+        return pd.Index(self.user_ids).get_indexer(list(user_ids))
+
     def _replay(self, histories: Sequence[Sequence[str]]) -> Past:
         """The effect of whole histories."""
-        known = [[self._items[name] for name in history if name in self._items] for history in histories]
+        items = pd.Index(self.item_ids)
+        known = [codes[codes >= 0] for codes in map(items.get_indexer, map(list, histories))]
         past = Past(self.preference, len(known))
         for play in range(max(map(len, known), default=0)):
-            rows = [row for row, history in enumerate(known) if len(history) > play]
-            past.play(np.array(rows), np.array([known[row][play] for row in rows]))
+            rows = np.array([row for row, history in enumerate(known) if len(history) > play])
+            past.play(rows, np.array([known[row][play] for row in rows]))
         return past
-
-    def _user_indices(self, user_ids: Sequence[str]) -> np.ndarray:
-        average = len(self.user_ids)
-        return np.array([self._users.get(name, average) for name in user_ids], dtype=np.int64)
 
     def _probabilities(self, users, times, past: Past, shares) -> np.ndarray:
         """(B, N) choice probabilities, summed over devices with these shares (B, devices)."""

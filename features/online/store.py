@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -44,8 +43,6 @@ class Engine(Protocol):
 
     def swap(self, swaps: Sequence[Swap]) -> list[bool]:
         """Which of the swaps found their `old`. Each is atomic, and durable once this returns."""
-
-    def ping(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -188,12 +185,6 @@ class ProfileStore:
         if trends is None or trends.time_us > as_of_us or policy.expired(trends.time_us, as_of_us):
             return None
         return trends
-
-    def health(self) -> dict:
-        """{"store": location, "round_trip_us": int}; raises StoreUnavailable if the engine does not answer."""
-        begin = time.perf_counter()
-        self.engine.ping()
-        return {"store": self.engine.location, "round_trip_us": round((time.perf_counter() - begin) * 1e6)}
 
     def close(self) -> None:
         """Close connections. Safe to call twice."""
