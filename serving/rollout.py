@@ -33,7 +33,7 @@ def rollout(dataset: str, settings: ServerSettings, plan: Rollout, progress: Pro
     """Take every step of the rollout; the stage at its end: `serves`, with `rollback_reason` if a limit stopped it.
 
     Raises:
-        RegistryError, ServerStartError, JavaError, DeployError: as `serving.deployment.reconcile.deploy`.
+        RegistryError, ServerStartError, DeployError: as `serving.deployment.reconcile.deploy`.
     """
     path = rollout_stage.stage_path(dataset, settings)
     reported = -PROGRESS_SECONDS

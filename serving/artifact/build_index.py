@@ -192,7 +192,7 @@ def recall(retrieval: Retrieval, queries: IndexQueries, exact_fallback: bool = T
     for batch, best in zip(queries.batches, queries.best, strict=True):
         served = best.clone() if exact_fallback else torch.zeros_like(best)
         waiting = list(range(len(batch)))
-        for count in retrieval.candidate_counts:
+        for count in retrieval.index.candidate_counts:
             scored = retrieval.shortlist(batch, waiting, queries.trends, count)
             complete = [row for row in waiting if scored.has_best(row, served.shape[1])]
             if complete:

@@ -48,7 +48,7 @@ def deploy(
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
         DeployError: the new version failed on the server and was unloaded.
-        ServerStartError, JavaError: there is no server to deploy to.
+        ServerStartError: there is no server to deploy to.
     """
     with server.lock(settings, "deploy"):
         while True:
