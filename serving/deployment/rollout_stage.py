@@ -3,9 +3,8 @@
     shadow ─► canary (each share) ─► switch ─► serves
        └─────────┴──────────────────────┴────────┴────► rollback ─► serves (the version before)
 
-The stage is one small file. It is replaced atomically, and written before what it states is done: if a process is killed,
-the next one knows what was intended. The edge reads it to know which users each version answers. Each change is logged
-beside it, one JSON line per event.
+The stage is one small file, which the edge reads, too. It is replaced atomically, and written before what it states is
+done: if a process is killed, the next one knows what was intended. The log beside it has one JSON line per event.
 """
 
 from __future__ import annotations
@@ -124,11 +123,7 @@ def stage_path(dataset: str, settings: ServerSettings) -> Path:
 
 
 def read_stage(path: Path) -> RolloutStage | None:
-    """The stage; None before the first.
-
-    Raises:
-        StageError: the file cannot be read.
-    """
+    """The stage; None before the first. Raises StageError if the file cannot be read."""
     try:
         return RolloutStage.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -163,8 +158,7 @@ def log_failure(path: Path, reason: str) -> None:
 def append_once(path: Path, event: DeploymentEvent) -> None:
     """Append an event to the log beside a stage, unless the log holds it. The caller holds the lock.
 
-    If a process is killed before it writes its line, the next process writes it. An event that only repeats the last
-    one, such as a deployment that fails every minute, is written once.
+    An event that only repeats the last one, such as a deployment that fails every minute, is written once.
     """
     with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
         log.seek(0)
