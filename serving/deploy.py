@@ -80,7 +80,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.reason is not None and not (arguments.override or arguments.rollback):
         raise UserError("--reason needs --override or --rollback")
     if arguments.override and not arguments.reason:
-        raise UserError("--override needs --reason: why the gate is not asked")
+        raise UserError("--override needs --reason: why the gate does not decide")
     return arguments
 
 

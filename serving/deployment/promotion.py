@@ -262,7 +262,7 @@ def report_digest(version: RegisteredVersion) -> str:
 
 
 def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
-    """Raise RegistryError unless a refit may serve under its parent's report: `version` and hash in `under`."""
+    """Raise RegistryError unless a refit may serve under its parent's report, which `under` names by version and hash."""
     parent = find_version(version.dataset, str(under.get("version")))
     subject = f"{version}: its parent, version {parent.version},"
     if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:

@@ -119,7 +119,7 @@ class _Reconciliation:
         return previous if previous.version.version != champion.version else None
 
     def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
-        """Whether the champion is to answer beside the previous version, not in its place."""
+        """Whether the champion is to answer next to the previous version, not in its place."""
         stage = self.stage
         if stage is not None and stage.on_trial:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")

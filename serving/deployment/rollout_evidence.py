@@ -100,7 +100,7 @@ def latency_bucket(seconds: float) -> int:
 
 
 def evidence_folder(stage_path: Path) -> Path:
-    """The folder, beside the stage's file, in which the processes of the edge write their counts."""
+    """The folder, next to the stage's file, in which the processes of the edge write their counts."""
     return stage_path.with_suffix(".evidence")
 
 
