@@ -12,7 +12,7 @@ One positive among 99 given negatives gives high numbers: compare only numbers o
 
 from __future__ import annotations
 
-import config.threads  # noqa: F401  # before torch, which reads how threads wait
+import config.command  # noqa: F401  # before torch, which reads how threads wait
 from data.times import now_iso
 
 # isort: split

@@ -21,16 +21,29 @@ class DataError(UserError):
     """Data or a data setting cannot be used. The message names the file, column or key, and the value."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666, durable: bool = False) -> None:
     """Replace a file atomically: a concurrent reader sees the old content or the new. Creates the folder.
+
+    Args:
+        mode: permissions of the file, less the umask.
+        durable: also flush the file and its name to disk, so that it survives a power failure.
 
     Raises:
         OSError: the file cannot be written; the old content stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
+    partial.unlink(missing_ok=True)  # a file left by a killed process would keep its own mode
+    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     partial.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,8 +17,7 @@ from config import params
 from config.command import exits_cleanly
 from config.paths import SPLIT
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.tables import read_table
-from data.time_columns import microseconds
+from data.tables import microseconds, read_table
 from data.times import from_iso, to_iso
 from experiments.lineage import report, versions
 from experiments.lineage.inputs import EVENTS, NO_SECRET

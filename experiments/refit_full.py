@@ -37,7 +37,7 @@ from features.fit import fit_cuts
 from features.sequences import EvaluationCases, next_item_cases
 from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
-from serving.deployment import gate_report, promotion, registry
+from serving.deployment import promotion, registry
 from serving.deployment.registry import RegisteredVersion
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
@@ -164,7 +164,7 @@ def judge_refit(case: GateCase) -> dict[str, Any]:
     under = {
         "version": case.champion.version,
         "artifact": case.champion.artifact,
-        "report": gate_report.report_digest(case.champion),
+        "report": promotion.report_digest(case.champion),
     }
     artifacts = {role: judgment.describe_artifact(manifest) for role, manifest in manifests.items()}
     return judgment.build_report(case, decision, found) | {"under": under, "artifacts": artifacts}
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     if under := target.report.get("under"):
         print(f"nothing to do: {parent}, the champion, is a refit of {under['version']}")
         return 0
-    if target.report["verdict"] == gate_report.OVERRIDE_VERDICT:
+    if target.report["verdict"] == promotion.OVERRIDE_VERDICT:
         raise UserError(f"{parent} is champion by an override; only a version that passed the gate is refitted")
     report = refit(settings, parent, override)
     REPORT.write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf-8")

@@ -19,13 +19,13 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, INGESTED, ROOT, SPLIT
 from data.columns import EVENT_TIME
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import to_iso
-from experiments.orchestration import model_selection, steps, workspace
+from experiments.orchestration import steps, workspace
 from experiments.orchestration.steps import AlreadyRunningError, only_one
 from experiments.orchestration.workspace import edited
 from serving.deployment import promotion
-from serving.deployment.gate_report import PROMOTE
+from serving.deployment.promotion import PROMOTE
 from serving.deployment.registry import read_manifest
 from training.models.base import models
 
@@ -89,7 +89,7 @@ def prepare_workspace(folder: Path, champion: dict[str, Any], cuts: RetrainCuts,
         wanted = {*sections, *candidates, *(label for label, one in available.items() if one["name"] == "popularity")}
         wanted |= {part for label in candidates for part in available[label].get("parts", [])}
         labels = [label for label in available if label in wanted]
-    model_selection.write(folder, labels)
+    workspace.select_models(folder, labels)
     return labels
 
 
@@ -169,7 +169,7 @@ def serve(folder: Path, dataset: str, env: dict[str, str], no_deploy: bool) -> N
     if not no_deploy:
         steps.step("fill the online store", "features.materialize", [], folder, env)
     deploy()
-    if params.load(folder / "params.yaml").retrain.refit == "full" and steps.verdict_of(folder) == PROMOTE:
+    if params.load(folder / "params.yaml").retrain.refit == "full" and steps.gate_report(folder)["verdict"] == PROMOTE:
         steps.step("refit on all events", "experiments.refit_full", [], folder, env)
         deploy()
 

@@ -76,7 +76,7 @@ UNUSABLE = {
     ),
     "text in the time column": (
         f"{HEADER}\nu,i,yesterday\nv,j,today\n",
-        r"^ingest: event_time: none of 2 rows could be read as a time; first: 'yesterday'$",
+        r"^ingest: none of 2 rows could be used, 2 because event_time is not a time; first: 'yesterday'$",
     ),
     "an empty file": ("", r"^log\.csv is empty$"),
     "blank lines": ("\n\r\n\n", r"^log\.csv holds blank lines only$"),
@@ -121,7 +121,10 @@ def test_lists_in_the_time_column_are_refused(project: Path, refused: Refused) -
     change(project, "ingest.path", "log.parquet")
     pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [[1, 2]]}).to_parquet("log.parquet")
 
-    assert refused("data.ingest") == "ingest: event_time: none of 1 rows could be read as a time; first: '[1 2]'"
+    assert (
+        refused("data.ingest")
+        == "ingest: none of 1 rows could be used, 1 because event_time is not a time; first: '[1 2]'"
+    )
 
 
 def test_infinite_times_are_out_of_range(project: Path, refused: Refused) -> None:
@@ -129,7 +132,7 @@ def test_infinite_times_are_out_of_range(project: Path, refused: Refused) -> Non
     frame = pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [float("inf")]})
     frame.to_parquet("log.parquet")
 
-    assert refused("data.ingest").endswith("1 times it is out of range (1971 to 2100); first: inf")
+    assert refused("data.ingest").endswith("1 because event_time is out of range (1971 to 2100); first: 'inf'")
 
 
 def test_a_path_that_does_not_exist_is_named(project: Path, refused: Refused) -> None:
@@ -296,7 +299,7 @@ def test_an_unreadable_artifact_is_named_with_the_command_that_creates_it(
 @pytest.mark.parametrize("option", ["--users", "--items", "--columns", "--name"])
 def test_options_of_a_source_need_a_source(refused: Refused, option: str) -> None:
     assert (
-        refused("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"
+        refused("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"
     )
 
 

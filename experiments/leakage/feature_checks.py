@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data.columns import DAY, EVENT_TIME, ITEM, USER
-from data.time_columns import microseconds, timestamps
+from data.tables import microseconds, timestamps
 from data.times import to_iso
 from experiments.leakage.cut import ASKED_AT, AuditedCut, Outcome, outcome
 from features.encode import Batch

@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from data.columns import USER
-from data.time_columns import timestamps
+from data.tables import timestamps
 from experiments.evaluation import bootstrap
 from experiments.leakage.cut import ASKED_AT, AuditedCut, Finding, Outcome
 from features.encode import Batch

@@ -15,7 +15,7 @@ import pandas as pd
 from config import params
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import Line, LineageError
 from features import feature_files
@@ -31,7 +31,6 @@ from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
 from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
-from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
 from serving.worker.request import Request
@@ -75,7 +74,7 @@ class OfflineUsers:
 
     def user(self, user_id: str, time_us: int, repeats: str) -> User:
         """The user as a request at this time should find them; `repeats` is of the artifact's config."""
-        return user_from_reading(reading(self.profile(user_id, time_us), time_us, self.policy), time_us, repeats)
+        return user_from_reading(self.policy.reading(self.profile(user_id, time_us), time_us), time_us, repeats)
 
 
 def dataset_users() -> list[str]:
@@ -219,7 +218,7 @@ def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Param
     if offline is not None:
         # As the store knew the user then: it may have been behind.
         until_us = from_iso(line["feature_time"]) + 1 if line["feature_time"] else LATEST_US
-        yield str(EVENTS), reading(offline.profile(user_id, until_us), time_us, offline.policy)
+        yield str(EVENTS), offline.policy.reading(offline.profile(user_id, until_us), time_us)
     try:
         with closing(connect_to_read(settings.dataset, store_settings())) as store:
             yield "the online store", store.read([user_id], [time_us])[0]

@@ -55,7 +55,7 @@ def load_version(line: Line, scratch: Path) -> Recommender:
         LineageError, RegistryError: it is missing, or was not fitted on the line's dataset version.
     """
     version = find_version(line)
-    folder = registry.download_artifact(version.dataset, version.version, scratch)
+    folder = registry.download_artifact(version, scratch)
     recommender = Recommender.load(folder, line["model_version"])
     if line["dataset_version"] != recommender.common_fields["dataset_version"]:
         raise LineageError(f"{version} was not fitted on the answer's dataset version, {line['dataset_version']}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from data.times import to_iso
-from features.feast_store.server_engine import ServerEngine
+from features.feast_server import ServerEngine
 from features.online import profile as online_profile
 from features.online import store as online_store
 from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
-from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
+from serving.deployment import rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.edge.answer import Answer
@@ -300,7 +300,7 @@ class RolloutWatch:
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
         if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollback.rollback_stage(current, reason, deployment_log.current_user())
+            self._path, current, rollout_stage.rollback_stage(current, reason, rollout_stage.current_user())
         ):
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()

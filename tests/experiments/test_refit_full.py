@@ -30,7 +30,7 @@ from experiments.lineage import skew_report
 from experiments.orchestration import steps
 from experiments.refit_full import newest_cases, overlap
 from features import feature_files
-from serving.deployment import gate_report, promotion, registry
+from serving.deployment import promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.status import registry_lines
 from training.fitting import fit
@@ -165,7 +165,7 @@ def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(ref
     under = target.report["under"]
     assert (under["version"], under["report"]) == (
         PARENT,
-        gate_report.report_digest(registry.find_version(DATASET, PARENT)),
+        promotion.report_digest(registry.find_version(DATASET, PARENT)),
     )
     assert registry.registry_client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
 

@@ -12,7 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving.deployment import gate_report, registry
+from serving.deployment import promotion, registry
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
     tags = (
         registry.registry_client().get_model_version("demo", "1").tags
     )  # other platforms of this run keep theirs beside it
-    report = folder / tags[gate_report.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
+    report = folder / tags[promotion.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
     kept = {path: path.read_text() for path in (report, manifest)}
     try:

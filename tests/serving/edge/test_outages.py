@@ -174,9 +174,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         key, stored = create_key()
         add_key(disk.folder / "edge" / "keys.json", stored)
 
-        stack.enter_context(
-            process(["serving.supervisor", "--dataset", NAME, "--grace-seconds", "6"], home / "keep.log")
-        )
+        stack.enter_context(process(["serving.supervisor", "--dataset", NAME], home / "keep.log"))
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)
