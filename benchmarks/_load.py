@@ -99,14 +99,13 @@ class Load:
         return self.refused + self.other + self.broken + self.late
 
 
+Points = dict[tuple[str, int], Load]  # one run: (case, concurrency) -> what was measured
+
+
 def pooled(rounds: Sequence[Load]) -> Load:
     """Several rounds as one: sums of counts and seconds, and the median of each percentile."""
     combined = {name: median if name.endswith("_ms") else sum for name in vars(rounds[0])}
     return Load(**{name: combine(getattr(one, name) for one in rounds) for name, combine in combined.items()})
-
-
-class LoadError(RuntimeError):
-    """wrk ended without figures; the text is its output."""
 
 
 def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first: int = 0) -> Load:
@@ -122,8 +121,31 @@ def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first
     ended = subprocess.run(command, capture_output=True, text=True)
     lines = ended.stdout.strip().splitlines()
     if ended.returncode or not lines or not lines[-1].startswith("{"):
-        raise LoadError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
+        raise RuntimeError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
     return Load(**json.loads(lines[-1]))
+
+
+class Bench:
+    """The endpoints of one run, by case, whose `users` take turns over all points: no point sees the same few again."""
+
+    def __init__(self, endpoints: dict[str, Endpoint], users: int) -> None:
+        self.endpoints, self.users, self._sent = endpoints, users, 0
+
+    def point(self, case: str, concurrency: int, seconds: float) -> Load:
+        """Load one case for some seconds."""
+        measured = load(self.endpoints[case], concurrency, seconds, self.users, self._sent)
+        self._sent += measured.requests
+        return measured
+
+    def points(self, levels: Sequence[int], seconds: float, rounds: int) -> Points:
+        """What was measured. Cases take turns, so that a slow spell of the machine meets all."""
+        measured: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in levels for case in self.endpoints}
+        for level in levels:
+            for case in [*self.endpoints] * rounds:
+                one = self.point(case, level, seconds)
+                measured[case, level].append(one)
+                print(f"{case} at {level}: {one.per_second:,.0f} requests/s, {one.bad} bad", flush=True)
+        return {point: pooled(loads) for point, loads in measured.items()}
 
 
 def lacks_programs(benchmark: str) -> bool:

@@ -30,6 +30,7 @@ from config.paths import BENCHMARKS, FEATURES, ROOT
 from experiments.orchestration import steps, workspace
 from features import feature_files
 from features.feature_files import Features
+from features.ragged import ranges, row_numbers
 from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
@@ -153,7 +154,10 @@ def rectools_curve(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        write_events(folder, features, cases, settings.seed)
+        generator, past = np.random.default_rng(settings.seed), features.past
+        write_log(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
+        # A user for each case, with the history that it sees.
+        write_log(folder / "histories.npz", features.log, *visible_events(features.log, cases), generator)
         command = [str(python), "-I", str(ROOT / "benchmarks" / "_rectools_fit.py"), str(folder)]
         environment = os.environ | dict.fromkeys(THREADS, str(threads))
         if subprocess.run(command, check=False, env=environment).returncode:
@@ -190,26 +194,15 @@ def rectools_python() -> Path:
     return python
 
 
-def write_events(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
-    """Write events.npz, known before the cut, and histories.npz, where each case is a user with its own history."""
-    generator = np.random.default_rng(seed)
-    past = features.past
-    _write_log(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
-    rows, owner = visible_events(features.log, cases)
-    _write_log(folder / "histories.npz", features.log, rows, owner, generator)
-
-
 def visible_events(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log before each case's time that were known by then, and the case of each row."""
     start = log.offsets[cases.user]
-    lengths = cases.end - start
-    owner = np.repeat(np.arange(len(cases)), lengths)
-    rows = np.arange(lengths.sum()) + np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
+    rows, owner = ranges(start, cases.end - start), row_numbers(cases.end - start)
     known = log.known[rows] <= cases.time[owner]
     return rows[known], owner[known]
 
 
-def _write_log(
+def write_log(
     path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator
 ) -> None:
     """Events of one user at one time are shuffled: the order in the file is an artifact that RecTools would learn."""

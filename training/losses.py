@@ -101,9 +101,8 @@ class _FactoredSoftmax(torch.autograd.Function):
         order = torch.argsort(moment, stable=True)
         position = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
         user, weights, moment = user[order], weights[order], moment[order]
-        positive, excluded = _Cells(position[query], target), _Cells(position[masked[0]], masked[1])
-        weight = weight[positive.order]
-        share = torch.zeros_like(user[:, 0]).index_add_(0, positive.row, weight)
+        query, seen_query = position[query], position[masked[0]]
+        share = torch.zeros_like(user[:, 0]).index_add_(0, query, weight)
         user_gradient, weights_gradient = torch.empty_like(user), torch.empty_like(weights)
         item_gradient, bias_gradient = torch.zeros_like(item), torch.zeros_like(bias)
         loss = user.new_zeros(())
@@ -115,10 +114,10 @@ class _FactoredSoftmax(torch.autograd.Function):
             for at, rows in groups:
                 scores[rows.start - begin : rows.stop - begin].addmm_(weights[rows], trends[at].to(scores.dtype))
             scores[:, PAD] = MASKED
-            scores[excluded.within(begin, size)] = MASKED
-            loss += _replace_by_gradient(
-                scores, share[part], positive.within(begin, size), weight[positive.span(begin, size)]
-            )
+            inside = (seen_query >= begin) & (seen_query < begin + size)
+            scores[seen_query[inside] - begin, masked[1, inside]] = MASKED
+            inside = (query >= begin) & (query < begin + size)
+            loss += _replace_by_gradient(scores, share[part], (query[inside] - begin, target[inside]), weight[inside])
             user_gradient[part] = scores @ item
             item_gradient.addmm_(scores.T, user[part])
             bias_gradient += scores.sum(dim=0)
@@ -146,24 +145,6 @@ def _replace_by_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, 
     loss = (weight * ((highest + total.log())[positive[0]] - target_scores)).sum()
     scores.mul_((share / total)[:, None]).index_put_(positive, -weight, accumulate=True)
     return loss
-
-
-class _Cells:
-    """Cells (row, column) of a matrix in the order of their rows, read slice by slice."""
-
-    def __init__(self, row: Tensor, column: Tensor) -> None:
-        self.order = torch.argsort(row, stable=True)
-        self.row, self.column = row[self.order], column[self.order]
-
-    def span(self, begin: int, size: int) -> slice:
-        """The cells whose rows are begin..begin + size - 1."""
-        bounds = torch.searchsorted(self.row, torch.tensor([begin, begin + size], device=self.row.device))
-        return slice(*bounds.tolist())
-
-    def within(self, begin: int, size: int) -> tuple[Tensor, Tensor]:
-        """Those cells, with rows counted from `begin`."""
-        span = self.span(begin, size)
-        return self.row[span] - begin, self.column[span]
 
 
 def _groups(moment: Tensor, begin: int) -> list[tuple[int, slice]]:

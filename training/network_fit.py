@@ -120,18 +120,19 @@ def _train(
     batches = TrainingBatches(features, model.channels, model.hyperparameters, seed)
     module = TrainModule(model, np.bincount(past.items, minlength=len(features.vocabulary)), seed)
     chosen = model.hyperparameters.model_dump()
+    curve: Curve
     if features.description["cut"] != "valid" and "best_steps" in hyperparameters:
         chosen |= {name: hyperparameters[name] for name in ("best_steps", "train_events")}
         steps = max(1, round(chosen["best_steps"] * events / chosen["train_events"]))
-        curve = Curve(on_epoch, deadline)
-        _run_trainer(module, batches, {"max_steps": steps, "max_epochs": -1}, curve, folder, num_devices)
-        state = module.average.state_dict()
+        limits, curve = {"max_steps": steps, "max_epochs": -1}, Curve(on_epoch, deadline)
     else:
-        curve = stopping = EarlyStopping(features, settings, model.hyperparameters.patience, seed, on_epoch, deadline)
-        limits = {"max_epochs": model.hyperparameters.max_epochs, "max_steps": model.hyperparameters.max_steps}
-        _run_trainer(module, batches, limits, curve, folder, num_devices)
-        state = stopping.best_state
-        chosen |= {"best_steps": stopping.best_steps, "train_events": events}
+        limits = {name: chosen[name] for name in ("max_epochs", "max_steps")}
+        curve = EarlyStopping(features, settings, chosen["patience"], seed, on_epoch, deadline)
+    _run_trainer(module, batches, limits, curve, folder, num_devices)
+    state = module.average.state_dict()
+    if isinstance(curve, EarlyStopping):
+        state = curve.best_state
+        chosen |= {"best_steps": curve.best_steps, "train_events": events}
     model.load_state_dict(state)
     return TrainedNetwork(model.cpu().eval(), chosen, curve.curves)
 
@@ -184,7 +185,7 @@ def device_options(num_devices: int) -> dict:
 class Curve(pl.Callback):
     """The learning curve: the training loss after each epoch."""
 
-    def __init__(self, on_epoch: OnEpoch, deadline: float | None = None) -> None:
+    def __init__(self, on_epoch: OnEpoch, deadline: float | None) -> None:
         self.on_epoch, self.deadline = on_epoch, deadline
         self.curves: list[dict] = []
 
@@ -228,7 +229,7 @@ class EarlyStopping(Curve):
         patience: int,
         seed: int,
         on_epoch: OnEpoch,
-        deadline: float | None = None,
+        deadline: float | None,
     ) -> None:
         super().__init__(on_epoch, deadline)
         self.features, self.batch_size, self.patience = features, settings.eval_batch_size, patience

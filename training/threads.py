@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Lock
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -30,29 +30,20 @@ def run_in_threads(parts: Iterable[Part], work: Callable[[Part], None], max_thre
     Raises:
         Whatever drawing or working raises first. Parts that have not begun are then skipped.
     """
-    allowed, iterator, lock, failed = torch.get_num_threads(), iter(parts), Lock(), False
+    allowed, iterator = torch.get_num_threads(), iter(parts)
     threads = min(allowed, max_threads)
-
-    @torch.inference_mode()
-    def run() -> None:
-        nonlocal failed
-        try:
-            while not failed:
-                with lock:
-                    drawn = next(((part,) for part in iterator), None)
-                if drawn is None:
-                    return
-                work(*drawn)
-        except BaseException:
-            failed = True
-            raise
-
+    run = torch.inference_mode()(work)
     if threads == 1:
-        run()
+        for part in iterator:
+            run(part)
         return
     with torch_threads(allowed // threads), ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(run) for _ in range(threads)]:
-            future.result()
+        running = {pool.submit(run, part) for part in islice(iterator, threads)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            running |= {pool.submit(run, part) for part in islice(iterator, len(done))}
 
 
 @contextmanager
