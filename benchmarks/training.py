@@ -116,8 +116,7 @@ class Stopwatch:
 def model_curve(label: str, features: Features, settings: params.Params, cases: int, mark: float) -> LearningCurve:
     """The curve of one of our models up to the first epoch that reaches the mark, or to where validation stops it.
 
-    Args:
-        cases: of each target that are ranked after each epoch, drawn by `settings.seed`.
+    After each epoch so many cases of each target are ranked.
     """
     curve, watch = LearningCurve(int((features.past.items != PAD).sum())), Stopwatch()
     train = settings.train.model_copy(update={"early_stopping_cases": cases, "validation_cases": cases})
@@ -220,24 +219,8 @@ def list_ndcg(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
 
 
-def prepare_workspace(arguments: argparse.Namespace) -> Path:
-    """The workspace of the source, with its features at the cut `valid`.
-
-    It is separate from that of a demo, which may have tuned settings.
-    """
-    arguments.name = arguments.name or f"{workspace.name_of(arguments.source.expanduser().resolve())}{SUFFIX}"
-    folder = workspace.workspace_of(arguments)
-    assert folder is not None
-    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
-    return folder
-
-
 def report(curves: dict[str, LearningCurve], mark: float, reference_seconds: float) -> str:
-    """A table: how long each model trained, its best NDCG@10, when it reached the mark, how fast it was.
-
-    Args:
-        reference_seconds: of RecTools for all its epochs.
-    """
+    """A table: how long each model trained, its best NDCG@10, when it reached the mark, how fast it was."""
     lines = [ROW.format("", "epochs", "seconds", "best", "s to mark", "ratio", "epochs/s", "events/s")]
     for name, curve in curves.items():
         figures = curve.figures(mark)
@@ -269,7 +252,11 @@ def main(argv: list[str] | None = None) -> int:
     import torch  # not before config.threads has set how threads wait
 
     torch.set_num_threads(arguments.threads)
-    folder = prepare_workspace(arguments)
+    # A workspace of its own: that of a demo may have tuned settings.
+    arguments.name = arguments.name or f"{workspace.name_of(arguments.source.expanduser().resolve())}{SUFFIX}"
+    folder = workspace.workspace_of(arguments)
+    assert folder is not None
+    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
     settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], arguments.cases, settings.seed)
     reference, versions = rectools_curve(features, cases, settings, arguments.epochs, arguments.threads)

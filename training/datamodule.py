@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from data.columns import HOUR
 from features.feature_files import Features
@@ -43,11 +42,7 @@ class TrainBatch:
 
 
 class TrendTable:
-    """Log trends at evenly spaced moments of the training time; a case reads the last one before it.
-
-    Args:
-        step_hours: between two moments.
-    """
+    """Log trends every `step_hours` of the training time; a case reads the last ones before it."""
 
     def __init__(self, features: Features, channels: tuple[str, ...], times: np.ndarray, step_hours: int) -> None:
         self.step = step_hours * HOUR
@@ -169,23 +164,6 @@ class TrainingBatches(IterableDataset):
         return case, target, np.where(is_horizon, horizon, (1 - share) / max(1, (~is_horizon).sum()))
 
 
-class TrainingDataModule(pl.LightningDataModule):
-    """Feeds `TrainingBatches` to the trainer; one epoch is one pass over the training events."""
-
-    def __init__(self, batches: TrainingBatches) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.batches.epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.epoch = state["epoch"]
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.batches, batch_size=None)
-
-
 def _left_aligned(flat: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
     """(B, width) rows of a ragged array, padded on the right."""
     return torch.from_numpy(np.ascontiguousarray(pad_left([flat[::-1]], lengths[::-1], width)[0][::-1, ::-1]))
@@ -206,26 +184,20 @@ def shard_batch(batch: TrainBatch, rank: int, num_processes: int) -> TrainBatch:
     histories[0] |= nothing_left
     queries = histories[batch.query.row]
     targets, seen = queries[batch.target_query], queries[batch.seen[0]]
+    query = batch.query
+    of_query = {
+        name: getattr(query, name)[queries] for name in ("position", "length", "time", "traits", "context", "moment")
+    }
+    row = _new_rows(histories)[query.row[queries]]
+    items, item_times = query.items[histories], query.item_times[histories]
     return replace(
         batch,
-        query=_take_histories(batch.query, histories, queries),
+        query=replace(query, items=items, item_times=item_times, row=row, **of_query),
         target_query=_new_rows(queries)[batch.target_query[targets]],
         target_item=batch.target_item[targets],
         weight=batch.weight[targets] * (not nothing_left),
         seen=torch.stack([_new_rows(queries)[batch.seen[0, seen]], batch.seen[1, seen]]),
         batch_position=batch.batch_position[targets],
-    )
-
-
-def _take_histories(query: Query, histories: Tensor, queries: Tensor) -> Query:
-    """The marked histories (R,) and the marked queries (Q,)."""
-    by_query = ("position", "length", "time", "traits", "context", "moment")
-    return replace(
-        query,
-        items=query.items[histories],
-        item_times=query.item_times[histories],
-        row=_new_rows(histories)[query.row[queries]],
-        **{name: getattr(query, name)[queries] for name in by_query},
     )
 
 

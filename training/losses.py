@@ -84,9 +84,7 @@ def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: 
     The gradient of a softmax is known with its value, so both are computed while a slice of scores lies in the cache,
     and the scores are dropped.
 
-    Args:
-        trends: (T, C, N), without gradient.
-        moment: (Q,) rows of `trends`.
+    Trends are (T, C, N), without gradient; `moment` are (Q,) rows of them.
     """
     # A softmax over a catalog sums thousands of terms: at least in float32, also where the network is in bfloat16.
     with torch.autocast(factors.user.device.type, enabled=False):
@@ -134,10 +132,7 @@ class _FactoredSoftmax(torch.autograd.Function):
 def _replace_by_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
     """The loss of a slice; its (B, N) scores become the gradient by them, in place.
 
-    Args:
-        share: (B,) weight of all targets of a query.
-        positive: rows and columns of the targets.
-        weight: of each target.
+    `share` (B,) is the weight of all targets of a query, `weight` that of each, `positive` their rows and columns.
     """
     target_scores = scores[positive]
     highest = scores.amax(dim=1)
@@ -156,13 +151,7 @@ def _groups(moment: Tensor, begin: int) -> list[tuple[int, slice]]:
 
 
 class NegativeSampler:
-    """Draws items with probability proportional to popularity^alpha (Mikolov et al. 2013, section 2.2).
-
-    Args:
-        counts: (N,) how often each item was taken before the cut; PAD's is ignored.
-        alpha: 0 draws uniformly from all items, 1 in proportion to popularity.
-        seed: of the draws.
-    """
+    """Draws items with probability proportional to (N,) counts ** alpha (Mikolov et al. 2013, section 2.2); never PAD."""
 
     def __init__(self, counts: np.ndarray, alpha: float, seed: int) -> None:
         weights = np.maximum(counts, 1).astype(np.float64) ** alpha
@@ -189,11 +178,8 @@ class NegativeSampler:
 class StreamingFrequency:
     """How likely a batch holds each item, estimated from the batches as they pass (Yi et al. 2019, algorithm 2).
 
-    The paper keeps one moving average of the steps between two appearances; its inverse is the probability.
-
-    Args:
-        initial: (N,) probabilities to start from.
-        rate: of the moving average, alpha in the paper.
+    The paper keeps one moving average of the steps between two appearances; its inverse is the probability. It starts
+    from (N,) probabilities; `rate` is alpha in the paper.
     """
 
     def __init__(self, initial: np.ndarray, rate: float) -> None:

@@ -34,11 +34,7 @@ class TrueRanks:
 
     @classmethod
     def of(cls, ranks: Sequence[Sequence[int]]) -> TrueRanks:
-        """One sequence of ranks per case.
-
-        Raises:
-            ValueError: a rank is below 1.
-        """
+        """One sequence of ranks per case; ValueError where a rank is below 1."""
         size = np.fromiter((len(case) for case in ranks), np.int64, len(ranks))
         rank = np.concatenate([np.asarray(case, np.int64) for case in ranks] or [np.zeros(0, np.int64)])
         if len(rank) and rank.min() < 1:

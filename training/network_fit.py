@@ -25,7 +25,7 @@ from features.feature_files import Features
 from features.sequences import EvaluationCases
 from features.vocabulary import PAD
 from training import validation
-from training.datamodule import TrainingBatches, TrainingDataModule
+from training.datamodule import TrainingBatches
 from training.distributed import run_in_processes
 from training.metrics import geometric_mean
 from training.model_factory import build_model
@@ -118,7 +118,7 @@ def _train(
     past = features.past
     events = int((past.items != PAD).sum())
     batches = TrainingBatches(features, model.channels, model.hyperparameters, seed)
-    module = TrainModule(model, np.bincount(past.items, minlength=len(features.vocabulary)), seed)
+    module = TrainModule(model, batches, np.bincount(past.items, minlength=len(features.vocabulary)))
     chosen = model.hyperparameters.model_dump()
     curve: Curve
     if features.description["cut"] != "valid" and "best_steps" in hyperparameters:
@@ -128,7 +128,7 @@ def _train(
     else:
         limits = {name: chosen[name] for name in ("max_epochs", "max_steps")}
         curve = EarlyStopping(features, settings, chosen["patience"], seed, on_epoch, deadline)
-    _run_trainer(module, batches, limits, curve, folder, num_devices)
+    _run_trainer(module, limits, curve, folder, num_devices)
     state = module.average.state_dict()
     if isinstance(curve, EarlyStopping):
         state = curve.best_state
@@ -137,9 +137,7 @@ def _train(
     return TrainedNetwork(model.cpu().eval(), chosen, curve.curves)
 
 
-def _run_trainer(
-    module: TrainModule, batches: TrainingBatches, limits: dict, curve: Curve, folder: Path | None, num_devices: int
-) -> None:
+def _run_trainer(module: TrainModule, limits: dict, curve: Curve, folder: Path | None, num_devices: int) -> None:
     """Run Lightning's trainer. The file in `folder` is overwritten after each epoch, completely or not at all."""
     callbacks: list[pl.Callback] = [curve]
     checkpoint = None
@@ -165,7 +163,7 @@ def _run_trainer(
     with warnings.catch_warnings():
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=TrainingDataModule(batches), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
 
 
 def device_options(num_devices: int) -> dict:

@@ -163,10 +163,7 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
 
     The likelihood is concave in the weights, so there is one optimum; Newton's method in a trust region finds it in a
     dozen steps (Conn, Gould and Toint 2000, section 7.3). In float64, and in units of how far the scores of each part
-    lie apart: the parts' scores differ in scale by orders of magnitude.
-
-    Args:
-        l2: pull of the weights towards `start`.
+    lie apart: the parts' scores differ in scale by orders of magnitude. `l2` pulls the weights towards `start`.
     """
     from scipy.optimize import minimize  # slow to import
 
@@ -174,7 +171,7 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
     spread = torch.stack([one.spread() for one in data]).mean(dim=0)
     unit = (1 / spread.clamp(min=MIN_SPREAD))[:, None].expand_as(start)
 
-    @lru_cache(maxsize=2)  # the library asks for value, gradient and Hessian one after the other
+    @lru_cache(maxsize=2)  # the library asks for the Hessian after the rest
     def at(moved: bytes) -> tuple[float, np.ndarray, np.ndarray]:
         shift = unit * torch.frombuffer(bytearray(moved), dtype=torch.float64).view_as(start)
         loss, gradient, hessian = (sum(parts) for parts in zip(*(one.loss(start + shift) for one in data), strict=True))
@@ -184,9 +181,9 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
         return float(loss), (gradient.reshape(-1) * scale).numpy(), (hessian * scale[:, None] * scale).numpy()
 
     found = minimize(
-        lambda x: at(x.tobytes())[0],
+        lambda x: at(x.tobytes())[:2],
         np.zeros(start.numel()),
-        jac=lambda x: at(x.tobytes())[1],
+        jac=True,
         hess=lambda x: at(x.tobytes())[2],
         method="trust-exact",
         options={"gtol": GRADIENT_TOLERANCE, "maxiter": MAX_NEWTON_STEPS},
@@ -217,7 +214,7 @@ def choose_l2(
 def _cross_fitted_scores(
     model: Hybrid, features: Features, cases: dict[str, EvaluationCases], half_weights: list[Tensor], batch_size: int
 ) -> dict[str, float]:
-    """Mean NDCG@10 by target, each case scored with weights that its user had no part in."""
+    """Mean NDCG@10 by target, each case scored with weights that were fitted without its user."""
     trends = features.trend_log()
     values = {target: np.zeros(len(one)) for target, one in cases.items()}
     for half, weights in enumerate(half_weights):

@@ -21,14 +21,9 @@ def run_in_threads(parts: Iterable[Part], work: Callable[[Part], None], max_thre
     """Call `work` with every part, in inference mode, in as many threads as torch may use.
 
     An operation on a few hundred rows ends before a second core has begun its share; whole batches keep the cores
-    busy. A part is drawn when a thread is free, so there are never more parts than threads.
-
-    Args:
-        work: writes its result to a place that belongs to the part.
-        max_threads: beyond it, each thread gets more of torch's threads. 1 where another device does the work.
-
-    Raises:
-        Whatever drawing or working raises first. Parts that have not begun are then skipped.
+    busy. A part is drawn when a thread is free, so there are never more parts than threads. With `max_threads`, each
+    gets more of torch's threads; it is 1 where another device does the work. The first error skips the parts that
+    have not begun, and is raised.
     """
     allowed, iterator = torch.get_num_threads(), iter(parts)
     threads = min(allowed, max_threads)

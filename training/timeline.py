@@ -136,9 +136,7 @@ class HorizonTargetSampler:
     time, would decide what a model learns of everybody else.
 
     Args:
-        users: (E,) user rows, ascending.
-        times: (E,) microseconds, ascending within each user.
-        days: length of the horizon.
+        users: (E,) user rows, ascending; `times` (E,) microseconds, ascending within each user.
         half_life_days: a day that is this much older is drawn half as often; None draws all days alike.
     """
 

@@ -100,8 +100,8 @@ def start_run(
     made_by = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL", "mlflow.source.git.commit": commit}
     tags = {"dataset": dataset, "commit": commit, **made_by, **tags}
     started = client.create_run(experiment_id(client, dataset), run_name=name, tags=tags)
-    given = {key: param_text(value) for key, value in (hyperparameters or {}).items()}
-    run = TrainingRun(client, started.info.run_id, given)
+    logged = {key: param_text(value) for key, value in (hyperparameters or {}).items()}
+    run = TrainingRun(client, started.info.run_id, logged)
     run.log_params(hyperparameters or {})
     return run
 
@@ -128,14 +128,10 @@ def reopen_run(run_id: str) -> TrainingRun | None:
 
 
 class TrainingRun:
-    """An open MLflow run of one fit.
+    """An open MLflow run of one fit; `logged` are the parameters that it was started with, as text."""
 
-    Args:
-        given: the parameters that it was started with, as text.
-    """
-
-    def __init__(self, client: MlflowClient, run_id: str, given: dict[str, str] | None = None) -> None:
-        self.client, self.run_id, self._given = client, run_id, given or {}
+    def __init__(self, client: MlflowClient, run_id: str, logged: dict[str, str] | None = None) -> None:
+        self.client, self.run_id, self._logged = client, run_id, logged or {}
 
     def log_epoch(self, row: dict) -> None:
         """Log one row of the learning curve: numbers by name, `step` among them.
@@ -148,10 +144,10 @@ class TrainingRun:
         self.log_metrics(metrics, row["step"])
 
     def log_fit(self, result) -> None:
-        """Log what a `FitResult` chose beyond what was given, its time, its curve and its validation scores."""
+        """Log what a `FitResult` chose beyond the logged parameters, its time, its curve and its validation scores."""
         texts = {name: param_text(value) for name, value in result.hyperparameters.items()}
-        new = {name: text for name, text in texts.items() if name not in self._given}
-        chosen = {f"chosen.{name}": text for name, text in texts.items() if self._given.get(name, text) != text}
+        new = {name: text for name, text in texts.items() if name not in self._logged}
+        chosen = {f"chosen.{name}": text for name, text in texts.items() if self._logged.get(name, text) != text}
         self.log_params(new | chosen)
         scores = {f"valid/{target}/ndcg_10": value for target, value in result.validation.items()}
         self.log_metrics({"fit_seconds": result.seconds} | scores)
