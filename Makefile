@@ -128,7 +128,7 @@ docs: $(STAMP) ## build the documentation site in out/docs
 bench: $(STAMP) ## measure speed and memory against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \
 	  name=$$(basename "$$file" .py); \
-	  case $$name in _*) continue;; esac; \
+	  case $$name in _*|ncf_paper) continue;; esac; \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 

@@ -1,7 +1,7 @@
 """Write requirements.lock and requirements-serving.lock: the versions that pyproject.toml's needs have here.
 
-Run by `make lock`: pip first brings the environment to what pyproject.toml asks for, changing as little as it
-can. Only what is reachable from there enters, so that a package somebody tried out and left stays out.
+Run by `make lock`: pip first brings the environment to what pyproject.toml asks for, changing as little as it can. A
+package that nothing needs stays out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = """\
-# {what}
-# Written by `make lock` from pyproject.toml; do not edit. Change a version there, then run it again.
-"""
 LOCKS = {  # file -> (first line, extras of pyproject.toml; "" means its dependencies)
     "requirements.lock": ("Everything the project, its tests and its checks need.", ("", "test", "dev")),
     "requirements-serving.lock": (
@@ -28,13 +24,13 @@ LOCKS = {  # file -> (first line, extras of pyproject.toml; "" means its depende
         ("serving", "edge"),
     ),
 }
-# A CUDA build of torch brings these, each platform others, so pip takes them from torch's own word.
-CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")
+NOTE = "# Written by `make lock` from pyproject.toml; do not edit. Change a version there, then run it again.\n"
+CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")  # a CUDA build of torch requires these, so pip finds them by itself
 
 
 def requirements(extras: tuple[str, ...]) -> list[Requirement]:
     """What pyproject.toml asks for under these extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     return [Requirement(line) for extra in extras for line in groups[extra]]
 
@@ -43,7 +39,7 @@ def closure(roots: list[Requirement]) -> dict[str, str]:
     """Every package that `roots` need, themselves included: canonical name -> installed version.
 
     Raises:
-        SystemExit: a needed package is not installed, or at a version that is not wanted.
+        SystemExit: a package is installed at a version that is not wanted.
     """
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -54,22 +50,14 @@ def closure(roots: list[Requirement]) -> dict[str, str]:
         if (name, extra) in seen or CUDA.match(name):
             continue
         seen.add((name, extra))
-        found[name] = _version(requirement)
-        for line in metadata.requires(name) or []:
-            child = Requirement(line)
+        version = metadata.version(name)
+        if not requirement.specifier.contains(version, prereleases=True):
+            sys.exit(f"error: {name} {version} is installed; {requirement} is needed")
+        found[name] = version.partition("+")[0]  # torch's 2.13.0+cpu is 2.13.0 on another machine
+        for child in map(Requirement, metadata.requires(name) or []):
             if child.marker is None or child.marker.evaluate({"extra": extra}):
                 todo += [(child, each) for each in ("", *child.extras)]
     return dict(sorted(found.items()))
-
-
-def _version(requirement: Requirement) -> str:
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        sys.exit(f"error: {requirement.name} is not installed; {requirement} is needed")
-    if not requirement.specifier.contains(version, prereleases=True):
-        sys.exit(f"error: {requirement.name} {version} is installed; {requirement} is needed")
-    return version.partition("+")[0]  # torch's 2.13.0+cpu is 2.13.0 on another machine
 
 
 def main() -> int:
@@ -77,8 +65,8 @@ def main() -> int:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
     for file, (what, extras) in LOCKS.items():
         pins = closure(requirements(extras))
-        lines = [f"{name}=={version}\n" for name, version in pins.items()]
-        (ROOT / file).write_text(HEAD.format(what=what) + "".join(lines))
+        lines = "".join(f"{name}=={version}\n" for name, version in pins.items())
+        (ROOT / file).write_text(f"# {what}\n{NOTE}{lines}", encoding="utf-8")
         print(f"Wrote {len(pins)} versions to {file}")
     return 0
 

@@ -33,7 +33,7 @@ from features.online import connect
 from features.online.store import Policy
 from serving import settings as torchserve
 from serving.artifact.archive import INNER_MANIFEST, build_archive
-from serving.edge import authentication
+from serving.edge import keys
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
@@ -246,8 +246,8 @@ def edge_server(home: Path, **settings: object) -> Iterator[Endpoint]:
     port, metrics_port = free_ports(2)
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
     values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
-    key, entry = authentication.create_key(authentication.SERVER, None, None)
-    authentication.add_key(home / "keys.json", entry)
+    key, entry = keys.create_key()
+    keys.add_key(home / "keys.json", entry)
     environ = os.environ | {edge_variable(field): str(value) for field, value in values.items()}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "edge.log"

@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.source is None:
         print("skipped training: it trains on the data of a source: make bench-training SOURCE=events.csv")
         return 0
-    import torch  # not before config.threads has set how threads wait
+    import torch  # not before config.command has set how threads wait
 
     torch.set_num_threads(arguments.threads)
     # A workspace of its own: that of a demo may have tuned settings.

@@ -8,7 +8,11 @@ import select
 import sys
 from collections.abc import Callable
 
-from config import threads as threads  # before torch: it says how torch's threads wait
+# OpenMP threads spin while they wait for each other. On cores that other processes use too, each waits for a thread that
+# is not running: one fit took 584 s instead of 48. Here they sleep. Read once, when torch loads its OpenMP runtime (GNU,
+# or Intel's and LLVM's), so every command imports this module before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 USER_ERROR = 2
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE

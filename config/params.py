@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from config.command import UserError
 from config.search_space import Space
@@ -66,53 +66,22 @@ class Online(Section):
     ttl_days: Positive | None  # a profile that learned nothing for longer is not served; None: forever
 
 
-class Bounds(Section):
-    """Bounds of a number. A key that is not written is None and does not bind."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    @model_validator(mode="after")
-    def _is_bounded(self) -> Bounds:
-        low = [bound for bound in (self.at_least, self.above) if bound is not None]
-        high = [bound for bound in (self.at_most, self.below) if bound is not None]
-        if not low and not high:
-            raise ValueError("there is no bound; expected at_least, at_most, above or below")
-        if low and high and max(low) > min(high):
-            raise ValueError(f"no number is above {max(low):g} and below {min(high):g}")
-        return self
-
-
-class FactCondition(Bounds):
-    """Bounds of a number derived from a user's events."""
-
-    fact: Literal["events", "days_since_first", "days_since_last"]
-    last_days: Positive | None = None  # for `events`: count only those of the last days
-
-    @model_validator(mode="after")
-    def _limits_events(self) -> FactCondition:
-        if self.last_days is not None and self.fact != "events":
-            raise ValueError(f"last_days is {self.last_days:g}, but {self.fact} counts no events")
-        return self
-
-
 class ItemShare(Section):
     field: str  # an item column: genres, or another one of the side table
     value: str
 
 
-class ShareCondition(Bounds):
-    """Bounds of the share of a user's events whose item has a value, in [0, 1]."""
+class Condition(Section):
+    """Bounds of a fact, or of the share of events whose item has a value, in [0, 1]; or accepted values of a trait."""
 
-    share_of: ItemShare
-
-
-class TraitCondition(Section):
-    """Accepted values of a user trait."""
-
-    trait: str
+    fact: Literal["events", "days_since_first", "days_since_last"] | None = None
+    last_days: Positive | None = None  # for `events`: count only those of the last days
+    share_of: ItemShare | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    trait: str | None = None
     equals: str | float | None = None
     one_of: Annotated[list[str | float], Field(min_length=1)] | None = Field(default=None, alias="in")
 
@@ -124,23 +93,23 @@ class TraitCondition(Section):
         return str(value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _names_values(self) -> TraitCondition:
-        if (self.equals is None) == (self.one_of is None):
-            raise ValueError(f"trait {self.trait} needs either equals or in")
+    def _is_one_kind(self) -> Condition:
+        low = [bound for bound in (self.at_least, self.above) if bound is not None]
+        high = [bound for bound in (self.at_most, self.below) if bound is not None]
+        values = [value for value in (self.equals, self.one_of) if value is not None]
+        if sum(kind is not None for kind in (self.fact, self.share_of, self.trait)) != 1:
+            raise ValueError("expected one of fact, share_of and trait")
+        if self.last_days is not None and self.fact != "events":
+            raise ValueError("last_days belongs to fact: events only")
+        if self.trait is not None and (len(values) != 1 or low or high):
+            raise ValueError(f"trait {self.trait} needs either equals or in, and no bound")
+        if self.trait is None and (values or not (low or high)):
+            raise ValueError("expected at_least, at_most, above or below, and neither equals nor in")
+        if low and high and max(low) > min(high):
+            raise ValueError(f"no number is above {max(low):g} and below {min(high):g}")
         return self
 
 
-def _condition_kind(condition: Any) -> str:
-    keys = condition if isinstance(condition, dict) else getattr(type(condition), "model_fields", ())
-    return next((key for key in ("trait", "share_of") if key in keys), "fact")
-
-
-Condition = Annotated[
-    Annotated[FactCondition, Tag("fact")]
-    | Annotated[TraitCondition, Tag("trait")]
-    | Annotated[ShareCondition, Tag("share_of")],
-    Discriminator(_condition_kind),
-]
 Conditions = Annotated[list[Condition], Field(min_length=1)]
 
 
@@ -170,7 +139,7 @@ class SegmentRules(Section):
         return rules
 
     def plain(self) -> list[dict]:
-        """The rules as JSON values, for `features.segments`."""
+        """The rules as JSON values, for `features.segment_rules`."""
         return [rule.model_dump(exclude_none=True, by_alias=True) for rule in self.rules]
 
 
@@ -240,7 +209,6 @@ class Audit(Section):
 
 class Skew(Section):
     answers: Count  # sampled from the served log
-    recomputed: NonNegativeInt  # of the different ones, to measure the effect on their scores
 
 
 # Gate and retraining
@@ -321,9 +289,8 @@ class Serve(Section):
 
 
 class RolloutLimits(Section):
-    alpha: Annotated[
-        float, Field(gt=0, le=0.1)
-    ]  # probability that one step rolls back a version as good as the champion
+    # Probability that one step rolls back a version as good as the champion
+    alpha: Annotated[float, Field(gt=0, le=0.1)]
     error_excess: Fraction  # how much its error rate may exceed the champion's
     p99_ratio: Annotated[float, Field(ge=1)]  # of its calls over the champion's
     overlap: Fraction  # minimum mean share of the champion's list in its list
@@ -400,7 +367,7 @@ def load(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(), _UniqueKeyLoader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's root") from None
     except yaml.YAMLError as error:
@@ -419,17 +386,14 @@ def describe_errors(error: ValidationError, path: Path, inside: tuple[str, ...] 
     Args:
         inside: keys of the section that was validated, where that is not the whole file.
     """
-    return [_describe(path, inside, fault) for fault in error.errors()]
-
-
-def _describe(path: Path, inside: tuple[str, ...], error) -> str:
-    keys = [*inside, *error["loc"]]
-    # Pydantic inserts the name of the chosen class of a union, which is not a key of the file.
-    if keys[:2] == ["segments", "rules"]:
-        del keys[5:6]
-    if keys[:2] == ["tune", "spaces"]:
-        del keys[4:5]
-    key = ".".join(map(str, keys))
-    if error["type"] == "value_error":  # raised by a validator of ours, whose message names the value itself
-        return f"{path.name}: {f'{key}: ' if key else ''}{error['ctx']['error']}"
-    return f"{path.name}: {describe_error(key or 'the file', error)}"
+    sentences = []
+    for fault in error.errors():
+        keys = [*inside, *fault["loc"]]
+        if keys[:2] == ["tune", "spaces"]:
+            del keys[4:5]  # Pydantic inserts the kind of search space, which is not a key of the file
+        key = ".".join(map(str, keys))
+        if fault["type"] == "value_error":  # raised by a validator of ours, whose message names the value itself
+            sentences.append(f"{path.name}: {f'{key}: ' if key else ''}{fault['ctx']['error']}")
+        else:
+            sentences.append(f"{path.name}: {describe_error(key or 'the file', fault)}")
+    return sentences

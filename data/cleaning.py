@@ -15,35 +15,15 @@ import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandera.typing import Series
 
 from config import params
-from data.columns import (
-    DEFAULT_EVENT_TYPE,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    KNOWN_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-    VALUE,
-)
+from data import columns
+from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
 from data.readers.sources import Source
 from data.readers.table import to_text
-from data.tables import event_ids
-from data.time_columns import EARLIEST, LATEST, TIME_DTYPE, microseconds, read_times
+from data.tables import EARLIEST, LATEST, TIME_DTYPE, microseconds, read_times
 
-OUT_OF_RANGE = f"is out of range ({EARLIEST:%Y} to {LATEST:%Y})"
-NOT_A_TIME = "is not a time"
-NOT_A_NUMBER = "is not a number"
-ID_TAKEN = "event_id is taken by another event"
-QUARANTINE_COLUMNS = ["table", "source_row", "raw", "reason"]
 YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
 
 
@@ -74,8 +54,8 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
     parsed, reasons = parse_events(source.events, settings.time_unit, context)
     require_usable_rows(source.events, reasons, num_broken)
-    users, bad_users = clean_side_table(source.users, USER)
-    items, bad_items = clean_side_table(source.items, ITEM)
+    users, bad_users = clean_side_table(source.users, "users", USER)
+    items, bad_items = clean_side_table(source.items, "items", ITEM)
 
     events = keep_consenting(parsed.drop(index=reasons.index), source.users, counts)
     events = keep_positives(events, settings, counts)
@@ -85,15 +65,9 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     resolved = resolve_repeats(unique, settings.repeats)
     counts["repeats_dropped"] = len(unique) - len(resolved)
 
-    quarantine = _concatenate(
-        [
-            source.broken,
-            quarantine_rows(source.events, reasons, "events"),
-            quarantine_rows(source.events, id_conflicts, "events"),
-            bad_users,
-            bad_items,
-        ]
-    )
+    unusable = quarantine_rows(source.events, pd.concat([reasons, id_conflicts]), "events")
+    quarantine = pd.concat([source.broken[unusable.columns], unusable, bad_users, bad_items])
+    quarantine = quarantine.sort_values(["table", "source_row"], ignore_index=True)
     kept = list(dict.fromkeys([*EVENT_COLUMNS, *(name for name in context if name in resolved.columns)]))
     events = resolved[kept].reset_index(drop=True)
     tables = {"events": events, "users": complete_users(events, users), "items": complete_items(events, items)}
@@ -115,62 +89,29 @@ def is_blank(values: pd.Series) -> pd.Series:
     return values.isin(blanks) if blanks else pd.Series(False, index=values.index)
 
 
-class EventSchema(pandera.DataFrameModel):
-    """One row per event. Further columns (event_id, session_id, context) are free."""
-
-    user_id: Series[str] = pandera.Field(nullable=False)
-    item_id: Series[str] = pandera.Field(nullable=False)
-    event_time: Series[TIME_DTYPE] = pandera.Field(nullable=False)
-    known_time: Series[TIME_DTYPE] = pandera.Field(nullable=False)
-    event_type: Series[str] = pandera.Field(nullable=False)
-    value: Series[float] = pandera.Field(nullable=True)
-
-    @pandera.check(f"^({USER}|{ITEM}|{EVENT_TYPE})$", regex=True, name="is blank")
-    def _not_blank(cls, ids: pd.Series) -> pd.Series:
-        return ~is_blank(ids)
-
-    @pandera.check(f"^({EVENT_TIME}|{KNOWN_TIME})$", regex=True, name=OUT_OF_RANGE)
-    def _in_range(cls, times: pd.Series) -> pd.Series:
-        return (times >= EARLIEST) & (times < LATEST)
-
-    @pandera.check(VALUE, name="is not finite")
-    def _finite(cls, values: pd.Series) -> pd.Series:
-        return pd.Series(np.isfinite(values), index=values.index)
-
-    @pandera.dataframe_check(name=f"{KNOWN_TIME} is before {EVENT_TIME}")
-    def _known_after_event(cls, events: pd.DataFrame) -> pd.Series:
-        return ~(events[KNOWN_TIME] < events[EVENT_TIME])
+FILLED = pandera.Check(lambda ids: ~is_blank(ids), name="is blank")
+UNIQUE = pandera.Check(lambda ids: ~ids.duplicated(), name="occurs twice")
+IN_RANGE = pandera.Check(
+    lambda times: (times >= EARLIEST) & (times < LATEST), name=f"is out of range ({EARLIEST:%Y} to {LATEST:%Y})"
+)
+FINITE = pandera.Check(lambda values: np.isfinite(values), name="is not finite")
+KNOWN_AFTER_EVENT = pandera.Check(
+    lambda events: ~(events[KNOWN_TIME] < events[EVENT_TIME]), name=f"{KNOWN_TIME} is before {EVENT_TIME}"
+)
+EVENT_SCHEMA = pandera.DataFrameSchema(  # further columns are free
+    {
+        USER: pandera.Column(str, FILLED),
+        ITEM: pandera.Column(str, FILLED),
+        EVENT_TIME: pandera.Column(TIME_DTYPE, IN_RANGE),
+        KNOWN_TIME: pandera.Column(TIME_DTYPE, IN_RANGE),
+        EVENT_TYPE: pandera.Column(str, FILLED),
+        VALUE: pandera.Column(float, FINITE, nullable=True),
+    },
+    checks=KNOWN_AFTER_EVENT,
+)
 
 
-class UserSchema(pandera.DataFrameModel):
-    """One row per user. Further columns are traits."""
-
-    user_id: Series[str] = pandera.Field(nullable=False)
-
-    @pandera.check(USER, name="is blank")
-    def _not_blank(cls, ids: pd.Series) -> pd.Series:
-        return ~is_blank(ids)
-
-    @pandera.check(USER, name="occurs twice")
-    def _unique(cls, ids: pd.Series) -> pd.Series:
-        return ~ids.duplicated()
-
-
-class ItemSchema(pandera.DataFrameModel):
-    """One row per item. Further columns describe it."""
-
-    item_id: Series[str] = pandera.Field(nullable=False)
-
-    @pandera.check(ITEM, name="is blank")
-    def _not_blank(cls, ids: pd.Series) -> pd.Series:
-        return ~is_blank(ids)
-
-    @pandera.check(ITEM, name="occurs twice")
-    def _unique(cls, ids: pd.Series) -> pd.Series:
-        return ~ids.duplicated()
-
-
-def find_errors(frame: pd.DataFrame, schema: type[pandera.DataFrameModel]) -> pd.Series:
+def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Series:
     """Why rows break a schema: index of the broken rows -> reason, such as `event_time is blank`.
 
     A row with several errors gets the reason of its first column.
@@ -181,14 +122,13 @@ def find_errors(frame: pd.DataFrame, schema: type[pandera.DataFrameModel]) -> pd
         cases = errors.failure_cases
     else:
         return pd.Series(dtype=object)
-    if cases["index"].isna().any():  # the frame as a whole is wrong: a bug, not bad data
-        raise TypeError(f"not a frame of {schema.__name__}: {cases.iloc[0].to_dict()}")
+    assert cases["index"].notna().all(), cases  # otherwise a column is missing or has the wrong type
     checks = cases["check"].replace({"not_nullable": "is blank"})
     whole_row = cases["schema_context"] == "DataFrameSchema"
-    reasons = checks.where(whole_row, cases["column"].astype(str) + " " + checks)
-    rank = cases["column"].map({name: position for position, name in enumerate(frame.columns)}).where(~whole_row)
-    order = rank.fillna(len(frame.columns)).to_numpy().argsort(kind="stable")
-    first = pd.Series(reasons.to_numpy()[order], index=cases["index"].to_numpy()[order])
+    reasons = checks.where(whole_row, cases["column"].astype(str) + " " + checks).set_axis(cases["index"])
+    rank = cases["column"].map({name: position for position, name in enumerate(frame.columns)})
+    order = rank.where(~whole_row, len(frame.columns)).to_numpy().argsort(kind="stable")
+    first = reasons.iloc[order]
     return first[~first.index.duplicated()]
 
 
@@ -203,11 +143,11 @@ def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> t
         why rows are unusable: index of the row -> reason.
     """
     events = pd.DataFrame(index=raw.index)
-    for name in (EVENT_ID, USER, ITEM, SESSION):
+    for name in (EVENT_ID, USER, ITEM, columns.SESSION):
         events[name] = to_text(_column(raw, name))
     events[EVENT_TIME] = read_times(_column(raw, EVENT_TIME), time_unit)
     events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
-    events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(DEFAULT_EVENT_TYPE)
+    events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
     reasons = _unreadable_cells(raw, events)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
@@ -215,7 +155,7 @@ def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> t
     for name in context:
         if name in raw.columns and name not in events.columns:
             events[name] = raw[name]
-    errors = find_errors(events, EventSchema)
+    errors = find_errors(events, EVENT_SCHEMA)
     return events, pd.concat([reasons, errors[~errors.index.isin(reasons.index)]]).sort_index()
 
 
@@ -232,9 +172,9 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
 def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame) -> pd.Series:
     """Reasons for cells that hold something, but not what their column needs."""
     reasons = pd.Series(dtype=object)
-    for name, message in ((EVENT_TIME, NOT_A_TIME), (KNOWN_TIME, NOT_A_TIME), (VALUE, NOT_A_NUMBER)):
+    for name, kind in ((EVENT_TIME, "time"), (KNOWN_TIME, "time"), (VALUE, "number")):
         wrong = events.index[events[name].isna() & _column(raw, name).notna()].difference(reasons.index)
-        reasons = pd.concat([reasons, pd.Series(f"{name} {message}", index=wrong, dtype=object)])
+        reasons = pd.concat([reasons, pd.Series(f"{name} is not a {kind}", index=wrong, dtype=object)])
     return reasons
 
 
@@ -245,15 +185,12 @@ def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) 
         return
     if reasons.empty:
         raise DataError(f"ingest: none of {total} rows could be taken apart into fields")
-    reason, count = reasons.value_counts().index[0], int(reasons.value_counts().iloc[0])
-    column, _, error = reason.partition(" ")
-    first = raw.loc[reasons.index[reasons == reason][0], column] if column in raw.columns else None
-    value = first.item() if isinstance(first, np.generic) else first
-    example = f"; first: {value!r}" if value is not None and not pd.isna(value) else ""
-    verb = {NOT_A_TIME: "read as a time", NOT_A_NUMBER: "read as a number"}.get(error)
-    if verb and count == total:
-        raise DataError(f"ingest: {column}: none of {total} rows could be {verb}{example}")
-    raise DataError(f"ingest: {column}: none of {total} rows could be used; {count} times it {error}{example}")
+    counts = reasons.value_counts()
+    reason, column = counts.index[0], counts.index[0].split()[0]
+    rows = raw.loc[reasons.index[reasons == reason]]
+    values = rows[column].dropna() if column in rows else pd.Series()
+    example = f"; first: {str(values.iloc[0])!r}" if len(values) else ""
+    raise DataError(f"ingest: none of {total} rows could be used, {counts.iloc[0]} because {reason}{example}")
 
 
 def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.DataFrame:
@@ -261,15 +198,8 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
     rows = raw.loc[reasons.index].astype(object)
     rows = rows.where(rows.notna(), None)
     texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_dict("records")]
-    columns = (table, reasons.index.astype("int64"), texts, reasons.to_numpy())
-    return pd.DataFrame(dict(zip(QUARANTINE_COLUMNS, columns, strict=True)))
-
-
-def _concatenate(quarantines: list[pd.DataFrame]) -> pd.DataFrame:
-    filled = [part for part in quarantines if len(part)]
-    if not filled:
-        return pd.DataFrame({name: [] for name in QUARANTINE_COLUMNS}).astype({"source_row": "int64"})
-    return pd.concat(filled)[QUARANTINE_COLUMNS].sort_values(["table", "source_row"], ignore_index=True)
+    numbers = reasons.index.to_numpy(dtype="int64")
+    return pd.DataFrame({"table": table, "source_row": numbers, "raw": texts, "reason": reasons.to_numpy()})
 
 
 # Consent and positives
@@ -282,7 +212,7 @@ def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: di
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():
-        raise DataError(f"ingest: none of {len(events)} events is of a user whose {TRAINING_CONSENT} is true")
+        raise DataError(f"ingest: none of {len(events)} events is of a user whose {columns.TRAINING_CONSENT} is true")
     return events[allowed]
 
 
@@ -294,14 +224,14 @@ def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
     Raises:
         DataError: a value is neither yes nor no.
     """
-    if users is None or TRAINING_CONSENT not in users.columns:
+    if users is None or columns.TRAINING_CONSENT not in users.columns:
         return None
-    consent = users[TRAINING_CONSENT]
+    consent = users[columns.TRAINING_CONSENT]
     text = consent.astype("string").str.strip().str.lower().fillna("")
     unclear = ~text.isin(YES | NO | {""})
     if unclear.any():
         raise DataError(
-            f"users: {TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
+            f"users: {columns.TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
             f"{users[USER][unclear].iloc[0]!r}; expected true or false"
         )
     return set(users[USER][text.isin(YES)]) - set(users[USER][~text.isin(YES)])
@@ -336,30 +266,20 @@ def keep_positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[s
 
 
 def fill_event_ids(events: pd.DataFrame) -> pd.DataFrame:
-    """Give events without an id one derived from their content."""
-    missing = events[EVENT_ID].isna()
-    if not missing.any():
-        return events
-    ids = events[EVENT_ID].copy()
-    ids[missing] = event_ids(events[missing])
-    return events.assign(**{EVENT_ID: ids})
+    """Give events without an id one derived from their content; see `data.columns.event_id`."""
+    missing = events[events[EVENT_ID].isna()]
+    parts = (missing[USER], missing[ITEM], microseconds(missing[EVENT_TIME]), missing[EVENT_TYPE])
+    rows = zip(*(part.tolist() for part in parts), strict=True)
+    ids = pd.Series([event_id(*row) for row in rows], index=missing.index, dtype=object)
+    return events.assign(**{EVENT_ID: events[EVENT_ID].fillna(ids)})
 
 
 def sort_events(events: pd.DataFrame) -> pd.DataFrame:
     """Sort events into total order: by (event_time, event_id), then by all other columns where ids are equal."""
-    if _is_sorted(events):
-        return events
     keys = [EVENT_TIME, EVENT_ID, KNOWN_TIME, USER, ITEM, EVENT_TYPE]
     keys += sorted(set(events.columns) - set(keys))
     table = pa.Table.from_pandas(events[keys], preserve_index=False)  # Arrow sorts text 5 times as fast
     return events.iloc[pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys]).to_numpy()]
-
-
-def _is_sorted(events: pd.DataFrame) -> bool:
-    """Whether every event comes strictly after the previous one."""
-    steps, ids = np.diff(microseconds(events[EVENT_TIME])), events[EVENT_ID].to_numpy()
-    tied = np.flatnonzero(steps == 0)
-    return bool((steps >= 0).all() and (ids[tied] < ids[tied + 1]).all())
 
 
 def drop_duplicates(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -371,42 +291,37 @@ def drop_duplicates(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """
     repeated = events[EVENT_ID].duplicated()
     conflict = repeated & ~events.duplicated([EVENT_ID, USER, ITEM, EVENT_TIME, EVENT_TYPE])
-    return events[~repeated], pd.Series(ID_TAKEN, index=events.index[conflict], dtype=object)
+    return events[~repeated], pd.Series(
+        "event_id is taken by another event", index=events.index[conflict], dtype=object
+    )
 
 
 def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
     """Keep the first or the last event of each (user, item) pair, or all of them.
 
-    Returns:
-        Events in total order. At equal times the smallest event_id is the first, the largest the last.
+    Args:
+        events: in total order, so at equal times the smallest event_id is the first, the largest the last.
+        rule: first, last or all.
     """
-    ordered = sort_events(events)
-    if rule == "all":
-        return ordered
-    if rule not in ("first", "last"):
-        raise DataError(f"ingest.repeats is {rule!r}; expected first, last or all")
-    return ordered.drop_duplicates([USER, ITEM], keep=rule)
+    return events if rule == "all" else events.drop_duplicates([USER, ITEM], keep=rule)
 
 
 # Side tables
 
 
-def clean_side_table(table: pd.DataFrame | None, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+def clean_side_table(table: pd.DataFrame | None, name: str, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Drop rows with a missing or repeated id.
-
-    Args:
-        key: the id column, user_id or item_id.
 
     Returns:
         The table (None if the source has none), and the quarantined rows.
     """
     if table is None:
-        return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), "")
+        return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), name)
     # Sorted by content, so that it does not depend on the file's order which row of a repeated id stays.
     order = table.astype("string").sort_values([key, *sorted(set(table.columns) - {key})]).index
     table = table.loc[order]
-    reasons = find_errors(table, UserSchema if key == USER else ItemSchema)
-    return table.drop(index=reasons.index), quarantine_rows(table, reasons, "users" if key == USER else "items")
+    reasons = find_errors(table, pandera.DataFrameSchema({key: pandera.Column(str, [FILLED, UNIQUE])}))
+    return table.drop(index=reasons.index), quarantine_rows(table, reasons, name)
 
 
 def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataFrame:
@@ -415,7 +330,7 @@ def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataF
     if users is None:
         return complete
     # Every remaining user has consented, so as a trait the column would be constant.
-    return complete.merge(users.drop(columns=TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
+    return complete.merge(users.drop(columns=columns.TRAINING_CONSENT, errors="ignore"), on=USER, how="left")
 
 
 def complete_items(events: pd.DataFrame, items: pd.DataFrame | None) -> pd.DataFrame:
@@ -423,7 +338,7 @@ def complete_items(events: pd.DataFrame, items: pd.DataFrame | None) -> pd.DataF
     complete = pd.DataFrame({ITEM: events[ITEM].unique()})
     if items is not None:
         complete = complete.merge(items, on=ITEM, how="outer")
-    for name in (GENRES, TITLE):
+    for name in (columns.GENRES, columns.TITLE):
         if name not in complete.columns:
             complete.insert(1, name, pd.Series(None, index=complete.index, dtype=object))
     return complete.sort_values(ITEM, ignore_index=True)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import httpx
 
@@ -59,12 +59,17 @@ def download(name: str, to: Path, base_url: str = GROUPLENS) -> Path:
     try:
         with replace_folder(folder) as partial, httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
             expected = _published_checksum(client, f"{url}.md5")
-            archive = partial / f".{name}.zip"
+            archive, unpacked = partial / f".{name}.zip", partial / ".unpacked"
             found = _fetch(client, url, archive)
             if found != expected:
                 raise DataError(f"{url}: the MD5 is {found}, the published one is {expected}; try again")
-            _unpack(archive, name, partial)
+            _unpack(archive, unpacked)
+            if not (unpacked / name).is_dir():
+                raise DataError(f"{url} holds no folder {name}")
+            for part in (unpacked / name).iterdir():
+                part.rename(partial / part.name)
             archive.unlink()
+            shutil.rmtree(unpacked)
     except httpx.HTTPStatusError as error:
         raise DataError(f"{error.request.url}: the server responded with status {error.response.status_code}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -95,33 +100,15 @@ def _fetch(client: httpx.Client, url: str, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _unpack(archive: Path, name: str, folder: Path) -> None:
-    """Unpack the archive's folder `name` into `folder`. A member that would leave the folder rejects the archive."""
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack the archive. zipfile never leaves the folder: it drops leading slashes and `..` from the members' paths."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            members = [member for member in packed.infolist() if not member.is_dir()]
-            if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
+            if sum(member.file_size for member in packed.infolist()) > MAX_UNPACKED_BYTES:
                 raise DataError(f"{archive.name[1:]}: unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB")
-            places = {member: _safe_parts(member.filename) for member in members}
-            for member, parts in places.items():
-                if parts[0] != name or len(parts) == 1:
-                    continue
-                target = folder.joinpath(*parts[1:])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(member) as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file)
+            packed.extractall(folder)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged, unknown method, encrypted
         raise DataError(f"{archive.name[1:]} cannot be unpacked: {error}") from None
-    if not any(part.name != archive.name for part in folder.iterdir()):
-        raise DataError(f"{archive.name[1:]} holds no folder {name}")
-
-
-def _safe_parts(member: str) -> tuple[str, ...]:
-    """The parts of a member's path. Raises a DataError if they leave the folder."""
-    parts = PurePosixPath(member).parts
-    if not parts or member.startswith("/") or ".." in parts or "\\" in member or ":" in parts[0]:
-        raise DataError(f"the archive holds {member!r}, which is outside its folder; nothing was unpacked")
-    return parts
 
 
 @exits_cleanly

@@ -19,8 +19,7 @@ from config.command import exits_cleanly
 from config.paths import INGESTED, SPLIT
 from data.columns import DAY, EVENT_TIME, ITEM, PART, PARTS, USER
 from data.files import DataError, json_hash, read_json, replace_folder, write_json
-from data.tables import read_table, write_table
-from data.time_columns import microseconds
+from data.tables import microseconds, read_table, write_table
 from data.times import from_datetime, to_iso
 
 MIN_EVENTS = 10
@@ -30,11 +29,6 @@ HASHED_TARGETS = {
     "window": "at test_start, users who act within window_days after it: their distinct new items of then",
     "next": "before each test event, from what is known strictly before its time: that event's item",
     "catalogue": "items with an event before test_start",
-}
-TARGETS = {
-    "horizon": "at test_start, users who act within horizon_days after it: their distinct new items of then",
-    "next_item": "before each test event, from what is known strictly before its time: that event's item",
-    "catalog": "items with an event before test_start",
 }
 
 
@@ -117,17 +111,15 @@ def build_manifest(
         "dataset_hash": ingested["dataset_hash"],
         "valid_start_us": cuts.valid_start,
         "test_start_us": cuts.test_start,
-        "horizon_days": settings.horizon_days,
         "rules": ingested["rules"],
         "tie_rule": TIE_RULE,
-        "targets": TARGETS,
     }
-    hashed = {name: value for name, value in identity.items() if name not in ("horizon_days", "targets")}
-    hashed |= {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
+    hashed = identity | {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
     return {
         "dataset": ingested["dataset"],
         "split_id": json_hash(hashed),
         **identity,
+        "horizon_days": settings.horizon_days,
         "end_us": cuts.end,
         "valid_start": to_iso(cuts.valid_start),
         "test_start": to_iso(cuts.test_start),

@@ -1,7 +1,7 @@
 """Compare the features that served answers read with those of the dataset as of the same times.
 
-History, traits and item trends of a sample of the served log: whether they match, how they differ, and the effect on the
-scores. Run it after `ingest`: what the dataset does not reach is left out, with the reason. The gate reads the report.
+History, traits and item trends of a sample of the served log: whether they match, and how they differ. Run it after
+`ingest`: what the dataset does not reach is left out, with the reason. The gate reads the report.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from features.materialization import parse_time
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    arguments = options().parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.skew",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit code 1 if a group is shown to match less often than gate.min_match_rate.",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="answers in the sample (default: skew.answers)")
+    parser.add_argument("--since", metavar="TIME", help="answers from then on (default: all)")
+    report.add_options(parser)
+    arguments = parser.parse_args(argv)
     settings, folder = params.load(), report.served_folder(arguments)
     max_answers = settings.skew.answers if arguments.limit is None else arguments.limit
     if max_answers < 1:
@@ -35,19 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     if refusal is not None:
         print(f"the gate will not judge: {refusal.reason}", file=sys.stderr)
     return int(refusal is not None)
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.skew",
-        description=(__doc__ or ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit code 1 if a group is shown to match less often than gate.min_match_rate.",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="answers in the sample (default: skew.answers)")
-    parser.add_argument("--since", metavar="TIME", help="answers from then on (default: all)")
-    report.add_options(parser)
-    return parser
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from config import params
 from config.paths import INGESTED, SPLIT
 from data.columns import DESCRIPTION, EVENT_ID, EVENT_TIME, GENRES, ITEM, KNOWN_TIME, RELEASE_TIME, TITLE, USER
 from data.files import read_json
-from data.tables import read_table, trait_columns
-from data.time_columns import microseconds
+from data.tables import microseconds, read_table, trait_columns
 from features.encode import encode_values
 from features.feature_files import Features, cut_time
 from features.ragged import offsets_of

@@ -13,8 +13,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from data.columns import DEFAULT_EVENT_TYPE, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
-from data.tables import trait_columns
-from data.time_columns import microseconds
+from data.tables import microseconds, trait_columns
 from data.times import from_iso, now_us
 from features.feature_files import Features
 from features.online.errors import ProfileError
@@ -26,6 +25,7 @@ from features.trends import last_refresh
 TRAITS, CONSENT = "traits", "consent"
 LINE_FIELDS = (USER, EVENT_TIME, KNOWN_TIME, EVENT_ID, ITEM, EVENT_TYPE, VALUE, TRAITS, CONSENT)
 NO_EVENT_ID = "-"
+BATCH_SIZE = 500  # users or lines per write
 
 
 class MaterializeError(UserError):
@@ -73,10 +73,10 @@ def trends_at(features: Features, until_us: int) -> ItemTrends:
     return ItemTrends.from_log(features.trend_log(), features.vocabulary, features.description["channels"], refresh_us)
 
 
-def write_profiles(store: ProfileStore, profiles: Iterator[Profile], batch_size: int) -> int:
+def write_profiles(store: ProfileStore, profiles: Iterator[Profile]) -> int:
     """Store profiles in batches. Returns their number."""
     count = 0
-    while batch := list(islice(profiles, batch_size)):
+    while batch := list(islice(profiles, BATCH_SIZE)):
         store.upsert(batch)
         count += len(batch)
     return count
@@ -85,7 +85,7 @@ def write_profiles(store: ProfileStore, profiles: Iterator[Profile], batch_size:
 # From JSON lines
 
 
-def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest, batch_size: int) -> None:
+def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> None:
     """Store what JSON lines contain, and print `stored N lines` after each batch that is safely stored.
 
     Raises:
@@ -93,7 +93,7 @@ def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest, batch
     """
     errors: list[str] = []
     read = 0
-    while batch := list(islice(lines, batch_size)):
+    while batch := list(islice(lines, BATCH_SIZE)):
         changes = []
         for number, line in enumerate(batch, start=read + 1):
             try:

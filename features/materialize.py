@@ -19,7 +19,7 @@ from config import params
 from config.command import exits_cleanly
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.tables import read_table
-from features.feast_store.sdk_engine import open_feast
+from features.feast_sdk import open_feast
 from features.feature_files import load_features
 from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
 from features.online.connect import connect, read_settings
@@ -36,10 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--events", metavar="FILE", help="store these JSON lines; - reads standard input")
     parser.add_argument("--until", metavar="TIME", help="store what the dataset knew at this time (default: all)")
-    parser.add_argument("--batch", type=int, default=500, help="users or lines per write (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    if arguments.batch < 1:
-        raise MaterializeError(f"--batch is {arguments.batch}; expected at least 1")
     settings = params.load(arguments.params)
     store = connect(settings.dataset, read_settings(), writing=True, open_feast=open_feast)
     policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
@@ -47,26 +44,26 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.events is not None:
         store.configure(replace(policy, complete=current is None or current.complete))
         with sys.stdin if arguments.events == "-" else _open(arguments.events) as lines:
-            write_lines(store, lines, settings.ingest, arguments.batch)
+            write_lines(store, lines, settings.ingest)
         return 0
     # A store that already serves continues to serve meanwhile.
     store.configure(replace(policy, complete=current is not None and current.complete))
-    _write_dataset(store, arguments.until, arguments.batch)
+    _write_dataset(store, arguments.until)
     store.configure(policy)
     return 0
 
 
-def _write_dataset(store: ProfileStore, until: str | None, batch_size: int) -> None:
+def _write_dataset(store: ProfileStore, until: str | None) -> None:
     features = load_features(FEATURES / "test")
     until_us = features.description["until_us"] if until is None else parse_time("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
     # Without --until all events: what became known after the last event happened counts too.
     profiles = profiles_at(events, users, LATEST_US if until is None else until_us)
-    count = write_profiles(store, profiles, batch_size)
+    count = write_profiles(store, profiles)
     trends = trends_at(features, until_us)
     store.write_trends(trends)
-    location = store.health()["store"]
+    location = store.engine.location
     print(f"materialized {count:,} profiles and the trends of {len(trends.item_ids):,} items -> {location}")
 
 

@@ -14,23 +14,20 @@ from data.columns import MICROSECONDS, MINUTE
 from data.times import to_iso
 from serving import settings as environment
 from serving.torchserve.client import TorchServe
-
-
-class AskError(UserError):
-    """The command line does not make a request; the text says which part."""
+from serving.torchserve.grpc_client import GrpcTorchServe
 
 
 def build_request(arguments: argparse.Namespace, now_us: int) -> dict:
     """The request that the arguments describe. Items without a time happened one per minute, until now.
 
     Raises:
-        AskError: --context is not a list of name=value, or --json is not JSON.
+        UserError: --context is not a list of name=value, or --json is not JSON.
     """
     if arguments.json is not None:
         try:
             return json.loads(arguments.json)
         except json.JSONDecodeError as error:
-            raise AskError(f"--json is not JSON: {error}") from None
+            raise UserError(f"--json is not JSON: {error}") from None
     request: dict = {"k": arguments.k}
     if arguments.user is not None:
         request["user_id"] = arguments.user
@@ -64,18 +61,8 @@ def _parse_history(text: str, now_us: int) -> list[dict]:
 def _parse_pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise AskError(f"--context is {text!r}; expected name=value")
+        raise UserError(f"--context is {text!r}; expected name=value")
     return name, value
-
-
-def _predict(dataset: str, request: dict, version: str | None, over_grpc: bool) -> dict:
-    if not over_grpc:
-        with TorchServe.from_settings(environment.load()) as client:
-            return client.predict(dataset, request, version)
-    from serving.torchserve.grpc_client import GrpcTorchServe  # slow to import
-
-    with GrpcTorchServe.from_settings(environment.load()) as grpc_client:
-        return grpc_client.predict(dataset, request, version)
 
 
 @exits_cleanly
@@ -94,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     request = build_request(arguments, time.time_ns() // 1000 // MICROSECONDS * MICROSECONDS)
-    answer = _predict(dataset, request, arguments.version, arguments.grpc)
+    client_class: type[TorchServe | GrpcTorchServe] = GrpcTorchServe if arguments.grpc else TorchServe
+    with client_class.from_settings(environment.load()) as client:
+        answer = client.predict(dataset, request, arguments.version)
     print(json.dumps(answer, ensure_ascii=False, indent=1) if arguments.raw else render_table(answer))
     version, trends_time = answer["model_version"], answer["trends_time"]
     print(f"{len(answer['items'])} items from {dataset} version {version}, with item trends of {trends_time}")

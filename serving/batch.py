@@ -12,11 +12,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,18 +27,22 @@ import torch
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
+from data.columns import USER
 from data.tables import read_table
 from data.times import to_iso
-from features import materialization
 from features.feature_files import Features, load_features
-from features.materialization import parse_time
+from features.materialization import parse_time, profiles_at, trends_at
+from features.online.profile import Profile
+from features.online.records import ItemTrends
 from features.online.store import Policy
-from serving import user_histories
+from features.trends import TrendSnapshot
+from features.vocabulary import Vocabulary
 from serving.deployment import promotion, registry
-from serving.user_histories import UserHistories
 from serving.worker.recommender import ArtifactError, Recommender
-from serving.worker.request import MAX_K
+from serving.worker.request import MAX_K, Request
+from serving.worker.users import User, user_from_reading
 
+BATCH_USERS = 512  # memory holds the profiles of one batch
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
     {
@@ -59,13 +66,56 @@ class BatchError(UserError):
     """The recommendations cannot be written; the text names the cause."""
 
 
+@dataclass(frozen=True)
+class UserHistories:
+    """A `serving.worker.users.UserLookup` of some users, as the online store would hold and serve them.
+
+    Attributes:
+        profiles: by user id.
+        policy: what the online store would keep and serve of them.
+        item_trends: as of the time of the requests.
+    """
+
+    profiles: dict[str, Profile]
+    policy: Policy
+    item_trends: ItemTrends
+
+    def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
+        times = [request.time_us for request in requests]
+        profiles = [self.profiles.get(request.user_id or "") for request in requests]
+        return [
+            user_from_reading(self.policy.reading(profile, time_us), time_us, repeats)
+            for profile, time_us in zip(profiles, times, strict=True)
+        ]
+
+    def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
+        is_usable = newer_than_us < self.item_trends.time_us <= as_of_us
+        return self.item_trends.snapshot(vocabulary) if is_usable else None
+
+
+def batches_of_users(
+    events: pd.DataFrame, users: pd.DataFrame, until_us: int, policy: Policy, trends: ItemTrends
+) -> Iterator[tuple[list[str], UserHistories]]:
+    """Every user of the two tables with their histories, ordered by id, in batches.
+
+    Args:
+        until_us: events from this time on, and what became known later, are left out.
+    """
+    events, users = (table.sort_values(USER, kind="stable") for table in (events, users))
+    user_ids = sorted({*events[USER], *users[USER]})
+    for begin in range(0, len(user_ids), BATCH_USERS):
+        batch = user_ids[begin : begin + BATCH_USERS]
+        read = profiles_at(_rows_of(events, batch), _rows_of(users, batch), until_us)
+        yield batch, UserHistories({profile.user_id: profile for profile in read}, policy, trends)
+
+
 def answer_users(
     recommender: Recommender, users: Iterable[tuple[list[str], UserHistories]], until_us: int, k: int
 ) -> Iterator[pa.Table]:
     """A table of answers per batch of users.
 
     Args:
-        users: batches, as `serving.user_histories.batches_of_users` gives them.
+        users: batches, as `batches_of_users` gives them.
         until_us: the time of the requests.
 
     Raises:
@@ -77,20 +127,8 @@ def answer_users(
         yield pa.Table.from_pylist([_row(*pair) for pair in zip(user_ids, answers, strict=True)], SCHEMA)
 
 
-def _row(user_id: str, answer: dict | Exception) -> dict:
-    if isinstance(answer, Exception):
-        raise BatchError(f"user {user_id!r}: {answer}")
-    return {
-        "user_id": user_id,
-        **{name: answer[name] for name in SCHEMA.names if name in answer},
-        "item_ids": [item["item_id"] for item in answer["items"]],
-        "scores": [item["score"] for item in answer["items"]],
-        **{name: answer[name] and datetime.fromisoformat(answer[name]) for name in TIMES},
-    }
-
-
-def write_file(tables: Iterable[pa.Table], target: Path, total: int, progress: Callable[[str], None]) -> Counter:
-    """Write the file atomically and report progress after each tenth; the number of answers per source.
+def write_file(tables: Iterable[pa.Table], target: Path, total: int) -> Counter:
+    """Write the file atomically and print the progress after each tenth; the number of answers per source.
 
     Args:
         total: number of users.
@@ -105,7 +143,7 @@ def write_file(tables: Iterable[pa.Table], target: Path, total: int, progress: C
                 file.write_table(table)
                 sources.update(table["source"].to_pylist())
                 if sources.total() * 10 // total > before * 10 // total:
-                    progress(f"{sources.total():,} of {total:,} users")
+                    print(f"{sources.total():,} of {total:,} users")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -121,10 +159,12 @@ def load_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommende
         RegistryError: no version may serve.
     """
     with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
-        version = None if artifact else promotion.serving_target(dataset).version.version
-        folder = artifact or registry.download_artifact(dataset, str(version), Path(scratch))
+        folder, version = artifact, "unregistered"
+        if folder is None:
+            champion = promotion.serving_target(dataset).version
+            folder, version = registry.download_artifact(champion, Path(scratch)), f"{champion.version}.0"
         try:
-            recommender = Recommender.load(folder, f"{version}.0" if version else "unregistered")
+            recommender = Recommender.load(folder, version)
         except ArtifactError as error:
             raise BatchError(f"--artifact: {error}") from None
         if recommender.manifest["dataset"] != dataset:
@@ -148,28 +188,38 @@ def request_time(text: str | None, features: Features, recommender: Recommender)
     return until_us
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Raises BatchError: an argument is out of bounds."""
+def _row(user_id: str, answer: dict | Exception) -> dict:
+    if isinstance(answer, Exception):
+        raise BatchError(f"user {user_id!r}: {answer}")
+    return {
+        "user_id": user_id,
+        **{name: answer[name] for name in SCHEMA.names if name in answer},
+        "item_ids": [item["item_id"] for item in answer["items"]],
+        "scores": [item["score"] for item in answer["items"]],
+        **{name: answer[name] and datetime.fromisoformat(answer[name]) for name in TIMES},
+    }
+
+
+def _rows_of(table: pd.DataFrame, user_ids: list[str]) -> pd.DataFrame:
+    """The rows of consecutive users, from a table sorted by user."""
+    owners = table[USER].to_numpy(dtype=object)
+    return table.iloc[np.searchsorted(owners, user_ids[0]) : np.searchsorted(owners, user_ids[-1], side="right")]
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.batch", description=__doc__.splitlines()[0])
     parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="default: the registry's champion")
     parser.add_argument("--at", metavar="TIME", help="the time of the requests (default: the end of the dataset)")
     parser.add_argument("--k", type=int, default=20, help="items per user (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=512, help="users per batch (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RECOMMENDATIONS, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.k <= MAX_K:
         raise BatchError(f"--k is {arguments.k}; expected 1 to {MAX_K}")
-    if arguments.batch < 1:
-        raise BatchError(f"--batch is {arguments.batch}; expected at least 1")
     if arguments.out.is_dir():
         raise BatchError(f"--out is {arguments.out}, which is a folder; expected a file to write")
-    return arguments
-
-
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    arguments, begun = parse_arguments(argv), time.monotonic()
+    begun = time.monotonic()
     torch.set_num_threads(1)  # as in the worker: another order of sums would give other scores
     settings, features = params.load(arguments.params), load_features(FEATURES / "test")
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
@@ -177,11 +227,9 @@ def main(argv: list[str] | None = None) -> int:
     policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
     with load_recommender(arguments.artifact, settings.dataset) as recommender:
         until_us = request_time(arguments.at, features, recommender)
-        trends = materialization.trends_at(features, until_us)
-        batches = user_histories.batches_of_users(events, users, until_us, policy, trends, arguments.batch)
-        total = len({*events["user_id"], *users["user_id"]})
-        tables = answer_users(recommender, batches, until_us, arguments.k)
-        sources = write_file(tables, arguments.out, total, print)
+        batches = batches_of_users(events, users, until_us, policy, trends_at(features, until_us))
+        total = len({*events[USER], *users[USER]})
+        sources = write_file(answer_users(recommender, batches, until_us, arguments.k), arguments.out, total)
     counts = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())
     print(
         f"recommended for {total:,} users at {to_iso(until_us)} with version {recommender.version} in "

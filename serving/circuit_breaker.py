@@ -14,14 +14,10 @@ FAILURE_SHARE = 0.5  # of failures among them that opens it
 class Breaker:
     """Closed, it allows every call. Open, it allows none for some seconds, then one trial at a time until one succeeds.
 
-    It opens when at least `failures` of the recent outcomes, and at least half of them, are failures. So a service that
-    fails every other time is left alone, and one that fails now and then is not.
-
     Args:
-        failures: the least number of failures that opens it.
+        failures: it opens if so many of the recent outcomes, and at least half of them, are failures.
         seconds: how long it stays open.
-        on_open: called whenever it opens.
-        clock: seconds, monotonic.
+        on_open: called when it opens.
     """
 
     def __init__(
@@ -73,9 +69,9 @@ class Breaker:
             return
         self._last_failure = self.clock()
         self._outcomes.append(False)
-        failures = self._outcomes.count(False)
-        if self._next_trial is not None:
-            self._next_trial, self._trial_started = self.clock() + self._seconds, False
-        elif failures >= self._failures and failures >= FAILURE_SHARE * len(self._outcomes):
-            self._next_trial, self._trial_started = self.clock() + self._seconds, False
+        was_closed, failures = self.closed, self._outcomes.count(False)
+        if was_closed and (failures < self._failures or failures < FAILURE_SHARE * len(self._outcomes)):
+            return
+        self._next_trial, self._trial_started = self.clock() + self._seconds, False
+        if was_closed:
             self._on_open()

@@ -14,16 +14,65 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ROOT
 from serving import settings as environment
-from serving.deployment import deployment_log, rollback, rollout_stage
+from serving.deployment import rollout_stage
+from serving.deployment.rollout_stage import current_user
 from serving.settings import ServerSettings
+from serving.torchserve.client import ServerError, TorchServe
 
 
-class ReasonError(UserError):
-    """--reason is missing, or has nothing to explain."""
+def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool = False) -> str:
+    """Roll back to the version before, at once: it is still loaded, so only TorchServe's default changes.
+
+    The order is written to the stage first. If this process is killed, the next deployment reads the order and completes
+    the rollback. If the default changed before the order was written, that deployment would switch it forward again.
+
+    Returns:
+        One line that says which version answers.
+
+    Raises:
+        RollbackError: there is no version to roll back to.
+    """
+    begun = time.perf_counter()
+    ordered = rollout_stage.order_rollback(rollout_stage.stage_path(dataset, settings), reason, current_user(), force)
+    try:
+        with TorchServe.from_settings(settings) as client:
+            client.set_default(dataset, ordered.previous or "")
+    except ServerError as error:
+        return f"ordered the rollback of {dataset} to {ordered.previous}; it has to be loaded first: {error}"
+    seconds = time.perf_counter() - begun
+    return f"rolled back {dataset} from {ordered.version} to {ordered.previous} in {seconds:.3f} s"
 
 
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
+def _roll_back_anywhere(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:
+    if rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings)) is not None:
+        print(roll_back(dataset, settings, reason, force), flush=True)
+        return
+    from serving.deployment import promotion
+
+    version = promotion.roll_back_aliases(dataset, reason).version  # nothing was deployed from here yet
+    print(f"rolled back {dataset} to version {version.version} in the registry")
+
+
+def _deploy(dataset: str, settings: ServerSettings) -> int:
+    from serving.deployment import reconcile
+    from serving.deployment.load_version import DeployError
+
+    begun = time.monotonic()
+    try:
+        deployment = reconcile.deploy(dataset, settings)
+    except DeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    label = f" ({deployment.label})" if deployment.label else ""
+    count = deployment.golden_requests
+    print(
+        f"deployed {dataset} version {deployment.version}{label} in {time.monotonic() - begun:.1f} s; TorchServe answers "
+        f"{count} of {count} golden requests at {settings.inference_url}/predictions/{dataset}"
+    )
+    return 0
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serving.deploy", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
     action = parser.add_mutually_exclusive_group()
@@ -46,56 +95,32 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.reason is not None and not (arguments.override or arguments.rollback):
-        raise ReasonError("--reason needs --override or --rollback")
+        raise UserError("--reason needs --override or --rollback")
     if arguments.override and not arguments.reason:
-        raise ReasonError("--override needs --reason: why the gate is not asked")
+        raise UserError("--override needs --reason: why the gate is not asked")
+    return arguments
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse_arguments(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
-    if arguments.status:
-        from serving.deployment.status import deployment_status
+    if arguments.status or arguments.history:
+        from serving.deployment import status
 
-        print(deployment_status(dataset, settings))
-        return 0
-    if arguments.history:
-        log = rollout_stage.log_path(rollout_stage.stage_path(dataset, settings))
-        print(deployment_log.render_table(deployment_log.read_events(log, dataset)))
+        print((status.deployment_status if arguments.status else status.history_table)(dataset, settings))
         return 0
     if arguments.rollback:
-        _roll_back(dataset, settings, arguments.reason or "ordered on the command line", arguments.force)
-    return _deploy(dataset, settings, arguments)
+        _roll_back_anywhere(dataset, settings, arguments.reason or "ordered on the command line", arguments.force)
+    if arguments.restore or arguments.override:
+        from serving.deployment import promotion
 
-
-def _roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:
-    if rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings)) is not None:
-        print(rollback.roll_back(dataset, settings, reason, force), flush=True)
-        return
-    from serving.deployment import promotion
-
-    version = promotion.roll_back_aliases(dataset, reason).version  # nothing was deployed from here yet
-    print(f"rolled back {dataset} to version {version.version} in the registry")
-
-
-def _deploy(dataset: str, settings: ServerSettings, arguments: argparse.Namespace) -> int:
-    from serving.deployment import emergency_override, promotion, reconcile
-    from serving.deployment.load_version import DeployError
-
-    begun = time.monotonic()
-    if arguments.restore:
-        print(f"restored the aliases to the last signed change: {promotion.restore_aliases(dataset)}")
-    elif arguments.override:
-        emergency_override.override(dataset, arguments.override, arguments.reason)
-    try:
-        deployment = reconcile.deploy(dataset, settings)
-    except DeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    label = f" ({deployment.label})" if deployment.label else ""
-    count = deployment.golden_requests
-    print(
-        f"deployed {dataset} version {deployment.version}{label} in {time.monotonic() - begun:.1f} s; TorchServe answers "
-        f"{count} of {count} golden requests at {settings.inference_url}/predictions/{dataset}"
-    )
-    return 0
+        if arguments.restore:
+            print(f"restored the aliases to the last signed change: {promotion.restore_aliases(dataset)}")
+        else:
+            promotion.override(dataset, arguments.override, arguments.reason)
+    return _deploy(dataset, settings)
 
 
 if __name__ == "__main__":

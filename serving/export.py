@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import config.threads  # noqa: F401  # before torch, which reads how threads wait
+import config.command  # noqa: F401  # before torch, which reads how threads wait
 
 # isort: split
 

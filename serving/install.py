@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,13 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     with server.lock(settings, "deploy"):
         server.start(settings)
         with TorchServe.from_settings(settings) as client:
-            _switch(archive, client, settings, progress)
+            former = {live.version for live in client.describe(archive.name).values() if live.default}
+            load_version(archive, client, settings, progress)
+            make_default(archive, client, settings, progress)
+            if archive.version not in former:  # installed again, it keeps the version that is loaded for a rollback
+                for version in sorted(client.describe(archive.name).keys() - former - {archive.version}):
+                    client.unregister(archive.name, version)
+                    progress(f"unloaded {archive.name} {version}")
     return archive
 
 
@@ -61,33 +68,15 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print) 
         for live in client.describe(dataset).values():
             if live.default and live.ready:
                 return live.version
-    newest = _newest_archive(dataset, settings)
-    if newest is None:
-        raise InstallError(f"{settings.model_store} holds no archive of {dataset}; install one")
-    return install(newest, settings, progress).version
-
-
-def _switch(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
-    former = {live.version for live in client.describe(archive.name).values() if live.default}
-    load_version(archive, client, settings, progress)
-    make_default(archive, client, settings, progress)
-    if archive.version in former:  # installed again: keep the version that is loaded for a rollback
-        return
-    for version in sorted(client.describe(archive.name).keys() - former - {archive.version}):
-        client.unregister(archive.name, version)
-        progress(f"unloaded {archive.name} {version}")
-
-
-def _newest_archive(dataset: str, settings: ServerSettings) -> Path | None:
-    archives = []
+    stored = []
     for path in settings.model_store.glob("*.mar"):
-        try:
-            archive = read_archive(path)
-        except PackageError:  # another archive, or one whose copy was interrupted
-            continue
-        if archive.name == dataset:
-            archives.append((tuple(int(part) for part in archive.version.split(".")), path))
-    return max(archives)[1] if archives else None
+        with suppress(PackageError):  # a copy that was interrupted
+            stored.append(read_archive(path))
+    own = [archive for archive in stored if archive.name == dataset]
+    if not own:
+        raise InstallError(f"{settings.model_store} holds no archive of {dataset}; install one")
+    newest = max(own, key=lambda archive: [int(part) for part in archive.version.split(".")])
+    return install(newest.path, settings, progress).version
 
 
 @exits_cleanly

@@ -20,10 +20,9 @@ from config.command import exits_cleanly
 from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
-from serving.deployment import reconcile, rollback, rollout_evidence, rollout_stage
-from serving.deployment.deployment_log import current_user
+from serving.deployment import reconcile, rollout_evidence, rollout_stage
 from serving.deployment.load_version import DeployError, Progress
-from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.deployment.rollout_stage import Phase, RolloutStage, current_user
 from serving.settings import ServerSettings
 
 POLL_SECONDS = 0.5
@@ -81,7 +80,7 @@ def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, progress: 
         path = rollout_stage.stage_path(dataset, settings)
         if not _read_stage(path).on_trial:
             raise
-        rollback.order_rollback(path, str(error), current_user())
+        rollout_stage.order_rollback(path, str(error), current_user())
         reconcile.deploy(dataset, settings, progress, plan)
 
 

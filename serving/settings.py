@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -88,15 +89,9 @@ def load() -> ServerSettings:
     try:
         settings = ServerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
-    fields: dict[int, str] = {}
-    for field in PORTS:
-        port = getattr(settings, field)
-        if port in fields:
-            raise SettingsError(f"{variable(fields[port])} and {variable(field)} are both {port}")
-        fields[port] = field
+        fields = [(str(fault["loc"][0]).removeprefix(PREFIX.lower()), fault) for fault in error.errors()]
+        raise SettingsError("\n".join(describe_error(variable(field), fault) for field, fault in fields)) from None
+    for one, other in combinations(PORTS, 2):
+        if (port := getattr(settings, one)) == getattr(settings, other):
+            raise SettingsError(f"{variable(one)} and {variable(other)} are both {port}")
     return settings
-
-
-def _name(fault) -> str:
-    return variable(str(fault["loc"][0]).removeprefix(PREFIX.lower()))

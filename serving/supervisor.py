@@ -29,14 +29,14 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ROOT
 from serving import settings as environment
-from serving.deployment import rollout_stage as stage
+from serving.deployment import rollout_stage
 from serving.deployment.rollout_stage import Phase, StageError
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
 CHECK_SECONDS = 2.0  # between two checks
-GRACE_SECONDS = 15.0  # TorchServe restarts a killed worker in less, even on a busy machine
+GRACE_SECONDS = 15.0  # left to a running server to recover: it restarts a killed worker in less
 ANSWER_SECONDS = 5.0  # that the management address may take to answer
 LONGEST_PAUSE = 60.0  # between two repairs that did not help
 
@@ -55,10 +55,6 @@ class State(StrEnum):
 MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself
 
 
-class RepairError(UserError):
-    """A deployment failed; its own output says why."""
-
-
 def check(dataset: str, settings: ServerSettings) -> State:
     """The state of the server. Asks the management address, which stays quick under load."""
     if server.find(settings) is None:
@@ -73,22 +69,15 @@ def check(dataset: str, settings: ServerSettings) -> State:
         return State.NO_MODEL
     if not any(version.default and version.ready for version in loaded):
         return State.NO_WORKER
-    return State.ROLLBACK_PENDING if _rollback_is_pending(dataset, settings) else State.SERVING
-
-
-def _rollback_is_pending(dataset: str, settings: ServerSettings) -> bool:
     with suppress(StageError):  # a deployment will report it
-        current = stage.read_stage(stage.stage_path(dataset, settings))
-        return current is not None and current.phase is Phase.ROLLBACK
-    return False
+        stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
+        if stage is not None and stage.phase is Phase.ROLLBACK:
+            return State.ROLLBACK_PENDING
+    return State.SERVING
 
 
 def repair(state: State, again: bool, dataset: str, settings: ServerSettings) -> None:
-    """Repair a state; `again` where the first repair did not help.
-
-    Raises:
-        UserError: the repair failed.
-    """
+    """Repair a state; `again` if the first repair did not help. Raises UserError if the repair fails."""
     if state is State.NOT_RUNNING:
         server.start(settings)
     elif state is State.UNRESPONSIVE or (state is State.NO_WORKER and not again):
@@ -98,18 +87,16 @@ def repair(state: State, again: bool, dataset: str, settings: ServerSettings) ->
         # A process of its own: the registry's client is large, and nothing in it may end the supervisor.
         command = [sys.executable, "-m", "serving.deploy", "--dataset", dataset]
         if subprocess.run(command, cwd=ROOT).returncode:
-            raise RepairError("the deployment failed; see its output above")
+            raise UserError("the deployment failed; see its output above")
 
 
 class Supervisor:
     """Checks and repairs until somebody stops the server on purpose.
 
     Args:
-        check, repair: the functions of this file, with dataset and settings filled in.
+        check, repair: the functions of this file, for one dataset and server.
         was_stopped: whether the server is down because somebody stopped it.
         grace_seconds: how long a state that may recover by itself is left alone.
-        log: called with each line.
-        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -136,9 +123,10 @@ class Supervisor:
             self._log("TorchServe was stopped on purpose; the supervisor ends")
             return None
         self._has_run |= state is not State.NOT_RUNNING
-        now = self._clock()
-        self._failing_since = now if self._failing_since is None else self._failing_since
-        if state in MAY_RECOVER and not self._repairs and now - self._failing_since < self._grace_seconds:
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        is_recent = self._clock() - self._failing_since < self._grace_seconds
+        if state in MAY_RECOVER and is_recent and not self._repairs:
             return CHECK_SECONDS
         return self._attempt_repair(state)
 
@@ -173,13 +161,6 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m serving.supervisor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
-    parser.add_argument(
-        "--grace-seconds",
-        type=float,
-        default=GRACE_SECONDS,
-        metavar="SECONDS",
-        help="how long a running server that does not serve is left to recover (default: %(default)g)",
-    )
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
@@ -187,8 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda: check(dataset, settings),
         lambda state, again: repair(state, again, dataset, settings),
         lambda: server.was_stopped(settings),
-        arguments.grace_seconds,
-        _print,
+        log=_print,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, which ends a running deployment too
     try:

@@ -1,4 +1,4 @@
-"""What every test may use: the real data where it lies, verbs run as a person runs them; few threads."""
+"""Fixtures for all tests: real data, an empty registry, commands as processes. Also limits threads and isolates settings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them.
-THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"  # beside other tests, or alone
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"  # with other test processes, or alone
 os.environ.setdefault("OMP_NUM_THREADS", THREADS)
 os.environ.setdefault("MKL_NUM_THREADS", THREADS)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
-os.environ["TIDEGATE_GATE_KEY"] = "of-the-tests-alone-and-no-secret"  # nor make or use this clone's key
+os.environ["TIDEGATE_GATE_KEY"] = "of-the-tests-alone-and-no-secret"  # tests neither create nor use this clone's key
 os.environ.pop("TIDEGATE_GATE_KEY_FILE", None)
-os.environ["TIDEGATE_STATE"] = "out/state"  # in the folder that a test works in; in this clone not the real one
-os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into somebody's real tracking server
+os.environ["TIDEGATE_STATE"] = "out/state"  # relative to a test's working folder
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into a real tracking server
 
-Verb = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables in it: making them takes seconds, copying them none."""
+    """A database with MLflow's tables in it: creating them takes seconds, copying them does not."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
@@ -46,7 +46,7 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracked(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, whose mlflow.db is where runs and versions go."""
+    """The working folder of a test, with a tracking database of its own."""
     shutil.copyfile(empty_registry, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -55,19 +55,19 @@ def tracked(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real data sets (ml-100k, ml-1m-likes, ...); skips where there is none."""
+    """Folder of the real datasets (ml-100k, ml-1m-likes, ...); skips the test if there is none."""
     folder = Path(os.environ.get("TIDEGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; TIDEGATE_REAL_DATA names another folder")
+        pytest.skip(f"no real data at {folder}; TIDEGATE_REAL_DATA sets another folder")
     return folder
 
 
 @pytest.fixture(scope="session")
-def run_verb() -> Verb:
-    """Run `python -m <module> <arguments>` as its own process and return it finished, output as text.
+def run_command() -> Command:
+    """Run `python -m <module> <arguments>` in a process of its own and return it when it has ended, with its output as text.
 
-    Keywords: cwd (default: the project's root), timeout in seconds (default: 120), env (added to this
-    process's). The project's modules are importable from any cwd.
+    Keywords: cwd (default: the project's root), timeout in seconds (default: 120), env (added to that of this
+    process). The project's modules are importable from any cwd.
     """
 
     def run(

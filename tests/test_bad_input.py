@@ -1,4 +1,4 @@
-"""Whatever a person gets wrong at the command line ends in one line that says what, and where to put it right."""
+"""A user's mistake at the command line ends in one line that names it and where to correct it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = "user_id,item_id,event_time"
 ROWS = [f"u{row % 3},i{row},2024-01-{row + 1:02d}" for row in range(20)]
 
-Say = Callable[..., str]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the project's settings, set up for a table called log.csv, as the current folder."""
+    """The current folder, with the project's settings for a table log.csv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -31,8 +31,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def say(project: Path, capsys: pytest.CaptureFixture[str]) -> Say:
-    """What a verb says as it refuses its arguments: the one line of its stderr."""
+def refused(project: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that refuses its arguments; returns the one line of its stderr."""
 
     def run(module: str, *arguments: str) -> str:
         code = importlib.import_module(module).main(list(arguments))
@@ -42,7 +42,7 @@ def say(project: Path, capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 def refusal(code: int, stderr: str) -> str:
-    """The only line of a refusal, checked to be one."""
+    """The one line of an error message."""
     lines = stderr.splitlines()
     assert code == 2, stderr
     assert len(lines) == 1, stderr
@@ -76,89 +76,92 @@ UNUSABLE = {
     ),
     "text in the time column": (
         f"{HEADER}\nu,i,yesterday\nv,j,today\n",
-        r"^ingest: event_time: none of 2 rows could be read as a time; first: 'yesterday'$",
+        r"^ingest: none of 2 rows could be used, 2 because event_time is not a time; first: 'yesterday'$",
     ),
     "an empty file": ("", r"^log\.csv is empty$"),
     "blank lines": ("\n\r\n\n", r"^log\.csv holds blank lines only$"),
     "a header only": (f"{HEADER}\n", r"^log\.csv holds no rows$"),
-    "a header that nothing ends": (HEADER, r"^log\.csv holds no rows$"),
-    "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"^log\.csv is not text; readable formats: CSV, TSV, Parquet"),
-    "bytes without a zero": (bytes(range(1, 256)) * 9, r"^log\.csv is not text"),
+    "a header without an end of line": (HEADER, r"^log\.csv holds no rows$"),
+    "an image": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"^log\.csv is not text; readable formats: CSV, TSV, Parquet"),
+    "binary bytes without a zero": (bytes(range(1, 256)) * 9, r"^log\.csv is not text"),
     "text in UTF-16": (f"{HEADER}\nu,i,2024-01-01\n".encode("utf-16"), r"^log\.csv is not text"),
-    "a quote that nothing ends": (f'"{HEADER}\nu,i,2024-01-01\n', r"^log\.csv is not a readable CSV file"),
-    "one endless line": ("a" * 200_000, r"^log\.csv is not a readable CSV file: field larger than field limit"),
+    "an unclosed quote": (f'"{HEADER}\nu,i,2024-01-01\n', r"^log\.csv is not a readable CSV file"),
+    "one very long line": ("a" * 200_000, r"^log\.csv is not a readable CSV file: field larger than field limit"),
     "a thousand columns": (",".join(f"c{n}" for n in range(1000)) + "\n", r"'c39', 960 more; say which one"),
-    "a torn Parquet file": (b"PAR1 and then nothing", r"^log\.csv is not a readable Parquet file: "),
+    "a truncated Parquet file": (b"PAR1 and then nothing", r"^log\.csv is not a readable Parquet file: "),
 }
 
 
-@pytest.mark.parametrize(("content", "says"), UNUSABLE.values(), ids=UNUSABLE)
-def test_a_file_that_holds_no_events_is_named(project: Path, say: Say, content: str | bytes, says: str) -> None:
+@pytest.mark.parametrize(("content", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_file_without_events_is_named(project: Path, refused: Refused, content: str | bytes, message: str) -> None:
     (project / "log.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    assert re.search(says, said := say("data.ingest")), said
-    assert len(said) < 1000
+    assert re.search(message, error := refused("data.ingest")), error
+    assert len(error) < 1000
 
 
-def test_a_parquet_that_is_none_is_named(project: Path, say: Say) -> None:
+def test_a_file_that_is_not_parquet_is_named(project: Path, refused: Refused) -> None:
     change(project, "ingest.path", "log.parquet")
     write(project / "log.parquet", HEADER, *ROWS)
 
-    assert say("data.ingest") == "log.parquet is not a Parquet file: it does not begin with PAR1"
+    assert refused("data.ingest") == "log.parquet is not a Parquet file: it does not begin with PAR1"
 
 
-def test_a_parquet_with_a_damaged_page_is_named(project: Path, say: Say) -> None:
+def test_a_parquet_with_a_damaged_page_is_named(project: Path, refused: Refused) -> None:
     change(project, "ingest.path", "log.parquet")
     pd.DataFrame({name: [f"{name}{row}" for row in range(999)] for name in HEADER.split(",")}).to_parquet("log.parquet")
     content = bytearray(Path("log.parquet").read_bytes())
     content[40:400] = bytes(360)
     Path("log.parquet").write_bytes(content)
 
-    assert say("data.ingest").startswith("log.parquet is not a readable Parquet file: ")
+    assert refused("data.ingest").startswith("log.parquet is not a readable Parquet file: ")
 
 
-def test_lists_where_times_belong_are_no_times(project: Path, say: Say) -> None:
+def test_lists_in_the_time_column_are_refused(project: Path, refused: Refused) -> None:
     change(project, "ingest.path", "log.parquet")
     pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [[1, 2]]}).to_parquet("log.parquet")
 
-    assert say("data.ingest") == "ingest: event_time: none of 1 rows could be read as a time; first: '[1 2]'"
+    assert (
+        refused("data.ingest")
+        == "ingest: none of 1 rows could be used, 1 because event_time is not a time; first: '[1 2]'"
+    )
 
 
-def test_times_without_end_are_out_of_range(project: Path, say: Say) -> None:
+def test_infinite_times_are_out_of_range(project: Path, refused: Refused) -> None:
     change(project, "ingest.path", "log.parquet")
     frame = pd.DataFrame({"user_id": ["u"], "item_id": ["i"], "event_time": [float("inf")]})
     frame.to_parquet("log.parquet")
 
-    assert say("data.ingest").endswith("1 times it is out of range (1971 to 2100); first: inf")
+    assert refused("data.ingest").endswith("1 because event_time is out of range (1971 to 2100); first: 'inf'")
 
 
-def test_a_path_that_does_not_exist_is_named(project: Path, say: Say) -> None:
-    assert say("data.ingest") == "log.csv does not exist"
+def test_a_path_that_does_not_exist_is_named(project: Path, refused: Refused) -> None:
+    assert refused("data.ingest") == "log.csv does not exist"
 
     write(project / "log.csv", HEADER, *ROWS)
     change(project, "ingest.users", "people.csv")
-    assert say("data.ingest") == "people.csv does not exist"
+    assert refused("data.ingest") == "people.csv does not exist"
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
         ({"usr_id": "user_id"}, "ingest.columns.usr_id is none of our columns; they are event_id, "),
         ({"user_id": "customer"}, "log.csv: ingest.columns.user_id is 'customer'; the file holds 'user_id', "),
     ],
 )
-def test_a_map_that_fits_nothing_is_named(project: Path, say: Say, columns: dict, says: str) -> None:
+def test_a_column_map_that_does_not_fit_is_named(project: Path, refused: Refused, columns: dict, message: str) -> None:
     write(project / "log.csv", HEADER, *ROWS)
     change(project, "ingest.columns", columns)
 
-    assert say("data.ingest").startswith(says)
+    assert refused("data.ingest").startswith(message)
 
 
-def test_a_file_of_one_user_cannot_be_split(project: Path, say: Say) -> None:
+def test_a_file_of_one_user_cannot_be_split(project: Path, refused: Refused) -> None:
     write(project / "log.csv", HEADER, *(row.replace(row[:2], "u7") for row in ROWS))
     assert importlib.import_module("data.ingest").main([]) == 0
 
-    assert say("data.split") == "split: all 20 events have one user, 'u7'; at least 2 are needed to split"
+    assert refused("data.split") == "split: all 20 events have one user, 'u7'; at least 2 are needed to split"
 
 
 # params.yaml
@@ -210,15 +213,15 @@ WRONG_SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "says"), WRONG_SETTINGS)
-def test_a_setting_that_cannot_be_is_named(project: Path, say: Say, key: str, value: object, says: str) -> None:
+@pytest.mark.parametrize(("key", "value", "message"), WRONG_SETTINGS)
+def test_an_invalid_setting_is_named(project: Path, refused: Refused, key: str, value: object, message: str) -> None:
     change(project, key, value)
 
-    assert say("training.train", "--model", "ease", "--cut", "valid").startswith(f"params.yaml: {says}")
+    assert refused("training.train", "--model", "ease", "--cut", "valid").startswith(f"params.yaml: {message}")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"seed: [1", "params.yaml is not YAML: "),
         (b"", "params.yaml: the file is None; "),
@@ -226,13 +229,13 @@ def test_a_setting_that_cannot_be_is_named(project: Path, say: Say, key: str, va
         (b"seed: 0\nsplit: {}\nseed: 1\n", "params.yaml is not YAML: found duplicate key 'seed'"),
     ],
 )
-def test_settings_that_cannot_be_read_are_named(project: Path, say: Say, content: bytes, says: str) -> None:
+def test_an_unreadable_settings_file_is_named(project: Path, refused: Refused, content: bytes, message: str) -> None:
     (project / "params.yaml").write_bytes(content)
 
-    assert say("data.ingest").startswith(says)
+    assert refused("data.ingest").startswith(message)
 
 
-def test_two_faults_are_two_lines(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_errors_are_two_lines(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(project, "seed", -1)
     change(project, "split.test_quantile", 1.2)
 
@@ -243,15 +246,15 @@ def test_two_faults_are_two_lines(project: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_settings_that_are_not_there_say_where_to_stand(project: Path, say: Say) -> None:
+def test_a_missing_settings_file_names_the_folder_to_run_in(project: Path, refused: Refused) -> None:
     (project / "params.yaml").unlink()
 
-    assert say("training.train", "--model", "ease", "--cut", "valid") == (
+    assert refused("training.train", "--model", "ease", "--cut", "valid") == (
         "params.yaml does not exist; run from the project's root"
     )
 
 
-# Verbs in the wrong order, and names that nothing has
+# Commands in the wrong order, and unknown names
 
 TOO_EARLY = {
     "data.split": "out/data/ingest/manifest.json does not exist; run python -m data.ingest first",
@@ -268,38 +271,40 @@ TOO_EARLY = {
 
 
 @pytest.mark.parametrize("command", TOO_EARLY)
-def test_a_verb_that_comes_too_early_names_what_is_missing(say: Say, command: str) -> None:
-    assert say(*command.split()).startswith(TOO_EARLY[command])
+def test_a_command_that_runs_too_early_names_what_is_missing(refused: Refused, command: str) -> None:
+    assert refused(*command.split()).startswith(TOO_EARLY[command])
 
 
-def test_an_unknown_model_is_named_and_the_known_ones_listed(say: Say) -> None:
-    assert say("training.train", "--model", "gru4rec", "--cut", "valid").startswith(
+def test_an_unknown_model_is_named_and_the_known_ones_listed(refused: Refused) -> None:
+    assert refused("training.train", "--model", "gru4rec", "--cut", "valid").startswith(
         "--model gru4rec: params.yaml: train.models holds no such model; it holds popularity, popularity_1d, "
     )
 
 
-def test_an_artifact_that_cannot_be_loaded_is_named_with_what_makes_it(
-    say: Say, monkeypatch: pytest.MonkeyPatch
+def test_an_unreadable_artifact_is_named_with_the_command_that_creates_it(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.feature_files.load_features", lambda folder: None)
     monkeypatch.setattr("experiments.evaluate.catalog_items", lambda features: None)
 
-    said = say("experiments.evaluate", "--model", "ease")
+    error = refused("experiments.evaluate", "--model", "ease")
 
-    assert said.startswith("out/serving/artifacts/ease: manifest.json cannot be read: ")
-    assert said.endswith("; run `python -m serving.export --model ease` first")
+    assert error.startswith("out/serving/artifacts/ease: manifest.json cannot be read: ")
+    assert error.endswith("; run `python -m serving.export --model ease` first")
 
 
-# The demo's own arguments
+# Arguments of the demo
 
 
 @pytest.mark.parametrize("option", ["--users", "--items", "--columns", "--name"])
-def test_what_describes_a_source_needs_one(say: Say, option: str) -> None:
-    assert say("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"
+def test_options_of_a_source_need_a_source(refused: Refused, option: str) -> None:
+    assert (
+        refused("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"
+    )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
         (["--source", "log.csv", "--users", "gone.csv"], "USERS: gone.csv does not exist"),
@@ -309,30 +314,30 @@ def test_what_describes_a_source_needs_one(say: Say, option: str) -> None:
         (["--source", "."], "{here} holds several tables (log.csv, other.csv); name the one with the events"),
     ],
 )
-def test_a_demo_of_something_unusable_ends_before_it_begins(
-    project: Path, say: Say, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+def test_a_demo_with_an_unusable_source_ends_at_once(
+    project: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setattr("experiments.orchestration.workspace.HOME", project / "workspaces")
     write(project / "log.csv", HEADER, *ROWS)
     write(project / "other.csv", HEADER, *ROWS)
 
-    assert say("experiments.demo", *arguments).startswith(says.format(here=project.resolve()))
+    assert refused("experiments.demo", *arguments).startswith(message.format(here=project.resolve()))
     assert not (project / "workspaces").exists()
 
 
-# As a person runs them
+# As processes
 
 
 @pytest.fixture
 def copy(project: Path) -> Path:
-    """A copy of the project's code beside its settings, so that what runs is what lies there."""
+    """A copy of the project's code in the folder of its settings."""
     for name in ("config", "data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
     return project
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "message"),
     [
         ("data.ingest", "log.csv does not exist"),
         ("training.train --model gru4rec --cut valid", "--model gru4rec: params.yaml: train.models holds no such mod"),
@@ -340,8 +345,8 @@ def copy(project: Path) -> Path:
         ("serving.ask --k 0", "TorchServe is not running for this project ("),
     ],
 )
-def test_a_process_ends_with_one_line_and_no_traceback(copy: Path, run_verb, command: str, says: str) -> None:
-    done = run_verb(*command.split(), cwd=copy, env={"PYTHONPATH": str(copy)})
+def test_a_process_ends_with_one_line_and_no_traceback(copy: Path, run_command, command: str, message: str) -> None:
+    done = run_command(*command.split(), cwd=copy, env={"PYTHONPATH": str(copy)})
 
-    assert refusal(done.returncode, done.stderr).startswith(says)
+    assert refusal(done.returncode, done.stderr).startswith(message)
     assert done.stdout == ""

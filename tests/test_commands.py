@@ -37,7 +37,6 @@ OTHER_COMMANDS = {
     "data.download": "downloads a public dataset for ingest",
     "data.simulate": "writes the simulated platform as files",
     "experiments.impact": "follows data to runs, versions, endpoints and answers",
-    "experiments.ncf_paper": "reproduces the neural CF paper on its own data and protocol",
     "experiments.replay": "computes a recorded answer again",
     "experiments.trace": "follows an answer back to the events that it read",
     "serving.ask": "sends one request to the endpoint",

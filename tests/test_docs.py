@@ -48,7 +48,7 @@ def test_every_make_command_is_a_target(document: Path) -> None:
 def test_every_python_command_is_a_module(document: Path) -> None:
     for command in commands(document):
         for module in re.findall(r"python3? -m ([\w.]+)", command):
-            if module != "folder.command":  # the pattern's own name
+            if module != "folder.command":  # the placeholder
                 assert importlib.util.find_spec(module), command
 
 
@@ -86,13 +86,13 @@ def test_every_relative_link_resolves(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_says_how_to_run_it() -> None:
-    # The tests above look for commands by their form: had the form changed, they would find none.
-    told = " ".join(commands(ROOT / "README.md"))
+def test_commands_are_found_in_the_readme() -> None:
+    # The tests above find commands by their form. If the form changed, they would find none and pass.
+    found = " ".join(commands(ROOT / "README.md"))
 
-    assert "make demo" in told
-    assert "make test" in told
-    assert "python -m" in told
+    assert "make demo" in found
+    assert "make test" in found
+    assert "python -m" in found
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

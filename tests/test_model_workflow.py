@@ -1,4 +1,4 @@
-"""The way of a model through continuous integration: the workflow, `.ci/model` and the Makefile say the same."""
+"""Continuous integration of models: the workflow, `.ci/model` and the Makefile have the same steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOB = WORKFLOW["jobs"]["model"]
 RUNS = [step["run"] for step in JOB["steps"] if "run" in step]
 
 
-def test_the_workflow_takes_the_steps_of_ci_model_in_its_order() -> None:
+def test_the_workflow_has_the_steps_of_ci_model_in_the_same_order() -> None:
     lines = (ROOT / ".ci/model").read_text().splitlines()
     local = [line.replace(" --no-print-directory", "") for line in lines if line.startswith("make")]
 
@@ -29,22 +29,22 @@ def test_every_step_is_a_target_of_the_makefile() -> None:
     assert {run.split()[1] for run in RUNS if run.startswith("make")} <= targets
 
 
-def test_the_verdict_is_said_on_the_pull_request_whatever_it_is() -> None:
-    (said,) = [step for step in JOB["steps"] if "gh pr comment" in step.get("run", "")]
+def test_every_verdict_is_commented_on_the_pull_request() -> None:
+    (comment,) = [step for step in JOB["steps"] if "gh pr comment" in step.get("run", "")]
 
-    assert "--body-file out/experiments/gate.md" in said["run"]
-    assert "!cancelled()" in said["if"], "a deployment that fails must not hide the verdict"
+    assert "--body-file out/experiments/gate.md" in comment["run"]
+    assert "!cancelled()" in comment["if"], "a deployment that fails must not hide the verdict"
     assert WORKFLOW["permissions"] == {"contents": "read", "pull-requests": "write"}
 
 
-def test_no_secret_stands_in_the_workflow() -> None:
+def test_the_workflow_contains_no_secret() -> None:
     for name in ("MLFLOW_TRACKING_URI", "TIDEGATE_GATE_KEY", "AWS_SECRET_ACCESS_KEY"):
         assert JOB["env"][name] == f"${{{{ secrets.{name} }}}}"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder in which `.ci/reproduce` finds a DVC that only notes how it was called."""
+    """A folder in which `.ci/reproduce` finds a DVC that only records its calls."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci/reproduce").write_bytes((ROOT / ".ci/reproduce").read_bytes())
     python = tmp_path / ".venv/bin/python"
@@ -60,11 +60,11 @@ def reproduce(project: Path, **env: str) -> tuple[int, list[str]]:
     return ended.returncode, (project / "calls").read_text().splitlines()
 
 
-def test_without_a_remote_nothing_is_fetched_or_pushed(project: Path) -> None:
+def test_without_a_remote_nothing_is_pulled_or_pushed(project: Path) -> None:
     assert reproduce(project) == (0, ["-m dvc repro compare"])
 
 
-def test_with_a_remote_what_others_have_is_fetched_and_what_is_new_is_pushed(project: Path) -> None:
+def test_with_a_remote_results_are_pulled_and_new_ones_pushed(project: Path) -> None:
     code, calls = reproduce(project, TIDEGATE_DVC_REMOTE="s3://bucket/path")
 
     assert code == 0

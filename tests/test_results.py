@@ -1,4 +1,4 @@
-"""The numbers that documents show are those of the committed result files, and these say where they come from."""
+"""Numbers in documents equal those of the committed result files, and result files have their provenance."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ ROW = re.compile(r"^\| (\w+)( \(registered\))? \| (0\.[^|]+) \| (0\.[^|]+) \|$",
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_every_result_says_what_it_rests_on(path: Path) -> None:
+def test_every_result_has_its_provenance(path: Path) -> None:
     result = json.loads(path.read_text())
 
     assert result["dataset"] == path.stem
     for name in ("dataset_hash", "split_id", "commit", "command", "date", "seeds", "best_baseline"):
         assert result[name], f"{path.name}: {name} is empty"
-    assert "changes" not in result["commit"], "measured with code that is in no commit"
+    assert "changes" not in result["commit"], "measured with uncommitted code"
     assert result["registered"] in result["models"]
     assert (path.with_suffix(".md")).read_text().startswith(f"# Leaderboard of {path.stem}\n")
 
 
-def test_the_readmes_table_is_of_the_committed_result() -> None:
+def test_the_table_of_the_readme_equals_the_committed_result() -> None:
     rows = ROW.findall((ROOT / "README.md").read_text())
     result = json.loads((ROOT / "experiments" / "results" / "retail.json").read_text())
 

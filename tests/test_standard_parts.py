@@ -1,4 +1,4 @@
-"""Dependencies are used as they are: nothing of them is patched, and nothing private of them is used."""
+"""Dependencies are used unmodified: no patches and no private API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from config.paths import ROOT
 
 FOLDERS = ("benchmarks", "config", "data", "experiments", "features", "serving", "training")
 GENERATED = ("*_pb2.py", "*_pb2_grpc.py")
-NAMED_TUPLE = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}  # public, in spite of the underscore
+NAMED_TUPLE = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}  # public despite the underscore
 PATCHERS = {"setattr", "delattr", "patch.object", "mock.patch.object"}
 
 
@@ -116,7 +116,7 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
 
 
-def test_no_dependency_is_patched_and_no_private_part_of_one_is_used() -> None:
+def test_no_dependency_is_patched_or_used_through_private_api() -> None:
     found = {str(path.relative_to(ROOT)): violations(path.read_text()) for path in source_files()}
     assert {file: faults for file, faults in found.items() if faults} == {}
 

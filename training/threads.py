@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
+import psutil
 import torch
-
-from config.threads import free_cores
 
 Part = TypeVar("Part")
 MAX_THREADS = 4  # parts at once: each holds scores of the whole catalog
+OBSERVED_SECONDS = 0.2
 
 
 def run_in_threads(parts: Iterable[Part], work: Callable[[Part], None], max_threads: int = MAX_THREADS) -> None:
@@ -50,6 +50,12 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def free_cores() -> int:
+    """How many cores other processes leave idle, at least 1, observed while this process sleeps."""
+    busy_percent = psutil.cpu_percent(OBSERVED_SECONDS)
+    return max(1, round((os.cpu_count() or 1) * (1 - busy_percent / 100)))
 
 
 @contextmanager

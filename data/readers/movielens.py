@@ -12,7 +12,7 @@ import pandas as pd
 
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
 from data.files import DataError
-from data.readers.table import RawTable, first_line, read_lines, read_named_columns
+from data.readers.table import RawTable, first_line, read_lines
 
 ZIP = "zip"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("ascii", "surrogateescape")
@@ -63,19 +63,6 @@ def users_dat(path: Path) -> RawTable | None:
 def items_dat(path: Path) -> RawTable:
     """Read items from movies.dat: title and genres, "Animation|Comedy"."""
     return read_lines(path, "::", [ITEM, TITLE, GENRES])
-
-
-def read_ratings_csv(path: Path) -> RawTable:
-    """Read ratings from ratings.csv under its own column names.
-
-    Raises:
-        DataError: the header is not MovieLens's.
-    """
-    if not is_ratings_csv(path):
-        raise DataError(
-            f"{path}: the header reads {first_line(path)[:60]!r}; source movielens-csv expects {CSV_HEADER}"
-        )
-    return read_named_columns(path)
 
 
 def is_ratings_csv(path: Path) -> bool:

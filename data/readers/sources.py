@@ -10,23 +10,11 @@ from typing import Any
 import pandas as pd
 
 from config import params
-from data.columns import (
-    DESCRIPTION,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    RELEASE_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-)
+from data import columns
+from data.columns import DESCRIPTION, EVENT_COLUMNS, EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.files import DataError
 from data.readers import movielens, recbole
 from data.readers.table import (
-    REQUIRED,
     SUFFIXES,
     RawTable,
     broken_lines,
@@ -35,14 +23,13 @@ from data.readers.table import (
     map_columns,
     read_head,
     read_named_columns,
-    require_columns,
     to_text,
 )
 from data.simulator.simulation import simulate
-from data.time_columns import TIME_DTYPE, read_times
+from data.tables import TIME_DTYPE, read_times
 
 MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
-TEXT_COLUMNS = (EVENT_ID, USER, ITEM, EVENT_TYPE, SESSION)
+TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSION)
 YEAR = "year"
 REGION = "region"
 
@@ -50,7 +37,7 @@ _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchas
 _SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
 _FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
 _ZIP_COLUMNS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
-_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, TRAINING_CONSENT, "occupation", REGION)
+_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, columns.TRAINING_CONSENT, "occupation", REGION)
 
 
 @dataclass(frozen=True)
@@ -118,9 +105,9 @@ def _read_simulator(ingest: params.Ingest, settings: params.Simulate, seed: int)
 
 def _require_mapping_used(mapping: Mapping[str, str], files: Sequence[Path], tables: Sequence[RawTable]) -> None:
     """Raise a DataError if a mapped column is in no table: a typing error must not go unnoticed."""
-    columns = {name for table in tables for name in (table.header or table.rows.columns)}
+    present = {name for table in tables for name in (table.header or table.rows.columns)}
     for name, column in mapping.items():
-        if column not in columns:
+        if column not in present:
             searched = ", ".join(str(file) for file in files)
             raise DataError(f"ingest.columns.{name} is {column!r}, which no table holds (looked in {searched})")
 
@@ -136,19 +123,11 @@ def _all_broken_lines(tables: Mapping[str, RawTable | None]) -> pd.DataFrame:
 
 def detect_format(path: Path) -> str:
     """The format at a path, a file or a folder: movielens-100k, -dat or -csv, recbole or table."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
     if path.is_dir():
-        if (path / "u.data").is_file():
-            return "movielens-100k"
-        if (path / "ratings.dat").is_file():
-            return "movielens-dat"
-        if (path / "ratings.csv").is_file() and movielens.is_ratings_csv(path / "ratings.csv"):
-            return "movielens-csv"
-        if _interaction_files(path):
-            return "recbole"
-        _find_table(path)
-        return "table"
+        for name, file in _FILES.items():
+            if (path / file).is_file() and (name != "movielens-csv" or movielens.is_ratings_csv(path / file)):
+                return name
+        return "recbole" if any(path.glob(f"*{recbole.INTERACTIONS}")) else "table"
     if path.name == "u.data":
         return "movielens-100k"
     if path.suffix == recbole.INTERACTIONS:
@@ -165,58 +144,39 @@ def detect_format(path: Path) -> str:
 
 def locate_files(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
     """The file of events, and the side tables next to it: in a folder, or of MovieLens or RecBole."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    file = path
-    if path.is_dir():
-        file = _FIND_EVENTS[name](path) if name in _FIND_EVENTS else path / _FILES[name]
-        if not file.is_file():
-            raise DataError(f"{path} holds no {file.name}, which source {name} reads")
-    elif name == "table":
+    file = _find_events(path, name) if path.is_dir() else path
+    if not file.exists():
+        raise DataError(
+            f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
+        )
+    if name == "table" and file == path:
         return file, {}
+    side_tables = {}
+    for key, patterns in _SIDE_FILES.items():
+        if name == "recbole":
+            found = [file.with_suffix(recbole.SIDE_SUFFIXES[key])]
+        else:
+            found = [match for pattern in patterns for match in sorted(file.parent.glob(pattern))]
+            found = [match for match in found if match.name.startswith("u.") or match.suffix in (".dat", *SUFFIXES)]
+        if found and found[0].is_file():
+            side_tables[key] = found[0]
+    return file, side_tables
+
+
+def _find_events(folder: Path, name: str) -> Path:
+    if name in _FILES:
+        return folder / _FILES[name]
     if name == "recbole":
-        candidates = {key: file.with_suffix(suffix) for key, suffix in recbole.SIDE_SUFFIXES.items()}
-        return file, {key: side for key, side in candidates.items() if side.is_file()}
-    matches = {key: _first_match(file.parent, patterns) for key, patterns in _SIDE_FILES.items()}
-    return file, {key: match for key, match in matches.items() if match is not None}
-
-
-def _find_table(folder: Path) -> Path:
-    tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
-    named = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES]
-    if len(named) == 1:
-        return named[0]
-    if len(tables) == 1:
-        return tables[0]
+        tables = sorted(folder.glob(f"*{recbole.INTERACTIONS}"))
+    else:
+        tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
+        tables = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES] or tables
     if not tables:
         raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, .inter, CSV, TSV or Parquet file")
-    names = ", ".join(part.name for part in (named or tables))
-    raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
-
-
-def _interaction_files(folder: Path) -> list[Path]:
-    return sorted(part for part in folder.glob(f"*{recbole.INTERACTIONS}") if part.is_file())
-
-
-def _find_interactions(folder: Path) -> Path:
-    files = _interaction_files(folder)
-    if not files:
-        raise DataError(f"{folder} holds no {recbole.INTERACTIONS} file, which source recbole reads")
-    if len(files) > 1:
-        names = ", ".join(part.name for part in files)
-        raise DataError(f"{folder} holds several {recbole.INTERACTIONS} files ({names}); name one in ingest.path")
-    return files[0]
-
-
-def _first_match(folder: Path, patterns: Sequence[str]) -> Path | None:
-    for pattern in patterns:
-        for match in sorted(folder.glob(pattern)):
-            if match.name.startswith("u.") or match.suffix in (".dat", *SUFFIXES):
-                return match
-    return None
-
-
-_FIND_EVENTS: dict[str, Callable[[Path], Path]] = {"table": _find_table, "recbole": _find_interactions}
+    if len(tables) > 1:
+        names = ", ".join(part.name for part in tables)
+        raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
+    return tables[0]
 
 
 # Events
@@ -224,8 +184,8 @@ _FIND_EVENTS: dict[str, Callable[[Path], Path]] = {"table": _find_table, "recbol
 _READERS: dict[str, Callable[[Path], RawTable]] = {
     "movielens-100k": movielens.read_100k,
     "movielens-dat": movielens.read_dat,
-    "movielens-csv": movielens.read_ratings_csv,
-    "recbole": recbole.read_interactions,
+    "movielens-csv": read_named_columns,
+    "recbole": recbole.read_atomic_file,
     "table": read_named_columns,
 }
 
@@ -234,11 +194,9 @@ def _read_events(path: Path, name: str, mapping: Mapping[str, str], context: Seq
     table = _READERS[name](path)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
-        header = list(rows.columns)
-        columns = map_columns(header, (*EVENT_COLUMNS, *context), mapping, path)
-        require_columns(columns, REQUIRED, header, path)
-        recbole.require_tokens(path, columns, table.types)
-        rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in columns.items()})
+        found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), mapping)
+        recbole.require_tokens(path, found, table.types)
+        rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})
     if rows.empty and table.broken.empty:
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
@@ -278,19 +236,18 @@ def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | N
         return movielens.items_100k(path)
     if not is_recbole and is_dat(path):
         return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
-    table = recbole.read_side(path) if is_recbole else read_named_columns(path)
+    table = recbole.read_atomic_file(path) if is_recbole else read_named_columns(path)
     header = list(table.rows.columns)
-    names = (key, TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
+    names = (key, columns.TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
     # The mapping may name columns of the events only; what this table lacks is found by name or alias.
-    columns = map_columns(header, names, {ours: name for ours, name in mapping.items() if name in header}, path)
-    require_columns(columns, (key,), header, path)
-    recbole.require_tokens(path, columns, table.types)
-    if key == ITEM and GENRES not in columns and (genres := recbole.genres_field(table.types)):
-        columns[GENRES] = genres
-    mapped = set(columns.values())
-    columns |= {str(name): name for name in header if name not in mapped and name not in columns}
-    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in columns.items()})
-    types = {ours: table.types[theirs] for ours, theirs in columns.items() if theirs in table.types}
+    found = map_columns(table, names, (key,), {ours: name for ours, name in mapping.items() if name in header})
+    recbole.require_tokens(path, found, table.types)
+    if key == ITEM and table.types.get(recbole.GENRES_FIELD) == "token_seq":
+        found.setdefault(GENRES, recbole.GENRES_FIELD)
+    mapped = set(found.values())
+    found |= {str(name): name for name in header if name not in mapped and name not in found}
+    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in found.items()})
+    types = {ours: table.types[theirs] for ours, theirs in found.items() if theirs in table.types}
     return RawTable(path, rows, table.broken, table.header, types)
 
 

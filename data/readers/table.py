@@ -10,56 +10,40 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype
 from pyarrow import csv as arrow_csv
 
-from data.columns import (
-    DESCRIPTION,
-    EVENT_COLUMNS,
-    EVENT_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    GENRES,
-    ITEM,
-    KNOWN_TIME,
-    RELEASE_TIME,
-    SESSION,
-    TITLE,
-    TRAINING_CONSENT,
-    USER,
-    VALUE,
-)
+from data import columns
 from data.files import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-SIDE_COLUMNS = (TITLE, GENRES, DESCRIPTION, RELEASE_TIME, TRAINING_CONSENT)
-REQUIRED = (USER, ITEM, EVENT_TIME)
+SIDE_COLUMNS = (columns.TITLE, columns.GENRES, columns.DESCRIPTION, columns.RELEASE_TIME, columns.TRAINING_CONSENT)
 MAX_SHOWN = 40  # column names, and characters of a name, that an error message repeats
 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
-    EVENT_ID: "eventid messageid",
-    USER: "userid user uid customerid customer visitorid memberid",
-    ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
-    EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
-    KNOWN_TIME: "knowntime receivedat ingestedat",
-    EVENT_TYPE: "eventtype event action type behavior behaviour",
-    VALUE: "value rating score stars",
-    SESSION: "sessionid session",
-    TITLE: "title movietitle name itemname productname",
-    GENRES: "genres genre categories category",
-    DESCRIPTION: "description summary overview abstract",
-    RELEASE_TIME: "releasetime releasedate publishedat published",
-    TRAINING_CONSENT: "consenttraining trainingconsent",
+    columns.EVENT_ID: "eventid messageid",
+    columns.USER: "userid user uid customerid customer visitorid memberid",
+    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
+    columns.EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
+    columns.KNOWN_TIME: "knowntime receivedat ingestedat",
+    columns.EVENT_TYPE: "eventtype event action type behavior behaviour",
+    columns.VALUE: "value rating score stars",
+    columns.SESSION: "sessionid session",
+    columns.TITLE: "title movietitle name itemname productname",
+    columns.GENRES: "genres genre categories category",
+    columns.DESCRIPTION: "description summary overview abstract",
+    columns.RELEASE_TIME: "releasetime releasedate publishedat published",
+    columns.TRAINING_CONSENT: "consenttraining trainingconsent",
 }
 
 _PARQUET_MAGIC = b"PAR1"
-_BINARY = re.compile(
-    rb"[\x00-\x08\x0e-\x19\x1b-\x1f]"
-)  # control characters other than white space and DOS's end of file
+# Control characters other than white space and DOS's end of file
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f]")
 
 
 def broken_lines(source_rows: Sequence[int] = (), raw: Sequence[str] = (), reasons: Sequence[str] = ()) -> pd.DataFrame:
@@ -125,11 +109,10 @@ def to_text(values: pd.Series) -> pd.Series:
     return text.where(filled & (text != ""), None)
 
 
-def number_rows(frame: pd.DataFrame, skipped: set[int]) -> pd.DataFrame:
+def number_rows(frame: pd.DataFrame, skipped: Sequence[int] = ()) -> pd.DataFrame:
     """Index rows by their number in the file, from 1, leaving out the numbers in `skipped`."""
-    total = len(frame) + len(skipped)
-    numbers = [number for number in range(1, total + 1) if number not in skipped][: len(frame)]
-    return frame.set_axis(pd.Index(numbers, name="source_row", dtype="int64"))
+    numbers = np.setdiff1d(np.arange(1, len(frame) + len(skipped) + 1), np.array(skipped, dtype=np.int64))
+    return frame.set_axis(pd.Index(numbers[: len(frame)], name="source_row", dtype="int64"))
 
 
 def read_lines(path: Path, separator: str, names: list[str]) -> RawTable:
@@ -145,11 +128,11 @@ def read_lines(path: Path, separator: str, names: list[str]) -> RawTable:
         found = f"its first line reads {lines[0][:60]!r}" if lines else "it holds blank lines only"
         raise DataError(f"{path}: expected lines of {separator.join(names)}; {found}")
     complete = [parts for parts in fields if len(parts) == len(names)]
-    columns = dict(zip(names, zip(*complete, strict=True), strict=True))
-    frame = pd.DataFrame({name: to_text(pd.Series(cells, dtype=object)) for name, cells in columns.items()})
+    cells = dict(zip(names, zip(*complete, strict=True), strict=True))
+    frame = pd.DataFrame({name: to_text(pd.Series(values, dtype=object)) for name, values in cells.items()})
     reasons = [f"line has {len(fields[number - 1])} fields, not {len(names)}" for number in wrong]
     broken = broken_lines(wrong, [lines[number - 1] for number in wrong], reasons)
-    return RawTable(path, number_rows(frame, set(wrong)), broken)
+    return RawTable(path, number_rows(frame, wrong), broken)
 
 
 def read_named_columns(path: Path) -> RawTable:
@@ -170,18 +153,15 @@ def _read_parquet(path: Path) -> RawTable:
         frame = table.to_pandas()
     except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
         raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from None
-    for name in (column.name for column in table.schema if _is_not_scalar(column.type)):
-        frame[name] = frame[name].map(_cell_text, na_action="ignore")
+    for name, kind in zip(table.schema.names, table.schema.types, strict=True):
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            frame[name] = frame[name].map(_cell_text, na_action="ignore")
     _require_unique_names(path, list(frame.columns))
-    return RawTable(path, number_rows(frame.reset_index(drop=True), set()), header=tuple(frame.columns))
-
-
-def _is_not_scalar(kind: pa.DataType) -> bool:
-    """Whether cells are lists, structures or bytes. They are read as text, as a CSV would contain them."""
-    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return RawTable(path, number_rows(frame.reset_index(drop=True)), header=tuple(frame.columns))
 
 
 def _cell_text(cell: object) -> str:
+    """A list, structure or bytes as text, as a CSV would contain it."""
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
@@ -230,7 +210,7 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool)
     numbers = [row.number - 1 for row in broken]
     reasons = [f"line has {row.actual_columns} fields, not {row.expected_columns}" for row in broken]
     lines = broken_lines(numbers, [row.text for row in broken], reasons)
-    return RawTable(path, number_rows(frame, set(numbers)), lines, tuple(names))
+    return RawTable(path, number_rows(frame, numbers), lines, tuple(names))
 
 
 def _require_unique_names(path: Path, names: list[str]) -> None:
@@ -248,48 +228,49 @@ def _one_line(error: Exception) -> str:
 
 def check_mapping(mapping: Mapping[str, str], context: Sequence[str]) -> None:
     """Raise a DataError if `ingest.columns` names a column that the project does not have."""
-    known = (*EVENT_COLUMNS, *SIDE_COLUMNS, *context)
+    known = (*columns.EVENT_COLUMNS, *SIDE_COLUMNS, *context)
     for name in mapping:
         if name not in known:
             raise DataError(f"ingest.columns.{name} is none of our columns; they are {', '.join(known)}")
 
 
-def map_columns(header: Sequence[str], names: Sequence[str], mapping: Mapping[str, str], path: Path) -> dict[str, str]:
+def map_columns(
+    table: RawTable, names: Sequence[str], required: Sequence[str], mapping: Mapping[str, str]
+) -> dict[str, str]:
     """Find the project's columns in a table: by `mapping`, by name, or by alias.
 
     Returns:
         The project's name -> the table's name, for those of `names` that the table has.
 
     Raises:
-        DataError: a mapped column is missing, or an alias is ambiguous.
+        DataError: a mapped or required column is missing, or an alias is ambiguous.
     """
+    header = list(table.rows.columns)
+    mapped = {name: mapping[name] for name in names if name in mapping}
+    found = {}
     for name in names:
-        if name in mapping and mapping[name] not in header:
-            raise DataError(f"{path}: ingest.columns.{name} is {mapping[name]!r}; the file holds {_list(header)}")
-    mapped = {mapping[name] for name in names if name in mapping}
-    found = {name: mapping.get(name) or _by_alias(name, header, path, mapped) for name in names}
-    return {name: column for name, column in found.items() if column is not None}
-
-
-def require_columns(found: Mapping[str, str], required: Sequence[str], header: Sequence[str], path: Path) -> None:
-    """Raise a DataError if a required column was not found; the message lists the columns and how to map one."""
-    for name in required:
-        if name not in found:
+        if name in mapped:
+            matches = [column for column in header if column == mapped[name]]
+            if not matches:
+                raise DataError(
+                    f"{table.path}: ingest.columns.{name} is {mapped[name]!r}; the file holds {_list(header)}"
+                )
+        elif name in header:
+            matches = [name]
+        else:
+            aliases = ALIASES.get(name, "").split()
+            matches = [column for column in header if _plain(column) in aliases and column not in mapped.values()]
+        if len(matches) > 1:
+            choice = " or ".join(map(repr, matches))
+            raise DataError(f"{table.path}: {name} may be {choice}; say which in params.yaml: ingest.columns.{name}")
+        if matches:
+            found[name] = matches[0]
+        elif name in required:
             raise DataError(
-                f"{path}: no column {name}; it holds {_list(header)}; say which one it is in params.yaml: "
+                f"{table.path}: no column {name}; it holds {_list(header)}; say which one it is in params.yaml: "
                 f"ingest.columns: {{{name}: ...}}"
             )
-
-
-def _by_alias(name: str, header: Sequence[str], path: Path, mapped: set[str]) -> str | None:
-    if name in header:
-        return name
-    aliases = ALIASES.get(name, "").split()
-    matches = [column for column in header if _plain(column) in aliases and column not in mapped]
-    if len(matches) > 1:
-        choice = " or ".join(repr(column) for column in matches)
-        raise DataError(f"{path}: {name} may be {choice}; say which in params.yaml: ingest.columns.{name}")
-    return matches[0] if matches else None
+    return found
 
 
 def _list(names: Sequence[str]) -> str:

@@ -11,19 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from config.params import Simulate
 from data import columns
 from data.columns import DAY, MICROSECONDS
 from data.simulator import world
-from data.simulator.catalog import LANGUAGES, MATURITIES, NO_SEQUEL, SimulatedCatalog, TasteSpace, normalize
-from data.simulator.world import DAYPARTS, Clock, daypart, is_weekend
-from data.time_columns import timestamps
+from data.simulator.world import DAYPARTS, LANGUAGES, NO_SEQUEL, Clock, SimulatedCatalog, TasteSpace, normalize
+from data.tables import timestamps
 
 DEVICES = ("tv", "phone", "tablet", "web")
-TRAITS = {
-    "age_band": (
-        ("under 18", "18-24", "25-34", "35-44", "45-54", "55-64", "65+"),
-        (0.07, 0.16, 0.24, 0.20, 0.15, 0.11, 0.07),
-    ),
+AGES = ("under 18", "18-24", "25-34", "35-44", "45-54", "55-64", "65+")
+TRAITS = {  # column -> values and their shares
+    "age_band": (AGES, (0.07, 0.16, 0.24, 0.20, 0.15, 0.11, 0.07)),
     "gender": (("female", "male", "other", "undisclosed"), (0.46, 0.45, 0.02, 0.07)),
     "country": (("US", "GB", "ES", "FR", "DE", "JP", "IN"), (0.34, 0.14, 0.12, 0.12, 0.12, 0.08, 0.08)),
     "plan": (("basic", "standard", "family", "student"), (0.35, 0.35, 0.2, 0.1)),
@@ -68,7 +66,7 @@ class Audience:
     rate: np.ndarray
 
 
-def make_audience(settings, clock: Clock, space: TasteSpace, rng: np.random.Generator) -> Audience:
+def make_audience(settings: Simulate, clock: Clock, space: TasteSpace, rng: np.random.Generator) -> Audience:
     """Draw `settings.users` users. Two of five are present at the start, the others join during the period."""
     count = settings.users
     traits = {name: rng.choice(len(values), count, p=shares) for name, (values, shares) in TRAITS.items()}
@@ -97,26 +95,22 @@ def _tastes(traits: dict[str, np.ndarray], space: TasteSpace, rng: np.random.Gen
     count = len(traits["plan"])
     group = sum(rng.standard_normal((len(TRAITS[name][0]), world.LATENTS))[codes] for name, codes in traits.items())
     first, second = (_one_taste(group, space, rng) for _ in range(2))
-    age = traits["age_band"] / (len(TRAITS["age_band"][0]) - 1)
+    age = traits["age_band"] / (len(AGES) - 1)
     heat = np.exp(world.HEAT_SENSITIVITY * rng.standard_normal(count) + 0.5 - 0.9 * age)
     spoken = np.array([LANGUAGES.index(SPOKEN[name]) for name in TRAITS["country"][0]])[traits["country"]]
     language = world.LANGUAGE * (np.eye(len(LANGUAGES))[spoken] + 0.3 * rng.standard_normal((count, len(LANGUAGES))))
-    return Tastes(
-        *(
-            np.concatenate([values, values.mean(axis=0, keepdims=True)])
-            for values in (
-                first,
-                second,
-                rng.uniform(0, world.DRIFT, count),
-                1 + world.MAINSTREAM * rng.standard_normal(count),
-                heat,
-                world.MATURITY * (2.5 * age - 0.8),
-                language,
-                _devices(traits["plan"], age, rng),
-                rng.dirichlet(HOURS, count),
-            )
-        )
+    parameters = (
+        first,
+        second,
+        rng.uniform(0, world.DRIFT, count),
+        1 + world.MAINSTREAM * rng.standard_normal(count),
+        heat,
+        world.MATURITY * (2.5 * age - 0.8),
+        language,
+        _devices(traits["plan"], age, rng),
+        rng.dirichlet(HOURS, count),
     )
+    return Tastes(*(np.concatenate([values, values.mean(axis=0, keepdims=True)]) for values in parameters))
 
 
 def _one_taste(group: np.ndarray, space: TasteSpace, rng: np.random.Generator) -> np.ndarray:
@@ -170,7 +164,7 @@ class Preference:
         tastes = self.tastes
         angle = (tastes.turn[users_B] * self.clock.progress(times_B))[:, None]
         taste = np.cos(angle) * tastes.first[users_B] + np.sin(angle) * tastes.second[users_B]
-        occasion = self.occasions[is_weekend(times_B) * DAYPARTS + daypart(times_B)]
+        occasion = self.occasions[world.is_weekend(times_B) * DAYPARTS + world.daypart(times_B)]
         latents = world.TASTE * taste + occasion + self.screens[devices_B] + world.MOOD * mood_BD
         length = world.SHORT_ON_PHONE * np.array(LONG_SCREENS)[devices_B]
         ones = np.ones(len(users_B))
@@ -187,14 +181,7 @@ class Preference:
         return utilities_BN
 
 
-def make_preference(
-    clock: Clock,
-    space: TasteSpace,
-    catalog: SimulatedCatalog,
-    tastes: Tastes,
-    heat: np.ndarray,
-    rng: np.random.Generator,
-) -> Preference:
+def make_preference(clock: Clock, catalog: SimulatedCatalog, tastes: Tastes, heat, rng) -> Preference:
     """Combine items and users, and draw the tastes by time of day and device."""
     occasions = world.DAYPART * normalize(rng.standard_normal((2 * DAYPARTS, world.LATENTS)))
     screens = world.DEVICE * normalize(rng.standard_normal((len(DEVICES), world.LATENTS)))
@@ -203,7 +190,9 @@ def make_preference(
 
 def _features(catalog: SimulatedCatalog) -> np.ndarray:
     frame = catalog.frame
-    maturity = np.array([MATURITIES.index(level) for level in frame["maturity"]]) / (len(MATURITIES) - 1) - 0.5
+    maturity = (
+        np.array([world.MATURITIES.index(level) for level in frame["maturity"]]) / (len(world.MATURITIES) - 1) - 0.5
+    )
     length = np.log(frame["duration_minutes"].to_numpy() / 80.0)
     is_sequel = np.isin(np.arange(len(frame)), catalog.sequel[catalog.sequel != NO_SEQUEL])
     language = np.array([LANGUAGES.index(name) for name in frame["language"]])

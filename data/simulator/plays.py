@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from config.command import UserError
+from config.params import Simulate
 from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Audience, Preference
-from data.simulator.catalog import NO_SEQUEL
-from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart, is_weekend
-from data.time_columns import timestamps
+from data.simulator.world import DAYPARTS, NO_SEQUEL, QUARTER, Clock, daypart, is_weekend
+from data.tables import microseconds, timestamps
 
 WEEKEND = 1.5  # sessions on a weekend day, relative to a weekday
 HOURS = (
@@ -56,7 +56,9 @@ class Plan:
     counts: np.ndarray
 
 
-def make_plan(settings, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator) -> Plan:
+def make_plan(
+    settings: Simulate, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator
+) -> Plan:
     """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played.
 
     Raises:
@@ -73,7 +75,9 @@ def make_plan(settings, clock: Clock, audience: Audience, release: np.ndarray, r
     return Plan(user, time, device, session, counts)
 
 
-def _counts(settings, clock: Clock, audience: Audience, released: int, rng: np.random.Generator) -> np.ndarray:
+def _counts(
+    settings: Simulate, clock: Clock, audience: Audience, released: int, rng: np.random.Generator
+) -> np.ndarray:
     """(U,) plays in proportion to rate and active days, within bounds, at least one each if there are enough."""
     days = (audience.left - np.maximum(audience.joined, clock.start)) / DAY
     most = np.minimum(released // ITEMS_PER_PLAY, (PLAYS_PER_DAY * days).astype(np.int64))
@@ -163,24 +167,19 @@ def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choi
     by_count = np.argsort(-plan.counts, kind="stable")
     choices = Choices(np.full(len(plan.user), NO_SEQUEL), np.zeros(len(plan.user)))
     for begin in range(0, len(by_count), CHUNK):
-        _choose_chunk(preference, plan, by_count[begin : begin + CHUNK], offsets, draws, choices)
+        users = by_count[begin : begin + CHUNK]
+        past = Past(preference, len(users))
+        for play in range(plan.counts[users[0]]):
+            playing = users[plan.counts[users] > play]  # the first ones of the chunk
+            event = offsets[playing] + play
+            weights = preference.coefficients(playing, plan.time[event], plan.device[event], past.mood[: len(playing)])
+            utilities = preference.utilities(weights, playing, plan.time[event])
+            past.add_to(utilities)
+            item = draw(utilities, draws[event])
+            choices.item[event] = item
+            choices.match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
+            past.play(np.arange(len(playing)), item)
     return choices
-
-
-def _choose_chunk(preference: Preference, plan: Plan, users, offsets, draws, choices: Choices) -> None:
-    """Draw the plays of these users, who are sorted by descending number of plays, so that active users come first."""
-    past = Past(preference, len(users))
-    for play in range(plan.counts[users[0]]):
-        active = int((plan.counts[users] > play).sum())
-        playing = users[:active]
-        event = offsets[playing] + play
-        weights = preference.coefficients(playing, plan.time[event], plan.device[event], past.mood[:active])
-        utilities = preference.utilities(weights, playing, plan.time[event])
-        past.add_to(utilities)
-        item = draw(utilities, draws[event])
-        choices.item[event] = item
-        choices.match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
-        past.play(item)
 
 
 def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
@@ -190,7 +189,7 @@ def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
 
 
 class Past:
-    """The effect of earlier plays on the utilities of a chunk of users.
+    """The effect of earlier plays on the utilities of some users, each a row.
 
     Attributes:
         mood: (B, D) sum of the latents of the plays, each worth MOOD_MEMORY of the one after it.
@@ -203,57 +202,43 @@ class Past:
         self.mood = np.zeros((num_users, world.LATENTS))
 
     def add_to(self, utilities_BN: np.ndarray) -> None:
-        """Add the effect to the utilities of the chunk's first users."""
+        """Add the effect to the utilities of the first B rows."""
         active = len(utilities_BN)
         utilities_BN += self._own[:active]
         row, place = np.nonzero(self._sequels[:active] != NO_SEQUEL)
         utilities_BN[row, self._sequels[row, place]] += np.array(world.SEQUEL_NEXT)[place]
 
-    def play(self, item_B: np.ndarray) -> None:
-        """Each of the chunk's first users plays an item: it is never played again, and its next part becomes likelier."""
-        active, rows = len(item_B), np.arange(len(item_B))
-        self._own[rows, item_B] = -np.inf
-        sequel = self._preference.sequel[item_B]
+    def play(self, rows: np.ndarray, items: np.ndarray) -> None:
+        """Each of the rows plays an item: it is never played again, and its next part becomes likelier."""
+        self._own[rows, items] = -np.inf
+        sequel = self._preference.sequel[items]
         follows = sequel != NO_SEQUEL
         self._own[rows[follows], sequel[follows]] += world.SEQUEL_WITHOUT_START
-        self._sequels[:active, 1:] = self._sequels[:active, :-1]
-        self._sequels[:active, 0] = sequel
-        self.mood[:active] = world.MOOD_MEMORY * self.mood[:active] + self._preference.latents[item_B]
+        self._sequels[rows, 1:] = self._sequels[rows, :-1]
+        self._sequels[rows, 0] = sequel
+        self.mood[rows] = world.MOOD_MEMORY * self.mood[rows] + self._preference.latents[items]
 
 
 def make_heat(release: np.ndarray, clock: Clock, rng: np.random.Generator) -> np.ndarray:
-    """(quarters of a day, N) log appeal of items: novelty, aging, slow swings, bursts; -inf before release."""
-    middle = clock.origin + np.arange(clock.quarters)[:, None] * QUARTER + QUARTER // 2
-    age = (middle - release[None, :]) / DAY
+    """(quarters of a day, N) log appeal of items: novelty, aging, slow waves, bursts; -inf before release."""
+    quarters = np.arange(clock.quarters)
+    age = (clock.origin + quarters[:, None] * QUARTER + QUARTER // 2 - release) / DAY
     hype = rng.gamma(4.0, world.NEW_BOOST / 4.0, len(release))
     known_age = np.maximum(age, 0.0)
     heat = hype * np.exp(-known_age / world.NEW_DAYS)
     heat -= world.AGE_COST * np.log1p(known_age / world.AGE_DAYS)
-    heat += _swings(heat.shape, rng)
-    _add_bursts(heat, clock, rng)
-    heat[age < 0] = -np.inf
-    return heat
-
-
-def _swings(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Waves of some months, so that last month predicts more than last year."""
-    quarters, num_items = shape
-    length = rng.uniform(*world.SWING_DAYS, num_items) * DAY / QUARTER
-    phase = rng.random(num_items)
-    return world.SWING * np.sin(2 * np.pi * (np.arange(quarters)[:, None] / length + phase))
-
-
-def _add_bursts(heat: np.ndarray, clock: Clock, rng: np.random.Generator) -> None:
-    """Let items start to trend at random times and cool down within days."""
-    quarters, num_items = heat.shape
-    days = (clock.end - clock.start) / DAY
-    count = rng.poisson(world.BURSTS * days * num_items / 2000)
-    items = rng.integers(num_items, size=count)
-    begins = rng.integers(quarters, size=count)
+    # Waves of some months, so that last month predicts more than last year.
+    wave = rng.uniform(*world.SWING_DAYS, len(release)) * DAY / QUARTER
+    heat += world.SWING * np.sin(2 * np.pi * (quarters[:, None] / wave + rng.random(len(release))))
+    count = rng.poisson(world.BURSTS * (clock.end - clock.start) / DAY * len(release) / 2000)
+    items = rng.integers(len(release), size=count)
+    begins = rng.integers(clock.quarters, size=count)
     boosts = rng.gamma(6.0, world.BURST_BOOST / 6.0, size=count)
     cooling = rng.uniform(*world.BURST_DAYS, size=count) * DAY / QUARTER
     for item, begin, boost, quarters_to_cool in zip(items, begins, boosts, cooling, strict=True):
-        heat[begin:, item] += boost * np.exp(-np.arange(quarters - begin) / quarters_to_cool)
+        heat[begin:, item] += boost * np.exp(-np.arange(clock.quarters - begin) / quarters_to_cool)
+    heat[age < 0] = -np.inf
+    return heat
 
 
 SLATE = 8
@@ -275,78 +260,48 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
     opening = events.drop_duplicates(columns.SESSION)
     if len(opening) > MAX_SLATES:
         opening = opening.iloc[np.sort(rng.choice(len(opening), MAX_SLATES, replace=False))]
-    times = opening[columns.EVENT_TIME].astype("int64").to_numpy()
-    played = _index(item_ids, opening[columns.ITEM])
+    times = microseconds(opening[columns.EVENT_TIME])
     candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
-    keep = _showable(candidates, played, opening, times, events, item_ids)
-    rank = np.cumsum(keep, axis=1)
-    shown = keep & (rank < SLATE)
-    slate, place = np.nonzero(shown)
-    spot = _positions(shown.sum(axis=1) + 1, rng)
-    position = rank[slate, place]
-    position = position + (position >= spot[slate])
-    return _table(
-        opening,
-        times,
-        rng,
-        np.append(slate, np.arange(len(opening))),
-        np.append(candidates[slate, place], played),
-        np.append(position, spot),
-        item_ids,
+    slate = np.repeat(np.arange(len(opening)), CANDIDATES)
+    shown = pd.DataFrame({"slate": slate, columns.ITEM: item_ids[candidates.ravel()]}).drop_duplicates()
+    played = events.set_index([columns.USER, columns.ITEM])[columns.EVENT_TIME]
+    pairs = [opening[columns.USER].to_numpy()[shown["slate"]], shown[columns.ITEM]]
+    played_at = played.reindex(pd.MultiIndex.from_arrays(pairs)).array  # NaT where never played
+    # Neither the play itself nor an item played before.
+    shown = shown[~(played_at <= opening[columns.EVENT_TIME].array[shown["slate"]])]
+    shown = shown.groupby("slate").head(SLATE - 1)
+    running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
+    sizes = np.bincount(shown["slate"], minlength=len(opening)) + 1
+    draws = rng.random(len(opening)) * running[sizes]
+    spot = np.searchsorted(running, draws, side="right").clip(1, sizes)  # of the play
+    rank = shown.groupby("slate").cumcount() + 1
+    shown = shown.assign(position=rank + (rank >= spot[shown["slate"]]), clicked=False)
+    clicks = pd.DataFrame({"slate": np.arange(len(opening)), columns.ITEM: opening[columns.ITEM].to_numpy()})
+    shown = pd.concat([shown, clicks.assign(position=spot, clicked=True)]).sort_values(
+        ["slate", "position"], ignore_index=True
     )
-
-
-def _index(item_ids: np.ndarray, names: pd.Series) -> np.ndarray:
-    return pd.Index(item_ids).get_indexer(names)
+    session = opening.iloc[shown["slate"]].reset_index(drop=True)
+    shown_at = timestamps(times - rng.integers(5, 60, len(times)) * MICROSECONDS)
+    return pd.DataFrame(
+        {
+            "impression_id": [f"i{index:07d}" for index in range(len(shown))],
+            columns.SESSION: session[columns.SESSION],
+            columns.USER: session[columns.USER],
+            columns.ITEM: shown[columns.ITEM],
+            columns.EVENT_TIME: shown_at[shown["slate"]],
+            "position": shown["position"].astype("int64"),
+            "clicked": shown["clicked"],
+        }
+    )
 
 
 def _hot_candidates(preference: Preference, quarter_S, rng: np.random.Generator) -> np.ndarray:
     """(S, CANDIDATES) items drawn by quality and heat at the time, with repeats."""
-    quality = preference.features[:, preference.latents.shape[1]]
+    quality = preference.features[:, world.LATENTS]
     candidates = np.zeros((len(quarter_S), CANDIDATES), dtype=np.int64)
     draws = rng.random(candidates.shape)
     for quarter in np.unique(quarter_S):
         running = np.cumsum(np.exp(TEMPERATURE * (quality + preference.heat[quarter])))
-        here = quarter_S == quarter
-        candidates[here] = np.searchsorted(running, draws[here] * running[-1], side="right").clip(max=len(quality) - 1)
+        now = quarter_S == quarter
+        candidates[now] = np.searchsorted(running, draws[now] * running[-1], side="right").clip(max=len(quality) - 1)
     return candidates
-
-
-def _showable(candidates, played, opening, times, events, item_ids) -> np.ndarray:
-    """(S, CANDIDATES) bool: not a repeat in the slate, not the play itself, not played before."""
-    order = np.argsort(candidates, axis=1, kind="stable")
-    ordered = np.take_along_axis(candidates, order, axis=1)
-    again = np.zeros(candidates.shape, dtype=bool)
-    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    users, names = pd.factorize(events[columns.USER])
-    past = pd.Series(
-        events[columns.EVENT_TIME].astype("int64").to_numpy(),
-        index=users * len(item_ids) + _index(item_ids, events[columns.ITEM]),
-    )
-    pairs = names.get_indexer(opening[columns.USER])[:, None] * len(item_ids) + candidates
-    seen_at = past.reindex(pairs.ravel()).to_numpy().reshape(pairs.shape)  # NaN where never played
-    return ~again & (candidates != played[:, None]) & ~(seen_at < times[:, None])
-
-
-def _positions(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(S,) the position of the play in slates of these sizes: position p with weight 1 / p."""
-    running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
-    draws = rng.random(len(sizes)) * running[sizes]
-    return np.searchsorted(running, draws, side="right").clip(1, sizes)
-
-
-def _table(opening, times, rng, slate, item, position, item_ids) -> pd.DataFrame:
-    shown_at = times - rng.integers(5, 60, len(times)) * MICROSECONDS
-    order = np.lexsort((position, slate))
-    slate, item, position = slate[order], item[order], position[order]
-    return pd.DataFrame(
-        {
-            "impression_id": [f"i{index:07d}" for index in range(len(slate))],
-            columns.SESSION: opening[columns.SESSION].to_numpy()[slate],
-            columns.USER: opening[columns.USER].to_numpy()[slate],
-            columns.ITEM: item_ids.astype(object)[item],
-            columns.EVENT_TIME: timestamps(shown_at[slate]),
-            "position": position.astype(np.int64),
-            "clicked": item == _index(item_ids, opening[columns.ITEM])[slate],
-        }
-    )

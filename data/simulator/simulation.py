@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +22,17 @@ from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Preference, Tastes, make_audience, make_preference
-from data.simulator.catalog import NO_SEQUEL, SimulatedCatalog, make_catalog, make_space
-from data.simulator.plays import Choices, Plan, choose, make_heat, make_impressions, make_plan
-from data.simulator.world import DAYPARTS, QUARTER, Clock, daypart
-from data.time_columns import timestamps
+from data.simulator.plays import Choices, Past, Plan, choose, make_heat, make_impressions, make_plan
+from data.simulator.world import DAYPARTS, QUARTER, Clock, SimulatedCatalog, daypart, make_catalog, make_space
+from data.tables import timestamps
 
 TABLES = ("events", "users", "items", "impressions")
 INSTANTS = 8  # moments of the horizon at which probabilities are summed
-MOOD_PLAYS = 64  # 0.6 ** 64 is negligible in double precision
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Four tables and the true preferences behind them.
-
-    Attributes:
-        events: data.columns.EVENT_COLUMNS and `device`, sorted by (event_time, event_id); value is the
-            watched share.
-        users: user_id, age_band, gender, country, plan, joined, consent_training.
-        items: item_id, title, genres, description, release_time, kind, duration_minutes, year, maturity,
-            language.
-        impressions: which items were shown; see `plays.make_impressions`.
-        oracle: true preferences.
-    """
+    """Four tables and the true preferences behind them. Events are in total order; their value is the watched share."""
 
     events: pd.DataFrame
     users: pd.DataFrame
@@ -66,7 +53,7 @@ def simulate(settings: params.Simulate, seed: int) -> Simulation:
     catalog = make_catalog(settings, clock, space, rngs[1])
     audience = make_audience(settings, clock, space, rngs[2])
     heat = make_heat(catalog.release, clock, rngs[3])
-    preference = make_preference(clock, space, catalog, audience.tastes, heat, rngs[4])
+    preference = make_preference(clock, catalog, audience.tastes, heat, rngs[4])
     plan = make_plan(settings, clock, audience, catalog.release, rngs[5])
     choices = choose(preference, plan, rngs[6])
     item_ids = catalog.frame[columns.ITEM].to_numpy().astype(str)
@@ -123,14 +110,6 @@ class Oracle:
     item_ids: np.ndarray
     preference: Preference
 
-    @cached_property
-    def _users(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.user_ids.tolist())}
-
-    @cached_property
-    def _items(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.item_ids.tolist())}
-
     def scores(
         self,
         user_ids: Sequence[str],
@@ -144,38 +123,31 @@ class Oracle:
             user_ids: B ids; one never simulated gets the population's average taste.
             times_us: (B,) microseconds since 1970.
             histories: B lists of item ids played strictly before, in time order; unknown ids are skipped.
-            devices: B names of DEVICES. With them the probability is exactly the one drawn from; without, it
-                is averaged over the devices that the user has at that time of day.
+            devices: B names of DEVICES; None averages over the devices that the user has at that time of day.
 
         Returns:
             (B, N) float32 over `item_ids`; -inf for items not yet released and for those in the history.
-
-        Raises:
-            ValueError: lengths differ, or a device is not one of DEVICES.
         """
-        if not len(user_ids) == len(times_us) == len(histories):
-            raise ValueError(
-                f"{len(user_ids)} user_ids, {len(times_us)} times_us, {len(histories)} histories; "
-                "expected equal numbers"
-            )
         users, times = self._user_indices(user_ids), np.asarray(times_us, dtype=np.int64)
-        shares = self.preference.tastes.device[users, daypart(times)] if devices is None else _one_hot(devices)
+        if devices is None:
+            shares = self.preference.tastes.device[users, daypart(times)]
+        else:
+            shares = np.eye(len(DEVICES))[[DEVICES.index(name) for name in devices]]
         with np.errstate(divide="ignore"):  # log 0 = -inf for items that cannot be played
-            return np.log(self._probabilities(users, times, _Past(self, histories), shares)).astype(np.float32)
+            return np.log(self._probabilities(users, times, self._replay(histories), shares)).astype(np.float32)
 
     def horizon_scores(
         self, user_ids: Sequence[str], time_us: int, days: float, histories: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        """Log of the choice probability summed over INSTANTS moments of the coming days.
+        """Log of the choice probability summed over INSTANTS moments of the coming days, by the user's usual hours.
 
-        Moments are weighted by the user's usual hours. The history stays as it is at `time_us`. Its mood counts at the
-        first moment only, since each play changes it. So this is a close approximation, where `scores` is exact.
-        Arguments as for `scores`, but with one time for all.
+        The history stays as it is at `time_us`. Its mood counts at the first moment only, since each play changes it.
+        So this is a close approximation, where `scores` is exact. Arguments as for `scores`, with one time for all.
 
         Returns:
             (B, N) float32; -inf for items seen or not yet released at `time_us`.
         """
-        users, past = self._user_indices(user_ids), _Past(self, histories)
+        users, past = self._user_indices(user_ids), self._replay(histories)
         total = np.zeros((len(users), len(self.item_ids)))
         for instant in range(INSTANTS):
             moment = int(time_us + (instant + 0.5) * days * DAY / INSTANTS)
@@ -191,32 +163,36 @@ class Oracle:
 
     def save(self, path: Path | str) -> None:
         """Write one .npz of plain arrays."""
-        preference = self.preference
-        arrays = {
-            field.name: getattr(preference, field.name)
-            for field in fields(preference)
-            if field.name not in ("clock", "tastes")
-        }
-        tastes = {f"tastes_{name}": array for name, array in asdict(preference.tastes).items()}
-        clock = np.array([preference.clock.start, preference.clock.end])
-        np.savez_compressed(path, user_ids=self.user_ids, item_ids=self.item_ids, clock=clock, **arrays, **tastes)
+        arrays = asdict(self.preference)
+        clock, tastes = arrays.pop("clock"), arrays.pop("tastes")
+        arrays |= {f"tastes_{name}": array for name, array in tastes.items()}
+        times = np.array([clock["start"], clock["end"]])
+        np.savez_compressed(path, user_ids=self.user_ids, item_ids=self.item_ids, clock=times, **arrays)
 
     @classmethod
     def load(cls, path: Path | str) -> Oracle:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
-            tastes = Tastes(**{field.name: stored[f"tastes_{field.name}"] for field in fields(Tastes)})
-            arrays = {
-                field.name: stored[field.name] for field in fields(Preference) if field.name not in ("clock", "tastes")
-            }
-            clock = Clock(*(int(moment) for moment in stored["clock"]))
-            return cls(stored["user_ids"], stored["item_ids"], Preference(clock, tastes, **arrays))
+            arrays = dict(stored)
+        clock = Clock(*(int(moment) for moment in arrays.pop("clock")))
+        tastes = Tastes(**{field.name: arrays.pop(f"tastes_{field.name}") for field in fields(Tastes)})
+        return cls(arrays.pop("user_ids"), arrays.pop("item_ids"), Preference(clock, tastes, **arrays))
 
     def _user_indices(self, user_ids: Sequence[str]) -> np.ndarray:
-        average = len(self.user_ids)
-        return np.array([self._users.get(name, average) for name in user_ids], dtype=np.int64)
+        """-1, the last row of all tastes, is the average user."""
+        return pd.Index(self.user_ids).get_indexer(list(user_ids))
 
-    def _probabilities(self, users, times, past: _Past, shares) -> np.ndarray:
+    def _replay(self, histories: Sequence[Sequence[str]]) -> Past:
+        """The effect of whole histories."""
+        items = pd.Index(self.item_ids)
+        known = [codes[codes >= 0] for codes in map(items.get_indexer, map(list, histories))]
+        past = Past(self.preference, len(known))
+        for play in range(max(map(len, known), default=0)):
+            rows = np.array([row for row, history in enumerate(known) if len(history) > play])
+            past.play(rows, np.array([known[row][play] for row in rows]))
+        return past
+
+    def _probabilities(self, users, times, past: Past, shares) -> np.ndarray:
         """(B, N) choice probabilities, summed over devices with these shares (B, devices)."""
         total = np.zeros((len(users), len(self.item_ids)))
         for device in np.flatnonzero(shares.any(axis=0)):
@@ -228,35 +204,3 @@ class Oracle:
             odds *= (shares[:, device] / np.maximum(odds.sum(axis=1), np.finfo(float).tiny))[:, None]
             total += odds
         return total
-
-
-class _Past:
-    """The effect of B histories on the utilities, as `plays.Past`, but computed from whole histories."""
-
-    def __init__(self, oracle: Oracle, histories: Sequence[Sequence[str]]):
-        items = oracle._items
-        known = [[items[name] for name in history if name in items] for history in histories]
-        lengths = np.array([len(history) for history in known], dtype=np.int64)
-        self._row = np.repeat(np.arange(len(known)), lengths)
-        self._item = np.array([item for history in known for item in history], dtype=np.int64)
-        since = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(self._item))  # plays since this one
-        self._sequel = oracle.preference.sequel[self._item]
-        bonus = np.append(world.SEQUEL_NEXT, 0.0)[np.minimum(since, len(world.SEQUEL_NEXT))]
-        self._bonus = world.SEQUEL_WITHOUT_START + bonus
-        latest = np.full((len(known), MOOD_PLAYS), NO_SEQUEL)  # newest first; NONE picks the row of zeros below
-        late = since < MOOD_PLAYS
-        latest[self._row[late], since[late]] = self._item[late]
-        latents = np.concatenate([oracle.preference.latents, np.zeros((1, world.LATENTS))])
-        self.mood = np.einsum("k,bkd->bd", world.MOOD_MEMORY ** np.arange(MOOD_PLAYS), latents[latest])
-
-    def add_to(self, utilities_BN: np.ndarray) -> None:
-        follows = self._sequel != NO_SEQUEL
-        utilities_BN[self._row[follows], self._sequel[follows]] += self._bonus[follows]
-        utilities_BN[self._row, self._item] = -np.inf
-
-
-def _one_hot(devices: Sequence[str]) -> np.ndarray:
-    unknown = set(devices) - set(DEVICES)
-    if unknown:
-        raise ValueError(f"devices holds {sorted(unknown)[0]!r}; expected one of {', '.join(DEVICES)}")
-    return np.eye(len(DEVICES))[[DEVICES.index(name) for name in devices]]

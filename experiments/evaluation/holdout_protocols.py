@@ -16,7 +16,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from data.columns import EVENT_TIME, MINUTE, SESSION, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from features.feature_files import Features
 from features.fit import SplitTables, fit_subset, fit_window, rolling_windows
 from features.sequences import EvaluationCases, InteractionLog, next_item_cases

@@ -19,8 +19,8 @@ from config.paths import INGESTED
 from data.tables import read_table
 from experiments.evaluation.cases import SEGMENT, Catalog, RankedCases, SeedRankings
 from features.feature_files import Features
-from features.segments.membership import SegmentInputs, collect_inputs, membership
-from features.segments.rules import Rule, describe_rule
+from features.segment_membership import SegmentInputs, collect_inputs, membership
+from features.segment_rules import Rule, describe_rule
 from features.sequences import EvaluationCases
 from training.metrics import accuracy
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import to_iso
 from features.feature_files import Features, cut_time
 from features.fit import fit_features

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, PARTS, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import to_iso
 from experiments.evaluation.holdout_protocols import session_numbers
 from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row, outcome

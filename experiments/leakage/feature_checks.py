@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data.columns import DAY, EVENT_TIME, ITEM, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import to_iso
 from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row, outcome
 from experiments.leakage.event_order import FEATURIZE_AGAIN, TIES_MEANING

@@ -15,7 +15,7 @@ import pandas as pd
 from config import params
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import Line, LineageError
 from features import feature_files
@@ -31,7 +31,6 @@ from features.online.store import Policy, Reading
 from features.trends import TrendSnapshot, last_refresh
 from features.vocabulary import Vocabulary
 from serving.edge.request_log import PUBLIC_INPUT, hash_inputs, pseudonym
-from serving.user_histories import reading
 from serving.worker import response
 from serving.worker.recommender import Recommender
 from serving.worker.request import Request
@@ -40,7 +39,7 @@ from serving.worker.users import User, user_from_reading
 EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
 TEST_FEATURES = FEATURES / "test"
 USER_PARTS = ("history", "traits")  # the digests of serving.worker.response that concern the user
-NO_SECRET = "the edge's secret is missing (user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)"
+NO_SECRET = "the edge's secret is missing (user.key next to the served log, or TIDEGATE_EDGE_USER_SECRET)"
 
 
 # --- the dataset as of any time
@@ -73,15 +72,9 @@ class OfflineUsers:
             return None
         return next(profiles_at(self._events[user_id], self._users.get(user_id, self._no_user), until_us), None)
 
-    def user(self, user_id: str, time_us: int, repeats: str, until_us: int | None = None) -> User:
-        """The user as a request at this time should find them.
-
-        Args:
-            repeats: of the artifact's config.
-            until_us: until when the platform has learned; None for the time of the request.
-        """
-        known = self.profile(user_id, time_us if until_us is None else until_us)
-        return user_from_reading(reading(known, time_us, self.policy), time_us, repeats)
+    def user(self, user_id: str, time_us: int, repeats: str) -> User:
+        """The user as a request at this time should find them; `repeats` is of the artifact's config."""
+        return user_from_reading(self.policy.reading(self.profile(user_id, time_us), time_us), time_us, repeats)
 
 
 def dataset_users() -> list[str]:
@@ -113,9 +106,8 @@ class OfflineTrends:
     @classmethod
     def load(cls) -> OfflineTrends | None:
         """None if the features are not here."""
-        return (
-            cls(feature_files.load_features(TEST_FEATURES)) if (TEST_FEATURES / "description.json").exists() else None
-        )
+        there = (TEST_FEATURES / "description.json").exists()
+        return cls(feature_files.load_features(TEST_FEATURES)) if there else None
 
     def due(self, time_us: int) -> int:
         """The last full refresh before a time and before the end of the dataset."""
@@ -135,18 +127,15 @@ def find_trends(line: Line, recommender: Recommender, settings: params.Params) -
     time_us, channels = from_iso(line["trends_time"]), recommender.model.channels
     if not channels or time_us == recommender.artifact.trends.time_us:
         return "the artifact", None
-    digest = (line.get("inputs") or {}).get("trends")
-    found = []
-    for source, snapshot in _trend_sources(time_us, recommender, settings):
-        if digest in (None, response.digest_of_trends(snapshot, channels)):
-            return source, snapshot
-        found.append((source, snapshot))
-    if found:
-        return found[0]
-    raise LineageError(
-        f"the item trends of {line['trends_time']} no longer exist: the online store holds others, and {TEST_FEATURES}, from "
-        "which they could be computed, is missing (`dvc pull`)"
-    )
+    digest = (line["inputs"] or {}).get("trends")
+    found = list(_trend_sources(time_us, recommender, settings))
+    if not found:
+        raise LineageError(
+            f"the item trends of {line['trends_time']} no longer exist: the online store holds others, and {TEST_FEATURES}, "
+            "from which they could be computed, is missing (`dvc pull`)"
+        )
+    same = (one for one in found if digest in (None, response.digest_of_trends(one[1], channels)))
+    return next(same, found[0])
 
 
 def _trend_sources(
@@ -181,87 +170,75 @@ class UserReading:
     differs: list[str]
 
 
-def find_user(line: Line, secret: bytes | None, user_id: str | None) -> str | None:
-    """The user behind a line's pseudonym; None if no known user has it.
-
-    Args:
-        secret: of the pseudonyms; without it, `user_id` is believed.
-        user_id: who is thought to have asked; None searches all users of the dataset.
-    """
-    if secret is None:
-        return user_id
-    known = [user_id] if user_id is not None else dataset_users()
-    return next((user for user in known if pseudonym(secret, user) == line["user"]), None)
-
-
-def why_user_unknown(secret: bytes | None, user_id: str | None) -> str:
-    """Why `find_user` found nobody."""
-    if secret is None:
-        return NO_SECRET
-    if user_id is not None:
-        return f"the pseudonym is not that of {user_id!r}"
-    return f"none of the {len(dataset_users()):,} users of the dataset here has this pseudonym; --user names another"
-
-
 def read_user(
-    line: Line, user_id: str, repeats: str, secret: bytes | None, settings: params.Params,
+    line: Line, repeats: str, secret: bytes | None, user_id: str | None, settings: params.Params,
     context: Mapping[str, object] | None = None,
-) -> UserReading | None:  # fmt: skip
-    """The first source that has what the answer read, else the first of all; None without any source.
+) -> tuple[str, UserReading]:  # fmt: skip
+    """(the user, what the answer read of them): from the first source that has it, else from the first of all.
 
     Args:
         repeats: of the artifact's config.
-        context: what the request stated; None if unknown.
+        secret: of the pseudonyms; without it, `user_id` is believed.
+        user_id: who may have sent the request; None searches all users of the dataset.
+        context: of the request; None if unknown.
+
+    Raises:
+        LineageError: the user is unknown, or neither the dataset nor a store is here.
     """
+    candidates = [user_id] if user_id is not None else dataset_users() if secret is not None else []
+    found_id = next((user for user in candidates if secret is None or pseudonym(secret, user) == line["user"]), None)
     time_us = from_iso(line["time"])
-    request = Request(
-        user_id, [], has_history=False, k=line["k"], time_us=time_us, context=dict(context or {}), request_id=None
-    )
+    request = Request(found_id, [], False, line["k"], time_us, dict(context or {}), None)
     # Traits are digested together with the context, so without it only the history can be compared.
-    compared = USER_PARTS if context is not None or "context" not in line.get("unlogged_fields", ()) else USER_PARTS[:1]
+    compared = USER_PARTS if context is not None or "context" not in line["unlogged_fields"] else USER_PARTS[:1]
     first = None
-    for source, held in _user_sources(line, user_id, time_us, settings):
+    for source, held in _user_sources(line, found_id, time_us, settings) if found_id is not None else ():
         user = user_from_reading(held, time_us, repeats)
         events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
         differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
         found = UserReading(source, user, events, differs)
         if not differs:
-            return found
+            return request.user_id or "", found
         first = first or found
-    return empty_reading(line, secret) or first
-
-
-def empty_reading(line: Line, secret: bytes | None) -> UserReading | None:
-    """The reading of a worker that got nothing of the user; None if the answer's digest shows otherwise, or nothing."""
-    user = User(reason=line["reason"].partition("; popular in the segment ")[0])
-    digests = response.input_digests(Request(None, [], False, 1, 0, {}, None), user, "")
-    if secret is None or not line.get("inputs") or changed_parts(line, digests, secret, ("history",)):
-        return None
-    return UserReading("nothing: the worker got no data of the user", user, [], [])
-
-
-def changed_parts(line: Line, digests: dict[str, str], secret: bytes | None, parts: tuple[str, ...]) -> list[str]:
-    """The parts whose digests are not those of the log. Without the secret, only public parts can be compared."""
-    logged = line.get("inputs") or {}
-    own = (
-        {name: digests[name] for name in digests if name == PUBLIC_INPUT}
-        if secret is None
-        else hash_inputs(secret, digests) or {}
-    )
-    return [part for part in parts if part in own and own[part] != logged.get(part, own[part])]
+    other = _empty_reading(line, secret) or first
+    if other is not None:
+        return found_id or line["user"], other
+    if found_id is not None:
+        raise LineageError(f"the user's history is missing: neither {EVENTS} (`dvc pull`) nor an online store is here")
+    why = f"none of the {len(candidates):,} users of the dataset here has this pseudonym; --user names another"
+    if secret is None:
+        why = NO_SECRET
+    elif user_id is not None:
+        why = f"the pseudonym is not that of {user_id!r}"
+    raise LineageError(f"the user is unknown: {why}")
 
 
 def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Params) -> Iterator[tuple[str, Reading]]:
     offline = OfflineUsers.load([user_id], settings.online)
     if offline is not None:
-        # First all of the dataset, then what was known when the store had last learned of the user.
-        moments = {str(EVENTS): LATEST_US}
-        if line.get("feature_time"):
-            moments[f"{EVENTS}, known by {line['feature_time']}"] = from_iso(line["feature_time"]) + 1
-        for source, until_us in moments.items():
-            yield source, reading(offline.profile(user_id, until_us), time_us, offline.policy)
+        # As the store knew the user then: it may have been behind.
+        until_us = from_iso(line["feature_time"]) + 1 if line["feature_time"] else LATEST_US
+        yield str(EVENTS), offline.policy.reading(offline.profile(user_id, until_us), time_us)
     try:
         with closing(connect_to_read(settings.dataset, store_settings())) as store:
             yield "the online store", store.read([user_id], [time_us])[0]
     except StoreError:
         return
+
+
+def _empty_reading(line: Line, secret: bytes | None) -> UserReading | None:
+    """The reading of a worker that got nothing of the user; None if the answer's digest shows otherwise, or nothing."""
+    user = User(reason=line["reason"].partition("; popular in the segment ")[0])
+    digests = response.input_digests(Request(None, [], False, 1, 0, {}, None), user, "")
+    if secret is None or changed_parts(line, digests, secret, USER_PARTS[:1]):
+        return None
+    return UserReading("nothing: the worker got no data of the user", user, [], [])
+
+
+def changed_parts(line: Line, digests: dict[str, str], secret: bytes | None, parts: Collection[str]) -> list[str]:
+    """The parts whose digests are not those of the log. Without the secret, only public parts can be compared."""
+    if secret is None:
+        own = {PUBLIC_INPUT: digests[PUBLIC_INPUT]}
+    else:
+        own = hash_inputs(secret, digests) or {}
+    return [part for part in parts if part in own and own[part] != line["inputs"][part]]

@@ -112,7 +112,7 @@ def user_secret(folder: Path) -> bytes | None:
     stated, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
     if stated:
         return derive_secret(stated, edge.variable("user_secret"))
-    return derive_secret(path.read_text().strip(), path) if path.is_file() else None
+    return derive_secret(path.read_text(encoding="utf-8").strip(), path) if path.is_file() else None
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:
@@ -121,6 +121,6 @@ def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace)
         print(as_json(title, parts) if arguments.json else as_text(title, parts))
         return
     arguments.html.parent.mkdir(parents=True, exist_ok=True)
-    arguments.html.write_text(page(title, parts))
+    arguments.html.write_text(page(title, parts), encoding="utf-8")
     notes = "".join(f"; {part.name}: {part.note}" for part in parts if part.note)
     print(f"{title}: {len(parts)} parts{notes}; report: {arguments.html}")

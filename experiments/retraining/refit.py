@@ -36,7 +36,7 @@ from features.fit import fit_cuts
 from features.sequences import EvaluationCases, next_item_cases
 from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
-from serving.deployment import gate_report, promotion, registry
+from serving.deployment import promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.worker import fallback
 from serving.worker.recommender import Recommender
@@ -69,7 +69,7 @@ def refittable_champion(dataset: str) -> ServingTarget:
         UserError: it is champion by an override, so there is no report to serve under.
     """
     target = promotion.serving_target(dataset)
-    if target.report["verdict"] == gate_report.OVERRIDE_VERDICT:
+    if target.report["verdict"] == promotion.OVERRIDE_VERDICT:
         name = f"{dataset} {target.version.version}"
         raise UserError(f"{name} is champion by an override; only a version that passed the gate is refitted")
     return target
@@ -153,7 +153,7 @@ def run(settings: params.Params, parent: ServingTarget, override: bool) -> dict[
     parent_ref = {
         "version": parent.version.version,
         "artifact": parent.version.artifact,
-        "report": gate_report.report_digest(parent.version),
+        "report": promotion.report_digest(parent.version),
     }
     label = str(registry.read_manifest(parent.version)["label"])
     case = GateCase(

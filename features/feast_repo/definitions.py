@@ -8,14 +8,13 @@
 
 The edge reads consent, history and traits there and sends them to TorchServe. Item trends are the artifact's, unless the
 embedded store is materialized too. One machine writes at a time, only through `features.materialize`; see
-`features/feast_store/sdk_engine.py`.
+`features/feast_sdk.py`.
 
-The record of a profile is the source of truth. All other columns are copied from it when it is written, for Feast's UI
-and for readers that use Feast directly. Only `features.online` applies the time-to-live.
+A record holds everything about a user. `features.online` reads it and applies the time-to-live.
 """
 
 from feast import Entity, FeatureView, Field, FileSource, ValueType
-from feast.types import Bool, Bytes, Int64, String, UnixTimestamp
+from feast.types import Bool, Bytes
 
 # Names the column of write times for Feast. It is never read: nothing is materialized from files.
 source = FileSource(name="written_online", path="none.parquet", timestamp_field="event_timestamp")
@@ -32,13 +31,7 @@ profile = FeatureView(
     entities=[dataset, user],
     schema=[
         Field(name="record", dtype=Bytes, description="the profile, as features.online.records encodes it"),
-        Field(name="events", dtype=Int64, description="how many events the profile holds"),
-        Field(name="last_item", dtype=String, description="item of the newest event"),
-        Field(name="last_event_time", dtype=UnixTimestamp, description="when the newest event happened"),
-        Field(name="feature_time", dtype=UnixTimestamp, description="when the platform last learned of the user"),
-        Field(name="personalization", dtype=Bool, description="the user's consent to it; null if never asked"),
-        Field(name="truncated", dtype=Bool, description="whether older events were dropped"),
-        Field(name="erased", dtype=Bool, description="whether the user was erased: all else is null"),
+        Field(name="erased", dtype=Bool, description="whether the user was erased: the record is null"),
     ],
     source=source,
 )

@@ -100,8 +100,19 @@ def connect(
             is contacted at the first call.
         StoreError: the URL is malformed, or is Feast's and `open_feast` is None.
     """
-    timeout_s = (settings.write_ms if writing else settings.read_ms) / 1000
-    return ProfileStore(_open_engine(settings.store, timeout_s, open_feast, single), namespace)
+    url, timeout_s = settings.store, (settings.write_ms if writing else settings.read_ms) / 1000
+    engine: Engine
+    if url.startswith(SQLITE_SCHEME):
+        engine = SqliteEngine(Path(url.removeprefix(SQLITE_SCHEME)), timeout_s)
+    elif not url.startswith(FEAST_SCHEMES):
+        engine = RedisEngine(url, timeout_s, single)
+    elif open_feast is not None:
+        engine = open_feast(url, timeout_s)
+    else:
+        raise StoreError(
+            f"{STORE_VARIABLE} is a Feast URL, which this process cannot open; writers, batch jobs and the edge can"
+        )
+    return ProfileStore(engine, namespace)
 
 
 def connect_to_read(
@@ -116,21 +127,6 @@ def connect_to_read(
     if path != settings.store and not Path(path).exists():
         raise StoreAbsent(f"{settings.store} does not exist; run features.materialize")
     return connect(namespace, settings, open_feast=open_feast, single=single)
-
-
-def _open_engine(url: str, timeout_s: float, open_feast: EngineFactory | None, single: bool) -> Engine:
-    if url.startswith(SQLITE_SCHEME):
-        return SqliteEngine(Path(url.removeprefix(SQLITE_SCHEME)), timeout_s)
-    if url.startswith(FEAST_SCHEMES):
-        if open_feast is None:
-            raise StoreError(
-                f"{STORE_VARIABLE} is a Feast URL, which this process cannot open; writers, batch jobs and the edge can"
-            )
-        return open_feast(url, timeout_s)
-    try:
-        return RedisEngine(url, timeout_s, single)
-    except ValueError as error:
-        raise StoreError(f"{STORE_VARIABLE} is not a Redis URL: {error}") from None
 
 
 class SqliteEngine:
@@ -174,9 +170,6 @@ class SqliteEngine:
                 self._database.execute("ROLLBACK")
                 raise
         return done
-
-    def ping(self) -> None:
-        self.get([b""])
 
     def close(self) -> None:
         with self._lock:
@@ -228,10 +221,12 @@ return 1
         # double the wait. The library's default would back off for seconds.
         retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        options = {"retry": retry, "retry_on_timeout": False, "single_connection_client": single}
         with self._translated_errors():
-            self._redis = redis.Redis.from_url(
-                url, **timeouts, retry=retry, retry_on_timeout=False, single_connection_client=single
-            )
+            try:
+                self._redis = redis.Redis.from_url(url, **timeouts, **options)
+            except ValueError as error:
+                raise StoreError(f"{STORE_VARIABLE} is not a Redis URL: {error}") from None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._translated_errors():
@@ -243,10 +238,6 @@ return 1
                 digest = "" if old is None else hashlib.sha1(old, usedforsecurity=False).hexdigest()
                 pipeline.eval(self.SWAP_SCRIPT, 1, key, digest, *([] if new is None else [new]))
             return [bool(done) for done in pipeline.execute()]
-
-    def ping(self) -> None:
-        with self._translated_errors():
-            self._redis.ping()
 
     def close(self) -> None:
         self._redis.close()

@@ -1,13 +1,4 @@
-"""Errors of the online store.
-
-StoreError                the store cannot do what was requested
-├── StoreUnavailable      it does not answer: missing, stopped, or slower than the timeout
-│   └── StoreAbsent       the embedded store has not been created yet
-├── StoreConflict         other writers changed the same records at every attempt
-└── RecordError           a stored record cannot be read
-    └── NewerRecord       a newer version of the code wrote it; this code must not overwrite it
-ProfileError              a profile to be stored is malformed; names the field
-"""
+"""Errors of the online store and of the profiles in it."""
 
 from __future__ import annotations
 
@@ -19,7 +10,7 @@ class StoreError(UserError):
 
 
 class StoreUnavailable(StoreError):
-    """The store does not answer within its timeout."""
+    """The store does not answer: it is missing, stopped, or slower than the timeout."""
 
 
 class StoreAbsent(StoreUnavailable):
@@ -35,12 +26,11 @@ class RecordError(StoreError):
 
 
 class NewerRecord(RecordError):
-    """A stored record has a format that this code does not know."""
+    """A newer version of the code wrote the record. This code must not overwrite it."""
 
 
 class ProfileError(UserError):
-    """A profile to be stored is malformed. `field` names the part."""
+    """A profile to be stored is malformed. The message names the field."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
-        self.field, self.message = field, message

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,9 +17,8 @@ from typing import Any, NamedTuple
 
 from data.columns import MICROSECONDS
 from features.online.errors import ProfileError
-from features.segments.rules import ItemValues, Rule, RuleEvent, RuleProfile, matching_segments
 
-EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.time_columns`
+EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.tables`
 LATEST_US = 4_102_444_800 * MICROSECONDS
 PERSONALIZATION = "personalization"  # the consent purpose that personalized recommendations need
 MAX_CHARACTERS = 256  # of an id or a name
@@ -105,11 +103,6 @@ class Profile:
     consent: Mapping[str, TimedValue] = field(default_factory=dict)
     feature_time_us: int = 0
     truncated: bool = False
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Number of events by type. Not stored: a counter cannot tell a repeated arrival from a new event."""
-        return dict(Counter(event.event_type for event in self.events))
 
 
 def make_profile(
@@ -268,21 +261,6 @@ def visible_traits(profile: Profile, as_of_us: int) -> dict[str, object]:
 def visible_consent(profile: Profile, as_of_us: int) -> dict[str, bool]:
     """Purpose -> whether the user agreed, for the purposes that the user was asked about by then."""
     return _known_values(profile.consent, as_of_us)
-
-
-def visible_segments(
-    profile: Profile, rules: Sequence[Rule], as_of_us: int, repeats: str, items: ItemValues
-) -> list[str]:
-    """Names of the user's segments at a moment; see `features.segments.rules.matching_segments`.
-
-    Args:
-        items: item_id -> field -> values, for the fields that rules use.
-    """
-    events = [
-        RuleEvent(event.item_id, event.time_us, event.known_us) for event in visible_events(profile, as_of_us, repeats)
-    ]
-    rule_profile = RuleProfile(events, visible_traits(profile, as_of_us), as_of_us)
-    return matching_segments(rules, rule_profile, as_of_us, items)
 
 
 def _known_values(values: Mapping[str, TimedValue], as_of_us: int) -> dict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -44,8 +43,6 @@ class Engine(Protocol):
 
     def swap(self, swaps: Sequence[Swap]) -> list[bool]:
         """Which of the swaps found their `old`. Each is atomic, and durable once this returns."""
-
-    def ping(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -90,6 +87,14 @@ class Policy:
 
     def expired(self, learned_us: int, as_of_us: int) -> bool:
         return self.ttl_us is not None and as_of_us - learned_us > self.ttl_us
+
+    def reading(self, profile: Profile | None, as_of_us: int) -> Reading:
+        """What a store with this policy returns of a user, from a profile with all events."""
+        if profile is None:
+            return Reading(ReadingState.UNKNOWN)
+        if self.expired(profile.feature_time_us, as_of_us):
+            return Reading(ReadingState.EXPIRED)
+        return Reading(ReadingState.FOUND, join_profiles(Profile(profile.user_id), profile, self.max_events))
 
 
 class ProfileStore:
@@ -180,12 +185,6 @@ class ProfileStore:
         if trends is None or trends.time_us > as_of_us or policy.expired(trends.time_us, as_of_us):
             return None
         return trends
-
-    def health(self) -> dict:
-        """{"store": location, "round_trip_us": int}; raises StoreUnavailable if the engine does not answer."""
-        begin = time.perf_counter()
-        self.engine.ping()
-        return {"store": self.engine.location, "round_trip_us": round((time.perf_counter() - begin) * 1e6)}
 
     def close(self) -> None:
         """Close connections. Safe to call twice."""

@@ -16,6 +16,8 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 from config.command import UserError
@@ -27,7 +29,6 @@ ENTRY_MODULE = "tidegate_handler"
 INNER_MANIFEST = "MAR-INF/MANIFEST.json"
 UNREGISTERED = "0.0"  # version of an archive that no registry knows
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
-COPY_BYTES = 1 << 20
 
 ENTRY_SOURCE = '''\
 """Entry point of a Tidegate archive."""
@@ -65,39 +66,28 @@ class WorkerCodeError(UserError):
 
 
 @dataclass(frozen=True)
-class ArchiveIdentity:
-    """What an archive's manifest states."""
-
-    name: str
-    version: str
-    artifact: str  # digest of the artifact's manifest
-    content: str  # hash over all entries but the manifest: code and artifact, whatever the version
-
-
-@dataclass(frozen=True)
 class ModelArchive:
-    """A version of a model as an archive in the model store."""
+    """A version of a model as an archive, by the archive's manifest."""
 
     name: str  # of the model: the dataset
     version: str  # as TorchServe names it
+    artifact: str  # digest of the artifact's manifest
+    content: str  # hash over all entries but the manifest: code and artifact, whatever the version
     path: Path
-    golden_requests: list[dict]
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
-
-@dataclass(frozen=True)
-class ImportedName:
-    """One name that an import statement imports."""
-
-    name: str  # dotted, as far as the statement tells: `from a.b import c` may mean the module a.b.c
-    at_load: bool  # False inside a function
+    @cached_property
+    def golden_requests(self) -> list[dict]:
+        """Requests, and the answers that were recorded at export."""
+        with zipfile.ZipFile(self.path) as mar:
+            return [json.loads(line) for line in mar.read(f"{ARTIFACT_FOLDER}/golden.jsonl").splitlines()]
 
 
 def build_archive(
     artifact: Path, target: Path, name: str, version: str = UNREGISTERED, root: Path = ROOT
-) -> ArchiveIdentity:
+) -> ModelArchive:
     """Write the archive atomically.
 
     Args:
@@ -110,20 +100,19 @@ def build_archive(
         PackageError: the artifact is corrupt.
         WorkerCodeError: the code imports what the worker must not load.
     """
-    manifest = _verify(artifact)
-    entries = sorted(_entries(artifact, manifest, root))
-    identity = ArchiveIdentity(name, version, digest_of(manifest), _hash_entries(entries))
+    manifest, entries = _read_entries(artifact, root)
+    built = ModelArchive(name, version, digest_of(manifest), _hash_entries(entries), target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
-            _write_entry(archive, INNER_MANIFEST, _inner_manifest(identity))
+            _write_entry(archive, INNER_MANIFEST, _inner_manifest(built))
             for entry, source in entries:
                 _write_entry(archive, entry, source)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return identity
+    return built
 
 
 def content_hash(artifact: Path, root: Path = ROOT) -> str:
@@ -132,37 +121,22 @@ def content_hash(artifact: Path, root: Path = ROOT) -> str:
     Raises:
         PackageError, WorkerCodeError: as in `build_archive`.
     """
-    return _hash_entries(sorted(_entries(artifact, _verify(artifact), root)))
-
-
-def read_identity(archive: Path) -> ArchiveIdentity:
-    """What an archive's manifest states.
-
-    Raises:
-        PackageError: it is not a Tidegate archive.
-    """
-    try:
-        with zipfile.ZipFile(archive) as mar:
-            manifest = json.loads(mar.read(INNER_MANIFEST))
-        model, hashes = manifest["model"], manifest["tidegate"]
-        return ArchiveIdentity(model["modelName"], model["modelVersion"], hashes["artifact"], hashes["content"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise PackageError(f"{archive} is not a Tidegate archive: {error}") from None
+    return _hash_entries(_read_entries(artifact, root)[1])
 
 
 def read_archive(path: Path) -> ModelArchive:
-    """An archive with its golden requests.
+    """An archive of a model store.
 
     Raises:
         PackageError: it is not a Tidegate archive.
     """
-    identity = read_identity(path)
     try:
         with zipfile.ZipFile(path) as mar:
-            lines = mar.read(f"{ARTIFACT_FOLDER}/golden.jsonl").decode().splitlines()
-    except KeyError:
-        raise PackageError(f"{path} holds no golden requests") from None
-    return ModelArchive(identity.name, identity.version, path, [json.loads(line) for line in lines])
+            manifest = json.loads(mar.read(INNER_MANIFEST))
+        model, hashes = manifest["model"], manifest["tidegate"]
+        return ModelArchive(model["modelName"], model["modelVersion"], hashes["artifact"], hashes["content"], path)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise PackageError(f"{path} is not a Tidegate archive: {error}") from None
 
 
 def worker_modules(root: Path, entry: str = WORKER_ENTRY) -> dict[str, Path]:
@@ -178,84 +152,69 @@ def worker_modules(root: Path, entry: str = WORKER_ENTRY) -> dict[str, Path]:
     queue = [entry, *(f"training.models.{path.stem}" for path in sorted((root / PLUGINS).glob("[a-z]*.py")))]
     while queue:
         module = queue.pop()
-        path = _source_file(root, module)
+        base = root.joinpath(*module.split("."))
+        path = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
         if module in modules or path is None:
             continue
         modules[module] = path
         if "." in module:
             queue.append(module.rpartition(".")[0])
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        for imported in _imports(ast.parse(path.read_text(), str(path)), package, at_load=True):
-            _check_import(module, imported)
-            if imported.name.partition(".")[0] in PROJECT_PACKAGES:
+        for name, at_load in _imports(ast.parse(path.read_text(encoding="utf-8"), str(path)), at_load=True):
+            _check_import(module, name.partition(".")[0], at_load)
+            if name.partition(".")[0] in PROJECT_PACKAGES:
                 # `a.b.c` may be a module, or a name in the module `a.b`; whichever has a source file is taken.
-                queue += [imported.name, imported.name.rpartition(".")[0]]
-    if entry not in modules:
-        raise WorkerCodeError(f"{root} holds no module {entry}")
+                queue += [name, name.rpartition(".")[0]]
     return dict(sorted(modules.items()))
 
 
-def _source_file(root: Path, module: str) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def _check_import(module: str, imported: ImportedName) -> None:
-    package = imported.name.partition(".")[0]
+def _check_import(module: str, package: str, at_load: bool) -> None:
     if package in FORBIDDEN:
         raise WorkerCodeError(f"{module} imports {package}, which the serving worker must never load")
-    if package in PROJECT_PACKAGES or package in AVAILABLE or package in sys.stdlib_module_names:
-        return
-    if imported.at_load:
+    known = package in PROJECT_PACKAGES or package in AVAILABLE or package in sys.stdlib_module_names
+    if at_load and not known:
         raise WorkerCodeError(
             f"{module} imports {package}, which the serving extra of pyproject.toml does not name; "
             "import it inside the function that needs it, or do without it"
         )
 
 
-def _imports(node: ast.AST, package: str, at_load: bool) -> Iterator[ImportedName]:
-    """Every name that the code below a node imports. Imports for type checkers only do not count."""
+def _imports(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
+    """Each dotted name that the code below a node imports, and whether it does so when the module is loaded.
+
+    Imports for type checkers only do not count. This project has no relative imports.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
-            yield from (ImportedName(alias.name, at_load) for alias in child.names)
+            yield from ((alias.name, at_load) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            base = _absolute_module(child, package)
-            yield from (ImportedName(f"{base}.{alias.name}", at_load) for alias in child.names)
-        elif not (isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")):
+            yield from ((f"{child.module}.{alias.name}", at_load) for alias in child.names)
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
             in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            yield from _imports(child, package, at_load and not in_function)
+            yield from _imports(child, at_load and not in_function)
 
 
-def _absolute_module(statement: ast.ImportFrom, package: str) -> str:
-    if not statement.level:
-        return statement.module or ""
-    parents = package.split(".")[: len(package.split(".")) - (statement.level - 1)]
-    return ".".join([*parents, *([statement.module] if statement.module else [])])
+def _read_entries(artifact: Path, root: Path) -> tuple[dict, list[tuple[str, Path | bytes]]]:
+    """The artifact's manifest, and name in the archive and source of every entry, sorted.
 
-
-def _verify(artifact: Path) -> dict:
+    Of the artifact, only files that its manifest names are packaged.
+    """
     try:
-        return verify(artifact)
+        manifest = verify(artifact)
     except ArtifactError as error:
         raise PackageError(str(error)) from None
+    entries: list[tuple[str, Path | bytes]] = [(f"{ENTRY_MODULE}.py", ENTRY_SOURCE.encode())]
+    entries += [(path.relative_to(root).as_posix(), path) for path in worker_modules(root).values()]
+    entries += [(f"{ARTIFACT_FOLDER}/{file}", artifact / file) for file in (MANIFEST, *manifest["files"])]
+    return manifest, sorted(entries, key=itemgetter(0))
 
 
-def _entries(artifact: Path, manifest: dict, root: Path) -> Iterator[tuple[str, Path | bytes]]:
-    """Name in the archive and its source. Of the artifact, only files that its manifest names are packaged."""
-    yield f"{ENTRY_MODULE}.py", ENTRY_SOURCE.encode()
-    for path in worker_modules(root).values():
-        yield path.relative_to(root).as_posix(), path
-    for file in (MANIFEST, *manifest["files"]):
-        yield f"{ARTIFACT_FOLDER}/{file}", artifact / file
-
-
-def _inner_manifest(identity: ArchiveIdentity) -> bytes:
+def _inner_manifest(archive: ModelArchive) -> bytes:
     manifest = {
         "createdOn": "01/01/1980 00:00:00",  # TorchServe requires a date; the real one would change every archive
         "archiverVersion": "0.12.0",
         "runtime": "python",
-        "model": {"modelName": identity.name, "modelVersion": identity.version, "handler": f"{ENTRY_MODULE}.py"},
-        "tidegate": {"artifact": identity.artifact, "content": identity.content},
+        "model": {"modelName": archive.name, "modelVersion": archive.version, "handler": f"{ENTRY_MODULE}.py"},
+        "tidegate": {"artifact": archive.artifact, "content": archive.content},
     }
     return json.dumps(manifest, indent=1, sort_keys=True).encode()
 
@@ -278,4 +237,4 @@ def _write_entry(archive: zipfile.ZipFile, entry: str, source: Path | bytes) -> 
         return
     info.file_size = source.stat().st_size
     with source.open("rb") as stream, archive.open(info, "w") as sink:
-        shutil.copyfileobj(stream, sink, COPY_BYTES)
+        shutil.copyfileobj(stream, sink, 1 << 20)

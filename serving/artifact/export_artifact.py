@@ -22,8 +22,8 @@ from data.columns import DAY, ITEM
 from data.tables import read_table
 from data.times import to_iso
 from features.feature_files import Features
-from features.segments.membership import collect_inputs, membership
-from features.segments.rules import Rule, split_values
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import Rule, split_values
 from serving.artifact import build_index
 from serving.worker import fallback, rerank
 from serving.worker.recommender import Recommender
@@ -50,11 +50,7 @@ class SideTables:
 
     @classmethod
     def read(cls, folder: Path = INGESTED) -> SideTables:
-        """Read them from a dataset's folder.
-
-        Raises:
-            UserError: ingest has not run.
-        """
+        """Read them from a dataset's folder; raises UserError if ingest has not run."""
         return cls(*(read_table(folder / f"{name}.parquet", "python -m data.ingest") for name in ("users", "items")))
 
 
@@ -64,15 +60,14 @@ def export_artifact(
     """Write the artifact folder, load it back, and record its golden answers.
 
     Args:
-        fit: what `training.fitting.save_fit` wrote beside the weights; for a refit on all events, `refit_of` names the parent.
+        fit: what `training.fit_files.save_fit` wrote beside the weights; for a refit on all events, `refit_of` names the parent.
 
     Raises:
         UserError: the loaded artifact answers a request differently alone and in a batch.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    description = features.description
-    trends = features.trend_log().at(np.array([features.cut_us]), description["channels"])[0]
+    description, rules = features.description, settings.segments.plain()
     config = {
         "model": fit["hyperparameters"],
         "sizes": sizes_of(features).as_dict(),
@@ -82,14 +77,20 @@ def export_artifact(
         "trends_time_us": features.cut_us,
         "serve": settings.serve.model_dump(),
     }
-    shutil.copyfile(weights, folder / "weights.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
+    documents = {
+        "config.json": config,
+        "items.json": features.titles,
+        rerank.ATTRIBUTES_FILE: item_attributes(sides.items, features.vocabulary.ids),
+        fallback.SEGMENTS_FILE: {"rules": rules, "popular": popular_by_segment(rules, sides, features)},
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     features.vocabulary.save(folder / "vocabulary.json")
-    (folder / "items.json").write_text(json.dumps(features.titles, ensure_ascii=False))
+    shutil.copyfile(weights, folder / "weights.safetensors")
+    trends = features.trend_log().at(np.array([features.cut_us]), description["channels"])[0]
     save_arrays({"trends": np.ascontiguousarray(trends)}, folder / "trends.safetensors")
     if settings.serve.diversity:
         save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.CONTENT_FILE)
-    _write_item_tables(folder, settings.segments.plain(), sides, features)
     manifest = {
         "format": FORMAT,
         "label": fit["label"],
@@ -111,8 +112,8 @@ def export_artifact(
         _write_manifest(folder, manifest)
         recommender = Recommender.load(folder)
     golden = _golden_answers(recommender, synthetic_requests(features, settings.seed), weights)
-    lines = [json.dumps(entry, ensure_ascii=False) for entry in golden]
-    (folder / "golden.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in golden]
+    (folder / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
     _write_manifest(folder, manifest)
 
 
@@ -132,19 +133,18 @@ def synthetic_requests(features: Features, seed: int) -> list[dict]:
         ]
         if number % 5 == 1:
             history.append({"item_id": "unknown-item", "event_time": to_iso(time_us - DAY)})
-        requests.append(
-            {"history": history, "k": GOLDEN_ITEMS, "time": to_iso(time_us), "request_id": f"golden-{number}"}
-        )
+        request = {"history": history, "k": GOLDEN_ITEMS, "time": to_iso(time_us), "request_id": f"golden-{number}"}
+        requests.append(request)
     return requests
 
 
 def item_attributes(items: pd.DataFrame, ids: Sequence[str]) -> dict[str, dict[str, list[int]]]:
     """Column -> value -> item rows, for text columns with few values; `Drama|Comedy` counts as two values."""
-    rows_of_ids = items.set_index(ITEM).reindex(ids)
+    table = items.set_index(ITEM).reindex(ids)
     attributes = {}
-    for column in rows_of_ids.select_dtypes(["object", "string", "category", "bool"]):
+    for column in table.select_dtypes(["object", "string", "category", "bool"]):
         rows: dict[str, list[int]] = {}
-        for row, cell in enumerate(rows_of_ids[column].tolist(), start=1):
+        for row, cell in enumerate(table[column].tolist(), start=1):
             for value in split_values(cell):
                 rows.setdefault(value, []).append(row)
         if 0 < len(rows) <= MAX_ATTRIBUTE_VALUES:
@@ -170,17 +170,11 @@ def popular_by_segment(
     return popular
 
 
-def _write_item_tables(folder: Path, rules: Sequence[Rule], sides: SideTables, features: Features) -> None:
-    attributes = item_attributes(sides.items, features.vocabulary.ids)
-    (folder / rerank.ATTRIBUTES_FILE).write_text(json.dumps(attributes, ensure_ascii=False))
-    segments = {"rules": list(rules), "popular": popular_by_segment(rules, sides, features)}
-    (folder / fallback.SEGMENTS_FILE).write_text(json.dumps(segments, ensure_ascii=False))
-
-
 def _write_manifest(folder: Path, manifest: dict) -> None:
-    files = sorted(path.name for path in folder.iterdir() if path.name != artifact.MANIFEST)
-    hashes = {name: artifact.hash_file(folder / name) for name in files}
-    (folder / artifact.MANIFEST).write_text(json.dumps(manifest | {"files": hashes}, indent=1))
+    names = sorted(path.name for path in folder.iterdir() if path.name != artifact.MANIFEST)
+    hashes = {name: artifact.hash_file(folder / name) for name in names}
+    text = json.dumps(manifest | {"files": hashes}, indent=1)
+    (folder / artifact.MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _golden_answers(recommender: Recommender, requests: list[dict], weights: Path) -> list[dict]:

@@ -27,16 +27,16 @@ from data import files
 from data.times import now_iso
 from serving import settings
 from serving.deployment import signature
-from serving.deployment.deployment_log import current_user
 from serving.deployment.registry import (
     CHAMPION,
     PREVIOUS,
     RegistryError,
     find_version,
-    one_line,
+    registered_model,
     registry_client,
-    version_by_alias,
+    version_number,
 )
+from serving.deployment.rollout_stage import current_user
 from serving.deployment.signature import SignatureError
 from training.tracking import tracking_uri
 
@@ -46,9 +46,6 @@ INTENT_TAG = "alias_change_intent"
 ENTRY_TAG = "alias_change"
 ENTRY_NAME = re.compile(rf"{ENTRY_TAG}\.(\d{{6,}})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
-
-NEWEST_SERIALS_FILE = "newest_alias_changes.json"
-MAX_REMEMBERED_MODELS = 200
 
 Versions = dict[str, str | None]  # alias -> version, None if the alias does not exist
 
@@ -99,12 +96,12 @@ class AliasRecord:
     intent: str | None
 
     @property
-    def last_hash(self) -> str:
-        return _hash(self.entries[max(self.entries)]) if self.entries else ""
+    def last_serial(self) -> int:
+        return max(self.entries, default=0)
 
     @property
-    def next_serial(self) -> int:
-        return max(self.entries, default=0) + 1
+    def last_hash(self) -> str:
+        return self._entry_hash(self.last_serial)
 
     def last(self) -> AliasChange | None:
         """The change that the aliases should show; None if nothing was ever signed.
@@ -113,17 +110,14 @@ class AliasRecord:
             RegistryError: the last entry is not signed by a known key, an entry is missing, or this machine has seen a
                 newer one.
         """
-        newest_seen = _read_newest_serials().get(self.model_key, 0)
+        change, serial = None, self.last_serial
         if self.entries:
-            serial = max(self.entries)
             change = self._verify(self.entries[serial], f"its entry {entry_tag(serial)}")
-            before = self.entries.get(serial - 1)
-            if change.serial != serial or change.previous_entry != (_hash(before) if before is not None else ""):
+            if (change.serial, change.previous_entry) != (serial, self._entry_hash(serial - 1)):
                 raise RegistryError(
                     f"{self.dataset}: its entry {entry_tag(serial)} does not follow the entry before it; {OVERRIDE_HINT}"
                 )
-        else:
-            serial, change = 0, None
+        newest_seen = _read_newest_serials().get(self.model_key, 0)
         if serial < newest_seen:
             raise RegistryError(
                 f"{self.dataset}: its entry {entry_tag(newest_seen)}, which this machine has seen, is gone; {OVERRIDE_HINT}"
@@ -139,11 +133,12 @@ class AliasRecord:
         if self.intent is None or self.entry_is_written():
             return None
         change = self._verify(self.intent, f"its tag {INTENT_TAG}")
-        return change if (change.serial, change.previous_entry) == (self.next_serial, self.last_hash) else None
+        is_next = (change.serial, change.previous_entry) == (self.last_serial + 1, self.last_hash)
+        return change if is_next else None
 
     def entry_is_written(self) -> bool:
         """Whether the intended change is complete except for the removal of its intent."""
-        return bool(self.entries) and self.intent == self.entries[max(self.entries)]
+        return self.intent is not None and self.intent == self.entries.get(self.last_serial)
 
     def standing_override(self) -> AliasChange | None:
         """The emergency override that made the present champion; None if the gate promoted it."""
@@ -165,45 +160,39 @@ class AliasRecord:
         Args:
             version: the version that the alias names.
         """
-        expected = self.pending()
-        if expected is not None:
-            if version in (expected.before.get(alias), expected.after.get(alias)):
-                return None
+        if pending := self.pending():
+            change, explained = pending, {pending.before.get(alias), pending.after.get(alias)}
+        elif last := self.last():
+            change, explained = last, {last.after.get(alias)}
+        elif version is None:
+            return None
         else:
-            expected = self.last()
-            if expected is None and version is None:
-                return None
-            if expected is None:
-                return f"{self.dataset}: no signed change made {version} {alias}; {how_to_justify(str(version))}"
-            if version == expected.after.get(alias):
-                return None
+            return f"{self.dataset}: no signed change made {version} {alias}; {how_to_justify(version)}"
+        if version in explained:
+            return None
         return (
             f"{self.dataset}: {alias} was changed by hand: it names {version or 'nothing'}, the last signed change "
-            f"names {expected.after.get(alias) or 'nothing'} ({expected}); `python -m serving.deploy --restore` restores it"
+            f"names {change.after.get(alias) or 'nothing'} ({change}); `python -m serving.deploy --restore` restores it"
         )
 
+    def _entry_hash(self, serial: int) -> str:
+        return _hash(self.entries[serial]) if serial in self.entries else ""
+
     def _verify(self, text: str, name: str) -> AliasChange:
-        keys = signature.load_keys()
+        keys = signature.load_keys()  # a missing key is an error of its own, for which an override is no help
         try:
             statement = keys.verify(SIGNED_KIND, text, f"{self.dataset}: {name}")
         except SignatureError as error:
             raise SignatureError(f"{error}; {OVERRIDE_HINT}") from None
-        if statement.get("dataset") != self.dataset:
-            raise RegistryError(f"{self.dataset}: {name} is of {statement.get('dataset')}")
+        if statement["dataset"] != self.dataset:
+            raise RegistryError(f"{self.dataset}: {name} is of {statement['dataset']}")
         return AliasChange(**{field: value for field, value in statement.items() if field not in ("kind", "key")})
 
 
 def read_record(dataset: str) -> AliasRecord:
     """The record of a dataset; an empty one if nothing is registered."""
-    from mlflow.exceptions import MlflowException
-
-    tags, created = {}, None
-    try:
-        model = registry_client().get_registered_model(dataset)
-        tags, created = model.tags, model.creation_timestamp
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise RegistryError(f"the registry cannot be read: {one_line(error)}") from None
+    model = registered_model(dataset)
+    tags, created = (model.tags, model.creation_timestamp) if model else ({}, None)
     matches = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
     entries = {int(match[1]): text for match, text in matches if match}
     # A digest, because the address of a registry may hold a password.
@@ -224,20 +213,21 @@ def apply_change(
         RegistryError: somebody else changed the aliases at the same time.
     """
     record = read_record(dataset)
-    if action == OVERRIDE:
-        _forget_serial(record.model_key)
-    before = last.after if last else {alias: _alias_version(dataset, alias) for alias in after}
+    if action == OVERRIDE:  # it accepts an older record
+        _write_newest_serials(
+            {key: serial for key, serial in _read_newest_serials().items() if key != record.model_key}
+        )
     change = AliasChange(
-        dataset,
-        record.next_serial,
-        action,
-        reason,
-        current_user(),
-        now_iso(),
-        artifact,
-        before,
-        after,
-        record.last_hash,
+        dataset=dataset,
+        serial=record.last_serial + 1,
+        action=action,
+        reason=reason,
+        changed_by=current_user(),
+        changed_at=now_iso(),
+        artifact=artifact,
+        before=last.after if last else {alias: version_number(dataset, alias) for alias in after},
+        after=after,
+        previous_entry=record.last_hash,
     )
     registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(SIGNED_KIND, asdict(change)))
     complete_change(dataset)
@@ -255,16 +245,17 @@ def complete_change(dataset: str) -> AliasChange | None:
         RegistryError: the intent is not signed by a known key, or it names a version that does not exist.
     """
     record = read_record(dataset)
-    if record.intent is None:
-        _remember_serial(record)
-        return None
-    mlflow = registry_client()
-    change = record.last() if record.entry_is_written() else record.pending()
-    if change is not None and not record.entry_is_written():
-        set_aliases(change)
-        mlflow.set_registered_model_tag(dataset, entry_tag(change.serial), record.intent)
-    mlflow.delete_registered_model_tag(dataset, INTENT_TAG)
-    _remember_serial(read_record(dataset))
+    change = None
+    if record.intent is not None:
+        mlflow = registry_client()
+        if record.entry_is_written():
+            change = record.last()
+        elif change := record.pending():
+            set_aliases(change)
+            mlflow.set_registered_model_tag(dataset, entry_tag(change.serial), record.intent)
+        mlflow.delete_registered_model_tag(dataset, INTENT_TAG)
+        record = read_record(dataset)
+    _remember_serial(record)
     return change
 
 
@@ -273,7 +264,7 @@ def set_aliases(change: AliasChange) -> None:
     mlflow = registry_client()
     for alias in (PREVIOUS, CHAMPION):  # in this order the former champion always has an alias
         version = change.after.get(alias)
-        if version == _alias_version(change.dataset, alias):
+        if version == version_number(change.dataset, alias):
             continue
         if version is None:
             mlflow.delete_registered_model_alias(change.dataset, alias)
@@ -294,40 +285,22 @@ def entry_tag(serial: int) -> str:
 
 def newest_serials_path() -> Path:
     """The file in which this machine remembers the newest serial of each model."""
-    return settings.load().state / DEPLOYMENTS / NEWEST_SERIALS_FILE
-
-
-def _alias_version(dataset: str, alias: str) -> str | None:
-    version = version_by_alias(dataset, alias)
-    return version.version if version else None
+    return settings.load().state / DEPLOYMENTS / "newest_alias_changes.json"
 
 
 def _remember_serial(record: AliasRecord) -> None:
     """Remember the newest serial of a record that can be trusted."""
-    with suppress(RegistryError):
-        if record.last() is None:
-            return
-        serials = _read_newest_serials()
-        serial = max(record.entries)
-        if serial > serials.get(record.model_key, 0):
-            serials.pop(record.model_key, None)  # moves it to the end, which is dropped last
-            _write_newest_serials(
-                dict(list(serials.items())[-MAX_REMEMBERED_MODELS + 1 :]) | {record.model_key: serial}
-            )
-
-
-def _forget_serial(model_key: str) -> None:
     serials = _read_newest_serials()
-    if serials.pop(model_key, None) is not None:
-        _write_newest_serials(serials)
+    with suppress(RegistryError):
+        if record.last() is not None and record.last_serial > serials.get(record.model_key, 0):
+            _write_newest_serials(serials | {record.model_key: record.last_serial})
 
 
 def _read_newest_serials() -> dict[str, int]:
     try:
-        serials = json.loads(newest_serials_path().read_text())
-    except (OSError, ValueError):  # no file yet, or one that a full disk cut short
+        return json.loads(newest_serials_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return serials if isinstance(serials, dict) else {}
 
 
 def _write_newest_serials(serials: dict[str, int]) -> None:

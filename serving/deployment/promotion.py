@@ -1,18 +1,22 @@
-"""Which version may serve, and how a version becomes champion, by promotion or rollback.
+"""Which version may serve, and how a version becomes champion: by promotion, rollback or emergency override.
 
 An alias alone proves nothing, because anybody can set one. A version may serve if the last signed alias change made it
-champion (serving/deployment/alias_changes.py) and its own signed gate report says PROMOTE for this version and artifact
-(serving/deployment/gate_report.py). A refit on all events serves under its parent's report. An emergency override
-(serving/deployment/emergency_override.py) takes the place of the report until the next promotion.
+champion (serving/deployment/alias_changes.py) and its own signed gate report says PROMOTE for this version and artifact.
+The signature covers the verdict, dataset, version, artifact, policy, date and every byte of the report.
+
+A refit on all events has no later events to be judged on. Its report names its parent under `under` (the parent's version
+and the hash of the parent's report), and is valid only as long as the parent's report is. An override takes the place of
+the report until the next promotion; each deployment, the status and the gate's reports show it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 
-from serving.deployment import alias_changes, gate_report, registry
-from serving.deployment.alias_changes import OVERRIDE, PROMOTION, ROLLBACK, AliasChange
-from serving.deployment.gate_report import PROMOTE
+from serving.deployment import alias_changes, registry, signature
+from serving.deployment.alias_changes import OVERRIDE, PROMOTION, ROLLBACK, AliasChange, how_to_justify
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -23,7 +27,16 @@ from serving.deployment.registry import (
     registry_client,
     stored_digest,
     version_by_alias,
+    version_number,
 )
+from serving.deployment.rollout_stage import current_user
+from serving.deployment.signature import canonical_json
+
+PROMOTE = "PROMOTE"
+OVERRIDE_VERDICT = "OVERRIDE"  # in place of a verdict, for a champion that an emergency override made
+SIGNED_KIND = "gate report"
+REPORT_TAG, SIGNATURE_TAG = "gate_report", "gate_report_signature"
+MIN_REASON_WORDS = 3  # of an override
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,41 @@ class ServingTarget:
 
     version: RegisteredVersion
     report: dict
+
+
+def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
+    """The version that an alias names, if a signed change and a gate report, or an override, justify it.
+
+    Raises:
+        RegistryError: the alias does not exist or was changed by hand, or the report is not signed by the gate, was
+            changed, is of another version or artifact, or does not say PROMOTE.
+    """
+    version, record = version_by_alias(dataset, alias), alias_changes.read_record(dataset)
+    if problem := record.alias_problem(alias, version.version if version else None):
+        raise RegistryError(problem)
+    if version is None:
+        raise RegistryError(f"{dataset} has no {alias}; a version becomes one by passing the gate")
+    for change in (record.last(), record.pending()):
+        if change is not None and change.action == OVERRIDE and change.champion == version.version:
+            return ServingTarget(version, _override_report(version, change))
+    return verified_target(version)
+
+
+def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarget:
+    """The version against which the gate judges a candidate.
+
+    This is the champion, or the version before it if an override made the candidate champion.
+
+    Raises:
+        RegistryError: nothing may serve.
+    """
+    champion = serving_target(dataset)
+    if champion.version.version != candidate.version or standing_override(dataset) is None:
+        return champion
+    return serving_target(dataset, PREVIOUS) if version_number(dataset, PREVIOUS) else champion
+
+
+# --- changes of the aliases
 
 
 def set_challenger(dataset: str, version: str) -> None:
@@ -61,88 +109,25 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
     report = {**report, **subject}
     if report.get("verdict") != PROMOTE:
         raise RegistryError(f"{candidate}: the verdict is {report.get('verdict')}, so no alias changes")
-    alias_changes.complete_change(dataset)
-    last = alias_changes.read_record(dataset).last()
+    last = settle_aliases(dataset)
     if "under" in report:
-        gate_report.check_refit_parent(candidate, report["under"])
+        _check_refit_parent(candidate, report["under"])
         if last is not None and last.champion not in (version, report["under"]["version"]):
             raise RegistryError(f"{candidate}: the champion is now {last.champion}, not its parent")
-    gate_report.store_report(candidate, report, html)
+    store_report(candidate, report, html)
     if last is None or last.champion != version or last.action == OVERRIDE:
-        change_champion(candidate, PROMOTION, str(report.get("reason", "")), last)
-    challenger = version_by_alias(dataset, CHALLENGER)
-    if challenger is not None and challenger.version == version:
+        _change_champion(candidate, PROMOTION, str(report.get("reason", "")), last)
+    if version_number(dataset, CHALLENGER) == version:
         registry_client().delete_registered_model_alias(dataset, CHALLENGER)
     return serving_target(dataset)
 
 
 def record_verdict(dataset: str, version: str, report: dict) -> None:
-    """Show a verdict that changes no alias (HOLD, REJECT, INSUFFICIENT_DATA) on its version.
-
-    Raises:
-        RegistryError: there is no such version.
-    """
-    number = find_version(dataset, version).version
-    override = standing_override(dataset)
-    if override is not None and override.champion == number:
-        report = {**report, "reason": f"{report.get('reason')}; OVERRIDE: {describe_override(override)}"}
-    registry.set_verdict(dataset, number, report)
-
-
-def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
-    """The version that an alias names, if a signed change and a gate report, or an override, justify it.
-
-    Raises:
-        RegistryError: the alias does not exist or was changed by hand, or the report is not signed by the gate, was
-            changed, is of another version or artifact, or does not say PROMOTE.
-    """
-    version, record = version_by_alias(dataset, alias), alias_changes.read_record(dataset)
-    if problem := record.alias_problem(alias, version.version if version else None):
-        raise RegistryError(problem)
-    if version is None:
-        raise RegistryError(f"{dataset} has no {alias}; a version becomes one by passing the gate")
-    for change in (record.last(), record.pending()):
-        if change is not None and change.action == OVERRIDE and change.champion == version.version:
-            return ServingTarget(version, gate_report.override_report(version, change))
-    return verified_target(version)
-
-
-def verified_target(version: RegisteredVersion) -> ServingTarget:
-    """A version with the gate's report that lets it serve.
-
-    Raises:
-        RegistryError: as `serving.deployment.gate_report.verified_report`.
-    """
-    return ServingTarget(version, gate_report.verified_report(version))
-
-
-def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarget:
-    """The version against which the gate judges a candidate.
-
-    This is the champion, or the version before it if an override made the candidate champion.
-
-    Raises:
-        RegistryError: nothing may serve.
-    """
-    champion = serving_target(dataset)
-    if champion.version.version != candidate.version or standing_override(dataset) is None:
-        return champion
-    return serving_target(dataset, PREVIOUS) if version_by_alias(dataset, PREVIOUS) else champion
-
-
-def standing_override(dataset: str) -> AliasChange | None:
-    """The emergency override that made the present champion; None if the gate promoted it.
-
-    Raises:
-        RegistryError: the record of alias changes cannot be trusted.
-    """
-    return alias_changes.read_record(dataset).standing_override()
-
-
-def describe_override(override: AliasChange) -> str:
-    """One line for logs, status and reports."""
-    reason = gate_report.override_reason(override.reason)
-    return f"{override.dataset} {override.champion} is champion {reason} ({override.changed_by}, {override.changed_at})"
+    """Show a verdict that changes no alias (HOLD, REJECT, INSUFFICIENT_DATA) on its version."""
+    standing = standing_override(dataset)
+    if standing is not None and standing.champion == version:
+        report = {**report, "reason": f"{report.get('reason')}; OVERRIDE: {describe_override(standing)}"}
+    registry.set_verdict(dataset, version, report)
 
 
 def roll_back_aliases(dataset: str, reason: str = "") -> ServingTarget:
@@ -158,12 +143,56 @@ def roll_back_aliases(dataset: str, reason: str = "") -> ServingTarget:
     if completed is not None and completed.action == ROLLBACK:
         return serving_target(dataset)
     record = alias_changes.read_record(dataset)
-    champion = version_by_alias(dataset, CHAMPION)
-    if problem := record.alias_problem(CHAMPION, champion.version if champion else None):
+    if problem := record.alias_problem(CHAMPION, version_number(dataset, CHAMPION)):
         raise RegistryError(problem)
     target = serving_target(dataset, PREVIOUS)
-    change_champion(target.version, ROLLBACK, reason, record.last())
+    _change_champion(target.version, ROLLBACK, reason, record.last())
     return target
+
+
+def override(dataset: str, version: str, reason: str) -> ServingTarget:
+    """Make a version the champion without the gate's approval, in an emergency.
+
+    This is the only way forward if the record of alias changes itself cannot be trusted any more.
+
+    Raises:
+        RegistryError: the reason is too short, there is no such version, its artifact is not the one registered, or the
+            gate's key is missing.
+    """
+    words = reason.split()
+    if len(words) < MIN_REASON_WORDS:
+        raise RegistryError(f"--reason is {reason!r}; an override needs one of at least {MIN_REASON_WORDS} words")
+    reason = " ".join(words)
+    candidate = find_version(dataset, version)
+    if stored_digest(candidate) != candidate.artifact:
+        raise RegistryError(f"{candidate}: its artifact is not the one that was registered")
+    # Only the first change may create a key: who has lost the key gets an error, not a second key.
+    signature.load_keys(create=not alias_changes.read_record(dataset).entries)
+    try:
+        last = settle_aliases(dataset)
+    except RegistryError:
+        last = None
+    if last is None or (last.action, last.champion, last.reason) != (OVERRIDE, version, reason):
+        # Marked first, so that the version never serves unmarked if this is interrupted.
+        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {_override_reason(reason)}"}
+        registry.set_verdict(dataset, version, verdict)
+        _change_champion(candidate, OVERRIDE, reason, last)
+    return serving_target(dataset)
+
+
+def standing_override(dataset: str) -> AliasChange | None:
+    """The emergency override that made the present champion; None if the gate promoted it.
+
+    Raises:
+        RegistryError: the record of alias changes cannot be trusted.
+    """
+    return alias_changes.read_record(dataset).standing_override()
+
+
+def describe_override(override: AliasChange) -> str:
+    """One line for logs, status and reports."""
+    reason = _override_reason(override.reason)
+    return f"{override.dataset} {override.champion} is champion {reason} ({override.changed_by}, {override.changed_at})"
 
 
 def settle_aliases(dataset: str) -> AliasChange | None:
@@ -189,12 +218,8 @@ def restore_aliases(dataset: str) -> AliasChange:
     return last
 
 
-def change_champion(champion: RegisteredVersion, action: str, reason: str, last: AliasChange | None) -> None:
-    """Sign and apply the alias change that makes a version champion.
-
-    Args:
-        last: the change before, None for the first.
-    """
+def _change_champion(champion: RegisteredVersion, action: str, reason: str, last: AliasChange | None) -> None:
+    """Sign and apply the alias change that makes a version champion; `last` is the change before."""
     after = {CHAMPION: champion.version, PREVIOUS: _previous_version(champion, last)}
     alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
 
@@ -203,15 +228,130 @@ def _previous_version(champion: RegisteredVersion, last: AliasChange | None) -> 
     """The former champion; the version before it if only an override justified the former champion."""
     if last is None or last.champion is None:
         return None
-    former = last.champion if last.champion != champion.version else last.after[PREVIOUS]
-    if last.action == OVERRIDE and former == last.champion and not _has_valid_report(champion.dataset, former):
+    former: str | None = last.champion
+    if last.champion == champion.version:
         former = last.after[PREVIOUS]
+    elif last.action == OVERRIDE:
+        try:
+            verified_target(find_version(champion.dataset, last.champion))
+        except RegistryError:
+            former = last.after[PREVIOUS]
     return former if former != champion.version else None
 
 
-def _has_valid_report(dataset: str, version: str) -> bool:
+# --- the gate's reports
+
+
+def store_report(version: RegisteredVersion, report: dict, html: str | None) -> None:
+    """Log the report to the version's run, sign it, and show its verdict on the version.
+
+    A newer report is another file, and one tag says which file counts.
+    """
+    text = json.dumps(report, indent=1, sort_keys=True, default=str)
+    digest = _sha256(text.encode())
+    folder = f"gate-v{version.version}/{digest[:12]}"
+    mlflow = registry_client()
+    mlflow.log_text(version.run_id, text, f"{folder}/report.json")
+    if html is not None:
+        mlflow.log_text(version.run_id, html, f"{folder}/report.html")
+    uri = f"runs:/{version.run_id}/{folder}/report.json"
+    statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
+    statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}
+    signed = signature.sign(SIGNED_KIND, statement)
+    mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
+    mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
+    registry.set_verdict(version.dataset, version.version, report)
+
+
+def verified_target(version: RegisteredVersion) -> ServingTarget:
+    """A version with the gate's report that lets it serve.
+
+    Raises:
+        RegistryError: there is no report, or it is not signed by the gate, was changed, is of another version or
+            artifact, does not say PROMOTE, or its parent's report is not valid.
+    """
+    statement = _signed_statement(version)
+    text = registry.read_text(version, str(statement["uri"]))
+    if _sha256(text.encode()) != statement["sha256"]:
+        raise RegistryError(f"{version}: its gate report was changed after the gate signed it (the hash differs)")
+    report = json.loads(text)
+    if report.get("verdict") != PROMOTE:
+        raise RegistryError(f"{version}: its gate report says {report.get('verdict')}, not {PROMOTE}")
+    if (report.get("dataset"), report.get("version")) != (version.dataset, version.version):
+        raise RegistryError(f"{version}: its gate report is of {report.get('dataset')} {report.get('version')}")
+    if not report.get("artifact") == version.artifact == stored_digest(version):
+        raise RegistryError(f"{version}: its gate report is of another artifact")
+    if "under" in report:
+        _check_refit_parent(version, report["under"])
+    return ServingTarget(version, report)
+
+
+def report_digest(version: RegisteredVersion) -> str:
+    """Hash of a version's report, as the gate signed it."""
+    return str(_signed_statement(version)["sha256"])
+
+
+def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
+    """Check that a refit may serve under its parent's report.
+
+    Args:
+        under: the `version` and the hash of the `report` of the parent.
+
+    Raises:
+        RegistryError: the version is no refit of the parent, or the parent was never promoted, is a refit itself, or has
+            no valid report or a newer one.
+    """
+    parent = find_version(version.dataset, str(under.get("version")))
+    subject = f"{version}: its parent, version {parent.version},"
+    if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
+        raise RegistryError(
+            f"{version}: its gate report names version {parent.version}, but it is no refit of that one"
+        )
+    if registry.refit_parent(parent) is not None:
+        raise RegistryError(f"{subject} is a refit itself, which was not judged on later events")
+    if not alias_changes.read_record(version.dataset).was_promoted(parent.version):
+        raise RegistryError(f"{subject} was never promoted by the gate")
     try:
-        gate_report.verified_report(find_version(dataset, version))
-    except RegistryError:
-        return False
-    return True
+        verified_target(parent)
+    except RegistryError as error:
+        raise RegistryError(f"{subject} may not serve: {error}") from None
+    if report_digest(parent) != under.get("report"):
+        raise RegistryError(f"{subject} has another gate report than at the time of the refit")
+
+
+def _override_report(version: RegisteredVersion, override: AliasChange) -> dict:
+    """What takes the place of the gate's report for a champion that an emergency override made."""
+    if not override.artifact == version.artifact == stored_digest(version):
+        raise RegistryError(f"{version}: its override is of another artifact")
+    tags = registry_client().get_model_version(version.dataset, version.version).tags
+    return {
+        "verdict": OVERRIDE_VERDICT,
+        "reason": _override_reason(override.reason),
+        "dataset": version.dataset,
+        "version": version.version,
+        "artifact": version.artifact,
+        "label": tags.get("label", "a model"),
+        "against_version": override.before.get(CHAMPION),
+        "primary": None,
+        "policy": {},
+        "evidence": {},
+        "date": override.changed_at,
+        "overrides": [],
+        "advice": "find a candidate that passes the gate: its promotion ends the override",
+    }
+
+
+def _override_reason(reason: str) -> str:
+    return f"without the gate's approval, until the next promotion: {reason}"
+
+
+def _signed_statement(version: RegisteredVersion) -> dict:
+    tags = registry_client().get_model_version(version.dataset, version.version).tags
+    if SIGNATURE_TAG not in tags:
+        problem = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
+        raise RegistryError(f"{version}: {problem}; {how_to_justify(version.version)}")
+    return signature.verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
+
+
+def _sha256(content: bytes) -> str:
+    return sha256(content).hexdigest()

@@ -9,23 +9,22 @@ version that is on trial (`python -m serving.rollout`) stays on trial.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.params import Rollout
-from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_identity
+from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import alias_changes, promotion, registry, rollout_stage
-from serving.deployment.deployment_log import DeploymentEvent, current_user
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
-from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
+from serving.deployment.rollout_stage import Phase, RolloutStage, current_user, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
-from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
+from serving.torchserve.client import ServerError, TorchServe
 
 
 class StageChangedError(Exception):
@@ -64,9 +63,7 @@ def deploy(
             except StageChangedError:
                 progress("another process changed the rollout stage; starting again")
             except DeployError as error:
-                now = rollout_stage.utc_now().isoformat()
-                event = DeploymentEvent(now, dataset, "deploy", None, None, str(error), current_user(), "failed")
-                rollout_stage.log_event(stage_path, event)
+                rollout_stage.log_failure(stage_path, str(error))
                 raise
 
 
@@ -114,14 +111,10 @@ class _Reconciliation:
         stage = self.stage
         if stage is None or stage.phase is not Phase.ROLLBACK or stage.previous is None:
             return
-        champion, wanted = (
-            registry.version_by_alias(self.dataset, registry.CHAMPION),
-            registered_version(stage.previous),
-        )
-        if champion is not None and champion.version == wanted:
+        wanted = registered_version(stage.previous)
+        if registry.version_number(self.dataset, registry.CHAMPION) == wanted:
             return
-        previous = registry.version_by_alias(self.dataset, registry.PREVIOUS)
-        if previous is None or previous.version != wanted:
+        if registry.version_number(self.dataset, registry.PREVIOUS) != wanted:
             raise RegistryError(
                 f"{self.dataset} {stage.previous} answers since a rollback ({stage.reason}), but the registry no longer "
                 f"names {wanted} as previous; `python -m serving.deploy --override` with {wanted} keeps it, and with "
@@ -133,7 +126,7 @@ class _Reconciliation:
         try:
             previous = promotion.serving_target(self.dataset, registry.PREVIOUS)
         except RegistryError as error:
-            if registry.version_by_alias(self.dataset, registry.PREVIOUS) is not None:
+            if registry.version_number(self.dataset, registry.PREVIOUS) is not None:
                 self.progress(f"the previous version is not kept for a rollback: {error}")
             return None
         return previous if previous.version.version != champion.version else None
@@ -186,18 +179,9 @@ class _Reconciliation:
         return old
 
     def _set_stage(self, phase: Phase, new: ModelArchive, old: ModelArchive | None, reason: str, **fields) -> None:
-        self._replace_stage(
-            RolloutStage(
-                dataset=self.dataset,
-                phase=phase,
-                version=new.version,
-                previous=old.version if old else None,
-                since=rollout_stage.utc_now(),
-                reason=reason,
-                by=current_user(),
-                **fields,
-            )
-        )
+        versions = {"version": new.version, "previous": old.version if old else None}
+        fields |= versions | {"since": rollout_stage.utc_now(), "reason": reason, "by": current_user()}
+        self._replace_stage(RolloutStage(dataset=self.dataset, phase=phase, **fields))
 
     def _replace_stage(self, new: RolloutStage) -> None:
         if not rollout_stage.replace_stage(self.stage_path, self.stage, new):
@@ -208,13 +192,29 @@ class _Reconciliation:
         """Write a version's archive into the model store. The same code, artifact and batching reuse an archive's name."""
         folder = self.scratch / version.version
         folder.mkdir()
-        artifact = registry.download_artifact(version.dataset, version.version, folder)
-        live = self.client.describe(version.dataset)
-        name = f"{version.version}.{_archive_number(version, content_hash(artifact), live, self.settings)}"
+        artifact = registry.download_artifact(version, folder)
+        name = f"{version.version}.{self._archive_number(version.version, content_hash(artifact))}"
         path = self.settings.model_store / f"{version.dataset}-{name}.mar"
-        build_archive(artifact, path, version.dataset, name)
-        golden_requests = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
-        return ModelArchive(version.dataset, name, path, golden_requests)
+        return build_archive(artifact, path, version.dataset, name)
+
+    def _archive_number(self, version: str, content: str) -> int:
+        """The number of the version's archive with this content, if it is loaded with these settings, else a new one."""
+        live, stored = self.client.describe(self.dataset), self._stored_archives()
+        numbers = sorted(int(name.partition(".")[2]) for name in stored if registered_version(name) == version)
+        batching = (self.settings.batch_size, self.settings.batch_delay_ms)
+        for number in numbers:
+            loaded = live.get(f"{version}.{number}")
+            with suppress(PackageError):  # a file that was cut short
+                is_same = read_archive(stored[f"{version}.{number}"]).content == content
+                if is_same and (loaded is None or (loaded.batch_size, loaded.batch_delay_ms) == batching):
+                    return number
+        return numbers[-1] + 1 if numbers else 0
+
+    def _stored_archives(self) -> dict[str, Path]:
+        """Version -> archive in the model store, of this dataset only ("demo" is not "demo-2")."""
+        pattern = re.compile(rf"{re.escape(self.dataset)}-(\d+\.\d+)\.mar")
+        matches = ((pattern.fullmatch(path.name), path) for path in self.settings.model_store.glob("*.mar"))
+        return {match[1]: path for match, path in matches if match}
 
     def _load(self, archive: ModelArchive) -> None:
         try:
@@ -242,40 +242,9 @@ class _Reconciliation:
         for version in sorted(self.client.describe(self.dataset).keys() - kept):
             self.client.unregister(self.dataset, version)
             self.progress(f"unloaded {self.dataset} {version}")
-        for version, path in _stored_archives(self.dataset, self.settings).items():
+        for version, path in self._stored_archives().items():
             if version not in kept:
                 path.unlink(missing_ok=True)
-
-
-def _archive_number(
-    version: RegisteredVersion, content: str, live: dict[str, LoadedVersion], settings: ServerSettings
-) -> int:
-    """The number of the archive with this content, if it was built before and is loaded with these settings, else a new one."""
-    stored = _stored_archives(version.dataset, settings)
-    numbers = sorted(int(name.partition(".")[2]) for name in stored if registered_version(name) == version.version)
-    for number in numbers:
-        name = f"{version.version}.{number}"
-        if _stored_content(stored[name]) == content and (name not in live or _has_batching(live[name], settings)):
-            return number
-    return numbers[-1] + 1 if numbers else 0
-
-
-def _stored_content(path: Path) -> str | None:
-    try:
-        return read_identity(path).content
-    except PackageError:
-        return None
-
-
-def _has_batching(live: LoadedVersion, settings: ServerSettings) -> bool:
-    return (live.batch_size, live.batch_delay_ms) == (settings.batch_size, settings.batch_delay_ms)
-
-
-def _stored_archives(dataset: str, settings: ServerSettings) -> dict[str, Path]:
-    """Version -> archive in the model store, of this dataset only ("demo" is not "demo-2")."""
-    pattern = re.compile(rf"{re.escape(dataset)}-(\d+\.\d+)\.mar")
-    matches = ((pattern.fullmatch(path.name), path) for path in settings.model_store.glob("*.mar"))
-    return {match.group(1): path for match, path in matches if match}
 
 
 def _reason(target: ServingTarget) -> str:

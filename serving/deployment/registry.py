@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +27,13 @@ from training.tracking import connect, experiment_id, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ARTIFACT_TAG, VERDICT_TAG = "artifact_digest", "gate_verdict"
 RUN_TAGS = ("label", "model", "split_id", "dataset_hash")  # tags that a version copies from its run
 TARGETS = ("next_item", "horizon")
 PERIODS = {"valid": "validation", "test": "test window"}
-MAX_ERROR_CHARACTERS = 300
 
 MODEL_DESCRIPTION = """Recommends items of **{dataset}**: one version per exported artifact, whatever kind of model made it.
 
@@ -84,7 +85,8 @@ def register_version(dataset: str, artifact: Path, run_id: str | None = None, ta
         if known.artifact == digest:
             return known.version
     mlflow = registry_client()
-    _ensure_model(mlflow, dataset)
+    if registered_model(dataset) is None:
+        mlflow.create_registered_model(dataset, {"dataset": dataset}, MODEL_DESCRIPTION.format(dataset=dataset))
     run_id = _ensure_run(mlflow, dataset, run_id)
     folder = f"artifact-{digest[:12]}"  # a run may export more than once
     mlflow.log_artifacts(run_id, str(artifact), folder)
@@ -104,48 +106,43 @@ def list_versions(dataset: str) -> list[RegisteredVersion]:
     return sorted((_from_mlflow(entry) for entry in entries), key=lambda version: int(version.version))
 
 
+def registered_model(dataset: str) -> RegisteredModel | None:
+    """The registered model of a dataset, with its aliases and tags; None if nothing is registered."""
+    with _mlflow_errors("the registry cannot be read"):
+        models = registry_client().search_registered_models(f"name='{dataset}'")
+    return models[0] if models else None
+
+
+def version_number(dataset: str, alias: str) -> str | None:
+    """The number of the version that an alias names, whether it may serve or not; None if the alias does not exist."""
+    model = registered_model(dataset)
+    number = model.aliases.get(alias) if model else None
+    return None if number is None else str(number)
+
+
 def version_by_alias(dataset: str, alias: str) -> RegisteredVersion | None:
     """The version that an alias names, whether it may serve or not; None if the alias does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _from_mlflow(registry_client().get_model_version_by_alias(dataset, alias))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise RegistryError(f"the registry cannot be read: {one_line(error)}") from None
+    number = version_number(dataset, alias)
+    return None if number is None else find_version(dataset, number)
 
 
-def find_version(dataset: str, number_or_alias: str) -> RegisteredVersion:
-    """The version with this number or alias.
+def find_version(dataset: str, number: str) -> RegisteredVersion:
+    """The version with this number.
 
     Raises:
         RegistryError: there is none.
     """
-    from mlflow.exceptions import MlflowException
-
-    if not number_or_alias.isdecimal():
-        version = version_by_alias(dataset, number_or_alias)
-        if version is None:
-            raise RegistryError(f"{dataset} has no {number_or_alias}")
-        return version
-    try:
-        return _from_mlflow(registry_client().get_model_version(dataset, number_or_alias))
-    except MlflowException as error:
-        raise RegistryError(f"{dataset} {number_or_alias} is not registered: {one_line(error)}") from None
+    with _mlflow_errors(f"{dataset} {number} is not registered"):
+        return _from_mlflow(registry_client().get_model_version(dataset, number))
 
 
-def download_artifact(dataset: str, number_or_alias: str, folder: Path | None = None) -> Path:
-    """Download a version's artifact folder and verify each file.
-
-    Args:
-        folder: an existing folder to download into; None creates a temporary one, which the caller removes.
+def download_artifact(version: RegisteredVersion, folder: Path) -> Path:
+    """Download a version's artifact into an existing folder and verify each file; the artifact's folder.
 
     Raises:
-        RegistryError: the version does not exist, or its artifact is gone, corrupt, or not the one registered.
+        RegistryError: the artifact is gone, corrupt, or not the one registered.
     """
-    version = find_version(dataset, number_or_alias)
-    artifact = _download(version.source, folder or Path(tempfile.mkdtemp(prefix="tidegate-")), version)
+    artifact = _download(version.source, folder, version)
     try:
         manifest = verify(artifact)
     except ArtifactError as error:
@@ -158,7 +155,7 @@ def download_artifact(dataset: str, number_or_alias: str, folder: Path | None = 
 def read_text(version: RegisteredVersion, uri: str) -> str:
     """The text of a file that was logged for a version."""
     with tempfile.TemporaryDirectory() as folder:
-        return _download(uri, Path(folder), version).read_text()
+        return _download(uri, Path(folder), version).read_text(encoding="utf-8")
 
 
 def read_manifest(version: RegisteredVersion) -> dict:
@@ -196,35 +193,19 @@ def _describe_version(mlflow: MlflowClient, dataset: str, version: str, verdict:
     label = entry.tags.get("label") or run.tags.get("label") or "a model"
     # The first line is plain text: MLflow's list of versions shows it unformatted.
     lines = [f"{label}: {verdict}" if verdict else label]
-    scores = {
-        (period, target): run.metrics.get(f"{period}/{target}/ndcg_10") for period in PERIODS for target in TARGETS
-    }
-    if any(score is not None for score in scores.values()):
-        lines += ["", f"| NDCG@10 | {' | '.join(TARGETS)} |", "| --- | --- | --- |"]
-        for period, title in PERIODS.items():
-            cells = ["" if scores[period, target] is None else f"{scores[period, target]:.4f}" for target in TARGETS]
-            lines.append(f"| {title} | {' | '.join(cells)} |")
+    table = ["", f"| NDCG@10 | {' | '.join(TARGETS)} |", "| --- | --- | --- |"]
+    for period, title in PERIODS.items():
+        scores = [run.metrics.get(f"{period}/{target}/ndcg_10") for target in TARGETS]
+        table.append(f"| {title} | {' | '.join('' if score is None else f'{score:.4f}' for score in scores)} |")
+    if any(name.endswith("/ndcg_10") for name in run.metrics):
+        lines += table
     mlflow.update_model_version(dataset, version, "\n".join(lines))
 
 
-def _ensure_model(mlflow: MlflowClient, dataset: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        mlflow.create_registered_model(dataset, {"dataset": dataset}, MODEL_DESCRIPTION.format(dataset=dataset))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise RegistryError(f"{dataset} cannot be registered: {one_line(error)}") from None
-
-
 def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
     if run_id is not None:
-        try:
+        with _mlflow_errors(f"the run {run_id} cannot be read"):
             return mlflow.get_run(run_id).info.run_id
-        except MlflowException as error:
-            raise RegistryError(f"the run {run_id} cannot be read: {one_line(error)}") from None
     run = mlflow.create_run(experiment_id(mlflow, dataset), run_name="registered without a run")
     mlflow.set_terminated(run.info.run_id)
     return run.info.run_id
@@ -232,12 +213,9 @@ def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
 
 def _download(uri: str, folder: Path, version: RegisteredVersion) -> Path:
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
-    try:
+    with _mlflow_errors(f"{version}: {uri} cannot be read"):
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri()))
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"{version}: {uri} cannot be read: {one_line(error)}") from None
 
 
 def _from_mlflow(entry: ModelVersion) -> RegisteredVersion:
@@ -245,6 +223,12 @@ def _from_mlflow(entry: ModelVersion) -> RegisteredVersion:
     return RegisteredVersion(entry.name, str(entry.version), digest, entry.source or "", entry.run_id or "")
 
 
-def one_line(error: Exception) -> str:
-    """An error's text in one line, at most 300 characters."""
-    return " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+@contextmanager
+def _mlflow_errors(problem: str) -> Iterator[None]:
+    """Report an error of MLflow as a RegistryError of one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"{problem}: {' '.join(str(error).split())[:300]}") from None

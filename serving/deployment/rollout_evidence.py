@@ -8,11 +8,13 @@ tests these sum to at most alpha, so alpha bounds how often a version as good as
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from config.params import Rollout
 from data import files
@@ -100,10 +102,11 @@ class RolloutEvidence:
         self.first_changed += other.first_changed
 
 
+STEP_EVIDENCE = TypeAdapter(tuple[str, RolloutEvidence])  # a step and what one process counted in it
+
+
 def latency_bucket(seconds: float) -> int:
-    if seconds <= FIRST_BUCKET_SECONDS:
-        return 0
-    return math.ceil(math.log(seconds / FIRST_BUCKET_SECONDS, GROWTH))
+    return max(0, math.ceil(math.log(max(seconds, FIRST_BUCKET_SECONDS) / FIRST_BUCKET_SECONDS, GROWTH)))
 
 
 def evidence_folder(stage_path: Path) -> Path:
@@ -113,24 +116,23 @@ def evidence_folder(stage_path: Path) -> Path:
 
 def write_evidence(path: Path, step: str, evidence: RolloutEvidence) -> None:
     """Write one process's counts of a step, atomically."""
-    files.write_bytes(path, json.dumps({"step": step, **vars(evidence)}, default=vars).encode())
+    files.write_bytes(path, STEP_EVIDENCE.dump_json((step, evidence)))
 
 
 def total_evidence(stage_path: Path, step: str) -> RolloutEvidence:
     """The sum of what all processes counted in a step, those that have ended included."""
     total = RolloutEvidence()
     for path in evidence_folder(stage_path).glob("*.json"):
-        content = _read(path)
-        if content.pop("step", None) == step:
-            counts = {name: _parse_counts(content[name]) for name in ("champion", "candidate")}
-            total.add(RolloutEvidence(**(content | counts)))
+        counted_in, evidence = _read(path)
+        if counted_in == step:
+            total.add(evidence)
     return total
 
 
 def remove_other_steps(stage_path: Path, step: str) -> None:
     """Remove what was counted in other steps."""
     for path in evidence_folder(stage_path).glob("*.json"):
-        if _read(path).get("step") != step:
+        if _read(path)[0] != step:
             path.unlink(missing_ok=True)
 
 
@@ -143,27 +145,17 @@ def number_of_looks(evidence: RolloutEvidence) -> int:
 def exceeded_limit(evidence: RolloutEvidence, plan: Rollout) -> str | None:
     """The limit that is proven to be exceeded, with its figures; None for none."""
     look = max(1, number_of_looks(evidence))
-    level = plan.limits.alpha * 6 / (math.pi * look) ** 2 / NUM_LIMITS
-    if _more_errors(evidence, plan, level):
-        return _errors_text(evidence)
-    if _slower(evidence, plan, level):
-        return _p99_text(evidence)
-    return _overlap_text(evidence) if _less_overlap(evidence, plan, level) else None
+    return _figure_beyond_limit(evidence, plan, plan.limits.alpha * 6 / (math.pi * look) ** 2 / NUM_LIMITS)
 
 
 def questionable_figure(evidence: RolloutEvidence, plan: Rollout) -> str | None:
     """The first figure that lies beyond its limit, proven or not: no reason to roll back, but to wait."""
-    limits = plan.limits
-    if evidence.candidate.error_rate - evidence.champion.error_rate > limits.error_excess:
-        return _errors_text(evidence)
-    if _late_calls(evidence, plan) > SLOW_SHARE * evidence.candidate.calls + 1:  # one more than the p99 itself allows
-        return _p99_text(evidence)
-    return _overlap_text(evidence) if evidence.mean_overlap < limits.overlap else None
+    return _figure_beyond_limit(evidence, plan, level=1.0)
 
 
 def summary(evidence: RolloutEvidence) -> str:
     """Errors, p99 and overlap in one line."""
-    return f"{_errors_text(evidence)}; {_p99_text(evidence)}; {_overlap_text(evidence)}"
+    return "; ".join(_figures(evidence))
 
 
 def fisher_p_value(errors: int, calls: int, other_errors: int, other_calls: int) -> float:
@@ -189,56 +181,37 @@ def binomial_tail(hits: int, trials: int, share: float) -> float:
     return min(1.0, tail)
 
 
-def _more_errors(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
+def _figure_beyond_limit(evidence: RolloutEvidence, plan: Rollout, level: float) -> str | None:
+    """The first figure beyond its limit, where chance explains that with a probability of at most `level`."""
+    candidate, champion, limits = evidence.candidate, evidence.champion, plan.limits
+    errors, p99, overlap = _figures(evidence)
+    by_chance = fisher_p_value(candidate.errors, candidate.calls, champion.errors, champion.calls)
+    if candidate.error_rate - champion.error_rate > limits.error_excess and by_chance <= level:
+        return errors
+    late = candidate.slower_than(limits.p99_ratio * champion.p99()) if champion.calls else 0
+    if late > SLOW_SHARE * candidate.calls + 1:  # one more than the p99 itself allows
+        has_requests = min(candidate.calls, champion.calls) >= plan.min_requests
+        if level == 1 or (has_requests and binomial_tail(late, candidate.calls, SLOW_SHARE) <= level):
+            return p99
+    bound = math.sqrt(-math.log(level) / (2 * evidence.compared)) if evidence.compared else 0
+    return overlap if evidence.mean_overlap + bound < limits.overlap else None
+
+
+def _figures(evidence: RolloutEvidence) -> tuple[str, str, str]:
     candidate, champion = evidence.candidate, evidence.champion
-    if candidate.error_rate - champion.error_rate <= plan.limits.error_excess:
-        return False
-    return fisher_p_value(candidate.errors, candidate.calls, champion.errors, champion.calls) <= level
-
-
-def _slower(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
-    if min(evidence.candidate.calls, evidence.champion.calls) < plan.min_requests:
-        return False
-    return binomial_tail(_late_calls(evidence, plan), evidence.candidate.calls, SLOW_SHARE) <= level
-
-
-def _less_overlap(evidence: RolloutEvidence, plan: Rollout, level: float) -> bool:
-    if not evidence.compared:
-        return False
-    bound = math.sqrt(-math.log(level) / (2 * evidence.compared))
-    return evidence.mean_overlap + bound < plan.limits.overlap
-
-
-def _late_calls(evidence: RolloutEvidence, plan: Rollout) -> int:
-    """The candidate's calls that took longer than `p99_ratio` times the champion's p99."""
-    champion = evidence.champion
-    return evidence.candidate.slower_than(plan.limits.p99_ratio * champion.p99()) if champion.calls else 0
-
-
-def _errors_text(evidence: RolloutEvidence) -> str:
-    candidate, champion = evidence.candidate, evidence.champion
-    return f"errors {candidate.errors} of {candidate.calls}, against {champion.errors} of {champion.calls}"
-
-
-def _p99_text(evidence: RolloutEvidence) -> str:
-    return f"p99 {evidence.candidate.p99() * 1000:.1f} ms, against {evidence.champion.p99() * 1000:.1f} ms"
-
-
-def _overlap_text(evidence: RolloutEvidence) -> str:
-    return f"overlap {evidence.mean_overlap:.2f} and {evidence.first_changed} other first items of {evidence.compared} compared"
+    return (
+        f"errors {candidate.errors} of {candidate.calls}, against {champion.errors} of {champion.calls}",
+        f"p99 {candidate.p99() * 1000:.1f} ms, against {champion.p99() * 1000:.1f} ms",
+        f"overlap {evidence.mean_overlap:.2f} and {evidence.first_changed} other first items of {evidence.compared} compared",
+    )
 
 
 def _log_choose(total: int, chosen: int) -> float:
     return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> tuple[str, RolloutEvidence]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _parse_counts(content: dict) -> VersionCounts:
-    latencies = Counter({int(bucket): calls for bucket, calls in content["latencies"].items()})
-    return VersionCounts(content["calls"], content["errors"], latencies)
+        return STEP_EVIDENCE.validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # removed by another process in the meantime
+        return "", RolloutEvidence()

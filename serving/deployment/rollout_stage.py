@@ -1,33 +1,41 @@
-"""The stage of a dataset's serving: which version is rolled out, how far it has come, and what it replaces.
+"""The stage of a dataset's rollout: which version is rolled out, how far it has come, and what it replaces.
 
     shadow ─► canary (each share) ─► switch ─► serves
        └─────────┴──────────────────────┴────────┴────► rollback ─► serves (the version before)
 
-The stage is one small file beside TorchServe. It is replaced atomically, and written before what it states is done: if a
-process is killed, the next one knows what was intended. The edge reads it to know which users each version answers.
+The stage is one small file. It is replaced atomically, and written before what it states is done: if a process is killed,
+the next one knows what was intended. The edge reads it to know which users each version answers. Each change is logged
+beside it, one JSON line per event.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.command import UserError
 from config.params import Rollout
 from config.paths import DEPLOYMENTS
-from serving.deployment import deployment_log, rollout_evidence
-from serving.deployment.deployment_log import DeploymentEvent
+from data import files
+from serving.deployment import rollout_evidence
 from serving.deployment.rollout_evidence import RolloutEvidence
 from serving.settings import ServerSettings
 
 
 class StageError(UserError):
     """The stage's file cannot be read."""
+
+
+class RollbackError(UserError):
+    """There is no version to roll back to."""
 
 
 class Phase(StrEnum):
@@ -38,6 +46,21 @@ class Phase(StrEnum):
     SWITCH = "switch"  # it answers all users, and is to become TorchServe's default
     SERVES = "serves"
     ROLLBACK = "rollback"  # the version before it answers all users, and is to become the registry's champion
+
+
+class DeploymentEvent(BaseModel):
+    """One event of the deployment log. Versions are named as in TorchServe; None if there is none."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    time: str
+    dataset: str
+    event: str
+    before: str | None = Field(alias="from")
+    after: str | None = Field(alias="to")
+    reason: str
+    by: str
+    result: str
 
 
 class RolloutStage(BaseModel):
@@ -74,16 +97,30 @@ class RolloutStage(BaseModel):
 
     def event(self) -> DeploymentEvent:
         """The event of this stage in the deployment log."""
-        event = f"{self.phase} {100 * self.share:g}%" if self.share else str(self.phase)
-        before, after = self.previous, self.version
-        if self.phase is Phase.ROLLBACK:
-            before, after = after, before
-        result = "done" if self.phase is Phase.SERVES else "begun"
-        return DeploymentEvent(self.since.isoformat(), self.dataset, event, before, after, self.reason, self.by, result)
+        is_rollback = self.phase is Phase.ROLLBACK
+        return DeploymentEvent(
+            time=self.since.isoformat(),
+            dataset=self.dataset,
+            event=f"{self.phase} {100 * self.share:g}%" if self.share else str(self.phase),
+            before=self.version if is_rollback else self.previous,
+            after=self.previous if is_rollback else self.version,
+            reason=self.reason,
+            by=self.by,
+            result="done" if self.phase is Phase.SERVES else "begun",
+        )
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def current_user() -> str:
+    """The user and the machine, as user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container without this user in its password file
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def registered_version(version: str) -> str:
@@ -94,11 +131,6 @@ def registered_version(version: str) -> str:
 def stage_path(dataset: str, settings: ServerSettings) -> Path:
     """The stage's file of a dataset; the deployment log and the edge's evidence lie beside it."""
     return settings.state / DEPLOYMENTS / f"{dataset}.json"
-
-
-def log_path(stage_path: Path) -> Path:
-    """The deployment log beside a stage's file."""
-    return stage_path.with_suffix(".jsonl")
 
 
 def read_stage(path: Path) -> RolloutStage | None:
@@ -121,21 +153,87 @@ def replace_stage(path: Path, old: RolloutStage | None, new: RolloutStage) -> bo
 
     The deployment log gets the event of `new`, and that of `old` if its writer was killed before it wrote it.
     """
-    log = log_path(path)
     with _lock(path):
         if read_stage(path) != old:
             return False
         if old is not None:
-            deployment_log.append_once(log, old.event())
-        _write_durably(path, new.model_dump_json(indent=1).encode())
-        deployment_log.append_once(log, new.event())
+            append_once(path, old.event())
+        files.write_bytes(path, new.model_dump_json(indent=1).encode(), durable=True)
+        append_once(path, new.event())
         return True
 
 
-def log_event(path: Path, event: DeploymentEvent) -> None:
-    """Log an event that does not change the stage, such as a failed deployment."""
+def log_failure(path: Path, reason: str) -> None:
+    """Log a deployment that failed and left the stage as it was."""
+    event = DeploymentEvent(
+        time=utc_now().isoformat(),
+        dataset=path.stem,
+        event="deploy",
+        before=None,
+        after=None,
+        reason=reason,
+        by=current_user(),
+        result="failed",
+    )
     with _lock(path):
-        deployment_log.append_once(log_path(path), event)
+        append_once(path, event)
+
+
+def append_once(path: Path, event: DeploymentEvent) -> None:
+    """Append an event to the log beside a stage and flush it to disk, unless the log holds it.
+
+    If a process is killed before it writes its line, the next process writes it. An event that only repeats the last
+    one, such as a deployment that fails every minute, is written once. The caller holds the lock.
+    """
+    with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
+        log.seek(0)
+        text = log.read()
+        events = _parse_events(text)
+        if event in events or (events and events[-1].model_copy(update={"time": event.time}) == event):
+            return
+        separator = "\n" if text and not text.endswith("\n") else ""  # the writer of the last line was killed
+        log.write(f"{separator}{event.model_dump_json(by_alias=True)}\n")
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def read_events(path: Path) -> list[DeploymentEvent]:
+    """The deployment log beside a stage, oldest event first. Lines that cannot be read are left out."""
+    log = path.with_suffix(".jsonl")
+    return _parse_events(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
+
+
+def order_rollback(path: Path, reason: str, by: str, force: bool = False) -> RolloutStage:
+    """Write to the stage that the previous version is to serve; every deployment then makes it so.
+
+    Args:
+        path: the stage's file.
+        force: also if the previous version is the one that the last rollback removed.
+
+    Raises:
+        RollbackError: nothing was deployed, there is no previous version, or the last rollback removed it.
+    """
+    while True:
+        stage = read_stage(path)
+        if stage is None:
+            raise RollbackError(f"{path.stem} was never deployed here, so there is nothing to roll back")
+        if stage.phase is Phase.ROLLBACK:
+            return stage
+        if stage.previous is None:
+            raise RollbackError(f"no version before {path.stem} {stage.version} is loaded, so none can answer")
+        if stage.rollback_reason and not force and stage.phase is Phase.SERVES:
+            raise RollbackError(
+                f"the last rollback removed {stage.previous} ({stage.rollback_reason}); --force makes it serve again"
+            )
+        ordered = rollback_stage(stage, reason, by)
+        if replace_stage(path, stage, ordered):
+            return ordered
+
+
+def rollback_stage(stage: RolloutStage, reason: str, by: str) -> RolloutStage:
+    """The stage that orders a rollback from `stage.version` to `stage.previous`."""
+    changes = {"phase": Phase.ROLLBACK, "since": utc_now(), "reason": reason, "by": by, "share": 0.0, "step": 0}
+    return stage.model_copy(update=changes)
 
 
 def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> list[str]:
@@ -200,16 +298,9 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path.with_suffix(".lock"))
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    """Replace a file atomically, flushed to disk together with its name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _parse_events(text: str) -> list[DeploymentEvent]:
+    events = []
+    for line in text.split("\n"):
+        with suppress(ValidationError):  # the last line, if its writer was killed
+            events.append(DeploymentEvent.model_validate_json(line))
+    return events

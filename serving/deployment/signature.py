@@ -11,14 +11,14 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock
 
+from data import files
 from serving import settings as environment
 from serving.deployment.registry import RegistryError
 from serving.settings import variable
@@ -53,7 +53,11 @@ class GateKeys:
         Raises:
             SignatureError: it is not signed, was signed by an unknown key, was changed, or is of another kind.
         """
-        signed, signature = _parse(text, subject)
+        try:
+            envelope = json.loads(text)
+            signed, signature = dict(envelope["signed"]), str(envelope["hmac_sha256"])
+        except (ValueError, TypeError, KeyError):
+            raise SignatureError(f"{subject} carries no signature") from None
         known = {key_id(secret): secret for secret in self.secrets}
         name = str(signed.get("key"))
         if name not in known:
@@ -89,11 +93,13 @@ def load_keys(create: bool = False) -> GateKeys:
     if from_variable and settings.gate_key_file:
         raise SignatureError(f"{variable('gate_key')} and {variable('gate_key_file')} are both set; set one")
     if from_variable:
-        return GateKeys(_split(from_variable, variable("gate_key")), variable("gate_key"))
+        return _parse_keys(from_variable, variable("gate_key"))
     path = settings.gate_key_path
     if create and not path.exists():
-        _create_key_file(path)
-    return GateKeys(_split(_read_key_file(path), str(path)), str(path))
+        with _lock(path):
+            if not path.exists():  # of several processes that start at once, the first one creates it
+                _write_keys(path, [secrets.token_hex(NEW_KEY_BYTES)])
+    return _parse_keys(_read_key_file(path), str(path))
 
 
 def rotate_key() -> tuple[str, Path]:
@@ -102,9 +108,11 @@ def rotate_key() -> tuple[str, Path]:
     Raises:
         SignatureError: the keys come from an environment variable.
     """
-    with _edit_key_file() as (keys, path):
-        keys.insert(0, secrets.token_hex(NEW_KEY_BYTES))
-        return key_id(keys[0]), path
+    path = _editable_key_file()
+    new = secrets.token_hex(NEW_KEY_BYTES)
+    with _lock(path):
+        _write_keys(path, [new, *load_keys().secrets])
+    return key_id(new), path
 
 
 def forget_key(name: str) -> None:
@@ -113,13 +121,15 @@ def forget_key(name: str) -> None:
     Raises:
         SignatureError: there is no such key, it is the one that signs, or the keys come from an environment variable.
     """
-    with _edit_key_file() as (keys, path):
-        ids = [key_id(secret) for secret in keys]
-        if name not in ids:
-            raise SignatureError(f"{path} holds no key {name}; it holds {', '.join(ids)}")
-        if ids.index(name) == 0:
+    path = _editable_key_file()
+    with _lock(path):
+        keys = {key_id(secret): secret for secret in load_keys().secrets}
+        if name not in keys:
+            raise SignatureError(f"{path} holds no key {name}; it holds {', '.join(keys)}")
+        if name == next(iter(keys)):
             raise SignatureError(f"the key {name} signs; rotate first")
-        del keys[ids.index(name)]
+        del keys[name]
+        _write_keys(path, list(keys.values()))
 
 
 def key_id(secret: str) -> str:
@@ -132,48 +142,29 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-@contextmanager
-def _edit_key_file() -> Iterator[tuple[list[str], Path]]:
-    """The keys of the file, to be changed in place. One process at a time; the file is replaced as a whole."""
+def _editable_key_file() -> Path:
     settings = environment.load()
     if settings.gate_key.get_secret_value():
         raise SignatureError(
             f"{variable('gate_key')} holds the keys and the first one signs; put a new key and a space before it"
         )
-    path = settings.gate_key_path
     load_keys(create=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        keys = list(load_keys().secrets)
-        yield keys, path
-        _write_partial(path, keys).replace(path)
+    return settings.gate_key_path
 
 
-def _create_key_file(path: Path) -> None:
-    partial = _write_partial(path, [secrets.token_hex(NEW_KEY_BYTES)])
-    try:
-        os.link(partial, path)  # of several processes that start at once, exactly one succeeds
-    except FileExistsError:
-        pass
-    finally:
-        partial.unlink()
-
-
-def _write_partial(path: Path, keys: Sequence[str]) -> Path:
-    """Write a complete key file beside `path`, readable by its owner only; the caller moves it to `path`."""
+def _lock(path: Path) -> FileLock:
+    """Lets one process at a time write the key file."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)  # a file left by a killed process would keep its own mode
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write("".join(f"{key}\n" for key in keys))
-        file.flush()
-        os.fsync(file.fileno())
-    return partial
+    return FileLock(path.with_name(f"{path.name}.lock"))
+
+
+def _write_keys(path: Path, keys: Sequence[str]) -> None:
+    files.write_bytes(path, "".join(f"{key}\n" for key in keys).encode(), mode=0o600, durable=True)
 
 
 def _read_key_file(path: Path) -> str:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
             text = file.read()
     except FileNotFoundError:
@@ -190,24 +181,13 @@ def _read_key_file(path: Path) -> str:
     return text
 
 
-def _split(text: str, origin: str) -> tuple[str, ...]:
+def _parse_keys(text: str, origin: str) -> GateKeys:
     keys = tuple(text.split())
     if not keys:
         raise SignatureError(f"{origin} holds no key")
     if (shortest := min(map(len, keys))) < MIN_KEY_CHARACTERS:
         raise SignatureError(f"{origin} holds a key of {shortest} characters; expected at least {MIN_KEY_CHARACTERS}")
-    return keys
-
-
-def _parse(text: str, subject: str) -> tuple[dict, str]:
-    try:
-        envelope = json.loads(text)
-        signed, signature = envelope["signed"], envelope["hmac_sha256"]
-    except (ValueError, TypeError, KeyError):
-        raise SignatureError(f"{subject} carries no signature") from None
-    if not isinstance(signed, dict) or not isinstance(signature, str):
-        raise SignatureError(f"{subject} carries no signature")
-    return signed, signature
+    return GateKeys(keys, origin)
 
 
 def _mac(secret: str, signed: dict) -> str:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from serving.deployment import (
-    alias_changes,
-    deployment_log,
-    gate_report,
-    promotion,
-    rollout_evidence,
-    rollout_stage,
-)
+from config import params
+from config.command import UserError
+from config.paths import ROOT, WORKSPACES
+from serving.deployment import alias_changes, promotion, rollout_evidence, rollout_stage
 from serving.deployment.alias_changes import AliasRecord
-from serving.deployment.deployment_log import DeploymentEvent
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -24,12 +19,14 @@ from serving.deployment.registry import (
     refit_parent,
     version_by_alias,
 )
-from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
+from serving.deployment.rollout_stage import DeploymentEvent, Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 
 START_EVENTS = (str(Phase.SERVES), str(Phase.ROLLBACK))  # events of the deployment log after which a version serves
+COLUMNS = ("when (UTC)", "event", "from", "to", "result", "by", "reason")
+IGNORED_POLICY_FIELDS = {"refit"}  # options of one run of the gate, on which no verdict rests
 
 
 def deployment_status(dataset: str, settings: ServerSettings) -> str:
@@ -42,43 +39,84 @@ def deployment_status(dataset: str, settings: ServerSettings) -> str:
     stage = rollout_stage.read_stage(stage_path)
     live, faults = _live_versions(dataset, settings)
     default = next((version.version for version in live.values() if version.default), None)
-    started = _start_of(dataset, stage_path, default)
+    started = _start_of(stage_path, default)
+    loaded = [f"{version.version} {_workers_text(version)}" for version in live.values()] or ["nothing"]
     lines = [("serves", _serving_text(default, started)), ("reason", started.reason if started else "not recorded")]
-    lines += [("loaded", f"{version.version} {_workers_text(version)}") for version in live.values()] or [
-        ("loaded", "nothing")
-    ]
+    lines += [("loaded", text) for text in loaded]
     if stage is not None:
         lines += _rollout_lines(stage, stage_path)
     champion = version_by_alias(dataset, CHAMPION)
-    faults += _find_faults(dataset, stage, live, champion.version if champion else None)
+    faults += _find_faults(dataset, stage, live, default, champion.version if champion else None)
     lines += [("fault", fault) for fault in faults] or [("faults", "none")]
     title = f"{dataset} at {settings.inference_url}/predictions/{dataset}"
-    lines_text = [f"  {label:<9} {text}" for label, text in lines]
-    return "\n".join([title, *lines_text, *(f"  {line}" for line in registry_lines(dataset))])
+    texts = [*(f"{label:<9} {text}" for label, text in lines), *registry_lines(dataset)]
+    return "\n".join([title, *(f"  {text}" for text in texts)])
+
+
+def history_table(dataset: str, settings: ServerSettings) -> str:
+    """The deployment log as a text table, one line per event."""
+    rows = [COLUMNS]
+    for event in rollout_stage.read_events(rollout_stage.stage_path(dataset, settings)):
+        when = event.time[:19].replace("T", " ")
+        rows.append((when, event.event, event.before or "-", event.after or "-", event.result, event.by, event.reason))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def registry_lines(dataset: str) -> list[str]:
     """One line per alias, one on the last signed change, and one per thing that needs attention."""
     versions = {alias: version_by_alias(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
-    numbers = {alias: version.version if version else None for alias, version in versions.items()}
-    lines = [_registry_line(alias, _version_text(version) if version else "-") for alias, version in versions.items()]
+    lines = [(alias, _version_text(version) if version else "-") for alias, version in versions.items()]
     record = alias_changes.read_record(dataset)
     try:
-        last, problems = record.last(), _registry_problems(record, numbers)
+        if last := record.last():
+            lines.append(("last change", str(last)))
+        problems = _registry_problems(record, versions)
     except RegistryError as error:
-        return [*lines, _registry_line("ATTENTION", str(error))]
-    if last is not None:
-        lines.append(_registry_line("last change", str(last)))
-    return lines + [_registry_line("ATTENTION", problem) for problem in problems]
+        problems = [str(error)]
+    lines += [("ATTENTION", problem) for problem in problems]
+    return [f"registry  {label:<11} {text}" for label, text in lines]
 
 
-def _registry_problems(record: AliasRecord, numbers: dict[str, str | None]) -> list[str]:
-    problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := record.alias_problem(alias, numbers[alias]))]
+def current_policy(dataset: str, root: Path = ROOT) -> dict | None:
+    """The gate's policy in the params.yaml of a dataset: the project's, or a workspace's; None if neither has this dataset."""
+    for path in (root / "params.yaml", root / WORKSPACES / dataset / "params.yaml"):
+        try:
+            settings = params.load(path)
+        except (OSError, UserError):  # commands that run with this file report its errors
+            continue
+        if settings.dataset == dataset:
+            return settings.gate.model_dump(mode="json")
+    return None
+
+
+def policy_difference(report: dict, current: dict | None) -> str | None:
+    """One line on how the policy of a report differs from the current one; None if they agree or cannot be compared."""
+    reported = report.get("policy")
+    if not reported or current is None:
+        return None
+    changes = [
+        f"{name} {reported.get(name)} -> {current.get(name)}"
+        for name in sorted((reported.keys() | current.keys()) - IGNORED_POLICY_FIELDS)
+        if reported.get(name) != current.get(name)
+    ]
+    if not changes:
+        return None
+    version = f"{report.get('dataset')} {report.get('version')}"
+    return f"{version} passed the gate under another policy than that of params.yaml: {', '.join(changes)}"
+
+
+def _registry_problems(record: AliasRecord, versions: dict[str, RegisteredVersion | None]) -> list[str]:
+    problems = []
+    for alias in (CHAMPION, PREVIOUS):
+        version = versions[alias]
+        if problem := record.alias_problem(alias, version.version if version else None):
+            problems.append(problem)
     if pending := record.pending():
         problems.append(f"the {pending} was interrupted; `python -m serving.deploy` completes it")
-    if numbers[CHAMPION] and not problems:
+    if versions[CHAMPION] and not problems:
         report = promotion.serving_target(record.dataset).report
-        if difference := gate_report.policy_difference(report, gate_report.current_policy(record.dataset)):
+        if difference := policy_difference(report, current_policy(record.dataset)):
             problems.append(difference)
     if override := record.standing_override():
         problems.append(f"OVERRIDE: {promotion.describe_override(override)}")
@@ -94,10 +132,6 @@ def _version_text(version: RegisteredVersion) -> str:
     return version.version if parent is None else f"{version.version}, a refit of {parent}"
 
 
-def _registry_line(label: str, text: str) -> str:
-    return f"registry  {label:<11} {text}"
-
-
 def _live_versions(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersion], list[str]]:
     if server.find(settings) is None:
         return {}, ["TorchServe is not running; `python -m serving.deploy` starts it"]
@@ -108,17 +142,19 @@ def _live_versions(dataset: str, settings: ServerSettings) -> tuple[dict[str, Lo
         return {}, [str(error)]
 
 
-def _start_of(dataset: str, stage_path: Path, default: str | None) -> DeploymentEvent | None:
+def _start_of(stage_path: Path, default: str | None) -> DeploymentEvent | None:
     """The event since which the default version serves. The stage may be of another version, which is on trial."""
-    events = deployment_log.read_events(rollout_stage.log_path(stage_path), dataset)
-    return next((event for event in reversed(events) if event.event in START_EVENTS and event.after == default), None)
+    events = reversed(rollout_stage.read_events(stage_path))
+    return next((event for event in events if event.event in START_EVENTS and event.after == default), None)
 
 
 def _serving_text(default: str | None, started: DeploymentEvent | None) -> str:
     if default is None or started is None:
         return default or "nothing"
     since = datetime.fromisoformat(started.time)
-    duration = _duration_text(int((rollout_stage.utc_now() - since).total_seconds()))
+    hours, seconds = divmod(int((rollout_stage.utc_now() - since).total_seconds()), 3600)
+    days, minutes = hours // 24, seconds // 60
+    duration = f"{days} d {hours % 24} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"
     return f"{default} since {since:%Y-%m-%d %H:%M:%S} UTC ({duration}), by {started.by}"
 
 
@@ -131,7 +167,11 @@ def _rollout_lines(stage: RolloutStage, stage_path: Path) -> list[tuple[str, str
 
 
 def _find_faults(
-    dataset: str, stage: RolloutStage | None, live: dict[str, LoadedVersion], champion: str | None
+    dataset: str,
+    stage: RolloutStage | None,
+    live: dict[str, LoadedVersion],
+    default: str | None,
+    champion: str | None,
 ) -> list[str]:
     faults = [f"{version.version} has no worker that is ready" for version in live.values() if not version.ready]
     if champion is None:
@@ -140,7 +180,6 @@ def _find_faults(
         promotion.serving_target(dataset)
     except RegistryError as error:
         faults.append(str(error))
-    default = next((version.version for version in live.values() if version.default), None)
     on_trial = stage is not None and stage.on_trial and registered_version(stage.version) == champion
     if default is not None and registered_version(default) != champion and not on_trial:
         faults.append(f"{default} serves, but the champion is {champion}; `python -m serving.deploy` deploys it")
@@ -151,10 +190,3 @@ def _find_faults(
 
 def _workers_text(version: LoadedVersion) -> str:
     return f"({version.ready} of {version.workers} workers ready{', the default' if version.default else ''})"
-
-
-def _duration_text(seconds: int) -> str:
-    days, seconds = divmod(seconds, 86_400)
-    hours, seconds = divmod(seconds, 3600)
-    minutes = seconds // 60
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"

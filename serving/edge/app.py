@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from data.times import to_iso
 from serving.edge import models, settings
 from serving.edge.answer import client_body, log_line
-from serving.edge.authentication import ApiKey, permitted_user
 from serving.edge.consent import UNKNOWN, OnlineProfileReader, ProfileReader
+from serving.edge.keys import ApiKey
 from serving.edge.models import ApiError, Health, Readiness, RequestHeaders
 from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
 from serving.edge.request_log import kept_request, pseudonym
@@ -42,16 +42,14 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     """The application; uvicorn calls this in each process without arguments.
 
     Args:
-        edge: None: the environment's settings, with the online store that the environment names.
-        profiles: where consent is read; None: no store.
+        edge: None: the environment's settings.
+        profiles: where consent is read; None: the online store that the environment names.
 
     Raises:
         SettingsError, KeyFileError, SecretError: the environment, the keys or the secret are invalid.
     """
-    if edge is None:
-        edge = settings.load()
-        profiles = OnlineProfileReader.from_environment(edge.dataset)
-    service = EdgeService(edge, profiles)
+    edge = edge or settings.load()
+    service = EdgeService(edge, profiles or OnlineProfileReader.from_environment(edge.dataset))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -73,9 +71,12 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     add_routes(app)
     app.add_middleware(HeaderCheck, refuse=error_response)
     app.add_exception_handler(HTTPException, handle_http_error)
-    app.add_exception_handler(ClientDisconnect, handle_client_disconnect)
+    app.add_exception_handler(ClientDisconnect, lambda request, error: Response(status_code=CLIENT_GONE))
     models.add_components(app.openapi())
     return app
+
+
+# Routes
 
 
 def add_routes(app: FastAPI) -> None:
@@ -84,15 +85,15 @@ def add_routes(app: FastAPI) -> None:
         recommend,
         methods=["POST"],
         operation_id="recommend",
-        responses=models.ANSWER | models.ERRORS | models.BODY_ERRORS,
+        responses=models.describe_responses(models.ERRORS | models.BODY_ERRORS),
         openapi_extra=models.describe_operation(reads_body=True),
     )
     app.add_api_route(
         PATH,
-        recommend_by_query,
+        recommend,
         methods=["GET"],
         operation_id="recommend_by_query",
-        responses=models.ANSWER | models.ERRORS,
+        responses=models.describe_responses(models.ERRORS),
         openapi_extra=models.describe_operation(reads_body=False),
     )
     app.add_api_route("/healthz", health, operation_id="health")
@@ -100,72 +101,31 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route("/readyz", readiness, operation_id="readiness", responses=not_ready)
 
 
-# Errors
-
-
-def error_response(request: Request, error: ApiError) -> Response:
-    """{"code", "field", "message"}, counted."""
-    request.app.state.service.metrics.refusals.labels(error.status_code).inc()
-    body = {"code": error.status_code, "field": error.field, "message": error.message}
-    response = json_response(json.dumps(body).encode(), request_id_of(request), error.status_code)
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def handle_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if isinstance(error, ApiError):
-        return error_response(request, error)
-    if error.status_code == 404:
-        return error_response(request, ApiError(404, "path", "nothing is here; see /docs"))
-    if error.status_code == 405:
-        allowed = allowed_methods(request) or (error.headers or {}).get("Allow", "")
-        return error_response(request, ApiError(405, "method", f"expected {allowed}", {"Allow": allowed}))
-    return error_response(request, ApiError(error.status_code, None, error.detail, dict(error.headers or {})))
-
-
-async def handle_client_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
-
-
-def allowed_methods(request: Request) -> str:
-    """The methods of all API routes with the request's path; Starlette names those of the first only."""
-    routes = [route for route in request.app.routes if isinstance(route, APIRoute) and route.path == request.url.path]
-    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
-
-
-def json_response(body: bytes, request_id: str | None = None, status: int = 200) -> Response:
-    """An id that no header can carry stays in the body only."""
-    headers = {}
-    if request_id is not None and request_id.isascii() and request_id.isprintable():
-        headers["X-Request-Id"] = request_id
-    return Response(body, status, headers, media_type="application/json")
-
-
-def request_id_of(request: Request) -> str:
-    """The id of a request: the one in its body if that was read, else its header's, else a new one."""
-    request_id = getattr(request.state, "request_id", None)
-    return request_id or usable_request_id(request.headers.get("x-request-id")) or secrets.token_hex(16)
-
-
-# Routes
-
-
 async def recommend(request: Request) -> Response:
-    """Recommend items to a user."""
+    """Recommend items to a user. GET takes the request from the query string, with context.NAME and filters.NAME."""
     service: EdgeService = request.app.state.service
+    limits = service.settings
     key = service.authenticator.authenticate(read_key(request))
     headers = parse_headers(request)
-    body = await read_json(request, service.settings.max_body_bytes, service.settings.body_seconds)
-    return await answer(request, key, headers, body)
-
-
-async def recommend_by_query(request: Request) -> Response:
-    """Recommend items to a user, with the request in the query string; it may also hold context.NAME and filters.NAME."""
-    service: EdgeService = request.app.state.service
-    key = service.authenticator.authenticate(read_key(request))
-    headers = parse_headers(request)
-    return await answer(request, key, headers, parse_query(request.scope["query_string"]))
+    if request.method == "POST":
+        body = await read_json(request, limits.max_body_bytes, limits.body_seconds)
+    else:
+        body = parse_query(request.scope["query_string"])
+    begun = asyncio.get_running_loop().time()
+    call = checked_call(body, key, headers, limits.deadline_ms, begun)
+    request.state.request_id = request_id = call.request.request_id or request_id_of(request)
+    result = await answer(service, call, request_id)
+    seconds = asyncio.get_running_loop().time() - begun
+    client_fields = {
+        "request_id": request_id,
+        "experiment": result.bucket.experiment,
+        "bucket": result.bucket.arm,
+        "cache": result.cache,
+    }
+    record(service, call, key, result, client_fields, seconds)
+    if result.cache == MISS:
+        service.shadow.offer(result.worker_request.body, result.answer)
+    return json_response(client_body(result.answer, client_fields), request_id)
 
 
 async def health() -> Health:
@@ -180,40 +140,6 @@ async def readiness(request: Request, response: Response) -> Readiness:
     return state
 
 
-async def answer(request: Request, key: ApiKey, headers: RequestHeaders, body: Any) -> Response:
-    """Answer one request whose key was checked and whose body was read.
-
-    Raises:
-        ApiError: 400 where the body is malformed, 403 where the key is of another user.
-    """
-    service: EdgeService = request.app.state.service
-    begun = asyncio.get_running_loop().time()
-    call = checked_call(body, key, headers, service.settings.deadline_ms, begun)
-    request_id = call.request.request_id or request_id_of(request)
-    request.state.request_id = request_id
-    try:
-        result = await service.pipeline.recommend(call)
-    except ApiError:
-        raise
-    except Exception:  # whatever we got wrong, the client is answered
-        log.exception("the static list answers because the edge failed", extra={"request_id": request_id})
-        service.metrics.errors.inc()
-        reason = "the edge failed, which is logged"
-        static = service.pipeline.fallback.static_answer(call.request, reason, call.request.exclude)
-        result = Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
-    seconds = asyncio.get_running_loop().time() - begun
-    client_fields = {
-        "request_id": request_id,
-        "experiment": result.bucket.experiment,
-        "bucket": result.bucket.arm,
-        "cache": result.cache,
-    }
-    record(service, call, key, result, client_fields, seconds)
-    if result.cache == MISS:
-        service.shadow.offer(result.worker_request.body, result.answer)
-    return json_response(client_body(result.answer, client_fields), request_id)
-
-
 def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_ms: int, begun: float) -> Call:
     """The request of a body, for the user that the key is for. Raises ApiError: 400 or 403."""
     try:
@@ -222,12 +148,26 @@ def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_m
         raise ApiError(400, error.field, error.message) from None
     if history := body.get("history"):  # an event's further fields are not passed on
         body = body | {"history": [{name: event[name] for name in HistoryEvent.model_fields} for event in history]}
-    user_id = permitted_user(key, request.user_id)
+    user_id = key.permitted_user(request.user_id)
     if user_id != request.user_id:
         request.user_id, body = user_id, body | {"user_id": user_id}
     deadline_ms = min(headers.deadline_ms or max_deadline_ms, max_deadline_ms)
     consent = None if headers.consent is None else headers.consent == "granted"
     return Call(request, body, consent, deadline_ms, begun + deadline_ms / 1000)
+
+
+async def answer(service: EdgeService, call: Call, request_id: str) -> Recommendation:
+    """The pipeline's answer, or the static list if it fails. Raises ApiError: the worker refuses the request."""
+    try:
+        return await service.pipeline.recommend(call)
+    except ApiError:
+        raise
+    except Exception:  # whatever we got wrong, the client is answered
+        log.exception("the static list answers because the edge failed", extra={"request_id": request_id})
+        service.metrics.errors.inc()
+        reason = "the edge failed, which is logged"
+        static = service.pipeline.fallback.static_answer(call.request, reason, call.request.exclude)
+        return Recommendation(static, NO_BUCKET, NONE, UNKNOWN, NO_WORKER_REQUEST)
 
 
 def record(
@@ -238,7 +178,7 @@ def record(
     client_fields: dict[str, Any],
     seconds: float,
 ) -> None:
-    """Count an answer, and write its line of the served log: the user stands there under a pseudonym."""
+    """Count an answer, and write its line of the served log, which names the user by a pseudonym."""
     source, metrics, user_id = result.answer.source, service.metrics, call.request.user_id
     metrics.answers.labels(source, result.cache, result.bucket.arm or "").inc()
     metrics.seconds.labels(source).observe(seconds)
@@ -263,3 +203,40 @@ def record(
     if service.kept_requests is not None and result.worker_request.unlogged:
         line = kept_request(result.worker_request.body, client_fields["request_id"], request_time)
         service.kept_requests.append(line)
+
+
+# Responses
+
+
+def json_response(body: bytes, request_id: str, status: int = 200) -> Response:
+    """An id that no header can carry stays in the body only."""
+    headers = {"X-Request-Id": request_id} if usable_request_id(request_id) else {}
+    return Response(body, status, headers, media_type="application/json")
+
+
+def request_id_of(request: Request) -> str:
+    """The id of a request: the one in its body if that was read, else its header's, else a new one."""
+    request_id = getattr(request.state, "request_id", None)
+    return request_id or usable_request_id(request.headers.get("x-request-id")) or secrets.token_hex(16)
+
+
+def error_response(request: Request, error: ApiError) -> Response:
+    """{"code", "field", "message"}, counted."""
+    request.app.state.service.metrics.refusals.labels(error.status_code).inc()
+    body = {"code": error.status_code, "field": error.field, "message": error.detail}
+    response = json_response(json.dumps(body).encode(), request_id_of(request), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, ApiError):
+        return error_response(request, error)
+    if error.status_code == 404:
+        return error_response(request, ApiError(404, "path", "unknown; see /docs"))
+    if error.status_code == 405:  # of all routes with this path; Starlette names the methods of the first only
+        routes = [route for route in request.app.routes if isinstance(route, Route) and route.path == request.url.path]
+        allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+        return error_response(request, ApiError(405, "method", f"expected {allowed}", {"Allow": allowed}))
+    return error_response(request, ApiError(error.status_code, None, error.detail, dict(error.headers or {})))

@@ -1,4 +1,7 @@
-"""A cache of answers, in this process or in a Redis that all processes share; and one call for equal requests at once."""
+"""A cache of answers, in this process or in a Redis that all processes share; and one call for equal requests at once.
+
+A cache that fails behaves as an empty one: no method raises.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cachetools import TLRUCache
 from redis.asyncio import Redis
@@ -18,37 +21,11 @@ from serving.circuit_breaker import Breaker
 
 log = logging.getLogger(__name__)
 
-ENTRY_BYTES = 400  # what Python takes for an entry beside its key and value
+ENTRY_BYTES = 400  # what Python takes for an entry besides its key and value
 MAX_PENDING_WRITES = 256  # to Redis; further ones are dropped
 PREFIX = b"tidegate:edge:"
 
 Value = TypeVar("Value")
-
-
-class Cache(Protocol):
-    """Bytes by key. A cache that fails behaves as an empty one: no method raises."""
-
-    async def get(self, key: bytes, seconds: float) -> bytes | None:
-        """The value, or None; within `seconds`."""
-
-    def put(self, key: bytes, value: bytes, keep_seconds: float) -> None:
-        """Store a value soon: the caller does not wait."""
-
-    async def close(self) -> None:
-        """Close connections."""
-
-
-class NoCache:
-    """Stores nothing."""
-
-    async def get(self, key: bytes, seconds: float) -> bytes | None:
-        return None
-
-    def put(self, key: bytes, value: bytes, keep_seconds: float) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
 
 
 class _Entry(NamedTuple):
@@ -61,7 +38,7 @@ class MemoryCache:
     """An in-process cache with a time to live per entry; the least recently used entries go when it is full.
 
     Args:
-        max_bytes: of keys, values and the overhead of entries.
+        max_bytes: of keys, values and the overhead of entries; 0 stores nothing.
         clock: seconds, monotonic.
     """
 
@@ -74,10 +51,6 @@ class MemoryCache:
             getsizeof=lambda entry: entry.size,
         )
 
-    @property
-    def size_bytes(self) -> int:
-        return int(self._entries.currsize)
-
     async def get(self, key: bytes, seconds: float) -> bytes | None:
         try:  # not `in` first: the entry may expire in between
             return self._entries[key].value
@@ -85,6 +58,7 @@ class MemoryCache:
             return None
 
     def put(self, key: bytes, value: bytes, keep_seconds: float) -> None:
+        """Store a value for some seconds."""
         size = ENTRY_BYTES + len(key) + len(value)
         if keep_seconds > 0 and size <= self._max_bytes:
             self._entries[key] = _Entry(value, size, keep_seconds)
@@ -104,20 +78,21 @@ class RedisCache:
 
     def __init__(self, url: str, breaker: Breaker, timeout: float) -> None:
         # No retries and no waiting beyond ours: an answer without the cache is better than a late one.
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=1,
-            socket_connect_timeout=1,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=2 * MAX_PENDING_WRITES,
-        )
+        limits: dict[str, Any] = {
+            "socket_timeout": 1,
+            "socket_connect_timeout": 1,
+            "max_connections": 2 * MAX_PENDING_WRITES,
+        }
+        self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **limits)
         self.breaker, self._timeout = breaker, timeout
         self._writes: set[asyncio.Task] = set()
 
     async def get(self, key: bytes, seconds: float) -> bytes | None:
+        """The value, or None; within `seconds`."""
         return await self._call(lambda: self._redis.get(PREFIX + key), min(seconds, self._timeout))
 
     def put(self, key: bytes, value: bytes, keep_seconds: float) -> None:
+        """Store a value soon: the caller does not wait."""
         if keep_seconds <= 0 or len(self._writes) >= MAX_PENDING_WRITES or not self.breaker.closed:
             return
         milliseconds = max(1, int(keep_seconds * 1000))
@@ -144,6 +119,9 @@ class RedisCache:
             return None
         self.breaker.succeeded()
         return reply
+
+
+Cache = MemoryCache | RedisCache
 
 
 class SharedCalls(Generic[Value]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from data.times import to_iso
-from features.feast_store.server_engine import ServerEngine
+from features.feast_server import ServerEngine
 from features.online import profile as online_profile
 from features.online import store as online_store
 from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
@@ -25,10 +25,6 @@ from serving.worker.request import MAX_HISTORY
 GRANTED, DENIED, NOT_ASKED, UNKNOWN = "granted", "denied", "not_asked", "unknown"
 DENIED_REASON = "the user does not consent to personalization"
 NOT_ASKED_REASON = "the user was not asked for consent to personalization"
-
-
-class ProfileUnavailable(Exception):
-    """The profile store gave no answer on a user; the text says why, and clients read it."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +42,17 @@ class UserProfile:
     features: dict[str, Any] | None = None
 
 
+NO_PROFILE = UserProfile(None, "")
+
+
 class ProfileReader(Protocol):
     """Where profiles are read."""
 
     async def read(self, user_id: str) -> UserProfile:
         """One round trip; any exception means that the store gave no answer."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close connections."""
-
-
-class NoProfiles:
-    """No store: no user was asked for consent, and an answer rests on the request only."""
-
-    async def read(self, user_id: str) -> UserProfile:
-        return UserProfile(None, "")
-
-    async def close(self) -> None:
-        return None
 
 
 class OnlineProfileReader:
@@ -91,18 +80,18 @@ class OnlineProfileReader:
         try:
             self._store = self._store or self._open()
         except StoreAbsent:  # nothing was ever stored, so no user was asked
-            return UserProfile(None, "")
+            return NO_PROFILE
         now_us = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now_us])
         if reading.state is online_store.ReadingState.CORRUPT:  # it may hold a denial
             raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
         if reading.profile is None:
-            return UserProfile(None, "")
+            return NO_PROFILE
         consent = online_profile.visible_consent(reading.profile, now_us).get(PERSONALIZATION)
         features = request_features(reading.profile, now_us) if self._sends_features else None
         return UserProfile(consent, profile_version(reading.profile), features)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         if self._store is not None:
             self._store.close()
 
@@ -162,34 +151,28 @@ class ConsentCheck:
         """What the answer to a request may use.
 
         Args:
-            client_consent: the client's own word. Its denial always holds; its grant holds where nobody else asked.
+            client_consent: from the client. Its denial always holds; its grant holds where the store has no answer.
             seconds: until the request must be answered.
         """
         if client_consent is False:
             return ConsentDecision(DENIED, DENIED_REASON)
-        if user_id is None:
-            return self._by_default(UserProfile(None, ""), client_consent)
-        try:
-            profile = await self.read(user_id, seconds)
-        except ProfileUnavailable as error:
-            return ConsentDecision(UNKNOWN, f"{error}, so the user's consent to personalization is not known")
-        if profile.consent is None:
-            return self._by_default(profile, client_consent)
-        if not profile.consent:
+        profile = NO_PROFILE if user_id is None else await self._read(user_id, seconds)
+        if isinstance(profile, str):
+            return ConsentDecision(UNKNOWN, f"{profile}, so the user's consent to personalization is not known")
+        if profile.consent is False:
             return ConsentDecision(DENIED, DENIED_REASON)
-        return ConsentDecision(GRANTED, None, profile.version, profile.features)
+        if profile.consent or client_consent:
+            return ConsentDecision(GRANTED, None, profile.version, profile.features)
+        refusal = None if self._personalizes_by_default else NOT_ASKED_REASON
+        return ConsentDecision(NOT_ASKED, refusal, profile.version, profile.features)
 
-    async def read(self, user_id: str, seconds: float) -> UserProfile:
-        """The user's profile.
-
-        Raises:
-            ProfileUnavailable: the store fails, or takes longer than `seconds` or the timeout.
-        """
+    async def _read(self, user_id: str, seconds: float) -> UserProfile | str:
+        """The user's profile, or why the store gave none within `seconds` and the timeout; clients read the text."""
         if not self.breaker.allows():
-            raise ProfileUnavailable("the profile store was not read because it kept failing")
+            return "the profile store was not read because it kept failing"
         limit = min(seconds, self._timeout)
         if limit <= 0:
-            raise ProfileUnavailable("no time was left to read the profile store")
+            return "no time was left to read the profile store"
         begun = self.breaker.clock()
         try:
             async with asyncio.timeout(limit):
@@ -197,19 +180,9 @@ class ConsentCheck:
         except TimeoutError:
             if limit >= self._timeout:  # a client's short deadline is not the store's fault
                 self.breaker.failed(begun)
-            raise ProfileUnavailable(f"the profile store did not answer within {limit * 1000:.0f} ms") from None
+            return f"the profile store did not answer within {limit * 1000:.0f} ms"
         except Exception as error:
             self.breaker.failed(begun)
-            raise ProfileUnavailable(f"the profile store failed ({type(error).__name__})") from None
+            return f"the profile store failed ({type(error).__name__})"
         self.breaker.succeeded()
         return profile
-
-    async def close(self) -> None:
-        await self._store.close()
-
-    def _by_default(self, profile: UserProfile, client_consent: bool | None) -> ConsentDecision:
-        """The decision for a user whose answer the store does not know."""
-        if client_consent:
-            return ConsentDecision(GRANTED, None, profile.version, profile.features)
-        refusal = None if self._personalizes_by_default else NOT_ASKED_REASON
-        return ConsentDecision(NOT_ASKED, refusal, profile.version, profile.features)

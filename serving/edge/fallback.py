@@ -1,4 +1,4 @@
-"""What is answered while TorchServe is not: the user's last answer, else the popular list, else the static list.
+"""The answers while TorchServe gives none: the user's last answer, else the popular list, else the static list.
 
 The popular list is TorchServe's, refreshed while it answers. The static list is read from an exported artifact at each
 start without loading its model, so that there is something to answer with when nothing else works.
@@ -84,10 +84,7 @@ EMPTY = PopularList([], "1970-01-01T00:00:00Z", None, "", "")  # before anything
 
 @dataclass
 class FallbackChain:
-    """Attributes:
-    static: the list that needs nothing else to work.
-    popular: TorchServe's last list; None before the first.
-    """
+    """The static list, and TorchServe's last popular list: None before the first."""
 
     static: PopularList
     popular: PopularList | None = None
@@ -100,7 +97,7 @@ class FallbackChain:
         Args:
             failure: why TorchServe gave no answer.
             refusal: why the answer may not be personal; None: it may.
-            last_answer: of the same user, if the cache still has it and the answer may be personal.
+            last_answer: of the same user, if it is cached and the answer may be personal.
         """
         reason = failure if refusal is None else f"{refusal}; {failure}"
         excluded = set(request.exclude)

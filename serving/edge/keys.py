@@ -1,65 +1,246 @@
-"""Make, list and revoke the API keys of the edge. A key is shown once; only its hash is stored."""
+"""Make, list and revoke the API keys of the edge, and check them. Only a key's hash is stored, so a key is shown once.
+
+A key made with `--user` is for requests of that user only; others may name any user.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import math
+import secrets
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from config.command import UserError, exits_cleanly
-from serving.edge import authentication, settings
-from serving.edge.authentication import ROLES, SERVER, USER, ApiKey
+from config.validation import error_message
+from data.files import write_private
+from serving.edge import settings
+from serving.edge.models import ApiError
 
+log = logging.getLogger(__name__)
+
+PREFIX = "tidegate"
+SECRET_BYTES = 32
 MAX_DAYS = 3650
+RELOAD_SECONDS = 1.0  # a revoked key opens nothing after this
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
-def create(arguments: argparse.Namespace, now: datetime) -> tuple[str, ApiKey]:
-    """The key that the arguments describe.
+class KeyFileError(UserError):
+    """The stored keys cannot be read, or do not hold the requested one."""
+
+
+class ApiKey(BaseModel):
+    """One stored key.
+
+    Attributes:
+        id: names the key in logs and for revoking; not secret.
+        sha256: of the whole key, in hexadecimal. A key is 256 random bits, so a slow hash would add nothing.
+        user_id: the one user that the key is for; None: any.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    sha256: str
+    user_id: str | None
+    expires: AwareDatetime | None
+
+    def is_expired(self, now: datetime) -> bool:
+        return self.expires is not None and now >= self.expires
+
+    def permitted_user(self, user_id: str | None) -> str | None:
+        """The user to answer for.
+
+        Raises:
+            ApiError: 403 where the key is for another user.
+        """
+        if self.user_id is None:
+            return user_id
+        if user_id is not None and user_id != self.user_id:
+            raise ApiError(403, "user_id", "the API key is for one user, and this is another")
+        return self.user_id
+
+
+KEY_LIST = TypeAdapter(list[ApiKey])
+
+
+def hash_key(text: str) -> str:
+    """The stored hash of a key."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def create_key(user_id: str | None = None, expires: datetime | None = None) -> tuple[str, ApiKey]:
+    """A new key: its text, which is shown once, and the entry to store."""
+    key_id = secrets.token_hex(4)
+    text = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    return text, ApiKey(id=key_id, sha256=hash_key(text), user_id=user_id, expires=expires)
+
+
+def read_keys(path: Path) -> list[ApiKey]:
+    """The keys in a file; none where there is no file. Raises KeyFileError."""
+    try:
+        return KEY_LIST.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = "".join(f"[{part!r}]" for part in fault["loc"])
+        raise KeyFileError(f"{path}{where} is not as `serving.edge.keys` wrote it: {error_message(fault)}") from None
+
+
+def add_key(path: Path, key: ApiKey) -> None:
+    with _update(path) as keys:
+        keys.append(key)
+
+
+def revoke_key(path: Path, key_id: str) -> None:
+    """Raises KeyFileError where there is no such key."""
+    with _update(path) as keys:
+        kept = [key for key in keys if key.id != key_id]
+        if len(kept) == len(keys):
+            raise KeyFileError(f"{path} holds no key {key_id}")
+        keys[:] = kept
+
+
+@contextmanager
+def _update(path: Path) -> Iterator[list[ApiKey]]:
+    """The keys of a file, to change in place: one process at a time, and the file is replaced whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        keys = read_keys(path)
+        yield keys
+        write_private(path, KEY_LIST.dump_json(keys, indent=1).decode())
+
+
+class RateLimit:
+    """Token bucket per key, in this process.
+
+    Args:
+        per_second: tokens that come back each second, at most `burst` in all.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second, self._burst, self._clock = per_second, max(1.0, burst), clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # key id -> (tokens, as of when)
+
+    def take(self, key_id: str) -> float:
+        """0 where the request may go on, else the seconds until one may."""
+        now = self._clock()
+        tokens, since = self._buckets.get(key_id, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._per_second)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
+        self._buckets[key_id] = (tokens if wait else tokens - 1), now
+        return wait
+
+
+class Authenticator:
+    """Checks API keys against the key file, which may change at any time and need not exist yet.
+
+    Args:
+        clock: seconds, monotonic.
 
     Raises:
-        UserError: names the argument that does not fit.
+        KeyFileError: the key file cannot be read.
     """
-    if (arguments.role == USER) != (arguments.user is not None):
-        raise UserError(f"--user names the one user of a key of --role {USER}, and of no other")
-    if not 0 < arguments.days <= MAX_DAYS:
-        raise UserError(f"--days is {arguments.days:g}; expected more than 0 and at most {MAX_DAYS}")
-    return authentication.create_key(arguments.role, arguments.user, now + timedelta(days=arguments.days))
+
+    def __init__(self, path: Path, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._limit, self._clock = path, limit, clock
+        self._next_check = 0.0
+        self._loaded = self._file_version()
+        self._keys = {key.sha256: key for key in read_keys(path)}
+
+    @property
+    def has_keys(self) -> bool:
+        self.reload()
+        return bool(self._keys)
+
+    def authenticate(self, text: str | None) -> ApiKey:
+        """The stored key of a key's text.
+
+        Raises:
+            ApiError: 401 where the text is no valid key; 429 where the key sends too many requests.
+        """
+        if not text:
+            message = "expected `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            raise ApiError(401, "authorization", message, CHALLENGE)
+        self.reload()
+        key = self._keys.get(hash_key(text))
+        if key is None:
+            raise ApiError(401, "authorization", "the API key is unknown or was revoked", CHALLENGE)
+        if key.is_expired(datetime.now(UTC)):
+            raise ApiError(401, "authorization", f"the API key expired at {key.expires}", CHALLENGE)
+        if wait := self._limit.take(key.id):
+            message = f"the API key sends too many requests; wait {wait:.2f} s"
+            raise ApiError(429, None, message, {"Retry-After": str(math.ceil(wait))})
+        return key
+
+    def reload(self, force: bool = False) -> None:
+        """Read the key file again if it changed; looks at most once in RELOAD_SECONDS unless forced."""
+        now = self._clock()
+        if now < self._next_check and not force:
+            return
+        self._next_check = now + RELOAD_SECONDS
+        version = self._file_version()
+        if version == self._loaded:
+            return
+        try:
+            self._keys = {key.sha256: key for key in read_keys(self._path)}
+            self._loaded = version
+        except KeyFileError as error:  # the keys that were valid a moment ago stay valid
+            log.error("the API keys stay as they were: %s", error)
+
+    def _file_version(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def format_key(key: ApiKey, now: datetime) -> str:
+def format_key(key: ApiKey) -> str:
     """A stored key in one line."""
-    state = "expired" if key.is_expired(now) else "expires"
-    user = "any user" if key.role == SERVER else f"user {key.user_id}"
-    return f"{key.id}  {key.role:<6}  {state} {key.expires or 'never'}  for {user}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving.edge.keys", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True)
-    make = actions.add_parser("make", help="make a key and print it")
-    make.add_argument("--role", choices=ROLES, default=SERVER, help="which users it may ask for; default: %(default)s")
-    make.add_argument("--user", metavar="ID", help=f"the one user, for --role {USER}")
-    make.add_argument("--days", type=float, default=90, help="until it expires; default: %(default)s")
-    actions.add_parser("list", help="show the stored keys")
-    revoke = actions.add_parser("revoke", help="make a key invalid from now on")
-    revoke.add_argument("id", help="as `list` shows it")
-    return parser
+    state = "expired" if key.is_expired(datetime.now(UTC)) else "expires"
+    user = "any user" if key.user_id is None else f"user {key.user_id}"
+    return f"{key.id}  {state} {key.expires or 'never'}  for {user}"
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    path, now = settings.load().keys_path, datetime.now(UTC)
+    parser = argparse.ArgumentParser(prog="python -m serving.edge.keys", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    make = actions.add_parser("make", help="make a key and print it")
+    make.add_argument("--user", metavar="ID", help="the one user that it is for; default: any")
+    make.add_argument("--days", type=float, default=90, help="until it expires; default: %(default)s")
+    actions.add_parser("list", help="show the stored keys")
+    revoke = actions.add_parser("revoke", help="make a key invalid from now on")
+    revoke.add_argument("id", help="as `list` shows it")
+    arguments = parser.parse_args(argv)
+    path = settings.load().keys_path
     if arguments.action == "make":
-        text, key = create(arguments, now)
-        authentication.add_key(path, key)
+        if not 0 < arguments.days <= MAX_DAYS:
+            raise UserError(f"--days is {arguments.days:g}; expected more than 0 and at most {MAX_DAYS}")
+        text, key = create_key(arguments.user, datetime.now(UTC) + timedelta(days=arguments.days))
+        add_key(path, key)
         print(text)
-        print(f"stored as {format_key(key, now)}, in {path}; the key itself is not stored", file=sys.stderr)
+        print(f"stored as {format_key(key)}, in {path}; the key itself is not stored", file=sys.stderr)
     elif arguments.action == "revoke":
-        authentication.revoke_key(path, arguments.id)
+        revoke_key(path, arguments.id)
         print(f"revoked {arguments.id}")
     else:
-        print("\n".join(format_key(key, now) for key in authentication.read_keys(path)) or f"{path} holds no keys")
+        print("\n".join(map(format_key, read_keys(path))) or f"{path} holds no keys")
     return 0
 
 

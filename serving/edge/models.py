@@ -5,14 +5,15 @@ The request body is `serving.worker.request.RecommendationRequest`, which the wo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from serving.worker.request import RecommendationRequest
 
-DEADLINE_HEADER, CONSENT_HEADER, REQUEST_ID_HEADER = "X-Deadline-Ms", "X-Consent", "X-Request-Id"
+HEADERS = DEADLINE_HEADER, CONSENT_HEADER, REQUEST_ID_HEADER = "X-Deadline-Ms", "X-Consent", "X-Request-Id"
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 10, 999_999_999
 QUERY_FIELDS = ("user_id", "k", "time", "exclude", "request_id")  # context.NAME and filters.NAME have no fixed names
 
@@ -29,7 +30,7 @@ class ApiError(HTTPException):
 
     def __init__(self, status: int, field: str | None, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(status, message, headers)
-        self.field, self.message = field, message
+        self.field = field
 
 
 class RequestHeaders(BaseModel):
@@ -53,20 +54,16 @@ class RequestHeaders(BaseModel):
     )
 
 
-class RecommendedItem(BaseModel):
+class RecommendedItem(BaseModel, extra="forbid"):
     """One recommended item."""
-
-    model_config = ConfigDict(extra="forbid")
 
     item_id: str
     score: float = Field(description="Comparable within one answer only.")
     title: str | None = Field(None, description="The item's title, where one is known.")
 
 
-class RecommendationResponse(BaseModel):
+class RecommendationResponse(BaseModel, extra="forbid"):
     """Recommended items, and what they are based on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     items: list[RecommendedItem] = Field(description="Best first.")
     source: Literal["personalized", "segment", "popular", "cached", "static"] = Field(
@@ -88,10 +85,8 @@ class RecommendationResponse(BaseModel):
     )
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(BaseModel, extra="forbid"):
     """Why a request was refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     code: int = Field(description="The HTTP status.")
     field: str | None = Field(description="The part of the request that is wrong.")
@@ -116,32 +111,27 @@ class Readiness(BaseModel):
     model_version: str | None
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": description}
-    for status, description in {
-        400: "The request is malformed; `field` names what is wrong.",
-        401: "There is no API key, or it is unknown, revoked or expired.",
-        403: "The API key may ask for one user, and this is another.",
-        429: "The API key sends too many requests; Retry-After says when to go on.",
-    }.items()
+ERRORS = {
+    400: "The request is malformed; `field` names what is wrong.",
+    401: "There is no API key, or it is unknown, revoked or expired.",
+    403: "The API key is for one user, and this is another.",
+    429: "The API key sends too many requests; Retry-After says when to go on.",
 }
-BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    408: {"model": ErrorResponse, "description": "The body did not arrive in time."},
-    413: {"model": ErrorResponse, "description": "The body is too long."},
-}
-ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": RecommendationResponse,
-        "description": "Recommendations; `source` and `reason` say what they are based on.",
-    }
-}
+BODY_ERRORS = {408: "The body did not arrive in time.", 413: "The body is too long."}
+
+
+def describe_responses(errors: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    """The responses of an operation, as FastAPI takes them."""
+    answer = "Recommendations; `source` and `reason` say what they are based on."
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": RecommendationResponse, "description": answer}}
+    return responses | {status: {"model": ErrorResponse, "description": text} for status, text in errors.items()}
 
 
 def describe_operation(reads_body: bool) -> dict[str, Any]:
     """The OpenAPI parts that FastAPI cannot see, since the route reads key, headers and body itself, in this order."""
     parts: dict[str, Any] = {
         "security": [{name: []} for name in SECURITY_SCHEMES],
-        "parameters": _parameters("header", RequestHeaders),
+        "parameters": _parameters("header", RequestHeaders, HEADERS),
     }
     if reads_body:
         schema = {"$ref": SCHEMA_PATH.format(model=RecommendationRequest.__name__)}
@@ -159,13 +149,11 @@ def add_components(description: dict[str, Any]) -> None:
     description["components"]["securitySchemes"] = SECURITY_SCHEMES
 
 
-def _parameters(place: str, model: type[BaseModel], names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def _parameters(place: str, model: type[BaseModel], names: Collection[str]) -> list[dict[str, Any]]:
     parameters = []
     for name, schema in model.model_json_schema()["properties"].items():
-        if names and name not in names:
-            continue
-        description = schema.pop("description")
-        if "anyOf" in schema:  # a header or a query string cannot be null
-            schema = schema["anyOf"][0]
-        parameters.append({"in": place, "name": name, "required": False, "description": description, "schema": schema})
+        if name in names:
+            about = {"in": place, "name": name, "required": False, "description": schema.pop("description")}
+            # A header or a query string cannot be null.
+            parameters.append({**about, "schema": schema["anyOf"][0] if "anyOf" in schema else schema})
     return parameters

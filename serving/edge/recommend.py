@@ -16,10 +16,9 @@ from serving.edge.answer import Answer, build_answer
 from serving.edge.cache import Cache, SharedCalls
 from serving.edge.consent import ConsentCheck, ConsentDecision
 from serving.edge.fallback import FallbackChain, PopularList
-from serving.edge.models import ApiError
 from serving.edge.request_log import FROM_REQUEST, FROM_STORE, NO_HISTORY, WITHHELD, hash_inputs
 from serving.edge.rollout_trial import NO_BUCKET, Bucket, RolloutTrial
-from serving.edge.torchserve_client import NoAnswer, TimedOut
+from serving.edge.torchserve_client import NoAnswer
 from serving.worker.request import MAX_K, Request
 
 HIT, MISS, SHARED, NONE = "hit", "miss", "shared", "none"
@@ -31,11 +30,11 @@ MAX_RESERVE_SHARE = 1 / 4  # of a short deadline; or nothing would be left to ca
 
 @dataclass(frozen=True)
 class Call:
-    """A checked request and the circumstances in which it came.
+    """A checked request, and how it came.
 
     Attributes:
         body: the request's JSON, with the user that the API key is for.
-        client_consent: what the client says of the user's consent, if anything.
+        client_consent: the user's consent according to the client, if known.
         deadline_ms: from the whole request to its answer.
         deadline: when that is over, on the event loop's clock, in seconds.
     """
@@ -111,7 +110,7 @@ class RecommendationPipeline:
         bucket = self.torchserve.bucket(user_id) if user_id is not None and decision.is_personal else NO_BUCKET
         worker_request = build_worker_request(call, decision)
         version = self.torchserve.loaded_version(bucket.version)
-        # The refusal is part of the key: users without personal answers share one, but each is told their own reason.
+        # The refusal is part of the key: users without personal answers share one, but each gets their own reason.
         key = self._hash(f"{decision.version}\n{decision.refusal}".encode(), worker_request.body)
         cached = await self._cached(key + (version or self.version).encode(), call)
         if cached is not None:
@@ -125,9 +124,9 @@ class RecommendationPipeline:
             )
             return Recommendation(answer, bucket, SHARED if shared else MISS, decision.consent, worker_request)
         except NoAnswer as error:
-            failure = error.text
+            failure = str(error)
         except TimeoutError:
-            failure = TimedOut("TorchServe did not answer in time").text
+            failure = "TorchServe did not answer in time"
         last_answer = await self._cached(self._last_answer_key(call), call) if decision.is_personal else None
         answer = self.fallback.answer(call.request, failure, decision.refusal, last_answer)
         return Recommendation(answer, bucket, NONE, decision.consent, worker_request)
@@ -149,7 +148,8 @@ class RecommendationPipeline:
         if version is None:
             self.version = answer.version
         packed = answer.pack()
-        if not _may_have_missed_the_profile(decision, answer):
+        # Without a personal answer for a profile, the worker may have failed to read it: that must not be repeated.
+        if answer.source == "personalized" or not (decision.is_personal and decision.version):
             self.cache.put(key + answer.version.encode(), packed, self.cache_seconds)
         if decision.is_personal and answer.source != "popular":  # everybody's list is not this user's last answer
             self.cache.put(self._last_answer_key(call), packed, self.stale_seconds)
@@ -181,34 +181,15 @@ class RecommendationPipeline:
 
 
 def build_worker_request(call: Call, decision: ConsentDecision) -> WorkerRequest:
-    """What TorchServe is asked; without consent nothing of the user.
-
-    Raises:
-        ApiError: the body holds a number that JSON writers refuse.
-    """
-    if not decision.is_personal:
-        fields = {name: call.body[name] for name in IMPERSONAL_FIELDS if name in call.body} | {"history": []}
-    else:
+    """What TorchServe is asked; without consent nothing of the user."""
+    request, features = call.request, decision.features
+    if decision.is_personal:
         fields = {name: value for name, value in call.body.items() if name != "request_id"}
-        if decision.features is not None and not call.request.has_history:
-            fields |= decision.features | {"context": decision.features["context"] | call.request.context}
-    try:
-        body = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
-    except TypeError as error:
-        raise ApiError(400, "body", f"cannot be passed on: {error}") from None
+        if features is not None and not request.has_history:
+            fields |= features | {"context": features["context"] | request.context}
+        source = FROM_REQUEST if request.has_history else NO_HISTORY if request.user_id is None else FROM_STORE
+    else:
+        fields = {name: call.body[name] for name in IMPERSONAL_FIELDS if name in call.body} | {"history": []}
+        source = WITHHELD
     unlogged = tuple(name for name in UNLOGGED_FIELDS if fields.get(name))
-    return WorkerRequest(body, _history_source(call.request, decision), unlogged)
-
-
-def _history_source(request: Request, decision: ConsentDecision) -> str:
-    if not decision.is_personal:
-        return WITHHELD
-    if request.has_history:
-        return FROM_REQUEST
-    return NO_HISTORY if request.user_id is None else FROM_STORE
-
-
-def _may_have_missed_the_profile(decision: ConsentDecision, answer: Answer) -> bool:
-    """Whether the worker gave no personal answer to a user with a profile: its own read may have failed for a moment,
-    and such an answer must not be repeated for as long as answers are cached."""
-    return decision.is_personal and bool(decision.version) and answer.source != "personalized"
+    return WorkerRequest(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS), source, unlogged)

@@ -1,6 +1,6 @@
 """What the edge writes down: the served log (one JSON line per answer, for lineage), and its own log as JSON lines.
 
-Users stand in the served log under a keyed hash. Nobody waits for the disk, and a full disk costs lines only.
+The served log names users by a keyed hash. Nobody waits for the disk, and a full disk costs lines only.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 import orjson
 
 from config.command import UserError
+from data.files import write_private
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.2
 WRITTEN, DROPPED, FAILED = "written", "dropped", "failed"
 MIN_SECRET_LENGTH = 16
-PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.inputs`: it comes from everybody's events
-WITHHELD = "withheld"  # whose history an answer rests on: the worker was told nothing of the user
-FROM_REQUEST = "request"  # the request's own
-FROM_STORE = "store"  # the user's, in the online store
-NO_HISTORY = "none"  # no history at all
+PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.response.input_digests`: it comes from everybody's events
+# Whose history an answer rests on: nobody's, since the worker got nothing of the user; the request's own; the user's in
+# the online store; none at all.
+WITHHELD, FROM_REQUEST, FROM_STORE, NO_HISTORY = "withheld", "request", "store", "none"
 
 
 class SecretError(UserError):
@@ -48,12 +48,7 @@ class LineLog:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        max_lines: int,
-        count: Callable[[str, int], None],
-        name: str = "served",
-        mode: int = 0o777,
+        self, folder: Path, max_lines: int, count: Callable[[str, int], None], name: str = "served", mode: int = 0o777
     ) -> None:
         self._folder, self._max_lines, self._count, self._name, self._mode = folder, max_lines, count, name, mode
         self._waiting: deque[bytes] = deque()
@@ -78,31 +73,26 @@ class LineLog:
     def flush(self) -> None:
         """Write what waits now."""
         with self._writing:
-            self._flush()
+            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not lines:
+                return
+            try:
+                self._folder.mkdir(self._mode, parents=True, exist_ok=True)
+                file = self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
+                append_whole(file, b"".join(line + b"\n" for line in lines))
+            except OSError as error:
+                if self._healthy:  # logged once: a full disk would not gain from a line per attempt
+                    log.error("the %s log is not written: %s", self._name, error)
+                self._healthy = False
+                self._count(FAILED, len(lines))
+            else:
+                self._healthy = True
+                self._count(WRITTEN, len(lines))
 
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_SECONDS):
             self.flush()
         self.flush()
-
-    def _flush(self) -> None:
-        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not lines:
-            return
-        try:
-            self._folder.mkdir(self._mode, parents=True, exist_ok=True)
-            append_whole(self._path(), b"".join(line + b"\n" for line in lines))
-        except OSError as error:
-            self._count(FAILED, len(lines))
-            if self._healthy:  # logged once: a full disk would not gain from a line per attempt
-                log.error("the %s log is not written: %s", self._name, error)
-            self._healthy = False
-            return
-        self._healthy = True
-        self._count(WRITTEN, len(lines))
-
-    def _path(self) -> Path:
-        return self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
 
 
 def append_whole(path: Path, content: bytes) -> None:
@@ -135,7 +125,11 @@ def load_secret(text: str, path: Path) -> bytes:
     Raises:
         SecretError: it is too short to hide anything.
     """
-    return derive_secret(text or _read_or_create(path), "TIDEGATE_EDGE_USER_SECRET" if text else path)
+    if text:
+        return derive_secret(text, "TIDEGATE_EDGE_USER_SECRET")
+    if not path.exists():
+        write_private(path, secrets.token_hex(32), replace=False)
+    return derive_secret(path.read_text(encoding="utf-8").strip(), path)
 
 
 def derive_secret(text: str, origin: object) -> bytes:
@@ -146,7 +140,7 @@ def derive_secret(text: str, origin: object) -> bytes:
 
 
 def pseudonym(secret: bytes, user_id: str) -> str:
-    """32 hexadecimal digits: the same for the same user, and meaningless without the secret."""
+    """32 hexadecimal digits: the same for the same user, and no help to find the user without the secret."""
     return blake2b(user_id.encode("utf-8", "surrogatepass"), key=secret, digest_size=16).hexdigest()
 
 
@@ -161,21 +155,6 @@ def hash_inputs(secret: bytes, inputs: Any) -> dict[str, str] | None:
         name: str(value) if name == PUBLIC_INPUT else pseudonym(secret, f"{name} {value}")
         for name, value in inputs.items()
     }
-
-
-def _read_or_create(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        os.link(partial, path)  # of several processes that start at once, one wins, with a whole file
-    except FileExistsError:
-        pass
-    finally:
-        partial.unlink()
-    return path.read_text().strip()
 
 
 class JsonLines(logging.Formatter):
@@ -194,16 +173,11 @@ class JsonLines(logging.Formatter):
         }
         if (request_id := getattr(record, "request_id", None)) is not None:
             line["request_id"] = request_id
-        if record.exc_info and record.exc_info[1] is not None:
-            line |= _describe_exception(record.exc_info[1])
+        if record.exc_info and (error := record.exc_info[1]) is not None:  # not its text: it may quote a client
+            frames = traceback.extract_tb(error.__traceback__)
+            line["error"] = type(error).__qualname__
+            line["where"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
         return orjson.dumps(line).decode()
-
-
-def _describe_exception(error: BaseException) -> dict[str, Any]:
-    """An exception's type and stack; not its text, which may quote what a client sent."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    return {"error": type(error).__qualname__, "where": where}
 
 
 LOGGING: dict[str, Any] = {

@@ -12,7 +12,8 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.edge.models import CONSENT_HEADER, DEADLINE_HEADER, REQUEST_ID_HEADER, ApiError, RequestHeaders
+from config.validation import error_message
+from serving.edge.models import HEADERS, ApiError, RequestHeaders
 
 MAX_QUERY_BYTES = 8192
 MAX_NAME_LENGTH = 100  # of a field that an error repeats
@@ -21,7 +22,6 @@ MAX_K_DIGITS = 9
 CONTEXT, FILTERS = "context", "filters"  # ?context.device=tv&filters.genres=Drama
 UNREPEATABLE_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-deadline-ms", b"x-consent"})
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
-HEADER_NAMES = (DEADLINE_HEADER, CONSENT_HEADER, REQUEST_ID_HEADER)
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 
@@ -66,14 +66,13 @@ def read_key(request: Request) -> str | None:
 
 
 def parse_headers(request: Request) -> RequestHeaders:
-    """The headers beside the key. Raises ApiError: 400."""
-    values = {name: value for name in HEADER_NAMES if (value := request.headers.get(name)) is not None}
+    """The headers other than the key. Raises ApiError: 400."""
+    values = {name: value for name in HEADERS if (value := request.headers.get(name)) is not None}
     try:
         return RequestHeaders.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        message = fault["msg"]
-        raise ApiError(400, str(fault["loc"][0]), message[:1].lower() + message[1:]) from None
+        raise ApiError(400, str(fault["loc"][0]), error_message(fault)) from None
 
 
 async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any:
@@ -86,20 +85,16 @@ async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise ApiError(413, "body", f"is {length} bytes long; the limit is {max_bytes}", CLOSE)
+    content = bytearray()
     try:
         async with asyncio.timeout(max_seconds):
-            return parse_json(await _read(request, max_bytes))
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise ApiError(413, "body", f"is longer than {max_bytes} bytes", CLOSE)
     except TimeoutError:
         raise ApiError(408, "body", f"did not arrive within {max_seconds:g} s", CLOSE) from None
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise ApiError(413, "body", f"is longer than {max_bytes} bytes", CLOSE)
-    return bytes(content)
+    return parse_json(bytes(content))
 
 
 def parse_json(content: bytes) -> Any:

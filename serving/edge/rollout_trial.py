@@ -1,6 +1,6 @@
-"""A version on trial beside the champion: which users it answers, what is counted of both, and when it is rolled back.
+"""A version on trial next to the champion: which users it answers, what is counted of both, and when it is rolled back.
 
-Experiments assign users to arms in the same way, so that part stands here too.
+Experiments assign users to arms in the same way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
-from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
-from serving.deployment.rollout_evidence import RolloutEvidence
+from serving.deployment import rollout_evidence, rollout_stage
+from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.edge.answer import Answer
 from serving.edge.models import ApiError
@@ -31,7 +32,7 @@ CANARY, CHAMPION = "canary", "champion"
 STAGE_CHECK_SECONDS = 0.1  # a rollback reaches every process within this
 EVIDENCE_SECONDS = 0.5
 COMPARED, FAILED, DROPPED = "compared", "failed", "dropped"
-HASH_BITS, FLOAT_BITS = 64, 53
+FLOAT_BITS = 53  # of a float that are exact
 
 
 class Bucket(NamedTuple):
@@ -69,16 +70,11 @@ class ArmSplit:
         """The user's arm."""
         if not self._ends:
             return NO_BUCKET
-        point = hash_to_unit_interval(self._salt, user_id)
+        content = len(self._salt).to_bytes(8, "big") + self._salt + user_id.encode("utf-8", "surrogatepass")
+        number = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
+        point = (number >> (64 - FLOAT_BITS)) / (1 << FLOAT_BITS)  # in [0, 1), the same on every machine
         last = self._ends[-1][1]  # shares may sum to 1 - 1e-16
         return next((bucket for end, bucket in self._ends if point < end), last)
-
-
-def hash_to_unit_interval(salt: bytes, user_id: str) -> float:
-    """A number in [0, 1), uniform over users and the same on every machine."""
-    content = len(salt).to_bytes(8, "big") + salt + user_id.encode("utf-8", "surrogatepass")
-    digest = blake2b(content, digest_size=HASH_BITS // 8).digest()
-    return (int.from_bytes(digest, "big") >> (HASH_BITS - FLOAT_BITS)) / (1 << FLOAT_BITS)  # exact in a float
 
 
 class RolloutTrial:
@@ -141,43 +137,39 @@ class RolloutTrial:
                 if end - time.monotonic() < MIN_SECONDS:
                     raise
             version, counted = None, False  # what the champion takes with the time that is left is no fair measure
-        return await self._ask_champion(body, version, end - time.monotonic(), counted and version is None)
+        counts = self.evidence.champion if counted and version is None and self.is_running else None
+        return await _counted_call(self._champion, counts, body, version, end - time.monotonic())
 
     async def ask_candidate(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
-        """Ask the version on trial, and count the call. A refused request is the client's fault and does not count."""
-        begun, counts = time.perf_counter(), self.evidence
-        try:
-            fields = await self._candidate.recommend(body, version, seconds)
-        except NoAnswer:
-            counts.candidate.count(True, time.perf_counter() - begun)
-            raise
-        if fields["model_version"] == version:  # else it is not loaded, which the rollout's driver notices
-            counts.candidate.count(False, time.perf_counter() - begun)
-        return fields
+        """Ask the version on trial, and count the call."""
+        return await _counted_call(self._candidate, self.evidence.candidate, body, version, seconds)
 
     async def close(self) -> None:
         await self._champion.close()
         await self._candidate.close()
 
-    async def _ask_champion(self, body: bytes, version: str | None, seconds: float, counted: bool) -> dict[str, Any]:
-        begun, counts = time.perf_counter(), self.evidence
-        counted = counted and self.is_running
-        try:
-            fields = await self._champion.recommend(body, version, seconds)
-        except NoAnswer:
-            if counted:
-                counts.champion.count(True, time.perf_counter() - begun)
-            raise
-        if counted:
-            counts.champion.count(False, time.perf_counter() - begun)
-        return fields
-
     def _is_on_trial(self, version: str | None) -> bool:
-        return version is not None and self._arms is not None and version == self.stage.version  # type: ignore[union-attr]
+        return self._arms is not None and self.stage is not None and version == self.stage.version
+
+
+async def _counted_call(
+    client: TorchServeClient, counts: VersionCounts | None, body: bytes, version: str | None, seconds: float
+) -> dict[str, Any]:
+    """See `TorchServeClient.recommend`. A refused request is the client's fault and does not count."""
+    begun = time.perf_counter()
+    try:
+        fields = await client.recommend(body, version, seconds)
+    except NoAnswer:
+        if counts is not None:
+            counts.count(True, time.perf_counter() - begun)
+        raise
+    if counts is not None and version in (None, fields["model_version"]):  # else that version is not loaded
+        counts.count(False, time.perf_counter() - begun)
+    return fields
 
 
 class ShadowRequests:
-    """Puts requests that the champion has answered to the version on trial too: later, one at a time.
+    """Sends requests that the champion has answered to the version on trial too: later, one at a time.
 
     Args:
         max_waiting: requests that may wait; further ones are dropped.
@@ -231,20 +223,18 @@ class ShadowRequests:
 
 
 class RolloutWatch:
-    """Follows the stage's file, writes this process's counts beside it, and rolls back when a limit is passed.
+    """Follows the stage's file, writes this process's counts next to it, and rolls back when a limit is passed.
 
     Each process counts for itself. The one that holds a lock judges the sum; the others see the stage change.
 
     Args:
-        path: of the stage's file.
         on_rollback: called when this process ordered one.
     """
 
-    def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None]) -> None:
         self._path, self._trial, self._on_rollback = path, trial, on_rollback
-        self._evidence_file = (
-            rollout_evidence.evidence_folder(path) / f"{os.getpid()}-{time.time_ns()}.json"
-        )  # pids come again
+        name = f"{os.getpid()}-{time.time_ns()}.json"  # process numbers come again
+        self._evidence_file = rollout_evidence.evidence_folder(path) / name
         self._file_version: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
         # The lock is taken in worker threads, and a process that dies releases it.
@@ -284,8 +274,7 @@ class RolloutWatch:
     async def _report(self) -> None:
         current = self._trial.stage
         assert current is not None
-        counts = RolloutEvidence()
-        counts.add(self._trial.evidence)  # a copy: a thread writes it while requests are counted on
+        counts = deepcopy(self._trial.evidence)  # a thread writes it while requests are counted on
         try:
             await asyncio.to_thread(self._write_and_judge, current, counts)
         except Exception:  # a full disk: the trial waits, and answers go on
@@ -298,7 +287,11 @@ class RolloutWatch:
     def _write_and_judge(self, current: RolloutStage, counts: RolloutEvidence) -> None:
         step = current.since.isoformat()
         rollout_evidence.write_evidence(self._evidence_file, step, counts)
-        if not self._is_judge() or current.plan is None:
+        if current.plan is None:
+            return
+        try:
+            self._judge_lock.acquire()  # or it is this process's already
+        except Timeout:
             return
         total = rollout_evidence.total_evidence(self._path, step)
         look = rollout_evidence.number_of_looks(total)
@@ -307,15 +300,7 @@ class RolloutWatch:
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
         if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollback.rollback_stage(current, reason, deployment_log.current_user())
+            self._path, current, rollout_stage.rollback_stage(current, reason, rollout_stage.current_user())
         ):
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()
-
-    def _is_judge(self) -> bool:
-        if not self._judge_lock.is_locked:
-            try:
-                self._judge_lock.acquire()
-            except Timeout:
-                return False
-        return True

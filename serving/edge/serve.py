@@ -10,11 +10,13 @@ import socket
 import sys
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from config.command import UserError, exits_cleanly
-from serving.edge import authentication, settings
+from serving.edge import settings
+from serving.edge.keys import read_keys
 from serving.edge.request_log import LOGGING, load_secret
 from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings, variable
 
@@ -29,11 +31,7 @@ def check(edge: EdgeSettings) -> None:
     Raises:
         UserError: a port cannot be used, or the keys or the secret that hides users are invalid.
     """
-    fixed_keys = edge.keys.get_secret_value()
-    keys = authentication.read_keys(edge.keys_path)
-    if fixed_keys:
-        keys += authentication.parse_keys(fixed_keys, variable("keys"))
-    if not keys:
+    if not read_keys(edge.keys_path):
         print("no API key exists yet: make one with `python -m serving.edge.keys make`", file=sys.stderr)
     load_secret(edge.user_secret.get_secret_value(), edge.secret_path)
     try:
@@ -45,14 +43,13 @@ def check(edge: EdgeSettings) -> None:
 def share_counts(home: Path) -> Path:
     """Make an empty folder where processes share their metrics; prometheus_client reads its name from the environment.
 
-    It lies in memory where the system has files there: the files are sparse and mapped, and on a full disk the first
-    write to a hole would end the process that counts.
+    In memory where possible: the files are sparse and mapped, and on a full disk the first write to a hole would end
+    the process that counts.
     """
-    if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
+    folder = home / "metrics"
+    if os.access(SHARED_MEMORY, os.W_OK):
         name = blake2b(str(home.resolve()).encode(), digest_size=8).hexdigest()
         folder = SHARED_MEMORY / f"tidegate-edge-{os.getuid()}-{name}"
-    else:
-        folder = home / "metrics"
     shutil.rmtree(folder, ignore_errors=True)  # counts of processes that are gone
     folder.mkdir(mode=0o700, parents=True)
     os.environ[SHARED_COUNTS] = str(folder)
@@ -61,11 +58,14 @@ def share_counts(home: Path) -> Path:
 
 def serve_metrics(edge: EdgeSettings) -> None:
     """Serve the metrics of all processes, in a thread. Raises UserError: the port cannot be used."""
-    # Here, not above: prometheus_client reads SHARED_COUNTS when it is first imported.
-    from serving.edge.metrics import serve_all_processes
+    # Not at the top: prometheus_client reads SHARED_COUNTS when it is first imported.
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.multiprocess import MultiProcessCollector
 
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
     try:
-        serve_all_processes(edge.metrics_host, edge.metrics_port)
+        start_http_server(edge.metrics_port, edge.metrics_host, registry)
     except OSError as error:
         raise _unusable_port("metrics_port", edge.metrics_host, edge.metrics_port, error) from None
 
@@ -80,10 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help=f"default: {variable('host')}, or loopback")
     parser.add_argument("--port", type=int, help=f"default: {variable('port')}, or 8090")
     parser.add_argument("--workers", type=int, help=f"processes; default: {variable('workers')}, or 1")
-    arguments = parser.parse_args(argv)
-    for field in ("host", "port", "workers"):  # worker processes read the environment
-        if getattr(arguments, field) is not None:
-            os.environ[variable(field)] = str(getattr(arguments, field))
+    for field, value in vars(parser.parse_args(argv)).items():  # worker processes read the environment
+        if value is not None:
+            os.environ[variable(field)] = str(value)
     edge = settings.load()
     check(edge)
     counts = share_counts(edge.home)
@@ -91,15 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         serve_metrics(edge)
         print(f"serving http://{edge.host}:{edge.port}/docs; metrics at port {edge.metrics_port}", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after a clean stop
-        uvicorn.run(
-            APP,
-            factory=True,
-            host=edge.host,
-            port=edge.port,
-            workers=edge.workers,
-            log_config=LOGGING,
-            **UVICORN_OPTIONS,
-        )
+        address: dict[str, Any] = {"host": edge.host, "port": edge.port, "workers": edge.workers}
+        uvicorn.run(APP, factory=True, log_config=LOGGING, **address, **UVICORN_OPTIONS)
     finally:
         shutil.rmtree(counts, ignore_errors=True)
     return 0

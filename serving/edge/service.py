@@ -1,4 +1,4 @@
-"""All parts of one edge process: built from the settings, started, stopped, and asked whether they are ready."""
+"""All parts of one edge process: built from the settings, started, stopped, counted, and checked for readiness."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import asyncio
 import gc
 import logging
 from contextlib import suppress
-from functools import partial
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
-from serving.deployment import rollout_stage
-from serving.edge import authentication
-from serving.edge.authentication import Authenticator, RateLimit
-from serving.edge.cache import Cache, MemoryCache, NoCache, RedisCache
-from serving.edge.consent import ConsentCheck, NoProfiles, ProfileReader
+from serving.edge.cache import Cache, MemoryCache, RedisCache
+from serving.edge.consent import ConsentCheck, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
-from serving.edge.metrics import Metrics
+from serving.edge.keys import Authenticator, RateLimit
 from serving.edge.models import ApiError, Readiness
 from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog, load_secret
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
-from serving.edge.settings import EdgeSettings, variable
+from serving.edge.settings import EdgeSettings
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
 
 log = logging.getLogger(__name__)
@@ -31,44 +27,61 @@ log = logging.getLogger(__name__)
 STATIC_LIST = "static.json"
 FOR_OWNER_ONLY = 0o700
 FAIR_SHARE = 0.5  # of an ordinary request's time: a server that takes longer failed, whatever the client's deadline
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The Prometheus metrics of one process. Labels come from short fixed lists, never from what a client sends."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"tidegate_edge_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"tidegate_edge_{name}", text, labels, buckets=SECONDS, registry=registry)
+
+        self.answers = counter("answers", "Answers", "source", "cache", "bucket")
+        self.seconds = histogram("answer_seconds", "From the whole request to its answer", "source")
+        self.late = counter("late", "Answers after their deadline", "source")
+        self.refusals = counter("refusals", "Refused requests", "status")
+        self.upstream = histogram("upstream_seconds", "Calls of TorchServe, by how they ended", "kind")
+        self.opened = counter("breaker_opened", "Times that a circuit breaker opened", "part")
+        self.served = counter("served_lines", "Lines of the served log", "outcome")
+        self.consent = counter("consent", "Requests by the user's consent", "consent")
+        self.shadow = counter("shadow", "Requests also sent to a version on trial, unseen", "outcome")
+        self.rollbacks = counter("rollbacks", "Rollbacks because a limit was passed")
+        self.errors = counter("errors", "Faults of the edge itself")
 
 
 class EdgeService:
     """The parts of one process. `start` and `stop` belong to one event loop.
 
     Args:
-        settings: as `serving.edge.settings.load` returns them.
-        profiles: where consent is read; None: no store.
+        profiles: where consent is read.
 
     Raises:
         KeyFileError, SecretError: the stored keys, or the secret, are invalid.
     """
 
-    def __init__(self, settings: EdgeSettings, profiles: ProfileReader | None = None) -> None:
-        self.settings = settings
-        self.metrics = Metrics(CollectorRegistry())
-        text = settings.keys.get_secret_value()
-        fixed_keys = authentication.parse_keys(text, variable("keys")) if text else []
+    def __init__(self, settings: EdgeSettings, profiles: ProfileReader) -> None:
+        self.settings, self._profiles = settings, profiles
+        self.metrics = Metrics()
         share = settings.workers  # requests spread over the processes, and so do a key's tokens
         limit = RateLimit(settings.rate_per_second / share, settings.rate_burst / share)
-        self.authenticator = Authenticator(settings.keys_path, fixed_keys, limit)
+        self.authenticator = Authenticator(settings.keys_path, limit)
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.served_log: LineLog | None = None
         self.kept_requests: LineLog | None = None
-        self._profiles = profiles or NoProfiles()
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
         settings = self.settings
         self._open_logs()
-        self.trial = RolloutTrial(
-            self._torchserve("torchserve"),
-            self._torchserve("candidate"),
-            ArmSplit(settings.experiment, settings.arms),
-        )
-        server = torchserve_settings.load()
-        stage_file = settings.rollout or rollout_stage.stage_path(settings.dataset, server)
-        self._watch = RolloutWatch(stage_file, self.trial, self.metrics.rollbacks.inc)
+        experiment = ArmSplit(settings.experiment, settings.arms)
+        self.trial = RolloutTrial(self._torchserve("torchserve"), self._torchserve("candidate"), experiment)
+        self._watch = RolloutWatch(settings.stage_path, self.trial, self.metrics.rollbacks.inc)
         self._watch.check_stage()  # before the first request
         self.shadow = ShadowRequests(
             self.trial,
@@ -76,9 +89,8 @@ class EdgeService:
             FAIR_SHARE * settings.call_seconds,
             lambda outcome: self.metrics.shadow.labels(outcome).inc(),
         )
-        static = update_static_list(
-            settings.home / STATIC_LIST, settings.artifact, server.model_store, settings.dataset
-        )
+        store = torchserve_settings.load().model_store
+        static = update_static_list(settings.home / STATIC_LIST, settings.artifact, store, settings.dataset)
         self.pipeline = RecommendationPipeline(
             torchserve=self.trial,
             consent=ConsentCheck(
@@ -104,7 +116,7 @@ class EdgeService:
         await self.trial.close()
         self._watch.close()
         await self.pipeline.cache.close()
-        await self.pipeline.consent.close()
+        self._profiles.close()
         for line_log in (self.served_log, self.kept_requests):
             if line_log is not None:
                 line_log.close()
@@ -130,28 +142,20 @@ class EdgeService:
 
     async def _refresh_popular_list(self) -> None:
         """Keep the popular list and the version fresh; while the circuit is open, try TorchServe again."""
-        settings, pipeline = self.settings, self.pipeline
+        settings, fallback = self.settings, self.pipeline.fallback
         while True:
             try:
-                await pipeline.refresh_popular_list(settings.call_seconds)
-                self._keep_as_static_list()
+                await self.pipeline.refresh_popular_list(settings.call_seconds)
+                if fallback.popular is not None and not fallback.static.items:
+                    # No artifact can be read: TorchServe's list is the static one, for the next process too.
+                    fallback.static = fallback.popular
+                    fallback.static.save(settings.home / STATIC_LIST)
             except (NoAnswer, ApiError) as error:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
-                log.exception("no popular list")
-            healthy = self.trial.breaker.closed and pipeline.fallback.popular is not None
+                log.exception("the popular list is not refreshed or saved")
+            healthy = self.trial.breaker.closed and fallback.popular is not None
             await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
-
-    def _keep_as_static_list(self) -> None:
-        """Where no artifact can be read, TorchServe's list becomes the static one, for this process and the next."""
-        fallback = self.pipeline.fallback
-        if fallback.popular is None or fallback.static.items:
-            return
-        fallback.static = fallback.popular
-        try:
-            fallback.popular.save(self.settings.home / STATIC_LIST)
-        except OSError as error:
-            log.error("the static list is not written: %s", error)
 
     def _open_logs(self) -> None:
         settings = self.settings
@@ -171,7 +175,7 @@ class EdgeService:
             settings.upstream,
             settings.management,
             settings.dataset,
-            settings.token_file or torchserve_settings.load().key_file,
+            settings.token_file,
             self._breaker(part),
             settings.connections,
             FAIR_SHARE * settings.call_seconds,
@@ -180,12 +184,10 @@ class EdgeService:
 
     def _cache(self) -> Cache:
         settings = self.settings
-        if settings.cache == "off":
-            return NoCache()
-        if settings.cache == "memory":
-            return MemoryCache(settings.cache_mb * 1_000_000)
-        return RedisCache(settings.cache, self._breaker("cache"), settings.cache_ms / 1000)
+        if "://" in settings.cache:
+            return RedisCache(settings.cache, self._breaker("cache"), settings.cache_ms / 1000)
+        return MemoryCache(settings.cache_mb * 1_000_000 if settings.cache == "memory" else 0)
 
     def _breaker(self, part: str) -> Breaker:
-        opened = partial(self.metrics.opened.labels(part).inc)
-        return Breaker(self.settings.breaker_failures, self.settings.breaker_seconds, opened)
+        settings = self.settings
+        return Breaker(settings.breaker_failures, settings.breaker_seconds, self.metrics.opened.labels(part).inc)

@@ -6,26 +6,21 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import params, paths
 from config.paths import ROOT
-from config.validation import describe_error
+from config.validation import Section, describe_error
 from serving import settings as torchserve
 from serving.deployment import rollout_stage
-from serving.settings import Port, SettingsError
+from serving.settings import Count, Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"
 SHARES_TOLERANCE = 1e-9
-CONTENT_POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline'",  # the page of FastAPI's documentation has both inline
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data:",
-        "frame-ancestors 'none'",
-    )
+CONTENT_POLICY = (  # FastAPI's documentation page has inline scripts and styles
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'"
 )
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
@@ -47,26 +42,18 @@ UVICORN_OPTIONS: dict[str, Any] = {
 
 Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
 Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-HttpUrl = Annotated[str, Field(pattern=r"^(http://[^/]+)?$")]
+HttpUrl = Annotated[str, Field(pattern=r"^http://[^/]+$")]
 
 
-class Arm(BaseModel):
+class Arm(Section):
     """One arm of an experiment: its share of the users, and the loaded version that answers them (None: the default)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     share: Annotated[float, Field(ge=0, le=1)]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
 
 
 def _parse_json(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"it is not JSON: {error}") from None
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class EdgeSettings(BaseSettings):
@@ -81,15 +68,15 @@ class EdgeSettings(BaseSettings):
     home: Path = Field(default_factory=paths.edge)
     workers: Count = 1
 
-    dataset: str = ""  # the model to ask; empty: params.dataset
-    upstream: HttpUrl = ""  # TorchServe's inference address; empty: this project's own server
-    management: HttpUrl = ""  # its management address, used for new tokens only
-    token_file: Path | None = None  # its key_file.json; None: this project's own server's
+    dataset: str = Field(default_factory=lambda: params.load(ROOT / "params.yaml").dataset)  # the model's name
+    # TorchServe's inference address; its management address and key_file.json, for tokens. Default: our own server's.
+    upstream: HttpUrl = Field(default_factory=lambda: torchserve.load().inference_url)
+    management: HttpUrl = Field(default_factory=lambda: torchserve.load().management_url)
+    token_file: Path = Field(default_factory=lambda: torchserve.load().key_file)
     artifact: Path | None = None  # an artifact folder or .mar for the static list; None: the newest in the model store
     connections: Count = 64  # to TorchServe, of each process
 
     key_file: Path | None = None  # hashed API keys; None: keys.json in `home`
-    keys: SecretStr = SecretStr("")  # the same as JSON, for machines without a disk of their own
     rate_per_second: Seconds = 1000  # of each API key, over all processes
     rate_burst: Count = 1000
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # as TorchServe's own limit
@@ -120,7 +107,7 @@ class EdgeSettings(BaseSettings):
     shadow_queue: Count = 64  # requests of each process that may wait to be put to a version on trial
 
     experiment: str = ""
-    arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_parse_json)] = {}
+    arms: Annotated[dict[str, Arm], NoDecode, BeforeValidator(_parse_json)] = {}  # name -> share and version
 
     @field_validator("arms")
     @classmethod
@@ -139,6 +126,10 @@ class EdgeSettings(BaseSettings):
         return self.home / "user.key"
 
     @property
+    def stage_path(self) -> Path:
+        return self.rollout or rollout_stage.stage_path(self.dataset, torchserve.load())
+
+    @property
     def call_seconds(self) -> float:
         """What an ordinary request may spend on calls, before the reserve for a fallback begins."""
         return (self.deadline_ms - self.reserve_ms) / 1000
@@ -150,7 +141,7 @@ def variable(field: str) -> str:
 
 
 def load() -> EdgeSettings:
-    """Read the environment; empty fields are filled from this project's own server and params.yaml.
+    """Read the environment.
 
     Raises:
         SettingsError: one line per invalid variable, or two that contradict each other.
@@ -164,16 +155,7 @@ def load() -> EdgeSettings:
     if settings.reserve_ms >= settings.deadline_ms:
         within = f"{variable('deadline_ms')}, {settings.deadline_ms}"
         raise SettingsError(f"{variable('reserve_ms')} is {settings.reserve_ms}; expected less than {within}")
-    server = torchserve.load()
-    dataset = settings.dataset or params.load(ROOT / "params.yaml").dataset
-    filled = {
-        "dataset": dataset,
-        "rollout": settings.rollout or rollout_stage.stage_path(dataset, server),
-        "upstream": settings.upstream or server.inference_url,
-        "management": settings.management or server.management_url,
-        "token_file": settings.token_file or server.key_file,
-    }
-    return settings.model_copy(update=filled)
+    return settings
 
 
 def _name(fault: Any) -> str:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import orjson
@@ -25,64 +25,19 @@ ABSENT_SECONDS = 10.0  # a version that was not found is replaced by the default
 MAX_WAITING_PER_CONNECTION = 4  # more requests would wait past their deadlines anyway
 CONNECTION_CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
+# Why TorchServe gave no answer; these label metrics.
+UNREACHABLE, TIMED_OUT, INVALID, FAILED = "unreachable", "timeout", "invalid", "failed"
+REQUEST_FAILED = "request_failed"  # the worker cannot answer this one request, which says nothing of others
+CIRCUIT_OPEN, TOO_MANY_WAITING = "circuit_open", "too_many_waiting"  # not called
+NOT_COUNTED = frozenset({REQUEST_FAILED, CIRCUIT_OPEN, TOO_MANY_WAITING})  # no failure for the circuit breaker
+
 
 class NoAnswer(Exception):
-    """TorchServe gave no answer that can be passed on.
+    """TorchServe gave no answer that can be passed on. Clients read the text."""
 
-    Unreachable       no connection, or it was cut
-    TimedOut          nothing within the time that was left
-    InvalidAnswer     something came that is no recommendation
-    ServerFailed      an error status
-    RequestFailed     the worker cannot answer this one request, which says nothing of others
-    CircuitOpen       not called, since it kept failing
-    TooManyWaiting    not called, since too many requests wait already
-
-    Attributes:
-        kind: labels metrics.
-        counts: whether the circuit breaker counts it as the server's failure.
-        text: the reason that the client reads.
-    """
-
-    kind, counts = "none", True
-
-    def __init__(self, text: str) -> None:
+    def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
-        self.text = text
-
-
-class Unreachable(NoAnswer):
-    kind = "unreachable"
-
-
-class TimedOut(NoAnswer):
-    kind = "timeout"
-
-
-class InvalidAnswer(NoAnswer):
-    kind = "invalid"
-
-
-class ServerFailed(NoAnswer):
-    kind = "failed"
-
-
-class RequestFailed(NoAnswer):
-    kind, counts = "request_failed", False
-
-
-class CircuitOpen(NoAnswer):
-    kind, counts = "circuit_open", False
-
-
-class TooManyWaiting(NoAnswer):
-    kind, counts = "too_many_waiting", False
-
-
-class TorchServeReply(NamedTuple):
-    """What TorchServe sent."""
-
-    status: int
-    body: bytes
+        self.kind = kind
 
 
 class TorchServeClient:
@@ -93,7 +48,7 @@ class TorchServeClient:
         dataset: the model's name.
         token_file: TorchServe's key_file.json; without it no token is sent.
         connections: at most; further requests wait for one.
-        fair_seconds: a server that takes longer than this failed; one that was given less did not.
+        fair_seconds: a server that takes longer than this failed; one that had less time did not.
         observe: called with (kind, seconds) of every call, for metrics.
     """
 
@@ -105,16 +60,16 @@ class TorchServeClient:
         token_file: Path,
         breaker: Breaker,
         connections: int,
-        fair_seconds: float = 0.0,
-        observe: Callable[[str, float], None] = lambda kind, seconds: None,
+        fair_seconds: float,
+        observe: Callable[[str, float], None],
     ) -> None:
         self._url, self._management_url, self._dataset = url, management_url, dataset
         self._token_file, self.breaker = token_file, breaker
         self._connections, self._fair_seconds, self._observe = connections, fair_seconds, observe
-        connector = aiohttp.TCPConnector(limit=connections, ttl_dns_cache=None, keepalive_timeout=None)
-        # No total timeout: every call has its own.
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=None, keepalive_timeout=None),
+            timeout=aiohttp.ClientTimeout(total=None),  # every call has its own
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._waiting = 0
         self._token = _read_token(token_file)
@@ -133,9 +88,9 @@ class TorchServeClient:
             ApiError: the worker refuses the request.
         """
         if seconds < MIN_SECONDS:
-            raise TimedOut("no time was left to call TorchServe")
+            raise NoAnswer(TIMED_OUT, "no time was left to call TorchServe")
         if not self.breaker.allows():
-            raise CircuitOpen("TorchServe was not called because it kept failing")
+            raise NoAnswer(CIRCUIT_OPEN, "TorchServe was not called because it kept failing")
         begun = time.perf_counter()
         kind = "answered"
         try:
@@ -144,8 +99,8 @@ class TorchServeClient:
             return fields
         except NoAnswer as error:
             kind = error.kind
-            impatient = isinstance(error, TimedOut) and seconds < self._fair_seconds
-            if error.counts and not impatient:  # or one client's short deadlines would degrade everybody's answers
+            impatient = kind == TIMED_OUT and seconds < self._fair_seconds
+            if kind not in NOT_COUNTED and not impatient:  # or short deadlines of one client would affect everybody
                 self.breaker.failed()
             raise
         except ApiError:
@@ -162,55 +117,50 @@ class TorchServeClient:
 
     async def _recommend(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
         end = time.monotonic() + seconds
-        reply = await self._post(body, version, seconds)
-        if _refuses_token(reply):
+        status, content = await self._post(body, version, seconds)
+        if _refuses_token(status, content):
             await self._renew_token(end - time.monotonic())
-            reply = await self._post(body, version, end - time.monotonic())
-        if reply.status == 404 and version is not None:
+            status, content = await self._post(body, version, end - time.monotonic())
+        if status == 404 and version is not None:
             log.warning("version %s is not loaded; its users get the default one", version)
             self._absent_until[version] = time.monotonic() + ABSENT_SECONDS
-            reply = await self._post(body, None, end - time.monotonic())
-        if reply.status == 200:
-            return parse_worker_answer(reply.body)
-        raise _error(reply)
+            status, content = await self._post(body, None, end - time.monotonic())
+        if status == 200:
+            return parse_worker_answer(content)
+        raise _error(status, content)
 
-    async def _post(self, body: bytes, version: str | None, seconds: float) -> TorchServeReply:
+    async def _post(self, body: bytes, version: str | None, seconds: float) -> tuple[int, bytes]:
+        """Status and body of TorchServe's response."""
         if self._waiting >= self._connections * MAX_WAITING_PER_CONNECTION:
-            raise TooManyWaiting(f"TorchServe was not called: {self._waiting} requests already wait for it")
+            text = f"TorchServe was not called: {self._waiting} requests already wait for it"
+            raise NoAnswer(TOO_MANY_WAITING, text)
         self._waiting += 1
         try:
             async with asyncio.timeout(max(seconds, MIN_SECONDS)):
-                return await self._send(body, version)
+                try:
+                    return await self._send(body, version)
+                except CONNECTION_CUT:  # perhaps an idle connection that was just closed; predictions change nothing
+                    return await self._send(body, version)
         except TimeoutError:
-            raise TimedOut(f"TorchServe did not answer within {seconds * 1000:.0f} ms") from None
+            raise NoAnswer(TIMED_OUT, f"TorchServe did not answer within {seconds * 1000:.0f} ms") from None
+        except (*CONNECTION_CUT, aiohttp.ClientPayloadError):
+            raise NoAnswer(UNREACHABLE, "TorchServe closed the connection") from None
+        except aiohttp.ClientResponseError:
+            raise NoAnswer(INVALID, "TorchServe's address does not answer in HTTP") from None
         finally:
             self._waiting -= 1
 
-    async def _send(self, body: bytes, version: str | None) -> TorchServeReply:
-        try:
-            return await self._send_once(body, version)
-        except CONNECTION_CUT:
-            pass  # an idle connection may have been closed just now; to ask again is safe, since asking changes nothing
-        try:
-            return await self._send_once(body, version)
-        except CONNECTION_CUT:
-            raise Unreachable("TorchServe closed the connection") from None
-
-    async def _send_once(self, body: bytes, version: str | None) -> TorchServeReply:
+    async def _send(self, body: bytes, version: str | None) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         url = self._url + prediction_path(self._dataset, version)
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return TorchServeReply(response.status, await response.read())
-        except aiohttp.ClientConnectorError as error:
+                return response.status, await response.read()
+        except aiohttp.ClientConnectorError as error:  # one of CONNECTION_CUT, but another attempt would not help
             reason = error.os_error.strerror or type(error.os_error).__name__
-            raise Unreachable(f"TorchServe cannot be reached ({reason})") from None
-        except aiohttp.ClientPayloadError:
-            raise Unreachable("TorchServe closed the connection") from None
-        except aiohttp.ClientResponseError:
-            raise InvalidAnswer("TorchServe's address does not answer in HTTP") from None
+            raise NoAnswer(UNREACHABLE, f"TorchServe cannot be reached ({reason})") from None
 
     async def _renew_token(self, seconds: float) -> None:
         """Get a valid token: read the file again; if it has no other token, ask TorchServe for a new one."""
@@ -232,7 +182,7 @@ class TorchServeClient:
 
 
 def parse_worker_answer(body: bytes) -> dict[str, Any]:
-    """The fields of the worker's answer. Raises InvalidAnswer."""
+    """The fields of the worker's answer. Raises NoAnswer where it is not one."""
     try:
         fields = orjson.loads(body)
         valid = (
@@ -245,7 +195,7 @@ def parse_worker_answer(body: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError):
         valid = False
     if not valid:
-        raise InvalidAnswer("TorchServe's answer is not a recommendation")
+        raise NoAnswer(INVALID, "TorchServe's answer is not a recommendation")
     return fields
 
 
@@ -256,22 +206,20 @@ def _read_token(path: Path) -> str | None:
         return None
 
 
-def _refuses_token(reply: TorchServeReply) -> bool:
-    if reply.status == 200 or b'"field"' in reply.body:  # a worker's own 400 names a field
+def _refuses_token(status: int, body: bytes) -> bool:
+    if status == 200 or b'"field"' in body:  # a worker's own 400 names a field
         return False
-    return token_refused(reply.status, reply.body.decode("utf-8", "replace"))
+    return token_refused(status, body.decode("utf-8", "replace"))
 
 
-def _error(reply: TorchServeReply) -> Exception:
-    """What an answer other than 200 means to the client."""
-    if reply.status == 413:
+def _error(status: int, body: bytes) -> Exception:
+    """What a response other than 200 means to the client."""
+    if status == 413:
         return ApiError(413, "body", "the request is longer than TorchServe accepts")
-    if reply.status == 400:
-        try:
-            error = orjson.loads(reply.body)
-            return ApiError(400, str(error["field"]), str(error["message"]))
-        except (ValueError, KeyError, TypeError):
-            pass
-    if reply.status == 500 and b'"field"' in reply.body:  # written by the worker: it failed on this request only
-        return RequestFailed("TorchServe's worker failed on this request")
-    return ServerFailed(f"TorchServe answered {reply.status}")
+    if b'"field"' in body:  # written by the worker
+        if status == 500:
+            return NoAnswer(REQUEST_FAILED, "TorchServe's worker failed on this request")
+        if status == 400:
+            error = orjson.loads(body)
+            return ApiError(400, error["field"], error["message"])
+    return NoAnswer(FAILED, f"TorchServe answered {status}")

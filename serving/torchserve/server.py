@@ -20,8 +20,7 @@ from filelock import FileLock
 from serving.settings import ServerSettings, variable
 from serving.torchserve import launch
 from serving.torchserve.client import ServerError, TorchServe
-from serving.torchserve.launch import ServerStartError
-from serving.torchserve.properties import delete_old_snapshots, last_snapshot, render_properties
+from serving.torchserve.launch import ServerStartError, delete_old_snapshots, last_snapshot, render_properties
 
 STOP_SECONDS = 15
 PORT_RELEASE_SECONDS = 10  # how long a server that was killed may still hold its ports

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.segments.rules import ItemValues, Rule, VisibleProfile, compile_rules, matching_rules
+from features.segment_rules import ItemValues, Rule, VisibleProfile, compile_rules, matching_rules
 from features.vocabulary import Vocabulary
 from serving.worker.request import Request
 from serving.worker.rerank import ItemAttributes
@@ -67,7 +67,7 @@ class SegmentLists:
     """The segments of a user, and what is popular in each.
 
     Args:
-        rules: as `features.segments.rules` reads them.
+        rules: as `features.segment_rules` reads them.
         popular: segment -> item row -> how often its members took the item, best first.
         items: item_id -> field -> values, for the fields that rules read.
     """

@@ -20,11 +20,10 @@ from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
 from serving.worker.fallback import FallbackLevel, SegmentLists, choose_level
 from serving.worker.index import ItemIndex, Retrieval
-from serving.worker.item_trends import LiveTrends
 from serving.worker.request import Request, RequestError, parse
 from serving.worker.rerank import ItemAttributes, ListRules
 from serving.worker.response import build_response, describe_processor, input_digests
-from serving.worker.scorer import BatchScores, Scorer
+from serving.worker.scorer import BatchScores, LiveTrends, Scorer
 from serving.worker.users import User, UserLookup, resolve_users
 from training.models.artifact import Artifact, ArtifactError
 from training.models.base import EXCLUDED

@@ -59,6 +59,8 @@ def _check_scalar(value: Any) -> Any:
     is_number = isinstance(value, int | float)
     if isinstance(value, dict | list) or (is_number and not MIN_NUMBER <= value <= MAX_NUMBER):
         raise ValueError("expected text, a number within 64 bits, true, false or null")
+    if isinstance(value, str):
+        value.encode()  # a ValueError for half a surrogate pair, which JSON writers refuse
     return value
 
 

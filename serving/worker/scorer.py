@@ -6,6 +6,9 @@ Legend: B batch, N item rows, M columns, C trend channels, k list length.
 from __future__ import annotations
 
 import json
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,9 +19,10 @@ from torch import Tensor
 
 from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.trends import TrendSnapshot
-from features.vocabulary import PAD
+from features.vocabulary import PAD, Vocabulary
 from serving.worker.request import Request
-from serving.worker.users import User, resolve_users
+from serving.worker.response import digest_of_trends
+from serving.worker.users import User, UserLookup, resolve_users
 from training.models import artifact
 from training.models.artifact import Artifact
 from training.models.base import EXCLUDED
@@ -171,3 +175,45 @@ class Scorer:
         encoders = self.artifact.config["encoders"][kind]
         rows = [encode_values(one, encoders) for one in values]
         return np.array(rows, dtype=np.int64).reshape(len(values), len(encoders))
+
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 10  # the stream updates the store's trends every few minutes
+
+
+class LiveTrends:
+    """Gives each request the newest trends that are not later than its own time."""
+
+    def __init__(self, exported: TrendSnapshot, vocabulary: Vocabulary, channels: Sequence[str]) -> None:
+        self._exported, self._vocabulary, self._channels = exported, vocabulary, channels
+        self._live: TrendSnapshot | None = None
+        self._digests: dict[int, str] = {}  # by time
+        self._next_refresh = 0.0
+
+    def snapshots(self) -> list[TrendSnapshot]:
+        """The snapshots at hand, oldest first."""
+        return [self._exported] if self._live is None else [self._exported, self._live]
+
+    def at(self, time_us: int) -> TrendSnapshot:
+        """The snapshot for a request's time."""
+        return self._live if self._live is not None and self._live.time_us <= time_us else self._exported
+
+    def digest(self, snapshot: TrendSnapshot) -> str:
+        """Digest of one of the snapshots; kept, because every response gives it."""
+        if snapshot.time_us not in self._digests:
+            self._digests = {one.time_us: digest_of_trends(one, self._channels) for one in self.snapshots()}
+        return self._digests[snapshot.time_us]
+
+    def refresh(self, lookup: UserLookup, now_us: int) -> None:
+        """Take newer trends from the store, at most once in REFRESH_SECONDS."""
+        if not self._channels or time.monotonic() < self._next_refresh:
+            return
+        self._next_refresh = time.monotonic() + REFRESH_SECONDS
+        found = lookup.find_trends(self._vocabulary, now_us, self.snapshots()[-1].time_us)
+        if found is None:
+            return
+        if missing := set(self._channels) - set(found.channels):
+            log.warning("the online store's trends lack %s, which the model reads", ", ".join(sorted(missing)))
+            return
+        self._live = found

@@ -106,14 +106,14 @@ def test_without_wrk_it_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_it_measures_every_case_with_real_servers_and_watches_memory(run_verb) -> None:
+def test_it_measures_every_case_with_real_servers_and_watches_memory(run_command) -> None:
     for program in PROGRAMS:
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program} on the path")
     recorded = ROOT / "benchmarks" / "results" / "serving.json"
     before = recorded.exists() and recorded.read_bytes()
 
-    ended = run_verb("benchmarks.serving", "--quick", "--runs", "2", "--soak", "30", timeout=900)
+    ended = run_command("benchmarks.serving", "--quick", "--runs", "2", "--soak", "30", timeout=900)
 
     assert ended.returncode == 0, ended.stderr
     rows = {(line[:12].strip(), line[12:18].strip()): line.split() for line in ended.stdout.splitlines() if line}

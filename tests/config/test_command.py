@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,22 @@ import pytest
 from config.command import UserError, exits_cleanly
 
 ROOT = Path(__file__).resolve().parents[2]
+# Modules in which models are fitted, tuned, measured or timed.
+COMPUTING = (
+    "training.train", "experiments.tune", "experiments.evaluate", "experiments.gate", "experiments.refit_full",
+    "serving.export", "benchmarks.ncf_paper", "benchmarks.training",
+)  # fmt: skip
+SEEN = """
+import importlib.abc, os, sys
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"))
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+import {module}
+print("no torch")
+"""
 WRITER = """
 import sys
 from config.command import exits_cleanly
@@ -72,3 +89,12 @@ def test_an_interrupt_is_exit_code_130() -> None:
         raise KeyboardInterrupt
 
     assert main() == 130
+
+
+@pytest.mark.parametrize("module", COMPUTING)
+def test_waiting_threads_sleep_in_every_command_that_computes(module: str) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
+    code = SEEN.replace("os._exit(0)", "sys.stdout.flush(); os._exit(0)").format(module=module)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, capture_output=True, text=True)
+
+    assert ended.stdout.strip() == "PASSIVE 0", ended.stderr

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.cleaning import Ingested, clean, resolve_repeats
+from data.cleaning import Ingested, clean
 from data.columns import event_id
 from data.files import DataError
 from data.ingest import main
@@ -98,11 +98,11 @@ def test_an_id_that_two_events_bear_is_no_duplicate_but_a_fault(run):
     [
         (
             [event(time="yesterday")] * 100,
-            "ingest: event_time: none of 100 rows could be read as a time; first: 'yesterday'",
+            "ingest: none of 100 rows could be used, 100 because event_time is not a time; first: 'yesterday'",
         ),
         (
             [event(user=None), event(user=None), event(time="x")],
-            "ingest: user_id: none of 3 rows could be used; 2 times it is blank",
+            "ingest: none of 3 rows could be used, 2 because user_id is blank",
         ),
     ],
 )
@@ -202,11 +202,6 @@ def test_repeats_keep_the_first_the_last_or_all(run, rule, kept):
     assert result.events["event_id"].tolist() == kept
     assert result.counts["repeats_dropped"] == 5 - len(kept)
     assert accounted(result.counts) == 5
-
-
-def test_resolve_repeats_refuses_an_unknown_rule(run):
-    with pytest.raises(DataError, match="repeats is 'none'; expected first, last or all"):
-        resolve_repeats(run([event(), event(item="j")]).events, "none")
 
 
 def test_a_delivery_that_came_twice_counts_once_and_was_known_from_the_first(run):
@@ -378,6 +373,6 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_f
 
     assert code == 2
     assert capsys.readouterr().err == (
-        "error: ingest: event_time: none of 1 rows could be read as a time; first: 'yesterday'\n"
+        "error: ingest: none of 1 rows could be used, 1 because event_time is not a time; first: 'yesterday'\n"
     )
     assert (out / "manifest.json").read_text() == before

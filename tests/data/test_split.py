@@ -20,7 +20,7 @@ from data.columns import DAY
 from data.files import DataError
 from data.readers.sources import read_source
 from data.split import describe, main, temporal_split
-from data.time_columns import microseconds
+from data.tables import microseconds
 
 
 def settings(**changes) -> params.Split:

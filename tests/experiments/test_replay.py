@@ -107,8 +107,8 @@ def test_a_missing_event_is_a_different_input(here: Path, capsys) -> None:
 def test_without_the_secret_a_named_user_is_believed_and_the_bytes_decide(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
 
-    assert run(capsys, "stored") == (2, "error: the user whose history was read is unknown: the edge's secret is missing "
-                                     "(user.key beside the served log, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
+    assert run(capsys, "stored") == (2, "error: the user is unknown: the edge's secret is missing "
+                                     "(user.key next to the served log, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
     code, printed = run(capsys, "stored", "--user", "u000001")
     assert (code, "identical bytes" in printed, "history and traits are not compared" in printed) == (0, True, True)
     assert run(capsys, "stored", "--user", "u000003")[0] == 1
@@ -164,7 +164,7 @@ def test_on_the_same_processor_the_bytes_must_be_the_same(here: Path, capsys) ->
     assert response.describe_processor() in printed
 
 
-@pytest.mark.parametrize("field", ["reason", "segments", "feature_time"])
+@pytest.mark.parametrize("field", ["reason", "segments"])
 def test_a_field_that_differs_is_named(here: Path, capsys, field: str) -> None:
     other = {"digest": "", "computed_on": "another", field: "2026-01-01T00:00:00Z"}
     rewrite(here, "stored", lambda line: line | other)
@@ -174,12 +174,12 @@ def test_a_field_that_differs_is_named(here: Path, capsys, field: str) -> None:
     assert (code, f"! {field} is " in printed) == (1, True)
 
 
-def test_a_repeated_answer_names_the_one_to_replay(here: Path, capsys) -> None:
+def test_a_repeated_answer_points_to_the_one_to_replay(here: Path, capsys) -> None:
     code, printed = run(capsys, "cached")
 
     assert code == 2
     assert printed.startswith("error: this answer repeats the user's answer of 20")
-    assert printed.endswith("; replay 'stated'\n")  # which was the last
+    assert printed.endswith("; replay that one\n")
 
 
 def test_missing_trends_are_named(here: Path, capsys) -> None:
@@ -192,23 +192,13 @@ def test_missing_trends_are_named(here: Path, capsys) -> None:
     assert "no longer exist" in printed
 
 
-@pytest.mark.parametrize("missing", ["requests", "line"])
-def test_a_missing_record_is_named(here: Path, capsys, missing: str) -> None:
-    if missing == "requests":
-        shutil.rmtree(here / "edge/requests")
-    else:
-        rewrite(
-            here, "stated", lambda line: {name: line[name] for name in line if name not in ("history_source", "digest")}
-        )
+def test_a_missing_request_is_named(here: Path, capsys) -> None:
+    shutil.rmtree(here / "edge/requests")
 
     code, printed = run(capsys, "stated")
 
     assert (code, len(printed.splitlines())) == (2, 1)
-    expected = {
-        "requests": "the request stated context and history, which the served log never holds",
-        "line": "this line comes from a version that did not log",
-    }
-    assert printed.startswith(f"error: {expected[missing]}")
+    assert printed.startswith("error: the request has context and history, which the served log never holds")
 
 
 def test_a_changed_artifact_is_not_replayed(here: Path, capsys) -> None:

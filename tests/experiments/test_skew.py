@@ -12,22 +12,10 @@ import pytest
 from served_platform import DATASET, chosen, log
 from skewed_platform import LAST_DAY, LATE, differing, measured, skewed
 
-from config.command import UserError
-from data.times import from_iso
 from experiments.gating import preconditions
-from experiments.lineage import report as lineage_options
 from experiments.lineage import skew_report
-from experiments.lineage.inputs import EVENTS, NO_SECRET, TEST_FEATURES, USERS, OfflineTrends
-from experiments.lineage.skew import (
-    CONTEXT_MISSING,
-    NEWER_USER,
-    OTHER_VERSION,
-    OWN_TIME,
-    UNKNOWN_USER,
-    ComparedAnswer,
-    measure_effect,
-    open_sources,
-)
+from experiments.lineage.inputs import EVENTS, NO_SECRET, USERS, OfflineTrends
+from experiments.lineage.skew_report import CONTEXT_MISSING, NEWER_USER, OTHER_VERSION, OWN_TIME, UNKNOWN_USER
 from features.feature_files import load_features
 
 pytestmark = pytest.mark.slow
@@ -72,27 +60,21 @@ def test_a_clean_platform_matches_in_every_group(here: Path, answered) -> None:
         )
         assert group_row["low"] == pytest.approx(6 / (6 + 1.959964**2))  # Wilson's bound where all match
     assert record["differences"] == []
-    assert record["cost"]["skewed_answers"] == 0
 
 
-def test_each_fault_of_a_store_is_found_in_its_group_with_its_value(here: Path, capsys) -> None:
+def test_each_fault_of_a_store_is_found_in_its_group(here: Path, capsys) -> None:
     record = measured(here, "planted")
 
-    learned = json.loads(next(one for one in log(here).open() if "planted-behind" in one))["feature_time"]
+    lines = [json.loads(line) for line in log(here).open() if '"request_id":"planted-' in line]
+    learned = {line["request_id"].removeprefix("planted-"): line["feature_time"] for line in lines}
     assert differing(record) == {
-        ("less", "history"): "different: 1 event missing; as the online store has it now",
-        ("behind", "history"): f"different: 1 event missing; the store was behind: it had last learned of the user at {learned}",
-        ("trait", "traits"): "different: other values of plan; as the online store has it now",
-    }  # fmt: skip
+        (name, group): f"different: the store had learned of the user until {learned[name]}"
+        for name, group in (("less", "history"), ("behind", "history"), ("trait", "traits"))
+    }
     history, traits = record["groups"]["history"], record["groups"]["traits"]
     assert (history["compared"], history["matched"], history["different"]) == (5, 3, 2)
     assert (traits["compared"], traits["matched"], traits["different"]) == (5, 4, 1)
     assert history["not_comparable"] == {NEWER_USER: 1}  # of the event whose time to be known is not there yet
-    cost = record["cost"]
-    assert (cost["skewed_answers"], cost["computed_again"], cost["from_other_source"]) == (3, 3, 0)
-    worst = max(record["differences"], key=lambda row: row["score_difference"])
-    assert cost["largest_score_difference"] == worst["score_difference"] > 1e-3
-    assert cost["of_request"] == worst["request_id"]
     assert "skew of demo: history 60.0% [23.1%, 88.2%] of 5 match" in capsys.readouterr().out
 
 
@@ -109,8 +91,7 @@ def test_an_event_that_is_not_known_yet_counts_on_neither_side(here: Path, data:
     known_late(answered[1])
 
     clean = differing(measured(here, "clean"))
-    assert clean["late", "history"] == "different: 1 event too many; as the online store has it now"
-    assert clean["unseen", "history"].startswith("different: by digest only")  # the store has learned better since
+    assert {name for name, group in clean if group == "history"} == {"late", "unseen"}
     assert ("unseen", "history") not in differing(measured(here, "planted"))
 
 
@@ -128,39 +109,16 @@ def test_trends_of_another_day_are_found_whatever_their_time_says(here: Path, an
     assert list(found) == [("active", "history")]  # all others did nothing on the day that is not in
 
 
-def test_an_answer_computed_on_what_it_read_has_the_same_scores(here: Path, answered) -> None:
-    user = answered[1]["active"]
-    (line,) = [one for one in map(json.loads, log(here).open()) if one["request_id"] == "other-trends-active"]
-    with open_sources(
-        [line], Path("edge/served"), lineage_options.user_secret(Path("edge/served")), chosen(here)
-    ) as sources:
-        model, trends, people = sources.model(line), sources.trends, sources.users
-        assert trends is not None
-        assert people is not None
-        days = (trends.until_us, load_features(TEST_FEATURES).cut_us)
-        read = [trends.at(model.vocabulary, trends.due(moment)) for moment in days]
-        person = people.user(user, from_iso(line["time"]), "first")
-        due, as_read = (measure_effect(ComparedAnswer(line, {}, person, snapshot), sources) for snapshot in read)
-
-    assert due is not None
-    assert as_read is not None
-    assert (as_read.difference, as_read.kept, as_read.source) == (pytest.approx(0, abs=1e-5), 1.0, "personalized")
-    assert due.difference is not None
-    assert due.difference > 1e-2
-
-
 def test_without_a_store_the_groups_are_missing_in_the_answer(here: Path) -> None:
     record = measured(here, "absent")
 
     assert [record["groups"][group]["missing_in_answer"] for group in ("history", "traits", "trends")] == [6, 6, 6]
     found = differing(record)
     assert found["less", "history"].endswith(
-        "events due; the answer says: the request has no history, and the online store is empty"
+        "events due; reason of the answer: the request has no history, and the online store is empty"
     )
     assert "age_band, country, gender, plan due" in found["less", "traits"]
     assert found["less", "trends"].startswith("missing in the answer: the export's own, of 2026-03-25")
-    assert record["cost"]["from_other_source"] == 6
-    assert record["cost"]["mean_share_of_list_kept"] < 1
 
 
 def test_traits_that_only_serving_has_are_missing_in_the_dataset(here: Path, data: Path, answered) -> None:
@@ -191,7 +149,7 @@ def test_a_group_that_cannot_be_compared_says_why(here: Path) -> None:
 
     static = {"no worker computed this answer: the edge gave a list that it had": 1}
     nobodys = {
-        "the request states its own history": 1,
+        "the request has its own history": 1,
         "the request names no user": 1,
         "consent denied: the edge withheld the user from the worker": 1,
     }
@@ -275,11 +233,11 @@ def test_the_sample_is_uniform() -> None:
     assert skew_report.sample([{"n": 1}], 5, 0) == ([{"n": 1}], 1)
 
 
-def test_page_and_text_say_how_answers_are_compared(here: Path, capsys) -> None:
+def test_page_and_text_hold_the_groups_and_the_differences(here: Path, capsys) -> None:
     measured(here, "planted")
     text = capsys.readouterr().out
-    page = Path("out/experiments/skew.html").read_text()
-    for message in ("by digest", "by value", "largest score difference", "planted-less", NEWER_USER.partition(":")[0]):
+    page = Path("out/experiments/skew.html").read_text(encoding="utf-8")
+    for message in ("missing in the answer", "planted-less", NEWER_USER.partition(":")[0]):
         assert message in text
         assert message in page
     assert text.endswith("report: out/experiments/skew.html\n")
@@ -307,6 +265,3 @@ def test_the_gate_refuses_skew_that_is_shown_and_nothing_else(here: Path, capsys
         is None
     )
     assert skew_report.last("another-data-set") is None
-    Path("out/experiments/skew.json").write_text('{"groups": []}')
-    with pytest.raises(UserError, match=r"skew\.json is not a record of skew"):
-        skew_report.last(DATASET)

@@ -12,7 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
-from serving.deployment import gate_report, registry
+from serving.deployment import promotion, registry
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("stated", "the request stated its own history, which the served log does not hold"),
+        ("stated", "the request had its own history, which the served log does not hold"),
         ("denied", "the edge withheld the user from the worker, so the answer uses none of their events"),
         ("unknown", "the online store does not know this user"),
         ("static", "no worker computed this answer: the edge gave a list that it had"),
@@ -108,7 +108,7 @@ def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
     (here / "edge/user.key").unlink()
     found = run(trace, capsys, "stored")
 
-    assert found["events"]["note"].startswith("the edge's secret is missing")
+    assert found["events"]["note"].startswith("the user is unknown: the edge's secret is missing")
     assert "u000001" not in json.dumps(found)
 
 
@@ -120,7 +120,7 @@ def test_events_that_differ_from_those_read_are_reported(here: Path, capsys) -> 
     assert found["events"]["note"] == "what is here is not what the answer read: history differ"
 
 
-@pytest.mark.parametrize(("stated", "message"), [("7.0", "demo 7 is not registered"), ("", "states no version")])
+@pytest.mark.parametrize(("stated", "message"), [("7.0", "demo 7 is not registered"), ("", "names no version")])
 def test_a_version_missing_from_the_registry_is_named_with_the_place_searched(
     here: Path, capsys, stated: str, message: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
     tags = (
         registry.registry_client().get_model_version("demo", "1").tags
     )  # other platforms of this run keep theirs beside it
-    report = folder / tags[gate_report.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
+    report = folder / tags[promotion.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
     kept = {path: path.read_text() for path in (report, manifest)}
     try:
@@ -174,7 +174,7 @@ def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_non
 def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:
     rewrite(here, "stated", lambda line: line | {"request_id": "stored"})
 
-    assert run(trace, capsys, "stored")["answer"]["note"] == "2 answers have this request id; this is the last"
+    assert run(trace, capsys, "stored")["title"] == "trace of stored, the last of 2 answers with this id"
 
 
 def test_page_and_text_hold_what_json_does_and_escape_markup(here: Path, capsys) -> None:
@@ -225,7 +225,7 @@ def test_a_user_an_item_and_a_dataset_version_reach_their_answers(here: Path, ca
 
     version = lines[0]["dataset_version"]
     found = run(impact, capsys, "--dataset", version[:8])
-    assert found["dataset version"]["hash"] == version
+    assert (found["dataset version"]["hash"], found["dataset version"]["in this clone"]) == (version[:8], True)
     assert [row["version"] for row in found["versions"]["rows"]] == ["1"]
     assert len(found["runs"]["rows"]) >= 2
     assert found["answers by versions fitted on it"]["answers"] == len(lines)

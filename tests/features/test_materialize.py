@@ -28,6 +28,11 @@ T = 1_767_300_000_000_000
 CUT = T + 20 * DAY
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materialization, "BATCH_SIZE", 2)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """A folder to work in with the products of a small data set; returns its events."""
@@ -77,7 +82,7 @@ def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pyt
 def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
     own = project[project["user_id"] == "u3"]
     until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
-    assert materialize.main(["--until", until.isoformat(), "--batch", "2"]) == 0
+    assert materialize.main(["--until", until.isoformat()]) == 0
 
     expected = own[own["known_time"] <= until]
     assert 0 < len(expected) < (own["event_time"] < until).sum()
@@ -116,7 +121,7 @@ def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(materialize, "trends_at", killed)  # after the last profile
-        assert materialize.main(["--batch", "2"]) == 130
+        assert materialize.main([]) == 130
     with pytest.raises(StoreError, match="is incomplete"):
         stored("u3", CUT)
 
@@ -161,7 +166,7 @@ def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
     skip = good.replace("play", "skip")  # params.yaml counts plays
     (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]))
 
-    assert materialize.main(["--events", "lines", "--batch", "2"]) == 2
+    assert materialize.main(["--events", "lines"]) == 2
 
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
@@ -192,7 +197,6 @@ def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.D
     [
         (["--until", "soon"], "--until: 'soon' is not an ISO 8601 time"),
         (["--events", "nowhere"], "--events is nowhere; there is no such file"),
-        (["--batch", "0"], "--batch is 0; expected at least 1"),
     ],
 )
 def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from config import params
 from config.paths import ROOT
 from data.columns import DAY
-from data.time_columns import microseconds
+from data.tables import microseconds
 from features.encode import resolve_history
 from features.feature_files import Features
 from features.fit import fit_features, order_items

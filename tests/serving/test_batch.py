@@ -38,7 +38,7 @@ USERS = [f"u{number}" for number in range(9)]
 
 @pytest.fixture(scope="module")
 def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The products of a small data set, and an artifact fitted on it; `u8` took nothing."""
+    """The products of a small dataset, and an artifact fitted on it; `u8` took nothing."""
     folder = tmp_path_factory.mktemp("products")
     rng = np.random.default_rng(0)
     times = pd.Series(pd.to_datetime(T + np.sort(rng.integers(0, 30 * 24, 120)) * HOUR, unit="us", utc=True))
@@ -101,8 +101,11 @@ def served(users: Sequence[str], until_us: int, k: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("until_us", [END, CUT + 5 * DAY + HOUR, END + 365 * DAY - HOUR])
-def test_everybody_gets_what_the_endpoint_would_answer_at_that_moment(project: Path, until_us: int) -> None:
-    assert run("--at", to_iso(until_us), "--k", "7", "--batch", "4") == 0
+def test_everybody_gets_what_the_endpoint_would_answer_at_that_moment(
+    project: Path, until_us: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "BATCH_USERS", 4)
+    assert run("--at", to_iso(until_us), "--k", "7") == 0
 
     rows, answers = written(), served(USERS, until_us, 7)
     assert [row["user_id"] for row in rows] == USERS
@@ -124,14 +127,16 @@ def test_the_moment_is_the_end_of_the_data_unless_stated(project: Path, capsys: 
 
 
 def test_the_size_of_a_batch_changes_nothing_but_the_progress(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("--batch", "1")
-    one, told = written(), capsys.readouterr().out.splitlines()
-    run("--batch", "100")
+    run()
+    one_batch = written()
+    capsys.readouterr()
+    monkeypatch.setattr(batch, "BATCH_USERS", 1)
+    run()
 
-    assert written() == one
-    assert told[:2] == ["1 of 9 users", "2 of 9 users"]
+    assert written() == one_batch
+    assert capsys.readouterr().out.splitlines()[:2] == ["1 of 9 users", "2 of 9 users"]
 
 
 def test_a_failure_leaves_the_older_file_and_nothing_else(
@@ -149,10 +154,9 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--k", "0"], "--k is 0; expected 1 to 1000"),
-        (["--batch", "0"], "--batch is 0; expected at least 1"),
         (["--at", "soon"], "--at: 'soon' is not an ISO 8601 time"),
         (["--at", to_iso(CUT - DAY)], f"--at is {to_iso(CUT - DAY)}; the artifact was fitted on events until {to_iso(CUT)}"),
         (["--out", "artifact"], "--out is artifact, which is a folder; expected a file to write"),
@@ -160,12 +164,12 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_the_argument(
-    project: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    project: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {told}")
+    assert line.startswith(f"error: {message}")
     assert not Path("made/all.parquet").exists()
 
 

@@ -103,8 +103,10 @@ def serving(client: TorchServe) -> str:
     return client.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_the_endpoint_gives_the_golden_answers_of_the_export(live: ServerSettings, client: TorchServe) -> None:
-    artifact = registry.download_artifact(NAME, "champion")
+def test_the_endpoint_gives_the_golden_answers_of_the_export(
+    live: ServerSettings, client: TorchServe, tmp_path: Path
+) -> None:
+    artifact = registry.download_artifact(promotion.serving_target(NAME).version, tmp_path)
     cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
     assert len(cases) == 3
     for case in cases:

@@ -21,7 +21,7 @@ from serving.install import InstallError, install, restore
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
-from serving.worker.worker_metrics import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
+from serving.worker.handler import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from own_registry import use_registry
 
-from serving.deployment import emergency_override, promotion, reconcile, registry
+from serving.deployment import promotion, reconcile, registry
 from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
@@ -48,7 +48,7 @@ def test_an_alias_changed_by_hand_does_not_change_what_serves(deployed: ServerSe
 
 
 def test_every_deployment_reports_an_override_until_a_promotion_ends_it(deployed: ServerSettings) -> None:
-    emergency_override.override(NAME, "1", REASON)
+    promotion.override(NAME, "1", REASON)
     for _ in range(2):
         lines: list[str] = []
         assert reconcile.deploy(NAME, deployed, lines.append).version == "1.0"

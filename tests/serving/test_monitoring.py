@@ -22,19 +22,19 @@ from monitoring_files import (
     TORCHSERVES,
     WORKERS,
 )
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
-from serving.edge.metrics import Metrics
+from serving.edge.service import Metrics
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
-from serving.worker import worker_metrics
+from serving.worker import handler
 
 OURS = "tidegate_edge_"
 PROMETHEUS_OWN = {"up"}
 
 
 def edge_page() -> str:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     return generate_latest(metrics.registry).decode()
 
 
@@ -55,11 +55,10 @@ def test_every_metric_of_the_edge_is_on_the_dashboard() -> None:
 
 
 def test_every_label_in_an_expression_exists() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     of_edge = {part._name: set(part._labelnames) for part in vars(metrics).values() if hasattr(part, "_labelnames")}
     of_workers = {
-        name: {*worker_metrics.MODEL_LABELS, label}
-        for name, label in [*worker_metrics.LABEL.items(), (worker_metrics.MEMORY, "worker")]
+        name: {*handler.MODEL_LABELS, label} for name, label in [*handler.LABEL.items(), (handler.MEMORY, "worker")]
     }
     every = set().union(*of_edge.values(), *of_workers.values())
     for expression in EXPRESSIONS:
@@ -164,8 +163,8 @@ FIRING = [  # alert, series that fire it, series that do not
     ("TidegateLinesLost", {f'{LINES}{{outcome="failed"}}': EVENLY}, {f'{LINES}{{outcome="written"}}': EVENLY}),
     (
         "TidegateWorkersFail",
-        {f'{worker_metrics.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
-        {f'{worker_metrics.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
+        {f'{handler.REFUSED}{{status="500",model_version="1.0"}}': EVENLY},
+        {f'{handler.REFUSED}{{status="400",model_version="1.0"}}': EVENLY},
     ),
     ("TidegateRolledBack", {ROLLBACKS: "0+0x39 1+0x20"}, {ROLLBACKS: NEVER}),
 ]

@@ -20,7 +20,7 @@ from running import Edge, make_settings, wait_until
 
 from config.paths import ROOT
 from serving import deploy
-from serving.deployment import deployment_log, promotion, reconcile, registry, rollback, rollout_stage
+from serving.deployment import promotion, reconcile, registry, rollout_stage
 from serving.deployment.rollout_stage import Phase
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -193,8 +193,8 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         steps["rollback"]
     )
     assert {"set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
-    told = deployment_log.read_events(rollout_stage.log_path(rollout_stage.stage_path(NAME, deployed)), NAME)
-    assert [(one.event, one.before, one.after) for one in told] == [
+    events = rollout_stage.read_events(rollout_stage.stage_path(NAME, deployed))
+    assert [(one.event, one.before, one.after) for one in events] == [
         ("serves", None, "1.0"),
         ("shadow", "1.0", "2.0"),
         ("canary 50%", "1.0", "2.0"),
@@ -212,7 +212,7 @@ def test_a_rollback_by_command_is_answered_within_a_second_and_a_second_one_does
     monkeypatch.setattr(deploy.environment, "load", lambda: deployed)
     before = answering(edge)
     began = time.monotonic()
-    rollback.roll_back(NAME, deployed, "a look at the way back", force=True)
+    deploy.roll_back(NAME, deployed, "a look at the way back", force=True)
     after = answering(edge)
     assert time.monotonic() - began < 1
     assert after != before

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from config.command import UserError
-from serving import supervisor
 from serving.deployment import rollout_stage
 from serving.settings import ServerSettings
 from serving.supervisor import CHECK_SECONDS, LONGEST_PAUSE, State, Supervisor, check, repair
@@ -157,9 +156,9 @@ def test_each_state_has_its_repair(
     assert done == expected
 
 
-def test_a_failed_deployment_is_a_repair_error(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_deployment_is_an_error(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
-    with pytest.raises(supervisor.RepairError):
+    with pytest.raises(UserError):
         repair(NO_MODEL, False, "tiny", settings)
 
 

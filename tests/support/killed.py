@@ -21,9 +21,10 @@ import mlflow
 import sqlalchemy.orm
 
 from config.params import Rollout
-from serving import rollout
+from data import files
+from serving import deploy, rollout
 from serving.artifact import archive
-from serving.deployment import deployment_log, promotion, reconcile, registry, rollback, rollout_stage
+from serving.deployment import promotion, reconcile, registry, rollout_stage
 from serving.settings import ServerSettings
 from serving.torchserve.client import TorchServe
 
@@ -56,8 +57,8 @@ def watch(before: set[str], told: int) -> None:
     for owner, names in STEPS.items():
         for name in names:
             wrap(owner, name, lambda _, *given, name=name, **named: _label(name, given))
-    wrap(rollout_stage, "_write_durably", lambda path, content: f"stage {_phase(content)}")
-    wrap(deployment_log, "append_once", lambda path, entry: f"history {entry.event}")
+    wrap(files, "write_bytes", lambda path, content, **_: _label_of_file(path, content))
+    wrap(rollout_stage, "append_once", lambda path, event: f"history {event.event}")
     register = TorchServe.register
 
     def amid(self: TorchServe, *given: Any, **named: Any) -> None:
@@ -71,9 +72,11 @@ def _label(name: str, given: tuple) -> str:
     return " ".join([name, *(str(one) for one in given[:3] if len(str(one)) < 20)])
 
 
-def _phase(content: bytes) -> str:
-    told = json.loads(content)
-    return f"{told['phase']} {told['share']:g}"
+def _label_of_file(path: Path, content: bytes) -> str:
+    if path.name != f"{NAME}.json":
+        return f"write {path.name}"
+    stage = json.loads(content)
+    return f"stage {stage['phase']} {stage['share']:g}"
 
 
 def run(verb: str, order: dict[str, Any]) -> None:
@@ -85,7 +88,7 @@ def run(verb: str, order: dict[str, Any]) -> None:
         rollout.rollout(NAME, settings, Rollout.model_validate(order["plan"]), say)
     else:
         if verb == "rollback" and not _done(settings):
-            rollback.roll_back(NAME, settings, "a test", force=True)
+            deploy.roll_back(NAME, settings, "a test", force=True)
         reconcile.deploy(NAME, settings, say)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from config import params
 from config.paths import INGESTED, ROOT, SPLIT
-from data import time_columns
+from data import tables
 from data.columns import DAY, HOUR
 from data.files import write_json
 from data.tables import write_table
@@ -54,7 +54,7 @@ def made_events() -> pd.DataFrame:
 def split(events: pd.DataFrame) -> pd.DataFrame:
     """Events in total order, each in its part."""
     events = events.sort_values(["event_time", "event_id"], ignore_index=True)
-    part = np.searchsorted([VALID, TEST], time_columns.microseconds(events["event_time"]), side="right")
+    part = np.searchsorted([VALID, TEST], tables.microseconds(events["event_time"]), side="right")
     return events.assign(part=np.array(["train", "valid", "test"], dtype=object)[part])
 
 

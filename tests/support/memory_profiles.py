@@ -14,5 +14,5 @@ class MemoryProfiles:
     async def read(self, user_id: str) -> UserProfile:
         return self.profiles.get(user_id, UserProfile(None, ""))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         return None

@@ -7,7 +7,7 @@ import json
 import yaml
 
 from config.paths import ROOT
-from serving.worker import worker_metrics
+from serving.worker import handler
 
 FOLDER = ROOT / "serving" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
@@ -17,7 +17,7 @@ PROMETHEUS = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
 SHOWN = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS}
 ASKED = {**SHOWN, **{rule["alert"]: [rule["expr"]] for rule in ALERTS}}
 EXPRESSIONS = [expression for each in ASKED.values() for expression in each]
-WORKERS = {*worker_metrics.LABEL, worker_metrics.MEMORY}
+WORKERS = {*handler.LABEL, handler.MEMORY}
 TORCHSERVES = {  # that tests/serving/test_live_operations.py finds on a real one
     "ts_queue_latency_microseconds",
     "ts_inference_latency_microseconds",

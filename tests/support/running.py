@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import uvicorn
+from memory_profiles import MemoryProfiles
 
-from serving.edge import authentication
+from serving.edge import keys
 from serving.edge.app import create_app
 from serving.edge.consent import ProfileReader
 from serving.edge.service import EdgeService
@@ -23,13 +24,13 @@ DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 2000
 
 
 class Edge:
-    """Runs until `close`. `ask` posts with a server key unless told otherwise."""
+    """Runs until `close`. `ask` posts with a server key by default."""
 
     def __init__(self, settings: EdgeSettings, profiles: ProfileReader | None = None) -> None:
         self.settings = settings
-        self.key, stored = authentication.create_key(authentication.SERVER, None, None)
-        authentication.add_key(settings.keys_path, stored)
-        app = create_app(settings, profiles)
+        self.key, stored = keys.create_key()
+        keys.add_key(settings.keys_path, stored)
+        app = create_app(settings, profiles or MemoryProfiles())
         self.service: EdgeService = app.state.service
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **UVICORN_OPTIONS))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -67,8 +68,8 @@ class Edge:
 
     def key_of(self, user_id: str) -> str:
         """A key that may ask for one user; known within a second."""
-        text, stored = authentication.create_key(authentication.USER, user_id, None)
-        authentication.add_key(self.settings.keys_path, stored)
+        text, stored = keys.create_key(user_id)
+        keys.add_key(self.settings.keys_path, stored)
         self.service.authenticator.reload(force=True)
         return text
 

@@ -19,7 +19,7 @@ from features import materialization, materialize
 from features.feature_files import load_features
 from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US, Profile
-from serving.worker.item_trends import LiveTrends
+from serving.worker.scorer import LiveTrends
 from serving.worker.users import StoreLookup
 
 LAST_DAY = "2026-03-31T00:00:00Z"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import torch
 
 from training.models.layers import add_trends
-from training.threads import run_in_threads, torch_threads
+from training.threads import free_cores, run_in_threads, torch_threads
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -89,3 +91,10 @@ def test_trends_are_added_alike_whether_moments_come_in_order_or_not() -> None:
 
     torch.testing.assert_close(in_order, expected)
     torch.testing.assert_close(add_trends(scores[mixed], weights[mixed], trends, moment[mixed]), expected[mixed])
+
+
+def test_cores_that_other_processes_use_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for busy_percent, free in ((0, 4), (25, 3), (100, 1)):
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval, busy=busy_percent: busy)
+        assert free_cores() == free

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from config import params
 from data import columns
@@ -332,13 +334,6 @@ def test_a_stored_oracle_answers_as_the_one_stored(world, tmp_path):
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "oracle.npz").read_bytes()
 
 
-def test_the_oracle_refuses_lengths_that_differ_and_devices_it_does_not_know(world):
-    with pytest.raises(ValueError, match="2 user_ids, 1 times_us, 1 histories"):
-        world.oracle.scores(["u000000", "u000001"], np.array([0]), [[]])
-    with pytest.raises(ValueError, match="'fridge'"):
-        world.oracle.scores(["u000000"], np.array([0]), [[]], ["fridge"])
-
-
 # --- sizes at the edge and the command ---
 
 
@@ -355,19 +350,13 @@ def test_the_smallest_worlds_work(users, items, events):
 
 
 def test_the_command_writes_what_it_simulates(world, tmp_path, capsys):
-    sizes = ["--users", "400", "--items", "200", "--events", "12000", "--days", "60"]
-    out = ["--out", str(tmp_path / "new"), "--seed", "3", "--start", START.isoformat()]
-    assert main([*out, *sizes]) == 0
+    text = (Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(text) | {"seed": 3, "simulate": settings().model_dump(mode="json")}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+
+    assert main(["--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "new")]) == 0
     assert "12,000 plays" in capsys.readouterr().out
     for name in TABLES:
         written = pd.read_parquet(tmp_path / "new" / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(world, name))
     assert Oracle.load(tmp_path / "new" / "oracle.npz").user_ids.tolist() == world.users.user_id.tolist()
-
-
-@pytest.mark.parametrize(("option", "value"), [("--users", "0"), ("--days", "3"), ("--events", "many")])
-def test_a_mistaken_size_is_one_line_and_exit_code_2(option, value, tmp_path, capsys):
-    assert main(["--out", str(tmp_path), option, value]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {option} is '{value}'")
-    assert error.count("\n") == 1

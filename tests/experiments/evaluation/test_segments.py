@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 from made_rankings import made_cases, made_items, rank
+from segment_reference import RuleEvent, RuleProfile, matching_segments
 
 from config import params
 from config.command import UserError
-from data.time_columns import microseconds
+from data.tables import microseconds
 from experiments.evaluation.cases import Catalog, collect_cases
 from experiments.evaluation.measure import measure
 from experiments.evaluation.slices import SegmentSlices, case_slices
 from features import feature_files
-from features.segments.rules import RuleEvent, RuleProfile, matching_segments, split_values
+from features.segment_rules import split_values
 from features.sequences import horizon_cases
 
 

@@ -11,7 +11,7 @@ from made_cut import TEST, cut_of, features_of, moments, split
 
 import features.sequences
 from data.columns import DAY, MINUTE
-from data.time_columns import microseconds
+from data.tables import microseconds
 from data.times import to_iso
 from experiments.leakage import event_order, feature_checks
 from features.sequences import InteractionLog

@@ -18,20 +18,20 @@ from config import params
 from config.command import UserError
 from config.paths import ROOT, SPLIT
 from data.columns import DAY
-from experiments import gate, refit_full, retrain
+from experiments import gate, impact, refit_full, retrain, trace
 from experiments.gating import judgment, preconditions
 from experiments.gating.evidence import find_opponent
 from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
 from experiments.gating.report_page import page
+from experiments.impact import Origin
 from experiments.leakage import report as leakage_report
-from experiments.lineage import downstream, skew_report, upstream
-from experiments.lineage.downstream import Origin
+from experiments.lineage import skew_report
 from experiments.orchestration import steps
 from experiments.retraining import refit
 from experiments.retraining.refit import newest_cases, overlap, too_different
 from features import feature_files
-from serving.deployment import gate_report, promotion, registry
+from serving.deployment import promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.status import registry_lines
 from training.fitting import fit
@@ -183,7 +183,7 @@ def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(ref
     under = target.report["under"]
     assert (under["version"], under["report"]) == (
         PARENT,
-        gate_report.report_digest(registry.find_version(DATASET, PARENT)),
+        promotion.report_digest(registry.find_version(DATASET, PARENT)),
     )
     assert registry.registry_client().get_model_version(DATASET, CHILD).tags["refit_of"] == PARENT
 
@@ -202,18 +202,18 @@ def test_its_report_states_the_agreement_with_its_parent(refitted: Path) -> None
 
 @pytest.mark.slow
 def test_trace_impact_and_status_name_the_refit_and_its_parent(refitted: Path) -> None:
-    parts = {part.name: part for part in upstream.version_parts(registry.find_version(DATASET, CHILD))}
-    rows = downstream.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
+    parts = {part.name: part for part in trace.version_parts(registry.find_version(DATASET, CHILD))}
+    rows = impact.versions_part(Origin(DATASET, manifest_of(CHILD)["dataset_hash"])).rows
     newest = Origin(DATASET, manifest_of(CHILD)["dataset_hash"], manifest_of(CHILD)["fit_until_us"] - 1)
 
     assert parts["parent"].facts["version"] == PARENT
     assert parts["parent"].facts["verdict"] == "PROMOTE"
     assert f"refit of version {PARENT}" in parts["gate report"].facts["reason"]
     assert {row["version"]: row["refit of"] for row in rows} == {BASELINE: None, PARENT: None, CHILD: PARENT}
-    assert [row["version"] for row in downstream.versions_part(newest).rows] == [CHILD]
-    assert [row["name"] for row in downstream.runs_part(newest).rows] == ["two_tower · full"]
+    assert [row["version"] for row in impact.versions_part(newest).rows] == [CHILD]
+    assert [row["name"] for row in impact.runs_part(newest).rows] == ["two_tower · full"]
     assert f"registry  champion    {CHILD}, a refit of {PARENT}" in registry_lines(DATASET)
-    assert "parent" not in {part.name for part in upstream.version_parts(registry.find_version(DATASET, PARENT))}
+    assert "parent" not in {part.name for part in trace.version_parts(registry.find_version(DATASET, PARENT))}
 
 
 @pytest.mark.slow

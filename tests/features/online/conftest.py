@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from data.columns import DAY
-from features.feast_store.sdk_engine import open_feast
+from features.feast_sdk import open_feast
 from features.online.connect import StoreSettings, connect
 from features.online.store import Policy, ProfileStore
 

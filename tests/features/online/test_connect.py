@@ -56,7 +56,7 @@ def test_a_url_that_is_none_is_named() -> None:
 def test_the_password_stays_out_of_errors() -> None:
     store = connect("d", StoreSettings("redis://me:secret@127.0.0.1:1/0"))
     with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1:1/0") as refused:
-        store.health()
+        store.policy()
     assert "secret" not in str(refused.value)
 
 
@@ -89,7 +89,7 @@ def test_a_stopped_redis_is_an_error_within_the_timeout_and_a_restarted_one_answ
     store = connect("d", StoreSettings(own_redis.url, read_ms=200))
     store.configure(Policy(5, None))
     own_redis.stop()
-    for call in (store.health, lambda: store.read(["u"], [T]), lambda: store.upsert([make_profile("u")])):
+    for call in (store.policy, lambda: store.read(["u"], [T]), lambda: store.upsert([make_profile("u")])):
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match=f"redis://127.0.0.1:{own_redis.port}"):
             call()

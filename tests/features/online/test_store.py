@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.columns import DAY
-from features.online.errors import NewerRecord, StoreConflict, StoreError, StoreUnavailable
+from features.online.errors import NewerRecord, StoreConflict, StoreError
 from features.online.profile import Event, Profile, TimedValue, make_profile
 from features.online.records import ItemTrends, encode_profile
 from features.online.store import Policy, ProfileStore, ReadingState, Swap
@@ -237,7 +237,7 @@ class TestWritersAtOnce:
         store.configure(Policy(100_000, None))
         program = """if True:
             import sys
-            from features.feast_store.sdk_engine import open_feast
+            from features.feast_sdk import open_feast
             from features.online.connect import StoreSettings, connect
             from features.online.profile import Event, make_profile
             store = connect(sys.argv[1], StoreSettings(sys.argv[2]), writing=True, open_feast=open_feast)
@@ -308,21 +308,7 @@ class TestTrends:
         assert store.read_trends(T + 1) is not None
 
 
-class TestHealth:
-    def test_it_names_the_store_without_credentials(self, store: ProfileStore, url: str) -> None:
-        health = store.health()
-
-        assert health["store"] == url
-        assert health["round_trip_us"] > 0
-
+class TestClosing:
     def test_a_closed_store_may_be_closed_again(self, store: ProfileStore) -> None:
         store.close()
         store.close()
-
-    def test_it_is_an_error_where_nothing_answers(self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        def dead() -> None:
-            raise StoreUnavailable("gone")
-
-        monkeypatch.setattr(store.engine, "ping", dead)
-        with pytest.raises(StoreUnavailable):
-            store.health()

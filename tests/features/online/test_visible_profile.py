@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.params import SegmentRules
-from data.cleaning import resolve_repeats
+from data.cleaning import resolve_repeats, sort_events
 from data.columns import DAY, HOUR
 from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.fit import build_log
@@ -20,7 +20,8 @@ from features.materialization import profiles_at
 from features.online import profile as profile_module
 from features.online import records
 from features.online.profile import Event, Profile, TimedValue, join_profiles, make_profile
-from features.segments.membership import collect_inputs, membership
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import VisibleProfile, compile_rules, matching_rules
 from features.sequences import EvaluationCases, InteractionLog, batches, history_ends
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
@@ -59,7 +60,7 @@ def frame(drawn: list, lags: bool, random) -> pd.DataFrame:
 
 
 def offline(events: pd.DataFrame, repeats: str) -> InteractionLog:
-    return build_log(resolve_repeats(events, repeats), USERS, VOCABULARY, ENCODERS)
+    return build_log(resolve_repeats(sort_events(events), repeats), USERS, VOCABULARY, ENCODERS)
 
 
 def live(events: pd.DataFrame, random) -> dict[str, Profile]:
@@ -141,7 +142,7 @@ GENRES = {
 def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) -> None:
     events = frame(drawn, lags=True, random=random)
     everything = Vocabulary(ITEMS["item_id"])  # an evaluation reads genres by item row
-    log = build_log(resolve_repeats(events, "all"), USERS, everything, ENCODERS)
+    log = build_log(events, USERS, everything, ENCODERS)
     facts = collect_inputs(RULES, USERS, ITEMS, USERS["user_id"], ITEMS["item_id"])
     user, hours = np.array([person for person, _ in asked]), np.array([hour for _, hour in asked], dtype=np.int64)
     stored = live(events, random)
@@ -149,7 +150,10 @@ def test_segments_of_a_profile_are_those_of_an_evaluation(drawn, asked, random) 
     belongs = membership(RULES, log, facts, user, T + HOUR * hours)
 
     for row, (person, hour) in enumerate(asked):
-        found = profile_module.visible_segments(stored[f"u{person}"], RULES, T + HOUR * hour, "all", GENRES)
+        profile, as_of = stored[f"u{person}"], T + HOUR * hour
+        items, times = profile_module.visible_items(profile, as_of, "all")
+        traits = profile_module.visible_traits(profile, as_of)
+        found = matching_rules(compile_rules(RULES, GENRES), VisibleProfile(items, times, traits, as_of))
         assert found == [rule["name"] for rule, inside in zip(RULES, belongs[row], strict=True) if inside]
 
 

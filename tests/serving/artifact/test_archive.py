@@ -22,7 +22,7 @@ from serving.artifact.archive import (
     WorkerCodeError,
     build_archive,
     content_hash,
-    read_identity,
+    read_archive,
     worker_modules,
 )
 
@@ -53,7 +53,7 @@ def test_an_archive_states_its_model_version_and_artifact(artifacts, tmp_path: P
     from training.models.artifact import digest_of
 
     built = build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
-    assert read_identity(tmp_path / "a.mar") == built
+    assert read_archive(tmp_path / "a.mar") == built
     assert (built.name, built.version) == ("tiny", "3.0")
     assert built.artifact == digest_of(json.loads((artifacts[1] / "manifest.json").read_text()))
     with zipfile.ZipFile(tmp_path / "a.mar") as archive:
@@ -118,14 +118,6 @@ def test_an_import_for_type_checkers_alone_is_no_import(sources: Path) -> None:
     assert "features.encode" in worker_modules(sources)
 
 
-def test_a_relative_import_is_followed(sources: Path) -> None:
-    (sources / "features" / "fresh.py").write_text("import pandas\n")
-    path = sources / "features" / "encode.py"
-    path.write_text(path.read_text() + "\nfrom . import fresh\n")
-    with pytest.raises(WorkerCodeError, match=r"features\.fresh imports pandas"):
-        worker_modules(sources)
-
-
 def test_the_archive_runs_from_its_own_folder_and_loads_no_training_library(artifacts, tmp_path: Path) -> None:
     """In a fresh interpreter, with a decoy `serving` in front, as a careless PYTHONPATH would put it."""
     build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
@@ -188,7 +180,7 @@ def test_some_other_zip_is_not_taken_for_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", "{}")
     with pytest.raises(PackageError, match="is not a Tidegate archive"):
-        read_identity(tmp_path / "other.mar")
+        read_archive(tmp_path / "other.mar")
 
 
 def test_an_unknown_label_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.gating import report_page
 from serving import deploy
-from serving.deployment import emergency_override, promotion, reconcile, registry
+from serving.deployment import promotion, reconcile, registry
 from serving.deployment.alias_changes import entry_tag
 from serving.deployment.reconcile import Deployment
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, registry_client
@@ -27,7 +27,7 @@ REASON = "the champion shows nothing at all"
 def overridden(two) -> tuple[str, str]:
     """Champion 2 by override, previous 1 by promotion."""
     promotion.promote("tiny", two[0], PROMOTED)
-    emergency_override.override("tiny", two[1], REASON)
+    promotion.override("tiny", two[1], REASON)
     return two
 
 
@@ -39,7 +39,7 @@ def previous() -> str | None:
 @pytest.mark.parametrize("reason", ["", "  ", "broken", "fire drill"])
 def test_an_override_without_a_reason_is_refused(two, reason: str) -> None:
     with pytest.raises(RegistryError, match="an override needs one of at least 3 words"):
-        emergency_override.override("tiny", two[0], reason)
+        promotion.override("tiny", two[0], reason)
     assert registry.version_by_alias("tiny", CHAMPION) is None
 
 
@@ -86,7 +86,7 @@ def test_an_artifact_that_was_exchanged_after_the_override_is_refused(
     with pytest.raises(RegistryError, match="tiny 2: its override is of another artifact"):
         promotion.serving_target("tiny")
     with pytest.raises(RegistryError, match="tiny 2: its artifact is not the one that was registered"):
-        emergency_override.override("tiny", "2", REASON + " still")
+        promotion.override("tiny", "2", REASON + " still")
 
 
 def test_every_later_report_shows_an_override_until_a_promotion_ends_it(overridden) -> None:
@@ -142,7 +142,7 @@ def test_a_promotion_keeps_the_last_champion_that_passed_the_gate_as_previous(ov
 
 def test_an_override_works_if_nothing_was_ever_signed(two) -> None:
     registry_client().set_registered_model_alias("tiny", CHAMPION, two[0])
-    emergency_override.override("tiny", two[0], REASON)
+    promotion.override("tiny", two[0], REASON)
     assert promotion.serving_target("tiny").version.version == two[0]
 
 
@@ -150,7 +150,7 @@ def test_an_override_works_if_the_record_was_tampered_with(overridden) -> None:
     registry_client().set_registered_model_tag("tiny", entry_tag(2), "{}")
     with pytest.raises(RegistryError, match="carries no signature; if no key is missing here, only an override"):
         promotion.promote("tiny", "1", PROMOTED)
-    emergency_override.override("tiny", "1", REASON)
+    promotion.override("tiny", "1", REASON)
     assert promotion.serving_target("tiny").version.version == "1"
 
 
@@ -158,7 +158,7 @@ def test_an_override_creates_no_second_key_if_the_first_is_missing(overridden, t
     monkeypatch.delenv("TIDEGATE_GATE_KEY")
     monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
     with pytest.raises(RegistryError, match="there is no key at") as error:
-        emergency_override.override("tiny", "1", REASON)
+        promotion.override("tiny", "1", REASON)
     assert "an override" not in str(error.value)
     assert not (tmp_path / "gate").exists()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from serving.deployment import alias_changes, emergency_override, promotion, registry
+from serving.deployment import alias_changes, promotion, registry
 from serving.deployment.alias_changes import entry_tag
 from serving.deployment.registry import CHALLENGER, CHAMPION, PREVIOUS, registry_client
 
@@ -40,7 +40,7 @@ def promote(version: str) -> Callable[[], object]:
 
 
 def override(version: str) -> Callable[[], object]:
-    return lambda: emergency_override.override("tiny", version, REASON)
+    return lambda: promotion.override("tiny", version, REASON)
 
 
 def rollback() -> object:

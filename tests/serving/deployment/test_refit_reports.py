@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.deployment import alias_changes, emergency_override, gate_report, promotion, registry
-from serving.deployment.gate_report import SIGNATURE_TAG
+from serving.deployment import alias_changes, promotion, registry
+from serving.deployment.promotion import SIGNATURE_TAG
 from serving.deployment.registry import PREVIOUS, RegistryError, registry_client
 from serving.deployment.status import registry_lines
 from training.models.artifact import MANIFEST
@@ -31,7 +31,7 @@ def register(folder: Path, artifact: Path, name: str, **states: object) -> str:
 
 def under(parent: str) -> dict[str, str]:
     version = registry.find_version("tiny", parent)
-    return {"version": parent, "artifact": version.artifact, "report": gate_report.report_digest(version)}
+    return {"version": parent, "artifact": version.artifact, "report": promotion.report_digest(version)}
 
 
 def refit_of(parent: str) -> dict[str, str]:
@@ -85,7 +85,7 @@ def test_a_version_that_is_no_refit_of_the_parent_is_refused(parent: str, make) 
 def test_a_parent_that_was_never_promoted_lets_nothing_serve(parent: str, two, make) -> None:
     other = registry.find_version("tiny", two[1])
     stated = {"dataset": "tiny", "version": other.version, "artifact": other.artifact}
-    gate_report.store_report(other, PASSED | stated, None)  # signed, but no alias was changed
+    promotion.store_report(other, PASSED | stated, None)  # signed, but no alias was changed
     version = make("child", refit_of=refit_of(other.version))
 
     with pytest.raises(RegistryError, match="its parent, version 2, was never promoted by the gate"):
@@ -94,8 +94,8 @@ def test_a_parent_that_was_never_promoted_lets_nothing_serve(parent: str, two, m
 
 def test_a_champion_by_override_is_no_parent(parent: str, two, make) -> None:
     other = registry.find_version("tiny", two[1])
-    gate_report.store_report(other, PASSED | {"dataset": "tiny", "version": "2", "artifact": other.artifact}, None)
-    emergency_override.override("tiny", other.version, "the champion shows nothing at all")
+    promotion.store_report(other, PASSED | {"dataset": "tiny", "version": "2", "artifact": other.artifact}, None)
+    promotion.override("tiny", other.version, "the champion shows nothing at all")
     version = make("child", refit_of=refit_of(other.version))
 
     with pytest.raises(RegistryError, match="its parent, version 2, was never promoted by the gate"):
@@ -127,10 +127,10 @@ def test_a_refit_is_refused_if_its_parents_report_was_changed(parent: str, child
 def test_a_refit_is_refused_if_its_parent_has_a_newer_report(parent: str, child: str) -> None:
     version = registry.find_version("tiny", parent)
     stated = {"dataset": "tiny", "version": parent, "artifact": version.artifact}
-    gate_report.store_report(version, PASSED | stated | {"reason": "better still"}, None)
+    promotion.store_report(version, PASSED | stated | {"reason": "better still"}, None)
     assert_refused("its parent, version 1, has another gate report than at the time of the refit")
 
-    gate_report.store_report(version, PASSED | stated | {"verdict": "HOLD"}, None)
+    promotion.store_report(version, PASSED | stated | {"verdict": "HOLD"}, None)
     assert_refused("its parent, version 1, may not serve: tiny 1: its gate report says HOLD, not PROMOTE")
 
 

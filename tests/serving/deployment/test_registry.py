@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("registry_folder")
 def test_an_artifact_downloads_as_it_was_registered(two, artifacts, tmp_path: Path) -> None:
     into = tmp_path / "back"
     into.mkdir()
-    folder = registry.download_artifact("tiny", two[1], into)
+    folder = registry.download_artifact(registry.find_version("tiny", two[1]), into)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in artifacts[2].iterdir()
     }
@@ -39,13 +39,13 @@ def test_artifacts_lie_beside_the_database(two, registry_folder: Path) -> None:
     assert len(list((registry_folder / "mlartifacts").rglob("weights.safetensors"))) == 2
 
 
-def test_a_changed_weight_is_found_at_download(two, registry_folder: Path) -> None:
-    digest = registry.find_version("tiny", two[0]).artifact
-    (stored,) = registry_folder.rglob(f"artifact-{digest[:12]}")
+def test_a_changed_weight_is_found_at_download(two, registry_folder: Path, tmp_path: Path) -> None:
+    version = registry.find_version("tiny", two[0])
+    (stored,) = registry_folder.rglob(f"artifact-{version.artifact[:12]}")
     weights = stored / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(RegistryError, match=r"tiny 1: its artifact is corrupt: .*weights"):
-        registry.download_artifact("tiny", two[0])
+        registry.download_artifact(version, tmp_path)
 
 
 def test_a_version_description_names_its_label_and_scores(artifacts) -> None:

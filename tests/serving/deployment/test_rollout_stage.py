@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from rollout_stages import PLAN, make_stage
 
-from serving.deployment import deployment_log, rollout_stage
-from serving.deployment.deployment_log import DeploymentEvent
+from serving.deployment import rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
-from serving.deployment.rollout_stage import Phase, StageError
+from serving.deployment.rollout_stage import Phase, RollbackError, StageError
 
 
 @pytest.fixture
@@ -19,8 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def logged(path: Path) -> list[tuple[str, str | None, str | None]]:
-    events = deployment_log.read_events(rollout_stage.log_path(path), "tiny")
-    return [(event.event, event.before, event.after) for event in events]
+    return [(event.event, event.before, event.after) for event in rollout_stage.read_events(path)]
 
 
 def test_a_stage_is_replaced_only_by_a_process_that_knows_it(path: Path) -> None:
@@ -37,7 +36,7 @@ def test_a_stage_is_replaced_only_by_a_process_that_knows_it(path: Path) -> None
 def test_an_event_lost_to_a_kill_is_logged_by_the_next_process_and_half_a_line_spoils_no_other(path: Path) -> None:
     first = make_stage(Phase.SHADOW)
     rollout_stage.replace_stage(path, None, first)
-    log = rollout_stage.log_path(path)
+    log = path.with_suffix(".jsonl")
     log.write_text(log.read_text()[:40])  # killed while it wrote
     assert rollout_stage.replace_stage(path, first, make_stage(Phase.ROLLBACK))
     assert logged(path) == [("shadow", "1.0", "2.0"), ("rollback", "2.0", "1.0")]
@@ -45,10 +44,17 @@ def test_an_event_lost_to_a_kill_is_logged_by_the_next_process_and_half_a_line_s
 
 
 def test_a_deployment_that_fails_every_minute_is_logged_once(path: Path) -> None:
-    for minute in range(3):
-        event = DeploymentEvent(f"at {minute}", "tiny", "deploy", None, None, "no such file", "me@host", "failed")
-        rollout_stage.log_event(path, event)
+    for _ in range(3):
+        rollout_stage.log_failure(path, "no such file")
     assert logged(path) == [("deploy", None, None)]
+
+
+def test_the_log_holds_one_json_object_per_event(path: Path) -> None:
+    rollout_stage.replace_stage(path, None, make_stage(Phase.SHADOW))
+    (line,) = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    event = json.loads(line)
+    assert list(event) == ["time", "dataset", "event", "from", "to", "reason", "by", "result"]
+    assert (event["from"], event["to"], event["result"]) == ("1.0", "2.0", "begun")
 
 
 def test_a_file_that_is_no_stage_is_an_error_that_names_the_file(path: Path) -> None:
@@ -82,3 +88,25 @@ def test_a_step_waits_for_its_time_its_requests_and_figures_within_the_limits() 
     assert text.startswith(
         "canary: 2.0 answers 5% of the users, after 10 s and 5 more requests; if it exceeds a limit, 1.0"
     )
+
+
+def test_a_rollback_is_ordered_once_and_names_the_version_before(path: Path) -> None:
+    with pytest.raises(RollbackError, match="never deployed"):
+        rollout_stage.order_rollback(path, "a test", "me")
+    rollout_stage.replace_stage(path, None, make_stage(Phase.SERVES, previous=None))
+    with pytest.raises(RollbackError, match=r"no version before tiny 2\.0 is loaded"):
+        rollout_stage.order_rollback(path, "a test", "me")
+    canary = make_stage(Phase.CANARY, share=0.5, plan=PLAN)
+    rollout_stage.replace_stage(path, rollout_stage.read_stage(path), canary)
+    ordered = rollout_stage.order_rollback(path, "it lists nonsense", "me")
+    assert (ordered.phase, ordered.previous, ordered.share) == (Phase.ROLLBACK, "1.0", 0)
+    assert ordered.reason == "it lists nonsense"
+    assert rollout_stage.order_rollback(path, "again", "you") == ordered == rollout_stage.read_stage(path)
+
+
+def test_a_rollback_to_the_version_that_the_last_rollback_removed_needs_force(path: Path) -> None:
+    stage = make_stage(Phase.SERVES, "1.0", "2.0", rollback_reason="errors 9 of 9")
+    rollout_stage.replace_stage(path, None, stage)
+    with pytest.raises(RollbackError, match=r"the last rollback removed 2\.0 \(errors 9 of 9\); --force"):
+        rollout_stage.order_rollback(path, "a test", "me")
+    assert rollout_stage.order_rollback(path, "a test", "me", force=True).previous == "2.0"

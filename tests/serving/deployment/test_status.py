@@ -55,3 +55,10 @@ def test_a_version_without_a_worker_and_one_that_the_registry_does_not_name_are_
         "  fault     1.0 has no worker that is ready",
         "  fault     1.0 serves, but the champion is 3; `python -m serving.deploy` deploys it",
     ]
+
+
+def test_the_history_reads_as_a_table(on_trial: ServerSettings) -> None:
+    header, first, trial = status.history_table("tiny", on_trial).splitlines()
+    assert header.split() == ["when", "(UTC)", "event", "from", "to", "result", "by", "reason"]
+    assert first.split()[2:] == ["serves", "-", "1.0", "done", "ann@here", "it", "was", "the", "first"]
+    assert trial.split()[2:] == ["shadow", "1.0", "2.0", "begun", "bob@here", "better", "by", "5%"]

@@ -15,7 +15,7 @@ from running import Start, wait_until
 from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
-from serving.edge.consent import NoProfiles, OnlineProfileReader, UserProfile
+from serving.edge.consent import OnlineProfileReader, UserProfile
 
 GRANTED, DENIED, NOT_ASKED = UserProfile(True, "s1"), UserProfile(False, "s1"), UserProfile(None, "s1")
 BODY = {
@@ -66,7 +66,7 @@ def test_a_clients_denial_holds_and_its_grant_overrides_no_denial(start: Start) 
     assert (got.status_code, got.json()["field"]) == (400, "X-Consent")
 
 
-@pytest.mark.parametrize("users", [NoProfiles(), MemoryProfiles({"ann": NOT_ASKED})])
+@pytest.mark.parametrize("users", [MemoryProfiles(), MemoryProfiles({"ann": NOT_ASKED})])
 def test_personalization_by_default_is_a_setting(start: Start, users) -> None:
     assert start(users).answer({"user_id": "ann"})["source"] == "personalized"
     strict = start(users, personalize_by_default=False)

@@ -1,14 +1,169 @@
-"""The command that makes, lists and revokes API keys."""
+"""API keys that are unknown, expired, revoked or another user's; and how often a key may ask."""
 
 from __future__ import annotations
 
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fake_torchserve import FakeTorchServe
+from running import Edge, Start
 
 from serving.edge import keys
-from serving.edge.authentication import hash_key, read_keys
+from serving.edge.keys import (
+    Authenticator,
+    KeyFileError,
+    RateLimit,
+    add_key,
+    create_key,
+    hash_key,
+    read_keys,
+    revoke_key,
+)
+from serving.edge.models import ApiError
+
+UNLIMITED = RateLimit(1000, 1000)
+
+
+def refusal(edge: Edge, **headers: str) -> str:
+    """The message of a 401."""
+    got = edge.http.post("/v1/recommendations", content=b"{}", headers=headers)
+    assert got.status_code == 401
+    assert got.headers["www-authenticate"] == "Bearer"
+    assert (got.json()["code"], got.json()["field"]) == (401, "authorization")
+    return got.json()["message"]
+
+
+def test_without_a_valid_key_nothing_is_answered_or_passed_on(edge: Edge, torchserve: FakeTorchServe) -> None:
+    assert "expected `Authorization: Bearer KEY`" in refusal(edge)
+    assert "expected" in refusal(edge, authorization="Basic dXNlcjpwdw==")
+    assert "expected" in refusal(edge, authorization="Bearer")
+    assert "unknown" in refusal(edge, authorization=f"Bearer {edge.key}x")
+    assert "unknown" in refusal(edge, **{"x-api-key": edge.key[:-1]})
+    assert "unknown" in refusal(edge, authorization=f"Bearer {hash_key(edge.key)}")  # the stored hash opens nothing
+    assert torchserve.requested_users() == []
+    assert edge.count("tidegate_edge_refusals_total", status="401") == 6
+
+
+def test_the_key_is_checked_before_the_body_and_the_headers(edge: Edge) -> None:
+    got = edge.ask(b"{", key="wrong", x_deadline_ms="soon")
+    assert got.status_code == 401
+
+
+def test_either_header_carries_a_key(edge: Edge) -> None:
+    for headers in ({"authorization": f"bearer {edge.key}"}, {"x-api-key": edge.key}):
+        assert edge.http.post("/v1/recommendations", content=b"{}", headers=headers).status_code == 200
+
+
+def test_an_expired_key_is_told_when_it_expired(edge: Edge) -> None:
+    text, key = create_key(None, datetime(2026, 1, 1, tzinfo=UTC))
+    add_key(edge.settings.keys_path, key)
+    edge.service.authenticator.reload(force=True)
+    assert refusal(edge, authorization=f"Bearer {text}") == "the API key expired at 2026-01-01 00:00:00+00:00"
+
+
+def test_a_revoked_key_opens_nothing_without_a_restart(tmp_path: Path) -> None:
+    now = [0.0]
+    text, key = create_key()
+    authenticator = Authenticator(tmp_path / "keys.json", UNLIMITED, lambda: now[0])
+    assert not authenticator.has_keys
+    add_key(tmp_path / "keys.json", key)
+    now[0] = 2.0
+    assert authenticator.authenticate(text) == key
+    revoke_key(tmp_path / "keys.json", key.id)
+    now[0] = 4.0
+    with pytest.raises(ApiError) as error:
+        authenticator.authenticate(text)
+    assert error.value.detail == "the API key is unknown or was revoked"
+
+
+def test_keys_that_can_no_longer_be_read_stay_as_they_were(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    text, key = create_key()
+    add_key(tmp_path / "keys.json", key)
+    authenticator = Authenticator(tmp_path / "keys.json", UNLIMITED, lambda: now[0])
+    (tmp_path / "keys.json").write_text("[{")
+    now[0] = 2.0
+    assert authenticator.authenticate(text) == key
+    assert "the API keys stay as they were" in caplog.text
+
+
+def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchServe) -> None:
+    edge.answer({"user_id": "bob"})  # his cached answer is there to be stolen
+    ann = edge.key_of("ann")
+    refused = [
+        edge.ask({"user_id": "bob"}, key=ann),
+        edge.ask({"user_id": "ann "}, key=ann),
+        edge.ask({"user_id": ""}, key=ann),
+        edge.get("user_id=bob", key=ann),
+        edge.get("user_id=%62ob", key=ann),
+        edge.ask(b'{"user_id":"\\u0062ob"}', key=ann),
+    ]
+    assert [(got.status_code, got.json()["field"]) for got in refused] == [(403, "user_id")] * len(refused)
+    assert not any("bob" in got.text for got in refused)
+    for twice in (b'{"user_id":"ann","user_id":"bob"}', b'{"user_id":"bob","user_id":"ann"}'):
+        assert edge.ask(twice, key=ann).status_code == 400
+    assert edge.get("user_id=ann&user_id=bob", key=ann).status_code == 400
+    assert torchserve.requested_users() == ["bob"]
+
+    own, unnamed = (edge.ask(body, key=ann).json() for body in ({"user_id": "ann"}, {"user_id": None}))
+    assert own["items"] == unnamed["items"]
+    assert own["items"][0]["item_id"] == "ann-000"
+    torchserve.stop()  # nor does a fallback give away another user's answer
+    for _ in range(3):
+        assert edge.ask({"k": 7}, key=ann).json()["items"][0]["item_id"] == "ann-000"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", " is not as `serving.edge.keys` wrote it: invalid JSON"),
+        ("[1]", r"\[0\] is not as"),
+        ('[{"id": "a", "sha256": "b", "user_id": null}]', r"\[0\]\['expires'\] is not as .*: field required"),
+        ('[{"id": "a", "sha256": "b", "user_id": null, "expires": "soon"}]', r"\[0\]\['expires'\] is not as"),
+    ],
+)
+def test_an_error_of_stored_keys_names_the_place_and_the_fault(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(KeyFileError, match=f"keys.json{message}"):
+        read_keys(tmp_path / "keys.json")
+
+
+def test_the_key_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.json", create_key()[1])
+    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+
+
+def test_a_burst_is_allowed_and_then_the_steady_rate() -> None:
+    now = [100.0]
+    limit = RateLimit(per_second=2, burst=3, clock=lambda: now[0])
+    assert [limit.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    now[0] += 0.25
+    assert limit.take("a") == 0.25  # half a token has come back
+    now[0] += 0.25
+    assert limit.take("a") == 0
+    now[0] += 3600
+    assert [limit.take("a") for _ in range(4)] == [0, 0, 0, 0.5]  # never more than the burst
+
+
+def test_a_key_over_its_limit_costs_other_keys_nothing() -> None:
+    limit = RateLimit(per_second=1, burst=1, clock=lambda: 0.0)
+    assert limit.take("a") == 0
+    assert limit.take("a") > 0
+    assert limit.take("b") == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_too_many_requests_are_a_429_that_says_when_to_go_on(start: Start, workers: int) -> None:
+    edge = start(rate_per_second=0.04, rate_burst=8, workers=workers)
+    statuses = [edge.ask({}).status_code for _ in range(8 // workers + 1)]
+    assert statuses == [200] * (8 // workers) + [429]
+    got = edge.get("k=1")
+    assert got.status_code == 429
+    assert 0 < int(got.headers["retry-after"]) <= 25 * workers
+    assert (got.json()["code"], got.json()["field"]) == (429, None)
+    assert edge.count("tidegate_edge_refusals_total", status="429") == 2
 
 
 @pytest.fixture
@@ -18,15 +173,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_makes_lists_and_revokes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert keys.main(["make", "--role", "user", "--user", "ann", "--days", "30"]) == 0
+    assert keys.main(["make", "--user", "ann", "--days", "30"]) == 0
     text = capsys.readouterr().out.strip()
     file = home / "keys.json"
     assert text not in file.read_text()
     (key,) = read_keys(file)
     assert key.sha256 == hash_key(text)
-    assert timedelta(days=29) < datetime.fromisoformat(key.expires) - datetime.now(UTC) < timedelta(days=31)
+    assert timedelta(days=29) < key.expires - datetime.now(UTC) < timedelta(days=31)
     assert keys.main(["list"]) == 0
-    assert f"{key.id}  user    expires" in capsys.readouterr().out
+    assert f"{key.id}  expires" in capsys.readouterr().out
     assert keys.main(["revoke", key.id]) == 0
     assert read_keys(file) == []
 
@@ -34,8 +189,6 @@ def test_the_command_makes_lists_and_revokes(home: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["make", "--role", "user"], "--user names the one user of a key of --role user"),
-        (["make", "--user", "ann"], "--user names the one user of a key of --role user"),
         (["make", "--days", "0"], "--days is 0; expected more than 0"),
         (["revoke", "nosuch"], "{home}/keys.json holds no key nosuch"),
     ],

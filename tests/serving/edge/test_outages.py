@@ -25,7 +25,7 @@ from features.online.profile import PERSONALIZATION, Event, Profile, TimedValue,
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
 from serving.deployment import promotion, registry
-from serving.edge.authentication import SERVER, add_key, create_key
+from serving.edge.keys import add_key, create_key
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
 from serving.torchserve import launch, server
@@ -171,12 +171,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         (disk.folder / "logs").mkdir()
         (home / "torchserve").mkdir()
         (home / "torchserve" / "logs").symlink_to(disk.folder / "logs")
-        key, stored = create_key(SERVER, None, None)
+        key, stored = create_key()
         add_key(disk.folder / "edge" / "keys.json", stored)
 
-        stack.enter_context(
-            process(["serving.supervisor", "--dataset", NAME, "--grace-seconds", "6"], home / "keep.log")
-        )
+        stack.enter_context(process(["serving.supervisor", "--dataset", NAME], home / "keep.log"))
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
         until(lambda: bool(readiness(url).get("popular_list")), PATIENCE, (home / "keep.log").read_text)

@@ -122,14 +122,13 @@ def test_requests_are_kept_if_configured_without_their_user_and_for_the_owner_on
 
 
 def test_a_full_disk_costs_lines_but_no_answer(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    log = edge.service.served_log
-    whole = log._path
-    monkeypatch.setattr(log, "_path", lambda: Path("/dev/full"))
+    full = Path("/dev/full")
+    monkeypatch.setattr(request_log, "append_whole", lambda path, content: append_whole(full, content))
     for number in range(3):
         assert edge.answer({"user_id": "ann", "k": number + 1})["source"] == "personalized"
         wait_until(lambda lost=number + 1: edge.count("tidegate_edge_served_lines_total", outcome="failed") == lost)
     assert caplog.text.count("the served log is not written: [Errno 28] No space left on device") == 1
-    monkeypatch.setattr(log, "_path", whole)  # room again
+    monkeypatch.setattr(request_log, "append_whole", append_whole)  # room again
     edge.answer({"user_id": "ann", "request_id": "after"})
     assert [line["request_id"] for line in edge.served()] == ["after"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from running import Edge, Start, wait_until
 
 from config.params import Rollout
-from serving.deployment import deployment_log, rollback, rollout_evidence, rollout_stage
+from serving.deployment import rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence
 from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.edge.rollout_trial import NO_BUCKET, ArmSplit
@@ -168,7 +168,7 @@ def test_each_limit_triggers_a_rollback(
     wait_until(lambda: not edge.service.trial.is_running, 1)
     after = ask(edge, 20)
     assert {(answer["model_version"], answer["bucket"]) for answer in after} == {(OLD, None)}
-    (_, last) = deployment_log.read_events(rollout_stage.log_path(edge.settings.rollout), "tiny")
+    (_, last) = rollout_stage.read_events(edge.settings.rollout)
     assert (last.event, last.before, last.after, last.reason) == ("rollback", NEW, OLD, standing(edge).reason)
     assert edge.count("tidegate_edge_rollbacks_total") == 1
 
@@ -185,7 +185,7 @@ def test_a_manual_rollback_reaches_the_canary_within_a_second(on_trial) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     users = [answer["request_id"] for answer in ask(edge, 10)]
     assert users
-    rollback.order_rollback(edge.settings.rollout, "by hand", "me@here")
+    rollout_stage.order_rollback(edge.settings.rollout, "by hand", "me@here")
     wait_until(lambda: {answer["model_version"] for answer in ask(edge, 5)} == {OLD}, 1)
 
 

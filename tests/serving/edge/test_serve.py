@@ -22,7 +22,7 @@ from running import wait_until
 
 from benchmarks._load import free_ports
 from config.paths import ROOT
-from serving.edge import authentication
+from serving.edge import keys
 
 pytestmark = pytest.mark.slow
 
@@ -70,8 +70,8 @@ def look_at(parent: psutil.Process) -> tuple[set[str], str]:
 def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) -> None:
     process, url, counts = running
     wait_until(lambda: alive(url), 300)
-    text, stored = authentication.create_key(authentication.SERVER, None, None)
-    authentication.add_key(tmp_path / "keys.json", stored)
+    text, stored = keys.create_key()
+    keys.add_key(tmp_path / "keys.json", stored)
 
     def ask() -> httpx.Response:  # a connection of its own each, so that both processes meet some
         headers = {"Authorization": f"Bearer {text}"}

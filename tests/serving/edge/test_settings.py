@@ -43,7 +43,7 @@ def test_arms_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DEADLINE_MS", "soon", "TIDEGATE_EDGE_DEADLINE_MS is 'soon'; "),
         ("UPSTREAM", "https://there/", "TIDEGATE_EDGE_UPSTREAM is 'https://there/'; "),
         ("CACHE", "memcached", "TIDEGATE_EDGE_CACHE is 'memcached'; "),
-        ("ARMS", "{", "TIDEGATE_EDGE_ARMS is '{'; it is not JSON"),
+        ("ARMS", "{", "TIDEGATE_EDGE_ARMS is '{'; "),
         ("ARMS", '{"a": {"share": 0.5}}', r"TIDEGATE_EDGE_ARMS is .*; its shares sum to 0\.5; expected 1"),
         ("ARMS", '{"a": {"share": 2}}', r"TIDEGATE_EDGE_ARMS\.a\.share is 2; "),
         ("ARMS", '{"a": {"share": 1}}', "TIDEGATE_EDGE_ARMS is set and TIDEGATE_EDGE_EXPERIMENT is not"),
@@ -60,7 +60,6 @@ def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
     ("name", "value", "message"),
     [
         ("USER_SECRET", "short", "TIDEGATE_EDGE_USER_SECRET holds 5 characters"),
-        ("KEYS", "{", "TIDEGATE_EDGE_KEYS is not a list of keys"),
         ("PORT", None, "TIDEGATE_EDGE_PORT: 127.0.0.1:{taken} cannot be used (Address already in use"),
         ("METRICS_PORT", None, "TIDEGATE_EDGE_METRICS_PORT: 127.0.0.1:{taken} cannot be used (Address already in use"),
     ],

@@ -12,7 +12,7 @@ from fake_torchserve import FakeTorchServe, recommendations
 from running import RESERVE_MS, Edge, Start, wait_until
 
 from serving.edge.answer import FIELDS
-from serving.edge.torchserve_client import InvalidAnswer, parse_worker_answer
+from serving.edge.torchserve_client import NoAnswer, parse_worker_answer
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -157,7 +157,7 @@ def test_a_recommendation_is_read_whole() -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_an_answer_that_lacks_a_field_is_invalid(name: str) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(NoAnswer, match="is not a recommendation"):
         parse_worker_answer(json.dumps({field: value for field, value in VALID.items() if field != name}).encode())
 
 
@@ -174,11 +174,11 @@ def test_an_answer_that_lacks_a_field_is_invalid(name: str) -> None:
     ],
 )
 def test_an_answer_with_a_wrong_value_is_invalid(change: dict) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(NoAnswer, match="is not a recommendation"):
         parse_worker_answer(json.dumps(VALID | change).encode())
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"7", b"<html>", b"\xff"])
 def test_an_answer_that_is_no_object_is_invalid(body: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(NoAnswer, match="is not a recommendation"):
         parse_worker_answer(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -11,7 +12,17 @@ import pytest
 
 from serving.settings import PORTS, ServerSettings
 from serving.torchserve import launch
-from serving.torchserve.launch import JavaError, ServerStartError, check_ports, find_java, java_version
+from serving.torchserve.launch import (
+    SNAPSHOTS_KEPT,
+    JavaError,
+    ServerStartError,
+    check_ports,
+    delete_old_snapshots,
+    find_java,
+    java_version,
+    last_snapshot,
+    render_properties,
+)
 
 
 def fake_java(folder: Path, version: str) -> Path:
@@ -67,3 +78,76 @@ def test_a_taken_port_is_named_at_once_where_nothing_is_waited_for(listener: soc
     with listener, pytest.raises(ServerStartError, match=r"TIDEGATE_INFERENCE_PORT is \d+, which cannot be used"):
         check_ports(on_port_of(listener, tmp_path))
     assert time.monotonic() - started < 1
+
+
+def about(version: str, default: bool) -> dict:
+    return {"defaultVersion": default, "marName": f"demo-{version}.mar", "minWorkers": 1}
+
+
+def write_snapshot(folder: Path, stamp: str, models: dict, port: int = 8080) -> None:
+    """As TorchServe writes one: a properties file with its JSON split over escaped lines."""
+    text = json.dumps({"name": stamp, "modelCount": len(models), "models": models}, indent=2)
+    escaped = text.replace("\n", "\\n\\\n").replace(":", "\\:")
+    (folder / f"{stamp}-snapshot.cfg").write_text(
+        f"inference_address=http\\://0.0.0.0\\:{port}\nmodel_snapshot={escaped}\n"
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    for version in ("1.0", "2.0"):
+        (tmp_path / f"demo-{version}.mar").touch()
+    return tmp_path
+
+
+def test_the_newest_snapshot_is_restored(store: Path) -> None:
+    write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
+    both = {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", True)}}
+    write_snapshot(store, "20260102", both)
+    assert last_snapshot(store, store)["models"] == both
+
+
+def test_a_truncated_snapshot_is_skipped(store: Path) -> None:
+    write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
+    (store / "20260102-snapshot.cfg").write_text('model_snapshot={"models"\\: {"demo"\\: ')
+    assert list(last_snapshot(store, store)["models"]["demo"]) == ["1.0"]
+
+
+def test_a_version_without_its_archive_is_left_out_and_another_becomes_default(store: Path) -> None:
+    models = {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", False), "3.0": about("3.0", True)}}
+    write_snapshot(store, "20260101", models)
+    restored = last_snapshot(store, store)["models"]["demo"]
+    assert {version: about["defaultVersion"] for version, about in restored.items()} == {
+        "1.0": False,
+        "2.0": True,
+    }
+
+
+def test_nothing_is_restored_where_no_archive_is_left(store: Path, tmp_path: Path) -> None:
+    assert last_snapshot(tmp_path / "absent", store) is None
+    write_snapshot(store, "20260101", {"gone": {"1.0": about("9.0", True)}})
+    assert last_snapshot(store, store) is None
+
+
+def test_addresses_come_from_the_settings_not_from_the_snapshot(store: Path) -> None:
+    write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}}, port=1)
+    settings = ServerSettings(server_home=store / "home", inference_port=18080)
+    lines = dict(line.split("=", 1) for line in render_properties(settings, last_snapshot(store, store)).splitlines())
+    assert lines["inference_address"] == "http://127.0.0.1:18080"
+    assert json.loads(lines["model_snapshot"])["models"]["demo"]["1.0"]["marName"] == "demo-1.0.mar"
+
+
+def test_the_server_listens_on_loopback_and_requires_tokens(tmp_path: Path) -> None:
+    text = render_properties(ServerSettings(server_home=tmp_path), None)
+    assert "0.0.0.0" not in text
+    assert "disable_token_authorization=false" in text
+    assert f"allowed_urls=file://{tmp_path}/models/.*" in text.replace("\\\\", "").replace("\\", "")
+    assert "model_snapshot" not in text
+
+
+def test_old_snapshots_are_deleted(tmp_path: Path) -> None:
+    for day in range(10, 30):
+        write_snapshot(tmp_path, f"202601{day}", {})
+    delete_old_snapshots(tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"202601{day}-snapshot.cfg" for day in range(30 - SNAPSHOTS_KEPT, 30)]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny_artifact
 import torch
-from fake_worker import FakeContext, ask, brittle
+from fake_worker import FakeContext, FakeMetrics, ask, brittle
 
-from serving.worker.handler import ARTIFACT, Handler
+from serving.worker import handler as handler_module
+from serving.worker.handler import ANSWERS, ARTIFACT, BATCHES, BUSY, MEMORY, REFUSED, STORE, Handler, WorkerMetrics
 from serving.worker.recommender import ArtifactError
 
 
@@ -143,3 +146,78 @@ def test_per_request_lines_of_torchserve_are_not_logged(handler: Handler) -> Non
     noise = SimpleNamespace(msg="Backend received inference at: %d", levelno=20)
     assert not root.filter(logging.makeLogRecord(vars(noise)))
     assert root.filter(logging.makeLogRecord({"msg": "Torch worker started."}))
+
+
+def test_every_request_of_a_batch_is_counted_by_how_it_ended() -> None:
+    handler = brittle()
+    ask(handler, {"a": 1}, {"break": 1}, b"{", {"nan": 1})
+    ask(handler, {"a": 1})
+    taken = handler.metrics.take()
+    assert taken.pop((BUSY, None)) > 0
+    assert taken == {
+        (BATCHES, "4"): 1,
+        (BATCHES, "1"): 1,
+        (ANSWERS, None): 2,
+        (REFUSED, "400"): 1,
+        (REFUSED, "500"): 2,
+    }
+    assert handler.metrics.take() == {}
+
+
+def test_counts_of_many_threads_add_up() -> None:
+    metrics = WorkerMetrics()
+    threads = [threading.Thread(target=lambda: [metrics.add(STORE, "failed") for _ in range(5000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert metrics.take() == {(STORE, "failed"): 20_000}
+
+
+def test_a_loaded_handler_reports_its_counts_by_model_and_version(
+    artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler_module, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(handler_module.sys, "argv", ["worker.py", "--sock-name", "/tmp/.ts.sock.9003"])
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/none.db")
+    (tmp_path / ARTIFACT).symlink_to(artifacts[1])
+    context, handler, threads = FakeContext(tmp_path), Handler(), torch.get_num_threads()
+    handler.initialize(context)
+    torch.set_num_threads(threads)
+    handler.handle([{"body": {"k": 1}}, {"body": {"user_id": "ann"}}, {"body": b"{"}], context)
+    reported = wait_for(context.metrics, {ANSWERS, REFUSED, BATCHES, BUSY, STORE, MEMORY})
+    model = ["tiny", "7.0"]
+    assert reported[ANSWERS] == [(2, [*model, "popular"])]
+    assert reported[REFUSED] == [(1, [*model, "400"])]
+    assert reported[BATCHES] == [(1, [*model, "3"])]
+    assert sum(value for value, labels in reported[STORE] if labels == [*model, "absent"]) >= 1
+    assert reported[MEMORY][0][1] == [*model, "9003"]
+    assert reported[MEMORY][0][0] > 10_000_000
+
+
+def wait_for(metrics: FakeMetrics, names: set[str]) -> dict[str, list[tuple[float, list[str]]]]:
+    for _ in range(500):
+        if all(metrics.reported[name] for name in names):
+            return metrics.reported
+        threading.Event().wait(0.02)
+    raise AssertionError(f"reported only {metrics.reported}")
+
+
+def test_a_failing_report_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(FakeMetrics):
+        def add_metric_to_cache(self, *_: object) -> object:
+            return lambda: None  # has no add_or_update
+
+    metrics = WorkerMetrics()
+    metrics.start(Refusing(), ("tiny", "1.0"))
+    metrics.add(ANSWERS, "popular")
+    for _ in range(500):
+        if "counts were not reported" in caplog.text:
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("the failure was not logged")
+
+
+def test_metric_names_are_valid_for_torchserve_and_prometheus() -> None:
+    for name in (*handler_module.LABEL, MEMORY):
+        assert re.fullmatch(r"tidegate_worker_[a-z_]+_(total|bytes)", name)

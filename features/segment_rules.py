@@ -1,7 +1,7 @@
-"""Evaluate segment rules for one user and one moment. Written for clarity; `membership` evaluates many at once.
+"""Evaluate segment rules for one user and one moment. `features.segment_membership` evaluates many at once.
 
 A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `config.params` defines the conditions. The serving
-worker loads this module, which so uses only the standard library.
+worker loads this module, so it uses only the standard library.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from data.columns import DAY
@@ -31,30 +30,8 @@ FACTS = {
 }
 
 
-class RuleEvent(NamedTuple):
-    """One event of a profile. Times are in microseconds."""
-
-    item_id: str
-    time_us: int
-    known_us: int  # when the platform learned of it
-
-
-@dataclass(frozen=True)
-class RuleProfile:
-    """All that is known of a user, past and future; `matching_segments` uses only what its moment may see.
-
-    Attributes:
-        traits: column -> value; None where unknown.
-        traits_known_us: the moment from which the traits are known; None: never.
-    """
-
-    events: Sequence[RuleEvent]
-    traits: Mapping[str, object] = field(default_factory=dict)
-    traits_known_us: int | None = None
-
-
 class VisibleProfile(NamedTuple):
-    """What rules may use at a moment: only what had happened and was known."""
+    """What rules may use at a moment: only what had happened strictly before it and was known by then."""
 
     items: Sequence[str]  # of the events
     times: Sequence[int]  # of the events, microseconds, ascending
@@ -65,38 +42,29 @@ class VisibleProfile(NamedTuple):
 Predicate = Callable[[VisibleProfile], bool]
 
 
-def matching_segments(rules: Sequence[Rule], profile: RuleProfile, as_of_us: int, items: ItemValues) -> list[str]:
-    """Names of the segments that the profile belongs to at a moment, in the order of the rules.
-
-    Only events strictly before the moment and known by then count. An undefined number (days since an event that never
-    happened, a share of no events) and an unknown trait fulfill no condition.
-    """
-    events = [event for event in profile.events if event.time_us < as_of_us and event.known_us <= as_of_us]
-    known = profile.traits_known_us is not None and profile.traits_known_us <= as_of_us
-    times = sorted(event.time_us for event in events)
-    visible = VisibleProfile([event.item_id for event in events], times, profile.traits if known else {}, as_of_us)
-    return matching_rules(compile_rules(rules, items), visible)
-
-
 def matching_rules(predicates: Sequence[tuple[str, Predicate]], profile: VisibleProfile) -> list[str]:
-    """Names of the compiled rules that hold."""
+    """Names of the compiled rules that hold, in their order."""
     return [name for name, holds in predicates if holds(profile)]
 
 
 def compile_rules(rules: Sequence[Rule], items: ItemValues) -> list[tuple[str, Predicate]]:
-    """Compile each rule to its name and a predicate, for use on many profiles."""
+    """Compile each rule to its name and a predicate, for use on many profiles.
+
+    An undefined number (days since an event that never happened, a share of no events) and an unknown trait fulfill no
+    condition.
+    """
     return [(rule["name"], _compile_rule(rule, items)) for rule in rules]
 
 
 def _compile_rule(rule: Rule, items: ItemValues) -> Predicate:
     required = [_compile_condition(condition, items) for condition in rule.get("all", ())]
-    alternatives = [_compile_condition(condition, items) for condition in rule["any"]] if "any" in rule else None
-    if len(required) == 1 and alternatives is None:
+    alternatives = [_compile_condition(condition, items) for condition in rule.get("any", ())]
+    if len(required) == 1 and not alternatives:
         return required[0]
 
     def holds(profile: VisibleProfile) -> bool:
         return all(test(profile) for test in required) and (
-            alternatives is None or any(test(profile) for test in alternatives)
+            not alternatives or any(test(profile) for test in alternatives)
         )
 
     return holds
@@ -107,7 +75,7 @@ def _compile_condition(condition: Condition, items: ItemValues) -> Predicate:
         trait, accepted = condition["trait"], trait_values(condition)
         return lambda profile: value_text(profile.traits.get(trait)) in accepted
     number = _compile_number(condition, items)
-    bounds = [(test, condition[name]) for name, test in condition_bounds(condition)]
+    bounds = condition_bounds(condition)
 
     def holds(profile: VisibleProfile) -> bool:
         value = number(profile)
@@ -141,9 +109,9 @@ def _compile_number(condition: Condition, items: ItemValues) -> Callable[[Visibl
     return lambda profile: (profile.as_of_us - profile.times[index]) / DAY if profile.times else None
 
 
-def condition_bounds(condition: Condition) -> list[tuple[str, Callable[[Any, float], Any]]]:
-    """The bounds of a condition: name and comparison."""
-    return [(name, test) for name, test in BOUNDS.items() if name in condition]
+def condition_bounds(condition: Condition) -> list[tuple[Callable[[Any, float], Any], float]]:
+    """The bounds of a condition: comparison and number."""
+    return [(test, condition[name]) for name, test in BOUNDS.items() if name in condition]
 
 
 def last_days_us(condition: Condition) -> int:
@@ -168,21 +136,23 @@ def value_text(value: object) -> str | None:
 
 def split_values(cell: object) -> frozenset[str]:
     """The values in a cell of an item's column: "Drama|Comedy" holds two."""
-    text = value_text(cell)
-    return frozenset(part.strip() for part in text.split("|") if part.strip()) if text is not None else frozenset()
+    return frozenset(part.strip() for part in (value_text(cell) or "").split("|") if part.strip())
 
 
 def describe_rule(rule: Rule) -> str:
     """A rule in words, for reports."""
-    parts = [" and ".join(map(_describe_condition, rule["all"]))] if "all" in rule else []
-    parts += [" or ".join(map(_describe_condition, rule["any"]))] if "any" in rule else []
-    return "; and ".join(parts)
+    joined = [
+        f" {word} ".join(map(_describe_condition, rule[key]))
+        for key, word in (("all", "and"), ("any", "or"))
+        if key in rule
+    ]
+    return "; and ".join(joined)
 
 
 def _describe_condition(condition: Condition) -> str:
     if "trait" in condition:
         return f"{condition['trait']} is {' or '.join(sorted(trait_values(condition)))}"
-    bounds = " and ".join(f"{name.replace('_', ' ')} {condition[name]:g}" for name, _ in condition_bounds(condition))
+    bounds = " and ".join(f"{name.replace('_', ' ')} {condition[name]:g}" for name in BOUNDS if name in condition)
     if "share_of" in condition:
         return f"share of events with {condition['share_of']['field']} {condition['share_of']['value']} {bounds}"
     limit = f" of the last {condition['last_days']:g} days" if "last_days" in condition else ""

@@ -40,11 +40,6 @@ def locate_row(key: bytes) -> FeastRow:
     return FeastRow("shared", safe_text(dataset), "", safe_text(part))
 
 
-def user_in_key(key: bytes) -> str:
-    """The user id in the key of a profile."""
-    return key.partition(_USER_SEPARATOR)[2].decode("utf-8", "surrogatepass")
-
-
 def safe_text(raw: bytes) -> str:
     """Different text for different bytes. Escapes half of a surrogate pair, which Protobuf accepts in no text."""
     return raw.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
@@ -94,30 +89,18 @@ class ServerEngine:
             return []
         rows = list(map(locate_row, keys))
         body = {"features": FEATURE_NAMES, "entities": entity_columns(rows), "full_feature_names": True}
-        response = self._request("POST", "/get-online-features", json=body)
         try:
-            records = select_records(rows, _columns(response))
+            response = self._http.post("/get-online-features", json=body).raise_for_status().json()
+            results = zip(response["metadata"]["feature_names"], response["results"], strict=True)
+            records = select_records(rows, {name: result["values"] for name, result in results})
             return [None if raw is None else b64decode(raw, validate=True) for raw in records]
+        except (httpx.HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{self.location}: {error!r}") from None
         except (ValueError, LookupError, TypeError) as error:
             raise StoreUnavailable(f"{self.location}: the response holds no features: {error!r}") from None
 
     def swap(self, swaps: Sequence[Swap]) -> NoReturn:
         raise StoreError(f"{self.location} is read only; write through feast:///FOLDER of the feature repository")
 
-    def ping(self) -> None:
-        self._request("GET", "/health")
-
     def close(self) -> None:
         self._http.close()
-
-    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
-        try:
-            return self._http.request(method, path, **content).raise_for_status()
-        except (httpx.HTTPError, OSError) as error:
-            raise StoreUnavailable(f"{self.location}: {error!r}") from None
-
-
-def _columns(response: httpx.Response) -> dict[str, list[Any]]:
-    body = response.json()
-    names, results = body["metadata"]["feature_names"], body["results"]
-    return {name: result["values"] for name, result in zip(names, results, strict=True)}

@@ -5,7 +5,7 @@ Legend: U users, N item rows (including PAD's), E events, n pairs, R rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from config.command import UserError
 from data.columns import DAY, ITEM, USER
 from features.ragged import offsets_of
-from features.segments.rules import (
+from features.segment_rules import (
     Condition,
     Rule,
     condition_bounds,
@@ -31,12 +31,12 @@ class SegmentInputs:
     """The traits and item values that rules use, besides events.
 
     Attributes:
-        traits: column -> (U,) codes, -1 where unknown, and the values of the codes.
+        traits: column -> U values as text, None where unknown.
         items: field -> N sets of values, by item row.
     """
 
-    traits: Mapping[str, tuple[np.ndarray, list[str | None]]]
-    items: Mapping[str, Sequence[frozenset[str]]]
+    traits: dict[str, list[str | None]]
+    items: dict[str, list[frozenset[str]]]
 
 
 def collect_inputs(
@@ -49,30 +49,23 @@ def collect_inputs(
     """
     users = users.set_index(USER).reindex(user_ids)
     items = items.set_index(ITEM).reindex(item_ids)
-    traits, fields = {}, {}
+    inputs = SegmentInputs({}, {})
     for rule in rules:
-        for condition in conditions(rule):
+        for condition in (*rule.get("all", ()), *rule.get("any", ())):
             if "trait" in condition:
                 name = condition["trait"]
-                codes, distinct = pd.factorize(_column(users, name, rule, "users"))
-                traits[name] = codes, [value_text(value) for value in distinct.tolist()]
+                inputs.traits[name] = list(map(value_text, _column(users, name, rule, "users")))
             elif "share_of" in condition:
                 name = condition["share_of"]["field"]
-                column = _column(items, name, rule, "items")
-                fields[name] = [frozenset(), *map(split_values, column.tolist())]
-    return SegmentInputs(traits, fields)
+                inputs.items[name] = [frozenset(), *map(split_values, _column(items, name, rule, "items"))]
+    return inputs
 
 
-def conditions(rule: Rule) -> list[Condition]:
-    """All conditions of a rule."""
-    return [*rule.get("all", ()), *rule.get("any", ())]
-
-
-def _column(table: pd.DataFrame, name: str, rule: Rule, kind: str) -> pd.Series:
+def _column(table: pd.DataFrame, name: str, rule: Rule, kind: str) -> list:
     if name not in table:
         known = ", ".join(table.columns) or "none"
         raise UserError(f"segments.rules: {rule['name']} uses {name}, which the {kind} do not have; theirs: {known}")
-    return table[name]
+    return table[name].tolist()
 
 
 def membership(
@@ -113,14 +106,13 @@ class _UserMoments:
         if "trait" in condition:
             return self._has_trait(condition)
         number = self._number(condition)
-        tests = [test(number, condition[name]) for name, test in condition_bounds(condition)]
-        return np.logical_and.reduce(tests)  # NaN, an undefined number, lies within no bound
+        # NaN, an undefined number, lies within no bound.
+        return np.logical_and.reduce([test(number, bound) for test, bound in condition_bounds(condition)])
 
     def _has_trait(self, condition: Condition) -> np.ndarray:
-        codes, values = self.inputs.traits[condition["trait"]]
         accepted = trait_values(condition)
-        matches = np.array([*(value in accepted for value in values), False])[codes]  # code -1 is an unknown value
-        first_known = np.full(len(codes), np.iinfo(np.int64).max)
+        matches = np.array([value in accepted for value in self.inputs.traits[condition["trait"]]])
+        first_known = np.full(len(matches), np.iinfo(np.int64).max)
         np.minimum.at(first_known, self.owner, self.known_from)
         return matches[self.user] & (first_known[self.user] <= self.time_us)
 
@@ -153,13 +145,13 @@ class _UserMoments:
         # Shifted by user, so that the running extreme restarts with each.
         shift = self.owner[self.order] * (len(instants) + 1)
         if first:
-            extreme = np.minimum.accumulate(rank - shift) + shift
+            rank = np.minimum.accumulate(rank - shift) + shift
         else:
-            extreme = np.maximum.accumulate(rank + shift) - shift
+            rank = np.maximum.accumulate(rank + shift) - shift
         some = self.count > 0
         last_visible = (self.start + self.count - 1)[some]
         days = np.full(len(self.user), np.nan)
-        days[some] = (self.time_us[some] - instants[extreme[last_visible]]) / DAY
+        days[some] = (self.time_us[some] - instants[rank[last_visible]]) / DAY
         return days
 
 

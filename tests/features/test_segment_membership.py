@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from segment_reference import RuleEvent, RuleProfile, matching_segments
 
 from config.command import UserError
 from config.params import SegmentRules, load
 from config.paths import ROOT
 from data.columns import DAY
-from features.segments.membership import collect_inputs, membership
-from features.segments.rules import RuleEvent, RuleProfile, describe_rule, matching_segments
+from features.segment_membership import collect_inputs, membership
+from features.segment_rules import describe_rule
 from features.sequences import InteractionLog
 
 ITEMS = {
@@ -222,15 +223,16 @@ def test_what_the_tables_do_not_have_is_named() -> None:
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ({"all": [{"fact": "events"}]}, "there is no bound; expected at_least, at_most, above or below"),
+        ({"all": [{"fact": "events"}]}, "expected at_least, at_most, above or below"),
         ({"all": [{"fact": "events", "at_least": 5, "below": 2}]}, "no number is above 5 and below 2"),
-        ({"all": [{"fact": "days_since_last", "last_days": 3, "above": 1}]}, "days_since_last counts no events"),
+        ({"all": [{"fact": "days_since_last", "last_days": 3, "above": 1}]}, "last_days belongs to fact: events only"),
+        ({"all": [{"trait": "plan", "fact": "events", "above": 1}]}, "expected one of fact, share_of and trait"),
         ({"all": [{"trait": "plan"}]}, "trait plan needs either equals or in"),
         ({"all": [{"trait": "plan", "equals": "a", "in": ["b"]}]}, "trait plan needs either equals or in"),
         ({}, "segment it has no conditions; expected all or any"),
         ({"all": []}, "at least 1 item"),
         ({"all": [{"fact": "visits", "above": 1}]}, "'events', 'days_since_first' or 'days_since_last'"),
-        ({"all": [{"genre": "Horror", "above": 1}]}, "Field required"),
+        ({"all": [{"genre": "Horror", "above": 1}]}, "Extra inputs are not permitted"),
     ],
 )
 def test_a_rule_that_asks_nothing_is_refused(rule, says) -> None:

@@ -1,1 +1,0 @@
-"""Feast as the online store, for writers, batch jobs and the edge. Never loads in the serving worker."""

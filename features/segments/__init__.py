@@ -1,1 +1,0 @@
-"""Segments: which rules of params.yaml a user fulfills at a moment."""
