@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks._record import write
 from config.command import UserError, exits_cleanly
 from experiments.evaluation.cases import PRIMARY, TARGETS
-from experiments.orchestration import seeds, steps, workspace
+from experiments.orchestration import steps, workspace
 from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace
@@ -42,7 +42,7 @@ def reproduce(arguments: argparse.Namespace, dataset: str, names: list[str], scr
     arguments.name = f"{dataset}{SUFFIX}"
     folder = workspace.workspace_of(arguments)
     assert folder is not None
-    seeds.prepare(folder, names)
+    workspace.prepare(folder, names)
     env = steps.environment()
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)
@@ -88,9 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"SOURCE: {arguments.source} does not exist")
     dataset = arguments.name or workspace.name_of(arguments.source.expanduser().resolve())
     committed, started = committed_result(dataset), time.perf_counter()
-    names = arguments.preset.split(",") if arguments.preset else seeds.found_on(dataset)
+    names = arguments.preset.split(",") if arguments.preset else workspace.presets_of(dataset)
     for name in names:
-        seeds.read(name)  # an unknown preset is refused before any work
+        workspace.read_preset(name)  # an unknown preset is refused before any work
     with tempfile.TemporaryDirectory(prefix="tidegate-quality-") as scratch:
         now = reproduce(arguments, dataset, names, Path(scratch))
     seconds = time.perf_counter() - started

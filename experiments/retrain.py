@@ -75,7 +75,7 @@ def serve(folder: Path, dataset: str, env: dict[str, str], no_deploy: bool) -> N
     if not no_deploy:
         steps.step("fill the online store", "features.materialize", [], folder, env)
     deploy()
-    if params.load(folder / "params.yaml").retrain.refit == "full" and steps.verdict_of(folder) == PROMOTE:
+    if params.load(folder / "params.yaml").retrain.refit == "full" and steps.gate_report(folder)["verdict"] == PROMOTE:
         steps.step("refit on all events", "experiments.refit_full", [], folder, env)
         deploy()
 

@@ -15,11 +15,11 @@ from experiments.tuning.study import (
     Budget,
     Search,
     best_trial,
-    check_fold_count,
     completed_trials,
     defaults_accuracy,
     enqueue_defaults,
     fail_dead_trials,
+    fold_periods,
     open_study,
     pareto_front,
     parse_minutes,
@@ -33,7 +33,8 @@ from experiments.tuning.trials import objectives_text, run_next_trial
 from experiments.tuning.workers import Job, WorkerPool
 from features import feature_files
 from features.feature_files import Features
-from training.model_factory import load_settings, search_spaces
+from features.fit import SplitTables
+from training.model_factory import load_settings
 
 
 def tune(label: str, features: Features, settings: params.Params, budget: Budget, workers: int = 1):
@@ -83,23 +84,20 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
             raise UserError(
                 f"tune: none of {len(started_trials(study))} trials is complete; the MLflow UI shows the error of each"
             )
-        spaces = search_spaces(label, settings)
-        figures = {"": mlflow_log.log_study(parent, study, spaces)}
-        if len(objectives) > 1:
-            figures[".front"] = mlflow_log.log_front(parent, study, objectives)
-        write(label, study, objectives, figures, parent.run_id)
+        mlflow_log.log_study(parent, study, objectives)
+        write(label, study, objectives, parent.run_id)
     return study
 
 
-def write(label: str, study, objectives: Sequence[str], figures: dict, run_id: str) -> None:
-    """Write tuned/<label>.json with the most accurate configuration and the Pareto front, and the plots beside it."""
+def write(label: str, study, objectives: Sequence[str], run_id: str) -> None:
+    """Write tuned/<label>.json with the most accurate configuration and the Pareto front."""
     TUNED.mkdir(parents=True, exist_ok=True)
     best = best_trial(study)
     content = {
         "objective": trial_accuracy(best),
         "defaults": defaults_accuracy(study),
         "parameters": best.params,
-        "recipe": best.user_attrs["recipe"],
+        "hyperparameters": best.user_attrs["hyperparameters"],
         "trial": best.number,
         "trials": len(started_trials(study)),
         "study": study.study_name,
@@ -107,9 +105,7 @@ def write(label: str, study, objectives: Sequence[str], figures: dict, run_id: s
     }
     if len(objectives) > 1:
         content["front"] = mlflow_log.front_entries(study, objectives)
-    (TUNED / f"{label}.json").write_text(json.dumps(content, indent=1))
-    for name, figure in figures.items():
-        figure.savefig(TUNED / f"{label}{name}.png")
+    (TUNED / f"{label}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def trial_line(study, label: str, number: int, objectives: Sequence[str]) -> str:
@@ -135,7 +131,7 @@ def summary_line(label: str, study, objectives: Sequence[str]) -> str:
     against = f"params.yaml reaches {default:.4f}" if default is not None else "params.yaml cannot be fitted"
     front = ""
     if len(objectives) > 1:
-        front = f"; the most accurate of {len(pareto_front(study))} on the Pareto front, see {label}.front.png"
+        front = f"; the most accurate of {len(pareto_front(study))} on the Pareto front"
     return (
         f"tuned {label} with {len(started_trials(study))} trials: {_values(best, objectives)} with "
         f"{values_text(best.params)}; {against}{front}; written to {TUNED}/{label}.json, params.yaml is unchanged"
@@ -172,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
             f"--model {label} is unknown; expected labels of tune.spaces: {', '.join(settings.tune.spaces)}"
         )
     budget = budget_of(arguments, settings.tune)
-    check_fold_count(settings)
+    if settings.tune.folds > 1:
+        fold_periods(SplitTables.read(), settings)  # fails here rather than in every worker
     study = tune(label, feature_files.load_features(FEATURES / "valid"), settings, budget, arguments.workers)
     print(summary_line(label, study, settings.tune.objectives))
     return 0

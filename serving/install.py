@@ -33,7 +33,7 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     Raises:
         PackageError: it is not a Tidegate archive.
         DeployError: it does not answer its golden requests as at export; the former default still answers.
-        ServerStartError, JavaError: TorchServe does not start.
+        ServerStartError: TorchServe does not start.
     """
     archive = read_archive(path)
     stored = settings.model_store / f"{archive.name}-{archive.version}.mar"
@@ -61,7 +61,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print) 
 
     Raises:
         InstallError: there is neither.
-        PackageError, DeployError, ServerStartError, JavaError: as in `install`.
+        PackageError, DeployError, ServerStartError: as in `install`.
     """
     server.start(settings)
     with TorchServe.from_settings(settings) as client:

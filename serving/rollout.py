@@ -43,7 +43,7 @@ def rollout(
         once: take the steps that are possible now and return, for a timer that calls again.
 
     Raises:
-        RegistryError, ServerStartError, JavaError, DeployError: as `serving.deployment.reconcile.deploy`.
+        RegistryError, ServerStartError, DeployError: as `serving.deployment.reconcile.deploy`.
     """
     path = rollout_stage.stage_path(dataset, settings)
     reported = -PROGRESS_SECONDS

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.orchestration import model_selection
+from experiments.orchestration import workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["popularity", "ease"]
@@ -56,7 +56,7 @@ def shrink(folder: Path) -> None:
     settings["tune"]["spaces"] = {}
     settings["evaluate"]["resamples"] = 100
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    model_selection.write(folder, MODELS)
+    workspace.select_models(folder, MODELS)
 
 
 @pytest.fixture(scope="module")

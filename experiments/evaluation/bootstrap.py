@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.special import ndtri, stdtr
 from scipy.stats import binomtest
 
@@ -155,32 +156,22 @@ def _difference_columns(
     """Key -> (M,). `totals` and `resampled` hold gain, base and count, (M,) and (R, M) each."""
     gain, base, count = totals
     slack = _ratio(resampled[0] + margin * resampled[1], resampled[2])
-    return {
+    columns = {
         "candidate": _ratio(gain + base, count),
         "against": _ratio(base, count),
-        **_difference_interval("", _ratio(gain, count), _ratio(resampled[0], resampled[2]), users, level),
-        **_difference_interval("relative", _ratio(gain, base), _ratio(resampled[0], resampled[1]), users, level),
         "p_loss": p_value_of_loss(_ratio(gain + margin * base, count), _standard_error(slack, users), users),
     }
-
-
-def _difference_interval(prefix: str, mean: np.ndarray, draws: np.ndarray, users: np.ndarray, level: float) -> dict:
-    low, high = percentile_bounds(draws, level)
-    enough, start = users >= 2, f"{prefix}_" if prefix else ""
-    return {
-        prefix or "difference": mean,
-        f"{start}low": np.where(enough, low, np.nan),
-        f"{start}high": np.where(enough, high, np.nan),
-        f"{start}spread": _standard_error(draws, users),
-    }
+    for name, prefix, under in (("difference", "", 2), ("relative", "relative_", 1)):
+        draws = _ratio(resampled[0], resampled[under])
+        low, high = (np.where(users >= 2, bound, np.nan) for bound in percentile_bounds(draws, level))
+        columns |= {name: _ratio(gain, totals[under]), f"{prefix}low": low, f"{prefix}high": high}
+        columns[f"{prefix}spread"] = _standard_error(draws, users)
+    return columns
 
 
 def _standard_error(draws: np.ndarray, users: np.ndarray) -> np.ndarray:
     """(M,) standard errors of (R, M) draws; NaN draws are left out."""
-    defined = ~np.isnan(draws)
-    n = np.maximum(defined.sum(axis=0), 1)
-    mean = np.where(defined, draws, 0).sum(axis=0) / n
-    variance = (np.where(defined, draws - mean, 0) ** 2).sum(axis=0) / n
+    variance = pd.DataFrame(draws).var(ddof=0).to_numpy()
     return np.where(users >= 2, np.sqrt(variance * users / np.maximum(users - 1, 1)), np.nan)
 
 
@@ -228,4 +219,4 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _sum_by(values: np.ndarray, row: np.ndarray, num_rows: int) -> np.ndarray:
     columns = [np.bincount(row, weights=column, minlength=num_rows) for column in values.T]
-    return np.stack(columns, axis=1) if columns else np.zeros((num_rows, 0))
+    return np.stack(columns, axis=1)

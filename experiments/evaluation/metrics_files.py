@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from config.command import UserError
 from config.paths import METRICS, RANKINGS
@@ -80,16 +80,10 @@ def read_metrics(folder: Path, dataset: str) -> list[MeasuredModel]:
     """Read the metrics files of one dataset, by label; files of other datasets are skipped.
 
     Raises:
-        CompareError: there is no file, a file does not parse, or the files rest on different splits or data.
+        CompareError: there is no file, or the files rest on different splits or data.
     """
-    models = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            models.append(MeasuredModel.model_validate_json(path.read_text("utf-8")))
-        except ValidationError as error:
-            detail = error.errors()[0]
-            where = ".".join(str(part) for part in detail["loc"]) or "the file"
-            raise CompareError(f"{path}: {where}: {detail['msg']}; run evaluate again") from None
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))]
+    models = [MeasuredModel.model_validate_json(text) for text in texts]
     own = [model for model in models if model.dataset == dataset]
     if not own:
         others = sorted({model.dataset for model in models})
@@ -106,29 +100,22 @@ def check_same_split(models: list[MeasuredModel]) -> None:
         CompareError: split_id, dataset_hash or segments differ; names a model on each side.
     """
     first, *others = models
-    for name in ("split_id", "dataset_hash"):
+    for name in ("split_id", "dataset_hash", "segments"):
         for other in others:
             if getattr(first, name) != getattr(other, name):
                 raise CompareError(
                     f"{first.label} was measured on {name} {getattr(first, name)}, {other.label} on "
-                    f"{getattr(other, name)}; evaluate both on one split"
+                    f"{getattr(other, name)}; evaluate both on one split with the same segments.rules"
                 )
-    for other in others:
-        if first.segments != other.segments:
-            raise CompareError(
-                f"{first.label} and {other.label} were measured by different segments.rules; evaluate both again"
-            )
 
 
-def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> Path:
-    """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json; return the last path."""
+def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> None:
+    """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json."""
     for folder in (RANKINGS, METRICS):
         folder.mkdir(parents=True, exist_ok=True)
     rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
     items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
-    path = METRICS / f"{label}.json"
-    path.write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
-    return path
+    (METRICS / f"{label}.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def headline(targets: dict[str, Any]) -> str:
@@ -136,6 +123,5 @@ def headline(targets: dict[str, Any]) -> str:
     means = {target: measured["metrics"][PRIMARY]["mean"] for target, measured in targets.items()}
     frozen = f" ({means['next_item_frozen']:.3f} with frozen trends)" if "next_item_frozen" in means else ""
     shown = {"next_item": frozen, "horizon": ""}
-    return "NDCG@10 " + ", ".join(
-        f"{target} {means[target]:.3f}{note}" for target, note in shown.items() if target in means
-    )
+    parts = [f"{target} {means[target]:.3f}{note}" for target, note in shown.items() if target in means]
+    return f"NDCG@10 {', '.join(parts)}"

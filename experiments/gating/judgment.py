@@ -1,15 +1,13 @@
-"""Judge a candidate, and promote it if the verdict says so.
+"""Judge a candidate, and promote it on PROMOTE. docs/gate.md describes the whole.
 
 The order: preconditions, the look at the holdout, the verdict, the report, the alias. Every look is recorded in the
-ledger, because each one makes the next test stricter. docs/gate.md describes the whole.
+ledger, because each one makes the next test stricter.
 """
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +38,7 @@ from features import feature_files
 from features.feature_files import Features
 from serving.deployment import promotion, registry
 from serving.deployment.registry import RegisteredVersion
+from serving.deployment.rollout_stage import current_user
 from serving.worker.recommender import Recommender
 from training.models import artifact
 
@@ -54,7 +53,7 @@ def run(settings: params.Params, label: str | None, override: bool = False) -> l
         override: judge although the code has uncommitted changes.
 
     Returns:
-        The reports: the first champion's, if there was none, then the candidate's.
+        One report for each judgment.
     """
     reports = []
     if promotion.settle_aliases(settings.dataset) is None:  # no champion, or one from before alias changes were signed
@@ -117,19 +116,15 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
 def register(dataset: str, label: str) -> str:
     """Register a label's artifact and return the version; the same artifact is registered once."""
     folder = exported_artifact(label)
-    manifest = json.loads((folder / artifact.MANIFEST).read_text())
+    manifest = json.loads((folder / artifact.MANIFEST).read_text(encoding="utf-8"))
     try:
         return registry.register_version(dataset, folder, manifest["run_id"], {"label": label})
-    except registry.RegistryError:  # the run is not in this registry: the artifact was pulled, not trained here
+    except registry.RegistryError:  # the run is not in this registry: the artifact was pulled, not trained on this host
         return registry.register_version(dataset, folder, None, {"label": label})
 
 
 def exported_artifact(label: str) -> Path:
-    """Folder of a label's artifact.
-
-    Raises:
-        UserError: it has not been exported.
-    """
+    """Folder of a label's artifact. Raises UserError if it was not exported."""
     folder = ARTIFACTS / label
     if not (folder / artifact.MANIFEST).exists():
         raise UserError(f"{folder} is missing; run `dvc repro` first")
@@ -218,13 +213,10 @@ def judge(case: GateCase) -> dict[str, Any]:
             "budgets": budgets,
             "golden_answers": len(recommenders[CHAMPION].golden_cases()),
             "leakage_checks": len(case.audit["checks"]),
-        } | look_at_holdout(case, recommenders, manifests)
-    report = build_report(case, verdict.decide(found, policy), found) | known
-    report |= {
-        "looks": found["looks"],
-        "holdout_start": to_iso(found["start_us"]),
-        "holdout_end": to_iso(until_us),
-    }
+            **look_at_holdout(case, recommenders, manifests),
+        }
+    span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}
+    report = build_report(case, verdict.decide(found, policy), found) | known | span | {"looks": found["looks"]}
     record_look(case.split_id, case.candidate.artifact, case.champion.artifact, report)
     return report
 
@@ -257,15 +249,12 @@ def look_at_holdout(
 @contextmanager
 def open_artifacts(case: GateCase) -> Iterator[dict[str, Path]]:
     """Role -> folder of its artifact: as registered, the baseline's as exported."""
-    scratch = Path(tempfile.mkdtemp(prefix="tidegate-gate-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="tidegate-gate-") as scratch:
         folders = {}
         for role, version in ((CANDIDATE, case.candidate), (CHAMPION, case.champion)):
-            (scratch / role).mkdir()
-            folders[role] = registry.download_artifact(version, scratch / role)
+            (target := Path(scratch) / role).mkdir()
+            folders[role] = registry.download_artifact(version, target)
         yield folders | ({BASELINE: case.baseline} if case.baseline else {})
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 # --- the report
@@ -304,7 +293,7 @@ def _report_head(
 
 
 def describe_artifact(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of an artifact."""
+    """The facts about an artifact in a report."""
     return {key: manifest.get(key) for key in ("label", "model", "commit", "dataset_hash", "fit_until", "run_id")}
 
 
@@ -317,38 +306,33 @@ def policy_hash(policy: params.Gate) -> str:
 # --- the ledger of looks at the holdout
 
 
-def looks_at(split_id: str, path: Path | None = None) -> list[dict]:
+def looks_at(split_id: str) -> list[dict]:
     """Ledger entries of one split, oldest first."""
-    path = path or gate_ledger()
-    if not path.exists():
+    if not gate_ledger().exists():
         return []
-    entries = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    entries = map(json.loads, gate_ledger().read_text(encoding="utf-8").splitlines())
     return [entry for entry in entries if entry["split_id"] == split_id]
 
 
-def earlier_report(
-    split_id: str, candidate: str, champion: str, policy_hash: str, path: Path | None = None
-) -> dict | None:
+def earlier_report(split_id: str, candidate: str, champion: str, policy_hash: str) -> dict | None:
     """The report of an earlier look at the same two artifacts under the same policy; None if there is none."""
-    for entry in looks_at(split_id, path):
+    for entry in looks_at(split_id):
         report = entry["report"]
-        if (entry["candidate"], entry["champion"], report.get("policy_hash")) == (candidate, champion, policy_hash):
+        if (entry["candidate"], entry["champion"], report["policy_hash"]) == (candidate, champion, policy_hash):
             return report
     return None
 
 
-def record_look(split_id: str, candidate: str, champion: str, report: dict[str, Any], path: Path | None = None) -> None:
+def record_look(split_id: str, candidate: str, champion: str, report: dict[str, Any]) -> None:
     """Append a look to the ledger."""
-    path = path or gate_ledger()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entry = {"split_id": split_id, "candidate": candidate, "champion": champion, "who": _user_name(),
-             "date": report["date"], "report": report}  # fmt: skip
-    with path.open("a") as stream:
+    gate_ledger().parent.mkdir(parents=True, exist_ok=True)
+    entry = {
+        "split_id": split_id,
+        "candidate": candidate,
+        "champion": champion,
+        "who": current_user(),
+        "date": report["date"],
+        "report": report,
+    }
+    with gate_ledger().open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry, sort_keys=True) + "\n")
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"

@@ -1,4 +1,4 @@
-"""What demo and experiment are made of: verbs run in a workspace one after the other, and what came of them."""
+"""Steps of demo, experiment and retrain: commands run in a workspace one after the other, and their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, ROOT, STATE, state
-from experiments.orchestration import model_selection
+from experiments.orchestration import workspace
 from serving.deployment.rollout_stage import current_user
 from training import provenance
 
@@ -28,7 +28,7 @@ RESULTS = ROOT / "experiments" / "results"
 
 
 def environment() -> dict[str, str]:
-    """One state folder for all datasets; this interpreter for every stage."""
+    """The environment of the commands: one state folder for all datasets, and this interpreter for every stage."""
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         STATE: str(state().resolve()),
@@ -42,18 +42,18 @@ def environment() -> dict[str, str]:
 
 
 def step(title: str, module: str, arguments: list[str], folder: Path, env: dict[str, str]) -> None:
-    """Run `python -m module` in a folder, its output shown as it comes.
-
-    Raises:
-        UserError: it failed; its own words stand above.
-    """
+    """Run `python -m module` in a folder and show its output. Raises UserError if it fails."""
     print(f"\n=== {title}", flush=True)
     begun = time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
     code = subprocess.run(command, cwd=folder, env=env, check=False).returncode
     if code:
-        raise UserError(f"{title} failed ({' '.join(command[1:])} ended with {code}); the reason stands above")
+        raise UserError(_failure(title, command, code))
     print(f"=== {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def _failure(title: str, command: list[str], code: int) -> str:
+    return f"{title} failed ({' '.join(command[1:])} ended with {code}); the reason is in the output above"
 
 
 class Progress:
@@ -67,7 +67,7 @@ class Progress:
 
     def __init__(self, folder: Path, env: dict[str, str], target: str, further: int) -> None:
         self._folder, self._env, self._target = folder, env | {"PYTHONUNBUFFERED": "1"}, target
-        self._stages = stages_up_to(target, yaml.safe_load((folder / "dvc.yaml").read_text()))
+        self._stages = stages_up_to(target, yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8")))
         self._done, self._total, self._begun = 0, len(self._stages) + further, time.monotonic()
 
     def announce(self, title: str) -> None:
@@ -77,11 +77,7 @@ class Progress:
         print(f"step {self._done} of {self._total}, {minutes}:{seconds:02}: {title}", flush=True)
 
     def run(self, title: str, module: str, *arguments: str, folder: Path | None = None) -> None:
-        """Run `python -m module` as one step.
-
-        Raises:
-            UserError: it failed; its output stands above.
-        """
+        """Run `python -m module` as one step. Raises UserError if it fails."""
         self.announce(title)
         self._execute(title, [module, *arguments], folder or self._folder, lambda line: None)
 
@@ -111,11 +107,10 @@ class Progress:
                 elif not DVC_NOISE.match(line):
                     print(f"  {line}", flush=True)
         if process.returncode:
-            reason = f"{' '.join(command[1:])} ended with {process.returncode}; the reason stands above"
-            raise UserError(f"{title} failed ({reason})")
+            raise UserError(_failure(title, command, process.returncode))
 
 
-# What DVC prints: a stage begins or is left out; and lines that are of no use to a reader of the demo.
+# Output of DVC: the start of a stage (or that it is skipped), and lines that do not help a reader of the demo.
 DVC_STAGE = re.compile(r"(?:(?P<runs>Running) stage|Stage) '(?P<name>[^']+)'(?::| didn't change| is cached)")
 DVC_NOISE = re.compile(
     r"$|> python|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
@@ -135,67 +130,58 @@ def stages_up_to(target: str, pipeline: dict) -> list[str]:
 
 
 def data_and_features(folder: Path, env: dict[str, str]) -> None:
-    """The stages up to the features; models that cannot hold the catalogue are taken out of a workspace, and named."""
+    """Run the stages up to the features, then leave out models that cannot hold so many items."""
     step("data and features", "dvc", ["repro", "featurize"], folder, env)
-    for reason in model_selection.leave_out_what_is_too_large(folder):
+    for reason in workspace.leave_out_large_models(folder):
         print(f"=== {reason}", flush=True)
 
 
 def pipeline(folder: Path, env: dict[str, str]) -> None:
-    """All stages up to the leaderboard, as far as something changed, and the audit of what they made."""
+    """Run the stages that have changed up to the leaderboard, then the leakage audit."""
     title = "pipeline: ingest, split, featurize, train, export, evaluate, compare"
     step(title, "dvc", ["repro", "compare"], folder, env)
     step("audit for leaks", "experiments.audit", [], folder, env)
 
 
 def publish(folder: Path, dataset: str) -> None:
-    """Bring a workspace's results into the project: the only tracked files that another source changes."""
-    if folder == ROOT:
-        return
-    RESULTS.mkdir(exist_ok=True)  # a clone whose results are not committed has none
+    """Copy a workspace's results into the project: the only tracked files that another source changes."""
+    RESULTS.mkdir(exist_ok=True)  # a clone without committed results has none
     for suffix in ("json", "md"):
         shutil.copyfile(folder / "experiments" / "results" / f"{dataset}.{suffix}", RESULTS / f"{dataset}.{suffix}")
 
 
 def leaderboard(dataset: str, folder: Path = ROOT) -> str:
-    """The models side by side, as experiments/results/<dataset>.json of a folder has them."""
+    """The leaderboard in experiments/results/<dataset>.json of a folder, as text."""
     from experiments.leaderboard.report import text_summary
 
-    result = json.loads((folder / "experiments" / "results" / f"{dataset}.json").read_text())
+    result = json.loads((folder / "experiments" / "results" / f"{dataset}.json").read_text(encoding="utf-8"))
     return text_summary(result, params.load(ROOT / "params.yaml").gate.primary)
 
 
 def verdict(folder: Path) -> str:
-    """What the gate said last, in one line."""
-    report = _gate_report(folder)
+    """The verdict of the last gate report, its label and reason, in one line."""
+    report = gate_report(folder)
     return f"Gate: {report['verdict']}: {report['label']}: {report['reason']}"
 
 
-def verdict_of(folder: Path) -> str:
-    """The same in one word."""
-    return _gate_report(folder)["verdict"]
-
-
-def _gate_report(folder: Path) -> dict:
-    return json.loads((folder / EXPERIMENTS / "gate.json").read_text())
+def gate_report(folder: Path) -> dict:
+    """The last gate report of a workspace."""
+    return json.loads((folder / EXPERIMENTS / "gate.json").read_text(encoding="utf-8"))
 
 
 class AlreadyRunningError(Exception):
-    """Another process does the same; the text says which, by whom and since when."""
+    """Another process does the same. The message names its process, user and start."""
 
 
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for as long as the block runs. That of a process that was killed is free.
-
-    Args:
-        path: of the lock's file, which names its holder.
+    """Hold a lock during the block. The lock of a process that was killed is free.
 
     Raises:
         AlreadyRunningError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

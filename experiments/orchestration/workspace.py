@@ -1,41 +1,42 @@
-"""A copy of the project for one more source, so that two sources never touch each other's products.
+"""A copy of the project for one more source, and the models that run in it.
 
-As `dvc exp run --temp` does: code and settings are copied, the cache is shared, tracked files stay as they are.
+Two sources never touch each other's products. As with `dvc exp run --temp`, code and settings are copied, the cache is
+shared, and tracked files stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
 from config.command import UserError
-from config.paths import PROJECT, ROOT, WORKSPACES
+from config.paths import FEATURES, FITTED, PROJECT, ROOT, WORKSPACES
 from data.files import DataError
 from data.readers.sources import detect_format, locate_files
 from data.readers.table import check_mapping
+from training import provenance
+from training.model_factory import is_learned
 
 HOME = PROJECT / WORKSPACES
-SIMULATED = "simulated"  # the data set of the simulator, where it is not the project's own
+SIMULATED = "simulated"  # dataset of the simulator in a workspace
+PRESETS = ROOT / "experiments" / "presets"
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
-FILES = (
-    "params.yaml",
-    "dvc.yaml",
-    "requirements.lock",
-    ".dvcignore",
-)
-GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that say nothing of their data
+FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
+GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that do not tell datasets apart
 
 
 def name_of(source: Path) -> str:
-    """A data set's name, from where it lies: `likes.parquet` in `ml-1m-likes` is `ml-1m-likes`."""
+    """A dataset's name from its path: `likes.parquet` in `ml-1m-likes` is `ml-1m-likes`."""
     stem, parent = _slug(source.stem if source.is_file() else source.name), _slug(source.parent.name)
     if source.is_file() and parent and (stem in GENERIC or stem in parent):
         return parent
@@ -43,13 +44,9 @@ def name_of(source: Path) -> str:
 
 
 def checked(dataset: str) -> str:
-    """A name that a data set can have.
-
-    Raises:
-        UserError: it is none.
-    """
+    """The name of a dataset. Raises UserError if it is not valid."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", dataset):
-        raise UserError(f"NAME: {dataset!r} is no name for a data set; expected lower-case letters, digits and hyphens")
+        raise UserError(f"NAME is {dataset!r}; expected lower-case letters, digits and hyphens")
     return dataset
 
 
@@ -61,14 +58,13 @@ def parse_columns(text: str) -> dict[str, str]:
     """`user_id=customer,event_time=ts` as a map.
 
     Raises:
-        UserError: a part is not `name=column`, or a name is there twice.
+        UserError: a part is not `name=column`, or a name occurs twice.
     """
     columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
-        ours, equals, theirs = part.partition("=")
-        if not equals or not ours.strip() or not theirs.strip():
+        ours, _, theirs = map(str.strip, part.partition("="))
+        if not ours or not theirs:
             raise UserError(f"COLUMNS: {part!r} is not our_name=their_name")
-        ours, theirs = ours.strip(), theirs.strip()
         if columns.setdefault(ours, theirs) != theirs:
             raise UserError(f"COLUMNS: {ours} is both {columns[ours]!r} and {theirs!r}")
     return columns
@@ -82,14 +78,13 @@ def make(
     name: str | None,
     renewed: bool = False,
 ) -> Path:
-    """The workspace of a source, made or brought up to date; its folder's name is the data set's.
+    """Make or update the workspace of a source; its folder has the name of the dataset.
 
     Args:
-        renewed: it is a newer version of the data set of that name, wherever the one before lay.
+        renewed: this is a newer version of the dataset of that name, whatever the path of the older one.
 
     Raises:
-        UserError: a path does not exist or holds nothing known, a column is none of ours, or the name cannot
-            be one.
+        UserError: a path does not exist or has no known format, a column is unknown, or the name is not valid.
     """
     source = _found(source, "SOURCE")
     users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
@@ -97,9 +92,9 @@ def make(
     read = [*_read_from(source), *filter(None, (users, items))]
     dataset = checked(name or name_of(source))
     dataset = dataset if renewed else _free(dataset, str(source))
-    stated = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
+    paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     with _copied(dataset) as (settings, pipeline):
-        settings["ingest"] |= {"source": "auto", "event_types": None, **stated, "columns": columns}
+        settings["ingest"] |= {"source": "auto", "event_types": None, **paths, "columns": columns}
         pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(map(str, read)))
         evaluate = pipeline["stages"]["evaluate"]
         evaluate["cmd"] = evaluate["cmd"].removesuffix(" --oracle")  # only the simulator has one
@@ -108,7 +103,7 @@ def make(
 
 def make_demo() -> Path:
     """The workspace of the project's own dataset, with its settings as they are."""
-    dataset = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    dataset = _read(ROOT / "params.yaml")["dataset"]
     with _copied(dataset):
         return HOME / dataset
 
@@ -120,6 +115,10 @@ def make_simulated() -> Path:
         return HOME / dataset
 
 
+def _read(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def _found(path: Path, variable: str) -> Path:
     absolute = path.expanduser().resolve()
     if not absolute.exists():
@@ -128,31 +127,30 @@ def _found(path: Path, variable: str) -> Path:
 
 
 def _check_columns(columns: dict[str, str]) -> None:
-    context = yaml.safe_load((ROOT / "params.yaml").read_text())["featurize"]["context"]
     try:
-        check_mapping(columns, context)
+        check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
     except DataError as error:
         raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
 
 
 def _read_from(source: Path) -> list[Path]:
-    """The source, and beside a MovieLens file the side tables that ingest finds there by itself."""
+    """The source, and with a MovieLens file the side tables that ingest finds in its folder."""
     file, beside = locate_files(source, detect_format(source))
     return [source] if source.is_dir() else [file, *beside.values()]
 
 
 def _free(dataset: str, path: str | None) -> str:
-    """The name, or the name with a hash where another source (or the default data set) has it."""
+    """The name, or the name with a hash if another source or the project's own dataset has it."""
     settings = HOME / dataset / "params.yaml"
-    taken = dataset == yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    taken = dataset == _read(ROOT / "params.yaml")["dataset"]
     if settings.exists():
-        taken |= yaml.safe_load(settings.read_text())["ingest"]["path"] != path
+        taken |= _read(settings)["ingest"]["path"] != path
     return f"{dataset}-{hashlib.blake2b(str(path).encode(), digest_size=3).hexdigest()}" if taken else dataset
 
 
 @contextmanager
 def _copied(dataset: str) -> Iterator[tuple[dict, dict]]:
-    """Copy the project into the workspace of a data set; its settings and its pipeline, written after the block."""
+    """Copy the project into the workspace of a dataset. Its settings and pipeline are written after the block."""
     folder = HOME / dataset
     _copy(folder)
     with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
@@ -162,58 +160,146 @@ def _copied(dataset: str) -> Iterator[tuple[dict, dict]]:
 
 @contextmanager
 def edited(path: Path) -> Iterator[dict]:
-    """The content of a YAML file of a workspace, to be changed in the block; written anew after it."""
-    content = yaml.safe_load(path.read_text())
+    """The content of a YAML file of a workspace; changes made in the block are written after it."""
+    content = _read(path)
     yield content
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _copy(folder: Path) -> None:
     for name in FOLDERS:
-        wanted = set()
-        for path in (ROOT / name).rglob("*"):
-            inner = path.relative_to(ROOT)
-            if path.is_file() and not {"__pycache__", "results"} & set(inner.parts):
-                wanted.add(inner)
-                _copy_file(path, folder / inner)
+        no_products = shutil.ignore_patterns("__pycache__", "results")
+        shutil.copytree(ROOT / name, folder / name, ignore=no_products, dirs_exist_ok=True)
         for path in (folder / name).rglob("*.py"):
-            inner = path.relative_to(folder)
-            if inner not in wanted:
+            if not (ROOT / path.relative_to(folder)).exists():
                 path.unlink()  # deleted in the project since
     for name in FILES:
         if (ROOT / name).exists():
-            _copy_file(ROOT / name, folder / name)
+            shutil.copyfile(ROOT / name, folder / name)
     (folder / ".dvc").mkdir(exist_ok=True)
     cache = os.environ.get("TIDEGATE_DVC_CACHE", str(ROOT / ".dvc" / "cache"))
     (folder / ".dvc" / "config").write_text(
         f"[core]\n    analytics = false\n    no_scm = true\n    check_update = false\n"
-        f"[cache]\n    dir = \"{cache}\"\n    type = \"reflink,hardlink,copy\"\n"
+        f"[cache]\n    dir = \"{cache}\"\n    type = \"reflink,hardlink,copy\"\n",
+        encoding="utf-8",
     )  # fmt: skip
 
 
-def _copy_file(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
-
-
 def add(parser: argparse.ArgumentParser) -> None:
-    """Let a command line name its data."""
+    """Add the options that describe a source."""
     parser.add_argument("--source", type=Path, help="file or folder of events (default: the simulator)")
     parser.add_argument("--users", type=Path, help="side table of users")
     parser.add_argument("--items", type=Path, help="side table of items")
     parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
-    parser.add_argument("--name", help="name of the data set (default: from the source)")
+    parser.add_argument("--name", help="name of the dataset (default: from the source)")
 
 
-def workspace_of(given: argparse.Namespace) -> Path | None:
-    """The workspace of the source that was named, made or brought up to date; None where none was.
+def workspace_of(arguments: argparse.Namespace) -> Path | None:
+    """Make or update the workspace of the source in the arguments of `add`; None without a source.
 
     Raises:
-        UserError: what describes a source stands alone, or the source cannot be used.
+        UserError: options describe a source that is not there, or the source cannot be used.
     """
-    if given.source:
-        columns = parse_columns(given.columns)
-        return make(given.source, given.users, given.items, columns, given.name)
-    if given.users or given.items or given.columns or given.name:
-        raise UserError("USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given")
+    if arguments.source:
+        columns = parse_columns(arguments.columns)
+        return make(arguments.source, arguments.users, arguments.items, columns, arguments.name)
+    if arguments.users or arguments.items or arguments.columns or arguments.name:
+        raise UserError("USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing")
     return None
+
+
+# --- the models of a workspace
+
+
+def select_models(folder: Path, labels: list[str]) -> None:
+    """Let the pipeline of a workspace fit, measure and package these models of its params.yaml."""
+    with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
+        models, stages = settings["train"]["models"], pipeline["stages"]
+        hybrids = [label for label in labels if "parts" in models[label]]
+        networks = [label for label in labels if label not in hybrids and is_learned(models[label]["name"])]
+        baselines = [label for label in labels if label not in (*hybrids, *networks)]
+        pipeline["vars"] = [
+            {"baselines": {"model": baselines}},
+            {"networks": networks},
+            {"hybrids": hybrids},
+            {"ranked": {"model": [*baselines, *networks, *hybrids]}},
+        ]
+        if stage := stages.get("train-baselines"):
+            others = [key for key in stage["params"] if not key.startswith("train.models.")]
+            stage["params"] = others + [f"train.models.{label}" for label in baselines]
+            stage["outs"] = [f"{FITTED}/{label}" for label in baselines]
+        if stage := stages.get("train-hybrid"):  # waits for its parts, and for no other model
+            others = [path for path in stage["deps"] if not path.startswith(f"{FITTED}/")]
+            parts = {part for label in hybrids for part in models[label]["parts"]}
+            stage["deps"] = others + [f"{FITTED}/{part}" for part in sorted(parts)]
+        for name, chosen in (("baselines", baselines), ("network", networks), ("hybrid", hybrids)):
+            if not chosen:
+                stages.pop(f"train-{name}", None)
+
+
+def prepare(folder: Path, presets: Sequence[str] = ()) -> None:
+    """Let a workspace run every model of train.models and presets, networks until validation stops them.
+
+    Presets hold limits of their own.
+    """
+    with edited(folder / "params.yaml") as settings:
+        settings["tune"]["max_steps"] = None
+        models = settings["train"]["models"]
+        for model in models.values():
+            for limit in ("max_steps", "max_epochs"):
+                if limit in model:
+                    model[limit] = max(model[limit], settings["experiment"][limit])
+        for name in presets:
+            models |= read_preset(name)
+    select_models(folder, list(models))
+
+
+def leave_out_large_models(folder: Path) -> list[str]:
+    """Leave out models that cannot hold so many items (`max_items`), also as parts of hybrids; a line for each."""
+    description = (folder / FEATURES / "test/description.json").read_text(encoding="utf-8")
+    items = json.loads(description)["num_items"]
+    with edited(folder / "params.yaml") as settings, edited(folder / "dvc.yaml") as pipeline:
+        models = settings["train"]["models"]
+        too_small = [label for label, model in models.items() if model.get("max_items", items) < items]
+        left_out = set(too_small)
+        for label, model in list(models.items()):
+            if "parts" in model:
+                model["parts"] = [part for part in model["parts"] if part not in too_small]
+                if len(model["parts"]) < 2:
+                    left_out.add(label)
+                    del models[label]
+        for label in left_out:
+            settings["tune"]["spaces"].pop(label, None)
+        selected = next(entry["ranked"]["model"] for entry in pipeline["vars"] if "ranked" in entry)
+    select_models(folder, [label for label in selected if label not in left_out])
+    return [
+        f"{label} is left out: {items:,} items exceed its max_items = {models[label]['max_items']:,}"
+        for label in selected
+        if label in too_small
+    ]
+
+
+def read_preset(name: str) -> dict[str, dict]:
+    """The hyperparameters of a preset, by label. Raises UserError if there is no such preset."""
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"PRESET is {name!r}; experiments/presets holds {', '.join(known) or 'none'}")
+    return _read(PRESETS / f"{name}.yaml")["models"]
+
+
+def presets_of(dataset: str) -> list[str]:
+    """The presets that were found on a dataset."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml") if _read(path)["found"]["dataset"] == dataset)
+
+
+def write_preset(path: Path, dataset: str, split_id: str, command: str, models: dict[str, dict]) -> None:
+    """Write hyperparameters by label with their provenance."""
+    found = {
+        "dataset": dataset,
+        "split_id": split_id,
+        "command": command,
+        "commit": provenance.commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"found": found, "models": models}, sort_keys=False), encoding="utf-8")

@@ -15,7 +15,7 @@ import pandas as pd
 from config.command import UserError
 from config.paths import EXPERIMENTS, INGESTED, SPLIT
 from data.times import to_iso
-from experiments.orchestration import model_selection
+from experiments.orchestration import workspace
 from experiments.orchestration.workspace import edited
 from serving.deployment import promotion
 from serving.deployment.registry import read_manifest
@@ -105,7 +105,7 @@ def prepare_workspace(folder: Path, champion: FittedChampion, cuts: RetrainCuts,
         wanted = {*sections, *candidates, *(label for label, one in models.items() if one["name"] == "popularity")}
         wanted |= {part for label in candidates for part in models[label].get("parts", [])}
         labels = [label for label in models if label in wanted]
-    model_selection.write(folder, labels)
+    workspace.select_models(folder, labels)
     return labels
 
 

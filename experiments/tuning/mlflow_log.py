@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from config import params
-from config.search_space import Choice, Space
 from experiments.tuning.study import (
     Search,
     best_trial,
-    completed_trials,
     has_ended,
     pareto_front,
     started_trials,
@@ -22,11 +23,7 @@ from experiments.tuning.study import (
 )
 from features.feature_files import Features
 from training import tracking
-from training.plots import BLUE, GREY, ORANGE, panels
 from training.tracking import NOTE, TrainingRun, closing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 VERB = "experiments.tune"
 
@@ -80,82 +77,37 @@ def close_abandoned_runs(study, dataset: str) -> None:
             run.close("KILLED")
 
 
-def log_study(run: TrainingRun, study, spaces: dict[str, Space]) -> Figure:
-    """Log the best of the whole study so far, under the names of its own run, and the study's plot; return the plot."""
+def log_study(run: TrainingRun, study, objectives: Sequence[str]) -> None:
+    """Log the best trial of the whole study so far and the study's plots; with several objectives, the Pareto front too."""
+    from optuna.visualization.matplotlib import plot_pareto_front, plot_slice
+
     best = best_trial(study)
     run.log_params(best.params | {"best_trial": best.number})
-    scores = {f"valid/{target}/ndcg_10": value for target, value in best.user_attrs.get("validation", {}).items()}
+    scores = {f"valid/{target}/ndcg_10": value for target, value in best.user_attrs["validation"].items()}
     run.log_metrics({"objective": trial_accuracy(best), "trials": len(started_trials(study))} | scores)
-    trials = [(trial.number, trial_accuracy(trial), trial.params) for trial in completed_trials(study)]
-    figure = plot_study(trials, spaces)
-    run.log_figure(figure, "study")
-    return figure
-
-
-def log_front(run: TrainingRun, study, objectives: Sequence[str]) -> Figure:
-    """Log every objective of the best trial, and the Pareto front as front.json and as a plot; return the plot."""
-    values = dict(zip(objectives, best_trial(study).values, strict=True))
-    run.log_metrics({f"objective/{name}": value for name, value in values.items()})
-    run.log_json({"front": front_entries(study, objectives)}, "front")
-    figure = plot_front(completed_trials(study), pareto_front(study), objectives)
-    run.log_figure(figure, "front")
-    return figure
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the plots are marked as experimental
+        plots: dict[str, Any] = {"study": plot_slice(study, target=trial_accuracy, target_name="objective")}
+        if len(objectives) > 1:
+            values = dict(zip(objectives, best.values, strict=True))
+            run.log_metrics({f"objective/{name}": value for name, value in values.items()})
+            run.log_json({"front": front_entries(study, objectives)}, "front")
+            plots["front"] = plot_pareto_front(study, target_names=list(objectives))
+    for name, axes in plots.items():
+        run.log_figure(np.ravel(axes)[0].figure, name)
 
 
 def front_entries(study, objectives: Sequence[str]) -> list[dict]:
-    """Trial, objectives, parameters and configuration of each trial of the front, the most accurate first."""
+    """Trial, objectives, parameters and all hyperparameters of each trial of the front, the most accurate first."""
     return [
         {
             "trial": trial.number,
             "objectives": dict(zip(objectives, trial.values, strict=True)),
             "parameters": trial.params,
-            "recipe": trial.user_attrs["recipe"],
+            "hyperparameters": trial.user_attrs["hyperparameters"],
         }
         for trial in pareto_front(study)
     ]
-
-
-def plot_study(trials: list[tuple[int, float, dict]], spaces: dict[str, Space]) -> Figure:
-    """The objective by trial, and against each parameter that was searched.
-
-    Args:
-        trials: (number, objective, parameters) of each completed trial.
-    """
-    figure, axes = panels(1 + len(spaces), height=3.2, sharey=True, across=4)
-    numbers, objectives = [number for number, _, _ in trials], [value for _, value, _ in trials]
-    best = [max(objectives[: end + 1]) for end in range(len(objectives))]
-    axes[0].step(numbers, best, where="post", color=ORANGE, label="best so far")
-    axes[0].scatter(numbers, objectives, color=BLUE, s=18)
-    axes[0].legend(frameon=False)
-    axes[0].set(title="objective by trial", xlabel="trial")
-    for axis, (name, space) in zip(axes[1:], spaces.items(), strict=True):
-        tried = [(parameters[name], value) for _, value, parameters in trials if name in parameters]
-        if isinstance(space, Choice):
-            tried = [(space.values.index(at), value) for at, value in tried]
-            axis.set_xticks(range(len(space.values)), [str(value) for value in space.values])
-            axis.set_xlim(-0.5, len(space.values) - 0.5)
-        else:
-            axis.set_xscale("log" if space.log else "linear")
-        axis.scatter([at for at, _ in tried], [value for _, value in tried], color=BLUE, s=18)
-        axis.set_title(name)
-    return figure
-
-
-def plot_front(trials: list, front: list, objectives: Sequence[str]) -> Figure:
-    """Accuracy against each other objective, with the Pareto front marked.
-
-    Args:
-        trials: every completed trial, with `values` in the order of the objectives.
-        front: the trials that no other beats in every objective.
-    """
-    figure, axes = panels(len(objectives) - 1, height=3.6, sharey=True)
-    for place, axis in enumerate(axes, start=1):
-        for shown, color, size in ((trials, GREY, 18), (front, ORANGE, 28)):
-            axis.scatter([one.values[place] for one in shown], [one.values[0] for one in shown], color=color, s=size)
-        for one in front:
-            axis.annotate(str(one.number), (one.values[place], one.values[0]), fontsize=8)
-        axis.set(title=f"{objectives[0]} against {objectives[place]}", xlabel=objectives[place])
-    return figure
 
 
 def _tags(study, label: str, features: Features, settings: params.Params) -> dict[str, str]:

@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 import psutil
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import params, search_space
 from config.command import UserError
@@ -58,7 +57,6 @@ class Search:
 
     @classmethod
     def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
-        """A search on the number of periods that tune.folds configures."""
         return cls(label, features, settings, parent, fold_features(features, settings))
 
     @property
@@ -67,28 +65,19 @@ class Search:
 
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:
-    """Features of each period, oldest first; for one fold those of the validation period as they are.
-
-    Raises:
-        UserError: there is too little history for so many periods.
-    """
+    """Features of each period, oldest first; for one fold those of the validation period as they are."""
     if settings.tune.folds == 1:
         return [features]
     tables = SplitTables.read()
-    return [fit.fit_window(tables, *period, settings) for period in _periods(tables, settings)]
+    return [fit.fit_window(tables, *period, settings) for period in fold_periods(tables, settings)]
 
 
-def check_fold_count(settings: params.Params) -> None:
-    """Check the number of folds before workers start, which would all fail.
+def fold_periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
+    """(start, stop) in microseconds of each fold's period, oldest first.
 
     Raises:
         UserError: there is too little history for so many periods.
     """
-    if settings.tune.folds > 1:
-        _periods(SplitTables.read(), settings)
-
-
-def _periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
     count = settings.tune.folds
     periods = fit.rolling_windows(tables, count)
     if len(periods) < count:
@@ -99,25 +88,18 @@ def _periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, in
     return periods
 
 
-class StudySettings(BaseSettings):
-    """Where studies are stored, from the environment. It cannot change a result, so it is not in params.yaml.
-
-    `study_storage` is a database URL (`postgresql://user@host/name`), `redis://host/0` or `journal:FILE`.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_ignore_empty=True, frozen=True, extra="ignore")
-
-    study_storage: str | None = None
-
-
 class StudyStorageError(UserError):
     """The storage cannot be opened. The message names the variable and shows no password."""
 
 
 def storage_url() -> str:
-    """The URL of the study storage; workers and machines with the same URL share their studies."""
-    url = StudySettings().study_storage
-    if url is None:
+    """The URL of the study storage; workers and machines with the same URL share their studies.
+
+    TIDEGATE_STUDY_STORAGE is a database URL (`postgresql://user@host/name`), `redis://host/0` or `journal:FILE`. It
+    cannot change a result, so it is not in params.yaml. By default it is a SQLite file.
+    """
+    url = os.environ.get(VARIABLE)
+    if not url:
         database = studies_database().resolve()
         database.parent.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{database}"
@@ -188,9 +170,8 @@ def study_name(label: str, features: Features, settings: params.Params) -> str:
         train.models[label].model_dump(),
         {name: space.model_dump() for name, space in tune.spaces[label].items()},
         [tune.max_steps, tune.folds, settings.seed, train.seed, train.early_stopping_cases, train.validation_cases],
+        tune.objectives,
     ]
-    if len(tune.objectives) > 1:  # studies from before there were several objectives keep their names
-        identity.append(tune.objectives)
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings.dataset}/{label}/{features.description['split_id']}/{digest}"
 
@@ -273,12 +254,6 @@ def started_trials(study) -> list:
 def completed_trials(study) -> list:
     """The trials that were measured, oldest first."""
     return [trial for trial in study.trials if trial.values is not None and trial.state.name == "COMPLETE"]
-
-
-def trials_ended_since(study, moment: float) -> list:
-    """Trials that started after a moment (seconds since 1970) and were completed or pruned."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
-    return [trial for trial in ended if trial.datetime_start.timestamp() >= moment]
 
 
 def trial_accuracy(trial) -> float:

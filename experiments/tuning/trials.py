@@ -59,6 +59,8 @@ def run_next_trial(study, search: Search, deadline: float) -> int:
 
 
 def _run_trial(trial, search: Search, deadline: float) -> list[float]:
+    import optuna
+
     settings, objectives = search.settings, search.settings.tune.objectives
     configuration = _with_values(_suggest(trial, search.spaces), settings.train.models[search.label])
     limited = configuration | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
@@ -66,23 +68,27 @@ def _run_trial(trial, search: Search, deadline: float) -> list[float]:
 
         def on_epoch(row: dict, fold: int) -> bool:
             run.log_epoch(row)
+            # The values of params.yaml are what all others are compared with: they are not pruned, and count as far as
+            # they came. With several objectives, a trial that falls behind in accuracy may lead in another.
+            is_default = DEFAULTS in trial.user_attrs
             if len(objectives) == 1:
                 report_epoch(trial, row, fold)
-            # The values of params.yaml are what all others are compared with: they count as far as they came.
-            if DEFAULTS in trial.user_attrs:
-                return stop_when_out_of_time(deadline, trial, row, always_counts=True)
-            # With several objectives, a trial that falls behind in accuracy may lead in another.
-            if len(objectives) == 1:
-                _prune_if_behind(trial, row)
+                if not is_default and trial.should_prune():
+                    raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
+            if time.time() <= deadline:
+                return False
             comparable = len(objectives) == len(search.folds) == 1
-            return stop_when_out_of_time(deadline, trial, row, comparable)
+            if not is_default and not (comparable and _leads(trial)):
+                raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
+            trial.set_user_attr("cut_short", row["epoch"])  # what it has reached is the least that its values are worth
+            return True
 
         result = _fit_folds(limited, search, on_epoch, deadline)
         run.log_fit(result)
         values = measure_objectives(objectives, result, search.folds[-1], settings.train, settings.train.seed)
         several = {f"objective/{name}": value for name, value in values.items()} if len(objectives) > 1 else {}
         run.log_metrics({"objective": values["accuracy"]} | several)
-    trial.set_user_attr("recipe", configuration)
+    trial.set_user_attr("hyperparameters", configuration)
     trial.set_user_attr("validation", result.validation)
     return list(values.values())
 
@@ -132,45 +138,11 @@ def _fit_folds(
     return replace(newest, seconds=sum(result.seconds for result in results), validation=scores)
 
 
-def report_epoch(trial, row: dict, fold: int = 0) -> None:
-    """Report an epoch's validation score to the study, which compares trials at the same epoch of the same fold.
-
-    Optuna's median pruner judges a trial by its best report so far. So a later fold that is harder than an earlier one
-    prunes less, never more.
-    """
+def report_epoch(trial, row: dict, fold: int) -> None:
+    """Report an epoch's validation score to the study, which compares trials at the same epoch of the same fold."""
     scores = [value for name, value in row.items() if name.startswith("valid/")]
     if scores:
         trial.report(geometric_mean(scores), fold * FOLD_STEPS + row["epoch"])
-
-
-def _prune_if_behind(trial, row: dict) -> None:
-    """Raise optuna.TrialPruned if the trial is worse at this epoch than the median of earlier trials."""
-    import optuna
-
-    if trial.should_prune():
-        raise optuna.TrialPruned(f"behind the median at epoch {row['epoch']}")
-
-
-def stop_when_out_of_time(
-    deadline: float, trial, row: dict, comparable: bool = True, always_counts: bool = False
-) -> bool:
-    """Whether to end the fit at this epoch because the time is over, and to count the trial as it stands.
-
-    A trial counts if it leads its study: what it has reached is the least that its values are worth.
-
-    Args:
-        comparable: whether the reports of epochs tell which trial leads.
-        always_counts: whether it counts even if it does not lead.
-
-    Raises:
-        OutOfTimeError: the time is over and the trial does not lead.
-    """
-    if time.time() <= deadline:
-        return False
-    if not always_counts and not (comparable and _leads(trial)):
-        raise OutOfTimeError(f"out of time at epoch {row['epoch']}")
-    trial.set_user_attr("cut_short", row["epoch"])
-    return True
 
 
 def _leads(trial) -> bool:

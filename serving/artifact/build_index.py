@@ -208,7 +208,7 @@ def recall(retrieval: Retrieval, queries: IndexQueries, exact_fallback: bool = T
 def _search(retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, served: Tensor) -> None:
     """Write (B, k) item rows as the worker finds them, search by search; rows that never find enough stay as they are."""
     waiting = list(range(len(batch)))
-    for count in retrieval.candidate_counts:
+    for count in retrieval.index.candidate_counts:
         scored = retrieval.shortlist(batch, waiting, trends, count)
         complete = [row for row in waiting if scored.has_best(row, served.shape[1])]
         if complete:

@@ -52,7 +52,7 @@ def deploy(
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
         DeployError: the new version failed on the server and was unloaded.
-        ServerStartError, JavaError: there is no server to deploy to.
+        ServerStartError: there is no server to deploy to.
     """
     stage_path = rollout_stage.stage_path(dataset, settings)
     with server.lock(settings, "deploy"):

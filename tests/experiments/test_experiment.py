@@ -12,12 +12,11 @@ from config import params
 from config.command import UserError
 from config.paths import ROOT
 from experiments import experiment
-from experiments.experiment import chosen, is_better, take, take_better
-from experiments.orchestration import model_selection, seeds, tuning_shares, workspace
-from experiments.orchestration.seeds import prepare
-from experiments.orchestration.tuning_shares import begun_at, fair_share
+from experiments.experiment import choices_text, is_better, started_at, take_better
+from experiments.orchestration import workspace
+from experiments.orchestration.workspace import prepare
 
-RECIPES = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["models"]
+MODELS = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["models"]
 
 
 @pytest.fixture
@@ -32,22 +31,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(objective: float, defaults: float | None, **changed) -> dict:
     """What tuning writes of a two-tower."""
     return {
-        "objective": objective, "defaults": defaults, "parameters": changed, "recipe": RECIPES["two_tower"] | changed,
+        "objective": objective, "defaults": defaults, "parameters": changed, "hyperparameters": MODELS["two_tower"] | changed,
         "trials": 7,
     }  # fmt: skip
-
-
-def test_the_minutes_are_split_evenly_and_what_was_spent_is_gone() -> None:
-    assert fair_share(600, 3, had=0.0) == 200
-    assert fair_share(600, 3, had=150.0) == 50
-    assert fair_share(600, 3, had=250.0) == 0
 
 
 @pytest.fixture
 def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of each call of tune, whose trials take no time; studies have had what `had` says."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(tuning_shares.steps, "step", lambda title, module, arguments, *_: calls.append(arguments))
+    monkeypatch.setattr(experiment.steps, "step", lambda title, module, arguments, *_: calls.append(arguments))
     return calls
 
 
@@ -55,15 +48,15 @@ def minutes_by_label(calls: list[list[str]]) -> dict[str, float]:
     return {one[1]: round(float(one[one.index("--minutes") + 1]), 2) for one in calls}
 
 
-def test_models_that_count_are_tuned_first_and_leave_their_minutes_to_the_networks(
+def test_models_that_are_not_learned_are_tuned_first_and_leave_their_minutes_to_the_networks(
     folder: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {"item_knn": (30.0, 40), "ials": (90.0, 40)}
     ended: list[str] = []
-    monkeypatch.setattr(tuning_shares, "had_since", lambda start, label, *_: quick.get(label, (0.0, 0))
+    monkeypatch.setattr(experiment, "time_spent", lambda start, label, *_: quick.get(label, (0.0, 0))
                         if label in ended or ended.append(label) else (0.0, 0))  # fmt: skip
 
-    tuning_shares.tune(folder, params.load(folder / "params.yaml"), 50, 1, {})
+    experiment.tune_all(folder, params.load(folder / "params.yaml"), 50, 1, {})
 
     assert list(minutes_by_label(asked)) == ["item_knn", "ials", "sasrec", "two_tower", "neural_cf"]
     # 50 minutes less 0.5 for item_knn leave 49.5 for four, less 1.5 for ials leave 48 for three.
@@ -77,7 +70,7 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
 
     hybrids = ["hybrid", "ensemble", "reranker"]
     networks = ["sasrec", "two_tower", "neural_cf"]
-    baselines = [label for label in RECIPES if label not in (*networks, *hybrids)]
+    baselines = [label for label in MODELS if label not in (*networks, *hybrids)]
     assert pipeline["vars"] == [
         {"baselines": {"model": baselines}},
         {"networks": networks},
@@ -87,17 +80,17 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
     assert pipeline["stages"]["train-baselines"]["outs"] == [f"out/training/{label}" for label in baselines]
     assert settings.tune.max_steps is None
     assert settings.train.models["two_tower"].max_steps == settings.experiment.max_steps
-    assert settings.train.models["sasrec"].max_steps == RECIPES["sasrec"]["max_steps"], "it went further already"
+    assert settings.train.models["sasrec"].max_steps == MODELS["sasrec"]["max_steps"], "it went further already"
     assert settings.dataset == folder.name == "simulated"
     assert "--oracle" in pipeline["stages"]["evaluate"]["cmd"], "the simulator's true preferences are known here too"
 
 
-def test_what_cannot_hold_the_catalogue_is_left_out_and_named(folder: Path) -> None:
+def test_models_that_cannot_hold_the_catalog_are_left_out_and_named(folder: Path) -> None:
     features = folder / "out/features/test"
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
-    reasons = model_selection.leave_out_what_is_too_large(folder)
+    reasons = workspace.leave_out_large_models(folder)
 
     assert "ease is left out: 30,000 items exceed its max_items = 20,000" in reasons
     assert params.load(folder / "params.yaml").train.models["hybrid"].parts == ["two_tower", "neural_cf"]
@@ -117,31 +110,31 @@ def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
     features.mkdir(parents=True)
     (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
 
-    model_selection.leave_out_what_is_too_large(folder)
+    workspace.leave_out_large_models(folder)
 
     assert "hybrid" not in params.load(folder / "params.yaml").train.models
     assert not [name for name in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"] if "hybrid" in name]
 
 
-def test_only_a_recipe_that_beats_the_default_is_better() -> None:
+def test_only_values_that_beat_the_default_are_better() -> None:
     assert is_better(found(0.3, 0.2))
     assert is_better(found(0.3, None)), "the default values fail"
     assert not is_better(found(0.2, 0.2))
 
 
-def test_a_preset_brings_the_recipes_that_it_was_made_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "HOME", folder / "presets")
-    recipes = {"two_tower": RECIPES["two_tower"] | {"embedding_dim": 128}}
-    seeds.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", recipes)
+def test_a_preset_sets_the_hyperparameters_of_its_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "PRESETS", folder / "presets")
+    tuned = {"two_tower": MODELS["two_tower"] | {"embedding_dim": 128}}
+    workspace.write_preset(folder / "presets/mine.yaml", "simulated", "split", "make experiment", tuned)
 
     prepare(folder, ["mine"])
 
     taken = params.load(folder / "params.yaml").train.models
     assert taken["two_tower"].embedding_dim == 128
-    assert taken["neural_cf"].embedding_dim == RECIPES["neural_cf"]["embedding_dim"]
+    assert taken["neural_cf"].embedding_dim == MODELS["neural_cf"]["embedding_dim"]
 
 
-def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder: Path) -> None:
+def test_default_values_can_be_fitted_too(folder: Path) -> None:
     before = params.load(folder / "params.yaml").train.models["two_tower"]
     tuned = {"two_tower": found(0.3, 0.2, embedding_dim=128), "sasrec": found(0.2, 0.3)}
 
@@ -155,7 +148,7 @@ def test_the_values_that_a_tuned_recipe_replaces_can_be_fitted_beside_it(folder:
     assert "two_tower_default" in pipeline["vars"][-1]["ranked"]["model"]
 
 
-def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:
+def test_by_default_only_the_tuned_values_are_fitted(folder: Path) -> None:
     take_better(folder, {"two_tower": found(0.3, 0.2, embedding_dim=128)}, defaults=False)
 
     models = params.load(folder / "params.yaml").train.models
@@ -164,28 +157,28 @@ def test_without_asking_only_the_tuned_recipe_is_fitted(folder: Path) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "HOME", folder / "presets")
-    seeds.write(folder / "presets/mine.yaml", "simulated", "split", "make experiment", {})
+    monkeypatch.setattr(workspace, "PRESETS", folder / "presets")
+    workspace.write_preset(folder / "presets/mine.yaml", "simulated", "split", "make experiment", {})
 
     with pytest.raises(UserError, match="PRESET is 'yours'; experiments/presets holds mine"):
-        seeds.read("yours")
+        workspace.read_preset("yours")
 
 
-def test_a_data_set_has_the_presets_that_were_found_on_it() -> None:
-    assert seeds.found_on("ml-100k") == ["ml-100k", "ml-100k-baselines"]
-    assert seeds.found_on("nothing") == []
+def test_a_dataset_has_the_presets_that_were_found_on_it() -> None:
+    assert workspace.presets_of("ml-100k") == ["ml-100k", "ml-100k-baselines"]
+    assert workspace.presets_of("nothing") == []
 
 
-@pytest.mark.parametrize("path", sorted(seeds.HOME.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(workspace.PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
-    take(folder, seeds.read(path.stem))
+    prepare(folder, [path.stem])
 
     assert params.load(folder / "params.yaml")
     assert set(yaml.safe_load(path.read_text())["found"]) == {"dataset", "split_id", "command", "commit", "date"}
 
 
-def test_what_was_chosen_is_told_with_its_gain() -> None:
-    lines = chosen({
+def test_chosen_values_are_printed_with_their_gain() -> None:
+    lines = choices_text({
         "two_tower": found(0.3, 0.2, embedding_dim=128, dropout=0.123456),
         "neural_cf": found(0.2, 0.2, embedding_dim=128),
         "other": found(0.2, None, embedding_dim=32),
@@ -198,12 +191,12 @@ def test_what_was_chosen_is_told_with_its_gain() -> None:
     ]
 
 
-def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
-    first = begun_at(tmp_path, 30)
+def test_an_interrupted_experiment_keeps_its_start(tmp_path: Path) -> None:
+    first = started_at(tmp_path, 30)
 
-    assert begun_at(tmp_path, 30) == first
-    assert begun_at(tmp_path, 60) > first, "other minutes are another experiment"
-    assert json.loads((tmp_path / tuning_shares.NOTE).read_text())["minutes"] == 60
+    assert started_at(tmp_path, 30) == first
+    assert started_at(tmp_path, 60) > first, "other minutes are another experiment"
+    assert json.loads((tmp_path / experiment.NOTE).read_text())["minutes"] == 60
 
 
 @pytest.mark.parametrize(
@@ -214,7 +207,7 @@ def test_an_interrupted_experiment_began_when_it_began(tmp_path: Path) -> None:
         (["--minutes", "inf"], "MINUTES is 'inf'; expected a number of minutes above 0"),
         (["--workers", "0"], "WORKERS is 0; expected at least 1"),
         (["--seeds", "0"], "SEEDS is 0; expected at least 1"),
-        (["--name", "x"], "USERS, ITEMS, COLUMNS and NAME describe a SOURCE; none was given"),
+        (["--name", "x"], "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"),
         (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
     ],
 )

@@ -92,5 +92,5 @@ def test_a_name_that_is_no_data_sets_leaves_no_lock_behind(
     monkeypatch.setattr(workspace, "HOME", tmp_path / "workspaces")
 
     assert retrain.main(["--source", "events.csv", "--name", "../shop"]) == 2
-    assert "NAME: '../shop' is no name for a data set" in capsys.readouterr().err
+    assert "NAME is '../shop'; expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -30,7 +30,9 @@ def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(
 def test_a_failed_step_stops_what_it_is_part_of_and_names_itself(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
 
-    with pytest.raises(UserError, match=r"^gate failed \(-m broken --now ended with 3\); the reason stands above$"):
+    with pytest.raises(
+        UserError, match=r"^gate failed \(-m broken --now ended with 3\); the reason is in the output above$"
+    ):
         steps.step("gate", "broken", ["--now"], tmp_path, {"PATH": "/usr/bin:/bin"})
 
 

@@ -72,7 +72,7 @@ def test_a_folder_names_its_data_set(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_data_set_can_have_is_refused(source: Path) -> None:
-    with pytest.raises(UserError, match=r"^NAME: 'My Shop' is no name for a data set"):
+    with pytest.raises(UserError, match=r"^NAME is 'My Shop'; expected"):
         make(source, None, None, {}, "My Shop")
 
 

@@ -21,6 +21,7 @@ from features.vocabulary import PAD
 from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
+from serving.worker.users import resolve_users
 from training.fitting import FitResult, fit
 from training.model_factory import sizes_of
 from training.models.base import Model, build, models
@@ -181,7 +182,9 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
 
 def test_the_exported_model_ranks_as_the_fitted_one(served: Recommender, model: Model) -> None:
     bodies = [entry["request"] for entry in served.golden_cases()]
-    batch = served.encode([parse(body, NOW) for body in bodies])
+    requests = [parse(body, NOW) for body in bodies]
+    users = resolve_users(requests, served.artifact.config["repeats"], None)
+    batch = served.encode(requests, users, served.artifact.trends)
     with torch.inference_mode():
         expected, _ = rank(exclude(model.scores(batch), batch.seen), torch.zeros(2, 0, dtype=torch.int64), 20)
 

@@ -29,25 +29,29 @@ from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
 
 
-def test_looks_are_counted_per_split(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty state folder."""
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path))
+
+
+def test_looks_are_counted_per_split(ledger: None) -> None:
+    assert judgment.looks_at("one") == []
     for split_id in ("one", "one", "other", "one"):
-        judgment.record_look(split_id, "candidate", "champion", {"date": "2026-01-01T00:00:00Z"}, path)
+        judgment.record_look(split_id, "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
 
-    assert len(judgment.looks_at("one", path)) == 3
-    assert len(judgment.looks_at("other", path)) == 1
-    assert judgment.looks_at("one", tmp_path / "none") == []
+    assert len(judgment.looks_at("one")) == 3
+    assert len(judgment.looks_at("other")) == 1
 
 
-def test_the_same_artifacts_and_policy_find_their_report(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
+def test_the_same_artifacts_and_policy_find_their_report(ledger: None) -> None:
     report = {"date": "2026-01-01T00:00:00Z", "policy_hash": "p", "verdict": "HOLD"}
-    judgment.record_look("one", "candidate", "champion", report, path)
+    judgment.record_look("one", "candidate", "champion", report)
 
-    assert judgment.earlier_report("one", "candidate", "champion", "p", path) == report
+    assert judgment.earlier_report("one", "candidate", "champion", "p") == report
     for question in (("one", "candidate", "champion", "q"), ("one", "candidate", "other", "p"),
                      ("one", "other", "champion", "p"), ("two", "candidate", "champion", "p")):  # fmt: skip
-        assert judgment.earlier_report(*question, path) is None
+        assert judgment.earlier_report(*question) is None
 
 
 COMMITTED = CodeState("0123", None, None)

@@ -15,7 +15,7 @@ from config.paths import ROOT
 from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, check_fold_count, fold_features, study_name
+from experiments.tuning.study import Budget, fold_features, fold_periods, study_name
 from features.fit import SplitTables
 from training.fitting import FitResult
 from training.metrics import geometric_mean
@@ -75,7 +75,7 @@ def test_folds_are_windows_oldest_first_that_end_with_the_validation_window(ten_
 
 def test_more_folds_than_there_is_past_for_are_refused_with_the_most_that_fit(ten_days: None) -> None:
     with pytest.raises(UserError, match=r"tune.folds is 4; expected at most 3: before a further period"):
-        check_fold_count(with_folds(4))
+        fold_periods(SplitTables.read(), with_folds(4))
 
 
 def test_a_trial_is_worth_its_mean_over_the_windows(ten_days: None, tracked: Path, monkeypatch) -> None:

@@ -190,12 +190,6 @@ def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.
     edge.close = lambda: None
 
 
-def test_the_log_can_be_turned_off(start: Start) -> None:
-    edge = start(served_log=False)
-    edge.answer({"user_id": "ann"})
-    assert not (edge.settings.home / "served").exists()
-
-
 def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path) -> None:
     path = tmp_path / "home" / "user.key"
     first = load_secret("", path)
