@@ -59,11 +59,9 @@ class Breaker:
         self._outcomes.append(True)
 
     def failed(self, started: float | None = None) -> None:
-        """Record a failure.
+        """Record a failure of a call that began at `started`, on `clock`.
 
-        Args:
-            started: when the call began, on `clock`. A call that began before the last failure is not counted: it
-                waited through the same outage, so one pause counts once, however many calls waited.
+        A call that began before the last failure is not counted: it waited through the same outage.
         """
         if started is not None and started < self._last_failure:
             return

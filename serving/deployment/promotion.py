@@ -34,6 +34,7 @@ from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"
 OVERRIDE_VERDICT = "OVERRIDE"  # in place of a verdict, for a champion that an emergency override made
+WITHOUT_GATE = "without the gate's approval, until the next promotion"
 SIGNED_KIND = "gate report"
 REPORT_TAG, SIGNATURE_TAG = "gate_report", "gate_report_signature"
 MIN_REASON_WORDS = 3  # of an override
@@ -66,17 +67,15 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
 
 
 def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarget:
-    """The version against which the gate judges a candidate.
-
-    This is the champion, or the version before it if an override made the candidate champion.
+    """The version against which the gate judges a candidate: the champion, or the one before if it is an override.
 
     Raises:
         RegistryError: nothing may serve.
     """
-    champion = serving_target(dataset)
-    if champion.version.version != candidate.version or standing_override(dataset) is None:
-        return champion
-    return serving_target(dataset, PREVIOUS) if version_number(dataset, PREVIOUS) else champion
+    standing = standing_override(dataset)
+    if standing and standing.champion == candidate.version and version_number(dataset, PREVIOUS):
+        return serving_target(dataset, PREVIOUS)
+    return serving_target(dataset)
 
 
 # --- changes of the aliases
@@ -89,9 +88,9 @@ def set_challenger(dataset: str, version: str) -> None:
 
 
 def promote(dataset: str, version: str, report: dict, html: str | None = None) -> ServingTarget:
-    """Sign and store the gate's report as an artifact of the version, then make the version the champion.
+    """Sign and store the gate's report, then make the version the champion and the former champion `previous`.
 
-    The former champion becomes `previous`. If this is interrupted and run again, it ends in the same state.
+    If this is interrupted and run again, it ends in the same state.
 
     Args:
         report: the gate's verdict and evidence; `dataset`, `version` and `artifact` are added to it.
@@ -174,25 +173,21 @@ def override(dataset: str, version: str, reason: str) -> ServingTarget:
         last = None
     if last is None or (last.action, last.champion, last.reason) != (OVERRIDE, version, reason):
         # Marked first, so that the version never serves unmarked if this is interrupted.
-        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {_override_reason(reason)}"}
+        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {WITHOUT_GATE}: {reason}"}
         registry.set_verdict(dataset, version, verdict)
         _change_champion(candidate, OVERRIDE, reason, last)
     return serving_target(dataset)
 
 
 def standing_override(dataset: str) -> AliasChange | None:
-    """The emergency override that made the present champion; None if the gate promoted it.
-
-    Raises:
-        RegistryError: the record of alias changes cannot be trusted.
-    """
+    """The emergency override that made the present champion; None if the gate promoted it."""
     return alias_changes.read_record(dataset).standing_override()
 
 
 def describe_override(override: AliasChange) -> str:
     """One line for logs, status and reports."""
-    reason = _override_reason(override.reason)
-    return f"{override.dataset} {override.champion} is champion {reason} ({override.changed_by}, {override.changed_at})"
+    by = f"{override.changed_by}, {override.changed_at}"
+    return f"{override.dataset} {override.champion} is champion {WITHOUT_GATE}: {override.reason} ({by})"
 
 
 def settle_aliases(dataset: str) -> AliasChange | None:
@@ -219,24 +214,20 @@ def restore_aliases(dataset: str) -> AliasChange:
 
 
 def _change_champion(champion: RegisteredVersion, action: str, reason: str, last: AliasChange | None) -> None:
-    """Sign and apply the alias change that makes a version champion; `last` is the change before."""
-    after = {CHAMPION: champion.version, PREVIOUS: _previous_version(champion, last)}
-    alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
+    """Sign and apply the alias change that makes a version champion; `last` is the change before.
 
-
-def _previous_version(champion: RegisteredVersion, last: AliasChange | None) -> str | None:
-    """The former champion; the version before it if only an override justified the former champion."""
-    if last is None or last.champion is None:
-        return None
-    former: str | None = last.champion
-    if last.champion == champion.version:
+    The former champion becomes `previous`, or the version before it if only an override justified it.
+    """
+    former = last.champion if last else None
+    if last and former == champion.version:
         former = last.after[PREVIOUS]
-    elif last.action == OVERRIDE:
+    elif last and former and last.action == OVERRIDE:
         try:
-            verified_target(find_version(champion.dataset, last.champion))
+            verified_target(find_version(champion.dataset, former))
         except RegistryError:
             former = last.after[PREVIOUS]
-    return former if former != champion.version else None
+    after = {CHAMPION: champion.version, PREVIOUS: former if former != champion.version else None}
+    alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
 
 
 # --- the gate's reports
@@ -257,7 +248,7 @@ def store_report(version: RegisteredVersion, report: dict, html: str | None) -> 
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
     statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}
-    signed = signature.sign(SIGNED_KIND, statement)
+    signed = signature.load_keys(create=True).sign(SIGNED_KIND, statement)
     mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
     mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
     registry.set_verdict(version.dataset, version.version, report)
@@ -292,21 +283,11 @@ def report_digest(version: RegisteredVersion) -> str:
 
 
 def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
-    """Check that a refit may serve under its parent's report.
-
-    Args:
-        under: the `version` and the hash of the `report` of the parent.
-
-    Raises:
-        RegistryError: the version is no refit of the parent, or the parent was never promoted, is a refit itself, or has
-            no valid report or a newer one.
-    """
+    """Raise RegistryError unless a refit may serve under its parent's report: `version` and hash in `under`."""
     parent = find_version(version.dataset, str(under.get("version")))
     subject = f"{version}: its parent, version {parent.version},"
     if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
-        raise RegistryError(
-            f"{version}: its gate report names version {parent.version}, but it is no refit of that one"
-        )
+        raise RegistryError(f"{version}: its gate report names version {parent.version}, of which it is no refit")
     if registry.refit_parent(parent) is not None:
         raise RegistryError(f"{subject} is a refit itself, which was not judged on later events")
     if not alias_changes.read_record(version.dataset).was_promoted(parent.version):
@@ -326,23 +307,17 @@ def _override_report(version: RegisteredVersion, override: AliasChange) -> dict:
     tags = registry_client().get_model_version(version.dataset, version.version).tags
     return {
         "verdict": OVERRIDE_VERDICT,
-        "reason": _override_reason(override.reason),
+        "reason": f"{WITHOUT_GATE}: {override.reason}",
         "dataset": version.dataset,
         "version": version.version,
         "artifact": version.artifact,
         "label": tags.get("label", "a model"),
         "against_version": override.before.get(CHAMPION),
-        "primary": None,
         "policy": {},
         "evidence": {},
         "date": override.changed_at,
-        "overrides": [],
         "advice": "find a candidate that passes the gate: its promotion ends the override",
     }
-
-
-def _override_reason(reason: str) -> str:
-    return f"without the gate's approval, until the next promotion: {reason}"
 
 
 def _signed_statement(version: RegisteredVersion) -> dict:
@@ -350,7 +325,7 @@ def _signed_statement(version: RegisteredVersion) -> dict:
     if SIGNATURE_TAG not in tags:
         problem = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
         raise RegistryError(f"{version}: {problem}; {how_to_justify(version.version)}")
-    return signature.verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
+    return signature.load_keys().verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
 
 
 def _sha256(content: bytes) -> str:

@@ -13,7 +13,6 @@ MLflow is imported inside functions: it takes seconds to load.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,15 +63,13 @@ class RegisteredVersion:
 
 def registry_client() -> MlflowClient:
     """A client of the registry that this project tracks to."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return connect()
 
 
 def register_version(dataset: str, artifact: Path, run_id: str | None = None, tags: dict | None = None) -> str:
-    """Register an artifact folder and return the version's number.
+    """Register an artifact folder, once, and return the version's number.
 
-    The artifact is logged to the run that made it, or to a new run if there is none. An artifact is registered once:
-    registering it again returns the version that holds it.
+    The artifact is logged to the run that made it, or to a new run if there is none.
 
     Raises:
         RegistryError: the folder is corrupt, or the run does not exist.
@@ -90,12 +87,8 @@ def register_version(dataset: str, artifact: Path, run_id: str | None = None, ta
     run_id = _ensure_run(mlflow, dataset, run_id)
     folder = f"artifact-{digest[:12]}"  # a run may export more than once
     mlflow.log_artifacts(run_id, str(artifact), folder)
-    created = mlflow.create_model_version(
-        dataset,
-        source=f"runs:/{run_id}/{folder}",
-        run_id=run_id,
-        tags={**(tags or {}), ARTIFACT_TAG: digest},
-    )
+    source, tags = f"runs:/{run_id}/{folder}", {**(tags or {}), ARTIFACT_TAG: digest}
+    created = mlflow.create_model_version(dataset, source=source, run_id=run_id, tags=tags)
     _describe_version(mlflow, dataset, str(created.version))
     return str(created.version)
 
@@ -121,17 +114,13 @@ def version_number(dataset: str, alias: str) -> str | None:
 
 
 def version_by_alias(dataset: str, alias: str) -> RegisteredVersion | None:
-    """The version that an alias names, whether it may serve or not; None if the alias does not exist."""
+    """As `version_number`, with what is registered of the version."""
     number = version_number(dataset, alias)
     return None if number is None else find_version(dataset, number)
 
 
 def find_version(dataset: str, number: str) -> RegisteredVersion:
-    """The version with this number.
-
-    Raises:
-        RegistryError: there is none.
-    """
+    """The version with this number; raises RegistryError if there is none."""
     with _mlflow_errors(f"{dataset} {number} is not registered"):
         return _from_mlflow(registry_client().get_model_version(dataset, number))
 

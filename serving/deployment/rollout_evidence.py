@@ -24,7 +24,6 @@ FIRST_BUCKET_SECONDS = 1e-4
 FIRST_LOOK, LOOK_GROWTH = 8, 1.25  # calls and comparisons at the first look, and their growth from look to look
 NUM_LIMITS = 3
 SLOW_SHARE = 0.01  # share of the calls that take longer than the p99
-NEGLIGIBLE = 1e-18
 
 
 @dataclass
@@ -172,13 +171,11 @@ def fisher_p_value(errors: int, calls: int, other_errors: int, other_calls: int)
 
 def binomial_tail(hits: int, trials: int, share: float) -> float:
     """P(X >= hits) of a binomial count."""
-    tail = 0.0
-    for n in range(hits, trials + 1):
-        term = math.exp(_log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share))
-        tail += term
-        if n > share * trials and term < NEGLIGIBLE:  # the terms only fall from here on
-            break
-    return min(1.0, tail)
+    log_probabilities = (
+        _log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share)
+        for n in range(hits, trials + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, log_probabilities)))
 
 
 def _figure_beyond_limit(evidence: RolloutEvidence, plan: Rollout, level: float) -> str | None:

@@ -64,31 +64,21 @@ class DeploymentEvent(BaseModel):
 
 
 class RolloutStage(BaseModel):
-    """The stage. Versions are named as in TorchServe: 2.0 is the first archive of registered version 2.
-
-    Attributes:
-        version: the version that serves, or is to serve.
-        previous: the version that served before it and is still loaded; None if there is none.
-        since: when this phase or step began.
-        share: share of the users whom `version` answers in its canary.
-        step: position in the plan's canary shares, from 0.
-        rollback_reason: why `previous` was rolled back from; empty if it was not.
-        plan: the plan by which `version` is rolled out.
-    """
+    """The stage. Versions are named as in TorchServe: 2.0 is the first archive of registered version 2."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     phase: Phase
-    version: str
-    previous: str | None
-    since: datetime
+    version: str  # that serves, or is to serve
+    previous: str | None  # that served before it and is still loaded
+    since: datetime  # when this phase or step began
     reason: str
     by: str
-    share: float = 0.0
-    step: int = 0
-    rollback_reason: str = ""
-    plan: Rollout | None = None
+    share: float = 0.0  # of the users whom `version` answers in its canary
+    step: int = 0  # position in the plan's canary shares
+    rollback_reason: str = ""  # why `previous` was rolled back from; empty if it was not
+    plan: Rollout | None = None  # by which `version` is rolled out
 
     @property
     def on_trial(self) -> bool:
@@ -165,25 +155,16 @@ def replace_stage(path: Path, old: RolloutStage | None, new: RolloutStage) -> bo
 
 def log_failure(path: Path, reason: str) -> None:
     """Log a deployment that failed and left the stage as it was."""
-    event = DeploymentEvent(
-        time=utc_now().isoformat(),
-        dataset=path.stem,
-        event="deploy",
-        before=None,
-        after=None,
-        reason=reason,
-        by=current_user(),
-        result="failed",
-    )
+    facts = {"time": utc_now().isoformat(), "dataset": path.stem, "reason": reason, "by": current_user()}
     with _lock(path):
-        append_once(path, event)
+        append_once(path, DeploymentEvent(event="deploy", before=None, after=None, result="failed", **facts))
 
 
 def append_once(path: Path, event: DeploymentEvent) -> None:
-    """Append an event to the log beside a stage and flush it to disk, unless the log holds it.
+    """Append an event to the log beside a stage, unless the log holds it. The caller holds the lock.
 
     If a process is killed before it writes its line, the next process writes it. An event that only repeats the last
-    one, such as a deployment that fails every minute, is written once. The caller holds the lock.
+    one, such as a deployment that fails every minute, is written once.
     """
     with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
         log.seek(0)
@@ -206,12 +187,9 @@ def read_events(path: Path) -> list[DeploymentEvent]:
 def order_rollback(path: Path, reason: str, by: str, force: bool = False) -> RolloutStage:
     """Write to the stage that the previous version is to serve; every deployment then makes it so.
 
-    Args:
-        path: the stage's file.
-        force: also if the previous version is the one that the last rollback removed.
-
     Raises:
-        RollbackError: nothing was deployed, there is no previous version, or the last rollback removed it.
+        RollbackError: nothing was deployed, there is no previous version, or the last rollback removed it and `force`
+            is not set.
     """
     while True:
         stage = read_stage(path)
@@ -240,15 +218,14 @@ def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: d
     """What is missing before a version on trial takes its next step, in words; empty for nothing."""
     plan = stage.plan
     assert plan is not None
-    in_shadow = stage.phase is Phase.SHADOW
-    missing = []
-    seconds = plan.shadow_seconds if in_shadow else plan.bake_seconds
-    if (remaining := seconds - (now - stage.since).total_seconds()) > 0:
-        missing.append(f"{remaining:.0f} s")
-    if in_shadow and evidence.compared < plan.shadow_requests:
-        missing.append(f"{plan.shadow_requests - evidence.compared} more comparisons")
-    if not in_shadow and evidence.candidate.calls < plan.min_requests:
-        missing.append(f"{plan.min_requests - evidence.candidate.calls} more requests")
+    if stage.phase is Phase.SHADOW:
+        seconds, lacking, what = plan.shadow_seconds, plan.shadow_requests - evidence.compared, "comparisons"
+    else:
+        seconds, lacking, what = plan.bake_seconds, plan.min_requests - evidence.candidate.calls, "requests"
+    remaining = seconds - (now - stage.since).total_seconds()
+    missing = [f"{remaining:.0f} s"] if remaining > 0 else []
+    if lacking > 0:
+        missing.append(f"{lacking} more {what}")
     if not missing and (figure := rollout_evidence.questionable_figure(evidence, plan)):
         missing.append(f"better figures: {figure}")
     return missing
@@ -268,17 +245,13 @@ def next_stage(stage: RolloutStage, now: datetime) -> RolloutStage:
 
 def describe_stage(stage: RolloutStage) -> str:
     """The stage in words."""
-    match stage.phase:
-        case Phase.SHADOW:
-            return f"shadow: {stage.version} answers copies of requests"
-        case Phase.CANARY:
-            return f"canary: {stage.version} answers {100 * stage.share:g}% of the users"
-        case Phase.SWITCH:
-            return f"switch: {stage.version} becomes the default"
-        case Phase.SERVES:
-            return f"none: {stage.version} serves all users"
-        case Phase.ROLLBACK:
-            return f"rollback: {stage.previous} answers, and becomes champion again"
+    return {
+        Phase.SHADOW: f"shadow: {stage.version} answers copies of requests",
+        Phase.CANARY: f"canary: {stage.version} answers {100 * stage.share:g}% of the users",
+        Phase.SWITCH: f"switch: {stage.version} becomes the default",
+        Phase.SERVES: f"none: {stage.version} serves all users",
+        Phase.ROLLBACK: f"rollback: {stage.previous} answers, and becomes champion again",
+    }[stage.phase]
 
 
 def describe_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> str:
