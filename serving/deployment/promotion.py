@@ -183,11 +183,7 @@ def settle_aliases(dataset: str) -> AliasChange | None:
 
 
 def restore_aliases(dataset: str) -> AliasChange:
-    """Set the aliases to what the last signed change names, after somebody changed them by hand.
-
-    Raises:
-        RegistryError: no change was ever signed.
-    """
+    """Set aliases that were changed by hand to what the last signed change names. Raises RegistryError if there is none."""
     last = settle_aliases(dataset)
     if last is None:
         raise RegistryError(f"{dataset}: no alias change was ever signed, so there is nothing to restore")
