@@ -20,6 +20,9 @@ from unittest.mock import patch
 
 import httpx
 import psutil
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from benchmarks import _synthetic
 from benchmarks._synthetic import NAME
@@ -43,7 +46,7 @@ K = 20
 CORES = 2
 WARM_SECONDS = 2
 TIMEOUT_SECONDS = 5  # a request without an answer by then counts as late
-REDIS_READY_SECONDS, EDGE_READY_SECONDS = 10, 60
+REDIS_ATTEMPTS, EDGE_READY_SECONDS = 200, 60
 PERSONAL = '"source":"personalized"'  # every personalized answer contains it
 NOOP_MODEL = "noop"
 NOOP_SOURCE = '''\
@@ -57,37 +60,25 @@ def handle(data, context):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to post, and how to recognize a good answer.
-
-    Attributes:
-        wanted: a text that every good answer contains.
-        token: sent as `Authorization: Bearer`.
-    """
+    """Where to post."""
 
     url: str
-    token: str
-    wanted: str
+    token: str  # sent as `Authorization: Bearer`
+    wanted: str  # a text that every good answer contains
 
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk measured.
-
-    Attributes:
-        refused: answers whose status was not 200.
-        other: answers with status 200 that do not contain the wanted text.
-        broken: connections that failed.
-        late: requests without an answer in time.
-    """
+    """What wrk measured."""
 
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
-    refused: int
-    other: int
-    broken: int
-    late: int
+    refused: int  # answers whose status was not 200
+    other: int  # answers with status 200 that do not contain the wanted text
+    broken: int  # connections that failed
+    late: int  # requests without an answer in time
 
     @property
     def per_second(self) -> float:
@@ -99,14 +90,13 @@ class Load:
         return self.refused + self.other + self.broken + self.late
 
 
+Points = dict[tuple[str, int], Load]  # one run: (case, concurrency) -> what was measured
+
+
 def pooled(rounds: Sequence[Load]) -> Load:
     """Several rounds as one: sums of counts and seconds, and the median of each percentile."""
     combined = {name: median if name.endswith("_ms") else sum for name in vars(rounds[0])}
     return Load(**{name: combine(getattr(one, name) for one in rounds) for name, combine in combined.items()})
-
-
-class LoadError(RuntimeError):
-    """wrk ended without figures; the text is its output."""
 
 
 def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first: int = 0) -> Load:
@@ -122,8 +112,31 @@ def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first
     ended = subprocess.run(command, capture_output=True, text=True)
     lines = ended.stdout.strip().splitlines()
     if ended.returncode or not lines or not lines[-1].startswith("{"):
-        raise LoadError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
+        raise RuntimeError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
     return Load(**json.loads(lines[-1]))
+
+
+class Bench:
+    """The endpoints of one run, by case, whose `users` take turns over all points: no point sees the same few again."""
+
+    def __init__(self, endpoints: dict[str, Endpoint], users: int) -> None:
+        self.endpoints, self.users, self._sent = endpoints, users, 0
+
+    def point(self, case: str, concurrency: int, seconds: float) -> Load:
+        """Load one case for some seconds."""
+        measured = load(self.endpoints[case], concurrency, seconds, self.users, self._sent)
+        self._sent += measured.requests
+        return measured
+
+    def points(self, levels: Sequence[int], seconds: float, rounds: int) -> Points:
+        """What was measured. Cases take turns, so that a slow spell of the machine meets all."""
+        measured: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in levels for case in self.endpoints}
+        for level in levels:
+            for case in [*self.endpoints] * rounds:
+                one = self.point(case, level, seconds)
+                measured[case, level].append(one)
+                print(f"{case} at {level}: {one.per_second:,.0f} requests/s, {one.bad} bad", flush=True)
+        return {point: pooled(loads) for point, loads in measured.items()}
 
 
 def lacks_programs(benchmark: str) -> bool:
@@ -152,19 +165,12 @@ def redis_server() -> Iterator[str]:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
         process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + REDIS_READY_SECONDS
-            while not _answers(port) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            waiting = Retry(ConstantBackoff(0.05), REDIS_ATTEMPTS)
+            redis.Redis(port=port, retry=waiting, retry_on_error=[redis.ConnectionError]).ping()
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
             process.wait()
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def free_ports(count: int) -> list[int]:

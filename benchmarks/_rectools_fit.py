@@ -51,18 +51,16 @@ def read_dataset(path: Path) -> Dataset:
 
 def fit_model(folder: Path, request: dict) -> tuple[SASRecModel, EpochRecorder]:
     """The model after its last epoch, and its epochs. Reading the file counts as set-up, and so does its preparation."""
-    epochs = EpochRecorder()
-    dataset = read_dataset(folder / "events.npz")
+    epochs, number = EpochRecorder(), request["epochs"]
+    silent = ("enable_progress_bar", "enable_model_summary", "logger", "enable_checkpointing")
 
     def trainer() -> pl.Trainer:
         """RecTools' default trainer with one more callback."""
-        return pl.Trainer(
-            max_epochs=request["epochs"], min_epochs=request["epochs"], enable_progress_bar=False, devices=1,
-            enable_model_summary=False, logger=False, enable_checkpointing=False, callbacks=[epochs],
-        )  # fmt: skip
+        options = dict.fromkeys(silent, False)
+        return pl.Trainer(max_epochs=number, min_epochs=number, devices=1, callbacks=[epochs], **options)
 
-    model = SASRecModel(**request["model"], loss="softmax", epochs=request["epochs"], get_trainer_func=trainer)
-    model.fit(dataset)
+    model = SASRecModel(**request["model"], loss="softmax", epochs=number, get_trainer_func=trainer)
+    model.fit(read_dataset(folder / "events.npz"))
     return model, next(one for one in model.fit_trainer.callbacks if isinstance(one, EpochRecorder))  # fit copies it
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import _load, _synthetic
-from benchmarks._load import CORES, HANDLER, NOOP, WARM_SECONDS, Endpoint, K, Load, load, pooled
+from benchmarks._load import CORES, HANDLER, NOOP, WARM_SECONDS, K, Points
 from benchmarks._record import write
 from config import params
 from config.command import exits_cleanly
@@ -67,18 +67,7 @@ def batch_times(artifact: Path, features: Features) -> dict[str, float]:
     return {way: round(median(milliseconds), 2) for way, milliseconds in times.items()}
 
 
-def measure(endpoints: dict[str, Endpoint], seconds: float) -> dict[tuple[str, int], Load]:
-    """(case, requests in flight) -> load, after a warm-up; cases take turns."""
-    for endpoint in endpoints.values():
-        load(endpoint, max(IN_FLIGHT), WARM_SECONDS, USERS)
-    loads: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in IN_FLIGHT for case in endpoints}
-    for level in IN_FLIGHT:
-        for case, endpoint in [*endpoints.items()] * ROUNDS:
-            loads[case, level].append(load(endpoint, level, seconds, USERS))
-    return {point: pooled(rounds) for point, rounds in loads.items()}
-
-
-def report(points: dict[tuple[str, int], Load], recall: float) -> dict:
+def report(points: Points, recall: float) -> dict:
     """Print the points and the targets; return them for the result file."""
     lag = points[HANDLER, 8].p99_ms - points[NOOP, 8].p99_ms
     rows = []
@@ -110,7 +99,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"exported {arguments.items:,} items: {about}", flush=True)
         about["batch_ms"] = batch_times(home / "artifact", features)
         with _load.model_servers(home, home / "artifact", features) as (endpoints, _):
-            points = measure(endpoints, arguments.seconds)
+            bench = _load.Bench(endpoints, USERS)
+            for case in endpoints:
+                bench.point(case, max(IN_FLIGHT), WARM_SECONDS)
+            points = bench.points(IN_FLIGHT, arguments.seconds, ROUNDS)
             about["memory_mb"] = _load.memory(sum(one.requests for one in points.values()))
     service = {"items": arguments.items, "users": USERS, "width": WIDTH, "k": K, "store": "redis", "cores": CORES}
     figures = {"service": service, "seconds": arguments.seconds, "rounds": ROUNDS}

@@ -18,6 +18,7 @@ from experiments.orchestration import steps, workspace
 from experiments.orchestration.steps import RESULTS
 
 SUFFIX = "-quality"  # of the workspace
+ROW = "{:<18}{:<10}  {:>7}  {:>9}  {:>10}{}"
 
 
 def committed_result(dataset: str) -> dict:
@@ -63,13 +64,11 @@ def compare_results(now: dict, committed: dict) -> list[dict]:
 
 def report(rows: list[dict]) -> str:
     """The rows as a table for the terminal."""
-    lines = [f"{'':<18}{'target':<10}  {'now':>7}  {'committed':>9}  {'difference':>10}"]
+    lines = [ROW.format("", "target", "now", "committed", "difference", "")]
     for row in rows:
+        numbers = f"{row['now']:.4f}", f"{row['committed']:.4f}", f"{row['now'] - row['committed']:+.4f}"
         outside = "" if row["inside"] else "  outside the committed interval"
-        lines.append(
-            f"{row['model']:<18}{row['target']:<10}  {row['now']:>7.4f}  {row['committed']:>9.4f}  "
-            f"{row['now'] - row['committed']:>+10.4f}{outside}"
-        )
+        lines.append(ROW.format(row["model"], row["target"], *numbers, outside))
     return "\n".join(lines)
 
 

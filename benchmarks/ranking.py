@@ -20,20 +20,13 @@ from training.models.ranking import exclude, rank
 K, WIDTH, BATCH, SEEN = 100, 64, 512, 50
 
 
-class RandomBatches:
-    """Random vectors, histories and true items: ranking costs the same whatever they mean."""
-
-    def __init__(self, num_items: int, seed: int = 0) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.items_ND = torch.randn(num_items, WIDTH, generator=self.generator)
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Users (B, D), seen pairs (2, B * SEEN), truth (2, B)."""
-        rows, num_items = torch.arange(BATCH), len(self.items_ND)
-        seen = torch.randint(1, num_items, (BATCH * SEEN,), generator=self.generator)
-        true = torch.randint(1, num_items, (BATCH,), generator=self.generator)
-        users = torch.randn(BATCH, WIDTH, generator=self.generator)
-        return users, torch.stack([rows.repeat_interleave(SEEN), seen]), torch.stack([rows, true])
+def random_batch(num_items: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Users (B, D), seen pairs (2, B * SEEN), truth (2, B): ranking costs the same whatever they mean."""
+    rows = torch.arange(BATCH)
+    seen = torch.randint(1, num_items, (BATCH * SEEN,), generator=generator)
+    true = torch.randint(1, num_items, (BATCH,), generator=generator)
+    users = torch.randn(BATCH, WIDTH, generator=generator)
+    return users, torch.stack([rows.repeat_interleave(SEEN), seen]), torch.stack([rows, true])
 
 
 def bare_ranking(items_ND: Tensor, users: Tensor, seen: Tensor, truth: Tensor) -> None:
@@ -46,11 +39,11 @@ def full_ranking(items_ND: Tensor, users: Tensor, seen: Tensor, truth: Tensor) -
     rank(exclude(users @ items_ND.T, seen), truth, K)
 
 
-def batch_seconds(batches: RandomBatches, work: Callable) -> float:
+def batch_seconds(items_ND: Tensor, generator: torch.Generator, work: Callable) -> float:
     """Seconds to rank one batch, without making it."""
-    batch = batches.draw()
+    batch = random_batch(len(items_ND), generator)
     started = time.perf_counter()
-    work(batches.items_ND, *batch)
+    work(items_ND, *batch)
     return time.perf_counter() - started
 
 
@@ -59,13 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100_352, help="default: %(default)s")
     parser.add_argument("--items", type=int, default=50_000, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    batches, count = RandomBatches(arguments.items), max(1, arguments.cases // BATCH)
+    generator, count = torch.Generator().manual_seed(0), max(1, arguments.cases // BATCH)
+    items_ND = torch.randn(arguments.items, WIDTH, generator=generator)
+    ways = (bare_ranking, full_ranking)
     with torch.inference_mode():
-        for work in (bare_ranking, full_ranking):  # warm-up: the first batch allocates memory that later ones reuse
-            batch_seconds(batches, work)
+        for work in ways:  # warm-up: the first batch allocates memory that later ones reuse
+            batch_seconds(items_ND, generator, work)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # In turns, so that other load on the machine affects both alike.
-        rounds = [(batch_seconds(batches, bare_ranking), batch_seconds(batches, full_ranking)) for _ in range(count)]
+        rounds = [[batch_seconds(items_ND, generator, work) for work in ways] for _ in range(count)]
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     bare, full = (sum(column) for column in zip(*rounds, strict=True))
     figures = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import _load, _synthetic
-from benchmarks._load import CORES, HANDLER, NOOP, WARM_SECONDS, Endpoint, K, Load, load, pooled
+from benchmarks._load import CORES, HANDLER, NOOP, WARM_SECONDS, Bench, K, Points
 from benchmarks._record import write
 from benchmarks._synthetic import Size
 from config import params
@@ -31,54 +31,26 @@ SOAK_CONCURRENCY, SOAK_SECONDS = 8, 1
 CACHE_SECONDS = 86_400  # no cached answer expires during the measurement
 ROW = "{:<12}{:>6} {:>23} {:>21} {:>23} {:>19} {:>8} {:>6}"
 
-Points = Mapping[tuple[str, int], Load]  # one run: (case, concurrency) -> what was measured
 Spread = dict[str, float]  # a figure over separate runs: `median`, `low` and `high`
 
 
-class Bench:
-    """The servers of one run.
+def warm_up(bench: Bench) -> None:
+    """Warm code paths and connections, and fill the cache with an answer for every user."""
+    for case in CASES:
+        bench.point(case, SOAK_CONCURRENCY, WARM_SECONDS)
+    cached = 0
+    while cached < bench.users:
+        cached += bench.point(CACHED, SOAK_CONCURRENCY, WARM_SECONDS).requests
 
-    Args:
-        endpoints: by case.
-        size: of the service.
-    """
 
-    def __init__(self, endpoints: dict[str, Endpoint], size: Size) -> None:
-        self.endpoints, self.size = endpoints, size
-        self._sent = 0  # users take turns over all points, so that no point sees the same few again
-
-    def point(self, case: str, concurrency: int, seconds: float) -> Load:
-        """Load one case for some seconds."""
-        measured = load(self.endpoints[case], concurrency, seconds, self.size.users, self._sent)
-        self._sent += measured.requests
-        return measured
-
-    def warm_up(self) -> None:
-        """Warm code paths and connections, and fill the cache with an answer for every user."""
-        for case in CASES:
-            self.point(case, SOAK_CONCURRENCY, WARM_SECONDS)
-        cached = 0
-        while cached < self.size.users:
-            cached += self.point(CACHED, SOAK_CONCURRENCY, WARM_SECONDS).requests
-
-    def points(self, levels: list[int], seconds: float, rounds: int) -> Points:
-        """What was measured. Cases take turns, so that a slow spell of the machine meets all."""
-        measured: dict[tuple[str, int], list[Load]] = {(case, level): [] for level in levels for case in CASES}
-        for level in levels:
-            for case in CASES * rounds:
-                one = self.point(case, level, seconds)
-                measured[case, level].append(one)
-                print(f"{case} at {level}: {one.per_second:,.0f} requests/s, {one.bad} bad", flush=True)
-        return {point: pooled(loads) for point, loads in measured.items()}
-
-    def soak(self, requests: int) -> list[dict[str, float]]:
-        """Memory by process before the first and after each third of at least so many requests to the handler."""
-        readings, sent = [_load.memory(0)], 0
-        for third in (1, 2, 3):
-            while sent < requests * third / 3:
-                sent += self.point(HANDLER, SOAK_CONCURRENCY, SOAK_SECONDS).requests
-            readings.append(_load.memory(sent))
-        return readings
+def soak(bench: Bench, requests: int) -> list[dict[str, float]]:
+    """Memory by process before the first and after each third of at least so many requests to the handler."""
+    readings, sent = [_load.memory(0)], 0
+    for third in (1, 2, 3):
+        while sent < requests * third / 3:
+            sent += bench.point(HANDLER, SOAK_CONCURRENCY, SOAK_SECONDS).requests
+        readings.append(_load.memory(sent))
+    return readings
 
 
 def figures(runs: Sequence[Points]) -> dict:
@@ -204,11 +176,11 @@ def main(argv: list[str] | None = None) -> int:
                 endpoints, chosen = stack.enter_context(_load.model_servers(home, artifact, features))
                 endpoints[EDGE] = stack.enter_context(_load.edge_server(home / "edge", cache="off"))
                 endpoints[CACHED] = stack.enter_context(_load.edge_server(home / "cached", **kept))
-                bench = Bench(endpoints, size)
-                bench.warm_up()
+                bench = Bench(endpoints, size.users)
+                warm_up(bench)
                 runs.append(bench.points(levels, arguments.seconds, arguments.rounds))
                 if arguments.soak and number == arguments.runs:
-                    readings = bench.soak(arguments.soak)
+                    readings = soak(bench, arguments.soak)
     measured = figures(runs)
     print("", table(measured), *map(memory_line, readings), sep="\n")
     if arguments.quick:

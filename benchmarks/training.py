@@ -30,6 +30,7 @@ from config.paths import BENCHMARKS, FEATURES, ROOT
 from experiments.orchestration import steps, workspace
 from features import feature_files
 from features.feature_files import Features
+from features.ragged import ranges, row_numbers
 from features.sequences import EvaluationCases, InteractionLog
 from features.vocabulary import PAD
 from training import validation
@@ -115,8 +116,7 @@ class Stopwatch:
 def model_curve(label: str, features: Features, settings: params.Params, cases: int, mark: float) -> LearningCurve:
     """The curve of one of our models up to the first epoch that reaches the mark, or to where validation stops it.
 
-    Args:
-        cases: of each target that are ranked after each epoch, drawn by `settings.seed`.
+    After each epoch so many cases of each target are ranked.
     """
     curve, watch = LearningCurve(int((features.past.items != PAD).sum())), Stopwatch()
     train = settings.train.model_copy(update={"early_stopping_cases": cases, "validation_cases": cases})
@@ -153,7 +153,10 @@ def rectools_curve(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        write_events(folder, features, cases, settings.seed)
+        generator, past = np.random.default_rng(settings.seed), features.past
+        write_log(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
+        # A user for each case, with the history that it sees.
+        write_log(folder / "histories.npz", features.log, *visible_events(features.log, cases), generator)
         command = [str(python), "-I", str(ROOT / "benchmarks" / "_rectools_fit.py"), str(folder)]
         environment = os.environ | dict.fromkeys(THREADS, str(threads))
         if subprocess.run(command, check=False, env=environment).returncode:
@@ -190,26 +193,15 @@ def rectools_python() -> Path:
     return python
 
 
-def write_events(folder: Path, features: Features, cases: EvaluationCases, seed: int) -> None:
-    """Write events.npz, known before the cut, and histories.npz, where each case is a user with its own history."""
-    generator = np.random.default_rng(seed)
-    past = features.past
-    _write_log(folder / "events.npz", past, np.arange(len(past.items)), past.users, generator)
-    rows, owner = visible_events(features.log, cases)
-    _write_log(folder / "histories.npz", features.log, rows, owner, generator)
-
-
 def visible_events(log: InteractionLog, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log before each case's time that were known by then, and the case of each row."""
     start = log.offsets[cases.user]
-    lengths = cases.end - start
-    owner = np.repeat(np.arange(len(cases)), lengths)
-    rows = np.arange(lengths.sum()) + np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
+    rows, owner = ranges(start, cases.end - start), row_numbers(cases.end - start)
     known = log.known[rows] <= cases.time[owner]
     return rows[known], owner[known]
 
 
-def _write_log(
+def write_log(
     path: Path, log: InteractionLog, rows: np.ndarray, owner: np.ndarray, generator: np.random.Generator
 ) -> None:
     """Events of one user at one time are shuffled: the order in the file is an artifact that RecTools would learn."""
@@ -227,24 +219,8 @@ def list_ndcg(lists: np.ndarray, cases: EvaluationCases) -> np.ndarray:
     return ndcg(TrueRanks.single(rank), validation.HEADLINE_K)
 
 
-def prepare_workspace(arguments: argparse.Namespace) -> Path:
-    """The workspace of the source, with its features at the cut `valid`.
-
-    It is separate from that of a demo, which may have tuned settings.
-    """
-    arguments.name = arguments.name or f"{workspace.name_of(arguments.source.expanduser().resolve())}{SUFFIX}"
-    folder = workspace.workspace_of(arguments)
-    assert folder is not None
-    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
-    return folder
-
-
 def report(curves: dict[str, LearningCurve], mark: float, reference_seconds: float) -> str:
-    """A table: how long each model trained, its best NDCG@10, when it reached the mark, how fast it was.
-
-    Args:
-        reference_seconds: of RecTools for all its epochs.
-    """
+    """A table: how long each model trained, its best NDCG@10, when it reached the mark, how fast it was."""
     lines = [ROW.format("", "epochs", "seconds", "best", "s to mark", "ratio", "epochs/s", "events/s")]
     for name, curve in curves.items():
         figures = curve.figures(mark)
@@ -276,7 +252,11 @@ def main(argv: list[str] | None = None) -> int:
     import torch  # not before config.command has set how threads wait
 
     torch.set_num_threads(arguments.threads)
-    folder = prepare_workspace(arguments)
+    # A workspace of its own: that of a demo may have tuned settings.
+    arguments.name = arguments.name or f"{workspace.name_of(arguments.source.expanduser().resolve())}{SUFFIX}"
+    folder = workspace.workspace_of(arguments)
+    assert folder is not None
+    steps.step("data and features", "dvc", ["repro", "featurize"], folder, steps.environment())
     settings, features = params.load(folder / "params.yaml"), feature_files.load_features(folder / FEATURES / "valid")
     cases = validation.sample(validation.cases(features)["next_item"], arguments.cases, settings.seed)
     reference, versions = rectools_curve(features, cases, settings, arguments.epochs, arguments.threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -21,13 +20,8 @@ def build_request(arguments: argparse.Namespace, now_us: int) -> dict:
     """The request that the arguments describe. Items without a time happened one per minute, until now.
 
     Raises:
-        UserError: --context is not a list of name=value, or --json is not JSON.
+        UserError: --context is not a list of name=value.
     """
-    if arguments.json is not None:
-        try:
-            return json.loads(arguments.json)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--json is not JSON: {error}") from None
     request: dict = {"k": arguments.k}
     if arguments.user is not None:
         request["user_id"] = arguments.user
@@ -36,7 +30,12 @@ def build_request(arguments: argparse.Namespace, now_us: int) -> dict:
     if arguments.time is not None:
         request["time"] = arguments.time
     if arguments.context:
-        request["context"] = dict(_parse_pair(text) for text in arguments.context)
+        request["context"] = {}
+        for text in arguments.context:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"--context is {text!r}; expected name=value")
+            request["context"][name] = value
     return request
 
 
@@ -58,13 +57,6 @@ def _parse_history(text: str, now_us: int) -> list[dict]:
     return events
 
 
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--context is {text!r}; expected name=value")
-    return name, value
-
-
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.ask", description=__doc__)
@@ -75,16 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--k", type=int, default=10, help="number of items; default: %(default)s")
     parser.add_argument("--time", metavar="ISO", help="the time of the request; default: now")
     parser.add_argument("--context", nargs="*", metavar="NAME=VALUE", help="what is known of the request or the user")
-    parser.add_argument("--json", metavar="REQUEST", help="send this request instead")
     parser.add_argument("--grpc", action="store_true", help="ask over gRPC; default: over HTTP")
-    parser.add_argument("--raw", action="store_true", help="print the answer as JSON")
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     request = build_request(arguments, time.time_ns() // 1000 // MICROSECONDS * MICROSECONDS)
     client_class: type[TorchServe | GrpcTorchServe] = GrpcTorchServe if arguments.grpc else TorchServe
     with client_class.from_settings(environment.load()) as client:
         answer = client.predict(dataset, request, arguments.version)
-    print(json.dumps(answer, ensure_ascii=False, indent=1) if arguments.raw else render_table(answer))
+    print(render_table(answer))
     version, trends_time = answer["model_version"], answer["trends_time"]
     print(f"{len(answer['items'])} items from {dataset} version {version}, with item trends of {trends_time}")
     return 0

@@ -1,7 +1,6 @@
 """Write recommendations for every user of the dataset to one Parquet file, from an artifact and without a server.
 
-The answers are those that the endpoint would give at that time: the same code answers, from the histories and trends that
-the online store would hold.
+The endpoint would answer the same at that time, with the histories and trends that the online store would hold.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
 from data.columns import USER
 from data.tables import read_table
 from data.times import to_iso
-from features.feature_files import Features, load_features
+from features.feature_files import load_features
 from features.materialization import parse_time, profiles_at, trends_at
 from features.online.profile import Profile
 from features.online.records import ItemTrends
@@ -68,25 +67,18 @@ class BatchError(UserError):
 
 @dataclass(frozen=True)
 class UserHistories:
-    """A `serving.worker.users.UserLookup` of some users, as the online store would hold and serve them.
+    """A `serving.worker.users.UserLookup` of some users, as the online store would hold and serve them."""
 
-    Attributes:
-        profiles: by user id.
-        policy: what the online store would keep and serve of them.
-        item_trends: as of the time of the requests.
-    """
-
-    profiles: dict[str, Profile]
+    profiles: dict[str, Profile]  # by user id
     policy: Policy
-    item_trends: ItemTrends
+    item_trends: ItemTrends  # as of the time of the requests
 
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
-        times = [request.time_us for request in requests]
-        profiles = [self.profiles.get(request.user_id or "") for request in requests]
-        return [
-            user_from_reading(self.policy.reading(profile, time_us), time_us, repeats)
-            for profile, time_us in zip(profiles, times, strict=True)
-        ]
+        users = []
+        for request in requests:
+            reading = self.policy.reading(self.profiles.get(request.user_id or ""), request.time_us)
+            users.append(user_from_reading(reading, request.time_us, repeats))
+        return users
 
     def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         is_usable = newer_than_us < self.item_trends.time_us <= as_of_us
@@ -96,11 +88,7 @@ class UserHistories:
 def batches_of_users(
     events: pd.DataFrame, users: pd.DataFrame, until_us: int, policy: Policy, trends: ItemTrends
 ) -> Iterator[tuple[list[str], UserHistories]]:
-    """Every user of the two tables with their histories, ordered by id, in batches.
-
-    Args:
-        until_us: events from this time on, and what became known later, are left out.
-    """
+    """Every user of the two tables with their histories until a time, ordered by id, in batches."""
     events, users = (table.sort_values(USER, kind="stable") for table in (events, users))
     user_ids = sorted({*events[USER], *users[USER]})
     for begin in range(0, len(user_ids), BATCH_USERS):
@@ -112,11 +100,7 @@ def batches_of_users(
 def answer_users(
     recommender: Recommender, users: Iterable[tuple[list[str], UserHistories]], until_us: int, k: int
 ) -> Iterator[pa.Table]:
-    """A table of answers per batch of users.
-
-    Args:
-        users: batches, as `batches_of_users` gives them.
-        until_us: the time of the requests.
+    """A table of answers per batch of users, at the time `until_us`.
 
     Raises:
         BatchError: a user's request is refused; names the user.
@@ -128,11 +112,7 @@ def answer_users(
 
 
 def write_file(tables: Iterable[pa.Table], target: Path, total: int) -> Counter:
-    """Write the file atomically and print the progress after each tenth; the number of answers per source.
-
-    Args:
-        total: number of users.
-    """
+    """Write the file atomically and print the progress after each tenth of all users; the answers per source."""
     sources: Counter = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -174,20 +154,6 @@ def load_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommende
         yield recommender
 
 
-def request_time(text: str | None, features: Features, recommender: Recommender) -> int:
-    """The time of the requests, in microseconds; by default the end of the dataset.
-
-    Raises:
-        ProfileError: the text is not a time.
-        BatchError: the artifact was fitted on later events.
-    """
-    until_us = features.description["until_us"] if text is None else parse_time("--at", text)
-    fit_until_us = recommender.manifest.get("fit_until_us", 0)
-    if until_us < fit_until_us:
-        raise BatchError(f"--at is {to_iso(until_us)}; the artifact was fitted on events until {to_iso(fit_until_us)}")
-    return until_us
-
-
 def _row(user_id: str, answer: dict | Exception) -> dict:
     if isinstance(answer, Exception):
         raise BatchError(f"user {user_id!r}: {answer}")
@@ -209,7 +175,6 @@ def _rows_of(table: pd.DataFrame, user_ids: list[str]) -> pd.DataFrame:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.batch", description=__doc__.splitlines()[0])
-    parser.add_argument("--params", default="params.yaml", help="settings (default: %(default)s)")
     parser.add_argument("--artifact", type=Path, metavar="FOLDER", help="default: the registry's champion")
     parser.add_argument("--at", metavar="TIME", help="the time of the requests (default: the end of the dataset)")
     parser.add_argument("--k", type=int, default=20, help="items per user (default: %(default)s)")
@@ -221,12 +186,15 @@ def main(argv: list[str] | None = None) -> int:
         raise BatchError(f"--out is {arguments.out}, which is a folder; expected a file to write")
     begun = time.monotonic()
     torch.set_num_threads(1)  # as in the worker: another order of sums would give other scores
-    settings, features = params.load(arguments.params), load_features(FEATURES / "test")
+    settings, features = params.load(), load_features(FEATURES / "test")
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
     policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
     with load_recommender(arguments.artifact, settings.dataset) as recommender:
-        until_us = request_time(arguments.at, features, recommender)
+        until_us = parse_time("--at", arguments.at) if arguments.at else features.description["until_us"]
+        if until_us < (fit_until_us := recommender.manifest["fit_until_us"]):
+            until, fit_until = to_iso(until_us), to_iso(fit_until_us)
+            raise BatchError(f"--at is {until}; the artifact was fitted on events until {fit_until}")
         batches = batches_of_users(events, users, until_us, policy, trends_at(features, until_us))
         total = len({*events[USER], *users[USER]})
         sources = write_file(answer_users(recommender, batches, until_us, arguments.k), arguments.out, total)

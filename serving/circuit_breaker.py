@@ -14,10 +14,7 @@ FAILURE_SHARE = 0.5  # of failures among them that opens it
 class Breaker:
     """Closed, it allows every call. Open, it allows none for some seconds, then one trial at a time until one succeeds.
 
-    Args:
-        failures: it opens if so many of the recent outcomes, and at least half of them, are failures.
-        seconds: how long it stays open.
-        on_open: called when it opens.
+    It opens if `failures` of the recent outcomes, and at least half of them, are failures.
     """
 
     def __init__(
@@ -59,11 +56,9 @@ class Breaker:
         self._outcomes.append(True)
 
     def failed(self, started: float | None = None) -> None:
-        """Record a failure.
+        """Record a failure of a call that began at `started`, on `clock`.
 
-        Args:
-            started: when the call began, on `clock`. A call that began before the last failure is not counted: it
-                waited through the same outage, so one pause counts once, however many calls waited.
+        A call that began before the last failure is not counted: it waited through the same outage.
         """
         if started is not None and started < self._last_failure:
             return

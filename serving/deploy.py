@@ -1,7 +1,6 @@
 """Make TorchServe serve the registry's champion, and roll back, restore or override it.
 
-The registry's client takes seconds to load, and a rollback must not wait for it: modules that use it are imported inside
-functions.
+A rollback must not wait until the registry's client is loaded: modules that use it are imported inside functions.
 """
 
 from __future__ import annotations
@@ -23,14 +22,8 @@ from serving.torchserve.client import ServerError, TorchServe
 def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool = False) -> str:
     """Roll back to the version before, at once: it is still loaded, so only TorchServe's default changes.
 
-    The order is written to the stage first. If this process is killed, the next deployment reads the order and completes
-    the rollback. If the default changed before the order was written, that deployment would switch it forward again.
-
-    Returns:
-        One line that says which version answers.
-
-    Raises:
-        RollbackError: there is no version to roll back to.
+    The order is written to the stage first, or the next deployment would switch forward again. Returns one line that says
+    which version answers. Raises RollbackError if there is no version to roll back to.
     """
     begun = time.perf_counter()
     ordered = rollout_stage.order_rollback(rollout_stage.stage_path(dataset, settings), reason, current_user(), force)
@@ -53,51 +46,41 @@ def _roll_back_anywhere(dataset: str, settings: ServerSettings, reason: str, for
     print(f"rolled back {dataset} to version {version.version} in the registry")
 
 
-def _deploy(dataset: str, settings: ServerSettings) -> int:
+def _deploy(dataset: str, settings: ServerSettings) -> None:
     from serving.deployment import reconcile
-    from serving.deployment.load_version import DeployError
 
     begun = time.monotonic()
-    try:
-        deployment = reconcile.deploy(dataset, settings)
-    except DeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    deployment = reconcile.deploy(dataset, settings)
     label = f" ({deployment.label})" if deployment.label else ""
     count = deployment.golden_requests
     print(
         f"deployed {dataset} version {deployment.version}{label} in {time.monotonic() - begun:.1f} s; TorchServe answers "
         f"{count} of {count} golden requests at {settings.inference_url}/predictions/{dataset}"
     )
-    return 0
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serving.deploy", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--rollback", action="store_true", help="make the previous champion serve again")
-    action.add_argument(
-        "--status", action="store_true", help="print what serves, since when and why, and what comes next"
-    )
-    action.add_argument(
-        "--history", action="store_true", help="print what was deployed and rolled back, when, why, by whom"
-    )
-    action.add_argument(
-        "--restore", action="store_true", help="set aliases that were changed by hand back to the last signed change"
-    )
-    action.add_argument(
-        "--override", metavar="VERSION", help="in an emergency: serve a version without the gate's approval"
-    )
+    flags = {
+        "--rollback": "make the previous champion serve again",
+        "--status": "print what serves, since when and why, and what comes next",
+        "--history": "print what was deployed and rolled back, when, why, by whom",
+        "--restore": "set aliases that were changed by hand back to the last signed change",
+    }
+    for flag, purpose in flags.items():
+        action.add_argument(flag, action="store_true", help=purpose)
+    override_help = "in an emergency: serve a version without the gate's approval"
+    action.add_argument("--override", metavar="VERSION", help=override_help)
     parser.add_argument("--reason", metavar="TEXT", help="why; required for --override, possible for --rollback")
-    parser.add_argument(
-        "--force", action="store_true", help="roll back even to the version that the last rollback removed"
-    )
+    force_help = "roll back even to the version that the last rollback removed"
+    parser.add_argument("--force", action="store_true", help=force_help)
     arguments = parser.parse_args(argv)
     if arguments.reason is not None and not (arguments.override or arguments.rollback):
         raise UserError("--reason needs --override or --rollback")
     if arguments.override and not arguments.reason:
-        raise UserError("--override needs --reason: why the gate is not asked")
+        raise UserError("--override needs --reason: why the gate does not decide")
     return arguments
 
 
@@ -120,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"restored the aliases to the last signed change: {promotion.restore_aliases(dataset)}")
         else:
             promotion.override(dataset, arguments.override, arguments.reason)
-    return _deploy(dataset, settings)
+    _deploy(dataset, settings)
+    return 0
 
 
 if __name__ == "__main__":

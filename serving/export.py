@@ -14,8 +14,9 @@ import time
 import torch
 
 from config import params
-from config.command import UserError, exits_cleanly
+from config.command import exits_cleanly
 from config.paths import ARTIFACTS, FEATURES, FITTED
+from data.files import require_file
 from features import feature_files
 from serving.artifact.export_artifact import GOLDEN_REQUESTS, SideTables, export_artifact
 
@@ -30,13 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     settings = params.load()
     for label in labels:
-        fitted = FITTED / label / "test"
-        if not (fitted / "fit.json").exists():
-            raise UserError(f"{fitted} is missing; run `python -m training.train --model {label} --cut test` first")
+        require_file(FITTED / label / "test" / "fit.json", f"`python -m training.train --model {label} --cut test`")
     features, sides = feature_files.load_features(FEATURES / "test"), SideTables.read()
     for label in labels:
         begun, fitted, folder = time.monotonic(), FITTED / label / "test", ARTIFACTS / label
-        fit = json.loads((fitted / "fit.json").read_text())
+        fit = json.loads((fitted / "fit.json").read_text(encoding="utf-8"))
         export_artifact(folder, fitted / "weights.safetensors", fit, features, settings, sides)
         seconds = time.monotonic() - begun
         print(f"exported {label} in {seconds:.1f} s: {folder} with {GOLDEN_REQUESTS} golden answers", flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from config.command import UserError, exits_cleanly
 from serving import settings as environment
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
-from serving.deployment.load_version import DeployError, Progress, load_version, make_default
+from serving.deployment.load_version import Progress, load_version, make_default
 from serving.edge import settings as edge
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -33,7 +33,7 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     Raises:
         PackageError: it is not a Tidegate archive.
         DeployError: it does not answer its golden requests as at export; the former default still answers.
-        ServerStartError, JavaError: TorchServe does not start.
+        ServerStartError: TorchServe does not start.
     """
     archive = read_archive(path)
     stored = settings.model_store / f"{archive.name}-{archive.version}.mar"
@@ -61,7 +61,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print) 
 
     Raises:
         InstallError: there is neither.
-        PackageError, DeployError, ServerStartError, JavaError: as in `install`.
+        PackageError, DeployError, ServerStartError: as in `install`.
     """
     server.start(settings)
     with TorchServe.from_settings(settings) as client:
@@ -85,16 +85,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("archive", type=Path, nargs="?", help="a .mar; default: what was served last, else the newest")
     path = parser.parse_args(argv).archive
     settings, begun = environment.load(), time.monotonic()
-    try:
-        if path is None:
-            name = edge.load().dataset
-            version = restore(name, settings)
-        else:
-            archive = install(path, settings)
-            name, version = archive.name, archive.version
-    except DeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if path is None:
+        name = edge.load().dataset
+        version = restore(name, settings)
+    else:
+        archive = install(path, settings)
+        name, version = archive.name, archive.version
     seconds = time.monotonic() - begun
     print(f"installed {name} version {version} in {seconds:.1f} s at {settings.inference_url}/predictions/{name}")
     return 0

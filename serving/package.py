@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
@@ -19,10 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--model", nargs="+", action="extend", required=True, metavar="LABEL", help="a key of params.yaml: train.models"
     )
-    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    settings = params.load(arguments.params)
-    for label in arguments.model:
+    settings = params.load(ROOT / "params.yaml")
+    for label in parser.parse_args(argv).model:
         if label not in settings.train.models:
             known = ", ".join(settings.train.models)
             raise PackageError(f"--model is {label!r}; params.train.models holds {known}")

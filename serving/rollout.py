@@ -1,7 +1,5 @@
 """Roll out a new champion step by step: shadow, canary by user, then all users; roll back at once beyond a limit.
 
-    loaded beside the old  ->  shadow  ->  canary, share by share  ->  TorchServe's default
-
 The edge sends requests to both versions, counts, and rolls back by itself. This command only takes the next step once
 the present one has had its time and its requests, as `rollout` in params.yaml states. If it is killed and run again, it
 goes on where the rollout stands, or completes a rollback. Without an edge nothing is counted, and it waits.
@@ -12,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from config import params
@@ -29,21 +27,11 @@ POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 30.0  # between two lines on what the rollout waits for
 
 
-def rollout(
-    dataset: str,
-    settings: ServerSettings,
-    plan: Rollout,
-    progress: Progress = print,
-    once: bool = False,
-    sleep: Callable[[float], None] = time.sleep,
-) -> RolloutStage:
+def rollout(dataset: str, settings: ServerSettings, plan: Rollout, progress: Progress = print) -> RolloutStage:
     """Take every step of the rollout; the stage at its end: `serves`, with `rollback_reason` if a limit stopped it.
 
-    Args:
-        once: take the steps that are possible now and return, for a timer that calls again.
-
     Raises:
-        RegistryError, ServerStartError, JavaError, DeployError: as `serving.deployment.reconcile.deploy`.
+        RegistryError, ServerStartError, DeployError: as `serving.deployment.reconcile.deploy`.
     """
     path = rollout_stage.stage_path(dataset, settings)
     reported = -PROGRESS_SECONDS
@@ -55,14 +43,15 @@ def rollout(
         evidence = rollout_evidence.total_evidence(path, stage.since.isoformat())
         missing = rollout_stage.missing_for_next_step(stage, evidence, rollout_stage.utc_now())
         if not missing:
-            _take_step(path, stage, progress)
+            following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
+            if rollout_stage.replace_stage(path, stage, following):
+                progress(rollout_stage.describe_stage(following))
+                rollout_evidence.remove_other_steps(path, following.since.isoformat())
             continue
-        if once or time.monotonic() - reported > PROGRESS_SECONDS:
+        if time.monotonic() - reported > PROGRESS_SECONDS:
             progress(f"{rollout_stage.describe_stage(stage)}; the next step waits for {' and '.join(missing)}")
             reported = time.monotonic()
-        if once:
-            return stage
-        sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
     return stage
 
 
@@ -84,32 +73,16 @@ def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, progress: 
         reconcile.deploy(dataset, settings, progress, plan)
 
 
-def _take_step(path: Path, stage: RolloutStage, progress: Progress) -> None:
-    following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
-    if rollout_stage.replace_stage(path, stage, following):
-        progress(rollout_stage.describe_stage(following))
-        rollout_evidence.remove_other_steps(path, following.since.isoformat())
-
-
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
-    parser.add_argument("--once", action="store_true", help="take the steps that are possible now, and do not wait")
     arguments = parser.parse_args(argv)
     settings = params.load(ROOT / "params.yaml")
     dataset = arguments.dataset or settings.dataset
-    try:
-        stage = rollout(
-            dataset, environment.load(), settings.rollout, lambda line: print(line, flush=True), arguments.once
-        )
-    except DeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if stage.phase is not Phase.SERVES:
-        return 0
+    stage = rollout(dataset, environment.load(), settings.rollout, partial(print, flush=True))
     if stage.rollback_reason:
         print(f"rolled back: {dataset} version {stage.version} serves all users ({stage.rollback_reason})")
         return 1

@@ -1,17 +1,8 @@
 """Keep TorchServe serving: check it every two seconds, and repair what does not recover by itself.
 
-TorchServe restarts a worker that dies, but nothing restarts TorchServe, and a worker whose files are gone never comes
-up. The supervisor starts the server with its models, restarts it where it stays unresponsive or without a worker, and
-then deploys what is missing from the registry. It also finishes a rollback that the edge ordered. It runs in the
-foreground; SIGTERM or Ctrl-C stops it and the server, and so does `python -m serving.server stop`. Let a service manager
-restart the supervisor itself, for instance systemd:
-
-    [Service]
-    WorkingDirectory=/srv/tidegate
-    ExecStart=/srv/tidegate/.venv/bin/python -m serving.supervisor
-    Restart=on-failure
-
-or make it the command of a container that runs with --restart on-failure.
+It starts the server with its models, restarts it if it stays unresponsive or without a worker, and deploys what is
+missing. It also completes a rollback that the edge ordered. SIGTERM or Ctrl-C stops it and the server, and so does
+`python -m serving.server stop`.
 """
 
 from __future__ import annotations
@@ -52,7 +43,7 @@ class State(StrEnum):
     ROLLBACK_PENDING = "serves the previous version after a rollback that the registry does not record yet"
 
 
-MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself
+MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself, within GRACE_SECONDS
 
 
 def check(dataset: str, settings: ServerSettings) -> State:
@@ -91,25 +82,18 @@ def repair(state: State, again: bool, dataset: str, settings: ServerSettings) ->
 
 
 class Supervisor:
-    """Checks and repairs until somebody stops the server on purpose.
-
-    Args:
-        check, repair: the functions of this file, for one dataset and server.
-        was_stopped: whether the server is down because somebody stopped it.
-        grace_seconds: how long a state that may recover by itself is left alone.
-    """
+    """Checks and repairs, by the functions of this file, until somebody stops the server on purpose."""
 
     def __init__(
         self,
         check: Callable[[], State],
         repair: Callable[[State, bool], None],
         was_stopped: Callable[[], bool],
-        grace_seconds: float = GRACE_SECONDS,
         log: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._check, self._repair, self._was_stopped = check, repair, was_stopped
-        self._grace_seconds, self._log, self._clock = grace_seconds, log, clock
+        self._log, self._clock = log, clock
         self._has_run = False  # whether the server has been seen to run
         self._failing_since: float | None = None
         self._repairs = 0  # since it last served
@@ -125,7 +109,7 @@ class Supervisor:
         self._has_run |= state is not State.NOT_RUNNING
         if self._failing_since is None:
             self._failing_since = self._clock()
-        is_recent = self._clock() - self._failing_since < self._grace_seconds
+        is_recent = self._clock() - self._failing_since < GRACE_SECONDS
         if state in MAY_RECOVER and is_recent and not self._repairs:
             return CHECK_SECONDS
         return self._attempt_repair(state)

@@ -261,7 +261,7 @@ TOO_EARLY = {
     "features.featurize --cut valid": "out/data/split/manifest.json does not exist; run python -m data.split first",
     "training.train --model ease --cut valid": "out/features/valid holds no features; run `python -m features.featur",
     "training.train --model ease --cut test": "out/training/ease/valid/fit.json is missing; run `python -m training.tr",
-    "serving.export --model ease": "out/training/ease/test is missing; run `python -m training.train --model ease --cu",
+    "serving.export --model ease": "out/training/ease/test/fit.json does not exist; run `python -m training.train --mod",
     "experiments.evaluate --model ease": "out/features/test holds no features; run ",
     "experiments.audit": "out/data/split/events.parquet does not exist; run python -m data.split first",
     "experiments.sensitivity": "out/data/split/manifest.json does not exist; run python -m data.split first",

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from data.columns import HOUR
 from features.feature_files import Features
-from features.ragged import pad_left
+from features.ragged import offsets_of, pad_left, ranges, row_numbers
 from training.models.network import NetworkHyperparameters
 from training.models.query import Query, log_trends
 from training.timeline import HorizonTargetSampler, Rows, Timeline, TrainingCases, cut_rows
@@ -43,11 +42,7 @@ class TrainBatch:
 
 
 class TrendTable:
-    """Log trends at evenly spaced moments of the training time; a case reads the last one before it.
-
-    Args:
-        step_hours: between two moments.
-    """
+    """Log trends every `step_hours` of the training time; a case reads the last ones before it."""
 
     def __init__(self, features: Features, channels: tuple[str, ...], times: np.ndarray, step_hours: int) -> None:
         self.step = step_hours * HOUR
@@ -80,12 +75,9 @@ class TrainingBatches(IterableDataset):
         self.sampler = HorizonTargetSampler(
             self.timeline.users, times, self.horizon_days, hyperparameters.horizon_half_life_days
         )
-        self.table = TrendTable(features, channels, self._with_every_hour(times), hyperparameters.trend_step_hours)
-
-    def _with_every_hour(self, times: np.ndarray) -> np.ndarray:
-        first, last = times.min(initial=0), times.max(initial=0)
-        hours = np.arange(times.min() if len(times) else 0, last + 1, HOUR)
-        return np.concatenate([times, hours[hours >= first]])
+        every_hour = np.arange(times.min(), times.max() + 1, HOUR)
+        moments = np.concatenate([times, every_hour])
+        self.table = TrendTable(features, channels, moments, hyperparameters.trend_step_hours)
 
     def __iter__(self) -> Iterator[TrainBatch]:
         generator = np.random.default_rng([self.seed, self.epoch])
@@ -96,10 +88,11 @@ class TrainingBatches(IterableDataset):
         rows = cut_rows(self.timeline, cases, self.hyperparameters.max_history, generator)
         order = self.timeline.shuffled_ties(generator)
         by_row = np.argsort(rows.of_case, kind="stable")
-        bounds = np.searchsorted(rows.of_case[by_row], np.arange(len(rows.begin) + 1))
-        for chosen in self._batches(rows, np.diff(bounds), generator):
-            in_batch = by_row[_ranges(bounds[chosen], bounds[chosen + 1])]
-            batch_row = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])
+        counts = np.bincount(rows.of_case, minlength=len(rows.begin))
+        bounds = offsets_of(counts)
+        for chosen in self._batches(rows, counts, generator):
+            in_batch = by_row[ranges(bounds[chosen], counts[chosen])]
+            batch_row = row_numbers(counts[chosen])
             yield self._collate(rows, chosen, cases.take(in_batch), batch_row, rows.position[in_batch], order)
 
     def _horizon_cases(self, generator: np.random.Generator) -> TrainingCases:
@@ -125,7 +118,7 @@ class TrainingBatches(IterableDataset):
     def _collate(self, rows: Rows, chosen, cases: TrainingCases, batch_row, position, order) -> TrainBatch:
         timeline = self.timeline
         lengths = rows.length[chosen]
-        events = order[_ranges(rows.begin[chosen], rows.begin[chosen] + lengths)]
+        events = order[ranges(rows.begin[chosen], lengths)]
         width = max(1, int(lengths.max()))
         known = timeline.first_time[cases.user] <= cases.time
         query = Query(
@@ -142,7 +135,7 @@ class TrainingBatches(IterableDataset):
         )
         target_query, target, weight = self._targets(cases)
         begin = rows.begin[chosen][batch_row]
-        seen_items = timeline.items[order[_ranges(begin, begin + position)]]
+        seen_items = timeline.items[order[ranges(begin, position)]]
         item = torch.from_numpy(timeline.items[target])
         return TrainBatch(
             query,
@@ -161,7 +154,7 @@ class TrainingBatches(IterableDataset):
         case share a weight, as an evaluation counts its user once.
         """
         lengths = cases.stop - cases.first
-        case, target = np.repeat(np.arange(len(cases)), lengths), _ranges(cases.first, cases.stop)
+        case, target = row_numbers(lengths), ranges(cases.first, lengths)
         kept = self.timeline.first_of_pair[target]
         case, target = case[kept], target[kept]
         is_horizon = cases.is_horizon[case]
@@ -169,30 +162,6 @@ class TrainingBatches(IterableDataset):
         share = self.hyperparameters.horizon_weight
         horizon = share * is_horizon / targets_of_case / max(1, len(np.unique(case[is_horizon])))
         return case, target, np.where(is_horizon, horizon, (1 - share) / max(1, (~is_horizon).sum()))
-
-
-class TrainingDataModule(pl.LightningDataModule):
-    """Feeds `TrainingBatches` to the trainer; one epoch is one pass over the training events."""
-
-    def __init__(self, batches: TrainingBatches) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.batches.epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.epoch = state["epoch"]
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.batches, batch_size=None)
-
-
-def _ranges(begin: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """begin[0]..stop[0]-1, begin[1]..stop[1]-1, ... one after the other."""
-    lengths = stop - begin
-    shift = np.repeat(begin - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    return shift + np.arange(lengths.sum())
 
 
 def _left_aligned(flat: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
@@ -215,26 +184,20 @@ def shard_batch(batch: TrainBatch, rank: int, num_processes: int) -> TrainBatch:
     histories[0] |= nothing_left
     queries = histories[batch.query.row]
     targets, seen = queries[batch.target_query], queries[batch.seen[0]]
+    query = batch.query
+    of_query = {
+        name: getattr(query, name)[queries] for name in ("position", "length", "time", "traits", "context", "moment")
+    }
+    row = _new_rows(histories)[query.row[queries]]
+    items, item_times = query.items[histories], query.item_times[histories]
     return replace(
         batch,
-        query=_take_histories(batch.query, histories, queries),
+        query=replace(query, items=items, item_times=item_times, row=row, **of_query),
         target_query=_new_rows(queries)[batch.target_query[targets]],
         target_item=batch.target_item[targets],
         weight=batch.weight[targets] * (not nothing_left),
         seen=torch.stack([_new_rows(queries)[batch.seen[0, seen]], batch.seen[1, seen]]),
         batch_position=batch.batch_position[targets],
-    )
-
-
-def _take_histories(query: Query, histories: Tensor, queries: Tensor) -> Query:
-    """The marked histories (R,) and the marked queries (Q,)."""
-    by_query = ("position", "length", "time", "traits", "context", "moment")
-    return replace(
-        query,
-        items=query.items[histories],
-        item_times=query.item_times[histories],
-        row=_new_rows(histories)[query.row[queries]],
-        **{name: getattr(query, name)[queries] for name in by_query},
     )
 
 

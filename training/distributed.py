@@ -7,16 +7,12 @@ import os
 import pickle
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from config.command import UserError
-from config.validation import describe_error
 
 VARIABLE = "TIDEGATE_DEVICES"
 POLL_SECONDS, EXIT_SECONDS = 0.1, 5
@@ -28,27 +24,19 @@ class DevicesError(UserError):
     """The fit cannot be shared as requested; the message names TIDEGATE_DEVICES."""
 
 
-class DeviceSettings(BaseSettings):
-    """Read from the environment, not from params.yaml: it decides who computes, not what.
-
-    Losses and weights are those of one device up to rounding. Only dropout is drawn differently, as by another seed.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_ignore_empty=True, frozen=True, extra="ignore")
-
-    devices: Annotated[int, Field(ge=1)] = 1
-
-
 def num_devices() -> int:
     """The number of devices that the environment asks for; 1 by default.
+
+    It is not in params.yaml, because it decides who computes, not what: losses and weights are those of one device up to
+    rounding. Only dropout is drawn differently, as by another seed.
 
     Raises:
         DevicesError: it is no whole number of at least 1.
     """
-    try:
-        return DeviceSettings().devices
-    except ValidationError as error:
-        raise DevicesError(describe_error(VARIABLE, error.errors()[0])) from None
+    text = os.environ.get(VARIABLE) or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise DevicesError(f"{VARIABLE} is {text!r}; expected a whole number of at least 1")
+    return int(text)
 
 
 def run_in_processes(size: int, work: Callable[..., Any], on_report: Report | None, *arguments: object) -> Any:
@@ -60,21 +48,23 @@ def run_in_processes(size: int, work: Callable[..., Any], on_report: Report | No
     Raises:
         DevicesError: there are fewer GPUs, or one of the processes has died.
     """
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port  # slow to import
+
     if torch.cuda.is_available() and size > torch.cuda.device_count():
         raise DevicesError(f"{VARIABLE} is {size}; this machine has {torch.cuda.device_count()} GPUs")
-    here, there = multiprocessing.Pipe()
+    parent_end, child_end = multiprocessing.Pipe()
     threads = max(1, torch.get_num_threads() // size)
-    task = (size, find_free_network_port(), threads, there, work, arguments)
+    task = (size, find_free_network_port(), threads, child_end, work, arguments)
     # Spawned: a forked process would inherit torch's threads, and hang.
     started = start_processes(_call, task, size, join=False, daemon=True, start_method="spawn")
     result, ended = None, False
     try:
         while not ended:
             ended = started.join(POLL_SECONDS, EXIT_SECONDS)
-            while here.poll():
-                row, result = pickle.loads(here.recv_bytes())
+            while parent_end.poll():
+                row, result = pickle.loads(parent_end.recv_bytes())
                 if row is not None:
-                    here.send(on_report is not None and bool(on_report(row)))
+                    parent_end.send(on_report is not None and bool(on_report(row)))
     except ProcessExitedException as error:
         raise DevicesError(f"{VARIABLE}: {error}; if memory is short, use fewer devices") from error
     finally:

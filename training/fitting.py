@@ -104,7 +104,7 @@ def fit(
 def _fit_matrix_model(
     hyperparameters: Hyperparameters, features: Features, settings: params.Train, seed: int
 ) -> FitResult:
-    """The fit whose value of `l2`, where several are given, is best on validation."""
+    """The fit whose value of `l2`, where there are several, is best on validation."""
     matrix = interaction_matrix(features.past, len(features.vocabulary))
     best: FitResult | None = None
     for l2 in getattr(hyperparameters, "l2", [None]):
@@ -127,7 +127,7 @@ def _fit_hybrid(
     settings: params.Train,
     seed: int,
 ) -> FitResult:
-    """The fitted parts under one roof. At `valid` the stacking weights are fitted; at a later cut the given are used."""
+    """The fitted parts as one model. Stacking weights are fitted at `valid`, and used unchanged at a later cut."""
     chosen = typed.model_dump() | {"parts": {label: part.hyperparameters for label, part in parts.items()}}
     model = build_model(chosen, features)
     assert isinstance(model, Hybrid)

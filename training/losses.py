@@ -84,9 +84,7 @@ def factored_softmax(factors: Factors, trends: Tensor, moment: Tensor, targets: 
     The gradient of a softmax is known with its value, so both are computed while a slice of scores lies in the cache,
     and the scores are dropped.
 
-    Args:
-        trends: (T, C, N), without gradient.
-        moment: (Q,) rows of `trends`.
+    Trends are (T, C, N), without gradient; `moment` are (Q,) rows of them.
     """
     # A softmax over a catalog sums thousands of terms: at least in float32, also where the network is in bfloat16.
     with torch.autocast(factors.user.device.type, enabled=False):
@@ -101,9 +99,8 @@ class _FactoredSoftmax(torch.autograd.Function):
         order = torch.argsort(moment, stable=True)
         position = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
         user, weights, moment = user[order], weights[order], moment[order]
-        positive, excluded = _Cells(position[query], target), _Cells(position[masked[0]], masked[1])
-        weight = weight[positive.order]
-        share = torch.zeros_like(user[:, 0]).index_add_(0, positive.row, weight)
+        query, seen_query = position[query], position[masked[0]]
+        share = torch.zeros_like(user[:, 0]).index_add_(0, query, weight)
         user_gradient, weights_gradient = torch.empty_like(user), torch.empty_like(weights)
         item_gradient, bias_gradient = torch.zeros_like(item), torch.zeros_like(bias)
         loss = user.new_zeros(())
@@ -115,10 +112,10 @@ class _FactoredSoftmax(torch.autograd.Function):
             for at, rows in groups:
                 scores[rows.start - begin : rows.stop - begin].addmm_(weights[rows], trends[at].to(scores.dtype))
             scores[:, PAD] = MASKED
-            scores[excluded.within(begin, size)] = MASKED
-            loss += _replace_by_gradient(
-                scores, share[part], positive.within(begin, size), weight[positive.span(begin, size)]
-            )
+            inside = (seen_query >= begin) & (seen_query < begin + size)
+            scores[seen_query[inside] - begin, masked[1, inside]] = MASKED
+            inside = (query >= begin) & (query < begin + size)
+            loss += _replace_by_gradient(scores, share[part], (query[inside] - begin, target[inside]), weight[inside])
             user_gradient[part] = scores @ item
             item_gradient.addmm_(scores.T, user[part])
             bias_gradient += scores.sum(dim=0)
@@ -135,10 +132,7 @@ class _FactoredSoftmax(torch.autograd.Function):
 def _replace_by_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
     """The loss of a slice; its (B, N) scores become the gradient by them, in place.
 
-    Args:
-        share: (B,) weight of all targets of a query.
-        positive: rows and columns of the targets.
-        weight: of each target.
+    `share` (B,) is the weight of all targets of a query, `weight` that of each, `positive` their rows and columns.
     """
     target_scores = scores[positive]
     highest = scores.amax(dim=1)
@@ -146,24 +140,6 @@ def _replace_by_gradient(scores: Tensor, share: Tensor, positive: tuple[Tensor, 
     loss = (weight * ((highest + total.log())[positive[0]] - target_scores)).sum()
     scores.mul_((share / total)[:, None]).index_put_(positive, -weight, accumulate=True)
     return loss
-
-
-class _Cells:
-    """Cells (row, column) of a matrix in the order of their rows, read slice by slice."""
-
-    def __init__(self, row: Tensor, column: Tensor) -> None:
-        self.order = torch.argsort(row, stable=True)
-        self.row, self.column = row[self.order], column[self.order]
-
-    def span(self, begin: int, size: int) -> slice:
-        """The cells whose rows are begin..begin + size - 1."""
-        bounds = torch.searchsorted(self.row, torch.tensor([begin, begin + size], device=self.row.device))
-        return slice(*bounds.tolist())
-
-    def within(self, begin: int, size: int) -> tuple[Tensor, Tensor]:
-        """Those cells, with rows counted from `begin`."""
-        span = self.span(begin, size)
-        return self.row[span] - begin, self.column[span]
 
 
 def _groups(moment: Tensor, begin: int) -> list[tuple[int, slice]]:
@@ -175,13 +151,7 @@ def _groups(moment: Tensor, begin: int) -> list[tuple[int, slice]]:
 
 
 class NegativeSampler:
-    """Draws items with probability proportional to popularity^alpha (Mikolov et al. 2013, section 2.2).
-
-    Args:
-        counts: (N,) how often each item was taken before the cut; PAD's is ignored.
-        alpha: 0 draws uniformly from all items, 1 in proportion to popularity.
-        seed: of the draws.
-    """
+    """Draws items with probability proportional to (N,) counts ** alpha (Mikolov et al. 2013, section 2.2); never PAD."""
 
     def __init__(self, counts: np.ndarray, alpha: float, seed: int) -> None:
         weights = np.maximum(counts, 1).astype(np.float64) ** alpha
@@ -208,11 +178,8 @@ class NegativeSampler:
 class StreamingFrequency:
     """How likely a batch holds each item, estimated from the batches as they pass (Yi et al. 2019, algorithm 2).
 
-    The paper keeps one moving average of the steps between two appearances; its inverse is the probability.
-
-    Args:
-        initial: (N,) probabilities to start from.
-        rate: of the moving average, alpha in the paper.
+    The paper keeps one moving average of the steps between two appearances; its inverse is the probability. It starts
+    from (N,) probabilities; `rate` is alpha in the paper.
     """
 
     def __init__(self, initial: np.ndarray, rate: float) -> None:

@@ -1,8 +1,7 @@
-"""Ranking metrics, from the ranks that a full-catalogue ranking gave the true items.
+"""Ranking metrics, from the ranks that a full-catalog ranking gave the true items.
 
 Shapes: C cases, T true items of all cases together. Relevance is binary. Ranks start at 1 and count ties against the
-true item, so nothing here depends on how a sort breaks ties. Every function returns one value per case, (C,) float64;
-NaN marks a case without a true item, whose metric is undefined.
+true item. Every metric is (C,) float64; NaN marks a case without a true item.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from features.ragged import row_numbers
 
 NOT_RANKED = int(np.iinfo(np.int32).max)  # the rank of a true item that is not in the ranking: below every other
 MRR_DEPTH = 100
@@ -33,16 +34,12 @@ class TrueRanks:
 
     @classmethod
     def of(cls, ranks: Sequence[Sequence[int]]) -> TrueRanks:
-        """One sequence of ranks per case.
-
-        Raises:
-            ValueError: a rank is below 1.
-        """
+        """One sequence of ranks per case; ValueError where a rank is below 1."""
         size = np.fromiter((len(case) for case in ranks), np.int64, len(ranks))
         rank = np.concatenate([np.asarray(case, np.int64) for case in ranks] or [np.zeros(0, np.int64)])
         if len(rank) and rank.min() < 1:
             raise ValueError(f"a rank is {rank.min()}; ranks start at 1")
-        return cls(np.repeat(np.arange(len(size)), size), rank, size)
+        return cls(row_numbers(size), rank, size)
 
     @classmethod
     def single(cls, rank: np.ndarray) -> TrueRanks:
@@ -94,7 +91,7 @@ def average_precision(truth: TrueRanks, k: int) -> np.ndarray:
     and NDCG@k, a perfect list scores 1 and a missed item always costs.
     """
     order = np.lexsort((truth.rank, truth.case))
-    first = np.concatenate([[0], np.cumsum(truth.size)[:-1]])
+    first = np.cumsum(truth.size) - truth.size
     precision = np.empty(len(truth.rank))
     precision[order] = (np.arange(len(order)) - first[truth.case[order]] + 1) / truth.rank[order]
     return _divide(truth.sum(np.where(truth.rank <= k, precision, 0.0)), np.minimum(truth.size, k))

@@ -1,7 +1,6 @@
 """What MLflow's UI shows first: descriptions, and saved views of an experiment's runs.
 
-A saved view is an experiment tag that MLflow's UI (3.17) writes and reads: columns, filter, order and charts. A version
-of the UI that cannot read one says so and shows its own default.
+A saved view is an experiment tag that MLflow's UI (3.17) writes and reads: columns, filter, order and charts.
 """
 
 from __future__ import annotations

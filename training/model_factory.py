@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,31 +41,24 @@ def with_typed_models(settings: params.Params, path: Path) -> params.Params:
         except ValidationError as error:
             faults += params.describe_errors(error, path, ("train", "models", label))
     if not faults:
-        faults = [f"{path.name}: {fault}" for fault in [*_faults_of_parts(typed), *_faults_of_spaces(typed, settings)]]
+        faults = [f"{path.name}: {fault}" for fault in _contradictions(typed, settings)]
     if faults:
         raise ParamsError("\n".join(faults))
     return settings.model_copy(update={"train": settings.train.model_copy(update={"models": typed})})
 
 
-def _faults_of_parts(models: Mapping[str, Hyperparameters]) -> list[str]:
-    single = [label for label, model in models.items() if not isinstance(model, HybridHyperparameters)]
-    return [
-        f"train: models.{label}.parts names {part}, which is no other model that is not a hybrid"
-        for label, model in models.items()
-        if isinstance(model, HybridHyperparameters)
-        for part in model.parts
-        if part not in single
-    ]
-
-
-def _faults_of_spaces(models: Mapping[str, Hyperparameters], settings: params.Params) -> list[str]:
-    faults = []
+def _contradictions(models: Mapping[str, Hyperparameters], settings: params.Params) -> Iterator[str]:
+    """What is wrong with hybrids' parts and with `tune.spaces`, where each model is right by itself."""
+    hybrids = {label: model for label, model in models.items() if isinstance(model, HybridHyperparameters)}
+    for label, model in hybrids.items():
+        for part in model.parts:
+            if part not in models or part in hybrids:
+                yield f"train: models.{label}.parts names {part}, which is no other model that is not a hybrid"
     for label, spaces in settings.tune.spaces.items():
         try:
             spaces_around(spaces, models[label])
         except ValueError as error:
-            faults.append(f"tune.spaces.{label}{error}")
-    return faults
+            yield f"tune.spaces.{label}{error}"
 
 
 def search_spaces(label: str, settings: params.Params) -> dict[str, Space]:
@@ -80,14 +73,8 @@ def is_learned(name: str) -> bool:
 
 def sizes_of(features: Features) -> Sizes:
     """The sizes of a model's inputs."""
-    description = features.description
-    return Sizes(
-        num_items=description["num_items"],
-        content_width=features.item_features.shape[1],
-        trait_sizes=description["trait_sizes"],
-        context_sizes=description["context_sizes"],
-        channels=description["channels"],
-    )
+    given = {name: features.description[name] for name in ("num_items", "trait_sizes", "context_sizes", "channels")}
+    return Sizes(**given, content_width=features.item_features.shape[1])
 
 
 def build_model(hyperparameters: ModelSection | Mapping[str, Any], features: Features) -> Model:

@@ -12,9 +12,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from training import losses
-from training.datamodule import TrainBatch, shard_batch
+from training.datamodule import TrainBatch, TrainingBatches, shard_batch
 from training.losses import NegativeSampler, StreamingFrequency, Targets, factored_softmax
 from training.models.network import Network
 
@@ -24,18 +25,15 @@ FREQUENCY_RATE = 0.05  # of the moving average of item frequencies
 
 
 class TrainModule(pl.LightningModule):
-    """Trains `model` and keeps `average`, the exponential moving average of its weights.
+    """Trains `model` and keeps `average`, the exponential moving average of its weights; `counts` (N,) are events per item.
 
     The average is what is validated and kept. It replaces a falling learning rate, whose schedule would have to know
     how long training will take (Polyak and Juditsky 1992).
-
-    Args:
-        counts: (N,) events per item before the cut.
-        seed: of dropout and negatives.
     """
 
-    def __init__(self, model: Network, counts: np.ndarray, seed: int) -> None:
+    def __init__(self, model: Network, batches: TrainingBatches, counts: np.ndarray) -> None:
         super().__init__()
+        self.batches, seed = batches, batches.seed
         self.model, self.hyperparameters = model, model.hyperparameters
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.sampler = NegativeSampler(counts, getattr(self.hyperparameters, "alpha", 0.0), seed)
@@ -59,13 +57,17 @@ class TrainModule(pl.LightningModule):
     @property
     def epoch(self) -> int:
         """Passes over the events begun so far. Lightning's own count is one short after a resume."""
-        return self.trainer.datamodule.batches.epoch  # type: ignore[attr-defined]
+        return self.batches.epoch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["frequency"] = self.frequency.state()
+        checkpoint |= {"frequency": self.frequency.state(), "events_epoch": self.epoch}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.frequency.restore(checkpoint["frequency"])
+        self.batches.epoch = checkpoint["events_epoch"]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)
 
     def transfer_batch_to_device(self, batch: TrainBatch, device, dataloader_idx: int) -> TrainBatch:
         """This process's share. The trends of all moments are one table, the same in all batches: it moves once."""
@@ -91,10 +93,8 @@ class TrainModule(pl.LightningModule):
                 return factored_softmax(
                     self.model.factors(batch.query), batch.query.trends, batch.query.moment, targets
                 )
-            case "in_batch":
-                by_target = self._in_batch_softmax(batch, corrected=True)
-            case "in_batch_uncorrected":  # what the correction is measured against: popular items are pushed down
-                by_target = self._in_batch_softmax(batch, corrected=False)
+            case "in_batch" | "in_batch_uncorrected" as loss:  # without the correction popular items are pushed down
+                by_target = self._in_batch_softmax(batch, corrected=loss == "in_batch")
             case "sampled_softmax":
                 positive, negatives, drawn = self._score_samples(batch)
                 log_expected = self.sampler.log_expected(drawn, drawn.shape[1])

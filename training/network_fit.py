@@ -25,7 +25,7 @@ from features.feature_files import Features
 from features.sequences import EvaluationCases
 from features.vocabulary import PAD
 from training import validation
-from training.datamodule import TrainingBatches, TrainingDataModule
+from training.datamodule import TrainingBatches
 from training.distributed import run_in_processes
 from training.metrics import geometric_mean
 from training.model_factory import build_model
@@ -118,27 +118,26 @@ def _train(
     past = features.past
     events = int((past.items != PAD).sum())
     batches = TrainingBatches(features, model.channels, model.hyperparameters, seed)
-    module = TrainModule(model, np.bincount(past.items, minlength=len(features.vocabulary)), seed)
+    module = TrainModule(model, batches, np.bincount(past.items, minlength=len(features.vocabulary)))
     chosen = model.hyperparameters.model_dump()
+    curve: Curve
     if features.description["cut"] != "valid" and "best_steps" in hyperparameters:
         chosen |= {name: hyperparameters[name] for name in ("best_steps", "train_events")}
         steps = max(1, round(chosen["best_steps"] * events / chosen["train_events"]))
-        curve = Curve(on_epoch, deadline)
-        _run_trainer(module, batches, {"max_steps": steps, "max_epochs": -1}, curve, folder, num_devices)
-        state = module.average.state_dict()
+        limits, curve = {"max_steps": steps, "max_epochs": -1}, Curve(on_epoch, deadline)
     else:
-        curve = stopping = EarlyStopping(features, settings, model.hyperparameters.patience, seed, on_epoch, deadline)
-        limits = {"max_epochs": model.hyperparameters.max_epochs, "max_steps": model.hyperparameters.max_steps}
-        _run_trainer(module, batches, limits, curve, folder, num_devices)
-        state = stopping.best_state
-        chosen |= {"best_steps": stopping.best_steps, "train_events": events}
+        limits = {name: chosen[name] for name in ("max_epochs", "max_steps")}
+        curve = EarlyStopping(features, settings, chosen["patience"], seed, on_epoch, deadline)
+    _run_trainer(module, limits, curve, folder, num_devices)
+    state = module.average.state_dict()
+    if isinstance(curve, EarlyStopping):
+        state = curve.best_state
+        chosen |= {"best_steps": curve.best_steps, "train_events": events}
     model.load_state_dict(state)
     return TrainedNetwork(model.cpu().eval(), chosen, curve.curves)
 
 
-def _run_trainer(
-    module: TrainModule, batches: TrainingBatches, limits: dict, curve: Curve, folder: Path | None, num_devices: int
-) -> None:
+def _run_trainer(module: TrainModule, limits: dict, curve: Curve, folder: Path | None, num_devices: int) -> None:
     """Run Lightning's trainer. The file in `folder` is overwritten after each epoch, completely or not at all."""
     callbacks: list[pl.Callback] = [curve]
     checkpoint = None
@@ -164,7 +163,7 @@ def _run_trainer(
     with warnings.catch_warnings():
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=TrainingDataModule(batches), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
 
 
 def device_options(num_devices: int) -> dict:
@@ -184,7 +183,7 @@ def device_options(num_devices: int) -> dict:
 class Curve(pl.Callback):
     """The learning curve: the training loss after each epoch."""
 
-    def __init__(self, on_epoch: OnEpoch, deadline: float | None = None) -> None:
+    def __init__(self, on_epoch: OnEpoch, deadline: float | None) -> None:
         self.on_epoch, self.deadline = on_epoch, deadline
         self.curves: list[dict] = []
 
@@ -228,7 +227,7 @@ class EarlyStopping(Curve):
         patience: int,
         seed: int,
         on_epoch: OnEpoch,
-        deadline: float | None = None,
+        deadline: float | None,
     ) -> None:
         super().__init__(on_epoch, deadline)
         self.features, self.batch_size, self.patience = features, settings.eval_batch_size, patience

@@ -18,12 +18,9 @@ TARGET_COLORS = {"next_item": BLUE, "horizon": ORANGE}
 def panels(
     number: int, height: float = 3.6, labels: float = 0.6, sharey: bool = False, across: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels in rows, 5 inches wide each.
+    """A figure of panels, 5 inches wide and `height` high, `across` in a row (by default all).
 
-    Args:
-        height: of a row, in inches.
-        labels: room for the labels left of each panel, in inches: Matplotlib's own layout takes as long as drawing.
-        across: panels in a row; all of them by default.
+    `labels` inches are left for the labels of each panel: Matplotlib's own layout takes as long as drawing.
     """
     from matplotlib.figure import Figure
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from config import params
-from features.encode import Batch
 from features.feature_files import Features
 from features.sequences import EvaluationCases, batches
 from features.vocabulary import PAD
@@ -32,20 +30,14 @@ GRADIENT_TOLERANCE = 1e-7  # of the loss, where the search ends
 MIN_SPREAD = 1e-9
 
 
-class StackingFit(NamedTuple):
-    """What the validation period says of a hybrid."""
-
-    l2: float
-    weights: list[list[float]]  # (P, Z)
-    validation: dict[str, float]  # target -> NDCG@10
-
-
 def fit_stacking(
     model: Hybrid, l2_values: list[float], features: Features, settings: params.Train, seed: int
-) -> StackingFit:
+) -> tuple[float, list[list[float]], dict[str, float]]:
     """Fit the weights of a hybrid whose parts are fitted, choose its l2, and set the weights.
 
-    The validation scores are cross-fitted: each half of the users is scored with weights from the other half.
+    Returns:
+        The l2, the (P, Z) weights, and NDCG@10 by target on the validation period. These scores are cross-fitted: each
+        half of the users is scored with weights from the other half.
     """
     cases = validation.sampled_cases(features, settings.validation_cases, seed)
     data = {target: collect_scores(model, features, one, settings.eval_batch_size) for target, one in cases.items()}
@@ -54,7 +46,7 @@ def fit_stacking(
     scores = _cross_fitted_scores(model, features, cases, half_weights, settings.eval_batch_size)
     weights = fit_stacking_weights(model.equal_weights(), list(data.values()), l2).tolist()
     model.set_weights(weights)
-    return StackingFit(l2, weights, scores)
+    return l2, weights, scores
 
 
 @dataclass
@@ -130,8 +122,12 @@ def collect_scores(model: Hybrid, features: Features, cases: EvaluationCases, ba
         pairs = validation.truth_pairs(cases, rows)
         true = torch.zeros(scores.shape[1:], dtype=torch.bool).index_put_((pairs[0], pairs[1]), torch.tensor(True))
         wanted = torch.zeros_like(true)
-        for rows_BK in _candidates(model, scores, batch):
-            wanted.scatter_(1, rows_BK, True)
+        if model.retrieve is not None:
+            wanted.scatter_(1, model.retrieved(scores[0], batch), True)
+        else:
+            for one in scores:
+                best = exclude(one, batch.seen).topk(min(CANDIDATES, one.shape[1] - 1), dim=1).indices
+                wanted.scatter_(1, best, True)
         wanted[batch.seen[0], batch.seen[1]] = False
         wanted[:, PAD] = False
         order = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(dim=1).max())]
@@ -148,14 +144,6 @@ def collect_scores(model: Hybrid, features: Features, cases: EvaluationCases, ba
     return _joined(found)
 
 
-def _candidates(model: Hybrid, scores_PBN: Tensor, batch: Batch) -> list[Tensor]:
-    """(B, K) item rows, one tensor for each part that brings candidates."""
-    if model.retrieve is not None:
-        return [model.retrieved(scores_PBN[0], batch)]
-    count = min(CANDIDATES, scores_PBN.shape[2] - 1)
-    return [exclude(one, batch.seen).topk(count, dim=1).indices for one in scores_PBN]
-
-
 def _joined(found: list[tuple[np.ndarray, StackingData]]) -> StackingData:
     """The batches as one, padded to the widest, in the order of the cases."""
     width = max(one.scores.shape[2] for _, one in found)
@@ -166,9 +154,8 @@ def _joined(found: list[tuple[np.ndarray, StackingData]]) -> StackingData:
         return torch.cat([functional.pad(part, (0, width - part.shape[-1]), value=value) for part in parts], dim=dim)
 
     meta, ideal = (torch.cat([getattr(one, name) for _, one in found]) for name in ("meta", "ideal"))
-    return StackingData(padded("scores", 1, 0), meta, padded("true", 0, 0), padded("absent", 0, True), ideal).take(
-        order
-    )
+    joined = StackingData(padded("scores", 1, 0), meta, padded("true", 0, 0), padded("absent", 0, True), ideal)
+    return joined.take(order)
 
 
 def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> Tensor:
@@ -176,10 +163,7 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
 
     The likelihood is concave in the weights, so there is one optimum; Newton's method in a trust region finds it in a
     dozen steps (Conn, Gould and Toint 2000, section 7.3). In float64, and in units of how far the scores of each part
-    lie apart: the parts' scores differ in scale by orders of magnitude.
-
-    Args:
-        l2: pull of the weights towards `start`.
+    lie apart: the parts' scores differ in scale by orders of magnitude. `l2` pulls the weights towards `start`.
     """
     from scipy.optimize import minimize  # slow to import
 
@@ -187,7 +171,7 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
     spread = torch.stack([one.spread() for one in data]).mean(dim=0)
     unit = (1 / spread.clamp(min=MIN_SPREAD))[:, None].expand_as(start)
 
-    @lru_cache(maxsize=2)  # the library asks for value, gradient and Hessian one after the other
+    @lru_cache(maxsize=2)  # the library asks for the Hessian after the rest
     def at(moved: bytes) -> tuple[float, np.ndarray, np.ndarray]:
         shift = unit * torch.frombuffer(bytearray(moved), dtype=torch.float64).view_as(start)
         loss, gradient, hessian = (sum(parts) for parts in zip(*(one.loss(start + shift) for one in data), strict=True))
@@ -197,9 +181,9 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
         return float(loss), (gradient.reshape(-1) * scale).numpy(), (hessian * scale[:, None] * scale).numpy()
 
     found = minimize(
-        lambda x: at(x.tobytes())[0],
+        lambda x: at(x.tobytes())[:2],
         np.zeros(start.numel()),
-        jac=lambda x: at(x.tobytes())[1],
+        jac=True,
         hess=lambda x: at(x.tobytes())[2],
         method="trust-exact",
         options={"gtol": GRADIENT_TOLERANCE, "maxiter": MAX_NEWTON_STEPS},
@@ -230,7 +214,7 @@ def choose_l2(
 def _cross_fitted_scores(
     model: Hybrid, features: Features, cases: dict[str, EvaluationCases], half_weights: list[Tensor], batch_size: int
 ) -> dict[str, float]:
-    """Mean NDCG@10 by target, each case scored with weights that its user had no part in."""
+    """Mean NDCG@10 by target, each case scored with weights that were fitted without its user."""
     trends = features.trend_log()
     values = {target: np.zeros(len(one)) for target, one in cases.items()}
     for half, weights in enumerate(half_weights):

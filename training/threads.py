@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Lock
+from itertools import islice
 from typing import TypeVar
 
 import psutil
@@ -21,38 +21,24 @@ def run_in_threads(parts: Iterable[Part], work: Callable[[Part], None], max_thre
     """Call `work` with every part, in inference mode, in as many threads as torch may use.
 
     An operation on a few hundred rows ends before a second core has begun its share; whole batches keep the cores
-    busy. A part is drawn when a thread is free, so there are never more parts than threads.
-
-    Args:
-        work: writes its result to a place that belongs to the part.
-        max_threads: beyond it, each thread gets more of torch's threads. 1 where another device does the work.
-
-    Raises:
-        Whatever drawing or working raises first. Parts that have not begun are then skipped.
+    busy. A part is drawn when a thread is free, so there are never more parts than threads. With `max_threads`, each
+    gets more of torch's threads; it is 1 where another device does the work. The first error skips the parts that
+    have not begun, and is raised.
     """
-    allowed, iterator, lock, failed = torch.get_num_threads(), iter(parts), Lock(), False
+    allowed, iterator = torch.get_num_threads(), iter(parts)
     threads = min(allowed, max_threads)
-
-    @torch.inference_mode()
-    def run() -> None:
-        nonlocal failed
-        try:
-            while not failed:
-                with lock:
-                    drawn = next(((part,) for part in iterator), None)
-                if drawn is None:
-                    return
-                work(*drawn)
-        except BaseException:
-            failed = True
-            raise
-
+    run = torch.inference_mode()(work)
     if threads == 1:
-        run()
+        for part in iterator:
+            run(part)
         return
     with torch_threads(allowed // threads), ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(run) for _ in range(threads)]:
-            future.result()
+        running = {pool.submit(run, part) for part in islice(iterator, threads)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            running |= {pool.submit(run, part) for part in islice(iterator, len(done))}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.columns import DAY
-from features.ragged import first_of_pairs
+from features.ragged import first_of_pairs, offsets_of, row_numbers
 from features.sequences import InteractionLog
 from features.vocabulary import PAD
 
@@ -46,7 +46,7 @@ class Timeline:
     def __init__(self, log: InteractionLog) -> None:
         kept = log.items != PAD
         counts = np.bincount(log.users[kept], minlength=len(log.offsets) - 1)
-        self.offsets = np.concatenate([[0], np.cumsum(counts)])
+        self.offsets = offsets_of(counts)
         self.users = log.users[kept]
         self.items, self.times, self.context = log.items[kept], log.times[kept], log.context[kept]
         self.traits = log.traits
@@ -54,18 +54,14 @@ class Timeline:
         self.first_time = np.full(len(counts), np.iinfo(np.int64).max)
         np.minimum.at(self.first_time, self.users, self.times)
         self._starts = np.flatnonzero(np.diff(self.users, prepend=-1) | np.diff(self.times, prepend=-1))
-        visible_from = self._latest_of_ties(np.maximum(self.times + 1, log.known[kept]))
+        visible_from = np.maximum(self.times + 1, log.known[kept])
+        if len(visible_from):  # events of one user and time become visible together, when the last of them does
+            latest = np.maximum.reduceat(visible_from, self._starts)
+            visible_from = np.repeat(latest, np.diff(np.append(self._starts, len(visible_from))))
         self._instants = np.unique(visible_from)
         self._step = len(self._instants) + 1
         keys = self.users * self._step + np.searchsorted(self._instants, visible_from)
         self._visible_keys = np.maximum.accumulate(keys)  # a late event hides those after it until it is known
-
-    def _latest_of_ties(self, visible_from: np.ndarray) -> np.ndarray:
-        """Events of one user and time become visible together, when the last of them does."""
-        if len(visible_from) == 0:
-            return visible_from
-        counts = np.diff(np.append(self._starts, len(visible_from)))
-        return np.repeat(np.maximum.reduceat(visible_from, self._starts), counts)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -122,8 +118,7 @@ def cut_rows(timeline: Timeline, cases: TrainingCases, max_history: int, generat
     lengths = np.diff(timeline.offsets)
     shift = np.where(lengths > max_history, generator.integers(0, stride, size=len(lengths)), 0)
     count = np.maximum(1, -(-(lengths + shift - overlap) // stride))
-    base = np.concatenate([[0], np.cumsum(count)])
-    owner = np.repeat(np.arange(len(lengths)), count)
+    base, owner = offsets_of(count), row_numbers(count)
     start = (np.arange(base[-1]) - base[owner]) * stride - shift[owner]
     stop = np.minimum(start + max_history, lengths[owner])
     start = np.maximum(start, 0)
@@ -141,9 +136,7 @@ class HorizonTargetSampler:
     time, would decide what a model learns of everybody else.
 
     Args:
-        users: (E,) user rows, ascending.
-        times: (E,) microseconds, ascending within each user.
-        days: length of the horizon.
+        users: (E,) user rows, ascending; `times` (E,) microseconds, ascending within each user.
         half_life_days: a day that is this much older is drawn half as often; None draws all days alike.
     """
 

@@ -100,8 +100,8 @@ def start_run(
     made_by = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL", "mlflow.source.git.commit": commit}
     tags = {"dataset": dataset, "commit": commit, **made_by, **tags}
     started = client.create_run(experiment_id(client, dataset), run_name=name, tags=tags)
-    given = {key: param_text(value) for key, value in (hyperparameters or {}).items()}
-    run = TrainingRun(client, started.info.run_id, given)
+    logged = {key: param_text(value) for key, value in (hyperparameters or {}).items()}
+    run = TrainingRun(client, started.info.run_id, logged)
     run.log_params(hyperparameters or {})
     return run
 
@@ -128,14 +128,10 @@ def reopen_run(run_id: str) -> TrainingRun | None:
 
 
 class TrainingRun:
-    """An open MLflow run of one fit.
+    """An open MLflow run of one fit; `logged` are the parameters that it was started with, as text."""
 
-    Args:
-        given: the parameters that it was started with, as text.
-    """
-
-    def __init__(self, client: MlflowClient, run_id: str, given: dict[str, str] | None = None) -> None:
-        self._client, self.run_id, self._given = client, run_id, given or {}
+    def __init__(self, client: MlflowClient, run_id: str, logged: dict[str, str] | None = None) -> None:
+        self.client, self.run_id, self._logged = client, run_id, logged or {}
 
     def log_epoch(self, row: dict) -> None:
         """Log one row of the learning curve: numbers by name, `step` among them.
@@ -148,10 +144,10 @@ class TrainingRun:
         self.log_metrics(metrics, row["step"])
 
     def log_fit(self, result) -> None:
-        """Log what a `FitResult` chose beyond what was given, its time, its curve and its validation scores."""
+        """Log what a `FitResult` chose beyond the logged parameters, its time, its curve and its validation scores."""
         texts = {name: param_text(value) for name, value in result.hyperparameters.items()}
-        new = {name: text for name, text in texts.items() if name not in self._given}
-        chosen = {f"chosen.{name}": text for name, text in texts.items() if self._given.get(name, text) != text}
+        new = {name: text for name, text in texts.items() if name not in self._logged}
+        chosen = {f"chosen.{name}": text for name, text in texts.items() if self._logged.get(name, text) != text}
         self.log_params(new | chosen)
         scores = {f"valid/{target}/ndcg_10": value for target, value in result.validation.items()}
         self.log_metrics({"fit_seconds": result.seconds} | scores)
@@ -165,40 +161,31 @@ class TrainingRun:
 
         now = int(time.time() * 1000)
         entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        self._client.log_batch(self.run_id, metrics=entries)
+        self.client.log_batch(self.run_id, metrics=entries)
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Log parameters by name, written as in params.yaml. MLflow does not let a logged one change."""
         from mlflow.entities import Param
 
         entries = [Param(name, param_text(value)) for name, value in values.items()]
-        self._client.log_batch(self.run_id, params=entries)
-
-    def log_input(self, features: Features) -> None:
-        """Log the dataset version of these features as the run's input."""
-        self._client.log_inputs(self.run_id, [_dataset_input(features)])
+        self.client.log_batch(self.run_id, params=entries)
 
     def log_figure(self, figure, name: str) -> None:
         """Log a Matplotlib figure as the artifact plots/<name>.png."""
-        self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
+        self.client.log_figure(self.run_id, figure, f"plots/{name}.png")
 
     def log_json(self, content: dict, name: str) -> None:
         """Log a dictionary as the artifact <name>.json."""
-        self._client.log_dict(self.run_id, content, f"{name}.json")
+        self.client.log_dict(self.run_id, content, f"{name}.json")
 
     def tag(self, **tags: str) -> None:
         """Set tags; `note` is the description that the UI shows in Markdown."""
         for key, value in tags.items():
-            self._client.set_tag(self.run_id, NOTE if key == "note" else key, value)
+            self.client.set_tag(self.run_id, NOTE if key == "note" else key, value)
 
     def close(self, status: str = "FINISHED") -> None:
         """End the run."""
-        self._client.set_terminated(self.run_id, status)
-
-    def fail(self, error: BaseException, status: str = "FAILED") -> None:
-        """End the run early, with the reason as a tag."""
-        self.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH])
-        self.close(status)
+        self.client.set_terminated(self.run_id, status)
 
 
 @contextmanager
@@ -213,10 +200,11 @@ def closing(
     """
     try:
         if features is not None:
-            run.log_input(features)
+            run.client.log_inputs(run.run_id, [_dataset_input(features)])
         yield run
     except BaseException as error:
-        run.fail(error, "KILLED" if isinstance(error, gave_up) else "FAILED")
+        run.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH])
+        run.close("KILLED" if isinstance(error, gave_up) else "FAILED")
         raise
     run.close()
 

@@ -10,6 +10,7 @@ import torch
 
 from features.encode import Batch
 from features.feature_files import Features
+from features.ragged import ranges, row_numbers
 from features.sequences import EvaluationCases, batches, horizon_cases, next_item_cases
 from features.trends import TrendLog, TrendSnapshot, last_refresh
 from training.metrics import TrueRanks
@@ -50,14 +51,12 @@ def moments(cases: EvaluationCases, refresh_minutes: int) -> np.ndarray:
 
 def truth_positions(cases: EvaluationCases, rows: np.ndarray) -> np.ndarray:
     """(R,) where the true items of the given cases stand in `cases.truth`."""
-    lengths = np.diff(cases.truth_offsets)[rows]
-    begin = cases.truth_offsets[rows]
-    return np.repeat(begin - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
+    return ranges(cases.truth_offsets[rows], np.diff(cases.truth_offsets)[rows])
 
 
 def truth_pairs(cases: EvaluationCases, rows: np.ndarray) -> torch.Tensor:
     """(2, R) int64: (row of the batch, true item row) of the given cases."""
-    owner = np.repeat(np.arange(len(rows)), np.diff(cases.truth_offsets)[rows])
+    owner = row_numbers(np.diff(cases.truth_offsets)[rows])
     return torch.from_numpy(np.stack([owner, cases.truth[truth_positions(cases, rows)]]).astype(np.int64))
 
 

@@ -59,11 +59,7 @@ class Plan:
 def make_plan(
     settings: Simulate, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator
 ) -> Plan:
-    """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played.
-
-    Raises:
-        SimulationError: more events than the users can play in their days and from this catalog.
-    """
+    """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played."""
     counts = _counts(settings, clock, audience, int((release <= clock.start).sum()), rng)
     user = np.repeat(np.arange(settings.users), counts)
     first = np.append(True, user[1:] != user[:-1])
@@ -152,22 +148,16 @@ def _spread(time_E, user_E, counts, clock: Clock) -> np.ndarray:
 CHUNK = 256  # users at a time: (256, N) utilities fit in the processor's cache
 
 
-@dataclass(frozen=True)
-class Choices:
-    """(E,) each play's item index, and how well it matches the user's taste and mood (log preference)."""
+def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) item index of every play, and (E,) how well it matches the user's taste and mood (log preference).
 
-    item: np.ndarray
-    match: np.ndarray
-
-
-def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choices:
-    """Draw the item of every play. Users do not influence each other, so chunks of them are independent."""
+    Users do not influence each other, so chunks of them are independent.
+    """
     draws = rng.random(len(plan.user))  # one per event, so that results do not depend on the chunk size
     offsets = np.cumsum(plan.counts) - plan.counts
     by_count = np.argsort(-plan.counts, kind="stable")
-    choices = Choices(np.full(len(plan.user), NO_SEQUEL), np.zeros(len(plan.user)))
-    for begin in range(0, len(by_count), CHUNK):
-        users = by_count[begin : begin + CHUNK]
+    items, match = np.zeros(len(plan.user), dtype=np.int64), np.zeros(len(plan.user))
+    for users in np.split(by_count, range(CHUNK, len(by_count), CHUNK)):
         past = Past(preference, len(users))
         for play in range(plan.counts[users[0]]):
             playing = users[plan.counts[users] > play]  # the first ones of the chunk
@@ -176,10 +166,10 @@ def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choi
             utilities = preference.utilities(weights, playing, plan.time[event])
             past.add_to(utilities)
             item = draw(utilities, draws[event])
-            choices.item[event] = item
-            choices.match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
+            items[event] = item
+            match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
             past.play(np.arange(len(playing)), item)
-    return choices
+    return items, match
 
 
 def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
@@ -252,10 +242,6 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
 
     Impressions do not influence plays. The play is near the top by construction (position p with weight 1 / p): a
     position bias that click models can find. Every slate holds exactly one click.
-
-    Returns:
-        impression_id, session_id, user_id, item_id, event_time (shortly before the play), position (from 1),
-        clicked.
     """
     opening = events.drop_duplicates(columns.SESSION)
     if len(opening) > MAX_SLATES:

@@ -56,16 +56,15 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"**Next:** {advice}.", ""]
     if rows := checks(report):
         lines += [markdown_table([{**_cells(row), "": BADGES[row.state]} for row in rows]), ""]
-    return "\n".join(
-        [*lines, f"Dataset `{report['dataset']}`, code `{report['code']['commit'][:12]}`, {report['date']}."]
-    )
+    commit = report["code"]["commit"][:12] if "code" in report else "-"  # an emergency override has no code
+    return "\n".join([*lines, f"Dataset `{report['dataset']}`, code `{commit}`, {report['date']}."])
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as an HTML page."""
     color = VERDICTS[report["verdict"]][0]
     version = f", version {report['version']}" if "version" in report else ""
-    unknown, note = report["code"]["unknown"], report.get("champion_note")
+    unknown, note = report.get("code", {}).get("unknown"), report.get("champion_note")
     notes = ([f"Code: {unknown}."] if unknown else []) + ([f"{sentence(note)}."] if note else [])
     body = [
         f'<div class="verdict" style="background:{color}"><h1>{escape(headline(report))}</h1>',
@@ -78,7 +77,7 @@ def page(report: Mapping[str, Any]) -> str:
         *_section("Evidence", TERMS, [{**_cells(row), "": _badge(row.state)} for row in checks(report)]),
         *_section("NDCG@10 by target and segment", COMPARISON, _comparison_rows(report)),
         *_same_data_refit(report),
-        *_provenance(report),
+        *(_provenance(report) if "code" in report else []),
     ]
     return pages.page(f"Gate: {report['verdict']}: {report['dataset']}", body, STYLE)
 

@@ -32,7 +32,7 @@ RECALL_K = 20
 TREND_AGES_DAYS = (1, 7)  # recall is also measured with older trends: it shows how the index ages
 POINTS_PER_LIST = 64  # used by k-means: more makes it slower, and the lists no better
 LANES = 16  # numbers that FAISS processes at once in 8-bit vectors, if their width is a multiple of it
-RIDGE = 1e-3  # of the mean square, so that a direction in which nobody asked keeps some weight
+RIDGE = 1e-3  # of the mean square, so that a direction without queries keeps some weight
 
 
 @dataclass
@@ -67,18 +67,20 @@ def needs_index(settings: params.Index, model: Model, num_items: int) -> bool:
 
 
 def add_index(folder: Path, recommender: Recommender, features: Features, settings: params.Params) -> dict:
-    """Write the index into an artifact folder that is complete except for it; what the manifest states of the index.
+    """Write the index into an artifact folder; what the manifest states of the index.
 
     The number of probed lists is doubled until half of the queries reach `serve.index.recall`, or all lists are probed.
-    The other half measures the recall that is stated.
+    The other half measures the recall.
     """
     wanted = settings.serve.index
     queries = make_queries(recommender, features, settings, 0)
-    index = model_index(recommender.model, queries.batches, wanted.candidates)
-    while True:
-        retrieval = Retrieval(recommender, index, recommender.always)
-        if recall(retrieval, queries.half(0), exact_fallback=False) >= wanted.recall or index.probes >= index.num_lists:
-            break
+    with torch.inference_mode():
+        factored = [recommender.model.factored(batch) for batch in queries.batches]
+        factors, trends = factored[0]
+        vectors = torch.cat([factors.query_vectors() for factors, _ in factored])
+        index = build_index(vectors, factors.item_vectors(trends[0]), wanted.candidates)
+    retrieval = Retrieval(recommender, index, recommender.always)
+    while index.probes < index.num_lists and recall(retrieval, queries.half(0), exact_fallback=False) < wanted.recall:
         index.probes = min(2 * index.probes, index.num_lists)
     index.save(folder)
     aged = {
@@ -93,15 +95,6 @@ def add_index(folder: Path, recommender: Recommender, features: Features, settin
         f"recall@{RECALL_K}_of_older_trends": aged,
         "requests": len(queries.half(1)),
     }
-
-
-@torch.inference_mode()
-def model_index(model: Model, query_batches: list[Batch], candidates: int) -> ItemIndex:
-    """The index of a model's items, with the trends that the batches hold."""
-    factored = [model.factored(batch) for batch in query_batches]
-    factors, trends = factored[0]
-    queries = torch.cat([factors.query_vectors() for factors, _ in factored])
-    return build_index(queries, factors.item_vectors(trends[0]), candidates)
 
 
 def build_index(queries_QD: Tensor, items_ND: Tensor, candidates: int) -> ItemIndex:
@@ -161,8 +154,9 @@ def centroids_with_reach(points: np.ndarray, centroids) -> Tensor:
     return vectors
 
 
+@torch.inference_mode()
 def make_queries(recommender: Recommender, features: Features, settings: params.Params, days: int) -> IndexQueries:
-    """The cases that validation asks: one event ahead, in the window before the cut, with trends of `days` before the cut.
+    """The cases of validation, one event ahead in the window before the cut, with trends of `days` before the cut.
 
     Raises:
         UserError: nobody acts in that window.
@@ -174,23 +168,21 @@ def make_queries(recommender: Recommender, features: Features, settings: params.
             "serve.index: nobody acts in the window before the cut, so recall cannot be measured; set kind to exact"
         )
     cases = validation.sample(cases, settings.serve.index.requests, settings.seed)
-    trends = _trends_before_cut(features, days) if days else recommender.artifact.trends
-    return exact_answers(recommender, list(_batches(recommender, features, cases, trends)), trends)
-
-
-@torch.inference_mode()
-def exact_answers(recommender: Recommender, query_batches: list[Batch], trends: TrendSnapshot) -> IndexQueries:
-    """The queries with their exact answers."""
-    best = []
-    for batch in query_batches:
+    trends, channels = recommender.artifact.trends, features.description["channels"]
+    if days:
+        time_us = features.cut_us - days * DAY
+        trends = TrendSnapshot(features.trend_log().at(np.array([time_us]), channels)[0], channels, time_us)
+    queries = IndexQueries([], [], trends)
+    for batch in _batches(recommender, features, cases, trends):
         scores, rows = recommender.scores(batch).topk(min(RECALL_K, len(recommender.vocabulary) - 1), dim=1)
-        best.append(rows.masked_fill(scores == EXCLUDED, PAD))
-    return IndexQueries(query_batches, best, trends)
+        queries.batches.append(batch)
+        queries.best.append(rows.masked_fill(scores == EXCLUDED, PAD))
+    return queries
 
 
 @torch.inference_mode()
 def recall(retrieval: Retrieval, queries: IndexQueries, exact_fallback: bool = True) -> float:
-    """Share of the exact best 20 that are among the 20 served.
+    """Share of the exact best 20 that are among the 20 served, which the worker finds search by search.
 
     Args:
         exact_fallback: a query for which every search finds too few items is answered exactly, as the worker does; False
@@ -198,29 +190,20 @@ def recall(retrieval: Retrieval, queries: IndexQueries, exact_fallback: bool = T
     """
     hits = total = 0
     for batch, best in zip(queries.batches, queries.best, strict=True):
-        served, is_item = best.clone() if exact_fallback else torch.zeros_like(best), best != PAD
-        _search(retrieval, batch, queries.trends, served)
+        served = best.clone() if exact_fallback else torch.zeros_like(best)
+        waiting = list(range(len(batch)))
+        for count in retrieval.index.candidate_counts:
+            scored = retrieval.shortlist(batch, waiting, queries.trends, count)
+            complete = [row for row in waiting if scored.has_best(row, served.shape[1])]
+            if complete:
+                served[complete], _ = scored.best(complete, served.shape[1])
+            waiting = [row for row in waiting if row not in complete]
+            if not waiting:
+                break
+        is_item = best != PAD
         hits += int(((served[:, :, None] == best[:, None, :]).any(dim=1) & is_item).sum())
         total += int(is_item.sum())
     return hits / max(total, 1)
-
-
-def _search(retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, served: Tensor) -> None:
-    """Write (B, k) item rows as the worker finds them, search by search; rows that never find enough stay as they are."""
-    waiting = list(range(len(batch)))
-    for count in retrieval.candidate_counts:
-        scored = retrieval.shortlist(batch, waiting, trends, count)
-        complete = [row for row in waiting if scored.has_best(row, served.shape[1])]
-        if complete:
-            served[complete], _ = scored.best(complete, served.shape[1])
-        waiting = [row for row in waiting if row not in complete]
-        if not waiting:
-            break
-
-
-def _trends_before_cut(features: Features, days: int) -> TrendSnapshot:
-    time_us, channels = features.cut_us - days * DAY, features.description["channels"]
-    return TrendSnapshot(features.trend_log().at(np.array([time_us]), channels)[0], channels, time_us)
 
 
 def _batches(

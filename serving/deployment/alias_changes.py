@@ -1,16 +1,8 @@
 """Signed changes of the aliases `champion` and `previous`, and rollback protection.
 
-Each change is one signed entry, stored as a tag `alias_change.N` of the registered model. An entry holds the hash of the
-entry before it, so none can be removed from the middle or put back later. A change is written in three steps:
-
-    1. sign the change and store it as the tag `alias_change_intent`
-    2. set the aliases, then store the entry `alias_change.N`
-    3. remove the intent
-
-A process that is killed between two steps leaves the intent, and `complete_change` finishes it.
-
-Rollback protection: each machine remembers the newest serial number that it has seen per model, and refuses a registry
-that holds older entries only, such as a restored backup. An emergency override accepts the older registry again.
+Each change is one signed entry, stored as a tag `alias_change.N` of the registered model, with the hash of the entry
+before it. A change is written in three steps: intent, aliases, entry; `complete_change` finishes an interrupted one.
+Each machine remembers the newest serial number that it has seen, and refuses a registry with older entries only.
 """
 
 from __future__ import annotations
@@ -43,8 +35,7 @@ from training.tracking import tracking_uri
 PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
 SIGNED_KIND = "alias change"
 INTENT_TAG = "alias_change_intent"
-ENTRY_TAG = "alias_change"
-ENTRY_NAME = re.compile(rf"{ENTRY_TAG}\.(\d{{6,}})")
+ENTRY_NAME = re.compile(r"alias_change\.(\d{6,})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
 
 Versions = dict[str, str | None]  # alias -> version, None if the alias does not exist
@@ -52,25 +43,18 @@ Versions = dict[str, str | None]  # alias -> version, None if the alias does not
 
 @dataclass(frozen=True)
 class AliasChange:
-    """One change of champion and previous.
-
-    Attributes:
-        serial: 1, 2, ... within the dataset.
-        action: promotion, rollback or override.
-        artifact: digest of the artifact that becomes champion.
-        previous_entry: hash of the entry before; empty for the first.
-    """
+    """One change of champion and previous."""
 
     dataset: str
-    serial: int
-    action: str
+    serial: int  # 1, 2, ... within the dataset
+    action: str  # promotion, rollback or override
     reason: str
     changed_by: str
     changed_at: str
-    artifact: str
+    artifact: str  # digest of the artifact that becomes champion
     before: Versions
     after: Versions
-    previous_entry: str
+    previous_entry: str  # hash of the entry before; empty for the first
 
     @property
     def champion(self) -> str | None:
@@ -82,18 +66,12 @@ class AliasChange:
 
 @dataclass(frozen=True)
 class AliasRecord:
-    """The signed alias changes of a dataset, as the tags of its registered model hold them.
-
-    Attributes:
-        model_key: identifies the model in this machine's list of newest serials.
-        entries: serial -> signed text.
-        intent: signed text of a change that has begun; None if there is none.
-    """
+    """The signed alias changes of a dataset, as the tags of its registered model hold them."""
 
     dataset: str
-    model_key: str
-    entries: dict[int, str]
-    intent: str | None
+    model_key: str  # identifies the model in this machine's list of newest serials
+    entries: dict[int, str]  # serial -> signed text
+    intent: str | None  # signed text of a change that has begun
 
     @property
     def last_serial(self) -> int:
@@ -125,11 +103,7 @@ class AliasRecord:
         return change
 
     def pending(self) -> AliasChange | None:
-        """The change that has begun and is not complete; None also if a later change replaced it.
-
-        Raises:
-            RegistryError: the intent is not signed by a known key.
-        """
+        """The change that has begun and is not complete; None also if a later change replaced it."""
         if self.intent is None or self.entry_is_written():
             return None
         change = self._verify(self.intent, f"its tag {INTENT_TAG}")
@@ -155,11 +129,7 @@ class AliasRecord:
         return False
 
     def alias_problem(self, alias: str, version: str | None) -> str | None:
-        """One line if no signed change explains an alias; None if one does.
-
-        Args:
-            version: the version that the alias names.
-        """
+        """One line if no signed change explains that an alias names a version; None if one does."""
         if pending := self.pending():
             change, explained = pending, {pending.before.get(alias), pending.after.get(alias)}
         elif last := self.last():
@@ -203,11 +173,7 @@ def read_record(dataset: str) -> AliasRecord:
 def apply_change(
     dataset: str, action: str, reason: str, artifact: str, after: Versions, last: AliasChange | None
 ) -> None:
-    """Sign a change of the aliases and carry it out.
-
-    Args:
-        after: champion and previous -> version.
-        last: the last change; None records the present aliases as those before.
+    """Sign a change of the aliases to `after` and carry it out.
 
     Raises:
         RegistryError: somebody else changed the aliases at the same time.
@@ -229,17 +195,16 @@ def apply_change(
         after=after,
         previous_entry=record.last_hash,
     )
-    registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(SIGNED_KIND, asdict(change)))
+    registry_client().set_registered_model_tag(
+        dataset, INTENT_TAG, signature.load_keys(create=True).sign(SIGNED_KIND, asdict(change))
+    )
     complete_change(dataset)
     if (written := read_record(dataset).last()) != change:
         raise RegistryError(f"{dataset}: somebody else changed its aliases at the same time ({written}); try again")
 
 
 def complete_change(dataset: str) -> AliasChange | None:
-    """Complete a change that was interrupted, and remember the newest serial.
-
-    Returns:
-        The completed change; None if no change had begun.
+    """Complete a change that was interrupted, if there is one, and remember the newest serial; the completed change.
 
     Raises:
         RegistryError: the intent is not signed by a known key, or it names a version that does not exist.
@@ -263,13 +228,11 @@ def set_aliases(change: AliasChange) -> None:
     """Set the aliases to what a change names."""
     mlflow = registry_client()
     for alias in (PREVIOUS, CHAMPION):  # in this order the former champion always has an alias
-        version = change.after.get(alias)
-        if version == version_number(change.dataset, alias):
-            continue
-        if version is None:
+        old, new = version_number(change.dataset, alias), change.after.get(alias)
+        if new is not None and new != old:
+            mlflow.set_registered_model_alias(change.dataset, alias, find_version(change.dataset, new).version)
+        elif new is None and old is not None:
             mlflow.delete_registered_model_alias(change.dataset, alias)
-        else:
-            mlflow.set_registered_model_alias(change.dataset, alias, find_version(change.dataset, version).version)
 
 
 def how_to_justify(version: str) -> str:
@@ -279,8 +242,7 @@ def how_to_justify(version: str) -> str:
 
 
 def entry_tag(serial: int) -> str:
-    """The name of the tag that holds an entry."""
-    return f"{ENTRY_TAG}.{serial:06d}"
+    return f"alias_change.{serial:06d}"
 
 
 def newest_serials_path() -> Path:

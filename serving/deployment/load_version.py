@@ -32,11 +32,8 @@ class GoldenRequestError(UserError):
 def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_seconds: float) -> None:
     """Check that this version answers each golden request as at export.
 
-    Args:
-        wait_seconds: how long to wait for a worker that is starting.
-
     Raises:
-        GoldenRequestError: an answer differs, or none comes in time.
+        GoldenRequestError: an answer differs, or a worker that is starting gives none in `wait_seconds`.
     """
     deadline = time.monotonic() + wait_seconds
     for number, case in enumerate(archive.golden_requests):
@@ -49,7 +46,7 @@ def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_second
 
 
 def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
-    """Load a version beside the others and check its golden requests.
+    """Load a version next to the others and check its golden requests.
 
     Raises:
         DeployError: it cannot be loaded or its answers differ; it is unloaded again.
@@ -64,13 +61,8 @@ def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSett
             _unload(archive, live, client)
     log_size = server.worker_log_size(settings)
     try:
-        client.register(
-            archive.path.name,
-            archive.name,
-            batch_size=settings.batch_size,
-            batch_delay_ms=settings.batch_delay_ms,
-            answer_seconds=settings.answer_seconds,
-        )
+        batching = {"batch_size": settings.batch_size, "batch_delay_ms": settings.batch_delay_ms}
+        client.register(archive.path.name, archive.name, **batching, answer_seconds=settings.answer_seconds)
         check_golden_requests(archive, client, settings.load_seconds)
     except (ServerError, GoldenRequestError) as error:
         cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
@@ -86,8 +78,6 @@ def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSett
 
 def make_default(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
     """Give a loaded version all its workers, then make it the default version.
-
-    Each worker answers the golden requests before it counts as ready.
 
     Raises:
         ServerError: a worker did not start; the default did not change.

@@ -2,11 +2,7 @@
 
 An alias alone proves nothing, because anybody can set one. A version may serve if the last signed alias change made it
 champion (serving/deployment/alias_changes.py) and its own signed gate report says PROMOTE for this version and artifact.
-The signature covers the verdict, dataset, version, artifact, policy, date and every byte of the report.
-
-A refit on all events has no later events to be judged on. Its report names its parent under `under` (the parent's version
-and the hash of the parent's report), and is valid only as long as the parent's report is. An override takes the place of
-the report until the next promotion; each deployment, the status and the gate's reports show it.
+The report of a refit on all events names its parent, and is valid only as long as the parent's report is.
 """
 
 from __future__ import annotations
@@ -34,6 +30,7 @@ from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"
 OVERRIDE_VERDICT = "OVERRIDE"  # in place of a verdict, for a champion that an emergency override made
+WITHOUT_GATE = "without the gate's approval, until the next promotion"
 SIGNED_KIND = "gate report"
 REPORT_TAG, SIGNATURE_TAG = "gate_report", "gate_report_signature"
 MIN_REASON_WORDS = 3  # of an override
@@ -51,8 +48,7 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
     """The version that an alias names, if a signed change and a gate report, or an override, justify it.
 
     Raises:
-        RegistryError: the alias does not exist or was changed by hand, or the report is not signed by the gate, was
-            changed, is of another version or artifact, or does not say PROMOTE.
+        RegistryError: the alias does not exist or was changed by hand, or as `verified_target`.
     """
     version, record = version_by_alias(dataset, alias), alias_changes.read_record(dataset)
     if problem := record.alias_problem(alias, version.version if version else None):
@@ -66,17 +62,11 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
 
 
 def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarget:
-    """The version against which the gate judges a candidate.
-
-    This is the champion, or the version before it if an override made the candidate champion.
-
-    Raises:
-        RegistryError: nothing may serve.
-    """
-    champion = serving_target(dataset)
-    if champion.version.version != candidate.version or standing_override(dataset) is None:
-        return champion
-    return serving_target(dataset, PREVIOUS) if version_number(dataset, PREVIOUS) else champion
+    """The version against which the gate judges a candidate: the champion, or the one before if it is an override."""
+    standing = standing_override(dataset)
+    if standing and standing.champion == candidate.version and version_number(dataset, PREVIOUS):
+        return serving_target(dataset, PREVIOUS)
+    return serving_target(dataset)
 
 
 # --- changes of the aliases
@@ -84,18 +74,13 @@ def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarge
 
 def set_challenger(dataset: str, version: str) -> None:
     """Name the version that the gate judges next."""
-    find_version(dataset, version)
     registry_client().set_registered_model_alias(dataset, CHALLENGER, version)
 
 
 def promote(dataset: str, version: str, report: dict, html: str | None = None) -> ServingTarget:
-    """Sign and store the gate's report as an artifact of the version, then make the version the champion.
+    """Sign and store the gate's report, then make the version the champion and the former champion `previous`.
 
-    The former champion becomes `previous`. If this is interrupted and run again, it ends in the same state.
-
-    Args:
-        report: the gate's verdict and evidence; `dataset`, `version` and `artifact` are added to it.
-        html: the report as a page, stored beside it.
+    If this is interrupted and run again, it ends in the same state. `html` is the report as a page.
 
     Raises:
         RegistryError: the verdict is not PROMOTE, the report is of another version or artifact, or its parent's report
@@ -174,43 +159,31 @@ def override(dataset: str, version: str, reason: str) -> ServingTarget:
         last = None
     if last is None or (last.action, last.champion, last.reason) != (OVERRIDE, version, reason):
         # Marked first, so that the version never serves unmarked if this is interrupted.
-        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {_override_reason(reason)}"}
+        verdict = {"verdict": OVERRIDE_VERDICT, "reason": f"by {current_user()}, {WITHOUT_GATE}: {reason}"}
         registry.set_verdict(dataset, version, verdict)
         _change_champion(candidate, OVERRIDE, reason, last)
     return serving_target(dataset)
 
 
 def standing_override(dataset: str) -> AliasChange | None:
-    """The emergency override that made the present champion; None if the gate promoted it.
-
-    Raises:
-        RegistryError: the record of alias changes cannot be trusted.
-    """
+    """The emergency override that made the present champion; None if the gate promoted it."""
     return alias_changes.read_record(dataset).standing_override()
 
 
 def describe_override(override: AliasChange) -> str:
     """One line for logs, status and reports."""
-    reason = _override_reason(override.reason)
-    return f"{override.dataset} {override.champion} is champion {reason} ({override.changed_by}, {override.changed_at})"
+    by = f"{override.changed_by}, {override.changed_at}"
+    return f"{override.dataset} {override.champion} is champion {WITHOUT_GATE}: {override.reason} ({by})"
 
 
 def settle_aliases(dataset: str) -> AliasChange | None:
-    """Complete an alias change that was interrupted; the last signed change, None if nothing was ever signed.
-
-    Raises:
-        RegistryError: the record of alias changes cannot be trusted.
-    """
+    """Complete an alias change that was interrupted; the last signed change, None if nothing was ever signed."""
     alias_changes.complete_change(dataset)
     return alias_changes.read_record(dataset).last()
 
 
 def restore_aliases(dataset: str) -> AliasChange:
-    """Set the aliases to what the last signed change names, after somebody changed them by hand.
-
-    Raises:
-        RegistryError: no change was ever signed.
-    """
+    """Set aliases that were changed by hand to what the last signed change names. Raises RegistryError if there is none."""
     last = settle_aliases(dataset)
     if last is None:
         raise RegistryError(f"{dataset}: no alias change was ever signed, so there is nothing to restore")
@@ -219,34 +192,27 @@ def restore_aliases(dataset: str) -> AliasChange:
 
 
 def _change_champion(champion: RegisteredVersion, action: str, reason: str, last: AliasChange | None) -> None:
-    """Sign and apply the alias change that makes a version champion; `last` is the change before."""
-    after = {CHAMPION: champion.version, PREVIOUS: _previous_version(champion, last)}
-    alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
+    """Sign and apply the alias change that makes a version champion; `last` is the change before.
 
-
-def _previous_version(champion: RegisteredVersion, last: AliasChange | None) -> str | None:
-    """The former champion; the version before it if only an override justified the former champion."""
-    if last is None or last.champion is None:
-        return None
-    former: str | None = last.champion
-    if last.champion == champion.version:
+    The former champion becomes `previous`, or the version before it if only an override justified it.
+    """
+    former = last.champion if last else None
+    if last and former == champion.version:
         former = last.after[PREVIOUS]
-    elif last.action == OVERRIDE:
+    elif last and former and last.action == OVERRIDE:
         try:
-            verified_target(find_version(champion.dataset, last.champion))
+            verified_target(find_version(champion.dataset, former))
         except RegistryError:
             former = last.after[PREVIOUS]
-    return former if former != champion.version else None
+    after = {CHAMPION: champion.version, PREVIOUS: former if former != champion.version else None}
+    alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
 
 
 # --- the gate's reports
 
 
 def store_report(version: RegisteredVersion, report: dict, html: str | None) -> None:
-    """Log the report to the version's run, sign it, and show its verdict on the version.
-
-    A newer report is another file, and one tag says which file counts.
-    """
+    """Log the report to the version's run, sign it, and show its verdict on the version."""
     text = json.dumps(report, indent=1, sort_keys=True, default=str)
     digest = _sha256(text.encode())
     folder = f"gate-v{version.version}/{digest[:12]}"
@@ -257,7 +223,7 @@ def store_report(version: RegisteredVersion, report: dict, html: str | None) -> 
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
     statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}
-    signed = signature.sign(SIGNED_KIND, statement)
+    signed = signature.load_keys(create=True).sign(SIGNED_KIND, statement)
     mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
     mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
     registry.set_verdict(version.dataset, version.version, report)
@@ -292,21 +258,11 @@ def report_digest(version: RegisteredVersion) -> str:
 
 
 def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
-    """Check that a refit may serve under its parent's report.
-
-    Args:
-        under: the `version` and the hash of the `report` of the parent.
-
-    Raises:
-        RegistryError: the version is no refit of the parent, or the parent was never promoted, is a refit itself, or has
-            no valid report or a newer one.
-    """
+    """Raise RegistryError unless a refit may serve under its parent's report, which `under` names by version and hash."""
     parent = find_version(version.dataset, str(under.get("version")))
     subject = f"{version}: its parent, version {parent.version},"
     if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:
-        raise RegistryError(
-            f"{version}: its gate report names version {parent.version}, but it is no refit of that one"
-        )
+        raise RegistryError(f"{version}: its gate report names version {parent.version}, of which it is no refit")
     if registry.refit_parent(parent) is not None:
         raise RegistryError(f"{subject} is a refit itself, which was not judged on later events")
     if not alias_changes.read_record(version.dataset).was_promoted(parent.version):
@@ -326,23 +282,17 @@ def _override_report(version: RegisteredVersion, override: AliasChange) -> dict:
     tags = registry_client().get_model_version(version.dataset, version.version).tags
     return {
         "verdict": OVERRIDE_VERDICT,
-        "reason": _override_reason(override.reason),
+        "reason": f"{WITHOUT_GATE}: {override.reason}",
         "dataset": version.dataset,
         "version": version.version,
         "artifact": version.artifact,
         "label": tags.get("label", "a model"),
         "against_version": override.before.get(CHAMPION),
-        "primary": None,
         "policy": {},
         "evidence": {},
         "date": override.changed_at,
-        "overrides": [],
         "advice": "find a candidate that passes the gate: its promotion ends the override",
     }
-
-
-def _override_reason(reason: str) -> str:
-    return f"without the gate's approval, until the next promotion: {reason}"
 
 
 def _signed_statement(version: RegisteredVersion) -> dict:
@@ -350,7 +300,7 @@ def _signed_statement(version: RegisteredVersion) -> dict:
     if SIGNATURE_TAG not in tags:
         problem = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
         raise RegistryError(f"{version}: {problem}; {how_to_justify(version.version)}")
-    return signature.verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
+    return signature.load_keys().verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
 
 
 def _sha256(content: bytes) -> str:

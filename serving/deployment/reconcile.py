@@ -1,10 +1,7 @@
 """Make TorchServe serve what the registry and the rollout stage name, in steps that are each safe to repeat.
 
-    registry: champion, previous  ->  .mar  ->  loaded beside the old  ->  golden requests pass  ->  default
-
 If a deployment is killed at any moment and run again, it converges. The old version answers until the new one has passed
-its golden requests on the live server. The previous champion stays loaded, so a rollback only changes the default. A
-version that is on trial (`python -m serving.rollout`) stays on trial.
+its golden requests on the live server. A version that is on trial (`python -m serving.rollout`) stays on trial.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from serving.torchserve.client import ServerError, TorchServe
 
 
 class StageChangedError(Exception):
-    """Another process changed the stage: the next step may not be wanted any more."""
+    """Another process changed the stage, so the next step may not be wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +40,13 @@ class Deployment:
 def deploy(
     dataset: str, settings: ServerSettings, progress: Progress = print, plan: Rollout | None = None
 ) -> Deployment:
-    """Reconcile until the stage stays unchanged.
-
-    Args:
-        plan: put a new champion on trial beside the version that serves; None: it serves at once. A trial that has begun
-            goes on in both cases.
+    """Reconcile until the stage stays unchanged. With a plan, a new champion is put on trial; without, it serves at once.
 
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
         DeployError: the new version failed on the server and was unloaded.
-        ServerStartError, JavaError: there is no server to deploy to.
+        ServerStartError: there is no server to deploy to.
     """
-    stage_path = rollout_stage.stage_path(dataset, settings)
     with server.lock(settings, "deploy"):
         while True:
             try:
@@ -63,16 +55,12 @@ def deploy(
             except StageChangedError:
                 progress("another process changed the rollout stage; starting again")
             except DeployError as error:
-                rollout_stage.log_failure(stage_path, str(error))
+                rollout_stage.log_failure(rollout_stage.stage_path(dataset, settings), str(error))
                 raise
 
 
 class _Reconciliation:
-    """One attempt, valid as long as nobody else changes the stage.
-
-    Args:
-        scratch: an existing folder for downloaded artifacts.
-    """
+    """One attempt, valid as long as nobody else changes the stage. Artifacts are downloaded to `scratch`."""
 
     def __init__(
         self, dataset: str, settings: ServerSettings, scratch: Path, progress: Progress, plan: Rollout | None
@@ -94,15 +82,14 @@ class _Reconciliation:
             self.progress("started TorchServe")
         with TorchServe.from_settings(self.settings) as self.client:
             new = self._build(champion.version)
-            old = None
+            old, default, target = None, new, champion
             if previous is not None and self._is_trial(champion.version, previous.version):
                 old = self._load_previous(previous.version, self.settings.workers)  # first, because it answers
             if previous is not None and old is not None:
-                self._continue_trial(new, old, champion)
                 default, target = old, previous
+                self._continue_trial(new, old, champion)
             else:
                 old = self._serve(new, previous.version if previous else None, champion)
-                default, target = new, champion
             self._remove_others({new.version} | ({old.version} if old else set()))
         return Deployment(default.version, target.report.get("label"), len(default.golden_requests))
 
@@ -132,7 +119,7 @@ class _Reconciliation:
         return previous if previous.version.version != champion.version else None
 
     def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
-        """Whether the champion is to answer beside the previous version, not in its place."""
+        """Whether the champion is to answer next to the previous version, not in its place."""
         stage = self.stage
         if stage is not None and stage.on_trial:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")
@@ -248,5 +235,4 @@ class _Reconciliation:
 
 
 def _reason(target: ServingTarget) -> str:
-    """Why a version may serve, in one line: its gate's verdict and reason."""
     return f"{target.report.get('verdict')}: {target.report.get('reason', 'no reason was given')}"

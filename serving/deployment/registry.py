@@ -1,19 +1,12 @@
 """Registered versions of a dataset's model in MLflow: register, find, download and describe them.
 
-There is one registered model per dataset. Its versions have aliases:
-
-    champion     the version that should serve
-    previous     the champion before it, kept loaded so that a rollback is immediate
-    challenger   the version that waits for the gate
-
-This module reads and writes versions. serving/deployment/promotion.py decides which version may become champion.
+There is one registered model per dataset. serving/deployment/promotion.py decides which version becomes champion.
 MLflow is imported inside functions: it takes seconds to load.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"  # aliases; docs/deployment.md explains them
 ARTIFACT_TAG, VERDICT_TAG = "artifact_digest", "gate_verdict"
 RUN_TAGS = ("label", "model", "split_id", "dataset_hash")  # tags that a version copies from its run
 TARGETS = ("next_item", "horizon")
@@ -64,15 +57,13 @@ class RegisteredVersion:
 
 def registry_client() -> MlflowClient:
     """A client of the registry that this project tracks to."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return connect()
 
 
 def register_version(dataset: str, artifact: Path, run_id: str | None = None, tags: dict | None = None) -> str:
-    """Register an artifact folder and return the version's number.
+    """Register an artifact folder, once, and return the version's number.
 
-    The artifact is logged to the run that made it, or to a new run if there is none. An artifact is registered once:
-    registering it again returns the version that holds it.
+    The artifact is logged to the run that made it, or to a new run if there is none.
 
     Raises:
         RegistryError: the folder is corrupt, or the run does not exist.
@@ -90,12 +81,8 @@ def register_version(dataset: str, artifact: Path, run_id: str | None = None, ta
     run_id = _ensure_run(mlflow, dataset, run_id)
     folder = f"artifact-{digest[:12]}"  # a run may export more than once
     mlflow.log_artifacts(run_id, str(artifact), folder)
-    created = mlflow.create_model_version(
-        dataset,
-        source=f"runs:/{run_id}/{folder}",
-        run_id=run_id,
-        tags={**(tags or {}), ARTIFACT_TAG: digest},
-    )
+    source, tags = f"runs:/{run_id}/{folder}", {**(tags or {}), ARTIFACT_TAG: digest}
+    created = mlflow.create_model_version(dataset, source=source, run_id=run_id, tags=tags)
     _describe_version(mlflow, dataset, str(created.version))
     return str(created.version)
 
@@ -121,17 +108,13 @@ def version_number(dataset: str, alias: str) -> str | None:
 
 
 def version_by_alias(dataset: str, alias: str) -> RegisteredVersion | None:
-    """The version that an alias names, whether it may serve or not; None if the alias does not exist."""
+    """As `version_number`, with what is registered of the version."""
     number = version_number(dataset, alias)
     return None if number is None else find_version(dataset, number)
 
 
 def find_version(dataset: str, number: str) -> RegisteredVersion:
-    """The version with this number.
-
-    Raises:
-        RegistryError: there is none.
-    """
+    """The version with this number; raises RegistryError if there is none."""
     with _mlflow_errors(f"{dataset} {number} is not registered"):
         return _from_mlflow(registry_client().get_model_version(dataset, number))
 
@@ -172,7 +155,7 @@ def stored_digest(version: RegisteredVersion) -> str:
 
 
 def refit_parent(version: RegisteredVersion) -> str | None:
-    """The version of which this one is a refit on all events; None for any other version."""
+    """The version of which this one is a refit on all events; None if it is no refit."""
     return read_manifest(version).get("refit_of", {}).get("version")
 
 

@@ -24,7 +24,6 @@ FIRST_BUCKET_SECONDS = 1e-4
 FIRST_LOOK, LOOK_GROWTH = 8, 1.25  # calls and comparisons at the first look, and their growth from look to look
 NUM_LIMITS = 3
 SLOW_SHARE = 0.01  # share of the calls that take longer than the p99
-NEGLIGIBLE = 1e-18
 
 
 @dataclass
@@ -55,11 +54,8 @@ class VersionCounts:
 
     def slower_than(self, seconds: float) -> int:
         """Number of calls that certainly took longer."""
-        return sum(
-            calls
-            for bucket, calls in self.latencies.items()
-            if FIRST_BUCKET_SECONDS * GROWTH ** (bucket - 1) >= seconds
-        )
+        buckets = [bucket for bucket in self.latencies if FIRST_BUCKET_SECONDS * GROWTH ** (bucket - 1) >= seconds]
+        return sum(self.latencies[bucket] for bucket in buckets)
 
     def add(self, other: VersionCounts) -> None:
         self.calls += other.calls
@@ -69,19 +65,13 @@ class VersionCounts:
 
 @dataclass
 class RolloutEvidence:
-    """What was counted in one step of a rollout.
-
-    Attributes:
-        compared: requests that both versions answered.
-        overlap: sum over these requests of the share of the champion's list that the candidate's list holds.
-        first_changed: number of these requests whose first item differs.
-    """
+    """What was counted in one step of a rollout."""
 
     champion: VersionCounts = field(default_factory=VersionCounts)
     candidate: VersionCounts = field(default_factory=VersionCounts)
-    compared: int = 0
-    overlap: float = 0.0
-    first_changed: int = 0
+    compared: int = 0  # requests that both versions answered
+    overlap: float = 0.0  # sum over these requests: the share of the champion's list that the candidate's list holds
+    first_changed: int = 0  # of these requests, those whose first item differs
 
     @property
     def mean_overlap(self) -> float:
@@ -110,7 +100,7 @@ def latency_bucket(seconds: float) -> int:
 
 
 def evidence_folder(stage_path: Path) -> Path:
-    """The folder, beside the stage's file, in which the processes of the edge write their counts."""
+    """The folder, next to the stage's file, in which the processes of the edge write their counts."""
     return stage_path.with_suffix(".evidence")
 
 
@@ -172,13 +162,11 @@ def fisher_p_value(errors: int, calls: int, other_errors: int, other_calls: int)
 
 def binomial_tail(hits: int, trials: int, share: float) -> float:
     """P(X >= hits) of a binomial count."""
-    tail = 0.0
-    for n in range(hits, trials + 1):
-        term = math.exp(_log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share))
-        tail += term
-        if n > share * trials and term < NEGLIGIBLE:  # the terms only fall from here on
-            break
-    return min(1.0, tail)
+    log_probabilities = (
+        _log_choose(trials, n) + n * math.log(share) + (trials - n) * math.log1p(-share)
+        for n in range(hits, trials + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, log_probabilities)))
 
 
 def _figure_beyond_limit(evidence: RolloutEvidence, plan: Rollout, level: float) -> str | None:

@@ -3,9 +3,8 @@
     shadow ─► canary (each share) ─► switch ─► serves
        └─────────┴──────────────────────┴────────┴────► rollback ─► serves (the version before)
 
-The stage is one small file. It is replaced atomically, and written before what it states is done: if a process is killed,
-the next one knows what was intended. The edge reads it to know which users each version answers. Each change is logged
-beside it, one JSON line per event.
+The stage is one small file, which the edge reads, too. It is replaced atomically, and written before what it states is
+done: if a process is killed, the next one knows what was intended. The log next to it has one JSON line per event.
 """
 
 from __future__ import annotations
@@ -64,35 +63,25 @@ class DeploymentEvent(BaseModel):
 
 
 class RolloutStage(BaseModel):
-    """The stage. Versions are named as in TorchServe: 2.0 is the first archive of registered version 2.
-
-    Attributes:
-        version: the version that serves, or is to serve.
-        previous: the version that served before it and is still loaded; None if there is none.
-        since: when this phase or step began.
-        share: share of the users whom `version` answers in its canary.
-        step: position in the plan's canary shares, from 0.
-        rollback_reason: why `previous` was rolled back from; empty if it was not.
-        plan: the plan by which `version` is rolled out.
-    """
+    """The stage. Versions are named as in TorchServe: 2.0 is the first archive of registered version 2."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     phase: Phase
-    version: str
-    previous: str | None
-    since: datetime
+    version: str  # that serves, or is to serve
+    previous: str | None  # that served before it and is still loaded
+    since: datetime  # when this phase or step began
     reason: str
     by: str
-    share: float = 0.0
-    step: int = 0
-    rollback_reason: str = ""
-    plan: Rollout | None = None
+    share: float = 0.0  # of the users whom `version` answers in its canary
+    step: int = 0  # position in the plan's canary shares
+    rollback_reason: str = ""  # why `previous` was rolled back from; empty if it was not
+    plan: Rollout | None = None  # by which `version` is rolled out
 
     @property
     def on_trial(self) -> bool:
-        """Whether `version` is on trial beside `previous`."""
+        """Whether `version` is on trial next to `previous`."""
         return self.phase in (Phase.SHADOW, Phase.CANARY) and self.plan is not None and self.previous is not None
 
     def event(self) -> DeploymentEvent:
@@ -129,16 +118,12 @@ def registered_version(version: str) -> str:
 
 
 def stage_path(dataset: str, settings: ServerSettings) -> Path:
-    """The stage's file of a dataset; the deployment log and the edge's evidence lie beside it."""
+    """The stage's file of a dataset; the deployment log and the edge's evidence lie next to it."""
     return settings.state / DEPLOYMENTS / f"{dataset}.json"
 
 
 def read_stage(path: Path) -> RolloutStage | None:
-    """The stage; None before the first.
-
-    Raises:
-        StageError: the file cannot be read.
-    """
+    """The stage; None before the first. Raises StageError if the file cannot be read."""
     try:
         return RolloutStage.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -165,25 +150,15 @@ def replace_stage(path: Path, old: RolloutStage | None, new: RolloutStage) -> bo
 
 def log_failure(path: Path, reason: str) -> None:
     """Log a deployment that failed and left the stage as it was."""
-    event = DeploymentEvent(
-        time=utc_now().isoformat(),
-        dataset=path.stem,
-        event="deploy",
-        before=None,
-        after=None,
-        reason=reason,
-        by=current_user(),
-        result="failed",
-    )
+    facts = {"time": utc_now().isoformat(), "dataset": path.stem, "reason": reason, "by": current_user()}
     with _lock(path):
-        append_once(path, event)
+        append_once(path, DeploymentEvent(event="deploy", before=None, after=None, result="failed", **facts))
 
 
 def append_once(path: Path, event: DeploymentEvent) -> None:
-    """Append an event to the log beside a stage and flush it to disk, unless the log holds it.
+    """Append an event to the log next to a stage, unless the log holds it. The caller holds the lock.
 
-    If a process is killed before it writes its line, the next process writes it. An event that only repeats the last
-    one, such as a deployment that fails every minute, is written once. The caller holds the lock.
+    An event that only repeats the last one, such as a deployment that fails every minute, is written once.
     """
     with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
         log.seek(0)
@@ -198,7 +173,7 @@ def append_once(path: Path, event: DeploymentEvent) -> None:
 
 
 def read_events(path: Path) -> list[DeploymentEvent]:
-    """The deployment log beside a stage, oldest event first. Lines that cannot be read are left out."""
+    """The deployment log next to a stage, oldest event first. Lines that cannot be read are left out."""
     log = path.with_suffix(".jsonl")
     return _parse_events(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
 
@@ -206,12 +181,9 @@ def read_events(path: Path) -> list[DeploymentEvent]:
 def order_rollback(path: Path, reason: str, by: str, force: bool = False) -> RolloutStage:
     """Write to the stage that the previous version is to serve; every deployment then makes it so.
 
-    Args:
-        path: the stage's file.
-        force: also if the previous version is the one that the last rollback removed.
-
     Raises:
-        RollbackError: nothing was deployed, there is no previous version, or the last rollback removed it.
+        RollbackError: nothing was deployed, there is no previous version, or the last rollback removed it and `force`
+            is not set.
     """
     while True:
         stage = read_stage(path)
@@ -240,15 +212,14 @@ def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: d
     """What is missing before a version on trial takes its next step, in words; empty for nothing."""
     plan = stage.plan
     assert plan is not None
-    in_shadow = stage.phase is Phase.SHADOW
-    missing = []
-    seconds = plan.shadow_seconds if in_shadow else plan.bake_seconds
-    if (remaining := seconds - (now - stage.since).total_seconds()) > 0:
-        missing.append(f"{remaining:.0f} s")
-    if in_shadow and evidence.compared < plan.shadow_requests:
-        missing.append(f"{plan.shadow_requests - evidence.compared} more comparisons")
-    if not in_shadow and evidence.candidate.calls < plan.min_requests:
-        missing.append(f"{plan.min_requests - evidence.candidate.calls} more requests")
+    if stage.phase is Phase.SHADOW:
+        seconds, lacking, what = plan.shadow_seconds, plan.shadow_requests - evidence.compared, "comparisons"
+    else:
+        seconds, lacking, what = plan.bake_seconds, plan.min_requests - evidence.candidate.calls, "requests"
+    remaining = seconds - (now - stage.since).total_seconds()
+    missing = [f"{remaining:.0f} s"] if remaining > 0 else []
+    if lacking > 0:
+        missing.append(f"{lacking} more {what}")
     if not missing and (figure := rollout_evidence.questionable_figure(evidence, plan)):
         missing.append(f"better figures: {figure}")
     return missing
@@ -268,17 +239,13 @@ def next_stage(stage: RolloutStage, now: datetime) -> RolloutStage:
 
 def describe_stage(stage: RolloutStage) -> str:
     """The stage in words."""
-    match stage.phase:
-        case Phase.SHADOW:
-            return f"shadow: {stage.version} answers copies of requests"
-        case Phase.CANARY:
-            return f"canary: {stage.version} answers {100 * stage.share:g}% of the users"
-        case Phase.SWITCH:
-            return f"switch: {stage.version} becomes the default"
-        case Phase.SERVES:
-            return f"none: {stage.version} serves all users"
-        case Phase.ROLLBACK:
-            return f"rollback: {stage.previous} answers, and becomes champion again"
+    return {
+        Phase.SHADOW: f"shadow: {stage.version} answers copies of requests",
+        Phase.CANARY: f"canary: {stage.version} answers {100 * stage.share:g}% of the users",
+        Phase.SWITCH: f"switch: {stage.version} becomes the default",
+        Phase.SERVES: f"none: {stage.version} serves all users",
+        Phase.ROLLBACK: f"rollback: {stage.previous} answers, and becomes champion again",
+    }[stage.phase]
 
 
 def describe_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> str:

@@ -1,15 +1,13 @@
 """Sign gate reports and alias changes with the gate's keys: HMAC-SHA256 over canonical JSON.
 
-A key has at least 32 characters and no space. The keys are read from `TIDEGATE_GATE_KEY`, or from a file that only its
-owner may read: `TIDEGATE_GATE_KEY_FILE`, by default state/gate.key. The file is created at the first signature. If there are
-several keys, the first one signs and each one verifies, so that a key can be rotated. Who can verify can also sign.
+The keys are read from `TIDEGATE_GATE_KEY`, or from a file that only its owner may read: `TIDEGATE_GATE_KEY_FILE`, by
+default state/gate.key. The first key signs and each one verifies, so that a key can be rotated.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +21,7 @@ from serving import settings as environment
 from serving.deployment.registry import RegistryError
 from serving.settings import variable
 
-MIN_KEY_CHARACTERS = 32
-NEW_KEY_BYTES = 32
+MIN_KEY_CHARACTERS, NEW_KEY_BYTES = 32, 32
 RIGHTS_OF_OTHERS = 0o077
 
 
@@ -34,10 +31,10 @@ class SignatureError(RegistryError):
 
 @dataclass(frozen=True)
 class GateKeys:
-    """Secrets that verify signatures; the first one signs. `origin` names their place in errors."""
+    """Secrets that verify signatures; the first one signs."""
 
     secrets: tuple[str, ...]
-    origin: str
+    origin: str  # names their place in errors
 
     def sign(self, kind: str, statement: dict) -> str:
         """JSON of the statement with its kind and the key's id, and the signature over all of it."""
@@ -45,10 +42,7 @@ class GateKeys:
         return json.dumps({"signed": signed, "hmac_sha256": _mac(self.secrets[0], signed)}, sort_keys=True)
 
     def verify(self, kind: str, text: str, subject: str) -> dict:
-        """The statement that was signed, with `kind` and `key`.
-
-        Args:
-            subject: what the text is, for errors.
+        """The statement that was signed, with `kind` and `key`; `subject` names the text in errors.
 
         Raises:
             SignatureError: it is not signed, was signed by an unknown key, was changed, or is of another kind.
@@ -69,21 +63,8 @@ class GateKeys:
         return signed
 
 
-def sign(kind: str, statement: dict) -> str:
-    """`GateKeys.sign` with this environment's keys; creates a key if there is none."""
-    return load_keys(create=True).sign(kind, statement)
-
-
-def verify(kind: str, text: str, subject: str) -> dict:
-    """`GateKeys.verify` with this environment's keys."""
-    return load_keys().verify(kind, text, subject)
-
-
 def load_keys(create: bool = False) -> GateKeys:
-    """This environment's keys.
-
-    Args:
-        create: create the key file if it does not exist and no variable holds a key.
+    """This environment's keys; `create` makes a key file if there is none and no variable holds a key.
 
     Raises:
         SignatureError: there is no key, it is too short, or other users may read its file.
@@ -103,13 +84,8 @@ def load_keys(create: bool = False) -> GateKeys:
 
 
 def rotate_key() -> tuple[str, Path]:
-    """Put a new key first; its id and the key file.
-
-    Raises:
-        SignatureError: the keys come from an environment variable.
-    """
-    path = _editable_key_file()
-    new = secrets.token_hex(NEW_KEY_BYTES)
+    """Put a new key first; its id and the key file. Raises SignatureError if a variable holds the keys."""
+    path, new = _editable_key_file(), secrets.token_hex(NEW_KEY_BYTES)
     with _lock(path):
         _write_keys(path, [new, *load_keys().secrets])
     return key_id(new), path
@@ -119,7 +95,7 @@ def forget_key(name: str) -> None:
     """Remove a key; what it signed is no longer valid.
 
     Raises:
-        SignatureError: there is no such key, it is the one that signs, or the keys come from an environment variable.
+        SignatureError: there is no such key, it is the one that signs, or a variable holds the keys.
     """
     path = _editable_key_file()
     with _lock(path):
@@ -143,13 +119,11 @@ def canonical_json(value: object) -> bytes:
 
 
 def _editable_key_file() -> Path:
-    settings = environment.load()
-    if settings.gate_key.get_secret_value():
+    if environment.load().gate_key.get_secret_value():
         raise SignatureError(
             f"{variable('gate_key')} holds the keys and the first one signs; put a new key and a space before it"
         )
-    load_keys(create=True)
-    return settings.gate_key_path
+    return Path(load_keys(create=True).origin)
 
 
 def _lock(path: Path) -> FileLock:
@@ -164,9 +138,7 @@ def _write_keys(path: Path, keys: Sequence[str]) -> None:
 
 def _read_key_file(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-            text = file.read()
+        mode, text = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SignatureError(
             f"there is no key at {path}, so the gate's signatures cannot be verified; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from serving.deployment.registry import (
     RegistryError,
     refit_parent,
     version_by_alias,
+    version_number,
 )
 from serving.deployment.rollout_stage import DeploymentEvent, Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
@@ -30,23 +32,18 @@ IGNORED_POLICY_FIELDS = {"refit"}  # options of one run of the gate, on which no
 
 
 def deployment_status(dataset: str, settings: ServerSettings) -> str:
-    """The status as text, one labeled line per fact.
-
-    Raises:
-        StageError: the stage's file cannot be read.
-    """
+    """The status as text, one labeled line per fact. Raises StageError if the stage's file cannot be read."""
     stage_path = rollout_stage.stage_path(dataset, settings)
     stage = rollout_stage.read_stage(stage_path)
     live, faults = _live_versions(dataset, settings)
     default = next((version.version for version in live.values() if version.default), None)
     started = _start_of(stage_path, default)
-    loaded = [f"{version.version} {_workers_text(version)}" for version in live.values()] or ["nothing"]
+    loaded = [_loaded_text(version) for version in live.values()] or ["nothing"]
     lines = [("serves", _serving_text(default, started)), ("reason", started.reason if started else "not recorded")]
     lines += [("loaded", text) for text in loaded]
     if stage is not None:
         lines += _rollout_lines(stage, stage_path)
-    champion = version_by_alias(dataset, CHAMPION)
-    faults += _find_faults(dataset, stage, live, default, champion.version if champion else None)
+    faults += _find_faults(dataset, stage, live, default)
     lines += [("fault", fault) for fault in faults] or [("faults", "none")]
     title = f"{dataset} at {settings.inference_url}/predictions/{dataset}"
     texts = [*(f"{label:<9} {text}" for label, text in lines), *registry_lines(dataset)]
@@ -81,37 +78,28 @@ def registry_lines(dataset: str) -> list[str]:
 def current_policy(dataset: str, root: Path = ROOT) -> dict | None:
     """The gate's policy in the params.yaml of a dataset: the project's, or a workspace's; None if neither has this dataset."""
     for path in (root / "params.yaml", root / WORKSPACES / dataset / "params.yaml"):
-        try:
+        with suppress(OSError, UserError):  # commands that run with this file report its errors
             settings = params.load(path)
-        except (OSError, UserError):  # commands that run with this file report its errors
-            continue
-        if settings.dataset == dataset:
-            return settings.gate.model_dump(mode="json")
+            if settings.dataset == dataset:
+                return settings.gate.model_dump(mode="json")
     return None
 
 
 def policy_difference(report: dict, current: dict | None) -> str | None:
     """One line on how the policy of a report differs from the current one; None if they agree or cannot be compared."""
-    reported = report.get("policy")
-    if not reported or current is None:
+    old, new = report.get("policy"), current
+    if not old or new is None:
         return None
-    changes = [
-        f"{name} {reported.get(name)} -> {current.get(name)}"
-        for name in sorted((reported.keys() | current.keys()) - IGNORED_POLICY_FIELDS)
-        if reported.get(name) != current.get(name)
-    ]
-    if not changes:
-        return None
+    names = sorted((old.keys() | new.keys()) - IGNORED_POLICY_FIELDS)
+    changes = [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
     version = f"{report.get('dataset')} {report.get('version')}"
-    return f"{version} passed the gate under another policy than that of params.yaml: {', '.join(changes)}"
+    text = f"{version} passed the gate under another policy than that of params.yaml: {', '.join(changes)}"
+    return text if changes else None
 
 
 def _registry_problems(record: AliasRecord, versions: dict[str, RegisteredVersion | None]) -> list[str]:
-    problems = []
-    for alias in (CHAMPION, PREVIOUS):
-        version = versions[alias]
-        if problem := record.alias_problem(alias, version.version if version else None):
-            problems.append(problem)
+    numbers = {alias: version.version if version else None for alias, version in versions.items()}
+    problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := record.alias_problem(alias, numbers[alias]))]
     if pending := record.pending():
         problems.append(f"the {pending} was interrupted; `python -m serving.deploy` completes it")
     if versions[CHAMPION] and not problems:
@@ -125,11 +113,10 @@ def _registry_problems(record: AliasRecord, versions: dict[str, RegisteredVersio
 
 def _version_text(version: RegisteredVersion) -> str:
     """The version's number; for a refit on all events also its parent's, which the gate judged."""
-    try:
-        parent = refit_parent(version)
-    except RegistryError:  # a deployment reports it
-        parent = None
-    return version.version if parent is None else f"{version.version}, a refit of {parent}"
+    with suppress(RegistryError):  # a deployment reports it
+        if parent := refit_parent(version):
+            return f"{version.version}, a refit of {parent}"
+    return version.version
 
 
 def _live_versions(dataset: str, settings: ServerSettings) -> tuple[dict[str, LoadedVersion], list[str]]:
@@ -167,12 +154,9 @@ def _rollout_lines(stage: RolloutStage, stage_path: Path) -> list[tuple[str, str
 
 
 def _find_faults(
-    dataset: str,
-    stage: RolloutStage | None,
-    live: dict[str, LoadedVersion],
-    default: str | None,
-    champion: str | None,
+    dataset: str, stage: RolloutStage | None, live: dict[str, LoadedVersion], default: str | None
 ) -> list[str]:
+    champion = version_number(dataset, CHAMPION)
     faults = [f"{version.version} has no worker that is ready" for version in live.values() if not version.ready]
     if champion is None:
         return [*faults, f"the registry names no champion of {dataset}"]
@@ -188,5 +172,6 @@ def _find_faults(
     return faults
 
 
-def _workers_text(version: LoadedVersion) -> str:
-    return f"({version.ready} of {version.workers} workers ready{', the default' if version.default else ''})"
+def _loaded_text(version: LoadedVersion) -> str:
+    default = ", the default" if version.default else ""
+    return f"{version.version} ({version.ready} of {version.workers} workers ready{default})"

@@ -1,1 +1,1 @@
-"""The recommendation API in front of TorchServe: keys, limits, consent, cache, experiments, and an answer whatever fails."""
+"""The recommendation API in front of TorchServe: keys, limits, consent, cache, experiments, and always an answer."""

@@ -25,17 +25,12 @@ CLIENT_FIELDS = ("request_id", "experiment", "bucket", "cache")  # the edge adds
 
 
 class Answer(NamedTuple):
-    """What every client with the same request gets. `body` and `log_entry` are JSON objects without the closing brace.
-
-    Attributes:
-        version: of the model; empty where none is known.
-        log_entry: the answer for the served log: ids and scores of the items, and what a replay compares with.
-    """
+    """What every client with the same request gets. `body` and `log_entry` are JSON objects without the last brace."""
 
     source: str
-    version: str
+    version: str  # of the model; empty where none is known
     body: bytes
-    log_entry: bytes
+    log_entry: bytes  # for the served log: ids and scores of the items, and what a replay compares with
 
     def pack(self) -> bytes:
         return b"\n".join((self.source.encode(), self.version.encode(), self.log_entry, self.body))

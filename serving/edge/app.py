@@ -39,11 +39,7 @@ CLIENT_GONE = 499  # nobody reads it
 
 
 def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None = None) -> FastAPI:
-    """The application; uvicorn calls this in each process without arguments.
-
-    Args:
-        edge: None: the environment's settings.
-        profiles: where consent is read; None: the online store that the environment names.
+    """The application. By default, with the settings and the online store of the environment.
 
     Raises:
         SettingsError, KeyFileError, SecretError: the environment, the keys or the secret are invalid.
@@ -171,12 +167,7 @@ async def answer(service: EdgeService, call: Call, request_id: str) -> Recommend
 
 
 def record(
-    service: EdgeService,
-    call: Call,
-    key: ApiKey,
-    result: Recommendation,
-    client_fields: dict[str, Any],
-    seconds: float,
+    service: EdgeService, call: Call, key: ApiKey, result: Recommendation, client_fields: dict[str, Any], seconds: float
 ) -> None:
     """Count an answer, and write its line of the served log, which names the user by a pseudonym."""
     source, metrics, user_id = result.answer.source, service.metrics, call.request.user_id
@@ -186,20 +177,19 @@ def record(
     if seconds * 1000 > call.deadline_ms:
         metrics.late.labels(source).inc()
     request_time = to_iso(call.request.time_us)
-    if service.served_log is not None:
-        fields = {
-            **client_fields,
-            "user": None if user_id is None else pseudonym(service.secret, user_id),
-            "consent": result.consent,
-            "dataset": service.settings.dataset,
-            "history_source": result.worker_request.history_source,
-            "unlogged_fields": result.worker_request.unlogged,
-            "key": key.id,
-            "k": call.request.k,
-            "request_time": request_time,
-            "milliseconds": round(seconds * 1000, 2),
-        }
-        service.served_log.append(log_line(result.answer, fields))
+    fields = {
+        **client_fields,
+        "user": None if user_id is None else pseudonym(service.secret, user_id),
+        "consent": result.consent,
+        "dataset": service.settings.dataset,
+        "history_source": result.worker_request.history_source,
+        "unlogged_fields": result.worker_request.unlogged,
+        "key": key.id,
+        "k": call.request.k,
+        "request_time": request_time,
+        "milliseconds": round(seconds * 1000, 2),
+    }
+    service.served_log.append(log_line(result.answer, fields))
     if service.kept_requests is not None and result.worker_request.unlogged:
         line = kept_request(result.worker_request.body, client_fields["request_id"], request_time)
         service.kept_requests.append(line)

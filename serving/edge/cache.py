@@ -37,9 +37,7 @@ class _Entry(NamedTuple):
 class MemoryCache:
     """An in-process cache with a time to live per entry; the least recently used entries go when it is full.
 
-    Args:
-        max_bytes: of keys, values and the overhead of entries; 0 stores nothing.
-        clock: seconds, monotonic.
+    `max_bytes` is of keys, values and the overhead of entries; 0 stores nothing.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -68,13 +66,7 @@ class MemoryCache:
 
 
 class RedisCache:
-    """A cache in Redis. Nobody waits for a Redis that has stopped.
-
-    Args:
-        url: redis://, rediss:// or unix://.
-        breaker: leaves a failing Redis alone for a while.
-        timeout: seconds that a read or write may take.
-    """
+    """A cache in Redis: a read or write may take `timeout` seconds, and nobody waits for a Redis that has stopped."""
 
     def __init__(self, url: str, breaker: Breaker, timeout: float) -> None:
         # No retries and no waiting beyond ours: an answer without the cache is better than a late one.
@@ -133,11 +125,8 @@ class SharedCalls(Generic[Value]):
     async def call(self, key: bytes, function: Callable[[], Awaitable[Value]], seconds: float) -> tuple[Value, bool]:
         """What the call under this key returns or raises, and whether another request had begun it.
 
-        Args:
-            seconds: that a request waits for another one's call; a call of its own limits itself.
-
         Raises:
-            TimeoutError: the other request's call took longer.
+            TimeoutError: the other request's call took longer than `seconds`; a call of its own limits itself.
         """
         future = self._in_progress.get(key)
         if future is not None:

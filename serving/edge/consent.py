@@ -29,17 +29,11 @@ NOT_ASKED_REASON = "the user was not asked for consent to personalization"
 
 @dataclass(frozen=True)
 class UserProfile:
-    """What the edge needs to know of a user.
+    """What the edge needs to know of a user."""
 
-    Attributes:
-        consent: the user's answer; None where the user was not asked.
-        version: a text that changes whenever the stored profile does; the key of cached answers includes it.
-        features: history and context to send with a request, where the worker cannot read the store.
-    """
-
-    consent: bool | None
-    version: str
-    features: dict[str, Any] | None = None
+    consent: bool | None  # the user's answer; None where the user was not asked
+    version: str  # changes whenever the stored profile does; the key of cached answers includes it
+    features: dict[str, Any] | None = None  # history and context to send, where the worker cannot read the store
 
 
 NO_PROFILE = UserProfile(None, "")
@@ -55,17 +49,13 @@ class ProfileReader(Protocol):
         """Close connections."""
 
 
+@dataclass
 class OnlineProfileReader:
-    """The online store. Reads in a thread, since the store's client blocks.
+    """The online store. Reads in a thread, since the store's client blocks."""
 
-    Args:
-        open_store: called when the store is first needed, and again after it failed to open.
-        sends_features: whether requests must carry the stored history, since the worker cannot read the store.
-    """
-
-    def __init__(self, open_store: Callable[[], online_store.ProfileStore], sends_features: bool = False) -> None:
-        self._open, self._sends_features = open_store, sends_features
-        self._store: online_store.ProfileStore | None = None
+    open_store: Callable[[], online_store.ProfileStore]  # called when first needed, and again after it failed
+    sends_features: bool = False  # whether requests carry the stored history, since the worker cannot read the store
+    _store: online_store.ProfileStore | None = None
 
     @classmethod
     def from_environment(cls, dataset: str) -> OnlineProfileReader:
@@ -78,7 +68,7 @@ class OnlineProfileReader:
 
     def _read(self, user_id: str) -> UserProfile:
         try:
-            self._store = self._store or self._open()
+            self._store = self._store or self.open_store()
         except StoreAbsent:  # nothing was ever stored, so no user was asked
             return NO_PROFILE
         now_us = time.time_ns() // 1000
@@ -88,7 +78,7 @@ class OnlineProfileReader:
         if reading.profile is None:
             return NO_PROFILE
         consent = online_profile.visible_consent(reading.profile, now_us).get(PERSONALIZATION)
-        features = request_features(reading.profile, now_us) if self._sends_features else None
+        features = request_features(reading.profile, now_us) if self.sends_features else None
         return UserProfile(consent, profile_version(reading.profile), features)
 
     def close(self) -> None:
@@ -116,16 +106,10 @@ def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
 
 
 class ConsentDecision(NamedTuple):
-    """What an answer may use.
+    """What an answer may use; `version` and `features` are the profile's."""
 
-    Attributes:
-        consent: granted, denied, not_asked or unknown.
-        refusal: why the answer may not be personal; None: it may.
-        version, features: of the profile.
-    """
-
-    consent: str
-    refusal: str | None
+    consent: str  # granted, denied, not_asked or unknown
+    refusal: str | None  # why the answer may not be personal; None: it may
     version: str = ""
     features: dict[str, Any] | None = None
 
@@ -134,18 +118,14 @@ class ConsentDecision(NamedTuple):
         return self.refusal is None
 
 
+@dataclass
 class ConsentCheck:
-    """Decides whether an answer may be personal; a store that fails costs personalization, never an answer.
+    """Decides whether an answer may be personal; a store that fails costs personalization, never an answer."""
 
-    Args:
-        breaker: leaves a store alone while it fails.
-        timeout: seconds that a read may take.
-        personalizes_by_default: whether users who were not asked get personal answers.
-    """
-
-    def __init__(self, store: ProfileReader, breaker: Breaker, timeout: float, personalizes_by_default: bool) -> None:
-        self._store, self.breaker, self._timeout = store, breaker, timeout
-        self._personalizes_by_default = personalizes_by_default
+    store: ProfileReader
+    breaker: Breaker
+    timeout: float  # seconds that a read may take
+    personalizes_by_default: bool  # whether users who were not asked get personal answers
 
     async def decide(self, user_id: str | None, client_consent: bool | None, seconds: float) -> ConsentDecision:
         """What the answer to a request may use.
@@ -163,22 +143,22 @@ class ConsentCheck:
             return ConsentDecision(DENIED, DENIED_REASON)
         if profile.consent or client_consent:
             return ConsentDecision(GRANTED, None, profile.version, profile.features)
-        refusal = None if self._personalizes_by_default else NOT_ASKED_REASON
+        refusal = None if self.personalizes_by_default else NOT_ASKED_REASON
         return ConsentDecision(NOT_ASKED, refusal, profile.version, profile.features)
 
     async def _read(self, user_id: str, seconds: float) -> UserProfile | str:
         """The user's profile, or why the store gave none within `seconds` and the timeout; clients read the text."""
         if not self.breaker.allows():
             return "the profile store was not read because it kept failing"
-        limit = min(seconds, self._timeout)
+        limit = min(seconds, self.timeout)
         if limit <= 0:
             return "no time was left to read the profile store"
         begun = self.breaker.clock()
         try:
             async with asyncio.timeout(limit):
-                profile = await self._store.read(user_id)
+                profile = await self.store.read(user_id)
         except TimeoutError:
-            if limit >= self._timeout:  # a client's short deadline is not the store's fault
+            if limit >= self.timeout:  # a client's short deadline is not the store's fault
                 self.breaker.failed(begun)
             return f"the profile store did not answer within {limit * 1000:.0f} ms"
         except Exception as error:

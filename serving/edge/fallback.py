@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -30,28 +30,17 @@ from serving.worker.request import MAX_K, Request
 log = logging.getLogger(__name__)
 
 CACHED, POPULAR, STATIC = "cached", "popular", "static"
-FILTERED = "filters cannot be applied without TorchServe, so nothing is listed"
 ARTIFACT_FOLDER = "artifact"  # where `serving.artifact.archive` puts the artifact in an archive
-PREFERRED_TRENDS = (
-    "window_30d",
-    "half_life_30d",
-    "window_7d",
-    "half_life_7d",
-    "all",
-)  # a month says more than all time
+# A month says more than all time.
+PREFERRED_TRENDS = ("window_30d", "half_life_30d", "window_7d", "half_life_7d", "all")
 
 
 @dataclass(frozen=True)
 class PopularList:
-    """The same items for everybody, best first, and where they come from.
+    """The same items for everybody, best first, and where they come from."""
 
-    Attributes:
-        items: as answers hold them: item_id, score, title.
-        time: when the list was made, ISO 8601.
-    """
-
-    items: list[dict[str, Any]]
-    time: str
+    items: list[dict[str, Any]]  # as answers hold them: item_id, score, title
+    time: str  # when the list was made, ISO 8601
     trends_time: str | None
     model_version: str
     dataset_version: str
@@ -109,7 +98,8 @@ class FallbackChain:
                 reason = f"{reason}; this is the user's answer of {fields['time']}"
                 return build_answer(fields | {"items": items, "source": CACHED, "reason": reason})
         if request.filters:  # better nothing than what the filter is there to keep away
-            return EMPTY.answer(STATIC, f"{reason}; {FILTERED}", request.k, excluded)
+            reason = f"{reason}; filters cannot be applied without TorchServe, so nothing is listed"
+            return EMPTY.answer(STATIC, reason, request.k, excluded)
         if self.popular is not None:
             reason = f"{reason}; this is TorchServe's popular list of {self.popular.time}"
             return self.popular.answer(POPULAR, reason, request.k, excluded)
@@ -145,8 +135,9 @@ def update_static_list(path: Path, artifact: Path | None, model_store: Path, dat
 def newest_archive(model_store: Path, dataset: str) -> Path | None:
     """The archive of the dataset's newest version, as `serving.deployment.builds` names them."""
     pattern = re.compile(rf"{re.escape(dataset)}-(\d+)\.(\d+)\.mar")
-    found = [(match, path) for path in model_store.glob("*.mar") if (match := pattern.fullmatch(path.name))]
-    return max(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))[1] if found else None
+    matches = ((pattern.fullmatch(path.name), path) for path in model_store.glob("*.mar"))
+    versions = {(int(match[1]), int(match[2])): path for match, path in matches if match}
+    return versions[max(versions)] if versions else None
 
 
 def artifact_list(source: Path) -> PopularList:
@@ -156,18 +147,16 @@ def artifact_list(source: Path) -> PopularList:
         ValueError: a file is not the one that was exported.
         OSError, KeyError, BadZipFile: it is no artifact.
     """
-    if source.is_dir():
-        return _artifact_list(lambda name: (source / name).read_bytes(), "unregistered")
-    with zipfile.ZipFile(source) as archive:
-        version = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"]
-        return _artifact_list(lambda name: archive.read(f"{ARTIFACT_FOLDER}/{name}"), version)
-
-
-def _artifact_list(read: Callable[[str], bytes], version: str) -> PopularList:
-    manifest = json.loads(read("manifest.json"))
+    folder: Path | zipfile.Path = source
+    version = "unregistered"
+    if not source.is_dir():
+        folder = zipfile.Path(source, f"{ARTIFACT_FOLDER}/")
+        about = zipfile.Path(source, "MAR-INF/MANIFEST.json").read_text(encoding="utf-8")
+        version = json.loads(about)["model"]["modelVersion"]
+    manifest = json.loads((folder / "manifest.json").read_bytes())
 
     def read_verified(name: str) -> bytes:
-        content = read(name)
+        content = (folder / name).read_bytes()
         if blake2b(content, digest_size=16).hexdigest() != manifest["files"][name]:
             raise ValueError(f"{name} is not the file that was exported (its hash differs)")
         return content

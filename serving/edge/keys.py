@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 
 from config.command import UserError, exits_cleanly
 from config.validation import error_message
-from data.files import write_private
+from data.files import write_bytes
 from serving.edge import settings
 from serving.edge.models import ApiError
 
@@ -40,30 +41,20 @@ class KeyFileError(UserError):
 
 
 class ApiKey(BaseModel):
-    """One stored key.
-
-    Attributes:
-        id: names the key in logs and for revoking; not secret.
-        sha256: of the whole key, in hexadecimal. A key is 256 random bits, so a slow hash would add nothing.
-        user_id: the one user that the key is for; None: any.
-    """
+    """One stored key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str
-    sha256: str
-    user_id: str | None
+    id: str  # names the key in logs and for revoking; not secret
+    sha256: str  # of the whole key, in hexadecimal; a key is 256 random bits, so a slow hash would add nothing
+    user_id: str | None  # the one user that the key is for; None: any
     expires: AwareDatetime | None
 
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
 
     def permitted_user(self, user_id: str | None) -> str | None:
-        """The user to answer for.
-
-        Raises:
-            ApiError: 403 where the key is for another user.
-        """
+        """The user to answer for. Raises ApiError: 403 where the key is for another user."""
         if self.user_id is None:
             return user_id
         if user_id is not None and user_id != self.user_id:
@@ -121,40 +112,30 @@ def _update(path: Path) -> Iterator[list[ApiKey]]:
     with FileLock(path.with_name(f"{path.name}.lock")):
         keys = read_keys(path)
         yield keys
-        write_private(path, KEY_LIST.dump_json(keys, indent=1).decode())
+        write_bytes(path, KEY_LIST.dump_json(keys, indent=1), mode=0o600)
 
 
+@dataclass
 class RateLimit:
-    """Token bucket per key, in this process.
+    """Token bucket per key, in this process: `per_second` tokens come back, up to `burst`, which is at least 1."""
 
-    Args:
-        per_second: tokens that come back each second, at most `burst` in all.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._burst, self._clock = per_second, max(1.0, burst), clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # key id -> (tokens, as of when)
+    per_second: float
+    burst: float
+    clock: Callable[[], float] = time.monotonic
+    buckets: dict[str, tuple[float, float]] = field(default_factory=dict)  # key id -> (tokens, as of when)
 
     def take(self, key_id: str) -> float:
         """0 where the request may go on, else the seconds until one may."""
-        now = self._clock()
-        tokens, since = self._buckets.get(key_id, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - since) * self._per_second)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
-        self._buckets[key_id] = (tokens if wait else tokens - 1), now
+        now = self.clock()
+        tokens, since = self.buckets.get(key_id, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - since) * self.per_second)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / self.per_second
+        self.buckets[key_id] = (tokens if wait else tokens - 1), now
         return wait
 
 
 class Authenticator:
-    """Checks API keys against the key file, which may change at any time and need not exist yet.
-
-    Args:
-        clock: seconds, monotonic.
-
-    Raises:
-        KeyFileError: the key file cannot be read.
-    """
+    """Checks API keys against the key file, which may change at any time. Raises KeyFileError: it cannot be read."""
 
     def __init__(self, path: Path, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._limit, self._clock = path, limit, clock

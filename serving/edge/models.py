@@ -34,7 +34,7 @@ class ApiError(HTTPException):
 
 
 class RequestHeaders(BaseModel):
-    """Headers of /v1/recommendations beside the API key."""
+    """Headers of /v1/recommendations other than the API key."""
 
     deadline_ms: int | None = Field(
         None,
@@ -46,8 +46,7 @@ class RequestHeaders(BaseModel):
     consent: Literal["granted", "denied"] | None = Field(
         None,
         alias=CONSENT_HEADER,
-        description="The user's consent to personalization. `denied` always holds; `granted` holds where the profile "
-        "store knows no answer of the user.",
+        description="The user's consent. `denied` always holds; `granted` holds where the profile store has no answer.",
     )
     request_id: str | None = Field(
         None, alias=REQUEST_ID_HEADER, description="An id for the request, where its body has none."
@@ -80,8 +79,7 @@ class RecommendationResponse(BaseModel, extra="forbid"):
     experiment: str | None = Field(description="The experiment that the user takes part in.")
     bucket: str | None = Field(description="The user's arm of the experiment.")
     cache: Literal["hit", "miss", "shared", "none"] = Field(
-        description="Where the answer was taken from: the cache (hit), TorchServe (miss), TorchServe's answer to "
-        "another request (shared), or a fallback (none)."
+        description="Taken from the cache (hit), TorchServe (miss), its answer to another request (shared), or neither."
     )
 
 

@@ -30,37 +30,24 @@ MAX_RESERVE_SHARE = 1 / 4  # of a short deadline; or nothing would be left to ca
 
 @dataclass(frozen=True)
 class Call:
-    """A checked request, and how it came.
-
-    Attributes:
-        body: the request's JSON, with the user that the API key is for.
-        client_consent: the user's consent according to the client, if known.
-        deadline_ms: from the whole request to its answer.
-        deadline: when that is over, on the event loop's clock, in seconds.
-    """
+    """A checked request, and how it came."""
 
     request: Request
-    body: dict[str, Any]
-    client_consent: bool | None
-    deadline_ms: int
-    deadline: float
+    body: dict[str, Any]  # its JSON, with the user that the API key is for
+    client_consent: bool | None  # the user's consent according to the client, if known
+    deadline_ms: int  # from the whole request to its answer
+    deadline: float  # when that is over, on the event loop's clock, in seconds
 
     def seconds_left(self) -> float:
         return self.deadline - asyncio.get_running_loop().time()
 
 
 class WorkerRequest(NamedTuple):
-    """What TorchServe is asked.
+    """A request to TorchServe."""
 
-    Attributes:
-        body: JSON without the request's id, so that equal requests have equal bodies.
-        history_source: whose history the answer rests on, as the served log names it.
-        unlogged: the fields that the served log does not hold, and that a replay needs.
-    """
-
-    body: bytes
-    history_source: str
-    unlogged: tuple[str, ...]
+    body: bytes  # JSON without the request's id, so that equal requests have equal bodies
+    history_source: str  # where the history of the answer comes from, as the served log names it
+    unlogged: tuple[str, ...]  # the fields that the served log does not hold, and that a replay needs
 
 
 NO_WORKER_REQUEST = WorkerRequest(b"{}", WITHHELD, ())
@@ -78,33 +65,21 @@ class Recommendation(NamedTuple):
 
 @dataclass
 class RecommendationPipeline:
-    """Answers requests.
-
-    Attributes:
-        secret: keys the hashes under which answers are cached, so that a shared cache names no user.
-        reserve: seconds of each deadline that are kept for a fallback.
-        cache_seconds: how long an answer is given again.
-        stale_seconds: how long a user's last answer may serve as a fallback.
-        version: the version that TorchServe answers with by default, as last seen.
-    """
+    """Answers requests."""
 
     torchserve: RolloutTrial
     consent: ConsentCheck
     cache: Cache
     fallback: FallbackChain
-    secret: bytes
-    reserve: float
-    cache_seconds: float
-    stale_seconds: float
-    version: str = ""
+    secret: bytes  # keys the hashes under which answers are cached, so that a shared cache names no user
+    reserve: float  # seconds of each deadline that are kept for a fallback
+    cache_seconds: float  # how long an answer is given again
+    stale_seconds: float  # how long a user's last answer may serve as a fallback
+    version: str = ""  # with which TorchServe answers by default, as last seen
     calls: SharedCalls[Answer] = field(default_factory=SharedCalls)
 
     async def recommend(self, call: Call) -> Recommendation:
-        """Always an answer.
-
-        Raises:
-            ApiError: the worker refuses the request.
-        """
+        """Always an answer. Raises ApiError: the worker refuses the request."""
         user_id = call.request.user_id
         decision = await self.consent.decide(user_id, call.client_consent, self._seconds_to_spend(call))
         bucket = self.torchserve.bucket(user_id) if user_id is not None and decision.is_personal else NO_BUCKET
@@ -181,7 +156,7 @@ class RecommendationPipeline:
 
 
 def build_worker_request(call: Call, decision: ConsentDecision) -> WorkerRequest:
-    """What TorchServe is asked; without consent nothing of the user."""
+    """The request to TorchServe; without consent it holds nothing of the user."""
     request, features = call.request, decision.features
     if decision.is_personal:
         fields = {name: value for name, value in call.body.items() if name != "request_id"}

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from config.command import UserError
-from data.files import write_private
+from data.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,11 @@ class SecretError(UserError):
 
 
 class LineLog:
-    """Lines wait in memory for a thread that appends them to one file per day and process.
+    """Up to `max_lines` lines wait in memory for a thread that appends them to one file per day and process.
 
     Args:
-        folder: of the files, NAME-DAY-PID.jsonl.
-        max_lines: that may wait; further ones are dropped, and counted.
+        folder: of the files, NAME-DAY-PID.jsonl; made with `mode`.
         count: called with (outcome, lines): written, dropped (too many waited) or failed (the disk refused them).
-        mode: of the folder, where it is made.
     """
 
     def __init__(
@@ -96,11 +94,7 @@ class LineLog:
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Append all of the content or, as far as the disk allows, nothing: half a line would spoil the next one too.
-
-    Raises:
-        OSError: the disk is full, or the file may not be written.
-    """
+    """Append all of the content or, if the disk refuses it (OSError), nothing: half a line would spoil the next one."""
     with path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         written = 0
@@ -128,7 +122,7 @@ def load_secret(text: str, path: Path) -> bytes:
     if text:
         return derive_secret(text, "TIDEGATE_EDGE_USER_SECRET")
     if not path.exists():
-        write_private(path, secrets.token_hex(32), replace=False)
+        write_bytes(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)
     return derive_secret(path.read_text(encoding="utf-8").strip(), path)
 
 

@@ -26,11 +26,7 @@ CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 
 class HeaderCheck:
-    """ASGI middleware that refuses headers which a proxy in front may have read differently.
-
-    Args:
-        refuse: makes the response to an ApiError.
-    """
+    """ASGI middleware that refuses headers which a proxy in front may have read differently."""
 
     def __init__(self, app: ASGIApp, refuse: Callable[[Request, ApiError], Response]) -> None:
         self._app, self._refuse = app, refuse
@@ -98,11 +94,7 @@ async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ApiError: the text is not JSON, is nested too deeply, or repeats a name within one object.
-    """
+    """The value of a JSON text. Raises ApiError: it is no JSON, too deep, or repeats a name within one object."""
     if not content:
         raise ApiError(400, "body", "is missing; send one JSON object")
     try:

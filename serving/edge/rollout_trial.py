@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,11 +51,7 @@ class ArmSplit:
     """Assigns users to arms by a hash, so that nothing is stored and a user stays in one arm.
 
     Arms lie on [0, 1) in the order of their declaration. A first arm that grows keeps its users, so a canary is
-    declared first.
-
-    Args:
-        name: salts the hash: two experiments split users independently.
-        arms: name -> share and version; shares sum to 1.
+    declared first. The name salts the hash: two experiments split users independently.
     """
 
     def __init__(self, name: str, arms: Mapping[str, Arm]) -> None:
@@ -77,24 +74,20 @@ class ArmSplit:
         return next((bucket for end, bucket in self._ends if point < end), last)
 
 
+@dataclass
 class RolloutTrial:
     """Asks the version that a user belongs to, and counts calls while a version is on trial.
 
     The version on trial has connections and a circuit breaker of its own: its failures are no reason to leave the
     champion alone, and a request that meets one is answered by the champion in the time that is left.
-
-    Args:
-        champion: asks the default version, and those of the experiment.
-        candidate: asks the version on trial.
-        experiment: assigns the users whom the trial does not take.
     """
 
-    def __init__(self, champion: TorchServeClient, candidate: TorchServeClient, experiment: ArmSplit) -> None:
-        self._champion, self._candidate, self._experiment = champion, candidate, experiment
-        self.breaker = champion.breaker
-        self.stage: RolloutStage | None = None
-        self.evidence = RolloutEvidence()
-        self._arms: ArmSplit | None = None
+    champion: TorchServeClient  # asks the default version, and those of the experiment
+    candidate: TorchServeClient  # asks the version on trial
+    experiment: ArmSplit  # assigns the users outside the trial
+    stage: RolloutStage | None = None
+    evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
+    _arms: ArmSplit | None = None
 
     @property
     def is_running(self) -> bool:
@@ -116,16 +109,16 @@ class RolloutTrial:
     def bucket(self, user_id: str) -> Bucket:
         """The canary takes its share of all users; the others belong to the experiment, where there is one."""
         if self._arms is None:
-            return self._experiment.bucket(user_id)
+            return self.experiment.bucket(user_id)
         bucket = self._arms.bucket(user_id)
         if bucket.arm == CANARY:
             return bucket
-        experiment = self._experiment.bucket(user_id)
+        experiment = self.experiment.bucket(user_id)
         return bucket if experiment.arm is None else experiment
 
     def loaded_version(self, version: str | None) -> str | None:
         """See `TorchServeClient.loaded_version`."""
-        return (self._candidate if self._is_on_trial(version) else self._champion).loaded_version(version)
+        return (self.candidate if self._is_on_trial(version) else self.champion).loaded_version(version)
 
     async def recommend(self, body: bytes, version: str | None, seconds: float, counted: bool = True) -> dict[str, Any]:
         """See `TorchServeClient.recommend`; `counted` says whether a user waits for the answer."""
@@ -138,15 +131,15 @@ class RolloutTrial:
                     raise
             version, counted = None, False  # what the champion takes with the time that is left is no fair measure
         counts = self.evidence.champion if counted and version is None and self.is_running else None
-        return await _counted_call(self._champion, counts, body, version, end - time.monotonic())
+        return await _counted_call(self.champion, counts, body, version, end - time.monotonic())
 
     async def ask_candidate(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
         """Ask the version on trial, and count the call."""
-        return await _counted_call(self._candidate, self.evidence.candidate, body, version, seconds)
+        return await _counted_call(self.candidate, self.evidence.candidate, body, version, seconds)
 
     async def close(self) -> None:
-        await self._champion.close()
-        await self._candidate.close()
+        await self.champion.close()
+        await self.candidate.close()
 
     def _is_on_trial(self, version: str | None) -> bool:
         return self._arms is not None and self.stage is not None and version == self.stage.version
@@ -171,10 +164,7 @@ async def _counted_call(
 class ShadowRequests:
     """Sends requests that the champion has answered to the version on trial too: later, one at a time.
 
-    Args:
-        max_waiting: requests that may wait; further ones are dropped.
-        seconds: that an answer may take.
-        count: called with how each ended: compared, failed or dropped.
+    At most `max_waiting` requests wait. `count` is called with how each ended: compared, failed or dropped.
     """
 
     def __init__(self, trial: RolloutTrial, max_waiting: int, seconds: float, count: Callable[[str], None]) -> None:
@@ -226,9 +216,6 @@ class RolloutWatch:
     """Follows the stage's file, writes this process's counts next to it, and rolls back when a limit is passed.
 
     Each process counts for itself. The one that holds a lock judges the sum; the others see the stage change.
-
-    Args:
-        on_rollback: called when this process ordered one.
     """
 
     def __init__(self, path: Path, trial: RolloutTrial, on_rollback: Callable[[], None]) -> None:

@@ -58,9 +58,6 @@ class Metrics:
 class EdgeService:
     """The parts of one process. `start` and `stop` belong to one event loop.
 
-    Args:
-        profiles: where consent is read.
-
     Raises:
         KeyFileError, SecretError: the stored keys, or the secret, are invalid.
     """
@@ -69,10 +66,9 @@ class EdgeService:
         self.settings, self._profiles = settings, profiles
         self.metrics = Metrics()
         share = settings.workers  # requests spread over the processes, and so do a key's tokens
-        limit = RateLimit(settings.rate_per_second / share, settings.rate_burst / share)
+        limit = RateLimit(settings.rate_per_second / share, max(1.0, settings.rate_burst / share))
         self.authenticator = Authenticator(settings.keys_path, limit)
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
-        self.served_log: LineLog | None = None
         self.kept_requests: LineLog | None = None
         self._tasks: list[asyncio.Task] = []
 
@@ -117,14 +113,14 @@ class EdgeService:
         self._watch.close()
         await self.pipeline.cache.close()
         self._profiles.close()
-        for line_log in (self.served_log, self.kept_requests):
-            if line_log is not None:
-                line_log.close()
+        self.served_log.close()
+        if self.kept_requests is not None:
+            self.kept_requests.close()
 
     def readiness(self) -> Readiness:
         """The state of each part.
 
-        A TorchServe that is down does not make the edge unready: the edge still answers, and says from where. If it
+        A TorchServe that is down does not make the edge unready: the edge still answers, and names the source. If it
         were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
         pipeline = self.pipeline
@@ -133,7 +129,7 @@ class EdgeService:
         return Readiness(
             status="ready" if has_keys and (has_popular or has_static) else "not ready",
             keys=has_keys,
-            torchserve=self.trial.breaker.closed and bool(pipeline.version),
+            torchserve=self.trial.champion.breaker.closed and bool(pipeline.version),
             store=pipeline.consent.breaker.closed,
             popular_list=has_popular,
             static_list=has_static,
@@ -154,7 +150,7 @@ class EdgeService:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("the popular list is not refreshed or saved")
-            healthy = self.trial.breaker.closed and fallback.popular is not None
+            healthy = self.trial.champion.breaker.closed and fallback.popular is not None
             await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
 
     def _open_logs(self) -> None:
@@ -163,8 +159,7 @@ class EdgeService:
         def count(outcome: str, lines: int) -> None:
             self.metrics.served.labels(outcome).inc(lines)
 
-        if settings.served_log:
-            self.served_log = LineLog(settings.home / "served", settings.served_queue, count)
+        self.served_log = LineLog(settings.home / "served", settings.served_queue, count)
         if settings.keep_requests:
             folder = settings.home / "requests"
             self.kept_requests = LineLog(folder, settings.served_queue, count, "requests", FOR_OWNER_ONLY)

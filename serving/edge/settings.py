@@ -30,7 +30,7 @@ UVICORN_OPTIONS: dict[str, Any] = {
     "access_log": False,  # the served log says more, and query strings may name users
     "server_header": False,
     "proxy_headers": False,  # nothing here depends on the client's address
-    "timeout_keep_alive": 75,  # longer than common balancers keep idle connections, so that they never meet a closed one
+    "timeout_keep_alive": 75,  # longer than common balancers keep idle connections, so that they meet no closed one
     "timeout_graceful_shutdown": 5,
     "timeout_worker_healthcheck": 30,  # a process that hangs this long is replaced; 5 s are soon over on a busy machine
     "headers": [
@@ -46,7 +46,7 @@ HttpUrl = Annotated[str, Field(pattern=r"^http://[^/]+$")]
 
 
 class Arm(Section):
-    """One arm of an experiment: its share of the users, and the loaded version that answers them (None: the default)."""
+    """One arm of an experiment: its share of the users, and the version that answers them (None: the default)."""
 
     share: Annotated[float, Field(ge=0, le=1)]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
@@ -94,10 +94,9 @@ class EdgeSettings(BaseSettings):
     cache_mb: Count = 64
     cache_seconds: Annotated[float, Field(ge=0)] = 30  # how long an answer is given again
     stale_seconds: Seconds = 21_600  # how long a user's last answer is given again while TorchServe fails
-    popular_seconds: Seconds = 10  # how often TorchServe is asked for its popular list
+    popular_seconds: Seconds = 10  # how often the popular list is read from TorchServe
 
     user_secret: SecretStr = SecretStr("")  # keys the hash of users in logs and caches; empty: user.key in `home`
-    served_log: bool = True
     served_queue: Count = 20_000  # lines that may wait for the disk
     # Keep histories, contexts, exclusions and filters of requests in `home`/requests, for experiments.replay. They are
     # personal data that the served log does not hold: turn it on to investigate something, then remove the folder.
@@ -141,11 +140,7 @@ def variable(field: str) -> str:
 
 
 def load() -> EdgeSettings:
-    """Read the environment.
-
-    Raises:
-        SettingsError: one line per invalid variable, or two that contradict each other.
-    """
+    """Read the environment. Raises SettingsError: one line per invalid variable, or two that contradict each other."""
     try:
         settings = EdgeSettings()
     except ValidationError as error:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ CONNECTION_CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohtt
 
 # Why TorchServe gave no answer; these label metrics.
 UNREACHABLE, TIMED_OUT, INVALID, FAILED = "unreachable", "timeout", "invalid", "failed"
-REQUEST_FAILED = "request_failed"  # the worker cannot answer this one request, which says nothing of others
+REQUEST_FAILED = "request_failed"  # the worker cannot answer this one request, other requests may succeed
 CIRCUIT_OPEN, TOO_MANY_WAITING = "circuit_open", "too_many_waiting"  # not called
 NOT_COUNTED = frozenset({REQUEST_FAILED, CIRCUIT_OPEN, TOO_MANY_WAITING})  # no failure for the circuit breaker
 
@@ -40,39 +41,27 @@ class NoAnswer(Exception):
         self.kind = kind
 
 
+@dataclass
 class TorchServeClient:
-    """Asks one model for recommendations. Made within an event loop.
+    """Asks one model for recommendations. Made within an event loop."""
 
-    Args:
-        url: TorchServe's inference address; `management_url` is used for new tokens only.
-        dataset: the model's name.
-        token_file: TorchServe's key_file.json; without it no token is sent.
-        connections: at most; further requests wait for one.
-        fair_seconds: a server that takes longer than this failed; one that had less time did not.
-        observe: called with (kind, seconds) of every call, for metrics.
-    """
+    url: str
+    management_url: str  # for new tokens only
+    dataset: str  # the model's name
+    token_file: Path  # TorchServe's key_file.json; without it no token is sent
+    breaker: Breaker
+    connections: int  # at most; further requests wait for one
+    fair_seconds: float  # a server that takes longer than this failed; one that had less time did not
+    observe: Callable[[str, float], None]  # called with (kind, seconds) of every call, for metrics
 
-    def __init__(
-        self,
-        url: str,
-        management_url: str,
-        dataset: str,
-        token_file: Path,
-        breaker: Breaker,
-        connections: int,
-        fair_seconds: float,
-        observe: Callable[[str, float], None],
-    ) -> None:
-        self._url, self._management_url, self._dataset = url, management_url, dataset
-        self._token_file, self.breaker = token_file, breaker
-        self._connections, self._fair_seconds, self._observe = connections, fair_seconds, observe
+    def __post_init__(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=None, keepalive_timeout=None),
+            connector=aiohttp.TCPConnector(limit=self.connections, ttl_dns_cache=None, keepalive_timeout=None),
             timeout=aiohttp.ClientTimeout(total=None),  # every call has its own
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._waiting = 0
-        self._token = _read_token(token_file)
+        self._token = _read_token(self.token_file)
         self._renewal: asyncio.Task | None = None
         self._absent_until: dict[str, float] = {}  # version -> until when it counts as not loaded
 
@@ -99,7 +88,7 @@ class TorchServeClient:
             return fields
         except NoAnswer as error:
             kind = error.kind
-            impatient = kind == TIMED_OUT and seconds < self._fair_seconds
+            impatient = kind == TIMED_OUT and seconds < self.fair_seconds
             if kind not in NOT_COUNTED and not impatient:  # or short deadlines of one client would affect everybody
                 self.breaker.failed()
             raise
@@ -108,7 +97,7 @@ class TorchServeClient:
             self.breaker.succeeded()
             raise
         finally:
-            self._observe(kind, time.perf_counter() - begun)
+            self.observe(kind, time.perf_counter() - begun)
 
     async def close(self) -> None:
         if self._renewal is not None:
@@ -131,7 +120,7 @@ class TorchServeClient:
 
     async def _post(self, body: bytes, version: str | None, seconds: float) -> tuple[int, bytes]:
         """Status and body of TorchServe's response."""
-        if self._waiting >= self._connections * MAX_WAITING_PER_CONNECTION:
+        if self._waiting >= self.connections * MAX_WAITING_PER_CONNECTION:
             text = f"TorchServe was not called: {self._waiting} requests already wait for it"
             raise NoAnswer(TOO_MANY_WAITING, text)
         self._waiting += 1
@@ -154,7 +143,7 @@ class TorchServeClient:
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        url = self._url + prediction_path(self._dataset, version)
+        url = self.url + prediction_path(self.dataset, version)
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status, await response.read()
@@ -163,20 +152,16 @@ class TorchServeClient:
             raise NoAnswer(UNREACHABLE, f"TorchServe cannot be reached ({reason})") from None
 
     async def _renew_token(self, seconds: float) -> None:
-        """Get a valid token: read the file again; if it has no other token, ask TorchServe for a new one."""
-        fresh = _read_token(self._token_file)
-        if fresh is not None and fresh != self._token:
-            self._token = fresh
-            return
+        """Read the file's token again; another task has TorchServe renew it where it is still refused."""
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(asyncio.to_thread(self._request_token))
         await asyncio.wait({self._renewal}, timeout=max(0.0, seconds))  # later requests profit from it
-        self._token = _read_token(self._token_file)
+        self._token = _read_token(self.token_file)
 
     def _request_token(self) -> None:
         try:
-            with TorchServe(self._url, self._management_url, self._token_file, timeout=RENEW_SECONDS) as client:
-                client.ping()  # renews a refused token with the server's own key
+            with TorchServe(self.url, self.management_url, self.token_file, timeout=RENEW_SECONDS) as client:
+                client.ping()  # with the file's token, which it renews if that is refused
         except ServerError as error:
             log.warning("TorchServe's token could not be renewed: %s", error)
 

@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -44,6 +43,7 @@ class LoadedVersion:
     batch_delay_ms: int
 
 
+@dataclass
 class TorchServe:
     """A client of one TorchServe.
 
@@ -51,49 +51,34 @@ class TorchServe:
     reads the file again, and only then renews the token with the API key, so that another client's renewal is not
     undone.
 
-    Args:
-        inference_url, management_url: without a trailing slash.
-        key_file: the server's key_file.json; None where the server runs without authorization.
-        timeout: seconds to wait for an answer.
-        load_timeout: seconds to wait while a model loads or unloads.
     """
 
-    def __init__(
-        self,
-        inference_url: str,
-        management_url: str,
-        key_file: Path | None,
-        timeout: float = 15,
-        load_timeout: float = 130,
-    ) -> None:
-        self._urls = {INFERENCE: inference_url, MANAGEMENT: management_url}
-        self._key_file, self._load_timeout = key_file, load_timeout
+    inference_url: str
+    management_url: str
+    key_file: Path | None  # the server's key_file.json; None where the server runs without authorization
+    timeout: float = 15  # seconds to wait for an answer
+    load_timeout: float = 130  # seconds to wait while a model loads or unloads
+
+    def __post_init__(self) -> None:
+        self._urls = {INFERENCE: self.inference_url, MANAGEMENT: self.management_url}
         self._tokens: dict[str, str] = {}
         # No proxy from the environment: the server is on loopback or in the same cluster.
-        self._http = httpx.Client(timeout=timeout, trust_env=False)
+        self._http = httpx.Client(timeout=self.timeout, trust_env=False)
 
     @classmethod
     def from_settings(cls, settings: ServerSettings) -> TorchServe:
         """A client of this project's own server."""
-        return cls(
-            settings.inference_url,
-            settings.management_url,
-            settings.key_file,
-            timeout=settings.answer_seconds + 5,
-            load_timeout=settings.load_seconds + 10,
-        )
+        urls = settings.inference_url, settings.management_url
+        return cls(*urls, settings.key_file, settings.answer_seconds + 5, settings.load_seconds + 10)
 
     def __enter__(self) -> TorchServe:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def ping(self) -> str:
-        """The server's health as it states it: Healthy, Partial Healthy or Unhealthy."""
+        """The server's health: Healthy, Partial Healthy or Unhealthy."""
         return self._request(INFERENCE, "GET", "/ping")["status"]
 
     def predict(self, name: str, payload: Any, version: str | None = None) -> dict:
@@ -106,14 +91,9 @@ class TorchServe:
         return self._request(INFERENCE, "POST", prediction_path(name, version), content=content)
 
     def models(self) -> dict[str, str]:
-        """Name -> archive of the default version, for every loaded model."""
-        found: dict[str, str] = {}
-        page_token: str | None = "0"
-        while page_token is not None:
-            page = self._request(MANAGEMENT, "GET", "/models", params={"limit": 100, "next_page_token": page_token})
-            found |= {model["modelName"]: model["modelUrl"] for model in page["models"]}
-            page_token = page.get("nextPageToken")
-        return found
+        """Name -> archive of the default version, for up to 100 loaded models."""
+        page = self._request(MANAGEMENT, "GET", "/models", params={"limit": 100})
+        return {model["modelName"]: model["modelUrl"] for model in page["models"]}
 
     def describe(self, name: str) -> dict[str, LoadedVersion]:
         """Version -> its state; empty where no version of the model is loaded."""
@@ -135,7 +115,7 @@ class TorchServe:
         batch_delay_ms: int = 0,
         answer_seconds: int = 10,
     ) -> None:
-        """Load an archive of the model store and wait for its workers. The archive states its version.
+        """Load an archive of the model store, which holds its version, and wait for its workers.
 
         Raises:
             ServerError: 409 where that version is loaded already; 500 where its worker fails.
@@ -149,12 +129,12 @@ class TorchServe:
             "max_batch_delay": batch_delay_ms,
             "response_timeout": answer_seconds,
         }
-        self._request(MANAGEMENT, "POST", "/models", params=options, timeout=self._load_timeout)
+        self._request(MANAGEMENT, "POST", "/models", params=options, timeout=self.load_timeout)
 
     def scale(self, name: str, version: str, workers: int) -> None:
         """Start or stop workers of a version until it has this many, and wait for them."""
         options = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
-        self._request(MANAGEMENT, "PUT", f"/models/{name}/{version}", params=options, timeout=self._load_timeout)
+        self._request(MANAGEMENT, "PUT", f"/models/{name}/{version}", params=options, timeout=self.load_timeout)
 
     def set_default(self, name: str, version: str) -> None:
         """Let this version answer requests that name none."""
@@ -162,34 +142,30 @@ class TorchServe:
 
     def unregister(self, name: str, version: str) -> None:
         """Unload a version. TorchServe refuses (403) to unload the default while others are loaded."""
-        self._request(MANAGEMENT, "DELETE", f"/models/{name}/{version}", timeout=self._load_timeout)
+        self._request(MANAGEMENT, "DELETE", f"/models/{name}/{version}", timeout=self.load_timeout)
 
     def token(self, kind: str, refusals: int = 0) -> str | None:
         """The token of an API, None without authorization. It is read again after one refusal and renewed after two."""
-        if self._key_file is None:
+        if self.key_file is None:
             return None
-        if refusals:
-            self._tokens.pop(kind, None)
         if refusals > 1:
             self.renew_token(kind)
-        if kind not in self._tokens:
-            self._tokens[kind] = _read_key_file(self._key_file)[kind]["key"]
+        if refusals or kind not in self._tokens:
+            self._tokens[kind] = _read_key_file(self.key_file)[kind]["key"]
         return self._tokens[kind]
 
     def renew_token(self, kind: str) -> None:
         """Have the server issue a new token, which makes the old one invalid for every client."""
-        assert self._key_file is not None
-        api_key = _read_key_file(self._key_file)["API"]["key"]
-        response = self._send(MANAGEMENT, "GET", "/token", api_key, params={"type": kind})
-        _body(response, "GET", "/token")
-        self._tokens.pop(kind, None)
+        assert self.key_file is not None
+        api_key = _read_key_file(self.key_file)["API"]["key"]
+        _body(self._send(MANAGEMENT, "GET", "/token", api_key, params={"type": kind}))
 
     def _request(self, kind: str, method: str, path: str, **options: Any) -> Any:
         for refusals in range(MAX_REFUSALS):
             response = self._send(kind, method, path, self.token(kind, refusals), **options)
             if not token_refused(response.status_code, response.text):
                 break
-        return _body(response, method, path)
+        return _body(response)
 
     def _send(self, kind: str, method: str, path: str, token: str | None, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -213,19 +189,17 @@ def token_refused(status: int, text: str) -> bool:
 
 
 def _read_key_file(path: Path) -> dict:
-    for attempt in range(1, KEY_FILE_READS + 1):
+    for _ in range(KEY_FILE_READS):
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ServerError(
                 f"TorchServe is not running for this project ({path} does not exist); "
                 "start it with `python -m serving.deploy`"
             ) from None
-        except (OSError, ValueError) as error:
-            if attempt == KEY_FILE_READS:
-                raise ServerError(f"{path} cannot be read: {error}") from None
+        except (OSError, ValueError):
             time.sleep(KEY_FILE_PAUSE)
-    raise AssertionError("unreachable")
+    raise ServerError(f"{path} cannot be read")
 
 
 def _loaded_version(about: dict, default: str) -> LoadedVersion:
@@ -242,20 +216,20 @@ def _loaded_version(about: dict, default: str) -> LoadedVersion:
     )
 
 
-def _body(response: httpx.Response, method: str, path: str) -> Any:
-    """What an answer holds.
-
-    Raises:
-        ServerError: it is an error.
-    """
+def _body(response: httpx.Response) -> Any:
+    """The value that a response holds. Raises ServerError: it is an error."""
     try:
         body = response.json()
     except ValueError:
         body = response.text
     if response.is_success:
         return body
-    message = body.get("message") if isinstance(body, dict) else body
-    if isinstance(body, dict) and body.get("field"):
-        message = f"{body['field']} {message}"
+    message = error_text(body) if isinstance(body, dict) else body
     text = " ".join(str(message or response.reason_phrase).split())
-    raise ServerError(f"{method} {path} answered {response.status_code}: {text}", response.status_code, body)
+    request = f"{response.request.method} {response.request.url.path}"
+    raise ServerError(f"{request} answered {response.status_code}: {text}", response.status_code, body)
+
+
+def error_text(body: dict[str, Any]) -> str:
+    """The message of an error, which our handler's errors begin with the wrong field."""
+    return " ".join(str(body[part]) for part in ("field", "message") if body.get(part))

@@ -7,13 +7,13 @@ other answer, so its body decides here.
 from __future__ import annotations
 
 import json
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from serving.settings import ServerSettings
-from serving.torchserve.client import INFERENCE, MAX_REFUSALS, ServerError, TorchServe
+from serving.torchserve.client import INFERENCE, MAX_REFUSALS, ServerError, TorchServe, error_text
 from serving.torchserve.inference_pb2 import PredictionsRequest
 from serving.torchserve.inference_pb2_grpc import InferenceAPIsServiceStub
 
@@ -29,19 +29,17 @@ STATUSES = {
 NOT_FOUND = ("ModelNotFoundException", "ModelVersionNotFoundException")  # its code is INTERNAL, with this in the text
 
 
+@dataclass
 class GrpcTorchServe:
-    """A client of one TorchServe's gRPC port; safe to use from several threads.
+    """A client of one TorchServe's gRPC port; safe to use from several threads."""
 
-    Args:
-        address: host:port.
-        tokens: the HTTP client, which holds the tokens of both protocols; closed with this client.
-        seconds: the default deadline of a request.
-    """
+    address: str  # host:port
+    tokens: TorchServe  # the HTTP client, which holds the tokens of both protocols; closed with this client
+    seconds: float = 15  # deadline of a request
 
-    def __init__(self, address: str, tokens: TorchServe, seconds: float = 15) -> None:
-        self._address, self._tokens, self._seconds = address, tokens, seconds
+    def __post_init__(self) -> None:
         # No proxy: the server is on loopback or in the same cluster.
-        self._channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(self.address, [("grpc.enable_http_proxy", 0)])
         self._stub = InferenceAPIsServiceStub(self._channel)
 
     @classmethod
@@ -53,53 +51,30 @@ class GrpcTorchServe:
     def __enter__(self) -> GrpcTorchServe:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
-        self._tokens.close()
+        self.tokens.__exit__()
 
-    def predict(self, name: str, payload: Any, version: str | None = None, seconds: float | None = None) -> dict:
-        """The answer to one request.
-
-        Args:
-            payload: any JSON value, or bytes that are sent unchanged.
-            seconds: deadline; None takes the client's.
-
-        Raises:
-            ServerError: with the status that the refusal has over HTTP.
-        """
+    def predict(self, name: str, payload: Any, version: str | None = None) -> dict:
+        """See `TorchServe.predict`. Raises ServerError: with the status that the refusal has over HTTP."""
         content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         request = PredictionsRequest(model_name=name, model_version=version or "", input={INPUT: content})
         for refusals in range(MAX_REFUSALS):
             try:
-                metadata = self._metadata(refusals)
-                response = self._stub.Predictions(request, timeout=seconds or self._seconds, metadata=metadata)
-                return _checked(json.loads(response.prediction), name)
+                token = self.tokens.token(INFERENCE, refusals)
+                metadata = [("protocol", "gRPC"), *([("authorization", f"Bearer {token}")] if token else [])]
+                response = self._stub.Predictions(request, timeout=self.seconds, metadata=metadata)
+                break
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.PERMISSION_DENIED or refusals == MAX_REFUSALS - 1:
                     raise self._server_error(error) from None
-        raise AssertionError("unreachable")
-
-    def _metadata(self, refusals: int) -> list[tuple[str, str]]:
-        token = self._tokens.token(INFERENCE, refusals)
-        return [("protocol", "gRPC")] + ([("authorization", f"Bearer {token}")] if token else [])
+        body = json.loads(response.prediction)
+        if "code" in body:  # the handler's error
+            raise ServerError(f"{name} answered {body['code']}: {error_text(body)}", body["code"], body)
+        return body
 
     def _server_error(self, error: grpc.RpcError) -> ServerError:
         code, details = error.code(), " ".join((error.details() or "").split())
         not_found = any(name in details for name in NOT_FOUND)
         status = 404 if not_found else STATUSES.get(code, 503)
-        return ServerError(f"{self._address} answered {code.name}: {details}", status, details)
-
-
-def _checked(body: dict, name: str) -> dict:
-    """The answer, unless it is the handler's error, which has a `code`.
-
-    Raises:
-        ServerError: with that code, as over HTTP.
-    """
-    if "code" not in body:
-        return body
-    message = f"{body['field']} {body['message']}" if body.get("field") else body["message"]
-    raise ServerError(f"{name} answered {body['code']}: {message}", body["code"], body)
+        return ServerError(f"{self.address} answered {code.name}: {details}", status, details)

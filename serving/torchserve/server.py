@@ -1,7 +1,7 @@
 """Start, stop and find this project's TorchServe, and read what it logged.
 
-Java is started directly, and found by its pid and by the folder in its command line. TorchServe's own launcher keeps one
-pid file per machine, so two projects would stop each other's server.
+Java is started directly, and found by its pid and by the folder in its command line. TorchServe's own launcher keeps
+one pid file per machine, so two projects would stop each other's server.
 """
 
 from __future__ import annotations
@@ -35,17 +35,13 @@ def start(settings: ServerSettings) -> bool:
 
     Raises:
         ServerStartError: a port is taken, or the server did not come up; shows its last log lines.
-        JavaError: no Java.
     """
     with lock(settings):
-        process = find(settings)
-        if process is not None:
-            _wait_until_ready(settings, process)
-            return False
-        was_killed = not was_stopped(settings)
-        launch.check_ports(settings, PORT_RELEASE_SECONDS if was_killed else 0)
-        _wait_until_ready(settings, _launch(settings))
-        return True
+        running = find(settings)
+        if running is None:
+            launch.check_ports(settings, 0 if was_stopped(settings) else PORT_RELEASE_SECONDS)
+        _wait_until_ready(settings, running or _launch(settings))
+        return running is None
 
 
 def stop(settings: ServerSettings) -> bool:
@@ -71,7 +67,7 @@ def stop(settings: ServerSettings) -> bool:
 def find(settings: ServerSettings) -> psutil.Process | None:
     """This project's running server, or None. A pid that now belongs to another program does not count."""
     with suppress(OSError, ValueError, psutil.Error):
-        process = psutil.Process(int(_pid_file(settings).read_text()))
+        process = psutil.Process(int(_pid_file(settings).read_text(encoding="ascii")))
         if launch.is_own_server(process.cmdline(), settings):
             return process
     for process in psutil.process_iter():  # its starter may have been killed before it wrote the pid
@@ -105,18 +101,15 @@ def lock(settings: ServerSettings, name: str = "server") -> FileLock:
 def load_failure(settings: ServerSettings, since: int) -> str:
     """Why the last worker to load died: the exception's own line; empty where none was logged.
 
-    Args:
-        since: `worker_log_size` before the load.
+    `since` is `worker_log_size` before the load.
     """
-    path = _worker_log(settings)
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        stream.seek(since if path.stat().st_size >= since else 0)  # smaller: the log was rotated
-        text = stream.read().decode(errors="replace")
-    events = [_event(line) for line in text.splitlines() if '"logger":"MODEL_LOG"' in line]
-    exceptions = [event for event in events if EXCEPTION.match(event)]
-    return exceptions[-1] if exceptions else ""
+    text = _read_from(_worker_log(settings), since if worker_log_size(settings) >= since else 0)  # smaller: rotated
+    events = []
+    for line in text.splitlines():
+        if '"logger":"MODEL_LOG"' in line:
+            with suppress(ValueError):  # half a line, where the log was rotated
+                events.append(json.loads(line)["event"])
+    return next((event for event in reversed(events) if EXCEPTION.match(event)), "")
 
 
 def worker_log_size(settings: ServerSettings) -> int:
@@ -137,7 +130,7 @@ def _launch(settings: ServerSettings) -> psutil.Process:
     snapshot = last_snapshot(snapshots, settings.model_store)
     delete_old_snapshots(snapshots)
     config = home / "config.properties"
-    config.write_text(render_properties(settings, snapshot))
+    config.write_text(render_properties(settings, snapshot), encoding="ascii")
     with (logs / "console.log").open("wb") as console:
         process = subprocess.Popen(
             launch.command_line(settings, config, scratch),
@@ -148,7 +141,7 @@ def _launch(settings: ServerSettings) -> psutil.Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
         )
-    _pid_file(settings).write_text(str(process.pid))
+    _pid_file(settings).write_text(str(process.pid), encoding="ascii")
     return psutil.Process(process.pid)
 
 
@@ -178,18 +171,17 @@ def _log_tail(settings: ServerSettings) -> str:
 
 
 def _last_lines(path: Path) -> str:
+    size = path.stat().st_size if path.is_file() else 0
+    return "\n".join(_read_from(path, max(0, size - LOG_TAIL_BYTES)).splitlines()[-LOG_LINES:])
+
+
+def _read_from(path: Path, position: int) -> str:
+    """A log from a byte on; empty where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-        return "\n".join(stream.read().decode(errors="replace").splitlines()[-LOG_LINES:])
-
-
-def _event(line: str) -> str:
-    try:
-        return json.loads(line)["event"]
-    except ValueError:  # half a line, where the log was rotated
-        return ""
+        stream.seek(position)
+        return stream.read().decode(errors="replace")
 
 
 def _worker_log(settings: ServerSettings) -> Path:

@@ -22,7 +22,7 @@ SEGMENTS_FILE = "segments.json"
 
 @dataclass(frozen=True)
 class FallbackLevel:
-    """Where a response comes from, and why. `segment` is the one whose popular list it is."""
+    """Where a response comes from, and why. `segment`: the one with this popular list."""
 
     name: str
     reason: str
@@ -35,8 +35,7 @@ def choose_level(
     """The best level that is possible for a request.
 
     Args:
-        num_events: events of the history whose items the model knows.
-        has_traits: whether any trait is known.
+        num_events: events of the history with items that the model knows.
         segments: the user's segments that have a popular list, by precedence.
         failed: whether the model could not score this batch.
     """
@@ -45,9 +44,8 @@ def choose_level(
     if not model.personal:
         return FallbackLevel(POPULAR, f"the deployed model ({model.name}) is the same for everybody")
     if num_events:
-        return FallbackLevel(
-            PERSONALIZED, f"ranked from {num_events} known event{'s' * (num_events > 1)} of the history"
-        )
+        events = f"{num_events} known event{'s' * (num_events > 1)}"
+        return FallbackLevel(PERSONALIZED, f"ranked from {events} of the history")
     if has_traits and model.personalizes_cold_users():
         return FallbackLevel(PERSONALIZED, "ranked from the known traits; there is no history")
     if user.reason:
@@ -78,12 +76,14 @@ class SegmentLists:
 
     @classmethod
     def load(cls, folder: Path | None, vocabulary: Vocabulary, attributes: ItemAttributes) -> SegmentLists:
-        """Those of an artifact; none in artifacts from before there were any."""
-        if folder is None or not (folder / SEGMENTS_FILE).exists():
+        """Those of an artifact; none without a folder."""
+        if folder is None:
             return cls([], {}, {})
-        stored = json.loads((folder / SEGMENTS_FILE).read_text())
+        stored = json.loads((folder / SEGMENTS_FILE).read_text(encoding="utf-8"))
         popular = {name: {int(row): count for row, count in rows} for name, rows in stored["popular"].items()}
-        by_row = attributes.by_item(sorted(_item_fields(stored["rules"])))
+        conditions = [one for rule in stored["rules"] for one in (*rule.get("all", ()), *rule.get("any", ()))]
+        fields = {condition["share_of"]["field"] for condition in conditions if "share_of" in condition}
+        by_row = attributes.by_item(sorted(fields))
         return cls(stored["rules"], popular, {vocabulary.id(row): values for row, values in by_row.items()})
 
     def of_user(self, user: User, request: Request) -> list[str]:
@@ -101,8 +101,3 @@ class SegmentLists:
         rows = self.popular[segment]
         scores[list(rows)] = list(rows.values())
         return scores
-
-
-def _item_fields(rules: Sequence[Rule]) -> set[str]:
-    conditions = [condition for rule in rules for condition in (*rule.get("all", ()), *rule.get("any", ()))]
-    return {condition["share_of"]["field"] for condition in conditions if "share_of" in condition}

@@ -6,6 +6,7 @@ C trend channels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,8 +47,8 @@ class ItemIndex:
     @classmethod
     def load(cls, folder: Path | None, manifest: dict) -> ItemIndex | None:
         """The index of an artifact; None where it has none, and then FAISS is not loaded either."""
-        about = manifest.get("index") or {}
-        if folder is None or about.get("kind") != "faiss":
+        about = manifest.get("index")
+        if folder is None or not about or about["kind"] != "faiss":
             return None
         import faiss  # heavy, and only artifacts of large catalogs need it
 
@@ -58,13 +59,6 @@ class ItemIndex:
     @property
     def num_lists(self) -> int:
         return self._lists.nlist
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the lists when written to a file."""
-        import faiss
-
-        return len(faiss.serialize_index(self._lists))
 
     def save(self, folder: Path) -> None:
         import faiss
@@ -82,19 +76,14 @@ class ItemIndex:
         return torch.from_numpy(found).clamp(min=PAD)  # FAISS returns -1 for none
 
 
+@dataclass
 class Retrieval:
-    """Finds candidates through an index and has the model score them.
+    """Finds candidates through an index and has the model score them."""
 
-    Args:
-        scorer: a loaded model that is searchable.
-        index: over its items.
-        always: (X,) item rows that are candidates of every request.
-    """
-
-    def __init__(self, scorer: Scorer, index: ItemIndex, always: Tensor) -> None:
-        self.scorer, self.index, self.always = scorer, index, always
-        self._with_trending: tuple[TrendSnapshot, Tensor] | None = None
-        self.candidate_counts = index.candidate_counts
+    scorer: Scorer  # its model is searchable
+    index: ItemIndex  # of its items
+    always: Tensor  # (X,) item rows that are candidates of every request
+    _with_trending: tuple[TrendSnapshot, Tensor] | None = None
 
     def shortlist(self, batch: Batch, rows: list[int], trends: TrendSnapshot, count: int) -> BatchScores:
         """The scored candidates of the given rows of a batch; other rows get only those that are always candidates.

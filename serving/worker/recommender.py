@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from serving.worker.fallback import FallbackLevel, SegmentLists, choose_level
 from serving.worker.index import ItemIndex, Retrieval
 from serving.worker.request import Request, RequestError, parse
 from serving.worker.rerank import ItemAttributes, ListRules
-from serving.worker.response import build_response, describe_processor, input_digests
+from serving.worker.response import FIRST_ROW, build_response, describe_processor, input_digests
 from serving.worker.scorer import BatchScores, LiveTrends, Scorer
 from serving.worker.users import User, UserLookup, resolve_users
 from training.models.artifact import Artifact, ArtifactError
@@ -98,7 +97,7 @@ class Recommender(Scorer):
     def _respond_batch(self, requests: list[Request], users: list[User], trends: TrendSnapshot) -> list[dict]:
         """Responses to at most BATCH_ROWS requests, computed with the same trends."""
         missing = BATCH_ROWS - len(requests)
-        empty = _empty_request(requests[0].time_us)
+        empty = Request(None, [], has_history=False, k=1, time_us=requests[0].time_us, context={}, request_id=None)
         batch = self.encode(requests + [empty] * missing, users + [User()] * missing, trends)
         segments = [self.segments.of_user(user, request) for request, user in zip(requests, users, strict=True)]
         num_events = (batch.items.numpy() != PAD).sum(axis=1).tolist()
@@ -135,28 +134,22 @@ class Recommender(Scorer):
     ) -> Iterator[tuple[BatchScores, bool]]:
         """Shortlists of growing length, then the whole catalog, until every request is in `lists`; and whether the
         model failed."""
-        if self.retrieval is not None:
-            for scored in self._shortlists(self.retrieval, batch, trends, num_requests, lists):
-                yield scored, False
-        if len(lists) < num_requests:
-            scores, failed = self._scores_or_popularity(batch)
-            yield BatchScores(scores), failed
-
-    def _shortlists(
-        self, retrieval: Retrieval, batch: Batch, trends: TrendSnapshot, num_requests: int, lists: dict[int, list[dict]]
-    ) -> Iterator[BatchScores]:
-        for count in retrieval.candidate_counts:
+        for count in self.retrieval.index.candidate_counts if self.retrieval else ():
+            assert self.retrieval is not None
             waiting = [row for row in range(num_requests) if row not in lists]
             if not waiting:
                 return
             try:
-                scored = retrieval.shortlist(batch, waiting, trends, count)
+                scored = self.retrieval.shortlist(batch, waiting, trends, count)
             except Exception:
                 log.exception("the index failed")
-                return
+                break
             if scored.scores.isnan().any():
-                return
-            yield scored
+                break
+            yield scored, False
+        if len(lists) < num_requests:
+            scores, failed = self._scores_or_popularity(batch)
+            yield BatchScores(scores), failed
 
     def _scores_or_popularity(self, batch: Batch) -> tuple[Tensor, bool]:
         """The model's scores and False; where it fails, how often items were taken, and True."""
@@ -167,25 +160,21 @@ class Recommender(Scorer):
             log.error("the model scored NaN")
         except Exception:
             log.exception("the model failed")
-        counts = torch.tensor(self.artifact.trends.at(np.zeros(1, np.int64), [ALL])[0, :, 0]).float()
+        counts = torch.tensor(self.artifact.trends.at(FIRST_ROW, [ALL])[0, :, 0]).float()
         return exclude(counts.expand(len(batch), -1), batch.seen), True
 
     def _apply_request(self, request: Request, level: FallbackLevel, scored: BatchScores, row: int) -> None:
-        """Put the segment's list first where the response is one, and remove what the request excludes."""
-        if level.segment is not None:
-            scored.scores[row] = self._segment_scores(level.segment, scored, row)
+        """Put a segment's list first where the response is one, and remove what the request excludes."""
+        scores = scored.scores[row]
+        if level.segment is not None:  # what its members took, by how often; below it the rest, as scored
+            taken = torch.from_numpy(self.segments.scores(level.segment, len(self.vocabulary)))
+            counts = scored.values_of(row, taken)
+            scores[:] = torch.where((counts > 0) & (scores > EXCLUDED), counts, scores - scores.max() - 1)
         if request.exclude:
             scored.exclude_items(row, self.vocabulary.indices(request.exclude))
         if request.filters:
             excluded = torch.from_numpy(self.attributes.excluded_by(request.filters))
-            scored.exclude_columns(row, scored.values_of(row, excluded))
-
-    def _segment_scores(self, name: str, scored: BatchScores, row: int) -> Tensor:
-        """(M,) first what the segment's members took, by how often; below it the rest, as scored."""
-        counts = scored.values_of(row, torch.from_numpy(self.segments.scores(name, len(self.vocabulary))))
-        scores = scored.scores[row]
-        rest = scores - scores.max() - 1
-        return torch.where((counts > 0) & (scores > EXCLUDED), counts, rest)
+            scores[scored.values_of(row, excluded)] = EXCLUDED
 
     def _lists(self, scored: BatchScores, waiting: list[int], requests: list[Request]) -> dict[int, list[dict]]:
         """Row -> its items, best first, after the artifact's list rules; without rows for which a shortlist is too
@@ -204,8 +193,3 @@ class Recommender(Scorer):
                 for place in order
             ]
         return lists
-
-
-def _empty_request(time_us: int) -> Request:
-    """A request that fills a row of a batch."""
-    return Request(None, [], has_history=False, k=1, time_us=time_us, context={}, request_id=None)

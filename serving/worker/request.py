@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from config.validation import error_message
 from data.times import from_iso
 
 MAX_K = 1000
@@ -26,10 +19,7 @@ MAX_ID_LENGTH = 256
 MIN_NUMBER, MAX_NUMBER = -(2**63), 2**63 - 1  # JSON writers refuse larger integers
 MAX_SENTENCES = 5  # errors that one message lists
 MAX_FIELD_LENGTH = 100  # of a name that an error repeats
-SENTENCES = {
-    "extra_forbidden": "is not a known field",
-    "model_type": "expected a JSON object",
-}
+SENTENCES = {"extra_forbidden": "is not a known field", "model_type": "expected a JSON object"}
 
 
 class RequestError(ValueError):
@@ -91,7 +81,7 @@ class HistoryEvent(BaseModel):
 
 
 class RecommendationRequest(BaseModel):
-    """What to recommend, and to whom. Every field is optional."""
+    """What to recommend, and to which user. Every field is optional."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -113,35 +103,23 @@ class RecommendationRequest(BaseModel):
     request_id: Id | None = Field(None, description="Returned with the answer and logged: put nothing personal in it.")
 
 
-FIELDS = tuple(RecommendationRequest.model_fields)
-
-
 @dataclass
 class Request:
-    """One checked request.
-
-    Attributes:
-        history: (item_id, microseconds), as the request gives it.
-        has_history: whether the request has a history, be it empty.
-        filters: item attribute -> accepted values.
-    """
+    """One checked request."""
 
     user_id: str | None
-    history: list[tuple[str, int]]
-    has_history: bool
+    history: list[tuple[str, int]]  # (item_id, microseconds), in the request's order
+    has_history: bool  # an empty one counts
     k: int
     time_us: int
     context: dict
     request_id: str | None
     exclude: list[str] = field(default_factory=list)
-    filters: dict[str, list[str]] = field(default_factory=dict)
+    filters: dict[str, list[str]] = field(default_factory=dict)  # item attribute -> accepted values
 
 
 def parse(body: object, now_us: int) -> Request:
-    """Check one parsed JSON body.
-
-    Args:
-        now_us: the server's clock, for requests without a time.
+    """Check one parsed JSON body; a request without a time is for now.
 
     Raises:
         RequestError: names the first wrong field; the message lists further ones.
@@ -164,11 +142,9 @@ def parse(body: object, now_us: int) -> Request:
 
 
 def _request_error(error: ValidationError) -> RequestError:
-    faults = [
-        (_field_path(fault["loc"]), _sentence(fault)) for fault in error.errors(include_url=False)[:MAX_SENTENCES]
-    ]
-    (first_field, message), *others = faults
-    return RequestError(first_field, "; ".join([message, *(f"{field} {sentence}" for field, sentence in others)]))
+    first, *others = error.errors(include_url=False)[:MAX_SENTENCES]
+    further = [f"{_field_path(fault['loc'])} {_sentence(fault)}" for fault in others]
+    return RequestError(_field_path(first["loc"]), "; ".join([_sentence(first), *further]))
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
@@ -179,8 +155,7 @@ def _field_path(location: tuple[int | str, ...]) -> str:
 
 
 def _sentence(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "missing":  # of an event, whose unknown names may be the misspelled ones
+    if fault["type"] == "missing":  # of an event; its unknown names may be misspelled
         unknown = [str(name) for name in fault["input"] if name not in HistoryEvent.model_fields]
         return f"is required; unknown field {', '.join(unknown)[:MAX_FIELD_LENGTH]}" if unknown else "is required"
-    message = SENTENCES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    return SENTENCES.get(fault["type"]) or error_message(fault)

@@ -21,33 +21,29 @@ CANDIDATES = 100  # best scores that may be reordered; the rest of a longer list
 NO_ROWS = np.empty(0, dtype=np.int64)
 
 
+@dataclass
 class ItemAttributes:
-    """The values of each item's columns, for filters.
+    """The values of each item's columns, for filters."""
 
-    Args:
-        rows: field -> value -> item rows that have it, as an array: a filter may match half of a large catalog.
-        num_items: N.
-    """
-
-    def __init__(self, rows: Mapping[str, Mapping[str, np.ndarray]], num_items: int) -> None:
-        self.rows, self.num_items = rows, num_items
+    rows: Mapping[str, Mapping[str, np.ndarray]]  # field -> value -> item rows that have it
+    num_items: int  # N
 
     @classmethod
     def load(cls, folder: Path | None, num_items: int) -> ItemAttributes:
-        """Those of an artifact; none in artifacts from before there were any."""
-        if folder is None or not (folder / ATTRIBUTES_FILE).exists():
+        """Those of an artifact; none without a folder."""
+        if folder is None:
             return cls({}, num_items)
-        stored = json.loads((folder / ATTRIBUTES_FILE).read_text())
+        stored = json.loads((folder / ATTRIBUTES_FILE).read_text(encoding="utf-8"))
         rows = {
             name: {value: np.array(rows, np.int64) for value, rows in values.items()} for name, values in stored.items()
         }
         return cls(rows, num_items)
 
     def excluded_by(self, filters: Mapping[str, Sequence[str]]) -> np.ndarray:
-        """(N,) bool: items that have none of the wanted values of some field.
+        """(N,) bool: items that have none of the wanted values of some field. A value that no item has matches nothing.
 
         Raises:
-            RequestError: no item has such a field. A value that no item has is no error: nothing matches it.
+            RequestError: no item has such a field.
         """
         excluded = np.zeros(self.num_items, dtype=bool)
         for name, values in filters.items():
@@ -62,12 +58,13 @@ class ItemAttributes:
 
     def by_item(self, names: Sequence[str]) -> dict[int, dict[str, frozenset[str]]]:
         """Item row -> field -> values, for the given fields."""
-        found: dict[int, dict[str, set[str]]] = {}
+        found: dict[int, dict[str, frozenset[str]]] = {}
         for name in names:
             for value, rows in self.rows.get(name, {}).items():
                 for row in rows.tolist():
-                    found.setdefault(row, {}).setdefault(name, set()).add(value)
-        return {row: {name: frozenset(values) for name, values in by.items()} for row, by in found.items()}
+                    values = found.setdefault(row, {})
+                    values[name] = values.get(name, frozenset()) | {value}
+        return found
 
 
 @dataclass(frozen=True)
@@ -80,19 +77,15 @@ class ItemLimit:
 
 @dataclass(frozen=True)
 class ListRules:
-    """Diversity and limits, as the section `serve` of params.yaml declares them at export.
-
-    Attributes:
-        vectors: (N, V) content vectors of unit length; None without diversity.
-    """
+    """Diversity and limits, as the section `serve` of params.yaml declares them at export."""
 
     diversity: float = 0.0
     limits: list[ItemLimit] = field(default_factory=list)
-    vectors: np.ndarray | None = None
+    vectors: np.ndarray | None = None  # (N, V) content vectors of unit length; None without diversity
 
     @classmethod
     def load(cls, serve: dict, folder: Path | None, attributes: ItemAttributes) -> ListRules:
-        """From the section `serve` of an artifact's config; without rules in artifacts from before there were any."""
+        """From the section `serve` of an artifact's config."""
         limits = [
             ItemLimit(frozenset(attributes.rows.get(one["field"], {}).get(one["value"], ())), one["items"])
             for one in serve.get("at_most", [])
@@ -132,7 +125,9 @@ def rerank(
         diversity: 0 keeps the order of the scores; near 1, novelty alone decides.
         vectors: (N, V) of unit length, or zero: similar to nothing; None where diversity is 0.
     """
-    relevance = _scale(np.asarray(scores, dtype=np.float64))
+    relevance = np.asarray(scores, dtype=np.float64)
+    if len(rows):
+        relevance = (relevance - relevance.min()) / (np.ptp(relevance) or 1.0)
     similarity = np.zeros(len(rows))
     candidate_vectors = None if vectors is None or not diversity else vectors[list(rows)]
     is_left = np.ones(len(rows), dtype=bool)
@@ -157,8 +152,3 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
     """(N, V) of unit length; zero stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1)
-
-
-def _scale(scores: np.ndarray) -> np.ndarray:
-    low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 1.0)
-    return (scores - low) / ((high - low) or 1.0)

@@ -24,7 +24,6 @@ TOLERANCE = 1e-5  # of a score, relative to the larger of 1 and the score
 DIGEST_BYTES = 8  # digests only tell whether two readings are equal; they need not resist an attack
 NO_TRAITS = blake2b(b"{}", digest_size=DIGEST_BYTES).hexdigest()
 FIRST_ROW = np.zeros(1, dtype=np.int64)
-CPU_VENDOR = re.compile(r"^(?:vendor_id|CPU implementer)\s*:\s*(.+)$", re.MULTILINE)
 
 
 def build_response(
@@ -36,14 +35,12 @@ def build_response(
     inputs: dict[str, str],
     common: dict,
 ) -> dict:
-    """One response, with the fields that the endpoint API documents.
+    """One response, with the fields that docs/endpoint.md lists.
 
     Args:
         items: {"item_id", "score", "title"}, best first.
-        feature_time_us: time of the newest thing known about the user; 0 where nothing is.
-        inputs: as `input_digests` gives them.
-        common: fields that all responses of a batch share: `trends_time`, `model_version`, `dataset_version`,
-            `computed_on`.
+        feature_time_us: time of the newest fact known about the user; 0 where nothing is.
+        common: fields that all responses of a batch share.
     """
     return {
         "items": items,
@@ -62,9 +59,6 @@ def input_digests(request: Request, user: User, trends_digest: str) -> dict[str,
     """Digests of what a response was computed from: {"history", "traits", "trends"}.
 
     Equal digests mean equal inputs. Traits include the request's context.
-
-    Args:
-        trends_digest: as `digest_of_trends` gives it.
     """
     traits = {**user.traits, **request.context}
     return {
@@ -96,7 +90,8 @@ def find_difference(expected: dict, response: dict) -> str | None:
     for one, other in zip(wanted, items, strict=True):
         score = scores.get(one["item_id"])
         if score is None and not _is_close(one["score"], items[-1]["score"]):
-            return f"{one['item_id']} is missing; the items are {list(scores)[:5]}, not {_ids(wanted)[:5]}"
+            first = [item["item_id"] for item in wanted[:5]]
+            return f"{one['item_id']} is missing; the items are {list(scores)[:5]}, not {first}"
         if score is not None and not _is_close(one["score"], score):
             return f"{one['item_id']} scores {score}, not {one['score']}"
         if not _is_close(one["score"], other["score"]):
@@ -109,25 +104,16 @@ def describe_processor() -> str:
 
     Scores are equal to the bit where this text is equal, and up to rounding elsewhere.
     """
-    cpu = " ".join(filter(None, (platform.machine(), _cpu_vendor(), torch.backends.cpu.get_cpu_capability())))
-    return f"{cpu}, torch {torch.__version__}, numpy {np.__version__}"
-
-
-def _cpu_vendor() -> str:
-    """The maker of the processor, which decides how a matrix library computes; empty where the system does not say."""
-    try:
-        found = CPU_VENDOR.search(Path("/proc/cpuinfo").read_text())
-    except OSError:
-        return ""
-    return found[1].strip() if found else ""
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    vendor = re.search(
+        r"^(?:vendor_id|CPU implementer)\s*:\s*(\S+)", about, re.MULTILINE
+    )  # matrix libraries look at it
+    parts = (platform.machine(), vendor[1] if vendor else "", torch.backends.cpu.get_cpu_capability())
+    return f"{' '.join(filter(None, parts))}, torch {torch.__version__}, numpy {np.__version__}"
 
 
 def _is_close(one: float, other: float) -> bool:
     return abs(one - other) <= TOLERANCE * max(1.0, abs(one))
-
-
-def _ids(items: list[dict]) -> list[str]:
-    return [item["item_id"] for item in items]
 
 
 def _digest(value: Any) -> str:

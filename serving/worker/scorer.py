@@ -21,8 +21,8 @@ from features.encode import Batch, drop_unknown, encode_values, make_batch
 from features.trends import TrendSnapshot
 from features.vocabulary import PAD, Vocabulary
 from serving.worker.request import Request
-from serving.worker.response import digest_of_trends
-from serving.worker.users import User, UserLookup, resolve_users
+from serving.worker.response import FIRST_ROW, digest_of_trends
+from serving.worker.users import User, UserLookup
 from training.models import artifact
 from training.models.artifact import Artifact
 from training.models.base import EXCLUDED
@@ -30,22 +30,16 @@ from training.models.query import log_trends
 from training.models.ranking import exclude, rank
 
 NO_TRUTH = torch.zeros(2, 0, dtype=torch.int64)
-FIRST_ROW = np.zeros(1, dtype=np.int64)
 
 
 @dataclass
 class BatchScores:
-    """Scores of a batch: of the whole catalog, or of a shortlist of candidates.
+    """Scores of a batch: of the whole catalog, or of a shortlist of candidates."""
 
-    Attributes:
-        scores: (B, M), -inf for what may not be recommended.
-        rows: (B, M) item rows of a shortlist, PAD first; None: column j is item row j.
-        from_index: (B, M) bool: the columns above which a shortlist can miss nothing; None for the whole catalog.
-        is_complete: (B,) bool: whether the model saw as many candidates as it wants; None for the whole catalog.
-    """
-
-    scores: Tensor
-    rows: Tensor | None = None
+    scores: Tensor  # (B, M), -inf for what may not be recommended
+    rows: Tensor | None = None  # (B, M) item rows of a shortlist, PAD first; None: column j is item row j
+    # Of a shortlist only. (B, M) bool: the columns above which it can miss nothing. (B,) bool: whether the model saw as
+    # many candidates as it wants.
     from_index: Tensor | None = None
     is_complete: Tensor | None = None
 
@@ -58,11 +52,7 @@ class BatchScores:
         if self.rows is None:
             self.scores[row, items] = EXCLUDED
         elif len(items):
-            self.exclude_columns(row, torch.isin(self.rows[row], torch.from_numpy(items)))
-
-    def exclude_columns(self, row: int, columns: Tensor) -> None:
-        """Never recommend these (M,) bool columns to a request."""
-        self.scores[row, columns] = EXCLUDED
+            self.scores[row, torch.isin(self.rows[row], torch.from_numpy(items))] = EXCLUDED
 
     def has_best(self, row: int, count: int) -> bool:
         """Whether the best `count` items of the catalog are in here, or all where there are fewer."""
@@ -75,7 +65,8 @@ class BatchScores:
         """For n requests (n, k) item rows, PAD where nothing is left, and their scores; best first."""
         scores = self.scores if rows == list(range(len(self.scores))) else self.scores[rows]
         best, top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-        if _has_ties(best.numpy()):
+        values = best.numpy()
+        if ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > EXCLUDED)).any():  # `rank` orders equal scores
             top, _ = rank(scores, NO_TRUTH, k)
             best = scores.gather(1, top)
         top, best = top[:, :k], best[:, :k]
@@ -84,35 +75,19 @@ class BatchScores:
         return top.masked_fill(best == EXCLUDED, PAD), best
 
 
-def _has_ties(best: np.ndarray) -> bool:
-    """Whether any of the (n, k) scores, best first, equals the next: then `rank` decides which comes first."""
-    return bool(((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > EXCLUDED)).any())
-
-
 class Scorer:
-    """A model with its vocabulary and encoders.
-
-    Args:
-        loaded: a verified artifact.
-        version: of the registry.
-        folder: where the artifact lies.
-    """
+    """A model with its vocabulary and encoders, as an artifact in a folder holds them."""
 
     def __init__(self, loaded: Artifact, version: str = "unregistered", folder: Path | None = None) -> None:
         self.artifact, self.version, self.folder = loaded, version, folder
-        self.model, self.vocabulary = loaded.model, loaded.vocabulary
-        self.manifest = loaded.manifest
+        self.model, self.vocabulary, self.manifest = loaded.model, loaded.vocabulary, loaded.manifest
         self._trend_inputs: list[tuple[TrendSnapshot, np.ndarray, Tensor | None]] = []
         with torch.inference_mode():
             self.model.freeze()
 
     @classmethod
     def load(cls, folder: Path | str, version: str = "unregistered") -> Self:
-        """Load and verify an artifact folder.
-
-        Raises:
-            ArtifactError: a file is missing, changed or does not fit.
-        """
+        """Load and verify an artifact folder. Raises ArtifactError: a file is missing, changed or does not fit."""
         return cls(artifact.load(folder), version, Path(folder))
 
     @torch.inference_mode()
@@ -124,23 +99,14 @@ class Scorer:
         """See `training.models.ranking.rank`; evaluation calls this, so it ranks the scores that requests get."""
         return rank(self.scores(batch), truth, k)
 
-    def encode(
-        self, requests: list[Request], users: list[User] | None = None, trends: TrendSnapshot | None = None
-    ) -> Batch:
-        """Requests as the tensors that training saw.
-
-        Args:
-            users: one per request; None takes what the requests themselves say.
-            trends: of the items; None takes those of the artifact.
-        """
-        config = self.artifact.config
-        users = resolve_users(requests, config["repeats"], None) if users is None else users
+    def encode(self, requests: list[Request], users: list[User], trends: TrendSnapshot) -> Batch:
+        """Requests, their users and the items' trends as the tensors that training saw."""
         items, times, lengths = drop_unknown(
             self.vocabulary.indices([item for user in users for item in user.items]),
             np.array([time_us for user in users for time_us in user.times], dtype=np.int64),
             np.array([len(user.items) for user in users], dtype=np.int64),
         )
-        trends_NC, logs = self.trend_inputs(trends or self.artifact.trends)
+        trends_NC, logs = self.trend_inputs(trends)
         traits = [{**user.traits, **request.context} for request, user in zip(requests, users, strict=True)]
         batch = make_batch(
             items,
@@ -168,7 +134,8 @@ class Scorer:
 
     def golden_cases(self) -> list[dict]:
         """The requests recorded at export, each with its response."""
-        lines = (self.folder / "golden.jsonl").read_text().splitlines() if self.folder else []
+        assert self.folder is not None
+        lines = (self.folder / "golden.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     def _encode_columns(self, values: list[dict], kind: str) -> np.ndarray:

@@ -25,7 +25,7 @@ ANONYMOUS = "the request has no history and names no user"
 NO_STORE = "the request has no history, and no online store is configured"
 STORE_ABSENT = "the request has no history, and the online store is empty"
 STORE_FAILED = "the online store did not answer"
-STORE_RESTED = "the online store was not asked, because it kept failing"
+STORE_RESTED = "the online store was not read, because it kept failing"
 NO_CONSENT = "this user has not agreed to personalization"
 NO_PROFILE = {
     ReadingState.UNKNOWN: "the online store does not know this user",
@@ -36,22 +36,13 @@ NO_PROFILE = {
 
 @dataclass(frozen=True)
 class User:
-    """What a model may know about a user at the time of a request.
+    """What a model may know about a user at the time of a request. The history is earlier, oldest first."""
 
-    Attributes:
-        items, times: the history: item ids and microseconds, oldest first, all before the request's time; repeats are
-            treated as in ingest.
-        traits: column -> value.
-        reason: why there is no history; empty where there is one, or where the request itself shows it.
-        feature_time_us: when the platform last learned something about the user; 0 where only the request says
-            something.
-    """
-
-    items: Sequence[str] = ()
-    times: Sequence[int] = ()
-    traits: Mapping[str, object] = field(default_factory=dict)
-    reason: str = ""
-    feature_time_us: int = 0
+    items: Sequence[str] = ()  # of the history; repeats are treated as in ingest
+    times: Sequence[int] = ()  # of the history, microseconds
+    traits: Mapping[str, object] = field(default_factory=dict)  # column -> value
+    reason: str = ""  # why there is no history; empty where there is one, or where the request itself shows it
+    feature_time_us: int = 0  # when the platform last learned something about the user; 0: never
 
 
 class UserLookup(Protocol):
@@ -64,25 +55,17 @@ class UserLookup(Protocol):
         """Item trends of a time in (newer_than_us, as_of_us]; None where there are none."""
 
 
+@dataclass
 class StoreLookup:
     """Looks users up in the online store, one round trip per batch.
 
     A store that fails costs a batch its read timeout; after a few failures it is left alone for some seconds.
-
-    Args:
-        open_store: called when the store is first needed, and again after it failed to open.
-        count: called with the outcome of each query: answered, absent, failed or rested.
     """
 
-    def __init__(
-        self,
-        open_store: Callable[[], ProfileStore],
-        breaker: Breaker | None = None,
-        count: Callable[[str], None] = lambda outcome: None,
-    ) -> None:
-        self._open_store, self._count = open_store, count
-        self._store: ProfileStore | None = None
-        self._breaker = breaker or Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
+    open_store: Callable[[], ProfileStore]  # called when the store is first needed, and again after it failed to open
+    breaker: Breaker = field(default_factory=lambda: Breaker(BREAKER_FAILURES, BREAKER_SECONDS))
+    count: Callable[[str], None] = lambda outcome: None  # gets each query's outcome: answered, absent, failed or rested
+    _store: ProfileStore | None = None
 
     @classmethod
     def from_environment(cls, dataset: str, count: Callable[[str], None]) -> StoreLookup:
@@ -103,22 +86,22 @@ class StoreLookup:
 
     def _query(self, query: Callable[[ProfileStore], Any]) -> tuple[Any, str]:
         """(the result, "") or (None, why there is none)."""
-        if not self._breaker.allows():
-            self._count("rested")
+        if not self.breaker.allows():
+            self.count("rested")
             return None, STORE_RESTED
         try:
-            self._store = self._store or self._open_store()
+            self._store = self._store or self.open_store()
             result = query(self._store)
         except StoreAbsent:  # each batch looks again, which costs one look at a folder
-            self._count("absent")
+            self.count("absent")
             return None, STORE_ABSENT
         except StoreError as error:
-            self._breaker.failed()
-            self._count("failed")
+            self.breaker.failed()
+            self.count("failed")
             log.warning("the online store failed: %s", error)
             return None, STORE_FAILED
-        self._breaker.succeeded()
-        self._count("answered")
+        self.breaker.succeeded()
+        self.count("answered")
         return result, ""
 
 
@@ -136,8 +119,7 @@ def user_from_reading(reading: Reading, time_us: int, repeats: str) -> User:
 def resolve_users(requests: Sequence[Request], repeats: str, lookup: UserLookup | None) -> list[User]:
     """The user of each request. A history in the request wins over a stored one.
 
-    Args:
-        repeats: `first`, `last` or `all`: the value of `ingest.repeats` that the model was trained with.
+    `repeats` is the value of `ingest.repeats` that the model was trained with: `first`, `last` or `all`.
     """
     stored = [request for request in requests if not request.has_history and request.user_id is not None]
     found = iter(lookup.find_users(stored, repeats) if lookup is not None and stored else [])

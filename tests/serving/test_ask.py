@@ -43,20 +43,9 @@ def test_context_and_version_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert (sent["name"], sent["version"]) == ("tiny", "2.0")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--context", "tv"], "--context is 'tv'; expected name=value"),
-        (["--json", "{"], "--json is not JSON"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--dataset", "tiny", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {message}")
-    assert len(error.splitlines()) == 1
+def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "tiny", "--context", "tv"]) == 2
+    assert capsys.readouterr().err == "error: --context is 'tv'; expected name=value\n"
 
 
 def test_an_item_without_a_title_is_printed_without_one() -> None:

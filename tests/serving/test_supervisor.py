@@ -27,7 +27,7 @@ class FakeServer:
         self.repairs: list[tuple[State, bool]] = []
         self.log: list[str] = []
         self.supervisor = Supervisor(
-            lambda: self.state, self.repair, lambda: self.stopped, 15, self.log.append, lambda: self.now
+            lambda: self.state, self.repair, lambda: self.stopped, self.log.append, lambda: self.now
         )
 
     def repair(self, state: State, again: bool) -> None:

@@ -63,5 +63,5 @@ class Brittle:
 
 def brittle() -> Handler:
     handler = Handler()
-    handler.recommender, handler.version = Brittle(), "1.0"
+    handler.recommender = Brittle()
     return handler

@@ -20,9 +20,14 @@ def made(asked: dict) -> TrainModule:
     torch.manual_seed(0)
     model = build(asked, sizes_of(FEATURES))
     assert isinstance(model, Network)
-    return TrainModule(model, np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary)), 0)
+    counts = np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary))
+    return TrainModule(model, batches_of(asked), counts)
+
+
+def batches_of(asked: dict) -> TrainingBatches:
+    return TrainingBatches(FEATURES, tuple(asked["channels"]), parse(asked), 0)
 
 
 def batch_of(asked: dict) -> TrainBatch:
     """The first batch of an epoch."""
-    return next(iter(TrainingBatches(FEATURES, tuple(asked["channels"]), parse(asked), 0)))
+    return next(iter(batches_of(asked)))

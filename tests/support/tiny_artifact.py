@@ -55,6 +55,8 @@ def write(folder: Path, seed: int = 0) -> Path:
     (folder / "vocabulary.json").write_text(json.dumps(ITEMS))
     (folder / "items.json").write_text(json.dumps([f"Title {item}" for item in ITEMS]))
     save_arrays({"trends": taken.sum(axis=0)[:, None].astype(np.float32)}, folder / "trends.safetensors")
+    (folder / "attributes.json").write_text("{}")
+    (folder / "segments.json").write_text('{"rules": [], "popular": {}}')
     (folder / "golden.jsonl").write_text("")
     seal(folder, seed)
     answers = Recommender.load(folder).recommend(GOLDEN)

@@ -21,6 +21,7 @@ from features.vocabulary import PAD
 from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender
 from serving.worker.request import RequestError, parse
+from serving.worker.users import resolve_users
 from training.fitting import FitResult, fit
 from training.model_factory import sizes_of
 from training.models.base import Model, build, models
@@ -133,9 +134,8 @@ def answers_of_log(model: Model, features: Features, log: InteractionLog, moment
     cases.time[:] = moment
     cases.end = history_ends(log, cases.user, cases.time)
     trends = Features(features.vocabulary, log, [], [], features.item_features, features.description).trend_log()
-    first = log.times[log.offsets[:-1]]
     at = np.full(len(rows), moment)
-    return scores(model, encode_cases(log, cases, rows, first, trends, model.channels, at, model.max_history))
+    return scores(model, encode_cases(log, cases, rows, trends, model.channels, at, model.max_history))
 
 
 def test_an_event_at_or_after_the_asked_time_changes_nothing(model: Model) -> None:
@@ -182,7 +182,9 @@ def served(fitted: FitResult, tmp_path: Path) -> Recommender:
 
 def test_the_exported_model_ranks_as_the_fitted_one(served: Recommender, model: Model) -> None:
     bodies = [entry["request"] for entry in served.golden_cases()]
-    batch = served.encode([parse(body, NOW) for body in bodies])
+    requests = [parse(body, NOW) for body in bodies]
+    users = resolve_users(requests, served.artifact.config["repeats"], None)
+    batch = served.encode(requests, users, served.artifact.trends)
     with torch.inference_mode():
         expected, _ = rank(exclude(model.scores(batch), batch.seen), torch.zeros(2, 0, dtype=torch.int64), 20)
 

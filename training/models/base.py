@@ -138,11 +138,7 @@ class MatrixModel(Model[HyperparametersT]):
 
 
 def check_catalog_size(name: str, num_items: int, max_items: int) -> None:
-    """Refuse a catalog whose square matrix would not fit into memory.
-
-    Raises:
-        ModelError: with the memory that it would take.
-    """
+    """Raise ModelError where a catalog's square matrix would not fit into memory."""
     if num_items > max_items:
         gigabytes = num_items**2 * 4 / 1e9
         raise ModelError(

@@ -25,9 +25,8 @@ from training.models.base import (
 
 class EaseHyperparameters(Hyperparameters):
     name: Literal["ease"]
-    l2: Annotated[
-        list[Annotated[float, Field(gt=0)]], Field(min_length=1), AS_LIST
-    ]  # the one that is best on validation is kept
+    # The value that is best on validation is kept.
+    l2: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AS_LIST]
     max_items: Count  # a larger catalog is refused
 
 

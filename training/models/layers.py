@@ -82,7 +82,9 @@ class CausalBlock(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, L, D) of (B, L, D)."""
-        query, key, value = self._heads(self.project(self.norm_attention(states)))
+        projected = self.project(self.norm_attention(states))
+        heads = projected.view(*states.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.unbind(0)  # (B, H, L, D / H) each
         bias = self._distance_biases(states.shape[1]).transpose(0, 1)[None]
         mixed = functional.scaled_dot_product_attention(query, key, value, bias)
         return self._feed_forward(states + self.dropout(self.out(mixed.transpose(1, 2).reshape(states.shape))))
@@ -119,11 +121,6 @@ class CausalBlock(nn.Module):
         mixed = (out @ value).transpose(0, 1).reshape(width, -1)
         bias = self.out.weight @ value_bias.flatten() + self.out.bias
         return (scaled @ query).flatten(0, 1), (scaled @ query_bias).flatten(), mixed, bias
-
-    def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
-        """(B, L, 3 * D) as query, key and value, (B, H, L, D / H) each."""
-        num_rows, length, _ = projected.shape
-        return projected.view(num_rows, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _feed_forward(self, states: Tensor) -> Tensor:
         """(..., D) with the feed-forward layer added."""
@@ -202,13 +199,9 @@ def _table(rows: int, embedding_dim: int) -> nn.Embedding:
 
 
 def add_trends(scores: Tensor, weights: Tensor, trends: Tensor, moment: Tensor) -> Tensor:
-    """(Q, N) scores plus, for each query, its (C,) weights times the (C, N) trends of its moment.
+    """(Q, N) scores plus, for each query, its (Q, C) weights times the (T, C, N) trends, at its (Q,) moment.
 
-    Args:
-        scores: (Q, N).
-        weights: (Q, C).
-        trends: (T, C, N), without gradient.
-        moment: (Q,) rows of `trends`.
+    Trends have no gradient.
     """
     if len(trends) == 1:
         return torch.addmm(scores, weights, trends[0].to(weights.dtype))

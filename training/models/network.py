@@ -127,7 +127,7 @@ class Network(Model[NetworkHyperparametersT]):
 
     def freeze(self) -> None:
         methods = [self.score_all, *([self.factors] if self.is_product else [])]
-        self.graphs = {method.__name__: Graph(_OfTensors(self, method)) for method in methods}
+        self.graphs = {method.__name__: Graph(self, method) for method in methods}
         for module in self.modules():
             if isinstance(module, ItemTable):
                 module.freeze(self.content)
@@ -144,7 +144,7 @@ class Network(Model[NetworkHyperparametersT]):
         if graph is None or batch.log_trends is None or len(batch) > MAX_GRAPH_REQUESTS:
             return method(self.query_of(batch))
         padded = self._pad(batch)  # before the graph, or each length of history would have a record of its own
-        return graph(*(getattr(padded, part.name) for part in fields(Batch)))
+        return graph.run(*(getattr(padded, part.name) for part in fields(Batch)))
 
     def _pad(self, batch: Batch) -> Batch:
         """The batch with histories `max_history` wide, however short they are.
@@ -158,20 +158,6 @@ class Network(Model[NetworkHyperparametersT]):
         return replace(batch, items=items, item_times=times)
 
 
-class _OfTensors(nn.Module):
-    """A method of a network as a function of a Batch's tensors.
-
-    A module, since a record may hold only the weights of its own submodules.
-    """
-
-    def __init__(self, model: Network, method: Callable[[Query], Any]) -> None:
-        super().__init__()
-        self.model, self.method = model, method
-
-    def forward(self, *tensors: Tensor) -> Any:
-        return self.method(self.model.query_of(Batch(*tensors)))
-
-
 def _score_pairs(factors: Factors, trends: Tensor, moment: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
     """(P, M) scores of the (P, M) candidates of the queries in (P,) rows."""
     user, item, bias, weights = factors
@@ -179,29 +165,28 @@ def _score_pairs(factors: Factors, trends: Tensor, moment: Tensor, rows: Tensor,
     return scores + bias[candidates] + pair_trends(weights[rows], trends, moment[rows], candidates)
 
 
-class Graph:
-    """Records a function once per shape of its first tensor, and runs the record from then on.
+class Graph(nn.Module):
+    """A method of a network, recorded once per shape of a Batch's first tensor, and run from the record from then on.
 
-    The record contains every branch as it was taken: the function may branch on the shapes of its tensors, never on
-    their values. Results are those of the function to the bit.
+    A small batch takes longer in Python than in arithmetic, and a record runs without Python. It contains every branch
+    as it was taken: the method may branch on shapes, never on values. Results are those of the method to the bit.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, model: Network, method: Callable[[Query], Any]) -> None:
+        super().__init__()
+        self.model, self.method = model, method  # in a module: a record may hold only weights of its own submodules
         self.records: dict[torch.Size, Callable[..., Any]] = {}
 
-    def __call__(self, *tensors: Tensor) -> Any:
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.method(self.model.query_of(Batch(*tensors)))
+
+    def run(self, *tensors: Tensor) -> Any:
+        """What `forward` returns."""
         shape = tensors[0].shape
-        if shape not in self.records:
-            result = self._function(
-                *tensors
-            )  # unrecorded first: caches that it fills must not become part of the record
-            self.records[shape] = _record(self._function, tensors)
-            return result
-        return self.records[shape](*tensors)
-
-
-def _record(function: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that tracing is deprecated, and about branches on shapes
-        return torch.jit.trace(function, tensors, check_trace=False)
+        if shape in self.records:
+            return self.records[shape](*tensors)
+        result = self(*tensors)  # unrecorded first: caches that it fills must not become part of the record
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that tracing is deprecated, and about branches on shapes
+            self.records[shape] = torch.jit.trace(self, tensors, check_trace=False)
+        return result

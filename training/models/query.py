@@ -1,7 +1,6 @@
-"""What a network is asked: queries on histories, each about one moment.
+"""The input of a network: histories, and queries on them, each about one moment.
 
-One encoded history serves many queries in training (each of its prefixes, at several moments) and one in serving;
-both use this class.
+In training one encoded history serves many queries (each of its prefixes, at several moments), in serving one.
 
 Legend: B histories, L length, Q queries, F user traits, K context columns, T moments, C trend channels,
 N item rows (PAD's included).

@@ -16,11 +16,9 @@ MAX_TRUE_ROWS = 1024  # true items compared with a whole row each at a time: bou
 
 
 def exclude(scores_BN: Tensor, seen: Tensor, rows_BN: Tensor | None = None) -> Tensor:
-    """Scores with padding and seen items at -inf.
+    """Scores with padding and the (2, S) seen pairs (row, item row) at -inf.
 
-    Args:
-        seen: (2, S): (row, item row).
-        rows_BN: the item row of each score; None: column j is item row j.
+    `rows_BN` is the item row of each score; without it, column j is item row j.
     """
     if rows_BN is not None:
         return scores_BN.masked_fill(is_seen(rows_BN, seen), EXCLUDED)

@@ -16,7 +16,6 @@ import pytest
 from config.paths import ROOT
 from serving import package
 from serving.artifact.archive import (
-    FORBIDDEN,
     INNER_MANIFEST,
     PackageError,
     WorkerCodeError,
@@ -92,14 +91,6 @@ def test_only_what_the_handler_imports_travels() -> None:
     }
 
 
-@pytest.mark.parametrize("planted", sorted(FORBIDDEN))
-def test_a_forbidden_import_is_refused_even_inside_a_function(sources: Path, planted: str) -> None:
-    path = sources / "features" / "encode.py"
-    path.write_text(path.read_text() + f"\ndef late():\n    import {planted}.thing\n")
-    with pytest.raises(WorkerCodeError, match=f"features.encode imports {planted}"):
-        worker_modules(sources)
-
-
 def test_a_package_that_the_worker_lacks_is_refused_at_load_and_allowed_in_a_function(sources: Path) -> None:
     path = sources / "features" / "encode.py"
     clean = path.read_text()
@@ -151,7 +142,14 @@ print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["servin
     count, modules, source = json.loads(done.stdout.splitlines()[-1])
     assert count == 2
     assert source == str(unpacked / "serving" / "worker" / "handler.py")
-    assert not {name.partition(".")[0] for name in modules} & (FORBIDDEN | {"implicit", "params", "scipy"})
+    assert not {name.partition(".")[0] for name in modules} & {
+        "implicit",
+        "lightning",
+        "mlflow",
+        "pandas",
+        "pyarrow",
+        "scipy",
+    }
 
 
 def test_a_corrupt_artifact_is_not_packaged(artifacts, tmp_path: Path) -> None:

@@ -90,14 +90,7 @@ def test_an_artifact_that_was_exchanged_after_the_override_is_refused(
 
 
 def test_every_later_report_shows_an_override_until_a_promotion_ends_it(overridden) -> None:
-    report = PROMOTED | {
-        "dataset": "tiny",
-        "label": "ease",
-        "policy": {},
-        "evidence": {},
-        "primary": None,
-        "date": "now",
-    }
+    report = PROMOTED | {"dataset": "tiny", "label": "ease", "policy": {}, "evidence": {}, "date": "now"}
     override = promotion.standing_override("tiny")
     assert override is not None
     assert REASON in report_page.page(report | {"overrides": [promotion.describe_override(override)]})

@@ -118,7 +118,7 @@ def test_an_unsigned_newer_report_does_not_replace_the_signed_one(promoted: str,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion.signature, "sign", killed)  # the new report is written, and not yet signed
+        patch.setattr(GateKeys, "sign", killed)  # the new report is written, and not yet signed
         with pytest.raises(KeyboardInterrupt):
             promotion.promote("tiny", promoted, REPORT | {"reason": "better still"})
     assert promotion.serving_target("tiny").report["reason"] == "better by 5%"

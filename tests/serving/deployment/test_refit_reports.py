@@ -77,7 +77,9 @@ def test_a_refit_serves_and_its_parent_is_previous(parent: str, child: str) -> N
 def test_a_version_that_is_no_refit_of_the_parent_is_refused(parent: str, make) -> None:
     for name, states in (("stranger", {}), ("anothers", {"refit_of": {"version": parent, "artifact": "another"}})):
         version = make(name, **states)
-        with pytest.raises(RegistryError, match=f"tiny {version}: its gate report names version 1, but it is no refit"):
+        with pytest.raises(
+            RegistryError, match=f"tiny {version}: its gate report names version 1, of which it is no refit"
+        ):
             promotion.promote("tiny", version, REFIT | {"under": under(parent)})
     assert promotion.serving_target("tiny").version.version == parent, "no alias changed"
 

@@ -71,33 +71,33 @@ def test_text_without_a_signature_is_refused(text: str) -> None:
 def test_the_first_signature_creates_a_key_that_only_its_owner_may_read(key_file: Path) -> None:
     before = os.umask(0)  # the mode may not depend on it
     try:
-        text = signature.sign("report", STATEMENT)
+        text = signature.load_keys(create=True).sign("report", STATEMENT)
     finally:
         os.umask(before)
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(key_file.parent.stat().st_mode) == 0o700
     assert {path.name for path in key_file.parent.iterdir()} <= {"gate", "gate.lock"}
-    assert signature.verify("report", text, "it")["verdict"] == "HOLD"
+    assert signature.load_keys().verify("report", text, "it")["verdict"] == "HOLD"
 
 
 def test_verifying_creates_no_key(key_file: Path) -> None:
     with pytest.raises(SignatureError, match=rf"there is no key at {key_file}.*TIDEGATE_GATE_KEY"):
-        signature.verify("report", GateKeys((OLD,), "x").sign("report", STATEMENT), "it")
+        signature.load_keys().verify("report", GateKeys((OLD,), "x").sign("report", STATEMENT), "it")
     assert not key_file.exists()
 
 
 def test_concurrent_first_signatures_use_one_key(key_file: Path) -> None:
     with ThreadPoolExecutor(4) as crowd:
-        texts = list(crowd.map(lambda _: signature.sign("report", STATEMENT), range(8)))
+        texts = list(crowd.map(lambda _: signature.load_keys(create=True).sign("report", STATEMENT), range(8)))
     assert len({json.loads(text)["signed"]["key"] for text in texts}) == 1
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622, 0o644])
 def test_a_key_file_that_other_users_may_read_or_write_is_refused(key_file: Path, mode: int) -> None:
-    signature.sign("report", STATEMENT)
+    signature.load_keys(create=True).sign("report", STATEMENT)
     key_file.chmod(mode)
     with pytest.raises(SignatureError, match=rf"{key_file} is open to other users \(mode 0{mode:o}\); chmod 600 it"):
-        signature.sign("report", STATEMENT)
+        signature.load_keys(create=True).sign("report", STATEMENT)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_a_key_from_the_environment_needs_no_file(key_file: Path, monkeypatch: p
 
 
 def test_a_rotated_key_no_longer_signs_and_verifies_until_it_is_forgotten(key_file: Path, capsys) -> None:
-    old = signature.sign("report", STATEMENT)
+    old = signature.load_keys(create=True).sign("report", STATEMENT)
     old_id = json.loads(old)["signed"]["key"]
     assert gate_key.main(["rotate"]) == 0
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    new_id = json.loads(signature.sign("report", STATEMENT))["signed"]["key"]
+    new_id = json.loads(signature.load_keys(create=True).sign("report", STATEMENT))["signed"]["key"]
     assert new_id != old_id
-    assert signature.verify("report", old, "it")
+    assert signature.load_keys().verify("report", old, "it")
 
     capsys.readouterr()
     assert gate_key.main(["list"]) == 0
@@ -140,7 +140,7 @@ def test_a_rotated_key_no_longer_signs_and_verifies_until_it_is_forgotten(key_fi
     assert gate_key.main(["forget", "0000"]) == 2
     assert gate_key.main(["forget", old_id]) == 0
     with pytest.raises(SignatureError, match=f"signed by the key {old_id}; {key_file} holds {new_id}"):
-        signature.verify("report", old, "it")
+        signature.load_keys().verify("report", old, "it")
 
 
 def test_git_ignores_the_key_of_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rollout_stages import PLAN, make_stage
@@ -30,7 +29,7 @@ def on_trial(settings: ServerSettings, tmp_path: Path, monkeypatch: pytest.Monke
     loaded = {"1.0": live("1.0", True), "2.0": live("2.0", False)}
     monkeypatch.setattr(status, "_live_versions", lambda *_: (loaded, []))
     monkeypatch.setattr(status, "registry_lines", lambda _: ["registry  champion    2"])
-    monkeypatch.setattr(status, "version_by_alias", lambda *_: SimpleNamespace(version="2"))
+    monkeypatch.setattr(status, "version_number", lambda *_: "2")
     monkeypatch.setattr(promotion, "serving_target", lambda *_: None)
     return settings
 
@@ -49,7 +48,7 @@ def test_a_version_without_a_worker_and_one_that_the_registry_does_not_name_are_
     on_trial: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "_live_versions", lambda *_: ({"1.0": live("1.0", True, ready=0)}, []))
-    monkeypatch.setattr(status, "version_by_alias", lambda *_: SimpleNamespace(version="3"))
+    monkeypatch.setattr(status, "version_number", lambda *_: "3")
     faults = [line for line in status.deployment_status("tiny", on_trial).splitlines() if line.startswith("  fault ")]
     assert faults == [
         "  fault     1.0 has no worker that is ready",

@@ -73,7 +73,7 @@ REQUEST = {
 }
 
 
-def test_a_line_says_whose_history_the_answer_rests_on_and_which_fields_it_leaves_out(edge: Edge) -> None:
+def test_a_line_names_the_source_of_the_history_and_the_fields_it_leaves_out(edge: Edge) -> None:
     edge.answer({"user_id": "ann", "time": "2026-01-02T00:00:00Z"})
     edge.answer(REQUEST)
     edge.answer({"k": 3})
@@ -188,12 +188,6 @@ def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.
     (file,) = (edge.settings.home / "served").iterdir()
     assert len(file.read_text().splitlines()) == 1
     edge.close = lambda: None
-
-
-def test_the_log_can_be_turned_off(start: Start) -> None:
-    edge = start(served_log=False)
-    edge.answer({"user_id": "ann"})
-    assert not (edge.settings.home / "served").exists()
 
 
 def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path) -> None:

@@ -20,7 +20,7 @@ from serving.edge.app import create_app
 
 pytestmark = pytest.mark.slow
 
-CASES = int(os.environ.get("TIDEGATE_SCHEMA_CASES") or 1000)
+CASES = int(os.environ.get("TIDEGATE_SCHEMA_CASES") or 500)
 OPERATIONS_WITH_INPUT = 2  # those of /v1/recommendations: only they have cases to generate
 REFUSED = [400, 401, 403, 405, 408, 413]
 MAX_KEY_PROBES = 50  # answers of each operation that are requested again without a key, and with wrong ones

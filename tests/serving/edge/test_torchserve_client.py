@@ -68,7 +68,7 @@ def test_no_request_waits_for_a_torchserve_that_is_known_to_hang(start: Start, t
     torchserve.mode = "hung"
     with ThreadPoolExecutor(8) as crowd:
         list(crowd.map(lambda n: edge.answer({"user_id": f"u{n}"}), range(8)))
-    wait_until(lambda: not edge.service.trial.breaker.closed)
+    wait_until(lambda: not edge.service.trial.champion.breaker.closed)
     asked = len(torchserve.requests)
     for number in range(10):
         assert "because it kept failing" in edge.answer({"user_id": f"v{number}"})["reason"]
@@ -89,7 +89,7 @@ def test_short_deadlines_open_no_circuit_for_other_clients(edge: Edge, torchserv
     for number in range(8):
         hurried = edge.answer({"user_id": f"user-{number}"}, x_deadline_ms=str(RESERVE_MS + 50))
         assert hurried["source"] == "popular"
-    assert edge.service.trial.breaker.closed
+    assert edge.service.trial.champion.breaker.closed
     assert edge.answer({"user_id": "ann"})["source"] == "personalized"
 
 

@@ -84,8 +84,9 @@ def test_a_refusal_has_the_status_that_it_has_over_http(
 
 @pytest.mark.slow
 def test_a_missed_deadline_is_an_error_without_a_status(client: GrpcTorchServe) -> None:
+    client.seconds = 0.0001
     with pytest.raises(ServerError, match="DEADLINE_EXCEEDED") as late:
-        client.predict(NAME, {}, seconds=0.0001)
+        client.predict(NAME, {})
 
     assert late.value.status is None
 
@@ -100,5 +101,5 @@ def test_a_renewed_or_expired_token_is_replaced(loaded: ServerSettings, client: 
     keys["inference"]["key"] = "expired1"
     loaded.key_file.chmod(0o600)
     loaded.key_file.write_text(json.dumps(keys))  # now only a renewal helps
-    client._tokens._tokens.clear()
+    client.tokens._tokens.clear()
     assert client.predict(NAME, {"k": 1})["items"]

