@@ -1,6 +1,6 @@
 """Measure one model from its rankings: every published metric with its interval, per target and per slice.
 
-`horizon` has one case per user. `next_item` averages over cases, with the mean of user means beside it. With several
+`horizon` has one case per user. `next_item` averages over cases, and also reports the mean of user means. With several
 seeds each case is averaged over the seeds first, then users are resampled. docs/evaluation.md describes all of it.
 """
 

@@ -255,7 +255,7 @@ def why_no_same_data_refit(
 ) -> str | None:
     """Why the champion's configuration is not fitted on the candidate's data; None if it is to be fitted.
 
-    `candidate` and `champion` are manifests. `requested` says whether the policy asks for the refit.
+    `candidate` and `champion` are manifests. `requested` is gate.refit.
     """
     if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
         return "not needed: both were fitted on the same data, so fresher data explains nothing"
@@ -265,7 +265,7 @@ def why_no_same_data_refit(
         features.cut_us,
         features.description["dataset_hash"],
     ):
-        return "not possible: the candidate was fitted on other data than the features here"
+        return "not possible: the candidate was fitted on other data than these features"
     if not requested:
         return "not done: this report cannot separate the idea from the fresher data; use --refit (it takes one fit)"
     return None

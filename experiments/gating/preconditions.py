@@ -140,7 +140,7 @@ def poor_index(manifest: dict, policy: params.Gate) -> GateDecision | None:
 def changed_answers(champion: Recommender, candidate: Recommender, champion_version: str) -> GateDecision | None:
     """Compare the golden answers of both artifacts with those of their export.
 
-    A champion that answers differently here is not the one that serves, so nothing can be compared with it. A
+    A champion that answers differently on this host is not the one that serves, so nothing can be compared with it. A
     candidate that answers differently would not pass the deployment.
     """
     if fault := golden_difference(champion):
@@ -156,7 +156,7 @@ def changed_answers(champion: Recommender, candidate: Recommender, champion_vers
 
 
 def golden_difference(recommender: Recommender) -> str | None:
-    """The first difference between an artifact's answers here and its golden answers; None if there is none."""
+    """The first difference between an artifact's present answers and its golden answers; None if there is none."""
     golden = recommender.golden_cases()
     if not golden:
         return "it holds no golden answers"

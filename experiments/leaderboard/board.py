@@ -27,7 +27,7 @@ from training.metrics import accuracy
 DIGITS = 6  # significant digits of every measured number in the result file
 PERIODS = 8  # of the decay curve, of equal length from the cut to the last case
 FROZEN = "next_item_frozen"  # `next_item` with item trends frozen at test_start
-SLICES = ("cold", "warm")  # in the result file, beside every segment
+SLICES = ("cold", "warm")  # in the result file, with every segment
 METRICS = [
     *(f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini", "popularity_percentile",
                                         "novelty", "diversity", "personalization")),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from made_board import ORIGIN, build, change
 
+from experiments.evaluate import headline
 from experiments.evaluation.comparison import (
     CompareError,
     MeasuredModel,
