@@ -147,14 +147,11 @@ def _parent_part(version: RegisteredVersion) -> list[ReportPart]:
 
 
 def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
-    """The run, and the dataset version with what the run logged of it: the md5 by which DVC finds it, and its counts."""
+    """The run, and the dataset version."""
     from mlflow.exceptions import MlflowException  # slow to import
 
-    about: dict[str, Any] = {}
     try:
         run = registry_client().get_run(manifest["run_id"])
-        if run.inputs is not None and run.inputs.dataset_inputs:
-            about = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
         facts = {
             "run id": run.info.run_id,
             "name": run.info.run_name,
@@ -167,7 +164,7 @@ def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
         run_part = ReportPart("run", {"run id": manifest["run_id"]}, note="the registry has no such run")
     dataset_hash, local = manifest["dataset_hash"], versions.local_dataset_hash()
     note = "" if local == dataset_hash else f"{SPLIT} holds {local or 'none'}; check out the commit and run `dvc pull`"
-    facts = {"name": manifest["dataset"], "hash": dataset_hash, "split": manifest["split_id"], **about}
+    facts = {"name": manifest["dataset"], "hash": dataset_hash, "split": manifest["split_id"]}
     facts |= {"in this clone": local == dataset_hash}
     return [run_part, ReportPart("dataset version", facts, note=note)]
 

@@ -30,7 +30,6 @@ from training.models.base import parse
 from training.models.network import NetworkHyperparameters
 from training.timeline import Timeline
 
-TREND_CELLS = 2**24  # in memory at once, in one table of trends
 COMPARED_ITEMS = 256  # whose similarity by text is compared
 MAX_VALUE_LENGTH = 160
 
@@ -47,7 +46,8 @@ def fitted_vocabulary(cut: AuditedCut) -> Outcome:
     stored, again = cut.features.vocabulary.ids, cut.refitted.vocabulary.ids
     if different := sorted(set(stored) ^ set(again)):
         what = "the vocabulary holds other items than the past"
-        rows = pd.DataFrame({ITEM: different, "stored": [item in set(stored) for item in different]})
+        known_from = _moments_or_never(cut.item_known_from.reindex(different))
+        rows = pd.DataFrame({ITEM: different, "first known": known_from, "stored": np.isin(different, stored)})
     else:
         what = "the vocabulary is not ordered by popularity in the past"
         rows = pd.DataFrame({"stored": stored, "by the past": again})
@@ -55,11 +55,14 @@ def fitted_vocabulary(cut: AuditedCut) -> Outcome:
     return outcome(len(stored), "items", cut.finding(what, rows))
 
 
+def _moments_or_never(times_us: pd.Series) -> list[str]:
+    return ["never" if np.isnan(time) else to_iso(int(time)) for time in times_us]
+
+
 def fitted_encoders(cut: AuditedCut) -> Outcome:
     """Values and bucket edges of user traits and request context come from rows before the cut.
 
-    Otherwise models know a future that no live platform can know. Run `python -m features.featurize` at both cuts, then
-    fit again.
+    Run `python -m features.featurize` at both cuts, then fit again.
     """
     stored, again = cut.features.description["encoders"], cut.refitted.description["encoders"]
     pairs = [
@@ -85,8 +88,7 @@ def _short(encoder: dict) -> str:
 def fitted_content(cut: AuditedCut) -> Outcome:
     """Genres, text and numbers of items are scaled and projected by items before the cut.
 
-    Otherwise models know a future that no live platform can know. Run `python -m features.featurize` at both cuts, then
-    fit again.
+    Run `python -m features.featurize` at both cuts, then fit again.
     """
     features, again = cut.features, cut.refitted
     if features.vocabulary.ids != again.vocabulary.ids:
@@ -144,23 +146,6 @@ def trend_weights(channel: str, age_us: np.ndarray) -> np.ndarray:
 # --- items before their first event
 
 
-def future_vocabulary(cut: AuditedCut) -> Outcome:
-    """Every item that a model can name had an event, and was known, before the cut.
-
-    Otherwise a model recommends items that did not exist yet, and ranks another catalog than a live one. Run `python -m
-    features.featurize` at both cuts, then fit again.
-    """
-    known_from = cut.item_known_from.reindex(cut.features.vocabulary.ids)
-    late = known_from[~(known_from <= cut.start_us)]  # NaN, an item without events, is late too
-    rows = pd.DataFrame({ITEM: late.index, "first known": _moments_or_never(late)})
-    what = f"the vocabulary holds items from after the cut, {to_iso(cut.start_us)}"
-    return outcome(len(known_from), "items", cut.finding(what, rows))
-
-
-def _moments_or_never(times_us: pd.Series) -> list[str]:
-    return ["never" if np.isnan(time) else to_iso(int(time)) for time in times_us]
-
-
 def future_trends(cut: AuditedCut) -> Outcome:
     """No trend counts an item before its first event is known.
 
@@ -172,13 +157,10 @@ def future_trends(cut: AuditedCut) -> Outcome:
     count = min(len(known_from), cut.settings.audit.first_items)
     rng = np.random.default_rng(cut.settings.seed)
     moments = known_from.iloc[rng.choice(len(known_from), count, replace=False)].sort_values(kind="stable") - 1
-    log, size = cut.features.trend_log(), max(1, TREND_CELLS // (len(vocabulary) * len(channels)))
-    parts = (moments.iloc[begin : begin + size] for begin in range(0, count, size))
-    values = [
-        log.at(part.to_numpy(), channels)[np.arange(len(part)), vocabulary.indices(part.index)]  # (T, C)
-        for part in parts
-    ]
-    counted = pd.DataFrame(np.concatenate(values), columns=channels)
+    log, rows = cut.features.trend_log(), vocabulary.indices(moments.index)
+    # One moment at a time: a table of all of them may be larger than memory.
+    values = [log.at(np.array([time]), channels)[0, row] for time, row in zip(moments, rows, strict=True)]
+    counted = pd.DataFrame(np.stack(values), columns=channels)
     counted.insert(0, ITEM, moments.index)
     counted.insert(1, ASKED_AT, timestamps(moments.to_numpy()))
     early = counted[(counted[channels] > 0).any(axis=1)]

@@ -224,7 +224,7 @@ def _why_trends_not_comparable(line: Line, model: Recommender, trends: OfflineTr
 
 
 def measure(
-    log: ServedLines, secret: bytes | None, settings: params.Params, max_answers: int, since: str | None, since_us: int
+    log: ServedLines, secret: bytes | None, settings: params.Params, since: str | None, since_us: int
 ) -> dict[str, Any]:
     """Compare a sample of the answers of a served log with the dataset; the record as plain data.
 
@@ -232,7 +232,7 @@ def measure(
         LineageError: the log holds no answer since then.
     """
     recent = (line for line in log.each() if from_iso(line["request_time"]) >= since_us)
-    lines, total = sample(recent, max_answers, settings.seed)
+    lines, total = sample(recent, settings.skew.answers, settings.seed)
     if not lines:
         raise LineageError(f"no answer to compare with the dataset: {log.describe()}")
     times = sorted(line["request_time"] for line in lines)
