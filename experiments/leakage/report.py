@@ -85,7 +85,7 @@ def up_to_date(settings: params.Params) -> dict:
     """The last report if it covers exactly these products, code and settings, else a new one, which is written."""
     if REPORT.exists():
         last = json.loads(REPORT.read_text(encoding="utf-8"))
-        if isinstance(last, dict) and last.get("audited") == fingerprint(settings):
+        if last["audited"] == fingerprint(settings):
             return last
     report = audit(settings)
     write(report)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from data.columns import USER
@@ -29,11 +28,9 @@ from experiments.evaluation import bootstrap
 from experiments.leakage.cut import ASKED_AT, AuditedCut, Finding, Outcome
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, InteractionLog, batches
-from features.vocabulary import PAD
+from features.sequences import EvaluationCases, batches
 from training import validation
 
-IN_HISTORY = 1e6  # added to the score of an item that the history holds
 BATCH_SIZE = 32
 PRIOR = 5  # pseudo-events of an item, so that a rare one says little
 
@@ -92,21 +89,20 @@ def probe_features(cut: AuditedCut, features: Features) -> ProbedLog:
         validation.cases(features)["next_item"], cut.settings.audit.probed_cases, cut.settings.seed
     )
     cases = every.take(np.argsort(every.time, kind="stable"))
-    newest, seen = read_histories(features, cases)
+    seen = read_histories(features, cases)
     duels = draw_duels(cases, seen, len(features.vocabulary), np.random.default_rng([cut.settings.seed, 2]))
     scores = trend_scores(features, cases, duels)
-    scores["history"] = history_scores(features, newest, seen, duels)
+    scores["history"] = np.isin(duels.case[:, None] * len(features.vocabulary) + duels.items, seen).astype(float)
     return ProbedLog(cases, duels, scores, column_scores(features, cases, duels))
 
 
-def read_histories(features: Features, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the newest item of each history, and the sorted keys (case * N + item) of all items that they hold."""
-    newest, seen = np.zeros(len(cases), dtype=np.int64), [np.empty(0, dtype=np.int64)]
+def read_histories(features: Features, cases: EvaluationCases) -> np.ndarray:
+    """Sorted keys (case * N + item) of all items that the histories hold."""
+    seen = [np.empty(0, dtype=np.int64)]
     for rows, batch in _batches(features, cases, ()):
-        newest[rows] = batch.items[:, -1].numpy()
         row, item = batch.seen.numpy()
         seen.append(rows[row] * len(features.vocabulary) + item)
-    return newest, np.unique(np.concatenate(seen))
+    return np.unique(np.concatenate(seen))
 
 
 def draw_duels(cases: EvaluationCases, seen: np.ndarray, num_items: int, rng: np.random.Generator) -> Duels:
@@ -130,21 +126,6 @@ def trend_scores(features: Features, cases: EvaluationCases, duels: Duels) -> di
     for rows, batch in _batches(features, cases.take(duels.case), channels):
         values[rows] = batch.trends[batch.moment[:, None], duels.items[rows]].numpy()
     return {f"trend {channel}": values[:, :, column] for column, channel in enumerate(channels)}
-
-
-def history_scores(features: Features, newest: np.ndarray, seen: np.ndarray, duels: Duels) -> np.ndarray:
-    """(D, 2) how often each item came right after the history's newest one, before the cut."""
-    size = len(features.vocabulary)
-    followed, items = transitions(features.past, size), duels.items
-    counted = np.asarray(followed[newest[duels.case][:, None].repeat(2, axis=1).ravel(), items.ravel()])
-    return counted.reshape(items.shape) + IN_HISTORY * np.isin(duels.case[:, None] * size + items, seen)
-
-
-def transitions(past: InteractionLog, num_items: int) -> csr_array:
-    """(N, N) how often one item came right after another of an earlier time: a first-order Markov chain."""
-    users, times, items = past.users, past.times, past.items
-    step = (users[1:] == users[:-1]) & (times[1:] > times[:-1]) & (items[1:] != PAD) & (items[:-1] != PAD)
-    return csr_array((np.ones(step.sum()), (items[:-1][step], items[1:][step])), shape=(num_items, num_items))
 
 
 def column_scores(features: Features, cases: EvaluationCases, duels: Duels) -> dict[str, np.ndarray]:
