@@ -94,7 +94,11 @@ def events_impact(
         return [ReportPart(kind, {"id": name, "events": 0}, note=reason), answers]
     times, known = microseconds(found[EVENT_TIME]), microseconds(found[KNOWN_TIME])
     origin = Origin(settings.dataset, dataset_hash, int(np.maximum(times + 1, known).min()))
-    holds = (lambda version: name in _vocabulary(version)) if kind == "item" else (lambda version: True)
+
+    def holds(version: RegisteredVersion) -> bool:
+        """Whether the version's vocabulary holds the item; True for an event or a user."""
+        return kind != "item" or name in json.loads(registry.read_text(version, f"{version.source}/vocabulary.json"))
+
     facts: dict[str, Any] = {"id": name, "dataset version": dataset_hash, "events": len(found)}
     facts |= {"first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
     if kind == "event":
@@ -182,10 +186,6 @@ def _live_versions(dataset: str) -> tuple[dict[str, str], str]:
     except ServerError:
         return {}, f"TorchServe does not answer at {settings.management_url}, so the live versions are unknown"
     return {name.partition(".")[0]: "default" if one.default else "loaded" for name, one in live.items()}, ""
-
-
-def _vocabulary(version: RegisteredVersion) -> set[str]:
-    return set(json.loads(registry.read_text(version, f"{version.source}/vocabulary.json")))
 
 
 def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path, secret: bytes | None) -> ReportPart:

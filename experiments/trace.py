@@ -41,21 +41,15 @@ def trace(line: Line, secret: bytes | None, user_id: str | None, settings: param
         line: of the served log.
         user_id: who may have sent the request; None searches all users of the dataset.
     """
-    parts = [_answer_part(line)]
+    facts = {name.replace("_", " "): value for name, value in line.items() if name not in NOT_FACTS}
+    items = zip(line["items"], line["scores"], strict=True)
+    rows = [{"place": place, "item_id": item, "score": score} for place, (item, score) in enumerate(items, start=1)]
+    parts = [ReportPart("answer", facts, rows)]
     try:
         parts += version_parts(versions.find_version(line))
     except LineageError as error:
         parts.append(ReportPart("version", {"version": line["model_version"] or None}, note=str(error)))
     return [*parts, _events_part(line, secret, user_id, settings)]
-
-
-def _answer_part(line: Line) -> ReportPart:
-    facts = {name.replace("_", " "): value for name, value in line.items() if name not in NOT_FACTS}
-    rows = [
-        {"place": place, "item_id": item, "score": score}
-        for place, (item, score) in enumerate(zip(line["items"], line["scores"], strict=True), start=1)
-    ]
-    return ReportPart("answer", facts, rows)
 
 
 def _events_part(line: Line, secret: bytes | None, user_id: str | None, settings: params.Params) -> ReportPart:

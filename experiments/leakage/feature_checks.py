@@ -19,7 +19,7 @@ from torch import Tensor
 from data.columns import DAY, EVENT_TIME, ITEM, USER
 from data.tables import microseconds, timestamps
 from data.times import to_iso
-from experiments.leakage.cut import ASKED_AT, AuditedCut, Outcome, outcome
+from experiments.leakage.cut import CASE_TIME, AuditedCut, Outcome, outcome
 from features.encode import Batch
 from features.sequences import EvaluationCases, InteractionLog, batches
 from features.trends import ALL, TrendLog
@@ -135,7 +135,7 @@ def fitted_trends(cut: AuditedCut) -> Outcome:
 
 
 def trend_weights(channel: str, age_us: np.ndarray) -> np.ndarray:
-    """(E,) weights of events by age. Written a second time here: features/trends.py is what is audited."""
+    """(E,) weights of events by age. Written a second time: features/trends.py is what is audited."""
     if channel == ALL:
         return np.ones(len(age_us))
     kind, days = channel.rsplit("_", 1)
@@ -149,7 +149,7 @@ def trend_weights(channel: str, age_us: np.ndarray) -> np.ndarray:
 def future_trends(cut: AuditedCut) -> Outcome:
     """No trend counts an item before its first event is known.
 
-    Such a trend tells which items will be taken. See features/trends.py: an event counts if event_time < t and
+    Such a trend shows which items will be taken. See features/trends.py: an event counts if event_time < t and
     known_time <= t.
     """
     vocabulary, channels = cut.features.vocabulary, cut.features.description["channels"]
@@ -162,7 +162,7 @@ def future_trends(cut: AuditedCut) -> Outcome:
     values = [log.at(np.array([time]), channels)[0, row] for time, row in zip(moments, rows, strict=True)]
     counted = pd.DataFrame(np.stack(values), columns=channels)
     counted.insert(0, ITEM, moments.index)
-    counted.insert(1, ASKED_AT, timestamps(moments.to_numpy()))
+    counted.insert(1, CASE_TIME, timestamps(moments.to_numpy()))
     early = counted[(counted[channels] > 0).any(axis=1)]
     return outcome(count, "items", cut.finding("items have trends before their first event", early))
 
@@ -236,12 +236,7 @@ def _differences(
     for column, channel in enumerate(cut.features.description["channels"]):
         ours, theirs = (batch.trends[batch.moment, :, column] for batch in (with_all, with_past))
         pairs[f"trend {channel}"] = ours, theirs
-    return [
-        {"feature": name}
-        | dict(zip(("with all data", "with the past alone"), _describe(cut, name, *pair), strict=True))
-        for name, pair in pairs.items()
-        if not torch.equal(*pair)
-    ]
+    return [_describe(cut, name, *pair) for name, pair in pairs.items() if not torch.equal(*pair)]
 
 
 def _encode(cut: AuditedCut, log: InteractionLog, case: EvaluationCases, trends: TrendLog) -> Batch:
@@ -250,14 +245,16 @@ def _encode(cut: AuditedCut, log: InteractionLog, case: EvaluationCases, trends:
     return next(batches(log, case, trends, channels, refreshed, 1, None))[1]
 
 
-def _describe(cut: AuditedCut, name: str, with_all: Tensor, with_past: Tensor) -> list[str]:
+def _describe(cut: AuditedCut, name: str, with_all: Tensor, with_past: Tensor) -> dict[str, str]:
     """Both values as text: the number of events, or the first value that differs."""
     pair = with_all.flatten(), with_past.flatten()
     if name in ("items", "seen", "item_times"):
-        return [f"{len(values)} events" for values in pair]
-    place = int((pair[0] != pair[1]).nonzero()[0])
-    item = f"item {cut.item_ids(np.array([place]))[0]}: " if name.startswith("trend") else ""
-    return [f"{item}{values[place]:g}" for values in pair]
+        texts = [f"{len(values)} events" for values in pair]
+    else:
+        place = int((pair[0] != pair[1]).nonzero()[0])
+        item = f"item {cut.item_ids(np.array([place]))[0]}: " if name.startswith("trend") else ""
+        texts = [f"{item}{values[place]:g}" for values in pair]
+    return {"feature": name, "with all data": texts[0], "with the past alone": texts[1]}
 
 
 def training_batches(cut: AuditedCut) -> Outcome:
@@ -270,7 +267,7 @@ def training_batches(cut: AuditedCut) -> Outcome:
     if network is None or not len(Timeline(cut.features.past)):
         return outcome(0, "questions")
     batches = TrainingBatches(cut.features, (), network, cut.settings.seed)
-    leaks, looked = [], 0
+    leaks, looked = [pd.DataFrame()], 0
     for batch in batches:
         looked += len(batch.query)
         leaks.append(_leaks_in_batch(cut, batch, batches.table.moments))
@@ -297,6 +294,6 @@ def _leaks_in_batch(cut: AuditedCut, batch: TrainBatch, moments: np.ndarray) -> 
         (later, np.full(len(later), PAD), [f"trends as of {to_iso(moment)}" for moment in trend[later]]),
     ]
     return pd.concat([
-        pd.DataFrame({ASKED_AT: timestamps(time[question]), ITEM: cut.item_ids(item), "sees": sees})
+        pd.DataFrame({CASE_TIME: timestamps(time[question]), ITEM: cut.item_ids(item), "sees": sees})
         for question, item, sees in kinds
     ])  # fmt: skip

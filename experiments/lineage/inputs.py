@@ -46,11 +46,7 @@ NO_SECRET = "the edge's secret is missing (user.key next to the served log, or T
 
 
 class OfflineUsers:
-    """Profiles of some users, computed from the dataset.
-
-    Attributes:
-        policy: what an online store would keep and serve of them.
-    """
+    """Profiles of some users, computed from the dataset; `policy` is what an online store would keep and serve of them."""
 
     def __init__(self, events: pd.DataFrame, users: pd.DataFrame, policy: Policy) -> None:
         self.policy = policy

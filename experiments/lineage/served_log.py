@@ -1,4 +1,4 @@
-"""Read the served log of the edge: answers by request id, and the requests that were kept beside it."""
+"""Read the served log of the edge: answers by request id, and the requests that were kept next to it."""
 
 from __future__ import annotations
 
