@@ -88,7 +88,7 @@ def _shorten(text: str) -> str:
 def _section(part: ReportPart) -> str:
     facts = pages.table([{"": name, " ": show_value(value)} for name, value in part.facts.items()], head=False)
     rows = pages.table([{name: show_value(value) for name, value in row.items()} for row in part.rows])
-    note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
+    note = f'<p class="note">{pages.markup(part.note)}</p>' if part.note else ""
     return f"<section><h2>{escape(part.name)}</h2>{facts}{rows}{note}</section>"
 
 

@@ -53,7 +53,7 @@ def test_an_event_that_appears_twice_is_found(events: pd.DataFrame) -> None:
 
     (twice, pair) = event_order.duplicates(replace(at, events=split(pd.concat([events, events.iloc[[3]]])))).findings
 
-    assert (twice.what, twice.rows, len(twice.examples)) == ("an event appears twice", 1, 2)
+    assert (twice.what, twice.rows, len(twice.examples)) == ("an event appears twice", 2, 2)
     assert pair.what == "a user has an item twice"
 
 
@@ -225,7 +225,7 @@ def _has(events: pd.DataFrame, user: str, number: int) -> bool:
 def test_a_session_that_spans_the_cut_is_reported_without_failing(spanning: pd.DataFrame) -> None:
     (found,) = event_order.spanning_sessions(cut_of(spanning)).findings
 
-    assert (found.rows, found.fails) == (3, False)
+    assert (found.rows, found.fails) == (1, False)
     assert found.what.startswith("1 of ")
     assert found.examples == [
         {"user_id": "u03", "from": to_iso(TEST - 40 * MINUTE), "to": to_iso(TEST + 49 * MINUTE), "events before": "2",

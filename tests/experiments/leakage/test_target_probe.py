@@ -49,7 +49,7 @@ def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest
 
     (found,) = target_probe.probe(cut_of(events)).findings
 
-    assert found.what.startswith("the feature history tells the item taken even with shuffled items: in 100% of")
+    assert found.what == "the feature history tells the item taken even with shuffled items"
 
 
 def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> None:
@@ -72,13 +72,11 @@ def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame
     assert 0.6 < share(outcome, "traits plan", "with the true times") < 0.9
 
 
-def test_data_without_structure_passes_and_says_that_the_probe_finds_nothing(events: pd.DataFrame) -> None:
+def test_data_without_structure_passes(events: pd.DataFrame) -> None:
     shuffled = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
     shuffled = shuffled.drop_duplicates(["user_id", "item_id"], ignore_index=True)
 
-    (found,) = target_probe.probe(cut_of(shuffled)).findings
-
-    assert (found.fails, found.what) == (False, "the probe finds nothing with the true times either")
+    assert target_probe.probe(cut_of(shuffled)).findings == []
 
 
 def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.DataFrame) -> None:
@@ -89,7 +87,7 @@ def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.Dat
         log = replace(at.features.log, items=generator.permutation(at.features.log.items))
         seeded = replace(at, settings=at.settings.model_copy(update={"seed": seed}))
         shuffled = target_probe.probe_features(seeded, replace(at.features, log=log))
-        won, decided = target_probe.count_won(shuffled.read["trend window_30d"])
+        won, decided = target_probe.count_won(shuffled.features["trend window_30d"])
         deviations.append((won - decided / 2) / np.sqrt(decided / 4))
 
     assert abs(np.mean(deviations)) < 3.3 / np.sqrt(12)
