@@ -243,40 +243,37 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
     Impressions do not influence plays. The play is near the top by construction (position p with weight 1 / p): a
     position bias that click models can find. Every slate holds exactly one click.
     """
-    opening = events.drop_duplicates(columns.SESSION)
-    if len(opening) > MAX_SLATES:
-        opening = opening.iloc[np.sort(rng.choice(len(opening), MAX_SLATES, replace=False))]
-    times = microseconds(opening[columns.EVENT_TIME])
-    candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
-    slate = np.repeat(np.arange(len(opening)), CANDIDATES)
-    shown = pd.DataFrame({"slate": slate, columns.ITEM: item_ids[candidates.ravel()]}).drop_duplicates()
-    played = events.set_index([columns.USER, columns.ITEM])[columns.EVENT_TIME]
-    pairs = [opening[columns.USER].to_numpy()[shown["slate"]], shown[columns.ITEM]]
-    played_at = played.reindex(pd.MultiIndex.from_arrays(pairs)).array  # NaT where never played
-    # Neither the play itself nor an item played before.
-    shown = shown[~(played_at <= opening[columns.EVENT_TIME].array[shown["slate"]])]
-    shown = shown.groupby("slate").head(SLATE - 1)
+    rows = np.flatnonzero(~events.duplicated(columns.SESSION))
+    if len(rows) > MAX_SLATES:
+        rows = np.sort(rng.choice(rows, MAX_SLATES, replace=False))
+    times, user = microseconds(events[columns.EVENT_TIME]), pd.factorize(events[columns.USER])[0]
+    item = pd.Index(item_ids).get_indexer(events[columns.ITEM])
+    candidates = _hot_candidates(preference, preference.clock.quarter(times[rows]), rng)
+    slates = pd.DataFrame({"slate": np.repeat(np.arange(len(rows)), CANDIDATES), "item": candidates.ravel()})
+    slates = slates.drop_duplicates()
+    played_at = pd.Series(times, index=user * len(item_ids) + item)
+    seen_at = played_at.reindex(user[rows][slates["slate"]] * len(item_ids) + slates["item"])  # NaN where never played
+    slates = slates[~(seen_at.to_numpy() <= times[rows][slates["slate"]])]  # neither played before nor the play itself
+    slates = slates.groupby("slate").head(SLATE - 1)
     running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
-    sizes = np.bincount(shown["slate"], minlength=len(opening)) + 1
-    draws = rng.random(len(opening)) * running[sizes]
-    spot = np.searchsorted(running, draws, side="right").clip(1, sizes)  # of the play
-    rank = shown.groupby("slate").cumcount() + 1
-    shown = shown.assign(position=rank + (rank >= spot[shown["slate"]]), clicked=False)
-    clicks = pd.DataFrame({"slate": np.arange(len(opening)), columns.ITEM: opening[columns.ITEM].to_numpy()})
-    shown = pd.concat([shown, clicks.assign(position=spot, clicked=True)]).sort_values(
-        ["slate", "position"], ignore_index=True
-    )
-    session = opening.iloc[shown["slate"]].reset_index(drop=True)
-    shown_at = timestamps(times - rng.integers(5, 60, len(times)) * MICROSECONDS)
+    sizes = np.bincount(slates["slate"], minlength=len(rows)) + 1
+    draws = rng.random(len(rows)) * running[sizes]
+    spot = np.searchsorted(running, draws, side="right").clip(1, sizes)  # position of the play
+    rank = slates.groupby("slate").cumcount() + 1
+    slates = slates.assign(position=rank + (rank >= spot[slates["slate"]]), clicked=False)
+    plays = pd.DataFrame({"slate": np.arange(len(rows)), "item": item[rows], "position": spot, "clicked": True})
+    slates = pd.concat([slates, plays]).sort_values(["slate", "position"], ignore_index=True)
+    event = rows[slates["slate"]]
+    shown_at = timestamps(times[rows] - rng.integers(5, 60, len(rows)) * MICROSECONDS)
     return pd.DataFrame(
         {
-            "impression_id": [f"i{index:07d}" for index in range(len(shown))],
-            columns.SESSION: session[columns.SESSION],
-            columns.USER: session[columns.USER],
-            columns.ITEM: shown[columns.ITEM],
-            columns.EVENT_TIME: shown_at[shown["slate"]],
-            "position": shown["position"].astype("int64"),
-            "clicked": shown["clicked"],
+            "impression_id": [f"i{index:07d}" for index in range(len(slates))],
+            columns.SESSION: events[columns.SESSION].to_numpy()[event],
+            columns.USER: events[columns.USER].to_numpy()[event],
+            columns.ITEM: item_ids.astype(object)[slates["item"]],
+            columns.EVENT_TIME: shown_at[slates["slate"]],
+            "position": slates["position"].astype("int64"),
+            "clicked": slates["clicked"],
         }
     )
 
