@@ -62,7 +62,8 @@ def _run_trial(trial, search: Search, deadline: float) -> list[float]:
     configuration = _with_values(
         _suggest(trial, search_spaces(search.label, settings)), settings.train.models[search.label]
     )
-    limited = configuration | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
+    limit = {"max_steps": settings.tune.max_steps} if settings.tune.max_steps and "max_steps" in configuration else {}
+    limited = configuration | limit
     with trial_run(trial, limited, search, gave_up=OutOfTimeError) as run:
 
         def on_epoch(row: dict, fold: int) -> bool:
