@@ -17,12 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVING = "TorchServe, its workers and the edge in front; part of requirements.lock."
 LOCKS = {  # file -> (first line, extras of pyproject.toml; "" means its dependencies)
     "requirements.lock": ("Everything the project, its tests and its checks need.", ("", "test", "dev")),
-    "requirements-serving.lock": (
-        "TorchServe, its workers and the edge in front; part of requirements.lock.",
-        ("serving", "edge"),
-    ),
+    "requirements-serving.lock": (SERVING, ("serving", "edge")),
 }
 NOTE = "# Written by `make lock` from pyproject.toml; do not edit. Change a version there, then run it again.\n"
 CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")  # a CUDA build of torch requires these, so pip finds them by itself

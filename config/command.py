@@ -8,9 +8,9 @@ import select
 import sys
 from collections.abc import Callable
 
-# OpenMP threads spin while they wait for each other. On cores that other processes use too, each waits for a thread that
-# is not running: one fit took 584 s instead of 48. Here they sleep. Read once, when torch loads its OpenMP runtime (GNU,
-# or Intel's and LLVM's), so every command imports this module before torch.
+# OpenMP threads spin while they wait for each other. On cores that other processes use too, each waits for a thread
+# that is not running: one fit took 584 s instead of 48. Here they sleep. Torch's OpenMP runtime (GNU, or Intel's and
+# LLVM's) reads these once, so every command imports this module before torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 

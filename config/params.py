@@ -360,11 +360,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def load(path: Path | str = "params.yaml") -> Params:
-    """Read and validate params.yaml.
-
-    Raises:
-        ParamsError: one line per error: `params.yaml: split.test_quantile is 1.2; input should be less than 1`.
-    """
+    """Read and validate params.yaml. Raises ParamsError with one line per error, see `describe_errors`."""
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)

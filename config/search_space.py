@@ -49,7 +49,6 @@ class IntRange(_Range):
     high: int
 
     def probes(self) -> list[Value]:
-        """Values that show whether the model accepts the whole range."""
         return [self.low, self.high]
 
 
@@ -69,7 +68,6 @@ class Choice(Section):
         return self if value in self.values else self.model_copy(update={"values": [*self.values, value]})
 
     def probes(self) -> list[Value]:
-        """Values that show whether the model accepts every choice."""
         return list(self.values)
 
 
@@ -79,8 +77,7 @@ Space = Annotated[FloatRange | IntRange | Choice, Field(discriminator="kind")]
 def spaces_around(spaces: Mapping[str, Space], model: BaseModel) -> dict[str, Space]:
     """Extend each space to contain the model's own value, where a search starts.
 
-    Raises:
-        ValueError: the model lacks a parameter, or refuses a value of its space. The message names both.
+    Raises ValueError if the model lacks a parameter, or refuses a value of its space. The message names both.
     """
     if unknown := sorted(set(spaces) - set(type(model).model_fields)):
         raise ValueError(f" names {', '.join(unknown)}, which the model does not have")

@@ -21,12 +21,9 @@ class Section(BaseModel):
 
 
 def describe_error(name: str, error: Mapping[str, Any]) -> str:
-    """One sentence on one entry of `ValidationError.errors()`.
+    """One sentence on a Pydantic error: `split.test_quantile is 1.2; input should be less than 1`.
 
-    Example: `split.test_quantile is 1.2; input should be less than 1`.
-
-    Args:
-        name: the setting, as the user knows it: a dotted key, an environment variable, an option.
+    `name` is the setting as the user knows it: a dotted key, an environment variable, an option.
     """
     if error["type"] == "extra_forbidden":
         return f"{name} is not a known parameter"

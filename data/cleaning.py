@@ -39,16 +39,10 @@ class Ingested:
 
 
 def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) -> Ingested:
-    """Clean a source.
+    """Clean a source, keeping the event columns of `context` too.
 
-    Args:
-        context: further event columns to keep.
-
-    Returns:
-        Events in total order, positives only, repeats resolved; their users; all items of the events and the catalog.
-
-    Raises:
-        DataError: no event is left, or a setting names something that the source does not hold.
+    Returns events in total order, positives only, repeats resolved; their users; the items of events and catalog.
+    Raises DataError if no event is left, or if a setting names something that the source does not hold.
     """
     num_broken = int((source.broken["table"] == "events").sum())
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
@@ -138,9 +132,8 @@ def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Seri
 def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
     """Give every column its type.
 
-    Returns:
-        The typed events (every column of the schema, and those of `context` that the source has), and the reasons
-        why rows are unusable: index of the row -> reason.
+    Returns the typed events (every column of the schema, and those of `context` that the source has), and why rows are
+    unusable: index of the row -> reason.
     """
     events = pd.DataFrame(index=raw.index)
     for name in (EVENT_ID, USER, ITEM, columns.SESSION):
@@ -219,10 +212,7 @@ def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: di
 def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
     """Users who consented to training on their events; None if the source has no consent column.
 
-    Only yes is consent: an empty cell is not, and neither is a user with both a yes and a no.
-
-    Raises:
-        DataError: a value is neither yes nor no.
+    Only yes is consent: an empty cell is not, nor is a yes beside a no. Another value is a DataError.
     """
     if users is None or columns.TRAINING_CONSENT not in users.columns:
         return None
@@ -285,9 +275,7 @@ def sort_events(events: pd.DataFrame) -> pd.DataFrame:
 def drop_duplicates(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """Keep the first event of each id, in total order.
 
-    Returns:
-        The events, and the id conflicts: index -> reason for dropped rows that are not duplicates, since user, item,
-        time or type differ.
+    Also returns the id conflicts, index -> reason: dropped rows with another user, item, time or type.
     """
     repeated = events[EVENT_ID].duplicated()
     conflict = repeated & ~events.duplicated([EVENT_ID, USER, ITEM, EVENT_TIME, EVENT_TYPE])
@@ -297,12 +285,7 @@ def drop_duplicates(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
-    """Keep the first or the last event of each (user, item) pair, or all of them.
-
-    Args:
-        events: in total order, so at equal times the smallest event_id is the first, the largest the last.
-        rule: first, last or all.
-    """
+    """Keep the first or the last event of each (user, item) pair, or all of them. Events must be in total order."""
     return events if rule == "all" else events.drop_duplicates([USER, ITEM], keep=rule)
 
 
@@ -310,11 +293,7 @@ def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
 
 
 def clean_side_table(table: pd.DataFrame | None, name: str, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """Drop rows with a missing or repeated id.
-
-    Returns:
-        The table (None if the source has none), and the quarantined rows.
-    """
+    """Drop rows with a missing or repeated id. Returns the table (None if there is none) and the quarantined rows."""
     if table is None:
         return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), name)
     # Sorted by content, so that it does not depend on the file's order which row of a repeated id stays.

@@ -101,7 +101,7 @@ def _fetch(client: httpx.Client, url: str, path: Path) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the archive. zipfile never leaves the folder: it drops leading slashes and `..` from the members' paths."""
+    """Unpack the archive. zipfile never leaves the folder: it drops leading slashes and `..` from the paths."""
     try:
         with zipfile.ZipFile(archive) as packed:
             if sum(member.file_size for member in packed.infolist()) > MAX_UNPACKED_BYTES:

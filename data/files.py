@@ -21,15 +21,13 @@ class DataError(UserError):
     """Data or a data setting cannot be used. The message names the file, column or key, and the value."""
 
 
-def write_bytes(path: Path, content: bytes, mode: int = 0o666, durable: bool = False) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666, durable: bool = False, replace: bool = True) -> None:
     """Replace a file atomically: a concurrent reader sees the old content or the new. Creates the folder.
 
     Args:
         mode: permissions of the file, less the umask.
         durable: also flush the file and its name to disk, so that it survives a power failure.
-
-    Raises:
-        OSError: the file cannot be written; the old content stays.
+        replace: False keeps an existing file; of several processes that create it at once, one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -39,7 +37,12 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666, durable: bool = F
         if durable:
             file.flush()
             os.fsync(file.fileno())
-    partial.replace(path)
+    if replace:
+        partial.replace(path)
+    else:
+        with suppress(FileExistsError):
+            os.link(partial, path)
+        partial.unlink()
     if durable:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -57,11 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, command: str) -> Any:
-    """Read a JSON file that a pipeline stage wrote.
-
-    Raises:
-        DataError: the file does not exist; the message names `command`, which creates it.
-    """
+    """Read a JSON file that a pipeline stage wrote. If it is missing, a DataError names the `command` to run."""
     require_file(path, command)
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -98,22 +97,3 @@ def json_hash(value: Any) -> str:
     """Hash a JSON value, independent of the order of its keys. Returns 32 hex digits (BLAKE2b, RFC 7693)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def write_private(path: Path, text: str, replace: bool = True) -> None:
-    """Write a text file that only its owner may read, whole or not at all. Creates the folder.
-
-    Args:
-        replace: False keeps an existing file; of several processes that create it at once, one wins.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)  # a file left by a killed process would keep its own mode
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    if replace:
-        partial.replace(path)
-        return
-    with suppress(FileExistsError):
-        os.link(partial, path)
-    partial.unlink()

@@ -42,17 +42,9 @@ class SplitCuts:
 
 
 def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, SplitCuts]:
-    """Assign each event to a part by its time alone.
+    """Add the column `part` by an event's time alone: train, valid from `valid_start`, test from `test_start` on.
 
-    Args:
-        events: positives with repeats resolved.
-
-    Returns:
-        The events with the column `part` (train before valid_start, test from test_start on, valid between), and the
-        cuts.
-
-    Raises:
-        DataError: there are too few events, users or distinct times, or a part would be empty.
+    Raises DataError if there are too few events, users or distinct times, or a part would be empty.
     """
     _require_enough(events)
     times = microseconds(events[EVENT_TIME])

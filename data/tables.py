@@ -87,11 +87,7 @@ def _stored_type(kind: pa.DataType) -> pa.DataType:
 
 
 def read_table(path: Path, command: str) -> pd.DataFrame:
-    """Read a Parquet file that a pipeline stage wrote.
-
-    Raises:
-        DataError: the file does not exist; the message names `command`, which creates it.
-    """
+    """Read a Parquet file that a pipeline stage wrote. If it is missing, a DataError names the `command` to run."""
     require_file(path, command)
     return pd.read_parquet(path)
 

@@ -17,11 +17,7 @@ EPOCH_UTC = EPOCH.replace(tzinfo=None)
 
 
 def from_datetime(moment: datetime) -> int:
-    """Convert to microseconds since 1970. A datetime without a time zone is UTC.
-
-    Raises:
-        ValueError: in UTC the moment falls outside the years that a datetime can hold.
-    """
+    """Convert to microseconds since 1970. Without a time zone it is UTC. Raises ValueError near years 1 and 9999."""
     try:
         elapsed = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - EPOCH
     except OverflowError as error:
@@ -30,11 +26,7 @@ def from_datetime(moment: datetime) -> int:
 
 
 def from_iso(text: str) -> int:
-    """Parse ISO 8601 text into microseconds since 1970. Text without an offset is UTC.
-
-    Raises:
-        ValueError: the text is not ISO 8601, or `to_iso` could not write the moment.
-    """
+    """Parse ISO 8601 text into microseconds since 1970; UTC without an offset. Raises ValueError for other text."""
     return from_datetime(datetime.fromisoformat(text))
 
 

@@ -1,4 +1,4 @@
-"""VERB compare: write a dataset's leaderboard as JSON, Markdown and HTML, from the metrics and rankings of all models."""
+"""Write a dataset's leaderboard as JSON, Markdown and HTML, from the metrics and rankings of all models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VERB demo: the whole life of a model: events, features, models, gate, live endpoint, answers by title."""
+"""Run every step from events to a live endpoint, and show the leaderboard, the verdict and recommendations."""
 
 from __future__ import annotations
 

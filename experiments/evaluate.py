@@ -1,4 +1,4 @@
-"""STAGE evaluate: rank the test cases with an exported artifact, by the code that answers live requests."""
+"""Rank the test cases with an exported artifact, by the code that answers live requests."""
 
 from __future__ import annotations
 

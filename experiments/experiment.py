@@ -1,4 +1,4 @@
-"""VERB experiment: tune all that can be tuned on a source, take what is better, fit and judge every model."""
+"""Tune the models on a source, take hyperparameters that are better, fit and compare every model, run the gate."""
 
 from __future__ import annotations
 

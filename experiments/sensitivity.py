@@ -1,4 +1,4 @@
-"""VERB sensitivity: compare the order of models between holdout protocols, on events before test_start.
+"""Compare the order of models between holdout protocols, on events before test_start.
 
 The result is a diagnostic and cannot feed a gate.
 """

@@ -1,4 +1,4 @@
-"""VERB tune: search a model's hyperparameters with Optuna, on temporal validation only; it resumes where it stopped."""
+"""Search a model's hyperparameters with Optuna, on the validation period only; a study resumes where it stopped."""
 
 from __future__ import annotations
 

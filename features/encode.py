@@ -40,12 +40,9 @@ class Batch:
 
 
 def resolve_history(events: Iterable[tuple[str, int]], time_us: int, repeats: str) -> list[tuple[str, int]]:
-    """Order and deduplicate a live history as ingest does with a dataset.
+    """Order and deduplicate a live history of (item_id, microseconds), in any order, as ingest does with a dataset.
 
-    Args:
-        events: (item_id, event_time in microseconds), in any order.
-        time_us: the time of the request; events at or after it are dropped.
-        repeats: `first`, `last` or `all`: `ingest.repeats` at the time of training.
+    Events at or after `time_us` are dropped. `repeats` is `ingest.repeats` at the time of training: first, last or all.
     """
     ordered = sorted((event_time, item) for item, event_time in events if event_time < time_us)
     if repeats == "all":
@@ -60,9 +57,7 @@ def resolve_history(events: Iterable[tuple[str, int]], time_us: int, repeats: st
 def encode_values(values: Mapping[str, object], encoders: Sequence[dict]) -> list[int]:
     """Encode one user's traits or one request's context, in the order of `encoders`; 0 where unknown.
 
-    Args:
-        values: column name -> value.
-        encoders: from `features.fit.fit_encoders`: {"column", "values": [...]} or {"column", "edges": [...]}.
+    Encoders are from `features.fit.fit_encoders`: {"column", "values": [...]} or {"column", "edges": [...]}.
     """
     return [_encode_value(values.get(encoder["column"]), encoder) for encoder in encoders]
 

@@ -20,11 +20,7 @@ MAX_KEYS = 10_000  # per read; Feast's SQLite allows 32,766
 
 
 def open_feast(url: str, timeout_s: float) -> Engine:
-    """Open a Feast URL: a repository through Feast's library, a server through HTTP. See `connect.EngineFactory`.
-
-    Raises:
-        StoreError: Feast is not installed, or the folder is not a feature repository.
-    """
+    """Open a Feast URL: a repository through Feast's library, a server through HTTP. See `connect.EngineFactory`."""
     if url.startswith("feast:///"):
         return SdkEngine(Path(url.removeprefix("feast://")), timeout_s)
     return ServerEngine(url, timeout_s)

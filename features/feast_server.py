@@ -78,7 +78,7 @@ class ServerEngine:
         parts = urlsplit(url)
         if parts.scheme not in ("feast+http", "feast+https"):
             raise StoreError(
-                f"{url} is Feast's library, which does not load here; read through `feast serve`: feast+http://host:port"
+                f"{url} needs Feast's library, which is not loaded; read through `feast serve`: feast+http://host:port"
             )
         self.location = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         # The server is internal, so the environment's proxies do not apply.

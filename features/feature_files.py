@@ -57,15 +57,11 @@ def save_features(folder: Path, features: Features) -> None:
     features.log.save(folder / "log.safetensors")
     save_file({"item_features": features.item_features}, folder / "items.safetensors")
     for name in JSON_FIELDS:
-        (folder / f"{name}.json").write_text(json.dumps(getattr(features, name), ensure_ascii=False))
+        (folder / f"{name}.json").write_text(json.dumps(getattr(features, name), ensure_ascii=False), encoding="utf-8")
 
 
 def load_features(folder: Path | str) -> Features:
-    """Read the features of one cut, `out/features/<cut>`.
-
-    Raises:
-        UserError: the stage has not run.
-    """
+    """Read the features of one cut, `out/features/<cut>`. Raises UserError if the stage has not run."""
     folder = Path(folder)
     if not (folder / "description.json").exists():
         raise UserError(f"{folder} holds no features; run `python -m features.featurize` (or `dvc repro`) first")
@@ -73,5 +69,5 @@ def load_features(folder: Path | str) -> Features:
         vocabulary=Vocabulary.load(folder / "vocabulary.json"),
         log=InteractionLog.load(folder / "log.safetensors"),
         item_features=load_file(folder / "items.safetensors")["item_features"],
-        **{name: json.loads((folder / f"{name}.json").read_text()) for name in JSON_FIELDS},
+        **{name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in JSON_FIELDS},
     )

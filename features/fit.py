@@ -75,11 +75,7 @@ def fit_features(
 
 
 def fit_cuts(cuts: Iterable[str], settings: params.Params) -> Iterator[tuple[str, Features]]:
-    """Read the outputs of ingest and split, and yield the features of each cut: valid, test or full.
-
-    Raises:
-        DataError: a stage has not run.
-    """
+    """Read the outputs of ingest and split, and yield the features of each cut: valid, test or full."""
     events, users, items, manifest = _read_stages()
     for cut in cuts:
         features = fit_features(events, users, items, cut_time(cut, manifest), settings.featurize, settings.seed)
@@ -145,9 +141,7 @@ def _by_user(events: pd.DataFrame, users: pd.DataFrame) -> tuple[np.ndarray, np.
 def fit_item_features(items: pd.DataFrame, dimensions: int, seed: int) -> tuple[np.ndarray, dict[str, int]]:
     """(N, V) float32 features of genres, text and numbers, row 0 zero, and the width of each group of columns.
 
-    Args:
-        items: items known before the cut, in vocabulary order.
-        dimensions: width of the text part (latent semantic analysis, Deerwester et al. 1990).
+    Items are in vocabulary order. The text part is latent semantic analysis (Deerwester et al. 1990).
     """
     parts = {
         "genres": _genre_flags(items),
@@ -206,11 +200,8 @@ def _scaled_numbers(items: pd.DataFrame) -> np.ndarray:
 def fit_encoders(frame: pd.DataFrame, columns: list[str], max_values: int, buckets: int) -> list[dict]:
     """Fit one encoder per column: {"column", "values"} for text, {"column", "edges"} for numbers.
 
-    Args:
-        frame: rows known before the cut, one per user (or per event, for context).
-        columns: columns of the frame to encode.
-        max_values: most frequent values kept of a text column; others are encoded as unknown (0).
-        buckets: quantile buckets of a number.
+    Of a text column the `max_values` most frequent values are kept, others are encoded as unknown (0). A number falls
+    into one of `buckets` quantile buckets.
     """
     return [_fit_encoder(frame[column].dropna(), max_values, buckets) for column in columns]
 
@@ -295,22 +286,17 @@ def fit_window(
 ) -> Features:
     """Fit features on what was known before `start_us`. Their log ends at `stop_us`.
 
-    Args:
-        cut: with `valid` a fit chooses its hyperparameters in the window, with `test` it uses the given ones.
+    With the cut `valid` a fit chooses its hyperparameters in the window, with `test` it uses the given ones.
     """
     events = tables.events[tables.times < stop_us]
     return _fit(tables, events, start_us, stop_us, settings, cut)
 
 
 def fit_subset(tables: SplitTables, kept: np.ndarray, settings: params.Params) -> tuple[Features, Features]:
-    """Fit features on a subset of the events, regardless of their times.
+    """Fit features on the events in the (E,) mask `kept`, regardless of their times.
 
-    Args:
-        kept: (E,) bool, the events to learn from.
-
-    Returns:
-        Features with a log of the subset, to learn and count trends from, and the same features with a log of all
-        events, to read histories from. Row e of the second log is row e of `tables.events`.
+    Returns features with a log of the subset, to learn and count trends from, and the same features with a log of all
+    events, to read histories from. Row e of the second log is row e of `tables.events`.
     """
     stop = tables.manifest["test_start_us"]
     features = _fit(tables, tables.events[kept], stop, stop, settings, "test")

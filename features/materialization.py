@@ -88,8 +88,7 @@ def write_profiles(store: ProfileStore, profiles: Iterator[Profile]) -> int:
 def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> None:
     """Store what JSON lines contain, and print `stored N lines` after each batch that is safely stored.
 
-    Raises:
-        MaterializeError: at the end, with each invalid line and why; all other lines are stored.
+    Raises MaterializeError at the end, with each invalid line and why; all other lines are stored.
     """
     errors: list[str] = []
     read = 0
@@ -108,17 +107,9 @@ def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> No
 
 
 def parse_line(line: str, now_us: int, event_types: Collection[str] | None, min_value: float | None) -> list[Profile]:
-    """Parse one JSON line about one user: an event, traits, or consent.
+    """Parse one JSON line about one user: an event, traits, or consent. `now_us` is the default known time.
 
-    Args:
-        now_us: the known time, if the line has none.
-        event_types, min_value: as in `params.Ingest`.
-
-    Returns:
-        The change to the profile; nothing if ingest would not keep the event.
-
-    Raises:
-        ProfileError: names the field and what was expected.
+    Returns the change to the profile, or nothing if ingest would not keep the event. Raises ProfileError.
     """
     try:
         body = json.loads(line)
@@ -142,11 +133,7 @@ def parse_line(line: str, now_us: int, event_types: Collection[str] | None, min_
 
 
 def parse_time(field: str, value: object) -> int:
-    """Parse ISO 8601 text into microseconds since 1970. Text without an offset is UTC.
-
-    Raises:
-        ProfileError: names `field`.
-    """
+    """Parse ISO 8601 text into microseconds since 1970; without an offset it is UTC. A ProfileError names `field`."""
     if not isinstance(value, str):
         raise ProfileError(field, f"expected an ISO 8601 time, got {value!r}"[:120])
     try:

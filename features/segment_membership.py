@@ -44,8 +44,7 @@ def collect_inputs(
 ) -> SegmentInputs:
     """Collect the inputs of rules, in the order of the ids. Row 0 of the items is PAD's, without values.
 
-    Raises:
-        UserError: a rule uses a column that the table does not have.
+    Raises UserError if a rule uses a column that the table does not have.
     """
     users = users.set_index(USER).reindex(user_ids)
     items = items.set_index(ITEM).reindex(item_ids)
@@ -71,10 +70,9 @@ def _column(table: pd.DataFrame, name: str, rule: Rule, kind: str) -> list:
 def membership(
     rules: Sequence[Rule], log: InteractionLog, inputs: SegmentInputs, user: np.ndarray, time_us: np.ndarray
 ) -> np.ndarray:
-    """(n, R) bool: whether each pair is in each segment. A user's traits are known from the first known event on.
+    """(n, R) bool: whether each pair of a user row and a moment in microseconds is in each segment.
 
-    Args:
-        user, time_us: (n,) user rows and moments in microseconds.
+    A user's traits are known from the first known event on.
     """
     pairs = _UserMoments(log, inputs, user, time_us)
     belongs = np.ones((len(user), len(rules)), dtype=bool)

@@ -1,7 +1,7 @@
 """Evaluate segment rules for one user and one moment. `features.segment_membership` evaluates many at once.
 
-A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `config.params` defines the conditions. The serving
-worker loads this module, so it uses only the standard library.
+A rule is {"name", "all": [condition, ...], "any": [condition, ...]}; `config.params` defines the conditions. The
+serving worker loads this module, so it uses only the standard library.
 """
 
 from __future__ import annotations

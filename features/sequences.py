@@ -105,8 +105,7 @@ def next_item_cases(log: InteractionLog, start_us: int, stop_us: int) -> Evaluat
 def horizon_cases(log: InteractionLog, start_us: int, days: int, until_us: int) -> EvaluationCases:
     """One case per user who acts within `days` after `start`: the distinct new items of those days.
 
-    Args:
-        until_us: the end of the evaluation period, if that is sooner: validation must not look at the test period.
+    The evaluation period ends at `until_us`, if that is sooner: validation must not look at the test period.
     """
     stop = min(start_us + days * DAY, until_us)
     rows = np.flatnonzero((log.times >= start_us) & (log.times < stop) & _is_new(log))
@@ -132,36 +131,26 @@ def batches(
     batch_size: int,
     max_history: int | None,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Yield cases as batches, in time order so that consecutive cases share their trends.
+    """Yield (rows of the cases, Batch), in time order so that consecutive cases share their trends.
 
-    Args:
-        moments: (n,) the time of the trends that each case sees.
-
-    Yields:
-        (rows of the cases, Batch).
+    The (n,) `moments` are the times of the trends that each case sees.
     """
     order = np.argsort(moments, kind="stable")
-    first_time = log.times[np.minimum(log.offsets[:-1], max(len(log.times) - 1, 0))]
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
-        yield rows, encode_cases(log, cases, rows, first_time, trends, channels, moments[rows], max_history)
+        yield rows, encode_cases(log, cases, rows, trends, channels, moments[rows], max_history)
 
 
 def encode_cases(
     log: InteractionLog,
     cases: EvaluationCases,
     rows: np.ndarray,
-    first_time: np.ndarray,
     trends: TrendLog | TrendSnapshot,
     channels: tuple[str, ...],
     moments: np.ndarray,
     max_history: int | None,
 ) -> Batch:
-    """One Batch of the given cases; see `batches`.
-
-    Args:
-        first_time: (U,) the time of each user's first event.
-    """
+    """One Batch of the given cases; see `batches`."""
     user, time = cases.user[rows], cases.time[rows]
     start = log.offsets[user]
     lengths = cases.end[rows] - start
@@ -169,7 +158,8 @@ def encode_cases(
     kept = (log.items[source] != PAD) & (log.known[source] <= time[owner])
     source, lengths = source[kept], np.bincount(owner[kept], minlength=len(rows))
     # A user's traits are learned at the first event, so they are unknown before it.
-    traits = np.where((first_time[user] <= time)[:, None], log.traits[user], 0)
+    first_time = log.times[np.minimum(start, max(len(log.times) - 1, 0))]
+    traits = np.where((first_time <= time)[:, None], log.traits[user], 0)
     distinct, moment = np.unique(moments, return_inverse=True)
     return make_batch(
         log.items[source],

@@ -35,15 +35,9 @@ def last_refresh(time_us: np.ndarray | np.int64, refresh_minutes: int) -> np.nda
 
 
 class TrendLog:
-    """Item trends as of any moment, computed from events.
+    """Item trends as of any moment, computed from (E,) item rows, event times and known times in microseconds.
 
-    An event counts at moment t when `event_time < t` and `known_time <= t`.
-
-    Args:
-        items: (E,) item rows; PAD is ignored.
-        times: (E,) event times in microseconds.
-        known: (E,) known times in microseconds.
-        num_items: N.
+    An event counts at moment t when `event_time < t` and `known_time <= t`. PAD is ignored.
     """
 
     def __init__(self, items: np.ndarray, times: np.ndarray, known: np.ndarray, num_items: int) -> None:
@@ -56,11 +50,7 @@ class TrendLog:
         self._leave: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, moments: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-        """(T, N, C) float32 trends as of each moment.
-
-        Args:
-            moments: (T,) microseconds, ascending.
-        """
+        """(T, N, C) float32 trends as of each of the (T,) moments, microseconds in ascending order."""
         moments = np.asarray(moments, dtype=np.int64)
         trends = np.empty((len(moments), self.num_items, len(channels)), dtype=np.float32)
         for position, channel in enumerate(channels):
@@ -108,13 +98,7 @@ class TrendLog:
 
 
 class TrendSnapshot:
-    """Trends frozen at one moment, as a model artifact contains them.
-
-    Args:
-        values: (N, C) trends.
-        channels: C names.
-        time_us: the moment, in microseconds.
-    """
+    """(N, C) trends of named channels, frozen at one moment, as a model artifact contains them."""
 
     def __init__(self, values: np.ndarray, channels: Sequence[str], time_us: int) -> None:
         self.values, self.channels, self.time_us = values, list(channels), time_us

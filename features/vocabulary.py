@@ -15,8 +15,7 @@ PAD = 0
 class Vocabulary:
     """Item ids in a fixed order: index 1 is the first id, index 0 (`PAD`) is no id.
 
-    Args:
-        ids: distinct ids as text, most popular first: the order breaks ties between equal scores.
+    The most popular id comes first: the order breaks ties between equal scores.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
@@ -38,18 +37,14 @@ class Vocabulary:
         return np.array(list(map(self._index.get, item_ids, repeat(PAD))), dtype=np.int64)
 
     def id(self, index: int) -> str:
-        """The id of one row.
-
-        Raises:
-            IndexError: for PAD and for rows beyond the table.
-        """
+        """The id of one row. Raises IndexError for PAD and for rows beyond the table."""
         if index <= PAD:
             raise IndexError("padding has no id")
         return self.ids[index - 1]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.ids, ensure_ascii=False))
+        path.write_text(json.dumps(self.ids, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        return cls(json.loads(path.read_text()))
+        return cls(json.loads(path.read_text(encoding="utf-8")))

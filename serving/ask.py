@@ -30,7 +30,12 @@ def build_request(arguments: argparse.Namespace, now_us: int) -> dict:
     if arguments.time is not None:
         request["time"] = arguments.time
     if arguments.context:
-        request["context"] = dict(_parse_pair(text) for text in arguments.context)
+        request["context"] = {}
+        for text in arguments.context:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"--context is {text!r}; expected name=value")
+            request["context"][name] = value
     return request
 
 
@@ -50,13 +55,6 @@ def _parse_history(text: str, now_us: int) -> list[dict]:
         item_id, _, event_time = item.partition("@")
         events.append({"item_id": item_id, "event_time": event_time or to_iso(now_us - minutes_ago * MINUTE)})
     return events
-
-
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--context is {text!r}; expected name=value")
-    return name, value
 
 
 @exits_cleanly

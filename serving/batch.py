@@ -1,7 +1,6 @@
 """Write recommendations for every user of the dataset to one Parquet file, from an artifact and without a server.
 
-The answers are those that the endpoint would give at that time: the same code answers, from the histories and trends that
-the online store would hold.
+The endpoint would answer the same at that time, with the histories and trends that the online store would hold.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
 from data.columns import USER
 from data.tables import read_table
 from data.times import to_iso
-from features.feature_files import Features, load_features
+from features.feature_files import load_features
 from features.materialization import parse_time, profiles_at, trends_at
 from features.online.profile import Profile
 from features.online.records import ItemTrends
@@ -155,20 +154,6 @@ def load_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommende
         yield recommender
 
 
-def request_time(text: str | None, features: Features, recommender: Recommender) -> int:
-    """The time of the requests, in microseconds; by default the end of the dataset.
-
-    Raises:
-        ProfileError: the text is not a time.
-        BatchError: the artifact was fitted on later events.
-    """
-    until_us = features.description["until_us"] if text is None else parse_time("--at", text)
-    fit_until_us = recommender.manifest.get("fit_until_us", 0)
-    if until_us < fit_until_us:
-        raise BatchError(f"--at is {to_iso(until_us)}; the artifact was fitted on events until {to_iso(fit_until_us)}")
-    return until_us
-
-
 def _row(user_id: str, answer: dict | Exception) -> dict:
     if isinstance(answer, Exception):
         raise BatchError(f"user {user_id!r}: {answer}")
@@ -206,7 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")
     policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
     with load_recommender(arguments.artifact, settings.dataset) as recommender:
-        until_us = request_time(arguments.at, features, recommender)
+        until_us = parse_time("--at", arguments.at) if arguments.at else features.description["until_us"]
+        if until_us < (fit_until_us := recommender.manifest["fit_until_us"]):
+            until, fit_until = to_iso(until_us), to_iso(fit_until_us)
+            raise BatchError(f"--at is {until}; the artifact was fitted on events until {fit_until}")
         batches = batches_of_users(events, users, until_us, policy, trends_at(features, until_us))
         total = len({*events[USER], *users[USER]})
         sources = write_file(answer_users(recommender, batches, until_us, arguments.k), arguments.out, total)

@@ -14,10 +14,7 @@ FAILURE_SHARE = 0.5  # of failures among them that opens it
 class Breaker:
     """Closed, it allows every call. Open, it allows none for some seconds, then one trial at a time until one succeeds.
 
-    Args:
-        failures: it opens if so many of the recent outcomes, and at least half of them, are failures.
-        seconds: how long it stays open.
-        on_open: called when it opens.
+    It opens if `failures` of the recent outcomes, and at least half of them, are failures.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Make TorchServe serve the registry's champion, and roll back, restore or override it.
 
-The registry's client takes seconds to load, and a rollback must not wait for it: modules that use it are imported inside
-functions.
+A rollback must not wait until the registry's client is loaded: modules that use it are imported inside functions.
 """
 
 from __future__ import annotations
@@ -23,13 +22,8 @@ from serving.torchserve.client import ServerError, TorchServe
 def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool = False) -> str:
     """Roll back to the version before, at once: it is still loaded, so only TorchServe's default changes.
 
-    The order is written to the stage first, or the next deployment would switch forward again. It completes the rollback.
-
-    Returns:
-        One line that says which version answers.
-
-    Raises:
-        RollbackError: there is no version to roll back to.
+    The order is written to the stage first, or the next deployment would switch forward again. Returns one line that says
+    which version answers. Raises RollbackError if there is no version to roll back to.
     """
     begun = time.perf_counter()
     ordered = rollout_stage.order_rollback(rollout_stage.stage_path(dataset, settings), reason, current_user(), force)
@@ -86,7 +80,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.reason is not None and not (arguments.override or arguments.rollback):
         raise UserError("--reason needs --override or --rollback")
     if arguments.override and not arguments.reason:
-        raise UserError("--override needs --reason: why the gate is not asked")
+        raise UserError("--override needs --reason: why the gate does not decide")
     return arguments
 
 

@@ -1,7 +1,5 @@
 """Roll out a new champion step by step: shadow, canary by user, then all users; roll back at once beyond a limit.
 
-    loaded beside the old  ->  shadow  ->  canary, share by share  ->  TorchServe's default
-
 The edge sends requests to both versions, counts, and rolls back by itself. This command only takes the next step once
 the present one has had its time and its requests, as `rollout` in params.yaml states. If it is killed and run again, it
 goes on where the rollout stands, or completes a rollback. Without an edge nothing is counted, and it waits.
@@ -45,7 +43,10 @@ def rollout(dataset: str, settings: ServerSettings, plan: Rollout, progress: Pro
         evidence = rollout_evidence.total_evidence(path, stage.since.isoformat())
         missing = rollout_stage.missing_for_next_step(stage, evidence, rollout_stage.utc_now())
         if not missing:
-            _take_step(path, stage, progress)
+            following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
+            if rollout_stage.replace_stage(path, stage, following):
+                progress(rollout_stage.describe_stage(following))
+                rollout_evidence.remove_other_steps(path, following.since.isoformat())
             continue
         if time.monotonic() - reported > PROGRESS_SECONDS:
             progress(f"{rollout_stage.describe_stage(stage)}; the next step waits for {' and '.join(missing)}")
@@ -70,13 +71,6 @@ def _reconcile(dataset: str, settings: ServerSettings, plan: Rollout, progress: 
             raise
         rollout_stage.order_rollback(path, str(error), current_user())
         reconcile.deploy(dataset, settings, progress, plan)
-
-
-def _take_step(path: Path, stage: RolloutStage, progress: Progress) -> None:
-    following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
-    if rollout_stage.replace_stage(path, stage, following):
-        progress(rollout_stage.describe_stage(following))
-        rollout_evidence.remove_other_steps(path, following.since.isoformat())
 
 
 @exits_cleanly

@@ -66,7 +66,6 @@ class ServerSettings(BaseSettings):
 
     @property
     def gate_key_path(self) -> Path:
-        """Not a product: `make clean` keeps it, because registries elsewhere may hold what it signed."""
         return self.gate_key_file or self.state / paths.GATE_KEY
 
     @property
@@ -81,11 +80,7 @@ def variable(field: str) -> str:
 
 
 def load() -> ServerSettings:
-    """Read the environment.
-
-    Raises:
-        SettingsError: one line per invalid variable, or two ports that are the same.
-    """
+    """Read the environment. Raises SettingsError with one line per invalid variable."""
     try:
         settings = ServerSettings()
     except ValidationError as error:

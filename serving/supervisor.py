@@ -1,17 +1,8 @@
 """Keep TorchServe serving: check it every two seconds, and repair what does not recover by itself.
 
-TorchServe restarts a worker that dies, but nothing restarts TorchServe, and a worker whose files are gone never comes
-up. The supervisor starts the server with its models, restarts it where it stays unresponsive or without a worker, and
-then deploys what is missing from the registry. It also finishes a rollback that the edge ordered. It runs in the
-foreground; SIGTERM or Ctrl-C stops it and the server, and so does `python -m serving.server stop`. Let a service manager
-restart the supervisor itself, for instance systemd:
-
-    [Service]
-    WorkingDirectory=/srv/tidegate
-    ExecStart=/srv/tidegate/.venv/bin/python -m serving.supervisor
-    Restart=on-failure
-
-or make it the command of a container that runs with --restart on-failure.
+It starts the server with its models, restarts it if it stays unresponsive or without a worker, and deploys what is
+missing. It also completes a rollback that the edge ordered. SIGTERM or Ctrl-C stops it and the server, and so does
+`python -m serving.server stop`.
 """
 
 from __future__ import annotations

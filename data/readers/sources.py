@@ -44,12 +44,8 @@ _ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, columns.TRAINING_CONSENT, "occupatio
 class Source:
     """Raw frames under the project's column names, not validated. The index is the row's number in its file, from 1.
 
-    Attributes:
-        events: ids, types and sessions as text; times and values as the file writes them.
-        users: user_id and traits, or None.
-        items: item_id and descriptive columns, or None.
-        broken: lines that could not be parsed: table, source_row, raw, reason.
-        impressions, oracle: from the simulator only.
+    Ids, types and sessions are text; times and values are as the file writes them. `broken` holds lines that could not
+    be parsed: table, source_row, raw, reason. Impressions and oracle come from the simulator only.
     """
 
     name: str
@@ -63,13 +59,9 @@ class Source:
 
 
 def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, context: Sequence[str] = ()) -> Source:
-    """Read the configured source.
+    """Read the configured source, with the event columns of `context`.
 
-    Args:
-        context: further event columns to keep.
-
-    Raises:
-        DataError: the message names the file, column or key that is wrong.
+    Raises DataError; the message names the file, column or key that is wrong.
     """
     if ingest.source == "simulator":
         return _read_simulator(ingest, simulation, seed)
@@ -210,9 +202,6 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str]) -> RawTabl
     """Read users (key user_id) or items (key item_id): ids as text, other columns as numbers or text.
 
     Returns None if the file holds nothing but ids of another system (MovieTweetings' users).
-
-    Raises:
-        DataError: the file is missing or unreadable, or has no id column.
     """
     table = _read_side(path, key, mapping)
     if table is None:

@@ -176,9 +176,7 @@ def header_line(path: Path, text: str) -> str:
 def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool) -> RawTable:
     """Parse delimited text that begins with `header`. All cells are text.
 
-    Args:
-        quoted: whether a quote opens a cell that may contain delimiters and line breaks; otherwise it is a character
-            like any other.
+    If `quoted`, a quote opens a cell that may contain delimiters and line breaks.
     """
     broken: list[arrow_csv.InvalidRow] = []
 
@@ -239,11 +237,8 @@ def map_columns(
 ) -> dict[str, str]:
     """Find the project's columns in a table: by `mapping`, by name, or by alias.
 
-    Returns:
-        The project's name -> the table's name, for those of `names` that the table has.
-
-    Raises:
-        DataError: a mapped or required column is missing, or an alias is ambiguous.
+    Returns the project's name -> the table's name, for those of `names` that the table has. Raises DataError if a
+    mapped or required column is missing, or an alias is ambiguous.
     """
     header = list(table.rows.columns)
     mapped = {name: mapping[name] for name in names if name in mapping}

@@ -81,7 +81,7 @@ def make_audience(settings: Simulate, clock: Clock, space: TasteSpace, rng: np.r
 
 
 def _spans(count: int, clock: Clock, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """When users join and leave. Those present at the start joined up to three years before; all stay two days or more."""
+    """When users join and leave. Two of five joined up to three years before the start; all stay two days or more."""
     period = clock.end - clock.start
     present = rng.random(count) < 0.4
     before = clock.start - rng.exponential(300 * DAY, count).clip(max=3 * 365 * DAY)

@@ -59,11 +59,7 @@ class Plan:
 def make_plan(
     settings: Simulate, clock: Clock, audience: Audience, release: np.ndarray, rng: np.random.Generator
 ) -> Plan:
-    """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played.
-
-    Raises:
-        SimulationError: more events than the users can play in their days and from this catalog.
-    """
+    """Plan exactly `settings.events` plays. Nothing in the plan depends on what is played."""
     counts = _counts(settings, clock, audience, int((release <= clock.start).sum()), rng)
     user = np.repeat(np.arange(settings.users), counts)
     first = np.append(True, user[1:] != user[:-1])
@@ -152,22 +148,16 @@ def _spread(time_E, user_E, counts, clock: Clock) -> np.ndarray:
 CHUNK = 256  # users at a time: (256, N) utilities fit in the processor's cache
 
 
-@dataclass(frozen=True)
-class Choices:
-    """(E,) each play's item index, and how well it matches the user's taste and mood (log preference)."""
+def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) item index of every play, and (E,) how well it matches the user's taste and mood (log preference).
 
-    item: np.ndarray
-    match: np.ndarray
-
-
-def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choices:
-    """Draw the item of every play. Users do not influence each other, so chunks of them are independent."""
+    Users do not influence each other, so chunks of them are independent.
+    """
     draws = rng.random(len(plan.user))  # one per event, so that results do not depend on the chunk size
     offsets = np.cumsum(plan.counts) - plan.counts
     by_count = np.argsort(-plan.counts, kind="stable")
-    choices = Choices(np.full(len(plan.user), NO_SEQUEL), np.zeros(len(plan.user)))
-    for begin in range(0, len(by_count), CHUNK):
-        users = by_count[begin : begin + CHUNK]
+    items, match = np.zeros(len(plan.user), dtype=np.int64), np.zeros(len(plan.user))
+    for users in np.split(by_count, range(CHUNK, len(by_count), CHUNK)):
         past = Past(preference, len(users))
         for play in range(plan.counts[users[0]]):
             playing = users[plan.counts[users] > play]  # the first ones of the chunk
@@ -176,10 +166,10 @@ def choose(preference: Preference, plan: Plan, rng: np.random.Generator) -> Choi
             utilities = preference.utilities(weights, playing, plan.time[event])
             past.add_to(utilities)
             item = draw(utilities, draws[event])
-            choices.item[event] = item
-            choices.match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
+            items[event] = item
+            match[event] = np.einsum("bd,bd->b", weights[:, : world.LATENTS], preference.latents[item])
             past.play(np.arange(len(playing)), item)
-    return choices
+    return items, match
 
 
 def draw(utilities_BN: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
@@ -252,45 +242,38 @@ def make_impressions(events: pd.DataFrame, preference: Preference, item_ids, rng
 
     Impressions do not influence plays. The play is near the top by construction (position p with weight 1 / p): a
     position bias that click models can find. Every slate holds exactly one click.
-
-    Returns:
-        impression_id, session_id, user_id, item_id, event_time (shortly before the play), position (from 1),
-        clicked.
     """
-    opening = events.drop_duplicates(columns.SESSION)
-    if len(opening) > MAX_SLATES:
-        opening = opening.iloc[np.sort(rng.choice(len(opening), MAX_SLATES, replace=False))]
-    times = microseconds(opening[columns.EVENT_TIME])
-    candidates = _hot_candidates(preference, preference.clock.quarter(times), rng)
-    slate = np.repeat(np.arange(len(opening)), CANDIDATES)
-    shown = pd.DataFrame({"slate": slate, columns.ITEM: item_ids[candidates.ravel()]}).drop_duplicates()
-    played = events.set_index([columns.USER, columns.ITEM])[columns.EVENT_TIME]
-    pairs = [opening[columns.USER].to_numpy()[shown["slate"]], shown[columns.ITEM]]
-    played_at = played.reindex(pd.MultiIndex.from_arrays(pairs)).array  # NaT where never played
-    # Neither the play itself nor an item played before.
-    shown = shown[~(played_at <= opening[columns.EVENT_TIME].array[shown["slate"]])]
-    shown = shown.groupby("slate").head(SLATE - 1)
+    rows = np.flatnonzero(~events.duplicated(columns.SESSION))
+    if len(rows) > MAX_SLATES:
+        rows = np.sort(rng.choice(rows, MAX_SLATES, replace=False))
+    times, user = microseconds(events[columns.EVENT_TIME]), pd.factorize(events[columns.USER])[0]
+    item = pd.Index(item_ids).get_indexer(events[columns.ITEM])
+    candidates = _hot_candidates(preference, preference.clock.quarter(times[rows]), rng)
+    slates = pd.DataFrame({"slate": np.repeat(np.arange(len(rows)), CANDIDATES), "item": candidates.ravel()})
+    slates = slates.drop_duplicates()
+    played_at = pd.Series(times, index=user * len(item_ids) + item)
+    seen_at = played_at.reindex(user[rows][slates["slate"]] * len(item_ids) + slates["item"])  # NaN where never played
+    slates = slates[~(seen_at.to_numpy() <= times[rows][slates["slate"]])]  # neither played before nor the play itself
+    slates = slates.groupby("slate").head(SLATE - 1)
     running = np.append(0.0, np.cumsum(1.0 / np.arange(1, SLATE + 1)))
-    sizes = np.bincount(shown["slate"], minlength=len(opening)) + 1
-    draws = rng.random(len(opening)) * running[sizes]
-    spot = np.searchsorted(running, draws, side="right").clip(1, sizes)  # of the play
-    rank = shown.groupby("slate").cumcount() + 1
-    shown = shown.assign(position=rank + (rank >= spot[shown["slate"]]), clicked=False)
-    clicks = pd.DataFrame({"slate": np.arange(len(opening)), columns.ITEM: opening[columns.ITEM].to_numpy()})
-    shown = pd.concat([shown, clicks.assign(position=spot, clicked=True)]).sort_values(
-        ["slate", "position"], ignore_index=True
-    )
-    session = opening.iloc[shown["slate"]].reset_index(drop=True)
-    shown_at = timestamps(times - rng.integers(5, 60, len(times)) * MICROSECONDS)
+    sizes = np.bincount(slates["slate"], minlength=len(rows)) + 1
+    draws = rng.random(len(rows)) * running[sizes]
+    spot = np.searchsorted(running, draws, side="right").clip(1, sizes)  # position of the play
+    rank = slates.groupby("slate").cumcount() + 1
+    slates = slates.assign(position=rank + (rank >= spot[slates["slate"]]), clicked=False)
+    plays = pd.DataFrame({"slate": np.arange(len(rows)), "item": item[rows], "position": spot, "clicked": True})
+    slates = pd.concat([slates, plays]).sort_values(["slate", "position"], ignore_index=True)
+    event = rows[slates["slate"]]
+    shown_at = timestamps(times[rows] - rng.integers(5, 60, len(rows)) * MICROSECONDS)
     return pd.DataFrame(
         {
-            "impression_id": [f"i{index:07d}" for index in range(len(shown))],
-            columns.SESSION: session[columns.SESSION],
-            columns.USER: session[columns.USER],
-            columns.ITEM: shown[columns.ITEM],
-            columns.EVENT_TIME: shown_at[shown["slate"]],
-            "position": shown["position"].astype("int64"),
-            "clicked": shown["clicked"],
+            "impression_id": [f"i{index:07d}" for index in range(len(slates))],
+            columns.SESSION: events[columns.SESSION].to_numpy()[event],
+            columns.USER: events[columns.USER].to_numpy()[event],
+            columns.ITEM: item_ids.astype(object)[slates["item"]],
+            columns.EVENT_TIME: shown_at[slates["slate"]],
+            "position": slates["position"].astype("int64"),
+            "clicked": slates["clicked"],
         }
     )
 

@@ -22,7 +22,7 @@ from data import columns
 from data.columns import DAY, HOUR, MICROSECONDS, MINUTE
 from data.simulator import world
 from data.simulator.audience import DEVICES, Preference, Tastes, make_audience, make_preference
-from data.simulator.plays import Choices, Past, Plan, choose, make_heat, make_impressions, make_plan
+from data.simulator.plays import Past, Plan, choose, make_heat, make_impressions, make_plan
 from data.simulator.world import DAYPARTS, QUARTER, Clock, SimulatedCatalog, daypart, make_catalog, make_space
 from data.tables import timestamps
 
@@ -44,8 +44,7 @@ class Simulation:
 def simulate(settings: params.Simulate, seed: int) -> Simulation:
     """Simulate a platform. The same settings and seed give the same bytes.
 
-    Raises:
-        SimulationError: `settings.events` is more than these users can play.
+    Raises SimulationError if `settings.events` is more than these users can play.
     """
     rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(8)]
     clock = Clock.from_settings(settings)
@@ -55,24 +54,24 @@ def simulate(settings: params.Simulate, seed: int) -> Simulation:
     heat = make_heat(catalog.release, clock, rngs[3])
     preference = make_preference(clock, catalog, audience.tastes, heat, rngs[4])
     plan = make_plan(settings, clock, audience, catalog.release, rngs[5])
-    choices = choose(preference, plan, rngs[6])
+    items, match = choose(preference, plan, rngs[6])
     item_ids = catalog.frame[columns.ITEM].to_numpy().astype(str)
     user_ids = audience.frame[columns.USER].to_numpy().astype(str)
-    events = _events(plan, choices, catalog, audience.frame, rngs[7])
+    events = _events(plan, items, match, catalog, audience.frame, rngs[7])
     impressions = make_impressions(events, preference, item_ids, rngs[7])
     return Simulation(events, audience.frame, catalog.frame, impressions, Oracle(user_ids, item_ids, preference))
 
 
-def _events(plan: Plan, choices: Choices, catalog: SimulatedCatalog, users: pd.DataFrame, rng) -> pd.DataFrame:
+def _events(plan: Plan, items, match, catalog: SimulatedCatalog, users: pd.DataFrame, rng) -> pd.DataFrame:
     order = np.lexsort((plan.user, plan.time))
     known = plan.time + _lateness(plan.device, rng)
-    value = _watched_share(plan, choices, catalog, rng)
+    value = _watched_share(plan, items, match, catalog, rng)
     session, _ = pd.factorize(plan.session[order])  # numbered by the session's first play
     return pd.DataFrame(
         {
             columns.EVENT_ID: [f"e{index:07d}" for index in range(len(order))],
             columns.USER: users[columns.USER].to_numpy()[plan.user[order]],
-            columns.ITEM: catalog.frame[columns.ITEM].to_numpy()[choices.item[order]],
+            columns.ITEM: catalog.frame[columns.ITEM].to_numpy()[items[order]],
             columns.EVENT_TIME: timestamps(plan.time[order]),
             columns.KNOWN_TIME: timestamps(known[order]),
             columns.EVENT_TYPE: "play",
@@ -91,14 +90,14 @@ def _lateness(device: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(offline, delay, 0).astype(np.int64) // MICROSECONDS * MICROSECONDS
 
 
-def _watched_share(plan: Plan, choices: Choices, catalog: SimulatedCatalog, rng: np.random.Generator) -> np.ndarray:
+def _watched_share(plan: Plan, items, match, catalog: SimulatedCatalog, rng: np.random.Generator) -> np.ndarray:
     """0 to 1: items that match the taste are watched to the end, unless the next play starts earlier."""
-    fit = 0.9 + 0.8 * (choices.match - choices.match.mean()) / (choices.match.std() + 1e-9)
+    fit = 0.9 + 0.8 * (match - match.mean()) / (match.std() + 1e-9)
     mean = 1 / (1 + np.exp(-fit))
     share = rng.beta(3 * mean, 3 * (1 - mean))
     same_user = np.append(plan.user[1:] == plan.user[:-1], False)
     until_next = np.where(same_user, np.append(np.diff(plan.time), 0), np.iinfo(np.int64).max)
-    length = catalog.frame["duration_minutes"].to_numpy()[choices.item] * MINUTE
+    length = catalog.frame["duration_minutes"].to_numpy()[items] * MINUTE
     return np.minimum(share, until_next / length).round(3)
 
 

@@ -1,8 +1,8 @@
 """The simulated world: its clock, how strong each force of preference is, and its items with their text.
 
-The strengths are in units of log preference unless noted otherwise. They are constants, not parameters: they were tuned
-together so that the default world is as hard as real logs (popularity far below personal models, and those far below the
-oracle). Legend: G genres, H themes, N items, D latents.
+The strengths are in units of log preference. They are constants, not parameters: they were tuned together so that the
+default world is as hard as real logs (popularity far below personal models, and those far below the oracle).
+Legend: G genres, H themes, N items, D latents.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ NO_SEQUEL = -1
 
 @dataclass(frozen=True)
 class Clock:
-    """First and last moment of the period, microseconds since 1970. Quarters count from `origin`, midnight of the first day."""
+    """First and last moment of the period, microseconds since 1970. Quarters count from `origin`, the first midnight."""
 
     start: int
     end: int

@@ -12,50 +12,35 @@ import pandas as pd
 
 from config import params
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
-from data.tables import microseconds
+from data.tables import microseconds, timestamps
 from data.times import to_iso
 from features.feature_files import Features, cut_time
 from features.fit import fit_features
 from features.sequences import EvaluationCases, InteractionLog
-from features.vocabulary import PAD
 from training import validation
 
-Row = dict[str, str]  # column -> text for a person
+CASE_TIME = "case time"
+SHOWN = (EVENT_ID, USER, ITEM, EVENT_TIME, KNOWN_TIME, PART)  # columns of an event in examples
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken promise, or (`fails` is False) a fact worth knowing.
-
-    Attributes:
-        what: what was found.
-        rows: number of offending rows.
-        examples: the first of them.
-        meaning: why it matters.
-        remedy: what to do.
-    """
+    """Rows that break a promise or (`fails` is False) are worth knowing, with the first of them as examples."""
 
     what: str
     rows: int
-    examples: list[Row]
-    meaning: str
-    remedy: str
+    examples: list[dict[str, str]]
     fails: bool = True
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a check: how much it looked at, what it found, and what it measured.
-
-    Attributes:
-        rows: number of rows that were looked at.
-        unit: what a row is.
-    """
+    """The result of a check: how many rows of which unit it looked at, what it found, and what it measured."""
 
     rows: int
     unit: str
     findings: list[Finding]
-    measured: list[Row] = field(default_factory=list)
+    measured: list[dict[str, str]] = field(default_factory=list)
 
 
 def outcome(rows: int, unit: str, *findings: Finding) -> Outcome:
@@ -126,35 +111,33 @@ class AuditedCut:
         """The evaluation cases of both targets."""
         return validation.cases(self.features)
 
-    def user(self, row: int) -> str:
-        return self.features.users[row]
+    def finding(self, what: str, rows: pd.DataFrame, fails: bool = True) -> Finding:
+        """A finding of these rows; as many examples as `audit.examples`."""
+        columns = [name for name in rows.columns if name not in self.events or name in SHOWN]
+        first = rows[columns].head(self.settings.audit.examples).to_dict("records")
+        return Finding(
+            what, len(rows), [{str(name): _text(value) for name, value in row.items()} for row in first], fails
+        )
 
-    def item(self, row: int) -> str:
-        return "(not in the vocabulary)" if row == PAD else self.features.vocabulary.id(row)
+    def item_ids(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of item rows."""
+        return np.array(["(not in the vocabulary)", *self.features.vocabulary.ids], dtype=object)[rows]
 
-    def first(self, examples: list[Row]) -> list[Row]:
-        """As many examples as a finding shows."""
-        return examples[: self.settings.audit.examples]
+    def log_rows(self, log: InteractionLog, rows: np.ndarray) -> pd.DataFrame:
+        """Some rows of a log as events."""
+        return self.seen(log.users[rows], None, log.items[rows], log.times[rows], log.known[rows])
 
-    def show(self, events: pd.DataFrame) -> list[Row]:
-        """The first of some events as examples."""
-        columns = [name for name in (EVENT_ID, USER, ITEM, EVENT_TIME, KNOWN_TIME, PART) if name in events]
-        rows = events[columns].head(self.settings.audit.examples).to_dict("records")
-        return [{str(name): _text(value) for name, value in row.items()} for row in rows]
-
-    def show_log(self, log: InteractionLog, rows: np.ndarray) -> list[Row]:
-        """The first of some rows of a log as examples."""
-        rows = rows[: self.settings.audit.examples]
-        return [
-            {
-                USER: self.user(int(user)),
-                ITEM: self.item(int(log.items[row])),
-                EVENT_TIME: to_iso(log.times[row]),
-                KNOWN_TIME: to_iso(log.known[row]),
-            }
-            for row, user in zip(rows, log.users[rows], strict=True)
-        ]
+    def seen(
+        self, users: np.ndarray, case_us: np.ndarray | None, items: np.ndarray, times_us: np.ndarray,
+        known_us: np.ndarray | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Events of users (rows of the features), and the times at which something read them."""
+        table = {USER: np.array(self.features.users, dtype=object)[users], ITEM: self.item_ids(items)}
+        times = {CASE_TIME: case_us, EVENT_TIME: times_us, KNOWN_TIME: known_us}
+        return pd.DataFrame(table | {name: timestamps(value) for name, value in times.items() if value is not None})
 
 
 def _text(value: object) -> str:
-    return to_iso(value.value // 1000) if isinstance(value, pd.Timestamp) else str(value)
+    if isinstance(value, pd.Timestamp):
+        return to_iso(value.value // 1000)
+    return f"{value:g}" if isinstance(value, float) else str(value)

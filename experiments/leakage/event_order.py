@@ -9,122 +9,114 @@ from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, PARTS, US
 from data.tables import microseconds
 from data.times import to_iso
 from experiments.evaluation.holdout_protocols import session_numbers
-from experiments.leakage.cut import AuditedCut, Finding, Outcome, Row, outcome
+from experiments.leakage.cut import AuditedCut, Outcome, outcome
 from features.sequences import batches
 from features.vocabulary import PAD
 from training import validation
 from training.timeline import Timeline
 
 BATCH_SIZE = 256
-SPLIT_AGAIN = (
-    "Run `python -m data.split` again. If the finding stays, the fault is in data/split.py or data/cleaning.py."
-)
-FEATURIZE_AGAIN = "Run `python -m features.featurize` at both cuts, then fit again what was fitted on the old features."
-TIES_MEANING = (
-    "The order of events that share a time is arbitrary, and they often come together. A model that sees one of them "
-    "predicts the others, which no live request can."
-)
 
 
 # --- the split
 
 
 def total_order(cut: AuditedCut) -> Outcome:
-    """Events are ordered by time and then by id."""
+    """Events are ordered by time and then by id.
+
+    Code that relies on the order (first and last events, ties) would read the future before the past. Run `python -m
+    data.split` again; if the finding stays, the fault is in data/split.py or data/cleaning.py.
+    """
     ids, steps = cut.events[EVENT_ID].to_numpy(), np.diff(cut.times)
-    tied = np.flatnonzero(steps == 0)
-    wrong = 1 + np.sort(np.concatenate([np.flatnonzero(steps < 0), tied[ids[tied] > ids[tied + 1]]]))
-    return outcome(len(cut.events), "events", Finding(
-        "events come after a later one", len(wrong), cut.show(cut.events.iloc[wrong]),
-        "Code that relies on the order (first and last events, ties) reads the future before the past.", SPLIT_AGAIN,
-    ))  # fmt: skip
+    wrong = (steps < 0) | ((steps == 0) & (ids[:-1] > ids[1:]))
+    return outcome(len(cut.events), "events", cut.finding("events come after a later one", cut.events[1:][wrong]))
 
 
 def duplicates(cut: AuditedCut) -> Outcome:
-    """No event appears twice, and no (user, item) pair where repeats are dropped."""
+    """No event appears twice, and no (user, item) pair where repeats are dropped.
+
+    The same event on both sides of a cut is first learned and then predicted: memory is measured as foresight. See
+    `ingest.repeats` in params.yaml and data/cleaning.py; run ingest, split and featurize again.
+    """
     keys = {"an event appears twice": [EVENT_ID]}
     if cut.features.description["repeats"] != "all":
         keys["a user has an item twice"] = [USER, ITEM]
     findings = []
     for what, columns in keys.items():
         twice = cut.events[cut.events.duplicated(columns, keep=False)]
-        findings.append(Finding(
-            what, int(cut.events.duplicated(columns).sum()), cut.show(twice.sort_values([*columns, EVENT_TIME])),
-            "The same event on both sides of a cut is first learned and then asked for: memory is measured as foresight.",
-            "See `ingest.repeats` in params.yaml and data/cleaning.py; run ingest, split and featurize again.",
-        ))  # fmt: skip
+        findings.append(cut.finding(what, twice.sort_values([*columns, EVENT_TIME])))
     return outcome(len(cut.events), "events", *findings)
 
 
 def parts(cut: AuditedCut) -> Outcome:
-    """Each event is in the part of its time."""
+    """Each event is in the part of its time.
+
+    An event in an earlier part is learned and then predicted. Run `python -m data.split` again.
+    """
     starts = [cut.manifest[f"{name}_start_us"] for name in ("valid", "test")]
     right = np.array(PARTS)[np.searchsorted(starts, cut.times, side="right")]
     wrong = cut.events[cut.events[PART].to_numpy() != right]
-    return outcome(len(cut.events), "events", Finding(
-        "events are in another part than that of their time", len(wrong), cut.show(wrong),
-        "An event in an earlier part is learned from and then asked for.", SPLIT_AGAIN,
-    ))  # fmt: skip
+    finding = cut.finding("events are in another part than that of their time", wrong)
+    return outcome(len(cut.events), "events", finding)
 
 
 # --- the features of a cut
 
 
 def same_split(cut: AuditedCut) -> Outcome:
-    """The features belong to this split and this cut, and end before anything later begins."""
-    stated, manifest = cut.features.description, cut.manifest
+    """The features belong to this split and this cut, and end before anything later begins.
+
+    Otherwise models were fitted or chosen on events that this split keeps for later. Run `python -m features.featurize`
+    at both cuts, then fit again.
+    """
+    description, manifest = cut.features.description, cut.manifest
     until = manifest["test_start_us"] if cut.name == "valid" else manifest["end_us"] + 1
-    facts = [
-        ("cut", to_iso(stated["cut_us"]), to_iso(cut.start_us), stated["cut_us"] == cut.start_us),
-        ("split_id", stated["split_id"], manifest["split_id"], stated["split_id"] == manifest["split_id"]),
-        ("until", to_iso(stated["until_us"]), to_iso(until), stated["until_us"] <= until),
-    ]
-    wrong = [{"what": what, "features": ours, "split": theirs} for what, ours, theirs, right in facts if not right]
-    return outcome(len(facts), "statements", Finding(
-        "the features belong to another split, or reach beyond their period", len(wrong), wrong,
-        "Models were fitted or chosen on events that this split keeps for later.", FEATURIZE_AGAIN,
-    ))  # fmt: skip
+    facts = pd.DataFrame([
+        ("cut", to_iso(description["cut_us"]), to_iso(cut.start_us), description["cut_us"] == cut.start_us),
+        ("split_id", description["split_id"], manifest["split_id"], description["split_id"] == manifest["split_id"]),
+        ("until", to_iso(description["until_us"]), to_iso(until), description["until_us"] <= until),
+    ], columns=["what", "features", "split", "right"])  # fmt: skip
+    what = "the features belong to another split, or reach beyond their period"
+    return outcome(len(facts), "facts", cut.finding(what, facts[~facts.pop("right")]))
 
 
 def same_log(cut: AuditedCut) -> Outcome:
-    """The log that models read holds the events of the split, at their times."""
+    """The log that models read holds the events of the split, at their times.
+
+    Otherwise models read something else than what is audited: an event moved back in time is known before it happened.
+    Run `python -m features.featurize` at both cuts, then fit again.
+    """
     log, events = cut.features.log, cut.ordered
     users = pd.Index(cut.features.users).get_indexer(events[USER])
     items = cut.features.vocabulary.indices(events[ITEM])
-    expected = (users, microseconds(events[EVENT_TIME]), microseconds(events[KNOWN_TIME]), items)
-    both = min(len(log.times), len(events))
-    differs = np.ones(max(len(log.times), len(events)), dtype=bool)  # a row that only one of them has differs
-    pairs = zip((log.users, log.times, log.known, log.items), expected, strict=True)
-    differs[:both] = np.any([ours[:both] != theirs[:both] for ours, theirs in pairs], axis=0)
+    ours = np.stack([log.users, log.times, log.known, log.items], axis=1)
+    theirs = np.stack([users, microseconds(events[EVENT_TIME]), microseconds(events[KNOWN_TIME]), items], axis=1)
+    both = min(len(ours), len(theirs))
+    differs = np.ones(max(len(ours), len(theirs)), dtype=bool)  # a row that only one of them has differs
+    differs[:both] = (ours[:both] != theirs[:both]).any(axis=1)
     wrong = np.flatnonzero(differs)
-    examples = cut.show_log(log, wrong[wrong < len(log.times)]) or cut.show(events.iloc[wrong])
-    return outcome(len(log.times), "events", Finding(
-        "the log differs from the split", len(wrong), examples,
-        "Models read something else than what is audited. An event moved back in time is known before it happened.",
-        FEATURIZE_AGAIN,
-    ))  # fmt: skip
+    in_log = wrong < len(ours)
+    rows = pd.concat([cut.log_rows(log, wrong[in_log]), events.iloc[wrong[~in_log]]])
+    return outcome(len(ours), "events", cut.finding("the log differs from the split", rows))
 
 
 def training(cut: AuditedCut) -> Outcome:
-    """Everything that training reads happened before the cut and was known at it."""
+    """Everything that training reads happened before the cut and was known at it.
+
+    Otherwise models were fitted on what they are judged on, or on what a live platform could not have known. See
+    `InteractionLog.before` in features/sequences.py and the cut in the description of the features. Events that happened
+    before the cut and became known only after it are left out; if their share is large, find out why they arrive late.
+    """
     past, time = cut.features.past, to_iso(cut.start_us)
     after = np.flatnonzero(past.times >= cut.start_us)
     unknown = np.flatnonzero((past.times < cut.start_us) & (past.known > cut.start_us))
-    remedy = "See `Log.before` in features/sequences.py and the cut in the description of the features; fit everything again."
     findings = [
-        Finding(f"training reads events at or after the cut, {time}", len(after), cut.show_log(past, after),
-                "Models were fitted on what they are judged on.", remedy),
-        Finding(f"training reads events that were not known at the cut, {time}", len(unknown),
-                cut.show_log(past, unknown),
-                "They happened before the cut, but a live platform could not have trained on them.", remedy),
-    ]  # fmt: skip
+        cut.finding(f"training reads events at or after the cut, {time}", cut.log_rows(past, after)),
+        cut.finding(f"training reads events that were not known at the cut, {time}", cut.log_rows(past, unknown)),
+    ]
     if not len(after) and not len(unknown):
         late = cut.events[(cut.times < cut.start_us) & (cut.known > cut.start_us)]
-        findings.append(Finding(
-            "events before the cut became known only after it", len(late), cut.show(late),
-            "Training leaves them out; histories and trends use them once they are known.",
-            "Nothing to do. If the share is large, find out why events arrive late.", fails=False,
-        ))  # fmt: skip
+        findings.append(cut.finding("events before the cut became known only after it", late, fails=False))
     return outcome(len(past.times), "events", *findings)
 
 
@@ -132,127 +124,89 @@ def training(cut: AuditedCut) -> Outcome:
 
 
 def spanning_sessions(cut: AuditedCut) -> Outcome:
-    """Training reads nothing from the later part of a session that spans the cut."""
-    events, minutes = cut.ordered, cut.settings.audit.session_minutes
-    session = pd.Series(session_numbers(events, minutes), index=events.index)
+    """Training reads nothing from the later part of a session that spans the cut.
+
+    The events of a session are alike: a model that has learned its end predicts its middle. That the first part is
+    learned and the last part predicted is as on a live platform, but it makes the first minutes after the cut easier. If
+    the share is large, set `split.test_start` to a quiet hour.
+    """
+    events, past = cut.ordered, cut.features.past
+    session = pd.Series(session_numbers(events, cut.settings.audit.session_minutes), index=events.index)
     time = pd.Series(microseconds(events[EVENT_TIME]), index=events.index)
     after = time >= cut.start_us
     later_part = (time.groupby(session).transform("min") < cut.start_us) & after
-    spanning = session[later_part].unique()
-    leaked = events[later_part & (_in_earlier_part(cut, events) | _in_training(cut, events, time))]
+    learned_part = events[PART].isin(PARTS[: PARTS.index(cut.name)])
+    read = pd.MultiIndex.from_arrays([np.array(cut.features.users, dtype=object)[past.users], past.times])
+    in_training = pd.MultiIndex.from_arrays([events[USER], time]).isin(read)
+    of_session = pd.DataFrame({"session": session, USER: events[USER], "time": events[EVENT_TIME], "after": after})
+    spanning = of_session[session.isin(session[later_part])].groupby("session").agg(**{
+        USER: (USER, "first"), "from": ("time", "min"), "to": ("time", "max"),
+        "events before": ("after", lambda part: int((~part).sum())), "after": ("after", "sum"),
+    })  # fmt: skip
     share = later_part.sum() / max(after.sum(), 1)
+    what = f"{len(spanning):,} of {session.nunique():,} sessions span the cut, with {share:.2%} of the events after it"
+    leaked = events[later_part & (learned_part | in_training)]
     return outcome(
-        int(session.nunique()), f"sessions (pauses under {minutes} minutes)",
-        Finding(
-            f"{len(spanning):,} of {session.nunique():,} sessions span the cut, with {share:.2%} of the events after it",
-            int(later_part.sum()), _show_sessions(cut, events[USER], session, time, spanning),
-            "Their first part is learned and their last part is asked for, as on a live platform whose model was fitted "
-            "during a session. It makes the first minutes after the cut easier than the rest.",
-            "Nothing to do. If the share is large, set `split.test_start` to a quiet hour.", fails=False,
-        ),
-        Finding(
-            "training holds the later part of sessions that span the cut", len(leaked), cut.show(leaked),
-            "The events of a session are alike: a model that has learned its end predicts its middle.", SPLIT_AGAIN,
-        ),
-    )  # fmt: skip
-
-
-def _in_earlier_part(cut: AuditedCut, events: pd.DataFrame) -> np.ndarray:
-    """(E,) bool: the event is in a part that the model of this cut learns from."""
-    return events[PART].isin(PARTS[: PARTS.index(cut.name)]).to_numpy()
-
-
-def _in_training(cut: AuditedCut, events: pd.DataFrame, time: pd.Series) -> np.ndarray:
-    """(E,) bool: training reads an event of this user and time."""
-    past = cut.features.past
-    held = pd.MultiIndex.from_arrays([np.array(cut.features.users, dtype=object)[past.users], past.times])
-    return pd.MultiIndex.from_arrays([events[USER], time]).isin(held)
-
-
-def _show_sessions(
-    cut: AuditedCut, users: pd.Series, session: pd.Series, time: pd.Series, spanning: np.ndarray
-) -> list[Row]:
-    rows = []
-    for number in spanning[: cut.settings.audit.examples]:
-        times = time[session == number]
-        before = int((times < cut.start_us).sum())
-        rows.append({
-            USER: str(users[times.index[0]]), "from": to_iso(times.min()), "to": to_iso(times.max()),
-            "events before": str(before), "after": str(len(times) - before),
-        })  # fmt: skip
-    return rows
+        int(session.nunique()),
+        "sessions",
+        cut.finding(what, spanning, fails=False),
+        cut.finding("training holds the later part of sessions that span the cut", leaked),
+    )
 
 
 # --- ties: events that share a time
 
 
 def evaluation_histories(cut: AuditedCut) -> Outcome:
-    """A case's history ends strictly before its time: no event of that time, no later one."""
-    log, examples, looked = cut.features.log, list[Row](), 0
+    """A case's history ends strictly before its time: no event of that time, no later one.
+
+    The order of events that share a time is arbitrary, and they often come together: a model that sees one of them
+    predicts the others, which no live request can. See `history_ends` in features/sequences.py.
+    """
+    log, seen = cut.features.log, []
     for cases in cut.cases.values():
-        looked += len(cases)
-        newest = log.times[np.maximum(cases.end - 1, 0)]
-        wrong = np.flatnonzero((cases.end > log.offsets[cases.user]) & (newest >= cases.time))
-        examples += [
-            _seen(cut, int(cases.user[row]), cases.time[row], log.items[cases.end[row] - 1], newest[row])
-            for row in wrong
-        ]
-    return outcome(looked, "cases", Finding(
-        "histories hold an event of the case's own time or later", len(examples), cut.first(examples), TIES_MEANING,
-        "See `history_ends` in features/sequences.py: a history ends before the first event at or after the time.",
-    ))  # fmt: skip
+        newest = np.maximum(cases.end - 1, 0)
+        wrong = (cases.end > log.offsets[cases.user]) & (log.times[newest] >= cases.time)
+        seen.append(cut.seen(cases.user[wrong], cases.time[wrong], log.items[newest[wrong]], log.times[newest[wrong]]))
+    finding = cut.finding("histories hold an event of the case's own time or later", pd.concat(seen))
+    return outcome(sum(map(len, cut.cases.values())), "cases", finding)
 
 
 def encoded_histories(cut: AuditedCut) -> Outcome:
-    """A model's input for a case holds no event that shares the case's time."""
+    """A model's input for a case holds no event that shares the case's time.
+
+    See `encode_cases` in features/sequences.py and `assemble` in features/encode.py.
+    """
     log, all_cases = cut.features.log, cut.cases["next_item"]
-    tied = np.flatnonzero(np.isin(all_cases.event, _tied(log.users, log.times)))
-    cases = validation.sample(all_cases.take(tied), cut.settings.audit.tied_cases, cut.settings.seed)
-    examples: list[Row] = []
+    same = (np.diff(log.users) == 0) & (np.diff(log.times) == 0)
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))  # events that share user and time
+    with_ties = all_cases.take(np.flatnonzero(np.isin(all_cases.event, tied)))
+    cases = validation.sample(with_ties, cut.settings.audit.tied_cases, cut.settings.seed)
     refreshed = validation.moments(cases, cut.features.description["refresh_minutes"])
+    seen = [cut.log_rows(log, tied[:0])]
     for rows, batch in batches(log, cases, cut.features.trend_log(), (), refreshed, BATCH_SIZE, None):
         held = (batch.items != PAD).numpy() & (batch.item_times >= batch.time[:, None]).numpy()
-        for row, place in zip(*np.nonzero(held), strict=True):
-            case, item, time = rows[row], int(batch.items[row, place]), int(batch.item_times[row, place])
-            examples.append(_seen(cut, int(cases.user[case]), cases.time[case], item, time))
-    return outcome(len(cases), "cases with ties", Finding(
-        "encoded histories hold an event of the case's own time", len(examples), cut.first(examples), TIES_MEANING,
-        "See `encode_cases` in features/sequences.py and `assemble` in features/encode.py.",
-    ))  # fmt: skip
+        case, items, times = rows[held.nonzero()[0]], batch.items.numpy()[held], batch.item_times.numpy()[held]
+        seen.append(cut.seen(cases.user[case], cases.time[case], items, times))
+    finding = cut.finding("encoded histories hold an event of the case's own time", pd.concat(seen))
+    return outcome(len(cases), "cases with ties", finding)
 
 
 def training_questions(cut: AuditedCut) -> Outcome:
-    """A training question sees only events that happened before its time and were known by then."""
+    """A training question sees only events that happened before its time and were known by then.
+
+    See `Timeline.visible` in training/timeline.py; fit every network again.
+    """
     past = cut.features.past
     timeline, kept = Timeline(past), past.items != PAD
-    asked = timeline.next_item_cases()
-    newest = timeline.offsets[asked.user] + asked.visible - 1
-    latest_known = _running_maximum(timeline.users, past.known[kept])
-    late = (timeline.times[newest] >= asked.time) | (latest_known[newest] > asked.time)
-    wrong = np.flatnonzero((asked.visible > 0) & late)
-    examples = [
-        _seen(cut, int(asked.user[row]), asked.time[row], timeline.items[newest[row]], timeline.times[newest[row]])
-        | {KNOWN_TIME: to_iso(latest_known[newest[row]])}
-        for row in wrong[: cut.settings.audit.examples]
-    ]
-    return outcome(len(asked), "questions", Finding(
-        "training shows a question events of its own time or later", len(wrong), examples, TIES_MEANING,
-        "See `Timeline.visible` in training/windows.py; fit every network again.",
-    ))  # fmt: skip
-
-
-def _tied(users: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Rows of events that share user and time with another event."""
-    same = (np.diff(users) == 0) & (np.diff(times) == 0)
-    return np.flatnonzero(np.append(same, False) | np.append(False, same))
-
-
-def _running_maximum(users: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(E,) the largest value so far of each user; users ascend."""
-    distinct, rank = np.unique(values, return_inverse=True)
-    base = users * len(distinct)
-    return distinct[np.maximum.accumulate(base + rank) - base] if len(values) else values
-
-
-def _seen(cut: AuditedCut, user: int, asked_us: int, item: int, time_us: int) -> Row:
-    return {USER: cut.user(user), "asked at": to_iso(asked_us), ITEM: cut.item(int(item)), EVENT_TIME: to_iso(time_us)}
+    cases = timeline.next_item_cases()
+    newest = timeline.offsets[cases.user] + cases.visible - 1
+    latest_known = pd.Series(past.known[kept]).groupby(timeline.users).cummax().to_numpy()
+    late = (timeline.times[newest] >= cases.time) | (latest_known[newest] > cases.time)
+    wrong = (cases.visible > 0) & late
+    event = newest[wrong]
+    seen = cut.seen(
+        cases.user[wrong], cases.time[wrong], timeline.items[event], timeline.times[event], latest_known[event]
+    )
+    finding = cut.finding("training shows a question events of its own time or later", seen)
+    return outcome(len(cases), "questions", finding)

@@ -6,32 +6,31 @@ Code that relies on the audit, as the gate does, calls `up_to_date(settings)`. I
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from html import escape
-from pathlib import Path
 
 from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
 from data.files import json_hash, read_json
 from data.tables import read_table
 from data.times import now_iso
-from experiments import pages
 from experiments.leakage import event_order, feature_checks, target_probe
 from experiments.leakage.cut import AuditedCut, Outcome
-from experiments.pages import GREEN, RED, Html, markup, sentence, table
+from experiments.lineage.report import ReportPart
+from experiments.lineage.report import page as parts_page
 from features import feature_files
 from features.feature_files import CUTS, FULL
 from training import provenance
+from training.models.artifact import hash_file
 
 REPORT, PAGE = EXPERIMENTS / "audit.json", EXPERIMENTS / "audit.html"
+FACTS = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start", "date", "commit", "seconds", "audited")
 CODE = ("config", "data", "features", "training", "experiments")  # the checks, and the code that they call
 
-LeakageCheck = Callable[[AuditedCut], Outcome]  # the first line of its docstring is its promise
+LeakageCheck = Callable[[AuditedCut], Outcome]  # its docstring: the promise, then why it matters and what to do
 SPLIT_CHECKS: dict[str, LeakageCheck] = {
     "time order: total order": event_order.total_order,
     "time order: duplicates": event_order.duplicates,
@@ -45,7 +44,6 @@ CUT_CHECKS: dict[str, LeakageCheck] = {
     "fitted on the past: encoders": feature_checks.fitted_encoders,
     "fitted on the past: content": feature_checks.fitted_content,
     "fitted on the past: trends": feature_checks.fitted_trends,
-    "first appearance: vocabulary": feature_checks.future_vocabulary,
     "first appearance: trends": feature_checks.future_trends,
     "first appearance: rankings": feature_checks.future_rankings,
     "ties: evaluation": event_order.evaluation_histories,
@@ -72,14 +70,13 @@ def audit(settings: params.Params) -> dict:
     checks = run_checks(cuts[0], SPLIT_CHECKS, "both")
     for cut in cuts:
         checks += run_checks(cut, CUT_CHECKS)
-    known = {key: cuts[0].manifest[key] for key in ("dataset", "dataset_hash", "split_id", "valid_start", "test_start")}
+    known = {key: cuts[0].manifest[key] for key in FACTS[:5]}
     return known | {
         "clean": not any(check["failed"] for check in checks),
         "audited": fingerprint(settings),
         "commit": provenance.commit(),
         "date": now_iso(),
         "seconds": round(time.perf_counter() - begin, 1),
-        "settings": settings.audit.model_dump() | {"seed": settings.seed},
         "checks": checks,
     }
 
@@ -88,7 +85,7 @@ def up_to_date(settings: params.Params) -> dict:
     """The last report if it covers exactly these products, code and settings, else a new one, which is written."""
     if REPORT.exists():
         last = json.loads(REPORT.read_text(encoding="utf-8"))
-        if isinstance(last, dict) and last.get("audited") == fingerprint(settings):
+        if last["audited"] == fingerprint(settings):
             return last
     report = audit(settings)
     write(report)
@@ -106,12 +103,13 @@ def run_checks(cut: AuditedCut, checks: Mapping[str, LeakageCheck], cut_name: st
     """The outcome of each check on a cut, as plain data."""
     rows = []
     for name, check in checks.items():
-        begin = time.perf_counter()
+        begin, (promise, _, advice) = time.perf_counter(), (inspect.getdoc(check) or "").partition("\n")
         outcome = check(cut)
         rows.append({
             "check": name,
             "cut": cut_name or cut.name,
-            "promise": (inspect.getdoc(check) or "").partition("\n")[0],
+            "promise": promise,
+            "advice": " ".join(advice.split()),
             "failed": any(finding.fails for finding in outcome.findings),
             "seconds": round(time.perf_counter() - begin, 2),
             **asdict(outcome),
@@ -142,29 +140,21 @@ def fingerprint(settings: params.Params) -> str:
     files += [path for name in CUTS for path in (FEATURES / name).glob("*")]
     code = [path for folder in CODE for path in (ROOT / folder).rglob("*.py")]
     return json_hash({
-        "files": {path.as_posix(): _file_hash(path) for path in files},
-        "code": {path.relative_to(ROOT).as_posix(): _file_hash(path) for path in code},
+        "files": {path.as_posix(): hash_file(path) for path in files},
+        "code": {path.relative_to(ROOT).as_posix(): hash_file(path) for path in code},
         "settings": settings.model_dump(mode="json", include={"audit", "featurize", "train", "seed"}),
     })  # fmt: skip
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def failures(report: Mapping) -> list[str]:
-    """One line for each finding that fails the audit."""
+    """One line for each finding that fails the audit, with its first row."""
     return [
-        f"{check['check']} ({check['cut']}): {finding['what']}: {finding['rows']:,} rows{_such_as(finding['examples'])}"
+        f"{check['check']} ({check['cut']}): {finding['what']}: {finding['rows']:,} rows"
+        + "".join(f", {name} {value}" for row in finding["examples"][:1] for name, value in row.items())
         for check in report["checks"]
         for finding in check["findings"]
         if finding["fails"]
     ]
-
-
-def _such_as(examples: list[dict]) -> str:
-    return ", such as " + ", ".join(f"{name} {value}" for name, value in examples[0].items()) if examples else ""
 
 
 def write(report: dict) -> None:
@@ -174,95 +164,33 @@ def write(report: dict) -> None:
     PAGE.write_text(page(report), encoding="utf-8")
 
 
-# --- the page
-
-STYLE = """h1 span{padding:.1em .5em;border-radius:.3em;color:#fff}td{white-space:nowrap}td.text,td:nth-child(3){white-space:normal}
-section{border-left:4px solid #9a6700;padding:.1rem 1rem;margin:1rem 0;background:#fdf8ee}
-section.leak{border-color:#cf222e;background:#fdecea}h3{margin:.5rem 0}"""
-
-
 def page(report: dict) -> str:
-    """The report as an HTML page: the answer, the leaks with their rows, every check, what else to know."""
-    body = [
-        _head(report),
-        *_findings(report, True),
-        _check_table(report),
-        *_findings(report, False),
-        *_measured(report),
-    ]
-    return pages.page(f"Leakage audit: {report['dataset']}", body, STYLE)
-
-
-def _head(report: dict) -> str:
-    checks, failed = report["checks"], [check for check in report["checks"] if check["failed"]]
-    color, badge = (GREEN, "CLEAN") if report["clean"] else (RED, "LEAKS")
-    names = ", ".join(f"{check['check']} ({check['cut']})" for check in failed)
-    answer = (
-        f"{len(failed)} of {len(checks)} checks found something that a model could not have known: {names}."
-        if failed
-        else f"All {len(checks)} checks passed: nothing that a model saw lies in its future."
-    )
-    origin = (
-        f"{report['date']}, commit {report['commit']}, by python -m experiments.audit in {report['seconds']} s.",
-        f"Split {report['split_id']} of data {report['dataset_hash']}: valid from {report['valid_start']}, test from "
-        f"{report['test_start']}.",
-        f"Audited: {report['audited']} (hash of products, code and settings).",
-    )
-    return (
-        f'<h1><span style="background:{color}">{badge}</span> Leakage audit of {escape(report["dataset"])}</h1>'
-        f"<p><strong>{escape(answer)}</strong></p><p class='small'>{'<br>'.join(map(escape, origin))}</p>"
-    )
-
-
-def _findings(report: dict, fails: bool) -> list[str]:
-    """The findings that fail the audit, or those that only inform."""
-    parts = [
-        f"<section{' class=leak' if fails else ''}><h3>{escape(sentence(finding['what']))}</h3>"
-        f"<span class='small'>{escape(check['check'])}, {_cut_name(check)}</span>"
-        f"<p>{markup(finding['meaning'])}<br><b>What to do:</b> {markup(finding['remedy'])}</p>"
-        f"<p>{_count(finding)}</p>{table(finding['examples'])}</section>"
-        for check in report["checks"]
+    """The report as an HTML page: the result, the findings with their rows, every check, what the probe measured."""
+    checks = report["checks"]
+    failed = sum(check["failed"] for check in checks)
+    result = f"{failed} of {len(checks)} checks found a leak" if failed else f"all {len(checks)} checks passed"
+    facts = {key: report[key] for key in FACTS}
+    findings = [
+        ReportPart(
+            finding["what"],
+            {"result": "leak" if finding["fails"] else "worth knowing", "check": check["check"], "cut": check["cut"],
+             "rows": finding["rows"]},
+            finding["examples"],
+            check["advice"],
+        )
+        for check in sorted(checks, key=lambda check: not check["failed"])
         for finding in check["findings"]
-        if finding["fails"] == fails
-    ]
-    return [f"<h2>{'Offending rows' if fails else 'Worth knowing'}</h2>", *parts] if parts else []
-
-
-def _count(finding: dict) -> str:
-    if not finding["rows"]:
-        return ""
-    return f"{finding['rows']:,} rows" + (", the first of them:" if finding["examples"] else ".")
-
-
-def _check_table(report: dict) -> str:
+    ]  # fmt: skip
     rows = [
         {"check": check["check"], "cut": check["cut"], "promise": check["promise"],
-         "looked at": f"{check['rows']:,} {check['unit']}", "outcome": _check_state(check), "s": f"{check['seconds']:.2f}"}
-        for check in report["checks"]
+         "looked at": f"{check['rows']:,} {check['unit']}", "outcome": "leak" if check["failed"] else "passed",
+         "s": check["seconds"]}
+        for check in checks
     ]  # fmt: skip
-    return f"<h2>Checks</h2>{table(rows)}"
-
-
-def _check_state(check: dict) -> Html:
-    if check["failed"]:
-        return Html('<span class="bad">leak</span>')
-    if not check["rows"]:
-        return Html('<span class="small">nothing to look at</span>')
-    return Html('<span class="ok">passed</span>')
-
-
-def _measured(report: dict) -> list[str]:
-    """What checks measured beyond their findings: the shares of the target probe."""
-    about = (
-        "Share of decided duels in which the feature scored the item taken above another case's, with its 95% interval. "
-        "With the true times, more than 0.5 means that the feature is useful. With shuffled items it must fall to 0.5."
-    )
-    return [
-        f"<h2>{escape(sentence(check['check']))}, {_cut_name(check)}</h2><p>{about}</p>{table(check['measured'])}"
-        for check in report["checks"]
+    measured = [
+        ReportPart(f"{check['check']} ({check['cut']}): duels won", rows=check["measured"])
+        for check in checks
         if check["measured"]
     ]
-
-
-def _cut_name(check: dict) -> str:
-    return "both cuts" if check["cut"] == "both" else f"{escape(check['cut'])} cut"
+    parts = [ReportPart(result, facts), *findings, ReportPart("checks", rows=rows), *measured]
+    return parts_page(f"Leakage audit of {report['dataset']}", parts)

@@ -104,16 +104,17 @@ class Progress:
             for line in map(str.rstrip, process.stdout):
                 if step_title := begins(line):
                     self.announce(step_title)
-                elif not DVC_NOISE.match(line):
+                elif not NOISE.match(line):
                     print(f"  {line}", flush=True)
         if process.returncode:
             raise UserError(_failure(title, command, process.returncode))
 
 
-# Output of DVC: the start of a stage (or that it is skipped), and lines that do not help a reader of the demo.
+# Output of DVC: the start of a stage (or that it is skipped). NOISE: lines of DVC and MLflow that do not help a reader.
 DVC_STAGE = re.compile(r"(?:(?P<runs>Running) stage|Stage) '(?P<name>[^']+)'(?::| didn't change| is cached)")
-DVC_NOISE = re.compile(
+NOISE = re.compile(
     r"$|> python|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
+    r"|\S+ \S+ INFO mlflow\."
 )
 
 

@@ -1,4 +1,4 @@
-"""The online store in Feast. Writers and batch jobs use Feast's library, the edge its feature server, the worker neither.
+"""The online store in Feast. Writers and batch jobs use its library, the edge its feature server, the worker neither.
 
     feast -c features/feast_repo apply    # the registry and the tables; feature_store.yaml names the online store
     TIDEGATE_STORE=feast://$PWD/features/feast_repo python -m features.materialize
@@ -6,11 +6,9 @@
     TIDEGATE_STORE=feast+http://127.0.0.1:6566 make edge
     feast -c features/feast_repo ui
 
-The edge reads consent, history and traits there and sends them to TorchServe. Item trends are the artifact's, unless the
-embedded store is materialized too. One machine writes at a time, only through `features.materialize`; see
-`features/feast_sdk.py`.
-
-A record holds everything about a user. `features.online` reads it and applies the time-to-live.
+The edge reads consent, history and traits there and sends them to TorchServe. Item trends are the artifact's, unless
+the embedded store is materialized too. One machine writes at a time, only through `features.materialize`; see
+`features/feast_sdk.py`. A record holds everything about a user. `features.online` applies the time-to-live.
 """
 
 from feast import Entity, FeatureView, Field, FileSource, ValueType

@@ -51,11 +51,7 @@ class StoreSettings:
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> StoreSettings:
-    """Read the environment.
-
-    Raises:
-        StoreError: names the variable, its value and what was expected.
-    """
+    """Read the environment. Raises StoreError, naming the variable, its value and what was expected."""
     url = environment.get(STORE_VARIABLE) or online_store()
     if not url.startswith((SQLITE_SCHEME, *REDIS_SCHEMES, *FEAST_SCHEMES)):
         scheme = url.partition("://")[0][:20]  # the rest may contain a password
@@ -87,17 +83,14 @@ def connect(
     open_feast: EngineFactory | None = None,
     single: bool = False,
 ) -> ProfileStore:
-    """Open the store of a dataset.
+    """Open the store of a dataset, the namespace; `writing` uses the timeout of a writer.
 
     Args:
-        namespace: the dataset's name.
-        writing: use the timeout of a writer.
         open_feast: opens a Feast URL. The worker cannot, since it does not have Feast's dependencies.
         single: keep a single connection for a single thread; see `RedisEngine`.
 
     Raises:
-        StoreUnavailable: SQLite's file cannot be opened, or Redis does not answer and `single` is set. Otherwise Redis
-            is contacted at the first call.
+        StoreUnavailable: SQLite's file cannot be opened. Redis is contacted at the first call, unless `single` is set.
         StoreError: the URL is malformed, or is Feast's and `open_feast` is None.
     """
     url, timeout_s = settings.store, (settings.write_ms if writing else settings.read_ms) / 1000
@@ -118,10 +111,9 @@ def connect(
 def connect_to_read(
     namespace: str, settings: StoreSettings, open_feast: EngineFactory | None = None, single: bool = False
 ) -> ProfileStore:
-    """Open the store of a dataset without creating it: an empty new file would look like a store that lost its data.
+    """Open the store without creating it: an empty new file would look like a store that lost its data.
 
-    Raises:
-        StoreAbsent: the embedded store has not been created.
+    Raises StoreAbsent if the embedded store has not been created.
     """
     path = settings.store.removeprefix(SQLITE_SCHEME)
     if path != settings.store and not Path(path).exists():
@@ -132,9 +124,7 @@ def connect_to_read(
 class SqliteEngine:
     """An engine on one SQLite connection that threads share. Readers never wait for a writer (WAL).
 
-    Args:
-        path: the file. It is created if missing, readable by its owner only.
-        timeout_s: how long a writer waits for another.
+    The file is created if missing, readable by its owner only. A writer waits up to `timeout_s` for another.
     """
 
     CREATE_TABLE = "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
@@ -196,14 +186,9 @@ class SqliteEngine:
 class RedisEngine:
     """An engine on a pool of Redis connections, safe to share among threads.
 
-    Args:
-        url: redis://, rediss:// (TLS) or unix://, with credentials if the server needs them.
-        timeout_s: the longest wait for a connection, and for a response.
-        single: keep one connection for one thread instead. It is faster: a pool checks the socket of a connection each
-            time it hands it out.
-
-    Raises:
-        StoreUnavailable: the single connection cannot be made.
+    The URL is redis://, rediss:// (TLS) or unix://, with credentials if the server needs them. `timeout_s` is the
+    longest wait for a connection and for a response. `single` keeps one connection for one thread, made at once. It is
+    faster: a pool checks the socket of a connection each time it hands it out.
     """
 
     # Takes the digest of the expected value, which so does not travel again.

@@ -78,7 +78,7 @@ class EventColumns(Sequence[Event]):
 
 
 class TimedValue(NamedTuple):
-    """The latest value of one trait or one consent purpose. Of two, the one with the greater (time_us, event_id) wins."""
+    """The latest value of one trait or consent purpose. Of two, the one with the greater (time_us, event_id) wins."""
 
     time_us: int
     event_id: str
@@ -111,11 +111,7 @@ def make_profile(
     traits: Mapping[str, TimedValue] | None = None,
     consent: Mapping[str, TimedValue] | None = None,
 ) -> Profile:
-    """Create a validated profile.
-
-    Raises:
-        ProfileError: names the field and what was expected.
-    """
+    """Create a validated profile. Raises ProfileError, naming the field and what was expected."""
     check_text("user_id", user_id)
     events, traits, consent = list(events), dict(traits or {}), dict(consent or {})
     for event in events:

@@ -50,12 +50,7 @@ def encode_profile(profile: Profile) -> bytes:
 
 
 def decode_profile(raw: bytes, user_id: str) -> Profile:
-    """Decode the profile of `user_id`.
-
-    Raises:
-        NewerRecord: the format is unknown to this code.
-        RecordError: the bytes are damaged, or belong to another user.
-    """
+    """Decode the profile of `user_id`. Raises RecordError if it is damaged or of another user, or NewerRecord."""
     try:
         body = _parse_json(_unseal(PROFILE_MAGIC, PROFILE_FORMAT, raw))
         if body["user"] != user_id:
@@ -88,11 +83,7 @@ def _parse_json(body: bytes) -> dict:
 class ItemTrends:
     """The trends of all items as of one moment, by item id, so that every model can use them.
 
-    Attributes:
-        item_ids: N ids, without PAD.
-        channels: C names, as in `features.trends`.
-        values: (N, C) float32.
-        time_us: the moment, in microseconds.
+    N ids without PAD, C channels as in `features.trends`, (N, C) float32 values, and the moment in microseconds.
     """
 
     item_ids: list[str]
@@ -121,11 +112,7 @@ class ItemTrends:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> ItemTrends:
-        """Decode trends.
-
-        Raises:
-            NewerRecord, RecordError: as in `decode_profile`.
-        """
+        """Decode trends. Raises NewerRecord or RecordError, as `decode_profile` does."""
         head, _, values = _unseal(TRENDS_MAGIC, TRENDS_FORMAT, raw).partition(b"\n")
         try:
             names = json.loads(head)

@@ -125,12 +125,8 @@ class ProfileStore:
     def read(self, user_ids: Sequence[str], as_of_us: Sequence[int]) -> list[Reading]:
         """One Reading per user, in order, in one round trip. A bad record does not affect the others.
 
-        Args:
-            as_of_us: the time of each request, for the time-to-live. Profiles may hold later events;
-                `features.online.profile` selects those that a moment may see.
-
-        Raises:
-            StoreError: the store is not configured, or its users are not complete.
+        The times of the requests, `as_of_us`, are for the time-to-live. Profiles may hold later events, among which
+        `features.online.profile` selects. Raises StoreError if the store is not configured or not complete.
         """
         policy, records = self._policy_and_records(user_ids)
         if not policy.complete:
@@ -169,13 +165,9 @@ class ProfileStore:
         self._replace(self._time_key, lambda current: current if current and int(current) > trends.time_us else moment)
 
     def read_trends(self, as_of_us: int, newer_than_us: int | None = None) -> ItemTrends | None:
-        """The trends; None if there are none, or they are of a later time, expired, or not newer.
+        """The trends; None if there are none, or they are of a later time, expired, or not newer than the caller's.
 
-        Args:
-            newer_than_us: the time of the trends that the caller has. While they are current the call is cheap.
-
-        Raises:
-            RecordError: the stored trends cannot be read.
+        While the caller's are current the call is cheap. Raises RecordError if the stored trends cannot be read.
         """
         moment, raw_policy = self.engine.get([self._time_key, self._policy_key])
         if moment is None or (newer_than_us is not None and int(moment) <= newer_than_us):

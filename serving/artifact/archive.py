@@ -107,20 +107,12 @@ def build_archive(
 
 
 def content_hash(artifact: Path, root: Path = ROOT) -> str:
-    """The `content` that an archive of this artifact would state, without building it.
-
-    Raises:
-        PackageError, WorkerCodeError: as in `build_archive`.
-    """
+    """The `content` that `build_archive` would state, without building it; raises the same errors."""
     return _hash_entries(_read_entries(artifact, root)[1])
 
 
 def read_archive(path: Path) -> ModelArchive:
-    """An archive of a model store.
-
-    Raises:
-        PackageError: it is not a Tidegate archive.
-    """
+    """An archive of a model store. Raises PackageError if it is not a Tidegate archive."""
     try:
         with zipfile.ZipFile(path) as mar:
             manifest = json.loads(mar.read(INNER_MANIFEST))
@@ -165,14 +157,11 @@ def _check_import(module: str, package: str, at_load: bool) -> None:
 
 
 def _imports(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
-    """Each dotted name that the code below a node imports, and whether it does so when the module is loaded.
-
-    Imports for type checkers only do not count. This project has no relative imports.
-    """
+    """Each dotted name that the code below a node imports, and whether it does so when the module is loaded."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((alias.name, at_load) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
+        elif isinstance(child, ast.ImportFrom):  # never a relative one in this project
             yield from ((f"{child.module}.{alias.name}", at_load) for alias in child.names)
         elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
             in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -180,10 +169,7 @@ def _imports(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _read_entries(artifact: Path, root: Path) -> tuple[dict, list[tuple[str, Path | bytes]]]:
-    """The artifact's manifest, and name in the archive and source of every entry, sorted.
-
-    Of the artifact, only files that its manifest names are packaged.
-    """
+    """The artifact's manifest, and every entry's name in the archive and source, sorted."""
     try:
         manifest = verify(artifact)
     except ArtifactError as error:

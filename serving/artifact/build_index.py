@@ -32,7 +32,7 @@ RECALL_K = 20
 TREND_AGES_DAYS = (1, 7)  # recall is also measured with older trends: it shows how the index ages
 POINTS_PER_LIST = 64  # used by k-means: more makes it slower, and the lists no better
 LANES = 16  # numbers that FAISS processes at once in 8-bit vectors, if their width is a multiple of it
-RIDGE = 1e-3  # of the mean square, so that a direction in which nobody asked keeps some weight
+RIDGE = 1e-3  # of the mean square, so that a direction without queries keeps some weight
 
 
 @dataclass
@@ -70,7 +70,7 @@ def add_index(folder: Path, recommender: Recommender, features: Features, settin
     """Write the index into an artifact folder; what the manifest states of the index.
 
     The number of probed lists is doubled until half of the queries reach `serve.index.recall`, or all lists are probed.
-    The other half measures the recall that is stated.
+    The other half measures the recall.
     """
     wanted = settings.serve.index
     queries = make_queries(recommender, features, settings, 0)

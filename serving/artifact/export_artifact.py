@@ -60,7 +60,7 @@ def export_artifact(
     """Write the artifact folder, load it back, and record its golden answers.
 
     Args:
-        fit: what `training.fitting.save_fit` wrote beside the weights; for a refit on all events, `refit_of` names the parent.
+        fit: what `training.fitting.save_fit` wrote next to the weights; a refit on all events names its parent in `refit_of`.
 
     Raises:
         UserError: the loaded artifact answers a request differently alone and in a batch.

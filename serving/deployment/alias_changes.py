@@ -1,16 +1,8 @@
 """Signed changes of the aliases `champion` and `previous`, and rollback protection.
 
-Each change is one signed entry, stored as a tag `alias_change.N` of the registered model. An entry holds the hash of the
-entry before it, so none can be removed from the middle or put back later. A change is written in three steps:
-
-    1. sign the change and store it as the tag `alias_change_intent`
-    2. set the aliases, then store the entry `alias_change.N`
-    3. remove the intent
-
-A process that is killed between two steps leaves the intent, and `complete_change` finishes it.
-
-Rollback protection: each machine remembers the newest serial number that it has seen per model, and refuses a registry
-that holds older entries only, such as a restored backup. An emergency override accepts the older registry again.
+Each change is one signed entry, stored as a tag `alias_change.N` of the registered model, with the hash of the entry
+before it. A change is written in three steps: intent, aliases, entry; `complete_change` finishes an interrupted one.
+Each machine remembers the newest serial number that it has seen, and refuses a registry with older entries only.
 """
 
 from __future__ import annotations

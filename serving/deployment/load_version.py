@@ -46,7 +46,7 @@ def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_second
 
 
 def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
-    """Load a version beside the others and check its golden requests.
+    """Load a version next to the others and check its golden requests.
 
     Raises:
         DeployError: it cannot be loaded or its answers differ; it is unloaded again.

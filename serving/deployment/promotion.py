@@ -2,11 +2,7 @@
 
 An alias alone proves nothing, because anybody can set one. A version may serve if the last signed alias change made it
 champion (serving/deployment/alias_changes.py) and its own signed gate report says PROMOTE for this version and artifact.
-The signature covers the verdict, dataset, version, artifact, policy, date and every byte of the report.
-
-A refit on all events has no later events to be judged on. Its report names its parent under `under` (the parent's version
-and the hash of the parent's report), and is valid only as long as the parent's report is. An override takes the place of
-the report until the next promotion; each deployment, the status and the gate's reports show it.
+The report of a refit on all events names its parent, and is valid only as long as the parent's report is.
 """
 
 from __future__ import annotations
@@ -52,8 +48,7 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
     """The version that an alias names, if a signed change and a gate report, or an override, justify it.
 
     Raises:
-        RegistryError: the alias does not exist or was changed by hand, or the report is not signed by the gate, was
-            changed, is of another version or artifact, or does not say PROMOTE.
+        RegistryError: the alias does not exist or was changed by hand, or as `verified_target`.
     """
     version, record = version_by_alias(dataset, alias), alias_changes.read_record(dataset)
     if problem := record.alias_problem(alias, version.version if version else None):
@@ -67,11 +62,7 @@ def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
 
 
 def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarget:
-    """The version against which the gate judges a candidate: the champion, or the one before if it is an override.
-
-    Raises:
-        RegistryError: nothing may serve.
-    """
+    """The version against which the gate judges a candidate: the champion, or the one before if it is an override."""
     standing = standing_override(dataset)
     if standing and standing.champion == candidate.version and version_number(dataset, PREVIOUS):
         return serving_target(dataset, PREVIOUS)
@@ -83,18 +74,13 @@ def champion_to_beat(dataset: str, candidate: RegisteredVersion) -> ServingTarge
 
 def set_challenger(dataset: str, version: str) -> None:
     """Name the version that the gate judges next."""
-    find_version(dataset, version)
     registry_client().set_registered_model_alias(dataset, CHALLENGER, version)
 
 
 def promote(dataset: str, version: str, report: dict, html: str | None = None) -> ServingTarget:
     """Sign and store the gate's report, then make the version the champion and the former champion `previous`.
 
-    If this is interrupted and run again, it ends in the same state.
-
-    Args:
-        report: the gate's verdict and evidence; `dataset`, `version` and `artifact` are added to it.
-        html: the report as a page, stored beside it.
+    If this is interrupted and run again, it ends in the same state. `html` is the report as a page.
 
     Raises:
         RegistryError: the verdict is not PROMOTE, the report is of another version or artifact, or its parent's report
@@ -191,21 +177,13 @@ def describe_override(override: AliasChange) -> str:
 
 
 def settle_aliases(dataset: str) -> AliasChange | None:
-    """Complete an alias change that was interrupted; the last signed change, None if nothing was ever signed.
-
-    Raises:
-        RegistryError: the record of alias changes cannot be trusted.
-    """
+    """Complete an alias change that was interrupted; the last signed change, None if nothing was ever signed."""
     alias_changes.complete_change(dataset)
     return alias_changes.read_record(dataset).last()
 
 
 def restore_aliases(dataset: str) -> AliasChange:
-    """Set the aliases to what the last signed change names, after somebody changed them by hand.
-
-    Raises:
-        RegistryError: no change was ever signed.
-    """
+    """Set aliases that were changed by hand to what the last signed change names. Raises RegistryError if there is none."""
     last = settle_aliases(dataset)
     if last is None:
         raise RegistryError(f"{dataset}: no alias change was ever signed, so there is nothing to restore")
@@ -234,10 +212,7 @@ def _change_champion(champion: RegisteredVersion, action: str, reason: str, last
 
 
 def store_report(version: RegisteredVersion, report: dict, html: str | None) -> None:
-    """Log the report to the version's run, sign it, and show its verdict on the version.
-
-    A newer report is another file, and one tag says which file counts.
-    """
+    """Log the report to the version's run, sign it, and show its verdict on the version."""
     text = json.dumps(report, indent=1, sort_keys=True, default=str)
     digest = _sha256(text.encode())
     folder = f"gate-v{version.version}/{digest[:12]}"
@@ -283,7 +258,7 @@ def report_digest(version: RegisteredVersion) -> str:
 
 
 def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
-    """Raise RegistryError unless a refit may serve under its parent's report: `version` and hash in `under`."""
+    """Raise RegistryError unless a refit may serve under its parent's report, which `under` names by version and hash."""
     parent = find_version(version.dataset, str(under.get("version")))
     subject = f"{version}: its parent, version {parent.version},"
     if registry.read_manifest(version).get("refit_of") != {"version": parent.version, "artifact": parent.artifact}:

@@ -1,10 +1,7 @@
 """Make TorchServe serve what the registry and the rollout stage name, in steps that are each safe to repeat.
 
-    registry: champion, previous  ->  .mar  ->  loaded beside the old  ->  golden requests pass  ->  default
-
 If a deployment is killed at any moment and run again, it converges. The old version answers until the new one has passed
-its golden requests on the live server. The previous champion stays loaded, so a rollback only changes the default. A
-version that is on trial (`python -m serving.rollout`) stays on trial.
+its golden requests on the live server. A version that is on trial (`python -m serving.rollout`) stays on trial.
 """
 
 from __future__ import annotations
@@ -122,7 +119,7 @@ class _Reconciliation:
         return previous if previous.version.version != champion.version else None
 
     def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
-        """Whether the champion is to answer beside the previous version, not in its place."""
+        """Whether the champion is to answer next to the previous version, not in its place."""
         stage = self.stage
         if stage is not None and stage.on_trial:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")

@@ -1,12 +1,6 @@
 """Registered versions of a dataset's model in MLflow: register, find, download and describe them.
 
-There is one registered model per dataset. Its versions have aliases:
-
-    champion     the version that should serve
-    previous     the champion before it, kept loaded so that a rollback is immediate
-    challenger   the version that waits for the gate
-
-This module reads and writes versions. serving/deployment/promotion.py decides which version may become champion.
+There is one registered model per dataset. serving/deployment/promotion.py decides which version becomes champion.
 MLflow is imported inside functions: it takes seconds to load.
 """
 
@@ -28,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"  # aliases; docs/deployment.md explains them
 ARTIFACT_TAG, VERDICT_TAG = "artifact_digest", "gate_verdict"
 RUN_TAGS = ("label", "model", "split_id", "dataset_hash")  # tags that a version copies from its run
 TARGETS = ("next_item", "horizon")
@@ -161,7 +155,7 @@ def stored_digest(version: RegisteredVersion) -> str:
 
 
 def refit_parent(version: RegisteredVersion) -> str | None:
-    """The version of which this one is a refit on all events; None for any other version."""
+    """The version of which this one is a refit on all events; None if it is no refit."""
     return read_manifest(version).get("refit_of", {}).get("version")
 
 

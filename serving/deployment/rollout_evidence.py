@@ -54,11 +54,8 @@ class VersionCounts:
 
     def slower_than(self, seconds: float) -> int:
         """Number of calls that certainly took longer."""
-        return sum(
-            calls
-            for bucket, calls in self.latencies.items()
-            if FIRST_BUCKET_SECONDS * GROWTH ** (bucket - 1) >= seconds
-        )
+        buckets = [bucket for bucket in self.latencies if FIRST_BUCKET_SECONDS * GROWTH ** (bucket - 1) >= seconds]
+        return sum(self.latencies[bucket] for bucket in buckets)
 
     def add(self, other: VersionCounts) -> None:
         self.calls += other.calls
@@ -68,19 +65,13 @@ class VersionCounts:
 
 @dataclass
 class RolloutEvidence:
-    """What was counted in one step of a rollout.
-
-    Attributes:
-        compared: requests that both versions answered.
-        overlap: sum over these requests of the share of the champion's list that the candidate's list holds.
-        first_changed: number of these requests whose first item differs.
-    """
+    """What was counted in one step of a rollout."""
 
     champion: VersionCounts = field(default_factory=VersionCounts)
     candidate: VersionCounts = field(default_factory=VersionCounts)
-    compared: int = 0
-    overlap: float = 0.0
-    first_changed: int = 0
+    compared: int = 0  # requests that both versions answered
+    overlap: float = 0.0  # sum over these requests: the share of the champion's list that the candidate's list holds
+    first_changed: int = 0  # of these requests, those whose first item differs
 
     @property
     def mean_overlap(self) -> float:
@@ -109,7 +100,7 @@ def latency_bucket(seconds: float) -> int:
 
 
 def evidence_folder(stage_path: Path) -> Path:
-    """The folder, beside the stage's file, in which the processes of the edge write their counts."""
+    """The folder, next to the stage's file, in which the processes of the edge write their counts."""
     return stage_path.with_suffix(".evidence")
 
 

@@ -3,9 +3,8 @@
     shadow ─► canary (each share) ─► switch ─► serves
        └─────────┴──────────────────────┴────────┴────► rollback ─► serves (the version before)
 
-The stage is one small file. It is replaced atomically, and written before what it states is done: if a process is killed,
-the next one knows what was intended. The edge reads it to know which users each version answers. Each change is logged
-beside it, one JSON line per event.
+The stage is one small file, which the edge reads, too. It is replaced atomically, and written before what it states is
+done: if a process is killed, the next one knows what was intended. The log next to it has one JSON line per event.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class RolloutStage(BaseModel):
 
     @property
     def on_trial(self) -> bool:
-        """Whether `version` is on trial beside `previous`."""
+        """Whether `version` is on trial next to `previous`."""
         return self.phase in (Phase.SHADOW, Phase.CANARY) and self.plan is not None and self.previous is not None
 
     def event(self) -> DeploymentEvent:
@@ -119,16 +118,12 @@ def registered_version(version: str) -> str:
 
 
 def stage_path(dataset: str, settings: ServerSettings) -> Path:
-    """The stage's file of a dataset; the deployment log and the edge's evidence lie beside it."""
+    """The stage's file of a dataset; the deployment log and the edge's evidence lie next to it."""
     return settings.state / DEPLOYMENTS / f"{dataset}.json"
 
 
 def read_stage(path: Path) -> RolloutStage | None:
-    """The stage; None before the first.
-
-    Raises:
-        StageError: the file cannot be read.
-    """
+    """The stage; None before the first. Raises StageError if the file cannot be read."""
     try:
         return RolloutStage.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -161,10 +156,9 @@ def log_failure(path: Path, reason: str) -> None:
 
 
 def append_once(path: Path, event: DeploymentEvent) -> None:
-    """Append an event to the log beside a stage, unless the log holds it. The caller holds the lock.
+    """Append an event to the log next to a stage, unless the log holds it. The caller holds the lock.
 
-    If a process is killed before it writes its line, the next process writes it. An event that only repeats the last
-    one, such as a deployment that fails every minute, is written once.
+    An event that only repeats the last one, such as a deployment that fails every minute, is written once.
     """
     with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
         log.seek(0)
@@ -179,7 +173,7 @@ def append_once(path: Path, event: DeploymentEvent) -> None:
 
 
 def read_events(path: Path) -> list[DeploymentEvent]:
-    """The deployment log beside a stage, oldest event first. Lines that cannot be read are left out."""
+    """The deployment log next to a stage, oldest event first. Lines that cannot be read are left out."""
     log = path.with_suffix(".jsonl")
     return _parse_events(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
 

@@ -1,8 +1,7 @@
 """Sign gate reports and alias changes with the gate's keys: HMAC-SHA256 over canonical JSON.
 
-A key has at least 32 characters and no space. The keys are read from `TIDEGATE_GATE_KEY`, or from a file that only its
-owner may read: `TIDEGATE_GATE_KEY_FILE`, by default state/gate.key. The file is created at the first signature. If there are
-several keys, the first one signs and each one verifies, so that a key can be rotated. Who can verify can also sign.
+The keys are read from `TIDEGATE_GATE_KEY`, or from a file that only its owner may read: `TIDEGATE_GATE_KEY_FILE`, by
+default state/gate.key. The first key signs and each one verifies, so that a key can be rotated.
 """
 
 from __future__ import annotations

@@ -32,11 +32,7 @@ IGNORED_POLICY_FIELDS = {"refit"}  # options of one run of the gate, on which no
 
 
 def deployment_status(dataset: str, settings: ServerSettings) -> str:
-    """The status as text, one labeled line per fact.
-
-    Raises:
-        StageError: the stage's file cannot be read.
-    """
+    """The status as text, one labeled line per fact. Raises StageError if the stage's file cannot be read."""
     stage_path = rollout_stage.stage_path(dataset, settings)
     stage = rollout_stage.read_stage(stage_path)
     live, faults = _live_versions(dataset, settings)

@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 
 from config.command import UserError, exits_cleanly
 from config.validation import error_message
-from data.files import write_private
+from data.files import write_bytes
 from serving.edge import settings
 from serving.edge.models import ApiError
 
@@ -112,7 +112,7 @@ def _update(path: Path) -> Iterator[list[ApiKey]]:
     with FileLock(path.with_name(f"{path.name}.lock")):
         keys = read_keys(path)
         yield keys
-        write_private(path, KEY_LIST.dump_json(keys, indent=1).decode())
+        write_bytes(path, KEY_LIST.dump_json(keys, indent=1), mode=0o600)
 
 
 @dataclass

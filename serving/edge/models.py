@@ -34,7 +34,7 @@ class ApiError(HTTPException):
 
 
 class RequestHeaders(BaseModel):
-    """Headers of /v1/recommendations beside the API key."""
+    """Headers of /v1/recommendations other than the API key."""
 
     deadline_ms: int | None = Field(
         None,

@@ -46,7 +46,7 @@ class WorkerRequest(NamedTuple):
     """A request to TorchServe."""
 
     body: bytes  # JSON without the request's id, so that equal requests have equal bodies
-    history_source: str  # whose history the answer rests on, as the served log names it
+    history_source: str  # where the history of the answer comes from, as the served log names it
     unlogged: tuple[str, ...]  # the fields that the served log does not hold, and that a replay needs
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from config.command import UserError
-from data.files import write_private
+from data.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def load_secret(text: str, path: Path) -> bytes:
     if text:
         return derive_secret(text, "TIDEGATE_EDGE_USER_SECRET")
     if not path.exists():
-        write_private(path, secrets.token_hex(32), replace=False)
+        write_bytes(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)
     return derive_secret(path.read_text(encoding="utf-8").strip(), path)
 
 

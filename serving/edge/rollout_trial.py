@@ -84,7 +84,7 @@ class RolloutTrial:
 
     champion: TorchServeClient  # asks the default version, and those of the experiment
     candidate: TorchServeClient  # asks the version on trial
-    experiment: ArmSplit  # assigns the users whom the trial does not take
+    experiment: ArmSplit  # assigns the users outside the trial
     stage: RolloutStage | None = None
     evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
     _arms: ArmSplit | None = None

@@ -120,7 +120,7 @@ class EdgeService:
     def readiness(self) -> Readiness:
         """The state of each part.
 
-        A TorchServe that is down does not make the edge unready: the edge still answers, and says from where. If it
+        A TorchServe that is down does not make the edge unready: the edge still answers, and names the source. If it
         were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
         pipeline = self.pipeline

@@ -94,7 +94,7 @@ class EdgeSettings(BaseSettings):
     cache_mb: Count = 64
     cache_seconds: Annotated[float, Field(ge=0)] = 30  # how long an answer is given again
     stale_seconds: Seconds = 21_600  # how long a user's last answer is given again while TorchServe fails
-    popular_seconds: Seconds = 10  # how often TorchServe is asked for its popular list
+    popular_seconds: Seconds = 10  # how often the popular list is read from TorchServe
 
     user_secret: SecretStr = SecretStr("")  # keys the hash of users in logs and caches; empty: user.key in `home`
     served_queue: Count = 20_000  # lines that may wait for the disk

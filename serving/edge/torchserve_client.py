@@ -28,7 +28,7 @@ CONNECTION_CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohtt
 
 # Why TorchServe gave no answer; these label metrics.
 UNREACHABLE, TIMED_OUT, INVALID, FAILED = "unreachable", "timeout", "invalid", "failed"
-REQUEST_FAILED = "request_failed"  # the worker cannot answer this one request, which says nothing of others
+REQUEST_FAILED = "request_failed"  # the worker cannot answer this one request, other requests may succeed
 CIRCUIT_OPEN, TOO_MANY_WAITING = "circuit_open", "too_many_waiting"  # not called
 NOT_COUNTED = frozenset({REQUEST_FAILED, CIRCUIT_OPEN, TOO_MANY_WAITING})  # no failure for the circuit breaker
 

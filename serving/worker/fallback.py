@@ -22,7 +22,7 @@ SEGMENTS_FILE = "segments.json"
 
 @dataclass(frozen=True)
 class FallbackLevel:
-    """Where a response comes from, and why. `segment` is the one whose popular list it is."""
+    """Where a response comes from, and why. `segment`: the one with this popular list."""
 
     name: str
     reason: str
@@ -35,7 +35,7 @@ def choose_level(
     """The best level that is possible for a request.
 
     Args:
-        num_events: events of the history whose items the model knows.
+        num_events: events of the history with items that the model knows.
         segments: the user's segments that have a popular list, by precedence.
         failed: whether the model could not score this batch.
     """

@@ -81,7 +81,7 @@ class HistoryEvent(BaseModel):
 
 
 class RecommendationRequest(BaseModel):
-    """What to recommend, and to whom. Every field is optional."""
+    """What to recommend, and to which user. Every field is optional."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -101,9 +101,6 @@ class RecommendationRequest(BaseModel):
         None, description="Item attribute -> accepted values; an item must match every attribute."
     )
     request_id: Id | None = Field(None, description="Returned with the answer and logged: put nothing personal in it.")
-
-
-FIELDS = tuple(RecommendationRequest.model_fields)
 
 
 @dataclass
@@ -158,7 +155,7 @@ def _field_path(location: tuple[int | str, ...]) -> str:
 
 
 def _sentence(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "missing":  # of an event, whose unknown names may be the misspelled ones
+    if fault["type"] == "missing":  # of an event; its unknown names may be misspelled
         unknown = [str(name) for name in fault["input"] if name not in HistoryEvent.model_fields]
         return f"is required; unknown field {', '.join(unknown)[:MAX_FIELD_LENGTH]}" if unknown else "is required"
     return SENTENCES.get(fault["type"]) or error_message(fault)

@@ -83,7 +83,7 @@ def test_a_bad_row_goes_to_quarantine_with_its_reason(run, bad, reason):
     assert result.counts["quarantined_by_reason"] == {f"events: {reason}": 1}
 
 
-def test_an_id_that_two_events_bear_is_no_duplicate_but_a_fault(run):
+def test_an_id_of_two_different_events_is_an_error_not_a_duplicate(run):
     rows = [event(item="a", event_id="1"), event(item="b", event_id="1"), event(item="a", event_id="1")]
 
     result = run(rows)
@@ -94,7 +94,7 @@ def test_an_id_that_two_events_bear_is_no_duplicate_but_a_fault(run):
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         (
             [event(time="yesterday")] * 100,
@@ -106,10 +106,10 @@ def test_an_id_that_two_events_bear_is_no_duplicate_but_a_fault(run):
         ),
     ],
 )
-def test_where_no_row_survives_the_commonest_reason_is_told(run, rows, says):
+def test_if_no_row_is_usable_the_error_names_the_most_frequent_reason(run, rows, message):
     with pytest.raises(DataError) as error:
         run(rows)
-    assert str(error.value) == says
+    assert str(error.value) == message
 
 
 # Which events count
@@ -216,7 +216,7 @@ def test_a_delivery_that_came_twice_counts_once_and_was_known_from_the_first(run
 # Users and items
 
 
-def test_every_item_of_events_or_catalogue_has_a_row_and_users_only_of_events(run):
+def test_items_of_events_and_catalog_and_users_of_events_have_a_row(run):
     result = run(
         [event(user="b", item="z"), event(user="a", item="y")],
         users=[{"user_id": "a", "age": 30.0}, {"user_id": "ghost", "age": 99.0}],
@@ -233,7 +233,7 @@ def test_every_item_of_events_or_catalogue_has_a_row_and_users_only_of_events(ru
     assert "genres" in result.items.columns
 
 
-def test_side_rows_without_an_id_or_with_a_second_one_are_put_aside(run):
+def test_side_rows_with_a_missing_or_repeated_id_are_quarantined(run):
     items = [{"item_id": "i", "title": "B"}, {"item_id": "i", "title": "A"}, {"item_id": None, "title": "C"}]
 
     result = run([event()], items=items)
@@ -337,7 +337,7 @@ def write_log(path, lines):
     return path
 
 
-def test_the_verb_writes_its_products_and_says_so(tmp_path, params_file, capsys):
+def test_the_command_writes_and_reports_its_output(tmp_path, params_file, capsys):
     log = write_log(tmp_path / "log.csv", ["a,0114508,2024-01-01", "b,x,2024-01-02", "b,y,never"])
 
     code = main(["--params", str(params_file(path=str(log))), "--out", str(tmp_path / "out")])

@@ -97,7 +97,7 @@ def test_one_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.Captu
     assert "existed already; remove it to download it again" in capsys.readouterr().out
 
 
-def test_the_command_says_which_terms_hold_and_what_comes_next(
+def test_the_command_prints_the_terms_and_the_next_step(
     tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ml-100k", "--to", str(tmp_path), "--base-url", serve(archive(FILES))]) == 0
@@ -119,12 +119,12 @@ BROKEN: dict[str, tuple[dict, str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "says"), BROKEN.values(), ids=BROKEN)
-def test_what_is_broken_is_named_and_leaves_nothing(tmp_path: Path, serve: Serve, changes: dict, says: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), BROKEN.values(), ids=BROKEN)
+def test_what_is_broken_is_named_and_leaves_nothing(tmp_path: Path, serve: Serve, changes: dict, message: str) -> None:
     to = tmp_path / "to"
     url = serve(**{"body": archive(FILES), **changes})
 
-    with pytest.raises(DataError, match=says) as error:
+    with pytest.raises(DataError, match=message) as error:
         download("ml-100k", to, url)
     assert "\n" not in str(error.value)
     assert not list(to.iterdir())
@@ -149,21 +149,21 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, serve: S
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "says"),
+    ("name", "url", "message"),
     [
         ("ml-1m", None, r"/ml-1m\.zip\.md5: the server responded with status 404"),
         ("ml-1m", "http://127.0.0.1:9", r"ml-1m\.zip: .*refused.*; try again"),
         ("ml-1m", "ftp://127.0.0.1", r"ml-1m\.zip: .*protocol"),
     ],
 )
-def test_a_server_that_has_or_says_nothing_is_named(
-    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str], name: str, url: str | None, says: str
+def test_a_server_without_the_file_or_a_response_is_named(
+    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str], name: str, url: str | None, message: str
 ) -> None:
     assert main([name, "--to", str(tmp_path), "--base-url", url or serve(archive(FILES))]) == 2
 
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert re.search(says, error), error
+    assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
 
 

@@ -147,7 +147,7 @@ def test_the_manifest_tells_cold_from_warm_and_counts_ties():
     assert told["cases"] == {"horizon": 2, "horizon_warm": 0.5, "next_item": 3}  # b acts after the window
 
 
-def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
+def test_a_user_with_only_a_repeated_known_item_is_not_a_horizon_case():
     times = [*range(9), 10, 11, 12]
     users = ["a"] * 9 + ["b", "a", "b"]
     items = [f"i{at}" for at in range(9)] + ["i0", "i3", "i1"]
@@ -160,7 +160,7 @@ def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
 
 
 @pytest.mark.parametrize(
-    ("events", "changes", "says"),
+    ("events", "changes", "message"),
     [
         (log(list(range(9))), {}, "split: 9 events are too few to split; at least 10 are needed"),
         (
@@ -188,12 +188,12 @@ def test_a_user_whose_only_known_item_is_a_repeat_is_no_window_case():
         (log(list(range(12))), {"valid_start": "1960-01-01"}, "split: the train part is empty"),
     ],
 )
-def test_what_cannot_be_split_is_named(events, changes, says):
-    with pytest.raises(DataError, match=says):
+def test_what_cannot_be_split_is_named(events, changes, message):
+    with pytest.raises(DataError, match=message):
         temporal_split(events, settings(**changes))
 
 
-def test_the_verb_writes_parts_and_a_manifest_whose_id_changes_with_the_rules(tmp_path, params_file, capsys):
+def test_the_command_writes_parts_and_a_manifest_and_its_id_changes_with_the_rules(tmp_path, params_file, capsys):
     lines = [f"u{at % 3},i{at % 5},2024-01-{at + 1:02d}" for at in range(20)]
     (tmp_path / "log.csv").write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n")
     ids = []
@@ -212,7 +212,7 @@ def test_the_verb_writes_parts_and_a_manifest_whose_id_changes_with_the_rules(tm
     assert "split: train 16, valid 2, test 2 events" in capsys.readouterr().out
 
 
-def test_the_verb_names_the_stage_that_must_run_first(tmp_path, params_file, capsys):
+def test_the_command_names_the_stage_that_must_run_first(tmp_path, params_file, capsys):
     code = main(["--params", str(params_file(path="x")), "--ingested", str(tmp_path), "--out", str(tmp_path / "o")])
 
     assert code == 2

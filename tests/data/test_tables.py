@@ -39,7 +39,7 @@ def test_every_writing_of_a_moment_is_the_same_microsecond(cell):
 
 
 @pytest.mark.parametrize("cell", ["yesterday", "now", "today", "12/1/2010 8:26", "2024-13-45", None, "nan"])
-def test_what_is_no_time_stays_empty(cell):
+def test_text_that_is_not_a_time_becomes_null(cell):
     assert read_times(pd.Series([cell], dtype=object), "auto").isna().all()
 
 

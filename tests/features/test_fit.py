@@ -1,4 +1,4 @@
-"""Folds hold what their protocol says: windows lie end to end before the test window, and parts learn nothing else."""
+"""Rolling windows lie end to end before the test window, and a fit learns only from its own events."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ def test_an_event_without_id_gets_the_one_that_ingest_would_give_it() -> None:
     assert parse(EVENT)[0].events == (Event(T, expected, NOW, "i", "interaction"),)
 
 
-def test_what_is_stated_is_kept() -> None:
+def test_fields_of_a_line_are_kept() -> None:
     stated = {"event_id": "e", "event_type": "play", "known_time": "2026-06-01T22:00:00+02:00"}
 
     assert parse(EVENT | stated)[0].events == (Event(T, "e", T, "i", "play"),)
 
 
-def test_traits_and_consent_are_words_of_their_time() -> None:
+def test_traits_and_consent_have_the_time_of_their_line() -> None:
     about = {"user_id": "u", "event_time": "2026-06-01T20:00:00", "event_id": "e"}
 
     assert parse(about | {"traits": {"plan": "free", "age": None}})[0].traits == {
@@ -52,7 +52,7 @@ def test_traits_and_consent_are_words_of_their_time() -> None:
         (None, 4, {}, 0),
     ],
 )
-def test_what_ingest_would_leave_out_is_left_out(types, min_value, more: dict, kept: int) -> None:
+def test_events_that_ingest_would_drop_are_dropped(types, min_value, more: dict, kept: int) -> None:
     assert len(parse(EVENT | more, types, min_value)) == kept
 
 
@@ -82,7 +82,7 @@ def test_what_ingest_would_leave_out_is_left_out(types, min_value, more: dict, k
         ("consent.ads", {"user_id": "u", "event_time": "2026-06-01", "consent": {"ads": 1}}),
     ],
 )
-def test_what_is_wrong_is_named(field: str, body: object) -> None:
+def test_the_error_names_the_wrong_field(field: str, body: object) -> None:
     with pytest.raises(ProfileError) as refused:
         parse(body)
 

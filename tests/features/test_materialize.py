@@ -65,7 +65,7 @@ def stored(user: str, at: int):
     return connect(SETTINGS.dataset, StoreSettings()).read([user], [at])[0].profile
 
 
-def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_dataset_is_stored(project: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main([]) == 0
 
     path = Path("out/state/online.db").resolve()
@@ -79,7 +79,7 @@ def test_everything_of_the_data_set_is_stored(project: pd.DataFrame, capsys: pyt
     assert profile.visible_traits(stored("u1", at), at) == {}
 
 
-def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> None:
+def test_events_unknown_at_the_moment_are_left_out(project: pd.DataFrame) -> None:
     own = project[project["user_id"] == "u3"]
     until = own["event_time"].iloc[len(own) // 2] + pd.Timedelta(hours=1)  # happened, but known two hours later
     assert materialize.main(["--until", until.isoformat()]) == 0
@@ -89,7 +89,7 @@ def test_what_was_not_known_at_a_moment_is_left_out(project: pd.DataFrame) -> No
     assert [event.event_id for event in stored("u3", until.value // 1000).events] == expected["event_id"].tolist()
 
 
-def test_what_became_known_after_the_last_event_is_stored_too(project: pd.DataFrame) -> None:
+def test_events_known_after_the_last_event_are_stored(project: pd.DataFrame) -> None:
     description = Path("out/features/test/description.json")
     last_us = project["event_time"].max().value // 1000
     description.write_text(
@@ -115,7 +115,7 @@ def test_trends_are_those_of_the_last_refresh(project: pd.DataFrame) -> None:
     np.testing.assert_array_equal(found.values, expected)
 
 
-def test_nobody_is_read_before_all_are_in(project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_user_is_read_before_all_are_stored(project: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -184,7 +184,7 @@ def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: 
     assert profile.visible_traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
 
 
-def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.DataFrame) -> None:
+def test_a_profile_older_than_the_ttl_is_not_served(project: pd.DataFrame) -> None:
     assert SETTINGS.online.ttl_days == 365
     materialize.main([])
 
@@ -199,12 +199,12 @@ def test_a_user_of_whom_nothing_was_learned_for_long_is_not_served(project: pd.D
         (["--events", "nowhere"], "--events is nowhere; there is no such file"),
     ],
 )
-def test_a_mistake_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
     assert materialize.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
 
 
-def test_without_products_the_command_to_run_is_named(
+def test_without_features_the_command_to_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())

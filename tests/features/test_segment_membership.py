@@ -186,7 +186,7 @@ def tables(people: list) -> tuple[InteractionLog, pd.DataFrame, pd.DataFrame, li
     written=st.lists(RULE, min_size=1, max_size=4),
     pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=20),
 )
-def test_many_at_once_are_what_they_are_one_by_one(people, written, pairs) -> None:
+def test_membership_equals_the_rules_evaluated_one_by_one(people, written, pairs) -> None:
     named = [{"name": f"s{n}", **rule} for n, rule in enumerate(written)]
     log, users, items, profiles = tables(people)
     user = np.array([who % len(people) for who, _ in pairs], dtype=np.int64)
@@ -200,7 +200,7 @@ def test_many_at_once_are_what_they_are_one_by_one(people, written, pairs) -> No
     assert [names[row].tolist() for row in found] == expected
 
 
-def test_a_log_without_events_has_nobody_in_it() -> None:
+def test_a_log_without_events_has_no_members() -> None:
     log, users, items, _ = tables([([], None, None)])
     plain = rules({"fact": "days_since_first", "below": 7}, {"trait": "age", "equals": 1})
     facts = collect_inputs(plain, users, items, ["u0"], IDS)
@@ -208,7 +208,7 @@ def test_a_log_without_events_has_nobody_in_it() -> None:
     assert not membership(plain, log, facts, np.zeros(1, np.int64), np.array([DAY])).any()
 
 
-def test_what_the_tables_do_not_have_is_named() -> None:
+def test_a_missing_column_is_named() -> None:
     _, users, items, _ = tables([([], None, None)])
 
     with pytest.raises(UserError, match=r"^segments\.rules: it uses income, which the users do not have; theirs: age"):
@@ -221,7 +221,7 @@ def test_what_the_tables_do_not_have_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "says"),
+    ("rule", "message"),
     [
         ({"all": [{"fact": "events"}]}, "expected at_least, at_most, above or below"),
         ({"all": [{"fact": "events", "at_least": 5, "below": 2}]}, "no number is above 5 and below 2"),
@@ -235,8 +235,8 @@ def test_what_the_tables_do_not_have_is_named() -> None:
         ({"all": [{"genre": "Horror", "above": 1}]}, "Extra inputs are not permitted"),
     ],
 )
-def test_a_rule_that_asks_nothing_is_refused(rule, says) -> None:
-    with pytest.raises(ValidationError, match=says):
+def test_an_invalid_rule_is_refused(rule, message) -> None:
+    with pytest.raises(ValidationError, match=message):
         SegmentRules.model_validate({"rules": [{"name": "it", **rule}]})
 
 
@@ -247,7 +247,7 @@ def test_two_segments_of_one_name_are_refused() -> None:
         SegmentRules.model_validate({"rules": [rule, rule]})
 
 
-def test_a_rule_reads_as_words() -> None:
+def test_a_rule_is_described_in_words() -> None:
     plain = SegmentRules.model_validate({"rules": [{"name": "it", "all": [
         {"fact": "events", "last_days": 7, "at_least": 3}, {"trait": "plan", "in": ["trial", "free"]}],
         "any": [{"share_of": {"field": "genres", "value": "Horror"}, "at_least": 0.3},

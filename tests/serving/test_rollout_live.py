@@ -39,7 +39,7 @@ PLAN = {
     # Wide: what is tried here is what kills leave, and the machine may be busy with other things.
     "limits": {"alpha": 0.001, "error_excess": 0.5, "p99_ratio": 1000, "overlap": 0},
 }
-ASKED = {
+REQUEST = {
     "history": [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}],
     "time": "2026-02-01T00:00:00Z",
     "k": 4,
@@ -86,7 +86,7 @@ def asking(edge: Edge) -> Iterator[list[dict]]:
             if done.wait(PAUSE):
                 return
             try:
-                answers.append(edge.answer(ASKED | {"user_id": f"user-{number % 40}"}))
+                answers.append(edge.answer(REQUEST | {"user_id": f"user-{number % 40}"}))
             except BaseException as fault:
                 faults.append(fault)
 
@@ -119,11 +119,11 @@ def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
             order = {"verb": verb, "before": killed, "settings": json.loads(deployed.model_dump_json()), **more}
             runner.stdin.write(json.dumps(order) + "\n")
             runner.stdin.flush()
-            told = json.loads(runner.stdout.readline())
-            if "killed" not in told:
-                assert told["ended"] is None
+            result = json.loads(runner.stdout.readline())
+            if "killed" not in result:
+                assert result["ended"] is None
                 return killed
-            killed.append(told["killed"])
+            killed.append(result["killed"])
 
     yield walk
     runner.stdin.close()
@@ -146,7 +146,7 @@ def serves(deployed: ServerSettings, version: str) -> bool:
 
 
 def answering(edge: Edge) -> str:
-    return edge.answer(ASKED)["model_version"]
+    return edge.answer(REQUEST)["model_version"]
 
 
 def items(answer: dict) -> list[tuple]:
@@ -169,7 +169,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         assert serves(deployed, "2.0")
     seconds = time.monotonic() - begun
     with TorchServe.from_settings(deployed) as client:
-        alone = {version: items(client.predict(NAME, ASKED, version)) for version in ("1.0", "2.0")}
+        alone = {version: items(client.predict(NAME, REQUEST, version)) for version in ("1.0", "2.0")}
     assert alone["1.0"] != alone["2.0"]
     assert len(answers) > 3 * seconds  # it did ask all the while
     for answer in answers:
@@ -194,7 +194,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
     )
     assert {"set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
     events = rollout_stage.read_events(rollout_stage.stage_path(NAME, deployed))
-    assert [(one.event, one.before, one.after) for one in events] == [
+    assert [(event.event, event.before, event.after) for event in events] == [
         ("serves", None, "1.0"),
         ("shadow", "1.0", "2.0"),
         ("canary 50%", "1.0", "2.0"),

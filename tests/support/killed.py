@@ -37,39 +37,39 @@ STEPS: dict[type, list[str]] = {
 }
 
 
-def watch(before: set[str], told: int) -> None:
+def watch(before: set[str], result_pipe: int) -> None:
     """Have every step end this process unless its name is among those before; the name goes to a pipe first."""
 
     def die(name: str) -> None:
         if name not in before:
-            os.write(told, json.dumps({"killed": name}).encode())
+            os.write(result_pipe, json.dumps({"killed": name}).encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def wrap(owner: Any, name: str, label: Callable[..., str]) -> None:
         original = getattr(owner, name)
 
-        def step(*given: Any, **named: Any) -> Any:
-            die(label(*given, **named))
-            return original(*given, **named)
+        def step(*arguments: Any, **named: Any) -> Any:
+            die(label(*arguments, **named))
+            return original(*arguments, **named)
 
         setattr(owner, name, step)
 
     for owner, names in STEPS.items():
         for name in names:
-            wrap(owner, name, lambda _, *given, name=name, **named: _label(name, given))
+            wrap(owner, name, lambda _, *arguments, name=name, **named: _label(name, arguments))
     wrap(files, "write_bytes", lambda path, content, **_: _label_of_file(path, content))
     wrap(rollout_stage, "append_once", lambda path, event: f"history {event.event}")
     register = TorchServe.register
 
-    def amid(self: TorchServe, *given: Any, **named: Any) -> None:
-        threading.Timer(AMID_SECONDS, lambda: die(f"amid register {given[0]}")).start()
-        register(self, *given, **named)
+    def amid(self: TorchServe, *arguments: Any, **named: Any) -> None:
+        threading.Timer(AMID_SECONDS, lambda: die(f"amid register {arguments[0]}")).start()
+        register(self, *arguments, **named)
 
     TorchServe.register = amid  # type: ignore[method-assign]
 
 
-def _label(name: str, given: tuple) -> str:
-    return " ".join([name, *(str(one) for one in given[:3] if len(str(one)) < 20)])
+def _label(name: str, arguments: tuple) -> str:
+    return " ".join([name, *(str(one) for one in arguments[:3] if len(str(one)) < 20)])
 
 
 def _label_of_file(path: Path, content: bytes) -> str:
@@ -106,18 +106,18 @@ def main() -> None:
     archive.worker_modules(archive.ROOT)
     for line in sys.stdin:
         order = json.loads(line)
-        end, told = os.pipe()
+        end, result_pipe = os.pipe()
         child = os.fork()
         if not child:
             try:
-                watch(set(order["before"]), told)
+                watch(set(order["before"]), result_pipe)
                 run(order["verb"], order)
                 fault = None
             except BaseException as error:
                 fault = repr(error)
-            os.write(told, json.dumps({"ended": fault}).encode())
+            os.write(result_pipe, json.dumps({"ended": fault}).encode())
             os._exit(0)
-        os.close(told)
+        os.close(result_pipe)
         os.waitpid(child, 0)
         with os.fdopen(end) as pipe:
             print(pipe.read(), flush=True)

@@ -134,9 +134,8 @@ def answers_of_log(model: Model, features: Features, log: InteractionLog, moment
     cases.time[:] = moment
     cases.end = history_ends(log, cases.user, cases.time)
     trends = Features(features.vocabulary, log, [], [], features.item_features, features.description).trend_log()
-    first = log.times[log.offsets[:-1]]
     at = np.full(len(rows), moment)
-    return scores(model, encode_cases(log, cases, rows, first, trends, model.channels, at, model.max_history))
+    return scores(model, encode_cases(log, cases, rows, trends, model.channels, at, model.max_history))
 
 
 def test_an_event_at_or_after_the_asked_time_changes_nothing(model: Model) -> None:

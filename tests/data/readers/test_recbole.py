@@ -118,7 +118,7 @@ def test_bad_rows_go_to_quarantine(folder, ingest_settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "says"),
+    ("header", "message"),
     [
         (
             "user_id\titem_id\ttimestamp",
@@ -138,10 +138,10 @@ def test_bad_rows_go_to_quarantine(folder, ingest_settings) -> None:
         ("user_id:token\t\ttime:float", r"x\.inter: the header holds ''; expected field:type"),
     ],
 )
-def test_a_broken_header_is_named_in_one_line(tmp_path, read_from, header, says) -> None:
+def test_a_broken_header_is_named_in_one_line(tmp_path, read_from, header, message) -> None:
     path = write(tmp_path / "x.inter", header, "u\t1\t1700000000")
 
-    with pytest.raises(DataError, match=says) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_from(path)
     assert "\n" not in str(error.value)
 
@@ -163,7 +163,7 @@ def test_files_without_rows_and_folders_without_one_file_are_named(tmp_path, rea
     write(tmp_path / "split" / "m.train.inter", *INTERACTIONS)
     write(tmp_path / "split" / "m.test.inter", *INTERACTIONS)
 
-    for name, settings, says in [
+    for name, settings, message in [
         ("hollow.inter", {}, r"hollow\.inter holds no rows"),
         ("blank.inter", {}, r"blank\.inter holds blank lines only"),
         ("none", {"source": "recbole"}, r"none holds nothing known"),
@@ -173,5 +173,5 @@ def test_files_without_rows_and_folders_without_one_file_are_named(tmp_path, rea
             r"split holds several tables \(m\.test\.inter, m\.train\.inter\); name the one with the events in ingest\.path",
         ),
     ]:
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=message):
             read_from(tmp_path / name, **settings)

@@ -213,7 +213,7 @@ GOOD = ("user_id,item_id,event_time", "a,i,2024-01-01")
 
 
 @pytest.mark.parametrize(
-    ("lines", "changes", "says"),
+    ("lines", "changes", "message"),
     [
         (
             ("who,item_id,event_time", "a,i,1"),
@@ -243,10 +243,10 @@ GOOD = ("user_id,item_id,event_time", "a,i,2024-01-01")
         (GOOD, {"items": "nowhere.csv"}, r"nowhere\.csv does not exist"),
     ],
 )
-def test_a_wrong_table_is_named_in_one_line(tmp_path, read_from, lines, changes, says):
+def test_a_wrong_table_is_named_in_one_line(tmp_path, read_from, lines, changes, message):
     path = write(tmp_path / "log.csv", *lines)
 
-    with pytest.raises(DataError, match=says) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_from(path, **changes)
     assert "\n" not in str(error.value)
 
@@ -266,7 +266,7 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):
     write(tmp_path / "notes.doc", "hello")
     (tmp_path / "hollow").mkdir()
 
-    for name, says in {
+    for name, message in {
         "gone.csv": "gone.csv does not exist",
         "empty.csv": "empty.csv is empty",
         "picture.csv": "picture.csv is not text",
@@ -274,7 +274,7 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):
         "notes.doc": "notes.doc: unknown format",
         "hollow": "hollow holds nothing known",
     }.items():
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=message):
             read_from(tmp_path / name)
 
 

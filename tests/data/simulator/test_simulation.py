@@ -255,7 +255,7 @@ def test_scores_are_log_probabilities_over_released_items_not_yet_played(world):
         assert (np.isfinite(found[0]) == possible).all()
 
 
-def test_without_devices_the_scores_average_over_those_at_hand(world):
+def test_without_devices_the_scores_average_over_the_users_devices(world):
     event = world.events.iloc[[5_000]]
     user, time, past = (
         event.user_id.tolist(),
@@ -297,7 +297,7 @@ def test_the_next_part_is_likelier_right_after_its_predecessor(world):
     assert scores["fresh"] > scores["stale"] > scores["never"]
 
 
-def test_window_scores_leave_out_what_is_seen_or_released_within_the_window(world):
+def test_horizon_scores_leave_out_seen_items_and_later_releases(world):
     at = int(START.timestamp()) * columns.MICROSECONDS + 20 * DAY
     seen = world.items.item_id.iloc[:5].tolist()
     scores = world.oracle.horizon_scores(["u000001", "nobody"], at, 28, [seen, []])
@@ -308,7 +308,7 @@ def test_window_scores_leave_out_what_is_seen_or_released_within_the_window(worl
     assert (np.isfinite(scores[0, 5:]) == released[5:]).all()
 
 
-def test_window_scores_find_the_plays_of_the_window_better_than_popularity(world):
+def test_horizon_scores_find_the_plays_of_the_horizon_better_than_popularity(world):
     cut = world.events.event_time.quantile(0.9)
     before, after = parts(world, cut)
     users = after.user_id.unique().tolist()

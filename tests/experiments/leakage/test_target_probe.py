@@ -21,12 +21,12 @@ def share(outcome: Outcome, feature: str, times: str) -> float:
     return float(row[f"won {times}"].split()[0])
 
 
-def test_order_tells_the_next_item_with_the_true_times_and_not_with_shuffled_items(events: pd.DataFrame) -> None:
+def test_a_clean_platform_passes(events: pd.DataFrame) -> None:
     outcome = target_probe.probe(cut_of(events))
 
     assert outcome.findings == []
-    assert share(outcome, "history", "with the true times") > 0.95  # everybody walks through the items in their order
-    assert 0.2 < share(outcome, "history", "with shuffled items") < 0.8
+    assert outcome.rows > 50
+    assert 0.2 < share(outcome, "trend all", "with shuffled items") < 0.8
 
 
 def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,11 +34,11 @@ def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monke
 
     outcome = target_probe.probe(cut_of(events))
 
-    found = {finding.what.partition(" tells")[0]: finding for finding in outcome.findings if finding.fails}
+    found = {finding.what.partition(" predicts")[0]: finding for finding in outcome.findings if finding.fails}
     assert "the feature history" not in found
     example = found["the feature trend window_1d"].examples[0]
     taken = events[(events["user_id"] == example["user_id"]) & (events["item_id"] == example["item taken"])]
-    assert to_iso(taken["event_time"].iloc[0].value // 1000) == example["asked at"]
+    assert to_iso(taken["event_time"].iloc[0].value // 1000) == example["case time"]
     assert float(example["its score"]) > float(example["its score then"])
     assert share(outcome, "trend window_1d", "with shuffled items") > 0.9
 
@@ -49,7 +49,7 @@ def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest
 
     (found,) = target_probe.probe(cut_of(events)).findings
 
-    assert found.what.startswith("the feature history tells the item taken even with shuffled items: in 100% of")
+    assert found.what == "the feature history predicts the item taken even with shuffled items"
 
 
 def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> None:
@@ -57,7 +57,7 @@ def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> 
 
     (found,) = target_probe.probe(cut_of(events.assign(device=shelf))).findings
 
-    assert found.what == "context device tells the item taken in more than 90% of the duels"
+    assert found.what == "context device predicts the item taken in more than 90% of the duels"
 
 
 def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame) -> None:
@@ -72,13 +72,11 @@ def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame
     assert 0.6 < share(outcome, "traits plan", "with the true times") < 0.9
 
 
-def test_data_without_structure_passes_and_says_that_the_probe_finds_nothing(events: pd.DataFrame) -> None:
+def test_data_without_structure_passes(events: pd.DataFrame) -> None:
     shuffled = events.assign(item_id=np.random.default_rng(1).permutation(events["item_id"]))
     shuffled = shuffled.drop_duplicates(["user_id", "item_id"], ignore_index=True)
 
-    (found,) = target_probe.probe(cut_of(shuffled)).findings
-
-    assert (found.fails, found.what) == (False, "the probe finds nothing with the true times either")
+    assert target_probe.probe(cut_of(shuffled)).findings == []
 
 
 def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.DataFrame) -> None:
@@ -89,7 +87,7 @@ def test_the_share_won_with_shuffled_items_is_that_of_a_fair_coin(events: pd.Dat
         log = replace(at.features.log, items=generator.permutation(at.features.log.items))
         seeded = replace(at, settings=at.settings.model_copy(update={"seed": seed}))
         shuffled = target_probe.probe_features(seeded, replace(at.features, log=log))
-        won, decided = target_probe.count_won(shuffled.read["trend window_30d"])
+        won, decided = target_probe.count_won(shuffled.features["trend window_30d"])
         deviations.append((won - decided / 2) / np.sqrt(decided / 4))
 
     assert abs(np.mean(deviations)) < 3.3 / np.sqrt(12)

@@ -20,7 +20,7 @@ from features.online.connect import StoreSettings, connect
 from features.online.store import Policy, ProfileStore
 
 ROOT = Path(__file__).resolve().parents[3]
-# Feast's are added where it is installed; `tests/features/feast_store` installs it beside us and runs them.
+# Feast's are added where it is installed; `tests/features/feast` installs it beside us and runs them.
 FEAST = ("feast-sqlite", "feast-redis") if find_spec("feast") else ()
 KINDS = ["sqlite", "redis", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FEAST)]
 

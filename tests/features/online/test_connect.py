@@ -28,7 +28,7 @@ def test_the_default_is_embedded_and_an_empty_variable_counts_as_unset() -> None
     assert read_settings({}).store == f"sqlite:///{Path.cwd()}/out/state/online.db"
 
 
-def test_variables_set_the_store_and_its_patience() -> None:
+def test_variables_set_the_store_and_its_timeouts() -> None:
     found = read_settings(
         {"TIDEGATE_STORE": "rediss://h:1/2", "TIDEGATE_STORE_READ_MS": "7", "TIDEGATE_STORE_WRITE_MS": "8.5"}
     )
@@ -37,7 +37,7 @@ def test_variables_set_the_store_and_its_patience() -> None:
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "1e9"])
 @pytest.mark.parametrize("name", ["TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"])
-def test_a_patience_out_of_bounds_is_named(name: str, value: str) -> None:
+def test_a_timeout_out_of_bounds_is_named(name: str, value: str) -> None:
     with pytest.raises(StoreError, match=f"^{name} is '{value}'; expected milliseconds"):
         read_settings({name: value})
 
@@ -48,7 +48,7 @@ def test_an_unknown_kind_of_store_is_named_without_its_password() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_a_url_that_is_none_is_named() -> None:
+def test_a_malformed_url_is_named() -> None:
     with pytest.raises(StoreError, match="TIDEGATE_STORE is not a Redis URL"):
         connect("d", StoreSettings("redis://h:port/0"))
 
@@ -60,7 +60,7 @@ def test_the_password_stays_out_of_errors() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_an_error_names_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("rubbish " * 200)
     with pytest.raises(StoreUnavailable, match=r"store\.db.*not a database"):
         connect("d", StoreSettings(f"sqlite:///{tmp_path}/store.db"))

@@ -1,4 +1,4 @@
-"""What Feast's stores would do to a careless writer. Runs where Feast is installed; see `tests/features/feast_store`."""
+"""What Feast's stores would do to a careless writer. Runs where Feast is installed; see `tests/features/feast`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def url(repository: Path) -> str:
     return f"feast://{repository}"
 
 
-def test_a_write_that_the_store_drops_is_no_success(store: ProfileStore, url: str, monkeypatch) -> None:
+def test_a_write_that_the_store_drops_is_a_failed_swap(store: ProfileStore, url: str, monkeypatch) -> None:
     class SetBack(datetime):
         @classmethod
         def now(cls, zone=None) -> datetime:
@@ -50,7 +50,7 @@ def test_a_write_that_the_store_drops_is_no_success(store: ProfileStore, url: st
         assert store.read(["a"], [T])[0].profile.events == before.events + change.events
 
 
-def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path, url: str) -> None:
+def test_a_writer_waits_for_another_no_longer_than_its_timeout(repository: Path, url: str) -> None:
     engine = feast_sdk.SdkEngine(repository, 0.2)
     store = ProfileStore(engine, "held")
     with FileLock(repository / ".write.lock", thread_local=False):
@@ -61,7 +61,7 @@ def test_a_writer_waits_for_another_no_longer_than_its_patience(repository: Path
     store.configure(Policy(5, None))
 
 
-def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: ProfileStore, namespace: str) -> None:
+def test_a_row_written_without_a_record_is_corrupt_not_unknown(store: ProfileStore, namespace: str) -> None:
     row = {
         "record": None,
         "dataset": namespace,
@@ -74,7 +74,7 @@ def test_a_row_that_somebody_wrote_without_a_record_is_not_nobody(store: Profile
     assert store.read(["a"], [T])[0].state == ReadingState.CORRUPT
 
 
-def test_a_folder_to_which_nothing_was_applied_says_so(tmp_path: Path, repository: Path) -> None:
+def test_the_error_without_feast_apply_names_it(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "feature_store.yaml").write_text((repository / "feature_store.yaml").read_text())
     with pytest.raises(StoreError, match="feast apply"):
         ProfileStore(feast_sdk.SdkEngine(tmp_path, 1), "d").policy()

@@ -66,7 +66,7 @@ def test_profiles_join_in_any_grouping(one: Profile, other: Profile, third: Prof
 
 @given(st.lists(changes, max_size=12))
 @settings(max_examples=100, deadline=None)
-def test_a_profile_keeps_the_newest_events_and_says_when_it_dropped_some(parts: list[Profile]) -> None:
+def test_a_profile_keeps_the_newest_events_and_is_marked_truncated_if_it_dropped_some(parts: list[Profile]) -> None:
     everything = {event[:2] for part in parts for event in part.events}
     kept = merged(parts)
 
@@ -106,7 +106,7 @@ def test_an_event_that_arrives_again_keeps_the_time_at_which_it_was_first_known(
     assert merged([again, first]).events == first.events
 
 
-def test_a_trait_that_is_stated_again_keeps_the_time_at_which_it_was_first_known() -> None:
+def test_a_repeated_trait_keeps_the_time_at_which_it_was_first_known() -> None:
     first, again = (make_profile("u", traits={"plan": TimedValue(T, "a", T + lag, "free")}) for lag in (1, DAY))
 
     assert merged([again, first]).traits == merged([first, again]).traits == first.traits
@@ -183,7 +183,7 @@ def test_a_changed_byte_is_noticed(profile: Profile, data: st.DataObject) -> Non
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_told_from_a_record(raw: bytes) -> None:
+def test_arbitrary_bytes_are_not_a_record(raw: bytes) -> None:
     with pytest.raises(RecordError):
         decode_profile(raw, "u")
 

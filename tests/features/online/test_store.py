@@ -67,7 +67,7 @@ class TestProfiles:
         ]
         assert [reading.profile and reading.profile.user_id for reading in readings] == ["b", None, "a", "b"]
 
-    def test_nobody_asked_for_is_nobody_read(self, store: ProfileStore) -> None:
+    def test_reading_no_users_returns_no_readings(self, store: ProfileStore) -> None:
         assert store.read([], []) == []
 
     def test_changes_of_one_user_in_one_call_are_all_kept(self, store: ProfileStore) -> None:
@@ -119,7 +119,7 @@ class TestProfiles:
 
         assert other.read(["a"], [T])[0].state == ReadingState.UNKNOWN
 
-    def test_a_store_without_policy_says_what_to_do(self, reopen: Callable[[], ProfileStore]) -> None:
+    def test_the_error_without_a_policy_names_the_command(self, reopen: Callable[[], ProfileStore]) -> None:
         with pytest.raises(StoreError, match=r"has no policy .*run features\.materialize"):
             reopen().upsert([played("a", 1)])
 
@@ -168,7 +168,7 @@ class TestBadRecords:
         assert bad.detail
         assert "record" in caplog.text
 
-    def test_one_is_replaced_by_what_arrives_and_the_profile_says_that_it_has_a_gap(self, store: ProfileStore) -> None:
+    def test_new_data_replaces_a_corrupt_record_and_marks_the_profile_truncated(self, store: ProfileStore) -> None:
         store.upsert([played("a", 1)])
         plant(store, key_of(store, "a"), b"rubbish")
         store.upsert([played("a", 2)])
@@ -178,7 +178,7 @@ class TestBadRecords:
         assert profile.truncated
         assert numbers_of(store, "a") == [2]
 
-    def test_what_newer_code_wrote_is_not_overwritten(self, store: ProfileStore) -> None:
+    def test_records_of_newer_code_are_not_overwritten(self, store: ProfileStore) -> None:
         newer = b"TGP\x02" + encode_profile(played("a", 1))[4:]
         store.upsert([played("a", 1)])
         plant(store, key_of(store, "a"), newer)
@@ -211,7 +211,7 @@ class TestWritersAtOnce:
         assert not failures
         assert numbers_of(store, "hot") == list(range(200))
 
-    def test_a_writer_that_always_loses_says_so_and_overwrites_nothing(
+    def test_a_writer_that_always_loses_raises_and_overwrites_nothing(
         self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.upsert([played("a", 1)])
@@ -291,14 +291,14 @@ class TestTrends:
         assert store.read_trends(T, newer_than_us=T) is None
         assert store.read_trends(T, newer_than_us=T - 1) is not None
 
-    def test_none_are_given_that_are_of_a_later_moment_or_expired(self, store: ProfileStore) -> None:
+    def test_later_or_expired_trends_are_not_read(self, store: ProfileStore) -> None:
         store.write_trends(self.trends(T, 1))
 
         assert store.read_trends(T - 1) is None
         assert store.read_trends(T + 30 * DAY) is not None
         assert store.read_trends(T + 30 * DAY + 1) is None
 
-    def test_corrupt_ones_are_an_error_until_the_next(self, store: ProfileStore) -> None:
+    def test_corrupt_trends_are_an_error_until_the_next_write(self, store: ProfileStore) -> None:
         store.write_trends(self.trends(T, 1))
         plant(store, store._trends_key, b"rubbish")
         with pytest.raises(StoreError, match="rubbish"):

@@ -200,13 +200,13 @@ def test_what_a_model_reads_of_a_record_is_the_history(given_events: list, hour:
     assert tuple(map(list, profile_module.visible_items(stored, T + hour * HOUR, repeats))) == expected
 
 
-def test_a_trait_is_not_known_before_it_was_stated_nor_after_it_was_taken_back() -> None:
+def test_a_trait_is_unknown_before_it_was_set_and_after_it_was_removed() -> None:
     profile = make_profile("u", traits={"plan": TimedValue(T, "e", T + 2, "free"), "age": TimedValue(T, "e", T, None)})
 
     assert [profile_module.visible_traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
 
 
-def test_consent_is_what_was_said_by_then() -> None:
+def test_consent_is_as_of_the_moment() -> None:
     profile = make_profile(
         "u", consent={"training": TimedValue(T, "e", T, False), "ads": TimedValue(T + 5, "e", T + 5, True)}
     )

@@ -10,7 +10,6 @@ from running import Edge, Start
 
 from serving.edge.answer import CLIENT_FIELDS, FIELDS, SOURCES
 from serving.edge.models import ErrorResponse, Readiness, RecommendationResponse
-from serving.worker import request
 from serving.worker.request import RecommendationRequest
 
 PATH = "/v1/recommendations"
@@ -20,7 +19,7 @@ def description(edge: Edge) -> dict:
     return edge.http.get("/openapi.json").json()
 
 
-def test_unknown_paths_and_methods_are_told_what_exists(edge: Edge) -> None:
+def test_the_errors_of_unknown_paths_and_methods_name_what_exists(edge: Edge) -> None:
     for path in ("/v2/recommendations", "/metrics", "/v1/recommendations/"):  # metrics have an address of their own
         got = edge.http.get(path)
         assert (got.status_code, got.json()["field"]) == (404, "path")
@@ -45,7 +44,7 @@ def test_health_and_readiness_need_no_key(edge: Edge) -> None:
     }
 
 
-def test_an_edge_whose_torchserve_is_down_stays_ready_and_says_so(start: Start, torchserve: FakeTorchServe) -> None:
+def test_an_edge_stays_ready_while_torchserve_is_down_and_shows_it(start: Start, torchserve: FakeTorchServe) -> None:
     torchserve.stop()
     got = start(warm=False).http.get("/readyz")
     assert (got.status_code, got.json()["torchserve"]) == (200, False)
@@ -89,14 +88,14 @@ def test_the_declared_body_is_what_the_worker_checks(edge: Edge) -> None:
     document = description(edge)
     reference = document["paths"][PATH]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     declared = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
-    assert set(declared["properties"]) == set(request.FIELDS) == set(RecommendationRequest.model_fields)
+    assert set(declared["properties"]) == set(RecommendationRequest.model_fields)
     assert declared["additionalProperties"] is False
 
 
 def test_the_declared_query_has_the_fields_of_the_body_but_those_with_parts(edge: Edge) -> None:
     parameters = description(edge)["paths"][PATH]["get"]["parameters"]
     names = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
-    assert names == set(request.FIELDS) - {"history", "context", "filters"}
+    assert names == set(RecommendationRequest.model_fields) - {"history", "context", "filters"}
 
 
 def test_the_declared_sources_are_those_of_answers(edge: Edge) -> None:

@@ -32,7 +32,7 @@ def test_a_user_who_consents_gets_a_personal_answer(start: Start) -> None:
     assert (answer["source"], answer["items"][0]["item_id"]) == ("personalized", "ann-000")
 
 
-def test_a_user_who_does_not_consent_gets_what_everybody_gets_and_is_told_why(
+def test_a_user_who_does_not_consent_gets_what_everybody_gets_and_the_reason(
     start: Start, torchserve: FakeTorchServe
 ) -> None:
     edge = start(MemoryProfiles({"ann": DENIED}))

@@ -58,7 +58,7 @@ def test_before_torchserve_ever_answered_the_static_list_is_given(start: Start, 
     assert answer["dataset_version"] == "dataset-1"
 
 
-def test_with_nothing_exported_yet_the_answer_is_empty_and_says_so(start: Start, torchserve: FakeTorchServe) -> None:
+def test_before_any_export_the_answer_is_empty_and_has_the_reason(start: Start, torchserve: FakeTorchServe) -> None:
     torchserve.stop()
     answer = start(warm=False, artifact=None, dataset="never-exported").answer({"user_id": "ann"})
     assert (answer["source"], answer["items"]) == ("static", [])

@@ -56,7 +56,7 @@ def test_either_header_carries_a_key(edge: Edge) -> None:
         assert edge.http.post("/v1/recommendations", content=b"{}", headers=headers).status_code == 200
 
 
-def test_an_expired_key_is_told_when_it_expired(edge: Edge) -> None:
+def test_the_error_of_an_expired_key_names_its_end(edge: Edge) -> None:
     text, key = create_key(None, datetime(2026, 1, 1, tzinfo=UTC))
     add_key(edge.settings.keys_path, key)
     edge.service.authenticator.reload(force=True)
@@ -155,7 +155,7 @@ def test_a_key_over_its_limit_costs_other_keys_nothing() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_too_many_requests_are_a_429_that_says_when_to_go_on(start: Start, workers: int) -> None:
+def test_too_many_requests_are_a_429_with_a_time_to_wait(start: Start, workers: int) -> None:
     edge = start(rate_per_second=0.04, rate_burst=8, workers=workers)
     statuses = [edge.ask({}).status_code for _ in range(8 // workers + 1)]
     assert statuses == [200] * (8 // workers) + [429]

@@ -73,7 +73,7 @@ REQUEST = {
 }
 
 
-def test_a_line_says_whose_history_the_answer_rests_on_and_which_fields_it_leaves_out(edge: Edge) -> None:
+def test_a_line_names_the_source_of_the_history_and_the_fields_it_leaves_out(edge: Edge) -> None:
     edge.answer({"user_id": "ann", "time": "2026-01-02T00:00:00Z"})
     edge.answer(REQUEST)
     edge.answer({"k": 3})

@@ -134,14 +134,14 @@ def test_a_bad_body_is_a_400_that_names_its_field(untouched: Edge, what: str) ->
 
 
 def test_every_field_refuses_every_value_that_it_does_not_accept(untouched: Edge) -> None:
-    assert set(WRONG_VALUES) == set(request.FIELDS)
+    assert set(WRONG_VALUES) == set(request.RecommendationRequest.model_fields)
     cases = [(field, {field: value}) for field, values in WRONG_VALUES.items() for value in values]
     for field, body in [*cases, *WRONG_PARTS.items()]:
         got = untouched.ask(body)
         assert (got.status_code, got.json()["field"]) == (400, field), body
 
 
-def test_an_event_with_a_wrong_name_is_told_which_name_is_unknown_and_which_is_missing(untouched: Edge) -> None:
+def test_the_error_of_an_event_names_the_unknown_and_the_missing_field(untouched: Edge) -> None:
     error = untouched.ask({"history": [{"item": "m1"}]}).json()
     assert error["field"] == "history[0].item_id"
     assert error["message"].startswith("is required; unknown field item; ")

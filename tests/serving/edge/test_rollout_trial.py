@@ -99,7 +99,7 @@ def ask_until_rolled_back(edge: Edge, most: int) -> list[dict]:
     return answers
 
 
-def test_the_canarys_users_are_answered_by_the_new_version_and_told_so(on_trial) -> None:
+def test_users_of_the_canary_are_answered_by_the_new_version_and_see_it(on_trial) -> None:
     edge = on_trial(Phase.CANARY, 0.3)
     answers = ask(edge, 60)
     versions = {"canary": NEW, "champion": OLD}

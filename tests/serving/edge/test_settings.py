@@ -64,7 +64,7 @@ def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
         ("METRICS_PORT", None, "TIDEGATE_EDGE_METRICS_PORT: 127.0.0.1:{taken} cannot be used (Address already in use"),
     ],
 )
-def test_an_edge_that_cannot_start_says_why_in_one_line(
+def test_an_edge_that_cannot_start_prints_the_reason_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path, name: str, value, message: str
 ) -> None:
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))

@@ -35,7 +35,7 @@ def test_the_last_bits_of_a_score_may_differ() -> None:
     assert find_difference(GOLDEN, scored(("a", 100.0 * (1 + TOLERANCE / 2)), ("b", 0.5 + TOLERANCE / 2))) is None
 
 
-def test_items_whose_scores_differ_only_by_rounding_may_change_places() -> None:
+def test_items_with_scores_equal_up_to_rounding_may_change_places() -> None:
     close = scored(("a", 9.0), ("b", 0.5), ("c", 0.5 - TOLERANCE / 4), ("d", 0.1))
     swapped = scored(("a", 9.0), ("c", 0.5), ("b", 0.5 - TOLERANCE / 4), ("d", 0.1))
     other_end = scored(("a", 9.0), ("b", 0.5), ("c", 0.5 - TOLERANCE / 4), ("e", 0.1 + TOLERANCE / 4))

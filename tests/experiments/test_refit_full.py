@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from made_features import START, checkerboard, recipe, train_settings
 from small_pipeline import inside
 
 from config import params
-from config.command import UserError
 from config.paths import ROOT, SPLIT
 from data.columns import DAY
 from experiments import gate, impact, refit_full, retrain, trace
@@ -28,40 +28,19 @@ from experiments.impact import Origin
 from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from experiments.orchestration import steps
-from experiments.retraining import refit
-from experiments.retraining.refit import newest_cases, overlap, too_different
+from experiments.refit_full import newest_cases, overlap
 from features import feature_files
 from serving.deployment import promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.status import registry_lines
 from training.fitting import fit
 
-SHIPPED = params.load(ROOT / "params.yaml")
-STATED = {"dataset_hash": "d", "split_id": "s", "commit": "c", "lock_hash": "l", "label": "ours", "params": {"embedding_dim": 8},
-          "seed": 0}  # fmt: skip
-
-
-@pytest.mark.parametrize(("key", "name"), refit.MANIFEST_FACTS.items())
-def test_each_fact_that_a_refit_must_share_with_its_parent_is_compared(key: str, name: str) -> None:
-    assert refit.differences(STATED, STATED, refit.MANIFEST_FACTS) == []
-
-    (line,) = refit.differences(STATED, STATED | {key: "another"}, refit.MANIFEST_FACTS)
-    assert line == f"its {name} is another, its parent's {STATED[key]}"
-
-
-def test_a_fact_that_a_parent_does_not_state_counts_as_different() -> None:
-    for commit in (None, "unknown"):
-        unknown = STATED | {"commit": commit}
-        assert refit.differences(unknown, unknown, refit.MANIFEST_FACTS) == [
-            "its code commit is unknown, its parent's unknown"
-        ]
-
 
 def test_overlap_is_the_share_of_the_parents_list() -> None:
     theirs = np.array([[1, 2, 3, 4], [1, 2, -1, -1], [-1, -1, -1, -1]])
     ours = np.array([[4, 3, 9, 8], [2, 7, -1, -1], [1, 2, 3, 4]])
 
-    np.testing.assert_array_equal(overlap(theirs, ours), [2 / 4, 1 / 2, np.nan])
+    np.testing.assert_array_equal(overlap(theirs, ours), [2 / 4, 1 / 2])
 
 
 def test_the_newest_cases_see_nothing_of_their_own_time() -> None:
@@ -75,15 +54,18 @@ def test_the_newest_cases_see_nothing_of_their_own_time() -> None:
     assert len(newest_cases(features, 10**6)) == len(features.log.times), "of fewer, all"
 
 
-@pytest.mark.parametrize(("requests", "share", "verdict"), [(9, 0.3, None), (9, 0.29, "REJECT"), (0, 1.0, "REJECT")])
-def test_a_refit_with_other_lists_is_rejected(requests: int, share: float, verdict: str | None) -> None:
-    decided = too_different({"requests": requests, "overlap": share, "bar": 0.3})
+@pytest.mark.parametrize(
+    ("requests", "share", "decided"), [(9, 0.3, "PROMOTE"), (9, 0.29, "REJECT"), (0, 1.0, "REJECT")]
+)
+def test_a_refit_with_other_lists_is_rejected(requests: int, share: float, decided: str) -> None:
+    case = SimpleNamespace(champion=SimpleNamespace(version="2"), features=SimpleNamespace(cut_us=START))
+    decision = refit_full.decide_by_agreement(case, {"requests": requests, "overlap": share, "bar": 0.3})
 
-    assert (decided and decided.verdict) == verdict
-    if decided:
+    assert decision.verdict == decided
+    if decided == "REJECT":
         assert (
             f"share {share:.3f} of its parent's 10 items on {requests} recent requests; at least 0.3 is required"
-            in decided.reason
+            in decision.reason
         )
 
 
@@ -266,18 +248,10 @@ def test_a_refit_is_not_scored_on_events_that_it_was_fitted_on(settings: params.
 
 
 @pytest.mark.slow
-def test_an_artifact_that_is_not_a_refit_of_its_parent_is_rejected(settings: params.Params) -> None:
-    report = refit.judge_refit(make_case(settings, BASELINE, PARENT, "full"), {})
-
-    assert report["verdict"] == "REJECT"
-    assert report["reason"].startswith("it is not a refit of its parent: its label is ease, its parent's two_tower")
-
-
-@pytest.mark.slow
 def test_a_refit_whose_lists_agree_too_little_is_rejected(settings: params.Params) -> None:
     strict = settings.retrain.model_copy(update={"refit_overlap": 0.99})
     case = make_case(settings.model_copy(update={"retrain": strict}), CHILD, PARENT, "full")
-    report = refit.judge_refit(case, {})
+    report = refit_full.judge_refit(case)
 
     assert report["verdict"] == "REJECT"
     assert (
@@ -291,7 +265,7 @@ def test_a_refit_whose_lists_agree_too_little_is_rejected(settings: params.Param
 def test_a_refit_that_costs_too_much_is_rejected(settings: params.Params) -> None:
     small = settings.gate.budgets.model_copy(update={"size_mb": 0.01})
     policy = settings.gate.model_copy(update={"budgets": small})
-    report = refit.judge_refit(make_case(settings.model_copy(update={"gate": policy}), CHILD, PARENT, "full"), {})
+    report = refit_full.judge_refit(make_case(settings.model_copy(update={"gate": policy}), CHILD, PARENT, "full"))
 
     assert (report["verdict"], report["reason"][:11]) == ("REJECT", "over budget")
 
@@ -301,7 +275,7 @@ def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
     settings: params.Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preconditions, "golden_difference", lambda one: "0" if one.manifest.get("refit_of") else None)
-    report = refit.judge_refit(make_case(settings, CHILD, PARENT, "full"), {})
+    report = refit_full.judge_refit(make_case(settings, CHILD, PARENT, "full"))
 
     assert report["reason"] == "the candidate does not answer as at export: 0"
 
@@ -374,12 +348,16 @@ def test_skew_refuses_a_refit(capsys) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
-def test_a_parent_that_states_no_seed_is_not_refitted(settings: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, stated = promotion.serving_target(DATASET), manifest_of(PARENT)
-    monkeypatch.setattr(registry, "read_manifest", lambda _: stated | {"seed": None})
+def test_other_settings_refuse_a_refit(settings: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = registry.find_version(DATASET, PARENT)
+    assert refit_full.differences_from(parent, settings) == []
 
-    with pytest.raises(UserError, match="demo 2 does not state its seed"):
-        refit.fit_on_all_events(target, feature_files.load_features("out/features/full"), settings)
+    other = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"repeats": "other"})})
+    (line,) = refit_full.differences_from(parent, other)
+    assert line.startswith("its rule for repeats is other, its parent's ")
+
+    monkeypatch.setenv("TIDEGATE_COMMIT", "unknown")
+    assert refit_full.differences_from(parent, settings)[0].startswith("its code commit is unknown, its parent's ")
 
 
 @pytest.mark.slow

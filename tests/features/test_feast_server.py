@@ -31,7 +31,7 @@ def test_a_profile_lies_under_its_users_id_and_a_policy_under_its_name() -> None
     assert locate_row(b"tidegate:d:policy") == ("shared", "d", "", "policy")
 
 
-def test_a_row_without_a_record_that_nobody_erased_is_not_nobody() -> None:
+def test_a_row_that_lost_its_record_is_corrupt_not_unknown() -> None:
     # A no that cannot be read must not pass for a user whom nobody asked.
     held = {"profile__record": [None, None, None], "profile__erased": [False, True, None]}
     assert select_records([locate_row(KEY)] * 3, held) == [b"", None, None]
@@ -47,7 +47,7 @@ def answering(content: bytes, status: int = 200) -> ServerEngine:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"metadata": {"feature_names": ["x"]}, "results": []}', b"\xff"]
 )
-def test_an_answer_that_is_no_features_is_an_error_that_names_the_server(content: bytes) -> None:
+def test_a_response_without_features_is_an_error_that_names_the_server(content: bytes) -> None:
     with pytest.raises(StoreUnavailable, match=r"feast\+http://127\.0\.0\.1:1") as fault:
         answering(content).get([KEY])
     assert "secret" not in str(fault.value)
@@ -64,7 +64,7 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
         ServerEngine("feast+http://127.0.0.1:1", 1).get([KEY])
 
 
-def test_feast_is_refused_where_it_may_not_load() -> None:
+def test_a_feast_url_is_refused_where_feast_cannot_load() -> None:
     found = read_settings({"TIDEGATE_STORE": "feast:///folder"})
     with pytest.raises(StoreError, match="TIDEGATE_STORE is a Feast URL, which this process cannot open"):
         connect("d", found)
@@ -72,14 +72,14 @@ def test_feast_is_refused_where_it_may_not_load() -> None:
         connect("d", found, open_feast=ServerEngine)
 
 
-def test_workers_keep_to_the_embedded_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_workers_use_the_embedded_store_instead_of_feast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TIDEGATE_STORE", "feast+http://127.0.0.1:6566")
     assert environment(tmp_path, tmp_path)["TIDEGATE_STORE"].startswith("sqlite:///")
     monkeypatch.setenv("TIDEGATE_STORE", "redis://h:1/0")
     assert environment(tmp_path, tmp_path)["TIDEGATE_STORE"] == "redis://h:1/0"
 
 
-def test_a_folder_that_is_no_feature_repository_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_feature_store_yaml_is_named(tmp_path: Path) -> None:
     # Without Feast the error says how to install it.
     with pytest.raises(StoreError, match=r"holds no feature_store\.yaml|pip install -c requirements\.lock"):
         open_feast(f"feast://{tmp_path}", 1)

@@ -72,7 +72,7 @@ def test_it_keeps_the_contract_of_every_store(feast_python: Path) -> None:
     assert " passed" in done.stdout
 
 
-def test_what_the_verb_wrote_is_read_through_the_feature_server(
+def test_materialized_profiles_are_read_through_the_feature_server(
     feast_python: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(
