@@ -84,8 +84,7 @@ class Progress:
     def pipeline(self, titles: Mapping[str, str]) -> None:
         """Run the stages that have changed, each as one step.
 
-        Args:
-            titles: what each stage does, by its name; `{model}` stands for the model of a matrix stage.
+        `titles` describe the stages by name; `{model}` stands for the model of a matrix stage.
         """
 
         def stage_title(line: str) -> str | None:
@@ -176,11 +175,7 @@ class AlreadyRunningError(Exception):
 
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock during the block. The lock of a process that was killed is free.
-
-    Raises:
-        AlreadyRunningError: another process holds it.
-    """
+    """Hold a lock during the block; AlreadyRunningError if another process holds it. A killed process holds none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
