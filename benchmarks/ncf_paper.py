@@ -23,7 +23,6 @@ import json
 import re
 import sys
 import time
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +46,10 @@ from experiments.evaluation.bootstrap import UserTotals, intervals
 from experiments.pages import interval_text
 from features.vocabulary import PAD
 from training import provenance
+from training.models.artifact import hash_file
 
 PAIRS, NEGATIVES = FILES = ("train_pairs.parquet", "ml-1m.test.negative")
-K, RESAMPLES, MAX_EPOCHS = 10, 1000, 60
+K, RESAMPLES, MAX_EPOCHS, SEED = 10, 1000, 60, 0
 METRICS = ("hr@10", "ndcg@10")
 # Chosen on held-out pairs. Not in params.yaml, since no stage of the pipeline reads them.
 DOT_PRODUCT = {
@@ -136,52 +136,51 @@ class EvaluatedFit(NamedTuple):
     seconds: float
 
 
-def fit_and_score(kind: type[Network], task: RankingTask, configuration: dict, seed: int) -> EvaluatedFit:
+def fit_and_score(kind: type[Network], task: RankingTask, configuration: dict) -> EvaluatedFit:
     """Choose the number of epochs on held-out pairs, fit on all pairs, score the task's candidates once at the end."""
     started = time.perf_counter()
-    held = hold_out(task, torch.Generator().manual_seed(seed))
+    held = hold_out(task, torch.Generator().manual_seed(SEED))
     best, best_epoch, best_scores = -1.0, 0, torch.empty(0)
-    for epoch, network in enumerate(train(kind, held, configuration, seed, MAX_EPOCHS), start=1):
+    for epoch, network in enumerate(train(kind, held, configuration, SEED, MAX_EPOCHS), start=1):
         scores = score_candidates(network, held)
         ndcg = hit_rate_and_ndcg(scores)[:, 1].mean()
         if ndcg > best:
             best, best_epoch, best_scores = ndcg, epoch, scores
         if epoch - best_epoch >= configuration["patience"]:
             break
-    *_, network = train(kind, task, configuration, seed, best_epoch)
+    *_, network = train(kind, task, configuration, SEED, best_epoch)
     return EvaluatedFit(score_candidates(network, task), best_scores, best_epoch, time.perf_counter() - started)
 
 
 def best_sum(branches: dict[str, EvaluatedFit]) -> tuple[dict[str, float], EvaluatedFit]:
     """The weights of WEIGHTS that are best on the held-out pairs, and the weighted sum of the branches."""
-
-    def weighted(scores: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-        return torch.stack([weights[name] * values for name, values in scores.items()]).sum(dim=0)
-
-    choices = [dict(zip(WEIGHTS, values, strict=True)) for values in itertools.product(*WEIGHTS.values())]
-    held = [weighted({name: fit.held_out_scores for name, fit in branches.items()}, weights) for weights in choices]
-    best = max(range(len(choices)), key=lambda number: hit_rate_and_ndcg(held[number])[:, 1].mean())
-    scores = weighted({name: fit.scores for name, fit in branches.items()}, choices[best])
+    fits = list(branches.values())
+    held, final = (torch.stack([getattr(fit, name) for fit in fits]) for name in ("held_out_scores", "scores"))
+    choices = list(itertools.product(*WEIGHTS.values()))
+    sums = [torch.tensordot(torch.tensor(weights), held, dims=1) for weights in choices]
+    best = max(range(len(choices)), key=lambda number: hit_rate_and_ndcg(sums[number])[:, 1].mean())
+    scores = torch.tensordot(torch.tensor(choices[best]), final, dims=1)
     best_epochs = {name: fit.best_epoch for name, fit in branches.items()}
-    return choices[best], EvaluatedFit(scores, held[best], best_epochs, sum(fit.seconds for fit in branches.values()))
+    whole = EvaluatedFit(scores, sums[best], best_epochs, sum(fit.seconds for fit in fits))
+    return dict(zip(WEIGHTS, choices[best], strict=True)), whole
 
 
-def model_results(task: RankingTask, seed: int) -> dict[str, dict[str, Any]]:
+def model_results(task: RankingTask) -> dict[str, dict[str, Any]]:
     """The result of NeuMF, and of those of its branches that are models of their own."""
     branches = {
-        "dot_product": fit_and_score(DotProduct, task, DOT_PRODUCT, seed),
-        "deep": fit_and_score(DeepBranch, task, DEEP, seed),
-        "by_history": fit_and_score(SetNeuralCF, task, BY_HISTORY, seed),
+        "dot_product": fit_and_score(DotProduct, task, DOT_PRODUCT),
+        "deep": fit_and_score(DeepBranch, task, DEEP),
+        "by_history": fit_and_score(SetNeuralCF, task, BY_HISTORY),
     }
     weights, whole = best_sum(branches)
-    alone = {name: _result(branches[name], seed) for name in ("dot_product", "by_history")}
-    return {"neural_cf": _result(whole, seed) | {"weights": weights}} | alone
+    alone = {name: _result(branches[name]) for name in ("dot_product", "by_history")}
+    return {"neural_cf": _result(whole) | {"weights": weights}} | alone
 
 
-def _result(fit: EvaluatedFit, seed: int) -> dict[str, Any]:
+def _result(fit: EvaluatedFit) -> dict[str, Any]:
     values = hit_rate_and_ndcg(fit.scores)
     totals = UserTotals.from_cases(values, np.arange(len(values)), len(values))
-    entries = np.stack(intervals(totals, seed, RESAMPLES), axis=1).tolist()
+    entries = np.stack(intervals(totals, SEED, RESAMPLES), axis=1).tolist()
     metrics = [dict(zip(("mean", "low", "high"), entry, strict=True)) for entry in entries]
     held_out = hit_rate_and_ndcg(fit.held_out_scores).mean(axis=0).tolist()
     return {
@@ -196,20 +195,17 @@ def _result(fit: EvaluatedFit, seed: int) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ncf_paper", description=__doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder of the paper's files")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
-    task, digest = read_task(arguments.data), blake2b(digest_size=16)
-    for name in FILES:
-        digest.update((arguments.data / name).read_bytes())
+    folder = parser.parse_args(argv).data
+    task = read_task(folder)
     torch.set_num_threads(1)
     result = {
         "protocol": "leave one out, 1 positive among 99 given negatives",
-        "dataset_hash": digest.hexdigest(),
+        "files": {name: hash_file(folder / name) for name in FILES},
         "commit": provenance.commit(),
         "date": now_iso(),
-        "command": f"python -m benchmarks.ncf_paper --data ncf-ml-1m --seed {arguments.seed}",
+        "command": "python -m benchmarks.ncf_paper --data ncf-ml-1m",
         "params": {"dot_product": DOT_PRODUCT, "deep": DEEP, "by_history": BY_HISTORY},
-        "models": model_results(task, arguments.seed),
+        "models": model_results(task),
     }
     path = _record.RESULTS / "ncf-ml-1m.json"
     path.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")

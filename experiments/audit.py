@@ -21,12 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     failed = leakage_report.failures(report)
     for line in failed:
         print(f"leak: {line}", file=sys.stderr)
-    result = f"{len(failed)} leaks" if failed else "no leaks"
-    print(
-        f"audited {report['dataset']} in {report['seconds']} s: {result} in {len(report['checks'])} checks; "
-        f"report: {leakage_report.PAGE}"
-    )
-    return 0 if report["clean"] else 1
+    result = f"{len(failed) or 'no'} leaks in {len(report['checks'])} checks"
+    print(f"audited {report['dataset']} in {report['seconds']} s: {result}; report: {leakage_report.PAGE}")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

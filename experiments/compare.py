@@ -1,4 +1,4 @@
-"""VERB compare: write a dataset's leaderboard as JSON, Markdown and HTML, from the metrics and rankings of all models."""
+"""Write a dataset's leaderboard as JSON, Markdown and HTML, from the metrics and rankings of all models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from config import params
 from config.command import exits_cleanly
 from config.paths import EXPERIMENTS, ROOT
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.comparison import best_on_validation, read_metrics
 from experiments.leaderboard.board import Board, build_board, result_file
 
 OUT = ROOT / EXPERIMENTS
@@ -22,9 +21,9 @@ def write(board: Board, out: Path = OUT, results: Path = RESULTS) -> list[Path]:
     """Write results/<dataset>.json and .md (small, committed) and out/leaderboard.html; return their paths."""
     from experiments.leaderboard.report import html_report, markdown_report
 
+    result = json.dumps(result_file(board), indent=1, sort_keys=True, allow_nan=False)
     texts = {
-        results / f"{board.dataset}.json": json.dumps(result_file(board), indent=1, sort_keys=True, allow_nan=False)
-        + "\n",
+        results / f"{board.dataset}.json": result + "\n",
         results / f"{board.dataset}.md": markdown_report(board),
         out / "leaderboard.html": html_report(board),
     }
@@ -39,27 +38,18 @@ def main(argv: list[str] | None = None) -> int:
     settings = params.load(ROOT / "params.yaml")
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("--dataset", default=settings.dataset, help="dataset to compare (default: %(default)s)")
-    parser.add_argument(
-        "--registered",
-        metavar="LABEL",
-        help="model to mark as registered (default: the learned one best on validation)",
-    )
-    parser.add_argument(
-        "--pair",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("MODEL", "AGAINST"),
-        help="one more paired comparison; may be repeated",
-    )
+    parser.add_argument("--registered", metavar="LABEL", help="model to mark (default: best learned one on validation)")
+    pair = ("MODEL", "AGAINST")
+    parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=pair, help="one more comparison")
     parser.add_argument("--out", type=Path, default=OUT, help="folder with metrics/ and rankings/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for <dataset>.json and <dataset>.md")
     arguments = parser.parse_args(argv)
     measured = read_metrics(arguments.out / "metrics", arguments.dataset)
     registered = arguments.registered or best_on_validation(measured, learned=True)
-    pairs = [(model, against) for model, against in arguments.pair]
-    resamples = settings.evaluate.resamples
-    board = build_board(arguments.dataset, settings.seed, resamples, arguments.out, registered, pairs)
+    board = build_board(
+        arguments.dataset, settings.seed, settings.evaluate.resamples, arguments.out, registered,
+        [(model, against) for model, against in arguments.pair],
+    )  # fmt: skip
     paths = write(board, arguments.out, arguments.results)
     print(f"compared {len(board.models)} models of {board.dataset}; written to {', '.join(map(str, paths))}")
     return 0

@@ -1,10 +1,9 @@
-"""VERB demo: the whole life of a model: events, features, models, gate, live endpoint, answers by title."""
+"""Run every step from events to a live endpoint, and show the leaderboard, the verdict and recommendations."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,47 +15,31 @@ from data.columns import EVENT_TIME, ITEM, TITLE, USER
 from experiments.orchestration import steps, workspace
 
 
-def showcase(folder: Path, ask: Callable[[dict], dict], users: int, events_shown: int, k: int) -> str:
-    """Text for people: the latest users with a history of some length, and their answers.
-
-    Args:
-        folder: the project or workspace that holds out/data.
-        ask: sends one prediction request.
-    """
-    events = pd.read_parquet(folder / SPLIT / "events.parquet")
-    items = pd.read_parquet(folder / INGESTED / "items.parquet").set_index(ITEM)
-    titles = items[TITLE].fillna("") if TITLE in items else pd.Series("", index=items.index)
-    now = events[EVENT_TIME].max() + pd.Timedelta(seconds=1)
-    counts = events[USER].value_counts()
-    latest = events[events[USER].isin(counts[counts >= min(5, counts.max())].index)].drop_duplicates(USER, keep="last")
-    lines = []
-    for user in latest[USER].tail(users)[::-1]:
-        own = events[events[USER] == user]
-        answer = ask({"user_id": user, "k": k, "time": now.isoformat()})  # who the user is, the online store knows
-        recent = [_named(item, titles) for item in own[ITEM].tail(events_shown)[::-1]]
-        lines.append(f"User {user} lately: {', '.join(recent)}")
-        lines.append(f"  {answer['source']} by version {answer['model_version']}: {answer['reason']}")
-        lines += [
-            f"  {place}. {found['title'] or found['item_id']}  ({found['score']:.3f})"
-            for place, found in enumerate(answer["items"], start=1)
-        ]
-    return "\n".join(lines)
-
-
-def _named(item: str, titles: pd.Series) -> str:
-    return titles.get(item, "") or item
-
-
-SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS = 3, 5, 5
-
-
-def answers(folder: Path, dataset: str) -> str:
-    """Three users with their latest events and their recommendations, fetched over HTTP."""
+def recommendations(folder: Path, dataset: str) -> str:
+    """The latest users with a history of some length: their latest events, and recommendations fetched over HTTP."""
     from serving import settings
     from serving.torchserve.client import TorchServe
 
+    events = pd.read_parquet(folder / SPLIT / "events.parquet")
+    items = pd.read_parquet(folder / INGESTED / "items.parquet").set_index(ITEM)
+    titles = items[TITLE].fillna("") if TITLE in items else pd.Series("", index=items.index)
+    now = (events[EVENT_TIME].max() + pd.Timedelta(seconds=1)).isoformat()
+    counts = events[USER].value_counts()
+    active = counts.index[counts >= min(5, counts.max())]
+    latest = events[events[USER].isin(active)].drop_duplicates(USER, keep="last")
+    lines = []
     with TorchServe.from_settings(settings.load()) as client:
-        return showcase(folder, lambda body: client.predict(dataset, body), SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS)
+        for user in latest[USER].tail(SHOWN_USERS)[::-1]:
+            recent = events.loc[events[USER] == user, ITEM].tail(SHOWN_EVENTS)[::-1]
+            # The request holds no history: the worker reads it from the online store.
+            answer = client.predict(dataset, {"user_id": user, "k": SHOWN_ITEMS, "time": now})
+            lines.append(f"User {user} lately: {', '.join(titles.get(item, '') or item for item in recent)}")
+            lines.append(f"  {answer['source']} by version {answer['model_version']}: {answer['reason']}")
+            lines += [
+                f"  {place}. {found['title'] or found['item_id']}  ({found['score']:.3f})"
+                for place, found in enumerate(answer["items"], start=1)
+            ]
+    return "\n".join(lines)
 
 
 def closing(folder: Path, dataset: str) -> str:
@@ -72,6 +55,7 @@ def closing(folder: Path, dataset: str) -> str:
     )
 
 
+SHOWN_USERS, SHOWN_EVENTS, SHOWN_ITEMS = 3, 5, 5
 TITLES = {
     "ingest": "read and clean the events",
     "split": "split them in time into training, validation and test",
@@ -105,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     progress.run("write user profiles into the online store", "features.materialize")
     progress.run("deploy what the gate promoted", "serving.deploy", "--dataset", dataset, folder=ROOT)
     print(f"\n{steps.leaderboard(dataset, folder)}\n\n{steps.verdict(folder)}\n")
-    print(answers(folder, dataset))
+    print(recommendations(folder, dataset))
     print(closing(folder, dataset))
     return 0
 

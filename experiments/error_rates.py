@@ -27,8 +27,7 @@ from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
 from experiments.evaluation import bootstrap
 from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
+from experiments.evaluation.comparison import MeasuredModel, best_on_validation, read_metrics
 from experiments.gating import verdict
 from experiments.pages import MISSING, markdown_table, sentence
 from training import provenance
@@ -67,11 +66,7 @@ class Population:
 
     @classmethod
     def of(cls, champion: pd.DataFrame, candidate: pd.DataFrame) -> Population:
-        """From two tables of rankings of the same cases.
-
-        Raises:
-            UserError: they rank different cases, or a target has none.
-        """
+        """From two tables of rankings. Raises UserError if they rank different cases, or a target has none."""
         tables, users = [], set()
         for target in TARGETS:
             (theirs,), (ours,) = align_cases([champion], target), align_cases([candidate], target)
@@ -301,13 +296,12 @@ def measure(settings: params.Params, labels: list[str], split_id: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.error_rates", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", metavar="LABEL", help="the candidate, then its opponents")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args(argv)
     settings = params.load()
     measured = read_metrics(METRICS, settings.dataset)
     facts = measure(settings, choose_labels(arguments.models, measured), measured[0].split_id)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / settings.dataset
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    stem = RESULTS / settings.dataset
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(markdown(facts), encoding="utf-8")
     print(f"{conclusion(facts)}; report: {stem}.md")

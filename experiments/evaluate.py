@@ -1,4 +1,4 @@
-"""STAGE evaluate: rank the test cases with an exported artifact, by the code that answers live requests."""
+"""Rank the test cases with an exported artifact, by the code that answers live requests."""
 
 from __future__ import annotations
 
@@ -7,29 +7,43 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from config import params
 from config.command import UserError, exits_cleanly
-from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED
+from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED, METRICS, RANKINGS
 from data.simulator.simulation import Oracle
 from data.times import now_iso
-from experiments.evaluation import mlflow_log
-from experiments.evaluation.cases import HEADLINE, PRIMARY
-from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import headline, write_metrics
+from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, SegmentSlices
+from experiments.evaluation.comparison import entry_value
+from experiments.evaluation.measure import KS, measure
 from experiments.evaluation.ranking import catalog_items, rank_by_preference, rank_cases
-from experiments.evaluation.slices import SegmentSlices
+from experiments.pages import interval_text
 from features import feature_files
 from features.feature_files import Features
 from features.sequences import EvaluationCases
 from features.trends import TrendLog, TrendSnapshot
 from serving.worker.recommender import ArtifactError, Recommender
-from training import provenance, validation
+from training import provenance, tracking, validation
+from training.plots import TARGET_COLORS, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ORACLE = "oracle"  # the label of the simulator's true preferences
+PLOTTED = {"NDCG@k": "ndcg", "Recall@k": "recall"}
+# The UI lists metrics in the order of logging. Only what is plotted by k is logged at every k.
+LOGGED = tuple(
+    dict.fromkeys(
+        [PRIMARY]
+        + [f"{name}@{k}" for name in PLOTTED.values() for k in KS]
+        + [f"{name}@{HEADLINE}" for name in ("hr", "map", "coverage", "gini", "diversity", "novelty",
+                                             "popularity_percentile", "personalization")]
+        + ["mrr@100"]
+    )
+)  # fmt: skip
 
 
 def evaluate(
@@ -54,7 +68,9 @@ def evaluate(
         frozen = rank(validation.cases(features)["next_item"], recommender.artifact.trends)
         measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])["next_item"]
         metrics["targets"]["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
-    fits = {cut: json.loads((FITTED / label / cut / "fit.json").read_text("utf-8")) for cut in ("valid", "test")}
+    fits = {
+        cut: json.loads((FITTED / label / cut / "fit.json").read_text(encoding="utf-8")) for cut in ("valid", "test")
+    }
     return rankings, metrics | {
         "label": label,
         "model": manifest["model"],
@@ -72,11 +88,7 @@ def evaluate(
 def evaluate_oracle(
     features: Features, items: pd.DataFrame, settings: params.Params
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The same for the simulator's true preferences.
-
-    Raises:
-        UserError: the dataset is not simulated.
-    """
+    """The same for the simulator's true preferences. Raises UserError if the dataset is not simulated."""
     path = INGESTED / "oracle.npz"
     if not path.exists():
         raise UserError(f"{path} does not exist: true preferences are known only for simulated data")
@@ -109,13 +121,84 @@ def _measure(
     }
 
 
-def index_text(index: dict[str, Any] | None) -> str:
-    """What the numbers leave out where a model is served through an index; empty for exact serving."""
-    if index is None:
-        return ""
-    recall, older = index["recall@20"], index["recall@20_of_older_trends"]
-    with_age = ", ".join(f"{value:.3f} with trends {age} old" for age, value in older.items())
-    return f"; ranked exactly, served through an index with recall@20 {recall:.3f} ({with_age})"
+def log_evaluation(metrics: dict[str, Any]) -> None:
+    """Log the content of a metrics file into the run that trained the model, if that is in this registry.
+
+    The headline numbers become MLflow metrics under the same names for every model; evaluation.json has all numbers.
+    """
+    run = tracking.reopen_run(metrics["run_id"])
+    if run is None:
+        return  # pulled from a remote: the metrics file has the numbers
+    run.log_metrics(mlflow_metrics(metrics))
+    run.tag(note=description(metrics))
+    run.log_json(metrics, "evaluation")
+    targets = {target: metrics["targets"][target] for target in TARGETS if target in metrics["targets"]}
+    run.log_figure(plot_by_k(targets), "metrics_by_k")
+
+
+def mlflow_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """`valid/<target>/ndcg_10`, by which the model was chosen, and `test/<target>/<metric>`."""
+    logged = {
+        f"valid/{target}/{_mlflow_name(key)}": value
+        for target, scores in metrics["validation"].items()
+        for key, value in scores.items()
+    }
+    for target, measured in metrics["targets"].items():
+        # With frozen trends only the headline: models without trends have no such numbers to compare.
+        for key in LOGGED if target in TARGETS else (PRIMARY,):
+            value = entry_value(measured["metrics"].get(key, {}))
+            if value is not None:
+                logged[f"test/{target}/{_mlflow_name(key)}"] = value
+    return logged
+
+
+def description(metrics: dict[str, Any]) -> str:
+    """The run's description: what the model reached on the test period, with intervals, and where it comes from."""
+    reached = [
+        f"{target} **{interval_text(metrics['targets'][target]['metrics'][PRIMARY])}**"
+        for target in TARGETS
+        if target in metrics["targets"]
+    ]
+    return (
+        f"**{metrics['label']}** on the test period of `{metrics['dataset']}`: NDCG@10 {', '.join(reached)}.\n\n"
+        "Fitted on everything before the `test` cut, measured on what follows. Brackets: 95% intervals by user. "
+        f"Split `{metrics['split_id']}`. All numbers: artifact `evaluation.json`."
+    )
+
+
+def plot_by_k(targets: dict[str, Any]) -> Figure:
+    """NDCG and Recall by list length, one line per target."""
+    figure, axes = panels(len(PLOTTED))
+    for axis, (title, metric) in zip(axes, PLOTTED.items(), strict=True):
+        for target, measured in targets.items():
+            entries = {k: measured["metrics"][f"{metric}@{k}"] for k in KS if f"{metric}@{k}" in measured["metrics"]}
+            means = [entry["mean"] for entry in entries.values()]
+            axis.plot(list(entries), means, color=TARGET_COLORS[target], marker=".", label=target)
+        axis.set(title=title, xlabel="k", ylim=(0, None))
+        axis.legend(frameon=False)
+    return figure
+
+
+def _mlflow_name(key: str) -> str:
+    return key.replace("@", "_")  # MLflow allows no @
+
+
+def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], items: pd.DataFrame) -> None:
+    """Write rankings/<label>.parquet, rankings/items.parquet and metrics/<label>.json."""
+    for folder in (RANKINGS, METRICS):
+        folder.mkdir(parents=True, exist_ok=True)
+    rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
+    items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
+    (METRICS / f"{label}.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def headline(targets: dict[str, Any]) -> str:
+    """`NDCG@10 next_item 0.162 (0.155 with frozen trends), horizon 0.182`."""
+    means = {target: measured["metrics"][PRIMARY]["mean"] for target, measured in targets.items()}
+    frozen = f" ({means['next_item_frozen']:.3f} with frozen trends)" if "next_item_frozen" in means else ""
+    shown = {"next_item": frozen, "horizon": ""}
+    parts = [f"{target} {means[target]:.3f}{note}" for target, note in shown.items() if target in means]
+    return f"NDCG@10 {', '.join(parts)}"
 
 
 @exits_cleanly
@@ -137,10 +220,12 @@ def main(argv: list[str] | None = None) -> int:
             rankings, metrics = evaluate_oracle(features, items, settings)
         else:
             rankings, metrics = evaluate(label, features, items, settings)
-            mlflow_log.log_evaluation(metrics)
+            log_evaluation(metrics)
         write_metrics(label, rankings, metrics, items)
-        seconds, index = time.perf_counter() - started, index_text(metrics.get("index"))
-        print(f"evaluated {label} (test) in {seconds:.0f} s: {headline(metrics['targets'])}{index}", flush=True)
+        line = f"evaluated {label} (test) in {time.perf_counter() - started:.0f} s: {headline(metrics['targets'])}"
+        if index := metrics.get("index"):
+            line += f"; ranked exactly, served through an index with recall@20 {index['recall@20']:.3f}"
+        print(line, flush=True)
     return 0
 
 

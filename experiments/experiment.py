@@ -1,4 +1,4 @@
-"""VERB experiment: tune all that can be tuned on a source, take what is better, fit and judge every model."""
+"""Tune the models on a source, take hyperparameters that are better, fit and compare every model, run the gate."""
 
 from __future__ import annotations
 
@@ -144,17 +144,6 @@ def report(folder: Path, dataset: str, found: dict[str, dict]) -> str:
     return "\n\n".join(["", *parts])
 
 
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.experiment", description=__doc__)
-    parser.add_argument("--minutes", default=MINUTES, help="of tuning, all models together (default: %(default)s)")
-    parser.add_argument("--preset", help="instead of tuning fit experiments/presets/<preset>.yaml; several with commas")
-    parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each network (default: 1)")
-    parser.add_argument("--defaults", action="store_true", help="also fit tuned models with their default values")
-    workspace.add(parser)
-    return parser
-
-
 def judge(folder: Path, dataset: str, number: int, env: dict[str, str]) -> None:
     """Fit and measure every model, networks under this number of seeds; run the gate, and publish the results."""
     steps.pipeline(folder, env)
@@ -169,7 +158,14 @@ def judge(folder: Path, dataset: str, number: int, env: dict[str, str]) -> None:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    arguments = options().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m experiments.experiment", description=__doc__)
+    parser.add_argument("--minutes", default=MINUTES, help="of tuning, all models together (default: %(default)s)")
+    parser.add_argument("--preset", help="instead of tuning fit experiments/presets/<preset>.yaml; several with commas")
+    parser.add_argument("--workers", type=int, default=1, help="processes that tune at once (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each network (default: 1)")
+    parser.add_argument("--defaults", action="store_true", help="also fit tuned models with their default values")
+    workspace.add(parser)
+    arguments = parser.parse_args(argv)
     minutes = parse_minutes(arguments.minutes, "MINUTES")
     for name in ("workers", "seeds"):
         if getattr(arguments, name) < 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from config import params
 from config.command import UserError, exits_cleanly
@@ -22,41 +21,27 @@ PAGE = REPORT.with_suffix(".html")
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    arguments = options().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m experiments.gate", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="the label to judge (default: the best learned model on validation)")
+    about_refit = "also fit the champion's configuration on the candidate's data"
+    parser.add_argument("--refit", action="store_true", help=about_refit)
+    about_comment = "judge nothing; print the last report as Markdown for a pull request"
+    parser.add_argument("--comment", action="store_true", help=about_comment)
+    preconditions.add_override_option(parser)
+    arguments = parser.parse_args(argv)
     if arguments.comment:
-        print(report_page.markdown(read_report(REPORT)))
+        if not REPORT.exists():
+            raise UserError(f"{REPORT} does not exist; run `make gate` first")
+        print(report_page.markdown(json.loads(REPORT.read_text(encoding="utf-8"))))
         return 0
     settings = params.load()
     if arguments.refit:
         settings = settings.model_copy(update={"gate": settings.gate.model_copy(update={"refit": True})})
     for report in run(settings, arguments.model, arguments.override):
-        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True))
-        PAGE.write_text(report_page.page(report))
+        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf-8")
+        PAGE.write_text(report_page.page(report), encoding="utf-8")
         print(report_page.summary(report, PAGE))
     return 0
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.gate", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="the label to judge (default: the best learned model on validation)")
-    parser.add_argument(
-        "--refit", action="store_true", help="also fit the champion's configuration on the candidate's data"
-    )
-    parser.add_argument(
-        "--comment", action="store_true", help="judge nothing; print the last report as Markdown for a pull request"
-    )
-    preconditions.add_override_option(parser)
-    return parser
-
-
-def read_report(path: Path) -> dict:
-    """Read a gate report. Raises UserError if there is none."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist; run `make gate` first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not a gate report: {error}") from None
 
 
 if __name__ == "__main__":

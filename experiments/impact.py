@@ -22,7 +22,7 @@ from data.times import from_iso, to_iso
 from experiments.lineage import report, versions
 from experiments.lineage.inputs import EVENTS, NO_SECRET
 from experiments.lineage.report import ReportPart
-from experiments.lineage.served_log import NOT_COMPUTED, Line, LineageError, ServedLines
+from experiments.lineage.served_log import NOT_COMPUTED, Line, LineageError, read_lines
 from features.feature_files import CUTS, FULL, cut_time
 from serving import settings as environment
 from serving.deployment import registry
@@ -36,17 +36,11 @@ ID_COLUMNS = {"event": EVENT_ID, "user": USER, "item": ITEM}
 
 @dataclass(frozen=True)
 class Origin:
-    """The data whose impact is requested.
+    """The data whose impact is requested."""
 
-    Attributes:
-        dataset: the name of the dataset and its model.
-        hash: of the dataset version that holds the data, or the beginning of the hash.
-        since_us: from when on a fit could read it, in microseconds; 0 if any fit on the version did.
-    """
-
-    dataset: str
-    hash: str
-    since_us: int = 0
+    dataset: str  # the name of the dataset and its model
+    hash: str  # of the dataset version that holds the data, or the beginning of the hash
+    since_us: int = 0  # from when on a fit could read it; 0 if any fit on the version did
 
     def may_reach(self, until_us: int | None) -> bool:
         """Whether a fit on what was known at a time may have read the data; True if the time is unknown."""
@@ -64,27 +58,17 @@ def dataset_impact(hash_prefix: str, folder: Path, settings: params.Params) -> l
         folder: of the served log.
 
     Raises:
-        LineageError: nothing here knows such a version.
+        LineageError: it is no hash.
     """
     if not re.fullmatch("[0-9a-f]{6,}", hash_prefix):
         raise LineageError(f"--dataset is {hash_prefix!r}; expected a hash, or its first 6 digits or more")
-    origin, local = Origin(settings.dataset, hash_prefix), versions.local_dataset_hash() or ""
-    parts = [
-        runs_part(origin),
-        versions_part(origin),
-        _answers_part(
-            folder,
-            "answers by versions fitted on it",
-            lambda line: line["dataset_version"].startswith(hash_prefix),
-        ),
-    ]
-    if not any(part.rows for part in parts) and not local.startswith(hash_prefix):
-        place = versions.registry_place()
-        raise LineageError(
-            f"nothing is known of dataset version {hash_prefix!r}; searched {SPLIT}, {place} and {folder}"
-        )
+    local = versions.local_dataset_hash() or ""
     facts = {"name": settings.dataset, "hash": hash_prefix, "in this clone": local.startswith(hash_prefix)}
-    return [ReportPart("dataset version", facts), *parts]
+    origin = Origin(settings.dataset, hash_prefix)
+    answers = _answers_part(
+        folder, "answers by versions fitted on it", lambda line: line["dataset_version"].startswith(hash_prefix)
+    )
+    return [ReportPart("dataset version", facts), runs_part(origin), versions_part(origin), answers]
 
 
 def events_impact(
@@ -110,7 +94,11 @@ def events_impact(
         return [ReportPart(kind, {"id": name, "events": 0}, note=reason), answers]
     times, known = microseconds(found[EVENT_TIME]), microseconds(found[KNOWN_TIME])
     origin = Origin(settings.dataset, dataset_hash, int(np.maximum(times + 1, known).min()))
-    holds = (lambda version: name in _vocabulary(version)) if kind == "item" else (lambda version: True)
+
+    def holds(version: RegisteredVersion) -> bool:
+        """Whether the version's vocabulary holds the item; True for an event or a user."""
+        return kind != "item" or name in json.loads(registry.read_text(version, f"{version.source}/vocabulary.json"))
+
     facts: dict[str, Any] = {"id": name, "dataset version": dataset_hash, "events": len(found)}
     facts |= {"first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
     if kind == "event":
@@ -200,10 +188,6 @@ def _live_versions(dataset: str) -> tuple[dict[str, str], str]:
     return {name.partition(".")[0]: "default" if one.default else "loaded" for name, one in live.items()}, ""
 
 
-def _vocabulary(version: RegisteredVersion) -> set[str]:
-    return set(json.loads(registry.read_text(version, f"{version.source}/vocabulary.json")))
-
-
 def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path, secret: bytes | None) -> ReportPart:
     """The answers that list an item, went to a user, or could read an event."""
     if kind == "item":
@@ -224,14 +208,13 @@ def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path,
 
 def _answers_part(folder: Path, name: str, reached: Callable[[Line], bool]) -> ReportPart:
     """Answers of the served log that the data reached, newest first."""
-    log = ServedLines(folder)
     rows = [
         {"request_id": line["request_id"], "time": line["time"], "version": line["model_version"],
          "source": line["source"]}
-        for line in log.each()
+        for line in read_lines(folder)
         if reached(line)
     ][::-1]  # fmt: skip
-    return ReportPart(name, {"answers": len(rows), "log": log.describe()}, rows)
+    return ReportPart(name, {"answers": len(rows), "log": folder}, rows)
 
 
 @exits_cleanly

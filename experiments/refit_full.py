@@ -48,9 +48,7 @@ from training.threads import one_thread
 
 REPORT = EXPERIMENTS / "refit.json"
 PAGE = REPORT.with_suffix(".html")
-REFIT_ELSEWHERE = (
-    "check out the parent's commit with its params.yaml and data, or retrain: a new parent can be refitted here"
-)
+MAX_LINE_LENGTH = 160  # of a difference from the parent
 
 
 # --- before the fit
@@ -66,7 +64,10 @@ def check_before_fit(parent: RegisteredVersion, settings: params.Params, overrid
     _require(None if override else preconditions.uncommitted_code(preconditions.code_state()))
     _require(preconditions.skewed_serving(skew_report.last(settings.dataset), settings.gate))
     if lines := differences_from(parent, settings):
-        raise UserError(f"{parent} cannot be refitted here: {'; '.join(lines)}; {REFIT_ELSEWHERE}")
+        raise UserError(
+            f"{parent} cannot be refitted here: {'; '.join(lines)}; check out the parent's commit with its params.yaml "
+            "and data, or retrain: a new parent can be refitted here"
+        )
     split_audit = leakage_report.up_to_date(settings)
     _require(preconditions.failed_audit(split_audit))
     [(_, features)] = fit_cuts([FULL], settings)
@@ -100,14 +101,10 @@ def differences_from(parent: RegisteredVersion, settings: params.Params) -> list
         "rules": ("segment rules", json.loads(json.dumps(settings.segments.plain()))),
     }
     return [
-        f"its {name} is {_short(value)}, its parent's {_short(theirs[key])}"
+        shorten(f"its {name} is {value}, its parent's {theirs[key]}", MAX_LINE_LENGTH, placeholder="...")
         for key, (name, value) in ours.items()
         if theirs[key] != value or value == "unknown"
     ]
-
-
-def _short(value: object) -> str:
-    return shorten(str(value), 60, placeholder="...")
 
 
 # --- the fit

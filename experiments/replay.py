@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from config import params
 from config.command import exits_cleanly
@@ -20,7 +20,7 @@ from data.times import from_iso
 from experiments.lineage import inputs, report, served_log, versions
 from experiments.lineage.inputs import UserReading
 from experiments.lineage.report import ReportPart
-from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError, ServedLines
+from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError, find_lines
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.edge import request_log
@@ -35,18 +35,12 @@ from training.threads import one_thread
 IDENTICAL, SAME_ITEMS, DIFFERENT = "identical bytes", "same items", "different"
 
 
-@dataclass(frozen=True)
-class Recomputed:
-    """An answer computed again.
-
-    Attributes:
-        read_from: part of the input -> where it was found.
-        differs: parts that are not what the answer read.
-    """
+class Recomputed(NamedTuple):
+    """An answer computed again."""
 
     answer: Answer
-    read_from: dict[str, str]
-    differs: list[str]
+    read_from: dict[str, str]  # part of the input -> where it was found
+    differs: list[str]  # parts that are not what the answer read
 
 
 @dataclass(frozen=True)
@@ -160,14 +154,12 @@ def _difference(line: Line, fields: dict[str, Any]) -> str | None:
 def inputs_part(recomputed: Recomputed, secret: bytes | None) -> ReportPart:
     """Where the inputs were found, and whether they are what the answer read."""
     facts = {f"{name} from": place for name, place in recomputed.read_from.items()}
-    if recomputed.differs:
-        note = f"{' and '.join(recomputed.differs)} differ"
-        return ReportPart("inputs", facts | {"inputs": "different"}, note=note)
     if "list" in recomputed.read_from:
         return ReportPart("inputs", facts, note=FROM_EDGE)
-    if secret is None:
-        return ReportPart("inputs", facts, note=f"history and traits are not compared: {inputs.NO_SECRET}")
-    return ReportPart("inputs", facts | {"inputs": "identical"})
+    note = f"{' and '.join(recomputed.differs)} differ" if recomputed.differs else ""
+    if not note and secret is None:
+        note = f"history and traits are not compared: {inputs.NO_SECRET}"
+    return ReportPart("inputs", facts if note else facts | {"inputs": "identical"}, note=note)
 
 
 @exits_cleanly
@@ -181,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     report.add_options(parser)
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
-    line, secret = ServedLines(folder).find(arguments.request_id)[-1], report.user_secret(folder)
+    line, secret = find_lines(folder, arguments.request_id)[-1], report.user_secret(folder)
     recomputed = recompute(line, folder, secret, arguments.user, params.load())
     compared = compare(line, recomputed)
     if arguments.body is not None:

@@ -1,4 +1,4 @@
-"""VERB sensitivity: compare the order of models between holdout protocols, on events before test_start.
+"""Compare the order of models between holdout protocols, on events before test_start.
 
 The result is a diagnostic and cannot feed a gate.
 """
@@ -27,11 +27,7 @@ NO_GATE = "Only the temporal cut (next_item, horizon) can feed a gate; every oth
 
 
 def labels_to_fit(labels: list[str] | None, settings: params.Params) -> list[str]:
-    """The named labels, by default those of sensitivity.models that are in train.models.
-
-    Raises:
-        UserError: a label is unknown, or fewer than two are left.
-    """
+    """The named labels, by default those of sensitivity.models that are in train.models; at least two."""
     known = settings.train.models
     for label in labels or []:
         if label not in known:

@@ -10,10 +10,9 @@ import argparse
 import sys
 
 from config import params
-from config.command import UserError, exits_cleanly
+from config.command import exits_cleanly
 from experiments.gating import preconditions
 from experiments.lineage import report, skew_report
-from experiments.lineage.served_log import ServedLines
 from features.materialization import parse_time
 
 
@@ -25,17 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit code 1 if a group is shown to match less often than gate.min_match_rate.",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="answers in the sample (default: skew.answers)")
     parser.add_argument("--since", metavar="TIME", help="answers from then on (default: all)")
     report.add_options(parser)
     arguments = parser.parse_args(argv)
     settings, folder = params.load(), report.served_folder(arguments)
-    max_answers = settings.skew.answers if arguments.limit is None else arguments.limit
-    if max_answers < 1:
-        raise UserError(f"--limit is {max_answers}; expected at least 1")
     since_us = 0 if arguments.since is None else parse_time("--since", arguments.since)
-    secret = report.user_secret(folder)
-    record = skew_report.measure(ServedLines(folder), secret, settings, max_answers, arguments.since, since_us)
+    record = skew_report.measure(folder, report.user_secret(folder), settings, arguments.since, since_us)
     skew_report.write(record)
     report.show(skew_report.title(record), skew_report.parts(record), arguments)
     if not arguments.json:

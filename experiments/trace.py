@@ -6,7 +6,6 @@ The served log holds pseudonyms. Only the edge's secret, together with the event
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +16,13 @@ from config.paths import SPLIT
 from data.times import to_iso
 from experiments.lineage import inputs, report, versions
 from experiments.lineage.report import ReportPart
-from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError, ServedLines
+from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError, find_lines
 from serving.deployment import promotion, registry
 from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
 from serving.edge import request_log
 from training import provenance
 
-ANSWER_FIELDS = ("request_id", "request_time", "time", "source", "reason", "k", "cache", "consent", "history_source", "user", "feature_time",
-                 "trends_time", "segments", "experiment", "bucket", "milliseconds", "computed_on")  # fmt: skip
+NOT_FACTS = ("items", "scores", "inputs", "digest")  # of a line of the served log
 GATE_FIELDS = ("verdict", "reason", "date", "against_version", "label")
 WITHOUT_EVENTS = {
     request_log.WITHHELD: "the edge withheld the user from the worker, so the answer uses none of their events",
@@ -43,34 +41,25 @@ def trace(line: Line, secret: bytes | None, user_id: str | None, settings: param
         line: of the served log.
         user_id: who may have sent the request; None searches all users of the dataset.
     """
-    parts, version = [_answer_part(line)], None
+    facts = {name.replace("_", " "): value for name, value in line.items() if name not in NOT_FACTS}
+    items = zip(line["items"], line["scores"], strict=True)
+    rows = [{"place": place, "item_id": item, "score": score} for place, (item, score) in enumerate(items, start=1)]
+    parts = [ReportPart("answer", facts, rows)]
     try:
-        version = versions.find_version(line)
-        parts += version_parts(version)
+        parts += version_parts(versions.find_version(line))
     except LineageError as error:
         parts.append(ReportPart("version", {"version": line["model_version"] or None}, note=str(error)))
-    return [*parts, _events_part(line, version, secret, user_id, settings)]
+    return [*parts, _events_part(line, secret, user_id, settings)]
 
 
-def _answer_part(line: Line) -> ReportPart:
-    facts = {name.replace("_", " "): line[name] for name in ANSWER_FIELDS}
-    rows = [
-        {"place": place, "item_id": item, "score": score}
-        for place, (item, score) in enumerate(zip(line["items"], line["scores"], strict=True), start=1)
-    ]
-    return ReportPart("answer", facts, rows)
-
-
-def _events_part(
-    line: Line, version: RegisteredVersion | None, secret: bytes | None, user_id: str | None, settings: params.Params
-) -> ReportPart:
+def _events_part(line: Line, secret: bytes | None, user_id: str | None, settings: params.Params) -> ReportPart:
     """The events that an answer read, newest first."""
     if line["cache"] == NOT_COMPUTED:
         return ReportPart("events", note=FROM_EDGE)
     if note := WITHOUT_EVENTS.get(line["history_source"]):
         return ReportPart("events", note=note)
     try:
-        found_id, reading = inputs.read_user(line, _repeats(version, settings), secret, user_id, settings)
+        found_id, reading = inputs.read_user(line, settings.ingest.repeats, secret, user_id, settings)
     except LineageError as error:
         return ReportPart("events", {"pseudonym": line["user"]}, note=str(error))
     rows = [
@@ -89,15 +78,6 @@ def _events_part(
     if reading.differs:
         note = f"what is here is not what the answer read: {' and '.join(reading.differs)} differ"
     return ReportPart("events", facts, rows, note)
-
-
-def _repeats(version: RegisteredVersion | None, settings: params.Params) -> str:
-    """How the model reads repeated items: as in its artifact, else as in params.yaml."""
-    try:
-        config = version and json.loads(registry.read_text(version, f"{version.source}/config.json"))
-    except RegistryError:
-        config = None
-    return config["repeats"] if config else settings.ingest.repeats
 
 
 # --- a version
@@ -147,14 +127,11 @@ def _parent_part(version: RegisteredVersion) -> list[ReportPart]:
 
 
 def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
-    """The run, and the dataset version with what the run logged of it: the md5 by which DVC finds it, and its counts."""
+    """The run, and the dataset version."""
     from mlflow.exceptions import MlflowException  # slow to import
 
-    about: dict[str, Any] = {}
     try:
         run = registry_client().get_run(manifest["run_id"])
-        if run.inputs is not None and run.inputs.dataset_inputs:
-            about = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
         facts = {
             "run id": run.info.run_id,
             "name": run.info.run_name,
@@ -167,7 +144,7 @@ def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
         run_part = ReportPart("run", {"run id": manifest["run_id"]}, note="the registry has no such run")
     dataset_hash, local = manifest["dataset_hash"], versions.local_dataset_hash()
     note = "" if local == dataset_hash else f"{SPLIT} holds {local or 'none'}; check out the commit and run `dvc pull`"
-    facts = {"name": manifest["dataset"], "hash": dataset_hash, "split": manifest["split_id"], **about}
+    facts = {"name": manifest["dataset"], "hash": dataset_hash, "split": manifest["split_id"]}
     facts |= {"in this clone": local == dataset_hash}
     return [run_part, ReportPart("dataset version", facts, note=note)]
 
@@ -180,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     report.add_options(parser)
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
-    lines = ServedLines(folder).find(arguments.request_id)
+    lines = find_lines(folder, arguments.request_id)
     parts = trace(lines[-1], report.user_secret(folder), arguments.user, params.load())
     repeated = f", the last of {len(lines)} answers with this id" if len(lines) > 1 else ""
     report.show(f"trace of {arguments.request_id}{repeated}", parts, arguments)

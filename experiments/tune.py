@@ -1,4 +1,4 @@
-"""VERB tune: search a model's hyperparameters with Optuna, on temporal validation only; it resumes where it stopped."""
+"""Search a model's hyperparameters with Optuna, on the validation period only; a study resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -11,26 +11,10 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, TUNED
 from experiments.tuning import mlflow_log
-from experiments.tuning.study import (
-    Budget,
-    Search,
-    best_trial,
-    completed_trials,
-    defaults_accuracy,
-    enqueue_defaults,
-    fail_dead_trials,
-    fold_periods,
-    open_study,
-    pareto_front,
-    parse_minutes,
-    started_trials,
-    storage_url,
-    study_name,
-    trial_accuracy,
-    values_text,
-)
+from experiments.tuning import study as studies
+from experiments.tuning.study import Budget, Search
 from experiments.tuning.trials import objectives_text, run_next_trial
-from experiments.tuning.workers import Job, WorkerPool
+from experiments.tuning.workers import Job, run_workers
 from features import feature_files
 from features.feature_files import Features
 from features.fit import SplitTables
@@ -51,18 +35,18 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
     Raises:
         UserError: no trial of the study is complete.
     """
-    url, objectives = storage_url(), settings.tune.objectives
-    study = open_study(study_name(label, features, settings), url, settings.seed, objectives=objectives)
+    url, objectives = studies.storage_url(), settings.tune.objectives
+    study = studies.open_study(studies.study_name(label, features, settings), url, settings.seed, objectives=objectives)
     with mlflow_log.parent_run(study, label, features, settings) as parent:
 
         def clean_up() -> None:
-            for number in fail_dead_trials(study):
+            for number in studies.fail_dead_trials(study):
                 print(f"failed trial {number} of {label}: its process was killed", flush=True)
             mlflow_log.close_abandoned_runs(study, settings.dataset)
 
         def recover() -> None:
             clean_up()
-            enqueue_defaults(study, label, settings)
+            studies.enqueue_defaults(study, label, settings)
 
         def report(number: int) -> None:
             print(f"{trial_line(study, label, number, objectives)}; {budget}", flush=True)
@@ -77,12 +61,12 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
                 job = Job(
                     study.study_name, url, label, settings, parent.run_id, (FEATURES / "valid").resolve(), workers
                 )
-                WorkerPool(job, budget, report, recover).run()
+                run_workers(job, budget, report, recover)
         finally:
             clean_up()
-        if not completed_trials(study):
+        if not studies.completed_trials(study):
             raise UserError(
-                f"tune: none of {len(started_trials(study))} trials is complete; the MLflow UI shows the error of each"
+                f"tune: none of {len(studies.started_trials(study))} trials is complete; the MLflow UI shows the error of each"
             )
         mlflow_log.log_study(parent, study, objectives)
         write(label, study, objectives, parent.run_id)
@@ -92,14 +76,14 @@ def tune(label: str, features: Features, settings: params.Params, budget: Budget
 def write(label: str, study, objectives: Sequence[str], run_id: str) -> None:
     """Write tuned/<label>.json with the most accurate configuration and the Pareto front."""
     TUNED.mkdir(parents=True, exist_ok=True)
-    best = best_trial(study)
+    best = studies.best_trial(study)
     content = {
-        "objective": trial_accuracy(best),
-        "defaults": defaults_accuracy(study),
+        "objective": studies.trial_accuracy(best),
+        "defaults": studies.defaults_accuracy(study),
         "parameters": best.params,
         "hyperparameters": best.user_attrs["hyperparameters"],
         "trial": best.number,
-        "trials": len(started_trials(study)),
+        "trials": len(studies.started_trials(study)),
         "study": study.study_name,
         "run_id": run_id,
     }
@@ -118,23 +102,22 @@ def trial_line(study, label: str, number: int, objectives: Sequence[str]) -> str
     else:
         verb = "pruned" if trial.state.name == "PRUNED" else "failed"
         line = f"{verb} trial {number} of {label} in {seconds}: {trial.user_attrs.get('ended')}"
-    line += f" with {values_text(trial.params)}"
-    if completed_trials(study):
-        best = best_trial(study)
-        line += f"; best {trial_accuracy(best):.4f} by trial {best.number}"
+    line += f" with {studies.values_text(trial.params)}"
+    if studies.completed_trials(study):
+        best = studies.best_trial(study)
+        line += f"; best {studies.trial_accuracy(best):.4f} by trial {best.number}"
     return line
 
 
 def summary_line(label: str, study, objectives: Sequence[str]) -> str:
     """The last line of the command: the best configuration and what it is compared with."""
-    default, best = defaults_accuracy(study), best_trial(study)
+    default, best = studies.defaults_accuracy(study), studies.best_trial(study)
     against = f"params.yaml reaches {default:.4f}" if default is not None else "params.yaml cannot be fitted"
-    front = ""
     if len(objectives) > 1:
-        front = f"; the most accurate of {len(pareto_front(study))} on the Pareto front"
+        against += f"; the most accurate of {len(studies.pareto_front(study))} on the Pareto front"
     return (
-        f"tuned {label} with {len(started_trials(study))} trials: {_values(best, objectives)} with "
-        f"{values_text(best.params)}; {against}{front}; written to {TUNED}/{label}.json, params.yaml is unchanged"
+        f"tuned {label} with {len(studies.started_trials(study))} trials: {_values(best, objectives)} with "
+        f"{studies.values_text(best.params)}; {against}; written to {TUNED}/{label}.json, params.yaml is unchanged"
     )
 
 
@@ -144,7 +127,7 @@ def _values(trial, objectives: Sequence[str]) -> str:
 
 def budget_of(arguments: argparse.Namespace, settings: params.Tune) -> Budget:
     """The budget of the command line, by default that of params.yaml; --minutes alone does not limit the trials."""
-    minutes = arguments.minutes and parse_minutes(arguments.minutes, "--minutes")
+    minutes = arguments.minutes and studies.parse_minutes(arguments.minutes, "--minutes")
     for name in ("trials", "workers"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -169,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     budget = budget_of(arguments, settings.tune)
     if settings.tune.folds > 1:
-        fold_periods(SplitTables.read(), settings)  # fails here rather than in every worker
+        studies.fold_periods(SplitTables.read(), settings)  # fails here rather than in every worker
     study = tune(label, feature_files.load_features(FEATURES / "valid"), settings, budget, arguments.workers)
     print(summary_line(label, study, settings.tune.objectives))
     return 0

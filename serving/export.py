@@ -1,4 +1,4 @@
-"""STAGE export: models fitted at the test cut -> artifact folders with golden answers."""
+"""Export the models fitted at the test cut as artifact folders with golden answers."""
 
 from __future__ import annotations
 

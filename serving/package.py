@@ -1,4 +1,4 @@
-"""STAGE package: artifact folders and worker code -> one .mar per model, the archive that TorchServe loads."""
+"""Package artifact folders and worker code as one .mar per model, the archive that TorchServe loads."""
 
 from __future__ import annotations
 

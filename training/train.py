@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             result = train(label, hyperparameters, features, settings)
             scores = ", ".join(f"{target} {value:.3f}" for target, value in result.validation.items())
             period = "validation" if cut == "valid" else cut
-            print(f"trained {label} ({period}) in {result.seconds:.1f} s{scores and f': NDCG@10 {scores}'}", flush=True)
+            seconds = f"{result.seconds:.1f} s" + (" with its parts" if "parts" in hyperparameters else "")
+            print(f"trained {label} ({period}) in {seconds}{scores and f': NDCG@10 {scores}'}", flush=True)
     return 0
 
 

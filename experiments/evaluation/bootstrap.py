@@ -84,12 +84,8 @@ def intervals(totals: UserTotals, seed: int, resamples: int, level: float = LEVE
 
 def percentile_bounds(draws: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """The lower and upper (1 - level) / 2 quantiles of (R, M) draws, (M,) each. NaN draws are left out."""
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    quantiles = np.quantile(draws, tails, axis=0)
-    for column in np.flatnonzero(np.isnan(draws).any(axis=0)):  # nanquantile is slow, and few columns need it
-        defined = draws[~np.isnan(draws[:, column]), column]
-        quantiles[:, column] = np.quantile(defined, tails) if len(defined) else np.nan
-    return quantiles[0], quantiles[1]
+    low, high = pd.DataFrame(draws).quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
+    return low, high
 
 
 def wilson_interval(hits: int, trials: int) -> tuple[float, float]:

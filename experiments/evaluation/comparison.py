@@ -1,23 +1,118 @@
-"""Choose among measured models and compare them in pairs, on the same cases and the same resamples of users."""
+"""Metrics files of evaluated models: read them, choose among the models, and compare these in pairs.
+
+Two models are compared on the same cases and the same resamples of users.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
+from config.command import UserError
 from experiments.evaluation.bootstrap import ALL_CASES, paired_differences
 from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, align_cases, same_cases, true_ranks
-from experiments.evaluation.metrics_files import CompareError, MeasuredModel, check_same_split, entry_value
 from training.metrics import geometric_mean, ndcg
 
 FITTED_PARAMETERS = ("best_steps", "train_events", "weights")  # added by a fit, so not part of a configuration
 DEFAULT_SUFFIX = "_default"  # ends the label of the same model with its default configuration
 
+
+class CompareError(UserError):
+    """Numbers may not be compared. The message names the files and what differs."""
+
+
+class MeasuredModel(BaseModel):
+    """The metrics of one model, and where they come from.
+
+    Attributes:
+        label: key in params.train.models; also names the file.
+        model: name of the model class.
+        baseline: a learned baseline (sasrec) is compared with like the others, and never the candidate.
+        learned: trained by gradient descent.
+        oracle: the simulator's true preferences: an upper bound, not a model.
+        rankings: files in out/experiments/rankings, one per seed.
+        validation: target -> metric key -> number or {"mean": number}, measured on the validation period.
+        segments: slice name -> its rule in words.
+        targets: the result of `measure`. "next_item_frozen" holds `next_item` with item trends frozen at test_start.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    label: str
+    model: str
+    params: dict[str, Any]
+    fit_seconds: float | None
+    baseline: bool
+    learned: bool
+    oracle: bool = False
+    dataset: str
+    dataset_hash: str
+    split_id: str
+    commit: str
+    date: str
+    command: str
+    seeds: list[int]
+    rankings: list[str] | None = None
+    validation: dict[str, dict[str, Any]] = {}
+    segments: dict[str, str] = {}
+    targets: dict[str, dict[str, Any]]
+
+    def ranking_files(self, folder: Path) -> list[Path]:
+        """One rankings file per seed; <label>.parquet by default."""
+        return [folder / name for name in self.rankings or [f"{self.label}.parquet"]]
+
+    def point(self, target: str, key: str, slice_name: str | None = None) -> float | None:
+        """The mean (or value) of a metric; None if it was not measured."""
+        return entry_value(self.entry(target, key, slice_name))
+
+    def entry(self, target: str, key: str, slice_name: str | None = None) -> dict[str, Any]:
+        """{"mean", "low", "high"} or {"value"} of a metric; empty if it was not measured."""
+        measured = self.targets.get(target, {})
+        if slice_name is not None:
+            measured = measured.get("slices", {}).get(slice_name, {})
+        return measured.get("metrics", {}).get(key, {})
+
+
 Frames = Callable[[MeasuredModel], Sequence[pd.DataFrame]]  # the rankings of a model, one table per seed
+
+
+def entry_value(entry: Any) -> float | None:
+    """The number in {"mean": x}, {"value": x} or x itself."""
+    return entry.get("mean", entry.get("value")) if isinstance(entry, dict) else entry
+
+
+def read_metrics(folder: Path, dataset: str) -> list[MeasuredModel]:
+    """Read the metrics files of one dataset, by label; files of other datasets are skipped.
+
+    Raises CompareError if there is no file, or the files rest on different splits or data.
+    """
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))]
+    models = [MeasuredModel.model_validate_json(text) for text in texts]
+    own = [model for model in models if model.dataset == dataset]
+    if not own:
+        others = sorted({model.dataset for model in models})
+        hint = f", only of {others}" if others else "; run evaluate"
+        raise CompareError(f"{folder} holds no metrics of {dataset!r}{hint}")
+    check_same_split(own)
+    return own
+
+
+def check_same_split(models: list[MeasuredModel]) -> None:
+    """Raise CompareError unless numbers rest on one split of one dataset, and a segment means the same in all."""
+    first, *others = models
+    for name in ("split_id", "dataset_hash", "segments"):
+        for other in others:
+            if getattr(first, name) != getattr(other, name):
+                raise CompareError(
+                    f"{first.label} was measured on {name} {getattr(first, name)}, {other.label} on "
+                    f"{getattr(other, name)}; evaluate both on one split with the same segments.rules"
+                )
 
 
 def best_baseline(models: Sequence[MeasuredModel], target: str) -> str | None:
@@ -103,8 +198,7 @@ def compare_pair(
 ) -> dict[str, Any]:
     """One comparison of the result file: the paired difference of NDCG@10 over all cases, cold cases and warm cases.
 
-    Raises:
-        CompareError: the split or the cases differ.
+    Raises CompareError if the split or the cases differ.
     """
     check_same_split([model, against])
     table, ours = _case_values(frames(model), target)

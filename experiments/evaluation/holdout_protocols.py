@@ -19,7 +19,7 @@ from data.columns import EVENT_TIME, MINUTE, SESSION, USER
 from data.tables import microseconds
 from features.feature_files import Features
 from features.fit import SplitTables, fit_subset, fit_window, rolling_windows
-from features.sequences import EvaluationCases, InteractionLog, next_item_cases
+from features.sequences import EvaluationCases, next_item_cases
 from training import validation
 from training.fitting import FitError, fit
 
@@ -86,19 +86,16 @@ def _hold_out(
     protocol: str, name: str, held: np.ndarray, count: int, tables: SplitTables, settings: params.Params
 ) -> Fold:
     fitted, queried = fit_subset(tables, ~held, settings)
-    return Fold(name, fitted, queried, _sample({protocol: _cases_of_events(queried.log, held)}, count, settings))
+    log = queried.log
+    cases = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
+    cases = cases.take(np.flatnonzero(held[cases.event]))  # of the (E,) held-out events
+    return Fold(name, fitted, queried, _sample({protocol: cases}, count, settings))
 
 
 def _sample(cases: dict[str, EvaluationCases], count: int, settings: params.Params) -> dict[str, EvaluationCases]:
     """One of `count` folds' share of the cases that a protocol may have."""
     most = max(1, settings.sensitivity.cases // count)
     return {column: validation.sample(part, most, settings.seed) for column, part in cases.items()}
-
-
-def _cases_of_events(log: InteractionLog, held: np.ndarray) -> EvaluationCases:
-    """The `next_item` cases of the (E,) held-out events."""
-    cases = next_item_cases(log, int(log.times.min()), int(log.times.max()) + 1)
-    return cases.take(np.flatnonzero(held[cases.event]))
 
 
 def is_last_event(owners: np.ndarray) -> np.ndarray:

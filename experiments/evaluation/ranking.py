@@ -42,14 +42,9 @@ def rank_cases(
 
 
 def _rank(
-    recommender: Recommender,
-    log: InteractionLog,
-    cases: EvaluationCases,
-    trends: TrendLog | TrendSnapshot,
-    refresh_minutes: int,
-    batch_size: int,
-    k: int,
-) -> tuple[np.ndarray, np.ndarray]:
+    recommender: Recommender, log: InteractionLog, cases: EvaluationCases, trends: TrendLog | TrendSnapshot,
+    refresh_minutes: int, batch_size: int, k: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(n, k) item rows in rank order, 0 where the catalog is exhausted, and (T,) ranks of the true items."""
     lists = np.zeros((len(cases), k), dtype=np.int64)
     ranks = np.zeros(len(cases.truth), dtype=np.int64)
@@ -103,7 +98,7 @@ def _devices(features: Features, context: np.ndarray) -> list[str] | None:
 
 
 def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray, ranks: np.ndarray) -> pd.DataFrame:
-    """The rankings table of one target, one row per case: the columns of `cases.COLUMNS`, with ids in place of rows.
+    """The rankings table of one target, one row per case, with ids in place of rows.
 
     Args:
         lists: (n, k) item rows in rank order, 0 where a list is shorter.
@@ -173,19 +168,17 @@ def cases_since(features: Features, start_us: int) -> dict[str, EvaluationCases]
 
 
 def score_cases(
-    recommender: Recommender,
-    features: Features,
-    cases: Mapping[str, EvaluationCases],
-    events: pd.DataFrame,
-    users: pd.DataFrame,
-    batch_size: int,
-) -> dict[str, ScoredCases]:
+    recommender: Recommender, features: Features, cases: Mapping[str, EvaluationCases], events: pd.DataFrame,
+    users: pd.DataFrame, batch_size: int,
+) -> dict[str, ScoredCases]:  # fmt: skip
     """Score an artifact on the cases of each target, read through its own vocabulary and encoders.
 
     An item that the artifact does not know ranks last.
     """
-    log = _log_as_encoded_by(recommender, features, events, users)
     own, present = recommender.vocabulary, features.vocabulary
+    encoders = recommender.artifact.config["encoders"]
+    same = own.ids == present.ids and encoders == features.description["encoders"]
+    log = features.log if same else build_log(events, users, own, encoders)
     trends = TrendLog(log.items, log.times, log.known, len(own))
     to_own = np.append(0, own.indices(present.ids))
     to_present = np.append(0, present.indices(own.ids)) - 1
@@ -201,13 +194,3 @@ def score_cases(
         truth = TrueRanks(np.repeat(np.arange(len(part)), sizes), ranks, sizes)
         scored[target] = ScoredCases(ndcg(truth, HEADLINE), to_present[lists])
     return scored
-
-
-def _log_as_encoded_by(
-    recommender: Recommender, features: Features, events: pd.DataFrame, users: pd.DataFrame
-) -> InteractionLog:
-    """The event log as the artifact encodes it; the features' own log where both encode alike."""
-    encoders = recommender.artifact.config["encoders"]
-    if recommender.vocabulary.ids == features.vocabulary.ids and encoders == features.description["encoders"]:
-        return features.log
-    return build_log(events, users, recommender.vocabulary, encoders)

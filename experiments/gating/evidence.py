@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from config import params
 from config.params import Budgets, GuardRails
 from data.times import to_iso
 from experiments.evaluation.bootstrap import ALL_CASES, holm, json_number, paired_differences
-from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog
+from experiments.evaluation.cases import HEADLINE, SEGMENT, Catalog, SegmentSlices
 from experiments.evaluation.comparison import FITTED_PARAMETERS
-from experiments.evaluation.list_metrics import count_items, coverage, diversity, list_means
+from experiments.evaluation.measure import count_items, coverage, diversity, list_means
 from experiments.evaluation.ranking import ScoredCases, catalog_items, score_cases
-from experiments.evaluation.slices import SegmentSlices
 from experiments.gating.verdict import BASELINE, CHAMPION, interval_level
 from features.feature_files import Features
 from features.sequences import EvaluationCases
@@ -49,21 +49,19 @@ def find_opponent(dataset: str, candidate: RegisteredVersion, features: Features
     """The version to compare with, and a note if it is not the one that serves.
 
     A refit on all events was fitted on the holdout, so its parent, which was not, stands in for it. On events that are
-    newer than the refit, the refit itself is the champion.
-
-    Raises:
-        RegistryError: nothing may serve.
+    newer than the refit, the refit itself is the champion. Raises RegistryError if nothing may serve.
     """
     target = promotion.champion_to_beat(dataset, candidate)
     parent_ref = target.report.get("under")
-    fit_until = registry.read_manifest(target.version).get("fit_until_us")
-    if parent_ref is None or (isinstance(fit_until, int) and fit_until <= features.cut_us):
+    if parent_ref is None:
+        return target, None
+    fit_until = registry.read_manifest(target.version)["fit_until_us"]
+    if fit_until <= features.cut_us:
         return target, None
     parent = promotion.verified_target(registry.find_version(dataset, parent_ref["version"]))
-    until = to_iso(fit_until) if isinstance(fit_until, int) else "an unknown time"
     note = (
-        f"version {target.version.version}, which serves, was fitted on the holdout (until {until}); its parent, version "
-        f"{parent.version.version}, is the champion here"
+        f"version {target.version.version}, which serves, was fitted on the holdout (until {to_iso(fit_until)}); its "
+        f"parent, version {parent.version.version}, is the champion in this report"
     )
     return parent, note
 
@@ -109,7 +107,6 @@ def compare(
         {"looks", "comparisons": {"champion" | "baseline": {target: contrast}, or None for a baseline that is the
         champion}, "segments": rows of {"target", "segment", "tested", "p_holm", ...contrast}, "guard_rails": rows}.
     """
-
     ndcg = {role: {target: scored.ndcg for target, scored in of_role.items()} for role, of_role in scores.items()}
     against_champion = _differences(
         ndcg[CANDIDATE], ndcg[CHAMPION], cases, policy.segment_margin, policy, seed, looks, parts
@@ -170,8 +167,7 @@ def segment_rows(by_target: Mapping[str, Mapping[str, dict]], policy: params.Gat
 def check_guard_rails(lists: Mapping[str, np.ndarray], features: Features, limits: GuardRails) -> list[dict[str, Any]]:
     """One row per guard rail: {"name", "candidate", "champion", "kind", "limit", "within"}. An undefined figure passes.
 
-    Args:
-        lists: role -> (n, 10) rows of the catalog.
+    `lists` has (n, 10) rows of the catalog by role.
     """
     catalog = Catalog.from_items(catalog_items(features))
     ours, theirs = (list_figures(lists[role], catalog) for role in (CANDIDATE, CHAMPION))
@@ -217,11 +213,7 @@ def check_budgets(
 
 
 def budget_rows(sizes: Mapping[str, float], latencies: Mapping[str, float], limits: Budgets) -> list[dict[str, Any]]:
-    """One row per budget: {"name", "unit", "candidate", "champion", "limit", "within"}.
-
-    Args:
-        sizes, latencies: of "candidate" and "champion", in MB and ms.
-    """
+    """One row per budget, from MB and ms by role: {"name", "unit", "candidate", "champion", "limit", "within"}."""
     relative = max(limits.latency_ratio * latencies[CHAMPION], limits.latency_free_ms)
     rows = (("size", "MB", sizes, limits.size_mb), ("latency", "ms", latencies, min(limits.latency_ms, relative)))
     return [
@@ -244,16 +236,14 @@ def median_latencies(
     The clock counts processor time, so that other programs on the machine do not influence the result. The roles take
     turns, request by request. A first round fills caches and is not counted.
     """
-    requests = {role: [entry["request"] for entry in one.golden_cases()] for role, one in recommenders.items()}
+    requests = [[(role, entry["request"]) for entry in one.golden_cases()] for role, one in recommenders.items()]
     taken: dict[str, list[float]] = {role: [] for role in recommenders}
     for turn in range(TIMED_ROUNDS + 1):
-        for position in range(max(map(len, requests.values()), default=0)):
-            for role, recommender in recommenders.items():
-                if position < len(requests[role]):
-                    start = clock()
-                    recommender.recommend([requests[role][position]])
-                    if turn:
-                        taken[role].append((clock() - start) * 1000)
+        for role, request in filter(None, chain.from_iterable(zip_longest(*requests))):
+            start = clock()
+            recommenders[role].recommend([request])
+            if turn:
+                taken[role].append((clock() - start) * 1000)
     return {role: float(np.median(values)) for role, values in taken.items()}
 
 
@@ -265,21 +255,17 @@ def why_no_same_data_refit(
 ) -> str | None:
     """Why the champion's configuration is not fitted on the candidate's data; None if it is to be fitted.
 
-    Args:
-        candidate, champion: manifests.
-        requested: whether the policy asks for the refit.
+    `candidate` and `champion` are manifests. `requested` is gate.refit.
     """
     if all(candidate[key] == champion[key] for key in ("dataset_hash", "fit_until_us")):
         return "not needed: both were fitted on the same data, so fresher data explains nothing"
     if chosen_params(candidate["params"]) == chosen_params(champion["params"]):
-        return (
-            "not needed: the candidate is the champion's configuration on newer data, so the data explains everything"
-        )
-    if (
-        candidate["fit_until_us"] != features.cut_us
-        or candidate["dataset_hash"] != features.description["dataset_hash"]
+        return "not needed: the candidate is the champion's configuration on newer data, which explains everything"
+    if (candidate["fit_until_us"], candidate["dataset_hash"]) != (
+        features.cut_us,
+        features.description["dataset_hash"],
     ):
-        return "not possible: the candidate was fitted on other data than the features here"
+        return "not possible: the candidate was fitted on other data than these features"
     if not requested:
         return "not done: this report cannot separate the idea from the fresher data; use --refit (it takes one fit)"
     return None

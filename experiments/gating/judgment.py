@@ -24,10 +24,9 @@ from config.command import UserError
 from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_ledger
 from data.columns import DAY
 from data.times import to_iso
-from experiments.evaluation.comparison import best_on_validation
-from experiments.evaluation.metrics_files import read_metrics
+from experiments.evaluation.cases import SegmentSlices
+from experiments.evaluation.comparison import best_on_validation, read_metrics
 from experiments.evaluation.ranking import cases_since
-from experiments.evaluation.slices import SegmentSlices
 from experiments.gating import evidence, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.preconditions import CodeState
@@ -77,12 +76,10 @@ def best_label(settings: params.Params, learned: bool) -> str | None:
 
 def promote_first_champion(settings: params.Params, label: str, override: bool) -> dict:
     """Make the best baseline the champion of a platform that has none."""
-    code = preconditions.code_state()
-    decision = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
-    if (refusal := preconditions.uncommitted_code(code)) and not override:
-        decision = refusal
-    version = register(settings.dataset, label)
-    report = _report_head(settings, decision, label, code, override, time.time_ns() // 1000)
+    code, version = preconditions.code_state(), register(settings.dataset, label)
+    refusal = None if override else preconditions.uncommitted_code(code)
+    first = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
+    report = _report_head(settings, refusal or first, label, code, override, time.time_ns() // 1000)
     return settle(settings.dataset, version, report | {"against_version": None, "evidence": {}})
 
 
@@ -177,10 +174,6 @@ class GateCase:
     skew: dict[str, Any] | None = None
     champion_note: str | None = None
 
-    @property
-    def split_id(self) -> str:
-        return self.features.description["split_id"]
-
 
 def judge(case: GateCase) -> dict[str, Any]:
     """Judge a candidate and return the report. A look at the holdout is in the ledger before anybody sees it."""
@@ -217,7 +210,7 @@ def judge(case: GateCase) -> dict[str, Any]:
         }
     span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}
     report = build_report(case, verdict.decide(found, policy), found) | known | span | {"looks": found["looks"]}
-    record_look(case.split_id, case.candidate.artifact, case.champion.artifact, report)
+    record_look(report["split_id"], case.candidate.artifact, case.champion.artifact, report)
     return report
 
 
@@ -229,7 +222,7 @@ def look_at_holdout(
     begin = time.perf_counter()
     start_us = evidence.holdout_start(features, manifests)
     cases = cases_since(features, start_us)
-    looks = len(looks_at(case.split_id)) + 1
+    looks = len(looks_at(features.description["split_id"])) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     parts = evidence.user_parts(features, cases, SegmentSlices.of(settings.segments.plain(), features))

@@ -89,8 +89,7 @@ def failed_audit(audit: dict) -> GateDecision | None:
 def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> GateDecision | None:
     """Refuse to judge while serving reads other features than the dataset holds.
 
-    Args:
-        skew: the last report of `experiments.skew`. Without one, or where nothing was compared, nothing is refused.
+    Nothing is refused without a report of `experiments.skew`, or if it compared nothing.
     """
     groups = (skew or {}).get("groups", {})
     low = {name: row for name, row in groups.items() if row["compared"] and row["high"] < policy.min_match_rate}
@@ -109,12 +108,7 @@ def skewed_serving(skew: Mapping[str, Any] | None, policy: params.Gate) -> GateD
 
 
 def no_unseen_events(manifests: Mapping[str, dict], until_us: int) -> GateDecision | None:
-    """Stop where no event is left that every artifact has not seen.
-
-    Args:
-        manifests: role -> manifest of its artifact.
-        until_us: the end of the known events.
-    """
+    """Stop where no event is left that every artifact has not seen; the known events end at `until_us`."""
     for role, manifest in manifests.items():
         fit_until = manifest.get("fit_until_us")
         if not isinstance(fit_until, int):
@@ -146,7 +140,7 @@ def poor_index(manifest: dict, policy: params.Gate) -> GateDecision | None:
 def changed_answers(champion: Recommender, candidate: Recommender, champion_version: str) -> GateDecision | None:
     """Compare the golden answers of both artifacts with those of their export.
 
-    A champion that answers differently here is not the one that serves, so nothing can be compared with it. A
+    A champion that answers differently on this host is not the one that serves, so nothing can be compared with it. A
     candidate that answers differently would not pass the deployment.
     """
     if fault := golden_difference(champion):
@@ -162,7 +156,7 @@ def changed_answers(champion: Recommender, candidate: Recommender, champion_vers
 
 
 def golden_difference(recommender: Recommender) -> str | None:
-    """The first difference between an artifact's answers here and its golden answers; None if there is none."""
+    """The first difference between an artifact's present answers and its golden answers; None if there is none."""
     golden = recommender.golden_cases()
     if not golden:
         return "it holds no golden answers"

@@ -171,12 +171,13 @@ def _segment_check(report: Mapping[str, Any]) -> list[Check]:
 
 def _skew_check(skew: Mapping[str, Any] | None, min_match_rate: float) -> Check:
     groups = {name: row for name, row in (skew or {}).get("groups", {}).items() if row["compared"]}
-    name, required = "Serving reads what the dataset holds", f"not shown to match below {min_match_rate:.0%}"
-    if not skew or not groups:
-        return Check(name, "not measured", required, NOT_TESTED)
-    text = "; ".join(f"{group} {skew_report.match_rate(row)}" for group, row in groups.items())
-    state = FAILED if any(row["high"] < min_match_rate for row in groups.values()) else OK
-    return Check(name, f"{text} ({skew['date'][:10]}, skew.html)", required, state)
+    found, state = "not measured", NOT_TESTED
+    if skew and groups:
+        rates = "; ".join(f"{group} {skew_report.match_rate(row)}" for group, row in groups.items())
+        found = f"{rates} ({skew['date'][:10]}, skew.html)"
+        state = FAILED if any(row["high"] < min_match_rate for row in groups.values()) else OK
+    required = f"not shown to match below {min_match_rate:.0%}"
+    return Check("Serving reads what the dataset holds", found, required, state)
 
 
 def _age_check(age_days: float, max_age_days: float | None) -> Check:
@@ -297,9 +298,8 @@ def _provenance(report: Mapping[str, Any]) -> list[str]:
     }
     return [
         f"<h2>Provenance</h2>{table([{'': name, ' ': value} for name, value in facts.items()], head=False)}",
-        f"<h2>Policy</h2><p class='small'>Version {policy['version']}, hash <code>{report['policy_hash']}</code>; the "
-        "section <code>gate</code> of params.yaml.</p>"
-        f"<details><summary>All values</summary><pre>{escape(json.dumps(policy, indent=1))}</pre></details>",
+        f"<h2>Policy</h2><p class='small'>Version {policy['version']}, hash <code>{report['policy_hash']}</code>: the "
+        f"section <code>gate</code> of params.yaml.</p><pre>{escape(json.dumps(policy, indent=1))}</pre>",
     ]
 
 

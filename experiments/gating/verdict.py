@@ -62,11 +62,10 @@ def decide(evidence: Mapping[str, Any], policy: params.Gate) -> GateDecision:
         for opponent, targets in evidence["comparisons"].items()
         if targets is not None
     ] or [decide_against({}, policy, looks)]
-    for verdict in (INSUFFICIENT_DATA, REJECT):
-        if decision := _first(decisions, verdict):
-            return decision
     return (
-        losing_segment(evidence.get("segments", []), policy, looks)
+        _first(decisions, INSUFFICIENT_DATA)
+        or _first(decisions, REJECT)
+        or losing_segment(evidence.get("segments", []), policy, looks)
         or broken_guard_rail(evidence.get("guard_rails", []))
         or _first(decisions, HOLD)
         or GateDecision(PROMOTE, "; ".join(decision.reason for decision in decisions), DEPLOY)
@@ -91,9 +90,9 @@ def decide_against(
     first, second = targets[primary], targets[other]
     name, margin = OPPONENTS[opponent], policy.margin
     numbers = f"{primary} {signed(first)}, {other} {signed(second)} in NDCG@10"
-    if _below(first["high"], 0):
+    if first["high"] is not None and first["high"] < 0:
         return GateDecision(REJECT, f"worse than the {name} on {primary}: {numbers}", KEEP_WORSE)
-    if _below(second["relative_high"], -margin):
+    if second["relative_high"] is not None and second["relative_high"] < -margin:
         return GateDecision(
             REJECT, f"worse than the {name} on {other} by more than {margin:.0%}: {numbers}", KEEP_WORSE
         )
@@ -108,15 +107,15 @@ def decide_against(
 
 def broken_budget(budgets: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate that exceeds a budget; the first one is named."""
-    for row in budgets:
-        if not row["within"]:
-            name, unit = row["name"], row["unit"]
-            reason = (
-                f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
-                f"(champion {row['champion']:g})"
-            )
-            return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
-    return None
+    row = next((row for row in budgets if not row["within"]), None)
+    if row is None:
+        return None
+    name, unit = row["name"], row["unit"]
+    reason = (
+        f"over budget: {name} is {row['candidate']:g} {unit}, the limit is {row['limit']:g} {unit} "
+        f"(champion {row['champion']:g})"
+    )
+    return GateDecision(REJECT, reason, f"make the candidate smaller or faster, or raise gate.budgets ({name})")
 
 
 def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) -> GateDecision | None:
@@ -131,16 +130,14 @@ def losing_segment(segments: Iterable[dict], policy: params.Gate, looks: int) ->
 
 def broken_guard_rail(guard_rails: Iterable[dict]) -> GateDecision | None:
     """Reject a candidate whose lists break a guard rail; the first one is named."""
-    for row in guard_rails:
-        if not row["within"]:
-            reason = (
-                f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
-                f"{row['limit']:.3f} (champion {row['champion']:.3f})"
-            )
-            return GateDecision(
-                REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again"
-            )
-    return None
+    row = next((row for row in guard_rails if not row["within"]), None)
+    if row is None:
+        return None
+    reason = (
+        f"guard rail: {row['name'].replace('_', ' ')} is {row['candidate']:.3f}, the limit is {row['kind']} "
+        f"{row['limit']:.3f} (champion {row['champion']:.3f})"
+    )
+    return GateDecision(REJECT, reason, "raise serve.diversity, limit a category with serve.at_most, or fit again")
 
 
 def signed(row: Mapping[str, Any]) -> str:
@@ -179,7 +176,3 @@ def _more_users(row: dict, bar: float, policy: params.Gate, looks: int) -> str:
         f"keep the champion, and run the gate again on newer events: about {number:,} users would decide with power "
         f"{policy.power:.0%} if the difference stays the same ({row['users']:,} acted)"
     )
-
-
-def _below(bound: float | None, bar: float) -> bool:
-    return bound is not None and bound < bar

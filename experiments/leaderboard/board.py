@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,21 @@ import pandas as pd
 
 from experiments.evaluation.bootstrap import UserTotals, intervals, json_number
 from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, align_cases, true_ranks
-from experiments.evaluation.comparison import best_baseline, comparisons, part_pairs
+from experiments.evaluation.comparison import (
+    CompareError,
+    MeasuredModel,
+    best_baseline,
+    comparisons,
+    part_pairs,
+    read_metrics,
+)
 from experiments.evaluation.measure import BY_USER, KS
-from experiments.evaluation.metrics_files import CompareError, MeasuredModel, read_metrics
 from training.metrics import accuracy
 
 DIGITS = 6  # significant digits of every measured number in the result file
 PERIODS = 8  # of the decay curve, of equal length from the cut to the last case
 FROZEN = "next_item_frozen"  # `next_item` with item trends frozen at test_start
-SLICES = ("cold", "warm")  # in the result file, beside every segment
+SLICES = ("cold", "warm")  # in the result file, with every segment
 METRICS = [
     *(f"{name}@{HEADLINE}" for name in ("ndcg", "recall", "hr", "map", "coverage", "gini", "popularity_percentile",
                                         "novelty", "diversity", "personalization")),
@@ -45,23 +51,10 @@ class Board:
 
     dataset: str
     models: list[MeasuredModel]
-    oracle: MeasuredModel | None
-    comparisons: list[dict[str, Any]]
-    registered: str | None
-    decay: dict[str, list[dict[str, Any]]]
-
-    @classmethod
-    def of(
-        cls,
-        measured: Sequence[MeasuredModel],
-        comparisons: list[dict[str, Any]],
-        registered: str | None,
-        decay: dict[str, list[dict[str, Any]]] | None = None,
-    ) -> Board:
-        """Separate the oracle from the models and sort these."""
-        oracle = next((model for model in measured if model.oracle), None)
-        models = sorted((model for model in measured if not model.oracle), key=lambda model: model.label)
-        return cls(measured[0].dataset, models, oracle, comparisons, registered, decay or {})
+    oracle: MeasuredModel | None = None
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    registered: str | None = None
+    decay: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def best_baseline(self) -> dict[str, str | None]:
@@ -107,7 +100,7 @@ def build_board(
     registered: str | None = None,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> Board:
-    """Read what evaluate wrote for one dataset and compare the models.
+    """Read the metrics and rankings of one dataset and compare the models.
 
     Args:
         seed, resamples: of the bootstrap.
@@ -118,27 +111,23 @@ def build_board(
     Raises:
         CompareError: nothing was measured, or the numbers may not be compared.
     """
-    models = read_metrics(out / "metrics", dataset)
-    if all(model.oracle for model in models):
+    measured = read_metrics(out / "metrics", dataset)
+    oracle = next((model for model in measured if model.oracle), None)
+    models = [model for model in measured if not model.oracle]
+    if not models:
         raise CompareError(f"{out / 'metrics'} holds no model of {dataset!r}, only the oracle; run evaluate")
 
     @cache
     def read_rankings(path: Path) -> pd.DataFrame:
-        try:
-            return pd.read_parquet(path, columns=RANKING_COLUMNS)
-        except FileNotFoundError:
-            raise CompareError(f"{path} does not exist; run evaluate") from None
+        return pd.read_parquet(path, columns=RANKING_COLUMNS)
 
     def frames(model: MeasuredModel) -> list[pd.DataFrame]:
         return [read_rankings(path) for path in model.ranking_files(out / "rankings")]
 
-    lines = comparisons(models, frames, seed, resamples, [*pairs, *part_pairs(models)])
-    decay = {
-        model.label: decay_curve(frames(model), seed, resamples)
-        for model in models
-        if "next_item" in model.targets and not model.oracle
-    }
-    return Board.of(models, lines, registered, decay)
+    lines = comparisons(measured, frames, seed, resamples, [*pairs, *part_pairs(models)])
+    aging = [model for model in models if "next_item" in model.targets]
+    decay = {model.label: decay_curve(frames(model), seed, resamples) for model in aging}
+    return Board(dataset, models, oracle, lines, registered, decay)
 
 
 def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> list[dict[str, Any]]:
@@ -146,9 +135,6 @@ def decay_curve(frames: Sequence[pd.DataFrame], seed: int, resamples: int) -> li
 
     Weights are frozen at the cut while histories and item trends go on. A falling curve shows what a refit would win
     back, or a harder period: compare models, not days. Periods without cases are left out.
-
-    Args:
-        frames: the rankings of one model, one table per seed.
     """
     tables = align_cases(frames, "next_item")
     if not len(tables[0]):
@@ -187,7 +173,17 @@ def result_file(board: Board) -> dict[str, Any]:
         "seeds": sorted({seed for model in board.models for seed in model.seeds}),
         "registered": board.registered,
         "best_baseline": board.best_baseline,
-        "models": {model.label: _model_entry(model) for model in board.models},
+        "models": {
+            model.label: {
+                "fit_seconds": rounded(model.fit_seconds),
+                "params": model.params,  # not rounded: that would be another parameter
+                "baseline": model.baseline,
+                "learned": model.learned,
+                "seeds": model.seeds,
+                "targets": _target_entries(model),
+            }
+            for model in board.models
+        },
         "comparisons": rounded(board.comparisons),
     }
     if board.decay:
@@ -206,17 +202,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _model_entry(model: MeasuredModel) -> dict[str, Any]:
-    return {
-        "fit_seconds": rounded(model.fit_seconds),
-        "params": model.params,  # not rounded: that would be another parameter
-        "baseline": model.baseline,
-        "learned": model.learned,
-        "seeds": model.seeds,
-        "targets": _target_entries(model),
-    }
 
 
 def _target_entries(model: MeasuredModel) -> dict[str, Any]:

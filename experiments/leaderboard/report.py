@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any, NamedTuple
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, TARGETS
+from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, SLICE_DEFINITIONS, TARGETS
+from experiments.evaluation.comparison import MeasuredModel, entry_value
 from experiments.evaluation.measure import BY_USER, DEFINITIONS
-from experiments.evaluation.metrics_files import MeasuredModel, entry_value
-from experiments.evaluation.slices import SLICE_DEFINITIONS
 from experiments.leaderboard.board import FROZEN, Board
 from experiments.pages import (
     MISSING,
@@ -167,34 +167,28 @@ def _comparison_row(line: dict[str, Any]) -> dict[str, str]:
 
 
 def text_summary(result: dict[str, Any], primary: str) -> str:
-    """One line per model: NDCG@10 of both targets with 95% intervals, and the seconds of its fit.
+    """A result file as text: NDCG@10 of both targets with 95% intervals, best on `primary` first, and seconds to fit."""
 
-    Args:
-        result: the content of experiments/results/<dataset>.json.
-        primary: the target that orders the lines, best first.
-    """
-
-    def figures(model: dict[str, Any]) -> list[str]:
-        return [interval_text(_result_entry(model, target)) for target in TARGETS]
-
-    def marks(label: str) -> str:
-        return ("*" if label in result["best_baseline"].values() else "") + (
-            "+" if label == result["registered"] else ""
-        )
-
-    models = sorted(result["models"].items(), key=lambda pair: -(_result_entry(pair[1], primary).get("mean") or 0))
-    lines = [["model", *(f"{target} NDCG@10 [95%]" for target in TARGETS), "fit s"]]
-    if "oracle" in result:
-        lines.append(["best reachable", *figures(result["oracle"]), MISSING])
-    lines += [[label + marks(label), *figures(model), f"{model['fit_seconds']:,.1f}"] for label, model in models]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    entries = [*result["models"].items(), *([("best reachable", result["oracle"])] if "oracle" in result else [])]
+    entries.sort(key=lambda entry: (entry[0] != "best reachable", -(_result_entry(entry[1], primary).get("mean") or 0)))
+    marks = dict.fromkeys(result["best_baseline"].values(), "*")
+    if result["registered"]:
+        marks[result["registered"]] = "+"
+    names = [label + marks.get(label, "") for label, _ in entries]
+    rows = [
+        {"model": name.ljust(max(map(len, names)) + 1)}
+        | {f"{target} NDCG@10 [95%]": interval_text(_result_entry(model, target)) for target in TARGETS}
+        | {"fit s": f"{model['fit_seconds']:,.1f}" if "fit_seconds" in model else MISSING}
+        for name, (_, model) in zip(names, entries, strict=True)
+    ]
+    measured = next(iter(result["models"].values()))["targets"]
     sizes = ", ".join(
-        f"{target}: {measured['users']:,} users, {measured['cases']:,} cases"
+        f"{target}: {measured[target]['users']:,} users, {measured[target]['cases']:,} cases"
         for target in TARGETS
-        if (measured := models[0][1]["targets"].get(target))
+        if target in measured
     )
-    return "\n".join([*text, f"({sizes}; * best baseline, + the gate's candidate)"])
+    lines = [line.rstrip() for line in pd.DataFrame(rows).to_string(index=False, justify="left").splitlines()]
+    return "\n".join([*lines, f"({sizes}; * best baseline, + the gate's candidate)"])
 
 
 def _result_entry(model: dict[str, Any], target: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from features.fit import fit_features
 from features.sequences import EvaluationCases, InteractionLog
 from training import validation
 
-ASKED_AT = "asked at"
+CASE_TIME = "case time"
 SHOWN = (EVENT_ID, USER, ITEM, EVENT_TIME, KNOWN_TIME, PART)  # columns of an event in examples
 
 
@@ -128,12 +128,12 @@ class AuditedCut:
         return self.seen(log.users[rows], None, log.items[rows], log.times[rows], log.known[rows])
 
     def seen(
-        self, users: np.ndarray, asked_us: np.ndarray | None, items: np.ndarray, times_us: np.ndarray,
+        self, users: np.ndarray, case_us: np.ndarray | None, items: np.ndarray, times_us: np.ndarray,
         known_us: np.ndarray | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """Events of users (rows of the features), and the times at which something read them."""
         table = {USER: np.array(self.features.users, dtype=object)[users], ITEM: self.item_ids(items)}
-        times = {ASKED_AT: asked_us, EVENT_TIME: times_us, KNOWN_TIME: known_us}
+        times = {CASE_TIME: case_us, EVENT_TIME: times_us, KNOWN_TIME: known_us}
         return pd.DataFrame(table | {name: timestamps(value) for name, value in times.items() if value is not None})
 
 

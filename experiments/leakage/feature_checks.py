@@ -19,7 +19,7 @@ from torch import Tensor
 from data.columns import DAY, EVENT_TIME, ITEM, USER
 from data.tables import microseconds, timestamps
 from data.times import to_iso
-from experiments.leakage.cut import ASKED_AT, AuditedCut, Outcome, outcome
+from experiments.leakage.cut import CASE_TIME, AuditedCut, Outcome, outcome
 from features.encode import Batch
 from features.sequences import EvaluationCases, InteractionLog, batches
 from features.trends import ALL, TrendLog
@@ -30,9 +30,9 @@ from training.models.base import parse
 from training.models.network import NetworkHyperparameters
 from training.timeline import Timeline
 
-TREND_CELLS = 2**24  # in memory at once, in one table of trends
 COMPARED_ITEMS = 256  # whose similarity by text is compared
 MAX_VALUE_LENGTH = 160
+MOMENTS_AT_ONCE = 20  # a table of the trends at all of them may be larger than memory
 
 
 # --- statistics that are fitted before the cut
@@ -47,7 +47,8 @@ def fitted_vocabulary(cut: AuditedCut) -> Outcome:
     stored, again = cut.features.vocabulary.ids, cut.refitted.vocabulary.ids
     if different := sorted(set(stored) ^ set(again)):
         what = "the vocabulary holds other items than the past"
-        rows = pd.DataFrame({ITEM: different, "stored": [item in set(stored) for item in different]})
+        known_from = _moments_or_never(cut.item_known_from.reindex(different))
+        rows = pd.DataFrame({ITEM: different, "first known": known_from, "stored": np.isin(different, stored)})
     else:
         what = "the vocabulary is not ordered by popularity in the past"
         rows = pd.DataFrame({"stored": stored, "by the past": again})
@@ -55,11 +56,14 @@ def fitted_vocabulary(cut: AuditedCut) -> Outcome:
     return outcome(len(stored), "items", cut.finding(what, rows))
 
 
+def _moments_or_never(times_us: pd.Series) -> list[str]:
+    return ["never" if np.isnan(time) else to_iso(int(time)) for time in times_us]
+
+
 def fitted_encoders(cut: AuditedCut) -> Outcome:
     """Values and bucket edges of user traits and request context come from rows before the cut.
 
-    Otherwise models know a future that no live platform can know. Run `python -m features.featurize` at both cuts, then
-    fit again.
+    Run `python -m features.featurize` at both cuts, then fit again.
     """
     stored, again = cut.features.description["encoders"], cut.refitted.description["encoders"]
     pairs = [
@@ -85,8 +89,7 @@ def _short(encoder: dict) -> str:
 def fitted_content(cut: AuditedCut) -> Outcome:
     """Genres, text and numbers of items are scaled and projected by items before the cut.
 
-    Otherwise models know a future that no live platform can know. Run `python -m features.featurize` at both cuts, then
-    fit again.
+    Run `python -m features.featurize` at both cuts, then fit again.
     """
     features, again = cut.features, cut.refitted
     if features.vocabulary.ids != again.vocabulary.ids:
@@ -133,7 +136,7 @@ def fitted_trends(cut: AuditedCut) -> Outcome:
 
 
 def trend_weights(channel: str, age_us: np.ndarray) -> np.ndarray:
-    """(E,) weights of events by age. Written a second time here: features/trends.py is what is audited."""
+    """(E,) weights of events by age. Written a second time: features/trends.py is what is audited."""
     if channel == ALL:
         return np.ones(len(age_us))
     kind, days = channel.rsplit("_", 1)
@@ -144,27 +147,10 @@ def trend_weights(channel: str, age_us: np.ndarray) -> np.ndarray:
 # --- items before their first event
 
 
-def future_vocabulary(cut: AuditedCut) -> Outcome:
-    """Every item that a model can name had an event, and was known, before the cut.
-
-    Otherwise a model recommends items that did not exist yet, and ranks another catalog than a live one. Run `python -m
-    features.featurize` at both cuts, then fit again.
-    """
-    known_from = cut.item_known_from.reindex(cut.features.vocabulary.ids)
-    late = known_from[~(known_from <= cut.start_us)]  # NaN, an item without events, is late too
-    rows = pd.DataFrame({ITEM: late.index, "first known": _moments_or_never(late)})
-    what = f"the vocabulary holds items from after the cut, {to_iso(cut.start_us)}"
-    return outcome(len(known_from), "items", cut.finding(what, rows))
-
-
-def _moments_or_never(times_us: pd.Series) -> list[str]:
-    return ["never" if np.isnan(time) else to_iso(int(time)) for time in times_us]
-
-
 def future_trends(cut: AuditedCut) -> Outcome:
     """No trend counts an item before its first event is known.
 
-    Such a trend tells which items will be taken. See features/trends.py: an event counts if event_time < t and
+    Such a trend shows which items will be taken. See features/trends.py: an event counts if event_time < t and
     known_time <= t.
     """
     vocabulary, channels = cut.features.vocabulary, cut.features.description["channels"]
@@ -172,15 +158,15 @@ def future_trends(cut: AuditedCut) -> Outcome:
     count = min(len(known_from), cut.settings.audit.first_items)
     rng = np.random.default_rng(cut.settings.seed)
     moments = known_from.iloc[rng.choice(len(known_from), count, replace=False)].sort_values(kind="stable") - 1
-    log, size = cut.features.trend_log(), max(1, TREND_CELLS // (len(vocabulary) * len(channels)))
-    parts = (moments.iloc[begin : begin + size] for begin in range(0, count, size))
+    log = cut.features.trend_log()
+    parts = (moments.iloc[begin : begin + MOMENTS_AT_ONCE] for begin in range(0, count, MOMENTS_AT_ONCE))
     values = [
         log.at(part.to_numpy(), channels)[np.arange(len(part)), vocabulary.indices(part.index)]  # (T, C)
         for part in parts
     ]
     counted = pd.DataFrame(np.concatenate(values), columns=channels)
     counted.insert(0, ITEM, moments.index)
-    counted.insert(1, ASKED_AT, timestamps(moments.to_numpy()))
+    counted.insert(1, CASE_TIME, timestamps(moments.to_numpy()))
     early = counted[(counted[channels] > 0).any(axis=1)]
     return outcome(count, "items", cut.finding("items have trends before their first event", early))
 
@@ -254,12 +240,7 @@ def _differences(
     for column, channel in enumerate(cut.features.description["channels"]):
         ours, theirs = (batch.trends[batch.moment, :, column] for batch in (with_all, with_past))
         pairs[f"trend {channel}"] = ours, theirs
-    return [
-        {"feature": name}
-        | dict(zip(("with all data", "with the past alone"), _describe(cut, name, *pair), strict=True))
-        for name, pair in pairs.items()
-        if not torch.equal(*pair)
-    ]
+    return [_describe(cut, name, *pair) for name, pair in pairs.items() if not torch.equal(*pair)]
 
 
 def _encode(cut: AuditedCut, log: InteractionLog, case: EvaluationCases, trends: TrendLog) -> Batch:
@@ -268,14 +249,16 @@ def _encode(cut: AuditedCut, log: InteractionLog, case: EvaluationCases, trends:
     return next(batches(log, case, trends, channels, refreshed, 1, None))[1]
 
 
-def _describe(cut: AuditedCut, name: str, with_all: Tensor, with_past: Tensor) -> list[str]:
+def _describe(cut: AuditedCut, name: str, with_all: Tensor, with_past: Tensor) -> dict[str, str]:
     """Both values as text: the number of events, or the first value that differs."""
     pair = with_all.flatten(), with_past.flatten()
     if name in ("items", "seen", "item_times"):
-        return [f"{len(values)} events" for values in pair]
-    place = int((pair[0] != pair[1]).nonzero()[0])
-    item = f"item {cut.item_ids(np.array([place]))[0]}: " if name.startswith("trend") else ""
-    return [f"{item}{values[place]:g}" for values in pair]
+        texts = [f"{len(values)} events" for values in pair]
+    else:
+        place = int((pair[0] != pair[1]).nonzero()[0])
+        item = f"item {cut.item_ids(np.array([place]))[0]}: " if name.startswith("trend") else ""
+        texts = [f"{item}{values[place]:g}" for values in pair]
+    return {"feature": name, "with all data": texts[0], "with the past alone": texts[1]}
 
 
 def training_batches(cut: AuditedCut) -> Outcome:
@@ -288,7 +271,7 @@ def training_batches(cut: AuditedCut) -> Outcome:
     if network is None or not len(Timeline(cut.features.past)):
         return outcome(0, "questions")
     batches = TrainingBatches(cut.features, (), network, cut.settings.seed)
-    leaks, looked = [], 0
+    leaks, looked = [pd.DataFrame()], 0
     for batch in batches:
         looked += len(batch.query)
         leaks.append(_leaks_in_batch(cut, batch, batches.table.moments))
@@ -315,6 +298,6 @@ def _leaks_in_batch(cut: AuditedCut, batch: TrainBatch, moments: np.ndarray) -> 
         (later, np.full(len(later), PAD), [f"trends as of {to_iso(moment)}" for moment in trend[later]]),
     ]
     return pd.concat([
-        pd.DataFrame({ASKED_AT: timestamps(time[question]), ITEM: cut.item_ids(item), "sees": sees})
+        pd.DataFrame({CASE_TIME: timestamps(time[question]), ITEM: cut.item_ids(item), "sees": sees})
         for question, item, sees in kinds
     ])  # fmt: skip

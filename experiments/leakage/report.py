@@ -6,13 +6,11 @@ Code that relies on the audit, as the gate does, calls `up_to_date(settings)`. I
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
@@ -26,6 +24,7 @@ from experiments.lineage.report import page as parts_page
 from features import feature_files
 from features.feature_files import CUTS, FULL
 from training import provenance
+from training.models.artifact import hash_file
 
 REPORT, PAGE = EXPERIMENTS / "audit.json", EXPERIMENTS / "audit.html"
 FACTS = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start", "date", "commit", "seconds", "audited")
@@ -45,7 +44,6 @@ CUT_CHECKS: dict[str, LeakageCheck] = {
     "fitted on the past: encoders": feature_checks.fitted_encoders,
     "fitted on the past: content": feature_checks.fitted_content,
     "fitted on the past: trends": feature_checks.fitted_trends,
-    "first appearance: vocabulary": feature_checks.future_vocabulary,
     "first appearance: trends": feature_checks.future_trends,
     "first appearance: rankings": feature_checks.future_rankings,
     "ties: evaluation": event_order.evaluation_histories,
@@ -87,7 +85,7 @@ def up_to_date(settings: params.Params) -> dict:
     """The last report if it covers exactly these products, code and settings, else a new one, which is written."""
     if REPORT.exists():
         last = json.loads(REPORT.read_text(encoding="utf-8"))
-        if isinstance(last, dict) and last.get("audited") == fingerprint(settings):
+        if last["audited"] == fingerprint(settings):
             return last
     report = audit(settings)
     write(report)
@@ -142,15 +140,10 @@ def fingerprint(settings: params.Params) -> str:
     files += [path for name in CUTS for path in (FEATURES / name).glob("*")]
     code = [path for folder in CODE for path in (ROOT / folder).rglob("*.py")]
     return json_hash({
-        "files": {path.as_posix(): _file_hash(path) for path in files},
-        "code": {path.relative_to(ROOT).as_posix(): _file_hash(path) for path in code},
+        "files": {path.as_posix(): hash_file(path) for path in files},
+        "code": {path.relative_to(ROOT).as_posix(): hash_file(path) for path in code},
         "settings": settings.model_dump(mode="json", include={"audit", "featurize", "train", "seed"}),
     })  # fmt: skip
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def failures(report: Mapping) -> list[str]:

@@ -1,4 +1,4 @@
-"""Target probe: after items are shuffled over times, no feature may tell which item was taken.
+"""Target probe: after items are shuffled over times, no feature may predict which item was taken.
 
 Each next_item case is paired with a later case of another user: a duel. A feature scores the items of both as of the
 earlier case's time, and wins if it scores the item taken there higher. With the true times, a useful feature wins more
@@ -7,7 +7,7 @@ two items of a duel are exchangeable, so the number won is binomial, unless a fe
 one-sided sign test decides, at `audit.probe_alpha` divided by the number of features.
 
 Context and traits come with a request and cannot be tested in this way. With the true times, they are compared with
-`audit.too_good`: a column that nearly always tells the item taken was derived from it.
+`audit.too_good`: a column that nearly always predicts the item taken was derived from it.
 
 Legend: D duels.
 """
@@ -20,22 +20,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from data.columns import USER
 from data.tables import timestamps
 from experiments.evaluation import bootstrap
-from experiments.leakage.cut import ASKED_AT, AuditedCut, Finding, Outcome
+from experiments.leakage.cut import CASE_TIME, AuditedCut, Finding, Outcome
 from features.encode import Batch
 from features.feature_files import Features
-from features.sequences import EvaluationCases, InteractionLog, batches
-from features.vocabulary import PAD
+from features.sequences import EvaluationCases, batches
 from training import validation
 
-IN_HISTORY = 1e6  # added to the score of an item that the history holds
 BATCH_SIZE = 32
-PRIOR = 5  # pseudo-events of an item, so that a rare one says little
+PRIOR = 5  # pseudo-events of an item, so that a rare one has little weight
 
 
 class Duels(NamedTuple):
@@ -55,10 +52,10 @@ class ProbedLog(NamedTuple):
 
 
 def probe(cut: AuditedCut) -> Outcome:
-    """With items shuffled over times, no feature tells the item taken from another case's.
+    """With items shuffled over times, no feature prefers the item taken to another case's.
 
     A feature that does reads the event that it should predict; `time travel` shows on which rows. A context column or
-    trait that tells nearly every item was most likely derived from it: find out how the source fills it, and leave it out
+    trait that predicts nearly every item was most likely derived from it: find out how the source fills it, and leave it out
     of `featurize.context` or the side table if it is known only afterwards, else raise `audit.too_good`.
     """
     settings, rng = cut.settings.audit, np.random.default_rng([cut.settings.seed, 1])
@@ -67,11 +64,11 @@ def probe(cut: AuditedCut) -> Outcome:
     true, again = probe_features(cut, cut.features), probe_features(cut, shuffled)
     level = settings.probe_alpha / max(1, len(again.features))
     findings = [
-        _finding(cut, f"the feature {name} tells the item taken even with shuffled items", true, true.features[name])
+        _finding(cut, f"the feature {name} predicts the item taken even with shuffled items", true, true.features[name])
         for name, scores in again.features.items()
         if p_of_chance(*count_won(scores)) < level
     ] + [
-        _finding(cut, f"{name} tells the item taken in more than {settings.too_good:.0%} of the duels", true, scores)
+        _finding(cut, f"{name} predicts the item taken in more than {settings.too_good:.0%} of the duels", true, scores)
         for name, scores in true.columns.items()
         if bootstrap.wilson_interval(*count_won(scores))[0] > settings.too_good
     ]
@@ -92,21 +89,20 @@ def probe_features(cut: AuditedCut, features: Features) -> ProbedLog:
         validation.cases(features)["next_item"], cut.settings.audit.probed_cases, cut.settings.seed
     )
     cases = every.take(np.argsort(every.time, kind="stable"))
-    newest, seen = read_histories(features, cases)
+    seen = read_histories(features, cases)
     duels = draw_duels(cases, seen, len(features.vocabulary), np.random.default_rng([cut.settings.seed, 2]))
     scores = trend_scores(features, cases, duels)
-    scores["history"] = history_scores(features, newest, seen, duels)
+    scores["history"] = np.isin(duels.case[:, None] * len(features.vocabulary) + duels.items, seen).astype(float)
     return ProbedLog(cases, duels, scores, column_scores(features, cases, duels))
 
 
-def read_histories(features: Features, cases: EvaluationCases) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the newest item of each history, and the sorted keys (case * N + item) of all items that they hold."""
-    newest, seen = np.zeros(len(cases), dtype=np.int64), [np.empty(0, dtype=np.int64)]
+def read_histories(features: Features, cases: EvaluationCases) -> np.ndarray:
+    """Sorted keys (case * N + item) of all items that the histories hold."""
+    seen = [np.empty(0, dtype=np.int64)]
     for rows, batch in _batches(features, cases, ()):
-        newest[rows] = batch.items[:, -1].numpy()
         row, item = batch.seen.numpy()
         seen.append(rows[row] * len(features.vocabulary) + item)
-    return newest, np.unique(np.concatenate(seen))
+    return np.unique(np.concatenate(seen))
 
 
 def draw_duels(cases: EvaluationCases, seen: np.ndarray, num_items: int, rng: np.random.Generator) -> Duels:
@@ -132,21 +128,6 @@ def trend_scores(features: Features, cases: EvaluationCases, duels: Duels) -> di
     return {f"trend {channel}": values[:, :, column] for column, channel in enumerate(channels)}
 
 
-def history_scores(features: Features, newest: np.ndarray, seen: np.ndarray, duels: Duels) -> np.ndarray:
-    """(D, 2) how often each item came right after the history's newest one, before the cut."""
-    size = len(features.vocabulary)
-    followed, items = transitions(features.past, size), duels.items
-    counted = np.asarray(followed[newest[duels.case][:, None].repeat(2, axis=1).ravel(), items.ravel()])
-    return counted.reshape(items.shape) + IN_HISTORY * np.isin(duels.case[:, None] * size + items, seen)
-
-
-def transitions(past: InteractionLog, num_items: int) -> csr_array:
-    """(N, N) how often one item came right after another of an earlier time: a first-order Markov chain."""
-    users, times, items = past.users, past.times, past.items
-    step = (users[1:] == users[:-1]) & (times[1:] > times[:-1]) & (items[1:] != PAD) & (items[:-1] != PAD)
-    return csr_array((np.ones(step.sum()), (items[:-1][step], items[1:][step])), shape=(num_items, num_items))
-
-
 def column_scores(features: Features, cases: EvaluationCases, duels: Duels) -> dict[str, np.ndarray]:
     """Column -> (D, 2) how much more likely each item is given the column's value, counted before the cut."""
     past, encoders = features.past, features.description["encoders"]
@@ -155,18 +136,20 @@ def column_scores(features: Features, cases: EvaluationCases, duels: Duels) -> d
         ("traits", past.traits[past.users], features.log.traits[cases.user]),
     )
     return {
-        f"{kind} {encoder['column']}": _lift(past.items, learned[:, column], asked[duels.case, column], duels, features)
-        for kind, learned, asked in kinds
+        f"{kind} {encoder['column']}": _lift(
+            past.items, learned[:, column], present[duels.case, column], duels, features
+        )
+        for kind, learned, present in kinds
         for column, encoder in enumerate(encoders[kind])
     }
 
 
-def _lift(items: np.ndarray, learned: np.ndarray, asked: np.ndarray, duels: Duels, features: Features) -> np.ndarray:
+def _lift(items: np.ndarray, learned: np.ndarray, present: np.ndarray, duels: Duels, features: Features) -> np.ndarray:
     """(D, 2) share of an item's events with the column's present value; 0 if that is unknown."""
-    size, values = len(features.vocabulary), int(max(learned.max(initial=0), asked.max(initial=0))) + 1
+    size, values = len(features.vocabulary), int(max(learned.max(initial=0), present.max(initial=0))) + 1
     together = np.bincount(learned * size + items, minlength=values * size)
     counts, pairs = np.bincount(items, minlength=size), duels.items
-    return (asked[:, None] != 0) * together[asked[:, None] * size + pairs] / (counts[pairs] + PRIOR)
+    return (present[:, None] != 0) * together[present[:, None] * size + pairs] / (counts[pairs] + PRIOR)
 
 
 def _batches(
@@ -199,7 +182,7 @@ def _finding(cut: AuditedCut, what: str, probed: ProbedLog, scores: np.ndarray) 
     case, items = probed.duels.case[won], cut.item_ids(probed.duels.items[won])
     rows = pd.DataFrame({
         USER: np.array(cut.features.users, dtype=object)[probed.cases.user[case]],
-        ASKED_AT: timestamps(probed.cases.time[case]),
+        CASE_TIME: timestamps(probed.cases.time[case]),
         "item taken": items[:, 0], "its score": scores[won, 0],
         "item of a later case": items[:, 1], "its score then": scores[won, 1],
     })  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,11 +46,7 @@ NO_SECRET = "the edge's secret is missing (user.key next to the served log, or T
 
 
 class OfflineUsers:
-    """Profiles of some users, computed from the dataset.
-
-    Attributes:
-        policy: what an online store would keep and serve of them.
-    """
+    """Profiles of some users, computed from the dataset; `policy` is what an online store would keep and serve of them."""
 
     def __init__(self, events: pd.DataFrame, users: pd.DataFrame, policy: Policy) -> None:
         self.policy = policy
@@ -156,18 +152,13 @@ def _trend_sources(
 # --- the user of an answer
 
 
-@dataclass(frozen=True)
-class UserReading:
-    """What one source says that a model could read of a user at a time.
-
-    Attributes:
-        differs: the parts that are not what the answer read, as far as the log's digests show.
-    """
+class UserReading(NamedTuple):
+    """What a model could read of a user at a time, from one source."""
 
     source: str
     user: User
     events: list[Event]
-    differs: list[str]
+    differs: list[str]  # the parts that are not what the answer read, as far as the log's digests show
 
 
 def read_user(
@@ -185,32 +176,44 @@ def read_user(
     Raises:
         LineageError: the user is unknown, or neither the dataset nor a store is here.
     """
-    candidates = [user_id] if user_id is not None else dataset_users() if secret is not None else []
-    found_id = next((user for user in candidates if secret is None or pseudonym(secret, user) == line["user"]), None)
+    found_id, why_unknown = _find_user(line, secret, user_id)
+    readings: list[UserReading] = []
+    if found_id is not None:
+        readings = list(_user_readings(line, found_id, repeats, secret, settings, context))
+    exact = next((one for one in readings if not one.differs), None)
+    chosen = exact or _empty_reading(line, secret) or next(iter(readings), None)
+    if chosen is not None:
+        return found_id or line["user"], chosen
+    if found_id is None:
+        raise LineageError(f"the user is unknown: {why_unknown}")
+    raise LineageError(f"the user's history is missing: neither {EVENTS} (`dvc pull`) nor an online store is here")
+
+
+def _find_user(line: Line, secret: bytes | None, user_id: str | None) -> tuple[str | None, str]:
+    """(the user behind a line's pseudonym; None if nobody was found, why nobody would be found)."""
+    if secret is None:
+        return user_id, NO_SECRET
+    known = [user_id] if user_id is not None else dataset_users()
+    found = next((user for user in known if pseudonym(secret, user) == line["user"]), None)
+    if user_id is not None:
+        return found, f"the pseudonym is not that of {user_id!r}"
+    return found, f"none of the {len(known):,} users of the dataset here has this pseudonym; --user names another"
+
+
+def _user_readings(
+    line: Line, user_id: str, repeats: str, secret: bytes | None, settings: params.Params,
+    context: Mapping[str, object] | None,
+) -> Iterator[UserReading]:  # fmt: skip
+    """What the dataset and the online store have of a user."""
     time_us = from_iso(line["time"])
-    request = Request(found_id, [], False, line["k"], time_us, dict(context or {}), None)
+    request = Request(user_id, [], False, line["k"], time_us, dict(context or {}), None)
     # Traits are digested together with the context, so without it only the history can be compared.
     compared = USER_PARTS if context is not None or "context" not in line["unlogged_fields"] else USER_PARTS[:1]
-    first = None
-    for source, held in _user_sources(line, found_id, time_us, settings) if found_id is not None else ():
+    for source, held in _user_sources(line, user_id, time_us, settings):
         user = user_from_reading(held, time_us, repeats)
         events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
         differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
-        found = UserReading(source, user, events, differs)
-        if not differs:
-            return request.user_id or "", found
-        first = first or found
-    other = _empty_reading(line, secret) or first
-    if other is not None:
-        return found_id or line["user"], other
-    if found_id is not None:
-        raise LineageError(f"the user's history is missing: neither {EVENTS} (`dvc pull`) nor an online store is here")
-    why = f"none of the {len(candidates):,} users of the dataset here has this pseudonym; --user names another"
-    if secret is None:
-        why = NO_SECRET
-    elif user_id is not None:
-        why = f"the pseudonym is not that of {user_id!r}"
-    raise LineageError(f"the user is unknown: {why}")
+        yield UserReading(source, user, events, differs)
 
 
 def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Params) -> Iterator[tuple[str, Reading]]:

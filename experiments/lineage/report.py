@@ -22,28 +22,12 @@ h2{font-size:1rem;margin:.7rem 0 .4rem}td{overflow-wrap:anywhere}"""
 
 @dataclass(frozen=True)
 class ReportPart:
-    """One part of a report.
-
-    Attributes:
-        facts: name -> text, number, list or dictionary; None if unknown.
-        rows: a table; all rows have the keys of the first.
-        note: what is missing or wrong, and where it was searched; "" if nothing is.
-    """
+    """One part of a report."""
 
     name: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[Mapping[str, Any]] = ()
-    note: str = ""
-
-
-def as_json(title: str, parts: Sequence[ReportPart]) -> str:
-    report: dict[str, Any] = {"title": title}
-    report |= {part.name: {**part.facts, "rows": list(part.rows), "note": part.note} for part in parts}
-    return json.dumps(report, indent=1, ensure_ascii=False, default=str)
-
-
-def as_text(title: str, parts: Sequence[ReportPart]) -> str:
-    return "\n".join([title, *(line for part in parts for line in _lines(part))])
+    facts: Mapping[str, Any] = field(default_factory=dict)  # name -> text, number, list or dictionary; None if unknown
+    rows: Sequence[Mapping[str, Any]] = ()  # a table; all rows have the keys of the first
+    note: str = ""  # what is missing or wrong
 
 
 def page(title: str, parts: Sequence[ReportPart]) -> str:
@@ -66,7 +50,7 @@ def show_value(value: Any) -> str:
 
 def _lines(part: ReportPart) -> list[str]:
     width = max((len(name) for name in part.facts), default=0)
-    facts = [f"  {name:<{width}}  {_shorten(show_value(value))}" for name, value in part.facts.items()]
+    facts = [f"  {name:<{width}}  {show_value(value)[:MAX_WIDTH]}" for name, value in part.facts.items()]
     return ["", part.name.upper(), *facts, *_text_table(part.rows), *([f"  ! {part.note}"] if part.note else [])]
 
 
@@ -79,10 +63,6 @@ def _text_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     more = len(rows) - MAX_ROWS
     return [*lines, f"  ... and {more:,} more (--json and --html show all)"] if more > 0 else lines
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 3] + "..."
 
 
 def _section(part: ReportPart) -> str:
@@ -108,19 +88,21 @@ def served_folder(arguments: argparse.Namespace) -> Path:
 
 
 def user_secret(folder: Path) -> bytes | None:
-    """The secret of a served log's pseudonyms: from the environment, or `user.key` beside the folder; None without."""
-    stated, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
-    if stated:
-        return derive_secret(stated, edge.variable("user_secret"))
+    """The secret of a served log's pseudonyms: from the environment, or `user.key` next to the folder; None without."""
+    secret, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
+    if secret:
+        return derive_secret(secret, edge.variable("user_secret"))
     return derive_secret(path.read_text(encoding="utf-8").strip(), path) if path.is_file() else None
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:
     """Print the report, or write the page and print where it is."""
-    if arguments.html is None:
-        print(as_json(title, parts) if arguments.json else as_text(title, parts))
-        return
-    arguments.html.parent.mkdir(parents=True, exist_ok=True)
-    arguments.html.write_text(page(title, parts), encoding="utf-8")
-    notes = "".join(f"; {part.name}: {part.note}" for part in parts if part.note)
-    print(f"{title}: {len(parts)} parts{notes}; report: {arguments.html}")
+    if arguments.json:
+        report = {part.name: {**part.facts, "rows": list(part.rows), "note": part.note} for part in parts}
+        print(json.dumps({"title": title, **report}, indent=1, ensure_ascii=False, default=str))
+    elif arguments.html is None:
+        print("\n".join([title, *(line for part in parts for line in _lines(part))]))
+    else:
+        arguments.html.parent.mkdir(parents=True, exist_ok=True)
+        arguments.html.write_text(page(title, parts), encoding="utf-8")
+        print(f"{title}; report: {arguments.html}")

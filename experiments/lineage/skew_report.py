@@ -7,11 +7,14 @@ answer's time.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ from experiments.evaluation import bootstrap
 from experiments.lineage import inputs, report, served_log, versions
 from experiments.lineage.inputs import NO_SECRET, TEST_FEATURES, OfflineTrends, OfflineUsers
 from experiments.lineage.report import ReportPart
-from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError, ServedLines
+from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
 from serving.edge import request_log
 from serving.edge.request_log import hash_inputs, pseudonym
 from serving.worker import response
@@ -224,20 +227,20 @@ def _why_trends_not_comparable(line: Line, model: Recommender, trends: OfflineTr
 
 
 def measure(
-    log: ServedLines, secret: bytes | None, settings: params.Params, max_answers: int, since: str | None, since_us: int
+    folder: Path, secret: bytes | None, settings: params.Params, since: str | None, since_us: int
 ) -> dict[str, Any]:
     """Compare a sample of the answers of a served log with the dataset; the record as plain data.
 
     Raises:
         LineageError: the log holds no answer since then.
     """
-    recent = (line for line in log.each() if from_iso(line["request_time"]) >= since_us)
-    lines, total = sample(recent, max_answers, settings.seed)
+    recent = (line for line in served_log.read_lines(folder) if from_iso(line["request_time"]) >= since_us)
+    lines, total = sample(recent, settings.skew.answers, settings.seed)
     if not lines:
-        raise LineageError(f"no answer to compare with the dataset: {log.describe()}")
+        raise LineageError(f"{folder} holds no answer to compare with the dataset; --served names another folder")
     times = sorted(line["request_time"] for line in lines)
     with tempfile.TemporaryDirectory(prefix="tidegate-skew-") as scratch, one_thread():  # one thread, as in a worker
-        comparison = SkewComparison(lines, log.folder, secret, settings, Path(scratch))
+        comparison = SkewComparison(lines, folder, secret, settings, Path(scratch))
         answers = [comparison.compare(line) for line in lines]
     return {
         "dataset": settings.dataset,
@@ -261,15 +264,10 @@ def measure(
 
 
 def sample(lines: Iterable[Line], count: int, seed: int) -> tuple[list[Line], int]:
-    """(a uniform sample of the lines, in their order; how many there are). Holds at most `count` (Vitter 1985, R)."""
-    rng, total = random.Random(seed), 0
-    kept: list[tuple[int, Line]] = []
-    for total, line in enumerate(lines, start=1):
-        if len(kept) < count:
-            kept.append((total, line))
-        elif (place := rng.randrange(total)) < count:
-            kept[place] = total, line
-    return [line for _, line in sorted(kept, key=lambda one: one[0])], total
+    """(a uniform sample of the lines, in their order; how many there are). Holds at most `count` of them."""
+    rng, number = random.Random(seed), itertools.count()
+    drawn = heapq.nsmallest(count, ((rng.random(), next(number), line) for line in lines))
+    return [line for _, _, line in sorted(drawn, key=itemgetter(1))], next(number)
 
 
 def tally(outcomes: Sequence[SkewOutcome]) -> dict[str, Any]:

@@ -52,14 +52,9 @@ def load_version(line: Line, scratch: Path) -> Recommender:
         scratch: an empty folder for the artifact.
 
     Raises:
-        LineageError, RegistryError: it is missing, or was not fitted on the line's dataset version.
+        LineageError, RegistryError: it is missing, corrupt, or not the one that was registered.
     """
-    version = find_version(line)
-    folder = registry.download_artifact(version, scratch)
-    recommender = Recommender.load(folder, line["model_version"])
-    if line["dataset_version"] != recommender.common_fields["dataset_version"]:
-        raise LineageError(f"{version} was not fitted on the answer's dataset version, {line['dataset_version']}")
-    return recommender
+    return Recommender.load(registry.download_artifact(find_version(line), scratch), line["model_version"])
 
 
 def read_manifest(version: RegisteredVersion) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Verbs run one after the other in a workspace: the source's copy of the project, its models, recipes and seeds."""
+"""Commands that run one after the other in a workspace: a copy of the project for one source, its models and seeds."""

@@ -16,9 +16,9 @@ import pandas as pd
 
 from config import params
 from config.paths import EXPERIMENTS
-from experiments.evaluation.comparison import best_on_validation, validation_score
+from experiments.evaluation.comparison import MeasuredModel, best_on_validation, read_metrics, validation_score
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import MeasuredModel, read_metrics
+from experiments.leaderboard.board import FROZEN
 from experiments.orchestration import steps, workspace
 
 KEPT = EXPERIMENTS / "seeds"  # <seed>/metrics and <seed>/rankings
@@ -98,32 +98,21 @@ def _metrics_path(folder: Path, label: str, seed: int) -> Path:
 
 
 def as_one(facts: Sequence[dict], targets: dict) -> dict:
-    """The metrics file of one model under several seeds.
-
-    Args:
-        facts: the file of each seed.
-        targets: the result of `measure` on the rankings of all seeds.
-    """
-    frozen = [one["targets"]["next_item_frozen"] for one in facts if "next_item_frozen" in one["targets"]]
+    """The metrics file of one model from the files of each seed; `targets` is measured over all seeds."""
+    frozen = [one["targets"][FROZEN] for one in facts if FROZEN in one["targets"]]
+    if frozen:  # means without intervals: the rankings that these would need are not kept
+        means = {key: fmean(one["metrics"][key]["mean"] for one in frozen)
+                 for key, entry in frozen[0]["metrics"].items() if entry.get("mean") is not None}  # fmt: skip
+        metrics = {key: {"mean": mean, "low": None, "high": None} for key, mean in means.items()}
+        targets = targets | {FROZEN: frozen[0] | {"metrics": metrics}}
     return facts[0] | {
-        "targets": targets | ({"next_item_frozen": _mean_of(frozen)} if frozen else {}),
+        "targets": targets,
         "seeds": [seed for one in facts for seed in one["seeds"]],
         "fit_seconds": fmean(one["fit_seconds"] for one in facts),
         "validation": {
             target: {key: fmean(one["validation"][target][key] for one in facts) for key in scores}
             for target, scores in facts[0]["validation"].items()
         },
-    }
-
-
-def _mean_of(measured: Sequence[dict]) -> dict:
-    """Means over seeds, without intervals: the rankings that they would need are not kept."""
-    return measured[0] | {
-        "metrics": {
-            key: {"mean": fmean(one["metrics"][key]["mean"] for one in measured), "low": None, "high": None}
-            for key, entry in measured[0]["metrics"].items()
-            if entry.get("mean") is not None
-        }
     }
 
 

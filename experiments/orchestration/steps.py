@@ -84,8 +84,7 @@ class Progress:
     def pipeline(self, titles: Mapping[str, str]) -> None:
         """Run the stages that have changed, each as one step.
 
-        Args:
-            titles: what each stage does, by its name; `{model}` stands for the model of a matrix stage.
+        `titles` describe the stages by name; `{model}` stands for the model of a matrix stage.
         """
 
         def stage_title(line: str) -> str | None:
@@ -104,16 +103,17 @@ class Progress:
             for line in map(str.rstrip, process.stdout):
                 if step_title := begins(line):
                     self.announce(step_title)
-                elif not DVC_NOISE.match(line):
+                elif not NOISE.match(line):
                     print(f"  {line}", flush=True)
         if process.returncode:
             raise UserError(_failure(title, command, process.returncode))
 
 
-# Output of DVC: the start of a stage (or that it is skipped), and lines that do not help a reader of the demo.
+# Output of DVC: the start of a stage (or that it is skipped). NOISE: lines of DVC and MLflow that do not help a reader.
 DVC_STAGE = re.compile(r"(?:(?P<runs>Running) stage|Stage) '(?P<name>[^']+)'(?::| didn't change| is cached)")
-DVC_NOISE = re.compile(
+NOISE = re.compile(
     r"$|> python|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
+    r"|\S+ \S+ INFO mlflow\."
 )
 
 
@@ -175,11 +175,7 @@ class AlreadyRunningError(Exception):
 
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock during the block. The lock of a process that was killed is free.
-
-    Raises:
-        AlreadyRunningError: another process holds it.
-    """
+    """Hold a lock during the block; AlreadyRunningError if another process holds it. A killed process holds none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:

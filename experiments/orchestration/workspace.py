@@ -55,11 +55,7 @@ def _slug(text: str) -> str:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`user_id=customer,event_time=ts` as a map.
-
-    Raises:
-        UserError: a part is not `name=column`, or a name occurs twice.
-    """
+    """Parse `user_id=customer,event_time=ts`. Raises UserError if a part is wrong, or a name occurs twice."""
     columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         ours, _, theirs = map(str.strip, part.partition("="))
@@ -88,8 +84,13 @@ def make(
     """
     source = _found(source, "SOURCE")
     users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
-    _check_columns(columns)
-    read = [*_read_from(source), *filter(None, (users, items))]
+    try:
+        check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
+    except DataError as error:
+        raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
+    # Ingest finds the side tables in the folder of a MovieLens file by itself.
+    file, side_tables = locate_files(source, detect_format(source))
+    read = [*([source] if source.is_dir() else [file, *side_tables.values()]), *filter(None, (users, items))]
     dataset = checked(name or name_of(source))
     dataset = dataset if renewed else _free(dataset, str(source))
     paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
@@ -103,14 +104,15 @@ def make(
 
 def make_demo() -> Path:
     """The workspace of the project's own dataset, with its settings as they are."""
-    dataset = _read(ROOT / "params.yaml")["dataset"]
-    with _copied(dataset):
-        return HOME / dataset
+    return _make_copy(_read(ROOT / "params.yaml")["dataset"])
 
 
 def make_simulated() -> Path:
-    """The workspace of the simulator: its settings may change where the project's, which are tracked, may not."""
-    dataset = _free(SIMULATED, None)
+    """The workspace of the simulator: its settings may change; those of the project, which are tracked, may not."""
+    return _make_copy(_free(SIMULATED, None))
+
+
+def _make_copy(dataset: str) -> Path:
     with _copied(dataset):
         return HOME / dataset
 
@@ -124,19 +126,6 @@ def _found(path: Path, variable: str) -> Path:
     if not absolute.exists():
         raise UserError(f"{variable}: {path} does not exist")
     return absolute
-
-
-def _check_columns(columns: dict[str, str]) -> None:
-    try:
-        check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
-    except DataError as error:
-        raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
-
-
-def _read_from(source: Path) -> list[Path]:
-    """The source, and with a MovieLens file the side tables that ingest finds in its folder."""
-    file, beside = locate_files(source, detect_format(source))
-    return [source] if source.is_dir() else [file, *beside.values()]
 
 
 def _free(dataset: str, path: str | None) -> str:
@@ -195,11 +184,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def workspace_of(arguments: argparse.Namespace) -> Path | None:
-    """Make or update the workspace of the source in the arguments of `add`; None without a source.
-
-    Raises:
-        UserError: options describe a source that is not there, or the source cannot be used.
-    """
+    """The workspace of the source in the arguments of `add`, made or updated; None without a source."""
     if arguments.source:
         columns = parse_columns(arguments.columns)
         return make(arguments.source, arguments.users, arguments.items, columns, arguments.name)

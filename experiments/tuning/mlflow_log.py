@@ -11,16 +11,8 @@ from typing import Any
 import numpy as np
 
 from config import params
-from experiments.tuning.study import (
-    Search,
-    best_trial,
-    has_ended,
-    pareto_front,
-    started_trials,
-    this_process,
-    trial_accuracy,
-    values_text,
-)
+from experiments.tuning import study as studies
+from experiments.tuning.study import Search, values_text
 from features.feature_files import Features
 from training import tracking
 from training.tracking import NOTE, TrainingRun, closing
@@ -31,7 +23,7 @@ VERB = "experiments.tune"
 @contextmanager
 def parent_run(study, label: str, features: Features, settings: params.Params) -> Iterator[TrainingRun]:
     """The run of one call, named after the first trial that it starts."""
-    before = len(started_trials(study))
+    before = len(studies.started_trials(study))
     start = f"continues after {before} trials" if before else "starts with the values of params.yaml"
     note = f"Searches parameters of **{label}** on temporal validation of `{settings.dataset}`; {start}."
     tags = _tags(study, label, features, settings) | {"stage": "tune", NOTE: note}
@@ -71,7 +63,7 @@ def close_abandoned_runs(study, dataset: str) -> None:
     running = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name in unfinished}
     for run, tags in tracking.unfinished_runs(dataset, {"study": study.study_name}):
         is_trial = tags["stage"] == "trial"
-        alive = int(tags["number"]) in running if is_trial else not has_ended(json.loads(tags["process"]))
+        alive = int(tags["number"]) in running if is_trial else not studies.has_ended(json.loads(tags["process"]))
         if not alive:
             run.tag(error="its process was killed", **({"trial": "killed"} if is_trial else {}))
             run.close("KILLED")
@@ -81,13 +73,13 @@ def log_study(run: TrainingRun, study, objectives: Sequence[str]) -> None:
     """Log the best trial of the whole study so far and the study's plots; with several objectives, the Pareto front too."""
     from optuna.visualization.matplotlib import plot_pareto_front, plot_slice
 
-    best = best_trial(study)
+    best = studies.best_trial(study)
     run.log_params(best.params | {"best_trial": best.number})
     scores = {f"valid/{target}/ndcg_10": value for target, value in best.user_attrs["validation"].items()}
-    run.log_metrics({"objective": trial_accuracy(best), "trials": len(started_trials(study))} | scores)
+    run.log_metrics({"objective": studies.trial_accuracy(best), "trials": len(studies.started_trials(study))} | scores)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the plots are marked as experimental
-        plots: dict[str, Any] = {"study": plot_slice(study, target=trial_accuracy, target_name="objective")}
+        plots: dict[str, Any] = {"study": plot_slice(study, target=studies.trial_accuracy, target_name="objective")}
         if len(objectives) > 1:
             values = dict(zip(objectives, best.values, strict=True))
             run.log_metrics({f"objective/{name}": value for name, value in values.items()})
@@ -106,7 +98,7 @@ def front_entries(study, objectives: Sequence[str]) -> list[dict]:
             "parameters": trial.params,
             "hyperparameters": trial.user_attrs["hyperparameters"],
         }
-        for trial in pareto_front(study)
+        for trial in studies.pareto_front(study)
     ]
 
 
@@ -116,7 +108,7 @@ def _tags(study, label: str, features: Features, settings: params.Params) -> dic
         "model": settings.train.models[label].name,
         "cut": "valid",
         "study": study.study_name,
-        "process": json.dumps(this_process()),
+        "process": json.dumps(studies.this_process()),
         "split_id": features.description["split_id"],
         "dataset_hash": features.description["dataset_hash"],
     }

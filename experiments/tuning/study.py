@@ -18,16 +18,14 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from config import params, search_space
+from config import params
 from config.command import UserError
 from config.paths import studies_database
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
-from training.model_factory import search_spaces
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
-DRIVERS = {"postgresql+psycopg:": "psycopg[binary]", "redis": "redis"}  # start of a URL -> package that it needs
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
 LOCK_SECONDS = 60  # SQLite's default of 5 s is short when several workers write
 DEFAULTS = "defaults"  # marks the trial with the values of params.yaml
@@ -59,10 +57,6 @@ class Search:
     def of(cls, label: str, features: Features, settings: params.Params, parent: str) -> Search:
         return cls(label, features, settings, parent, fold_features(features, settings))
 
-    @property
-    def spaces(self) -> dict[str, search_space.Space]:
-        return search_spaces(self.label, self.settings)
-
 
 def fold_features(features: Features, settings: params.Params) -> list[Features]:
     """Features of each period, oldest first; for one fold those of the validation period as they are."""
@@ -73,11 +67,7 @@ def fold_features(features: Features, settings: params.Params) -> list[Features]
 
 
 def fold_periods(tables: SplitTables, settings: params.Params) -> list[tuple[int, int]]:
-    """(start, stop) in microseconds of each fold's period, oldest first.
-
-    Raises:
-        UserError: there is too little history for so many periods.
-    """
+    """(start, stop) in microseconds of each fold's period, oldest first. Raises UserError if history is too short."""
     count = settings.tune.folds
     periods = fit.rolling_windows(tables, count)
     if len(periods) < count:
@@ -86,10 +76,6 @@ def fold_periods(tables: SplitTables, settings: params.Params) -> list[tuple[int
             "events than in it"
         )
     return periods
-
-
-class StudyStorageError(UserError):
-    """The storage cannot be opened. The message names the variable and shows no password."""
 
 
 def storage_url() -> str:
@@ -107,49 +93,33 @@ def storage_url() -> str:
 
 
 def open_storage(url: str):
-    """Open the Optuna storage at a URL.
+    """Open the Optuna storage at a URL. Raises UserError if it cannot be opened.
 
     A database has a heartbeat, which shows that a trial's machine has died. A journal has none: such a trial stays
     marked as running until the same machine works on the study again.
-
-    Raises:
-        StudyStorageError: the URL is not valid, its driver is not installed, or nothing answers there.
     """
+    from optuna.storages import JournalStorage, journal
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the heartbeat is marked as experimental
-            return _open_journal(url) if url.startswith(("redis", "journal:")) else _open_database(url)
-    except ImportError:
-        package = next((name for scheme, name in DRIVERS.items() if url.startswith(scheme)), "the database's driver")
-        raise StudyStorageError(
-            f"{VARIABLE}: {hide_password(url)} needs a package that is not installed: {package}"
-        ) from None
+            if url.startswith("journal:"):
+                return JournalStorage(journal.JournalFileBackend(url.removeprefix("journal:")))
+            if url.startswith("redis"):
+                return JournalStorage(journal.JournalRedisBackend(url))
+            return _open_database(url)
     except Exception as error:  # each driver has its own exceptions
         reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
-        raise StudyStorageError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
-
-
-def _open_journal(url: str):
-    from optuna.storages import JournalStorage, journal
-
-    if url.startswith("journal:"):
-        return JournalStorage(journal.JournalFileBackend(url.removeprefix("journal:")))
-    return JournalStorage(journal.JournalRedisBackend(url))
+        raise UserError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
 
 
 def _open_database(url: str, retry: bool = True):
     from optuna.storages import RDBStorage
 
     lock = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    engine = lock | {"pool_pre_ping": True}
     try:
-        return RDBStorage(
-            url,
-            engine_kwargs=lock | {"pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-        )
-    except ImportError:
-        raise
+        return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
     except Exception:
         if not retry:
             raise
@@ -163,7 +133,7 @@ def hide_password(text: str) -> str:
 
 
 def study_name(label: str, features: Features, settings: params.Params) -> str:
-    """One name for trials that can be compared: the same data, model, spaces, periods and length of a trial."""
+    """One name for trials that can be compared: the same data, model, spaces, objectives, periods and trial length."""
     train, tune = settings.train, settings.tune
     identity = [
         features.description,
@@ -283,11 +253,7 @@ def values_text(values: dict) -> str:
 
 
 def parse_minutes(text: str, name: str) -> float:
-    """Parse a number of minutes above 0.
-
-    Raises:
-        UserError: it is not one; the message starts with `name`, the option that it was typed for.
-    """
+    """Parse a number of minutes above 0. The UserError about another text starts with `name`, the option."""
     try:
         minutes = float(text)
     except ValueError:

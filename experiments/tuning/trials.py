@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from config import params, search_space
-from experiments.evaluation.list_metrics import diversity
+from experiments.evaluation.measure import diversity
 from experiments.tuning.mlflow_log import trial_run
 from experiments.tuning.study import DEFAULTS, Search, completed_trials, this_process
 from features.encode import Batch
@@ -24,6 +24,7 @@ from features.vocabulary import PAD
 from training import validation
 from training.fitting import FitError, FitResult, fit
 from training.metrics import geometric_mean
+from training.model_factory import search_spaces
 from training.models.base import Model, parse
 from training.models.ranking import exclude, rank
 
@@ -38,11 +39,7 @@ class OutOfTimeError(Exception):
 
 
 def run_next_trial(study, search: Search, deadline: float) -> int:
-    """Run one more trial and return its number, however it ends.
-
-    Args:
-        deadline: seconds since 1970; afterwards the trial stops at its next batch.
-    """
+    """Run one more trial and return its number, however it ends; after the deadline it stops at its next batch."""
     numbers = []
 
     def objective(trial) -> list[float]:
@@ -62,7 +59,9 @@ def _run_trial(trial, search: Search, deadline: float) -> list[float]:
     import optuna
 
     settings, objectives = search.settings, search.settings.tune.objectives
-    configuration = _with_values(_suggest(trial, search.spaces), settings.train.models[search.label])
+    configuration = _with_values(
+        _suggest(trial, search_spaces(search.label, settings)), settings.train.models[search.label]
+    )
     limited = configuration | ({"max_steps": settings.tune.max_steps} if settings.tune.max_steps else {})
     with trial_run(trial, limited, search, gave_up=OutOfTimeError) as run:
 
@@ -107,11 +106,7 @@ def _suggest(trial, spaces: dict[str, search_space.Space]) -> dict:
 
 
 def _with_values(values: dict, model) -> dict:
-    """The model's parameters of params.yaml with the suggested values.
-
-    Raises:
-        FitError: the model refuses this combination.
-    """
+    """The parameters of params.yaml with the suggested values. Raises FitError if the model refuses them."""
     try:
         return parse(model.model_dump() | values).model_dump()
     except ValidationError as error:
@@ -155,11 +150,7 @@ def _leads(trial) -> bool:
 def measure_objectives(
     names: Iterable[str], result: FitResult, features: Features, settings: params.Train, seed: int
 ) -> dict[str, float]:
-    """The objectives of a fitted model, in the order of `names`.
-
-    Raises:
-        FitError: diversity is requested, and the items have no content.
-    """
+    """The objectives of a fitted model, in the order of `names`."""
     return {name: OBJECTIVES[name](result, features, settings, seed) for name in names}
 
 

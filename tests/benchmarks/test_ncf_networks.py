@@ -79,7 +79,7 @@ def test_an_empty_set_has_scores() -> None:
 @pytest.mark.parametrize(("kind", "configuration"), NETWORKS)
 def test_a_checkerboard_is_learned(kind: type[Network], configuration: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ncf_paper, "MAX_EPOCHS", 12)
-    fitted = fit_and_score(kind, checkerboard(), configuration | {"patience": 12}, 0)
+    fitted = fit_and_score(kind, checkerboard(), configuration | {"patience": 12})
 
     assert hit_rate_and_ndcg(fitted.scores)[:, 1].mean() > 0.9
 
@@ -91,7 +91,7 @@ def test_the_test_pairs_have_no_influence(
     monkeypatch.setattr(ncf_paper, "MAX_EPOCHS", 2)
     task = checkerboard()
     flipped = RankingTask(task.taken, torch.flip(task.candidates, dims=[1]))
-    one, two = (fit_and_score(kind, each, configuration, 0) for each in (task, flipped))
+    one, two = (fit_and_score(kind, each, configuration) for each in (task, flipped))
 
     assert torch.equal(one.scores, torch.flip(two.scores, dims=[1]))
     assert torch.equal(one.held_out_scores, two.held_out_scores)
@@ -118,7 +118,7 @@ def test_the_final_fit_runs_the_best_epochs_on_all_pairs(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ncf_paper, "train", train)
     monkeypatch.setattr(ncf_paper, "MAX_EPOCHS", 9)
-    fitted = fit_and_score(DotProduct, checkerboard(), {"patience": 3}, 0)
+    fitted = fit_and_score(DotProduct, checkerboard(), {"patience": 3})
 
     assert runs == [(600 - 60, 9), (600, 2)]
     assert fitted.best_epoch == 2

@@ -139,4 +139,4 @@ def test_the_command_writes_what_it_prints(
     printed = capsys.readouterr().out
     for name in ("neural_cf", "dot_product", "by_history"):
         assert f"{result['models'][name]['metrics']['ndcg@10']['mean']:.4f}" in printed
-    assert all(result[name] for name in ("command", "commit", "date", "dataset_hash", "params"))
+    assert all(result[name] for name in ("command", "commit", "date", "files", "params"))

@@ -37,9 +37,9 @@ FEATURES = checkerboard()
 DEAD = [socket.gethostname(), 2**22 + 1, 0.0]  # no process has this number
 
 
-def fitted(recipe, features, settings, seed, on_epoch, deadline=None):
+def fitted(configuration, features, settings, seed, on_epoch, deadline=None):
     """A fit whose best dropout is 0.4: three epochs, the same score in each."""
-    value = 0.5 - (recipe["dropout"] - 0.4) ** 2
+    value = 0.5 - (configuration["dropout"] - 0.4) ** 2
     rows = [
         {"step": 10 * epoch, "epoch": epoch, "train/loss": 1.0 / epoch}
         | {f"valid/{target}/ndcg_10": value for target in ("next_item", "horizon")}
@@ -49,7 +49,7 @@ def fitted(recipe, features, settings, seed, on_epoch, deadline=None):
         if on_epoch(row):
             break
     return SimpleNamespace(
-        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+        hyperparameters=configuration, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
     )
 
 
@@ -138,7 +138,7 @@ def test_a_study_without_a_finished_trial_is_one_line_and_a_failed_run(studied: 
 def test_a_trial_behind_the_median_is_pruned_at_its_first_epoch(studied: Path, monkeypatch) -> None:
     values = [0.5] * 5 + [0.1]  # Optuna's median pruner lets five trials end before it judges
 
-    def scripted(recipe, features, settings, seed, on_epoch, deadline=None):
+    def scripted(configuration, features, settings, seed, on_epoch, deadline=None):
         return fitted({"dropout": 0.4 - (0.5 - values.pop(0)) ** 0.5}, features, settings, seed, on_epoch)
 
     monkeypatch.setattr(trials, "fit", scripted)
@@ -182,9 +182,9 @@ def test_a_budget_that_is_over_lets_the_first_trial_count_as_it_stands_and_no_ot
 ) -> None:
     deadlines = []
 
-    def observed(recipe, features, settings, seed, on_epoch, deadline):
+    def observed(configuration, features, settings, seed, on_epoch, deadline):
         deadlines.append(deadline)
-        return fitted(recipe, features, settings, seed, on_epoch)
+        return fitted(configuration, features, settings, seed, on_epoch)
 
     monkeypatch.setattr(trials, "fit", observed)
     started = time.time()
@@ -201,7 +201,7 @@ def test_a_trial_that_runs_out_of_time_counts_where_it_leads(
 ) -> None:
     seen = []
 
-    def too_long(recipe, features, settings, seed, on_epoch, deadline):
+    def too_long(configuration, features, settings, seed, on_epoch, deadline):
         budget.deadline = 0.0
 
         def counted(row):
@@ -209,7 +209,7 @@ def test_a_trial_that_runs_out_of_time_counts_where_it_leads(
             return on_epoch(row)
 
         return fitted(
-            recipe | {"dropout": dropout if seen else 0.2}, features, settings, seed, counted, deadline=deadline
+            configuration | {"dropout": dropout if seen else 0.2}, features, settings, seed, counted, deadline=deadline
         )
 
     monkeypatch.setattr(trials, "fit", too_long)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from made_rankings import made_rankings
 
-from experiments.evaluation.cases import Catalog, RankingsError, collect_cases
+from config.command import UserError
+from experiments.evaluation.cases import Catalog, collect_cases
 
 ITEMS = pd.DataFrame(
     {
@@ -24,7 +25,7 @@ def test_head_is_the_most_popular_fifth_of_the_catalog():
 
 def test_seeds_on_different_cases_are_refused():
     frames, items = made_rankings(seeds=2)
-    with pytest.raises(RankingsError, match="seeds of one model hold different horizon cases"):
+    with pytest.raises(UserError, match="seeds of one model hold different horizon cases"):
         collect_cases([frames[0], frames[1].iloc[1:]], "horizon", Catalog.from_items(items))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.evaluation.list_metrics import (
+from experiments.evaluation.measure import (
     count_items,
     coverage,
     diversity,

@@ -58,9 +58,9 @@ def test_baselines_land_on_the_protocols_figures(dataset: str, real_data: Path, 
 
     assert (len(cases["horizon"]), len(cases["next_item"])) == CASES[dataset]
     for label, expected in FIGURES[dataset].items():
-        recipe = settings.models[label].model_dump()
-        recipe |= {"l2": 200.0} if label == "ease" else {}
-        model = fit(recipe, features, settings, 0).model
+        configuration = settings.models[label].model_dump()
+        configuration |= {"l2": 200.0} if label == "ease" else {}
+        model = fit(configuration, features, settings, 0).model
         tolerance = ALONE.get((dataset, label), (0.003, 0.002))
         for target, figure, allowed in zip(("horizon", "next_item"), expected, tolerance, strict=True):
             reached = validation.ndcg(model, features, cases[target], trends, settings.eval_batch_size).mean()

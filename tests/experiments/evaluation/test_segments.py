@@ -15,9 +15,8 @@ from segment_reference import RuleEvent, RuleProfile, matching_segments
 from config import params
 from config.command import UserError
 from data.tables import microseconds
-from experiments.evaluation.cases import Catalog, collect_cases
+from experiments.evaluation.cases import Catalog, SegmentSlices, case_slices, collect_cases
 from experiments.evaluation.measure import measure
-from experiments.evaluation.slices import SegmentSlices, case_slices
 from features import feature_files
 from features.segment_rules import split_values
 from features.sequences import horizon_cases

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluation.cases import Catalog, collect_cases
-from experiments.evaluation.slices import case_slices, item_slices, sliced_metrics
+from experiments.evaluation.cases import Catalog, case_slices, collect_cases, item_slices, sliced_metrics
 
 IDS = [f"{n}" for n in range(10)]
 ITEMS = pd.DataFrame(

@@ -315,8 +315,8 @@ def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times are shuffled among the events before the cut."""
     features = feature_files.load_features(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
-    recipe = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["hyperparameters"]
-    model = fit(recipe, shuffled, settings.train, settings.seed).model
+    configuration = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["hyperparameters"]
+    model = fit(configuration, shuffled, settings.train, settings.seed).model
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
     facts = json.loads((folder / "out/training/two_tower/test/fit.json").read_text())

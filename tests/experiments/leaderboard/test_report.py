@@ -10,13 +10,13 @@ import pytest
 from made_board import ORIGIN, change, run
 from made_rankings import made_rankings
 
+from experiments.evaluation.comparison import MeasuredModel
 from experiments.evaluation.measure import measure
-from experiments.evaluation.metrics_files import MeasuredModel
 from experiments.leaderboard.board import Board, result_file
 from experiments.leaderboard.report import html_report, markdown_report, segment_rows, text_summary
 
 
-def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candidate(out, tmp_path):
+def test_the_summary_has_every_model_with_both_targets_and_marks_baseline_and_candidate(out, tmp_path):
     result = json.loads(run(out, tmp_path, registered="ours")[0])
     head, *lines, sizes = text_summary(result, "next_item").splitlines()
 
@@ -28,7 +28,7 @@ def test_the_summary_has_every_model_with_both_targets_and_marks_peer_and_candid
     assert "horizon: 40 users, 40 cases" in sizes
 
 
-def test_leaderboard_sorts_by_ndcg_and_marks_best_peer_registered_and_oracle(out, tmp_path):
+def test_leaderboard_sorts_by_ndcg_and_marks_best_baseline_registered_and_oracle(out, tmp_path):
     text = run(out, tmp_path, registered="ours")[1]
     tables = [part.splitlines() for part in text.split("## ")[1:3]]
     for table in tables:
@@ -108,7 +108,7 @@ def measured_model(rankings: tuple[pd.DataFrame, pd.DataFrame], segments: dict[s
 
 
 def test_result_file_leaderboard_and_page_show_the_segments_in_use_and_what_they_are(rankings) -> None:
-    board = Board.of([measured_model(rankings, MEANINGS)], [], None)
+    board = Board("made", [measured_model(rankings, MEANINGS)])
 
     whole, text = result_file(board), markdown_report(board)
 
@@ -129,7 +129,7 @@ def test_a_board_without_segments_says_nothing_of_them(rankings) -> None:
     frame, items = rankings
     plain = measured_model((frame.drop(columns="segments"), items), {})
 
-    board = Board.of([plain], [], None)
+    board = Board("made", [plain])
 
     assert "segments" not in result_file(board)
     assert "by segment" not in markdown_report(board)

@@ -157,7 +157,7 @@ def test_a_history_that_holds_its_own_moment_is_found(events, monkeypatch: pytes
 
     (found,) = check(cut_of(events)).findings
 
-    assert found.examples[0]["event_time"] == found.examples[0]["asked at"]
+    assert found.examples[0]["event_time"] == found.examples[0]["case time"]
 
 
 @pytest.mark.parametrize("check", [event_order.training_questions, feature_checks.training_batches])
@@ -181,7 +181,7 @@ def test_a_question_of_training_that_sees_an_event_before_it_was_known_is_found(
     (found,) = event_order.training_questions(cut_of(events)).findings
 
     assert found.examples[0]["user_id"] == events["user_id"][row]
-    assert found.examples[0]["known_time"] > found.examples[0]["asked at"] > found.examples[0]["event_time"]
+    assert found.examples[0]["known_time"] > found.examples[0]["case time"] > found.examples[0]["event_time"]
 
 
 def test_a_training_batch_with_later_trends_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:

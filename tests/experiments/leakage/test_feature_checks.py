@@ -125,25 +125,15 @@ def test_the_second_count_agrees_with_the_trends_of_the_features(events: pd.Data
     }
 
 
-def test_a_future_item_in_the_vocabulary_is_found_with_its_first_event(events: pd.DataFrame) -> None:
-    every = replace(features_of(events), vocabulary=Vocabulary([*fit.order_items(events), "nobody's"]))
-
-    (found,) = feature_checks.future_vocabulary(cut_of(events, every)).findings
-
-    first = events.loc[events["item_id"] == "i119", "event_time"].min()
-    assert found.examples == [
-        {"item_id": "i119", "first known": to_iso(first.value // 1000 + 1)},
-        {"item_id": "nobody's", "first known": "never"},
-    ]
-
-
-def test_an_item_known_only_after_the_cut_is_a_future_item(events: pd.DataFrame) -> None:
+def test_an_item_known_only_after_the_cut_is_found_with_its_first_event(events: pd.DataFrame) -> None:
     features = features_of(events)
-    events.loc[events["item_id"] == "i007", "known_time"] += pd.Timedelta(days=100)
+    late = events["item_id"] == "i007"
+    events.loc[late, "known_time"] += pd.Timedelta(days=100)
 
-    (found,) = feature_checks.future_vocabulary(cut_of(events, features)).findings
+    (found,) = feature_checks.fitted_vocabulary(cut_of(events, features)).findings
 
-    assert [one["item_id"] for one in found.examples] == ["i007"]
+    known = events.loc[late, "known_time"].min()
+    assert found.examples == [{"item_id": "i007", "first known": to_iso(known.value // 1000), "stored": "True"}]
 
 
 def test_a_trend_that_counts_an_item_before_its_first_event_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:

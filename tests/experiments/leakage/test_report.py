@@ -59,11 +59,11 @@ def test_a_clean_platform_exits_with_0(inside: Path, capsys: pytest.CaptureFixtu
 
     printed = capsys.readouterr()
     assert re.match(
-        r"audited made in [\d.]+ s: no leaks in 37 checks; report: out/experiments/audit\.html", printed.out
+        r"audited made in [\d.]+ s: no leaks in 35 checks; report: out/experiments/audit\.html", printed.out
     )
     assert printed.err == ""
     text = (inside / "out/experiments/audit.html").read_text(encoding="utf-8")
-    assert "all 37 checks passed" in text
+    assert "all 35 checks passed" in text
     assert "leak</td>" not in text
 
 
@@ -88,7 +88,7 @@ def test_a_leak_exits_with_1_and_is_printed_with_its_rows(inside: Path, capsys: 
     (found,) = next(check for check in report["checks"] if check["failed"])["findings"]
     assert found["examples"][0]["event_id"] == last["event_id"]
     text = page(report)
-    assert "1 of 37 checks found a leak" in text
+    assert "1 of 35 checks found a leak" in text
     assert all(word in text for word in (last["event_id"], last["user_id"], "Run <code>python -m data.split</code>"))
 
 

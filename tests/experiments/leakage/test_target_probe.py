@@ -21,12 +21,12 @@ def share(outcome: Outcome, feature: str, times: str) -> float:
     return float(row[f"won {times}"].split()[0])
 
 
-def test_order_tells_the_next_item_with_the_true_times_and_not_with_shuffled_items(events: pd.DataFrame) -> None:
+def test_a_clean_platform_passes(events: pd.DataFrame) -> None:
     outcome = target_probe.probe(cut_of(events))
 
     assert outcome.findings == []
-    assert share(outcome, "history", "with the true times") > 0.95  # everybody walks through the items in their order
-    assert 0.2 < share(outcome, "history", "with shuffled items") < 0.8
+    assert outcome.rows > 50
+    assert 0.2 < share(outcome, "trend all", "with shuffled items") < 0.8
 
 
 def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,11 +34,11 @@ def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monke
 
     outcome = target_probe.probe(cut_of(events))
 
-    found = {finding.what.partition(" tells")[0]: finding for finding in outcome.findings if finding.fails}
+    found = {finding.what.partition(" predicts")[0]: finding for finding in outcome.findings if finding.fails}
     assert "the feature history" not in found
     example = found["the feature trend window_1d"].examples[0]
     taken = events[(events["user_id"] == example["user_id"]) & (events["item_id"] == example["item taken"])]
-    assert to_iso(taken["event_time"].iloc[0].value // 1000) == example["asked at"]
+    assert to_iso(taken["event_time"].iloc[0].value // 1000) == example["case time"]
     assert float(example["its score"]) > float(example["its score then"])
     assert share(outcome, "trend window_1d", "with shuffled items") > 0.9
 
@@ -49,7 +49,7 @@ def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest
 
     (found,) = target_probe.probe(cut_of(events)).findings
 
-    assert found.what == "the feature history tells the item taken even with shuffled items"
+    assert found.what == "the feature history predicts the item taken even with shuffled items"
 
 
 def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> None:
@@ -57,7 +57,7 @@ def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> 
 
     (found,) = target_probe.probe(cut_of(events.assign(device=shelf))).findings
 
-    assert found.what == "context device tells the item taken in more than 90% of the duels"
+    assert found.what == "context device predicts the item taken in more than 90% of the duels"
 
 
 def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame) -> None:

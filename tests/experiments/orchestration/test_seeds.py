@@ -1,4 +1,4 @@
-"""Several seeds of one recipe are read as one model, and the one in the middle is what goes on."""
+"""Several seeds of one configuration are read as one model, and the one with the median score is kept."""
 
 from __future__ import annotations
 

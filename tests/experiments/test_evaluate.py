@@ -10,7 +10,7 @@ import pytest
 from made_rankings import made_cases, made_items, rank
 from mlflow import MlflowClient
 
-from experiments.evaluation import mlflow_log
+from experiments import evaluate
 from experiments.evaluation.measure import measure
 from training import mlflow_views, tracking
 
@@ -32,7 +32,7 @@ def recorded(frozen: bool = False):
     run = tracking.start_run("shop", "ease · test", {"stage": "train", "cut": "test"})
     run.close()
     facts = facts_of(run.run_id, frozen)
-    mlflow_log.log_evaluation(facts)
+    evaluate.log_evaluation(facts)
     return MlflowClient().get_run(run.run_id), facts
 
 
@@ -83,6 +83,6 @@ def test_a_run_that_is_gone_is_passed_over(gone: str, tracked: Path) -> None:
     run = tracking.start_run("shop", "ease · test", {})
     MlflowClient().delete_run(run.run_id)
 
-    mlflow_log.log_evaluation(facts_of(run.run_id if gone == "deleted" else "0" * 32, False))
+    evaluate.log_evaluation(facts_of(run.run_id if gone == "deleted" else "0" * 32, False))
 
     assert not list((tracked / "mlartifacts").rglob("*.png"))

@@ -50,14 +50,14 @@ def fitted(by_cut: dict[int, float]):
     """A fit of two epochs of five steps, whose score depends on the day of the cut, and the cuts that it was asked."""
     cuts: list[int] = []
 
-    def fit(recipe, features, settings, seed, on_epoch, deadline=None) -> FitResult:
+    def fit(configuration, features, settings, seed, on_epoch, deadline=None) -> FitResult:
         cuts.append((features.cut_us - START) // DAY)
         score = by_cut[cuts[-1]]
         shown = {"train/loss": 1.0, "valid/next_item/ndcg_10": score, "valid/horizon/ndcg_10": score}
         rows = [{"step": 5 * epoch, "epoch": epoch} | shown for epoch in (1, 2)]
         for row in rows:
             on_epoch(row)
-        return FitResult(nn.Identity(), recipe, 1.0, {"next_item": score, "horizon": score / 2}, rows)  # type: ignore[arg-type]
+        return FitResult(nn.Identity(), configuration, 1.0, {"next_item": score, "horizon": score / 2}, rows)  # type: ignore[arg-type]
 
     return fit, cuts
 

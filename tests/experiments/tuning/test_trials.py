@@ -1,4 +1,4 @@
-"""A search with several objectives prunes nothing and finds the front; the most accurate recipe is taken."""
+"""A search with several objectives prunes nothing and finds the front; the most accurate configuration is taken."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def test_latency_is_in_milliseconds_and_of_one_request() -> None:
 # A search: the less dropout, the more accurate; the more, the more diverse, but only up to 0.25
 
 
-def fitted(recipe, features, settings, seed, on_epoch, deadline=None):
-    value = 0.5 - recipe["dropout"] ** 2
+def fitted(configuration, features, settings, seed, on_epoch, deadline=None):
+    value = 0.5 - configuration["dropout"] ** 2
     rows = [{"step": n, "epoch": n, "train/loss": 1.0} | {"valid/next_item/ndcg_10": value} for n in (1, 2)]
     for row in rows:
         on_epoch(row)
     return SimpleNamespace(
-        hyperparameters=recipe, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
+        hyperparameters=configuration, seconds=0.1, validation={"next_item": value, "horizon": value}, curves=rows
     )
 
 
@@ -117,7 +117,7 @@ def beaten(one: dict, by: dict) -> bool:
     return all(better) and by != one
 
 
-def test_the_front_is_written_and_the_most_accurate_recipe_is_taken(
+def test_the_front_is_written_and_the_most_accurate_configuration_is_taken(
     studied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aims = ["accuracy", "diversity"]
