@@ -61,16 +61,12 @@ ROW = "{:<17}{:>7}  {:>8}  {:>8}  {:>9}  {:>6}  {:>8}  {:>8}"
 
 @dataclass
 class LearningCurve:
-    """One entry per epoch.
+    """One entry per epoch."""
 
-    Attributes:
-        epoch_events: events that the model reads per epoch.
-        seconds: of fitting up to the end of the epoch, with set-up, without validation.
-        ndcg: mean NDCG@10 of the `next_item` cases after the epoch.
-    """
-
-    epoch_events: int
+    epoch_events: int  # that the model reads per epoch
+    # Of fitting up to the end of the epoch, with set-up, without validation.
     seconds: list[float] = field(default_factory=list)
+    # Mean NDCG@10 of the `next_item` cases after the epoch.
     ndcg: list[float] = field(default_factory=list)
 
     def seconds_to(self, mark: float) -> float | None:

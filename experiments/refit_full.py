@@ -48,6 +48,7 @@ from training.threads import one_thread
 
 REPORT = EXPERIMENTS / "refit.json"
 PAGE = REPORT.with_suffix(".html")
+MAX_LINE_LENGTH = 160  # of a difference from the parent
 
 
 # --- before the fit
@@ -100,14 +101,10 @@ def differences_from(parent: RegisteredVersion, settings: params.Params) -> list
         "rules": ("segment rules", json.loads(json.dumps(settings.segments.plain()))),
     }
     return [
-        f"its {name} is {_short(value)}, its parent's {_short(theirs[key])}"
+        shorten(f"its {name} is {value}, its parent's {theirs[key]}", MAX_LINE_LENGTH, placeholder="...")
         for key, (name, value) in ours.items()
         if theirs[key] != value or value == "unknown"
     ]
-
-
-def _short(value: object) -> str:
-    return shorten(str(value), 60, placeholder="...")
 
 
 # --- the fit

@@ -106,17 +106,15 @@ def _fit_matrix_model(
 ) -> FitResult:
     """The fit whose value of `l2`, where there are several, is best on validation."""
     matrix = interaction_matrix(features.past, len(features.vocabulary))
-    best: FitResult | None = None
+    fits = []
     for l2 in getattr(hyperparameters, "l2", [None]):
         chosen = hyperparameters if l2 is None else hyperparameters.model_copy(update={"l2": [l2]})
         model = build_model(chosen, features)
         assert isinstance(model, MatrixModel)
         model.fit(matrix, seed)
         scores = validation_scores(model, features, settings, seed)
-        if best is None or scores["next_item"] > best.validation["next_item"]:
-            best = FitResult(model, chosen.model_dump() | ({} if l2 is None else {"l2": l2}), 0.0, scores, [])
-    assert best is not None  # a list of l2 has at least one value
-    return best
+        fits.append(FitResult(model, chosen.model_dump() | ({} if l2 is None else {"l2": l2}), 0.0, scores, []))
+    return max(fits, key=lambda one: one.validation.get("next_item", 0.0))
 
 
 def _fit_hybrid(

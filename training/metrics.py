@@ -20,17 +20,11 @@ MRR_DEPTH = 100
 
 @dataclass(frozen=True)
 class TrueRanks:
-    """The ranks of the true items of every case.
+    """The ranks of the true items of every case."""
 
-    Attributes:
-        case: (T,) row of the case that each true item belongs to.
-        rank: (T,) its 1-based rank.
-        size: (C,) number of true items of each case.
-    """
-
-    case: np.ndarray
-    rank: np.ndarray
-    size: np.ndarray
+    case: np.ndarray  # (T,) row of the case that each true item belongs to
+    rank: np.ndarray  # (T,) its 1-based rank
+    size: np.ndarray  # (C,) number of true items of each case
 
     @classmethod
     def of(cls, ranks: Sequence[Sequence[int]]) -> TrueRanks:

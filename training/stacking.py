@@ -195,7 +195,7 @@ def choose_l2(
     start: Tensor, data: dict[str, StackingData], users: dict[str, np.ndarray], l2_values: list[float]
 ) -> tuple[float, list[Tensor]]:
     """The l2 whose weights rank best for users that they were not fitted on, and its weights without each half."""
-    best: tuple[float, float, list[Tensor]] | None = None
+    found = []
     for l2 in l2_values:
         half_weights, scores = [], {target: torch.zeros(len(user)) for target, user in users.items()}
         for half in (0, 1):
@@ -205,10 +205,9 @@ def choose_l2(
                 rows = np.flatnonzero(users[target] % 2 == half)
                 scores[target][rows] = one.take(rows).ndcg(half_weights[half])
         score = geometric_mean(float(values.mean()) for values in scores.values())
-        if best is None or score > best[0]:
-            best = score, l2, half_weights
-    assert best is not None  # the hyperparameters hold at least one value
-    return best[1], best[2]
+        found.append((score, l2, half_weights))
+    _, best_l2, best_weights = max(found, key=lambda one: one[0])
+    return best_l2, best_weights
 
 
 def _cross_fitted_scores(

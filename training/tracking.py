@@ -194,9 +194,7 @@ def closing(
 ) -> Iterator[TrainingRun]:
     """Close a run at the end of the block; if the block fails, mark the run so, with the reason as a tag.
 
-    Args:
-        features: logged as the run's input.
-        gave_up: exceptions that end the run as KILLED, since nothing went wrong.
+    The exceptions in `gave_up` end the run as KILLED, since nothing went wrong. Features are logged as the run's input.
     """
     try:
         if features is not None:

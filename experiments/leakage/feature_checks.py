@@ -32,6 +32,7 @@ from training.timeline import Timeline
 
 COMPARED_ITEMS = 256  # whose similarity by text is compared
 MAX_VALUE_LENGTH = 160
+MOMENTS_AT_ONCE = 20  # a table of the trends at all of them may be larger than memory
 
 
 # --- statistics that are fitted before the cut
@@ -157,10 +158,13 @@ def future_trends(cut: AuditedCut) -> Outcome:
     count = min(len(known_from), cut.settings.audit.first_items)
     rng = np.random.default_rng(cut.settings.seed)
     moments = known_from.iloc[rng.choice(len(known_from), count, replace=False)].sort_values(kind="stable") - 1
-    log, rows = cut.features.trend_log(), vocabulary.indices(moments.index)
-    # One moment at a time: a table of all of them may be larger than memory.
-    values = [log.at(np.array([time]), channels)[0, row] for time, row in zip(moments, rows, strict=True)]
-    counted = pd.DataFrame(np.stack(values), columns=channels)
+    log = cut.features.trend_log()
+    parts = (moments.iloc[begin : begin + MOMENTS_AT_ONCE] for begin in range(0, count, MOMENTS_AT_ONCE))
+    values = [
+        log.at(part.to_numpy(), channels)[np.arange(len(part)), vocabulary.indices(part.index)]  # (T, C)
+        for part in parts
+    ]
+    counted = pd.DataFrame(np.concatenate(values), columns=channels)
     counted.insert(0, ITEM, moments.index)
     counted.insert(1, CASE_TIME, timestamps(moments.to_numpy()))
     early = counted[(counted[channels] > 0).any(axis=1)]

@@ -80,7 +80,7 @@ def test_what_went_wrong_is_counted_over_all_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--seconds", "0"], "--seconds is 0; expected at least 1"),
         (["--seconds", "nan"], "--seconds is nan; expected at least 1"),
@@ -90,9 +90,9 @@ def test_what_went_wrong_is_counted_over_all_runs() -> None:
         (["--soak", "-1"], "--soak is -1; expected 0 or more requests"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert serving.main(arguments) == 2
-    assert capsys.readouterr().err == f"error: {told}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_without_wrk_it_says_what_to_install(
@@ -101,8 +101,8 @@ def test_without_wrk_it_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert serving.main([]) == 0
-    told = "serving: wrk is not on the path (Debian: apt-get install wrk); not measured\n"
-    assert capsys.readouterr().out == told
+    message = "serving: wrk is not on the path (Debian: apt-get install wrk); not measured\n"
+    assert capsys.readouterr().out == message
 
 
 @pytest.mark.slow
@@ -122,8 +122,8 @@ def test_it_measures_every_case_with_real_servers_and_watches_memory(run_command
             assert float(rows[case, count][-14].replace(",", "")) > 0
     for count in ("1", "8"):
         assert rows[HANDLER, count][-2:] == ["0", "0"], "every answer is a 200, and rests on the profile in Redis"
-    asked = [int(line.split()[1].replace(",", "")) for line in ended.stdout.splitlines() if line.endswith(" MB")]
-    assert asked[0] == 0
-    assert all(count >= 10 * third for third, count in enumerate(asked))
-    assert len(asked) == 4
+    counts = [int(line.split()[1].replace(",", "")) for line in ended.stdout.splitlines() if line.endswith(" MB")]
+    assert counts[0] == 0
+    assert all(count >= 10 * third for third, count in enumerate(counts))
+    assert len(counts) == 4
     assert (recorded.exists() and recorded.read_bytes()) == before, "a quick look is no record"

@@ -179,7 +179,7 @@ def test_its_report_states_the_agreement_with_its_parent(refitted: Path) -> None
     assert 0.5 < agreement["overlap"] < 1, "more events, so other lists, and the same configuration, so not many"
     assert "Lists agree with the parent&#x27;s" in shown
     assert f"mean overlap@10 {agreement['overlap']:.3f}, over 1,000 recent requests" in shown
-    assert "comparisons" not in report["evidence"], "nobody asks a window that it has seen"
+    assert "comparisons" not in report["evidence"], "no comparison on a window that it was fitted on"
 
 
 @pytest.mark.slow
@@ -283,16 +283,16 @@ def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
 @pytest.mark.slow
 def test_features_of_all_events_that_were_not_fitted_on_them_are_found(settings: params.Params) -> None:
     path = Path("out/features/full/vocabulary.json")
-    honest = path.read_text()
+    original = path.read_text()
     try:
         assert leakage_report.audit_full(settings)["clean"]
-        ids = json.loads(honest)
+        ids = json.loads(original)
         path.write_text(json.dumps(ids[::-1]))
         assert any(
             "not ordered by popularity" in line for line in leakage_report.failures(leakage_report.audit_full(settings))
         )
     finally:
-        path.write_text(honest)
+        path.write_text(original)
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -316,12 +316,12 @@ def test_other_code_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("parent_serves")
 def test_another_dataset_version_refuses_a_refit(capsys) -> None:
     path = SPLIT / "manifest.json"
-    honest = path.read_text()
+    original = path.read_text()
     try:
-        path.write_text(json.dumps(json.loads(honest) | {"dataset_hash": "newer"}))
+        path.write_text(json.dumps(json.loads(original) | {"dataset_hash": "newer"}))
         assert "its dataset version is newer, its parent's" in refused(capsys)
     finally:
-        path.write_text(honest)
+        path.write_text(original)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Replay gives a served answer again, byte for byte, from the registered artifact, or says what is missing."""
+"""Replay gives a served answer again, byte for byte, from the registered artifact, or names what is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUESTS = {
     "long": {"user_id": "u000001", "k": 40},
     "then": {"user_id": "u000001", "k": 5, "time": "2026-02-20T08:09:10.123456Z"},
     "unknown": {"user_id": "nobody-we-know", "k": 5},
-    "stated": {"user_id": "u000001", "history": HISTORY, "context": {"device": "tv"}, "k": 7},
+    "own_history": {"user_id": "u000001", "history": HISTORY, "context": {"device": "tv"}, "k": 7},
     "empty": {"history": [], "k": 3},
     "nobody": {"k": 4},
     "denied": {"user_id": "u000002", "k": 6},
@@ -83,7 +83,7 @@ def test_the_replayed_answers_come_from_several_sources(answered) -> None:
     assert (
         sources["stored"]
         == sources["then"]
-        == sources["stated"]
+        == sources["own_history"]
         == sources["barred"]
         == sources["again"]
         == "personalized"
@@ -195,7 +195,7 @@ def test_missing_trends_are_named(here: Path, capsys) -> None:
 def test_a_missing_request_is_named(here: Path, capsys) -> None:
     shutil.rmtree(here / "edge/requests")
 
-    code, printed = run(capsys, "stated")
+    code, printed = run(capsys, "own_history")
 
     assert (code, len(printed.splitlines())) == (2, 1)
     assert printed.startswith(

@@ -76,7 +76,7 @@ def test_the_champions_configuration_and_its_rival_are_fitted_at_the_chosen_cuts
     settings = params.load(folder / "params.yaml")
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
 
-    assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not what params.yaml says by now"
+    assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not the newer params.yaml"
     written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
     assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
     assert settings.split.test_start == datetime.fromisoformat(to_iso(END))

@@ -20,7 +20,7 @@ THEN = "2026-02-20T08:09:10Z"
 REQUESTS = {
     "stored": {"user_id": "u000001", "k": 5},
     "then": {"user_id": "u000001", "k": 5, "time": THEN},
-    "stated": {"history": [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}], "k": 7},
+    "own_history": {"history": [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}], "k": 7},
     "unknown": {"user_id": "nobody-we-know", "k": 5},
     "denied": {"user_id": "u000002", "k": 6},
 }
@@ -90,7 +90,7 @@ def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("stated", "the request had its own history, which the served log does not hold"),
+        ("own_history", "the request had its own history, which the served log does not hold"),
         ("denied", "the edge withheld the user from the worker, so the answer uses none of their events"),
         ("unknown", "the online store does not know this user"),
         ("static", "no worker computed this answer: the edge gave a list that it had"),
@@ -120,11 +120,11 @@ def test_events_that_differ_from_those_read_are_reported(here: Path, capsys) -> 
     assert found["events"]["note"] == "what is here is not what the answer read: history differ"
 
 
-@pytest.mark.parametrize(("stated", "message"), [("7.0", "demo 7 is not registered"), ("", "names no version")])
+@pytest.mark.parametrize(("model_version", "message"), [("7.0", "demo 7 is not registered"), ("", "names no version")])
 def test_a_version_missing_from_the_registry_is_named_with_the_place_searched(
-    here: Path, capsys, stated: str, message: str
+    here: Path, capsys, model_version: str, message: str
 ) -> None:
-    rewrite(here, "stored", lambda line: line | {"model_version": stated})
+    rewrite(here, "stored", lambda line: line | {"model_version": model_version})
     found = run(trace, capsys, "stored")
 
     assert message in found["version"]["note"]
@@ -144,7 +144,7 @@ def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
     folder = Path(registry.registry_client().get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
     tags = (
         registry.registry_client().get_model_version("demo", "1").tags
-    )  # other platforms of this run keep theirs beside it
+    )  # other platforms of this run have theirs in the same folder
     report = folder / tags[promotion.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
     kept = {path: path.read_text() for path in (report, manifest)}
@@ -170,7 +170,7 @@ def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_non
 
 
 def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:
-    rewrite(here, "stated", lambda line: line | {"request_id": "stored"})
+    rewrite(here, "own_history", lambda line: line | {"request_id": "stored"})
 
     assert run(trace, capsys, "stored")["title"] == "trace of stored, the last of 2 answers with this id"
 

@@ -86,7 +86,7 @@ def features_of(events: pd.DataFrame, name: str = "test", users: pd.DataFrame | 
 
 
 def cut_of(events: pd.DataFrame, features: Features | None = None, name: str = "test", **changes) -> AuditedCut:
-    """The cut of a platform of these events, and of these features where they are not honestly made."""
+    """The cut of a platform of these events, and of these features instead of those that featurize makes."""
     made = AuditedCut(
         name, events, made_users(), made_items(), MANIFEST, features or features_of(events, name), SETTINGS
     )

@@ -58,7 +58,7 @@ def sides() -> SideTables:
 
 
 def description(cut: str) -> dict:
-    """What featurize says beside the arrays."""
+    """What featurize writes with the arrays."""
     return {
         "dataset": "checkerboard", "dataset_hash": "none", "split_id": "none", "cut": cut, "repeats": "first",
         "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "horizon_days": 10, "num_items": ITEMS + 1,

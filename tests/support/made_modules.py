@@ -15,19 +15,19 @@ from training.module import TrainModule
 FEATURES = checkerboard()
 
 
-def made(asked: dict) -> TrainModule:
+def made(hyperparameters: dict) -> TrainModule:
     """The same untrained module each time."""
     torch.manual_seed(0)
-    model = build(asked, sizes_of(FEATURES))
+    model = build(hyperparameters, sizes_of(FEATURES))
     assert isinstance(model, Network)
     counts = np.bincount(FEATURES.past.items, minlength=len(FEATURES.vocabulary))
-    return TrainModule(model, batches_of(asked), counts)
+    return TrainModule(model, batches_of(hyperparameters), counts)
 
 
-def batches_of(asked: dict) -> TrainingBatches:
-    return TrainingBatches(FEATURES, tuple(asked["channels"]), parse(asked), 0)
+def batches_of(hyperparameters: dict) -> TrainingBatches:
+    return TrainingBatches(FEATURES, tuple(hyperparameters["channels"]), parse(hyperparameters), 0)
 
 
-def batch_of(asked: dict) -> TrainBatch:
+def batch_of(hyperparameters: dict) -> TrainBatch:
     """The first batch of an epoch."""
-    return next(iter(batches_of(asked)))
+    return next(iter(batches_of(hyperparameters)))

@@ -82,7 +82,7 @@ def log(folder: Path) -> Path:
 
 
 def rewrite(folder: Path, request_id: str, change: Callable[[dict], dict]) -> None:
-    """Let the line of a request say something else."""
+    """Change the line of a request."""
     lines = [json.loads(line) for line in log(folder).read_text().splitlines()]
     log(folder).write_text(
         "".join(json.dumps(change(one) if one["request_id"] == request_id else one) + "\n" for one in lines)

@@ -28,7 +28,7 @@ HISTORY = [{"item_id": "m00003", "event_time": "2026-01-05T10:00:00Z"}]
 ALONE = {
     "then": {"user_id": "u000001", "time": "2026-02-20T08:09:10Z"},
     "context": {"user_id": "u000001", "context": {"device": "tv"}},
-    "stated": {"user_id": "u000001", "history": HISTORY},
+    "own_history": {"user_id": "u000001", "history": HISTORY},
     "unknown": {"user_id": "nobody-we-know"},
     "denied": {"user_id": "u000002"},
     "nobody": {},
@@ -38,14 +38,14 @@ ALONE = {
 def people(events: pd.DataFrame) -> dict[str, str]:
     """Users for the plants: some who did something on the last day, and some who did not."""
     days = events[events["user_id"] != "u000002"].groupby("user_id")["event_time"].agg(["max", "size"])
-    days = days[days["size"].between(6, 40)]  # of whom the model reads all
+    days = days[days["size"].between(6, 40)]  # the model reads all of them
     active, idle = (days.index[(days["max"] >= LAST_DAY) == late] for late in (True, False))
     names = ("less", "behind", "trait", "late", "unseen")
     return dict(zip((*names, "active"), [*idle[: len(names)], active[0]], strict=True))
 
 
 def changed(profile: Profile, **changes: object) -> None:
-    """Let the store hold another account of a user."""
+    """Write another profile of a user into the store."""
     store = connect(DATASET, read_settings(), writing=True)
     store.erase([profile.user_id])
     store.upsert([replace(profile, **changes)])
@@ -53,7 +53,7 @@ def changed(profile: Profile, **changes: object) -> None:
 
 
 def plant(of: dict[str, str]) -> None:
-    """What three stores of three users got wrong, and one event that is honestly not known yet."""
+    """What three stores of three users got wrong, and one event that is not known yet."""
     known = OfflineUsers.load(list(of.values()), chosen(Path()).online)
     assert known is not None
     less, behind, trait, unseen = (known.profile(of[name], LATEST_US) for name in ("less", "behind", "trait", "unseen"))
@@ -66,7 +66,7 @@ def plant(of: dict[str, str]) -> None:
 
 
 def ask(running: Edge, worker: Worker, of: dict[str, str], phase: str, k: int) -> None:
-    """Let everybody ask, of a worker that looks for the store's trends anew. Another k is another answer than a cached one."""
+    """Send a request of each user to a worker that reads trends again. Another k avoids the cached answer."""
     one = worker.recommender
     one.trends = LiveTrends(one.artifact.trends, one.vocabulary, one.model.channels)
     for name, user in of.items():
@@ -84,7 +84,7 @@ def other_trends() -> None:
 
 @contextmanager
 def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The platform's folder, and who the users are that asked in each phase."""
+    """The platform's folder, and the users by name."""
     with platform(pipeline, folder), edge(folder) as (running, worker):
         of = people(pd.read_parquet(EVENTS))
         ask(running, worker, of, "clean", 5)
@@ -122,7 +122,7 @@ def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
 
 
 def differing(record: dict) -> dict[tuple[str, str], str]:
-    """(whose, group) -> what and why."""
+    """(user, group) -> what and why."""
     return {
         (row["request_id"].rpartition("-")[2], row["group"]): f"{row['what']}: {row['why']}"
         for row in record["differences"]

@@ -26,9 +26,9 @@ LOSSES = [
 ]
 
 
-def gradient(asked: dict, batch: TrainBatch, processes: int = 1) -> Tensor:
+def gradient(hyperparameters: dict, batch: TrainBatch, processes: int = 1) -> Tensor:
     """All of one process's gradients in a row, as DDP would average them over so many processes."""
-    module, trainer = made(asked), SimpleNamespace(world_size=processes)
+    module, trainer = made(hyperparameters), SimpleNamespace(world_size=processes)
     module.trainer = trainer
     module.training_step(batch, 0).backward()
     return torch.cat([one.grad.flatten() for one in module.model.parameters()])
@@ -37,28 +37,28 @@ def gradient(asked: dict, batch: TrainBatch, processes: int = 1) -> Tensor:
 @pytest.mark.parametrize("processes", [2, 3, 50])  # 50 are more than there are histories
 @pytest.mark.parametrize(("name", "loss"), LOSSES)
 def test_the_mean_of_the_shares_gradients_is_the_batchs(name: str, loss: str, processes: int) -> None:
-    asked = recipe(name, loss=loss, dropout=0.0)
-    batch = batch_of(asked)
-    shares = [gradient(asked, shard_batch(batch, rank, processes), processes) for rank in range(processes)]
+    hyperparameters = recipe(name, loss=loss, dropout=0.0)
+    batch = batch_of(hyperparameters)
+    shares = [gradient(hyperparameters, shard_batch(batch, rank, processes), processes) for rank in range(processes)]
 
-    assert torch.stack(shares).mean(dim=0) == pytest.approx(gradient(asked, batch), rel=1e-4, abs=1e-6)
+    assert torch.stack(shares).mean(dim=0) == pytest.approx(gradient(hyperparameters, batch), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(("name", "loss"), LOSSES)
 def test_shares_that_each_weigh_themselves_in_full_have_another_gradient(name: str, loss: str) -> None:
-    asked = recipe(name, loss=loss, dropout=0.0)
-    batch = batch_of(asked)
+    hyperparameters = recipe(name, loss=loss, dropout=0.0)
+    batch = batch_of(hyperparameters)
     own = [shard_batch(batch, rank, 2) for rank in (0, 1)]
     alone = [replace(one, weight=one.weight / one.weight.sum()) for one in own]
-    wrong = torch.stack([gradient(asked, one) for one in alone]).mean(dim=0)
+    wrong = torch.stack([gradient(hyperparameters, one) for one in alone]).mean(dim=0)
 
     assert own[0].weight.sum() != pytest.approx(0.5, rel=1e-3), "the halves are uneven"
-    assert wrong != pytest.approx(gradient(asked, batch), rel=1e-4, abs=1e-6)
+    assert wrong != pytest.approx(gradient(hyperparameters, batch), rel=1e-4, abs=1e-6)
 
 
 def test_every_target_and_every_seen_item_is_in_one_share() -> None:
-    asked = recipe("two_tower")
-    batch = batch_of(asked)
+    hyperparameters = recipe("two_tower")
+    batch = batch_of(hyperparameters)
     parts = [shard_batch(batch, rank, 3) for rank in range(3)]
 
     assert sorted(torch.cat([part.batch_position for part in parts]).tolist()) == list(range(len(batch.target_item)))
@@ -78,11 +78,11 @@ def test_one_process_has_the_batch_itself() -> None:
 
 @pytest.mark.parametrize(("name", "loss"), LOSSES)
 def test_a_step_in_bfloat16_is_a_coarser_one_in_float32(name: str, loss: str) -> None:
-    asked = recipe(name, loss=loss, dropout=0.0)
-    batch = batch_of(asked)
-    exact = gradient(asked, batch)
+    hyperparameters = recipe(name, loss=loss, dropout=0.0)
+    batch = batch_of(hyperparameters)
+    exact = gradient(hyperparameters, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        coarse = gradient(asked, batch)
+        coarse = gradient(hyperparameters, batch)
 
     assert not torch.equal(coarse, exact)
     assert torch.cosine_similarity(coarse, exact, dim=0) > 0.99

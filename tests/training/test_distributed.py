@@ -19,15 +19,15 @@ from training.network_fit import TrainedNetwork, device_options, train_network
 
 SETTINGS = train_settings()
 DRIFTING = {"tail.3.bias"}  # added to all scores alike, so a softmax gives it no gradient but rounding
-TELLING = ("train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
+COMPARED = ("train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
-def fitted(asked: dict, **options: object) -> TrainedNetwork:
+def fitted(hyperparameters: dict, **options: object) -> TrainedNetwork:
     """A fit with few epochs, from one seed."""
-    return train_network(asked | {"dropout": 0.0, "max_epochs": 4}, checkerboard(), SETTINGS, 3, **options)
+    return train_network(hyperparameters | {"dropout": 0.0, "max_epochs": 4}, checkerboard(), SETTINGS, 3, **options)
 
 
-def telling(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def comparable(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights that scores depend on: adding to all keys of an attention alike changes none of its shares."""
     kept = {name: value for name, value in state.items() if name not in DRIFTING and value.numel()}
     for name in [name for name in kept if name.endswith("project.bias")]:
@@ -39,9 +39,9 @@ def telling(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def assert_same(shared: TrainedNetwork, alone: TrainedNetwork) -> None:
     """The same but for rounding in float32: the loss and the scores of every epoch, and the weights in the end."""
     for row, expected in zip(shared.curves, alone.curves, strict=True):
-        assert [row[name] for name in TELLING] == pytest.approx([expected[name] for name in TELLING], rel=1e-4)
-    weights = telling(shared.model.state_dict())
-    for name, expected in telling(alone.model.state_dict()).items():
+        assert [row[name] for name in COMPARED] == pytest.approx([expected[name] for name in COMPARED], rel=1e-4)
+    weights = comparable(shared.model.state_dict())
+    for name, expected in comparable(alone.model.state_dict()).items():
         assert weights[name] == pytest.approx(expected, rel=1e-4, abs=1e-4 * float(expected.abs().max())), name
 
 
@@ -61,11 +61,11 @@ def assert_same(shared: TrainedNetwork, alone: TrainedNetwork) -> None:
     ],
 )
 def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str) -> None:
-    before, told = dict(os.environ), []
-    shared = fitted(recipe(name, loss=loss), num_devices=2, on_epoch=told.append)
+    before, reported = dict(os.environ), []
+    shared = fitted(recipe(name, loss=loss), num_devices=2, on_epoch=reported.append)
 
     assert_same(shared, fitted(recipe(name, loss=loss)))
-    assert told == shared.curves, "each epoch is reported once"
+    assert reported == shared.curves, "each epoch is reported once"
     assert not multiprocessing.active_children()
     before.pop("PL_GLOBAL_SEED", None)  # of whatever this process fitted last
     assert {name: os.environ[name] for name in before} == before
@@ -74,8 +74,10 @@ def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str
 
 @pytest.mark.slow
 def test_dropout_differs_between_processes() -> None:
-    asked = recipe("two_tower", dropout=0.5, max_epochs=1)
-    alone, shared = (train_network(asked, checkerboard(), SETTINGS, 3, num_devices=number) for number in (1, 2))
+    hyperparameters = recipe("two_tower", dropout=0.5, max_epochs=1)
+    alone, shared = (
+        train_network(hyperparameters, checkerboard(), SETTINGS, 3, num_devices=number) for number in (1, 2)
+    )
 
     assert shared.curves[0]["train/loss"] != pytest.approx(alone.curves[0]["train/loss"], rel=1e-4)
 
@@ -86,13 +88,13 @@ def test_one_process_continues_what_two_were_interrupted_in(tmp_path: Path) -> N
         if row["epoch"] == 3:
             raise KeyboardInterrupt
 
-    asked, seen = recipe("two_tower"), []
+    hyperparameters, seen = recipe("two_tower"), []
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fitted(asked, num_devices=2, on_epoch=killed_in_the_third, checkpoints=tmp_path)
-    resumed = fitted(asked, on_epoch=seen.append, checkpoints=tmp_path)
+        fitted(hyperparameters, num_devices=2, on_epoch=killed_in_the_third, checkpoints=tmp_path)
+    resumed = fitted(hyperparameters, on_epoch=seen.append, checkpoints=tmp_path)
 
     assert [row["epoch"] for row in seen] == [3, 4]
-    assert_same(resumed, fitted(asked))
+    assert_same(resumed, fitted(hyperparameters))
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

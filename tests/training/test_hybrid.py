@@ -111,16 +111,18 @@ def test_what_was_not_retrieved_is_scored_by_the_first_part_alone(monkeypatch: p
         parts = fitted.model.part_scores(batch)
         scores = fitted.model.scores(batch)
         second = fitted.model.models()[1]
-        asked = []
+        shapes = []
         scored = second.scores_of
         monkeypatch.setattr(second, "scores", lambda batch: pytest.fail("the second part scored the whole catalog"))
-        monkeypatch.setattr(second, "scores_of", lambda batch, rows: (asked.append(rows.shape), scored(batch, rows))[1])
+        monkeypatch.setattr(
+            second, "scores_of", lambda batch, rows: (shapes.append(rows.shape), scored(batch, rows))[1]
+        )
         again = fitted.model.scores(batch)
 
     weights = meta_features(batch) @ fitted.model.weights.T
     rows = fitted.model.retrieved(parts[0], batch)
     summed = torch.einsum("pbn,bp->bn", parts, weights).gather(1, rows)
-    assert asked == [(len(batch), 3)]
+    assert shapes == [(len(batch), 3)]
     assert torch.equal(scores, again)
     torch.testing.assert_close(scores.gather(1, rows), summed, rtol=1e-4, atol=1e-4)
 

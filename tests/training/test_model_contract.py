@@ -49,7 +49,7 @@ def model(fitted: FitResult) -> Model:
     return fitted.model.eval()
 
 
-def ask(model: Model, histories: list[list[int]], moments: int = 1, unknown_trends: bool = False) -> Batch:
+def batch_of(model: Model, histories: list[list[int]], moments: int = 1, unknown_trends: bool = False) -> Batch:
     """Histories of item rows, one event an hour, the last an hour before NOW."""
     lengths = np.array([len(history) for history in histories])
     items = np.array([item for history in histories for item in history], dtype=np.int64)
@@ -78,7 +78,7 @@ def test_what_others_invented_is_a_baseline(name: str) -> None:
 
 
 def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None:
-    answer = scores(model, ask(model, HISTORIES, moments=2))
+    answer = scores(model, batch_of(model, HISTORIES, moments=2))
 
     assert answer.shape == (len(HISTORIES), ITEMS)
     assert answer.dtype == torch.float32
@@ -86,11 +86,11 @@ def test_scores_are_finite_float32_for_every_case_and_item(model: Model) -> None
 
 
 def test_scores_are_finite_before_anything_happened(model: Model) -> None:
-    assert torch.isfinite(scores(model, ask(model, HISTORIES, unknown_trends=True))).all()
+    assert torch.isfinite(scores(model, batch_of(model, HISTORIES, unknown_trends=True))).all()
 
 
 def test_padding_on_the_left_changes_nothing(model: Model) -> None:
-    batch = ask(model, HISTORIES)
+    batch = batch_of(model, HISTORIES)
     blank = torch.zeros(len(HISTORIES), 5, dtype=torch.int64)
     padded = replace(
         batch,
@@ -102,15 +102,15 @@ def test_padding_on_the_left_changes_nothing(model: Model) -> None:
 
 
 def test_a_batch_of_one_equals_a_batch_of_many(model: Model) -> None:
-    together = scores(model, ask(model, HISTORIES))
+    together = scores(model, batch_of(model, HISTORIES))
 
     for row, history in enumerate(HISTORIES):
-        alone = scores(model, ask(model, [history]))
+        alone = scores(model, batch_of(model, [history]))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-4)
 
 
 def test_some_items_are_scored_as_all_are(model: Model) -> None:
-    batch = ask(model, HISTORIES, moments=2)
+    batch = batch_of(model, HISTORIES, moments=2)
     rows = torch.randint(1, ITEMS + 1, (len(HISTORIES), 7), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         some, every = model.scores_of(batch, rows), model.scores(batch)
@@ -119,11 +119,11 @@ def test_some_items_are_scored_as_all_are(model: Model) -> None:
 
 
 def test_trends_of_several_moments_do_not_mix(model: Model) -> None:
-    together = ask(model, HISTORIES, moments=3)
+    together = batch_of(model, HISTORIES, moments=3)
     answers = scores(model, together)
 
     for row, history in enumerate(HISTORIES):
-        own = replace(ask(model, [history]), trends=together.trends[together.moment[row]][None])
+        own = replace(batch_of(model, [history]), trends=together.trends[together.moment[row]][None])
         torch.testing.assert_close(scores(model, own)[0], answers[row], rtol=1e-4, atol=1e-4)
 
 
@@ -152,7 +152,7 @@ def test_an_event_at_or_after_the_asked_time_changes_nothing(model: Model) -> No
 def test_an_event_just_before_the_asked_time_is_read(model: Model) -> None:
     if not model.personal:
         pytest.skip("the same for everybody")
-    first, second = scores(model, ask(model, [[3, 5, 9], [3, 5, 16]]))
+    first, second = scores(model, batch_of(model, [[3, 5, 9], [3, 5, 16]]))
 
     assert not torch.allclose(first, second)
 
@@ -162,7 +162,7 @@ def test_weights_survive_being_saved(fitted: FitResult, tmp_path: Path) -> None:
     save_file(state, tmp_path / "weights.safetensors")
     again = build(fitted.hyperparameters, sizes_of(FEATURES))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    batch = ask(fitted.model, HISTORIES)
+    batch = batch_of(fitted.model, HISTORIES)
 
     assert torch.equal(scores(again.eval(), batch), scores(fitted.model.eval(), batch))
 
@@ -227,13 +227,13 @@ def test_a_network_reads_histories_of_one_width_however_short(model: Model, monk
     monkeypatch.setattr(model, "score_all", lambda query: widths.append(query.items.shape[1]) or score_all(query))
 
     for histories in ([[]], [[3]], HISTORIES):
-        scores(model, ask(model, histories))
+        scores(model, batch_of(model, histories))
 
     assert widths == [model.max_history] * 3, "another shape may add up in another order"
 
 
 def test_freezing_changes_no_score(fitted: FitResult) -> None:
-    batch = ask(fitted.model, HISTORIES)
+    batch = batch_of(fitted.model, HISTORIES)
     frozen = build(fitted.hyperparameters, sizes_of(FEATURES))
     frozen.load_state_dict(fitted.model.state_dict())
     frozen.eval()
@@ -252,7 +252,7 @@ def test_a_frozen_model_takes_no_earlier_batch_for_the_one_it_is_asked(fitted: F
         frozen.freeze()
     for shift in range(6):
         histories = [[1 + (item + shift) % ITEMS for item in history] for history in HISTORIES]
-        batch = ask(plain, histories[shift % 3 :] + histories[: shift % 3], moments=1)
+        batch = batch_of(plain, histories[shift % 3 :] + histories[: shift % 3], moments=1)
         batch.time += shift * 5_000_000_000
         batch.log_trends = log_trends(batch.trends) if plain.channels else None
 
@@ -271,7 +271,7 @@ def test_no_length_of_history_has_a_record_of_its_own(fitted: FitResult) -> None
     networks = [module for module in frozen.modules() if isinstance(module, Network)]
     counts = []
     for length in (1, 2, 5):
-        batch = ask(frozen, [list(range(1, 1 + length)), []], moments=1)
+        batch = batch_of(frozen, [list(range(1, 1 + length)), []], moments=1)
         batch.log_trends = log_trends(batch.trends) if frozen.channels else None
         scores(frozen, batch)
         counts.append([len(network.graphs["score_all"].records) for network in networks])
@@ -286,7 +286,7 @@ def test_it_learns_the_checkerboard(model: Model) -> None:
     rng = np.random.default_rng(1)
     parity = [number % 2 for number in range(20)]
     histories = [(1 + rng.permutation(np.arange(side, ITEMS, 2))[:6]).tolist() for side in parity]
-    batch = ask(model, histories)
+    batch = batch_of(model, histories)
     with torch.inference_mode():
         top = exclude(model.scores(batch), batch.seen).topk(10, dim=1).indices - 1
 

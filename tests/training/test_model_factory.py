@@ -1,4 +1,4 @@
-"""Models are found by their files, and hyperparameters are checked by the class beside the network."""
+"""Models are found by their files, and hyperparameters are checked by the network's class."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from made_modules import batch_of, made
 
 def loss_of(loss: str, certain: bool = False) -> float:
     """Of an untrained two-tower; `certain`: as if every batch held every item, so that there is nothing to correct."""
-    asked = recipe("two_tower", loss=loss, dropout=0.0)
-    module = made(asked)
+    hyperparameters = recipe("two_tower", loss=loss, dropout=0.0)
+    module = made(hyperparameters)
     if certain:
         module.frequency.interval = torch.ones_like(module.frequency.interval)
-    return float(module.loss(batch_of(asked)).detach())
+    return float(module.loss(batch_of(hyperparameters)).detach())
 
 
 def test_the_uncorrected_loss_is_the_corrected_one_without_the_correction() -> None:

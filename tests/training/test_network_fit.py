@@ -116,18 +116,20 @@ def test_no_events_is_an_error_that_says_so() -> None:
 @pytest.mark.parametrize(("name", "loss"), [("two_tower", "in_batch"), ("neural_cf", "sampled_softmax")])
 @pytest.mark.parametrize("cut", ["valid", "test"])
 def test_an_interrupted_fit_continues_to_the_same_weights(tmp_path: Path, name: str, loss: str, cut: str) -> None:
-    asked = recipe(name, loss=loss, max_epochs=5)
-    asked |= {"best_steps": 40, "train_events": 700} if cut == "test" else {}
+    hyperparameters = recipe(name, loss=loss, max_epochs=5)
+    hyperparameters |= {"best_steps": 40, "train_events": 700} if cut == "test" else {}
     seen: list[int] = []
 
     def killed_in_the_third(row: dict) -> None:
         if row["epoch"] == 3:
             raise KeyboardInterrupt
 
-    whole = train_network(asked, checkerboard(cut=cut), SETTINGS, 0)
+    whole = train_network(hyperparameters, checkerboard(cut=cut), SETTINGS, 0)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train_network(asked, checkerboard(cut=cut), SETTINGS, 0, killed_in_the_third, tmp_path)
-    resumed = train_network(asked, checkerboard(cut=cut), SETTINGS, 0, lambda row: seen.append(row["epoch"]), tmp_path)
+        train_network(hyperparameters, checkerboard(cut=cut), SETTINGS, 0, killed_in_the_third, tmp_path)
+    resumed = train_network(
+        hyperparameters, checkerboard(cut=cut), SETTINGS, 0, lambda row: seen.append(row["epoch"]), tmp_path
+    )
 
     assert seen[0] == 3
     assert resumed.curves == whole.curves
@@ -137,15 +139,15 @@ def test_an_interrupted_fit_continues_to_the_same_weights(tmp_path: Path, name: 
 
 
 def test_a_fit_does_not_continue_from_the_checkpoint_of_other_hyperparameters(tmp_path: Path) -> None:
-    asked = recipe("two_tower", max_epochs=3)
+    hyperparameters = recipe("two_tower", max_epochs=3)
 
     def killed(row: dict) -> None:
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train_network(asked, checkerboard(), SETTINGS, 0, killed, tmp_path)
-    other = train_network(asked | {"dropout": 0.0}, checkerboard(), SETTINGS, 0, None, tmp_path)
+        train_network(hyperparameters, checkerboard(), SETTINGS, 0, killed, tmp_path)
+    other = train_network(hyperparameters | {"dropout": 0.0}, checkerboard(), SETTINGS, 0, None, tmp_path)
 
     assert [row["epoch"] for row in other.curves] == [1, 2, 3]
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1  # the killed one may still continue

@@ -1,4 +1,4 @@
-"""What is particular to neural CF: one score whichever way it is asked, pooling that never looks ahead."""
+"""What is particular to neural CF: one score whichever way it is computed, pooling that never looks ahead."""
 
 from __future__ import annotations
 

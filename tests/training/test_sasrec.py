@@ -30,7 +30,7 @@ def made(**changes: object) -> SASRec:
     return model
 
 
-def ask(histories: list[list[int]]) -> Batch:
+def batch_of(histories: list[list[int]]) -> Batch:
     """Item rows, one event an hour; item row i was taken i times."""
     lengths = np.array([len(history) for history in histories])
     times = np.concatenate([NOW - HOUR * np.arange(length, 0, -1) for length in lengths])
@@ -46,7 +46,7 @@ def test_without_blocks_it_is_the_product_of_the_newest_item_and_position() -> N
     model = made(num_layers=0, embedding_dim=16)
     items, positions = model.items.weight, model.positions.weight
 
-    scores = model.scores(ask([[7, 3, 5], [9]]))
+    scores = model.scores(batch_of([[7, 3, 5], [9]]))
 
     for row, newest in enumerate([5, 9]):
         state = functional.layer_norm(4 * items[newest] + positions[0], [16])  # sqrt(16), and no event is newer
@@ -55,7 +55,7 @@ def test_without_blocks_it_is_the_product_of_the_newest_item_and_position() -> N
 
 def test_positions_are_counted_from_the_newest_event_that_a_query_sees() -> None:
     model = made(num_layers=0, embedding_dim=16)
-    query = Query.of(ask([[7, 3, 5]]))
+    query = Query.of(batch_of([[7, 3, 5]]))
     query.row, query.position = torch.tensor([0, 0]), torch.tensor([1, 2])  # as in training, where the row goes on
     query.time = query.time.repeat(2)
 
@@ -76,7 +76,7 @@ def test_a_state_has_read_no_item_that_follows_it() -> None:
 
 def test_one_query_per_history_reads_the_states_that_many_would() -> None:
     model = made(num_layers=2)
-    one = Query.of(ask([[7, 3, 5], [9], [], [4, 2]]))
+    one = Query.of(batch_of([[7, 3, 5], [9], [], [4, 2]]))
     many = replace(one, row=one.row.repeat(2), position=one.position.repeat(2), time=one.time.repeat(2))
 
     assert one.one_per_history
@@ -84,7 +84,7 @@ def test_one_query_per_history_reads_the_states_that_many_would() -> None:
 
 
 def test_an_empty_history_is_ranked_for_by_popularity() -> None:
-    scores = made().scores(ask([[], [4, 2]]))
+    scores = made().scores(batch_of([[], [4, 2]]))
 
     assert scores[0].argsort(descending=True).tolist() == list(range(ITEMS, -1, -1))
     assert scores[1].argsort(descending=True).tolist() != list(range(ITEMS, -1, -1))
@@ -120,7 +120,7 @@ def test_it_learns_a_cycle_in_which_each_item_follows_the_one_before() -> None:
     taken = {"best_steps": 200, "train_events": walked.size}
     model = fit(recipe("sasrec") | taken, features, train_settings(), seed=0).model.eval()
 
-    batch = ask([[1 + (start + step) % ITEMS for step in range(5)] for start in range(ITEMS)])
+    batch = batch_of([[1 + (start + step) % ITEMS for step in range(5)] for start in range(ITEMS)])
     with torch.inference_mode():
         top = exclude(model.scores(batch), batch.seen)[:, 1:].argmax(dim=1)
     follows = [(start + 5) % ITEMS for start in range(ITEMS)]

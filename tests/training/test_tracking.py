@@ -167,13 +167,13 @@ def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked:
 
 @pytest.mark.slow
 def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
-    ask = "from training import tracking; c = tracking.connect(); print(tracking.experiment_id(c, 'both'))"
+    code = "from training import tracking; c = tracking.connect(); print(tracking.experiment_id(c, 'both'))"
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
     both = [
-        subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [one.communicate(timeout=120)[0].strip() for one in both]
+    ids = [one.communicate(timeout=120)[0].strip() for one in both]
 
     assert [one.returncode for one in both] == [0, 0]
-    assert told[0] == told[1]
+    assert ids[0] == ids[1]

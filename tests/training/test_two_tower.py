@@ -79,10 +79,10 @@ def test_one_query_per_history_reads_the_states_that_many_would(num_layers: int)
     encoder = HistoryEncoder(embedding_dim=16, num_layers=num_layers, num_heads=2, dropout=0.0).eval()
     for block in encoder.blocks:
         torch.nn.init.normal_(block.distance.weight)
-    asked = next(iter(TrainingBatches(FEATURES, ("all",), parse(recipe("two_tower")), 0))).query
-    rows = torch.arange(len(asked.items))
-    position = rows % (asked.items.shape[1] + 1)  # empty histories and full ones
-    one = replace(asked, row=rows, position=position, time=asked.time[: len(rows)])
+    query = next(iter(TrainingBatches(FEATURES, ("all",), parse(recipe("two_tower")), 0))).query
+    rows = torch.arange(len(query.items))
+    position = rows % (query.items.shape[1] + 1)  # empty histories and full ones
+    one = replace(query, row=rows, position=position, time=query.time[: len(rows)])
     many = replace(one, row=rows.repeat(2), position=position.repeat(2), time=one.time.repeat(2))
     table = torch.randn(len(FEATURES.vocabulary), 16)
 

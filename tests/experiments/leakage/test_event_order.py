@@ -105,8 +105,8 @@ def test_an_event_that_the_log_lacks_is_found(events: pd.DataFrame) -> None:
 
 
 def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = InteractionLog.before
-    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
+    original = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: original(self, time_us + DAY))
 
     (found,) = event_order.training(at := cut_of(events)).findings
 
@@ -115,10 +115,10 @@ def test_training_that_reads_an_event_after_the_cut_is_found(events, monkeypatch
 
 
 def test_training_that_reads_an_unknown_event_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = InteractionLog.before
+    original = InteractionLog.before
 
     def blind(log: InteractionLog, time_us: int) -> InteractionLog:
-        return replace(honest(replace(log, known=log.times), time_us), known=log.known[log.times < time_us])
+        return replace(original(replace(log, known=log.times), time_us), known=log.known[log.times < time_us])
 
     monkeypatch.setattr(InteractionLog, "before", blind)
 
@@ -152,8 +152,8 @@ def test_a_clean_platform_with_ties_passes(events: pd.DataFrame, check) -> None:
 
 @pytest.mark.parametrize("check", [event_order.evaluation_histories, event_order.encoded_histories])
 def test_a_history_that_holds_its_own_moment_is_found(events, monkeypatch: pytest.MonkeyPatch, check) -> None:
-    honest = features.sequences.history_ends
-    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: honest(log, user, time + 1))
+    original = features.sequences.history_ends
+    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: original(log, user, time + 1))
 
     (found,) = check(cut_of(events)).findings
 
@@ -164,8 +164,8 @@ def test_a_history_that_holds_its_own_moment_is_found(events, monkeypatch: pytes
 def test_a_question_of_training_that_sees_its_own_moment_is_found(
     events, monkeypatch: pytest.MonkeyPatch, check
 ) -> None:
-    honest = Timeline.visible
-    monkeypatch.setattr(Timeline, "visible", lambda self, user, time: honest(self, user, time + 1))
+    original = Timeline.visible
+    monkeypatch.setattr(Timeline, "visible", lambda self, user, time: original(self, user, time + 1))
 
     (found,) = check(cut_of(events)).findings
 
@@ -187,8 +187,8 @@ def test_a_question_of_training_that_sees_an_event_before_it_was_known_is_found(
 def test_a_training_batch_with_later_trends_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
     from training.datamodule import TrendTable
 
-    honest = TrendTable.rows
-    later = lambda self, time: np.minimum(honest(self, time) + 1, len(self.moments) - 1)  # noqa: E731
+    original = TrendTable.rows
+    later = lambda self, time: np.minimum(original(self, time) + 1, len(self.moments) - 1)  # noqa: E731
     monkeypatch.setattr(TrendTable, "rows", later)
 
     (found,) = feature_checks.training_batches(cut_of(events)).findings
@@ -250,8 +250,8 @@ def test_a_whole_session_filed_as_training_is_found(spanning: pd.DataFrame) -> N
 
 
 def test_the_later_part_of_a_session_that_training_reads_is_found(spanning, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = InteractionLog.before
-    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
+    original = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: original(self, time_us + DAY))
 
     _, leak = event_order.spanning_sessions(cut_of(spanning)).findings
 

@@ -47,12 +47,12 @@ def test_encoders_of_users_who_came_later_are_found(events: pd.DataFrame, monkey
     known = ~events["user_id"].isin(["u38", "u39"]) | (events["event_time"] >= pd.Timestamp(TEST, unit="us", tz="UTC"))
     events = events[known].reset_index(drop=True)
     assert feature_checks.fitted_encoders(cut_of(events)).findings == []
-    honest = fit.fit_encoders
+    original = fit.fit_encoders
     monkeypatch.setattr(
-        fit, "fit_encoders", lambda frame, *rest: honest(made_users() if "age" in frame else frame, *rest)
+        fit, "fit_encoders", lambda frame, *rest: original(made_users() if "age" in frame else frame, *rest)
     )
     features = features_of(events)
-    monkeypatch.setattr(fit, "fit_encoders", honest)
+    monkeypatch.setattr(fit, "fit_encoders", original)
 
     ages, plans = feature_checks.fitted_encoders(cut_of(events, features)).findings
 
@@ -74,22 +74,22 @@ def test_an_encoder_of_the_context_of_later_events_is_found(events: pd.DataFrame
 
 @pytest.mark.parametrize("group", ["text", "numbers"])
 def test_item_features_scaled_by_later_items_are_found(events, monkeypatch: pytest.MonkeyPatch, group: str) -> None:
-    honest, every = fit.fit_item_features, made_items()
+    original, every = fit.fit_item_features, made_items()
     if group == "text":
         more = {"item_id": [f"x{n}" for n in range(200)], "title": "red house", "genres": "drama"}
         every = pd.concat([every, every.iloc[[0] * 200].assign(**more)])
 
     def of_all(listed: pd.DataFrame, dimensions: int, seed: int) -> tuple[np.ndarray, dict[str, int]]:
         others = every[~every["item_id"].isin(listed["item_id"])]
-        made, widths = honest(pd.concat([listed, others])[listed.columns], dimensions, seed)
-        drop = widths["genres"] - honest(listed, dimensions, seed)[1]["genres"]
+        made, widths = original(pd.concat([listed, others])[listed.columns], dimensions, seed)
+        drop = widths["genres"] - original(listed, dimensions, seed)[1]["genres"]
         assert drop == 1  # western, the genre of the later item, stands last
         kept = np.delete(made[: len(listed) + 1], widths["genres"] - 1, axis=1)
         return kept, widths | {"genres": widths["genres"] - 1}
 
     monkeypatch.setattr(fit, "fit_item_features", of_all)
     features = features_of(events)
-    monkeypatch.setattr(fit, "fit_item_features", honest)
+    monkeypatch.setattr(fit, "fit_item_features", original)
 
     found = {one.what for one in feature_checks.fitted_content(cut_of(events, features)).findings}
 
@@ -105,8 +105,8 @@ def test_a_genre_that_only_later_items_have_is_found(events: pd.DataFrame) -> No
 
 
 def test_trends_that_count_later_events_are_found_by_channel(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TrendLog._leaving
-    monkeypatch.setattr(TrendLog, "_leaving", lambda self, span: honest(self, span + DAY))
+    original = TrendLog._leaving
+    monkeypatch.setattr(TrendLog, "_leaving", lambda self, span: original(self, span + DAY))
 
     found = [one.what for one in feature_checks.fitted_trends(cut_of(events)).findings]
 
@@ -138,8 +138,8 @@ def test_an_item_known_only_after_the_cut_is_found_with_its_first_event(events: 
 
 def test_a_trend_that_counts_an_item_before_its_first_event_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
     assert feature_checks.future_trends(cut_of(events)).findings == []
-    honest = TrendLog._count
-    monkeypatch.setattr(TrendLog, "_count", lambda self, when, items, at: honest(self, when - DAY, items, at))
+    original = TrendLog._count
+    monkeypatch.setattr(TrendLog, "_count", lambda self, when, items, at: original(self, when - DAY, items, at))
 
     (found,) = feature_checks.future_trends(cut_of(events)).findings
 
@@ -176,8 +176,8 @@ def test_clean_features_do_not_change_when_the_future_is_removed(events: pd.Data
 
 
 def test_a_history_that_ends_too_late_is_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = features.sequences.history_ends
-    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: honest(log, user, time + 1))
+    original = features.sequences.history_ends
+    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: original(log, user, time + 1))
 
     assert named(events) == {"items", "item_times", "seen"}
 
@@ -185,10 +185,10 @@ def test_a_history_that_ends_too_late_is_named(events, monkeypatch: pytest.Monke
 def test_an_event_in_a_history_before_it_was_known_is_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
     events["known_time"] += pd.Timedelta(days=2)
     assert named(events) == set()
-    honest = features.sequences.encode_cases
+    original = features.sequences.encode_cases
 
     def blind(log, cases, *rest):
-        return honest(features.sequences.InteractionLog(**vars(log) | {"known": log.times}), cases, *rest)
+        return original(features.sequences.InteractionLog(**vars(log) | {"known": log.times}), cases, *rest)
 
     monkeypatch.setattr(features.sequences, "encode_cases", blind)
 
@@ -196,8 +196,8 @@ def test_an_event_in_a_history_before_it_was_known_is_named(events, monkeypatch:
 
 
 def test_a_trend_that_looks_ahead_is_named_alone(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TrendLog._channel
-    ahead = lambda self, at, channel: honest(self, at + DAY * (channel == "half_life_7d"), channel)  # noqa: E731
+    original = TrendLog._channel
+    ahead = lambda self, at, channel: original(self, at + DAY * (channel == "half_life_7d"), channel)  # noqa: E731
     monkeypatch.setattr(TrendLog, "_channel", ahead)
 
     assert named(events) == {"trend half_life_7d"}
@@ -213,10 +213,10 @@ def test_traits_of_a_user_before_the_first_event_are_named(events, monkeypatch: 
     early = events["event_time"] < pd.Timestamp("2024-01-15", tz="UTC")
     events = events[~(early & events["user_id"].isin([f"u{n:02d}" for n in range(10)]))].reset_index(drop=True)
     assert named(events) == set()
-    honest = features.sequences.encode_cases
+    original = features.sequences.encode_cases
 
     def leaky(log, cases, rows, *rest):
-        batch = honest(log, cases, rows, *rest)
+        batch = original(log, cases, rows, *rest)
         batch.traits = torch.from_numpy(log.traits[cases.user[rows]])
         return batch
 
@@ -226,10 +226,10 @@ def test_traits_of_a_user_before_the_first_event_are_named(events, monkeypatch: 
 
 
 def test_context_of_a_later_event_is_named(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = validation.horizon_cases
+    original = validation.horizon_cases
 
     def leaky(log, *rest):
-        cases = honest(log, *rest)
+        cases = original(log, *rest)
         cases.context = log.context[np.minimum(cases.end, len(log.times) - 1)]
         return cases
 

@@ -126,8 +126,8 @@ def test_a_change_of_settings_is_audited_again(inside: Path) -> None:
 
 
 def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = InteractionLog.before
-    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: honest(self, time_us + DAY))
+    original = InteractionLog.before
+    monkeypatch.setattr(InteractionLog, "before", lambda self, time_us: original(self, time_us + DAY))
 
     report = leakage_report.audit(settings())
 

@@ -1,4 +1,4 @@
-"""With shuffled items an honest feature tells nothing; one that reads its own event still does."""
+"""With shuffled items a correct feature predicts nothing; one that reads its own event still does."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_trends_that_count_the_event_that_is_asked_about_are_found(events, monke
 
 
 def test_a_history_that_holds_what_is_asked_is_found(events, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = features.sequences.history_ends
-    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: honest(log, user, time + 1))
+    original = features.sequences.history_ends
+    monkeypatch.setattr(features.sequences, "history_ends", lambda log, user, time: original(log, user, time + 1))
 
     (found,) = target_probe.probe(cut_of(events)).findings
 
@@ -60,7 +60,7 @@ def test_a_context_column_that_tells_the_item_is_found(events: pd.DataFrame) -> 
     assert found.what == "context device predicts the item taken in more than 90% of the duels"
 
 
-def test_an_honest_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame) -> None:
+def test_a_correct_trait_that_halves_the_catalog_is_no_leak(events: pd.DataFrame) -> None:
     users = made_users().assign(plan=[("even", "odd")[number % 2] for number in range(40)])
     number, side = events["item_id"].str[1:].astype(int), events["user_id"].str[1:].astype(int) % 2
     events["item_id"] = [f"i{item:03d}" for item in (number // 2 * 2 + side).where(number < 119, 119)]

@@ -93,8 +93,8 @@ def test_materialized_profiles_are_read_through_the_feature_server(
         monkeypatch.setenv("TIDEGATE_STORE_READ_MS", "5000")
         ann, bob = (asyncio.run(OnlineProfileReader.from_environment(NAME).read(user)) for user in ("ann", "bob"))
         assert (ann.consent, bob.consent) == (False, None)
-        assert [event["item_id"] for event in bob.told["history"]] == ["m1", "m2"]
-        assert bob.told["context"] == {"plan": "free"}
+        assert [event["item_id"] for event in bob.features["history"]] == ["m1", "m2"]
+        assert bob.features["context"] == {"plan": "free"}
     with pytest.raises(StoreUnavailable, match=re.escape(url)):
         store.read(["bob"], [time.time_ns() // 1000])
 
