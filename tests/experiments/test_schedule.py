@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,22 @@ JOB = CRONJOB["spec"]["jobTemplate"]["spec"]
 (CONTAINER,) = JOB["template"]["spec"]["containers"]
 
 
-def started(command: list[str]) -> argparse.Namespace:
-    """What `make ...` asks of retrain: make runs, with `echo` in place of Python."""
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], argparse.Namespace]:
+    """Run `make retrain ...` with `echo` in place of Python, and return the arguments that retrain gets."""
+    received: list[argparse.Namespace] = []
+    monkeypatch.setattr(workspace, "HOME", tmp_path)
+    monkeypatch.setattr(retrain, "retrain", lambda arguments, dataset: received.append(arguments))
+
+    def start(command: list[str]) -> argparse.Namespace:
+        assert retrain.main(retrain_arguments(command)) == 0
+        return received.pop()
+
+    return start
+
+
+def retrain_arguments(command: list[str]) -> list[str]:
+    """The arguments that `make retrain ...` passes on."""
     assert command[:2] == ["make", "retrain"]
     # -o: the Makefile counts as new, or a lock that was checked out after it would bring an install.
     printed = ["make", "-o", "Makefile", *command[1:], "PY=echo", "STAMP=Makefile"]
@@ -34,16 +49,16 @@ def started(command: list[str]) -> argparse.Namespace:
     command_line = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
     module, *arguments = shlex.split(command_line.removeprefix("-m "))
     assert module == "experiments.retrain"
-    return retrain.options().parse_args(arguments)
+    return arguments
 
 
-def test_the_cron_jobs_command_is_one_that_retrain_takes() -> None:
+def test_retrain_accepts_the_command_of_the_cron_job(started) -> None:
     options = started(CONTAINER["command"])
 
     assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", True)
 
 
-def test_the_crontabs_command_is_one_that_retrain_takes() -> None:
+def test_retrain_accepts_the_command_of_the_crontab(started) -> None:
     fields, command = LINE.split(maxsplit=5)[:5], LINE.split(maxsplit=5)[5]
     options = started(shlex.split(command.partition(" && ")[2].partition(" >>")[0]))
 
@@ -52,7 +67,7 @@ def test_the_crontabs_command_is_one_that_retrain_takes() -> None:
     assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", False)
 
 
-def test_kubernetes_starts_no_second_one_and_mounts_what_the_command_reads() -> None:
+def test_kubernetes_starts_one_job_at_a_time_and_mounts_what_it_reads(started) -> None:
     mounts = {one["name"]: one["mountPath"] for one in CONTAINER["volumeMounts"]}
 
     assert (CRONJOB["apiVersion"], CRONJOB["kind"]) == ("batch/v1", "CronJob")
