@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         [(model, against) for model, against in arguments.pair],
     )  # fmt: skip
     paths = write(board, arguments.out, arguments.results)
-    print(f"compared {len(board.models)} models of {board.dataset}; written to {', '.join(map(str, paths))}")
+    print(
+        f"compared {len(board.models)} models of {board.dataset}; written to {', '.join(map(os.path.relpath, paths))}"
+    )
     return 0
 
 
