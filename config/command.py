@@ -8,10 +8,11 @@ import select
 import sys
 from collections.abc import Callable
 
-# OpenMP threads spin while they wait for each other. On cores that other processes use too, each waits for a thread
-# that is not running: one fit took 584 s instead of 48. Here they sleep. Torch's OpenMP runtime (GNU, or Intel's and
-# LLVM's) reads these once, so every command imports this module before torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP threads spin while they wait for each other. If other processes use the cores, each waits for a thread that does
+# not run: a fit next to another one took 150 s instead of 20. If they sleep at once, they wake up too slowly: a fit alone
+# took 31 s instead of 15. So they spin for a moment, then sleep. Torch's OpenMP runtime (GNU, or Intel's and LLVM's) reads
+# these variables once, so every command imports this module before torch.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 USER_ERROR = 2

@@ -22,7 +22,7 @@ import importlib.abc, os, sys
 class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"))
+            print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
             os._exit(0)
 sys.meta_path.insert(0, Watch())
 import {module}
@@ -97,4 +97,4 @@ def test_waiting_threads_sleep_in_every_command_that_computes(module: str) -> No
     code = SEEN.replace("os._exit(0)", "sys.stdout.flush(); os._exit(0)").format(module=module)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, capture_output=True, text=True)
 
-    assert ended.stdout.strip() == "PASSIVE 0", ended.stderr
+    assert ended.stdout.strip() == "1000 0", ended.stderr
