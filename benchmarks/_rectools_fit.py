@@ -1,7 +1,7 @@
 """Fit RecTools' SASRec and rank our cases after each epoch. Runs in RecTools' environment and imports nothing of ours.
 
 Usage: python -I _rectools_fit.py FOLDER. FOLDER holds request.json, events.npz and histories.npz; answer.npz and
-about.json are written beside them.
+about.json are written next to them.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ START = 1_751_328_000_000_000  # 2025-07-01T00:00:00Z
 DAYS = 120
 CONTENT_WIDTH = 32
 PLANS, GENRES = ("free", "trial", "paid"), ("Drama", "Comedy", "Horror", "Crime")
-# What featurize writes beside the arrays of data without side tables.
+# What featurize writes next to the arrays for data without side tables.
 NO_SIDES = {
     "dataset_hash": "synthetic", "split_id": "none", "repeats": "first", "encoders": {"traits": [], "context": []},
     "trait_sizes": [], "context_sizes": [],

@@ -45,7 +45,7 @@ def state() -> Path:
 
 
 def mlflow_database() -> Path:
-    """Runs, models and aliases; their artifacts lie beside it in `mlartifacts/`."""
+    """Runs, models and aliases; their artifacts lie next to it in `mlartifacts/`."""
     return state() / "mlflow.db"
 
 

@@ -212,7 +212,7 @@ def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: di
 def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
     """Users who consented to training on their events; None if the source has no consent column.
 
-    Only yes is consent: an empty cell is not, nor is a yes beside a no. Another value is a DataError.
+    Only yes is consent: an empty cell is not, and neither is a yes together with a no. Another value is a DataError.
     """
     if users is None or columns.TRAINING_CONSENT not in users.columns:
         return None

@@ -66,7 +66,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     flags = {
         "--rollback": "make the previous champion serve again",
         "--status": "print what serves, since when and why, and what comes next",
-        "--history": "print what was deployed and rolled back, when, why, by whom",
+        "--history": "print each deployment and rollback with its time, reason and author",
         "--restore": "set aliases that were changed by hand back to the last signed change",
     }
     for flag, purpose in flags.items():

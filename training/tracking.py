@@ -56,7 +56,7 @@ def connect() -> MlflowClient:
 def experiment_id(client: MlflowClient, dataset: str) -> str:
     """Id of the dataset's experiment; created if there is none, with its description and saved views.
 
-    On SQLite its artifacts lie beside the database; MLflow's default is ./mlruns.
+    On SQLite its artifacts lie next to the database; MLflow's default is ./mlruns.
     """
     from mlflow.exceptions import MlflowException
 

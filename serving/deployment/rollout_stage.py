@@ -74,7 +74,7 @@ class RolloutStage(BaseModel):
     since: datetime  # when this phase or step began
     reason: str
     by: str
-    share: float = 0.0  # of the users whom `version` answers in its canary
+    share: float = 0.0  # of the users that `version` answers in its canary
     step: int = 0  # position in the plan's canary shares
     rollback_reason: str = ""  # why `previous` was rolled back from; empty if it was not
     plan: Rollout | None = None  # by which `version` is rolled out

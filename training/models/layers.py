@@ -164,7 +164,7 @@ class ItemTable(nn.Module):
 
 
 class ContextEncoder(nn.Module):
-    """(Q, D) sum of embeddings of what is known of a request beside the items of its history.
+    """(Q, D) sum of embeddings of what is known of a request in addition to the items of its history.
 
     Time since the last event, number of events, hour, weekday, user traits, request context.
     """

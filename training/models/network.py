@@ -34,7 +34,7 @@ class NetworkHyperparameters(Hyperparameters):
     num_heads: Count  # must divide embedding_dim
     dropout: Annotated[float, Field(ge=0, lt=1)]
     trend_step_hours: Count  # between two moments whose trends training reads; serving reads live ones
-    horizon_samples: Annotated[int, Field(ge=0)]  # horizon cases per user and epoch, beside the next_item cases
+    horizon_samples: Annotated[int, Field(ge=0)]  # horizon cases per user and epoch, in addition to the next_item cases
     horizon_half_life_days: Annotated[float, Field(gt=0)] | None  # older days are drawn less often; None: all alike
     horizon_weight: Annotated[float, Field(ge=0, lt=1)]  # share of the loss that horizon cases have
     batch_size: Count  # events
