@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_ncf import BY_HISTORY, BY_ID
 from torch.nn import functional
 
 from benchmarks import ncf_paper
 from benchmarks._ncf_networks import DeepBranch, DotProduct, Network, RankingTask, SetNeuralCF, split_sets
 from benchmarks.ncf_paper import fit_and_score, hit_rate_and_ndcg
 
-BY_HISTORY = ncf_paper.BY_HISTORY | {
-    "embedding_dim": 16,
-    "hidden_dim": 8,
-    "num_negatives": 60,
-    "batch_size": 16,
-    "learning_rate": 0.01,
-}
-BY_ID = ncf_paper.DEEP | {"embedding_dim": 16, "hidden_dim": 8, "batch_size": 30, "learning_rate": 0.05}
 ITEMS = 40
 NETWORKS = [(SetNeuralCF, BY_HISTORY), (DotProduct, BY_ID), (DeepBranch, BY_ID)]
 

@@ -9,20 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_ncf import BY_HISTORY, BY_ID
 
 from benchmarks import _record, ncf_paper
 from benchmarks._ncf_networks import RankingTask
 from benchmarks.ncf_paper import EvaluatedFit, hit_rate_and_ndcg, hold_out, read_task
 from config.command import UserError
 
-BY_HISTORY = ncf_paper.BY_HISTORY | {
-    "embedding_dim": 16,
-    "hidden_dim": 8,
-    "num_negatives": 60,
-    "batch_size": 16,
-    "learning_rate": 0.01,
-}
-BY_ID = ncf_paper.DEEP | {"embedding_dim": 16, "hidden_dim": 8, "batch_size": 30, "learning_rate": 0.05}
 PAIRS = [(0, 0), (0, 1), (1, 2), (1, 5), (2, 3)]
 NEGATIVES = ["(0,2)\t3\t4", "(1,0)\t1\t3", "(2,4)\t0\t1"]
 

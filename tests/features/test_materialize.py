@@ -193,15 +193,17 @@ def test_a_profile_older_than_the_ttl_is_not_served(project: pd.DataFrame) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--until", "soon"], "--until: 'soon' is not an ISO 8601 time"),
         (["--events", "nowhere"], "--events is nowhere; there is no such file"),
     ],
 )
-def test_a_user_error_is_one_line(project: pd.DataFrame, arguments, told, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line(
+    project: pd.DataFrame, arguments, message, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert materialize.main(arguments) == 2
-    assert capsys.readouterr().err == f"error: {told}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_without_features_the_command_to_run_is_named(
