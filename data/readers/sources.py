@@ -26,7 +26,8 @@ from data.readers.table import (
     to_text,
 )
 from data.simulator.simulation import simulate
-from data.tables import TIME_DTYPE, read_times
+from data.tables import TIME_DTYPE
+from data.time_columns import read_times
 
 MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
 TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSION)
