@@ -11,7 +11,8 @@ from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import movielens, recbole
 from data.readers.table import RawTable, is_dat, map_columns, read_named_columns, to_text
-from data.tables import TIME_DTYPE, read_times
+from data.tables import TIME_DTYPE
+from data.time_columns import read_times
 
 YEAR = "year"
 REGION = "region"
