@@ -22,7 +22,8 @@ from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, 
 from data.files import DataError
 from data.readers.sources import Source
 from data.readers.table import to_text
-from data.tables import EARLIEST, LATEST, TIME_DTYPE, microseconds, read_times
+from data.tables import TIME_DTYPE, microseconds
+from data.time_columns import EARLIEST, LATEST, read_times
 
 YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
 

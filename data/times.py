@@ -1,7 +1,7 @@
 """Times as ISO 8601 text and as integer microseconds since 1970, one at a time.
 
-Loads only the standard library, so that the serving worker and the edge can use it; `data.tables` does the same
-for data frames.
+Loads only the standard library, so that the serving worker and the edge can use it; `data.time_columns`
+reads columns of times.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages import interval_text
+from data.pages import interval_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))

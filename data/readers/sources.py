@@ -1,4 +1,4 @@
-"""Find the format and the files at a path, and read events and side tables from them."""
+"""Find the format and the files at a path, and read events from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pandas as pd
 
 from config import params
 from data import columns
-from data.columns import DESCRIPTION, EVENT_COLUMNS, EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER
+from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
 from data.readers import movielens, recbole
+from data.readers.side_tables import read_side_table
 from data.readers.table import (
     SUFFIXES,
     RawTable,
@@ -26,18 +27,13 @@ from data.readers.table import (
     to_text,
 )
 from data.simulator.simulation import simulate
-from data.tables import TIME_DTYPE, read_times
 
 MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named columns, which ingest.columns may map
 TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSION)
-YEAR = "year"
-REGION = "region"
 
 _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
 _SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
 _FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
-_ZIP_COLUMNS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
-_ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, columns.TRAINING_CONSENT, "occupation", REGION)
 
 
 @dataclass(frozen=True)
@@ -193,85 +189,3 @@ def _read_events(path: Path, name: str, mapping: Mapping[str, str], context: Seq
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
     return RawTable(path, rows, table.broken, table.header)
-
-
-# Side tables
-
-
-def read_side_table(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
-    """Read users (key user_id) or items (key item_id): ids as text, other columns as numbers or text.
-
-    Returns None if the file holds nothing but ids of another system (MovieTweetings' users).
-    """
-    table = _read_side(path, key, mapping)
-    if table is None:
-        return None
-    rows = table.rows.assign(**{key: to_text(table.rows[key])})
-    rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
-    others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
-    # A declared token is a category even if it is written in digits.
-    typed = {
-        name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
-        for name in others
-    }
-    return RawTable(path, rows.assign(**typed), table.broken, table.header)
-
-
-def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
-    is_recbole = path.suffix in recbole.SIDE_SUFFIXES.values()
-    if path.name == "u.user" and key == USER:
-        return movielens.users_100k(path)
-    if path.name == "u.item" and key == ITEM:
-        return movielens.items_100k(path)
-    if not is_recbole and is_dat(path):
-        return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
-    table = recbole.read_atomic_file(path) if is_recbole else read_named_columns(path)
-    header = list(table.rows.columns)
-    names = (key, columns.TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
-    # The mapping may name columns of the events only; what this table lacks is found by name or alias.
-    found = map_columns(table, names, (key,), {ours: name for ours, name in mapping.items() if name in header})
-    recbole.require_tokens(path, found, table.types)
-    if key == ITEM and table.types.get(recbole.GENRES_FIELD) == "token_seq":
-        found.setdefault(GENRES, recbole.GENRES_FIELD)
-    mapped = set(found.values())
-    found |= {str(name): name for name in header if name not in mapped and name not in found}
-    rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in found.items()})
-    types = {ours: table.types[theirs] for ours, theirs in found.items() if theirs in table.types}
-    return RawTable(path, rows, table.broken, table.header, types)
-
-
-def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep only the first digit of a postal code: fewer values, and nobody's address."""
-    for name in _ZIP_COLUMNS:
-        if name in rows.columns:
-            region = to_text(rows[name]).str.extract(r"^\s*(\d)", expand=False)
-            rows = rows.drop(columns=name).assign(**{REGION: region.astype(object).where(region.notna(), None)})
-    return rows
-
-
-def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
-    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
-    if GENRES in rows.columns:
-        genres = to_text(rows[GENRES])
-        if types.get(GENRES) == "token_seq":
-            genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
-        rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
-    if RELEASE_TIME in rows.columns:
-        rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)})
-    if TITLE in rows.columns and YEAR not in rows.columns:
-        year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
-        if year.notna().any():
-            rows = rows.assign(**{YEAR: pd.to_numeric(year).astype("float64")})
-    return rows
-
-
-def _number_or_text(values: pd.Series) -> pd.Series:
-    """float64 if every value is a number; text otherwise, and for codes with leading zeros and flags."""
-    if values.name in _ALWAYS_TEXT:
-        return to_text(values)
-    text = to_text(values).astype("string").str.strip()
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    is_number = numbers.notna() == text.notna()
-    if text.notna().any() and is_number.all() and not text.str.match(r"0\d").any():
-        return numbers
-    return to_text(values)

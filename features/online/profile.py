@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from data.columns import MICROSECONDS
 from features.online.errors import ProfileError
 
-EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.tables`
+EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.time_columns`
 LATEST_US = 4_102_444_800 * MICROSECONDS
 PERSONALIZATION = "personalization"  # the consent purpose that personalized recommendations need
 MAX_CHARACTERS = 256  # of an id or a name

@@ -79,13 +79,6 @@ def test_movielens_100k_is_known_by_its_folder_and_read_with_its_side_tables(mov
     assert source.users["occupation"].tolist() == ["writer", "artist"]
 
 
-def test_of_a_zip_code_only_the_first_digit_stays(movielens_100k, read_from):
-    users = read_from(movielens_100k).users
-
-    assert "zip" not in users.columns
-    assert users["region"].tolist() == ["0", None]
-
-
 def test_the_file_u_data_itself_reads_like_its_folder(movielens_100k, read_from):
     source = read_from(movielens_100k / "u.data")
 
@@ -106,15 +99,6 @@ def test_dat_files_keep_leading_zeros_and_drop_twitter_ids(tmp_path, read_from):
     assert source.items["genres"].tolist() == ["Action|Horror", None]
     assert source.items["year"].tolist() == [1995.0, 1992.0]
     assert source.users is None
-
-
-def test_users_of_movielens_1m_have_traits(tmp_path, read_from):
-    write(tmp_path / "ratings.dat", "1::1193::5::978300760")
-    write(tmp_path / "users.dat", "1::F::1::10::48067")
-
-    users = read_from(tmp_path).users
-
-    assert users.to_dict("records") == [{"user_id": "1", "gender": "F", "age": 1.0, "occupation": "10", "region": "4"}]
 
 
 @pytest.mark.parametrize(
@@ -197,18 +181,6 @@ def test_lines_of_the_wrong_length_are_kept_with_their_number(tmp_path, read_fro
     assert source.broken[["source_row", "raw"]].to_numpy().tolist() == [[2, "torn"], [4, "c,k,3,4"]]
 
 
-def test_side_tables_of_any_format_are_found_by_name_or_map(tmp_path, read_from):
-    events = write(tmp_path / "log.csv", "user_id,product,event_time", "a,01,2024-01-01")
-    items = write(tmp_path / "things.csv", "product,name,released,price,code", "01,Lamp,x,9.5,007")
-    users = tmp_path / "people.parquet"
-    pd.DataFrame({"user_id": ["a"], "plan": ["free"], "zip_code": ["94110"]}).to_parquet(users)
-
-    source = read_from(events, items=str(items), users=str(users), columns={"item_id": "product"})
-
-    assert source.items[["item_id", "title", "price", "code"]].iloc[0].tolist() == ["01", "Lamp", 9.5, "007"]
-    assert source.users.to_dict("records") == [{"user_id": "a", "plan": "free", "region": "9"}]
-
-
 GOOD = ("user_id,item_id,event_time", "a,i,2024-01-01")
 
 
@@ -249,14 +221,6 @@ def test_a_wrong_table_is_named_in_one_line(tmp_path, read_from, lines, changes,
     with pytest.raises(DataError, match=message) as error:
         read_from(path, **changes)
     assert "\n" not in str(error.value)
-
-
-def test_a_side_table_without_ids_is_refused(tmp_path, read_from):
-    path = write(tmp_path / "log.csv", *GOOD)
-    items = write(tmp_path / "things.csv", "colour,size", "red,1")
-
-    with pytest.raises(DataError, match=r"things\.csv: no column item_id; it holds 'colour', 'size'"):
-        read_from(path, items=str(items))
 
 
 def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):

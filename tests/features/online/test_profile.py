@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.columns import DAY
-from data.tables import EARLIEST, LATEST
+from data.time_columns import EARLIEST, LATEST
 from features.online.errors import NewerRecord, ProfileError, RecordError
 from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, TimedValue, join_profiles, make_profile
 from features.online.records import decode_profile, encode_profile
