@@ -56,7 +56,7 @@ def build_report(source: Source, result: Ingested, dataset: str) -> dict[str, An
         }
         for name, rows in _count_rows(source, result).items()
     }
-    report = {
+    report: dict[str, Any] = {
         "dataset": dataset,
         "source": source.name,
         "findings": [],
@@ -70,7 +70,8 @@ def build_report(source: Source, result: Ingested, dataset: str) -> dict[str, An
 def _count_rows(source: Source, result: Ingested) -> dict[str, dict[str, int]]:
     """Table -> {"read", "kept", and why rows were left out}; the others add up to "read"."""
     counts = result.counts
-    rows = {"events": {"read": counts["rows_read"], "kept": counts["events"]} | {key: counts[key] for key in LEFT_OUT}}
+    of_events = {"read": counts["rows_read"], "kept": counts["events"], **{key: counts[key] for key in LEFT_OUT}}
+    rows: dict[str, dict[str, int]] = {"events": of_events}
     for name in SIDES:
         table = getattr(source, name)
         if table is not None:
