@@ -88,6 +88,8 @@ class Ingest(Section):
     event_types: list[str] | None
     min_value: float | None
     repeats: Literal["first", "last", "all"]
+    max_quarantine: Annotated[float, Field(ge=0, le=1)]  # of the rows of any table; a greater share stops ingest
+    min_matched: Annotated[float, Field(ge=0, le=1)]  # of the events' users and items in a side table; fewer stop it
     time_unit: Literal["auto", "s", "ms", "us"]
 
 
