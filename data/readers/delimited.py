@@ -45,7 +45,7 @@ def read_delimited(
     cells = next(csv.reader([header], delimiter=single, quotechar=quote)) if quote else header.split(single)
     names = [cell.strip() for cell in cells]
     content, quote, marked = mark_broken_quotes(name, content, single, quote, len(names), table_format)
-    frame, broken = _parse_rows(name, content, single, quote, encoding, marked, len(names))
+    frame, broken = parse_rows(name, content, single, quote, encoding, marked, len(names))
     if len(delimiter) > 1:
         frame = frame.replace(_UNIT, delimiter, regex=True)
         broken = [(row, raw.replace(_UNIT, delimiter), reason) for row, raw, reason in broken]
@@ -84,10 +84,17 @@ def _skip_preamble(content: bytes, delimiter: str | None) -> tuple[bytes, str | 
     return content[comments.end() :], delimiter
 
 
-def _parse_rows(
-    name: str, content: bytes, delimiter: str, quote: str | None, encoding: str, marked: list[str], num_columns: int
+def parse_rows(
+    name: str,
+    content: bytes,
+    delimiter: str,
+    quote: str | None,
+    encoding: str,
+    marked: list[str],
+    num_columns: int,
+    has_header: bool = True,
 ) -> tuple[pd.DataFrame, Broken]:
-    """The rows under a header as text, numbered from 1, and the broken ones.
+    """The rows as text, numbered from 1 after the header if there is one, and the broken ones.
 
     Args:
         marked: lines with a broken quote, which stand in `content` as a mark and their position in this list.
@@ -96,10 +103,12 @@ def _parse_rows(
 
     def skip(row: arrow_csv.InvalidRow) -> str:
         if row.text.startswith(f"{MARK}quote "):
-            broken.append((row.number - 1, marked[int(row.text.split()[1])], "a quote is not closed, or stands alone"))
+            broken.append(
+                (row.number - has_header, marked[int(row.text.split()[1])], "a quote is not closed, or stands alone")
+            )
         else:
             fields = f"line has {row.actual_columns} fields, not {row.expected_columns}"
-            broken.append((row.number - 1, show(row.text), fields))
+            broken.append((row.number - has_header, show(row.text), fields))
         return "skip"
 
     names = [str(number) for number in range(num_columns)]
@@ -108,7 +117,7 @@ def _parse_rows(
             BytesIO(content if content.endswith((b"\n", b"\r")) else content + b"\n"),
             # With several threads Arrow does not know the numbers of bad rows.
             read_options=arrow_csv.ReadOptions(
-                use_threads=False, block_size=1 << 24, column_names=names, skip_rows=1
+                use_threads=False, block_size=1 << 24, column_names=names, skip_rows=int(has_header)
             ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=delimiter,

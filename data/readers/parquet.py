@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.files import DataError
-from data.readers.packed import Part
 from data.readers.delimited import require_unique_names
+from data.readers.packed import Part
 
 MAGIC = b"PAR1"
 
@@ -57,7 +57,8 @@ def _to_series(column: pa.ChunkedArray) -> tuple[pd.Series, bool]:
         return pd.Series([_as_json(cell) for cell in column.to_pylist()], dtype=object), False
     if pa.types.is_integer(kind):
         try:
-            return column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), True
+            exact = {pa.int64(): pd.Int64Dtype()}.get if column.null_count else None
+            return column.cast(pa.int64()).to_pandas(types_mapper=exact), True
         except pa.ArrowInvalid:  # above int64
             return _text(column), True
     if pa.types.is_date(kind):

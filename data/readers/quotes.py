@@ -96,7 +96,8 @@ class _Scanner:
 
     def replace_broken_lines(self) -> tuple[list[bytes], list[str]]:
         """The content in pieces with its broken lines replaced, and these lines."""
-        content, pieces, broken = self.content, [], []
+        content, pieces = self.content, []
+        broken: list[str] = []
         start = position = self.body
         pieces.append(content[:start])
         while True:
@@ -107,8 +108,10 @@ class _Scanner:
                     break
                 position = record.end()
                 continue
-            end = min((at for at in (content.find(b"\n", position), content.find(b"\r", position)) if at >= 0),
-                      default=len(content))
+            end = min(
+                (at for at in (content.find(b"\n", position), content.find(b"\r", position)) if at >= 0),
+                default=len(content),
+            )
             pieces += [content[start:position], b"\0quote %d" % len(broken)]
             broken.append(content[position:end].decode())
             start = position = end

@@ -12,7 +12,8 @@ from config.params import TableFormat
 from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import movielens, recbole
-from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
+from data.readers.reading import is_dat, read_named_columns
+from data.readers.table import RawTable, apply_na_values, map_columns, to_text
 from data.tables import TIME_DTYPE
 from data.time_columns import read_times
 
