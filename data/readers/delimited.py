@@ -33,17 +33,14 @@ def read_delimited(
     Raises a DataError if there is no header, a name is there twice, or no row fits the header.
     """
     content, delimiter = _skip_preamble(content, table_format.delimiter)
-    header = first_line(content)
-    if not header.strip():
-        raise DataError(f"{name} holds blank lines only")
+    header = header_line(name, content)
     delimiter = delimiter or find_delimiter(header)
     quote = table_format.quote
     single = delimiter
     if len(delimiter) > 1:
         content, single = content.replace(delimiter.encode(), _UNIT.encode()), _UNIT
         header = header.replace(delimiter, _UNIT)
-    cells = next(csv.reader([header], delimiter=single, quotechar=quote)) if quote else header.split(single)
-    names = [cell.strip() for cell in cells]
+    names = [cell.strip() for cell in _split_header(name, header, single, quote)]
     content, quote, marked = mark_broken_quotes(name, content, single, quote, len(names), table_format)
     frame, broken = parse_rows(name, content, single, quote, encoding, marked, len(names))
     if len(delimiter) > 1:
@@ -55,8 +52,27 @@ def read_delimited(
 
 
 def first_line(content: bytes) -> str:
-    """The first line that is not empty, without white space at its end if that is all it holds."""
+    """The first line that is not empty, or nothing."""
     return re.split(rb"[\r\n]", content.lstrip(b"\r\n"), maxsplit=1)[0].decode()
+
+
+def header_line(name: str, content: bytes) -> str:
+    """The first line that is not empty. Raises a DataError if all lines are blank."""
+    header = first_line(content)
+    if not header.strip():
+        raise DataError(f"{name} holds blank lines only")
+    return header
+
+
+def _split_header(name: str, header: str, delimiter: str, quote: str | None) -> list[str]:
+    if quote is None:
+        return header.split(delimiter)
+    if header.count(quote) % 2:
+        raise DataError(f"{name} is not a readable CSV file: a quote in its header is not closed")
+    try:
+        return next(csv.reader([header], delimiter=delimiter, quotechar=quote))
+    except csv.Error as error:
+        raise DataError(f"{name} is not a readable CSV file: {error}") from None
 
 
 def find_delimiter(header: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from config.params import TableFormat
 from data.columns import ITEM, USER
 from data.files import DataError
-from data.readers.delimited import first_line, read_delimited
+from data.readers.delimited import header_line, read_delimited
 from data.readers.encodings import decode
 from data.readers.packed import list_parts
 from data.readers.table import RawTable, broken_lines
@@ -26,7 +26,7 @@ def read_atomic_file(path: Path, table_format: TableFormat) -> RawTable:
     """Read an atomic file under its field names. Cells are text; `nan` in a float field is null."""
     part = list_parts(path)[0]
     content, encoding = decode(str(part), part.read(), table_format)
-    types = _parse_header(path, first_line(content))
+    types = _parse_header(path, header_line(str(part), content))
     plain = table_format.model_copy(update={"delimiter": "\t", "quote": None})
     frame, broken, _ = read_delimited(str(part), content, encoding, plain)
     rows = frame.set_axis(list(types), axis=1)

@@ -177,8 +177,9 @@ def _is_side_table(entry: Path, name: str) -> bool:
 
 
 def _stem(entry: Path) -> str:
-    """A name without suffixes, and without a date or the number of a part: events-2024-01-01.csv is `events`."""
-    return re.split(r"[-_ ]*\d", entry.name.split(".")[0].lower())[0]
+    """A name without suffixes, and without a date, the number of a part or a hash: events-2024-01-01.csv is `events`."""
+    stem = entry.name.split(".")[0].lower()
+    return "" if re.fullmatch(r"[0-9a-f-]{8,}", stem) else re.split(r"[-_ ]*\d", stem)[0]
 
 
 def _find_events(folder: Path, name: str) -> list[Path]:
@@ -197,8 +198,8 @@ def _find_events(folder: Path, name: str) -> list[Path]:
     folders = [entry for entry in entries if entry.is_dir()]
     named = [entry for entry in (*files, *folders) if _stem(entry) in _EVENT_FILES]
     tables = named or files
-    if len({(_stem(entry), entry.suffix.lower()) for entry in named}) > 1:
-        raise _several(folder, named)
+    if len({(_stem(entry), entry.suffix.lower()) for entry in tables}) > 1:
+        raise _several(folder, tables)
     if not tables and any(file.is_file() for entry in folders for file in entry.rglob("*")):
         return folders
     if not tables:
@@ -208,7 +209,10 @@ def _find_events(folder: Path, name: str) -> list[Path]:
 
 def _several(folder: Path, tables: Sequence[Path]) -> DataError:
     names = ", ".join(table.name for table in tables)
-    return DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
+    return DataError(
+        f"{folder} holds several tables ({names}); name the one with the events in ingest.path, or put the parts of one "
+        "table into a folder"
+    )
 
 
 # Events
