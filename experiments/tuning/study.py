@@ -11,12 +11,15 @@ import socket
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import psutil
+from filelock import FileLock
 
 from config import params
 from config.command import UserError
@@ -27,6 +30,7 @@ from features.fit import SplitTables
 
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
+OPEN_RETRIES = (0.5, 1, 2)  # seconds between attempts to open the database of a server
 LOCK_SECONDS = 60  # SQLite's default of 5 s is short when several workers write
 DEFAULTS = "defaults"  # marks the trial with the values of params.yaml
 UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
@@ -113,18 +117,30 @@ def open_storage(url: str):
         raise UserError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
 
 
-def _open_database(url: str, retry: bool = True):
-    from optuna.storages import RDBStorage
+def _open_database(url: str):
+    """Open a database, creating its tables if it is new.
 
-    lock = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
-    engine = lock | {"pool_pre_ping": True}
-    try:
+    Optuna looks for its tables before it creates them, so of several processes that open a new database at once only
+    one succeeds. SQLite files are opened one at a time. A server is tried again until the others are done.
+    """
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    def open_once(connect: dict[str, float]):
+        engine = {"connect_args": connect, "pool_pre_ping": True}
         return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
-    except Exception:
-        if not retry:
-            raise
-        time.sleep(1)  # another process may be creating the tables
-        return _open_database(url, retry=False)
+
+    if url.startswith("sqlite"):
+        database = Path(url.removeprefix("sqlite:///"))
+        if not database.parent.is_dir():
+            raise FileNotFoundError(f"{database.parent} does not exist")
+        with FileLock(f"{database}.lock", LOCK_SECONDS):
+            return open_once({"timeout": LOCK_SECONDS})
+    for seconds in OPEN_RETRIES:
+        with suppress(IntegrityError, ProgrammingError):  # what another process has created meanwhile
+            return open_once({})
+        time.sleep(seconds)
+    return open_once({})
 
 
 def hide_password(text: str) -> str:

@@ -39,11 +39,11 @@ def params_file(tmp_path: Path) -> Callable[..., Path]:
     """A params.yaml whose section `ingest` reads a foreign source; keywords change that section."""
 
     def make(split: dict | None = None, **ingest: object) -> Path:
-        settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+        settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         settings["ingest"] |= {"source": "auto", "event_types": None} | ingest
         settings["split"] |= split or {}
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
         return path
 
     return make

@@ -16,7 +16,7 @@ from training import provenance
 def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").mkdir()
     for name in ("params.yaml", "code.py", "requirements.lock", "notes.txt"):
-        (tmp_path / name).write_text("1\n")
+        (tmp_path / name).write_text("1\n", encoding="utf-8")
     stated = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*stated, *command], cwd=tmp_path, check=True)
@@ -24,10 +24,10 @@ def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(preconditions, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
 
-    (tmp_path / "notes.txt").write_text("2\n")
-    (tmp_path / "new.py").write_text("1\n")
+    (tmp_path / "notes.txt").write_text("2\n", encoding="utf-8")
+    (tmp_path / "new.py").write_text("1\n", encoding="utf-8")
     assert preconditions.code_state()[1:] == (None, None)
-    (tmp_path / "requirements.lock").write_text("2\n")
+    (tmp_path / "requirements.lock").write_text("2\n", encoding="utf-8")
     assert preconditions.code_state().changed == "requirements.lock"
 
 

@@ -1,7 +1,8 @@
-"""A trial may be scored on several windows: each is fitted on its own past, and what is chosen serves their mean."""
+"""A study's storage can be opened by several processes at once, and a trial may be scored on several windows."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from config.paths import ROOT
 from data.columns import DAY
 from experiments import tune
 from experiments.tuning import trials
-from experiments.tuning.study import Budget, fold_features, fold_periods, study_name
+from experiments.tuning.study import Budget, fold_features, fold_periods, open_storage, study_name
 from features.fit import SplitTables
 from training.fitting import FitResult
 from training.metrics import geometric_mean
@@ -102,3 +103,9 @@ def test_epochs_of_different_windows_are_never_compared(ten_days: None, tracked:
 
 def test_another_number_of_folds_is_another_study() -> None:
     assert len({study_name("two_tower", FEATURES, with_folds(count)) for count in (1, 2, 3)}) == 3
+
+
+def test_workers_that_create_the_database_at_once_all_open_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(open_storage, [url] * 8))) == 8
