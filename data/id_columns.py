@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from data.columns import EVENT_ID, ITEM, USER
+from data.columns import ITEM, USER
 from data.ids import TRIMMED, are_numeric, canonical_id, id_problem
 from data.readers.sources import Source
 
@@ -38,9 +38,7 @@ def unify_ids(source: Source) -> UnifiedIds:
     tables = {"events": source.events, "users": source.users, "items": source.items}
     numeric, counts = [], {}
     for column, side in ((USER, "users"), (ITEM, "items")):
-        distinct = {
-            name: _distinct(table[column]) for name in ("events", side) if (table := tables[name]) is not None
-        }
+        distinct = {name: _distinct(table[column]) for name in ("events", side) if (table := tables[name]) is not None}
         is_numeric = any(map(are_numeric, distinct.values()))
         numeric += [column] if is_numeric else []
         texts = list(dict.fromkeys(text for one in distinct.values() for text in one))
