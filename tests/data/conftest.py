@@ -11,6 +11,7 @@ import yaml
 from config import params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NO_FORMAT = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "users": None,
         "items": None,
         "columns": {},
+        "formats": dict.fromkeys(("events", "users", "items"), NO_FORMAT),
         "event_types": None,
         "min_value": None,
         "repeats": "first",
