@@ -34,13 +34,13 @@ def join_values(cells: pd.Series, is_separated: bool) -> Read:
     split at the separator of the column. A column of embeddings has no value.
     """
     texts = {text: text.strip() for text in cells.dropna().unique()}
-    lists = {text: values for text, cell in texts.items() if (values := parse_list(cell)) is not None}
+    lists = {text: found for text, cell in texts.items() if (found := parse_list(cell)) is not None}
     if not lists and not is_separated:
         return cells, None
     if len(lists) < len(texts) and not is_separated:
         return cells, None
     if any(isinstance(value, float) and value % 1 for values in lists.values() for value in values):
-        return pd.Series(None, index=cells.index, dtype=object), "lists of fractions are not read"
+        return cells.where(False, None), "lists of fractions are not read"
     notes = ["lists"] if lists else []
     if _are_flags(list(lists.values())):
         lists = {text: [number for number, flag in enumerate(flags, 1) if flag] for text, flags in lists.items()}
@@ -48,15 +48,15 @@ def join_values(cells: pd.Series, is_separated: bool) -> Read:
     separator = find_separator([cell for text, cell in texts.items() if text not in lists])
     if separator is not None:
         notes.append(f"separated by {separator!r}")
-    values = {text: [_value_text(value) for value in one] for text, one in lists.items()}
+    parts = {text: [_value_text(value) for value in one] for text, one in lists.items()}
     for text, cell in texts.items():
-        if text not in values:
+        if text not in parts:
             mark = SEPARATOR if SEPARATOR in cell else separator
-            values[text] = cell.split(mark) if mark else [cell]
-    escaped = sum(SEPARATOR in value for one in lists for value in values[one])
+            parts[text] = cell.split(mark) if mark else [cell]
+    escaped = sum(SEPARATOR in part for text in lists for part in parts[text])
     if escaped:
         notes.append(f"{escaped} values hold '|', written as '/'")
-    joined = {text: _join(one) for text, one in values.items()}
+    joined = {text: _join(one) for text, one in parts.items()}
     result = cells.map(joined).astype(object)
     return result.where(result.notna(), None), ", ".join(notes) or None
 

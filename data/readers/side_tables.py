@@ -33,8 +33,7 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     if table is None:
         return None
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
-    section = "users" if key == USER else "items"
-    table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
+    table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows, notes = _convert_items(table.rows, table.types) if key == ITEM else (_convert_users(table.rows), {})
     typed = {}
     for name in rows.columns:
