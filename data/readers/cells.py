@@ -40,7 +40,7 @@ def join_values(cells: pd.Series, is_separated: bool) -> Read:
     if len(lists) < len(texts) and not is_separated:
         return cells, None
     if any(isinstance(value, float) and value % 1 for values in lists.values() for value in values):
-        return cells.where(False, None), "lists of fractions are not read"
+        return pd.Series([None] * len(cells), cells.index, dtype=object), "lists of fractions are not read"
     notes = ["lists"] if lists else []
     if _are_flags(list(lists.values())):
         lists = {text: [number for number, flag in enumerate(flags, 1) if flag] for text, flags in lists.items()}
