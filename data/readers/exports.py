@@ -41,7 +41,7 @@ class Export:
 
     marks: str
     columns: dict[str, str]
-    array: str | None = None
+    array: str = ""
     integers: str = ""  # paths that JSON usually writes as integers
     blank: tuple[str, ...] = ()  # texts for no value
     levels: str | None = None  # what separates the levels of a category
@@ -181,19 +181,15 @@ def flatten(records: pa.Table, export: Export) -> pa.Table:
 
     An element of an array gets the id of its record and its position: `m1#2`.
     """
-    parents = positions = None
-    if export.array:
-        elements, parents, positions = unnest(values_at(records, export.array))
+    lists = values_at(records, export.array) if export.array else pa.nulls(len(records), pa.list_(pa.null()))
+    elements, parents, positions = unnest(lists)
 
     def read(path: str) -> pa.Array:
         _, is_element, inner = path.partition("[].")
-        if is_element:
-            return values_at(elements, inner)
-        values = values_at(records, path)
-        return values if parents is None else values.take(parents)
+        return values_at(elements, inner) if is_element else values_at(records, path).take(parents)
 
     columns = {ours: _first_of(map(read, paths.split()), export.blank) for ours, paths in export.columns.items()}
-    if export.array and EVENT_ID in columns:
+    if EVENT_ID in columns:
         numbered = pc.binary_join_element_wise(columns[EVENT_ID], pa.array(positions + 1).cast(pa.string()), "#")
         columns[EVENT_ID] = pc.if_else(elements.is_valid(), numbered, columns[EVENT_ID])
     if export.levels:

@@ -139,8 +139,8 @@ def detect_format(path: Path) -> str:
         return "movielens-dat"
     if path.suffix == ".csv" and movielens.is_ratings_csv(path):
         return "movielens-csv"
-    if name := "mind" if mind.is_behaviors(path) else detect_export(path):
-        return name
+    if export := "mind" if mind.is_behaviors(path) else detect_export(path):
+        return export
     if read_head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
         return "table"
     suffixes = f"{recbole.INTERACTIONS}, {', '.join(SUFFIXES)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from config import params
+from data import ingest
 from data.files import DataError
 from data.readers.exports import EXPORTS, detect_export
 from data.readers.sources import Source, detect_format, read_source
@@ -378,3 +380,63 @@ def test_a_map_of_columns_reads_a_known_table_as_a_plain_one(tmp_path, read_from
 def test_every_export_can_be_named_in_the_settings(ingest_settings):
     for name in EXPORTS:
         assert ingest_settings(source=name).source == name
+
+
+# The commands of the documentation
+
+ATOMIC = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t5\t1700000000\n"
+FILES_OF_COMMANDS = {
+    "ml-100k": {"ml-100k/u.data": "196\t242\t3\t881250949\n"},
+    "ml-1m": {"ml-1m/ratings.dat": "1::1193::5::978300760\n"},
+    "ml-32m": {"ml-32m/ratings.csv": "userId,movieId,rating,timestamp\n1,17,4.0,944249077\n"},
+    "ml-100k.inter": {"ml-100k.inter": ATOMIC},
+    "2019-Oct.csv": {"2019-Oct.csv": REES46.replace(" UTC", "")},
+    "retailrocket/events.csv": {
+        "retailrocket/events.csv": "timestamp,visitorid,event,itemid,transactionid\n1433221332117,257597,view,355908,\n",
+        "retailrocket/category_tree.csv": "categoryid,parentid\n1016,213\n",
+    },
+    "segment-calls.json": {"segment-calls.json": json.dumps(call(1))},
+    "product_viewed.csv": {
+        "product_viewed.csv": "id,received_at,anonymous_id,event,timestamp,product_id\n"
+        "m1,2024-01-31 22:15:02,a1,product_viewed,2024-01-31 22:15:00,p1\n"
+    },
+    "ga4-events.json": {"ga4-events.json": json.dumps(ga4_event(1))},
+    "otto-train.jsonl": {"otto-train.jsonl": json.dumps(OTTO[0])},
+    "MINDsmall_train": {
+        "MINDsmall_train/behaviors.tsv": "1\tU13740\t11/11/2019 9:05:58 AM\tN55189\tN55689-1 N35729-0\n",
+        "MINDsmall_train/news.tsv": "N55689\tsports\tnfl\tTitle\tText\thttps://example.org\t[]\t[]\n",
+        "MINDsmall_train/entity_embedding.vec": "Q1\t0.1\n",
+    },
+    "All_Beauty.csv": {"All_Beauty.csv": "rating,asin,parent_asin,user_id,timestamp\n5.0,B1,B0,AF,1588615855070\n"},
+    "transactions_train.csv": {
+        "transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n2018-09-20,c1,0663713001,0.05,2\n"
+    },
+    "big_matrix.csv": {
+        "big_matrix.csv": "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"
+        "0,3649,13838,10867,2020-07-05 00:08:23.438,20200705,1593878903.438,1.27\n"
+    },
+    "events.csv": {"events.csv": "user_id,item_id,event_time\n1,2,2024-01-31\n"},
+}
+
+
+def documented_commands() -> list[str]:
+    """The sources in the table of formats of docs/data.md."""
+    text = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    return re.findall(r"^\|[^|]+\| `([^`]+)`", text.partition("\n## Formats\n")[2].partition("\n## ")[0], re.MULTILINE)
+
+
+def test_every_documented_format_has_its_files_here() -> None:
+    assert documented_commands() == ["make demo SOURCE=", *FILES_OF_COMMANDS]
+
+
+@pytest.mark.parametrize("source", FILES_OF_COMMANDS)
+def test_the_command_of_a_format_reads_its_files(tmp_path, params_file, capsys, source):
+    for name, text in FILES_OF_COMMANDS[source].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    assert ingest.main(["--params", str(params_file(path=str(tmp_path / source))), "--out", str(tmp_path / "out")]) == 0
+
+    events = pd.read_parquet(tmp_path / "out" / "events.parquet")
+    assert len(events) >= 1
+    assert pd.read_parquet(tmp_path / "out" / "quarantine.parquet").empty
