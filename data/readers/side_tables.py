@@ -35,8 +35,7 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
 def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> RawTable:
     """Ids as text, other columns as numbers or text."""
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
-    section = "users" if key == USER else "items"
-    table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
+    table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows = table.rows
     rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
     others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
