@@ -22,8 +22,11 @@ import pyarrow.parquet as pq
 from config.params import TableFormat
 from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_TIME, SESSION, TITLE, USER, VALUE
 from data.files import DataError
-from data.readers.records import LINE, Broken, fit_table, read_json_records, read_parquet_records, unnest, values_at
-from data.readers.table import RawTable, broken_lines, facts, number_rows, read_head, read_named_columns
+from data.readers.encodings import decode
+from data.readers.json_records import is_json
+from data.readers.nested import RECORD, Broken, fit_table, read_json_shape, read_parquet_shape, unnest, values_at
+from data.readers.packed import list_parts, read_head
+from data.readers.table import RawTable, broken_lines, facts, number_rows, read_named_columns
 from data.time_columns import read_times
 
 BRAND, PRICE, DEVICE = "brand", "price", "device"
@@ -154,9 +157,8 @@ def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
     tables: list[pa.Table] = []
     broken: Broken = []
     try:
-        for records, bad in _read_records(path, _shape(export), table_format):
+        for records in _read_tables(path, _shape(export), table_format, broken):
             tables.append(flatten(records, export))
-            broken += bad
     except (ValueError, RecursionError, OSError) as error:  # Arrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read as {name}: {' '.join(str(error).split())}") from None
     events = pa.concat_tables(tables)
@@ -165,7 +167,7 @@ def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
         is_other = pc.and_(is_other, pc.is_valid(events[EVENT_TYPE]))  # without both, a record is not whole
     others = events.filter(is_other).to_pandas().value_counts(EVENT_TYPE if EVENT_TYPE in export.columns else ITEM)
     rows = events.filter(pc.invert(is_other)).to_pandas()
-    rows = number_rows(rows) if export.array else rows.set_index(LINE)
+    rows = number_rows(rows) if export.array else rows.set_index(RECORD)
     traits = [name for name in ITEM_TRAITS if name in rows]
     return RawTable(
         path,
@@ -194,7 +196,7 @@ def flatten(records: pa.Table, export: Export) -> pa.Table:
         columns[EVENT_ID] = pc.if_else(elements.is_valid(), numbered, columns[EVENT_ID])
     if export.levels:
         columns[GENRES] = pc.replace_substring(columns[GENRES], export.levels, "|")
-    return pa.table(columns | {LINE: read(LINE)})
+    return pa.table(columns | {RECORD: read(RECORD)})
 
 
 def newest_traits(events: pd.DataFrame, traits: list[str]) -> pd.DataFrame:
@@ -223,33 +225,44 @@ def _shape(export: Export) -> dict[str, Any]:
     return shape
 
 
-def _read_records(path: Path, shape: dict[str, Any], table_format: TableFormat) -> Iterator[tuple[pa.Table, Broken]]:
-    if read_head(path)[:4] == PARQUET_MAGIC or _is_json(path):
-        with path.open("rb") as file:
-            yield from (read_json_records if _is_json(path) else read_parquet_records)(file, shape)
-    else:
-        table = read_named_columns(path, table_format)
-        records = pa.Table.from_pandas(table.rows[[name for name in shape if name in table.rows]], preserve_index=False)
-        broken = list(table.broken[["source_row", "raw", "reason"]].itertuples(index=False, name=None))
-        yield fit_table(records, shape).append_column(LINE, pa.array(table.rows.index)), broken
-
-
-def _is_json(path: Path) -> bool:
-    return read_head(path).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+def _read_tables(path: Path, shape: dict[str, Any], table_format: TableFormat, broken: Broken) -> Iterator[pa.Table]:
+    """The records of all files at a path, numbered through all of them."""
+    number = 0
+    for part in list_parts(path):
+        head = read_head(part)
+        bad: Broken = []
+        if head.startswith(PARQUET_MAGIC):
+            tables = read_parquet_shape(part.read(), shape)
+        elif is_json(head):
+            tables = read_json_shape(str(part), *decode(str(part), part.read(), table_format), shape, bad)
+        else:
+            table = read_named_columns(part.path, table_format)
+            names = [name for name in shape if name in table.rows]
+            fitted = fit_table(pa.Table.from_pandas(table.rows[names], preserve_index=False), shape)
+            tables = iter([fitted.append_column(RECORD, pa.array(table.rows.index))])
+            bad = list(table.broken[["source_row", "raw", "reason"]].itertuples(index=False, name=None))
+        last = number
+        for records in tables:
+            numbers = pc.add(records[RECORD], number)
+            last = max(last, pc.max(numbers).as_py() or 0)
+            yield records.set_column(records.schema.get_field_index(RECORD), RECORD, numbers)
+        broken += [(number + record, text, reason) for record, text, reason in bad]
+        number = max([last, *(number + record for record, _, _ in bad)])
 
 
 def _first_record(path: Path) -> dict[str, Any]:
     """The first record of JSON; of Parquet and other tables, the columns, with [] for an array and null for others."""
-    if read_head(path)[:4] == PARQUET_MAGIC:
+    part = list_parts(path)[0]
+    head = part.read(HEAD_BYTES)
+    if head.startswith(PARQUET_MAGIC):
         with suppress(pa.ArrowException, OSError):  # a damaged file is refused when it is read
-            return {each.name: [] if pa.types.is_list(each.type) else None for each in pq.read_schema(path)}
+            return {each.name: [] if pa.types.is_list(each.type) else None for each in pq.read_schema(part.path)}
         return {}
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES).decode(errors="replace").lstrip("\ufeff \r\n\t")
-    if not _is_json(path):
-        return dict.fromkeys(name.strip('" ') for name in re.split(r"[,;\t|]", head.split("\n")[0].strip()))
+    text = head.decode(errors="replace").lstrip("\ufeff \r\n\t")
+    if not is_json(head):
+        return dict.fromkeys(name.strip('" ') for name in re.split(r"[,;\t|]", text.split("\n")[0].strip()))
     try:
-        record, _ = json.JSONDecoder().raw_decode(head.lstrip("["))
+        record, _ = json.JSONDecoder().raw_decode(text.lstrip("[ \r\n\t"))
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -17,20 +17,20 @@ import pyarrow.compute as pc
 
 from config.params import TableFormat
 from data.columns import DESCRIPTION, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, TITLE, USER
-from data.readers.records import LINE
+from data.readers.nested import RECORD
 from data.readers.table import RawTable, broken_lines, first_line, number_rows, read_lines
 
 BEHAVIORS = ("impression_id", USER, EVENT_TIME, "history", "impressions")
 NEWS = (ITEM, "category", "subcategory", TITLE, DESCRIPTION, "url", "title_entities", "abstract_entities")
 NEWS_FILE = "news.tsv"
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"  # 11/11/2019 9:05:58 AM
-_FIRST_LINE = re.compile(r"\d+\t[^\t]*\t\d+/\d+/\d{4} \d+:\d+:\d+ [AP]M\t[^\t]*\t")
+_FIRST_RECORD = re.compile(r"\d+\t[^\t]*\t\d+/\d+/\d{4} \d+:\d+:\d+ [AP]M\t[^\t]*\t")
 _IMPRESSIONS = r"(\S+-[01])( \S+-[01])*"
 
 
 def is_behaviors(path: Path) -> bool:
     """Whether a file begins like behaviors.tsv."""
-    return _FIRST_LINE.match(first_line(path)) is not None
+    return _FIRST_RECORD.match(first_line(path)) is not None
 
 
 def read_behaviors(path: Path, table_format: TableFormat) -> RawTable:
@@ -50,7 +50,7 @@ def read_behaviors(path: Path, table_format: TableFormat) -> RawTable:
     items = pc.list_flatten(shown)
     is_click = pc.ends_with(items, "-1").to_numpy(zero_copy_only=False)
     clicks = rows.iloc[parents[is_click]]
-    events = pd.DataFrame({USER: clicks[USER], EVENT_TIME: clicks[EVENT_TIME], LINE: clicks.index})
+    events = pd.DataFrame({USER: clicks[USER], EVENT_TIME: clicks[EVENT_TIME], RECORD: clicks.index})
     clicked = pc.utf8_slice_codeunits(items.filter(pa.array(is_click)), 0, -2).to_pandas()
     events = number_rows(events).assign(**{ITEM: clicked.to_numpy(), EVENT_TYPE: "click"})
     found = {**table.found, "format": "MIND", "shown_not_clicked": int((~is_click).sum())}

@@ -91,7 +91,7 @@ def test_each_event_of_an_otto_session_is_a_row(tmp_path, read_from):
     source = read_from(write_lines(tmp_path / "train.jsonl", *OTTO))
 
     assert source.name == "otto"
-    assert columns(source, "user_id", "item_id", "event_time", "event_type", "line") == [
+    assert columns(source, "user_id", "item_id", "event_time", "event_type", "record") == [
         ("12899779", "59625", "1661724000278", "clicks", 1),
         ("12899779", "1142000", "1661724000378", "carts", 1),
         ("12899780", "59625", "1661724000478", "orders", 2),
@@ -101,19 +101,19 @@ def test_each_event_of_an_otto_session_is_a_row(tmp_path, read_from):
 
 def test_broken_otto_lines_are_quarantined_and_the_others_stay(tmp_path, read_from):
     cut = json.dumps(OTTO[1])[:40]
-    path = write_lines(tmp_path / "train.jsonl", OTTO[0], '{"session":5,"events":"none"}', "7", "", OTTO[1], cut)
+    path = write_lines(tmp_path / "train.jsonl", OTTO[0], '{"session": 5, "events": "none"}', "7", "", OTTO[1], cut)
 
     source = read_from(path)
 
     assert source.events["user_id"].tolist() == ["12899779", "12899779", "12899780"]
-    assert source.events["line"].tolist() == [1, 1, 5]
-    assert source.broken["source_row"].tolist() == [2, 3, 6]
-    assert source.broken["raw"].tolist() == ['{"session":5,"events":"none"}', "7", cut]
+    assert source.events["record"].tolist() == [1, 1, 4]
+    assert source.broken["source_row"].tolist() == [2, 3, 5]
+    assert source.broken["raw"].tolist() == ['{"session": 5, "events": "none"}', "7", cut]
     assert source.broken["reason"].tolist()[:2] == [
         "events is one value; expected an array",
-        "line is one value; expected an object",
+        "is not a JSON object",
     ]
-    assert source.broken["reason"][2].startswith("line is not JSON: ")
+    assert source.broken["reason"][2].startswith("is not JSON: ")
 
 
 def test_a_session_without_events_is_not_lost_in_silence(tmp_path, read_from):

@@ -44,7 +44,7 @@ def test_clicks_are_events_and_articles_are_items(tmp_path, read_from):
         source = read_from(path)
 
         assert source.name == "mind"
-        assert source.events[["user_id", "item_id", "event_type", "line"]].to_numpy().tolist() == [
+        assert source.events[["user_id", "item_id", "event_type", "record"]].to_numpy().tolist() == [
             ["U13740", "N55689", "click", 1],
             ["U91836", "N39317", "click", 2],
             ["U91836", "N55689", "click", 2],
@@ -79,7 +79,7 @@ def test_broken_lines_are_quarantined_with_their_reason(tmp_path, read_from):
 
     source = read_from(write(tmp_path / "behaviors.tsv", lines))
 
-    assert source.events["line"].tolist() == [1]
+    assert source.events["record"].tolist() == [1]
     assert dict(zip(source.broken["source_row"], source.broken["reason"], strict=True)) == {
         2: "event_time is not written as 11/11/2019 9:05:58 AM",
         3: "impressions are not written as N1-1 N2-0",

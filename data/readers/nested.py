@@ -7,10 +7,9 @@ type that it usually has. A cell of type `object` may also hold an object or an 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from io import BytesIO
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,48 +17,55 @@ import pyarrow.compute as pc
 import pyarrow.json as arrow_json
 import pyarrow.parquet as pq
 
-LINE = "line"  # of a record in its file, from 1
+from data.readers.json_records import parse_objects
+
+RECORD = "record"  # number of a record in its file, from 1
 BLOCK_BYTES = 1 << 24  # parsed at once
 
 Shape = dict[str, Any] | list[Any] | type
-Broken = list[tuple[int, str, str]]  # number of the line, its text, reason
+Broken = list[tuple[int, str, str]]  # number of the record, its text, reason
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), object: pa.string()}
 _TEXT = dict.fromkeys(_TYPES, pa.string())
-_parse = partial(json.loads, parse_int=str, parse_float=str, parse_constant=str)  # digits stay as they are written
 
 
-def read_json_records(file: IO[bytes], shape: dict[str, Any]) -> Iterator[tuple[pa.Table, Broken]]:
-    """Read JSON lines, or one JSON array, block by block.
+def read_json_shape(
+    name: str, content: bytes, encoding: str, shape: dict[str, Any], broken: Broken
+) -> Iterator[pa.Table]:
+    """Read JSON lines, or one JSON array, of a file as `decode` returns it, block by block.
 
-    Yields a table with a column for each key of the shape, all cells as text, and the column LINE; and the lines that
-    could not be read. Raises ValueError if an array cannot be parsed.
+    Yields tables with a column for each key of the shape, all cells as text, and the column RECORD. What cannot be
+    read, or has another form than the shape, is appended to `broken`.
     """
-    fast, text = _schema(shape, _TYPES), _schema(shape, _TEXT)
-    number = 0
-    blocks = _blocks(file)
-    for block in blocks:
-        if not number and block.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-            array = _parse(b"".join([block, *blocks]).decode("utf-8-sig"))
-            yield _fit_records(((json.dumps(record, ensure_ascii=False), record) for record in array), shape, text, 0)
-            return
-        num_lines = block.count(b"\n")
-        table = _parse_block(block, fast)
-        if table is not None and len(table) == num_lines:
-            lines = pa.array(range(number + 1, number + num_lines + 1), pa.int64())
-            yield table.cast(text).append_column(LINE, lines), []
-        else:
-            yield _fit_records(_parse_lines(block), shape, text, number)
-        number += num_lines
+    number = start = 0
+    block_bytes = len(content) if content.lstrip().startswith(b"[") else BLOCK_BYTES
+    while start < len(content):
+        end = content.find(b"\n", start + block_bytes) + 1 or len(content)
+        block, start = content[start:end], end
+        table = _parse_block(block, _schema(shape, _TYPES))
+        if table is not None:
+            yield _number(table.cast(_schema(shape, _TEXT)), number)
+            number += len(table)
+            continue
+        rows = []
+        for record in parse_objects(name, block, encoding):
+            number += 1
+            try:
+                if isinstance(record, tuple):
+                    broken.append((number, *record))
+                else:
+                    rows.append(_fit(record, shape, "record") | {RECORD: number})
+            except ValueError as error:
+                broken.append((number, json.dumps(record, ensure_ascii=False), str(error)))
+        yield pa.Table.from_pylist(rows, _schema(shape, _TEXT).append(pa.field(RECORD, pa.int64())))
 
 
-def read_parquet_records(file: IO[bytes], shape: dict[str, Any]) -> Iterator[tuple[pa.Table, Broken]]:
+def read_parquet_shape(content: bytes, shape: dict[str, Any]) -> Iterator[pa.Table]:
     """Read the rows of a Parquet file like records of JSON. Raises ValueError if a column does not fit the shape."""
-    source = pq.ParquetFile(file)
+    source = pq.ParquetFile(BytesIO(content))
     number = 0
     for batch in source.iter_batches(columns=[name for name in shape if name in source.schema_arrow.names]):
-        lines = pa.array(range(number + 1, number + len(batch) + 1), pa.int64())
-        yield fit_table(pa.table(batch), shape).append_column(LINE, lines), []
+        yield _number(fit_table(pa.table(batch), shape), number)
         number += len(batch)
 
 
@@ -98,7 +104,8 @@ def unnest(lists: pa.Array) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     return elements, parents, positions
 
 
-# Parsing
+def _number(table: pa.Table, number: int) -> pa.Table:
+    return table.append_column(RECORD, pa.array(np.arange(number + 1, number + len(table) + 1)))
 
 
 def _schema(shape: dict[str, Any], types: dict[type, pa.DataType]) -> pa.Schema:
@@ -110,55 +117,15 @@ def _schema(shape: dict[str, Any], types: dict[type, pa.DataType]) -> pa.Schema:
     return pa.schema(list(convert(shape)))
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """The content in blocks of whole lines, each with its line end."""
-    rest = b""
-    while chunk := file.read(BLOCK_BYTES):
-        head, end, rest_of_chunk = chunk.rpartition(b"\n")
-        if end:
-            yield rest + head + end
-            rest = b""
-        rest += rest_of_chunk
-    if rest:
-        yield rest + b"\n"
-
-
 def _parse_block(block: bytes, schema: pa.Schema) -> pa.Table | None:
-    """Parse a block by Arrow; None if a line does not fit the schema."""
+    """Parse whole lines by Arrow; None if one is no record of the schema."""
     options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        block.decode()  # Arrow does not check it
-        return arrow_json.read_json(BytesIO(block), parse_options=options)
-    except (pa.ArrowException, UnicodeDecodeError):
+        table = None if b"\0" in block else arrow_json.read_json(BytesIO(block), parse_options=options)
+    except pa.ArrowException:
         return None
-
-
-def _parse_lines(block: bytes) -> Iterator[tuple[str, Any]]:
-    """The text of each line and what it holds: a parsed value, or a ValueError."""
-    for line in block.removesuffix(b"\n").split(b"\n"):
-        text = line.decode(errors="replace")
-        try:
-            yield text, _parse(line.decode("utf-8-sig")) if text.strip() else {}
-        except (ValueError, RecursionError) as error:
-            yield text, ValueError(f"line is not JSON: {error}")
-
-
-def _fit_records(
-    records: Iterable[tuple[str, Any]], shape: dict[str, Any], schema: pa.Schema, number: int
-) -> tuple[pa.Table, Broken]:
-    """Fit records to a shape one by one; `number` is that of the line before the first."""
-    rows: list[dict] = []
-    broken: Broken = []
-    for line, (text, record) in enumerate(records, number + 1):
-        if not text.strip():
-            continue
-        try:
-            if isinstance(record, ValueError):
-                raise record
-            rows.append(_fit({} if record is None else record, shape, "line") | {LINE: line})
-        except ValueError as error:
-            broken.append((line, text, str(error)))
-    return pa.Table.from_pylist(rows, schema.append(pa.field(LINE, pa.int64()))), broken
+    num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    return table if table is not None and len(table) == num_lines else None
 
 
 def _fit(value: Any, shape: Shape, name: str) -> Any:
@@ -169,9 +136,9 @@ def _fit(value: Any, shape: Shape, name: str) -> Any:
         return {key: _fit(value.get(key), kind, key) for key, kind in shape.items()}
     if isinstance(shape, list) and isinstance(value, list):
         return [_fit(element, shape[0], name) for element in value]
-    if shape is object and isinstance(value, (dict, list)):
+    if shape is object and isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(shape, (dict, list)) or isinstance(value, (dict, list)):
+    if isinstance(shape, dict | list) or isinstance(value, dict | list):
         raise ValueError(f"{name} is {_kind(value)}; expected {_kind(shape)}")
     return value if isinstance(value, str) else str(value).lower()  # true, false
 
