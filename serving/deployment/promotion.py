@@ -220,6 +220,7 @@ def store_report(version: RegisteredVersion, report: dict, html: str | None) -> 
     mlflow.log_text(version.run_id, text, f"{folder}/report.json")
     if html is not None:
         mlflow.log_text(version.run_id, html, f"{folder}/report.html")
+    registry.sync_logged(mlflow, version.run_id, folder)
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
     statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}

@@ -133,7 +133,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _write_keys(path: Path, keys: Sequence[str]) -> None:
-    files.write_bytes(path, "".join(f"{key}\n" for key in keys).encode(), mode=0o600, durable=True)
+    files.write_bytes(path, "".join(f"{key}\n" for key in keys).encode(), mode=0o600)
 
 
 def _read_key_file(path: Path) -> str:

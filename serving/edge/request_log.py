@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from config.command import UserError
-from data.files import write_bytes
+from data.files import append_lines, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class LineLog:
             try:
                 self._folder.mkdir(self._mode, parents=True, exist_ok=True)
                 file = self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
-                append_whole(file, b"".join(line + b"\n" for line in lines))
+                append_lines(file, b"".join(line + b"\n" for line in lines), durable=False)
             except OSError as error:
                 if self._healthy:  # logged once: a full disk would not gain from a line per attempt
                     log.error("the %s log is not written: %s", self._name, error)
@@ -91,20 +91,6 @@ class LineLog:
         while not self._stop.wait(FLUSH_SECONDS):
             self.flush()
         self.flush()
-
-
-def append_whole(path: Path, content: bytes) -> None:
-    """Append all of the content or, if the disk refuses it (OSError), nothing: half a line would spoil the next one."""
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        written = 0
-        try:
-            while written < len(content):
-                written += file.write(content[written:])
-        except OSError:
-            if written:
-                file.truncate(before)
-            raise
 
 
 def kept_request(worker_body: bytes, request_id: str, time: str) -> bytes:
