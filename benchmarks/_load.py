@@ -109,7 +109,7 @@ def load(endpoint: Endpoint, concurrency: int, seconds: float, users: int, first
         endpoint.url,
         *("--", str(users), str(first), str(K), endpoint.wanted),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8")
     lines = ended.stdout.strip().splitlines()
     if ended.returncode or not lines or not lines[-1].startswith("{"):
         raise RuntimeError(f"wrk of {endpoint.url} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")

@@ -42,8 +42,8 @@ from benchmarks._ncf_networks import (
     train,
 )
 from config.command import UserError, exits_cleanly
+from data.pages import interval_text
 from experiments.evaluation.bootstrap import UserTotals, intervals
-from experiments.pages import interval_text
 from features.vocabulary import PAD
 from training import provenance
 from training.models.artifact import hash_file

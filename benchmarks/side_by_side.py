@@ -38,7 +38,7 @@ def seconds(number: int, steps: int) -> float:
     """The longest of so many fits that run at once, each in a process of its own."""
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-m", "benchmarks.side_by_side", "--fit", "--steps", str(steps)]
-    running = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True) for _ in range(number)]
+    running = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(number)]
     return max(float(process.communicate()[0].split()[-1]) for process in running)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import select
 import sys
@@ -27,11 +28,14 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Decorate the `main` of a command.
 
     A UserError is printed as `error: ...` on stderr and returns 2. An interrupt returns 130. If the reader of stdout
-    has gone (`... | head`), the command stops silently and returns 141.
+    has gone (`... | head`), the command stops silently and returns 141. Characters that stdout's encoding lacks are
+    printed as escapes, such as `\\u2013`.
     """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 return main(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,12 +25,53 @@ class Simulate(Section):
     start: datetime
 
 
+class TableFormat(Section):
+    """How the files of one table are written. Parquet and JSON need na_values only."""
+
+    encoding: str | None  # None: UTF-8, or UTF-16 or UTF-32 by its byte-order mark
+    delimiter: Annotated[str, Field(min_length=1)] | None  # None: found in the header
+    quote: Annotated[str, Field(min_length=1, max_length=1)] | None  # None: quotes are letters
+    na_values: list[str]  # cells that hold no value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str | None) -> str | None:
+        try:
+            "a".encode(encoding or "utf-8")
+        except (LookupError, ValueError):
+            raise ValueError("expected a text encoding such as utf-8, cp1251, latin-1 or gbk") from None
+        return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _has_no_line_break(cls, delimiter: str | None) -> str | None:
+        if delimiter in ("tab", "\\t"):
+            return "\t"
+        if delimiter and re.search(r"[\r\n\0\"]", delimiter):
+            raise ValueError("expected one or more characters without a quote, a line break or a NUL")
+        return delimiter
+
+    @field_validator("quote")
+    @classmethod
+    def _is_ascii(cls, quote: str | None) -> str | None:
+        if quote and (not quote.isascii() or quote.isalnum() or quote.isspace()):
+            raise ValueError("expected one ASCII punctuation character, or null for none")
+        return quote
+
+
+class TableFormats(Section):
+    events: TableFormat
+    users: TableFormat
+    items: TableFormat
+
+
 class Ingest(Section):
     source: Literal["auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "table"]
     path: str | None
     users: str | None
     items: str | None
     columns: dict[str, str]
+    formats: TableFormats
     event_types: list[str] | None
     min_value: float | None
     repeats: Literal["first", "last", "all"]

@@ -25,11 +25,11 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, METRICS, RANKINGS
+from data.pages import MISSING, markdown_table, sentence
 from experiments.evaluation import bootstrap
 from experiments.evaluation.cases import HEADLINE, TARGETS, align_cases, same_cases, true_ranks
 from experiments.evaluation.comparison import MeasuredModel, best_on_validation, read_metrics
 from experiments.gating import verdict
-from experiments.pages import MISSING, markdown_table, sentence
 from training import provenance
 from training.metrics import ndcg
 

@@ -14,13 +14,13 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED, METRICS, RANKINGS
+from data.pages import interval_text
 from data.simulator.simulation import Oracle
 from data.times import now_iso
 from experiments.evaluation.cases import HEADLINE, PRIMARY, TARGETS, SegmentSlices
 from experiments.evaluation.comparison import entry_value
 from experiments.evaluation.measure import KS, measure
 from experiments.evaluation.ranking import catalog_items, rank_by_preference, rank_cases
-from experiments.pages import interval_text
 from features import feature_files
 from features.feature_files import Features
 from features.sequences import EvaluationCases

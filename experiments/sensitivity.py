@@ -17,9 +17,9 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
+from data.pages import markdown_table
 from data.times import now_iso
 from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL, all_folds, measure_folds
-from experiments.pages import markdown_table
 from features.fit import SplitTables
 from training import provenance
 

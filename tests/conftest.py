@@ -82,7 +82,7 @@ def run_command() -> Command:
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=timeout,
         )
 

@@ -24,9 +24,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the project's settings for a table log.csv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings["ingest"] |= {"source": "auto", "path": "log.csv", "event_types": None}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return tmp_path
 
 
@@ -53,17 +53,17 @@ def refusal(code: int, stderr: str) -> str:
 def change(project: Path, key: str, value: object) -> None:
     """Set `section.key` of params.yaml."""
     path = project / "params.yaml"
-    settings = yaml.safe_load(path.read_text())
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     *sections, name = key.split(".")
     inner = settings
     for section in sections:
         inner = inner[section]
     inner[name] = value
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

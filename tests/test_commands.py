@@ -14,8 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
 PYTHON_M = re.compile(r"^python -m ([a-z_.]+)( |$)")
 
 # Commands without a section of params.yaml, and why.
@@ -62,7 +62,7 @@ COMMANDS = {name: module_of(entry["command"]) for name, entry in ENTRY_POINTS.it
 
 @cache
 def sections() -> dict:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     return {name: section for name, section in params.items() if isinstance(section, dict)}
 
 
@@ -99,7 +99,7 @@ def runnable() -> set[str]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            if 'if __name__ == "__main__":' in path.read_text():
+            if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"):
                 found.add(".".join(parts))
     return found
 
@@ -118,7 +118,7 @@ def imported_files(module: str) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_a_module_of_its_name_that_ends_by_running_main(command: str) -> None:
     path = ROOT / Path(*COMMANDS[command].split(".")).with_suffix(".py")
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
 
     assert path.stem == command
     assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

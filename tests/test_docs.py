@@ -19,18 +19,18 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: 
 
 def commands(document: Path) -> list[str]:
     """Every line of a fenced block, and every `code span` of the prose."""
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     lines = [line.strip() for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
     return [line.removeprefix("$ ") for line in lines] + CODE_SPAN.findall(FENCE.sub("", text))
 
 
 def makefile() -> str:
-    return (ROOT / "Makefile").read_text()
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def anchors(document: Path) -> set[str]:
     """The names under which a document's headings can be linked to."""
-    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", document.read_text()), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -76,7 +76,7 @@ def subcommand(arguments: str) -> list[str]:
 
 @each_document
 def test_every_relative_link_resolves(document: Path) -> None:
-    for link in LINK.findall(FENCE.sub("", document.read_text())):
+    for link in LINK.findall(FENCE.sub("", document.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -96,7 +96,7 @@ def test_commands_are_found_in_the_readme() -> None:
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
-    listed = set(re.findall(r"^  - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^  - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
 
     assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
 

@@ -16,7 +16,7 @@ FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     """Check the copy of the project in `folder` by the contracts that lie there."""
     program = "from importlinter.cli import lint_imports; exit(lint_imports(no_cache=True, no_logo=True))"
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_contracts_hold(clone: Path) -> None:
     ],
 )
 def test_contracts_catch_a_planted_violation(clone: Path, file: str, line: str) -> None:
-    with (clone / file).open("a") as code:
+    with (clone / file).open("a", encoding="utf-8") as code:
         code.write(f"\n{line}\n")
 
     result = lint_imports(clone)

@@ -37,7 +37,7 @@ def test_top_level_names_come_from_this_clone(name: str) -> None:
 
 def test_the_repository_has_no_unknown_top_level_entry() -> None:
     # A key or a product that a command wrote into the clone must not be committed with `git add .`.
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8")
     if listed.returncode:
         pytest.skip("this is not a git clone")
 
@@ -48,7 +48,7 @@ def test_every_package_file_is_one_docstring() -> None:
     packages = {path.parent for path in python_files(*FOLDERS)} - {ROOT}
     wrong = []
     for package in sorted(packages):
-        body = ast.parse((package / "__init__.py").read_text()).body
+        body = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
         if len(body) != 1 or ast.get_docstring(ast.Module(body, [])) is None:
             wrong.append(str(package.relative_to(ROOT)))
 
@@ -62,7 +62,7 @@ def test_no_package_file_lies_under_tests() -> None:
 
 
 def test_pyproject_names_every_package() -> None:
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     packages = {path.parent.relative_to(ROOT) for path in python_files(*FOLDERS) if path.name == "__init__.py"}
 
     assert set(setuptools["packages"]) == {".".join(package.parts) for package in packages}
@@ -73,6 +73,33 @@ def test_no_file_has_a_vague_name() -> None:
 
 
 def test_every_file_has_a_docstring() -> None:
-    without = [path for path in python_files() if not ast.get_docstring(ast.parse(path.read_text()))]
+    without = [path for path in python_files() if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
 
     assert not [path.relative_to(ROOT).as_posix() for path in without]
+
+
+def opened_without_encoding(source: str) -> list[int]:
+    """Lines that read or write text in the locale's encoding. ruff finds them only where it knows the type."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        named = {keyword.arg for keyword in node.keywords}
+        own = isinstance(node.func, ast.Attribute) and (name, len(node.args))  # not data.files.write_text
+        is_text = own in (("read_text", 0), ("write_text", 1))
+        is_pipe = name in ("run", "Popen", "check_output") and named & {"text", "universal_newlines"}
+        if is_text or is_pipe:
+            found += [] if {"encoding", None} & named else [node.lineno]
+    return found
+
+
+def test_every_file_and_pipe_is_read_and_written_as_utf_8() -> None:
+    found = {path: opened_without_encoding(path.read_text(encoding="utf-8")) for path in python_files()}
+
+    assert {path.relative_to(ROOT).as_posix(): lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("call", ["path.read_text()", "path.write_text('a')", "subprocess.run(command, text=True)"])
+def test_text_in_the_encoding_of_the_locale_is_found(call: str) -> None:
+    assert opened_without_encoding(call) == [1]

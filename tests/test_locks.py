@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Wanted, though no line of ours imports it, and why.
 NOT_IMPORTED = {
@@ -43,7 +43,7 @@ def lock_module() -> ModuleType:
 
 def pins(file: str) -> dict[str, str]:
     """Canonical name -> version; every line must be `name==version`."""
-    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return dict(line.split("==") for line in lines)
 
 

@@ -11,20 +11,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/model.yml").read_text())
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/model.yml").read_text(encoding="utf-8"))
 JOB = WORKFLOW["jobs"]["model"]
 RUNS = [step["run"] for step in JOB["steps"] if "run" in step]
 
 
 def test_the_workflow_has_the_steps_of_ci_model_in_the_same_order() -> None:
-    lines = (ROOT / ".ci/model").read_text().splitlines()
+    lines = (ROOT / ".ci/model").read_text(encoding="utf-8").splitlines()
     local = [line.replace(" --no-print-directory", "") for line in lines if line.startswith("make")]
 
     assert local == [run for run in RUNS if run.startswith("make")] == ["make reproduce", "make gate", "make stage"]
 
 
 def test_every_step_is_a_target_of_the_makefile() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
     assert {run.split()[1] for run in RUNS if run.startswith("make")} <= targets
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / ".ci/reproduce").write_bytes((ROOT / ".ci/reproduce").read_bytes())
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@" >> calls\n[ "$3" != "$FAILS" ]\n')
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n[ "$3" != "$FAILS" ]\n', encoding="utf-8")
     for path in (python, tmp_path / ".ci/reproduce"):
         path.chmod(0o755)
     return tmp_path
@@ -57,7 +57,7 @@ def project(tmp_path: Path) -> Path:
 
 def reproduce(project: Path, **env: str) -> tuple[int, list[str]]:
     ended = subprocess.run([project / ".ci/reproduce"], env={"PATH": os.environ["PATH"], **env}, capture_output=True)
-    return ended.returncode, (project / "calls").read_text().splitlines()
+    return ended.returncode, (project / "calls").read_text(encoding="utf-8").splitlines()
 
 
 def test_without_a_remote_nothing_is_pulled_or_pushed(project: Path) -> None:

@@ -38,7 +38,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository with the project's files, few events and two models; nothing has run in it."""
     folder = tmp_path_factory.mktemp("pipeline") / "clone"
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.split("\0")
     for name in filter(None, names):
         made = name == "dvc.lock" or name.startswith("experiments/results/")
         if not made and (ROOT / name).is_file():  # listed, and not deleted since
@@ -50,12 +50,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shrink(folder: Path) -> None:
     """Leave what takes seconds: a small simulated platform and the models that are counted."""
-    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     settings["simulate"] |= SIZES
     settings["train"]["models"] = {label: settings["train"]["models"][label] for label in MODELS}
     settings["tune"]["spaces"] = {}
     settings["evaluate"]["resamples"] = 100
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     workspace.select_models(folder, MODELS)
 
 
@@ -78,7 +78,7 @@ def do(clone: Path) -> Do:
             env={**around, **ENVIRONMENT, **beside},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             timeout=300,
         )
         if done.returncode:
@@ -108,7 +108,7 @@ def commit(do: Do, message: str) -> None:
 
 def products(folder: Path) -> dict[str, str]:
     """Path -> hash of every product that DVC keeps in its cache."""
-    lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = [folder / out["path"] for stage in lock.values() for out in stage["outs"]]
     files = [file for out in outs for file in ([out] if out.is_file() else out.rglob("*")) if file.is_file()]
     inside = [file for file in files if "out" in file.relative_to(folder).parts]
@@ -116,7 +116,7 @@ def products(folder: Path) -> dict[str, str]:
 
 
 def test_the_pipeline_ends_in_a_leaderboard_of_every_model(first: str, clone: Path) -> None:
-    result = json.loads((clone / "experiments/results/demo.json").read_text())
+    result = json.loads((clone / "experiments/results/demo.json").read_text(encoding="utf-8"))
 
     assert set(result["models"]) == set(MODELS)
     assert (clone / "experiments/results/demo.md").exists()

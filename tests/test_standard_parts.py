@@ -117,7 +117,7 @@ def _is_private(name: str) -> bool:
 
 
 def test_no_dependency_is_patched_or_used_through_private_api() -> None:
-    found = {str(path.relative_to(ROOT)): violations(path.read_text()) for path in source_files()}
+    found = {str(path.relative_to(ROOT)): violations(path.read_text(encoding="utf-8")) for path in source_files()}
     assert {file: faults for file, faults in found.items() if faults} == {}
 
 

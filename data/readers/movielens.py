@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from config.params import TableFormat
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
 from data.files import DataError
 from data.readers.table import RawTable, first_line, read_lines
@@ -25,44 +26,44 @@ GENRES_100K = (
 )  # fmt: skip
 
 
-def read_100k(path: Path) -> RawTable:
+def read_100k(path: Path, table_format: TableFormat) -> RawTable:
     """Read ratings from u.data: user, item, rating, epoch seconds, separated by tabs."""
-    return read_lines(path, "\t", EVENTS)
+    return read_lines(path, "\t", EVENTS, table_format)
 
 
-def users_100k(path: Path) -> RawTable:
+def users_100k(path: Path, table_format: TableFormat) -> RawTable:
     """Read users from u.user."""
-    return read_lines(path, "|", [USER, "age", "gender", "occupation", ZIP])
+    return read_lines(path, "|", [USER, "age", "gender", "occupation", ZIP], table_format)
 
 
-def items_100k(path: Path) -> RawTable:
+def items_100k(path: Path, table_format: TableFormat) -> RawTable:
     """Read items from u.item: title, release date, and 19 genre flags as text, "Animation|Comedy"."""
-    table = read_lines(path, "|", [ITEM, TITLE, RELEASE_TIME, "video", "url", *GENRES_100K])
+    table = read_lines(path, "|", [ITEM, TITLE, RELEASE_TIME, "video", "url", *GENRES_100K], table_format)
     flags = table.rows[list(GENRES_100K)] == "1"
     genres = ["|".join(name for name, on in zip(GENRES_100K, row, strict=True) if on) for row in flags.to_numpy()]
     dates = pd.to_datetime(table.rows[RELEASE_TIME], format="%d-%b-%Y", errors="coerce", utc=True)
     rows = table.rows[[ITEM, TITLE]].assign(**{GENRES: genres, RELEASE_TIME: dates})
-    return RawTable(path, rows, table.broken)
+    return RawTable(path, rows, table.broken, found=table.found)
 
 
-def read_dat(path: Path) -> RawTable:
+def read_dat(path: Path, table_format: TableFormat) -> RawTable:
     """Read ratings from ratings.dat: user, item, rating, epoch seconds, separated by `::`."""
-    return read_lines(path, "::", EVENTS)
+    return read_lines(path, "::", EVENTS, table_format)
 
 
-def users_dat(path: Path) -> RawTable | None:
+def users_dat(path: Path, table_format: TableFormat) -> RawTable | None:
     """Read users from users.dat; None for MovieTweetings, whose only other field is a Twitter id, not a trait."""
     fields = first_line(path).count("::") + 1
     if fields == 2:
         return None
     if fields != 5:
         raise DataError(f"{path}: lines have {fields} fields; expected UserID::Gender::Age::Occupation::Zip")
-    return read_lines(path, "::", [USER, "gender", "age", "occupation", ZIP])
+    return read_lines(path, "::", [USER, "gender", "age", "occupation", ZIP], table_format)
 
 
-def items_dat(path: Path) -> RawTable:
+def items_dat(path: Path, table_format: TableFormat) -> RawTable:
     """Read items from movies.dat: title and genres, "Animation|Comedy"."""
-    return read_lines(path, "::", [ITEM, TITLE, GENRES])
+    return read_lines(path, "::", [ITEM, TITLE, GENRES], table_format)
 
 
 def is_ratings_csv(path: Path) -> bool:

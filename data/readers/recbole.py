@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from config.params import TableFormat
 from data.columns import ITEM, USER
 from data.files import DataError
 from data.readers.table import RawTable, header_line, parse_text, read_text
@@ -18,17 +19,18 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 GENRES_FIELD = "class"  # RecBole's own conversions of MovieLens keep the genres in this field
 
 
-def read_atomic_file(path: Path) -> RawTable:
+def read_atomic_file(path: Path, table_format: TableFormat) -> RawTable:
     """Read an atomic file under its field names. Cells are text; `nan` in a float field is null."""
-    text = read_text(path)
+    text, encoding = read_text(path, table_format.encoding)
     header = header_line(path, text)
     types = _parse_header(path, header)
-    table = parse_text(path, text, header, "\t", quoted=False)
+    table = parse_text(path, text, header, "\t", quote=None)
     rows = table.rows.set_axis(list(types), axis=1)
     for name, kind in types.items():
         if kind == "float":
             rows[name] = rows[name].where(rows[name].str.strip().str.lower() != "nan", None)
-    return RawTable(path, rows, table.broken, tuple(types), types)
+    found = {**table.found, "format": "recbole", "encoding": encoding}
+    return RawTable(path, rows, table.broken, tuple(types), types, found)
 
 
 def require_tokens(path: Path, names: Mapping[str, str], types: Mapping[str, str]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from config.params import TableFormat
 from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import movielens, recbole
-from data.readers.table import RawTable, is_dat, map_columns, read_named_columns, to_text
+from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
 from data.tables import TIME_DTYPE
 from data.time_columns import read_times
 
@@ -21,15 +23,18 @@ _ZIP_COLUMNS = ("zip", "zip_code", "zipcode", "postal_code", "postcode")
 _ALWAYS_TEXT = (TITLE, GENRES, DESCRIPTION, columns.TRAINING_CONSENT, "occupation", REGION)
 
 
-def read_side_table(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
+def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
     """Read users (key user_id) or items (key item_id): ids as text, other columns as numbers or text.
 
     Returns None if the file holds nothing but ids of another system (MovieTweetings' users).
     """
-    table = _read_side(path, key, mapping)
+    table = _read_side(path, key, mapping, table_format)
     if table is None:
         return None
-    rows = table.rows.assign(**{key: to_text(table.rows[key])})
+    table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
+    section = "users" if key == USER else "items"
+    table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
+    rows = table.rows
     rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
     others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
     # A declared token is a category even if it is written in digits.
@@ -37,18 +42,18 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str]) -> RawTabl
         name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
         for name in others
     }
-    return RawTable(path, rows.assign(**typed), table.broken, table.header)
+    return replace(table, rows=rows.assign(**typed))
 
 
-def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | None:
+def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
     is_recbole = path.suffix in recbole.SIDE_SUFFIXES.values()
     if path.name == "u.user" and key == USER:
-        return movielens.users_100k(path)
+        return movielens.users_100k(path, table_format)
     if path.name == "u.item" and key == ITEM:
-        return movielens.items_100k(path)
+        return movielens.items_100k(path, table_format)
     if not is_recbole and is_dat(path):
-        return movielens.users_dat(path) if key == USER else movielens.items_dat(path)
-    table = recbole.read_atomic_file(path) if is_recbole else read_named_columns(path)
+        return (movielens.users_dat if key == USER else movielens.items_dat)(path, table_format)
+    table = (recbole.read_atomic_file if is_recbole else read_named_columns)(path, table_format)
     header = list(table.rows.columns)
     names = (key, columns.TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)
     # The mapping may name columns of the events only; what this table lacks is found by name or alias.
@@ -60,7 +65,7 @@ def _read_side(path: Path, key: str, mapping: Mapping[str, str]) -> RawTable | N
     found |= {str(name): name for name in header if name not in mapped and name not in found}
     rows = pd.DataFrame({ours: table.rows[theirs] for ours, theirs in found.items()})
     types = {ours: table.types[theirs] for ours, theirs in found.items() if theirs in table.types}
-    return RawTable(path, rows, table.broken, table.header, types)
+    return replace(table, rows=rows, types=types)
 
 
 def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:

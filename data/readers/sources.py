@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from data.readers.side_tables import read_side_table
 from data.readers.table import (
     SUFFIXES,
     RawTable,
+    apply_na_values,
     broken_lines,
     check_mapping,
     is_dat,
@@ -50,6 +51,7 @@ class Source:
     items: pd.DataFrame | None
     files: tuple[str, ...]
     broken: pd.DataFrame
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)  # events, users, items -> `RawTable.found`
     impressions: pd.DataFrame | None = None
     oracle: Any = None
 
@@ -67,10 +69,11 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     path = Path(ingest.path).expanduser()
     name = detect_format(path) if ingest.source == "auto" else ingest.source
     file, side_files = locate_files(path, name)
-    events = _read_events(file, name, ingest.columns, context)
+    events = _read_events(file, name, ingest, context)
     configured = ((USER, ingest.users), (ITEM, ingest.items))
     side_files |= {key: Path(value).expanduser() for key, value in configured if value}
-    side_tables = {key: read_side_table(value, key, ingest.columns) for key, value in side_files.items()}
+    formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
+    side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [file, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -79,6 +82,7 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
         **{key: None if table is None else table.rows for key, table in tables.items()},
         files=tuple(map(str, files)),
         broken=_all_broken_lines(tables),
+        found={key: dict(table.found) for key, table in tables.items() if table is not None},
     )
 
 
@@ -169,7 +173,7 @@ def _find_events(folder: Path, name: str) -> Path:
 
 # Events
 
-_READERS: dict[str, Callable[[Path], RawTable]] = {
+_READERS: dict[str, Callable[[Path, params.TableFormat], RawTable]] = {
     "movielens-100k": movielens.read_100k,
     "movielens-dat": movielens.read_dat,
     "movielens-csv": read_named_columns,
@@ -178,14 +182,16 @@ _READERS: dict[str, Callable[[Path], RawTable]] = {
 }
 
 
-def _read_events(path: Path, name: str, mapping: Mapping[str, str], context: Sequence[str]) -> RawTable:
-    table = _READERS[name](path)
+def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence[str]) -> RawTable:
+    table_format = ingest.formats.events
+    table = _READERS[name](path, table_format)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
-        found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), mapping)
+        found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), ingest.columns)
         recbole.require_tokens(path, found, table.types)
         rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})
     if rows.empty and table.broken.empty:
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
-    return RawTable(path, rows, table.broken, table.header)
+    table = RawTable(path, rows, table.broken, table.header, found=table.found)
+    return apply_na_values(table, table_format.na_values, (USER, ITEM), (columns.EVENT_TYPE,), "events")

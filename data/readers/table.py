@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype
 from pyarrow import csv as arrow_csv
 
+from config.params import TableFormat
 from data import columns
 from data.files import DataError
 
@@ -61,6 +64,8 @@ class RawTable:
     broken: pd.DataFrame = field(default_factory=broken_lines)
     header: tuple[str, ...] = ()  # the file's own column names; () if the format has none
     types: Mapping[str, str] = field(default_factory=dict)  # column -> RecBole type, if the format declares it
+    # What the reader found or used: files, format, compression, encoding, delimiter, quote, rows (read, with broken)
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_head(path: Path) -> bytes:
@@ -85,17 +90,23 @@ def is_dat(path: Path) -> bool:
     return path.suffix not in (".csv", ".tsv", ".parquet", ".pq") and "::" in first_line(path)
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, else Latin-1 (MovieLens 100K and 1M), without its byte order mark."""
+def read_text(path: Path, encoding: str | None) -> tuple[str, str]:
+    """The text of a file without its byte-order mark, and its encoding.
+
+    Args:
+        encoding: None for UTF-8, else Latin-1 (MovieLens 100K and 1M).
+    """
     if _BINARY.search(read_head(path)):
         raise DataError(
             f"{path} is not text; readable formats: CSV, TSV, Parquet, MovieLens u.data and .dat, RecBole .inter"
         )
     content = path.read_bytes()
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return content.decode(encoding or "utf-8").removeprefix("\ufeff"), encoding or "utf-8"
+    except UnicodeDecodeError as error:
+        if encoding:
+            raise DataError(f"{path} is not text in {encoding}: {error.reason} at byte {error.start}") from None
+        return content.decode("latin-1"), "latin-1"
 
 
 def to_text(values: pd.Series) -> pd.Series:
@@ -115,36 +126,44 @@ def number_rows(frame: pd.DataFrame, skipped: Sequence[int] = ()) -> pd.DataFram
     return frame.set_axis(pd.Index(numbers[: len(frame)], name="source_row", dtype="int64"))
 
 
-def read_lines(path: Path, separator: str, names: list[str]) -> RawTable:
+def read_lines(path: Path, separator: str, names: list[str], table_format: TableFormat) -> RawTable:
     """Read a file without a header, each line of which holds the fields `names` as text.
 
     Lines with another number of fields come back in `broken`.
     """
     # Not splitlines: it also breaks at characters that Latin-1 titles may contain.
-    lines = [line for line in (line.removesuffix("\r") for line in read_text(path).split("\n")) if line.strip()]
+    text, encoding = read_text(path, table_format.encoding)
+    lines = [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line.strip()]
     fields = [line.split(separator) for line in lines]
     wrong = [number for number, parts in enumerate(fields, 1) if len(parts) != len(names)]
     if len(wrong) == len(fields):
-        found = f"its first line reads {lines[0][:60]!r}" if lines else "it holds blank lines only"
-        raise DataError(f"{path}: expected lines of {separator.join(names)}; {found}")
+        shown = f"its first line reads {lines[0][:60]!r}" if lines else "it holds blank lines only"
+        raise DataError(f"{path}: expected lines of {separator.join(names)}; {shown}")
     complete = [parts for parts in fields if len(parts) == len(names)]
     cells = dict(zip(names, zip(*complete, strict=True), strict=True))
     frame = pd.DataFrame({name: to_text(pd.Series(values, dtype=object)) for name, values in cells.items()})
     reasons = [f"line has {len(fields[number - 1])} fields, not {len(names)}" for number in wrong]
     broken = broken_lines(wrong, [lines[number - 1] for number in wrong], reasons)
-    return RawTable(path, number_rows(frame, wrong), broken)
+    found = facts(path, "lines", len(lines), encoding=encoding, delimiter=separator)
+    return RawTable(path, number_rows(frame, wrong), broken, found=found)
 
 
-def read_named_columns(path: Path) -> RawTable:
+def facts(path: Path, kind: str, num_rows: int, **others: Any) -> dict[str, Any]:
+    """What `RawTable.found` holds for one file: its name, format and rows, and `others`."""
+    return {"files": [str(path)], "format": kind, "compression": None, **others, "rows": num_rows}
+
+
+def read_named_columns(path: Path, table_format: TableFormat) -> RawTable:
     """Read a table by its content: Parquet keeps its types, CSV and TSV become text."""
     if read_head(path)[:4] == _PARQUET_MAGIC:
         return _read_parquet(path)
     if path.suffix in (".parquet", ".pq"):
         raise DataError(f"{path} is not a Parquet file: it does not begin with PAR1")
-    text = read_text(path)
+    text, encoding = read_text(path, table_format.encoding)
     header = header_line(path, text)
-    delimiter = max(",\t;|", key=header.count)  # a comma if there is none of them
-    return parse_text(path, text, header, delimiter, quoted=True)
+    delimiter = table_format.delimiter or max(",\t;|\1", key=header.count)  # a comma if there is none of them
+    table = parse_text(path, text, header, delimiter, table_format.quote)
+    return replace(table, found={**table.found, "encoding": encoding})
 
 
 def _read_parquet(path: Path) -> RawTable:
@@ -157,7 +176,8 @@ def _read_parquet(path: Path) -> RawTable:
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             frame[name] = frame[name].map(_cell_text, na_action="ignore")
     _require_unique_names(path, list(frame.columns))
-    return RawTable(path, number_rows(frame.reset_index(drop=True)), header=tuple(frame.columns))
+    rows = number_rows(frame.reset_index(drop=True))
+    return RawTable(path, rows, header=tuple(frame.columns), found=facts(path, "parquet", len(rows)))
 
 
 def _cell_text(cell: object) -> str:
@@ -173,10 +193,10 @@ def header_line(path: Path, text: str) -> str:
     return header
 
 
-def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool) -> RawTable:
+def parse_text(path: Path, text: str, header: str, delimiter: str, quote: str | None) -> RawTable:
     """Parse delimited text that begins with `header`. All cells are text.
 
-    If `quoted`, a quote opens a cell that may contain delimiters and line breaks.
+    A quote, unless it is None, opens a cell that may contain delimiters and line breaks.
     """
     broken: list[arrow_csv.InvalidRow] = []
 
@@ -185,7 +205,7 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool)
         return "skip"
 
     try:
-        names = next(csv.reader([header], delimiter=delimiter)) if quoted else header.split(delimiter)
+        names = next(csv.reader([header], delimiter=delimiter, quotechar=quote)) if quote else header.split(delimiter)
         table = arrow_csv.read_csv(
             BytesIO(f"{text}\n".encode()),  # Arrow refuses a header without a line end
             # With several threads Arrow does not know the numbers of bad rows.
@@ -193,8 +213,8 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool)
             parse_options=arrow_csv.ParseOptions(
                 delimiter=delimiter,
                 invalid_row_handler=skip,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
+                quote_char=quote or False,
+                newlines_in_values=quote is not None,
             ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
@@ -208,7 +228,38 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quoted: bool)
     numbers = [row.number - 1 for row in broken]
     reasons = [f"line has {row.actual_columns} fields, not {row.expected_columns}" for row in broken]
     lines = broken_lines(numbers, [row.text for row in broken], reasons)
-    return RawTable(path, number_rows(frame, numbers), lines, tuple(names))
+    found = facts(path, "delimited text", len(frame) + len(lines), delimiter=delimiter, quote=quote)
+    return RawTable(path, number_rows(frame, numbers), lines, tuple(names), found=found)
+
+
+def apply_na_values(
+    table: RawTable, na_values: Collection[str], ids: Sequence[str], text: Collection[str], section: str
+) -> RawTable:
+    """Empty the cells that hold one of `na_values`, except in the columns `text`.
+
+    A row with one of them as an id is moved to `broken`; `section` is the key of the setting that its reason names.
+    """
+    rows, is_bad, reasons = table.rows, pd.Series(False, index=table.rows.index), []
+    changed = {}
+    for name in rows.columns:
+        if name in text or rows[name].dtype != object:
+            continue
+        tokens = [cell for cell in rows[name].unique() if isinstance(cell, str) and cell.strip() in na_values]
+        is_na = rows[name].isin(tokens)
+        if name in ids:
+            bad = rows[name][is_na & ~is_bad]
+            reasons.append(bad.map(f"{name} is {{!r}}, one of ingest.formats.{section}.na_values".format))
+            is_bad |= is_na
+        elif is_na.any():
+            changed[name] = rows[name].mask(is_na, None)
+    if changed:
+        rows = rows.assign(**changed)
+    if not is_bad.any():
+        return replace(table, rows=rows)
+    bad_rows = table.rows[is_bad]
+    raw = [json.dumps(row, default=str, ensure_ascii=False) for row in bad_rows.to_dict("records")]
+    broken = broken_lines(list(bad_rows.index), raw, list(pd.concat(reasons).loc[bad_rows.index]))
+    return replace(table, rows=rows[~is_bad], broken=pd.concat([table.broken, broken], ignore_index=True))
 
 
 def _require_unique_names(path: Path, names: list[str]) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from config import params
-from config.paths import ROOT
 from data.times import to_iso
 from experiments.gating.verdict import HOLD, INSUFFICIENT_DATA, REJECT, GateDecision
 from experiments.leakage import report as leakage_report
@@ -20,11 +18,9 @@ from experiments.lineage import skew_report
 from serving.worker.recommender import Recommender
 from serving.worker.response import find_difference
 from training import provenance
+from training.provenance import CHANGES_SUFFIX, UNKNOWN, UnknownCommitError
 from training.threads import one_thread
 
-# Settings are not listed: reports contain them.
-CODE_FILES = ("*.py", "requirements*.lock", "dvc.yaml", "pyproject.toml")
-CHANGES_SUFFIX = "+changes"
 ALLOW_OPTION = "--allow-uncommitted"
 ALLOW_VARIABLE = "TIDEGATE_ALLOW_UNCOMMITTED"  # the same for commands that run the gate as one of their steps
 
@@ -44,20 +40,17 @@ class CodeState(NamedTuple):
 
 def code_state() -> CodeState:
     """The state of this checkout. A workspace is a copy, and takes it from TIDEGATE_COMMIT."""
-    commit = provenance.commit()
-    if commit == "unknown":
-        return CodeState(commit, None, "git is not installed, or this is not a git checkout, so the commit is unknown")
-    if "TIDEGATE_COMMIT" in os.environ:
-        changed = commit.endswith(CHANGES_SUFFIX)
-        return CodeState(commit, "tracked code differs from the commit (see git status)" if changed else None, None)
+    if commit := os.environ.get("TIDEGATE_COMMIT"):
+        changed = "tracked code differs from the commit (see git status)" if commit.endswith(CHANGES_SUFFIX) else None
+        return CodeState(commit, changed, "the project's commit is unknown" if commit == UNKNOWN else None)
     try:
-        _git("ls-files", "--error-unmatch", "params.yaml")
-    except subprocess.CalledProcessError:
-        return CodeState("unknown", None, "git does not track this copy of the code")
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE_FILES).splitlines()
-    names = [line[3:] for line in status]
+        commit, names = provenance.checkout()
+    except UnknownCommitError as error:
+        return CodeState(UNKNOWN, None, f"{error}, so the commit is unknown")
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return CodeState(commit, ", ".join(names[:3]) + more if names else None, None)
+    return CodeState(
+        f"{commit}{CHANGES_SUFFIX}" if names else commit, ", ".join(names[:3]) + more if names else None, None
+    )
 
 
 def add_override_option(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +161,3 @@ def golden_difference(recommender: Recommender) -> str | None:
         if found := find_difference(entry["answer"], answer):
             return f"golden request {number}: {found}"
     return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout

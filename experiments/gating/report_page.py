@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import pages
+from data import pages
+from data.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, markup, sentence, table
 from experiments.evaluation.cases import TARGETS
 from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
 from experiments.lineage import skew_report
-from experiments.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, markup, sentence, table
 
 OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
 BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}

@@ -9,11 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, SLICE_DEFINITIONS, TARGETS
-from experiments.evaluation.comparison import MeasuredModel, entry_value
-from experiments.evaluation.measure import BY_USER, DEFINITIONS
-from experiments.leaderboard.board import FROZEN, Board
-from experiments.pages import (
+from data.pages import (
     MISSING,
     WIDE_STYLE,
     decimal_text,
@@ -25,6 +21,10 @@ from experiments.pages import (
     plotly_figure,
     table,
 )
+from experiments.evaluation.cases import HEADLINE, PRIMARY, SEGMENT, SLICE_DEFINITIONS, TARGETS
+from experiments.evaluation.comparison import MeasuredModel, entry_value
+from experiments.evaluation.measure import BY_USER, DEFINITIONS
+from experiments.leaderboard.board import FROZEN, Board
 
 TITLES = {
     "horizon": "horizon: one ranking per user at test_start; the truth is their new items of the following days",

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments import pages
+from data import pages
 from serving.edge import settings as edge
 from serving.edge.request_log import derive_secret
 

@@ -66,7 +66,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path, env: dict[str, str], target: str, further: int) -> None:
-        self._folder, self._env, self._target = folder, env | {"PYTHONUNBUFFERED": "1"}, target
+        self._folder, self._env, self._target = folder, env | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}, target
         self._stages = stages_up_to(target, yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8")))
         self._done, self._total, self._begun = 0, len(self._stages) + further, time.monotonic()
 
@@ -97,8 +97,15 @@ class Progress:
 
     def _execute(self, title: str, command: list[str], folder: Path, begins: Callable[[str], str | None]) -> None:
         command = [sys.executable, "-m", *command]
-        out, err = subprocess.PIPE, subprocess.STDOUT
-        with subprocess.Popen(command, cwd=folder, env=self._env, text=True, stdout=out, stderr=err) as process:
+        with subprocess.Popen(
+            command,
+            cwd=folder,
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
             assert process.stdout is not None
             for line in map(str.rstrip, process.stdout):
                 if step_title := begins(line):

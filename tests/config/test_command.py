@@ -44,12 +44,20 @@ sys.exit(main())
 def piped_into_head(body: str) -> tuple[int, str]:
     """Exit code and stderr of a command whose output's reader stops after one line."""
     command = [sys.executable, "-c", WRITER.format(body=body)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
     return process.wait(timeout=60), process.stderr.read()
+
+
+def test_a_character_that_stdout_lacks_is_printed_as_an_escape() -> None:
+    command = [sys.executable, "-c", WRITER.format(body="print('Аня – 1')")]
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == rb"\u0410\u043d\u044f \u2013 1" + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,6 @@ def test_an_interrupt_is_exit_code_130() -> None:
 def test_waiting_threads_sleep_in_every_command_that_computes(module: str) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
     code = SEEN.replace("os._exit(0)", "sys.stdout.flush(); os._exit(0)").format(module=module)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, capture_output=True, encoding="utf-8")
 
     assert ended.stdout.strip() == "1000 0", ended.stderr

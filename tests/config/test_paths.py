@@ -33,4 +33,4 @@ def test_no_product_lies_in_the_state_folder() -> None:
 def test_no_other_module_builds_a_path_of_products_or_state() -> None:
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path.name != "paths.py"]
 
-    assert not [str(path.relative_to(ROOT)) for path in files if BUILT.search(path.read_text())]
+    assert not [str(path.relative_to(ROOT)) for path in files if BUILT.search(path.read_text(encoding="utf-8"))]

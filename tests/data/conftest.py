@@ -11,6 +11,7 @@ import yaml
 from config import params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NO_FORMAT = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "users": None,
         "items": None,
         "columns": {},
+        "formats": dict.fromkeys(("events", "users", "items"), NO_FORMAT),
         "event_types": None,
         "min_value": None,
         "repeats": "first",
@@ -39,11 +41,11 @@ def params_file(tmp_path: Path) -> Callable[..., Path]:
     """A params.yaml whose section `ingest` reads a foreign source; keywords change that section."""
 
     def make(split: dict | None = None, **ingest: object) -> Path:
-        settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+        settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         settings["ingest"] |= {"source": "auto", "event_types": None} | ingest
         settings["split"] |= split or {}
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
         return path
 
     return make

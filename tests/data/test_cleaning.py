@@ -333,7 +333,7 @@ def test_the_hash_sees_every_value_null_and_name_and_no_storage():
 
 
 def write_log(path, lines):
-    path.write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n")
+    path.write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
@@ -343,7 +343,7 @@ def test_the_command_writes_and_reports_its_output(tmp_path, params_file, capsys
     code = main(["--params", str(params_file(path=str(log))), "--out", str(tmp_path / "out")])
 
     assert code == 0
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     events = pd.read_parquet(tmp_path / "out" / "events.parquet")
     assert events["item_id"].tolist() == ["0114508", "x"]
     assert str(events["event_time"].dtype) == "datetime64[us, UTC]"
@@ -366,7 +366,7 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_f
     log = write_log(tmp_path / "log.csv", ["a,x,2024-01-01"])
     config, out = params_file(path=str(log)), tmp_path / "out"
     assert main(["--params", str(config), "--out", str(out)]) == 0
-    before = (out / "manifest.json").read_text()
+    before = (out / "manifest.json").read_text(encoding="utf-8")
     write_log(log, ["a,x,yesterday"])
 
     code = main(["--params", str(config), "--out", str(out)])
@@ -375,4 +375,4 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_f
     assert capsys.readouterr().err == (
         "error: ingest: none of 1 rows could be used, 1 because event_time is not a time; first: 'yesterday'\n"
     )
-    assert (out / "manifest.json").read_text() == before
+    assert (out / "manifest.json").read_text(encoding="utf-8") == before

@@ -85,7 +85,7 @@ def test_a_data_set_arrives_as_a_folder_that_ingest_knows(tmp_path: Path, serve:
     folder = download("ml-100k", tmp_path, serve(archive(FILES), shape=shape))
 
     assert folder == tmp_path / "ml-100k"
-    assert {str(path.relative_to(tmp_path)): path.read_text() for path in folder.iterdir()} == FILES
+    assert {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in folder.iterdir()} == FILES
     assert detect_format(folder) == "movielens-100k"
     assert [path.name for path in tmp_path.iterdir()] == ["ml-100k"]
 

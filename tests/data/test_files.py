@@ -13,17 +13,17 @@ from data import files
 def test_a_run_that_fails_while_writing_keeps_the_old_folder(tmp_path):
     folder = tmp_path / "product"
     with files.replace_folder(folder) as partial:
-        (partial / "a").write_text("old")
+        (partial / "a").write_text("old", encoding="utf-8")
 
     def write_half_and_die():
         with files.replace_folder(folder) as partial:
-            (partial / "a").write_text("new")
+            (partial / "a").write_text("new", encoding="utf-8")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_half_and_die()
     assert [file.name for file in tmp_path.iterdir()] == ["product"]
-    assert (folder / "a").read_text() == "old"
+    assert (folder / "a").read_text(encoding="utf-8") == "old"
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):

@@ -195,16 +195,16 @@ def test_what_cannot_be_split_is_named(events, changes, message):
 
 def test_the_command_writes_parts_and_a_manifest_and_its_id_changes_with_the_rules(tmp_path, params_file, capsys):
     lines = [f"u{at % 3},i{at % 5},2024-01-{at + 1:02d}" for at in range(20)]
-    (tmp_path / "log.csv").write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,event_time\n" + "\n".join(lines) + "\n", encoding="utf-8")
     ids = []
     for window in (28, 28, 7):
         config = str(params_file(path=str(tmp_path / "log.csv"), repeats="all", split={"horizon_days": window}))
         assert ingest.main(["--params", config, "--out", str(tmp_path / "in")]) == 0
         assert main(["--params", config, "--ingested", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
-        ids.append(json.loads((tmp_path / "out" / "manifest.json").read_text())["split_id"])
+        ids.append(json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["split_id"])
 
     events = pd.read_parquet(tmp_path / "out" / "events.parquet")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     assert ids[0] == ids[1] != ids[2]
     assert events["part"].value_counts().to_dict() == {"train": 16, "valid": 2, "test": 2}
     assert manifest["test_start"] == "2024-01-18T02:24:00Z"  # position 0.9 × 19 = 17.1 of daily events

@@ -12,7 +12,7 @@ def test_command_line_writes_the_files_and_says_where(out, tmp_path, capsys):
     assert compare.main(arguments) == 0
     message = capsys.readouterr().out
     assert message.startswith("compared 3 models of made; written to ")
-    assert json.loads((tmp_path / "r" / "made.json").read_text())["registered"] == "ours"
+    assert json.loads((tmp_path / "r" / "made.json").read_text(encoding="utf-8"))["registered"] == "ours"
     assert (tmp_path / "r" / "made.md").exists()
     assert (out / "leaderboard.html").exists()
 

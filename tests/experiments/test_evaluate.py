@@ -67,7 +67,7 @@ def test_plots_and_all_numbers_are_artifacts(tracked: Path) -> None:
     plot = (folder / "plots/metrics_by_k.png").read_bytes()
     assert plot.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(plot) < 200_000
-    assert json.loads((folder / "evaluation.json").read_text()) == json.loads(json.dumps(facts))
+    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == json.loads(json.dumps(facts))
 
 
 def test_the_description_holds_the_numbers_and_their_intervals(tracked: Path) -> None:

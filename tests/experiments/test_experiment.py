@@ -16,7 +16,7 @@ from experiments.experiment import choices_text, is_better, started_at, take_bet
 from experiments.orchestration import workspace
 from experiments.orchestration.workspace import prepare
 
-MODELS = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["models"]
+MODELS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"]["models"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_models_that_are_not_learned_are_tuned_first_and_leave_their_minutes_to_
 
 
 def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_its_fits(folder: Path) -> None:
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     settings = params.load(folder / "params.yaml")
 
     hybrids = ["hybrid", "ensemble", "reranker"]
@@ -88,13 +88,13 @@ def test_a_workspace_runs_every_model_of_params_and_its_trials_are_as_long_as_it
 def test_models_that_cannot_hold_the_catalog_are_left_out_and_named(folder: Path) -> None:
     features = folder / "out/features/test"
     features.mkdir(parents=True)
-    (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
+    (features / "description.json").write_text(json.dumps({"num_items": 30_000}), encoding="utf-8")
 
     reasons = workspace.leave_out_large_models(folder)
 
     assert "ease is left out: 30,000 items exceed its max_items = 20,000" in reasons
     assert params.load(folder / "params.yaml").train.models["hybrid"].parts == ["two_tower", "neural_cf"]
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     run = {name: labels for one in pipeline["vars"] for name, labels in one.items()}
     assert not {"ease", "item_knn"} & set(run["ranked"]["model"])
     assert "hybrid" in run["ranked"]["model"]
@@ -108,12 +108,14 @@ def test_a_hybrid_with_one_part_left_is_left_out(folder: Path) -> None:
             settings["train"]["models"][label]["parts"] = ["item_knn", "ease"]
     features = folder / "out/features/test"
     features.mkdir(parents=True)
-    (features / "description.json").write_text(json.dumps({"num_items": 30_000}))
+    (features / "description.json").write_text(json.dumps({"num_items": 30_000}), encoding="utf-8")
 
     workspace.leave_out_large_models(folder)
 
     assert "hybrid" not in params.load(folder / "params.yaml").train.models
-    assert not [name for name in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"] if "hybrid" in name]
+    assert not [
+        name for name in yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"] if "hybrid" in name
+    ]
 
 
 def test_only_values_that_beat_the_default_are_better() -> None:
@@ -144,7 +146,7 @@ def test_default_values_can_be_fitted_too(folder: Path) -> None:
     assert models["two_tower"].embedding_dim == 128
     assert models["two_tower_default"] == before
     assert "sasrec_default" not in models, "nothing beat its values"
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     assert "two_tower_default" in pipeline["vars"][-1]["ranked"]["model"]
 
 
@@ -174,7 +176,13 @@ def test_every_shipped_preset_can_be_fitted(folder: Path, path: Path) -> None:
     prepare(folder, [path.stem])
 
     assert params.load(folder / "params.yaml")
-    assert set(yaml.safe_load(path.read_text())["found"]) == {"dataset", "split_id", "command", "commit", "date"}
+    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))["found"]) == {
+        "dataset",
+        "split_id",
+        "command",
+        "commit",
+        "date",
+    }
 
 
 def test_chosen_values_are_printed_with_their_gain() -> None:
@@ -196,7 +204,7 @@ def test_an_interrupted_experiment_keeps_its_start(tmp_path: Path) -> None:
 
     assert started_at(tmp_path, 30) == first
     assert started_at(tmp_path, 60) > first, "other minutes are another experiment"
-    assert json.loads((tmp_path / experiment.NOTE).read_text())["minutes"] == 60
+    assert json.loads((tmp_path / experiment.NOTE).read_text(encoding="utf-8"))["minutes"] == 60
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,11 @@ def runs(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def manifest(folder: Path) -> dict:
-    return json.loads((folder / "out/data/split/manifest.json").read_text())
+    return json.loads((folder / "out/data/split/manifest.json").read_text(encoding="utf-8"))
 
 
 def metrics(folder: Path, label: str) -> dict:
-    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text())
+    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text(encoding="utf-8"))
 
 
 def cases(folder: Path) -> pd.DataFrame:

@@ -106,10 +106,10 @@ def test_retraining_refits_what_was_promoted_if_params_ask_for_it(
     refit: str, report: dict, no_deploy: bool, ran: list[str], tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out/experiments").mkdir(parents=True)
-    (tmp_path / "out/experiments/gate.json").write_text(json.dumps(report))
-    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "out/experiments/gate.json").write_text(json.dumps(report), encoding="utf-8")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     assert "  refit: gated" in text
-    (tmp_path / "params.yaml").write_text(text.replace("  refit: gated", f"  refit: {refit}"))
+    (tmp_path / "params.yaml").write_text(text.replace("  refit: gated", f"  refit: {refit}"), encoding="utf-8")
     steps_run: list[str] = []
     monkeypatch.setattr(steps, "step", lambda title, *_: steps_run.append(title))
 
@@ -153,7 +153,7 @@ def manifest_of(version: str) -> dict:
 @pytest.mark.slow
 def test_the_refit_has_the_parents_configuration_and_serves_under_its_report(refitted: Path) -> None:
     target, parent, child = promotion.serving_target(DATASET), manifest_of(PARENT), manifest_of(CHILD)
-    end = json.loads((SPLIT / "manifest.json").read_text())["end_us"]
+    end = json.loads((SPLIT / "manifest.json").read_text(encoding="utf-8"))["end_us"]
     own = ("run_id", "files", "fit_until", "fit_until_us", "refit_of")
 
     assert target.version.version == CHILD
@@ -203,7 +203,7 @@ def test_the_parent_is_the_champion_where_the_refit_has_seen_the_holdout(
     settings: params.Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gate.main(["--model", "item_knn"]) == 0
-    report = json.loads(Path("out/experiments/gate.json").read_text())
+    report = json.loads(Path("out/experiments/gate.json").read_text(encoding="utf-8"))
 
     assert (report["verdict"], report["against_version"]) == ("REJECT", PARENT)
     assert f"version {CHILD}, which serves, was fitted on the holdout" in capsys.readouterr().out
@@ -283,16 +283,16 @@ def test_a_refit_that_does_not_answer_as_at_export_is_rejected(
 @pytest.mark.slow
 def test_features_of_all_events_that_were_not_fitted_on_them_are_found(settings: params.Params) -> None:
     path = Path("out/features/full/vocabulary.json")
-    original = path.read_text()
+    original = path.read_text(encoding="utf-8")
     try:
         assert leakage_report.audit_full(settings)["clean"]
         ids = json.loads(original)
-        path.write_text(json.dumps(ids[::-1]))
+        path.write_text(json.dumps(ids[::-1]), encoding="utf-8")
         assert any(
             "not ordered by popularity" in line for line in leakage_report.failures(leakage_report.audit_full(settings))
         )
     finally:
-        path.write_text(original)
+        path.write_text(original, encoding="utf-8")
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -316,12 +316,12 @@ def test_other_code_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("parent_serves")
 def test_another_dataset_version_refuses_a_refit(capsys) -> None:
     path = SPLIT / "manifest.json"
-    original = path.read_text()
+    original = path.read_text(encoding="utf-8")
     try:
-        path.write_text(json.dumps(json.loads(original) | {"dataset_hash": "newer"}))
+        path.write_text(json.dumps(json.loads(original) | {"dataset_hash": "newer"}), encoding="utf-8")
         assert "its dataset version is newer, its parent's" in refused(capsys)
     finally:
-        path.write_text(original)
+        path.write_text(original, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_a_leak_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> None
 def test_skew_refuses_a_refit(capsys) -> None:
     groups = {"history": {"compared": 200, "match_rate": 0.1, "low": 0.06, "high": 0.15}}
     record = {"dataset": DATASET, "dataset_hash": "d", "date": "2026-11-26", "answers": 200, "groups": groups}
-    skew_report.REPORT.write_text(json.dumps(record))
+    skew_report.REPORT.write_text(json.dumps(record), encoding="utf-8")
     try:
         assert "refused: serving reads other features than the dataset holds: history 10.0%" in refused(capsys)
     finally:

@@ -225,7 +225,7 @@ def stored(name: str) -> Path:
 
 
 def test_a_broken_line_does_not_hide_others(here: Path, capsys) -> None:
-    with log(here).open("a") as file:
+    with log(here).open("a", encoding="utf-8") as file:
         file.write('{"request_id":"stored","items":["m0')
 
     assert run(capsys, "stored")[0] == 0

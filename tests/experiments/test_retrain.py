@@ -74,10 +74,10 @@ CHAMPION = {"label": "two_tower", "params": fitted("two_tower") | {"embedding_di
 def test_the_champions_configuration_and_its_rival_are_fitted_at_the_chosen_cuts(folder: Path) -> None:
     labels = prepare_workspace(folder, CHAMPION, RetrainCuts(END - DAY, END, END + DAY), ["hybrid"])
     settings = params.load(folder / "params.yaml")
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
 
     assert settings.train.models["two_tower"].embedding_dim == 48, "what serves, not the newer params.yaml"
-    written = yaml.safe_load((folder / "params.yaml").read_text())["split"]
+    written = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))["split"]
     assert isinstance(written["test_start"], str), "DVC cannot compare a YAML date"
     assert settings.split.test_start == datetime.fromisoformat(to_iso(END))
     assert settings.split.valid_start == datetime.fromisoformat(to_iso(END - DAY))
@@ -96,26 +96,26 @@ def test_an_interrupted_run_continues_from_the_end_of_the_previous_version(folde
 
     split = folder / SPLIT / "manifest.json"
     split.parent.mkdir(parents=True)
-    split.write_text(json.dumps({"end_us": END}))
+    split.write_text(json.dumps({"end_us": END}), encoding="utf-8")
     assert previous_end(folder, END - DAY) == END
 
     (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(json.dumps({"old_end_us": END, "end_us": END + DAY}))
-    split.write_text(json.dumps({"end_us": END + DAY}))  # by the call that was cut short
+    (folder / NOTE).write_text(json.dumps({"old_end_us": END, "end_us": END + DAY}), encoding="utf-8")
+    split.write_text(json.dumps({"end_us": END + DAY}), encoding="utf-8")  # by the call that was cut short
     assert previous_end(folder, END - DAY) == END
 
-    split.write_text(json.dumps({"end_us": END + 9 * DAY}))  # by a later one
+    split.write_text(json.dumps({"end_us": END + 9 * DAY}), encoding="utf-8")  # by a later one
     assert previous_end(folder, END - DAY) == END + 9 * DAY
 
 
 def test_a_newer_file_of_the_same_dataset_keeps_its_name(folder: Path, tmp_path: Path) -> None:
     made = []
     for name in ("march.csv", "april.csv"):
-        (tmp_path / name).write_text("user_id,item_id,event_time\na,b,2026-01-01\n")
+        (tmp_path / name).write_text("user_id,item_id,event_time\na,b,2026-01-01\n", encoding="utf-8")
         made.append(workspace.make(tmp_path / name, None, None, {}, "shop", renewed=True))
 
     assert made[0] == made[1] == workspace.HOME / "shop"
-    assert yaml.safe_load((made[1] / "params.yaml").read_text())["ingest"]["path"].endswith("april.csv")
+    assert yaml.safe_load((made[1] / "params.yaml").read_text(encoding="utf-8"))["ingest"]["path"].endswith("april.csv")
 
 
 def test_measurements_of_other_models_on_the_previous_split_are_removed(folder: Path) -> None:

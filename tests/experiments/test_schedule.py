@@ -19,8 +19,8 @@ from experiments.orchestration import workspace
 from experiments.orchestration.steps import AlreadyRunningError, only_one
 
 FOLDER = ROOT / "experiments/schedule"
-CRONJOB = yaml.safe_load((FOLDER / "cronjob.yaml").read_text())
-(LINE,) = (line for line in (FOLDER / "crontab").read_text().splitlines() if not line.startswith("#"))
+CRONJOB = yaml.safe_load((FOLDER / "cronjob.yaml").read_text(encoding="utf-8"))
+(LINE,) = (line for line in (FOLDER / "crontab").read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
 FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,\d+)*")
 JOB = CRONJOB["spec"]["jobTemplate"]["spec"]
 (CONTAINER,) = JOB["template"]["spec"]["containers"]
@@ -46,7 +46,7 @@ def retrain_arguments(command: list[str]) -> list[str]:
     # -o: the Makefile counts as new, or a lock that was checked out after it would bring an install.
     printed = ["make", "-o", "Makefile", *command[1:], "PY=echo", "STAMP=Makefile"]
     own = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # not a part of `make test`
-    command_line = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
+    command_line = subprocess.run(printed, cwd=ROOT, env=own, capture_output=True, encoding="utf-8", check=True).stdout
     module, *arguments = shlex.split(command_line.removeprefix("-m "))
     assert module == "experiments.retrain"
     return arguments

@@ -86,7 +86,7 @@ def test_the_command_writes_the_report_and_prints_its_path(pipeline: Path, capsy
     with inside(pipeline):
         assert sensitivity.main([]) == 0
 
-    written = json.loads((pipeline / "out/experiments/sensitivity.json").read_text())
+    written = json.loads((pipeline / "out/experiments/sensitivity.json").read_text(encoding="utf-8"))
     assert set(written["models"]) == {"popularity", "popularity_7d", "item_knn", "ease"}
     assert len(written["protocols"]) == 7
     last = capsys.readouterr().out.splitlines()[-1]

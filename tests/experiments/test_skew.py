@@ -65,7 +65,7 @@ def test_a_clean_platform_matches_in_every_group(here: Path, answered) -> None:
 def test_each_fault_of_a_store_is_found_in_its_group(here: Path, capsys) -> None:
     record = measured(here, "planted")
 
-    lines = [json.loads(line) for line in log(here).open() if '"request_id":"planted-' in line]
+    lines = [json.loads(line) for line in log(here).open(encoding="utf-8") if '"request_id":"planted-' in line]
     learned = {line["request_id"].removeprefix("planted-"): line["feature_time"] for line in lines}
     assert differing(record) == {
         (name, group): f"different: the store had learned of the user until {learned[name]}"

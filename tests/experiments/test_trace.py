@@ -68,8 +68,12 @@ def events() -> pd.DataFrame:
 def test_the_whole_chain_of_an_answer_is_shown(here: Path, capsys) -> None:
     found = run(trace, capsys, "then")
 
-    line = next(one for one in map(json.loads, log(here).read_text().splitlines()) if one["request_id"] == "then")
-    manifest = json.loads(Path(here / "out/data/split/manifest.json").read_text())
+    line = next(
+        one
+        for one in map(json.loads, log(here).read_text(encoding="utf-8").splitlines())
+        if one["request_id"] == "then"
+    )
+    manifest = json.loads(Path(here / "out/data/split/manifest.json").read_text(encoding="utf-8"))
     assert [row["item_id"] for row in found["answer"]["rows"]] == line["items"]
     assert (found["version"]["version"], found["version"]["aliases"]) == ("1", ["champion"])
     assert found["version"]["artifact"] == registry.find_version("demo", "1").artifact
@@ -147,21 +151,21 @@ def test_a_changed_report_or_artifact_is_reported(here: Path, capsys) -> None:
     )  # other platforms of this run have theirs in the same folder
     report = folder / tags[promotion.REPORT_TAG].removeprefix(f"runs:/{version.run_id}/")
     manifest = folder / f"artifact-{version.artifact[:12]}" / "manifest.json"
-    kept = {path: path.read_text() for path in (report, manifest)}
+    kept = {path: path.read_text(encoding="utf-8") for path in (report, manifest)}
     try:
-        report.write_text(json.dumps(json.loads(kept[report]) | {"reason": "better than it was"}))
-        manifest.write_text(json.dumps(json.loads(kept[manifest]) | {"commit": "forged"}))
+        report.write_text(json.dumps(json.loads(kept[report]) | {"reason": "better than it was"}), encoding="utf-8")
+        manifest.write_text(json.dumps(json.loads(kept[manifest]) | {"commit": "forged"}), encoding="utf-8")
         found = run(trace, capsys, "stored")
     finally:
         for path, text in kept.items():
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
 
     assert "changed after the gate signed it" in found["gate report"]["note"]
     assert "is not the one that was registered" in found["artifact"]["note"]
 
 
 def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_none(here: Path, capsys) -> None:
-    with log(here).open("a") as file:
+    with log(here).open("a", encoding="utf-8") as file:
         file.write('{"request_id":"stored","items":["m0')
 
     assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
@@ -178,7 +182,7 @@ def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:
 def test_page_and_text_hold_what_json_does_and_escape_markup(here: Path, capsys) -> None:
     rewrite(here, "stored", lambda line: line | {"reason": "<script>alert(1)</script>"})
     assert trace.main(["stored", "--served", "edge/served", "--html", "made/trace.html"]) == 0
-    page = Path("made/trace.html").read_text()
+    page = Path("made/trace.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert all(f"<h2>{name}</h2>" in page for name in ("answer", "version", "gate report", "run", "code", "events"))
@@ -210,7 +214,7 @@ def test_a_user_an_item_and_a_dataset_version_reach_their_answers(here: Path, ca
         assert [row["request_id"] for row in found["answers to this user"]["rows"]] == reached
         assert found["user"]["events"] == len(events()[lambda table, user=user: table["user_id"] == user])
 
-    lines = [json.loads(line) for line in log(here).read_text().splitlines()]
+    lines = [json.loads(line) for line in log(here).read_text(encoding="utf-8").splitlines()]
     item = lines[0]["items"][0]
     found = run(impact, capsys, "--item", item)
     listed = [line["request_id"] for line in lines if item in line["items"]]

@@ -93,7 +93,7 @@ def test_events_known_after_the_last_event_are_stored(project: pd.DataFrame) -> 
     description = Path("out/features/test/description.json")
     last_us = project["event_time"].max().value // 1000
     description.write_text(
-        json.dumps(json.loads(description.read_text()) | {"until_us": last_us + 1})
+        json.dumps(json.loads(description.read_text(encoding="utf-8")) | {"until_us": last_us + 1}), encoding="utf-8"
     )  # as fit_features
     assert materialize.main([]) == 0
 
@@ -144,7 +144,9 @@ def test_what_is_served_goes_on_being_served_while_it_is_materialized_again(
 def test_events_that_arrive_meanwhile_do_not_complete_the_store(
     project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lines").write_text('{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}')
+    (tmp_path / "lines").write_text(
+        '{"user_id": "u3", "event_time": "2026-06-01", "traits": {"plan": "free"}}', encoding="utf-8"
+    )
     store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
     store.configure(Policy(max_events=50, ttl_us=None, complete=False))
 
@@ -164,7 +166,7 @@ def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
 ) -> None:
     good = '{"user_id": "new", "event_time": "2026-06-01T20:00:00Z", "item_id": "i1", "event_type": "play"}'
     skip = good.replace("play", "skip")  # params.yaml counts plays
-    (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]))
+    (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]), encoding="utf-8")
 
     assert materialize.main(["--events", "lines"]) == 2
 

@@ -175,7 +175,9 @@ def test_a_mistake_is_one_line_that_names_the_argument(
 
 def test_an_artifact_of_another_data_set_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text().replace(f"dataset: {SETTINGS.dataset} ", "dataset: shop "))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(f"dataset: {SETTINGS.dataset} ", "dataset: shop "), encoding="utf-8"
+    )
 
     assert run() == 2
     assert f"--artifact artifact is of {SETTINGS.dataset}; params.dataset is shop" in capsys.readouterr().err

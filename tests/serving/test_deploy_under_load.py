@@ -49,12 +49,12 @@ def deployed(
 @contextmanager
 def load(live: ServerSettings) -> Iterator[dict]:
     """wrk asks for the default version during the block; what it saw is told after it."""
-    token = json.loads(live.key_file.read_text())["inference"]["key"]
+    token = json.loads(live.key_file.read_text(encoding="utf-8"))["inference"]["key"]
     command = ["wrk", "--threads", "1", "--connections", "8", "--duration", "600s", "--timeout", "10s"]
     command += ["--header", f"Authorization: Bearer {token}", "--script", str(SCRIPT)]
     url = live.inference_url + prediction_path(NAME)
     told: dict = {}
-    with subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True) as wrk:
+    with subprocess.Popen([*command, url], stdout=subprocess.PIPE, encoding="utf-8") as wrk:
         try:
             time.sleep(SOON)
             yield told

@@ -102,7 +102,7 @@ def inside(image: Image, variables: dict[str, str], *command: str) -> str:
         cwd=image.folder,
         env={**image.environment, **variables},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

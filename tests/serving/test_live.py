@@ -80,7 +80,7 @@ def client(live: ServerSettings, first: str) -> Iterator[TorchServe]:
 
 def post(live: ServerSettings, body: bytes, token: str | None = None) -> httpx.Response:
     """Send a request without our own client."""
-    key = json.loads(live.key_file.read_text())["inference"]["key"] if token is None else token
+    key = json.loads(live.key_file.read_text(encoding="utf-8"))["inference"]["key"] if token is None else token
     url = f"{live.inference_url}/predictions/{NAME}"
     return HTTP.post(url, content=body, headers={"Authorization": f"Bearer {key}"})
 
@@ -108,7 +108,7 @@ def test_the_endpoint_gives_the_golden_answers_of_the_export(
     live: ServerSettings, client: TorchServe, tmp_path: Path
 ) -> None:
     artifact = registry.download_artifact(promotion.serving_target(NAME).version, tmp_path)
-    cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text().splitlines()]
+    cases = [json.loads(line) for line in (artifact / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(cases) == 3
     for case in cases:
         answer = post(live, json.dumps(case["request"]).encode())
@@ -174,10 +174,10 @@ def test_a_renewed_or_expired_token_is_replaced(live: ServerSettings, client: To
     with TorchServe.from_settings(live) as other:
         other.renew_token("inference")  # makes the token of `client` invalid
     assert client.ping() == "Healthy"
-    keys = json.loads(live.key_file.read_text())
+    keys = json.loads(live.key_file.read_text(encoding="utf-8"))
     keys["inference"]["key"] = "expired1"
     live.key_file.chmod(0o600)
-    live.key_file.write_text(json.dumps(keys))  # now only a renewal helps
+    live.key_file.write_text(json.dumps(keys), encoding="utf-8")  # now only a renewal helps
     client._tokens.clear()
     assert client.ping() == "Healthy"
 
@@ -201,7 +201,7 @@ def test_nothing_from_outside_the_model_store_can_be_loaded(live: ServerSettings
 
 def test_the_worker_loads_no_training_library(client: TorchServe) -> None:
     (worker,) = pids(client)["1.0"]
-    mapped = Path(f"/proc/{worker}/maps").read_text()
+    mapped = Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
     assert "libtorch" in mapped
     assert not [name for name in TRAINING_LIBRARIES if f"/{name}/" in mapped]
     variables = psutil.Process(worker).environ()
@@ -261,8 +261,8 @@ def test_a_version_with_other_golden_answers_never_serves(
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[1], broken)
-    text = (broken / "golden.jsonl").read_text()
-    (broken / "golden.jsonl").write_text(text.replace('"score": ', '"score": 1'))
+    text = (broken / "golden.jsonl").read_text(encoding="utf-8")
+    (broken / "golden.jsonl").write_text(text.replace('"score": ', '"score": 1'), encoding="utf-8")
     tiny_artifact.seal(broken, seed=3)
     with failing_champion(broken):
         with pytest.raises(DeployError, match=r"golden request 0 .*scores .*; tiny 1\.0 still answers"):
@@ -296,7 +296,7 @@ def test_an_artifact_changed_in_the_registry_is_never_loaded(
     other = tiny_artifact.write(tmp_path / "other", seed=5)
     with failing_champion(other) as version:
         (stored,) = registry_home.rglob(f"artifact-{registry.find_version(NAME, version).artifact[:12]}")
-        (stored / "items.json").write_text("[]")
+        (stored / "items.json").write_text("[]", encoding="utf-8")
         with pytest.raises(RegistryError, match=r"items\.json is not the file that was exported"):
             reconcile.deploy(NAME, live)
         assert serving(client) == "1.0"
@@ -402,6 +402,8 @@ def test_requests_write_no_log_lines(live: ServerSettings, client: TorchServe) -
         serving(client)
         post(live, b'{"k": ')
     assert sum(path.stat().st_size for path in logs.glob("*.log")) - before < 1000
-    lines = [json.loads(line) for name in ("server", "worker") for line in (logs / f"{name}.log").open()]
+    lines = [
+        json.loads(line) for name in ("server", "worker") for line in (logs / f"{name}.log").open(encoding="utf-8")
+    ]
     assert "loaded in" in " ".join(line["event"] for line in lines if line["logger"] == "MODEL_LOG")
     assert {"time", "level", "logger", "event"} <= set.intersection(*map(set, lines))

@@ -80,7 +80,7 @@ def described(settings: ServerSettings) -> dict[str, LoadedVersion]:
 def test_every_worker_answers_the_golden_requests_before_the_version_becomes_default(serving: ServerSettings) -> None:
     loaded = described(serving)["1.0"]
     assert (loaded.ready, loaded.workers, loaded.default) == (2, 2, True)
-    log = (serving.server_home / "logs" / "worker.log").read_text()
+    log = (serving.server_home / "logs" / "worker.log").read_text(encoding="utf-8")
     lines = re.findall(r"tiny 1\.0 loaded in \S+ s, (\d+) golden requests answered", log)
     assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
 
@@ -188,7 +188,7 @@ def test_an_archive_with_other_golden_answers_is_not_installed(
     broken = tmp_path / "broken"
     shutil.copytree(artifacts[2], broken)
     golden = broken / "golden.jsonl"
-    golden.write_text(golden.read_text().replace("item-03", "item-99"))
+    golden.write_text(golden.read_text(encoding="utf-8").replace("item-03", "item-99"), encoding="utf-8")
     tiny_artifact.seal(broken, 2)
     archive.build_archive(broken, tmp_path / "3.0.mar", NAME, "3.0")
     with pytest.raises(DeployError, match=r"golden request \d .*differ.*; tiny 1\.0 still answers"):

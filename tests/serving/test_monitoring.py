@@ -123,7 +123,7 @@ def promtool(*arguments: object) -> None:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not installed (Debian package prometheus)")
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -133,7 +133,7 @@ def test_promtool_accepts_the_configuration_and_all_expressions(tmp_path: Path) 
         for number, expression in enumerate(EXPRESSIONS)
     ]
     rules = tmp_path / "rules.yml"
-    rules.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rule_list}]}))
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rule_list}]}), encoding="utf-8")
     promtool("check", "config", FOLDER / "prometheus.yml")
     promtool("check", "rules", rules)
 
@@ -185,7 +185,7 @@ def test_an_alert_fires_only_on_its_case(name: str, bad: dict, good: dict, tmp_p
 
     tests = tmp_path / "tests.yml"
     cases = [case(bad, firing=True), case(good, firing=False)]
-    tests.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": cases}))
+    tests.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": cases}), encoding="utf-8")
     promtool("test", "rules", tests)
 
 

@@ -110,7 +110,7 @@ def walk(deployed: ServerSettings) -> Iterator[Callable[..., list[str]]]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
     def walk(verb: str, **more: Any) -> list[str]:

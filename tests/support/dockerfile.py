@@ -15,7 +15,7 @@ WORKDIR = "/app"
 
 def steps(path: Path) -> list[tuple[str, str]]:
     """(instruction, arguments) in order, without comments and with continued lines joined."""
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     return [tuple(line.split(maxsplit=1)) for line in "\n".join(lines).replace("\\\n", " ").splitlines()]  # type: ignore[misc]
 
 
@@ -26,7 +26,7 @@ def arguments(path: Path, instruction: str) -> list[str]:
 
 def ignored(path: Path) -> list[str]:
     """Name patterns that the .dockerignore file excludes in every folder."""
-    lines = path.with_name(f"{path.name}.dockerignore").read_text().splitlines()
+    lines = path.with_name(f"{path.name}.dockerignore").read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("**/") for line in lines if line.startswith("**/")]
 
 

@@ -26,7 +26,7 @@ def write_model(out, label, frames, items, **changes):
         "seeds": list(range(len(frames))), "rankings": names, "validation": {"next_item": {"ndcg@10": 0.5}},
         "targets": measure(frames, items, seed=0, resamples=200),
     }  # fmt: skip
-    (out / "metrics" / f"{label}.json").write_text(json.dumps(facts | changes))
+    (out / "metrics" / f"{label}.json").write_text(json.dumps(facts | changes), encoding="utf-8")
 
 
 def build(out, **options):
@@ -35,9 +35,9 @@ def build(out, **options):
 
 def run(out, tmp_path, **options):
     paths = compare.write(build(out, **options), out, tmp_path / "results")
-    return [path.read_text() for path in paths]
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def change(out, name, **changes):
     path = out / "metrics" / f"{name}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")

@@ -103,4 +103,4 @@ def lay(folder: Path, events: pd.DataFrame) -> None:
     write_table(folder / INGESTED / "items.parquet", made_items())
     for name in feature_files.CUTS:
         feature_files.save_features(folder / "out/features" / name, features_of(events, name))
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")

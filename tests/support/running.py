@@ -81,7 +81,7 @@ class Edge:
         """The lines of the served log so far."""
         self.service.served_log.flush()
         files = sorted((self.settings.home / "served").glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
     def close(self) -> None:
         self.http.close()

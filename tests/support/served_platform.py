@@ -51,7 +51,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
         version = judgment.register(DATASET, LABEL)
         promotion.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
-        (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n")
+        (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n", encoding="utf-8")
         assert materialize.main([]) == materialize.main(["--events", "consent.jsonl"]) == 0
         yield folder
 
@@ -83,9 +83,10 @@ def log(folder: Path) -> Path:
 
 def rewrite(folder: Path, request_id: str, change: Callable[[dict], dict]) -> None:
     """Change the line of a request."""
-    lines = [json.loads(line) for line in log(folder).read_text().splitlines()]
+    lines = [json.loads(line) for line in log(folder).read_text(encoding="utf-8").splitlines()]
     log(folder).write_text(
-        "".join(json.dumps(change(one) if one["request_id"] == request_id else one) + "\n" for one in lines)
+        "".join(json.dumps(change(one) if one["request_id"] == request_id else one) + "\n" for one in lines),
+        encoding="utf-8",
     )
 
 

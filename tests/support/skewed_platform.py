@@ -111,14 +111,14 @@ def skewed(pipeline: Path, folder: Path) -> Iterator[tuple[Path, dict[str, str]]
 
 def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
     """The record of the answers of a phase."""
-    lines = [one for one in log(here).read_text().splitlines(True) if f'"request_id":"{phase}-' in one]
+    lines = [one for one in log(here).read_text(encoding="utf-8").splitlines(True) if f'"request_id":"{phase}-' in one]
     (here / "of/served").mkdir(parents=True, exist_ok=True)
-    (here / "of/served/served-x.jsonl").write_text("".join(lines))
+    (here / "of/served/served-x.jsonl").write_text("".join(lines), encoding="utf-8")
     for name in ("user.key", "requests"):
         if (here / "edge" / name).exists() and not (here / "of" / name).exists():
             (here / "of" / name).symlink_to(here / "edge" / name)
     assert skew.main(["--served", "of/served", *arguments]) == status
-    return json.loads((here / "out/experiments/skew.json").read_text())
+    return json.loads((here / "out/experiments/skew.json").read_text(encoding="utf-8"))
 
 
 def differing(record: dict) -> dict[tuple[str, str], str]:

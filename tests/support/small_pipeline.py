@@ -47,7 +47,7 @@ def inside(folder: Path) -> Iterator[Path]:
 
 def write_params(folder: Path, models: tuple[str, ...], **ingested: object) -> None:
     """The shipped settings with a small simulator, small networks and these models; keywords change `ingest`."""
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings["simulate"] |= SIMULATE
     settings["ingest"] |= ingested
     shipped = settings["train"]["models"]
@@ -55,7 +55,7 @@ def write_params(folder: Path, models: tuple[str, ...], **ingested: object) -> N
     settings["train"] |= SAMPLES | {"models": chosen}
     settings["tune"]["spaces"] = {k: space for k, space in settings["tune"]["spaces"].items() if k in models}
     settings["evaluate"]["resamples"] = 200
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def run_stages(folder: Path, models: tuple[str, ...], **ingested: object) -> Path:

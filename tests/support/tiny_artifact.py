@@ -51,17 +51,17 @@ def write(folder: Path, seed: int = 0) -> Path:
         "refresh_minutes": 10,
         "trends_time_us": CUT_US,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "vocabulary.json").write_text(json.dumps(ITEMS))
-    (folder / "items.json").write_text(json.dumps([f"Title {item}" for item in ITEMS]))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "vocabulary.json").write_text(json.dumps(ITEMS), encoding="utf-8")
+    (folder / "items.json").write_text(json.dumps([f"Title {item}" for item in ITEMS]), encoding="utf-8")
     save_arrays({"trends": taken.sum(axis=0)[:, None].astype(np.float32)}, folder / "trends.safetensors")
-    (folder / "attributes.json").write_text("{}")
-    (folder / "segments.json").write_text('{"rules": [], "popular": {}}')
-    (folder / "golden.jsonl").write_text("")
+    (folder / "attributes.json").write_text("{}", encoding="utf-8")
+    (folder / "segments.json").write_text('{"rules": [], "popular": {}}', encoding="utf-8")
+    (folder / "golden.jsonl").write_text("", encoding="utf-8")
     seal(folder, seed)
     answers = Recommender.load(folder).recommend(GOLDEN)
     cases = [{"request": request, "answer": answer} for request, answer in zip(GOLDEN, answers, strict=True)]
-    (folder / "golden.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    (folder / "golden.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
     seal(folder, seed)
     return folder
 
@@ -76,4 +76,4 @@ def seal(folder: Path, seed: int = 0) -> None:
         "dataset_hash": f"dataset-{seed}",
         "files": {name: hash_file(folder / name) for name in files},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

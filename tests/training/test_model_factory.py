@@ -17,7 +17,7 @@ EASE = {"name": "ease", "l2": [200, 1000], "max_items": 100}
 
 
 def test_every_file_that_registers_a_model_is_found() -> None:
-    files = {path.stem for path in FOLDER.glob("*.py") if "\n@register\n" in path.read_text()}
+    files = {path.stem for path in FOLDER.glob("*.py") if "\n@register\n" in path.read_text(encoding="utf-8")}
 
     assert {model.__module__.rpartition(".")[2] for model in models().values()} == files
 

@@ -110,10 +110,12 @@ def test_params_read_as_params_yaml_does(value: object, text: str) -> None:
 
 def test_a_run_names_the_version_of_its_data(tracked: Path) -> None:
     ingested = {"path": "out/data/ingest", "hash": "md5", "md5": "d41d8.dir"}
-    (tracked / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"ingest": {"outs": [ingested]}}}))
+    (tracked / "dvc.lock").write_text(
+        yaml.safe_dump({"schema": "2.0", "stages": {"ingest": {"outs": [ingested]}}}), encoding="utf-8"
+    )
     (tracked / "out/data/ingest").mkdir(parents=True)
     counts = {"events": 9, "users": 4, "items": 3}
-    (tracked / "out/data/ingest/manifest.json").write_text(json.dumps({"counts": counts}))
+    (tracked / "out/data/ingest/manifest.json").write_text(json.dumps({"counts": counts}), encoding="utf-8")
 
     (entry,) = logged("popularity", recipe("popularity"))[0].inputs.dataset_inputs
 
@@ -170,7 +172,7 @@ def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
     code = "from training import tracking; c = tracking.connect(); print(tracking.experiment_id(c, 'both'))"
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
     both = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8")
         for _ in range(2)
     ]
     ids = [one.communicate(timeout=120)[0].strip() for one in both]

@@ -158,7 +158,7 @@ def test_side_tables_without_rows_or_values_tell_nothing(folder, read_from) -> N
 
 def test_files_without_rows_and_folders_without_one_file_are_named(tmp_path, read_from) -> None:
     write(tmp_path / "hollow.inter", INTERACTIONS[0])
-    (tmp_path / "blank.inter").write_text("\n\n")
+    (tmp_path / "blank.inter").write_text("\n\n", encoding="utf-8")
     (tmp_path / "none").mkdir()
     write(tmp_path / "split" / "m.train.inter", *INTERACTIONS)
     write(tmp_path / "split" / "m.test.inter", *INTERACTIONS)

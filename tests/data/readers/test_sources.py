@@ -165,6 +165,48 @@ def test_an_id_that_reads_na_is_an_id(tmp_path, read_from):
     assert events["item_id"].tolist() == ["null", "i"]
 
 
+def format_of(**changes: object) -> dict[str, dict]:
+    """`ingest.formats` with these settings for every table."""
+    plain = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
+    return dict.fromkeys(("events", "users", "items"), plain | changes)
+
+
+def test_na_values_are_no_value_in_typed_columns_and_no_id(tmp_path, read_from):
+    path = write(
+        tmp_path / "log.csv",
+        "user_id,item_id,event_time,rating,received_at,session_id",
+        r"u,i,2024-01-01,\N,\N,\N",
+        "u,NA,2024-01-01,4,2024-01-02,s",
+        "NAN,i,2024-01-01,4,2024-01-02,s",
+    )
+
+    source = read_from(path, formats=format_of(na_values=["NA", r"\N"]))
+
+    assert source.events["user_id"].tolist() == ["u", "NAN"]
+    assert source.events.loc[1, ["value", "known_time", "session_id"]].isna().all()
+    assert source.broken[["table", "source_row", "reason"]].to_numpy().tolist() == [
+        ["events", 2, "item_id is 'NA', one of ingest.formats.events.na_values"]
+    ]
+    assert '"user_id": "u"' in source.broken["raw"][0]
+
+
+def test_encoding_delimiter_and_quote_can_be_set(tmp_path, read_from):
+    path = write(tmp_path / "log.csv", "user_id:item_id:event_time", "'Иван:1':i:5", encoding="cp1251")
+
+    source = read_from(path, formats=format_of(encoding="cp1251", delimiter=":", quote="'"))
+
+    assert source.events.iloc[0].tolist() == ["Иван:1", "i", "5"]
+    assert source.found["events"] == {
+        "files": [str(path)],
+        "format": "delimited text",
+        "compression": None,
+        "encoding": "cp1251",
+        "delimiter": ":",
+        "quote": "'",
+        "rows": 1,
+    }
+
+
 def test_csv_in_quotes_with_commas_line_breaks_and_a_byte_order_mark(tmp_path, read_from):
     path = tmp_path / "log.csv"
     path.write_bytes(b'\xef\xbb\xbfuser_id,item_id,event_time\r\n"a,b","x\ny",2024-01-01\r\n')

@@ -110,22 +110,22 @@ def test_a_pair_nobody_measured_is_refused(out):
 
 
 def test_a_tuned_model_is_compared_with_its_default_values(out):
-    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    facts = json.loads((out / "metrics" / "ours.json").read_text(encoding="utf-8"))
     asked = {"label": "ours_default", "params": {"rate": 1.0, "embedding_dim": 3}}
-    (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked))
+    (out / "metrics" / "ours_default.json").write_text(json.dumps(facts | asked), encoding="utf-8")
 
     assert ("ours", "ours_default") in {(line["model"], line["against"]) for line in build(out).comparisons}
 
 
 def test_two_learned_models_that_differ_in_one_parameter_are_compared(out):
-    facts = json.loads((out / "metrics" / "ours.json").read_text())
+    facts = json.loads((out / "metrics" / "ours.json").read_text(encoding="utf-8"))
     asked = {"loss": "in_batch", "embedding_dim": 8, "best_steps": 7}
     for label, changes in (
         ("plain", {"loss": "uncorrected", "best_steps": 9}),
         ("wide", {"loss": "b", "embedding_dim": 9}),
     ):
         other = facts | {"label": label, "params": asked | changes}
-        (out / "metrics" / f"{label}.json").write_text(json.dumps(other))
+        (out / "metrics" / f"{label}.json").write_text(json.dumps(other), encoding="utf-8")
     change(out, "ours", params=asked)
 
     pairs = {(line["model"], line["against"]) for line in build(out).comparisons}

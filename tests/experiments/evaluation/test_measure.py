@@ -58,7 +58,7 @@ def test_every_metric_equals_its_second_implementation(seed, items, users, cases
 @pytest.mark.parametrize("label", [*BASELINES, "two_tower"])
 def test_what_evaluate_writes_is_recomputed_from_its_rankings_and_items_files(pipeline, label):
     out = pipeline / "out/experiments"
-    published = json.loads((out / "metrics" / f"{label}.json").read_text())
+    published = json.loads((out / "metrics" / f"{label}.json").read_text(encoding="utf-8"))
     targets = {name: found for name, found in published["targets"].items() if name in ("horizon", "next_item")}
 
     assert set(targets) == {"horizon", "next_item"}

@@ -40,9 +40,9 @@ ALONE = {("ml-100k", "ease"): (0.008, 0.002), ("ml-100k", "item_knn"): (0.008, 0
 
 def featurized(folder: Path, source: Path) -> feature_files.Features:
     """The test cut's features of a source, made by the stages themselves."""
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings["ingest"] |= {"source": "auto", "path": str(source), "event_types": None}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in (["data.ingest"], ["data.split"], ["features.featurize", "--cut", "test"]):
         subprocess.run([sys.executable, "-m", *verb], cwd=folder, env=environment, check=True)

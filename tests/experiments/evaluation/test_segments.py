@@ -74,7 +74,7 @@ def test_segments_change_no_other_number(made) -> None:
 def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> None:
     """From the ingested events and rankings alone, one case at a time."""
     out = pipeline / "out/experiments"
-    written = yaml.safe_load((pipeline / "params.yaml").read_text())["segments"]["rules"]
+    written = yaml.safe_load((pipeline / "params.yaml").read_text(encoding="utf-8"))["segments"]["rules"]
     rankings = pd.read_parquet(out / "rankings/ease.parquet")
     events = pd.read_parquet(pipeline / "out/data/split/events.parquet")
     events = events.assign(time=microseconds(events["event_time"]), known=microseconds(events["known_time"]))
@@ -86,7 +86,7 @@ def test_every_case_is_in_the_segments_that_its_events_say(pipeline: Path) -> No
             history = [RuleEvent(*fields) for fields in zip(own["item_id"], own["time"], own["known"], strict=True)]
             at = int(row.time.value // 1000)
             assert list(row.segments) == matching_segments(written, RuleProfile(history), at, {}), (target, row.case_id)
-    metrics = json.loads((out / "metrics/ease.json").read_text())
+    metrics = json.loads((out / "metrics/ease.json").read_text(encoding="utf-8"))
     for target in ("horizon", "next_item"):
         slices = metrics["targets"][target]["slices"]
         assert {"segment:new", "segment:regular", "segment:active"} <= set(slices)

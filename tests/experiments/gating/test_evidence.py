@@ -258,7 +258,7 @@ def project(pipeline: Path, tmp_path: Path):
 
 
 def metrics(folder: Path, label: str) -> dict:
-    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text())
+    return json.loads((folder / "out/experiments/metrics" / f"{label}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
@@ -306,20 +306,22 @@ def judged(settings: params.Params, label: str) -> dict:
 def with_zeroed_weights(artifact: Path) -> None:
     path = artifact / "weights.safetensors"
     save_file({name: tensor * 0 for name, tensor in load_file(path).items()}, path)
-    manifest = json.loads((artifact / MANIFEST).read_text())
+    manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
     manifest["files"][path.name] = hash_file(path)
-    (artifact / MANIFEST).write_text(json.dumps(manifest))
+    (artifact / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def with_shuffled_times(folder: Path, settings: params.Params) -> None:
     """The same training, on events whose times are shuffled among the events before the cut."""
     features = feature_files.load_features(folder / "out/features/test")
     shuffled = replace(features, log=shuffle(features.log, features.cut_us))
-    configuration = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text())["hyperparameters"]
+    configuration = json.loads((folder / "out/training/two_tower/valid/fit.json").read_text(encoding="utf-8"))[
+        "hyperparameters"
+    ]
     model = fit(configuration, shuffled, settings.train, settings.seed).model
     weights = folder / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-    facts = json.loads((folder / "out/training/two_tower/test/fit.json").read_text())
+    facts = json.loads((folder / "out/training/two_tower/test/fit.json").read_text(encoding="utf-8"))
     export_artifact.export_artifact(
         folder / "out/serving/artifacts/two_tower",
         weights,
@@ -385,9 +387,9 @@ def test_zeroed_weights_do_not_pass_as_the_first_learned_model_either(project: P
 @pytest.mark.slow
 def test_an_index_that_finds_too_little_is_rejected_before_the_look(project: Path, settings: params.Params) -> None:
     artifact = project / "out/serving/artifacts/two_tower"
-    manifest = json.loads((artifact / MANIFEST).read_text())
+    manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
     about = {"kind": "faiss", "recall@20": 0.98, "candidates": 512, "probes": 1}
-    (artifact / MANIFEST).write_text(json.dumps(manifest | {"index": about}))
+    (artifact / MANIFEST).write_text(json.dumps(manifest | {"index": about}), encoding="utf-8")
 
     report = judged(settings, "two_tower")
 

@@ -79,9 +79,9 @@ CLEAN: dict[str, Any] = {"clean": True, "audited": "a", "checks": []}
 
 def manifested(folder: Path, **stated: object) -> Path:
     """State more in an artifact's manifest, with the hashes of its files as they are."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     files = {name: hash_file(folder / name) for name in manifest["files"]}
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"files": files} | stated))
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"files": files} | stated), encoding="utf-8")
     return folder
 
 
@@ -163,10 +163,10 @@ def test_skew_that_is_not_shown_or_not_measured_refuses_nothing(tiny_gate, skew:
 
 def test_an_artifact_that_is_too_large_is_rejected_before_the_look(tiny_gate) -> None:
     def pad(folder: Path) -> None:
-        titles = json.loads((folder / "items.json").read_text())
-        (folder / "items.json").write_text(json.dumps([titles[0] + "x" * 200_000, *titles[1:]]))
-        golden = (folder / "golden.jsonl").read_text()
-        (folder / "golden.jsonl").write_text(golden)
+        titles = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+        (folder / "items.json").write_text(json.dumps([titles[0] + "x" * 200_000, *titles[1:]]), encoding="utf-8")
+        golden = (folder / "golden.jsonl").read_text(encoding="utf-8")
+        (folder / "golden.jsonl").write_text(golden, encoding="utf-8")
 
     small = POLICY.budgets.model_copy(update={"size_mb": 0.2})
     report = tiny_gate.judge(candidate=pad, policy=POLICY.model_copy(update={"budgets": small}))
@@ -195,10 +195,10 @@ def test_a_slower_model_is_rejected_before_the_look(tiny_gate, monkeypatch: pyte
 
 def test_a_champion_that_answers_differently_refuses_the_judgment(tiny_gate) -> None:
     def forge(folder: Path) -> None:
-        lines = (folder / "golden.jsonl").read_text().splitlines()
+        lines = (folder / "golden.jsonl").read_text(encoding="utf-8").splitlines()
         first = json.loads(lines[0])
         first["answer"]["items"][0]["score"] += 1
-        (folder / "golden.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+        (folder / "golden.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n", encoding="utf-8")
 
     report = tiny_gate.judge(champion=forge)
 
@@ -206,7 +206,7 @@ def test_a_champion_that_answers_differently_refuses_the_judgment(tiny_gate) -> 
 
 
 def test_a_candidate_that_answers_differently_is_rejected(tiny_gate) -> None:
-    report = tiny_gate.judge(candidate=lambda folder: (folder / "golden.jsonl").write_text(""))
+    report = tiny_gate.judge(candidate=lambda folder: (folder / "golden.jsonl").write_text("", encoding="utf-8"))
 
     no_look(tiny_gate, report, REJECT, "the candidate does not answer as at export: it holds no golden answers")
 
@@ -303,7 +303,7 @@ def test_every_report_shows_an_override_until_a_promotion_ends_it(settings: para
     printed = capsys.readouterr().out
     assert f"OVERRIDE: {settings.dataset} " in printed
     assert REASON in printed
-    assert REASON in Path("out/experiments/gate.html").read_text()
+    assert REASON in Path("out/experiments/gate.html").read_text(encoding="utf-8")
 
     (report,) = judgment.run(settings, "two_tower", override=True)
     assert report["verdict"] == "PROMOTE", report["reason"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,37 +12,23 @@ from experiments.gating.preconditions import CodeState
 from training import provenance
 
 
-def test_a_clone_names_its_uncommitted_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config").mkdir()
-    for name in ("params.yaml", "code.py", "requirements.lock", "notes.txt"):
-        (tmp_path / name).write_text("1\n")
-    stated = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*stated, *command], cwd=tmp_path, check=True)
+def test_a_clone_names_its_uncommitted_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
-    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-
-    (tmp_path / "notes.txt").write_text("2\n")
-    (tmp_path / "new.py").write_text("1\n")
-    assert preconditions.code_state()[1:] == (None, None)
-    (tmp_path / "requirements.lock").write_text("2\n")
-    assert preconditions.code_state().changed == "requirements.lock"
+    monkeypatch.setattr(provenance, "checkout", lambda: ("0123", ["a.py", "b.py", "c.py", "d.py"]))
+    assert preconditions.code_state() == CodeState("0123+changes", "a.py, b.py, c.py and 1 more", None)
+    monkeypatch.setattr(provenance, "checkout", lambda: ("0123", []))
+    assert preconditions.code_state() == CodeState("0123", None, None)
 
 
-@pytest.mark.parametrize("path", ["", "git"])
-def test_without_git_the_commit_is_unknown(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_of_an_unknown_commit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
-    monkeypatch.setattr(preconditions, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    if not path:
-        monkeypatch.setenv("PATH", str(tmp_path))
 
     state = preconditions.code_state()
 
-    assert state.changed is None
-    assert state.unknown is not None
-    assert "git is not installed" in state.unknown
+    assert state == CodeState(
+        "unknown", None, "this is not a git checkout, or git does not track it, so the commit is unknown"
+    )
 
 
 def test_a_workspace_takes_its_commit_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_result_numbers_are_those_of_the_metrics_file(out, tmp_path):
     assert result["models"]
     for label, model in result["models"].items():
         assert model["targets"], label
-        stored = json.loads((out / "metrics" / f"{label}.json").read_text())["targets"]
+        stored = json.loads((out / "metrics" / f"{label}.json").read_text(encoding="utf-8"))["targets"]
         for target, found in model["targets"].items():
             for key, entry in found["metrics"].items():
                 assert entry == pytest.approx(stored[target]["metrics"][key], rel=1e-5), (label, target, key)

@@ -62,7 +62,7 @@ def test_several_commits_and_commands_are_all_shown(out, tmp_path):
 def test_the_score_with_frozen_trends_stands_beside_the_live_one(out, tmp_path):
     assert "frozen" not in run(out, tmp_path)[1].split("## Definitions")[0]
     path = out / "metrics" / "ours.json"
-    targets = json.loads(path.read_text())["targets"]
+    targets = json.loads(path.read_text(encoding="utf-8"))["targets"]
     change(out, "ours", targets=targets | {"next_item_frozen": {"metrics": {"ndcg@10": {"mean": 0.07654}}}})
     result, text, _ = run(out, tmp_path)
     assert json.loads(result)["models"]["ours"]["targets"]["next_item_frozen"]["metrics"]["ndcg@10"]["mean"] == 0.07654

@@ -83,7 +83,7 @@ def test_a_leak_exits_with_1_and_is_printed_with_its_rows(inside: Path, capsys: 
         f"user_id {last['user_id']}, item_id {last['item_id']}, event_time {to_iso(last['event_time'].value // 1000)}"
         in printed.err
     )
-    report = json.loads((inside / "out/experiments/audit.json").read_text())
+    report = json.loads((inside / "out/experiments/audit.json").read_text(encoding="utf-8"))
     assert report["clean"] is False
     (found,) = next(check for check in report["checks"] if check["failed"])["findings"]
     assert found["examples"][0]["event_id"] == last["event_id"]

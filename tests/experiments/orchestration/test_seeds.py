@@ -43,7 +43,7 @@ def evaluate(folder: Path, seed: int) -> None:
         (folder / EXPERIMENTS / name).mkdir(parents=True, exist_ok=True)
     for label, learned in (("ours", True), ("counted", False)):
         facts = facts_of(label, learned, seed if learned else 0)
-        (folder / EXPERIMENTS / "metrics" / f"{label}.json").write_text(json.dumps(facts))
+        (folder / EXPERIMENTS / "metrics" / f"{label}.json").write_text(json.dumps(facts), encoding="utf-8")
         TABLES[seed if learned else 0].to_parquet(folder / EXPERIMENTS / "rankings" / f"{label}.parquet")
     ITEMS.to_parquet(folder / EXPERIMENTS / "rankings/items.parquet")
 
@@ -51,12 +51,12 @@ def evaluate(folder: Path, seed: int) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace whose pipeline gives what TABLES and VALIDATION say of the seed that params.yaml names."""
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings["dataset"] = "made"
     models = settings["train"]["models"]
     settings["train"]["models"] = models | {"ours": models["two_tower"], "counted": models["ease"]}
     settings["evaluate"]["resamples"] = 200
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
 
     def repro(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
@@ -82,16 +82,16 @@ def test_a_model_that_params_no_longer_name_is_not_fitted_again(
 
 
 def together(folder: Path, label: str) -> dict:
-    return json.loads((folder / seeds.TOGETHER / "metrics" / f"{label}.json").read_text())
+    return json.loads((folder / seeds.TOGETHER / "metrics" / f"{label}.json").read_text(encoding="utf-8"))
 
 
 def test_under_each_seed_only_networks_and_their_parts_are_fitted_and_in_the_end_every_model(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, run = (workspace / "dvc.yaml").read_text(), []
+    before, run = (workspace / "dvc.yaml").read_text(encoding="utf-8"), []
 
     def step(title: str, module: str, arguments: list[str], folder: Path, env: dict) -> None:
-        ranked = yaml.safe_load((folder / "dvc.yaml").read_text())["vars"][-1]["ranked"]["model"]
+        ranked = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["vars"][-1]["ranked"]["model"]
         run.append((params.load(folder / "params.yaml").train.seed, ranked))
         evaluate(folder, params.load(folder / "params.yaml").train.seed)
 
@@ -99,7 +99,7 @@ def test_under_each_seed_only_networks_and_their_parts_are_fitted_and_in_the_end
     seeds.fit_and_measure(workspace, 3, {})
 
     assert run[:3] == [(seed, ["ours"]) for seed in range(3)]
-    assert (workspace / "dvc.yaml").read_text() == before
+    assert (workspace / "dvc.yaml").read_text(encoding="utf-8") == before
 
 
 def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:
@@ -117,7 +117,7 @@ def test_each_case_is_averaged_over_the_seeds(workspace: Path) -> None:
 
 
 def test_what_is_only_counted_is_as_it_was(workspace: Path) -> None:
-    before = json.loads((workspace / EXPERIMENTS / "metrics/counted.json").read_text())
+    before = json.loads((workspace / EXPERIMENTS / "metrics/counted.json").read_text(encoding="utf-8"))
 
     seeds.fit_and_measure(workspace, 3, {})
 
@@ -128,7 +128,7 @@ def test_the_workspace_is_left_with_the_seed_in_the_middle(workspace: Path) -> N
     assert seeds.fit_and_measure(workspace, 3, {}) == "ours"
 
     assert params.load(workspace / "params.yaml").train.seed == 2  # validation 0.3, between 0.2 and 0.4
-    assert json.loads((workspace / EXPERIMENTS / "metrics/ours.json").read_text())["seeds"] == [2]
+    assert json.loads((workspace / EXPERIMENTS / "metrics/ours.json").read_text(encoding="utf-8"))["seeds"] == [2]
 
 
 def test_of_two_seeds_the_lower_one_is_the_middle(workspace: Path) -> None:

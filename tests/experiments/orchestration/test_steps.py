@@ -16,7 +16,7 @@ def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(
     made = tmp_path / "workspaces" / "shop" / "experiments" / "results"
     made.mkdir(parents=True)
     for suffix in ("json", "md"):
-        (made / f"shop.{suffix}").write_text(suffix)
+        (made / f"shop.{suffix}").write_text(suffix, encoding="utf-8")
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(steps, "ROOT", tmp_path)
     monkeypatch.setattr(steps, "RESULTS", tmp_path / "experiments/results")
@@ -24,11 +24,14 @@ def test_results_of_a_workspace_come_home_even_where_the_project_has_none_yet(
     steps.publish(tmp_path / "workspaces" / "shop", "shop")
 
     home = tmp_path / "experiments" / "results"
-    assert {path.name: path.read_text() for path in home.iterdir()} == {"shop.json": "json", "shop.md": "md"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in home.iterdir()} == {
+        "shop.json": "json",
+        "shop.md": "md",
+    }
 
 
 def test_a_failed_step_stops_what_it_is_part_of_and_names_itself(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)", encoding="utf-8")
 
     with pytest.raises(
         UserError, match=r"^gate failed \(-m broken --now ended with 3\); the reason is in the output above$"

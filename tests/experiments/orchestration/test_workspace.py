@@ -30,20 +30,20 @@ def source(tmp_path: Path) -> Path:
 
 def log(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("user_id,item_id,event_time\nu,i,2024-01-01\n")
+    path.write_text("user_id,item_id,event_time\nu,i,2024-01-01\n", encoding="utf-8")
     return path
 
 
 def settings_of(folder: Path) -> dict:
-    return yaml.safe_load((folder / "params.yaml").read_text())
+    return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
 
 
 def stages_of(folder: Path) -> dict:
-    return yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    return yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 def tracked(root: Path) -> dict[str, bytes]:
-    names = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, encoding="utf-8", check=True).stdout
     return {name: (root / name).read_bytes() for name in names.splitlines() if (root / name).exists()}
 
 
@@ -142,7 +142,7 @@ def test_its_ingest_depends_on_the_side_tables_that_lie_beside_a_movielens_file(
     folder = tmp_path / "ml-100k"
     folder.mkdir()
     for name, line in (("u.data", "1\t2\t3\t881250949"), ("u.user", "1|24|M|writer|05201"), ("u.item", "2|Kolya")):
-        (folder / name).write_text(line + "\n")
+        (folder / name).write_text(line + "\n", encoding="utf-8")
 
     deps = stages_of(make(folder / "u.data", None, None, {}, None))["ingest"]["deps"]
 
@@ -165,10 +165,12 @@ def test_it_holds_the_code_that_its_stages_name_and_no_product(source: Path) -> 
 
 
 def test_it_shares_the_projects_cache(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f'dir = "{root / ".dvc" / "cache"}"' in (make(source, None, None, {}, None) / ".dvc/config").read_text()
+    assert f'dir = "{root / ".dvc" / "cache"}"' in (make(source, None, None, {}, None) / ".dvc/config").read_text(
+        encoding="utf-8"
+    )
 
     monkeypatch.setenv("TIDEGATE_DVC_CACHE", "/elsewhere/a,b")
-    assert 'dir = "/elsewhere/a,b"' in (make(source, None, None, {}, None) / ".dvc/config").read_text()
+    assert 'dir = "/elsewhere/a,b"' in (make(source, None, None, {}, None) / ".dvc/config").read_text(encoding="utf-8")
 
 
 # What it leaves alone
@@ -201,7 +203,7 @@ def test_a_workspace_whose_name_the_project_takes_later_is_left_behind(
     assert make(source, None, None, {}, None).name == "clicks"
 
     settings = settings_of(project) | {"dataset": "clicks"}
-    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    (project / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
     assert make(source, None, None, {}, None).name.startswith("clicks-")
 
@@ -221,8 +223,8 @@ def small_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copyfile(real / name, folder / name)
     for name in workspace.FOLDERS:
         (folder / name / "inner").mkdir(parents=True)
-        (folder / name / "kept.py").write_text("KEPT = 1\n")
-        (folder / name / "inner" / "gone.py").write_text("GONE = 1\n")
+        (folder / name / "kept.py").write_text("KEPT = 1\n", encoding="utf-8")
+        (folder / name / "inner" / "gone.py").write_text("GONE = 1\n", encoding="utf-8")
     monkeypatch.setattr(workspace, "ROOT", folder)
     return folder
 
@@ -234,15 +236,15 @@ def test_code_that_the_project_drops_leaves_the_workspace_and_its_products_stay(
     folder = make(source, None, None, {}, None)
     product = folder / "out" / "worker" / "handler.py"
     product.parent.mkdir(parents=True)
-    product.write_text("")
+    product.write_text("", encoding="utf-8")
     assert (folder / "data" / "inner" / "gone.py").exists()
 
     (project / "data" / "inner" / "gone.py").unlink()
-    (project / "data" / "kept.py").write_text("KEPT = 2\n")
+    (project / "data" / "kept.py").write_text("KEPT = 2\n", encoding="utf-8")
     make(source, None, None, {}, None)
 
     assert not (folder / "data" / "inner" / "gone.py").exists()
-    assert (folder / "data" / "kept.py").read_text() == "KEPT = 2\n"
+    assert (folder / "data" / "kept.py").read_text(encoding="utf-8") == "KEPT = 2\n"
     assert product.exists()
 
 

@@ -123,7 +123,7 @@ def test_the_front_is_written_and_the_most_accurate_configuration_is_taken(
     aims = ["accuracy", "diversity"]
     tune.tune("two_tower", FEATURES, aiming_at(*aims), Budget(8, 600))
     study = tune.tune("two_tower", FEATURES, aiming_at(*aims), Budget(4, 600))  # goes on
-    found = json.loads((studied / "out/experiments/tuned/two_tower.json").read_text())
+    found = json.loads((studied / "out/experiments/tuned/two_tower.json").read_text(encoding="utf-8"))
 
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 12, "none is pruned"
     all_of = [dict(zip(aims, trial.values, strict=True)) for trial in study.trials]

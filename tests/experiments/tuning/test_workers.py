@@ -30,10 +30,10 @@ def featurized(tmp_path: Path, empty_registry: Path) -> Path:
     folder = tmp_path
     shutil.copyfile(empty_registry, folder / "mlflow.db")
     write_params(folder, ("two_tower",))
-    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     dropout = settings["tune"]["spaces"]["two_tower"]["dropout"]
     settings["tune"] |= {"max_steps": 50, "spaces": {"two_tower": {"dropout": dropout}}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     with inside(folder):
         for module, arguments in ((ingest, []), (split, []), (featurize, ["--cut", "valid"])):
             assert module.main(arguments) == 0

@@ -24,11 +24,11 @@ def feast_python() -> Path:
     if find_spec("feast"):
         return Path(sys.executable)
     stamp = HOME / "installed.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != WANTED:
+    if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8")) != WANTED:
         if not os.environ.get("TIDEGATE_TEST_FEAST"):
             pytest.skip("Feast is an extra; with TIDEGATE_TEST_FEAST=1 it is installed beside us (100 MB) and tested")
         _install()
-        stamp.write_text(json.dumps(WANTED))
+        stamp.write_text(json.dumps(WANTED), encoding="utf-8")
     return HOME / "bin" / "python"
 
 
@@ -36,7 +36,9 @@ def _install() -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", HOME], check=True)
     python = HOME / "bin" / "python"
     paths = {"base": str(HOME), "platbase": str(HOME)}
-    (Path(sysconfig.get_path("purelib", vars=paths)) / "beneath.pth").write_text(sysconfig.get_path("purelib"))
+    (Path(sysconfig.get_path("purelib", vars=paths)) / "beneath.pth").write_text(
+        sysconfig.get_path("purelib"), encoding="utf-8"
+    )
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *WANTED], check=True)
 
 
@@ -46,6 +48,6 @@ def repository(feast_python: Path, tmp_path: Path) -> Path:
     made = tmp_path / "repository"
     shutil.copytree(ROOT / "features" / "feast_repo", made)
     settings = made / "feature_store.yaml"
-    settings.write_text(settings.read_text().replace("../../state/", ""))
+    settings.write_text(settings.read_text(encoding="utf-8").replace("../../state/", ""), encoding="utf-8")
     subprocess.run([feast_python.with_name("feast"), "-c", made, "apply"], check=True)
     return made

@@ -66,7 +66,7 @@ def _wait(url: str, process: subprocess.Popen) -> None:
 
 def test_it_keeps_the_contract_of_every_store(feast_python: Path) -> None:
     command = [feast_python, "-m", "pytest", "tests/features/online", "-k", "feast", "-q"]
-    done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, encoding="utf-8")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
@@ -77,7 +77,7 @@ def test_materialized_profiles_are_read_through_the_feature_server(
 ) -> None:
     subprocess.run(
         [feast_python, "-m", "features.materialize", "--events", "-"],
-        cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, text=True,
+        cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, encoding="utf-8",
         input="\n".join(map(json.dumps, LINES)),
     )  # fmt: skip
     with serving(feast_python, repository) as url:

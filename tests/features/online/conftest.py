@@ -83,14 +83,14 @@ def feast_repositories(tmp_path_factory: pytest.TempPathFactory, redis_server: S
         made[kind] = tmp_path_factory.mktemp(kind) / "repository"
         shutil.copytree(ROOT / "features" / "feast_repo", made[kind])
         settings = made[kind] / "feature_store.yaml"
-        settings.write_text(settings.read_text().replace("../../state/", ""))
+        settings.write_text(settings.read_text(encoding="utf-8").replace("../../state/", ""), encoding="utf-8")
         if kind == "feast-redis":
             ours, theirs = (
                 "type: sqlite\n  path: feast_online.db",
                 f"type: redis\n  connection_string: 127.0.0.1:{redis_server.port}",
             )
-            assert ours in settings.read_text()
-            settings.write_text(settings.read_text().replace(ours, theirs))
+            assert ours in settings.read_text(encoding="utf-8")
+            settings.write_text(settings.read_text(encoding="utf-8").replace(ours, theirs), encoding="utf-8")
         subprocess.run([Path(sys.executable).with_name("feast"), "-c", made[kind], "apply"], check=True)
     return made
 

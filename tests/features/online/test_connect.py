@@ -61,7 +61,7 @@ def test_the_password_stays_out_of_errors() -> None:
 
 
 def test_an_error_names_a_file_that_is_not_a_database(tmp_path: Path) -> None:
-    (tmp_path / "store.db").write_text("rubbish " * 200)
+    (tmp_path / "store.db").write_text("rubbish " * 200, encoding="utf-8")
     with pytest.raises(StoreUnavailable, match=r"store\.db.*not a database"):
         connect("d", StoreSettings(f"sqlite:///{tmp_path}/store.db"))
 
@@ -143,5 +143,7 @@ def test_the_worker_can_load_all_of_it_and_loads_no_table_library() -> None:
     for name in names:
         assert name in worker_modules(ROOT, name)
     program = f"import sys, {', '.join(names)}; print(sorted({{'pandas', 'pydantic', 'pyarrow'}} & set(sys.modules)))"
-    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     assert printed.stdout == "[]\n"

@@ -75,6 +75,8 @@ def test_a_row_written_without_a_record_is_corrupt_not_unknown(store: ProfileSto
 
 
 def test_the_error_without_feast_apply_names_it(tmp_path: Path, repository: Path) -> None:
-    (tmp_path / "feature_store.yaml").write_text((repository / "feature_store.yaml").read_text())
+    (tmp_path / "feature_store.yaml").write_text(
+        (repository / "feature_store.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     with pytest.raises(StoreError, match="feast apply"):
         ProfileStore(feast_sdk.SdkEngine(tmp_path, 1), "d").policy()

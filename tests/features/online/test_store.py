@@ -247,7 +247,7 @@ class TestWritersAtOnce:
                 print(number, flush=True)
         """
         with subprocess.Popen(
-            [sys.executable, "-c", program, namespace, url, str(T)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, namespace, url, str(T)], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8"
         ) as writer:
             assert writer.stdout is not None
             for line in writer.stdout:

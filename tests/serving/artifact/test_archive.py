@@ -54,7 +54,7 @@ def test_an_archive_states_its_model_version_and_artifact(artifacts, tmp_path: P
     built = build_archive(artifacts[1], tmp_path / "a.mar", "tiny", "3.0")
     assert read_archive(tmp_path / "a.mar") == built
     assert (built.name, built.version) == ("tiny", "3.0")
-    assert built.artifact == digest_of(json.loads((artifacts[1] / "manifest.json").read_text()))
+    assert built.artifact == digest_of(json.loads((artifacts[1] / "manifest.json").read_text(encoding="utf-8")))
     with zipfile.ZipFile(tmp_path / "a.mar") as archive:
         assert archive.testzip() is None
         assert json.loads(archive.read(INNER_MANIFEST))["runtime"] == "python"
@@ -69,7 +69,7 @@ def test_content_is_the_same_under_another_version_and_differs_for_another_artif
     assert first == content_hash(artifacts[1], sources)
     assert first != content_hash(artifacts[2])
     handler = sources / "serving" / "worker" / "handler.py"
-    handler.write_text(handler.read_text() + "\n# changed\n")
+    handler.write_text(handler.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert first != content_hash(artifacts[1], sources)
 
 
@@ -93,18 +93,20 @@ def test_only_what_the_handler_imports_travels() -> None:
 
 def test_a_package_that_the_worker_lacks_is_refused_at_load_and_allowed_in_a_function(sources: Path) -> None:
     path = sources / "features" / "encode.py"
-    clean = path.read_text()
-    path.write_text(clean + "\ndef fit():\n    from scipy import sparse\n    return sparse\n")
+    clean = path.read_text(encoding="utf-8")
+    path.write_text(clean + "\ndef fit():\n    from scipy import sparse\n    return sparse\n", encoding="utf-8")
     worker_modules(sources)
-    path.write_text(clean + "\nfrom scipy import sparse\n")
+    path.write_text(clean + "\nfrom scipy import sparse\n", encoding="utf-8")
     with pytest.raises(WorkerCodeError, match=r"scipy, which the serving extra of pyproject\.toml does not name"):
         worker_modules(sources)
 
 
 def test_an_import_for_type_checkers_alone_is_no_import(sources: Path) -> None:
     path = sources / "features" / "encode.py"
-    text = path.read_text() + "\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
-    path.write_text(text)
+    text = (
+        path.read_text(encoding="utf-8") + "\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
+    )
+    path.write_text(text, encoding="utf-8")
 
     assert "features.encode" in worker_modules(sources)
 
@@ -115,7 +117,7 @@ def test_the_archive_runs_from_its_own_folder_and_loads_no_training_library(arti
     unpacked, decoy = tmp_path / "unpacked", tmp_path / "decoy"
     zipfile.ZipFile(tmp_path / "a.mar").extractall(unpacked)
     (decoy / "serving").mkdir(parents=True)
-    (decoy / "serving" / "__init__.py").write_text("raise ImportError('the decoy was imported')\n")
+    (decoy / "serving" / "__init__.py").write_text("raise ImportError('the decoy was imported')\n", encoding="utf-8")
     script = f"""
 import json, sys
 sys.path[:0] = [{str(decoy)!r}, {str(unpacked)!r}]
@@ -135,7 +137,7 @@ print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["servin
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
@@ -154,7 +156,7 @@ print(json.dumps([len(answer["items"]), sorted(sys.modules), sys.modules["servin
 
 def test_a_corrupt_artifact_is_not_packaged(artifacts, tmp_path: Path) -> None:
     shutil.copytree(artifacts[1], tmp_path / "broken")
-    (tmp_path / "broken" / "vocabulary.json").write_text("[]")
+    (tmp_path / "broken" / "vocabulary.json").write_text("[]", encoding="utf-8")
     with pytest.raises(PackageError, match=r"vocabulary\.json is not the file that was exported"):
         build_archive(tmp_path / "broken", tmp_path / "a.mar", "tiny")
     assert not list(tmp_path.glob("*.mar*"))

@@ -253,10 +253,10 @@ def test_a_machine_that_has_seen_nothing_accepts_what_is_signed(signed, tmp_path
 
 @pytest.mark.parametrize("text", ["", "{"])
 def test_a_file_of_newest_serials_that_cannot_be_read_counts_as_empty(signed, text: str) -> None:
-    alias_changes.newest_serials_path().write_text(text)
+    alias_changes.newest_serials_path().write_text(text, encoding="utf-8")
 
     assert promotion.settle_aliases("tiny").champion == "2"
-    assert list(json.loads(alias_changes.newest_serials_path().read_text()).values()) == [2]
+    assert list(json.loads(alias_changes.newest_serials_path().read_text(encoding="utf-8")).values()) == [2]
 
 
 def test_a_full_disk_does_not_prevent_a_rollback(signed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ def test_a_tampered_report_is_refused_even_if_its_hash_is_updated(
     promoted: str, registry_folder: Path, what: str, updates_hash: bool
 ) -> None:
     (path,) = registry_folder.rglob(f"gate-v{promoted}/*/report.json")
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     CHANGES[what](report)
-    path.write_text(json.dumps(report))
+    path.write_text(json.dumps(report), encoding="utf-8")
     if not updates_hash:
         assert_refused(r"tiny 1: its gate report was changed after the gate signed it \(the hash differs\)")
         return
@@ -142,14 +142,17 @@ def test_the_current_policy_is_read_from_the_datasets_own_params(tmp_path: Path)
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     own = tmp_path / "out" / "workspaces" / "shop" / "params.yaml"
     own.parent.mkdir(parents=True)
-    text = (ROOT / "params.yaml").read_text()
-    own.write_text(text.replace(f"dataset: {DATASET} ", "dataset: shop ").replace("margin: 0.02", "margin: 0.03", 1))
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    own.write_text(
+        text.replace(f"dataset: {DATASET} ", "dataset: shop ").replace("margin: 0.02", "margin: 0.03", 1),
+        encoding="utf-8",
+    )
     project, workspace = status.current_policy(DATASET, tmp_path), status.current_policy("shop", tmp_path)
     assert project is not None
     assert workspace is not None
     assert (project["margin"], workspace["margin"]) == (0.02, 0.03)
     assert status.current_policy("nobody", tmp_path) is None
-    own.write_text("gate: [")
+    own.write_text("gate: [", encoding="utf-8")
     assert status.current_policy("shop", tmp_path) is None
 
 

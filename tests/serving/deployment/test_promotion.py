@@ -106,8 +106,8 @@ def test_a_rollback_needs_a_justified_previous_version(two) -> None:
 def test_a_report_is_stored_as_plain_json(two, registry_folder: Path) -> None:
     promotion.promote("tiny", two[0], PROMOTED, html="<p>better</p>")
     path = report_file(registry_folder, two[0])
-    assert json.loads(path.read_text())["reason"] == "better by 5%"
-    assert path.with_suffix(".html").read_text() == "<p>better</p>"
+    assert json.loads(path.read_text(encoding="utf-8"))["reason"] == "better by 5%"
+    assert path.with_suffix(".html").read_text(encoding="utf-8") == "<p>better</p>"
 
 
 def test_a_version_shows_its_verdict_promote_or_not(two) -> None:

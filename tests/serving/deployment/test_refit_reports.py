@@ -24,8 +24,8 @@ REFIT = {"verdict": "PROMOTE", "reason": "refit of version 1", "policy": {}, "da
 def register(folder: Path, artifact: Path, name: str, **states: object) -> str:
     """A version whose manifest has these fields beside the artifact's own."""
     shutil.copytree(artifact, folder / name)
-    manifest = json.loads((folder / name / MANIFEST).read_text())
-    (folder / name / MANIFEST).write_text(json.dumps(manifest | {"named": name} | states))
+    manifest = json.loads((folder / name / MANIFEST).read_text(encoding="utf-8"))
+    (folder / name / MANIFEST).write_text(json.dumps(manifest | {"named": name} | states), encoding="utf-8")
     return registry.register_version("tiny", folder / name)
 
 
@@ -121,7 +121,7 @@ def test_the_refit_of_a_former_champion_does_not_replace_the_champion(parent: st
 
 def test_a_refit_is_refused_if_its_parents_report_was_changed(parent: str, child: str, registry_folder: Path) -> None:
     (path,) = registry_folder.rglob(f"gate-v{parent}/*/report.json")
-    path.write_text(path.read_text().replace("better by 5%", "better by 50%"))
+    path.write_text(path.read_text(encoding="utf-8").replace("better by 5%", "better by 50%"), encoding="utf-8")
 
     assert_refused("its parent, version 1, may not serve: tiny 1: its gate report was changed after the gate signed it")
 
@@ -144,7 +144,12 @@ def test_a_refit_is_refused_if_its_parents_report_is_not_signed(parent: str, chi
 
 def test_a_refit_whose_report_hides_its_parent_is_refused(child: str, registry_folder: Path) -> None:
     (path,) = registry_folder.rglob(f"gate-v{child}/*/report.json")
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "under"}))
+    path.write_text(
+        json.dumps(
+            {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key != "under"}
+        ),
+        encoding="utf-8",
+    )
 
     assert_refused("tiny 3: its gate report was changed after the gate signed it")
 

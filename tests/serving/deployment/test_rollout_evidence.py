@@ -122,7 +122,7 @@ def test_counts_of_all_processes_are_summed_by_step(tmp_path: Path) -> None:
         one = RolloutEvidence(counts(10), counts(5, errors=errors))
         one.compare(["a", "b"], ["b", "c"])
         rollout_evidence.write_evidence(rollout_evidence.evidence_folder(place) / f"{name}.json", step, one)
-    (rollout_evidence.evidence_folder(place) / "4-1.json").write_text("{half")
+    (rollout_evidence.evidence_folder(place) / "4-1.json").write_text("{half", encoding="utf-8")
     whole = rollout_evidence.total_evidence(place, "now")
     assert (whole.champion.calls, whole.candidate.errors, whole.compared, whole.overlap) == (20, 3, 2, 1.0)
     assert whole.candidate.p99() == counts(1).p99()

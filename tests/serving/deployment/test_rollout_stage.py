@@ -37,10 +37,10 @@ def test_an_event_lost_to_a_kill_is_logged_by_the_next_process_and_half_a_line_s
     first = make_stage(Phase.SHADOW)
     rollout_stage.replace_stage(path, None, first)
     log = path.with_suffix(".jsonl")
-    log.write_text(log.read_text()[:40])  # killed while it wrote
+    log.write_text(log.read_text(encoding="utf-8")[:40], encoding="utf-8")  # killed while it wrote
     assert rollout_stage.replace_stage(path, first, make_stage(Phase.ROLLBACK))
     assert logged(path) == [("shadow", "1.0", "2.0"), ("rollback", "2.0", "1.0")]
-    assert len(log.read_text().splitlines()) == 3
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_a_deployment_that_fails_every_minute_is_logged_once(path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_log_holds_one_json_object_per_event(path: Path) -> None:
 
 def test_a_file_that_is_no_stage_is_an_error_that_names_the_file(path: Path) -> None:
     path.parent.mkdir()
-    path.write_text('{"phase": "sideways"}')
+    path.write_text('{"phase": "sideways"}', encoding="utf-8")
     with pytest.raises(StageError, match=r"tiny\.json is not the stage of a rollout; remove it and deploy again"):
         rollout_stage.read_stage(path)
 

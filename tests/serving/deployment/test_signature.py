@@ -106,7 +106,7 @@ def test_a_key_file_that_other_users_may_read_or_write_is_refused(key_file: Path
 def test_a_key_that_is_missing_or_too_short_is_refused(key_file: Path, text: str, message: str) -> None:
     key_file.parent.mkdir()
     key_file.touch(mode=0o600)
-    key_file.write_text(text)
+    key_file.write_text(text, encoding="utf-8")
     with pytest.raises(SignatureError, match=f"{key_file} holds {message}"):
         signature.load_keys()
 

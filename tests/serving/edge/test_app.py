@@ -50,7 +50,7 @@ def test_an_edge_stays_ready_while_torchserve_is_down_and_shows_it(start: Start,
     assert (got.status_code, got.json()["torchserve"]) == (200, False)
     bare = start(warm=False, artifact=None, dataset="never-exported")
     assert bare.http.get("/readyz").status_code == 503
-    bare.settings.keys_path.write_text("[]")
+    bare.settings.keys_path.write_text("[]", encoding="utf-8")
     bare.service.authenticator.reload(force=True)
     assert bare.http.get("/readyz").json()["keys"] is False
 

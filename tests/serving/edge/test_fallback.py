@@ -130,7 +130,7 @@ def test_without_an_artifact_the_list_is_the_previous_one_or_empty(artifacts: di
     path = tmp_path / "static.json"
     assert update_static_list(path, None, tmp_path / "no-store", "tiny") == EMPTY
     assert update_static_list(path, tmp_path / "gone", tmp_path, "tiny") == EMPTY
-    path.write_text("[half a fi")
+    path.write_text("[half a fi", encoding="utf-8")
     assert update_static_list(path, None, tmp_path, "tiny") == EMPTY
     before = update_static_list(path, artifacts[2], tmp_path, "tiny")
     assert update_static_list(path, None, tmp_path / "no-store", "tiny") == before

@@ -83,7 +83,7 @@ def test_keys_that_can_no_longer_be_read_stay_as_they_were(tmp_path: Path, caplo
     text, key = create_key()
     add_key(tmp_path / "keys.json", key)
     authenticator = Authenticator(tmp_path / "keys.json", UNLIMITED, lambda: now[0])
-    (tmp_path / "keys.json").write_text("[{")
+    (tmp_path / "keys.json").write_text("[{", encoding="utf-8")
     now[0] = 2.0
     assert authenticator.authenticate(text) == key
     assert "the API keys stay as they were" in caplog.text
@@ -125,7 +125,7 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
     ],
 )
 def test_an_error_of_stored_keys_names_the_place_and_the_fault(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "keys.json").write_text(text)
+    (tmp_path / "keys.json").write_text(text, encoding="utf-8")
     with pytest.raises(KeyFileError, match=f"keys.json{message}"):
         read_keys(tmp_path / "keys.json")
 
@@ -176,7 +176,7 @@ def test_the_command_makes_lists_and_revokes(home: Path, capsys: pytest.CaptureF
     assert keys.main(["make", "--user", "ann", "--days", "30"]) == 0
     text = capsys.readouterr().out.strip()
     file = home / "keys.json"
-    assert text not in file.read_text()
+    assert text not in file.read_text(encoding="utf-8")
     (key,) = read_keys(file)
     assert key.sha256 == hash_key(text)
     assert timedelta(days=29) < key.expires - datetime.now(UTC) < timedelta(days=31)

@@ -80,7 +80,7 @@ def recovers(edge: Edge, user: str) -> dict:
 
 
 def test_the_answer_is_the_workers_own(edge: Edge, artifacts) -> None:
-    for line in (artifacts[1] / "golden.jsonl").read_text().splitlines():
+    for line in (artifacts[1] / "golden.jsonl").read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         answer = ask(edge, case["request"] | {"request_id": "golden"})
         expected = case["answer"] | {"model_version": "1.0", "request_id": "golden"}
@@ -106,10 +106,10 @@ def test_a_killed_worker_and_a_killed_server_come_back_by_themselves(edge: Edge,
 
 
 def test_an_expired_token_is_renewed(deployed: ServerSettings, artifacts, tmp_path: Path) -> None:
-    keys = json.loads(deployed.key_file.read_text())
+    keys = json.loads(deployed.key_file.read_text(encoding="utf-8"))
     keys["inference"]["key"] = "expired1"  # as after its hour: the file holds a token that the server refuses
     deployed.key_file.chmod(0o600)
-    deployed.key_file.write_text(json.dumps(keys))
+    deployed.key_file.write_text(json.dumps(keys), encoding="utf-8")
     with edge_in_front_of(deployed, artifacts[1], tmp_path) as edge:
         recovers(edge, "token")
 

@@ -116,7 +116,7 @@ def test_requests_are_kept_if_configured_without_their_user_and_for_the_owner_on
     edge.answer(REQUEST | {"request_id": "r-3"}, x_consent="denied")
     edge.service.kept_requests.flush()
     (file,) = (edge.settings.home / "requests").iterdir()
-    (line,) = map(json.loads, file.read_text().splitlines())
+    (line,) = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     assert (line["request_id"], line["request_time"]) == ("r-1", "2026-01-02T00:00:00Z")
     assert line["body"] == {name: REQUEST[name] for name in ("k", "history", "context")} | {
         "time": line["request_time"]
@@ -174,7 +174,7 @@ def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.
     edge.answer({"user_id": "ann"})
     edge.close()
     (file,) = (edge.settings.home / "served").iterdir()
-    assert len(file.read_text().splitlines()) == 1
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1
     edge.close = lambda: None
 
 
@@ -263,7 +263,9 @@ def test_nothing_that_is_written_names_a_user_or_the_content_of_a_request(
     assert len(silent_edge.served()) == 8
     files = [path for path in silent_edge.settings.home.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"keys.json", "user.key", "static.json"}
-    written = {str(path): path.read_text() for path in files} | {"log": "\n".join(map(json.dumps, lines(logged)))}
+    written = {str(path): path.read_text(encoding="utf-8") for path in files} | {
+        "log": "\n".join(map(json.dumps, lines(logged)))
+    }
     for secret in (*SECRETS, silent_edge.key, "wrong_key-that-was-sent"):
         assert [place for place, text in written.items() if secret in text] == [], secret
 

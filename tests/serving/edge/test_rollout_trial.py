@@ -213,7 +213,7 @@ def test_users_of_a_candidate_that_is_gone_get_the_champion(on_trial, torchserve
 def test_a_stage_that_cannot_be_read_changes_nothing(on_trial, caplog) -> None:
     edge = on_trial(Phase.CANARY, 0.6)
     before = edge.service.trial.stage
-    edge.settings.rollout.write_text(json.dumps({"phase": "nonsense"}))
+    edge.settings.rollout.write_text(json.dumps({"phase": "nonsense"}), encoding="utf-8")
     wait_until(lambda: "is not the stage of a rollout" in caplog.text)
     assert edge.service.trial.stage == before
     assert {answer["bucket"] for answer in ask(edge, 20)} == {"canary", "champion"}

@@ -63,7 +63,7 @@ def look_at(parent: psutil.Process) -> tuple[set[str], str]:
     for each in (parent, *parent.children(recursive=True)):
         with suppress(psutil.NoSuchProcess, FileNotFoundError):  # one that has just ended
             listening |= {at.laddr.ip for at in each.net_connections() if at.status == psutil.CONN_LISTEN}
-            mapped.append(Path(f"/proc/{each.pid}/maps").read_text())
+            mapped.append(Path(f"/proc/{each.pid}/maps").read_text(encoding="utf-8"))
     return listening, "".join(mapped)
 
 
@@ -95,7 +95,7 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
 def test_the_log_is_one_json_object_a_line(running, tmp_path: Path) -> None:
     _, url, _ = running
     wait_until(lambda: alive(url), 300)
-    spoken, *lines = (tmp_path / "edge.log").read_text().splitlines()
+    spoken, *lines = (tmp_path / "edge.log").read_text(encoding="utf-8").splitlines()
     assert spoken.startswith("no API key exists yet")  # to whom started it
     assert "uvicorn.error" in {json.loads(line)["logger"] for line in lines}
 

@@ -141,7 +141,7 @@ def test_more_requests_than_may_wait_are_answered_at_once(start: Start, torchser
 
 def test_a_token_that_was_renewed_is_read_again(edge: Edge, torchserve: FakeTorchServe) -> None:
     torchserve.token = "fresh"
-    edge.settings.token_file.write_text('{"inference": {"key": "fresh"}}')
+    edge.settings.token_file.write_text('{"inference": {"key": "fresh"}}', encoding="utf-8")
     assert edge.answer({"user_id": "ann"})["source"] == "personalized"
 
 

@@ -97,9 +97,9 @@ def test_a_renewed_or_expired_token_is_replaced(loaded: ServerSettings, client: 
     with TorchServe.from_settings(loaded) as other:
         other.renew_token("inference")  # makes the token of `client` invalid
     assert client.predict(NAME, {"k": 1})["items"]
-    keys = json.loads(loaded.key_file.read_text())
+    keys = json.loads(loaded.key_file.read_text(encoding="utf-8"))
     keys["inference"]["key"] = "expired1"
     loaded.key_file.chmod(0o600)
-    loaded.key_file.write_text(json.dumps(keys))  # now only a renewal helps
+    loaded.key_file.write_text(json.dumps(keys), encoding="utf-8")  # now only a renewal helps
     client.tokens._tokens.clear()
     assert client.predict(NAME, {"k": 1})["items"]

@@ -54,7 +54,7 @@ def write_snapshot(folder: Path, stamp: str, models: dict, port: int = 8080) -> 
     text = json.dumps({"name": stamp, "modelCount": len(models), "models": models}, indent=2)
     escaped = text.replace("\n", "\\n\\\n").replace(":", "\\:")
     (folder / f"{stamp}-snapshot.cfg").write_text(
-        f"inference_address=http\\://0.0.0.0\\:{port}\nmodel_snapshot={escaped}\n"
+        f"inference_address=http\\://0.0.0.0\\:{port}\nmodel_snapshot={escaped}\n", encoding="utf-8"
     )
 
 
@@ -74,7 +74,7 @@ def test_the_newest_snapshot_is_restored(store: Path) -> None:
 
 def test_a_truncated_snapshot_is_skipped(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
-    (store / "20260102-snapshot.cfg").write_text('model_snapshot={"models"\\: {"demo"\\: ')
+    (store / "20260102-snapshot.cfg").write_text('model_snapshot={"models"\\: {"demo"\\: ', encoding="utf-8")
     assert list(last_snapshot(store, store)["models"]["demo"]) == ["1.0"]
 
 

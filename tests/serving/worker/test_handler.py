@@ -122,7 +122,7 @@ def test_loading_fails_on_a_changed_weight(artifacts: dict[int, Path], tmp_path:
 def test_a_worker_that_answers_differently_than_at_export_never_becomes_ready(artifacts, tmp_path: Path) -> None:
     shutil.copytree(artifacts[1], tmp_path / ARTIFACT)
     golden = tmp_path / ARTIFACT / "golden.jsonl"
-    golden.write_text(golden.read_text().replace("item-03", "item-99"))
+    golden.write_text(golden.read_text(encoding="utf-8").replace("item-03", "item-99"), encoding="utf-8")
     tiny_artifact.seal(tmp_path / ARTIFACT)
     with pytest.raises(
         ArtifactError, match=r"golden request \d is answered differently than at export: item-99 is missing"

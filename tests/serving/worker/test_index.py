@@ -245,7 +245,7 @@ def test_faiss_is_loaded_only_for_an_artifact_that_has_an_index(exported: Export
             [sys.executable, "-c", program, str(tmp_path / name)],
             cwd=ROOT,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout.strip()
         for name in ("exact", "artifact")

@@ -1,0 +1,31 @@
+"""Settings are checked when they are read, and what is wrong is named."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from config.params import TableFormat
+
+FOUND = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
+
+
+@pytest.mark.parametrize("text", ["\t", "tab", r"\t"])
+def test_a_tab_is_written_in_three_ways(text):
+    assert TableFormat(**FOUND | {"delimiter": text}).delimiter == "\t"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoding", "klingon", "expected a text encoding such as utf-8"),
+        ("encoding", "hex", "expected a text encoding such as utf-8"),
+        ("delimiter", "\n", "without a quote, a line break or a NUL"),
+        ("delimiter", "", "at least 1 character"),
+        ("quote", "''", "at most 1 character"),
+        ("quote", "a", "expected one ASCII punctuation character"),
+    ],
+)
+def test_a_format_that_no_file_has_is_refused(key, value, message):
+    with pytest.raises(ValidationError, match=message):
+        TableFormat(**FOUND | {key: value})
