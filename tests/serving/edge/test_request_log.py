@@ -193,6 +193,34 @@ def test_a_secret_that_is_too_short_is_refused(tmp_path) -> None:
         load_secret("short", tmp_path / "user.key")
 
 
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        (b"", 0o600, "is empty; restore it from a backup"),
+        (b"0123456789abcdef" * 3, 0o600, "was cut off: its last key has 48 of 64 digits .*; restore it from a backup"),
+        (b"\0" * 64, 0o600, "is damaged: it is not text; restore it from a backup"),
+        (b"0123456789abcdef" * 4, 0o640, r"is open to other users \(mode 0640\); chmod 600 it"),
+    ],
+)
+def test_a_damaged_secret_is_refused_with_the_way_to_recover(tmp_path, content: bytes, mode: int, message: str) -> None:
+    path = tmp_path / "user.key"
+    path.write_bytes(content)
+    path.chmod(mode)
+    with pytest.raises(SecretError, match=f"{path} {message}"):
+        load_secret("", path)
+    assert path.read_bytes() == content
+
+
+def test_no_second_secret_is_made_if_a_served_log_depends_on_the_first(edge: Edge) -> None:
+    edge.answer({"user_id": "ann"})
+    assert len(edge.served()) == 1
+    path = edge.settings.secret_path
+    path.unlink()
+    with pytest.raises(SecretError, match=f"{path} is missing, and the served log .* depends on it; restore it from a"):
+        load_secret("", path)
+    assert not path.exists()
+
+
 SECRETS = ("secret-user", "what-she-watched", "what-she-hid", "where-she-is", "what-she-wants")
 USER, SEEN, HIDDEN, PLACE, TASTE = SECRETS
 BODY = {
