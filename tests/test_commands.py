@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
-PYTHON_M = re.compile(r"^python -m ([a-z_.]+)( |$)")
+PYTHON_M = re.compile(r"^(?:python|\$\{python\}) -m ([a-z_.]+)( |$)")
 
 # Commands without a section of params.yaml, and why.
 WITHOUT_SECTION = {
@@ -172,7 +172,7 @@ def test_every_stage_runs_its_command() -> None:
 @cache
 def selected() -> dict[str, list[str]]:
     """The models that dvc.yaml fits and ranks, by kind."""
-    variables = {name: value for one in PIPELINE["vars"] for name, value in one.items()}
+    variables = {name: value for one in PIPELINE["vars"] for name, value in one.items() if name != "python"}
     return {name: value["model"] if isinstance(value, dict) else value for name, value in variables.items()}
 
 

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["popularity", "ease"]
 SIZES = {"users": 300, "items": 120, "events": 9000, "days": 60}
 ENVIRONMENT = {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the stages say `python`
+    "PATH": os.pathsep.join(  # without the environment of the tests: stages find it in .venv
+        folder for folder in os.environ["PATH"].split(os.pathsep) if not Path(folder).is_relative_to(sys.prefix)
+    ),
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "DVC_NO_ANALYTICS": "true",
@@ -44,6 +46,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not made and (ROOT / name).is_file():  # listed, and not deleted since
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
     shrink(folder)
     return folder
 
@@ -71,7 +74,7 @@ def do(clone: Path) -> Do:
 
     def run(*command: str) -> str:
         if command[0] == "dvc":
-            command = (sys.executable, "-m", *command)
+            command = (".venv/bin/dvc", *command[1:])
         done = subprocess.run(
             command,
             cwd=clone,

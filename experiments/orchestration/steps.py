@@ -119,7 +119,7 @@ class Progress:
 # Output of DVC: the start of a stage (or that it is skipped). NOISE: lines of DVC and MLflow that do not help a reader.
 DVC_STAGE = re.compile(r"(?:(?P<runs>Running) stage|Stage) '(?P<name>[^']+)'(?::| didn't change| is cached)")
 NOISE = re.compile(
-    r"$|> python|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
+    r"$|> PATH=|(Updating|Generating) lock file|To track the changes|To enable auto|\s*(git add|dvc config)|Use `dvc push`"
     r"|\S+ \S+ INFO mlflow\."
 )
 

@@ -165,6 +165,9 @@ def _copy(folder: Path) -> None:
     for name in FILES:
         if (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
+    environment = folder / ".venv"  # so that commands begin with .venv/bin here too
+    if not environment.is_symlink():
+        environment.symlink_to(PROJECT / ".venv")
     (folder / ".dvc").mkdir(exist_ok=True)
     cache = os.environ.get("TIDEGATE_DVC_CACHE", str(ROOT / ".dvc" / "cache"))
     (folder / ".dvc" / "config").write_text(
@@ -204,6 +207,7 @@ def select_models(folder: Path, labels: list[str]) -> None:
         networks = [label for label in labels if label not in hybrids and is_learned(models[label]["name"])]
         baselines = [label for label in labels if label not in (*hybrids, *networks)]
         pipeline["vars"] = [
+            *(entry for entry in pipeline["vars"] if "python" in entry),
             {"baselines": {"model": baselines}},
             {"networks": networks},
             {"hybrids": hybrids},

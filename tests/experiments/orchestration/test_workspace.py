@@ -11,6 +11,7 @@ import yaml
 
 from config import params
 from config.command import UserError
+from config.paths import ROOT
 from experiments.orchestration import workspace
 from experiments.orchestration.workspace import make, name_of, parse_columns
 
@@ -171,6 +172,14 @@ def test_it_shares_the_projects_cache(source: Path, root: Path, monkeypatch: pyt
 
     monkeypatch.setenv("TIDEGATE_DVC_CACHE", "/elsewhere/a,b")
     assert 'dir = "/elsewhere/a,b"' in (make(source, None, None, {}, None) / ".dvc/config").read_text(encoding="utf-8")
+
+
+def test_commands_of_a_workspace_begin_with_its_venv_too(source: Path) -> None:
+    first = make(source, None, None, {}, None)
+
+    assert make(source, None, None, {}, None) == first, "a second time the link is there"
+    assert (first / ".venv").readlink() == ROOT / ".venv"
+    assert {"python": "PATH=.venv/bin:$PATH python"} in yaml.safe_load((first / "dvc.yaml").read_text("utf-8"))["vars"]
 
 
 # What it leaves alone
