@@ -175,10 +175,10 @@ def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
     if EVENT_TYPE in export.columns:
         is_other = pc.and_(is_other, pc.is_valid(events[EVENT_TYPE]))  # without both, a record is not whole
     others = events.filter(is_other).to_pandas().value_counts(EVENT_TYPE if EVENT_TYPE in export.columns else ITEM)
-    with suppress(pa.ArrowInvalid):  # as text, epochs would take most of the memory
-        events = events.set_column(
-            events.column_names.index(EVENT_TIME), EVENT_TIME, events[EVENT_TIME].cast(pa.int64())
-        )
+    if export.array:
+        with suppress(pa.ArrowInvalid):  # as text, epochs would take most of the memory
+            at = events.column_names.index(EVENT_TIME)
+            events = events.set_column(at, EVENT_TIME, events[EVENT_TIME].cast(pa.int64()))
     rows = events.filter(pc.invert(is_other)).to_pandas()
     rows = number_rows(rows) if export.array else rows.set_index(RECORD)
     traits = [name for name in ITEM_TRAITS if name in rows]
