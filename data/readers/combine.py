@@ -83,6 +83,9 @@ def locate_rows(quarantine: pd.DataFrame, found: Mapping[str, Mapping[str, Any]]
     located = quarantine.assign(file=None)
     for table, facts in found.items():
         mine = (quarantine["table"] == table).to_numpy()
+        if len(facts["files"]) == 1:
+            located.loc[mine, "file"] = facts["files"][0]
+            continue
         starts = np.cumsum([0, *facts["rows_per_file"]])
         file = np.searchsorted(starts, quarantine.loc[mine, "source_row"], side="left") - 1
         located.loc[mine, "file"] = np.array(facts["files"], dtype=object)[file]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
-from data.readers import movielens, recbole
+from data.readers import mind, movielens, recbole
+from data.readers.exports import EXPORTS, detect_export, read_export
 from data.readers.json_records import is_json
+from data.readers.nested import add_nested_columns
 from data.readers.packed import is_visible
 from data.readers.parquet import MAGIC
 from data.readers.reading import (
@@ -26,7 +28,7 @@ from data.readers.reading import (
     is_dat,
     read_named_columns,
 )
-from data.readers.side_tables import read_side_table
+from data.readers.side_tables import convert_side_table, read_side_table
 from data.readers.table import (
     RawTable,
     apply_na_values,
@@ -42,7 +44,13 @@ TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSIO
 
 _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
 _SIDE_NAMES = {USER: ("u.user", "users"), ITEM: ("u.item", "movies", "items")}  # of a file or its stem, or a folder
-_FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
+_FILES = {
+    "movielens-100k": "u.data",
+    "movielens-dat": "ratings.dat",
+    "movielens-csv": "ratings.csv",
+    "mind": "behaviors.tsv",
+}
+_BEGINS_LIKE = {"movielens-csv": movielens.is_ratings_csv, "mind": mind.is_behaviors}
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,16 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     check_mapping(ingest.columns, context)
     path = Path(ingest.path).expanduser()
     name = detect_format(path) if ingest.source == "auto" else ingest.source
+    if ingest.source == "auto" and name in EXPORTS and ingest.columns:
+        name = "table"  # the user says which columns to take
     event_files, side_files = locate_files(path, name)
     events = _read_events(event_files, name, ingest, context)
     configured = ((USER, ingest.users), (ITEM, ingest.items))
     side_files |= {key: Path(value).expanduser() for key, value in configured if value}
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
+    if events.items is not None and ITEM not in side_tables:
+        side_tables[ITEM] = convert_side_table(RawTable(events.path, events.items), ITEM, ingest.formats.items)
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [*event_files, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -122,10 +134,10 @@ def _all_broken_lines(tables: Mapping[str, RawTable | None]) -> pd.DataFrame:
 
 
 def detect_format(path: Path) -> str:
-    """The format at a path, a file or a folder: movielens-100k, -dat or -csv, recbole or table."""
+    """The format at a path, a file or a folder, as `ingest.source` names it."""
     if path.is_dir():
         for name, file in _FILES.items():
-            if (path / file).is_file() and (name != "movielens-csv" or movielens.is_ratings_csv(path / file)):
+            if (path / file).is_file() and (name not in _BEGINS_LIKE or _BEGINS_LIKE[name](path / file)):
                 return name
         return "recbole" if any(path.glob(f"*{recbole.INTERACTIONS}")) else "table"
     if path.name == "u.data":
@@ -136,6 +148,8 @@ def detect_format(path: Path) -> str:
         return "movielens-dat"
     if path.suffix == ".csv" and movielens.is_ratings_csv(path):
         return "movielens-csv"
+    if export := "mind" if mind.is_behaviors(path) else detect_export(path):
+        return export
     head = head_of(path)
     if has_table_suffix(path) or head.startswith(MAGIC) or is_json(head) or re.search(r"[,\t;|\1]", first_line(path)):
         return "table"
@@ -154,13 +168,15 @@ def locate_files(path: Path, name: str) -> tuple[list[Path], dict[str, Path]]:
             raise DataError(
                 f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
             )
-    if name == "table" and files == [path]:
+    if name in ("table", *EXPORTS) and files == [path]:
         return files, {}
     side_tables = {}
     for key, names in _SIDE_NAMES.items():
         found = [entry for wanted in names for entry in _visible(files[0].parent) if _is_side_table(entry, wanted)]
         if name == "recbole":
             found = [file for file in [files[0].with_suffix(recbole.SIDE_SUFFIXES[key])] if file.is_file()]
+        if name == "mind":
+            found = [file for file in [files[0].with_name(mind.NEWS_FILE)] if key == ITEM and file.is_file()]
         if found:
             side_tables[key] = found[0]
     return files, side_tables
@@ -222,20 +238,28 @@ _READERS: dict[str, Callable[[Path, params.TableFormat], RawTable]] = {
     "movielens-dat": movielens.read_dat,
     "movielens-csv": read_named_columns,
     "recbole": recbole.read_atomic_file,
+    "mind": mind.read_behaviors,
 }
 
 
 def _read_events(files: Sequence[Path], name: str, ingest: params.Ingest, context: Sequence[str]) -> RawTable:
     table_format = ingest.formats.events
-    table = read_named_columns(files, table_format) if name == "table" else _READERS[name](files[0], table_format)
+    if name == "table":
+        table = read_named_columns(files, table_format)
+    elif name in EXPORTS:
+        table = read_export(files[0], name, table_format)
+    else:
+        table = _READERS[name](files[0], table_format)
     path = table.path
     rows = table.rows
     if name in MAPPABLE_FORMATS:
+        rows = add_nested_columns(rows, ingest.columns.values())
+        table = replace(table, rows=rows, header=tuple(rows.columns))
         found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), ingest.columns)
         recbole.require_tokens(path, found, table.types)
         rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})
     if rows.empty and table.broken.empty:
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
-    table = RawTable(path, rows, table.broken, table.header, found=table.found)
+    table = replace(table, rows=rows)
     return apply_na_values(table, table_format, (USER, ITEM), (columns.EVENT_TYPE,))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
 
@@ -22,13 +23,15 @@ MAX_SHOWN = 40  # column names, and characters of a name, that an error message 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
     columns.EVENT_ID: "eventid messageid",
-    columns.USER: "userid user uid customerid customer visitorid memberid",
-    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
-    columns.EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
+    columns.USER: "userid user uid customerid customer visitorid memberid reviewerid userpseudoid",
+    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku videoid businessid parentasin",
+    columns.EVENT_TIME: (
+        "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp unixreviewtime tdat"
+    ),
     columns.KNOWN_TIME: "knowntime receivedat ingestedat",
-    columns.EVENT_TYPE: "eventtype event action type behavior behaviour",
-    columns.VALUE: "value rating score stars",
-    columns.SESSION: "sessionid session",
+    columns.EVENT_TYPE: "eventtype event eventname action type behavior behaviour",
+    columns.VALUE: "value rating score stars overall",
+    columns.SESSION: "sessionid session usersession",
     columns.TITLE: "title movietitle name itemname productname",
     columns.GENRES: "genres genre categories category",
     columns.DESCRIPTION: "description summary overview abstract",
@@ -55,17 +58,29 @@ class RawTable:
     # What the reader found or used: files, rows_per_file, format, compression, encoding, delimiter, quote, rows (read,
     # with broken ones)
     found: Mapping[str, Any] = field(default_factory=dict)
+    items: pd.DataFrame | None = None  # what the rows of events say about items: item_id and traits
 
 
 def to_text(values: pd.Series) -> pd.Series:
     """Convert cells to text, null where empty: 7 and 7.0 become "7", "007" stays."""
     filled = values.notna()
-    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all():
+    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all() and (values[filled].abs() < 2**63).all():
         values = values.astype("Int64")  # integers are read as floats if a file leaves one out
     text = values
     if values.dtype != object or infer_dtype(values, skipna=True) != "string":
         text = values.astype("string").astype(object)
     return text.where(filled & (text != ""), None)
+
+
+def number_rows(frame: pd.DataFrame, skipped: Sequence[int] = ()) -> pd.DataFrame:
+    """Index rows by their number in the file, from 1, leaving out the numbers in `skipped`."""
+    numbers = np.setdiff1d(np.arange(1, len(frame) + len(skipped) + 1), np.array(skipped, dtype=np.int64))
+    return frame.set_axis(pd.Index(numbers[: len(frame)], name="source_row", dtype="int64"))
+
+
+def facts(path: Path, kind: str, num_rows: int, **others: Any) -> dict[str, Any]:
+    """What `RawTable.found` holds for one file: its name, format and rows, and `others`."""
+    return {"files": [str(path)], "format": kind, "compression": None, **others, "rows": num_rows}
 
 
 def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[str], text: Collection[str]) -> RawTable:
