@@ -205,6 +205,8 @@ def _find_events(folder: Path, name: str) -> list[Path]:
         tables = sorted(folder.glob(f"*{recbole.INTERACTIONS}"))
         if len(tables) > 1:
             raise _several(folder, tables)
+        if not tables:
+            raise DataError(f"{folder} holds nothing known: no file {recbole.INTERACTIONS}")
         return tables
     sides = [side for names in _SIDE_NAMES.values() for side in names]
     entries = [entry for entry in _visible(folder) if not any(_is_side_table(entry, side) for side in sides)]
