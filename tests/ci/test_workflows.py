@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,15 @@ def test_the_verdict_survives_a_deployment_that_fails() -> None:
     assert "!cancelled()" in comment["if"]
     assert "!cancelled()" in upload["if"]
     assert upload["with"]["path"] == "out/experiments/gate.*"
+
+
+@pytest.mark.parametrize(("ready", "code"), [("true", 0), ("false", 1), ("", 1)])
+def test_promotion_without_its_key_and_registry_fails_at_once(ready: str, code: int) -> None:
+    first = next(step for step in steps(WORKFLOWS["promote.yml"]) if "run" in step)
+
+    ended = subprocess.run(["bash", "-e", "-c", first["run"]], env={"READY": ready}, capture_output=True)
+
+    assert ended.returncode == code
+    for name in ("TIDEGATE_GATE_KEY", "MLFLOW_TRACKING_URI"):
+        assert f"secrets.{name} != ''" in first["env"]["READY"]
+        assert (name.encode() in ended.stdout) == bool(code)
