@@ -30,13 +30,15 @@ MAX_SHOWN = 40  # column names, and characters of a name, that an error message 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
     columns.EVENT_ID: "eventid messageid",
-    columns.USER: "userid user uid customerid customer visitorid memberid",
-    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
-    columns.EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
+    columns.USER: "userid user uid customerid customer visitorid memberid reviewerid userpseudoid",
+    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku videoid businessid parentasin",
+    columns.EVENT_TIME: (
+        "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp unixreviewtime tdat"
+    ),
     columns.KNOWN_TIME: "knowntime receivedat ingestedat",
-    columns.EVENT_TYPE: "eventtype event action type behavior behaviour",
-    columns.VALUE: "value rating score stars",
-    columns.SESSION: "sessionid session",
+    columns.EVENT_TYPE: "eventtype event eventname action type behavior behaviour",
+    columns.VALUE: "value rating score stars overall",
+    columns.SESSION: "sessionid session usersession",
     columns.TITLE: "title movietitle name itemname productname",
     columns.GENRES: "genres genre categories category",
     columns.DESCRIPTION: "description summary overview abstract",
@@ -66,6 +68,7 @@ class RawTable:
     types: Mapping[str, str] = field(default_factory=dict)  # column -> RecBole type, if the format declares it
     # What the reader found or used: files, format, compression, encoding, delimiter, quote, rows (read, with broken)
     found: Mapping[str, Any] = field(default_factory=dict)
+    items: pd.DataFrame | None = None  # what the rows of events say about items: item_id and traits
 
 
 def read_head(path: Path) -> bytes:
@@ -232,23 +235,23 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quote: str | 
     return RawTable(path, number_rows(frame, numbers), lines, tuple(names), found=found)
 
 
-def apply_na_values(
-    table: RawTable, na_values: Collection[str], ids: Sequence[str], text: Collection[str], section: str
-) -> RawTable:
+def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[str], text: Collection[str]) -> RawTable:
     """Empty the cells that hold one of `na_values`, except in the columns `text`.
 
-    A row with one of them as an id is moved to `broken`; `section` is the key of the setting that its reason names.
+    A row with one of them as an id is moved to `broken`.
     """
     rows, is_bad, reasons = table.rows, pd.Series(False, index=table.rows.index), []
     changed = {}
     for name in rows.columns:
         if name in text or rows[name].dtype != object:
             continue
-        tokens = [cell for cell in rows[name].unique() if isinstance(cell, str) and cell.strip() in na_values]
+        tokens = [
+            cell for cell in rows[name].unique() if isinstance(cell, str) and cell.strip() in table_format.na_values
+        ]
         is_na = rows[name].isin(tokens)
         if name in ids:
             bad = rows[name][is_na & ~is_bad]
-            reasons.append(bad.map(f"{name} is {{!r}}, one of ingest.formats.{section}.na_values".format))
+            reasons.append(bad.map(f"{name} is {{!r}}, one of {table_format.key}.na_values".format))
             is_bad |= is_na
         elif is_na.any():
             changed[name] = rows[name].mask(is_na, None)

@@ -27,6 +27,8 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "event_types": None,
         "min_value": None,
         "repeats": "first",
+        "max_quarantine": 1,
+        "min_matched": 0,
         "time_unit": "auto",
     }
 
