@@ -8,6 +8,9 @@ import logging
 import os
 import re
 import shlex
+import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 # MLflow reads both when it is imported, which the functions below do: it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+if "%" in (_packages := sysconfig.get_path("purelib")):
+    # MLflow's migrations cannot run from a path with a % (Alembic reads its settings by configparser): import it by a link.
+    _link = tempfile.TemporaryDirectory(prefix="tidegate-")  # removed when the process ends
+    (Path(_link.name) / "packages").symlink_to(_packages)
+    sys.path.insert(0, f"{_link.name}/packages")
 
 DVC_LOCK = Path("dvc.lock")
 DIGEST_LENGTH = 36  # MLflow's limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -215,6 +216,20 @@ def test_a_writer_waits_for_the_lock_of_another_process(tracked: Path) -> None:
 
     assert writer.wait(120) == 0
     assert tracking.connect().get_run(run.run_id).data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.slow
+def test_a_project_below_a_folder_with_a_percent_sign_can_track(tmp_path: Path, empty_registry: Path) -> None:
+    folder = tmp_path / "100% real"
+    (folder / "state").mkdir(parents=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copyfile(empty_registry, folder / "state" / "mlflow.db")
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    code = "from training import tracking; tracking.start_run('shop', 'a run', {}).log_json({}, 'content')"
+    command = [folder / ".venv/bin/python", "-c", code]
+    subprocess.run(command, cwd=ROOT, env=env | {"TIDEGATE_STATE": str(folder / "state")}, check=True, timeout=120)
+
+    assert len(list(folder.glob("state/mlartifacts/shop/*/artifacts/content.json"))) == 1
 
 
 @pytest.mark.slow
