@@ -56,8 +56,8 @@ class PopularList:
         return build_answer(fields | {"source": source, "reason": reason, "feature_time": None, "segments": []})
 
     def save(self, path: Path) -> None:
-        """Write the list to a file, whole or not at all. Raises OSError."""
-        files.write_bytes(path, orjson.dumps(asdict(self)))
+        """Write the list to a file, whole or not at all; each start writes it again. Raises OSError."""
+        files.write_bytes(path, orjson.dumps(asdict(self)), durable=False)
 
     @classmethod
     def load(cls, path: Path) -> PopularList | None:

@@ -116,6 +116,25 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
 
 
 @pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("", 0o600, "is empty; restore it from a backup .*old keys stay invalid"),
+        ("[{", 0o600, "is not as .*invalid JSON: .*; restore it from a backup"),
+        ("[]", 0o620, r"may be changed by other users \(mode 0620\); chmod 600 it, and check its keys"),
+    ],
+)
+def test_a_damaged_key_file_is_refused_and_no_key_is_added_to_it(
+    tmp_path: Path, text: str, mode: int, message: str
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"{file} {message}"):
+        add_key(file, create_key()[1])
+    assert file.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", " is not as `serving.edge.keys` wrote it: invalid JSON"),
