@@ -15,6 +15,7 @@ from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
 from data.readers import mind, movielens, recbole
 from data.readers.exports import EXPORTS, detect_export, read_export
+from data.readers.nested import add_nested_columns
 from data.readers.side_tables import convert_side_table, read_side_table
 from data.readers.table import (
     SUFFIXES,
@@ -84,7 +85,9 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     if events.items is not None and ITEM not in side_tables:
-        side_tables[ITEM] = convert_side_table(RawTable(file, events.items), ITEM, ingest.formats.items)
+        side_tables[ITEM] = convert_side_table(
+            RawTable(file, events.items, found={"format": "from the events"}), ITEM, ingest.formats.items
+        )
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [file, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -203,6 +206,8 @@ def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence
     table = read_export(path, name, table_format) if name in EXPORTS else _READERS[name](path, table_format)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
+        rows = add_nested_columns(rows, ingest.columns.values())
+        table = replace(table, rows=rows, header=tuple(rows.columns))
         found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), ingest.columns)
         recbole.require_tokens(path, found, table.types)
         rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})
