@@ -202,10 +202,12 @@ def judge(case: GateCase) -> dict[str, Any]:
         budgets = evidence.check_budgets(folders, recommenders, policy.budgets)
         if decision := verdict.broken_budget(budgets):
             return build_report(case, decision, {"budgets": budgets}) | known
+        undecided = leakage_report.undecided(case.audit)
         found = {
             "budgets": budgets,
             "golden_answers": len(recommenders[CHAMPION].golden_cases()),
-            "leakage_checks": len(case.audit["checks"]),
+            "leakage_checks": len(case.audit["checks"]) - len(undecided),
+            "leakage_undecided": undecided,
             **look_at_holdout(case, recommenders, manifests),
         }
     span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}
