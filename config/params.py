@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -28,6 +28,7 @@ class Simulate(Section):
 class TableFormat(Section):
     """How the files of one table are written. Parquet and JSON need na_values only."""
 
+    key: ClassVar[str] = "ingest.formats"
     encoding: str | None  # None: UTF-8, or UTF-16 or UTF-32 by its byte-order mark
     delimiter: Annotated[str, Field(min_length=1)] | None  # None: found in the header
     quote: Annotated[str, Field(min_length=1, max_length=1)] | None  # None: quotes are letters
@@ -59,10 +60,22 @@ class TableFormat(Section):
         return quote
 
 
+class EventsFormat(TableFormat):
+    key = "ingest.formats.events"
+
+
+class UsersFormat(TableFormat):
+    key = "ingest.formats.users"
+
+
+class ItemsFormat(TableFormat):
+    key = "ingest.formats.items"
+
+
 class TableFormats(Section):
-    events: TableFormat
-    users: TableFormat
-    items: TableFormat
+    events: EventsFormat
+    users: UsersFormat
+    items: ItemsFormat
 
 
 class Ingest(Section):

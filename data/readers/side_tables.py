@@ -32,8 +32,7 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     if table is None:
         return None
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
-    section = "users" if key == USER else "items"
-    table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
+    table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows = table.rows
     rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
     others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
