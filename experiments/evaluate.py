@@ -135,7 +135,8 @@ def log_evaluation(metrics: dict[str, Any]) -> None:
     run.tag(note=description(metrics))
     run.log_json(metrics, "evaluation")
     targets = {target: metrics["targets"][target] for target in TARGETS if target in metrics["targets"]}
-    run.log_figure(plot_by_k(targets), "metrics_by_k")
+    if targets:
+        run.log_figure(plot_by_k(targets), "metrics_by_k")
 
 
 def mlflow_metrics(metrics: dict[str, Any]) -> dict[str, float]:
