@@ -20,6 +20,7 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
+from data.id_columns import id_errors, match_ids, unify_ids
 from data.readers.sources import Source
 from data.readers.table import to_text
 from data.tables import TIME_DTYPE, microseconds
@@ -30,13 +31,17 @@ YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n"
 
 @dataclass(frozen=True)
 class Ingested:
-    """Clean tables; `counts` says where every row of the source went."""
+    """Clean tables; `counts` says where every row of the source went.
+
+    `numeric_ids` names those of user_id and item_id that are numbers; see `data.ids`.
+    """
 
     events: pd.DataFrame
     users: pd.DataFrame
     items: pd.DataFrame
     quarantine: pd.DataFrame
     counts: dict[str, Any]
+    numeric_ids: list[str]
 
 
 def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) -> Ingested:
@@ -47,12 +52,14 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     """
     num_broken = int((source.broken["table"] == "events").sum())
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
-    parsed, reasons = parse_events(source.events, settings.time_unit, context)
+    ids = unify_ids(source)
+    counts |= ids.counts
+    parsed, reasons = parse_events(ids.events, settings.time_unit, context, ids.numeric)
     require_usable_rows(source.events, reasons, num_broken)
-    users, bad_users = clean_side_table(source.users, "users", USER)
-    items, bad_items = clean_side_table(source.items, "items", ITEM)
+    users, bad_users = clean_side_table(source.users, ids.users, "users", USER, ids.numeric)
+    items, bad_items = clean_side_table(source.items, ids.items, "items", ITEM, ids.numeric)
 
-    events = keep_consenting(parsed.drop(index=reasons.index), source.users, counts)
+    events = keep_consenting(parsed.drop(index=reasons.index), ids.users, counts)
     events = keep_positives(events, settings, counts)
     ordered = sort_events(fill_event_ids(events))
     unique, id_conflicts = drop_duplicates(ordered)
@@ -72,7 +79,7 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
         "quarantined_by_reason": {f"{table}: {reason}": int(size) for (table, reason), size in sizes.items()},
         **{name: len(table) for name, table in tables.items()},
     }
-    return Ingested(**tables, quarantine=quarantine, counts=counts)
+    return Ingested(**tables, quarantine=quarantine, counts=counts, numeric_ids=ids.numeric)
 
 
 # Schemas
@@ -130,7 +137,9 @@ def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Seri
 # Parsing
 
 
-def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+def parse_events(
+    raw: pd.DataFrame, time_unit: str, context: Sequence[str], numeric_ids: Sequence[str] = ()
+) -> tuple[pd.DataFrame, pd.Series]:
     """Give every column its type.
 
     Returns the typed events (every column of the schema, and those of `context` that the source has), and why rows are
@@ -143,7 +152,7 @@ def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> t
     events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events)
+    reasons = _unreadable_cells(raw, events, id_errors(events, (USER, ITEM, EVENT_ID), numeric_ids))
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
     for name in context:
@@ -163,9 +172,8 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     return values.where(values.notna() & ~is_blank(values), None)
 
 
-def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame) -> pd.Series:
-    """Reasons for cells that hold something, but not what their column needs."""
-    reasons = pd.Series(dtype=object)
+def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame, reasons: pd.Series) -> pd.Series:
+    """Adds to `reasons` those for cells that hold something, but not what their column needs."""
     for name, kind in ((EVENT_TIME, "time"), (KNOWN_TIME, "time"), (VALUE, "number")):
         wrong = events.index[events[name].isna() & _column(raw, name).notna()].difference(reasons.index)
         reasons = pd.concat([reasons, pd.Series(f"{name} is not a {kind}", index=wrong, dtype=object)])
@@ -192,6 +200,8 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
     rows = raw.loc[reasons.index].astype(object)
     rows = rows.where(rows.notna(), None)
     texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_dict("records")]
+    # Half of a surrogate pair cannot be stored.
+    texts = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
     numbers = reasons.index.to_numpy(dtype="int64")
     return pd.DataFrame({"table": table, "source_row": numbers, "raw": texts, "reason": reasons.to_numpy()})
 
@@ -200,14 +210,31 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
 
 
 def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[str, Any]) -> pd.DataFrame:
-    """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`."""
+    """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`.
+
+    Raises DataError if that leaves none; the message says whether users refuse or their ids differ.
+    """
     consenting = consenting_users(users)
     allowed = pd.Series(True, index=events.index) if consenting is None else events[USER].isin(consenting)
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():
+        require_common_ids(users, events)
         raise DataError(f"ingest: none of {len(events)} events is of a user whose {columns.TRAINING_CONSENT} is true")
     return events[allowed]
+
+
+def require_common_ids(users: pd.DataFrame | None, events: pd.DataFrame) -> None:
+    """Raise a DataError with examples of both if the events hold no user id of the side table."""
+    if users is None:
+        return
+    match = match_ids(users[USER], events[USER])
+    if match["both"] == 0:
+        raise DataError(
+            f"ingest: {USER} differs between users and events: none of {match['ids']} ids of users, such as "
+            f"{match['only_in_table']}, is among the {match['events']} ids of events, such as "
+            f"{match['only_in_events']}; so no user's {columns.TRAINING_CONSENT} is known"
+        )
 
 
 def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
@@ -293,15 +320,29 @@ def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
 # Side tables
 
 
-def clean_side_table(table: pd.DataFrame | None, name: str, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """Drop rows with a missing or repeated id. Returns the table (None if there is none) and the quarantined rows."""
-    if table is None:
+def clean_side_table(
+    raw: pd.DataFrame | None, table: pd.DataFrame | None, name: str, key: str, numeric_ids: Sequence[str] = ()
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Drop rows with an unusable or repeated id. Returns the table (None if there is none) and the quarantined rows.
+
+    Args:
+        raw: the table with ids as the source spells them.
+        table: the same rows with one spelling per id.
+    """
+    if raw is None or table is None:
         return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), name)
     # Sorted by content, so that it does not depend on the file's order which row of a repeated id stays.
-    order = table.astype("string").sort_values([key, *sorted(set(table.columns) - {key})]).index
-    table = table.loc[order]
-    reasons = find_errors(table, pandera.DataFrameSchema({key: pandera.Column(str, [FILLED, UNIQUE])}))
-    return table.drop(index=reasons.index), quarantine_rows(table, reasons, name)
+    order = raw[key].astype("string").sort_values(kind="stable").index
+    by_content = [key, *sorted(set(table.columns) - {key})]
+    table = table.loc[table.loc[order].astype("string").sort_values(by_content, kind="stable").index]
+    reasons = id_errors(table, [key], numeric_ids)
+    errors = find_errors(table, pandera.DataFrameSchema({key: pandera.Column(str, [FILLED, UNIQUE])}))
+    reasons = pd.concat([reasons, errors.drop(reasons.index, errors="ignore")])
+    spelled = raw.loc[table.index, key]
+    is_respelled = spelled != spelled.groupby(table[key]).transform("first")
+    is_repeated = reasons == f"{key} {UNIQUE.name}"
+    reasons[is_repeated & is_respelled[reasons.index]] = f"{key} is another spelling of an id that occurs"
+    return table.drop(index=reasons.index), quarantine_rows(raw, reasons, name)
 
 
 def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from config.params import TableFormat
 from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import mind, movielens, recbole
+from data.readers.cells import join_values, read_trait
 from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
 from data.tables import TIME_DTYPE
 from data.time_columns import read_times
@@ -36,15 +37,20 @@ def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> 
     """Ids as text, other columns as numbers or text."""
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
     table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
-    rows = table.rows
-    rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
-    others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
-    # A declared token is a category even if it is written in digits.
-    typed = {
-        name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
-        for name in others
-    }
-    return replace(table, rows=rows.assign(**typed))
+    rows, notes = _convert_items(table.rows, table.types) if key == ITEM else (_convert_users(table.rows), {})
+    typed = {}
+    for name in rows.columns:
+        if name in (key, RELEASE_TIME):
+            continue
+        # A declared token is a category even if it is written in digits.
+        if name in _ALWAYS_TEXT or table.types.get(name, "").startswith("token"):
+            typed[name] = to_text(rows[name])
+            continue
+        values, list_note = join_values(to_text(rows[name]), is_separated=False)
+        typed[name], note = (values, list_note) if list_note else read_trait(rows[name])
+        if note:
+            notes[name] = note
+    return replace(table, rows=rows.assign(**typed), found={**table.found, "cells": notes})
 
 
 def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
@@ -81,29 +87,26 @@ def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
-    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
+def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)".
+
+    Also returns column -> what was found or changed in its cells.
+    """
+    notes: dict[str, str] = {}
     if GENRES in rows.columns:
         genres = to_text(rows[GENRES])
         if types.get(GENRES) == "token_seq":
             genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
-        rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
+        genres, note = join_values(genres.mask(genres == movielens.NO_GENRES, None), is_separated=True)
+        rows, notes = rows.assign(**{GENRES: genres}), {GENRES: note} if note else {}
     if RELEASE_TIME in rows.columns:
-        rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)})
+        times = read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)
+        unread = rows[RELEASE_TIME][times.isna() & to_text(rows[RELEASE_TIME]).notna()]
+        if len(unread):
+            notes[RELEASE_TIME] = f"{len(unread)} cells are no times and have no value, such as {unread.iloc[0]!r}"
+        rows = rows.assign(**{RELEASE_TIME: times})
     if TITLE in rows.columns and YEAR not in rows.columns:
         year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
         if year.notna().any():
             rows = rows.assign(**{YEAR: pd.to_numeric(year).astype("float64")})
-    return rows
-
-
-def _number_or_text(values: pd.Series) -> pd.Series:
-    """float64 if every value is a number; text otherwise, and for codes with leading zeros and flags."""
-    if values.name in _ALWAYS_TEXT:
-        return to_text(values)
-    text = to_text(values).astype("string").str.strip()
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    is_number = numbers.notna() == text.notna()
-    if text.notna().any() and is_number.all() and not text.str.match(r"0\d").any():
-        return numbers
-    return to_text(values)
+    return rows, notes

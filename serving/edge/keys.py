@@ -24,6 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from config.command import UserError, exits_cleanly
 from config.validation import error_message
 from data.files import write_bytes
+from data.ids import canonical_id
 from serving.edge import settings
 from serving.edge.models import ApiError
 
@@ -58,13 +59,14 @@ class ApiKey(BaseModel):
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
 
-    def permitted_user(self, user_id: str | None) -> str | None:
-        """The user to answer for. Raises ApiError: 403 where the key is for another user."""
+    def permitted_user(self, user_id: str | None, is_numeric: bool = False) -> str | None:
+        """The user to answer for, in the spelling of `data.ids`. Raises ApiError: 403 where the key is for another."""
         if self.user_id is None:
             return user_id
-        if user_id is not None and user_id != self.user_id:
+        own_id = canonical_id(self.user_id, is_numeric)
+        if user_id is not None and user_id != own_id:
             raise ApiError(403, "user_id", "the API key is for one user, and this is another")
-        return self.user_id
+        return own_id
 
 
 KEY_LIST = TypeAdapter(list[ApiKey])
