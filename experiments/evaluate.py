@@ -67,8 +67,10 @@ def evaluate(
     rankings, metrics = _measure(lambda cases: rank(cases, trends), features, items, settings, f"--model {label}")
     if recommender.model.channels:
         frozen = rank(validation.cases(features)["next_item"], recommender.artifact.trends)
-        measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])["next_item"]
-        metrics["targets"]["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
+        measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])
+        if "next_item" in measured:
+            kept = ("users", "cases", "metrics")
+            metrics["targets"]["next_item_frozen"] = {key: measured["next_item"][key] for key in kept}
     fits = {
         cut: json.loads((FITTED / label / cut / "fit.json").read_text(encoding="utf-8")) for cut in ("valid", "test")
     }
@@ -134,7 +136,8 @@ def log_evaluation(metrics: dict[str, Any]) -> None:
     run.tag(note=description(metrics))
     run.log_json(metrics, "evaluation")
     targets = {target: metrics["targets"][target] for target in TARGETS if target in metrics["targets"]}
-    run.log_figure(plot_by_k(targets), "metrics_by_k")
+    if targets:
+        run.log_figure(plot_by_k(targets), "metrics_by_k")
 
 
 def mlflow_metrics(metrics: dict[str, Any]) -> dict[str, float]:
