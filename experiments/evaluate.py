@@ -14,6 +14,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED, METRICS, RANKINGS
+from data import files
 from data.pages import interval_text
 from data.simulator.simulation import Oracle
 from data.times import now_iso
@@ -192,7 +193,7 @@ def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], i
         folder.mkdir(parents=True, exist_ok=True)
     rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
     items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
-    (METRICS / f"{label}.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+    files.write_text(METRICS / f"{label}.json", json.dumps(metrics, indent=1, sort_keys=True))
 
 
 def headline(targets: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from config import params
 from config.paths import EXPERIMENTS, FEATURES, INGESTED, RANKINGS, ROOT, SPLIT
-from data.files import json_hash, read_json
+from data.files import json_hash, read_json, write_text
 from data.tables import read_table
 from data.times import now_iso
 from experiments.leakage import event_order, feature_checks, target_probe
@@ -176,8 +176,8 @@ def result_text(report: Mapping) -> str:
 def write(report: dict) -> None:
     """Write audit.json and audit.html."""
     EXPERIMENTS.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(report), encoding="utf-8")
+    write_text(REPORT, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(PAGE, page(report))
 
 
 def page(report: dict) -> str:
