@@ -6,8 +6,8 @@ Every result depends on the content of the rows only, never on their order in th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
+from data.outliers import find_outliers
 from data.readers.sources import Source
 from data.readers.table import to_text
 from data.tables import TIME_DTYPE, microseconds
-from data.time_columns import EARLIEST, LATEST, read_times
+from data.time_columns import EARLIEST, LATEST, TimeColumn, read_times
+from data.times import now_us
 
 YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
 
@@ -37,6 +39,7 @@ class Ingested:
     items: pd.DataFrame
     quarantine: pd.DataFrame
     counts: dict[str, Any]
+    time_formats: dict[str, str | None] = field(default_factory=dict)  # found in the time columns of the events
 
 
 def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) -> Ingested:
@@ -47,7 +50,12 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     """
     num_broken = int((source.broken["table"] == "events").sum())
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
-    parsed, reasons = parse_events(source.events, settings.time_unit, context)
+    times = read_event_times(source.events, settings)
+    parsed, reasons = parse_events(source.events, times, context, counts, settings.clock_skew_seconds)
+    outliers = find_outliers(
+        parsed.drop(index=reasons.index), settings.outliers, None if source.name == "simulator" else now_us()
+    )
+    reasons = pd.concat([reasons, outliers])
     require_usable_rows(source.events, reasons, num_broken)
     users, bad_users = clean_side_table(source.users, "users", USER)
     items, bad_items = clean_side_table(source.items, "items", ITEM)
@@ -72,7 +80,8 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
         "quarantined_by_reason": {f"{table}: {reason}": int(size) for (table, reason), size in sizes.items()},
         **{name: len(table) for name, table in tables.items()},
     }
-    return Ingested(**tables, quarantine=quarantine, counts=counts)
+    formats = {name: column.found for name, column in times.items()}
+    return Ingested(**tables, quarantine=quarantine, counts=counts, time_formats=formats)
 
 
 # Schemas
@@ -130,8 +139,20 @@ def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Seri
 # Parsing
 
 
-def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
-    """Give every column its type.
+def read_event_times(raw: pd.DataFrame, settings: params.Ingest) -> dict[str, TimeColumn]:
+    """The time columns that the events have, event_time first. Raises DataError if one has no clear format."""
+    written = settings.formats.events
+    return {
+        name: read_times(_column(raw, name), "events", written.time_format, written.timezone)
+        for name in (EVENT_TIME, KNOWN_TIME)
+        if name in raw.columns
+    }
+
+
+def parse_events(
+    raw: pd.DataFrame, times: Mapping[str, TimeColumn], context: Sequence[str], counts: dict[str, Any], skew: float
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Give every column its type. A known time up to `skew` seconds before its event is raised to it, and counted.
 
     Returns the typed events (every column of the schema, and those of `context` that the source has), and why rows are
     unusable: index of the row -> reason.
@@ -139,13 +160,17 @@ def parse_events(raw: pd.DataFrame, time_unit: str, context: Sequence[str]) -> t
     events = pd.DataFrame(index=raw.index)
     for name in (EVENT_ID, USER, ITEM, columns.SESSION):
         events[name] = to_text(_column(raw, name))
-    events[EVENT_TIME] = read_times(_column(raw, EVENT_TIME), time_unit)
-    events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
+    for name in (EVENT_TIME, KNOWN_TIME):
+        events[name] = times[name].times if name in times else pd.Series(pd.NaT, raw.index, TIME_DTYPE)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events)
+    reasons = _unreadable_cells(raw, events, times)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
+    early = events[EVENT_TIME] - events[KNOWN_TIME]
+    skewed = (early > pd.Timedelta(0)) & (early <= pd.Timedelta(seconds=skew))
+    events[KNOWN_TIME] = events[KNOWN_TIME].mask(skewed, events[EVENT_TIME])
+    counts["known_time_raised"] = int(skewed.sum())
     for name in context:
         if name in raw.columns and name not in events.columns:
             events[name] = raw[name]
@@ -163,13 +188,12 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     return values.where(values.notna() & ~is_blank(values), None)
 
 
-def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame) -> pd.Series:
+def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame, times: Mapping[str, TimeColumn]) -> pd.Series:
     """Reasons for cells that hold something, but not what their column needs."""
-    reasons = pd.Series(dtype=object)
-    for name, kind in ((EVENT_TIME, "time"), (KNOWN_TIME, "time"), (VALUE, "number")):
-        wrong = events.index[events[name].isna() & _column(raw, name).notna()].difference(reasons.index)
-        reasons = pd.concat([reasons, pd.Series(f"{name} is not a {kind}", index=wrong, dtype=object)])
-    return reasons
+    wrong = events.index[events[VALUE].isna() & _column(raw, VALUE).notna()]
+    values = pd.Series(f"{VALUE} is not a number", index=wrong, dtype=object)
+    reasons = pd.concat([*(column.problems for column in times.values()), values])
+    return reasons[~reasons.index.duplicated()]
 
 
 def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) -> None:

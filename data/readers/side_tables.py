@@ -13,8 +13,7 @@ from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import movielens, recbole
 from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
-from data.tables import TIME_DTYPE
-from data.time_columns import read_times
+from data.time_columns import EARLIEST_RELEASE, TimeColumn, holds_times, read_times
 
 YEAR = "year"
 REGION = "region"
@@ -36,13 +35,31 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
     rows = table.rows
     rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
-    others = [name for name in rows.columns if name not in (key, RELEASE_TIME)]
+    times = _read_times(rows, table.types, section, table_format)
+    rows = rows.assign(**{name: column.times for name, column in times.items()})
+    others = [name for name in rows.columns if name != key and name not in times]
     # A declared token is a category even if it is written in digits.
     typed = {
         name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
         for name in others
     }
-    return replace(table, rows=rows.assign(**typed))
+    found = {
+        "times": {name: column.found for name, column in times.items()},
+        "no_times": {name: column.problems.value_counts().to_dict() for name, column in times.items()},
+    }
+    return replace(table, rows=rows.assign(**typed), found={**table.found, **found})
+
+
+def _read_times(
+    rows: pd.DataFrame, types: Mapping[str, str], section: str, written: TableFormat
+) -> dict[str, TimeColumn]:
+    """The time columns: release times, and traits that are dates. Cells that are no times have no value."""
+    tokens = [name for name in rows.columns if types.get(name, "").startswith("token")]
+    return {
+        name: read_times(rows[name], section, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)
+        for name in rows.columns
+        if name == RELEASE_TIME or (name not in (*_ALWAYS_TEXT, *tokens) and holds_times(rows[name]))
+    }
 
 
 def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
@@ -78,14 +95,12 @@ def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
-    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
+    """Separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
     if GENRES in rows.columns:
         genres = to_text(rows[GENRES])
         if types.get(GENRES) == "token_seq":
             genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
         rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
-    if RELEASE_TIME in rows.columns:
-        rows = rows.assign(**{RELEASE_TIME: read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)})
     if TITLE in rows.columns and YEAR not in rows.columns:
         year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
         if year.notna().any():
