@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -29,6 +29,7 @@ class Simulate(Section):
 class TableFormat(Section):
     """How the files of one table are written. Parquet and JSON need na_values only."""
 
+    key: ClassVar[str] = "ingest.formats"
     encoding: str | None  # None: UTF-8, or UTF-16 or UTF-32 by its byte-order mark
     delimiter: Annotated[str, Field(min_length=1)] | None  # None: found in the header
     quote: Annotated[str, Field(min_length=1, max_length=1)] | None  # None: quotes are letters
@@ -82,10 +83,22 @@ class TableFormat(Section):
             raise ValueError("expected an IANA name such as UTC or Europe/Berlin") from None
 
 
+class EventsFormat(TableFormat):
+    key = "ingest.formats.events"
+
+
+class UsersFormat(TableFormat):
+    key = "ingest.formats.users"
+
+
+class ItemsFormat(TableFormat):
+    key = "ingest.formats.items"
+
+
 class TableFormats(Section):
-    events: TableFormat
-    users: TableFormat
-    items: TableFormat
+    events: EventsFormat
+    users: UsersFormat
+    items: ItemsFormat
 
 
 class Outliers(Section):
@@ -110,6 +123,8 @@ class Ingest(Section):
     event_types: list[str] | None
     min_value: float | None
     repeats: Literal["first", "last", "all"]
+    max_quarantine: Annotated[float, Field(ge=0, le=1)]  # of the rows of any table; a greater share stops ingest
+    min_matched: Annotated[float, Field(ge=0, le=1)]  # of the events' users and items in a side table; fewer stop it
     clock_skew_seconds: Annotated[float, Field(ge=0)]  # known_time may be so much before event_time: it is raised to it
     outliers: Outliers
 

@@ -1,23 +1,27 @@
-"""Read a source, quarantine bad rows, and write clean events with their users and items."""
+"""Read a source, quarantine bad rows, write clean events with their users and items, and report what was found."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
 from config.paths import INGESTED
+from data import ingest_report
 from data.cleaning import Ingested, clean
 from data.columns import USER
-from data.files import replace_folder, write_json
+from data.files import replace_folder, write_json, write_text
 from data.readers.sources import Source, read_source
 from data.tables import content_hash, write_table
 
 
-def write(folder: Path, result: Ingested, source: Source, settings: params.Params) -> None:
-    """Write the tables and their manifest into `folder`."""
+def write(folder: Path, result: Ingested, source: Source, settings: params.Params, report: dict[str, Any]) -> None:
+    """Write the tables, their manifest and the report into `folder`."""
     tables = {"events": result.events, "users": result.users, "items": result.items}
     manifest = {
         "dataset": settings.dataset,
@@ -35,6 +39,8 @@ def write(folder: Path, result: Ingested, source: Source, settings: params.Param
         if source.oracle is not None:
             source.oracle.save(partial / "oracle.npz")
         write_json(partial / "manifest.json", manifest)
+        write_json(partial / "report.json", report)
+        write_text(partial / "report.html", ingest_report.page(report))
 
 
 @exits_cleanly
@@ -48,12 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     context = settings.featurize.context
     source = read_source(settings.ingest, settings.simulate, settings.seed, context)
     result = clean(source, settings.ingest, context)
-    write(arguments.out, result, source, settings)
+    report = ingest_report.build_report(source, result, settings.dataset)
+    ingest_report.require_limits(report, settings.ingest)
+    write(arguments.out, result, source, settings, report)
+    print(ingest_report.summary(report, pd.Timestamp.now("UTC")))
     counts = result.counts
     print(
-        f"ingested {counts['events']:,} events of {counts['users']:,} users and {counts['items']:,} items from "
-        f"{counts['rows_read']:,} rows ({counts['quarantined']:,} quarantined, {counts['duplicates']:,} duplicates, "
-        f"{counts['repeats_dropped']:,} repeats, {counts['without_consent']:,} without consent) -> {arguments.out}"
+        f"ingested {counts['events']:,} events of {counts['users']:,} users and {counts['items']:,} items -> "
+        f"{arguments.out}; report: {arguments.out / 'report.html'}"
     )
     return 0
 

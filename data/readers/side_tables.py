@@ -31,11 +31,10 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     if table is None:
         return None
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
-    section = "users" if key == USER else "items"
-    table = apply_na_values(table, table_format.na_values, (key,), (TITLE, DESCRIPTION), section)
+    table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows = table.rows
     rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
-    times = _read_times(rows, table.types, section, table_format)
+    times = _read_times(rows, table.types, table_format)
     rows = rows.assign(**{name: column.times for name, column in times.items()})
     others = [name for name in rows.columns if name != key and name not in times]
     # A declared token is a category even if it is written in digits.
@@ -50,10 +49,9 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     return replace(table, rows=rows.assign(**typed), found={**table.found, **found})
 
 
-def _read_times(
-    rows: pd.DataFrame, types: Mapping[str, str], section: str, written: TableFormat
-) -> dict[str, TimeColumn]:
+def _read_times(rows: pd.DataFrame, types: Mapping[str, str], written: TableFormat) -> dict[str, TimeColumn]:
     """The time columns: release times, and traits that are dates. Cells that are no times have no value."""
+    section = written.key.rpartition(".")[2]
     tokens = [name for name in rows.columns if types.get(name, "").startswith("token")]
     return {
         name: read_times(rows[name], section, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)

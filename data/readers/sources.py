@@ -194,4 +194,4 @@ def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
     table = RawTable(path, rows, table.broken, table.header, found=table.found)
-    return apply_na_values(table, table_format.na_values, (USER, ITEM), (columns.EVENT_TYPE,), "events")
+    return apply_na_values(table, table_format, (USER, ITEM), (columns.EVENT_TYPE,))

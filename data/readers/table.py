@@ -232,23 +232,23 @@ def parse_text(path: Path, text: str, header: str, delimiter: str, quote: str | 
     return RawTable(path, number_rows(frame, numbers), lines, tuple(names), found=found)
 
 
-def apply_na_values(
-    table: RawTable, na_values: Collection[str], ids: Sequence[str], text: Collection[str], section: str
-) -> RawTable:
+def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[str], text: Collection[str]) -> RawTable:
     """Empty the cells that hold one of `na_values`, except in the columns `text`.
 
-    A row with one of them as an id is moved to `broken`; `section` is the key of the setting that its reason names.
+    A row with one of them as an id is moved to `broken`.
     """
     rows, is_bad, reasons = table.rows, pd.Series(False, index=table.rows.index), []
     changed = {}
     for name in rows.columns:
         if name in text or rows[name].dtype != object:
             continue
-        tokens = [cell for cell in rows[name].unique() if isinstance(cell, str) and cell.strip() in na_values]
+        tokens = [
+            cell for cell in rows[name].unique() if isinstance(cell, str) and cell.strip() in table_format.na_values
+        ]
         is_na = rows[name].isin(tokens)
         if name in ids:
             bad = rows[name][is_na & ~is_bad]
-            reasons.append(bad.map(f"{name} is {{!r}}, one of ingest.formats.{section}.na_values".format))
+            reasons.append(bad.map(f"{name} is {{!r}}, one of {table_format.key}.na_values".format))
             is_bad |= is_na
         elif is_na.any():
             changed[name] = rows[name].mask(is_na, None)

@@ -34,6 +34,8 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "event_types": None,
         "min_value": None,
         "repeats": "first",
+        "max_quarantine": 1,
+        "min_matched": 0,
         "clock_skew_seconds": 60,
         "outliers": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ingest"]["outliers"],
     }

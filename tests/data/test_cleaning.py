@@ -384,14 +384,18 @@ def test_the_command_writes_and_reports_its_output(tmp_path, params_file, capsys
         "items.parquet",
         "manifest.json",
         "quarantine.parquet",
+        "report.html",
+        "report.json",
         "users.parquet",
     ]
     tables = {name: pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("events", "users", "items")}
     assert manifest["dataset_hash"] == content_hash(tables)
     assert manifest["counts"]["quarantined_by_reason"] == {"events: event_time is not a time": 1}
     said = capsys.readouterr().out
-    assert said.startswith("ingested 2 events of 2 users and 2 items from 3 rows (1 quarantined")
-    assert str(tmp_path / "out") in said
+    assert "events: 3 rows read, 2 kept, 1 quarantined" in said
+    assert said.endswith(
+        f"ingested 2 events of 2 users and 2 items -> {tmp_path / 'out'}; report: {tmp_path / 'out' / 'report.html'}\n"
+    )
 
 
 def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_file, capsys):
