@@ -1,7 +1,7 @@
-"""Write requirements.lock and requirements-serving.lock: the versions that pyproject.toml's needs have here.
+"""Write the lock files: the versions that pyproject.toml's needs have here, with the hashes of their files.
 
 Run by `make lock`: pip first brings the environment to what pyproject.toml asks for, changing as little as it can. A
-package that nothing needs stays out.
+package that nothing needs stays out. uv asks PyPI (or UV_DEFAULT_INDEX) for the hashes of every file of these releases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ LOCKS = {  # file -> (first line, extras of pyproject.toml; "" means its depende
     "requirements.lock": ("Everything the project, its tests and its checks need.", ("", "test", "dev")),
     "requirements-serving.lock": (SERVING, ("serving", "edge")),
 }
+AUDIT = ".ci/audit.lock"  # of the tools of .ci/audit, which has an environment of its own
 NOTE = "# Written by `make lock` from pyproject.toml; do not edit. Change a version there, then run it again.\n"
+SOURCE_ONLY = "antlr4-python3-runtime"  # has no wheel; an old version that DVC's omegaconf needs
 CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")  # a CUDA build of torch requires these, so pip finds them by itself
 
 
@@ -58,14 +60,26 @@ def closure(roots: list[Requirement]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def with_hashes(requirements: str, *options: str) -> str:
+    """These requirements, resolved, each with the hashes of all files of its release."""
+    uv = [sys.executable, "-m", "uv", "--no-config", "pip", "compile", "--quiet", "--python", sys.executable]
+    command = [*uv, "--no-header", "--no-annotate", "--generate-hashes", *options, "-"]
+    return subprocess.run(command, input=requirements, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
+
+
 def main() -> int:
     wanted = sorted({str(each) for _, extras in LOCKS.values() for each in requirements(extras)})
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
     for file, (what, extras) in LOCKS.items():
         pins = closure(requirements(extras))
+        # The builds of torch (CPU, CUDA, platforms) lie on several indexes, and each has its own hash; see SECURITY.md.
+        head = f"# {what}\n{NOTE}# Installed apart, without a hash:\n# torch=={pins.pop('torch')}\n"
+        head += "--only-binary :all:\n" + (f"--no-binary {SOURCE_ONLY}\n" if SOURCE_ONLY in pins else "")
         lines = "".join(f"{name}=={version}\n" for name, version in pins.items())
-        (ROOT / file).write_text(f"# {what}\n{NOTE}{lines}", encoding="utf-8")
-        print(f"Wrote {len(pins)} versions to {file}")
+        (ROOT / file).write_text(head + with_hashes(lines, "--no-deps"), encoding="utf-8")
+        print(f"Wrote {len(pins) + 1} versions to {file}")
+    tools = "".join(f"{each}\n" for each in requirements(("audit",)))
+    (ROOT / AUDIT).write_text(f"# The tools of .ci/audit.\n{NOTE}{with_hashes(tools)}", encoding="utf-8")
     return 0
 
 

@@ -38,9 +38,7 @@ class SdkEngine:
         try:
             from feast import FeatureStore  # an optional dependency, and slow to load
         except ModuleNotFoundError as error:
-            raise StoreError(
-                f"{error}; install Feast: pip install -c requirements.lock 'feast[grpcio]==0.67.*'"
-            ) from None
+            raise StoreError(f"{error}; install Feast: pip install -c <(pip freeze) 'feast[grpcio]==0.67.*'") from None
         self.location = f"feast://{repository}"
         self._lock = threading.RLock()
         self._write_lock = FileLock(repository / ".write.lock", timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import tomllib
 from functools import cache
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import grimp
 import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +27,7 @@ NOT_IMPORTED = {
     "torch-model-archiver": "run as a command",
     "uvloop": "the event loop that uvicorn is told to take",
 }
-# An extra of its own, in no lock: whoever wants it installs it beside requirements.lock.
+# An extra of its own, in no lock: whoever wants it installs it into the same environment.
 OF_AN_EXTRA = {"feast"}
 # Imported inside `fit` of a model that travels to the worker, which never fits; tests/serving/test_package.py proves it.
 FOR_FITTING = {"implicit", "scipy", "threadpoolctl"}
@@ -41,10 +43,14 @@ def lock_module() -> ModuleType:
     return module
 
 
+HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+
+
 def pins(file: str) -> dict[str, str]:
-    """Canonical name -> version; every line must be `name==version`."""
-    lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
+    """Canonical name -> version, torch included."""
+    found = re.findall(r"^(?:# )?([a-z0-9-]+)==(\S+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(found) > 40
+    return dict(found)
 
 
 @cache
@@ -85,6 +91,33 @@ def test_every_requirement_of_pyproject_is_met_by_the_lock() -> None:
 def test_torch_is_pinned_without_a_build() -> None:
     # `2.13.0+cpu` exists on one index only.
     assert all("+" not in version for version in pins("requirements.lock").values())
+
+
+@pytest.mark.parametrize("file", ["requirements.lock", "requirements-serving.lock", ".ci/audit.lock"])
+def test_every_package_of_a_lock_has_hashes(file: str) -> None:
+    lines = [
+        line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if not line.startswith(("#", "--"))
+    ]
+    packages = [number for number, line in enumerate(lines) if "==" in line]
+
+    assert packages
+    assert all(HASH.fullmatch(lines[number + 1]) for number in packages)
+    # Nothing else: no URL, no index, no line without a version.
+    others = [line for line in lines if not HASH.fullmatch(line)]
+    assert not [line for line in others if not re.fullmatch(r"[a-z0-9-]+(\[[a-z,]+\])?==[^ ]+ \\", line)]
+
+
+def test_only_torch_is_installed_without_a_hash() -> None:
+    torch = f"torch=={pins('requirements.lock')['torch']}"
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+
+    assert [line for line in lines if line.startswith("# ") and "==" in line] == [f"# {torch}"]
+    assert torch in yaml.safe_load((ROOT / "python_env.yaml").read_text(encoding="utf-8"))["build_dependencies"]
+    for file in (".ci/install", "serving/Dockerfile"):
+        installs = re.findall(r"pip install (.*)", (ROOT / file).read_text(encoding="utf-8"))
+        assert len(installs) == 2
+        assert "--require-hashes --no-deps" in installs[0]
+        assert "torch" in installs[1]
 
 
 def squashed(modules: set[str]) -> set[str]:

@@ -39,7 +39,7 @@ def read_records(path: Path, table_format: TableFormat, broken: _Broken) -> Iter
     for part in list_parts(path):
         content, encoding = decode(str(part), part.read(), table_format)
         number = 0
-        for number, record in enumerate(_parse(str(part), content, encoding), 1):
+        for number, record in enumerate(parse_objects(str(part), content, encoding), 1):
             if isinstance(record, dict):
                 yield start + number, record
             else:
@@ -55,7 +55,7 @@ def read_json_table(part: Part, content: bytes, encoding: str) -> tuple[pd.DataF
     broken: _Broken = []
     columns: dict[str, list] = {}
     numbers: list[int] = []
-    for number, record in enumerate(_parse(str(part), content, encoding), 1):
+    for number, record in enumerate(parse_objects(str(part), content, encoding), 1):
         if not isinstance(record, dict):
             broken.append((number, *record))
             continue
@@ -90,7 +90,7 @@ def _read_by_arrow(content: bytes) -> pd.DataFrame | None:
     return frame.set_axis(pd.RangeIndex(1, len(frame) + 1, name="source_row"))
 
 
-def _parse(name: str, content: bytes, encoding: str) -> Iterable[dict[str, Any] | tuple[str, str]]:
+def parse_objects(name: str, content: bytes, encoding: str) -> Iterable[dict[str, Any] | tuple[str, str]]:
     """Each object of a file, or the raw text and a reason for what is none."""
     if not content.lstrip().startswith(b"["):
         return (_parse_line(line.decode(), encoding) for line in content.split(b"\n") if line.strip())

@@ -11,7 +11,7 @@ import pandas as pd
 from config.params import TableFormat
 from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
-from data.readers import movielens, recbole
+from data.readers import mind, movielens, recbole
 from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
 from data.time_columns import EARLIEST_RELEASE, TimeColumn, holds_times, read_times
 
@@ -28,8 +28,11 @@ def read_side_table(path: Path, key: str, mapping: Mapping[str, str], table_form
     Returns None if the file holds nothing but ids of another system (MovieTweetings' users).
     """
     table = _read_side(path, key, mapping, table_format)
-    if table is None:
-        return None
+    return None if table is None else convert_side_table(table, key, table_format)
+
+
+def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> RawTable:
+    """Ids as text, other columns as numbers or text."""
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
     table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows = table.rows
@@ -68,6 +71,8 @@ def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: T
         return movielens.items_100k(path, table_format)
     if not is_recbole and is_dat(path):
         return (movielens.users_dat if key == USER else movielens.items_dat)(path, table_format)
+    if key == ITEM and mind.is_news(path):
+        return mind.read_news(path, table_format)
     table = (recbole.read_atomic_file if is_recbole else read_named_columns)(path, table_format)
     header = list(table.rows.columns)
     names = (key, columns.TRAINING_CONSENT) if key == USER else (key, TITLE, GENRES, DESCRIPTION, RELEASE_TIME)

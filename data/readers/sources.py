@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
-from data.readers import movielens, recbole
-from data.readers.side_tables import read_side_table
+from data.readers import mind, movielens, recbole
+from data.readers.exports import EXPORTS, detect_export, read_export
+from data.readers.side_tables import convert_side_table, read_side_table
 from data.readers.table import (
     SUFFIXES,
     RawTable,
@@ -34,7 +35,13 @@ TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSIO
 
 _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
 _SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
-_FILES = {"movielens-100k": "u.data", "movielens-dat": "ratings.dat", "movielens-csv": "ratings.csv"}
+_FILES = {
+    "movielens-100k": "u.data",
+    "movielens-dat": "ratings.dat",
+    "movielens-csv": "ratings.csv",
+    "mind": "behaviors.tsv",
+}
+_BEGINS_LIKE = {"movielens-csv": movielens.is_ratings_csv, "mind": mind.is_behaviors}
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,16 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     check_mapping(ingest.columns, context)
     path = Path(ingest.path).expanduser()
     name = detect_format(path) if ingest.source == "auto" else ingest.source
+    if ingest.source == "auto" and name in EXPORTS and ingest.columns:
+        name = "table"  # the user says which columns to take
     file, side_files = locate_files(path, name)
     events = _read_events(file, name, ingest, context)
     configured = ((USER, ingest.users), (ITEM, ingest.items))
     side_files |= {key: Path(value).expanduser() for key, value in configured if value}
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
+    if events.items is not None and ITEM not in side_tables:
+        side_tables[ITEM] = convert_side_table(RawTable(file, events.items), ITEM, ingest.formats.items)
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [file, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -114,10 +125,10 @@ def _all_broken_lines(tables: Mapping[str, RawTable | None]) -> pd.DataFrame:
 
 
 def detect_format(path: Path) -> str:
-    """The format at a path, a file or a folder: movielens-100k, -dat or -csv, recbole or table."""
+    """The format at a path, a file or a folder, as `ingest.source` names it."""
     if path.is_dir():
         for name, file in _FILES.items():
-            if (path / file).is_file() and (name != "movielens-csv" or movielens.is_ratings_csv(path / file)):
+            if (path / file).is_file() and (name not in _BEGINS_LIKE or _BEGINS_LIKE[name](path / file)):
                 return name
         return "recbole" if any(path.glob(f"*{recbole.INTERACTIONS}")) else "table"
     if path.name == "u.data":
@@ -128,6 +139,8 @@ def detect_format(path: Path) -> str:
         return "movielens-dat"
     if path.suffix == ".csv" and movielens.is_ratings_csv(path):
         return "movielens-csv"
+    if export := "mind" if mind.is_behaviors(path) else detect_export(path):
+        return export
     if read_head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
         return "table"
     suffixes = f"{recbole.INTERACTIONS}, {', '.join(SUFFIXES)}"
@@ -141,12 +154,14 @@ def locate_files(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
         raise DataError(
             f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
         )
-    if name == "table" and file == path:
+    if name in ("table", *EXPORTS) and file == path:
         return file, {}
     side_tables = {}
     for key, patterns in _SIDE_FILES.items():
         if name == "recbole":
             found = [file.with_suffix(recbole.SIDE_SUFFIXES[key])]
+        elif name == "mind":
+            found = [file.with_name(mind.NEWS_FILE)] if key == ITEM else []
         else:
             found = [match for pattern in patterns for match in sorted(file.parent.glob(pattern))]
             found = [match for match in found if match.name.startswith("u.") or match.suffix in (".dat", *SUFFIXES)]
@@ -178,13 +193,14 @@ _READERS: dict[str, Callable[[Path, params.TableFormat], RawTable]] = {
     "movielens-dat": movielens.read_dat,
     "movielens-csv": read_named_columns,
     "recbole": recbole.read_atomic_file,
+    "mind": mind.read_behaviors,
     "table": read_named_columns,
 }
 
 
 def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence[str]) -> RawTable:
     table_format = ingest.formats.events
-    table = _READERS[name](path, table_format)
+    table = read_export(path, name, table_format) if name in EXPORTS else _READERS[name](path, table_format)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
         found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), ingest.columns)
@@ -193,5 +209,5 @@ def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence
     if rows.empty and table.broken.empty:
         raise DataError(f"{path} holds no rows")
     rows = rows.assign(**{column: to_text(rows[column]) for column in (*TEXT_COLUMNS, *context) if column in rows})
-    table = RawTable(path, rows, table.broken, table.header, found=table.found)
+    table = replace(table, rows=rows)
     return apply_na_values(table, table_format, (USER, ITEM), (columns.EVENT_TYPE,))

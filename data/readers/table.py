@@ -30,13 +30,15 @@ MAX_SHOWN = 40  # column names, and characters of a name, that an error message 
 # Compared in lower case without punctuation, and without RecBole's ":token".
 ALIASES = {
     columns.EVENT_ID: "eventid messageid",
-    columns.USER: "userid user uid customerid customer visitorid memberid",
-    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku",
-    columns.EVENT_TIME: "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp",
+    columns.USER: "userid user uid customerid customer visitorid memberid reviewerid userpseudoid",
+    columns.ITEM: "itemid item iid movieid productid trackid articleid bookid songid asin sku videoid businessid parentasin",
+    columns.EVENT_TIME: (
+        "eventtime timestamp time ts datetime date eventtimestamp unixtimestamp ratingtimestamp unixreviewtime tdat"
+    ),
     columns.KNOWN_TIME: "knowntime receivedat ingestedat",
-    columns.EVENT_TYPE: "eventtype event action type behavior behaviour",
-    columns.VALUE: "value rating score stars",
-    columns.SESSION: "sessionid session",
+    columns.EVENT_TYPE: "eventtype event eventname action type behavior behaviour",
+    columns.VALUE: "value rating score stars overall",
+    columns.SESSION: "sessionid session usersession",
     columns.TITLE: "title movietitle name itemname productname",
     columns.GENRES: "genres genre categories category",
     columns.DESCRIPTION: "description summary overview abstract",
@@ -66,6 +68,7 @@ class RawTable:
     types: Mapping[str, str] = field(default_factory=dict)  # column -> RecBole type, if the format declares it
     # What the reader found or used: files, format, compression, encoding, delimiter, quote, rows (read, with broken)
     found: Mapping[str, Any] = field(default_factory=dict)
+    items: pd.DataFrame | None = None  # what the rows of events say about items: item_id and traits
 
 
 def read_head(path: Path) -> bytes:

@@ -1,0 +1,268 @@
+"""Read event logs that are known by the fields of their records: exports of tracking tools and public datasets.
+
+A column comes from a field of the record, or of the elements of an array in it, each of which is one event. A record
+without an item, such as a page view, is no interaction: it is left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from config.params import TableFormat
+from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_TIME, SESSION, TITLE, USER, VALUE
+from data.files import DataError
+from data.readers.encodings import decode
+from data.readers.json_records import is_json
+from data.readers.nested import RECORD, Broken, fit_table, read_json_shape, read_parquet_shape, unnest, values_at
+from data.readers.packed import list_parts, read_head
+from data.readers.table import RawTable, broken_lines, facts, number_rows, read_named_columns
+from data.time_columns import read_times
+
+BRAND, PRICE, DEVICE = "brand", "price", "device"
+ITEM_TRAITS = (TITLE, GENRES, BRAND, PRICE)
+HEAD_BYTES = 1 << 20
+PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Which fields every record has, and our column -> paths of fields, of which the first that is not blank counts.
+
+    A path such as `events[].aid` leads into the elements of `array`, each of which is one event.
+    """
+
+    marks: str
+    columns: dict[str, str]
+    array: str = ""
+    integers: str = ""  # paths that JSON usually writes as integers
+    blank: tuple[str, ...] = ()  # texts for no value
+    levels: str | None = None  # what separates the levels of a category
+    calls: tuple[str, ...] = ()  # what the field `type` holds
+
+
+EXPORTS = {
+    # https://github.com/otto-de/recsys-dataset. All that is known of a person is one session.
+    "otto": Export(
+        "session events",
+        {USER: "session", ITEM: "events[].aid", EVENT_TIME: "events[].ts", EVENT_TYPE: "events[].type"},
+        array="events",
+        integers="session events[].aid events[].ts",
+    ),
+    # https://www.twilio.com/docs/segment/connections/spec/track and .../spec/ecommerce/v2, as written by its storage
+    # destinations. RudderStack has the same fields.
+    "segment": Export(
+        "messageId type",
+        {
+            EVENT_ID: "messageId",
+            USER: "userId anonymousId",
+            ITEM: "properties.products[].product_id properties.products[].sku properties.product_id properties.sku",
+            EVENT_TIME: "timestamp originalTimestamp",
+            KNOWN_TIME: "receivedAt",
+            EVENT_TYPE: "event type",
+            DEVICE: "context.device.type",
+            TITLE: "properties.products[].name properties.name",
+            GENRES: "properties.products[].category properties.category",
+            BRAND: "properties.products[].brand properties.brand",
+            PRICE: "properties.products[].price properties.price",
+        },
+        array="properties.products",
+        calls=("track", "page", "screen", "identify", "group", "alias"),
+    ),
+    # https://www.twilio.com/docs/segment/connections/storage/warehouses/schema: the table of one event
+    "segment-warehouse": Export(
+        "anonymous_id received_at event",
+        {
+            EVENT_ID: "id",
+            USER: "user_id anonymous_id",
+            ITEM: "product_id sku",
+            EVENT_TIME: "timestamp original_timestamp",
+            KNOWN_TIME: "received_at",
+            EVENT_TYPE: "event_text event",
+            DEVICE: "context_device_type",
+            TITLE: "name",
+            GENRES: "category",
+            BRAND: "brand",
+            PRICE: "price",
+        },
+    ),
+    # https://support.google.com/analytics/answer/7029846: [GA4] BigQuery Export schema
+    "ga4": Export(
+        "event_timestamp event_name event_params",
+        {
+            USER: "user_id user_pseudo_id",
+            ITEM: "items[].item_id",
+            EVENT_TIME: "event_timestamp",
+            EVENT_TYPE: "event_name",
+            DEVICE: "device.category",
+            TITLE: "items[].item_name",
+            GENRES: "items[].item_category",
+            BRAND: "items[].item_brand",
+            PRICE: "items[].price",
+        },
+        array="items",
+        blank=("(not set)", "(not provided)"),
+    ),
+    # https://www.kaggle.com/datasets/mkechinov/ecommerce-behavior-data-from-multi-category-store
+    "rees46": Export(
+        "event_time event_type product_id category_code user_id user_session",
+        {
+            USER: "user_id",
+            ITEM: "product_id",
+            EVENT_TIME: "event_time",
+            EVENT_TYPE: "event_type",
+            SESSION: "user_session",
+            GENRES: "category_code",
+            BRAND: "brand",
+            PRICE: "price",
+        },
+        levels=".",
+    ),
+    # https://amazon-reviews-2023.github.io: asin is a variant of the product parent_asin
+    "amazon-2023": Export(
+        "parent_asin asin user_id timestamp rating",
+        {USER: "user_id", ITEM: "parent_asin", EVENT_TIME: "timestamp", VALUE: "rating"},
+    ),
+    # https://kuairec.com: time and date are the timestamp in Beijing's time
+    "kuairec": Export(
+        "user_id video_id timestamp watch_ratio",
+        {USER: "user_id", ITEM: "video_id", EVENT_TIME: "timestamp", VALUE: "watch_ratio"},
+    ),
+}
+
+
+def detect_export(path: Path) -> str | None:
+    """The name of the export that a file holds, by the fields of its first record; None for another file."""
+    fields = _first_record(path)
+    for name, export in EXPORTS.items():
+        is_call = not export.calls or fields.get("type") in export.calls
+        if is_call and fields.keys() >= set(export.marks.split()) and isinstance(fields.get(export.array, []), list):
+            return name
+    return None
+
+
+def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
+    """The events of an export under our names, without those that have no item; and what they say about items."""
+    export = EXPORTS[name]
+    tables: list[pa.Table] = []
+    broken: Broken = []
+    try:
+        for records in _read_tables(path, _shape(export), table_format, broken):
+            tables.append(flatten(records, export))
+    except (ValueError, RecursionError, OSError) as error:  # Arrow's errors are ValueErrors
+        raise DataError(f"{path} cannot be read as {name}: {' '.join(str(error).split())}") from None
+    events = pa.concat_tables(tables)
+    is_other = pc.is_null(events[ITEM])
+    if EVENT_TYPE in export.columns:
+        is_other = pc.and_(is_other, pc.is_valid(events[EVENT_TYPE]))  # without both, a record is not whole
+    others = events.filter(is_other).to_pandas().value_counts(EVENT_TYPE if EVENT_TYPE in export.columns else ITEM)
+    rows = events.filter(pc.invert(is_other)).to_pandas()
+    rows = number_rows(rows) if export.array else rows.set_index(RECORD)
+    traits = [name for name in ITEM_TRAITS if name in rows]
+    return RawTable(
+        path,
+        rows.drop(columns=traits),
+        broken_lines(*zip(*broken, strict=True)) if broken else broken_lines(),
+        found=facts(path, name, len(events) + len(broken), without_item=others.to_dict()),
+        items=newest_traits(rows, traits) if traits else None,
+    )
+
+
+def flatten(records: pa.Table, export: Export) -> pa.Table:
+    """One row per element of the export's array, or without elements, or without an array, one row per record.
+
+    An element of an array gets the id of its record and its position: `m1#2`.
+    """
+    lists = values_at(records, export.array) if export.array else pa.nulls(len(records), pa.list_(pa.null()))
+    elements, parents, positions = unnest(lists)
+
+    def read(path: str) -> pa.Array:
+        _, is_element, inner = path.partition("[].")
+        return values_at(elements, inner) if is_element else values_at(records, path).take(parents)
+
+    columns = {ours: _first_of(map(read, paths.split()), export.blank) for ours, paths in export.columns.items()}
+    if EVENT_ID in columns:
+        numbered = pc.binary_join_element_wise(columns[EVENT_ID], pa.array(positions + 1).cast(pa.string()), "#")
+        columns[EVENT_ID] = pc.if_else(elements.is_valid(), numbered, columns[EVENT_ID])
+    if export.levels:
+        columns[GENRES] = pc.replace_substring(columns[GENRES], export.levels, "|")
+    return pa.table(columns | {RECORD: read(RECORD)})
+
+
+def newest_traits(events: pd.DataFrame, traits: list[str]) -> pd.DataFrame:
+    """One row per item: of each trait the newest value that is not null."""
+    times = read_times(events[EVENT_TIME], "auto").sort_values(kind="stable", na_position="first")
+    return number_rows(events.loc[times.index].groupby(ITEM)[traits].last().reset_index())
+
+
+def _first_of(columns: Iterable[pa.Array], blank: tuple[str, ...]) -> pa.Array:
+    empty = pa.array(["", *blank])
+    return pc.coalesce(*(pc.if_else(pc.is_in(pc.utf8_trim_whitespace(each), empty), None, each) for each in columns))
+
+
+def _shape(export: Export) -> dict[str, Any]:
+    """The shape of the records that holds every path."""
+    shape: dict[str, Any] = {}
+    for ours, paths in export.columns.items():
+        for path in paths.split():
+            *parents, last = path.split(".")
+            place = shape
+            for name in parents:
+                place = place.setdefault(name.removesuffix("[]"), [{}] if name.endswith("[]") else {})
+                place = place[0] if isinstance(place, list) else place
+            kind = float if ours == PRICE else object if ours in ITEM_TRAITS else str
+            place[last] = int if path in export.integers.split() else kind
+    return shape
+
+
+def _read_tables(path: Path, shape: dict[str, Any], table_format: TableFormat, broken: Broken) -> Iterator[pa.Table]:
+    """The records of all files at a path, numbered through all of them."""
+    number = 0
+    for part in list_parts(path):
+        head = read_head(part)
+        bad: Broken = []
+        if head.startswith(PARQUET_MAGIC):
+            tables = read_parquet_shape(part.read(), shape)
+        elif is_json(head):
+            tables = read_json_shape(str(part), *decode(str(part), part.read(), table_format), shape, bad)
+        else:
+            table = read_named_columns(part.path, table_format)
+            names = [name for name in shape if name in table.rows]
+            fitted = fit_table(pa.Table.from_pandas(table.rows[names], preserve_index=False), shape)
+            tables = iter([fitted.append_column(RECORD, pa.array(table.rows.index))])
+            bad = list(table.broken[["source_row", "raw", "reason"]].itertuples(index=False, name=None))
+        last = number
+        for records in tables:
+            numbers = pc.add(records[RECORD], number)
+            last = max(last, pc.max(numbers).as_py() or 0)
+            yield records.set_column(records.schema.get_field_index(RECORD), RECORD, numbers)
+        broken += [(number + record, text, reason) for record, text, reason in bad]
+        number = max([last, *(number + record for record, _, _ in bad)])
+
+
+def _first_record(path: Path) -> dict[str, Any]:
+    """The first record of JSON; of Parquet and other tables, the columns, with [] for an array and null for others."""
+    part = list_parts(path)[0]
+    head = part.read(HEAD_BYTES)
+    if head.startswith(PARQUET_MAGIC):
+        with suppress(pa.ArrowException, OSError):  # a damaged file is refused when it is read
+            return {each.name: [] if pa.types.is_list(each.type) else None for each in pq.read_schema(part.path)}
+        return {}
+    text = head.decode(errors="replace").lstrip("\ufeff \r\n\t")
+    if not is_json(head):
+        return dict.fromkeys(name.strip('" ') for name in re.split(r"[,;\t|]", text.split("\n")[0].strip()))
+    try:
+        record, _ = json.JSONDecoder().raw_decode(text.lstrip("[ \r\n\t"))
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
