@@ -15,7 +15,7 @@ from data.readers import nested
 from data.readers.encodings import decode
 from data.readers.nested import read_json_shape, unnest, values_at
 
-FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[])
+FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 SHAPE = {"id": int, "note": object, "parts": [{"sku": str, "price": float}]}
 
 texts = st.none() | st.text('a7é😀"\\\n\t\0 {[', max_size=3)
