@@ -24,7 +24,16 @@ from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_T
 from data.files import DataError
 from data.readers.encodings import decode
 from data.readers.json_records import is_json
-from data.readers.nested import RECORD, Broken, fit_table, read_json_shape, read_parquet_shape, unnest, values_at
+from data.readers.nested import (
+    RECORD,
+    Broken,
+    fit_table,
+    read_json_shape,
+    read_parquet_shape,
+    shape_of,
+    unnest,
+    values_at,
+)
 from data.readers.packed import list_parts, read_head
 from data.readers.table import RawTable, broken_lines, facts, number_rows, read_named_columns
 from data.time_columns import read_times
@@ -166,6 +175,10 @@ def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
     if EVENT_TYPE in export.columns:
         is_other = pc.and_(is_other, pc.is_valid(events[EVENT_TYPE]))  # without both, a record is not whole
     others = events.filter(is_other).to_pandas().value_counts(EVENT_TYPE if EVENT_TYPE in export.columns else ITEM)
+    if export.array:
+        with suppress(pa.ArrowInvalid):  # as text, epochs would take most of the memory
+            at = events.column_names.index(EVENT_TIME)
+            events = events.set_column(at, EVENT_TIME, events[EVENT_TIME].cast(pa.int64()))
     rows = events.filter(pc.invert(is_other)).to_pandas()
     rows = number_rows(rows) if export.array else rows.set_index(RECORD)
     traits = [name for name in ITEM_TRAITS if name in rows]
@@ -212,18 +225,10 @@ def _first_of(columns: Iterable[pa.Array], blank: tuple[str, ...]) -> pa.Array:
 
 
 def _shape(export: Export) -> dict[str, Any]:
-    """The shape of the records that holds every path."""
-    shape: dict[str, Any] = {}
-    for ours, paths in export.columns.items():
-        for path in paths.split():
-            *parents, last = path.split(".")
-            place = shape
-            for name in parents:
-                place = place.setdefault(name.removesuffix("[]"), [{}] if name.endswith("[]") else {})
-                place = place[0] if isinstance(place, list) else place
-            kind = float if ours == PRICE else object if ours in ITEM_TRAITS else str
-            place[last] = int if path in export.integers.split() else kind
-    return shape
+    """The shape of the records: the fields of every path with the type that they usually have."""
+    special = {PRICE: float} | dict.fromkeys(ITEM_TRAITS[:-1], object)
+    kinds = {path: special.get(ours, str) for ours, paths in export.columns.items() for path in paths.split()}
+    return shape_of(kinds | dict.fromkeys(export.integers.split(), int))
 
 
 def _read_tables(path: Path, shape: dict[str, Any], table_format: TableFormat, broken: Broken) -> Iterator[pa.Table]:

@@ -7,11 +7,12 @@ type that it usually has. A cell of type `object` may also hold an object or an 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as arrow_json
@@ -67,6 +68,36 @@ def read_parquet_shape(content: bytes, shape: dict[str, Any]) -> Iterator[pa.Tab
     for batch in source.iter_batches(columns=[name for name in shape if name in source.schema_arrow.names]):
         yield _number(fit_table(pa.table(batch), shape), number)
         number += len(batch)
+
+
+def add_nested_columns(rows: pd.DataFrame, paths: Iterable[str]) -> pd.DataFrame:
+    """A table with a column for each path, such as `user.id`, that leads into a column of JSON text.
+
+    A cell is null where the JSON lacks the field, or is none.
+    """
+    for path in paths:
+        root, _, inner = path.partition(".")
+        if not inner or path in rows or root not in rows:
+            continue
+        lines = rows[root].fillna("{}").astype(str).str.replace("\n", " ").str.strip()
+        content = "\n".join(lines.where(lines != "", "{}")).encode()
+        tables = list(read_json_shape(root, content, "utf-8", shape_of({inner: object}), []))
+        cells = pd.concat([values_at(table, inner).to_pandas().set_axis(table[RECORD].to_pandas()) for table in tables])
+        rows = rows.assign(**{path: cells.reindex(range(1, len(rows) + 1)).to_numpy()})
+    return rows
+
+
+def shape_of(paths: Mapping[str, type]) -> dict[str, Any]:
+    """The shape of records with the fields at these paths; `events[].aid` leads into an array."""
+    shape: dict[str, Any] = {}
+    for path, kind in paths.items():
+        *parents, last = path.split(".")
+        place = shape
+        for name in parents:
+            place = place.setdefault(name.removesuffix("[]"), [{}] if name.endswith("[]") else {})
+            place = place[0] if isinstance(place, list) else place
+        place[last] = kind
+    return shape
 
 
 def fit_table(table: pa.Table, shape: dict[str, Any]) -> pa.Table:

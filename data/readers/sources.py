@@ -15,6 +15,7 @@ from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
 from data.readers import mind, movielens, recbole
 from data.readers.exports import EXPORTS, detect_export, read_export
+from data.readers.nested import add_nested_columns
 from data.readers.side_tables import convert_side_table, read_side_table
 from data.readers.table import (
     SUFFIXES,
@@ -203,6 +204,8 @@ def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence
     table = read_export(path, name, table_format) if name in EXPORTS else _READERS[name](path, table_format)
     rows = table.rows
     if name in MAPPABLE_FORMATS:
+        rows = add_nested_columns(rows, ingest.columns.values())
+        table = replace(table, rows=rows, header=tuple(rows.columns))
         found = map_columns(table, (*EVENT_COLUMNS, *context), (USER, ITEM, EVENT_TIME), ingest.columns)
         recbole.require_tokens(path, found, table.types)
         rows = pd.DataFrame({ours: rows[theirs] for ours, theirs in found.items()})

@@ -92,9 +92,9 @@ def test_each_event_of_an_otto_session_is_a_row(tmp_path, read_from):
 
     assert source.name == "otto"
     assert columns(source, "user_id", "item_id", "event_time", "event_type", "record") == [
-        ("12899779", "59625", "1661724000278", "clicks", 1),
-        ("12899779", "1142000", "1661724000378", "carts", 1),
-        ("12899780", "59625", "1661724000478", "orders", 2),
+        ("12899779", "59625", 1661724000278, "clicks", 1),
+        ("12899779", "1142000", 1661724000378, "carts", 1),
+        ("12899780", "59625", 1661724000478, "orders", 2),
     ]
     assert source.events.index.tolist() == [1, 2, 3]
 
@@ -237,9 +237,9 @@ def test_ga4_reads_alike_from_json_lines_and_parquet(tmp_path, read_from):
 
         assert source.name == "ga4"
         assert columns(source, "user_id", "item_id", "event_time", "event_type", "device") == [
-            ("1026454.4271112504", "G906", "1612069510766593", "view_item", "mobile"),
-            ("u7", "G1", "1612069510766594", "purchase", "mobile"),
-            ("u7", "G906", "1612069510766594", "purchase", "mobile"),
+            ("1026454.4271112504", "G906", 1612069510766593, "view_item", "mobile"),
+            ("u7", "G1", 1612069510766594, "purchase", "mobile"),
+            ("u7", "G906", 1612069510766594, "purchase", "mobile"),
         ]
         assert source.found["events"]["without_item"] == {"page_view": 1, "select_item": 1}
         items = source.items.set_index("item_id")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import params
 from config.params import TableFormat
 from data.files import DataError
 from data.readers import nested
 from data.readers.encodings import decode
-from data.readers.nested import read_json_shape, unnest, values_at
+from data.readers.nested import add_nested_columns, read_json_shape, unnest, values_at
+from data.readers.sources import read_source
+
+ROOT = Path(__file__).resolve().parents[3]
 
 FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 SHAPE = {"id": int, "note": object, "parts": [{"sku": str, "price": float}]}
@@ -134,3 +140,54 @@ def test_a_nested_field_of_a_null_object_is_null():
     table = pa.table({"a": pa.array([{"b": {"c": 1}}, None, {"b": None}])})
 
     assert values_at(table, "a.b.c").to_pylist() == [1, None, None]
+
+
+def test_a_path_leads_into_a_column_of_json_text():
+    cells = [
+        '{"id": 9007199254740993, "plan": {"name": "free"}}',
+        None,
+        "",
+        "no JSON",
+        '{"id": "u\\n2"}',
+        '{\n"id": 3}',
+        "[1]",
+    ]
+    rows = pd.DataFrame({"user": cells, "when": range(7)})
+
+    nested = add_nested_columns(rows, ["user.id", "user.plan.name", "when", "other.id"])
+
+    assert list(nested.columns) == ["user", "when", "user.id", "user.plan.name"]
+    nested = nested.astype(object).where(nested.notna(), None)
+    assert nested["user.id"].tolist() == ["9007199254740993", None, None, None, "u\n2", "3", None]
+    assert nested["user.plan.name"].tolist() == ["free", *[None] * 6]
+
+
+def test_a_column_whose_name_holds_a_dot_stays_as_it_is():
+    rows = pd.DataFrame({"user": ['{"id": 1}'], "user.id": ["7"]})
+
+    assert add_nested_columns(rows, ["user.id"]) is rows
+
+
+def test_nested_fields_can_be_mapped(tmp_path, ingest_settings):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        'user,properties,ts\n"{""id"": 5}","{""sku"": ""a""}",1700000000\nbroken,"{""sku"": ""b""}",1700000001\n',
+        encoding="utf-8",
+    )
+    settings = ingest_settings(path=str(path), columns={"user_id": "user.id", "item_id": "properties.sku"})
+
+    events = read_source(settings, params.load(ROOT / "params.yaml").simulate, 0).events
+
+    assert events[["user_id", "item_id"]].astype(object).to_numpy().tolist() == [["5", "a"], [None, "b"]]
+
+
+def test_a_path_that_leads_nowhere_is_refused(tmp_path, ingest_settings):
+    path = tmp_path / "log.csv"
+    path.write_text('user,item_id,ts\n"{""id"": 5}",a,1700000000\n', encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"ingest\.columns\.user_id is 'person\.id'; the file holds 'user'"):
+        read_source(
+            ingest_settings(path=str(path), columns={"user_id": "person.id"}),
+            params.load(ROOT / "params.yaml").simulate,
+            0,
+        )
