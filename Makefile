@@ -95,6 +95,17 @@ rollout: $(STAMP) ## roll out a new champion by shadow and canary; rolls back if
 rollback: $(STAMP) ## go back to the previous champion
 	@$(PY) -m serving.deploy --rollback
 
+.PHONY: backup
+backup: export GIVEN_TO = $(call given,TO)
+backup: $(STAMP) ## save state/ in one archive, while the platform runs [TO=folder or file.tar.gz]
+	@$(PY) -m serving.backup save $${GIVEN_TO:+"$$GIVEN_TO"}
+
+.PHONY: restore
+restore: export GIVEN_FROM = $(call given,FROM)
+restore: export GIVEN_REPLACE = $(call given,REPLACE)
+restore: $(STAMP) ## restore state/ from an archive: FROM=file.tar.gz [REPLACE=1 keeps a present state aside]
+	@$(PY) -m serving.backup restore $${GIVEN_REPLACE:+--replace} $${GIVEN_FROM:+-- "$$GIVEN_FROM"}
+
 .PHONY: stop
 stop: ## stop MLflow and TorchServe
 	@.ci/ui stop

@@ -34,7 +34,7 @@ CONTENT_WIDTH = 32
 PLANS, GENRES = ("free", "trial", "paid"), ("Drama", "Comedy", "Horror", "Crime")
 # What featurize writes next to the arrays for data without side tables.
 NO_SIDES = {
-    "dataset_hash": "synthetic", "split_id": "none", "repeats": "first", "encoders": {"traits": [], "context": []},
+    "dataset_hash": "synthetic", "split_id": "none", "numeric_ids": [], "repeats": "first", "encoders": {"traits": [], "context": []},
     "trait_sizes": [], "context_sizes": [],
 }  # fmt: skip
 

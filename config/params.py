@@ -116,7 +116,7 @@ class Outliers(Section):
 class Ingest(Section):
     source: Literal[
         "auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
-        "segment-warehouse", "ga4", "rees46", "amazon-2023", "kuairec", "table",
+        "segment-warehouse", "ga4", "rees46", "table",
     ]  # fmt: skip
     path: str | None
     users: str | None

@@ -44,6 +44,11 @@ def state() -> Path:
     return Path(os.environ.get(STATE) or PROJECT / "state")
 
 
+def backups() -> Path:
+    """Where `make backup` writes unless another place is given."""
+    return PROJECT / "backups"
+
+
 def mlflow_database() -> Path:
     """Runs, models and aliases; their artifacts lie next to it in `mlartifacts/`."""
     return state() / "mlflow.db"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
+from data.id_columns import id_errors, match_ids, unify_ids
 from data.outliers import find_outliers
 from data.readers.sources import Source
 from data.readers.table import to_text
@@ -32,13 +33,17 @@ YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n"
 
 @dataclass(frozen=True)
 class Ingested:
-    """Clean tables; `counts` says where every row of the source went."""
+    """Clean tables; `counts` says where every row of the source went.
+
+    `numeric_ids` names those of user_id and item_id that are numbers; see `data.ids`.
+    """
 
     events: pd.DataFrame
     users: pd.DataFrame
     items: pd.DataFrame
     quarantine: pd.DataFrame
     counts: dict[str, Any]
+    numeric_ids: list[str]
     time_formats: dict[str, str | None] = field(default_factory=dict)  # found in the time columns of the events
 
 
@@ -50,17 +55,17 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     """
     num_broken = int((source.broken["table"] == "events").sum())
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
-    times = read_event_times(source.events, settings)
-    parsed, reasons = parse_events(source.events, times, context, counts, settings.clock_skew_seconds)
-    outliers = find_outliers(
-        parsed.drop(index=reasons.index), settings.outliers, None if source.name == "simulator" else now_us()
-    )
-    reasons = pd.concat([reasons, outliers])
+    ids = unify_ids(source)
+    counts |= ids.counts
+    times = read_event_times(source.events, settings, counts)
+    parsed, reasons = parse_events(ids.events, times, context, ids.numeric)
+    now = None if source.name == "simulator" else now_us()
+    reasons = pd.concat([reasons, find_outliers(parsed.drop(index=reasons.index), settings.outliers, now)])
     require_usable_rows(source.events, reasons, num_broken)
-    users, bad_users = clean_side_table(source.users, "users", USER)
-    items, bad_items = clean_side_table(source.items, "items", ITEM)
+    users, bad_users = clean_side_table(source.users, ids.users, "users", USER, ids.numeric)
+    items, bad_items = clean_side_table(source.items, ids.items, "items", ITEM, ids.numeric)
 
-    events = keep_consenting(parsed.drop(index=reasons.index), source.users, counts)
+    events = keep_consenting(parsed.drop(index=reasons.index), ids.users, counts)
     events = keep_positives(events, settings, counts)
     ordered = sort_events(fill_event_ids(events))
     unique, id_conflicts = drop_duplicates(ordered)
@@ -81,7 +86,7 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
         **{name: len(table) for name, table in tables.items()},
     }
     formats = {name: column.found for name, column in times.items()}
-    return Ingested(**tables, quarantine=quarantine, counts=counts, time_formats=formats)
+    return Ingested(**tables, quarantine=quarantine, counts=counts, numeric_ids=ids.numeric, time_formats=formats)
 
 
 # Schemas
@@ -139,20 +144,31 @@ def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Seri
 # Parsing
 
 
-def read_event_times(raw: pd.DataFrame, settings: params.Ingest) -> dict[str, TimeColumn]:
-    """The time columns that the events have, event_time first. Raises DataError if one has no clear format."""
+def read_event_times(raw: pd.DataFrame, settings: params.Ingest, counts: dict[str, Any]) -> dict[str, TimeColumn]:
+    """The time columns that the events have, event_time first. Adds to `counts`.
+
+    A known time that is earlier than its event by no more than the clock skew is raised to it.
+    Raises DataError if a column has no clear format.
+    """
     written = settings.formats.events
-    return {
-        name: read_times(_column(raw, name), "events", written.time_format, written.timezone)
+    times = {
+        name: read_times(_column(raw, name).rename(name), "events", written.time_format, written.timezone)
         for name in (EVENT_TIME, KNOWN_TIME)
         if name in raw.columns
     }
+    counts["known_time_raised"] = 0
+    if KNOWN_TIME in times:
+        happened, known = times[EVENT_TIME].times, times[KNOWN_TIME].times
+        skewed = (known < happened) & (happened - known <= pd.Timedelta(seconds=settings.clock_skew_seconds))
+        times[KNOWN_TIME] = replace(times[KNOWN_TIME], times=known.mask(skewed, happened))
+        counts["known_time_raised"] = int(skewed.sum())
+    return times
 
 
 def parse_events(
-    raw: pd.DataFrame, times: Mapping[str, TimeColumn], context: Sequence[str], counts: dict[str, Any], skew: float
+    raw: pd.DataFrame, times: Mapping[str, TimeColumn], context: Sequence[str], numeric_ids: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Give every column its type. A known time up to `skew` seconds before its event is raised to it, and counted.
+    """Give every column its type.
 
     Returns the typed events (every column of the schema, and those of `context` that the source has), and why rows are
     unusable: index of the row -> reason.
@@ -164,13 +180,9 @@ def parse_events(
         events[name] = times[name].times if name in times else pd.Series(pd.NaT, raw.index, TIME_DTYPE)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events, times)
+    reasons = _unreadable_cells(raw, events, times, id_errors(events, (USER, ITEM, EVENT_ID), numeric_ids))
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
-    early = events[EVENT_TIME] - events[KNOWN_TIME]
-    skewed = (early > pd.Timedelta(0)) & (early <= pd.Timedelta(seconds=skew))
-    events[KNOWN_TIME] = events[KNOWN_TIME].mask(skewed, events[EVENT_TIME])
-    counts["known_time_raised"] = int(skewed.sum())
     for name in context:
         if name in raw.columns and name not in events.columns:
             events[name] = raw[name]
@@ -188,11 +200,13 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     return values.where(values.notna() & ~is_blank(values), None)
 
 
-def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame, times: Mapping[str, TimeColumn]) -> pd.Series:
-    """Reasons for cells that hold something, but not what their column needs."""
+def _unreadable_cells(
+    raw: pd.DataFrame, events: pd.DataFrame, times: Mapping[str, TimeColumn], reasons: pd.Series
+) -> pd.Series:
+    """Adds to `reasons` those for cells that hold something, but not what their column needs."""
     wrong = events.index[events[VALUE].isna() & _column(raw, VALUE).notna()]
     values = pd.Series(f"{VALUE} is not a number", index=wrong, dtype=object)
-    reasons = pd.concat([*(column.problems for column in times.values()), values])
+    reasons = pd.concat([reasons, *(column.problems for column in times.values()), values])
     return reasons[~reasons.index.duplicated()]
 
 
@@ -216,6 +230,8 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
     rows = raw.loc[reasons.index].astype(object)
     rows = rows.where(rows.notna(), None)
     texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows.to_dict("records")]
+    # Half of a surrogate pair cannot be stored.
+    texts = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
     numbers = reasons.index.to_numpy(dtype="int64")
     return pd.DataFrame({"table": table, "source_row": numbers, "raw": texts, "reason": reasons.to_numpy()})
 
@@ -224,14 +240,31 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
 
 
 def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[str, Any]) -> pd.DataFrame:
-    """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`."""
+    """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`.
+
+    Raises DataError if that leaves none; the message says whether users refuse or their ids differ.
+    """
     consenting = consenting_users(users)
     allowed = pd.Series(True, index=events.index) if consenting is None else events[USER].isin(consenting)
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():
+        require_common_ids(users, events)
         raise DataError(f"ingest: none of {len(events)} events is of a user whose {columns.TRAINING_CONSENT} is true")
     return events[allowed]
+
+
+def require_common_ids(users: pd.DataFrame | None, events: pd.DataFrame) -> None:
+    """Raise a DataError with examples of both if the events hold no user id of the side table."""
+    if users is None:
+        return
+    match = match_ids(users[USER], events[USER])
+    if match["both"] == 0:
+        raise DataError(
+            f"ingest: {USER} differs between users and events: none of {match['ids']} ids of users, such as "
+            f"{match['only_in_table']}, is among the {match['events']} ids of events, such as "
+            f"{match['only_in_events']}; so no user's {columns.TRAINING_CONSENT} is known"
+        )
 
 
 def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
@@ -317,15 +350,29 @@ def resolve_repeats(events: pd.DataFrame, rule: str) -> pd.DataFrame:
 # Side tables
 
 
-def clean_side_table(table: pd.DataFrame | None, name: str, key: str) -> tuple[pd.DataFrame | None, pd.DataFrame]:
-    """Drop rows with a missing or repeated id. Returns the table (None if there is none) and the quarantined rows."""
-    if table is None:
+def clean_side_table(
+    raw: pd.DataFrame | None, table: pd.DataFrame | None, name: str, key: str, numeric_ids: Sequence[str] = ()
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Drop rows with an unusable or repeated id. Returns the table (None if there is none) and the quarantined rows.
+
+    Args:
+        raw: the table with ids as the source spells them.
+        table: the same rows with one spelling per id.
+    """
+    if raw is None or table is None:
         return None, quarantine_rows(pd.DataFrame(), pd.Series(dtype=object), name)
     # Sorted by content, so that it does not depend on the file's order which row of a repeated id stays.
-    order = table.astype("string").sort_values([key, *sorted(set(table.columns) - {key})]).index
-    table = table.loc[order]
-    reasons = find_errors(table, pandera.DataFrameSchema({key: pandera.Column(str, [FILLED, UNIQUE])}))
-    return table.drop(index=reasons.index), quarantine_rows(table, reasons, name)
+    order = raw[key].astype("string").sort_values(kind="stable").index
+    by_content = [key, *sorted(set(table.columns) - {key})]
+    table = table.loc[table.loc[order].astype("string").sort_values(by_content, kind="stable").index]
+    reasons = id_errors(table, [key], numeric_ids)
+    errors = find_errors(table, pandera.DataFrameSchema({key: pandera.Column(str, [FILLED, UNIQUE])}))
+    reasons = pd.concat([reasons, errors.drop(reasons.index, errors="ignore")])
+    spelled = raw.loc[table.index, key]
+    is_respelled = spelled != spelled.groupby(table[key]).transform("first")
+    is_repeated = reasons == f"{key} {UNIQUE.name}"
+    reasons[is_repeated & is_respelled[reasons.index]] = f"{key} is another spelling of an id that occurs"
+    return table.drop(index=reasons.index), quarantine_rows(raw, reasons, name)
 
 
 def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataFrame:

@@ -28,6 +28,7 @@ def write(folder: Path, result: Ingested, source: Source, settings: params.Param
         "dataset_hash": content_hash(tables),
         "source": {"name": source.name, "files": list(source.files)},
         "rules": settings.ingest.model_dump(include={"event_types", "min_value", "repeats"}),
+        "numeric_ids": result.numeric_ids,
         "counts": result.counts,
     }
     with replace_folder(folder) as partial:

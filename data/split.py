@@ -109,6 +109,7 @@ def build_manifest(
     hashed = identity | {"window_days": settings.horizon_days, "targets": HASHED_TARGETS}
     return {
         "dataset": ingested["dataset"],
+        "numeric_ids": ingested["numeric_ids"],
         "split_id": json_hash(hashed),
         **identity,
         "horizon_days": settings.horizon_days,

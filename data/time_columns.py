@@ -140,7 +140,7 @@ class _Column:
             numbers = filled.to_numpy("float64")
             finite = np.isfinite(numbers)
             self.decimals = (cells[finite], numbers[finite])
-            self.texts = (cells[~finite], pa.array(["inf"] * int((~finite).sum()), pa.string()))
+            moments[cells[~finite]] = np.datetime64("9998-01-01")  # an infinite time is out of range
         else:
             texts = pc.utf8_trim_whitespace(_as_text(filled))
             numeric = pc.match_substring_regex(texts, _NUMBER_SHAPE).to_numpy(zero_copy_only=False)

@@ -96,8 +96,8 @@ def _read_stages() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
 
 
 def describe_origin(manifest: dict, repeats: str, cut: str, until_us: int) -> dict:
-    """The part of a description that names the data and the evaluation period after the cut."""
-    origin = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id")}
+    """The part of a description that names the data, its ids and the evaluation period after the cut."""
+    origin = {key: manifest[key] for key in ("dataset", "dataset_hash", "split_id", "numeric_ids")}
     return origin | {"cut": cut, "repeats": repeats, "until_us": until_us, "horizon_days": manifest["horizon_days"]}
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from data.columns import DEFAULT_EVENT_TYPE, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
+from data.ids import canonical_id, id_problem
 from data.tables import microseconds, trait_columns
 from data.times import from_iso, now_us
 from features.feature_files import Features
@@ -85,9 +86,10 @@ def write_profiles(store: ProfileStore, profiles: Iterator[Profile]) -> int:
 # From JSON lines
 
 
-def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> None:
+def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest, numeric_ids: Collection[str] = ()) -> None:
     """Store what JSON lines contain, and print `stored N lines` after each batch that is safely stored.
 
+    `numeric_ids` names those of user_id and item_id that are numbers in the dataset; see `data.ids`.
     Raises MaterializeError at the end, with each invalid line and why; all other lines are stored.
     """
     errors: list[str] = []
@@ -96,7 +98,7 @@ def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> No
         changes = []
         for number, line in enumerate(batch, start=read + 1):
             try:
-                changes += parse_line(line, now_us(), ingest.event_types, ingest.min_value)
+                changes += parse_line(line, now_us(), ingest.event_types, ingest.min_value, numeric_ids)
             except ProfileError as error:
                 errors.append(f"line {number}: {error}")
         store.upsert(changes)
@@ -106,7 +108,13 @@ def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest) -> No
         raise MaterializeError("\n".join(errors))
 
 
-def parse_line(line: str, now_us: int, event_types: Collection[str] | None, min_value: float | None) -> list[Profile]:
+def parse_line(
+    line: str,
+    now_us: int,
+    event_types: Collection[str] | None,
+    min_value: float | None,
+    numeric_ids: Collection[str] = (),
+) -> list[Profile]:
     """Parse one JSON line about one user: an event, traits, or consent. `now_us` is the default known time.
 
     Returns the change to the profile, or nothing if ingest would not keep the event. Raises ProfileError.
@@ -120,6 +128,9 @@ def parse_line(line: str, now_us: int, event_types: Collection[str] | None, min_
     for name in body:
         if name not in LINE_FIELDS:
             raise ProfileError(name[:100], f"is not a known field; known are {', '.join(LINE_FIELDS)}")
+    for name in (USER, ITEM):
+        if isinstance(body.get(name), str):
+            body[name] = _parse_id(name, body[name], name in numeric_ids)
     check_text(USER, body.get(USER))
     time_us = parse_time(EVENT_TIME, body.get(EVENT_TIME))
     known_us = now_us if body.get(KNOWN_TIME) is None else parse_time(KNOWN_TIME, body[KNOWN_TIME])
@@ -130,6 +141,14 @@ def parse_line(line: str, now_us: int, event_types: Collection[str] | None, min_
     if kinds == [ITEM]:
         return _parse_event(body, time_us, known_us, event_types, min_value)
     return [_parse_values(body, kinds[0], time_us, known_us)]
+
+
+def _parse_id(name: str, text: str, is_numeric: bool) -> str:
+    """The id in its one spelling. Raises ProfileError."""
+    spelling = canonical_id(text, is_numeric)
+    if problem := id_problem(spelling, is_numeric):
+        raise ProfileError(name, problem)
+    return spelling
 
 
 def parse_time(field: str, value: object) -> int:

@@ -20,7 +20,7 @@ from config.command import exits_cleanly
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.tables import read_table
 from features.feast_sdk import open_feast
-from features.feature_files import load_features
+from features.feature_files import Features, load_features
 from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
 from features.online.connect import connect, read_settings
 from features.online.profile import LATEST_US
@@ -42,19 +42,22 @@ def main(argv: list[str] | None = None) -> int:
     policy = Policy.from_days(settings.online.max_events, settings.online.ttl_days)
     current = store.policy()
     if arguments.events is not None:
-        store.configure(replace(policy, complete=current is None or current.complete))
+        numeric_ids = () if current is None else current.numeric_ids
+        complete = current is None or current.complete
+        store.configure(replace(policy, complete=complete, numeric_ids=numeric_ids))
         with sys.stdin if arguments.events == "-" else _open(arguments.events) as lines:
-            write_lines(store, lines, settings.ingest)
+            write_lines(store, lines, settings.ingest, numeric_ids)
         return 0
+    features = load_features(FEATURES / "test")
+    policy = replace(policy, numeric_ids=tuple(features.description["numeric_ids"]))
     # A store that already serves continues to serve meanwhile.
     store.configure(replace(policy, complete=current is not None and current.complete))
-    _write_dataset(store, arguments.until)
+    _write_dataset(store, features, arguments.until)
     store.configure(policy)
     return 0
 
 
-def _write_dataset(store: ProfileStore, until: str | None) -> None:
-    features = load_features(FEATURES / "test")
+def _write_dataset(store: ProfileStore, features: Features, until: str | None) -> None:
     until_us = features.description["until_us"] if until is None else parse_time("--until", until)
     events = read_table(SPLIT / "events.parquet", "python -m data.split")
     users = read_table(INGESTED / "users.parquet", "python -m data.ingest")

@@ -6,7 +6,6 @@ The endpoint would answer the same at that time, with the histories and trends t
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ import torch
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
+from data import files
 from data.columns import USER
 from data.tables import read_table
 from data.times import to_iso
@@ -114,19 +114,13 @@ def answer_users(
 def write_file(tables: Iterable[pa.Table], target: Path, total: int) -> Counter:
     """Write the file atomically and print the progress after each tenth of all users; the answers per source."""
     sources: Counter = Counter()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(partial, SCHEMA) as file:
-            for table in tables:
-                before = sources.total()
-                file.write_table(table)
-                sources.update(table["source"].to_pylist())
-                if sources.total() * 10 // total > before * 10 // total:
-                    print(f"{sources.total():,} of {total:,} users")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replacing(target, durable=False) as partial, pq.ParquetWriter(partial, SCHEMA) as file:
+        for table in tables:
+            before = sources.total()
+            file.write_table(table)
+            sources.update(table["source"].to_pylist())
+            if sources.total() * 10 // total > before * 10 // total:
+                print(f"{sources.total():,} of {total:,} users")
     return sources
 
 

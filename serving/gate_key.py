@@ -1,6 +1,7 @@
 """Manage the keys that sign gate reports and alias changes.
 
 list         print the ids of the keys; the first one signs
+create       make the first key, or a new one after the key was lost: what the lost key signed is no longer valid
 rotate       sign with a new key; what the old keys signed stays valid
 forget ID    remove a key, for example one that somebody else has read; what it signed is no longer valid
 """
@@ -20,12 +21,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.gate_key", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("list", "rotate", "forget"))
+    parser.add_argument("action", choices=("list", "create", "rotate", "forget"))
     parser.add_argument("id", nargs="?", help="the key to forget")
     arguments = parser.parse_args(argv)
     if (arguments.action == "forget") != (arguments.id is not None):
         raise SignatureError("only `forget` takes the id of a key; `list` prints the ids")
-    if arguments.action == "rotate":
+    if arguments.action == "create":
+        key, path = signature.create_key()
+        print(f"key {key} in {path} signs from now on")
+    elif arguments.action == "rotate":
         key, path = signature.rotate_key()
         print(f"key {key} in {path} signs from now on; the older keys still verify")
     elif arguments.action == "forget":

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from config.command import UserError, exits_cleanly
+from data import files
 from serving import settings as environment
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
 from serving.deployment.load_version import Progress, load_version, make_default
@@ -37,11 +38,9 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     """
     archive = read_archive(path)
     stored = settings.model_store / f"{archive.name}-{archive.version}.mar"
-    settings.model_store.mkdir(parents=True, exist_ok=True)
     if path.resolve() != stored.resolve():
-        partial = stored.with_name(f".{stored.name}")
-        shutil.copyfile(path, partial)
-        partial.replace(stored)
+        with files.replacing(stored) as partial:  # durable: there may be no registry to build it from again
+            shutil.copyfile(path, partial)
     archive = replace(archive, path=stored)
     with server.lock(settings, "deploy"):
         server.start(settings)

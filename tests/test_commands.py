@@ -40,6 +40,7 @@ OTHER_COMMANDS = {
     "experiments.replay": "computes a recorded answer again",
     "experiments.trace": "follows an answer back to the events that it read",
     "serving.ask": "sends one request to the endpoint",
+    "serving.backup": "saves and restores state/",
     "serving.batch": "writes recommendations for all users to a file",
     "serving.edge.keys": "creates and revokes API keys of the edge",
     "serving.edge.serve": "runs the edge until it is stopped",

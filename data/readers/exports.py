@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from config.params import TableFormat
-from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_TIME, SESSION, TITLE, USER, VALUE
+from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_TIME, SESSION, TITLE, USER
 from data.files import DataError
 from data.readers.encodings import decode
 from data.readers.json_records import is_json
@@ -107,7 +107,7 @@ EXPORTS = {
     ),
     # https://support.google.com/analytics/answer/7029846: [GA4] BigQuery Export schema
     "ga4": Export(
-        "event_timestamp event_name event_params",
+        "event_timestamp event_name items",
         {
             USER: "user_id user_pseudo_id",
             ITEM: "items[].item_id",
@@ -137,16 +137,6 @@ EXPORTS = {
         },
         levels=".",
     ),
-    # https://amazon-reviews-2023.github.io: asin is a variant of the product parent_asin
-    "amazon-2023": Export(
-        "parent_asin asin user_id timestamp rating",
-        {USER: "user_id", ITEM: "parent_asin", EVENT_TIME: "timestamp", VALUE: "rating"},
-    ),
-    # https://kuairec.com: time and date are the timestamp in Beijing's time
-    "kuairec": Export(
-        "user_id video_id timestamp watch_ratio",
-        {USER: "user_id", ITEM: "video_id", EVENT_TIME: "timestamp", VALUE: "watch_ratio"},
-    ),
 }
 
 
@@ -155,7 +145,8 @@ def detect_export(path: Path) -> str | None:
     fields = _first_record(path)
     for name, export in EXPORTS.items():
         is_call = not export.calls or fields.get("type") in export.calls
-        if is_call and fields.keys() >= set(export.marks.split()) and isinstance(fields.get(export.array, []), list):
+        has_array = isinstance(fields.get(export.array, []), list)
+        if is_call and has_array and fields.keys() >= set(export.marks.split()):
             return name
     return None
 
@@ -170,23 +161,27 @@ def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
             tables.append(flatten(records, export))
     except (ValueError, RecursionError, OSError) as error:  # Arrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read as {name}: {' '.join(str(error).split())}") from None
+    if not tables:
+        raise DataError(f"{path} holds no rows")
     events = pa.concat_tables(tables)
-    is_other = pc.is_null(events[ITEM])
-    if EVENT_TYPE in export.columns:
-        is_other = pc.and_(is_other, pc.is_valid(events[EVENT_TYPE]))  # without both, a record is not whole
-    others = events.filter(is_other).to_pandas().value_counts(EVENT_TYPE if EVENT_TYPE in export.columns else ITEM)
     if export.array:
         with suppress(pa.ArrowInvalid):  # as text, epochs would take most of the memory
             at = events.column_names.index(EVENT_TIME)
             events = events.set_column(at, EVENT_TIME, events[EVENT_TIME].cast(pa.int64()))
+    # Without an item and a type, a record is not whole, which cleaning reports.
+    is_other = pc.and_(pc.is_null(events[ITEM]), pc.is_valid(events[EVENT_TYPE]))
+    without_item = events.filter(is_other)[EVENT_TYPE].to_pandas().value_counts().to_dict()
     rows = events.filter(pc.invert(is_other)).to_pandas()
+    if rows.empty and not broken:
+        shown = ", ".join(f"{event} ({count})" for event, count in without_item.items())
+        raise DataError(f"{path}: none of its events names an item; they are {shown}")
     rows = number_rows(rows) if export.array else rows.set_index(RECORD)
     traits = [name for name in ITEM_TRAITS if name in rows]
     return RawTable(
         path,
         rows.drop(columns=traits),
         broken_lines(*zip(*broken, strict=True)) if broken else broken_lines(),
-        found=facts(path, name, len(events) + len(broken), without_item=others.to_dict()),
+        found=facts(path, name, len(events) + len(broken), without_item=without_item),
         items=newest_traits(rows, traits, table_format) if traits else None,
     )
 

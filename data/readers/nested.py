@@ -161,7 +161,7 @@ def _parse_block(block: bytes, schema: pa.Schema) -> pa.Table | None:
 
 def _fit(value: Any, shape: Shape, name: str) -> Any:
     """A value with the fields of a shape only, its cells as text. Raises ValueError if it has another form."""
-    if value is None:
+    if value is None or (value in ([], {}) and type(value) is not type(shape)):  # PHP writes an empty object as []
         return None
     if isinstance(shape, dict) and isinstance(value, dict):
         return {key: _fit(value.get(key), kind, key) for key, kind in shape.items()}

@@ -12,8 +12,9 @@ from config.params import TableFormat
 from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import mind, movielens, recbole
+from data.readers.cells import join_values, read_trait
 from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
-from data.time_columns import EARLIEST_RELEASE, TimeColumn, holds_times, read_times
+from data.time_columns import EARLIEST_RELEASE, holds_times, read_times
 
 YEAR = "year"
 REGION = "region"
@@ -35,32 +36,33 @@ def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> 
     """Ids as text, other columns as numbers or text."""
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
     table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
-    rows = table.rows
-    rows = _convert_items(rows, table.types) if key == ITEM else _convert_users(rows)
-    times = _read_times(rows, table.types, table_format)
-    rows = rows.assign(**{name: column.times for name, column in times.items()})
-    others = [name for name in rows.columns if name != key and name not in times]
-    # A declared token is a category even if it is written in digits.
-    typed = {
-        name: to_text(rows[name]) if table.types.get(name, "").startswith("token") else _number_or_text(rows[name])
-        for name in others
-    }
-    found = {
-        "times": {name: column.found for name, column in times.items()},
-        "no_times": {name: column.problems.value_counts().to_dict() for name, column in times.items()},
-    }
-    return replace(table, rows=rows.assign(**typed), found={**table.found, **found})
+    rows, notes = _convert_items(table.rows, table.types) if key == ITEM else (_convert_users(table.rows), {})
+    typed: dict[str, pd.Series] = {}
+    for name in rows.columns:
+        if name == key:
+            continue
+        # A declared token is a category even if it is written in digits.
+        is_text = name in _ALWAYS_TEXT or table.types.get(name, "").startswith("token")
+        if name == RELEASE_TIME or (not is_text and holds_times(rows[name])):
+            typed[name], notes[name] = _read_times(rows[name], table_format)
+            continue
+        if is_text:
+            typed[name] = to_text(rows[name])
+            continue
+        values, list_note = join_values(to_text(rows[name]), is_separated=False)
+        typed[name], note = (values, list_note) if list_note else read_trait(rows[name])
+        if note:
+            notes[name] = note
+    return replace(table, rows=rows.assign(**typed), found={**table.found, "cells": notes})
 
 
-def _read_times(rows: pd.DataFrame, types: Mapping[str, str], written: TableFormat) -> dict[str, TimeColumn]:
-    """The time columns: release times, and traits that are dates. Cells that are no times have no value."""
-    section = written.key.rpartition(".")[2]
-    tokens = [name for name in rows.columns if types.get(name, "").startswith("token")]
-    return {
-        name: read_times(rows[name], section, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)
-        for name in rows.columns
-        if name == RELEASE_TIME or (name not in (*_ALWAYS_TEXT, *tokens) and holds_times(rows[name]))
-    }
+def _read_times(values: pd.Series, written: TableFormat) -> tuple[pd.Series, str]:
+    """A column of release times, or of a trait that is a time, and its format. Cells that are no times have no value."""
+    table = written.key.rpartition(".")[2]
+    column = read_times(values, table, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)
+    counts = column.problems.value_counts()
+    left_out = "".join(f"; {count} cells have no value: {reason}" for reason, count in counts.items())
+    return column.times, f"times: {column.found}{left_out}"
 
 
 def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
@@ -97,27 +99,20 @@ def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
-    """Separate genres by `|`, and extract the year of a title such as "Toy Story (1995)"."""
+def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Separate genres by `|`, and extract the year of a title such as "Toy Story (1995)".
+
+    Also returns column -> what was found or changed in its cells.
+    """
+    notes: dict[str, str] = {}
     if GENRES in rows.columns:
         genres = to_text(rows[GENRES])
         if types.get(GENRES) == "token_seq":
             genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
-        rows = rows.assign(**{GENRES: genres.mask(genres == movielens.NO_GENRES, None)})
+        genres, note = join_values(genres.mask(genres == movielens.NO_GENRES, None), is_separated=True)
+        rows, notes = rows.assign(**{GENRES: genres}), {GENRES: note} if note else {}
     if TITLE in rows.columns and YEAR not in rows.columns:
         year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
         if year.notna().any():
             rows = rows.assign(**{YEAR: pd.to_numeric(year).astype("float64")})
-    return rows
-
-
-def _number_or_text(values: pd.Series) -> pd.Series:
-    """float64 if every value is a number; text otherwise, and for codes with leading zeros and flags."""
-    if values.name in _ALWAYS_TEXT:
-        return to_text(values)
-    text = to_text(values).astype("string").str.strip()
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    is_number = numbers.notna() == text.notna()
-    if text.notna().any() and is_number.all() and not text.str.match(r"0\d").any():
-        return numbers
-    return to_text(values)
+    return rows, notes

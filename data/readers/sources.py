@@ -85,7 +85,9 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     if events.items is not None and ITEM not in side_tables:
-        side_tables[ITEM] = convert_side_table(RawTable(file, events.items), ITEM, ingest.formats.items)
+        side_tables[ITEM] = convert_side_table(
+            RawTable(file, events.items, found={"format": "from the events"}), ITEM, ingest.formats.items
+        )
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [file, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])

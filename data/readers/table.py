@@ -184,7 +184,9 @@ def _read_parquet(path: Path) -> RawTable:
 
 
 def _cell_text(cell: object) -> str:
-    """A list, structure or bytes as text, as a CSV would contain it."""
+    """A list as JSON, and a structure or bytes as text, as a CSV would contain it."""
+    if isinstance(cell, np.ndarray):
+        return json.dumps(cell.tolist(), default=str, ensure_ascii=False)
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 

@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_ledger
+from data import files
 from data.columns import DAY
 from data.times import to_iso
 from experiments.evaluation.cases import SegmentSlices
@@ -300,10 +301,12 @@ def policy_hash(policy: params.Gate) -> str:
 
 
 def looks_at(split_id: str) -> list[dict]:
-    """Ledger entries of one split, oldest first."""
-    if not gate_ledger().exists():
-        return []
-    entries = map(json.loads, gate_ledger().read_text(encoding="utf-8").splitlines())
+    """Ledger entries of one split, oldest first. A line torn by a crash is left out: its look was never reported."""
+    entries = []
+    if gate_ledger().exists():
+        for line in gate_ledger().read_bytes().splitlines():
+            with suppress(ValueError):
+                entries.append(json.loads(line))
     return [entry for entry in entries if entry["split_id"] == split_id]
 
 
@@ -318,7 +321,6 @@ def earlier_report(split_id: str, candidate: str, champion: str, policy_hash: st
 
 def record_look(split_id: str, candidate: str, champion: str, report: dict[str, Any]) -> None:
     """Append a look to the ledger."""
-    gate_ledger().parent.mkdir(parents=True, exist_ok=True)
     entry = {
         "split_id": split_id,
         "candidate": candidate,
@@ -327,5 +329,5 @@ def record_look(split_id: str, candidate: str, champion: str, report: dict[str, 
         "date": report["date"],
         "report": report,
     }
-    with gate_ledger().open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry, sort_keys=True) + "\n")
+    files.make_folder(gate_ledger().parent)
+    files.append_lines(gate_ledger(), (json.dumps(entry, sort_keys=True) + "\n").encode())

@@ -15,6 +15,7 @@ import pandas as pd
 from config import params
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
+from data.ids import canonical_id
 from data.tables import microseconds
 from data.times import from_iso
 from experiments.lineage.served_log import Line, LineageError
@@ -191,9 +192,10 @@ def read_user(
 
 def _find_user(line: Line, secret: bytes | None, user_id: str | None) -> tuple[str | None, str]:
     """(the user behind a line's pseudonym; None if nobody was found, why nobody would be found)."""
+    spellings = [] if user_id is None else [canonical_id(user_id, is_numeric) for is_numeric in (False, True)]
     if secret is None:
-        return user_id, NO_SECRET
-    known = [user_id] if user_id is not None else dataset_users()
+        return next(iter(spellings), None), NO_SECRET
+    known = spellings or dataset_users()
     found = next((user for user in known if pseudonym(secret, user) == line["user"]), None)
     if user_id is not None:
         return found, f"the pseudonym is not that of {user_id!r}"

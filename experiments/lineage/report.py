@@ -12,7 +12,7 @@ from typing import Any
 
 from data import pages
 from serving.edge import settings as edge
-from serving.edge.request_log import derive_secret
+from serving.edge.request_log import derive_secret, read_secret
 
 MAX_ROWS = 10  # of a table in text; JSON and the page hold all
 MAX_WIDTH = 110
@@ -92,7 +92,7 @@ def user_secret(folder: Path) -> bytes | None:
     secret, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
     if secret:
         return derive_secret(secret, edge.variable("user_secret"))
-    return derive_secret(path.read_text(encoding="utf-8").strip(), path) if path.is_file() else None
+    return read_secret(path) if path.exists() else None
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:

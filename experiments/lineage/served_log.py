@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ def read_lines(folder: Path, name: str = SERVED, holding: bytes = b"") -> Iterat
     """Every line that contains these bytes, of all files of a folder, by day. Lines that were torn by a crash are skipped."""
     for path in sorted(folder.glob(f"{name}-*.jsonl")):
         with path.open("rb") as file:
-            yield from (orjson.loads(raw) for raw in file if raw.endswith(b"}\n") and holding in raw)
+            for raw in file:
+                if holding in raw:
+                    with suppress(orjson.JSONDecodeError):
+                        yield orjson.loads(raw)
 
 
 def find_lines(folder: Path, request_id: str) -> list[dict[str, Any]]:

@@ -74,11 +74,13 @@ class Policy:
         ttl_us: time-to-live in microseconds: a profile that learned nothing for longer is not served; None: forever.
         complete: whether all users of the dataset are in the store. Until then nobody is read: a user whose refusal of
             consent is not stored yet would count as one who was never asked.
+        numeric_ids: those of user_id and item_id that are numbers in the dataset; see `data.ids`.
     """
 
     max_events: int
     ttl_us: int | None
     complete: bool = True
+    numeric_ids: tuple[str, ...] = ()
 
     @classmethod
     def from_days(cls, max_events: int, ttl_days: float | None) -> Policy:
@@ -200,7 +202,7 @@ class ProfileStore:
             raise StoreError(f"{self.engine.location} has no policy for {name}; run features.materialize")
         try:
             return _parse_policy(raw)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise RecordError(f"the policy in {self.engine.location} cannot be read: {error!r}") from None
 
     def _reading(self, user_id: str, raw: bytes | None, as_of_us: int, policy: Policy) -> Reading:
@@ -264,7 +266,8 @@ class ProfileStore:
 
 @lru_cache(8)  # read with every batch, and hardly ever different
 def _parse_policy(raw: bytes) -> Policy:
-    return Policy(**json.loads(raw))
+    fields = json.loads(raw)
+    return Policy(**fields | {"numeric_ids": tuple(fields["numeric_ids"])})
 
 
 def _is_later(raw: bytes | None, time_us: int) -> bool:

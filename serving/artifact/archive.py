@@ -10,7 +10,6 @@ import ast
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 import zipfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from config.command import UserError
 from config.paths import ROOT
+from data import files
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
 ARTIFACT_FOLDER = "artifact"  # inside the archive, as serving.worker.handler reads it
@@ -93,16 +93,13 @@ def build_archive(
     """
     manifest, entries = _read_entries(artifact, root)
     built = ModelArchive(name, version, digest_of(manifest), _hash_entries(entries), target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
-            _write_entry(archive, INNER_MANIFEST, _inner_manifest(built))
-            for entry, source in entries:
-                _write_entry(archive, entry, source)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        files.replacing(target, durable=False) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,  # weights do not compress
+    ):
+        _write_entry(archive, INNER_MANIFEST, _inner_manifest(built))
+        for entry, source in entries:
+            _write_entry(archive, entry, source)
     return built
 
 

@@ -73,6 +73,7 @@ def export_artifact(
         "sizes": sizes_of(features).as_dict(),
         "encoders": description["encoders"],
         "repeats": description["repeats"],
+        "numeric_ids": description["numeric_ids"],
         "refresh_minutes": description["refresh_minutes"],
         "trends_time_us": features.cut_us,
         "serve": settings.serve.model_dump(),

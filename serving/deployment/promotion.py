@@ -152,7 +152,7 @@ def override(dataset: str, version: str, reason: str) -> ServingTarget:
     if stored_digest(candidate) != candidate.artifact:
         raise RegistryError(f"{candidate}: its artifact is not the one that was registered")
     # Only the first change may create a key: who has lost the key gets an error, not a second key.
-    signature.load_keys(create=not alias_changes.read_record(dataset).entries)
+    signature.load_keys(create=not alias_changes.anything_signed())
     try:
         last = settle_aliases(dataset)
     except RegistryError:
@@ -220,10 +220,11 @@ def store_report(version: RegisteredVersion, report: dict, html: str | None) -> 
     mlflow.log_text(version.run_id, text, f"{folder}/report.json")
     if html is not None:
         mlflow.log_text(version.run_id, html, f"{folder}/report.html")
+    registry.sync_logged(mlflow, version.run_id, folder)
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
     statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}
-    signed = signature.load_keys(create=True).sign(SIGNED_KIND, statement)
+    signed = signature.load_keys(create=not alias_changes.anything_signed()).sign(SIGNED_KIND, statement)
     mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
     mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
     registry.set_verdict(version.dataset, version.version, report)

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from config.command import UserError
+from data import files
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 from training.tracking import connect, experiment_id, tracking_uri
 
@@ -81,10 +83,21 @@ def register_version(dataset: str, artifact: Path, run_id: str | None = None, ta
     run_id = _ensure_run(mlflow, dataset, run_id)
     folder = f"artifact-{digest[:12]}"  # a run may export more than once
     mlflow.log_artifacts(run_id, str(artifact), folder)
+    sync_logged(mlflow, run_id, folder)
     source, tags = f"runs:/{run_id}/{folder}", {**(tags or {}), ARTIFACT_TAG: digest}
     created = mlflow.create_model_version(dataset, source=source, run_id=run_id, tags=tags)
     _describe_version(mlflow, dataset, str(created.version))
     return str(created.version)
+
+
+def sync_logged(mlflow: MlflowClient, run_id: str, folder: str) -> None:
+    """Flush a folder of a run's artifacts to disk, where they lie in files: the database must not name what is lost."""
+    address = urlsplit(mlflow.get_run(run_id).info.artifact_uri)
+    if address.scheme in ("", "file"):
+        root = Path(unquote(address.path))
+        files.sync_tree(root / folder)
+        for above in (root / folder).parents[: len(Path(folder).parts) + 3]:  # up to the folder of all datasets
+            files.sync(above)
 
 
 def list_versions(dataset: str) -> list[RegisteredVersion]:

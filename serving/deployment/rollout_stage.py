@@ -143,7 +143,7 @@ def replace_stage(path: Path, old: RolloutStage | None, new: RolloutStage) -> bo
             return False
         if old is not None:
             append_once(path, old.event())
-        files.write_bytes(path, new.model_dump_json(indent=1).encode(), durable=True)
+        files.write_bytes(path, new.model_dump_json(indent=1).encode())
         append_once(path, new.event())
         return True
 
@@ -160,16 +160,10 @@ def append_once(path: Path, event: DeploymentEvent) -> None:
 
     An event that only repeats the last one, such as a deployment that fails every minute, is written once.
     """
-    with path.with_suffix(".jsonl").open("a+", encoding="utf-8", errors="replace") as log:
-        log.seek(0)
-        text = log.read()
-        events = _parse_events(text)
-        if event in events or (events and events[-1].model_copy(update={"time": event.time}) == event):
-            return
-        separator = "\n" if text and not text.endswith("\n") else ""  # the writer of the last line was killed
-        log.write(f"{separator}{event.model_dump_json(by_alias=True)}\n")
-        log.flush()
-        os.fsync(log.fileno())
+    events = read_events(path)
+    if event in events or (events and events[-1].model_copy(update={"time": event.time}) == event):
+        return
+    files.append_lines(path.with_suffix(".jsonl"), f"{event.model_dump_json(by_alias=True)}\n".encode())
 
 
 def read_events(path: Path) -> list[DeploymentEvent]:

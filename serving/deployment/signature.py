@@ -19,10 +19,14 @@ from filelock import FileLock
 from data import files
 from serving import settings as environment
 from serving.deployment.registry import RegistryError
+from serving.key_file import read_key_file
 from serving.settings import variable
 
 MIN_KEY_CHARACTERS, NEW_KEY_BYTES = 32, 32
-RIGHTS_OF_OTHERS = 0o077
+RECOVERY = (
+    "restore it from a backup (docs/runbook.md), or run `python -m serving.gate_key create`: nothing that the lost key "
+    "signed is accepted then, so every version needs the gate or an override again"
+)
 
 
 class SignatureError(RegistryError):
@@ -66,8 +70,10 @@ class GateKeys:
 def load_keys(create: bool = False) -> GateKeys:
     """This environment's keys; `create` makes a key file if there is none and no variable holds a key.
 
+    A caller sets `create` only where nothing is signed yet: a second key would make all earlier signatures invalid.
+
     Raises:
-        SignatureError: there is no key, it is too short, or other users may read its file.
+        SignatureError: there is no key, it is damaged or too short, or other users may read its file.
     """
     settings = environment.load()
     from_variable = settings.gate_key.get_secret_value()
@@ -80,7 +86,20 @@ def load_keys(create: bool = False) -> GateKeys:
         with _lock(path):
             if not path.exists():  # of several processes that start at once, the first one creates it
                 _write_keys(path, [secrets.token_hex(NEW_KEY_BYTES)])
-    return _parse_keys(_read_key_file(path), str(path))
+    if not path.exists():
+        raise SignatureError(
+            f"there is no key at {path}, so the gate's signatures cannot be verified; copy the gate's key there, or set "
+            f"{variable('gate_key')}; if it is lost, {RECOVERY}"
+        )
+    return _parse_keys(read_key_file(path, f"remove it, then {RECOVERY}", SignatureError), str(path))
+
+
+def create_key() -> tuple[str, Path]:
+    """Make the key file; the key's id and the file. Raises SignatureError if it exists, or a variable holds the keys."""
+    path = _editable_key_file()
+    if path.exists():
+        raise SignatureError(f"{path} exists; `python -m serving.gate_key rotate` puts a new key before it")
+    return key_id(load_keys(create=True).secrets[0]), path
 
 
 def rotate_key() -> tuple[str, Path]:
@@ -123,7 +142,7 @@ def _editable_key_file() -> Path:
         raise SignatureError(
             f"{variable('gate_key')} holds the keys and the first one signs; put a new key and a space before it"
         )
-    return Path(load_keys(create=True).origin)
+    return environment.load().gate_key_path
 
 
 def _lock(path: Path) -> FileLock:
@@ -133,24 +152,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _write_keys(path: Path, keys: Sequence[str]) -> None:
-    files.write_bytes(path, "".join(f"{key}\n" for key in keys).encode(), mode=0o600, durable=True)
-
-
-def _read_key_file(path: Path) -> str:
-    try:
-        mode, text = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SignatureError(
-            f"there is no key at {path}, so the gate's signatures cannot be verified; "
-            f"copy the gate's key there, or set {variable('gate_key')}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SignatureError(f"the gate's key at {path} cannot be read: {error}") from None
-    if mode & RIGHTS_OF_OTHERS:
-        raise SignatureError(
-            f"{path} is open to other users (mode {mode:04o}); chmod 600 it, and rotate the key if somebody read it"
-        )
-    return text
+    files.write_bytes(path, "".join(f"{key}\n" for key in keys).encode(), mode=0o600)
 
 
 def _parse_keys(text: str, origin: str) -> GateKeys:

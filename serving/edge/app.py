@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
 from serving.edge import models, settings
 from serving.edge.answer import client_body, log_line
@@ -29,7 +30,7 @@ from serving.edge.request_parsing import HeaderCheck, parse_headers, parse_query
 from serving.edge.rollout_trial import NO_BUCKET
 from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
-from serving.worker.request import HistoryEvent, RequestError, parse
+from serving.worker.request import RequestError, parse
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ async def recommend(request: Request) -> Response:
     else:
         body = parse_query(request.scope["query_string"])
     begun = asyncio.get_running_loop().time()
-    call = checked_call(body, key, headers, limits.deadline_ms, begun)
+    numeric_ids = service.pipeline.fallback.numeric_ids
+    call = checked_call(body, key, headers, limits.deadline_ms, begun, numeric_ids)
     request.state.request_id = request_id = call.request.request_id or request_id_of(request)
     result = await answer(service, call, request_id)
     seconds = asyncio.get_running_loop().time() - begun
@@ -136,17 +138,22 @@ async def readiness(request: Request, response: Response) -> Readiness:
     return state
 
 
-def checked_call(body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_ms: int, begun: float) -> Call:
-    """The request of a body, for the user that the key is for. Raises ApiError: 400 or 403."""
+def checked_call(
+    body: Any, key: ApiKey, headers: RequestHeaders, max_deadline_ms: int, begun: float, numeric_ids: Collection[str]
+) -> Call:
+    """The request of a body, for the user that the key is for, with one spelling per id. Raises ApiError: 400 or 403."""
     try:
-        request = parse(body, time.time_ns() // 1000)
+        request = parse(body, time.time_ns() // 1000, numeric_ids)
     except RequestError as error:
         raise ApiError(400, error.field, error.message) from None
     if history := body.get("history"):  # an event's further fields are not passed on
-        body = body | {"history": [{name: event[name] for name in HistoryEvent.model_fields} for event in history]}
-    user_id = key.permitted_user(request.user_id)
-    if user_id != request.user_id:
-        request.user_id, body = user_id, body | {"user_id": user_id}
+        pairs = zip(request.history, history, strict=True)
+        body = body | {"history": [{ITEM: item, EVENT_TIME: event[EVENT_TIME]} for (item, _), event in pairs]}
+    if request.exclude:
+        body = body | {"exclude": request.exclude}
+    request.user_id = key.permitted_user(request.user_id, USER in numeric_ids)
+    if request.user_id is not None:
+        body = body | {"user_id": request.user_id}
     deadline_ms = min(headers.deadline_ms or max_deadline_ms, max_deadline_ms)
     consent = None if headers.consent is None else headers.consent == "granted"
     return Call(request, body, consent, deadline_ms, begun + deadline_ms / 1000)

@@ -44,6 +44,7 @@ class PopularList:
     trends_time: str | None
     model_version: str
     dataset_version: str
+    numeric_ids: list[str]  # those of user_id and item_id that are numbers; see `data.ids`
 
     @classmethod
     def from_answer(cls, fields: dict[str, Any]) -> PopularList:
@@ -52,12 +53,15 @@ class PopularList:
 
     def answer(self, source: str, reason: str, k: int, excluded: Collection[str]) -> Answer:
         """An answer with the first k items that are not excluded."""
-        fields = {**vars(self), "items": first_items(self.items, excluded, k)}
+        items = first_items(self.items, excluded, k)
+        if self.items and not items:
+            reason = f"{reason}; the user took or the request excludes each of its {len(self.items)} items"
+        fields = {**vars(self), "items": items}
         return build_answer(fields | {"source": source, "reason": reason, "feature_time": None, "segments": []})
 
     def save(self, path: Path) -> None:
-        """Write the list to a file, whole or not at all. Raises OSError."""
-        files.write_bytes(path, orjson.dumps(asdict(self)))
+        """Write the list to a file, whole or not at all; each start writes it again. Raises OSError."""
+        files.write_bytes(path, orjson.dumps(asdict(self)), durable=False)
 
     @classmethod
     def load(cls, path: Path) -> PopularList | None:
@@ -68,7 +72,7 @@ class PopularList:
             return None
 
 
-EMPTY = PopularList([], "1970-01-01T00:00:00Z", None, "", "")  # before anything was ever exported
+EMPTY = PopularList([], "1970-01-01T00:00:00Z", None, "", "", [])  # before anything was ever exported
 
 
 @dataclass
@@ -77,6 +81,11 @@ class FallbackChain:
 
     static: PopularList
     popular: PopularList | None = None
+
+    @property
+    def numeric_ids(self) -> list[str]:
+        """Of the dataset that is served."""
+        return (self.popular or self.static).numeric_ids
 
     def answer(
         self, request: Request, failure: str, refusal: str | None = None, last_answer: Answer | None = None
@@ -169,4 +178,4 @@ def artifact_list(source: Path) -> PopularList:
     best = np.argsort(-counts, kind="stable")[:MAX_K]
     items = [{"item_id": ids[row], "score": float(counts[row]), "title": titles[row]} for row in best]
     now, trends_time = to_iso(time.time_ns() // 1000), to_iso(config["trends_time_us"])
-    return PopularList(items, now, trends_time, version, manifest["dataset_hash"])
+    return PopularList(items, now, trends_time, version, manifest["dataset_hash"], config["numeric_ids"])

@@ -24,6 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from config.command import UserError, exits_cleanly
 from config.validation import error_message
 from data.files import write_bytes
+from data.ids import canonical_id
 from serving.edge import settings
 from serving.edge.models import ApiError
 
@@ -33,6 +34,11 @@ PREFIX = "tidegate"
 SECRET_BYTES = 32
 MAX_DAYS = 3650
 RELOAD_SECONDS = 1.0  # a revoked key opens nothing after this
+WRITABLE_BY_OTHERS = 0o022  # it holds hashes, so others may read it, but who adds a key gets in
+RECOVERY = (
+    "restore it from a backup (docs/runbook.md), or remove it and make new keys with `python -m serving.edge.keys make`: "
+    "clients' old keys stay invalid"
+)
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -53,13 +59,14 @@ class ApiKey(BaseModel):
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
 
-    def permitted_user(self, user_id: str | None) -> str | None:
-        """The user to answer for. Raises ApiError: 403 where the key is for another user."""
+    def permitted_user(self, user_id: str | None, is_numeric: bool = False) -> str | None:
+        """The user to answer for, in the spelling of `data.ids`. Raises ApiError: 403 where the key is for another."""
         if self.user_id is None:
             return user_id
-        if user_id is not None and user_id != self.user_id:
+        own_id = canonical_id(self.user_id, is_numeric)
+        if user_id is not None and user_id != own_id:
             raise ApiError(403, "user_id", "the API key is for one user, and this is another")
-        return self.user_id
+        return own_id
 
 
 KEY_LIST = TypeAdapter(list[ApiKey])
@@ -80,15 +87,20 @@ def create_key(user_id: str | None = None, expires: datetime | None = None) -> t
 def read_keys(path: Path) -> list[ApiKey]:
     """The keys in a file; none where there is no file. Raises KeyFileError."""
     try:
-        return KEY_LIST.validate_json(path.read_bytes())
+        mode, content = path.stat().st_mode & 0o777, path.read_bytes()
+        keys = KEY_LIST.validate_json(content)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error}") from None
+        raise KeyFileError(f"{path} cannot be read ({error.strerror}); {RECOVERY}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         where = "".join(f"[{part!r}]" for part in fault["loc"])
-        raise KeyFileError(f"{path}{where} is not as `serving.edge.keys` wrote it: {error_message(fault)}") from None
+        problem = f"{where} is not as `serving.edge.keys` wrote it: {error_message(fault)}" if content else " is empty"
+        raise KeyFileError(f"{path}{problem}; {RECOVERY}") from None
+    if mode & WRITABLE_BY_OTHERS:
+        raise KeyFileError(f"{path} may be changed by other users (mode {mode:04o}); chmod 600 it, and check its keys")
+    return keys
 
 
 def add_key(path: Path, key: ApiKey) -> None:

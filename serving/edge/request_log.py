@@ -20,13 +20,18 @@ from typing import Any
 import orjson
 
 from config.command import UserError
-from data.files import write_bytes
+from data.files import append_lines, write_bytes
+from serving.key_file import read_key_file
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.2
 WRITTEN, DROPPED, FAILED = "written", "dropped", "failed"
 MIN_SECRET_LENGTH = 16
+RECOVERY = (
+    "restore it from a backup (docs/runbook.md), or move it and the folder served away: a new secret is made then, and "
+    "nobody can find a user's answers in the old log"
+)
 PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.response.input_digests`: it comes from everybody's events
 # Whose history an answer rests on: nobody's, since the worker got nothing of the user; the request's own; the user's in
 # the online store; none at all.
@@ -77,7 +82,7 @@ class LineLog:
             try:
                 self._folder.mkdir(self._mode, parents=True, exist_ok=True)
                 file = self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
-                append_whole(file, b"".join(line + b"\n" for line in lines))
+                append_lines(file, b"".join(line + b"\n" for line in lines), durable=False)
             except OSError as error:
                 if self._healthy:  # logged once: a full disk would not gain from a line per attempt
                     log.error("the %s log is not written: %s", self._name, error)
@@ -93,20 +98,6 @@ class LineLog:
         self.flush()
 
 
-def append_whole(path: Path, content: bytes) -> None:
-    """Append all of the content or, if the disk refuses it (OSError), nothing: half a line would spoil the next one."""
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        written = 0
-        try:
-            while written < len(content):
-                written += file.write(content[written:])
-        except OSError:
-            if written:
-                file.truncate(before)
-            raise
-
-
 def kept_request(worker_body: bytes, request_id: str, time: str) -> bytes:
     """A line for replaying a request that holds more than the served log may; it names no user."""
     body = {name: value for name, value in orjson.loads(worker_body).items() if name != "user_id"}
@@ -117,13 +108,20 @@ def load_secret(text: str, path: Path) -> bytes:
     """The secret of a text or, where that is empty, of the file, which is made at first use for its owner alone.
 
     Raises:
-        SecretError: it is too short to hide anything.
+        SecretError: it is too short to hide anything, the file is damaged, or it is missing and a served log depends on it.
     """
     if text:
         return derive_secret(text, "TIDEGATE_EDGE_USER_SECRET")
     if not path.exists():
+        if any(path.parent.glob("served/served-*.jsonl")):
+            raise SecretError(f"{path} is missing, and the served log next to it depends on it; {RECOVERY}")
         write_bytes(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)
-    return derive_secret(path.read_text(encoding="utf-8").strip(), path)
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret of a file. Raises SecretError: it is too short, or the file is damaged or open to others."""
+    return derive_secret(read_key_file(path, RECOVERY, SecretError).strip(), path)
 
 
 def derive_secret(text: str, origin: object) -> bytes:

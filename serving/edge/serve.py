@@ -32,7 +32,8 @@ def check(edge: EdgeSettings) -> None:
         UserError: a port cannot be used, or the keys or the secret that hides users are invalid.
     """
     if not read_keys(edge.keys_path):
-        print("no API key exists yet: make one with `python -m serving.edge.keys make`", file=sys.stderr)
+        lost = " (if there were some, restore them from a backup)" if (edge.home / "served").exists() else ""
+        print(f"no API key exists yet: make one with `python -m serving.edge.keys make`{lost}", file=sys.stderr)
     load_secret(edge.user_secret.get_secret_value(), edge.secret_path)
     try:
         socket.create_server((edge.host, edge.port)).close()

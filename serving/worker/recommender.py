@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,8 +54,10 @@ class Recommender(Scorer):
         index = ItemIndex.load(folder, loaded.manifest)
         self.retrieval = None if index is None else Retrieval(self, index, self.always)
         self.trends = LiveTrends(loaded.trends, self.vocabulary, self.model.channels)
+        self.numeric_ids = loaded.config["numeric_ids"]
         self.common_fields = {
             "model_version": version,
+            "numeric_ids": self.numeric_ids,
             "dataset_version": loaded.manifest["dataset_hash"],
             "computed_on": describe_processor(),
         }
@@ -76,7 +79,7 @@ class Recommender(Scorer):
 
     def _parse(self, body: object, now_us: int) -> Request | RequestError:
         try:
-            request = parse(body, now_us)
+            request = parse(body, now_us, self.numeric_ids)
             if request.filters:
                 self.attributes.excluded_by(request.filters)  # names an attribute that does not exist
             return request
@@ -119,7 +122,7 @@ class Recommender(Scorer):
         return [
             build_response(
                 request,
-                levels[row],
+                levels[row] if lists[row] else self._without_items(levels[row], request, batch.seen, row),
                 lists[row],
                 users[row].feature_time_us or latest[row],
                 segments[row],
@@ -162,6 +165,15 @@ class Recommender(Scorer):
             log.exception("the model failed")
         counts = torch.tensor(self.artifact.trends.at(FIRST_ROW, [ALL])[0, :, 0]).float()
         return exclude(counts.expand(len(batch), -1), batch.seen), True
+
+    def _without_items(self, level: FallbackLevel, request: Request, seen: Tensor, row: int) -> FallbackLevel:
+        """The level of an empty list, whose reason says why it is empty."""
+        num_items = len(self.vocabulary) - 1
+        reason = f"the user took all {num_items} items of the catalog, so none is left"
+        if len(seen[1, seen[0] == row].unique()) < num_items:
+            rules = [name for name in ("exclude", "filters") if getattr(request, name)]
+            reason = f"the request's {' and '.join(rules)} leave no item that the user has not taken"
+        return replace(level, reason=f"{level.reason}; {reason}")
 
     def _apply_request(self, request: Request, level: FallbackLevel, scored: BatchScores, row: int) -> None:
         """Put a segment's list first where the response is one, and remove what the request excludes."""

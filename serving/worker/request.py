@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from config.validation import error_message
+from data.columns import ITEM, USER
+from data.ids import MAX_LENGTH, VALID_PATTERN, canonical_id
 from data.times import from_iso
 
 MAX_K = 1000
 MAX_HISTORY = 10_000
 DEFAULT_K = 10
 MAX_FILTER_VALUES = 100
-MAX_ID_LENGTH = 256
 MIN_NUMBER, MAX_NUMBER = -(2**63), 2**63 - 1  # JSON writers refuse larger integers
 MAX_SENTENCES = 5  # errors that one message lists
 MAX_FIELD_LENGTH = 100  # of a name that an error repeats
-SENTENCES = {"extra_forbidden": "is not a known field", "model_type": "expected a JSON object"}
+SENTENCES = {
+    "extra_forbidden": "is not a known field",
+    "model_type": "expected a JSON object",
+    "string_pattern_mismatch": "expected text that is not blank, without control characters",
+}
 
 
 class RequestError(ValueError):
@@ -61,7 +66,7 @@ def _wrap_text(value: Any) -> Any:
 
 
 Time = Annotated[int, BeforeValidator(_parse_time), WithJsonSchema({"type": "string", "format": "date-time"})]
-Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
+Id = Annotated[str, Field(max_length=MAX_LENGTH, pattern=VALID_PATTERN)]
 Scalar = Annotated[
     Any,
     AfterValidator(_check_scalar),
@@ -76,7 +81,7 @@ class HistoryEvent(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    item_id: str = Field(description="The item.")
+    item_id: Id = Field(description="The item.")
     event_time: Time = Field(description="When, ISO 8601; without an offset UTC.")
 
 
@@ -96,11 +101,13 @@ class RecommendationRequest(BaseModel):
         None, description="The moment to recommend for, ISO 8601; without an offset UTC. Default: now."
     )
     context: dict[str, Scalar] | None = Field(None, description="Traits of the user and of the moment, by name.")
-    exclude: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, description="Items not to recommend.")
+    exclude: Annotated[list[Id], Field(fail_fast=True)] | None = Field(None, description="Items not to recommend.")
     filters: dict[str, FilterValues] | None = Field(
         None, description="Item attribute -> accepted values; an item must match every attribute."
     )
-    request_id: Id | None = Field(None, description="Returned with the answer and logged: put nothing personal in it.")
+    request_id: Annotated[str, Field(max_length=MAX_LENGTH)] | None = Field(
+        None, description="Returned with the answer and logged: put nothing personal in it."
+    )
 
 
 @dataclass
@@ -118,8 +125,12 @@ class Request:
     filters: dict[str, list[str]] = field(default_factory=dict)  # item attribute -> accepted values
 
 
-def parse(body: object, now_us: int) -> Request:
-    """Check one parsed JSON body; a request without a time is for now.
+def parse(body: object, now_us: int, numeric_ids: Collection[str] = ()) -> Request:
+    """Check one parsed JSON body, and bring its ids to their one spelling.
+
+    Args:
+        now_us: the time of a request without one.
+        numeric_ids: those of user_id and item_id that are numbers in the dataset; see `data.ids`.
 
     Raises:
         RequestError: names the first wrong field; the message lists further ones.
@@ -128,15 +139,16 @@ def parse(body: object, now_us: int) -> Request:
         checked = RecommendationRequest.model_validate(body)
     except ValidationError as error:
         raise _request_error(error) from None
+    user_id, items_are_numeric = checked.user_id, ITEM in numeric_ids
     return Request(
-        user_id=checked.user_id,
-        history=[(event.item_id, event.event_time) for event in checked.history or ()],
+        user_id=None if user_id is None else canonical_id(user_id, USER in numeric_ids),
+        history=[(canonical_id(event.item_id, items_are_numeric), event.event_time) for event in checked.history or ()],
         has_history=checked.history is not None,
         k=checked.k,
         time_us=now_us if checked.time is None else checked.time,
         context=checked.context or {},
         request_id=checked.request_id,
-        exclude=checked.exclude or [],
+        exclude=[canonical_id(item, items_are_numeric) for item in checked.exclude or ()],
         filters=checked.filters or {},
     )
 

@@ -412,3 +412,60 @@ def test_a_mistake_is_one_line_and_leaves_the_earlier_product(tmp_path, params_f
         "error: ingest: none of 1 rows could be used, 1 because event_time is not a time; first: 'yesterday'\n"
     )
     assert (out / "manifest.json").read_text(encoding="utf-8") == before
+
+
+# Ids
+
+
+def test_spellings_of_one_id_are_one_user_and_the_quarantine_keeps_the_source(run):
+    rows = [event(user=" 7"), event(user="7.0", item="j"), event(user="7", item="k"), event(user="7.0", time="x")]
+
+    result = run(rows, users=[{"user_id": "7.0", "plan": "free"}])
+
+    assert result.events["user_id"].tolist() == ["7", "7", "7"]
+    assert result.users.to_dict("records") == [{"user_id": "7", "plan": "free"}]
+    assert result.numeric_ids == ["user_id"]
+    assert json.loads(result.quarantine["raw"][0])["user_id"] == "7.0"
+
+
+def test_an_unusable_id_goes_to_quarantine_with_its_reason(run):
+    rows = [event(), event(user="x" * 10_000), event(item="a\x00b"), event(event_id="y" * 300)]
+
+    result = run(rows, items=[{"item_id": "\ud800", "title": "Broken"}])
+
+    assert result.quarantine[["table", "reason"]].to_numpy().tolist() == [
+        ["events", "user_id is longer than 256 characters"],
+        ["events", "item_id holds a control character"],
+        ["events", "event_id is longer than 256 characters"],
+        ["items", "item_id holds half of a surrogate pair"],
+    ]
+    assert "\\ud800" in result.quarantine["raw"].iloc[-1]
+
+
+def test_of_two_spellings_in_a_side_table_one_row_stays_whatever_their_order(run):
+    items = [
+        {"item_id": "7", "title": "B"},
+        {"item_id": "7 ", "title": "A"},
+        {"item_id": "8", "title": "C"},
+        {"item_id": "8", "title": "D"},
+    ]
+
+    for order in (items, items[::-1]):
+        result = run([event(item="7")], items=order)
+
+        assert result.items[["item_id", "title"]].to_numpy().tolist() == [["7", "A"], ["8", "C"]]
+        assert sorted(result.quarantine["reason"]) == [
+            "item_id is another spelling of an id that occurs",
+            "item_id occurs twice",
+        ]
+
+
+def test_consent_under_other_ids_is_an_error_that_shows_both(run):
+    message = (
+        r"user_id differs between users and events: none of 1 ids of users, such as \['id-7'\], is among the 1 ids "
+        r"of events, such as \['7'\]"
+    )
+    with pytest.raises(DataError, match=message):
+        run([event(user="7")], users=[{"user_id": "id-7", "consent_training": "true"}])
+    with pytest.raises(DataError, match="none of 1 events is of a user whose consent_training is true"):
+        run([event(user="7")], users=[{"user_id": "7", "consent_training": "no"}])

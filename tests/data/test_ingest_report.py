@@ -127,7 +127,9 @@ def test_the_report_says_what_the_reader_found_and_what_the_events_span(report_o
     assert report["events"] | {"days": 5} == report["events"]
     assert (report["events"]["users"], report["events"]["items"]) == (10, 10)
     assert report["events"]["first"] == "2024-01-01T00:00:00Z"
-    assert "events: 100 rows read, 100 kept (files log.csv, encoding utf-8)" in summary(report, NOW)
+    assert "events: 100 rows read, 100 kept (files log.csv, encoding utf-8, times event_time epoch seconds)" in summary(
+        report, NOW
+    )
 
 
 # Findings

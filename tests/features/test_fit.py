@@ -24,7 +24,7 @@ def tables(rows: list[tuple[str, str, float]], valid_day: int = 6, test_day: int
         {"event_id": ids, "user_id": users, "item_id": items, "event_time": times, "known_time": times}
     )
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "numeric_ids": [], "horizon_days": 28,
         "valid_start_us": START + valid_day * DAY, "test_start_us": START + test_day * DAY,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": sorted(set(users))}), pd.DataFrame({"item_id": sorted(set(items))})

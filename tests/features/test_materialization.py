@@ -26,6 +26,19 @@ def test_an_event_without_id_gets_the_one_that_ingest_would_give_it() -> None:
     assert parse(EVENT)[0].events == (Event(T, expected, NOW, "i", "interaction"),)
 
 
+def test_ids_of_a_line_get_their_one_spelling() -> None:
+    line = json.dumps(EVENT | {"user_id": " 7.0", "item_id": "Jose\u0301 "})
+
+    (text,) = materialization.parse_line(line, NOW, None, None)
+    (numeric,) = materialization.parse_line(line, NOW, None, None, ["user_id"])
+
+    assert (text.user_id, numeric.user_id) == ("7.0", "7")
+    assert numeric.events[0].item_id == "Jos\u00e9"
+    assert numeric.events[0].event_id == ingested_id("7", "Jos\u00e9", T, "interaction")
+    with pytest.raises(ProfileError, match="item_id: is longer than 256 characters"):
+        parse(EVENT | {"item_id": "x" * 300})
+
+
 def test_fields_of_a_line_are_kept() -> None:
     stated = {"event_id": "e", "event_type": "play", "known_time": "2026-06-01T22:00:00+02:00"}
 

@@ -48,7 +48,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     users = pd.DataFrame({"user_id": [f"u{number}" for number in range(9)], "age": [30, None, *range(20, 27)]})
     items = pd.DataFrame({"item_id": [f"i{number}" for number in range(20)]})
     made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
-    made.description |= {"until_us": T + 31 * DAY}
+    made.description |= {"until_us": T + 31 * DAY, "numeric_ids": []}
     save_features(tmp_path / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():
         path = tmp_path / f"out/data/{name}.parquet"

@@ -54,7 +54,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = fit_features(events, users, items, CUT, SETTINGS.featurize, 0)
     made.description |= {
         "until_us": END, "cut": "test", "repeats": "first", "dataset": SETTINGS.dataset, "dataset_hash": "made",
-        "split_id": "made",
+        "split_id": "made", "numeric_ids": [],
     }  # fmt: skip
     write_features(folder / "out/features/test", made)
     for name, table in {"split/events": events, "ingest/users": users}.items():

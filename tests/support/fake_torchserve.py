@@ -157,6 +157,7 @@ def recommendations(body: dict, version: str) -> dict:
         "feature_time": None,
         "model_version": version,
         "dataset_version": "fake-data",
+        "numeric_ids": [],
         "segments": [],
         "request_id": body.get("request_id"),
     }

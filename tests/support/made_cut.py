@@ -23,7 +23,7 @@ START = 1_700_006_400_000_000
 VALID, TEST, END = START + 50 * DAY, START + 60 * DAY, START + 80 * DAY
 USERS, ITEMS, PER_USER = 40, 120, 30
 MANIFEST = {
-    "dataset": "made", "dataset_hash": "d", "split_id": "s", "valid_start": "v", "test_start": "t",
+    "dataset": "made", "dataset_hash": "d", "split_id": "s", "numeric_ids": [], "valid_start": "v", "test_start": "t",
     "valid_start_us": VALID, "test_start_us": TEST, "end_us": END, "horizon_days": 10,
 }  # fmt: skip
 

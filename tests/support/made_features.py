@@ -60,7 +60,7 @@ def sides() -> SideTables:
 def description(cut: str) -> dict:
     """What featurize writes with the arrays."""
     return {
-        "dataset": "checkerboard", "dataset_hash": "none", "split_id": "none", "cut": cut, "repeats": "first",
+        "dataset": "checkerboard", "dataset_hash": "none", "split_id": "none", "numeric_ids": [], "cut": cut, "repeats": "first",
         "cut_us": START + 30 * DAY, "until_us": START + 40 * DAY, "horizon_days": 10, "num_items": ITEMS + 1,
         "encoders": {
             "traits": [{"column": "sex", "values": ["F", "M", "X"]}],

@@ -48,6 +48,7 @@ def write(folder: Path, seed: int = 0) -> Path:
         "sizes": sizes.as_dict(),
         "encoders": {"traits": [], "context": []},
         "repeats": "first",
+        "numeric_ids": [],
         "refresh_minutes": 10,
         "trends_time_us": CUT_US,
     }

@@ -31,7 +31,7 @@ class Artifact:
     vocabulary: Vocabulary
     titles: list[str | None]
     trends: TrendSnapshot
-    config: dict  # model params, sizes, encoders, repeats rule, refresh
+    config: dict  # model params, sizes, encoders, repeats rule, numeric ids, refresh
     manifest: dict  # provenance, and the hash of each file
 
     @property

@@ -16,6 +16,7 @@ from data import ingest
 from data.files import DataError
 from data.readers.exports import EXPORTS, detect_export
 from data.readers.sources import Source, detect_format, read_source
+from experiments.orchestration.workspace import parse_columns
 
 SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
 
@@ -248,8 +249,22 @@ def test_ga4_reads_alike_from_json_lines_and_parquet(tmp_path, read_from):
         assert items["brand"].isna().all()
 
 
+def test_an_export_without_any_item_is_refused_with_its_events(tmp_path, read_from):
+    path = write_lines(tmp_path / "calls.json", *[call(number, event="Signed Up", properties=[]) for number in (1, 2)])
+
+    with pytest.raises(DataError, match=r"none of its events names an item; they are Signed Up \(2\)"):
+        read_from(path)
+
+
+def test_an_empty_parquet_export_is_refused(tmp_path, read_from):
+    pq.write_table(pa.Table.from_pylist([ga4_event(1)]).slice(0, 0), tmp_path / "events.parquet")
+
+    with pytest.raises(DataError, match="holds no rows"):
+        read_from(tmp_path / "events.parquet")
+
+
 def test_a_column_of_another_type_is_refused_by_name(tmp_path, read_from):
-    record = {"event_timestamp": 1612069510766593, "event_name": "view_item", "event_params": "[]", "items": "[]"}
+    record = {"event_timestamp": 1612069510766593, "event_name": "view_item", "items": "[]"}
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "events.parquet")
 
     with pytest.raises(
@@ -292,33 +307,6 @@ def test_a_configured_items_table_wins_over_what_events_say(tmp_path, read_from)
     source = read_from(tmp_path / "oct.csv", items=str(tmp_path / "catalog.csv"))
 
     assert source.items.to_dict("list") == {"item_id": ["44600062"], "title": ["Cream"]}
-
-
-@pytest.mark.parametrize(
-    ("name", "header", "row", "expected"),
-    [
-        (
-            "amazon-2023",
-            "rating,title,text,asin,parent_asin,user_id,timestamp",
-            "5,Good,Fine,B1,B0,AF,1588615855070",
-            ("AF", "B0", "1588615855070", "5"),
-        ),
-        (
-            "kuairec",
-            "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio",
-            "0,3649,13838,10867,2020-07-05 00:08:23.438,20200705,1593878903.438,1.27",
-            ("0", "3649", "1593878903.438", "1.27"),
-        ),
-    ],
-)
-def test_tables_whose_names_are_ambiguous_are_known_by_their_header(tmp_path, read_from, name, header, row, expected):
-    path = tmp_path / "table.csv"
-    path.write_text(f"{header}\n{row}\n", encoding="utf-8")
-
-    source = read_from(path)
-
-    assert source.name == name
-    assert columns(source, "user_id", "item_id", "event_time", "value") == [expected]
 
 
 @pytest.mark.parametrize(
@@ -407,11 +395,13 @@ FILES_OF_COMMANDS = {
         "MINDsmall_train/news.tsv": "N55689\tsports\tnfl\tTitle\tText\thttps://example.org\t[]\t[]\n",
         "MINDsmall_train/entity_embedding.vec": "Q1\t0.1\n",
     },
-    "All_Beauty.csv": {"All_Beauty.csv": "rating,asin,parent_asin,user_id,timestamp\n5.0,B1,B0,AF,1588615855070\n"},
+    "All_Beauty.csv COLUMNS=item_id=parent_asin": {
+        "All_Beauty.csv": "rating,asin,parent_asin,user_id,timestamp\n5.0,B1,B0,AF,1588615855070\n"
+    },
     "transactions_train.csv": {
         "transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n2018-09-20,c1,0663713001,0.05,2\n"
     },
-    "big_matrix.csv": {
+    "big_matrix.csv COLUMNS=event_time=timestamp,value=watch_ratio": {
         "big_matrix.csv": "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"
         "0,3649,13838,10867,2020-07-05 00:08:23.438,20200705,1593878903.438,1.27\n"
     },
@@ -435,7 +425,10 @@ def test_the_command_of_a_format_reads_its_files(tmp_path, params_file, capsys, 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
 
-    assert ingest.main(["--params", str(params_file(path=str(tmp_path / source))), "--out", str(tmp_path / "out")]) == 0
+    path, _, columns = source.partition(" COLUMNS=")
+    settings = params_file(path=str(tmp_path / path), columns=parse_columns(columns))
+
+    assert ingest.main(["--params", str(settings), "--out", str(tmp_path / "out")]) == 0
 
     events = pd.read_parquet(tmp_path / "out" / "events.parquet")
     assert len(events) >= 1

@@ -51,7 +51,7 @@ def tables(rows: list[tuple[str, str, int]], session: list[str | None] | None = 
     if session is not None:
         events["session_id"] = session
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "numeric_ids": [], "horizon_days": 28,
         "valid_start_us": START + 8 * DAY, "test_start_us": TEST,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": sorted(set(users))}), pd.DataFrame({"item_id": sorted(set(items))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -52,6 +53,24 @@ def test_the_same_artifacts_and_policy_find_their_report(ledger: None) -> None:
     for question in (("one", "candidate", "champion", "q"), ("one", "candidate", "other", "p"),
                      ("one", "other", "champion", "p"), ("two", "candidate", "champion", "p")):  # fmt: skip
         assert judgment.earlier_report(*question) is None
+
+
+def test_a_look_that_a_crash_tore_hides_no_later_one_and_breaks_no_reading(ledger: None, tmp_path: Path) -> None:
+    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:-30])
+    assert len(judgment.looks_at("one")) == 1
+    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-02T00:00:00Z"})
+
+    assert len(judgment.looks_at("one")) == 2
+
+
+def test_a_look_is_on_disk_before_its_report_is_shown(ledger: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name))
+    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
+
+    assert "ledger.jsonl" in synced
 
 
 COMMITTED = CodeState("0123", None, None)

@@ -39,7 +39,7 @@ def ten_days(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"e{number}" for number in range(len(rows))]
     events = pd.DataFrame({"event_id": ids, "user_id": users, "item_id": items, "event_time": time, "known_time": time})
     manifest = {
-        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "horizon_days": 28,
+        "dataset": "typed", "dataset_hash": "none", "split_id": "none", "numeric_ids": [], "horizon_days": 28,
         "valid_start_us": START + 6 * DAY, "test_start_us": START + 8 * DAY,
     }  # fmt: skip
     known = pd.DataFrame({"user_id": ["u0", "u1", "u2"]}), pd.DataFrame({"item_id": [f"i{n}" for n in range(5)]})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.gating import report_page
-from serving import deploy
+from serving import deploy, gate_key
 from serving.deployment import promotion, reconcile, registry
 from serving.deployment.alias_changes import entry_tag
 from serving.deployment.reconcile import Deployment
@@ -154,6 +154,24 @@ def test_an_override_creates_no_second_key_if_the_first_is_missing(overridden, t
         promotion.override("tiny", "1", REASON)
     assert "an override" not in str(error.value)
     assert not (tmp_path / "gate").exists()
+
+
+def test_no_signature_makes_a_second_key_if_the_first_is_missing_and_a_new_one_is_made_by_command(
+    overridden, artifacts, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.delenv("TIDEGATE_GATE_KEY")
+    monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
+    other = registry.register_version("other", artifacts[1])  # of a dataset for which nothing was signed yet
+    for dataset, version in (("tiny", "1"), ("other", other)):
+        with pytest.raises(RegistryError, match=r"there is no key at .*restore it from a backup.*gate_key create"):
+            promotion.promote(dataset, version, PROMOTED)
+    assert not (tmp_path / "gate").exists()
+
+    assert gate_key.main(["create"]) == 0
+    with pytest.raises(RegistryError, match="was signed by the key"):
+        promotion.serving_target("tiny")
+    promotion.override("tiny", "1", REASON)
+    assert promotion.serving_target("tiny").version.version == "1"
 
 
 @pytest.mark.parametrize(

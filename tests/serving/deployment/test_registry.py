@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from serving.deployment import registry
+from serving.deployment import alias_changes, promotion, registry
 from serving.deployment.registry import RegistryError, registry_client
 
 pytestmark = pytest.mark.usefixtures("registry_folder")
@@ -33,6 +34,27 @@ def test_a_version_belongs_to_the_run_that_made_it(artifacts) -> None:
     assert registry.find_version("tiny", version).run_id == run
     with pytest.raises(RegistryError, match="the run 0123 cannot be read"):
         registry.register_version("tiny", artifacts[2], "0123")
+
+
+def test_what_the_registry_names_is_on_disk_before_it_is_named(
+    artifacts, registry_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def record(file: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", record)
+    version = registry.register_version("tiny", artifacts[1])
+    promotion.promote("tiny", version, {"verdict": "PROMOTE", "reason": "a test"})
+    stored = registry_folder / "mlartifacts"
+    assert {str(path) for path in [stored, *stored.rglob("*")]} <= synced
+    assert str(alias_changes.newest_serials_path().resolve()) in {
+        path.replace(f".{alias_changes.newest_serials_path().name}.{os.getpid()}.partial", "newest_alias_changes.json")
+        for path in synced
+    }
 
 
 def test_artifacts_lie_beside_the_database(two, registry_folder: Path) -> None:

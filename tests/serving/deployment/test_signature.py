@@ -100,15 +100,57 @@ def test_a_key_file_that_other_users_may_read_or_write_is_refused(key_file: Path
         signature.load_keys(create=True).sign("report", STATEMENT)
 
 
+KEY = "0123456789abcdef" * 4
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("short\n", "a key of 5 characters; expected at least 32"), ("\n", "no key")]
+    ("content", "message"),
+    [
+        (b"short\n", "{path} holds a key of 5 characters; expected at least 32"),
+        (
+            b"",
+            "{path} is empty; remove it, then restore it from a backup .*gate_key create`: nothing that the lost key",
+        ),
+        (b"\n", "{path} is empty"),
+        (KEY[:40].encode(), r"{path} was cut off: its last key has 40 of 64 digits .*; remove it, then restore it"),
+        (f"{KEY}\n{KEY[:7]}".encode(), "{path} was cut off: its last key has 7 of 64 digits"),
+        (b"\0" * 64, "{path} is damaged: it is not text; remove it"),
+        (b"\xff" * 64, "{path} is damaged: it is not text; remove it"),
+    ],
 )
-def test_a_key_that_is_missing_or_too_short_is_refused(key_file: Path, text: str, message: str) -> None:
+def test_a_damaged_key_file_is_refused_with_the_way_to_recover(key_file: Path, content: bytes, message: str) -> None:
+    key_file.parent.mkdir()
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(content)
+    for create in (False, True):
+        with pytest.raises(SignatureError, match=message.format(path=key_file)) as error:
+            signature.load_keys(create)
+        assert len(str(error.value).splitlines()) == 1
+    assert key_file.read_bytes() == content
+
+
+@pytest.mark.parametrize("text", [KEY, f"{KEY}\n", f"{KEY[:32]}\n", OLD])
+def test_a_whole_key_may_end_with_a_line_break_or_not(key_file: Path, text: str) -> None:
     key_file.parent.mkdir()
     key_file.touch(mode=0o600)
     key_file.write_text(text, encoding="utf-8")
-    with pytest.raises(SignatureError, match=f"{key_file} holds {message}"):
-        signature.load_keys()
+    assert signature.load_keys().secrets == (text.strip(),)
+
+
+def test_a_folder_in_place_of_the_key_is_refused(key_file: Path) -> None:
+    key_file.mkdir(parents=True)
+    with pytest.raises(SignatureError, match=rf"{key_file} cannot be read \(Is a directory\); remove it, then restore"):
+        signature.load_keys(create=True)
+
+
+def test_the_key_is_created_by_command_only_where_there_is_none(key_file: Path, capsys) -> None:
+    assert gate_key.main(["rotate"]) == 2
+    assert f"there is no key at {key_file}" in capsys.readouterr().err
+    assert gate_key.main(["create"]) == 0
+    secret = key_file.read_text(encoding="utf-8")
+    assert gate_key.main(["create"]) == 2
+    assert f"{key_file} exists" in capsys.readouterr().err
+    assert key_file.read_text(encoding="utf-8") == secret
 
 
 def test_a_key_from_the_environment_needs_no_file(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,15 @@ def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_readin
     assert asyncio.run(users.read("ann")).consent is False
 
 
+@pytest.mark.parametrize("spelling", ["7", " 7 ", "7.0"])
+def test_a_denial_holds_for_every_spelling_of_the_user(store: ProfileStore, start: Start, spelling: str) -> None:
+    store.upsert([make_profile("7", consent=consent_given(False))])
+    edge = start(OnlineProfileReader(lambda: store))
+    edge.service.pipeline.fallback.popular.numeric_ids.append("user_id")
+
+    assert edge.answer({"user_id": spelling})["reason"] == "the user does not consent to personalization"
+
+
 @pytest.mark.parametrize("change", [[event(2, "b")], [event(30, "late")]])
 def test_every_new_event_changes_the_profile_version(store: ProfileStore, change: list[Event]) -> None:
     store.upsert([make_profile("ann", [event(9, "a")])])

@@ -94,8 +94,7 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
     ann = edge.key_of("ann")
     refused = [
         edge.ask({"user_id": "bob"}, key=ann),
-        edge.ask({"user_id": "ann "}, key=ann),
-        edge.ask({"user_id": ""}, key=ann),
+        edge.ask({"user_id": "Ann"}, key=ann),
         edge.get("user_id=bob", key=ann),
         edge.get("user_id=%62ob", key=ann),
         edge.ask(b'{"user_id":"\\u0062ob"}', key=ann),
@@ -107,12 +106,32 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
     assert edge.get("user_id=ann&user_id=bob", key=ann).status_code == 400
     assert torchserve.requested_users() == ["bob"]
 
-    own, unnamed = (edge.ask(body, key=ann).json() for body in ({"user_id": "ann"}, {"user_id": None}))
-    assert own["items"] == unnamed["items"]
+    bodies: list[dict] = [{"user_id": "ann"}, {"user_id": None}, {"user_id": " ann "}]
+    own, unnamed, padded = (edge.ask(body, key=ann).json() for body in bodies)
+    assert own["items"] == unnamed["items"] == padded["items"]
     assert own["items"][0]["item_id"] == "ann-000"
     torchserve.stop()  # nor does a fallback give away another user's answer
     for _ in range(3):
         assert edge.ask({"k": 7}, key=ann).json()["items"][0]["item_id"] == "ann-000"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("", 0o600, "is empty; restore it from a backup .*old keys stay invalid"),
+        ("[{", 0o600, "is not as .*invalid JSON: .*; restore it from a backup"),
+        ("[]", 0o620, r"may be changed by other users \(mode 0620\); chmod 600 it, and check its keys"),
+    ],
+)
+def test_a_damaged_key_file_is_refused_and_no_key_is_added_to_it(
+    tmp_path: Path, text: str, mode: int, message: str
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"{file} {message}"):
+        add_key(file, create_key()[1])
+    assert file.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import io
 import json
 import logging
 import logging.config
+import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fake_torchserve
@@ -15,13 +17,14 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
+from data.files import append_lines
+from experiments.lineage.served_log import read_lines
 from serving.edge import request_log
 from serving.edge.request_log import (
     LOGGING,
     JsonLines,
     LineLog,
     SecretError,
-    append_whole,
     hash_inputs,
     load_secret,
     pseudonym,
@@ -123,49 +126,16 @@ def test_requests_are_kept_if_configured_without_their_user_and_for_the_owner_on
 
 def test_a_full_disk_costs_lines_but_no_answer(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     full = Path("/dev/full")
-    monkeypatch.setattr(request_log, "append_whole", lambda path, content: append_whole(full, content))
+    monkeypatch.setattr(
+        request_log, "append_lines", lambda path, content, durable: append_lines(full, content, durable)
+    )
     for number in range(3):
         assert edge.answer({"user_id": "ann", "k": number + 1})["source"] == "personalized"
         wait_until(lambda lost=number + 1: edge.count("tidegate_edge_served_lines_total", outcome="failed") == lost)
     assert caplog.text.count("the served log is not written: [Errno 28] No space left on device") == 1
-    monkeypatch.setattr(request_log, "append_whole", append_whole)  # room again
+    monkeypatch.setattr(request_log, "append_lines", append_lines)  # room again
     edge.answer({"user_id": "ann", "request_id": "after"})
     assert [line["request_id"] for line in edge.served()] == ["after"]
-
-
-def test_half_a_line_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "log.jsonl"
-    append_whole(path, b'{"whole":1}\n')
-    real_open = Path.open
-
-    class Narrow:
-        """A file whose disk has room for five bytes more."""
-
-        def __init__(self, file) -> None:
-            self._file, self._room = file, 5
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self._file.close()
-
-        def __getattr__(self, name):
-            return getattr(self._file, name)
-
-        def write(self, content: bytes) -> int:
-            if not self._room:
-                raise OSError(28, "No space left on device")
-            written = self._file.write(content[: self._room])
-            self._room -= written
-            return written
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *args, **more: Narrow(real_open(self, *args, **more)))
-        with pytest.raises(OSError, match="No space"):
-            append_whole(path, b'{"lost":1}\n')
-    append_whole(path, b'{"next":1}\n')
-    assert path.read_bytes() == b'{"whole":1}\n{"next":1}\n'
 
 
 def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +148,24 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.Monke
     assert counts == {"dropped": 2, "written": 2}
     (file,) = tmp_path.iterdir()
     assert file.read_bytes() == b"1\n2\n"
+
+
+def test_a_line_that_a_killed_edge_left_unfinished_hides_no_later_line(tmp_path: Path) -> None:
+    # In a container each edge has the same process id, so a new one writes on in the old one's file.
+    (tmp_path / f"served-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl").write_bytes(b'{"request_id":"a"}\n{"requ')
+    log = LineLog(tmp_path, 2, lambda outcome, lines: None)
+    log.append(b'{"request_id":"b"}')
+    log.close()
+    assert [line["request_id"] for line in read_lines(tmp_path)] == ["a", "b"]
+
+
+def test_no_line_of_the_served_log_waits_for_the_disk(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for number in range(3):
+        edge.answer({"user_id": "ann", "k": number + 1})
+    assert len(edge.served()) == 3
+    assert not synced
 
 
 def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +191,34 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path) -> None:
 def test_a_secret_that_is_too_short_is_refused(tmp_path) -> None:
     with pytest.raises(SecretError, match="TIDEGATE_EDGE_USER_SECRET holds 5 characters; expected at least 16"):
         load_secret("short", tmp_path / "user.key")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        (b"", 0o600, "is empty; restore it from a backup"),
+        (b"0123456789abcdef" * 3, 0o600, "was cut off: its last key has 48 of 64 digits .*; restore it from a backup"),
+        (b"\0" * 64, 0o600, "is damaged: it is not text; restore it from a backup"),
+        (b"0123456789abcdef" * 4, 0o640, r"is open to other users \(mode 0640\); chmod 600 it"),
+    ],
+)
+def test_a_damaged_secret_is_refused_with_the_way_to_recover(tmp_path, content: bytes, mode: int, message: str) -> None:
+    path = tmp_path / "user.key"
+    path.write_bytes(content)
+    path.chmod(mode)
+    with pytest.raises(SecretError, match=f"{path} {message}"):
+        load_secret("", path)
+    assert path.read_bytes() == content
+
+
+def test_no_second_secret_is_made_if_a_served_log_depends_on_the_first(edge: Edge) -> None:
+    edge.answer({"user_id": "ann"})
+    assert len(edge.served()) == 1
+    path = edge.settings.secret_path
+    path.unlink()
+    with pytest.raises(SecretError, match=f"{path} is missing, and the served log .* depends on it; restore it from a"):
+        load_secret("", path)
+    assert not path.exists()
 
 
 SECRETS = ("secret-user", "what-she-watched", "what-she-hid", "where-she-is", "what-she-wants")

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from made_features import checkerboard, recipe, sides, train_settings
 from safetensors.torch import save_file
 
 from config import params
 from config.paths import ROOT
 from data.columns import DAY, HOUR
+from data.ids import TRIMMED
 from data.times import to_iso
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
@@ -114,6 +118,48 @@ def test_a_bad_filter_is_named_and_does_not_affect_other_requests(
     assert good["items"]
 
 
+def test_who_took_every_item_gets_an_empty_list_that_says_so(exported: Exported) -> None:
+    answer = ask(exported(), history=history(*range(40)), k=5)
+
+    assert (answer["items"], answer["source"]) == ([], "personalized")
+    assert answer["reason"] == (
+        "ranked from 40 known events of the history; the user took all 40 items of the catalog, so none is left"
+    )
+
+
+def test_a_request_that_leaves_no_item_says_which_of_its_fields_did(exported: Exported) -> None:
+    answer = ask(exported(), history=history(*range(39)), exclude=["item-39"], k=5)
+
+    assert answer["items"] == []
+    assert answer["reason"].endswith("the request's exclude leave no item that the user has not taken")
+
+
+def test_every_spelling_of_a_known_id_gets_the_same_answer(exported: Exported) -> None:
+    served = exported()
+    expected = ask(served, history=history(0, 2), exclude=["item-7"], k=40)
+    events = {event["item_id"]: event for event in history(0, 2)}
+
+    @examples(max_examples=50, deadline=None)
+    @given(st.text(TRIMMED, max_size=9), st.text(TRIMMED, max_size=9), st.booleans())
+    def check(before: str, after: str, is_numeric: bool) -> None:
+        served.numeric_ids = ["user_id", "item_id"] if is_numeric else []
+        spelled = [{**event, "item_id": before + item + after} for item, event in events.items()]
+
+        assert ask(served, history=spelled, exclude=[f"{before}item-7{after}"], k=40) == expected
+
+    check()
+
+
+def test_a_stored_user_is_found_under_every_spelling(exported: Exported) -> None:
+    served = exported()
+    served.lookup, served.numeric_ids = OneUserStore("7"), ["user_id"]
+
+    answers = served.recommend([{"user_id": one} for one in ("7", "7.0", " 7\u200b", "7e+00")], now_us=NOW)
+
+    assert answers == [answers[0]] * 4
+    assert answers[0]["source"] == "personalized"
+
+
 def test_a_user_without_history_gets_the_popular_list_of_their_segment(exported: Exported) -> None:
     answer = ask(exported(), context={"side": 1}, k=10)
 
@@ -189,15 +235,16 @@ def test_diversity_changes_the_order_but_not_the_first_item(exported: Exported) 
 class OneUserStore:
     """Knows one user, and item trends of an hour ago."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, user_id: str = "known") -> None:
+        self.user_id, self.calls = user_id, 0
 
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         self.calls += 1
         items, times = [f"item-{n}" for n in (1, 3)], [NOW - DAY + n for n in (1, 3)]
         known = User(items, times, {"side": 1}, feature_time_us=NOW - DAY)
         return [
-            known if one.user_id == "known" else User(reason="the store does not know the user") for one in requests
+            known if one.user_id == self.user_id else User(reason="the store does not know the user")
+            for one in requests
         ]
 
     def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:

@@ -37,6 +37,15 @@ def test_one_value_of_a_filter_is_a_list_of_one() -> None:
         ([], "body: expected a JSON object"),
         ({"users": 1}, "users: is not a known field"),
         ({"user_id": "x" * 257}, "user_id: string should have at most 256 characters"),
+        ({"user_id": " "}, "user_id: expected text that is not blank, without control characters"),
+        ({"user_id": "a\x00b"}, "user_id: expected text that is not blank, without control characters"),
+        ({"history": [{**EVENT, "item_id": ""}]}, "history[0].item_id: expected text that is not blank"),
+        ({"history": [{**EVENT, "item_id": "x" * 10_000}]}, "history[0].item_id: string should have at most 256"),
+        ({"exclude": ["a", "\t"]}, "exclude[1]: expected text that is not blank"),
+        (
+            {"history": [{"item": "a", "at": 1}]},
+            "history[0].item_id: is required; unknown field item, at; history[0].event_time is required; unknown field",
+        ),
         ({"k": 1001}, "k: input should be less than or equal to 1000"),
         ({"k": 2.5}, "k: input should be a valid integer"),
         (
@@ -58,6 +67,16 @@ def test_an_error_names_the_field_and_what_was_expected(body: object, error: str
         parse(body, NOW)
 
     assert str(raised.value).startswith(error)
+
+
+def test_ids_get_their_one_spelling() -> None:
+    body = {"user_id": " 7.0", "history": [{**EVENT, "item_id": "Jose\u0301 "}], "exclude": ["8.0", "\u00a0a"]}
+
+    request = parse(body, NOW)
+    numeric = parse(body, NOW, numeric_ids=["user_id", "item_id"])
+
+    assert (request.user_id, request.history, request.exclude) == ("7.0", [("Jos\u00e9", NOW)], ["8.0", "a"])
+    assert (numeric.user_id, numeric.exclude) == ("7", ["8", "a"])
 
 
 def test_more_fields_of_an_event_are_allowed() -> None:
