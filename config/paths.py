@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 ROOT = Path(__file__).resolve().parent.parent  # of the code: the project, or one workspace
 IN_WORKSPACE = ROOT.parent.name == "workspaces"
@@ -36,6 +37,7 @@ TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snap
 
 STATE = "TIDEGATE_STATE"
 GATE_KEY = "gate.key"  # in the state folder: signs gate reports and alias changes
+SQLITE_LOCK_SECONDS = 60  # how long a process waits for another one; the default of 5 s is short
 DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage and newest serials seen, of each dataset
 
 
@@ -72,3 +74,19 @@ def online_store() -> str:
 def edge() -> Path:
     """API keys, user secret, served log and kept requests of the edge."""
     return state() / "edge"
+
+
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file, for MLflow and Optuna.
+
+    A path with special characters is quoted with its slashes: MLflow creates the folder that an unquoted path names.
+    """
+    text = str(path.resolve())
+    plain = quote(text, safe="/ ") == text
+    return f"sqlite:///{text if plain else quote(text, safe='')}?timeout={SQLITE_LOCK_SECONDS}"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLAlchemy URL; None if it is not a SQLite file's."""
+    _, scheme, path = url.partition("sqlite:///")
+    return Path(unquote(path.partition("?")[0])) if scheme and url.startswith(scheme) else None

@@ -180,7 +180,8 @@ def parse_events(
         events[name] = times[name].times if name in times else pd.Series(pd.NaT, raw.index, TIME_DTYPE)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events, times, id_errors(events, (USER, ITEM, EVENT_ID), numeric_ids))
+    named = id_errors(events, (USER, ITEM, EVENT_ID, EVENT_TYPE), numeric_ids)
+    reasons = _unreadable_cells(raw, events, times, named)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
     for name in context:

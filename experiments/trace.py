@@ -128,8 +128,6 @@ def _parent_part(version: RegisteredVersion) -> list[ReportPart]:
 
 def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
     """The run, and the dataset version."""
-    from mlflow.exceptions import MlflowException  # slow to import
-
     try:
         run = registry_client().get_run(manifest["run_id"])
         facts = {
@@ -140,8 +138,8 @@ def _run_and_dataset_parts(manifest: Mapping[str, Any]) -> list[ReportPart]:
             "metrics": dict(sorted(run.data.metrics.items())),
         }
         run_part = ReportPart("run", facts)
-    except MlflowException:
-        run_part = ReportPart("run", {"run id": manifest["run_id"]}, note="the registry has no such run")
+    except RegistryError as error:
+        run_part = ReportPart("run", {"run id": manifest["run_id"]}, note=str(error))
     dataset_hash, local = manifest["dataset_hash"], versions.local_dataset_hash()
     note = "" if local == dataset_hash else f"{SPLIT} holds {local or 'none'}; check out the commit and run `dvc pull`"
     facts = {"name": manifest["dataset"], "hash": dataset_hash, "split": manifest["split_id"]}

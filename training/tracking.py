@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import json
+import logging
 import os
+import re
+import shlex
+import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from filelock import FileLock
 
 from config import params
-from config.paths import INGESTED, mlflow_database
+from config.command import UserError
+from config.paths import INGESTED, SQLITE_LOCK_SECONDS, mlflow_database, sqlite_file, sqlite_url
 from features.feature_files import Features
 from training import mlflow_views, plots, provenance
 
@@ -23,57 +32,141 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+if "%" in (_packages := sysconfig.get_path("purelib")):
+    # MLflow's migrations cannot run from a path with a % (Alembic reads its settings by configparser): import it by a link.
+    _link = tempfile.TemporaryDirectory(prefix="tidegate-")  # removed when the process ends
+    (Path(_link.name) / "packages").symlink_to(_packages)
+    sys.path.insert(0, f"{_link.name}/packages")
+
 DVC_LOCK = Path("dvc.lock")
 DIGEST_LENGTH = 36  # MLflow's limit
 ERROR_LENGTH = 500  # of the tag that says why a run failed
 NOTE = "mlflow.note.content"  # what the UI shows as the description of a run
 
 
+class TrackingError(UserError):
+    """MLflow cannot do what was requested; the text says why, and what helps."""
+
+
 def tracking_uri() -> str:
     """Where runs are kept: MLFLOW_TRACKING_URI, or SQLite in the state folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_database().resolve()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(mlflow_database())
+    return f"{uri}?timeout={SQLITE_LOCK_SECONDS}" if sqlite_file(uri) and "?" not in uri else uri
 
 
 def _database() -> Path | None:
     """The SQLite file of the tracking store; None where runs are kept elsewhere."""
-    kind, _, path = tracking_uri().partition("sqlite:///")
-    return None if kind else Path(path).resolve()
+    file = sqlite_file(tracking_uri())
+    return file.resolve() if file else None
 
 
-def connect() -> MlflowClient:
-    """A client of the tracking store. One process at a time fills a new database: two would both create tables."""
-    from mlflow import MlflowClient
+def connect(error: type[UserError] = TrackingError) -> MlflowClient:
+    """A client of the tracking store whose calls raise `error`, in one line, where MLflow refuses them.
 
-    database = _database()
-    if database is None:
-        return MlflowClient(tracking_uri())
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_suffix(".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return MlflowClient(tracking_uri())
+    One process at a time fills a new database: two would both create tables.
+    """
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
+    with mlflow_errors("MLflow cannot be used", error):
+        from mlflow import MlflowClient
+
+        database = _database()
+        if database is None:
+            return cast(MlflowClient, _Client(MlflowClient(tracking_uri()), error))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(database.with_suffix(".lock")):
+            return cast(MlflowClient, _Client(MlflowClient(tracking_uri()), error))
+
+
+class _Client:
+    """An MlflowClient whose calls raise an error of ours."""
+
+    def __init__(self, client: MlflowClient, error: type[UserError]) -> None:
+        self._client, self._error = client, error
+
+    def __getattr__(self, name: str):
+        method = getattr(self._client, name)
+
+        @functools.wraps(method)
+        def call(*arguments, **options):
+            with mlflow_errors(f"MLflow refuses {name}", self._error):
+                return method(*arguments, **options)
+
+        return call
+
+
+@contextmanager
+def mlflow_errors(problem: str, error: type[UserError] = TrackingError) -> Iterator[None]:
+    """Raise errors of MLflow and its database in the block as `error`, in one line that begins with the problem."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as caught:
+        raise error(f"{problem}: {_reason(str(caught))}") from caught
+
+
+def is_missing(error: UserError) -> bool:
+    """Whether an error of `mlflow_errors` says that what was requested does not exist."""
+    return getattr(error.__cause__, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def _reason(text: str) -> str:
+    """The first line of an error of MLflow, and what helps."""
+    file = _database()
+    if "database is locked" in text:
+        return f"another process keeps {file} locked; try again when it has ended"
+    if "out-of-date database schema" in text:
+        return f"{file} is of another version of MLflow; copy it, then run `{_mlflow_command('db upgrade')}`"
+    if "not a database" in text or "malformed" in text:
+        return f"{file} is damaged; restore it from a backup, or move it away to begin anew"
+    if deleted := re.search(r"The (run|experiment) (\w+) must be in the 'active' state", text):
+        return _deleted(deleted[1], deleted[2])
+    return " ".join(text.partition("\n")[0].split())[:300]
+
+
+def _deleted(kind: str, number: str) -> str:
+    command = _mlflow_command(f"{kind}s restore --{kind}-id {number}")
+    return f"the {kind} {number} was deleted in MLflow; `{command}` restores it"
+
+
+def _mlflow_command(arguments: str) -> str:
+    """A command line of MLflow's own tool on this store."""
+    uri = shlex.quote(tracking_uri())
+    if arguments.startswith("db "):
+        return f".venv/bin/mlflow {arguments} {uri}"
+    return f"MLFLOW_TRACKING_URI={uri} .venv/bin/mlflow {arguments}" if _database() else f".venv/bin/mlflow {arguments}"
 
 
 def experiment_id(client: MlflowClient, dataset: str) -> str:
     """Id of the dataset's experiment; created if there is none, with its description and saved views.
 
     On SQLite its artifacts lie next to the database; MLflow's default is ./mlruns.
-    """
-    from mlflow.exceptions import MlflowException
 
-    if experiment := client.get_experiment_by_name(dataset):
-        return experiment.experiment_id
+    Raises:
+        TrackingError: it was deleted in MLflow, which keeps its name.
+    """
+    if (known := _active_experiment(client, dataset)) is not None:
+        return known
     database = _database()
     location = (database.parent / "mlartifacts" / dataset).as_uri() if database else None
     try:
         created = client.create_experiment(dataset, artifact_location=location)
-    except MlflowException:
-        if experiment := client.get_experiment_by_name(dataset):  # another process has just created it
-            return experiment.experiment_id
+    except UserError:
+        if (known := _active_experiment(client, dataset)) is not None:  # another process has just created it
+            return known
         raise
     # Tags are written once: what a person edits or removes stays so.
     for key, value in mlflow_views.experiment_tags(created, dataset).items():
         client.set_experiment_tag(created, key, value)
     return created
+
+
+def _active_experiment(client: MlflowClient, dataset: str) -> str | None:
+    experiment = client.get_experiment_by_name(dataset)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise TrackingError(f"{dataset}: {_deleted('experiment', experiment.experiment_id)}")
+    return None if experiment is None else experiment.experiment_id
 
 
 @contextmanager
@@ -117,13 +210,13 @@ def unfinished_runs(dataset: str, tags: dict[str, str]) -> list[tuple[TrainingRu
 
 def reopen_run(run_id: str) -> TrainingRun | None:
     """A run of an earlier stage, to log more into; None where it no longer exists."""
-    from mlflow.exceptions import MlflowException
-
     client = connect()
     try:
         active = client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return None
+    except TrackingError as error:
+        if is_missing(error):
+            return None
+        raise
     return TrainingRun(client, run_id) if active else None
 
 
@@ -201,8 +294,9 @@ def closing(
             run.client.log_inputs(run.run_id, [_dataset_input(features)])
         yield run
     except BaseException as error:
-        run.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH])
-        run.close("KILLED" if isinstance(error, gave_up) else "FAILED")
+        with suppress(TrackingError):  # such as that the run was deleted, which may be the error itself
+            run.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH])
+            run.close("KILLED" if isinstance(error, gave_up) else "FAILED")
         raise
     run.close()
 

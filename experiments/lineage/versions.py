@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from config.paths import SPLIT
+from config.paths import SPLIT, sqlite_file
 from experiments.lineage.served_log import Line, LineageError
 from serving.deployment import registry
 from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
@@ -23,7 +23,7 @@ def registry_place() -> str:
         LineageError: there is none. Searching must not create one.
     """
     uri = tracking_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if (file := sqlite_file(uri)) and not file.is_file():
         raise LineageError(f"there is no registry at {uri}; MLFLOW_TRACKING_URI names another one")
     parts = urlsplit(uri)
     return uri.replace(f"{parts.netloc}/", f"{parts.hostname}/", 1) if "@" in parts.netloc else uri

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from filelock import FileLock
 
 from config import params
 from config.command import UserError
-from config.paths import studies_database
+from config.paths import SQLITE_LOCK_SECONDS, sqlite_file, sqlite_url, studies_database
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
@@ -31,7 +30,6 @@ from features.fit import SplitTables
 VARIABLE = "TIDEGATE_STUDY_STORAGE"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 150  # a worker without a heartbeat for this long counts as dead
 OPEN_RETRIES = (0.5, 1, 2)  # seconds between attempts to open the database of a server
-LOCK_SECONDS = 60  # SQLite's default of 5 s is short when several workers write
 DEFAULTS = "defaults"  # marks the trial with the values of params.yaml
 UNCLAIMED = timedelta(minutes=1)  # a process names itself in its trial at once
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
@@ -90,9 +88,8 @@ def storage_url() -> str:
     """
     url = os.environ.get(VARIABLE)
     if not url:
-        database = studies_database().resolve()
-        database.parent.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{database}"
+        studies_database().parent.mkdir(parents=True, exist_ok=True)
+        return sqlite_url(studies_database())
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
@@ -130,12 +127,11 @@ def _open_database(url: str):
         engine = {"connect_args": connect, "pool_pre_ping": True}
         return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
 
-    if url.startswith("sqlite"):
-        database = Path(url.removeprefix("sqlite:///"))
+    if database := sqlite_file(url):
         if not database.parent.is_dir():
             raise FileNotFoundError(f"{database.parent} does not exist")
-        with FileLock(f"{database}.lock", LOCK_SECONDS):
-            return open_once({"timeout": LOCK_SECONDS})
+        with FileLock(f"{database}.lock", SQLITE_LOCK_SECONDS):
+            return open_once({"timeout": SQLITE_LOCK_SECONDS})
     for seconds in OPEN_RETRIES:
         with suppress(IntegrityError, ProgrammingError):  # what another process has created meanwhile
             return open_once({})

@@ -23,7 +23,7 @@ from serving.deployment.registry import (
     CHAMPION,
     PREVIOUS,
     RegistryError,
-    find_version,
+    is_registered,
     registered_model,
     registry_client,
     version_number,
@@ -140,10 +140,25 @@ class AliasRecord:
             return f"{self.dataset}: no signed change made {version} {alias}; {how_to_justify(version)}"
         if version in explained:
             return None
+        if version is None and (problem := self.deleted_version(alias)):
+            return problem
         return (
             f"{self.dataset}: {alias} was changed by hand: it names {version or 'nothing'}, the last signed change "
             f"names {change.after.get(alias) or 'nothing'} ({change}); `python -m serving.deploy --restore` restores it"
         )
+
+    def deleted_version(self, alias: str) -> str | None:
+        """One line if the version that the last signed change gave an alias was deleted; None if it is registered."""
+        after = last.after if (last := self.pending() or self.last()) else {}
+        number, previous = after.get(alias), after.get(PREVIOUS)
+        if number is None or is_registered(self.dataset, number):
+            return None
+        deleted = f"{self.dataset}: version {number}, the {alias}, was deleted in MLflow"
+        if alias == PREVIOUS:
+            return f"{deleted}, so there is nothing to roll back to before the next promotion"
+        rollback = f"`python -m serving.deploy --rollback` makes {previous} the champion"
+        can_roll_back = previous is not None and is_registered(self.dataset, previous)
+        return f"{deleted}; {f'{rollback}, and ' if can_roll_back else ''}`--override VERSION --reason ...` any version"
 
     def _entry_hash(self, serial: int) -> str:
         return _hash(self.entries[serial]) if serial in self.entries else ""
@@ -166,7 +181,7 @@ def read_record(dataset: str) -> AliasRecord:
     matches = ((ENTRY_NAME.fullmatch(name), text) for name, text in tags.items())
     entries = {int(match[1]): text for match, text in matches if match}
     # A digest, because the address of a registry may hold a password.
-    model_key = _hash(f"{tracking_uri()} {dataset} {created}")[:32]
+    model_key = _hash(f"{tracking_uri().partition('?')[0]} {dataset} {created}")[:32]
     return AliasRecord(dataset, model_key, entries, tags.get(INTENT_TAG))
 
 
@@ -231,12 +246,22 @@ def complete_change(dataset: str) -> AliasChange | None:
 
 
 def set_aliases(change: AliasChange) -> None:
-    """Set the aliases to what a change names."""
+    """Set the aliases to what a change names. A deleted version can no longer be the previous one.
+
+    Raises:
+        RegistryError: the champion was deleted.
+    """
     mlflow = registry_client()
     for alias in (PREVIOUS, CHAMPION):  # in this order the former champion always has an alias
         old, new = version_number(change.dataset, alias), change.after.get(alias)
+        if new is not None and not is_registered(change.dataset, new):
+            if alias == CHAMPION:
+                raise RegistryError(
+                    f"{change.dataset}: version {new}, which {change} made champion, was deleted in MLflow"
+                )
+            new = None
         if new is not None and new != old:
-            mlflow.set_registered_model_alias(change.dataset, alias, find_version(change.dataset, new).version)
+            mlflow.set_registered_model_alias(change.dataset, alias, new)
         elif new is None and old is not None:
             mlflow.delete_registered_model_alias(change.dataset, alias)
 

@@ -128,7 +128,9 @@ def roll_back_aliases(dataset: str, reason: str = "") -> ServingTarget:
     if completed is not None and completed.action == ROLLBACK:
         return serving_target(dataset)
     record = alias_changes.read_record(dataset)
-    if problem := record.alias_problem(CHAMPION, version_number(dataset, CHAMPION)):
+    champion = version_number(dataset, CHAMPION)
+    problem = record.alias_problem(CHAMPION, champion)
+    if problem and not (champion is None and record.deleted_version(CHAMPION)):
         raise RegistryError(problem)
     target = serving_target(dataset, PREVIOUS)
     _change_champion(target.version, ROLLBACK, reason, record.last())
@@ -183,10 +185,19 @@ def settle_aliases(dataset: str) -> AliasChange | None:
 
 
 def restore_aliases(dataset: str) -> AliasChange:
-    """Set aliases that were changed by hand to what the last signed change names. Raises RegistryError if there is none."""
+    """Set aliases that were changed by hand to what the last signed change names.
+
+    Raises:
+        RegistryError: there is no such change, or its champion was deleted.
+    """
     last = settle_aliases(dataset)
     if last is None:
-        raise RegistryError(f"{dataset}: no alias change was ever signed, so there is nothing to restore")
+        raise RegistryError(
+            f"{dataset}: no alias change is signed, so there is nothing to restore: the model is new, or was deleted in "
+            "MLflow; `python -m experiments.gate` finds a first champion"
+        )
+    if problem := alias_changes.read_record(dataset).deleted_version(CHAMPION):
+        raise RegistryError(problem)
     alias_changes.set_aliases(last)
     return last
 
@@ -204,6 +215,8 @@ def _change_champion(champion: RegisteredVersion, action: str, reason: str, last
             verified_target(find_version(champion.dataset, former))
         except RegistryError:
             former = last.after[PREVIOUS]
+    if last and former and not registry.is_registered(champion.dataset, former):
+        former = last.after[PREVIOUS]
     after = {CHAMPION: champion.version, PREVIOUS: former if former != champion.version else None}
     alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from config.command import UserError
 from data import files
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
-from training.tracking import connect, experiment_id, tracking_uri
+from training.tracking import connect, experiment_id, is_missing, mlflow_errors, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +27,10 @@ ARTIFACT_TAG, VERDICT_TAG = "artifact_digest", "gate_verdict"
 RUN_TAGS = ("label", "model", "split_id", "dataset_hash")  # tags that a version copies from its run
 TARGETS = ("next_item", "horizon")
 PERIODS = {"valid": "validation", "test": "test window"}
+
+LOST_HINT = (
+    "restore it from a backup, or let another version serve (`python -m serving.deploy --rollback` or --override)"
+)
 
 MODEL_DESCRIPTION = """Recommends items of **{dataset}**: one version per exported artifact, whatever kind of model made it.
 
@@ -58,8 +60,8 @@ class RegisteredVersion:
 
 
 def registry_client() -> MlflowClient:
-    """A client of the registry that this project tracks to."""
-    return connect()
+    """A client of the registry that this project tracks to; its calls raise RegistryError."""
+    return connect(RegistryError)
 
 
 def register_version(dataset: str, artifact: Path, run_id: str | None = None, tags: dict | None = None) -> str:
@@ -108,8 +110,7 @@ def list_versions(dataset: str) -> list[RegisteredVersion]:
 
 def registered_model(dataset: str) -> RegisteredModel | None:
     """The registered model of a dataset, with its aliases and tags; None if nothing is registered."""
-    with _mlflow_errors("the registry cannot be read"):
-        models = registry_client().search_registered_models(f"name='{dataset}'")
+    models = registry_client().search_registered_models(f"name='{dataset}'")
     return models[0] if models else None
 
 
@@ -128,8 +129,17 @@ def version_by_alias(dataset: str, alias: str) -> RegisteredVersion | None:
 
 def find_version(dataset: str, number: str) -> RegisteredVersion:
     """The version with this number; raises RegistryError if there is none."""
-    with _mlflow_errors(f"{dataset} {number} is not registered"):
+    try:
         return _from_mlflow(registry_client().get_model_version(dataset, number))
+    except RegistryError as error:
+        if is_missing(error):
+            raise RegistryError(f"{dataset} {number} is not registered, or was deleted") from error
+        raise
+
+
+def is_registered(dataset: str, number: str) -> bool:
+    """Whether a version exists. A deleted one does not: MLflow removes it with its aliases."""
+    return any(version.version == number for version in list_versions(dataset))
 
 
 def download_artifact(version: RegisteredVersion, folder: Path) -> Path:
@@ -142,7 +152,7 @@ def download_artifact(version: RegisteredVersion, folder: Path) -> Path:
     try:
         manifest = verify(artifact)
     except ArtifactError as error:
-        raise RegistryError(f"{version}: its artifact is corrupt: {error}") from None
+        raise RegistryError(f"{version}: its artifact is corrupt: {error}; {LOST_HINT}") from None
     if digest_of(manifest) != version.artifact:
         raise RegistryError(f"{version}: its artifact is not the one that was registered (the digest differs)")
     return artifact
@@ -159,7 +169,7 @@ def read_manifest(version: RegisteredVersion) -> dict:
     try:
         return json.loads(read_text(version, f"{version.source}/{MANIFEST}"))
     except ValueError:
-        raise RegistryError(f"{version}: its artifact's {MANIFEST} is not JSON") from None
+        raise RegistryError(f"{version}: its artifact's {MANIFEST} is lost or not JSON; {LOST_HINT}") from None
 
 
 def stored_digest(version: RegisteredVersion) -> str:
@@ -200,8 +210,7 @@ def _describe_version(mlflow: MlflowClient, dataset: str, version: str, verdict:
 
 def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
     if run_id is not None:
-        with _mlflow_errors(f"the run {run_id} cannot be read"):
-            return mlflow.get_run(run_id).info.run_id
+        return mlflow.get_run(run_id).info.run_id
     run = mlflow.create_run(experiment_id(mlflow, dataset), run_name="registered without a run")
     mlflow.set_terminated(run.info.run_id)
     return run.info.run_id
@@ -210,21 +219,13 @@ def _ensure_run(mlflow: MlflowClient, dataset: str, run_id: str | None) -> str:
 def _download(uri: str, folder: Path, version: RegisteredVersion) -> Path:
     from mlflow.artifacts import download_artifacts
 
-    with _mlflow_errors(f"{version}: {uri} cannot be read"):
-        return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri()))
+    try:
+        with mlflow_errors(f"{version}: {uri} cannot be read", RegistryError):
+            return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri()))
+    except RegistryError as error:
+        raise RegistryError(f"{error}; {LOST_HINT}") from None
 
 
 def _from_mlflow(entry: ModelVersion) -> RegisteredVersion:
     digest = entry.tags.get(ARTIFACT_TAG, "")
     return RegisteredVersion(entry.name, str(entry.version), digest, entry.source or "", entry.run_id or "")
-
-
-@contextmanager
-def _mlflow_errors(problem: str) -> Iterator[None]:
-    """Report an error of MLflow as a RegistryError of one line."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"{problem}: {' '.join(str(error).split())[:300]}") from None

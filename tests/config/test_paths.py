@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from config import paths
 
@@ -34,3 +35,18 @@ def test_no_other_module_builds_a_path_of_products_or_state() -> None:
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path.name != "paths.py"]
 
     assert not [str(path.relative_to(ROOT)) for path in files if BUILT.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("name", ["plain folder", "100% real", "a?b#c", "д\"o'{x};y=z&w", "50%25"])
+def test_a_sqlite_url_names_its_file_whatever_its_path(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name / "mlflow.db"
+    url = paths.sqlite_url(file)
+
+    assert paths.sqlite_file(url) == file
+    assert (make_url(url).database, make_url(url).query) == (str(file), {"timeout": "60"})
+    assert Path(url.removeprefix("sqlite:///")).parent in (file.parent, Path(".")), "MLflow creates this folder"
+
+
+@pytest.mark.parametrize("url", ["postgresql://host/db", "http://host/sqlite:///x", "sqlite://"])
+def test_other_urls_name_no_sqlite_file(url: str) -> None:
+    assert paths.sqlite_file(url) is None

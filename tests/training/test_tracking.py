@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +168,68 @@ def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked:
 
     assert [entry.info.run_id for entry in found] == [run.info.run_id]
     assert view[2] in run.data.metrics
+
+
+def test_a_deleted_experiment_is_one_line_with_the_command_that_restores_it(tracked: Path) -> None:
+    client = tracking.connect()
+    made = tracking.experiment_id(client, "shop")
+    client.delete_experiment(made)
+
+    with pytest.raises(
+        tracking.TrackingError, match=rf"^shop: the experiment {made} was deleted in MLflow; `"
+    ) as caught:
+        tracking.start_run("shop", "a run", {})
+    command = str(caught.value).split("`")[1]
+    subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
+    assert tracking.experiment_id(client, "shop") == made
+
+
+def test_a_run_that_is_deleted_while_it_is_open_is_one_line(tracked: Path) -> None:
+    run = tracking.start_run("shop", "a run", {})
+
+    with pytest.raises(tracking.TrackingError, match=rf"the run {run.run_id} was deleted in MLflow; `.*runs restore"):  # noqa: PT012, SIM117
+        with tracking.closing(run):
+            run.client.delete_run(run.run_id)
+            run.log_metrics({"loss": 1.0})
+    assert tracking.reopen_run(run.run_id) is None
+    assert tracking.reopen_run("0" * 32) is None
+
+
+def test_a_damaged_database_is_one_line(tracked: Path) -> None:
+    (tracked / "other.db").write_bytes(b"no database " * 100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked}/other.db")
+        with pytest.raises(tracking.TrackingError, match=r"other\.db is damaged; restore it from a backup"):
+            tracking.connect()
+
+
+@pytest.mark.slow
+def test_a_writer_waits_for_the_lock_of_another_process(tracked: Path) -> None:
+    run = tracking.start_run("shop", "a run", {})
+    code = "from training import tracking; tracking.reopen_run(sys.argv[1]).log_metrics({'loss': 1.0})"
+    with contextlib.closing(sqlite3.connect(tracked / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        writer = subprocess.Popen([sys.executable, "-c", f"import sys; {code}", run.run_id], cwd=ROOT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(15)  # importing MLflow takes seconds too
+        holder.execute("COMMIT")
+
+    assert writer.wait(120) == 0
+    assert tracking.connect().get_run(run.run_id).data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.slow
+def test_a_project_below_a_folder_with_a_percent_sign_can_track(tmp_path: Path, empty_registry: Path) -> None:
+    folder = tmp_path / "100% real"
+    (folder / "state").mkdir(parents=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copyfile(empty_registry, folder / "state" / "mlflow.db")
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    code = "from training import tracking; tracking.start_run('shop', 'a run', {}).log_json({}, 'content')"
+    command = [folder / ".venv/bin/python", "-c", code]
+    subprocess.run(command, cwd=ROOT, env=env | {"TIDEGATE_STATE": str(folder / "state")}, check=True, timeout=120)
+
+    assert len(list(folder.glob("state/mlartifacts/shop/*/artifacts/content.json"))) == 1
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_a_version_belongs_to_the_run_that_made_it(artifacts) -> None:
     run = mlflow.create_run(mlflow.create_experiment("elsewhere")).info.run_id
     version = registry.register_version("tiny", artifacts[1], run)
     assert registry.find_version("tiny", version).run_id == run
-    with pytest.raises(RegistryError, match="the run 0123 cannot be read"):
+    with pytest.raises(RegistryError, match="Run with id=0123 not found"):
         registry.register_version("tiny", artifacts[2], "0123")
 
 
