@@ -60,8 +60,10 @@ def _read_times(values: pd.Series, written: TableFormat) -> tuple[pd.Series, str
     """A column of release times, or of a trait that is a time, and its format. Cells that are no times have no value."""
     table = written.key.rpartition(".")[2]
     column = read_times(values, table, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)
-    counts = column.problems.value_counts()
-    left_out = "".join(f"; {count} cells have no value: {reason}" for reason, count in counts.items())
+    left_out = "".join(
+        f"; {len(cells)} without value: {reason}, such as {values[cells.index[0]]!r}"
+        for reason, cells in column.problems.groupby(column.problems)
+    )
     return column.times, f"times: {column.found}{left_out}"
 
 
