@@ -124,11 +124,12 @@ test-fast: $(STAMP) ## run the tests that are not slow
 	@$(PYTEST) -m "not slow"
 
 .PHONY: lint
-lint: $(STAMP) ## run ruff, mypy and the import contracts
+lint: $(STAMP) ## run ruff, mypy, the import contracts and zizmor (on the workflows)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/zizmor --offline --quiet .github
 
 .PHONY: docs
 docs: $(STAMP) ## build the documentation site in out/docs

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 TOP_LEVEL = {
-    *FOLDERS, "benchmarks", "docs", "tests", "README.md", "CONTRIBUTING.md", "LICENSE", "MLproject", "Makefile",
+    *FOLDERS, "benchmarks", "docs", "tests", "README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "MLproject", "Makefile",
     "dvc.yaml", "dvc.lock", "mkdocs.yml", "params.yaml", "pyproject.toml", "python_env.yaml", "requirements.lock",
     "requirements-serving.lock", ".ci", ".dvc", ".dvcignore", ".gitattributes", ".github", ".gitignore",
 }  # fmt: skip
