@@ -34,6 +34,10 @@ PRESETS = ROOT / "experiments" / "presets"
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
 FORMAT_OPTIONS = {  # of `ingest.formats`, for every table
+    "encoding": "encoding such as cp1251 (default: UTF-8, or by the byte-order mark)",
+    "delimiter": "delimiter of the fields, or tab (default: found in the header)",
+    "quote": "quote of the cells, or none if quotes are letters (default: a double quote)",
+    "na_values": "cells that hold no value, separated by commas",
     "time_format": "strptime format of the times, or s, ms, us, ns for epoch numbers (default: found)",
     "timezone": "IANA name of the zone of times without an offset (default: UTC)",
 }
@@ -60,8 +64,20 @@ def _slug(text: str) -> str:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Parse `user_id=customer,event_time=ts`. Raises UserError if a part is wrong, or a name occurs twice."""
-    columns: dict[str, str] = {}
+    """Parse `user_id=customer,event_time=ts`, or a JSON object for names that hold commas.
+
+    Raises UserError if a part is wrong, or a name occurs twice.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            columns = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"COLUMNS is not a JSON object: {error}") from None
+        for ours, theirs in columns.items():
+            if not isinstance(theirs, str) or not theirs:
+                raise UserError(f"COLUMNS: {ours} is {theirs!r}; expected the name of a column")
+        return columns
+    columns = {}
     for part in filter(None, text.split(",")):
         ours, _, theirs = map(str.strip, part.partition("="))
         if not ours or not theirs:
@@ -195,7 +211,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, help="file or folder of events (default: the simulator)")
     parser.add_argument("--users", type=Path, help="side table of users")
     parser.add_argument("--items", type=Path, help="side table of items")
-    parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
+    parser.add_argument("--columns", default="", help="our_name=their_name,..., or a JSON object for any names")
     for option, text in FORMAT_OPTIONS.items():
         parser.add_argument(f"--{option.replace('_', '-')}", help=text)
     parser.add_argument("--name", help="name of the dataset (default: from the source)")
@@ -217,7 +233,12 @@ def workspace_of(arguments: argparse.Namespace) -> Path | None:
 def parse_formats(arguments: argparse.Namespace) -> dict[str, object]:
     """The settings of `ingest.formats` among the arguments of `add`."""
     given = {option: getattr(arguments, option) for option in FORMAT_OPTIONS}
-    return {option: value for option, value in given.items() if value is not None}
+    given = {option: value for option, value in given.items() if value is not None}
+    if given.get("quote") in ("", "none"):
+        given["quote"] = None
+    if "na_values" in given:
+        given["na_values"] = [value for value in given["na_values"].split(",") if value]
+    return given
 
 
 # --- the models of a workspace

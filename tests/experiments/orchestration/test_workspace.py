@@ -112,6 +112,33 @@ def test_a_column_that_is_mapped_twice_is_refused() -> None:
         parse_columns("user_id=a,user_id=b")
 
 
+def test_columns_of_any_name_are_mapped_by_a_json_object() -> None:
+    assert parse_columns('{"item_id": "item, id", "user_id": "a=b"}') == {"item_id": "item, id", "user_id": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{item_id", "COLUMNS is not a JSON object"), ('{"item_id": 7}', "COLUMNS: item_id is 7; expected the name")],
+)
+def test_a_json_object_of_columns_that_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_columns(text)
+
+
+def test_the_way_files_are_written_holds_for_every_table(source: Path) -> None:
+    parser = argparse.ArgumentParser()
+    workspace.add(parser)
+    given = ["--source", str(source), "--encoding", "cp1251", "--delimiter", "tab"]
+    given += ["--quote", "none", "--na-values", "NA,-"]
+
+    formats = settings_of(workspace.workspace_of(parser.parse_args(given)))["ingest"]["formats"]
+
+    expected = {"encoding": "cp1251", "delimiter": "tab", "quote": None, "na_values": ["NA", "-"]}
+    assert all(one.items() >= expected.items() for one in formats.values())
+    with pytest.raises(UserError, match=r"formats\.events\.encoding.*expected a text encoding"):
+        workspace.workspace_of(parser.parse_args(["--source", str(source), "--encoding", "xx"]))
+
+
 def test_a_map_of_a_column_that_is_none_of_ours_is_refused(source: Path, home: Path) -> None:
     with pytest.raises(UserError, match=r"^COLUMNS: usr_id is none of our columns; they are event_id, user_id"):
         make(source, None, None, {"usr_id": "customer"}, None)
