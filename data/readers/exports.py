@@ -35,7 +35,8 @@ from data.readers.nested import (
     values_at,
 )
 from data.readers.packed import list_parts, read_head
-from data.readers.table import RawTable, broken_lines, facts, number_rows, read_named_columns
+from data.readers.reading import read_named_columns
+from data.readers.table import RawTable, broken_lines, facts, number_rows
 from data.time_columns import read_times
 
 BRAND, PRICE, DEVICE = "brand", "price", "device"
