@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from config import params
 from data import ingest
 from data.files import DataError
+from data.readers.combine import locate_rows
 from data.readers.exports import EXPORTS, detect_export
 from data.readers.sources import Source, detect_format, read_source
 from experiments.orchestration.workspace import parse_columns
@@ -261,6 +263,30 @@ def test_an_empty_parquet_export_is_refused(tmp_path, read_from):
 
     with pytest.raises(DataError, match="holds no rows"):
         read_from(tmp_path / "events.parquet")
+
+
+def test_the_files_of_a_folder_are_one_export_and_the_quarantine_names_the_file(tmp_path, read_from):
+    folder = tmp_path / "analytics"
+    folder.mkdir()
+    days = {
+        "20210130": [ga4_event(0), "{cut", ga4_event(1, items=[])],
+        "20210131": [ga4_event(2, event_name="purchase"), "7"],
+    }
+    for day, records in days.items():
+        plain = write_lines(tmp_path / "day.json", *records)
+        (folder / f"events_{day}.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+
+    source = read_from(folder)
+
+    assert source.name == "ga4"
+    assert source.events["event_type"].tolist() == ["view_item", "purchase"]
+    assert source.events.index.is_unique
+    assert source.found["events"]["without_item"] == {"view_item": 1}
+    located = locate_rows(source.broken, source.found)
+    assert located[["file", "source_row", "raw"]].to_numpy().tolist() == [
+        [str(folder / "events_20210130.json.gz"), 2, "{cut"],
+        [str(folder / "events_20210131.json.gz"), 2, "7"],
+    ]
 
 
 def test_a_column_of_another_type_is_refused_by_name(tmp_path, read_from):
