@@ -78,13 +78,13 @@ def _unify(parts: Sequence[pd.Series]) -> pd.Series:
 
 def locate_rows(quarantine: pd.DataFrame, found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Number the quarantined rows of tables in several files by their own file, and add the column `file`."""
-    if all(len(facts["files"]) == 1 for facts in found.values()):
+    if all(len(facts.get("files", [])) < 2 for facts in found.values()):
         return quarantine
     located = quarantine.assign(file=None)
     for table, facts in found.items():
         mine = (quarantine["table"] == table).to_numpy()
-        if len(facts["files"]) == 1:
-            located.loc[mine, "file"] = facts["files"][0]
+        if len(facts.get("files", [])) < 2:
+            located.loc[mine, "file"] = next(iter(facts.get("files", [])), None)
             continue
         starts = np.cumsum([0, *facts["rows_per_file"]])
         file = np.searchsorted(starts, quarantine.loc[mine, "source_row"], side="left") - 1

@@ -62,7 +62,7 @@ def decode(name: str, content: bytes, table_format: TableFormat) -> tuple[bytes,
         utf_16 = (
             f"; it looks like UTF-16 without a byte-order mark: set {table_format.key}.encoding to utf-16-le or -be"
         )
-        hint = utf_16 if content[1:64:2].count(0) > 20 or content[:64:2].count(0) > 20 else ""
+        hint = utf_16 if content[:64].count(0) * 3 > len(content[:64]) else ""
         raise DataError(f"{name} is not text: it holds control characters{hint}")
     return decoded, encoding
 

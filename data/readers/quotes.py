@@ -14,7 +14,7 @@ import numpy as np
 from config.params import TableFormat
 from data.files import DataError
 
-MAX_BAD_ROWS = 0.01  # share of lines with a broken quote above which quotes are no quotes (one line is allowed)
+MAX_BAD_ROWS = 0.01  # share of lines with a broken quote above which quotes are no quotes (two lines are allowed)
 MANY_LINES = 8  # a cell of that many lines, all of them whole rows, is not text with line breaks
 
 _BREAKS = np.frombuffer(b"\r\n", np.uint8)
@@ -36,7 +36,7 @@ def mark_broken_quotes(
     if scanner.quotes_are_letters():
         return content, None, []
     pieces, broken = scanner.replace_broken_lines()
-    limit = max(1, int(MAX_BAD_ROWS * content.count(b"\n")))
+    limit = max(2, int(MAX_BAD_ROWS * content.count(b"\n")))
     if len(broken) > limit:
         raise DataError(
             f"{name}: a quote is not closed, or stands alone, in {len(broken)} lines, the first of which reads "

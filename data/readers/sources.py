@@ -93,7 +93,7 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     if events.items is not None and ITEM not in side_tables:
-        facts = {**events.found, "format": "from the events"}
+        facts = {"files": [str(events.path)], "format": "from the events"}
         side_tables[ITEM] = convert_side_table(RawTable(events.path, events.items, found=facts), ITEM, formats[ITEM])
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [*event_files, *side_files.values()]
@@ -208,6 +208,8 @@ def _find_events(folder: Path, name: str) -> list[Path]:
         tables = sorted(folder.glob(f"*{recbole.INTERACTIONS}"))
         if len(tables) > 1:
             raise _several(folder, tables)
+        if not tables:
+            raise DataError(f"{folder} holds nothing known: no file {recbole.INTERACTIONS}")
         return tables
     sides = [side for names in _SIDE_NAMES.values() for side in names]
     entries = [entry for entry in _visible(folder) if not any(_is_side_table(entry, side) for side in sides)]

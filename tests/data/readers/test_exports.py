@@ -354,6 +354,19 @@ def test_tables_of_the_field_need_no_map(tmp_path, read_from, header, row):
     assert source.events[["user_id", "item_id", "event_time"]].notna().all(axis=None)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"reviewerID": "A2", "asin": "B1", "helpful": [0, 0], "overall": 5.0, "unixReviewTime": 1392422400},
+        {"review_id": "r1", "user_id": "u1", "business_id": "b1", "stars": 4.0, "date": "2016-03-09 19:10:55"},
+    ],
+)
+def test_reviews_in_json_lines_need_no_map(tmp_path, read_from, record):
+    events = read_from(write_lines(tmp_path / "reviews.json", record, record)).events
+
+    assert events[["user_id", "item_id", "event_time", "value"]].notna().all(axis=None)
+
+
 # Detection
 
 
@@ -423,6 +436,9 @@ FILES_OF_COMMANDS = {
     },
     "All_Beauty.csv COLUMNS=item_id=parent_asin": {
         "All_Beauty.csv": "rating,asin,parent_asin,user_id,timestamp\n5.0,B1,B0,AF,1588615855070\n"
+    },
+    "reviews.json": {
+        "reviews.json": '{"reviewerID": "A2", "asin": "B1", "overall": 5.0, "unixReviewTime": 1392422400}\n'
     },
     "transactions_train.csv": {
         "transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n2018-09-20,c1,0663713001,0.05,2\n"
