@@ -154,7 +154,7 @@ def parse_events(
     events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events, id_errors(events, (USER, ITEM, EVENT_ID), numeric_ids))
+    reasons = _unreadable_cells(raw, events, id_errors(events, (USER, ITEM, EVENT_ID, EVENT_TYPE), numeric_ids))
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
     for name in context:

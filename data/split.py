@@ -44,16 +44,19 @@ class SplitCuts:
 def temporal_split(events: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, SplitCuts]:
     """Add the column `part` by an event's time alone: train, valid from `valid_start`, test from `test_start` on.
 
-    Raises DataError if there are too few events, users or distinct times, or a part would be empty.
+    Cuts at quantiles move if a part would be empty. Raises DataError if there are too few events, users, items or
+    distinct times, or configured dates leave a part empty.
     """
     _require_enough(events)
     times = microseconds(events[EVENT_TIME])
     ordered = np.sort(times)
-    cuts = SplitCuts(
+    valid, test = (
         _cut(ordered, settings.valid_start, settings.valid_quantile),
         _cut(ordered, settings.test_start, settings.test_quantile),
-        int(ordered[-1]),
     )
+    if settings.valid_start is None and settings.test_start is None:
+        valid, test = _fill_parts(ordered, valid, test)
+    cuts = SplitCuts(valid, test, int(ordered[-1]))
     _require_filled_parts(ordered, cuts)
     part = np.searchsorted([cuts.valid_start, cuts.test_start], times, side="right")
     return events.assign(**{PART: np.array(PARTS, dtype=object)[part]}), cuts
@@ -72,14 +75,26 @@ def _cut(times: np.ndarray, date: datetime | None, quantile: float) -> int:
     return ceil(below + (position - low) * (above - below))
 
 
+def _fill_parts(times: np.ndarray, valid: int, test: int) -> tuple[int, int]:
+    """The cuts, moved to the nearest times that leave no part empty, if most events share one time."""
+    distinct = np.unique(times)
+    first_of_valid, first_of_test = np.searchsorted(distinct, [valid, test], side="left")
+    if len(distinct) < len(PARTS) or 0 < first_of_valid < first_of_test < len(distinct):
+        return valid, test
+    moved_valid = int(np.clip(first_of_valid, 1, len(distinct) - 2))
+    moved_test = max(int(min(first_of_test, len(distinct) - 1)), moved_valid + 1)
+    return int(distinct[moved_valid]), int(distinct[moved_test])
+
+
 def _require_enough(events: pd.DataFrame) -> None:
     if len(events) < MIN_EVENTS:
         raise DataError(f"split: {len(events)} events are too few to split; at least {MIN_EVENTS} are needed")
-    for column, kind in ((USER, "user"), (ITEM, "item"), (EVENT_TIME, "time")):
-        if events[column].nunique() < 2:
+    for column, kind, needed in ((USER, "user", 2), (ITEM, "item", 2), (EVENT_TIME, "time", len(PARTS))):
+        if (found := events[column].nunique()) < needed:
             value = events[column].iloc[0]
             text = value.isoformat() if isinstance(value, pd.Timestamp) else repr(value)
-            raise DataError(f"split: all {len(events)} events have one {kind}, {text}; at least 2 are needed to split")
+            number = f"one {kind}, {text}" if found == 1 else f"{found} different {kind}s"
+            raise DataError(f"split: all {len(events)} events have {number}; at least {needed} are needed to split")
 
 
 def _require_filled_parts(times: np.ndarray, cuts: SplitCuts) -> None:

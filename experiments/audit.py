@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = leakage_report.failures(report)
     for line in failed:
         print(f"leak: {line}", file=sys.stderr)
-    result = f"{len(failed) or 'no'} leaks in {len(report['checks'])} checks"
+    result = leakage_report.result_text(report)
     print(f"audited {report['dataset']} in {report['seconds']} s: {result}; report: {leakage_report.PAGE}")
     return int(bool(failed))
 

@@ -49,6 +49,7 @@ def closing(folder: Path, dataset: str) -> str:
         f"\nNext (all files of this run: {inside}):\n"
         f"  make ui      compare the runs in MLflow: experiment and registered model '{dataset}'\n"
         f"  .venv/bin/python -m serving.ask --dataset {dataset} --history ITEM,ITEM --k 5      ask for more\n"
+        f"  {inside / INGESTED}/report.html      what was read, and what looks suspicious\n"
         f"  {inside}/experiments/results/{dataset}.md      the leaderboard\n"
         f"  {inside / EXPERIMENTS}/gate.html      the gate's report\n"
         f"  make stop    stop TorchServe and the MLflow UI"
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     progress.run("judge the best candidate against the champion", "experiments.gate")
     progress.run("write user profiles into the online store", "features.materialize")
     progress.run("deploy what the gate promoted", "serving.deploy", "--dataset", dataset, folder=ROOT)
-    print(f"\n{steps.leaderboard(dataset, folder)}\n\n{steps.verdict(folder)}\n")
+    print("", steps.leaderboard(dataset, folder), "", steps.verdict(folder), steps.undecided(folder), "", sep="\n")
     print(recommendations(folder, dataset))
     print(closing(folder, dataset))
     return 0

@@ -14,6 +14,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ARTIFACTS, FEATURES, FITTED, INGESTED, METRICS, RANKINGS
+from data import files
 from data.pages import interval_text
 from data.simulator.simulation import Oracle
 from data.times import now_iso
@@ -66,8 +67,10 @@ def evaluate(
     rankings, metrics = _measure(lambda cases: rank(cases, trends), features, items, settings, f"--model {label}")
     if recommender.model.channels:
         frozen = rank(validation.cases(features)["next_item"], recommender.artifact.trends)
-        measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])["next_item"]
-        metrics["targets"]["next_item_frozen"] = {key: measured[key] for key in ("users", "cases", "metrics")}
+        measured = measure(frozen, items, settings.seed, settings.evaluate.resamples, [HEADLINE])
+        if "next_item" in measured:
+            kept = ("users", "cases", "metrics")
+            metrics["targets"]["next_item_frozen"] = {key: measured["next_item"][key] for key in kept}
     fits = {
         cut: json.loads((FITTED / label / cut / "fit.json").read_text(encoding="utf-8")) for cut in ("valid", "test")
     }
@@ -133,7 +136,8 @@ def log_evaluation(metrics: dict[str, Any]) -> None:
     run.tag(note=description(metrics))
     run.log_json(metrics, "evaluation")
     targets = {target: metrics["targets"][target] for target in TARGETS if target in metrics["targets"]}
-    run.log_figure(plot_by_k(targets), "metrics_by_k")
+    if targets:
+        run.log_figure(plot_by_k(targets), "metrics_by_k")
 
 
 def mlflow_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -189,7 +193,7 @@ def write_metrics(label: str, rankings: pd.DataFrame, metrics: dict[str, Any], i
         folder.mkdir(parents=True, exist_ok=True)
     rankings.to_parquet(RANKINGS / f"{label}.parquet", index=False)
     items.to_parquet(RANKINGS / "items.parquet", index=False)  # the same bytes from every model
-    (METRICS / f"{label}.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+    files.write_text(METRICS / f"{label}.json", json.dumps(metrics, indent=1, sort_keys=True))
 
 
 def headline(targets: dict[str, Any]) -> str:

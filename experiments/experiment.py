@@ -11,6 +11,7 @@ from pathlib import Path
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, FEATURES, ROOT, TUNED
+from data import files
 from experiments.evaluation.comparison import DEFAULT_SUFFIX
 from experiments.orchestration import seeds, steps, workspace
 from experiments.tuning.study import open_study, parse_minutes, storage_url, study_name, values_text
@@ -57,7 +58,7 @@ def started_at(folder: Path, minutes: float) -> float:
         return found["started"]
     note.parent.mkdir(parents=True, exist_ok=True)
     now = time.time()
-    note.write_text(json.dumps({"minutes": minutes, "started": now}), encoding="utf-8")
+    files.write_text(note, json.dumps({"minutes": minutes, "started": now}))
     return now
 
 

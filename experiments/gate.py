@@ -12,6 +12,7 @@ import sys
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
+from data import files
 from experiments.gating import preconditions, report_page
 from experiments.gating.judgment import run
 
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.refit:
         settings = settings.model_copy(update={"gate": settings.gate.model_copy(update={"refit": True})})
     for report in run(settings, arguments.model, arguments.override):
-        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf-8")
-        PAGE.write_text(report_page.page(report), encoding="utf-8")
+        files.write_text(REPORT, json.dumps(report, indent=1, sort_keys=True))
+        files.write_text(PAGE, report_page.page(report))
         print(report_page.summary(report, PAGE))
     return 0
 

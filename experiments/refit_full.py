@@ -22,7 +22,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import CHECKPOINTS, EXPERIMENTS, FEATURES, INGESTED, REFITS, SPLIT
-from data.files import read_json
+from data.files import read_json, write_text
 from data.times import to_iso
 from experiments.evaluation.ranking import score_cases
 from experiments.gating import evidence, judgment, preconditions, report_page, verdict
@@ -250,8 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     if target.report["verdict"] == promotion.OVERRIDE_VERDICT:
         raise UserError(f"{parent} is champion by an override; only a version that passed the gate is refitted")
     report = refit(settings, parent, override)
-    REPORT.write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf-8")
-    PAGE.write_text(report_page.page(report), encoding="utf-8")
+    write_text(REPORT, json.dumps(report, indent=1, sort_keys=True))
+    write_text(PAGE, report_page.page(report))
     print(report_page.summary(report, PAGE))
     return 0
 

@@ -18,6 +18,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS, INGESTED, ROOT, SPLIT
+from data import files
 from data.columns import EVENT_TIME
 from data.tables import microseconds
 from data.times import to_iso
@@ -145,7 +146,7 @@ def retrain(arguments: argparse.Namespace, dataset: str) -> None:
         flush=True,
     )
     (folder / NOTE).parent.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(json.dumps({"old_end_us": old_end_us, "end_us": cuts.end}), encoding="utf-8")
+    files.write_text(folder / NOTE, json.dumps({"old_end_us": old_end_us, "end_us": cuts.end}))
     remove_other_measurements(folder, labels)
     steps.data_and_features(folder, env)
     steps.pipeline(folder, env)

@@ -17,6 +17,7 @@ import pandas as pd
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import EXPERIMENTS
+from data import files
 from data.pages import markdown_table
 from data.times import now_iso
 from experiments.evaluation.holdout_protocols import MEANINGS, TEMPORAL, all_folds, measure_folds
@@ -116,8 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     EXPERIMENTS.mkdir(parents=True, exist_ok=True)
     path = EXPERIMENTS / "sensitivity.md"
-    path.write_text(markdown_report(report), encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_text(path, markdown_report(report))
+    files.write_text(path.with_suffix(".json"), json.dumps(report, indent=1, allow_nan=False) + "\n")
     print(
         f"ranked {len(report['models'])} models by {len(report['protocols'])} protocols in "
         f"{time.perf_counter() - started:.0f} s; a diagnostic that cannot feed a gate; written to {path}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, TUNED
+from data import files
 from experiments.tuning import mlflow_log
 from experiments.tuning import study as studies
 from experiments.tuning.study import Budget, Search
@@ -89,7 +90,7 @@ def write(label: str, study, objectives: Sequence[str], run_id: str) -> None:
     }
     if len(objectives) > 1:
         content["front"] = mlflow_log.front_entries(study, objectives)
-    (TUNED / f"{label}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    files.write_text(TUNED / f"{label}.json", json.dumps(content, indent=1))
 
 
 def trial_line(study, label: str, number: int, objectives: Sequence[str]) -> str:

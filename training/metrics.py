@@ -110,7 +110,7 @@ def geometric_mean(values: Iterable[float]) -> float:
     """Geometric mean of one metric over several targets: one percent of either counts the same, whatever their levels.
 
     It chooses the epoch, the trial, a hybrid's l2 and the gate's candidate. A value of 0 counts as 1e-6, so that the
-    others still matter.
+    others still matter. 0 without targets.
     """
     logs = [math.log(value + 1e-6) for value in values]
-    return math.exp(sum(logs) / len(logs))
+    return math.exp(sum(logs) / len(logs)) if logs else 0.0

@@ -241,7 +241,7 @@ class EarlyStopping(Curve):
         scores = {target: self._score(cases, trainer, module) for target, cases in self.cases.items()}
         row |= {f"valid/{target}/ndcg_10": score for target, score in scores.items()}
         score = geometric_mean(list(scores.values()))
-        if score > self.best:
+        if score > self.best or not scores:  # without cases nothing shows which epoch is best: the last one stays
             self.best, self.best_steps, self.best_epoch = score, row["step"], row["epoch"]
             self.best_state = {name: value.detach().clone() for name, value in module.average.state_dict().items()}
         trainer.should_stop |= row["epoch"] - self.best_epoch >= self.patience

@@ -163,8 +163,11 @@ def fit_stacking_weights(start: Tensor, data: list[StackingData], l2: float) -> 
 
     The likelihood is concave in the weights, so there is one optimum; Newton's method in a trust region finds it in a
     dozen steps (Conn, Gould and Toint 2000, section 7.3). In float64, and in units of how far the scores of each part
-    lie apart: the parts' scores differ in scale by orders of magnitude. `l2` pulls the weights towards `start`.
+    lie apart: the parts' scores differ in scale by orders of magnitude. `l2` pulls the weights towards `start`, which
+    stays without data.
     """
+    if not data:
+        return start
     from scipy.optimize import minimize  # slow to import
 
     data, start = [one.double() for one in data], start.double()

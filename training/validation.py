@@ -40,8 +40,8 @@ def sample(cases: EvaluationCases, count: int, seed: int) -> EvaluationCases:
 
 
 def sampled_cases(features: Features, count: int, seed: int) -> dict[str, EvaluationCases]:
-    """At most `count` cases of each target, the same ones for the same seed."""
-    return {target: sample(found, count, seed) for target, found in cases(features).items()}
+    """At most `count` cases of each target that has any, the same ones for the same seed."""
+    return {target: sample(found, count, seed) for target, found in cases(features).items() if len(found)}
 
 
 def moments(cases: EvaluationCases, refresh_minutes: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> 
         typed[name], note = (values, list_note) if list_note else read_trait(rows[name])
         if note:
             notes[name] = note
-    return replace(table, rows=rows.assign(**typed), found={**table.found, "cells": notes})
+    return replace(table, rows=rows.assign(**typed), found={**table.found, "cells": notes or None})
 
 
 def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:

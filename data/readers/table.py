@@ -89,7 +89,7 @@ def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[st
     A row with one of them as an id is moved to `broken`.
     """
     rows, is_bad, reasons = table.rows, pd.Series(False, index=table.rows.index), []
-    changed = {}
+    changed, na_cells = {}, {}
     for name in rows.columns:
         if name in text or rows[name].dtype != object:
             continue
@@ -103,7 +103,9 @@ def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[st
             is_bad |= is_na
         elif is_na.any():
             changed[name] = rows[name].mask(is_na, None)
+            na_cells[name] = int(is_na.sum())
     if changed:
+        table = replace(table, found={**table.found, "na_cells": na_cells})
         rows = rows.assign(**changed)
     if not is_bad.any():
         return replace(table, rows=rows)

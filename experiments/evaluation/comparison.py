@@ -126,13 +126,16 @@ def best_baseline(models: Sequence[MeasuredModel], target: str) -> str | None:
 def best_on_validation(models: Sequence[MeasuredModel], learned: bool) -> str | None:
     """Label of the learned (or not learned) model that is best on validation; test results have no influence.
 
-    The gate's candidate and the first champion are chosen this way. A learned baseline is neither.
+    The gate's candidate and the first champion are chosen this way. A learned baseline is neither. If validation had no
+    cases, the label decides.
     """
-    scores = {
-        model.label: validation_score(model)
+    eligible = [
+        model
         for model in models
-        if model.learned == learned and not (model.learned and model.baseline) and not model.oracle and model.validation
-    }
+        if model.learned == learned and not (model.learned and model.baseline) and not model.oracle
+    ]
+    measured = [model for model in eligible if model.validation] or eligible
+    scores = {model.label: validation_score(model) for model in measured}
     return max(scores, key=lambda label: (scores[label], label), default=None)
 
 

@@ -107,7 +107,7 @@ def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray
     ids = np.array(["", *features.vocabulary.ids], dtype=object)
     users = np.array(features.users, dtype=object)[cases.user]
     splits = cases.truth_offsets[1:-1]
-    truth = [list(part) for part in np.split(ids[cases.truth], splits)]
+    truth = [list(part) for part in np.split(ids[cases.truth], splits)[: len(cases)]]  # without cases there is one part
     case_ids = cases.target + ":" + users + ":" + cases.time.astype(str)
     if cases.target == "next_item":  # a user may have several cases at one time: their items tell them apart
         case_ids = [f"{name}:{','.join(sorted(items))}" for name, items in zip(case_ids, truth, strict=True)]
@@ -122,7 +122,7 @@ def rankings_table(features: Features, cases: EvaluationCases, lists: np.ndarray
             "activity": activity[owner].astype(np.int32),
             "ranked": [[item for item in row if item] for row in ids[lists]],
             "truth": truth,
-            "true_ranks": [part.astype(np.int32) for part in np.split(ranks, splits)],
+            "true_ranks": [part.astype(np.int32) for part in np.split(ranks, splits)[: len(cases)]],
         }
     )
 

@@ -79,7 +79,10 @@ def promote_first_champion(settings: params.Params, label: str, override: bool) 
     """Make the best baseline the champion of a platform that has none."""
     code, version = preconditions.code_state(), register(settings.dataset, label)
     refusal = None if override else preconditions.uncommitted_code(code)
-    first = GateDecision(verdict.PROMOTE, "first champion: the best baseline on validation", verdict.DEPLOY)
+    reason = "first champion: the best baseline on validation"
+    if not any(model.validation for model in read_metrics(METRICS, settings.dataset) if not model.oracle):
+        reason = "first champion: a baseline; which is best is not decided, since validation has no cases"
+    first = GateDecision(verdict.PROMOTE, reason, verdict.DEPLOY)
     report = _report_head(settings, refusal or first, label, code, override, time.time_ns() // 1000)
     return settle(settings.dataset, version, report | {"against_version": None, "evidence": {}})
 
@@ -203,10 +206,12 @@ def judge(case: GateCase) -> dict[str, Any]:
         budgets = evidence.check_budgets(folders, recommenders, policy.budgets)
         if decision := verdict.broken_budget(budgets):
             return build_report(case, decision, {"budgets": budgets}) | known
+        undecided = leakage_report.undecided(case.audit)
         found = {
             "budgets": budgets,
             "golden_answers": len(recommenders[CHAMPION].golden_cases()),
-            "leakage_checks": len(case.audit["checks"]),
+            "leakage_checks": len(case.audit["checks"]) - len(undecided),
+            "leakage_undecided": undecided,
             **look_at_holdout(case, recommenders, manifests),
         }
     span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import pages
-from data.pages import AMBER, GREEN, GREY, RED, Html, markdown_table, markup, sentence, table
+from data.pages import AMBER, GREEN, GREY, RED, Html, decimal_text, markdown_table, markup, sentence, table
 from experiments.evaluation.cases import TARGETS
 from experiments.gating.verdict import CHAMPION, OPPONENTS, signed
 from experiments.lineage import skew_report
 
-OK, FAILED, OPEN, NOT_TESTED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
-BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_TESTED: "– not tested"}
+OK, FAILED, OPEN, NOT_DECIDED = "ok", "bad", "open", "none"  # states of a check, and CSS classes
+BADGES = {OK: "✓ passed", FAILED: "✗ failed", OPEN: "? not shown", NOT_DECIDED: "– not decided"}
 VERDICTS = {  # verdict -> color, sign in Markdown, headline
     "PROMOTE": (GREEN, "🟢", "{label} becomes the champion in place of {champion}"),
     "HOLD": (AMBER, "🟡", "{label} must wait; {champion} stays the champion"),
@@ -118,6 +118,8 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
         rows.append(Check("Champion answers as at export", text, "all", OK))
     if "leakage_checks" in found:
         text = f"clean: {found['leakage_checks']} checks (audit.html)"
+        if undecided := found.get("leakage_undecided"):  # absent in a report of an earlier version
+            text += f"; not decided: {', '.join(undecided)}"
         rows.append(Check("No leak from the future", text, "no failed check", OK))
     if "skew" in report:
         rows.append(_skew_check(report["skew"], policy["min_match_rate"]))
@@ -131,7 +133,8 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
             unit = f" {row['unit']}" if "unit" in row else ""
             text = f"{_number(row['candidate'])}{unit} (champion {_number(row['champion'])}{unit})"
             required = f"{row.get('kind', 'at most')} {_number(row['limit'])}{unit}"
-            state = OK if row["within"] else FAILED
+            measured = row["candidate"] is not None and row["limit"] is not None
+            state = NOT_DECIDED if not measured else OK if row["within"] else FAILED
             rows.append(Check(f"{kind}: {row['name'].replace('_', ' ')}", text, required, state))
     if "age_days" in found:
         rows.append(_age_check(found["age_days"], policy["max_age_days"]))
@@ -144,7 +147,7 @@ def _comparison_checks(report: Mapping[str, Any]) -> list[Check]:
         return []
     users = {target: comparisons[CHAMPION].get(target, {}).get("users", 0) for target in TARGETS}
     text = ", ".join(f"{target} {count:,}" for target, count in users.items())
-    state = OK if min(users.values()) >= min_users else FAILED
+    state = OK if min(users.values()) >= min_users else NOT_DECIDED
     rows = [Check("Enough users", text, f"at least {min_users:,} each", state)]
     for opponent, by_target in _opponents(report):
         name = OPPONENTS[opponent]
@@ -171,7 +174,7 @@ def _segment_check(report: Mapping[str, Any]) -> list[Check]:
 
 def _skew_check(skew: Mapping[str, Any] | None, min_match_rate: float) -> Check:
     groups = {name: row for name, row in (skew or {}).get("groups", {}).items() if row["compared"]}
-    found, state = "not measured", NOT_TESTED
+    found, state = "not measured", NOT_DECIDED
     if skew and groups:
         rates = "; ".join(f"{group} {skew_report.match_rate(row)}" for group, row in groups.items())
         found = f"{rates} ({skew['date'][:10]}, skew.html)"
@@ -183,13 +186,15 @@ def _skew_check(skew: Mapping[str, Any] | None, min_match_rate: float) -> Check:
 def _age_check(age_days: float, max_age_days: float | None) -> Check:
     text = f"newest event {age_days:,.0f} days old"
     if max_age_days is None:
-        return Check("Fresh data", text, "no limit is set (gate.max_age_days)", NOT_TESTED)
+        return Check("Fresh data", text, "no limit is set (gate.max_age_days)", NOT_DECIDED)
     return Check("Fresh data", text, f"at most {max_age_days:g} days", OK if age_days <= max_age_days else FAILED)
 
 
 def comparison_state(target: str, row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Whether a comparison is shown to lie above its bar, below it, or neither."""
     bar, low, high = _bar(target, report), row["relative_low"], row["relative_high"]
+    if not row["users"]:
+        return NOT_DECIDED
     if row["users"] < report["policy"]["min_users"] or low is None or high is None:
         return OPEN
     if high < bar:
@@ -201,7 +206,7 @@ def segment_state(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Whether a segment is shown to lose more than the margin, not to, or neither."""
     policy = report["policy"]
     if not row["tested"]:
-        return NOT_TESTED
+        return NOT_DECIDED
     if row["p_holm"] <= policy["alpha"] / report.get("looks", 1):
         return FAILED
     low = row["relative_low"]
@@ -251,8 +256,8 @@ def _figures(opponent: str, users: str, target: str, row: Mapping[str, Any], sta
         "target": target,
         "number of users": f"{row['users']:,}",
         "cases": f"{row['cases']:,}",
-        "candidate": f"{row['candidate']:.4f}",
-        "opponent": f"{row['against']:.4f}",
+        "candidate": decimal_text(row["candidate"]),
+        "opponent": decimal_text(row["against"]),
         "relative difference": signed(row),
         "p (Holm)": f"{row['p_holm']:.2g}" if row.get("tested") else "",
         "": _badge(state),

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS
+from data import files
 from data.times import from_iso, now_iso, to_iso
 from experiments.evaluation import bootstrap
 from experiments.lineage import inputs, report, served_log, versions
@@ -298,8 +299,8 @@ def _key(kind: str) -> str:
 def write(record: Mapping[str, Any]) -> None:
     """Write skew.json and skew.html."""
     EXPERIMENTS.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    PAGE.write_text(report.page(title(record), parts(record)), encoding="utf-8")
+    files.write_text(REPORT, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    files.write_text(PAGE, report.page(title(record), parts(record)))
 
 
 def last(dataset: str) -> dict[str, Any] | None:

@@ -171,6 +171,20 @@ def verdict(folder: Path) -> str:
     return f"Gate: {report['verdict']}: {report['label']}: {report['reason']}"
 
 
+def undecided(folder: Path) -> str:
+    """What the last audit and gate of a workspace could not decide, as lines; "" if nothing."""
+    from experiments.gating import report_page
+    from experiments.leakage import report as leakage_report
+
+    report = gate_report(folder)
+    audit = json.loads((folder / leakage_report.REPORT).read_text(encoding="utf-8"))
+    names = [f"audit: {name}" for name in leakage_report.undecided(audit)]
+    if report["verdict"] == "INSUFFICIENT_DATA":
+        names.append(f"gate: whether {report['label']} is better than the champion, which stays")
+        names += [f"gate: {row.name}" for row in report_page.checks(report) if row.state == report_page.NOT_DECIDED]
+    return "\n".join(["Not decided:", *(f"  {name}" for name in names)]) if names else ""
+
+
 def gate_report(folder: Path) -> dict:
     """The last gate report of a workspace."""
     return json.loads((folder / EXPERIMENTS / "gate.json").read_text(encoding="utf-8"))

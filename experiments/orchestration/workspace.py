@@ -21,7 +21,7 @@ import yaml
 
 from config.command import UserError
 from config.paths import FEATURES, FITTED, PROJECT, ROOT, WORKSPACES
-from data.files import DataError
+from data.files import DataError, write_text
 from data.readers.sources import detect_format, locate_files
 from data.readers.table import check_mapping
 from training import provenance
@@ -152,7 +152,7 @@ def edited(path: Path) -> Iterator[dict]:
     """The content of a YAML file of a workspace; changes made in the block are written after it."""
     content = _read(path)
     yield content
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _copy(folder: Path) -> None:
@@ -291,4 +291,4 @@ def write_preset(path: Path, dataset: str, split_id: str, command: str, models: 
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"found": found, "models": models}, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump({"found": found, "models": models}, sort_keys=False))

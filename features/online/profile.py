@@ -16,12 +16,12 @@ from operator import add
 from typing import Any, NamedTuple
 
 from data.columns import MICROSECONDS
+from data.ids import MAX_LENGTH
 from features.online.errors import ProfileError
 
 EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.time_columns`
 LATEST_US = 4_102_444_800 * MICROSECONDS
 PERSONALIZATION = "personalization"  # the consent purpose that personalized recommendations need
-MAX_CHARACTERS = 256  # of an id or a name
 
 
 class Event(NamedTuple):
@@ -167,8 +167,8 @@ def check_text(name: str, value: object) -> None:
     """Raise a ProfileError unless the value is text that is not blank and not too long."""
     if not isinstance(value, str) or not value.strip():
         raise ProfileError(name, f"expected text that is not blank, got {value!r}"[:120])
-    if len(value) > MAX_CHARACTERS:
-        raise ProfileError(name, f"expected at most {MAX_CHARACTERS} characters, got {len(value)}")
+    if len(value) > MAX_LENGTH:
+        raise ProfileError(name, f"expected at most {MAX_LENGTH} characters, got {len(value)}")
 
 
 def _check_times(time_us: object, known_us: object) -> None:

@@ -397,7 +397,13 @@ def test_spellings_of_one_id_are_one_user_and_the_quarantine_keeps_the_source(ru
 
 
 def test_an_unusable_id_goes_to_quarantine_with_its_reason(run):
-    rows = [event(), event(user="x" * 10_000), event(item="a\x00b"), event(event_id="y" * 300)]
+    rows = [
+        event(),
+        event(user="x" * 10_000),
+        event(item="a\x00b"),
+        event(event_id="y" * 300),
+        event(event_type="z" * 300),
+    ]
 
     result = run(rows, items=[{"item_id": "\ud800", "title": "Broken"}])
 
@@ -405,6 +411,7 @@ def test_an_unusable_id_goes_to_quarantine_with_its_reason(run):
         ["events", "user_id is longer than 256 characters"],
         ["events", "item_id holds a control character"],
         ["events", "event_id is longer than 256 characters"],
+        ["events", "event_type is longer than 256 characters"],
         ["items", "item_id holds half of a surrogate pair"],
     ]
     assert "\\ud800" in result.quarantine["raw"].iloc[-1]

@@ -174,7 +174,7 @@ def test_a_user_with_only_a_repeated_known_item_is_not_a_horizon_case():
             "split: all 12 events have one item, 'hit'; at least 2",
         ),
         (log([5] * 12), {}, r"split: all 12 events have one time, 1970-01-01T00:00:00\.000005\+00:00"),
-        (log([0] * 11 + [1]), {}, "split: the valid part is empty: valid_start .* is not before test_start"),
+        (log([0] * 11 + [1]), {}, "split: all 12 events have 2 different times; at least 3 are needed to split"),
         (
             log(list(range(12))),
             {"test_start": "2030-01-01"},
@@ -239,3 +239,31 @@ def test_real_sets_split_as_published(real_data, ingest_settings, name, next_ite
     assert told["cases"]["horizon"] == horizon_users
     assert round(told["cases"]["horizon_warm"], 2) == warm
     assert round(told["ties"], 2) == ties
+
+
+@pytest.mark.parametrize(
+    ("times", "sizes"),
+    [
+        ([0] * 18 + [1, 2], (18, 1, 1)),  # a burst, then a few: both quantiles lie in the burst
+        ([0, 1] + [2] * 18, (1, 1, 18)),
+        ([0] * 5 + [1] * 10 + [2] * 5, (5, 10, 5)),
+        (list(range(20)), (16, 2, 2)),
+    ],
+)
+def test_cuts_move_to_the_nearest_times_that_leave_no_part_empty(times, sizes):
+    split, _ = temporal_split(log(times), settings())
+
+    assert tuple((split["part"] == part).sum() for part in ("train", "valid", "test")) == sizes
+
+
+@given(st.lists(st.integers(0, 6), min_size=10, max_size=40).filter(lambda times: len(set(times)) > 2))
+def test_any_three_times_can_be_split(times):
+    split, cuts = temporal_split(log(sorted(times)), settings())
+
+    assert set(split["part"]) == {"train", "valid", "test"}
+    assert cuts.valid_start < cuts.test_start <= cuts.end
+
+
+def test_configured_dates_never_move():
+    with pytest.raises(DataError, match="the train part is empty"):
+        temporal_split(log([0] * 18 + [1, 2]), settings(valid_start="1970-01-01T00:00:00Z"))

@@ -12,6 +12,7 @@ import pytest
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
+from serving.backup import restore, save
 from serving.deployment import promotion, registry
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,26 @@ def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
 
     assert found["events"]["note"].startswith("the user is unknown: the edge's secret is missing")
     assert "u000001" not in json.dumps(found)
+
+
+def test_an_answer_is_traced_as_before_after_the_state_was_lost_and_restored(
+    here: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = here / "state"
+    shutil.copytree(here / "edge", state / "edge")
+    monkeypatch.setenv("TIDEGATE_STATE", str(state))
+
+    def traced() -> dict:
+        assert trace.main(["stored", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    before = traced()
+    save(state, here / "backup.tar.gz")
+    shutil.rmtree(state)
+    restore(here / "backup.tar.gz", state)
+
+    assert traced() == before
+    assert before["events"]["as the answer read them"] == "yes, by their digest"
 
 
 def test_events_that_differ_from_those_read_are_reported(here: Path, capsys) -> None:

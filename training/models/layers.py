@@ -16,6 +16,8 @@ from torch.nn import functional
 from training.models.base import Sizes
 from training.models.query import NUM_BUCKETS, Query, count_bucket, time_bucket
 
+NARROW = 64  # items; matrix libraries sum so few columns in an order that depends on the row's place in the batch
+
 
 class HistoryEncoder(nn.Module):
     """SASRec's backbone (Kang and McAuley 2018), pre-norm, with distances and time gaps instead of positions.
@@ -204,7 +206,10 @@ def add_trends(scores: Tensor, weights: Tensor, trends: Tensor, moment: Tensor) 
     Trends have no gradient.
     """
     if len(trends) == 1:
-        return torch.addmm(scores, weights, trends[0].to(weights.dtype))
+        of_moment = trends[0].to(weights.dtype)
+        if of_moment.shape[1] < NARROW:
+            return scores + (weights[:, :, None] * of_moment).sum(dim=1)
+        return torch.addmm(scores, weights, of_moment)
     return _AddTrends.apply(scores, weights, trends, moment)
 
 

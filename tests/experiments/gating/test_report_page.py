@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from gate_reports import report
+from gate_reports import contrast, report
 
 from experiments import gate
 from experiments.gating.report_page import checks, markdown, page, summary
@@ -66,11 +66,30 @@ def test_provenance_names_policy_looks_holdout_commits_and_data() -> None:
         assert text in html
 
 
-def test_a_segment_with_too_few_users_is_listed_and_not_tested() -> None:
+def test_a_segment_with_too_few_users_is_listed_and_not_decided() -> None:
     html = page(report())
 
     assert "lapsed" in html
-    assert '<span class="none">– not tested</span>' in html
+    assert '<span class="none">– not decided</span>' in html
+
+
+def test_a_check_with_nothing_to_check_is_neither_passed_nor_failed() -> None:
+    nobody = dict.fromkeys(contrast(0.0, 0.0)) | {"users": 0, "cases": 0}
+    rail = {"name": "diversity", "candidate": None, "champion": None, "kind": "at least", "limit": None, "within": True}
+    evidence = report()["evidence"] | {
+        "comparisons": {"champion": {"horizon": nobody, "next_item": nobody}, "baseline": None},
+        "guard_rails": [rail],
+        "leakage_checks": 30,
+        "leakage_undecided": ["target probe (test)"],
+    }
+    empty = report(verdict="INSUFFICIENT_DATA", evidence=evidence)
+
+    states = {row.name: row.state for row in checks(empty)}
+    for name in ("Enough users", "Better than the champion on next_item", "Not worse than the champion on horizon"):
+        assert states[name] == "none", name
+    assert states["Lists: diversity"] == "none"
+    assert "clean: 30 checks (audit.html); not decided: target probe (test)" in markdown(empty)
+    assert "– not decided" in page(empty)
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,15 @@ def test_a_clean_platform_exits_with_0(inside: Path, capsys: pytest.CaptureFixtu
 
     printed = capsys.readouterr()
     assert re.match(
-        r"audited made in [\d.]+ s: no leaks in 35 checks; report: out/experiments/audit\.html", printed.out
+        r"audited made in [\d.]+ s: no leaks in 33 checks, 1 not decided: first appearance: rankings \(test\); "
+        r"report: out/experiments/audit\.html",
+        printed.out,
     )
     assert printed.err == ""
     text = (inside / "out/experiments/audit.html").read_text(encoding="utf-8")
-    assert "all 35 checks passed" in text
+    assert "no leaks in 33 checks, 1 not decided" in text
+    assert text.count("<td>not decided") == 1  # no model was evaluated here
+    assert text.count("<td>passed") == 33
     assert "leak</td>" not in text
 
 
@@ -88,7 +92,7 @@ def test_a_leak_exits_with_1_and_is_printed_with_its_rows(inside: Path, capsys: 
     (found,) = next(check for check in report["checks"] if check["failed"])["findings"]
     assert found["examples"][0]["event_id"] == last["event_id"]
     text = page(report)
-    assert "1 of 35 checks found a leak" in text
+    assert "1 leaks in 33 checks" in text
     assert all(word in text for word in (last["event_id"], last["user_id"], "Run <code>python -m data.split</code>"))
 
 
@@ -137,7 +141,7 @@ def test_a_leak_in_the_code_reaches_the_report(inside: Path, monkeypatch: pytest
 
 def test_the_page_escapes_names_and_fetches_nothing() -> None:
     finding = {"what": "<b>", "rows": 1, "examples": [{"user_id": "<i>"}], "fails": True}
-    check = {"check": "c", "cut": "both", "promise": "p", "advice": "a", "failed": True, "seconds": 0.0, "rows": 1, "unit": "u",
+    check = {"check": "c", "cut": "both", "promise": "p", "advice": "a", "failed": True, "decided": True, "seconds": 0.0, "rows": 1, "unit": "u",
              "findings": [finding], "measured": []}  # fmt: skip
     known = ("dataset", "dataset_hash", "split_id", "valid_start", "test_start", "audited", "commit", "date")
     text = page(dict.fromkeys(known, "<script>") | {"clean": False, "seconds": 0.1, "checks": [check]})
