@@ -21,7 +21,8 @@ NAME_KEYS = ("name", "title", "label", "id")  # of a value that is an object, su
 
 _WRAPPED = re.compile(r"^(['\"])(.*)\1$", re.DOTALL)
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
-_ARRAY = re.compile(r"['\"]\s+['\"]")  # numpy writes ['Drama' 'Comedy']; Python would join the two
+# numpy writes ['Drama' 'Comedy'], without commas; Python would join the two.
+_ARRAY = re.compile(r"\[\s*(?:'[^']*'|\"[^\"]*\")(?:\s+(?:'[^']*'|\"[^\"]*\"))+\s*\]")
 _FORMATTED = re.compile(r"\W{0,3}[0-9][0-9.,' \u00a0\u202f]*\W{0,3}")  # 1,234.50 or 12,5 or $9.99 or 45%
 
 Read = tuple[pd.Series, str | None]  # the column, and a note on what was changed
@@ -55,7 +56,7 @@ def join_values(cells: pd.Series, is_separated: bool) -> Read:
             parts[text] = cell.split(mark) if mark else [cell]
     escaped = sum(SEPARATOR in part for text in lists for part in parts[text])
     if escaped:
-        notes.append(f"{escaped} values hold '|', written as '/'")
+        notes.append(f"'|' within {escaped} values is written as '/'")
     joined = {text: _join(one) for text, one in parts.items()}
     result = cells.map(joined).astype(object)
     return result.where(result.notna(), None), ", ".join(notes) or None
@@ -65,7 +66,7 @@ def parse_list(text: str) -> list[Any] | None:
     """The values of a list in brackets; None for other text."""
     if text[:1] + text[-1:] not in ("[]", "()", "{}"):
         return None
-    if _ARRAY.search(text):
+    if _ARRAY.fullmatch(text):
         return [one or other for one, other in _QUOTED.findall(text)]
     value: Any = None
     for parse in (json.loads, ast.literal_eval):
@@ -112,10 +113,10 @@ def read_trait(cells: pd.Series) -> Read:
         return text.astype(object).where(filled, None), note
     is_huge = numbers.abs() > MAX_NUMBER
     notes = [
-        f"{int(some.sum())} {what} and have no value, such as {text[some].iloc[0]!r}"
+        f"{int(some.sum())} without value: {what}, such as {text[some].iloc[0]!r}"
         for some, what in (
-            (filled & ~is_number, "cells are no numbers"),
-            (is_huge, f"numbers are infinite or beyond {MAX_NUMBER:g}"),
+            (filled & ~is_number, "no number"),
+            (is_huge, f"infinite or beyond {MAX_NUMBER:g}"),
         )
         if some.any()
     ]

@@ -104,7 +104,7 @@ def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> tuple[pd.Dat
         times = read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)
         unread = rows[RELEASE_TIME][times.isna() & to_text(rows[RELEASE_TIME]).notna()]
         if len(unread):
-            notes[RELEASE_TIME] = f"{len(unread)} cells are no times and have no value, such as {unread.iloc[0]!r}"
+            notes[RELEASE_TIME] = f"{len(unread)} without value: no time, such as {unread.iloc[0]!r}"
         rows = rows.assign(**{RELEASE_TIME: times})
     if TITLE in rows.columns and YEAR not in rows.columns:
         year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)

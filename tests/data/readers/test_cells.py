@@ -65,7 +65,7 @@ def test_a_bar_within_a_listed_value_is_replaced_and_named() -> None:
     genres, note = join_values(column('["R|B", "Soul"]', '["Soul"]'), is_separated=True)
 
     assert genres.tolist() == ["R/B|Soul", "Soul"]
-    assert note == "lists, 1 values hold '|', written as '/'"
+    assert note == "lists, '|' within 1 values is written as '/'"
 
 
 def test_vectors_of_flags_are_named_by_position_and_embeddings_have_no_value() -> None:
@@ -90,6 +90,11 @@ def test_text_that_is_no_list_is_none(text: str) -> None:
     assert parse_list(text) is None
 
 
+def test_quotes_within_a_listed_value_do_not_end_it() -> None:
+    assert parse_list("""["a' 'b"]""") == ["a' 'b"]
+    assert parse_list("['a' 'b c'\n 'd']") == ["a", "b c", "d"]
+
+
 def test_a_column_without_separators_has_none() -> None:
     assert find_separator(["Drama", "Sci-Fi/Fantasy"]) is None
 
@@ -108,12 +113,12 @@ def test_json_and_python_lists_are_read_alike(lists: list[list[str]]) -> None:
 @pytest.mark.parametrize(
     ("odd", "note"),
     [
-        ("unknown", "1 cells are no numbers and have no value, such as 'unknown'"),
-        ("1,234", "1 cells are no numbers and have no value, such as '1,234'"),
-        ("inf", "1 numbers are infinite or beyond 1e+100 and have no value, such as 'inf'"),
-        ("-Infinity", "1 numbers are infinite or beyond 1e+100 and have no value, such as '-Infinity'"),
-        ("1e308", "1 numbers are infinite or beyond 1e+100 and have no value, such as '1e308'"),
-        ("1e999", "1 cells are no numbers and have no value, such as '1e999'"),
+        ("unknown", "1 without value: no number, such as 'unknown'"),
+        ("1,234", "1 without value: no number, such as '1,234'"),
+        ("inf", "1 without value: infinite or beyond 1e+100, such as 'inf'"),
+        ("-Infinity", "1 without value: infinite or beyond 1e+100, such as '-Infinity'"),
+        ("1e308", "1 without value: infinite or beyond 1e+100, such as '1e308'"),
+        ("1e999", "1 without value: no number, such as '1e999'"),
         (None, None),
         ("  ", None),
     ],

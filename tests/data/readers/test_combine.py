@@ -18,10 +18,10 @@ LARGE = 2**53 + 1
 
 
 def test_parts_are_read_in_order_and_an_empty_one_is_fine(tmp_path):
-    (tmp_path / "b.csv").write_text("user,item\nw,k\ntorn\n")
-    (tmp_path / "a.csv").write_text("item,user\ni,u\nj,v\n")
-    (tmp_path / "c.csv").write_text("")
-    (tmp_path / "d.csv").write_text("user,item\n")
+    (tmp_path / "b.csv").write_text("user,item\nw,k\ntorn\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text("item,user\ni,u\nj,v\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text("", encoding="utf-8")
+    (tmp_path / "d.csv").write_text("user,item\n", encoding="utf-8")
 
     table = read_named_columns(tmp_path, FORMAT)
 
@@ -35,7 +35,7 @@ def test_parts_are_read_in_order_and_an_empty_one_is_fine(tmp_path):
 def test_hive_partitions_become_columns(tmp_path):
     for day in ("2024-01-01", "2024-01-02"):
         (tmp_path / f"dt={day}").mkdir()
-        (tmp_path / f"dt={day}" / "part-0.csv").write_text("user\nu\n")
+        (tmp_path / f"dt={day}" / "part-0.csv").write_text("user\nu\n", encoding="utf-8")
 
     assert read_named_columns(tmp_path, FORMAT).rows["dt"].tolist() == ["2024-01-01", "2024-01-02"]
 
@@ -73,8 +73,8 @@ def test_times_of_different_units_unify_in_utc(tmp_path):
 
 
 def test_parts_with_other_columns_are_refused_by_name(tmp_path):
-    (tmp_path / "a.csv").write_text("user,item\nu,i\n")
-    (tmp_path / "b.csv").write_text("item,title\ni,t\n")
+    (tmp_path / "a.csv").write_text("user,item\nu,i\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("item,title\ni,t\n", encoding="utf-8")
 
     with pytest.raises(
         DataError, match=r"several tables: .*a\.csv holds 'user', 'item'; .*b\.csv holds 'item', 'title'"

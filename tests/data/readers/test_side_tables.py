@@ -67,3 +67,30 @@ def test_a_side_table_without_ids_is_refused(tmp_path, read_from):
 
     with pytest.raises(DataError, match=r"things\.csv: no column item_id; it holds 'colour', 'size'"):
         read_from(path, items=str(items))
+
+
+def test_the_cells_of_items_are_read_and_their_changes_are_reported(tmp_path, read_from):
+    events = tmp_path / "log.parquet"
+    pd.DataFrame({"user_id": ["a"], "item_id": ["i0"], "event_time": ["2024-01-01"]}).to_parquet(events)
+    items = tmp_path / "items.parquet"
+    pd.DataFrame(
+        {
+            "item_id": [f"i{n}" for n in range(20)],
+            "genres": [["Drama", "Comedy"], []] * 10,
+            "price": [str(n) for n in range(19)] + ["ask"],
+            "vector": [[0.5, 0.25]] * 20,
+            "release_time": ["2024-01-01"] * 19 + ["soon"],
+        }
+    ).to_parquet(items)
+
+    source = read_from(events, items=str(items))
+
+    assert source.items["genres"].tolist()[:2] == ["Drama|Comedy", None]
+    assert source.items["price"].tolist()[:19] == list(range(19))
+    assert source.items[["price", "vector", "release_time"]].iloc[-1].isna().all()
+    assert source.found["items"]["cells"] == {
+        "genres": "lists",
+        "price": "1 without value: no number, such as 'ask'",
+        "vector": "lists of fractions are not read",
+        "release_time": "1 without value: no time, such as 'soon'",
+    }
