@@ -60,6 +60,14 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     users, bad_users = clean_side_table(source.users, ids.users, "users", USER, ids.numeric)
     items, bad_items = clean_side_table(source.items, ids.items, "items", ITEM, ids.numeric)
 
+    counts["side_duplicates"] = {
+        name: len(raw) - len(table) - len(bad)
+        for name, raw, table, bad in (
+            ("users", source.users, users, bad_users),
+            ("items", source.items, items, bad_items),
+        )
+        if raw is not None and table is not None
+    }
     events = keep_consenting(parsed.drop(index=reasons.index), ids.users, counts)
     events = keep_positives(events, settings, counts)
     ordered = sort_events(fill_event_ids(events))
@@ -327,6 +335,8 @@ def clean_side_table(
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Drop rows with an unusable or repeated id. Returns the table (None if there is none) and the quarantined rows.
 
+    A row that only repeats another one is dropped without quarantine.
+
     Args:
         raw: the table with ids as the source spells them.
         table: the same rows with one spelling per id.
@@ -344,7 +354,8 @@ def clean_side_table(
     is_respelled = spelled != spelled.groupby(table[key]).transform("first")
     is_repeated = reasons == f"{key} {UNIQUE.name}"
     reasons[is_repeated & is_respelled[reasons.index]] = f"{key} is another spelling of an id that occurs"
-    return table.drop(index=reasons.index), quarantine_rows(raw, reasons, name)
+    is_copy = is_repeated & (table.astype("string").duplicated() & ~is_respelled)[reasons.index]
+    return table.drop(index=reasons.index), quarantine_rows(raw, reasons[~is_copy], name)
 
 
 def complete_users(events: pd.DataFrame, users: pd.DataFrame | None) -> pd.DataFrame:

@@ -77,7 +77,9 @@ def _count_rows(source: Source, result: Ingested) -> dict[str, dict[str, int]]:
         if table is not None:
             read = len(table) + int((source.broken["table"] == name).sum())
             quarantined = int((result.quarantine["table"] == name).sum())
-            rows[name] = {"read": read, "kept": read - quarantined, "quarantined": quarantined}
+            duplicates = counts["side_duplicates"][name]
+            kept = read - quarantined - duplicates
+            rows[name] = {"read": read, "kept": kept, "quarantined": quarantined, "duplicates": duplicates}
     return rows
 
 
@@ -124,7 +126,7 @@ def _findings(report: Mapping[str, Any], result: Ingested, source: Source) -> It
             yield f"{name}: {_part(rows['quarantined'], rows['read'])} rows are in quarantine: {_top(table)}"
     yield from _match_findings(report.get("matches", {}))
     yield from _id_findings(report.get("ids", {}), result)
-    yield from _event_findings(report, result.events)
+    yield from _event_findings(report, result.events, result.counts)
     for name, key in SIDES.items():
         given, table = getattr(source, name), getattr(result, name)
         for column in [] if given is None or len(table) < 2 else given.columns.intersection(table.columns):
@@ -153,15 +155,12 @@ def _id_findings(changes: Mapping[str, Any], result: Ingested) -> Iterator[str]:
                 yield f"{column}: {count:,} spellings were {kind}, such as {before!r} to {after!r}"
     for column in (USER, ITEM):
         ids = pd.Series(result.events[column].unique(), dtype="string")
-        scientific = ids[ids.str.fullmatch(r"\d\.\d+[eE]\+\d+")]
         long = ids[ids.str.fullmatch(rf"[1-9]\d{{{SHEET_DIGITS},}}")]
-        if len(scientific):
-            yield f"{column}: ids such as {scientific.iloc[0]!r} were rounded by a spreadsheet; export them as text"
-        elif len(long) >= SHEET_IDS and long.str.fullmatch(rf"\d{{{SHEET_DIGITS}}}0+").all():
+        if len(long) >= SHEET_IDS and long.str.fullmatch(rf"\d{{{SHEET_DIGITS}}}0+").all():
             yield f"{column}: long ids such as {long.iloc[0]!r} were rounded by a spreadsheet; export them as text"
 
 
-def _event_findings(report: Mapping[str, Any], events: pd.DataFrame) -> Iterator[str]:
+def _event_findings(report: Mapping[str, Any], events: pd.DataFrame, counts: Mapping[str, Any]) -> Iterator[str]:
     rows, about = report["tables"]["events"]["rows"], report["events"]
     usable = rows["kept"] + rows["repeats_dropped"]
     if rows["repeats_dropped"] > MANY_REPEATS * usable:
@@ -177,6 +176,8 @@ def _event_findings(report: Mapping[str, Any], events: pd.DataFrame) -> Iterator
         yield f"events: all are at {to_iso(int(of_day[0]))[11:19]} UTC, so their order within a day is unknown"
     if about["tied"] > MANY_TIES:
         yield f"events: {about['tied']:.1%} share their time with another one of the same user; a batch import?"
+    if raised := counts.get("known_time_raised"):
+        yield f"events: {raised:,} known times lay shortly before their event and were raised to it"
     if len(events) > 1 and events[VALUE].notna().all() and events[VALUE].nunique() == 1:
         yield f"events: {VALUE} is {events[VALUE].iloc[0]:g} in every row"
 
