@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -17,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 USER_ERROR = 2
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 128 + SIGPIPE
 
 
@@ -27,7 +29,8 @@ class UserError(ValueError):
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Decorate the `main` of a command.
 
-    A UserError is printed as `error: ...` on stderr and returns 2. An interrupt returns 130. If the reader of stdout
+    A UserError is printed as `error: ...` on stderr and returns 2, and so is a file that cannot be read or written for
+    want of permission or space. An interrupt returns 130. If the reader of stdout
     has gone (`... | head`), the command stops silently and returns 141. Characters that stdout's encoding lacks are
     printed as escapes, such as `\\u2013`.
     """
@@ -51,6 +54,11 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             if not _discard_output():  # the broken pipe is another one, such as a socket
                 raise
             return CLOSED_PIPE
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+            return USER_ERROR
 
     return wrapped
 

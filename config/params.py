@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -33,6 +34,8 @@ class TableFormat(Section):
     delimiter: Annotated[str, Field(min_length=1)] | None  # None: found in the header
     quote: Annotated[str, Field(min_length=1, max_length=1)] | None  # None: quotes are letters
     na_values: list[str]  # cells that hold no value
+    time_format: str | None  # of every time column: a strptime format, or s, ms, us, ns since 1970; None: found
+    timezone: str  # of times without an offset: an IANA name
 
     @field_validator("encoding")
     @classmethod
@@ -59,6 +62,26 @@ class TableFormat(Section):
             raise ValueError("expected one ASCII punctuation character, or null for none")
         return quote
 
+    @field_validator("time_format")
+    @classmethod
+    def _is_a_time_format(cls, time_format: str | None) -> str | None:
+        if time_format is None or time_format in ("s", "ms", "us", "ns"):
+            return time_format
+        try:
+            datetime.strptime("", time_format)
+        except (ValueError, re.error) as error:  # any format raises on the empty text
+            if not re.search("directive|stray|redefinition", str(error)) and re.search("%[YycxG]", time_format):
+                return time_format
+        raise ValueError("expected s, ms, us, ns or a strptime format with a year, such as '%d.%m.%Y %H:%M'")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, timezone: str) -> str:
+        try:
+            return ZoneInfo(timezone).key
+        except (KeyError, ValueError, OSError):
+            raise ValueError("expected an IANA name such as UTC or Europe/Berlin") from None
+
 
 class EventsFormat(TableFormat):
     key = "ingest.formats.events"
@@ -78,6 +101,18 @@ class TableFormats(Section):
     items: ItemsFormat
 
 
+class Outliers(Section):
+    """Which events lie so far from all others that they would move the beginning or the end of the data."""
+
+    events_per_outlier: Annotated[int, Field(ge=20)]  # at most one outlier per so many events, before and after
+    few: Count  # so many events, or ...
+    max_share_after: Fraction  # ... this share, may be outliers after the others: newest events are the dearest
+    min_pause_days: Positive  # between the outliers and the others, and ...
+    min_pause_share: Fraction  # ... this share of the time that the others cover, and ...
+    min_pause_ratio: Annotated[float, Field(ge=1)]  # ... so many times the longest pause among the others
+    future_days: Annotated[float, Field(ge=0)] | None  # events may lie so far after the ingest; None: anywhere
+
+
 class Ingest(Section):
     source: Literal[
         "auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
@@ -93,7 +128,8 @@ class Ingest(Section):
     repeats: Literal["first", "last", "all"]
     max_quarantine: Annotated[float, Field(ge=0, le=1)]  # of the rows of any table; a greater share stops ingest
     min_matched: Annotated[float, Field(ge=0, le=1)]  # of the events' users and items in a side table; fewer stop it
-    time_unit: Literal["auto", "s", "ms", "us"]
+    clock_skew_seconds: Annotated[float, Field(ge=0)]  # known_time may be so much before event_time: it is raised to it
+    outliers: Outliers
 
 
 class Split(Section):

@@ -6,8 +6,8 @@ Every result depends on the content of the rows only, never on their order in th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
 from data.files import DataError
 from data.id_columns import id_errors, match_ids, unify_ids
+from data.outliers import find_outliers
 from data.readers.combine import locate_rows
 from data.readers.sources import Source
 from data.readers.table import to_text
 from data.tables import TIME_DTYPE, microseconds
-from data.time_columns import EARLIEST, LATEST, read_times
+from data.time_columns import EARLIEST, LATEST, TimeColumn, read_times
+from data.times import now_us
 
 YES, NO = {"true", "1", "1.0", "yes", "y", "t"}, {"false", "0", "0.0", "no", "n", "f"}
 
@@ -43,6 +45,7 @@ class Ingested:
     quarantine: pd.DataFrame
     counts: dict[str, Any]
     numeric_ids: list[str]
+    time_formats: dict[str, str | None] = field(default_factory=dict)  # found in the time columns of the events
 
 
 def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) -> Ingested:
@@ -55,7 +58,10 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     counts: dict[str, Any] = {"rows_read": len(source.events) + num_broken}
     ids = unify_ids(source)
     counts |= ids.counts
-    parsed, reasons = parse_events(ids.events, settings.time_unit, context, ids.numeric)
+    times = read_event_times(source.events, settings, counts)
+    parsed, reasons = parse_events(ids.events, times, context, ids.numeric)
+    now = None if source.name == "simulator" else now_us()
+    reasons = pd.concat([reasons, find_outliers(parsed.drop(index=reasons.index), settings.outliers, now)])
     require_usable_rows(source.events, reasons, num_broken)
     users, bad_users = clean_side_table(source.users, ids.users, "users", USER, ids.numeric)
     items, bad_items = clean_side_table(source.items, ids.items, "items", ITEM, ids.numeric)
@@ -89,7 +95,8 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
         "quarantined_by_reason": {f"{table}: {reason}": int(size) for (table, reason), size in sizes.items()},
         **{name: len(table) for name, table in tables.items()},
     }
-    return Ingested(**tables, quarantine=quarantine, counts=counts, numeric_ids=ids.numeric)
+    formats = {name: column.found for name, column in times.items()}
+    return Ingested(**tables, quarantine=quarantine, counts=counts, numeric_ids=ids.numeric, time_formats=formats)
 
 
 # Schemas
@@ -147,8 +154,29 @@ def find_errors(frame: pd.DataFrame, schema: pandera.DataFrameSchema) -> pd.Seri
 # Parsing
 
 
+def read_event_times(raw: pd.DataFrame, settings: params.Ingest, counts: dict[str, Any]) -> dict[str, TimeColumn]:
+    """The time columns that the events have, event_time first. Adds to `counts`.
+
+    A known time that is earlier than its event by no more than the clock skew is raised to it.
+    Raises DataError if a column has no clear format.
+    """
+    written = settings.formats.events
+    times = {
+        name: read_times(_column(raw, name).rename(name), "events", written.time_format, written.timezone)
+        for name in (EVENT_TIME, KNOWN_TIME)
+        if name in raw.columns
+    }
+    counts["known_time_raised"] = 0
+    if KNOWN_TIME in times:
+        happened, known = times[EVENT_TIME].times, times[KNOWN_TIME].times
+        skewed = (known < happened) & (happened - known <= pd.Timedelta(seconds=settings.clock_skew_seconds))
+        times[KNOWN_TIME] = replace(times[KNOWN_TIME], times=known.mask(skewed, happened))
+        counts["known_time_raised"] = int(skewed.sum())
+    return times
+
+
 def parse_events(
-    raw: pd.DataFrame, time_unit: str, context: Sequence[str], numeric_ids: Sequence[str] = ()
+    raw: pd.DataFrame, times: Mapping[str, TimeColumn], context: Sequence[str], numeric_ids: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Give every column its type.
 
@@ -158,11 +186,12 @@ def parse_events(
     events = pd.DataFrame(index=raw.index)
     for name in (EVENT_ID, USER, ITEM, columns.SESSION):
         events[name] = to_text(_column(raw, name))
-    events[EVENT_TIME] = read_times(_column(raw, EVENT_TIME), time_unit)
-    events[KNOWN_TIME] = read_times(_column(raw, KNOWN_TIME), time_unit)
+    for name in (EVENT_TIME, KNOWN_TIME):
+        events[name] = times[name].times if name in times else pd.Series(pd.NaT, raw.index, TIME_DTYPE)
     events[EVENT_TYPE] = to_text(_column(raw, EVENT_TYPE)).fillna(columns.DEFAULT_EVENT_TYPE)
     events[VALUE] = pd.to_numeric(_column(raw, VALUE), errors="coerce").astype("float64")
-    reasons = _unreadable_cells(raw, events, id_errors(events, (USER, ITEM, EVENT_ID, EVENT_TYPE), numeric_ids))
+    named = id_errors(events, (USER, ITEM, EVENT_ID, EVENT_TYPE), numeric_ids)
+    reasons = _unreadable_cells(raw, events, times, named)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
     for name in context:
@@ -182,12 +211,14 @@ def _column(raw: pd.DataFrame, name: str) -> pd.Series:
     return values.where(values.notna() & ~is_blank(values), None)
 
 
-def _unreadable_cells(raw: pd.DataFrame, events: pd.DataFrame, reasons: pd.Series) -> pd.Series:
+def _unreadable_cells(
+    raw: pd.DataFrame, events: pd.DataFrame, times: Mapping[str, TimeColumn], reasons: pd.Series
+) -> pd.Series:
     """Adds to `reasons` those for cells that hold something, but not what their column needs."""
-    for name, kind in ((EVENT_TIME, "time"), (KNOWN_TIME, "time"), (VALUE, "number")):
-        wrong = events.index[events[name].isna() & _column(raw, name).notna()].difference(reasons.index)
-        reasons = pd.concat([reasons, pd.Series(f"{name} is not a {kind}", index=wrong, dtype=object)])
-    return reasons
+    wrong = events.index[events[VALUE].isna() & _column(raw, VALUE).notna()]
+    values = pd.Series(f"{VALUE} is not a number", index=wrong, dtype=object)
+    reasons = pd.concat([reasons, *(column.problems for column in times.values()), values])
+    return reasons[~reasons.index.duplicated()]
 
 
 def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) -> None:

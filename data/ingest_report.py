@@ -50,7 +50,7 @@ def build_report(source: Source, result: Ingested, dataset: str) -> dict[str, An
     """
     tables = {
         name: {
-            "found": dict(source.found.get(name, {})),
+            "found": source.found.get(name, {}) | ({"times": result.time_formats} if name == "events" else {}),
             "rows": rows,
             "quarantined": _reasons(result.quarantine[result.quarantine["table"] == name], rows["read"]),
         }

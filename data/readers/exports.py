@@ -171,7 +171,7 @@ def read_export(paths: Sequence[Path], name: str, table_format: TableFormat) -> 
         rows=rows.drop(columns=traits),
         header=(),
         found={**table.found, "without_item": without_item},
-        items=newest_traits(rows, traits) if traits else None,
+        items=newest_traits(rows, traits, table_format) if traits else None,
     )
 
 
@@ -229,9 +229,10 @@ def flatten(records: pa.Table, export: Export) -> pa.Table:
     return pa.table(columns | {RECORD: read(RECORD)})
 
 
-def newest_traits(events: pd.DataFrame, traits: list[str]) -> pd.DataFrame:
+def newest_traits(events: pd.DataFrame, traits: list[str], written: TableFormat) -> pd.DataFrame:
     """One row per item: of each trait the newest value that is not null."""
-    times = read_times(events[EVENT_TIME], "auto").sort_values(kind="stable", na_position="first")
+    times = read_times(events[EVENT_TIME], "events", written.time_format, written.timezone).times
+    times = times.sort_values(kind="stable", na_position="first")
     return number_rows(events.loc[times.index].groupby(ITEM)[traits].last().reset_index())
 
 

@@ -15,8 +15,7 @@ from data.readers import mind, movielens, recbole
 from data.readers.cells import join_values, read_trait
 from data.readers.reading import is_dat, read_named_columns
 from data.readers.table import RawTable, apply_na_values, map_columns, to_text
-from data.tables import TIME_DTYPE
-from data.time_columns import read_times
+from data.time_columns import EARLIEST_RELEASE, holds_times, read_times
 
 YEAR = "year"
 REGION = "region"
@@ -39,12 +38,16 @@ def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> 
     table = replace(table, rows=table.rows.assign(**{key: to_text(table.rows[key])}))
     table = apply_na_values(table, table_format, (key,), (TITLE, DESCRIPTION))
     rows, notes = _convert_items(table.rows, table.types) if key == ITEM else (_convert_users(table.rows), {})
-    typed = {}
+    typed: dict[str, pd.Series] = {}
     for name in rows.columns:
-        if name in (key, RELEASE_TIME):
+        if name == key:
             continue
         # A declared token is a category even if it is written in digits.
-        if name in _ALWAYS_TEXT or table.types.get(name, "").startswith("token"):
+        is_text = name in _ALWAYS_TEXT or table.types.get(name, "").startswith("token")
+        if name == RELEASE_TIME or (not is_text and holds_times(rows[name])):
+            typed[name], notes[name] = _read_times(rows[name], table_format)
+            continue
+        if is_text:
             typed[name] = to_text(rows[name])
             continue
         values, list_note = join_values(to_text(rows[name]), is_separated=False)
@@ -52,6 +55,17 @@ def convert_side_table(table: RawTable, key: str, table_format: TableFormat) -> 
         if note:
             notes[name] = note
     return replace(table, rows=rows.assign(**typed), found={**table.found, "cells": notes or None})
+
+
+def _read_times(values: pd.Series, written: TableFormat) -> tuple[pd.Series, str]:
+    """A column of release times, or of a trait that is a time, and its format. Cells that are no times have no value."""
+    table = written.key.rpartition(".")[2]
+    column = read_times(values, table, written.time_format, written.timezone, EARLIEST_RELEASE, periods=True)
+    left_out = "".join(
+        f"; {len(cells)} without value: {reason}, such as {values[cells.index[0]]!r}"
+        for reason, cells in column.problems.groupby(column.problems)
+    )
+    return column.times, f"times: {column.found}{left_out}"
 
 
 def _read_side(path: Path, key: str, mapping: Mapping[str, str], table_format: TableFormat) -> RawTable | None:
@@ -89,7 +103,7 @@ def _convert_users(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Parse release times, separate genres by `|`, and extract the year of a title such as "Toy Story (1995)".
+    """Separate genres by `|`, and extract the year of a title such as "Toy Story (1995)".
 
     Also returns column -> what was found or changed in its cells.
     """
@@ -100,12 +114,6 @@ def _convert_items(rows: pd.DataFrame, types: Mapping[str, str]) -> tuple[pd.Dat
             genres = genres.map(lambda tokens: "|".join(tokens.split()), na_action="ignore")
         genres, note = join_values(genres.mask(genres == movielens.NO_GENRES, None), is_separated=True)
         rows, notes = rows.assign(**{GENRES: genres}), {GENRES: note} if note else {}
-    if RELEASE_TIME in rows.columns:
-        times = read_times(rows[RELEASE_TIME], "auto").astype(TIME_DTYPE)
-        unread = rows[RELEASE_TIME][times.isna() & to_text(rows[RELEASE_TIME]).notna()]
-        if len(unread):
-            notes[RELEASE_TIME] = f"{len(unread)} without value: no time, such as {unread.iloc[0]!r}"
-        rows = rows.assign(**{RELEASE_TIME: times})
     if TITLE in rows.columns and YEAR not in rows.columns:
         year = to_text(rows[TITLE]).astype("string").str.extract(r"\((\d{4})\)\s*$", expand=False)
         if year.notna().any():

@@ -156,6 +156,9 @@ def edited(path: Path) -> Iterator[dict]:
 
 
 def _copy(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written; the project runs in a folder that you may write")
     for name in FOLDERS:
         no_products = shutil.ignore_patterns("__pycache__", "results")
         shutil.copytree(ROOT / name, folder / name, ignore=no_products, dirs_exist_ok=True)

@@ -64,7 +64,9 @@ def environment(logs: Path, scratch: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     kept |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     kept |= dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(logs))
+    kept["LOG_PATTERN"] = str(logs).replace("%", "%%")  # in the names of old logs % begins a number or a date
     kept |= dict.fromkeys(("TEMP", "TMPDIR"), str(scratch))
+    kept["LC_ALL"] = "C.UTF-8"  # in another locale Java cannot open a path with letters beyond ASCII
     store = os.environ.get(STORE_VARIABLE) or online_store()
     if store.startswith(FEAST_SCHEMES):  # workers never load Feast: the edge reads its profiles, and workers read ours
         store = online_store()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def project(tmp_path: Path) -> Path:
     python.write_text('#!/bin/sh\necho "$@" >> calls\n[ "$3" != "$FAILS" ]\n', encoding="utf-8")
     for path in (python, tmp_path / ".ci/reproduce"):
         path.chmod(0o755)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     return tmp_path
 
 
@@ -31,6 +33,12 @@ def reproduce(project: Path, **env: str) -> tuple[int, list[str]]:
 
 def test_without_a_remote_nothing_is_pulled_or_pushed(project: Path) -> None:
     assert reproduce(project) == (0, ["-m dvc repro compare"])
+
+
+def test_an_unpacked_archive_needs_no_git(project: Path) -> None:
+    shutil.rmtree(project / ".git")
+
+    assert reproduce(project) == (0, ["-m dvc config --quiet --local core.no_scm true", "-m dvc repro compare"])
 
 
 def test_with_a_remote_results_are_pulled_and_new_ones_pushed(project: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def piped_into_head(body: str) -> tuple[int, str]:
     process.stdout.readline()
     process.stdout.close()
     return process.wait(timeout=60), process.stderr.read()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(number: int):
+        @exits_cleanly
+        def main(argv: list[str] | None = None) -> int:
+            raise OSError(number, os.strerror(number), "out/data")
+
+        return main
+
+    assert fails(errno.EROFS)() == 2
+    assert capsys.readouterr().err == "error: Read-only file system: out/data\n"
+    with pytest.raises(FileNotFoundError):
+        fails(errno.ENOENT)()
 
 
 def test_a_character_that_stdout_lacks_is_printed_as_an_escape() -> None:

@@ -11,7 +11,14 @@ import yaml
 from config import params
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NO_FORMAT = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
+NO_FORMAT = {
+    "encoding": None,
+    "delimiter": None,
+    "quote": '"',
+    "na_values": [],
+    "time_format": None,
+    "timezone": "UTC",
+}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +36,8 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "repeats": "first",
         "max_quarantine": 1,
         "min_matched": 0,
-        "time_unit": "auto",
+        "clock_skew_seconds": 60,
+        "outliers": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ingest"]["outliers"],
     }
 
     def make(**changes: object) -> params.Ingest:

@@ -62,12 +62,12 @@ def accounted(counts: dict) -> int:
         (event(item=None), "item_id is blank"),
         (event(time=None), "event_time is blank"),
         (event(time="yesterday"), "event_time is not a time"),
-        (event(time="1970-06-01"), "event_time is out of range (1971 to 2100)"),
-        (event(time="2100-01-01"), "event_time is out of range (1971 to 2100)"),
+        (event(time=DAY_1 - 54 * 365 * 86_400), "event_time is out of range (1971 to 2100)"),
+        (event(time=4_102_444_800), "event_time is out of range (1971 to 2100)"),
         (event(value="five"), "value is not a number"),
         (event(value="inf"), "value is not finite"),
         (event(known_time="soon"), "known_time is not a time"),
-        (event(known_time="2023-12-31"), "known_time is before event_time"),
+        (event(known_time=DAY_1 - 61), "known_time is before event_time"),
     ],
 )
 def test_a_bad_row_goes_to_quarantine_with_its_reason(run, bad, reason):
@@ -110,6 +110,38 @@ def test_if_no_row_is_usable_the_error_names_the_most_frequent_reason(run, rows,
     with pytest.raises(DataError) as error:
         run(rows)
     assert str(error.value) == message
+
+
+def test_clocks_that_differ_a_little_lose_nothing(run):
+    rows = [event(item=name, known_time=DAY_1 - early) for name, early in (("a", 0), ("b", 60), ("c", -5))]
+
+    result = run(rows)
+
+    known = dict(zip(result.events["item_id"], result.events["known_time"], strict=True))
+    assert known["a"] == known["b"] == pd.Timestamp(DAY_1, unit="s", tz="UTC")
+    assert result.counts["known_time_raised"] == 1
+    assert run(rows, clock_skew_seconds=0).counts["quarantined"] == 1
+
+
+def test_one_event_far_from_all_others_does_not_move_the_beginning(run):
+    rows = [event(item=str(n), time=DAY_1 + n) for n in range(120)]
+
+    result = run([*rows, event(time=DAY_1 - 10**8)])
+
+    assert result.events["event_time"].min() == pd.Timestamp(DAY_1, unit="s", tz="UTC")
+    assert result.quarantine["reason"].tolist() == [
+        "event_time lies apart from all others, before 2024-01-01T00:00:00Z (ingest.outliers)"
+    ]
+
+
+def test_the_format_and_zone_of_times_can_be_set(run, ingest_settings):
+    formats = ingest_settings().model_dump()["formats"]
+    formats["events"] |= {"time_format": "%d.%m.%Y %H:%M", "timezone": "Europe/Berlin"}
+
+    result = run([event(time="01.02.2024 00:30")], formats=formats)
+
+    assert result.events["event_time"][0] == pd.Timestamp("2024-01-31T23:30Z")
+    assert result.time_formats == {"event_time": "%d.%m.%Y %H:%M"}
 
 
 # Which events count

@@ -128,11 +128,17 @@ def test_reasons_come_most_frequent_first_with_their_share_and_first_row(report_
 def test_the_report_says_what_the_reader_found_and_what_the_events_span(report_of):
     report = report_of(spread())
 
-    assert report["tables"]["events"]["found"] == {"files": ["log.csv"], "encoding": "utf-8"}
+    assert report["tables"]["events"]["found"] == {
+        "files": ["log.csv"],
+        "encoding": "utf-8",
+        "times": {"event_time": "epoch seconds"},
+    }
     assert report["events"] | {"days": 5} == report["events"]
     assert (report["events"]["users"], report["events"]["items"]) == (10, 10)
     assert report["events"]["first"] == "2024-01-01T00:00:00Z"
-    assert "events: 100 rows read, 100 kept (files log.csv, encoding utf-8)" in summary(report, NOW)
+    assert "events: 100 rows read, 100 kept (files log.csv, encoding utf-8, times event_time epoch seconds)" in summary(
+        report, NOW
+    )
 
 
 # Findings

@@ -417,7 +417,7 @@ FILES_OF_COMMANDS = {
     "ml-1m": {"ml-1m/ratings.dat": "1::1193::5::978300760\n"},
     "ml-32m": {"ml-32m/ratings.csv": "userId,movieId,rating,timestamp\n1,17,4.0,944249077\n"},
     "ml-100k.inter": {"ml-100k.inter": ATOMIC},
-    "2019-Oct.csv": {"2019-Oct.csv": REES46.replace(" UTC", "")},
+    "2019-Oct.csv": {"2019-Oct.csv": REES46},
     "retailrocket/events.csv": {
         "retailrocket/events.csv": "timestamp,visitorid,event,itemid,transactionid\n1433221332117,257597,view,355908,\n",
         "retailrocket/category_tree.csv": "categoryid,parentid\n1016,213\n",

@@ -12,7 +12,7 @@ from data.files import DataError
 from data.readers.json_records import read_json_table, read_records
 from data.readers.packed import Part
 
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[])
+FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 
 
 def records_of(path: Path) -> tuple[list, list]:

@@ -22,7 +22,7 @@ from data.readers.sources import read_source
 
 ROOT = Path(__file__).resolve().parents[3]
 
-FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[])
+FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 SHAPE = {"id": int, "note": object, "parts": [{"sku": str, "price": float}]}
 
 texts = st.none() | st.text('a7é😀"\\\n\t\0 {[', max_size=3)

@@ -92,5 +92,5 @@ def test_the_cells_of_items_are_read_and_their_changes_are_reported(tmp_path, re
         "genres": "lists",
         "price": "1 without value: no number, such as 'ask'",
         "vector": "lists of fractions are not read",
-        "release_time": "1 without value: no time, such as 'soon'",
+        "release_time": "times: ISO 8601; 1 without value: release_time is not a time, such as 'soon'",
     }

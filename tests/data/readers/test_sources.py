@@ -167,7 +167,7 @@ def test_an_id_that_reads_na_is_an_id(tmp_path, read_from):
 
 def format_of(**changes: object) -> dict[str, dict]:
     """`ingest.formats` with these settings for every table."""
-    plain = {"encoding": None, "delimiter": None, "quote": '"', "na_values": []}
+    plain = {"encoding": None, "delimiter": None, "quote": '"', "na_values": [], "time_format": None, "timezone": "UTC"}
     return dict.fromkeys(("events", "users", "items"), plain | changes)
 
 

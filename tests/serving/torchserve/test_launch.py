@@ -16,6 +16,7 @@ from serving.torchserve.launch import (
     ServerStartError,
     check_ports,
     delete_old_snapshots,
+    environment,
     last_snapshot,
     render_properties,
 )
@@ -43,6 +44,14 @@ def test_a_taken_port_is_named_at_once_where_nothing_is_waited_for(listener: soc
     with listener, pytest.raises(ServerStartError, match=r"TIDEGATE_INFERENCE_PORT is \d+, which cannot be used"):
         check_ports(on_port_of(listener, tmp_path))
     assert time.monotonic() - started < 1
+
+
+def test_java_and_its_logs_accept_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    kept = environment(Path("/srv/100% réal/logs"), tmp_path)
+
+    assert kept["LC_ALL"] == "C.UTF-8"
+    assert (kept["LOG_LOCATION"], kept["LOG_PATTERN"]) == ("/srv/100% réal/logs", "/srv/100%% réal/logs")
 
 
 def about(version: str, default: bool) -> dict:
