@@ -29,9 +29,12 @@ $(ON_DATA): export GIVEN_SOURCE = $(call given,SOURCE)
 $(ON_DATA): export GIVEN_USERS = $(call given,USERS)
 $(ON_DATA): export GIVEN_ITEMS = $(call given,ITEMS)
 $(ON_DATA): export GIVEN_COLUMNS = $(call given,COLUMNS)
+$(ON_DATA): export GIVEN_TIME_FORMAT = $(call given,TIME_FORMAT)
+$(ON_DATA): export GIVEN_TIMEZONE = $(call given,TIMEZONE)
 $(ON_DATA): export GIVEN_NAME = $(call given,NAME)
 DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$GIVEN_USERS"} \
   $${GIVEN_ITEMS:+--items "$$GIVEN_ITEMS"} $${GIVEN_COLUMNS:+--columns "$$GIVEN_COLUMNS"} \
+  $${GIVEN_TIME_FORMAT:+--time-format "$$GIVEN_TIME_FORMAT"} $${GIVEN_TIMEZONE:+--timezone "$$GIVEN_TIMEZONE"} \
   $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
 
 .PHONY: demo

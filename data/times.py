@@ -26,7 +26,11 @@ def from_datetime(moment: datetime) -> int:
 
 
 def from_iso(text: str) -> int:
-    """Parse ISO 8601 text into microseconds since 1970; UTC without an offset. Raises ValueError for other text."""
+    """Parse ISO 8601 text into microseconds since 1970; UTC without an offset. Raises ValueError for other text.
+
+    Requests may hold every form that Python's `datetime.fromisoformat` reads: padded dates with or without a time, an
+    offset or Z. `data.time_columns` reads all of these alike, except for week dates and dates of eight digits alone.
+    """
     return from_datetime(datetime.fromisoformat(text))
 
 

@@ -131,9 +131,9 @@ def retrain(arguments: argparse.Namespace, dataset: str) -> None:
     """Do everything from new events to the verdict and the deployment."""
     version = promotion.serving_target(dataset).version
     champion = read_manifest(version)
-    columns = workspace.parse_columns(arguments.columns)
+    columns, formats = workspace.parse_columns(arguments.columns), workspace.parse_formats(arguments)
     old_end_us = previous_end(workspace.HOME / dataset, champion["fit_until_us"])
-    folder = workspace.make(arguments.source, arguments.users, arguments.items, columns, dataset, renewed=True)
+    folder = workspace.make(arguments.source, arguments.users, arguments.items, columns, dataset, True, formats)
     env = steps.environment()
     steps.step("ingest", "dvc", ["repro", "ingest"], folder, env)
     times = pd.read_parquet(folder / INGESTED / "events.parquet", columns=[EVENT_TIME])[EVENT_TIME]

@@ -12,13 +12,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
+from config import params
 from config.command import UserError
 from config.paths import FEATURES, FITTED, PROJECT, ROOT, WORKSPACES
 from data.files import DataError, write_text
@@ -32,6 +33,10 @@ SIMULATED = "simulated"  # dataset of the simulator in a workspace
 PRESETS = ROOT / "experiments" / "presets"
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
 FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
+FORMAT_OPTIONS = {  # of `ingest.formats`, for every table
+    "time_format": "strptime format of the times, or s, ms, us, ns for epoch numbers (default: found)",
+    "timezone": "IANA name of the zone of times without an offset (default: UTC)",
+}
 GENERIC = ("ratings", "events", "interactions", "u", "data")  # file names that do not tell datasets apart
 
 
@@ -73,11 +78,13 @@ def make(
     columns: dict[str, str],
     name: str | None,
     renewed: bool = False,
+    formats: Mapping[str, object] | None = None,
 ) -> Path:
     """Make or update the workspace of a source; its folder has the name of the dataset.
 
     Args:
         renewed: this is a newer version of the dataset of that name, whatever the path of the older one.
+        formats: settings of `ingest.formats`, for every table.
 
     Raises:
         UserError: a path does not exist or has no known format, a column is unknown, or the name is not valid.
@@ -96,9 +103,12 @@ def make(
     paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     with _copied(dataset) as (settings, pipeline):
         settings["ingest"] |= {"source": "auto", "event_types": None, **paths, "columns": columns}
+        for table in settings["ingest"]["formats"].values():
+            table |= formats or {}
         pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(map(str, read)))
         evaluate = pipeline["stages"]["evaluate"]
         evaluate["cmd"] = evaluate["cmd"].removesuffix(" --oracle")  # only the simulator has one
+    params.load(HOME / dataset / "params.yaml")  # names a format that cannot be, before any stage runs
     return HOME / dataset
 
 
@@ -186,6 +196,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--users", type=Path, help="side table of users")
     parser.add_argument("--items", type=Path, help="side table of items")
     parser.add_argument("--columns", default="", help="our_name=their_name,... for CSV and Parquet")
+    for option, text in FORMAT_OPTIONS.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", help=text)
     parser.add_argument("--name", help="name of the dataset (default: from the source)")
 
 
@@ -193,10 +205,19 @@ def workspace_of(arguments: argparse.Namespace) -> Path | None:
     """The workspace of the source in the arguments of `add`, made or updated; None without a source."""
     if arguments.source:
         columns = parse_columns(arguments.columns)
-        return make(arguments.source, arguments.users, arguments.items, columns, arguments.name)
+        formats = parse_formats(arguments)
+        return make(arguments.source, arguments.users, arguments.items, columns, arguments.name, formats=formats)
     if arguments.users or arguments.items or arguments.columns or arguments.name:
         raise UserError("USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing")
+    if formats := parse_formats(arguments):
+        raise UserError(f"{next(iter(formats)).upper()} describes a SOURCE, which is missing")
     return None
+
+
+def parse_formats(arguments: argparse.Namespace) -> dict[str, object]:
+    """The settings of `ingest.formats` among the arguments of `add`."""
+    given = {option: getattr(arguments, option) for option in FORMAT_OPTIONS}
+    return {option: value for option, value in given.items() if value is not None}
 
 
 # --- the models of a workspace

@@ -13,7 +13,7 @@ from data.readers.combine import locate_rows
 from data.readers.reading import read_named_columns
 from data.readers.table import to_text
 
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[])
+FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 LARGE = 2**53 + 1
 
 

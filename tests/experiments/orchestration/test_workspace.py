@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 from pathlib import Path
@@ -77,7 +78,22 @@ def test_a_name_that_no_data_set_can_have_is_refused(source: Path) -> None:
         make(source, None, None, {}, "My Shop")
 
 
-# Column maps
+# Formats and column maps
+
+
+def test_the_format_and_zone_of_times_hold_for_every_table(source: Path) -> None:
+    parser = argparse.ArgumentParser()
+    workspace.add(parser)
+    given = ["--source", str(source), "--time-format", "%d.%m.%Y", "--timezone", "Europe/Berlin"]
+
+    folder = workspace.workspace_of(parser.parse_args(given))
+
+    formats = settings_of(folder)["ingest"]["formats"]
+    assert {(one["time_format"], one["timezone"]) for one in formats.values()} == {("%d.%m.%Y", "Europe/Berlin")}
+    with pytest.raises(UserError, match=r"timezone is 'Mars'|timezone: .*expected an IANA name"):
+        workspace.workspace_of(parser.parse_args(["--source", str(source), "--timezone", "Mars"]))
+    with pytest.raises(UserError, match="TIMEZONE describes a SOURCE, which is missing"):
+        workspace.workspace_of(parser.parse_args(["--timezone", "UTC"]))
 
 
 def test_columns_become_a_map_of_our_names_to_theirs() -> None:
