@@ -22,6 +22,7 @@ from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, 
 from data.files import DataError
 from data.id_columns import id_errors, match_ids, unify_ids
 from data.outliers import find_outliers
+from data.readers.combine import locate_rows
 from data.readers.sources import Source
 from data.readers.table import to_text
 from data.tables import TIME_DTYPE, microseconds
@@ -84,6 +85,7 @@ def clean(source: Source, settings: params.Ingest, context: Sequence[str] = ()) 
     unusable = quarantine_rows(source.events, pd.concat([reasons, id_conflicts]), "events")
     quarantine = pd.concat([source.broken[unusable.columns], unusable, bad_users, bad_items])
     quarantine = quarantine.sort_values(["table", "source_row"], ignore_index=True)
+    quarantine = locate_rows(quarantine, source.found)
     kept = list(dict.fromkeys([*EVENT_COLUMNS, *(name for name in context if name in resolved.columns)]))
     events = resolved[kept].reset_index(drop=True)
     tables = {"events": events, "users": complete_users(events, users), "items": complete_items(events, items)}

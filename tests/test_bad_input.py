@@ -82,9 +82,12 @@ UNUSABLE = {
     "blank lines": ("\n\r\n\n", r"^log\.csv holds blank lines only$"),
     "a header only": (f"{HEADER}\n", r"^log\.csv holds no rows$"),
     "a header without an end of line": (HEADER, r"^log\.csv holds no rows$"),
-    "an image": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"^log\.csv is not text; readable formats: CSV, TSV, Parquet"),
+    "an image": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"^log\.csv is not text; readable formats: CSV, TSV, JSON, Parquet"),
     "binary bytes without a zero": (bytes(range(1, 256)) * 9, r"^log\.csv is not text"),
-    "text in UTF-16": (f"{HEADER}\nu,i,2024-01-01\n".encode("utf-16"), r"^log\.csv is not text"),
+    "UTF-16 without a mark": (
+        f"{HEADER}\nu,i,2024-01-01\n".encode("utf-16-le"),
+        r"^log\.csv is not text: .*set ingest\.formats\.events\.encoding to utf-16-le",
+    ),
     "an unclosed quote": (f'"{HEADER}\nu,i,2024-01-01\n', r"^log\.csv is not a readable CSV file"),
     "one very long line": ("a" * 200_000, r"^log\.csv is not a readable CSV file: field larger than field limit"),
     "a thousand columns": (",".join(f"c{n}" for n in range(1000)) + "\n", r"'c39', 960 more; say which one"),
@@ -123,7 +126,7 @@ def test_lists_in_the_time_column_are_refused(project: Path, refused: Refused) -
 
     assert (
         refused("data.ingest")
-        == "ingest: none of 1 rows could be used, 1 because event_time is not a time; first: '[1 2]'"
+        == "ingest: none of 1 rows could be used, 1 because event_time is not a time; first: '[1, 2]'"
     )
 
 

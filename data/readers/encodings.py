@@ -23,7 +23,7 @@ _BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_SAMPLE = 1 << 16
+_SAMPLE, _HEAD = 1 << 16, 4096  # bytes
 # Control characters other than white space, ^A and the separators that some exports use as delimiters
 _BINARY = re.compile(r"[\x00\x02-\x08\x0e-\x1b]")
 _MARKED = re.compile(r"\0((?:\\x[0-9a-f]{2})+)")
@@ -51,6 +51,8 @@ def decode(name: str, content: bytes, table_format: TableFormat) -> tuple[bytes,
     except ValueError as error:
         raise DataError(f"{name} is not text in {encoding}: {error}") from None
     first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    if _MARKED.search(first_line) and _BINARY.search(content[:_HEAD].decode("latin-1")):
+        raise DataError(f"{name} is not text; readable formats: CSV, TSV, JSON, Parquet, MovieLens, RecBole")
     if invalid.rows > invalid.limit or _MARKED.search(first_line):
         raise DataError(
             f"{name} is not text in {encoding}: byte 0x{content[invalid.first]:02x} in line {invalid.first_line}"
@@ -60,7 +62,7 @@ def decode(name: str, content: bytes, table_format: TableFormat) -> tuple[bytes,
         utf_16 = (
             f"; it looks like UTF-16 without a byte-order mark: set {table_format.key}.encoding to utf-16-le or -be"
         )
-        hint = utf_16 if content[1:64:2].count(0) > 20 or content[:64:2].count(0) > 20 else ""
+        hint = utf_16 if content[:64].count(0) * 3 > len(content[:64]) else ""
         raise DataError(f"{name} is not text: it holds control characters{hint}")
     return decoded, encoding
 

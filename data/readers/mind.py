@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from config.params import TableFormat
 from data.columns import DESCRIPTION, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, TITLE, USER
 from data.readers.nested import RECORD
-from data.readers.table import RawTable, broken_lines, first_line, number_rows, read_lines
+from data.readers.reading import first_line, read_lines
+from data.readers.table import RawTable, broken_lines, number_rows
 
 BEHAVIORS = ("impression_id", USER, EVENT_TIME, "history", "impressions")
 NEWS = (ITEM, "category", "subcategory", TITLE, DESCRIPTION, "url", "title_entities", "abstract_entities")

@@ -13,7 +13,8 @@ import pandas as pd
 from config.params import TableFormat
 from data.columns import EVENT_TIME, GENRES, ITEM, RELEASE_TIME, TITLE, USER, VALUE
 from data.files import DataError
-from data.readers.table import RawTable, first_line, read_lines
+from data.readers.reading import first_line, read_lines
+from data.readers.table import RawTable
 
 ZIP = "zip"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf".decode("ascii", "surrogateescape")
@@ -38,7 +39,7 @@ def users_100k(path: Path, table_format: TableFormat) -> RawTable:
 
 def items_100k(path: Path, table_format: TableFormat) -> RawTable:
     """Read items from u.item: title, release date, and 19 genre flags as text, "Animation|Comedy"."""
-    table = read_lines(path, "|", [ITEM, TITLE, RELEASE_TIME, "video", "url", *GENRES_100K], table_format)
+    table = read_lines(path, "|", [ITEM, TITLE, RELEASE_TIME, "video", "url", *GENRES_100K], table_format, latin_1=True)
     flags = table.rows[list(GENRES_100K)] == "1"
     genres = ["|".join(name for name, on in zip(GENRES_100K, row, strict=True) if on) for row in flags.to_numpy()]
     dates = pd.to_datetime(table.rows[RELEASE_TIME], format="%d-%b-%Y", errors="coerce", utc=True)
@@ -63,7 +64,7 @@ def users_dat(path: Path, table_format: TableFormat) -> RawTable | None:
 
 def items_dat(path: Path, table_format: TableFormat) -> RawTable:
     """Read items from movies.dat: title and genres, "Animation|Comedy"."""
-    return read_lines(path, "::", [ITEM, TITLE, GENRES], table_format)
+    return read_lines(path, "::", [ITEM, TITLE, GENRES], table_format, latin_1=True)
 
 
 def is_ratings_csv(path: Path) -> bool:

@@ -54,9 +54,16 @@ class Part:
         packing, by_suffix = self.packing, PACKED_SUFFIXES.get(self.path.suffix.lower())
         return packing if packing == by_suffix else f"{packing or 'none'}, by its content: not {self.path.suffix}"
 
+    def describe(self, kind: str, num_rows: int, **others: Any) -> dict[str, Any]:
+        """What `RawTable.found` holds for this file: its name, format, compression and rows, and `others`."""
+        facts = {"files": [str(self)], "format": kind, "compression": self.compression}
+        return {**facts, **others, "rows": num_rows, "rows_per_file": [num_rows]}
+
     def read(self, size: int = -1) -> bytes:
         """The content, unpacked, or at most its first `size` bytes. Raises DataError if it cannot be read."""
+        packing = None
         try:
+            packing = self.packing
             with self.path.open("rb") as file, self._unpacked(file) as stream:
                 if size >= 0:
                     return stream.read(size)
@@ -65,11 +72,11 @@ class Part:
                 while chunk := stream.read(_CHUNK):
                     chunks.append(chunk)
                     total += len(chunk)
-                    if total > limit and self.packing:
+                    if total > limit and packing:
                         raise DataError(f"{self} unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
                 return b"".join(chunks)
         except _ERRORS as error:
-            packed = f"{self.packing} archive" if self.path.is_file() and self.packing else "file"
+            packed = f"{packing} archive" if packing else "file"
             raise DataError(f"{self} is not a readable {packed}: {' '.join(str(error).split())}") from None
 
     def _unpacked(self, file: IO[bytes]) -> Any:
@@ -99,7 +106,8 @@ def list_parts(path: Path) -> list[Part]:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and is_visible(file, path)]
     parts = []
     for file in files:
-        pairs = [name.split("=", 1) for name in file.relative_to(path).parts[:-1] if "=" in name]
+        folders = (path.name, *file.relative_to(path).parts[:-1])
+        pairs = [name.split("=", 1) for name in folders if "=" in name]
         keys = {unquote(key): None if value == _NO_VALUE else unquote(value) for key, value in pairs}
         parts += _members(Part(file, keys=keys))
     if not parts:

@@ -11,7 +11,10 @@ from pathlib import Path
 from config.params import TableFormat
 from data.columns import ITEM, USER
 from data.files import DataError
-from data.readers.table import RawTable, header_line, parse_text, read_text
+from data.readers.delimited import header_line, read_delimited
+from data.readers.encodings import decode
+from data.readers.packed import list_parts
+from data.readers.table import RawTable, broken_lines
 
 INTERACTIONS = ".inter"
 SIDE_SUFFIXES = {USER: ".user", ITEM: ".item"}
@@ -21,16 +24,17 @@ GENRES_FIELD = "class"  # RecBole's own conversions of MovieLens keep the genres
 
 def read_atomic_file(path: Path, table_format: TableFormat) -> RawTable:
     """Read an atomic file under its field names. Cells are text; `nan` in a float field is null."""
-    text, encoding = read_text(path, table_format.encoding)
-    header = header_line(path, text)
-    types = _parse_header(path, header)
-    table = parse_text(path, text, header, "\t", quote=None)
-    rows = table.rows.set_axis(list(types), axis=1)
+    part = list_parts(path)[0]
+    content, encoding = decode(str(part), part.read(), table_format)
+    types = _parse_header(path, header_line(str(part), content))
+    plain = table_format.model_copy(update={"delimiter": "\t", "quote": None})
+    frame, broken, _ = read_delimited(str(part), content, encoding, plain)
+    rows = frame.set_axis(list(types), axis=1)
     for name, kind in types.items():
         if kind == "float":
             rows[name] = rows[name].where(rows[name].str.strip().str.lower() != "nan", None)
-    found = {**table.found, "format": "recbole", "encoding": encoding}
-    return RawTable(path, rows, table.broken, tuple(types), types, found)
+    found = part.describe("recbole", len(rows) + len(broken), encoding=encoding, delimiter="\t")
+    return RawTable(path, rows, broken_lines(*zip(*broken, strict=True)), tuple(types), types, found)
 
 
 def require_tokens(path: Path, names: Mapping[str, str], types: Mapping[str, str]) -> None:

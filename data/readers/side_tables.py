@@ -13,7 +13,8 @@ from data import columns
 from data.columns import DESCRIPTION, GENRES, ITEM, RELEASE_TIME, TITLE, USER
 from data.readers import mind, movielens, recbole
 from data.readers.cells import join_values, read_trait
-from data.readers.table import RawTable, apply_na_values, is_dat, map_columns, read_named_columns, to_text
+from data.readers.reading import is_dat, read_named_columns
+from data.readers.table import RawTable, apply_na_values, map_columns, to_text
 from data.time_columns import EARLIEST_RELEASE, holds_times, read_times
 
 YEAR = "year"

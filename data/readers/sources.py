@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,18 +16,25 @@ from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
 from data.readers import mind, movielens, recbole
 from data.readers.exports import EXPORTS, detect_export, read_export
+from data.readers.json_records import is_json
 from data.readers.nested import add_nested_columns
+from data.readers.packed import is_visible
+from data.readers.parquet import MAGIC
+from data.readers.reading import (
+    SUFFIXES,
+    first_line,
+    has_table_suffix,
+    head_of,
+    is_dat,
+    read_named_columns,
+)
 from data.readers.side_tables import convert_side_table, read_side_table
 from data.readers.table import (
-    SUFFIXES,
     RawTable,
     apply_na_values,
     broken_lines,
     check_mapping,
-    is_dat,
     map_columns,
-    read_head,
-    read_named_columns,
     to_text,
 )
 from data.simulator.simulation import simulate
@@ -35,7 +43,7 @@ MAPPABLE_FORMATS = ("table", "movielens-csv", "recbole")  # formats with named c
 TEXT_COLUMNS = (columns.EVENT_ID, USER, ITEM, columns.EVENT_TYPE, columns.SESSION)
 
 _EVENT_FILES = ("events", "interactions", "ratings", "likes", "clicks", "purchases", "transactions")
-_SIDE_FILES = {USER: ("u.user", "users.*"), ITEM: ("u.item", "movies.*", "items.*")}
+_SIDE_NAMES = {USER: ("u.user", "users"), ITEM: ("u.item", "movies", "items")}  # of a file or its stem, or a folder
 _FILES = {
     "movielens-100k": "u.data",
     "movielens-dat": "ratings.dat",
@@ -78,18 +86,17 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     name = detect_format(path) if ingest.source == "auto" else ingest.source
     if ingest.source == "auto" and name in EXPORTS and ingest.columns:
         name = "table"  # the user says which columns to take
-    file, side_files = locate_files(path, name)
-    events = _read_events(file, name, ingest, context)
+    event_files, side_files = locate_files(path, name)
+    events = _read_events(event_files, name, ingest, context)
     configured = ((USER, ingest.users), (ITEM, ingest.items))
     side_files |= {key: Path(value).expanduser() for key, value in configured if value}
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     if events.items is not None and ITEM not in side_tables:
-        side_tables[ITEM] = convert_side_table(
-            RawTable(file, events.items, found={"format": "from the events"}), ITEM, ingest.formats.items
-        )
+        facts = {"files": [str(events.path)], "format": "from the events"}
+        side_tables[ITEM] = convert_side_table(RawTable(events.path, events.items, found=facts), ITEM, formats[ITEM])
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
-    files = [file, *side_files.values()]
+    files = [*event_files, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
     return Source(
         name=name,
@@ -133,7 +140,9 @@ def detect_format(path: Path) -> str:
         for name, file in _FILES.items():
             if (path / file).is_file() and (name not in _BEGINS_LIKE or _BEGINS_LIKE[name](path / file)):
                 return name
-        return "recbole" if any(path.glob(f"*{recbole.INTERACTIONS}")) else "table"
+        if any(path.glob(f"*{recbole.INTERACTIONS}")):
+            return "recbole"
+        return detect_export(_find_events(path, "table")[0]) or "table"
     if path.name == "u.data":
         return "movielens-100k"
     if path.suffix == recbole.INTERACTIONS:
@@ -144,49 +153,87 @@ def detect_format(path: Path) -> str:
         return "movielens-csv"
     if export := "mind" if mind.is_behaviors(path) else detect_export(path):
         return export
-    if read_head(path)[:4] == b"PAR1" or set(path.suffixes) & set(SUFFIXES):
+    head = head_of(path)
+    if has_table_suffix(path) or head.startswith(MAGIC) or is_json(head) or re.search(r"[,\t;|\1]", first_line(path)):
         return "table"
     suffixes = f"{recbole.INTERACTIONS}, {', '.join(SUFFIXES)}"
     raise DataError(f"{path}: unknown format; expected u.data, ratings.dat, or a file {suffixes}")
 
 
-def locate_files(path: Path, name: str) -> tuple[Path, dict[str, Path]]:
-    """The file of events, and the side tables next to it: in a folder, or of MovieLens or RecBole."""
-    file = _find_events(path, name) if path.is_dir() else path
-    if not file.exists():
-        raise DataError(
-            f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
-        )
-    if name in ("table", *EXPORTS) and file == path:
-        return file, {}
+def locate_files(path: Path, name: str) -> tuple[list[Path], dict[str, Path]]:
+    """The files of events, and the side tables next to them: in a folder, or of MovieLens or RecBole.
+
+    A table may be a folder, too, of parts in one or more files.
+    """
+    files = _find_events(path, name) if path.is_dir() else [path]
+    for file in files:
+        if not file.exists():
+            raise DataError(
+                f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
+            )
+    if name in ("table", *EXPORTS) and files == [path]:
+        return files, {}
     side_tables = {}
-    for key, patterns in _SIDE_FILES.items():
+    for key, names in _SIDE_NAMES.items():
+        found = [entry for wanted in names for entry in _visible(files[0].parent) if _is_side_table(entry, wanted)]
         if name == "recbole":
-            found = [file.with_suffix(recbole.SIDE_SUFFIXES[key])]
-        elif name == "mind":
-            found = [file.with_name(mind.NEWS_FILE)] if key == ITEM else []
-        else:
-            found = [match for pattern in patterns for match in sorted(file.parent.glob(pattern))]
-            found = [match for match in found if match.name.startswith("u.") or match.suffix in (".dat", *SUFFIXES)]
-        if found and found[0].is_file():
+            found = [file for file in [files[0].with_suffix(recbole.SIDE_SUFFIXES[key])] if file.is_file()]
+        if name == "mind":
+            found = [file for file in [files[0].with_name(mind.NEWS_FILE)] if key == ITEM and file.is_file()]
+        if found:
             side_tables[key] = found[0]
-    return file, side_tables
+    return files, side_tables
 
 
-def _find_events(folder: Path, name: str) -> Path:
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if is_visible(entry, folder))
+
+
+def _is_side_table(entry: Path, name: str) -> bool:
+    if entry.is_dir() or entry.name == name:
+        return entry.name == name
+    return _stem(entry) == name and (has_table_suffix(entry) or entry.suffix == ".dat")
+
+
+def _stem(entry: Path) -> str:
+    """A name without suffixes, and without a date, the number of a part or a hash: events-2024-01-01.csv is `events`."""
+    stem = entry.name.split(".")[0].lower()
+    return "" if re.fullmatch(r"[0-9a-f-]{8,}", stem) else re.split(r"[-_ ]*\d", stem)[0]
+
+
+def _find_events(folder: Path, name: str) -> list[Path]:
     if name in _FILES:
-        return folder / _FILES[name]
+        return [folder / _FILES[name]]
     if name == "recbole":
         tables = sorted(folder.glob(f"*{recbole.INTERACTIONS}"))
-    else:
-        tables = sorted(part for part in folder.iterdir() if part.is_file() and set(part.suffixes) & set(SUFFIXES))
-        tables = [part for part in tables if part.name.split(".")[0].lower() in _EVENT_FILES] or tables
+        if len(tables) > 1:
+            raise _several(folder, tables)
+        if not tables:
+            raise DataError(f"{folder} holds nothing known: no file {recbole.INTERACTIONS}")
+        return tables
+    sides = [side for names in _SIDE_NAMES.values() for side in names]
+    entries = [entry for entry in _visible(folder) if not any(_is_side_table(entry, side) for side in sides)]
+    # Hadoop's parts have no suffix: part-00000, 000000_0.
+    files = [entry for entry in entries if entry.is_file() and has_table_suffix(entry)]
+    files = files or [entry for entry in entries if entry.is_file() and re.match(r"part-|\d+_\d+$", entry.name)]
+    folders = [entry for entry in entries if entry.is_dir()]
+    named = [entry for entry in (*files, *folders) if _stem(entry) in _EVENT_FILES]
+    tables = named or files
+    if len({(_stem(entry), entry.suffix.lower()) for entry in tables}) > 1:
+        raise _several(folder, tables)
+    if not tables and any(file.is_file() for entry in folders for file in entry.rglob("*")):
+        return folders
     if not tables:
-        raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, .inter, CSV, TSV or Parquet file")
-    if len(tables) > 1:
-        names = ", ".join(part.name for part in tables)
-        raise DataError(f"{folder} holds several tables ({names}); name the one with the events in ingest.path")
-    return tables[0]
+        raise DataError(f"{folder} holds nothing known: no u.data, ratings.dat, .inter, CSV, TSV, JSON or Parquet file")
+    return tables
+
+
+def _several(folder: Path, tables: Sequence[Path]) -> DataError:
+    names = ", ".join(table.name for table in tables)
+    return DataError(
+        f"{folder} holds several tables ({names}); name the one with the events in ingest.path, or put the parts of one "
+        "table into a folder"
+    )
 
 
 # Events
@@ -197,13 +244,18 @@ _READERS: dict[str, Callable[[Path, params.TableFormat], RawTable]] = {
     "movielens-csv": read_named_columns,
     "recbole": recbole.read_atomic_file,
     "mind": mind.read_behaviors,
-    "table": read_named_columns,
 }
 
 
-def _read_events(path: Path, name: str, ingest: params.Ingest, context: Sequence[str]) -> RawTable:
+def _read_events(files: Sequence[Path], name: str, ingest: params.Ingest, context: Sequence[str]) -> RawTable:
     table_format = ingest.formats.events
-    table = read_export(path, name, table_format) if name in EXPORTS else _READERS[name](path, table_format)
+    if name == "table":
+        table = read_named_columns(files, table_format)
+    elif name in EXPORTS:
+        table = read_export(files, name, table_format)
+    else:
+        table = _READERS[name](files[0], table_format)
+    path = table.path
     rows = table.rows
     if name in MAPPABLE_FORMATS:
         rows = add_nested_columns(rows, ingest.columns.values())

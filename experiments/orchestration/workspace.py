@@ -96,8 +96,8 @@ def make(
     except DataError as error:
         raise UserError(f"COLUMNS: {str(error).removeprefix('ingest.columns.')}") from None
     # Ingest finds the side tables in the folder of a MovieLens file by itself.
-    file, side_tables = locate_files(source, detect_format(source))
-    read = [*([source] if source.is_dir() else [file, *side_tables.values()]), *filter(None, (users, items))]
+    files, side_tables = locate_files(source, detect_format(source))
+    read = [*([source] if source.is_dir() else [*files, *side_tables.values()]), *filter(None, (users, items))]
     dataset = checked(name or name_of(source))
     dataset = dataset if renewed else _free(dataset, str(source))
     paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}

@@ -204,6 +204,7 @@ def test_encoding_delimiter_and_quote_can_be_set(tmp_path, read_from):
         "delimiter": ":",
         "quote": "'",
         "rows": 1,
+        "rows_per_file": [1],
     }
 
 
