@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from config.params import TableFormat
 from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, GENRES, ITEM, KNOWN_TIME, SESSION, TITLE, USER
 from data.files import DataError
+from data.readers.combine import concatenate
 from data.readers.encodings import decode
 from data.readers.json_records import is_json
 from data.readers.nested import (
@@ -34,15 +35,15 @@ from data.readers.nested import (
     unnest,
     values_at,
 )
-from data.readers.packed import list_parts, read_head
-from data.readers.reading import read_named_columns
-from data.readers.table import RawTable, broken_lines, facts, number_rows
+from data.readers.packed import Part, list_parts, read_head
+from data.readers.parquet import MAGIC
+from data.readers.reading import read_part
+from data.readers.table import RawTable, broken_lines, number_rows
 from data.time_columns import read_times
 
 BRAND, PRICE, DEVICE = "brand", "price", "device"
 ITEM_TRAITS = (TITLE, GENRES, BRAND, PRICE)
 HEAD_BYTES = 1 << 20
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ EXPORTS = {
 
 def detect_export(path: Path) -> str | None:
     """The name of the export that a file holds, by the fields of its first record; None for another file."""
-    fields = _first_record(path)
+    fields = _first_record(list_parts(path)[0])
     for name, export in EXPORTS.items():
         is_call = not export.calls or fields.get("type") in export.calls
         has_array = isinstance(fields.get(export.array, []), list)
@@ -152,39 +153,59 @@ def detect_export(path: Path) -> str | None:
     return None
 
 
-def read_export(path: Path, name: str, table_format: TableFormat) -> RawTable:
+def read_export(paths: Sequence[Path], name: str, table_format: TableFormat) -> RawTable:
     """The events of an export under our names, without those that have no item; and what they say about items."""
+    path = paths[0] if len(paths) == 1 else paths[0].parent
+    parts = [_read_part(part, name, table_format) for each in paths for part in list_parts(each)]
+    table = parts[0] if len(parts) == 1 else concatenate(path, parts)
+    # Without an item and a type, a record is not whole, which cleaning reports.
+    is_other = table.rows[ITEM].isna() & table.rows[EVENT_TYPE].notna()
+    without_item = table.rows[EVENT_TYPE][is_other].value_counts().to_dict()
+    rows = table.rows[~is_other]
+    if rows.empty and without_item:
+        shown = ", ".join(f"{event} ({count})" for event, count in without_item.items())
+        raise DataError(f"{path}: none of its events names an item; they are {shown}")
+    traits = [name for name in ITEM_TRAITS if name in rows]
+    return replace(
+        table,
+        rows=rows.drop(columns=traits),
+        header=(),
+        found={**table.found, "without_item": without_item},
+        items=newest_traits(rows, traits, table_format) if traits else None,
+    )
+
+
+def _read_part(part: Part, name: str, table_format: TableFormat) -> RawTable:
+    """One row per event of a file, with what it says about its item."""
     export = EXPORTS[name]
-    tables: list[pa.Table] = []
+    head = read_head(part)
     broken: Broken = []
     try:
-        for records in _read_tables(path, _shape(export), table_format, broken):
-            tables.append(flatten(records, export))
+        if head.startswith(MAGIC):
+            tables = read_parquet_shape(part.read(), _shape(export))
+        elif is_json(head):
+            tables = read_json_shape(str(part), *decode(str(part), part.read(), table_format), _shape(export), broken)
+        else:
+            plain = read_part(part, table_format)
+            names = [column for column in _shape(export) if column in plain.rows]
+            fitted = fit_table(pa.Table.from_pandas(plain.rows[names], preserve_index=False), _shape(export))
+            tables = iter([fitted.append_column(RECORD, pa.array(plain.rows.index))])
+            broken = list(plain.broken[["source_row", "raw", "reason"]].itertuples(index=False, name=None))
+        flat = [flatten(records, export) for records in tables]
     except (ValueError, RecursionError, OSError) as error:  # Arrow's errors are ValueErrors
-        raise DataError(f"{path} cannot be read as {name}: {' '.join(str(error).split())}") from None
-    if not tables:
-        raise DataError(f"{path} holds no rows")
-    events = pa.concat_tables(tables)
+        raise DataError(f"{part} cannot be read as {name}: {' '.join(str(error).split())}") from None
+    if not flat:
+        raise DataError(f"{part} holds no rows")
+    events = pa.concat_tables(flat)
     if export.array:
         with suppress(pa.ArrowInvalid):  # as text, epochs would take most of the memory
             at = events.column_names.index(EVENT_TIME)
             events = events.set_column(at, EVENT_TIME, events[EVENT_TIME].cast(pa.int64()))
-    # Without an item and a type, a record is not whole, which cleaning reports.
-    is_other = pc.and_(pc.is_null(events[ITEM]), pc.is_valid(events[EVENT_TYPE]))
-    without_item = events.filter(is_other)[EVENT_TYPE].to_pandas().value_counts().to_dict()
-    rows = events.filter(pc.invert(is_other)).to_pandas()
-    if rows.empty and not broken:
-        shown = ", ".join(f"{event} ({count})" for event, count in without_item.items())
-        raise DataError(f"{path}: none of its events names an item; they are {shown}")
-    rows = number_rows(rows) if export.array else rows.set_index(RECORD)
-    traits = [name for name in ITEM_TRAITS if name in rows]
-    return RawTable(
-        path,
-        rows.drop(columns=traits),
-        broken_lines(*zip(*broken, strict=True)) if broken else broken_lines(),
-        found=facts(path, name, len(events) + len(broken), without_item=without_item),
-        items=newest_traits(rows, traits, table_format) if traits else None,
-    )
+    rows = events.to_pandas()
+    rows = number_rows(rows) if export.array else rows.set_index(RECORD).rename_axis("source_row")
+    lines = broken_lines(*zip(*broken, strict=True))
+    found = part.describe(name, len(rows) + len(lines))
+    return RawTable(part.path, rows, lines, tuple(rows.columns), found=found)
 
 
 def flatten(records: pa.Table, export: Export) -> pa.Table:
@@ -227,36 +248,10 @@ def _shape(export: Export) -> dict[str, Any]:
     return shape_of(kinds | dict.fromkeys(export.integers.split(), int))
 
 
-def _read_tables(path: Path, shape: dict[str, Any], table_format: TableFormat, broken: Broken) -> Iterator[pa.Table]:
-    """The records of all files at a path, numbered through all of them."""
-    number = 0
-    for part in list_parts(path):
-        head = read_head(part)
-        bad: Broken = []
-        if head.startswith(PARQUET_MAGIC):
-            tables = read_parquet_shape(part.read(), shape)
-        elif is_json(head):
-            tables = read_json_shape(str(part), *decode(str(part), part.read(), table_format), shape, bad)
-        else:
-            table = read_named_columns(part.path, table_format)
-            names = [name for name in shape if name in table.rows]
-            fitted = fit_table(pa.Table.from_pandas(table.rows[names], preserve_index=False), shape)
-            tables = iter([fitted.append_column(RECORD, pa.array(table.rows.index))])
-            bad = list(table.broken[["source_row", "raw", "reason"]].itertuples(index=False, name=None))
-        last = number
-        for records in tables:
-            numbers = pc.add(records[RECORD], number)
-            last = max(last, pc.max(numbers).as_py() or 0)
-            yield records.set_column(records.schema.get_field_index(RECORD), RECORD, numbers)
-        broken += [(number + record, text, reason) for record, text, reason in bad]
-        number = max([last, *(number + record for record, _, _ in bad)])
-
-
-def _first_record(path: Path) -> dict[str, Any]:
+def _first_record(part: Part) -> dict[str, Any]:
     """The first record of JSON; of Parquet and other tables, the columns, with [] for an array and null for others."""
-    part = list_parts(path)[0]
     head = part.read(HEAD_BYTES)
-    if head.startswith(PARQUET_MAGIC):
+    if head.startswith(MAGIC):
         with suppress(pa.ArrowException, OSError):  # a damaged file is refused when it is read
             return {each.name: [] if pa.types.is_list(each.type) else None for each in pq.read_schema(part.path)}
         return {}

@@ -91,11 +91,12 @@ def read_named_columns(paths: Path | Sequence[Path], table_format: TableFormat) 
     filled = [part for part in parts if part.read(1)]
     if not filled:
         raise DataError(f"{path} is empty")
-    tables = [_read_part(part, table_format) for part in filled]
+    tables = [read_part(part, table_format) for part in filled]
     return tables[0] if len(tables) == 1 else concatenate(path, tables)
 
 
-def _read_part(part: Part, table_format: TableFormat) -> RawTable:
+def read_part(part: Part, table_format: TableFormat) -> RawTable:
+    """One file of a table."""
     head = read_head(part)
     types: dict[str, str] = {}
     layout: dict[str, Any] = {}

@@ -93,9 +93,8 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
     if events.items is not None and ITEM not in side_tables:
-        side_tables[ITEM] = convert_side_table(
-            RawTable(events.path, events.items, found={"format": "from the events"}), ITEM, ingest.formats.items
-        )
+        facts = {"files": [str(events.path)], "format": "from the events"}
+        side_tables[ITEM] = convert_side_table(RawTable(events.path, events.items, found=facts), ITEM, formats[ITEM])
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [*event_files, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -141,7 +140,9 @@ def detect_format(path: Path) -> str:
         for name, file in _FILES.items():
             if (path / file).is_file() and (name not in _BEGINS_LIKE or _BEGINS_LIKE[name](path / file)):
                 return name
-        return "recbole" if any(path.glob(f"*{recbole.INTERACTIONS}")) else "table"
+        if any(path.glob(f"*{recbole.INTERACTIONS}")):
+            return "recbole"
+        return detect_export(_find_events(path, "table")[0]) or "table"
     if path.name == "u.data":
         return "movielens-100k"
     if path.suffix == recbole.INTERACTIONS:
@@ -251,7 +252,7 @@ def _read_events(files: Sequence[Path], name: str, ingest: params.Ingest, contex
     if name == "table":
         table = read_named_columns(files, table_format)
     elif name in EXPORTS:
-        table = read_export(files[0], name, table_format)
+        table = read_export(files, name, table_format)
     else:
         table = _READERS[name](files[0], table_format)
     path = table.path

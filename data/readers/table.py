@@ -64,8 +64,8 @@ class RawTable:
 def to_text(values: pd.Series) -> pd.Series:
     """Convert cells to text, null where empty: 7 and 7.0 become "7", "007" stays."""
     filled = values.notna()
-    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all() and (values[filled].abs() < 2**63).all():
-        values = values.astype("Int64")  # integers are read as floats if a file leaves one out
+    if values.dtype.kind == "f" and (values[filled] % 1 == 0).all() and (values[filled].abs() < 2**53).all():
+        values = values.astype("Int64")  # integers are floats if a file leaves one out; larger ones lost digits
     text = values
     if values.dtype != object or infer_dtype(values, skipna=True) != "string":
         text = values.astype("string").astype(object)

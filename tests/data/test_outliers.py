@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import params
@@ -85,6 +85,7 @@ def test_a_known_time_after_the_ingest_is_named_too():
     }
 
 
+@settings(max_examples=30, deadline=None)
 @given(places=st.permutations(range(103)))
 def test_the_order_of_events_does_not_matter(places):
     times = np.array([*BULK[:101], START - 30 * YEAR, START + 30 * YEAR])[places]

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.files import DataError
@@ -245,6 +245,7 @@ def test_traits_that_are_dates_are_times():
 
 # Any instant, in any format
 
+often = settings(max_examples=30, deadline=None)
 instants = st.datetimes(datetime(1996, 1, 1), datetime(2029, 12, 31), timezones=st.just(UTC))
 offsets = st.integers(-14 * 4, 14 * 4).map(lambda quarters: timezone(timedelta(minutes=15 * quarters)))
 EXACT = {
@@ -261,7 +262,9 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
+@often
 @given(moments=st.lists(instants, min_size=1, max_size=4), offset=offsets)
 def test_any_instant_reads_back_exactly(name, moments, offset):
     times = read([EXACT[name](moment.astimezone(offset)) for moment in moments]).times
@@ -269,11 +272,13 @@ def test_any_instant_reads_back_exactly(name, moments, offset):
     assert times.tolist() == moments
 
 
+@often
 @given(moment=instants.map(lambda moment: moment.replace(microsecond=0)), offset=offsets)
 def test_mail_dates_read_back_exactly(moment, offset):
     assert read([format_datetime(moment.astimezone(offset))]).times[0] == moment
 
 
+@often
 @given(moment=instants, offset=st.none() | offsets, timespec=st.sampled_from(["auto", "minutes", "milliseconds"]))
 def test_requests_and_columns_read_iso_text_alike(moment, offset, timespec):
     text = (moment.astimezone(offset) if offset else moment.replace(tzinfo=None)).isoformat(timespec=timespec)
@@ -281,6 +286,7 @@ def test_requests_and_columns_read_iso_text_alike(moment, offset, timespec):
     assert microseconds(read([text]).times)[0] == from_iso(text)
 
 
+@often
 @given(data=st.data(), foreign=st.sampled_from(["x", "20240131", SECONDS, "1/2/2024", "2024-01", "31 Jan 2024", ""]))
 def test_neither_order_nor_a_foreign_cell_changes_the_others(data, foreign):
     cells = [*(f"2024-01-{day:02d} 08:00" for day in range(1, 8)), foreign]

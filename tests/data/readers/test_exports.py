@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from config import params
 from data import ingest
 from data.files import DataError
+from data.readers.combine import locate_rows
 from data.readers.exports import EXPORTS, detect_export
 from data.readers.sources import Source, detect_format, read_source
 from experiments.orchestration.workspace import parse_columns
@@ -263,6 +265,30 @@ def test_an_empty_parquet_export_is_refused(tmp_path, read_from):
         read_from(tmp_path / "events.parquet")
 
 
+def test_the_files_of_a_folder_are_one_export_and_the_quarantine_names_the_file(tmp_path, read_from):
+    folder = tmp_path / "analytics"
+    folder.mkdir()
+    days = {
+        "20210130": [ga4_event(0), "{cut", ga4_event(1, items=[])],
+        "20210131": [ga4_event(2, event_name="purchase"), "7"],
+    }
+    for day, records in days.items():
+        plain = write_lines(tmp_path / "day.json", *records)
+        (folder / f"events_{day}.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+
+    source = read_from(folder)
+
+    assert source.name == "ga4"
+    assert source.events["event_type"].tolist() == ["view_item", "purchase"]
+    assert source.events.index.is_unique
+    assert source.found["events"]["without_item"] == {"view_item": 1}
+    located = locate_rows(source.broken, source.found)
+    assert located[["file", "source_row", "raw"]].to_numpy().tolist() == [
+        [str(folder / "events_20210130.json.gz"), 2, "{cut"],
+        [str(folder / "events_20210131.json.gz"), 2, "7"],
+    ]
+
+
 def test_a_column_of_another_type_is_refused_by_name(tmp_path, read_from):
     record = {"event_timestamp": 1612069510766593, "event_name": "view_item", "items": "[]"}
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "events.parquet")
@@ -328,6 +354,19 @@ def test_tables_of_the_field_need_no_map(tmp_path, read_from, header, row):
     assert source.events[["user_id", "item_id", "event_time"]].notna().all(axis=None)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"reviewerID": "A2", "asin": "B1", "helpful": [0, 0], "overall": 5.0, "unixReviewTime": 1392422400},
+        {"review_id": "r1", "user_id": "u1", "business_id": "b1", "stars": 4.0, "date": "2016-03-09 19:10:55"},
+    ],
+)
+def test_reviews_in_json_lines_need_no_map(tmp_path, read_from, record):
+    events = read_from(write_lines(tmp_path / "reviews.json", record, record)).events
+
+    assert events[["user_id", "item_id", "event_time", "value"]].notna().all(axis=None)
+
+
 # Detection
 
 
@@ -378,7 +417,7 @@ FILES_OF_COMMANDS = {
     "ml-1m": {"ml-1m/ratings.dat": "1::1193::5::978300760\n"},
     "ml-32m": {"ml-32m/ratings.csv": "userId,movieId,rating,timestamp\n1,17,4.0,944249077\n"},
     "ml-100k.inter": {"ml-100k.inter": ATOMIC},
-    "2019-Oct.csv": {"2019-Oct.csv": REES46.replace(" UTC", "")},
+    "2019-Oct.csv": {"2019-Oct.csv": REES46},
     "retailrocket/events.csv": {
         "retailrocket/events.csv": "timestamp,visitorid,event,itemid,transactionid\n1433221332117,257597,view,355908,\n",
         "retailrocket/category_tree.csv": "categoryid,parentid\n1016,213\n",
@@ -397,6 +436,9 @@ FILES_OF_COMMANDS = {
     },
     "All_Beauty.csv COLUMNS=item_id=parent_asin": {
         "All_Beauty.csv": "rating,asin,parent_asin,user_id,timestamp\n5.0,B1,B0,AF,1588615855070\n"
+    },
+    "reviews.json": {
+        "reviews.json": '{"reviewerID": "A2", "asin": "B1", "overall": 5.0, "unixReviewTime": 1392422400}\n'
     },
     "transactions_train.csv": {
         "transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n2018-09-20,c1,0663713001,0.05,2\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,17 +169,25 @@ def test_a_column_whose_name_holds_a_dot_stays_as_it_is():
     assert add_nested_columns(rows, ["user.id"]) is rows
 
 
-def test_nested_fields_can_be_mapped(tmp_path, ingest_settings):
-    path = tmp_path / "log.csv"
-    path.write_text(
-        'user,properties,ts\n"{""id"": 5}","{""sku"": ""a""}",1700000000\nbroken,"{""sku"": ""b""}",1700000001\n',
-        encoding="utf-8",
-    )
+@pytest.mark.parametrize("suffix", ["json", "parquet", "csv"])
+def test_nested_fields_can_be_mapped(tmp_path, ingest_settings, suffix):
+    users = [{"id": 2**53 + 1, "plan": "free"}, {"id": 5, "plan": None}, None]
+    rows = [{"user": user, "properties": {"sku": f"a{n}"}, "ts": 1700000000 + n} for n, user in enumerate(users)]
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "json":
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    elif suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        cells = [{key: cell if key == "ts" else json.dumps(cell) for key, cell in row.items()} for row in rows]
+        pd.DataFrame(cells).to_csv(path, index=False)
     settings = ingest_settings(path=str(path), columns={"user_id": "user.id", "item_id": "properties.sku"})
 
     events = read_source(settings, params.load(ROOT / "params.yaml").simulate, 0).events
 
-    assert events[["user_id", "item_id"]].astype(object).to_numpy().tolist() == [["5", "a"], [None, "b"]]
+    assert events["item_id"].tolist() == ["a0", "a1", "a2"]
+    assert events["user_id"].tolist()[:2] == ["9007199254740993", "5"]
+    assert events["user_id"].isna().tolist() == [False, False, True]
 
 
 def test_a_path_that_leads_nowhere_is_refused(tmp_path, ingest_settings):

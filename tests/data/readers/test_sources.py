@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from config import params
+from data.cleaning import clean
 from data.files import DataError
 from data.readers.sources import Source, detect_format, read_source
 
@@ -312,3 +313,19 @@ def test_real_sets_are_known_by_their_folders(real_data, read_from):
         "ml-1m-likes": ("table", 575_281, 6_040, 0),
         "movietweetings-100k": ("movielens-dat", 100_000, 0, 0),
     }
+
+
+def test_float_ids_that_lost_digits_go_to_quarantine(tmp_path, ingest_settings):
+    path = tmp_path / "likes.parquet"
+    ids = [7.0, 2.0**53, 9.1e18, None]
+    pd.DataFrame({"user_id": ids, "item_id": ["a", "b", "c", "d"], "event_time": "2024-01-01"}).to_parquet(path)
+    settings = ingest_settings(path=str(path))
+
+    result = clean(read_source(settings, SIMULATE, 0), settings)
+
+    assert result.events["user_id"].tolist() == ["7"]
+    assert sorted(result.quarantine["reason"]) == [
+        "user_id is a float whose last digits are lost; write ids as integers or text",
+        "user_id is a float whose last digits are lost; write ids as integers or text",
+        "user_id is blank",
+    ]
