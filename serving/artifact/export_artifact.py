@@ -119,7 +119,11 @@ def export_artifact(
 
 
 def synthetic_requests(features: Features, seed: int) -> list[dict]:
-    """Golden requests with invented histories: no person's data, but empty, unknown and long histories."""
+    """Golden requests with invented histories: no person's data, but empty, unknown and long histories.
+
+    All are of the cut's moment. The online store's trends are newer than an artifact's or not used, so a request of a
+    later time would be answered differently once they are materialized.
+    """
     generator = np.random.default_rng(seed)
     num_items = len(features.vocabulary) - 1
     requests = []
@@ -127,15 +131,14 @@ def synthetic_requests(features: Features, seed: int) -> list[dict]:
         length = min(length, num_items)
         items = generator.choice(num_items, size=length, replace=False)
         days = np.sort(generator.uniform(0, 30, size=length))
-        time_us = features.cut_us + number * DAY // 4
         history = [
-            {"item_id": features.vocabulary.ids[item], "event_time": to_iso(time_us - int((31 - day) * DAY))}
+            {"item_id": features.vocabulary.ids[item], "event_time": to_iso(features.cut_us - int((31 - day) * DAY))}
             for item, day in zip(items, days, strict=True)
         ]
         if number % 5 == 1:
-            history.append({"item_id": "unknown-item", "event_time": to_iso(time_us - DAY)})
-        request = {"history": history, "k": GOLDEN_ITEMS, "time": to_iso(time_us), "request_id": f"golden-{number}"}
-        requests.append(request)
+            history.append({"item_id": "unknown-item", "event_time": to_iso(features.cut_us - DAY)})
+        time = to_iso(features.cut_us)
+        requests.append({"history": history, "k": GOLDEN_ITEMS, "time": time, "request_id": f"golden-{number}"})
     return requests
 
 

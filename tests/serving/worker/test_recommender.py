@@ -235,8 +235,8 @@ def test_diversity_changes_the_order_but_not_the_first_item(exported: Exported) 
 class OneUserStore:
     """Knows one user, and item trends of an hour ago."""
 
-    def __init__(self, user_id: str = "known") -> None:
-        self.user_id, self.calls = user_id, 0
+    def __init__(self, user_id: str = "known", trends_us: int = NOW - HOUR) -> None:
+        self.user_id, self.trends_us, self.calls = user_id, trends_us, 0
 
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
         self.calls += 1
@@ -251,7 +251,7 @@ class OneUserStore:
         channels = FEATURES.description["channels"]
         values = np.zeros((len(vocabulary), len(channels)), dtype=np.float32)
         values[vocabulary.index("item-39")] = 1e6
-        return TrendSnapshot(values, channels, NOW - HOUR) if newer_than_us < NOW - HOUR <= as_of_us else None
+        return TrendSnapshot(values, channels, self.trends_us) if newer_than_us < self.trends_us <= as_of_us else None
 
 
 def test_a_stored_history_is_used_where_the_request_has_none(exported: Exported) -> None:
@@ -285,6 +285,17 @@ def test_live_trends_apply_only_to_requests_of_a_later_time(exported: Exported) 
     assert ids(now)[0] == "item-39"
     assert now["trends_time"] == to_iso(NOW - HOUR)
     assert earlier == frozen, "golden requests have the export's time, so live trends do not change their responses"
+
+
+def test_golden_requests_are_answered_as_exported_whatever_trends_the_store_holds(exported: Exported) -> None:
+    served = exported("popularity_1d")
+    served.lookup = OneUserStore(trends_us=FEATURES.cut_us + 1)
+    golden = served.golden_cases()
+
+    answers = served.recommend([case["request"] for case in golden], now_us=NOW)
+
+    assert [ids(answer) for answer in answers] == [ids(case["answer"]) for case in golden]
+    assert {answer["trends_time"] for answer in answers} == {to_iso(FEATURES.cut_us)}
 
 
 def test_trends_without_a_channel_that_the_model_reads_are_not_used(
