@@ -32,7 +32,6 @@ from training.model_factory import sizes_of
 from training.models import artifact
 from training.threads import one_thread
 
-FORMAT = 1
 GOLDEN_REQUESTS = 16
 GOLDEN_ITEMS = 20
 MAX_GOLDEN_HISTORY = 60
@@ -93,7 +92,7 @@ def export_artifact(
     if settings.serve.diversity:
         save_arrays({"items": np.ascontiguousarray(features.item_features)}, folder / rerank.CONTENT_FILE)
     manifest = {
-        "format": FORMAT,
+        "format": artifact.FORMAT,
         "label": fit["label"],
         "model": fit["hyperparameters"]["name"],
         "params": fit["hyperparameters"],

@@ -11,7 +11,7 @@ from safetensors.torch import save_file as save_tensors
 from scipy import sparse
 
 from serving.worker.recommender import Recommender
-from training.models.artifact import MANIFEST, hash_file
+from training.models.artifact import FORMAT, MANIFEST, hash_file
 from training.models.base import Sizes, build
 
 ITEMS = [f"item-{number:02d}" for number in range(1, 13)]
@@ -71,6 +71,7 @@ def seal(folder: Path, seed: int = 0) -> None:
     """Write the manifest that fits the files as they are."""
     files = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     manifest = {
+        "format": FORMAT,
         "model": "item_knn",
         "label": "item_knn",
         "dataset": "tiny",

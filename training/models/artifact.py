@@ -17,6 +17,7 @@ from features.vocabulary import Vocabulary
 from training.models.base import Model, Sizes, build
 
 MANIFEST = "manifest.json"
+FORMAT = 2  # raised when older artifacts can no longer be loaded
 
 
 class ArtifactError(ValueError):
@@ -75,10 +76,13 @@ def load(folder: Path | str) -> Artifact:
     """Verify and load an artifact.
 
     Raises:
-        ArtifactError: see `verify`; also when the weights do not fit the config.
+        ArtifactError: see `verify`; also when the weights do not fit the config, or another version wrote the artifact.
     """
     folder = Path(folder)
     manifest = verify(folder)
+    if manifest.get("format") != FORMAT:
+        found = f"has format {manifest.get('format')}; this version reads format {FORMAT}"
+        raise ArtifactError(f"{folder} {found}: train and export the model again")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = build(config["model"], Sizes(**config["sizes"]))

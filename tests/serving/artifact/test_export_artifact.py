@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from made_features import checkerboard, sides
+from tiny_artifact import write as write_artifact
 
 from benchmarks._synthetic import Size, artifact, features
 from config import params
@@ -16,6 +18,7 @@ from config.paths import ROOT
 from data.columns import DAY
 from serving.artifact import export_artifact
 from serving.worker.recommender import Recommender
+from training.models.artifact import MANIFEST, ArtifactError, load
 
 SMALL = Size(users=20, items=30, events=5, width=8)
 FEATURES = checkerboard(cut="valid")
@@ -71,3 +74,12 @@ def test_golden_answers_are_computed_with_the_one_thread_of_a_worker(
 
     assert len(threads) > 1
     assert set(threads) == {1}
+
+
+def test_an_artifact_of_an_older_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "artifact")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 1}), encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match=r"has format 1; this version reads format \d+: train and export the model"):
+        load(folder)

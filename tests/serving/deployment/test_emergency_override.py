@@ -150,9 +150,8 @@ def test_an_override_works_if_the_record_was_tampered_with(overridden) -> None:
 def test_an_override_creates_no_second_key_if_the_first_is_missing(overridden, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("TIDEGATE_GATE_KEY")
     monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
-    with pytest.raises(RegistryError, match="there is no key at") as error:
+    with pytest.raises(RegistryError, match="there is no key at"):
         promotion.override("tiny", "1", REASON)
-    assert "an override" not in str(error.value)
     assert not (tmp_path / "gate").exists()
 
 
