@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     inside = sum(row["inside"] for row in rows)
     print(f"\n{report(rows)}\n{inside} of {len(rows)} figures lie in the committed 95% intervals")
-    print(f"reproduced {dataset} in {seconds / 60:.1f} minutes; written to {write('quality', figures)}")
+    print(f"reproduced {dataset} in {seconds / 60:.1f} minutes; written to {write('quality', figures, dataset)}")
     return 0
 
 
