@@ -17,6 +17,7 @@ from data import pages
 from data.cleaning import Ingested
 from data.columns import DAY, EVENT_TIME, EVENT_TYPE, ITEM, USER, VALUE
 from data.files import DataError
+from data.readers.delimited import QUOTES_ARE_LETTERS
 from data.readers.sources import Source
 from data.tables import microseconds
 from data.times import to_iso
@@ -34,10 +35,8 @@ MAX_REASONS, MAX_EXAMPLE = 3, 120  # reasons that a line names, and characters o
 
 # From which share on something is worth a line of its own.
 MANY_QUARANTINED, MANY_REPEATS, MANY_TIES, GREAT_USER, FEW_MATCHES = 0.01, 0.5, 0.5, 0.1, 0.5
-SHEET_DIGITS, SHEET_IDS = (
-    15,
-    5,
-)  # digits that spreadsheets keep, and how many longer ids without more digits are no chance
+SHEET_DIGITS = 15  # digits that spreadsheets keep
+SHEET_IDS = 5  # so many longer ids without more digits are no chance
 
 
 def build_report(source: Source, result: Ingested, dataset: str) -> dict[str, Any]:
@@ -124,6 +123,8 @@ def _findings(report: Mapping[str, Any], result: Ingested, source: Source) -> It
         rows = table["rows"]
         if rows["quarantined"] > MANY_QUARANTINED * rows["read"]:
             yield f"{name}: {_part(rows['quarantined'], rows['read'])} rows are in quarantine: {_top(table)}"
+        if table["found"].get("quote") == QUOTES_ARE_LETTERS:
+            yield f"{name}: quotes are {QUOTES_ARE_LETTERS}, since they do not enclose cells"
     yield from _match_findings(report.get("matches", {}))
     yield from _id_findings(report.get("ids", {}), result)
     yield from _event_findings(report, result.events, result.counts)

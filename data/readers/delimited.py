@@ -21,6 +21,7 @@ from data.readers.quotes import mark_broken_quotes
 
 DELIMITERS = (",", "\t", ";", "|", "\1")  # the one that the header holds most often wins, the first of equals
 
+QUOTES_ARE_LETTERS = "read as letters"
 _UNIT = "\x1f"  # takes the place of a delimiter of several characters, since Arrow's has one
 Broken = list[tuple[int, str, str]]  # source_row, raw, reason
 
@@ -48,7 +49,9 @@ def read_delimited(
         broken = [(row, raw.replace(_UNIT, delimiter), reason) for row, raw, reason in broken]
     if frame.empty and broken:
         raise DataError(f"{name}: no line has the {len(names)} fields of its header; the first {broken[0][2]}")
-    return _name_columns(name, frame, names), broken, {"delimiter": delimiter, "quote": quote}
+    are_letters = quote is None and table_format.quote is not None and table_format.quote.encode() in content
+    found = {"delimiter": delimiter, "quote": QUOTES_ARE_LETTERS if are_letters else quote}
+    return _name_columns(name, frame, names), broken, found
 
 
 def first_line(content: bytes) -> str:

@@ -24,6 +24,10 @@ _BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with UTF-16's
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _SAMPLE, _HEAD = 1 << 16, 4096  # bytes
+_COMMON = (  # encodings that a hint names, the most frequent one first
+    "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
+    "gb18030", "big5", "cp932", "euc_jp", "euc_kr",
+)  # fmt: skip
 # Control characters other than white space, ^A and the separators that some exports use as delimiters
 _BINARY = re.compile(r"[\x00\x02-\x08\x0e-\x1b]")
 _MARKED = re.compile(r"\0((?:\\x[0-9a-f]{2})+)")
@@ -111,6 +115,7 @@ class _InvalidBytes:
 def _guesses(content: bytes, at: int, configured: str | None) -> str:
     """Encodings that the bytes may be in, each with the line at a position as it reads then."""
     line = re.split(rb"[\r\n]", content[max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1 :][:200])[0]
-    likely = [guess.encoding for guess in charset_normalizer.from_bytes(content[:_SAMPLE])]
-    readings = [f"{name} ({line.decode(name, 'replace')[:40]!r})" for name in likely if name != configured]
-    return f"; it looks like {', '.join(readings[:4])}" if readings else ""
+    likely = [guess.encoding for guess in charset_normalizer.from_bytes(content[:_SAMPLE], cp_isolation=list(_COMMON))]
+    names = [name for name in dict.fromkeys([*likely[:3], _COMMON[0]]) if name != configured]
+    readings = [f"{line.decode(name, 'replace')[:40]!r} as {name}" for name in names]
+    return f"; it reads {', '.join(readings)}"

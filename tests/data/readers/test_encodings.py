@@ -49,8 +49,8 @@ def test_a_file_in_another_encoding_is_refused_with_the_first_line_a_guess_and_t
     with pytest.raises(DataError) as error:
         decode("log.csv", ("user,item\n" + "Анна Каренина,Война и мир\n" * 9).encode("cp1251"), FORMAT)
 
-    assert "is not text in utf-8: byte 0xc0 in line 2; it looks like " in str(error.value)
-    assert "cp1251 ('Анна Каренина,Война и мир')" in str(error.value)
+    assert "is not text in utf-8: byte 0xc0 in line 2; it reads " in str(error.value)
+    assert "'Анна Каренина,Война и мир' as cp1251" in str(error.value)
     assert str(error.value).endswith("; set ingest.formats.events.encoding")
 
 
@@ -70,3 +70,9 @@ def test_a_header_that_is_not_text_is_refused(content, message):
 def test_a_mark_that_contradicts_the_setting_is_refused():
     with pytest.raises(DataError, match=r"begins with the byte-order mark of utf-8; .*encoding is cp1251"):
         decode("log.csv", codecs.BOM_UTF8 + b"a,b\n", FORMAT.model_copy(update={"encoding": "cp1251"}))
+
+
+def test_the_hint_of_a_western_file_names_its_encoding():
+    content = "user_id,title\n" + "".join(f"u{row},Käse und Brötchen\n" for row in range(20))
+    with pytest.raises(DataError, match=r"it reads .*'u0,Käse und Brötchen' as cp1252.*; set ingest\.formats\.events"):
+        decode("log.csv", content.encode("cp1252"), FORMAT)
