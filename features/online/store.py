@@ -202,7 +202,7 @@ class ProfileStore:
             raise StoreError(f"{self.engine.location} has no policy for {name}; run features.materialize")
         try:
             return _parse_policy(raw)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError) as error:
             raise RecordError(f"the policy in {self.engine.location} cannot be read: {error!r}") from None
 
     def _reading(self, user_id: str, raw: bytes | None, as_of_us: int, policy: Policy) -> Reading:
@@ -267,7 +267,7 @@ class ProfileStore:
 @lru_cache(8)  # read with every batch, and hardly ever different
 def _parse_policy(raw: bytes) -> Policy:
     fields = json.loads(raw)
-    return Policy(**fields | {"numeric_ids": tuple(fields["numeric_ids"])})
+    return Policy(**fields | {"numeric_ids": tuple(fields.get("numeric_ids", ()))})
 
 
 def _is_later(raw: bytes | None, time_us: int) -> bool:
