@@ -110,8 +110,12 @@ def list_versions(dataset: str) -> list[RegisteredVersion]:
 
 def registered_model(dataset: str) -> RegisteredModel | None:
     """The registered model of a dataset, with its aliases and tags; None if nothing is registered."""
-    models = registry_client().search_registered_models(f"name='{dataset}'")
-    return models[0] if models else None
+    try:
+        return registry_client().get_registered_model(dataset)  # half the time of a search
+    except RegistryError as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def version_number(dataset: str, alias: str) -> str | None:
