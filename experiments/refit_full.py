@@ -39,7 +39,7 @@ from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
 from serving.deployment import promotion, registry
 from serving.deployment.registry import RegisteredVersion
-from serving.worker import fallback
+from serving.worker.fallback_level import SEGMENTS_FILE
 from serving.worker.recommender import Recommender
 from training import distributed, fitting, provenance, tracking
 from training.model_factory import is_learned
@@ -86,8 +86,7 @@ def differences_from(parent: RegisteredVersion, settings: params.Params) -> list
     """How code, lock, dataset and settings here differ from the parent's, a line each. An unknown commit differs."""
     split = read_json(SPLIT / "manifest.json", "python -m data.split")
     config, segments = (
-        json.loads(registry.read_text(parent, f"{parent.source}/{name}"))
-        for name in ("config.json", fallback.SEGMENTS_FILE)
+        json.loads(registry.read_text(parent, f"{parent.source}/{name}")) for name in ("config.json", SEGMENTS_FILE)
     )
     theirs = registry.read_manifest(parent) | config | {"rules": segments["rules"]}
     ours = {  # key of the parent's files -> (name, value here)

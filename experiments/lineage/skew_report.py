@@ -31,7 +31,7 @@ from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, Lineag
 from serving.edge import request_log
 from serving.edge.request_log import hash_inputs, pseudonym
 from serving.worker import response
-from serving.worker.fallback import PERSONALIZED
+from serving.worker.fallback_level import PERSONALIZED
 from serving.worker.recommender import Recommender
 from serving.worker.request import Request
 from serving.worker.users import NO_CONSENT, User

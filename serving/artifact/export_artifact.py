@@ -25,7 +25,8 @@ from features.feature_files import Features
 from features.segment_membership import collect_inputs, membership
 from features.segment_rules import Rule, split_values
 from serving.artifact import build_index
-from serving.worker import fallback, rerank
+from serving.worker import rerank
+from serving.worker.fallback_level import SEGMENTS_FILE
 from serving.worker.recommender import Recommender
 from training import provenance
 from training.model_factory import sizes_of
@@ -81,7 +82,7 @@ def export_artifact(
         "config.json": config,
         "items.json": features.titles,
         rerank.ATTRIBUTES_FILE: item_attributes(sides.items, features.vocabulary.ids),
-        fallback.SEGMENTS_FILE: {"rules": rules, "popular": popular_by_segment(rules, sides, features)},
+        SEGMENTS_FILE: {"rules": rules, "popular": popular_by_segment(rules, sides, features)},
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

@@ -18,7 +18,7 @@ from data.times import to_iso
 from features.encode import Batch
 from features.trends import ALL, TrendSnapshot
 from features.vocabulary import PAD
-from serving.worker.fallback import FallbackLevel, SegmentLists, choose_level
+from serving.worker.fallback_level import FallbackLevel, SegmentLists, choose_level
 from serving.worker.index import ItemIndex, Retrieval
 from serving.worker.request import Request, RequestError, parse
 from serving.worker.rerank import ItemAttributes, ListRules

@@ -16,7 +16,7 @@ import torch
 
 from data.times import to_iso
 from features.trends import TrendSnapshot
-from serving.worker.fallback import FallbackLevel
+from serving.worker.fallback_level import FallbackLevel
 from serving.worker.request import Request
 from serving.worker.users import User
 
