@@ -261,10 +261,12 @@ def page(report: Mapping[str, Any]) -> str:
         {"": name, "what": key.replace("_", " "), "found": _plain(value)}
         for name, about in [*((f"{name} as read", table["found"]) for name, table in tables.items()), *found.items()]
         for key, value in about.items()
+        if value is not None
     ]
     sections = {"Rows": rows, "Quarantine": quarantined, "What was found": facts}
     body = [f"<h1>Ingest report of {escape(report['dataset'])}</h1>"]
-    body += [f'<p class="note">{escape(finding)}</p>' for finding in report["findings"]]
+    findings = report["findings"] or ["Nothing suspicious was found."]
+    body += [f'<p class="note">{escape(finding)}</p>' for finding in findings]
     body += [f"<h2>{title}</h2>{pages.table(lines)}" for title, lines in sections.items() if lines]
     return pages.page(f"Ingest report: {report['dataset']}", body)
 
