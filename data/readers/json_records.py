@@ -98,13 +98,9 @@ def parse_objects(name: str, content: bytes, encoding: str) -> Iterable[dict[str
         records = json.loads(content, object_pairs_hook=_unique)
     except ValueError as error:
         raise DataError(f"{name} is not a readable JSON array: {error}") from None
-    is_object = [isinstance(record, dict) for record in records]
-    if records and not any(is_object):
+    if records and not any(isinstance(record, dict) for record in records):
         raise DataError(f"{name} is a JSON array of other values; expected objects")
-    return [
-        record if known else (json.dumps(record, ensure_ascii=False), "is not a JSON object")
-        for record, known in zip(records, is_object, strict=True)
-    ]
+    return [_checked(record, json.dumps(record)) for record in records]
 
 
 def _parse_line(line: str, encoding: str) -> dict[str, Any] | tuple[str, str]:
@@ -114,7 +110,19 @@ def _parse_line(line: str, encoding: str) -> dict[str, Any] | tuple[str, str]:
         record = json.loads(line, object_pairs_hook=_unique)
     except ValueError as error:
         return line, f"is not JSON: {error}"
-    return record if isinstance(record, dict) else (line, "is not a JSON object")
+    return _checked(record, line)
+
+
+def _checked(record: Any, raw: str) -> dict[str, Any] | tuple[str, str]:
+    """The record, or its raw text and a reason if it is no object, or not text that can be stored."""
+    if not isinstance(record, dict):
+        return raw, "is not a JSON object"
+    if "\\ud" in raw.lower():  # an escape of a surrogate; pairs of them are letters
+        try:
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return raw, "holds half of a surrogate pair"
+    return record
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,3 +101,12 @@ def test_nested_values_of_a_table_are_json_text():
     frame, _ = table_of(b'{"u": 1, "genres": ["Drama", "Sci-Fi"]}\n{"u": 2}\n')
 
     assert frame["genres"].tolist() == ['["Drama", "Sci-Fi"]', None]
+
+
+@pytest.mark.parametrize("content", [b'{"a": "x\\ud83d"}\n{"a": "y"}\n', b'[{"a": "x\\ud83d"}, {"a": "y"}]'])
+def test_half_of_a_surrogate_pair_is_named_and_a_whole_one_is_a_letter(tmp_path, content):
+    path = tmp_path / "log.json"
+    path.write_bytes(content.replace(b'"y"', b'"\\ud83d\\ude00"'))
+    records, broken = records_of(path)
+    assert records == [(2, {"a": "\U0001f600"})]
+    assert [one[-1] for one in broken] == ["holds half of a surrogate pair"]
