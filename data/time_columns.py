@@ -89,7 +89,7 @@ def read_times(
 
     Args:
         time_format: a strptime format, or s, ms, us or ns for epoch numbers; None: found. Timestamps need none, and a
-            column other than event_time of which no cell fits is read as without it.
+            column other than event_time is read as without it if no cell fits.
         timezone: of times without an offset.
         earliest: times before it, and from LATEST on, are no times.
         periods: read a month or a year as its first day; otherwise a column of them is refused.

@@ -13,7 +13,8 @@ import charset_normalizer
 from config.params import TableFormat
 from data.files import DataError
 
-MAX_BAD_ROWS = 0.01  # share of lines with invalid bytes above which a file is in another encoding (one line is allowed)
+MAX_BAD_ROWS = 0.01  # share of bad lines above which a file is read wrongly: by another encoding, or other quotes
+ALLOWED = 1  # invalid lines of a file of any size
 MARK = "\0"
 
 _BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with UTF-16's
@@ -71,6 +72,16 @@ def decode(name: str, content: bytes, table_format: TableFormat) -> tuple[bytes,
     return decoded, encoding
 
 
+def line_start(content: bytes, at: int) -> int:
+    """Where the line that holds a position begins."""
+    return max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1
+
+
+def line_end(content: bytes, at: int) -> int:
+    """Where the line that holds a position ends, before its line break."""
+    return min((end for end in (content.find(b"\n", at), content.find(b"\r", at)) if end >= 0), default=len(content))
+
+
 def describe_invalid(text: str, encoding: str) -> str:
     """Why a row that holds a mark cannot be used."""
     found = _MARKED.search(text)
@@ -91,7 +102,7 @@ class _InvalidBytes:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.limit = max(1, int(MAX_BAD_ROWS * max(content.count(b"\n"), content.count(b"\r"))))
+        self.limit = max(ALLOWED, int(MAX_BAD_ROWS * max(content.count(b"\n"), content.count(b"\r"))))
         self.rows = self.first = self._line_end = 0
 
     def mark(self, error: UnicodeError) -> tuple[str, int]:
@@ -99,8 +110,7 @@ class _InvalidBytes:
         if error.start >= self._line_end:
             self.rows += 1
             self.first = self.first or error.start
-            ends = (self.content.find(end, error.start) for end in (b"\n", b"\r"))
-            self._line_end = min((end for end in ends if end >= 0), default=len(self.content))
+            self._line_end = line_end(self.content, error.start)
             if self.rows > self.limit:
                 raise _TooMany
         return MARK + "".join(f"\\x{byte:02x}" for byte in error.object[error.start : error.end]), error.end
@@ -114,7 +124,7 @@ class _InvalidBytes:
 
 def _guesses(content: bytes, at: int, configured: str | None) -> str:
     """Encodings that the bytes may be in, each with the line at a position as it reads then."""
-    line = re.split(rb"[\r\n]", content[max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1 :][:200])[0]
+    line = content[line_start(content, at) : line_end(content, at)][:200]
     likely = [guess.encoding for guess in charset_normalizer.from_bytes(content[:_SAMPLE], cp_isolation=list(_COMMON))]
     names = [name for name in dict.fromkeys([*likely[:3], _COMMON[0]]) if name != configured]
     readings = [f"{line.decode(name, 'replace')[:40]!r} as {name}" for name in names]

@@ -1,7 +1,7 @@
 """Read event logs that are known by the fields of their records: exports of tracking tools and public datasets.
 
-A column comes from a field of the record, or of the elements of an array in it, each of which is one event. A record
-without an item, such as a page view, is no interaction: it is left out and counted.
+A column comes from a field of the record, or of the elements of an array in it; each element is one event then. A
+record without an item, such as a page view, is no interaction: it is left out and counted.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Export:
-    """Which fields every record has, and our column -> paths of fields, of which the first that is not blank counts.
+    """The fields that every record has, and our column -> paths of fields; the first field that is not blank counts.
 
-    A path such as `events[].aid` leads into the elements of `array`, each of which is one event.
+    A path such as `events[].aid` leads into the elements of `array`. Each element is one event.
     """
 
     marks: str

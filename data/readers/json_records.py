@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from config.params import TableFormat
 from data.files import DataError
-from data.readers.encodings import MARK, decode, describe_invalid, show
-from data.readers.packed import Part, list_parts
+from data.readers.encodings import MARK, describe_invalid, show
+from data.readers.packed import Part
 
 LARGEST_EXACT = 2**53  # integers above it are not exact as floats
 
@@ -27,24 +25,6 @@ _Broken = list[tuple[int, str, str]]  # source_row, raw, reason
 def is_json(head: bytes) -> bool:
     """Whether text that begins with `head` is JSON: an object or an array of them."""
     return _BEGINS_JSON.match(head.decode("utf-8", "replace").lstrip("\ufeff")) is not None
-
-
-def read_records(path: Path, table_format: TableFormat, broken: _Broken) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read JSON objects of a file or of all files of a folder, packed or not: (row number from 1, object).
-
-    Numbers count through all files. Integers are exact. What cannot be read is appended to `broken` as source_row,
-    raw, reason. Raises DataError if a file cannot be read at all.
-    """
-    start = 0
-    for part in list_parts(path):
-        content, encoding = decode(str(part), part.read(), table_format)
-        number = 0
-        for number, record in enumerate(parse_objects(str(part), content, encoding), 1):
-            if isinstance(record, dict):
-                yield start + number, record
-            else:
-                broken.append((start + number, *record))
-        start += number
 
 
 def read_json_table(part: Part, content: bytes, encoding: str) -> tuple[pd.DataFrame, _Broken]:

@@ -2,7 +2,7 @@
 
 A quoted cell begins right after a delimiter or a line break and ends right before one; a quote in it is doubled
 (RFC 4180). A lone quote inside a cell is a letter (7" single). A line that breaks this is quarantined, and reading goes
-on at the next line. A cell over several lines, each of which is a whole row if quotes are letters, is a lost quote too.
+on at the next line. A cell over several lines is a lost quote too if each line is a whole row with quotes as letters.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from config.params import TableFormat
 from data.files import DataError
+from data.readers.encodings import MAX_BAD_ROWS, line_end, line_start
 
-MAX_BAD_ROWS = 0.01  # share of lines with a broken quote above which quotes are no quotes (two lines are allowed)
+ALLOWED = 2  # broken lines of a file of any size
 MANY_LINES = 8  # a cell of that many lines, all of them whole rows, is not text with line breaks
 
 _BREAKS = np.frombuffer(b"\r\n", np.uint8)
@@ -36,7 +37,7 @@ def mark_broken_quotes(
     if scanner.quotes_are_letters():
         return content, None, []
     pieces, broken = scanner.replace_broken_lines()
-    limit = max(2, int(MAX_BAD_ROWS * content.count(b"\n")))
+    limit = max(ALLOWED, int(MAX_BAD_ROWS * content.count(b"\n")))
     if len(broken) > limit:
         raise DataError(
             f"{name}: a quote is not closed, or stands alone, in {len(broken)} lines, the first of which reads "
@@ -108,10 +109,7 @@ class _Scanner:
                     break
                 position = record.end()
                 continue
-            end = min(
-                (at for at in (content.find(b"\n", position), content.find(b"\r", position)) if at >= 0),
-                default=len(content),
-            )
+            end = line_end(content, position)
             pieces += [content[start:position], b"\0quote %d" % len(broken)]
             broken.append(content[position:end].decode())
             start = position = end
@@ -122,8 +120,6 @@ class _Scanner:
         """The number of lines from one position to another if there are several and all are rows, else 0."""
         if self.num_columns < 2 or not re.search(rb"[\r\n]", self.content[start:end]):
             return 0
-        first = max(self.content.rfind(b"\n", 0, start), self.content.rfind(b"\r", 0, start)) + 1
-        after = [at for at in (self.content.find(b"\n", end), self.content.find(b"\r", end)) if at >= 0]
-        lines = self.content[first : min(after, default=len(self.content))].splitlines()
+        lines = self.content[line_start(self.content, start) : line_end(self.content, end)].splitlines()
         whole = all(line.count(self.delimiter) == self.num_columns - 1 for line in lines)
         return len(lines) if whole else 0

@@ -44,7 +44,7 @@ def has_table_suffix(path: Path) -> bool:
 def read_lines(
     path: Path, separator: str, names: list[str], table_format: TableFormat, latin_1: bool = False
 ) -> RawTable:
-    """Read a file without a header, each line of which holds the fields `names` as text.
+    """Read a file without a header, whose lines hold the fields `names` as text.
 
     Lines with another number of fields come back in `broken`.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
 
@@ -72,15 +71,9 @@ def to_text(values: pd.Series) -> pd.Series:
     return text.where(filled & (text != ""), None)
 
 
-def number_rows(frame: pd.DataFrame, skipped: Sequence[int] = ()) -> pd.DataFrame:
-    """Index rows by their number in the file, from 1, leaving out the numbers in `skipped`."""
-    numbers = np.setdiff1d(np.arange(1, len(frame) + len(skipped) + 1), np.array(skipped, dtype=np.int64))
-    return frame.set_axis(pd.Index(numbers[: len(frame)], name="source_row", dtype="int64"))
-
-
-def facts(path: Path, kind: str, num_rows: int, **others: Any) -> dict[str, Any]:
-    """What `RawTable.found` holds for one file: its name, format and rows, and `others`."""
-    return {"files": [str(path)], "format": kind, "compression": None, **others, "rows": num_rows}
+def number_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Index rows by their number, from 1."""
+    return frame.set_axis(pd.RangeIndex(1, len(frame) + 1, name="source_row"))
 
 
 def apply_na_values(table: RawTable, table_format: TableFormat, ids: Sequence[str], text: Collection[str]) -> RawTable:

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from table_files import PLAIN
 
 from config import params
+from data.readers.sources import Source, read_source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NO_FORMAT = {
-    "encoding": None,
-    "delimiter": None,
-    "quote": '"',
-    "na_values": [],
-    "time_format": None,
-    "timezone": "UTC",
-}
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +24,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "users": None,
         "items": None,
         "columns": {},
-        "formats": dict.fromkeys(("events", "users", "items"), NO_FORMAT),
+        "formats": dict.fromkeys(("events", "users", "items"), PLAIN),
         "event_types": None,
         "min_value": None,
         "repeats": "first",
@@ -44,6 +38,17 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         return params.Ingest.model_validate(plain | changes)
 
     return make
+
+
+@pytest.fixture
+def read_from(ingest_settings: Callable[..., params.Ingest]) -> Callable[..., Source]:
+    """Read a path with the given settings of `ingest`."""
+    simulate = params.load(ROOT / "params.yaml").simulate
+
+    def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
+        return read_source(ingest_settings(path=str(path), **changes), simulate, 0, context)
+
+    return run
 
 
 @pytest.fixture

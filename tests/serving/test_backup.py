@@ -19,14 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from config.paths import ROOT
-from features.online.connect import StoreSettings, connect
 from serving import backup
 from serving.backup import BackupError, check, restore, save
-from serving.deployment import alias_changes, promotion, registry
-from serving.deployment.registry import registry_client
-from serving.edge import keys
-from serving.edge.request_log import LineLog, load_secret
 
 REPORT = {"verdict": "PROMOTE", "reason": "a test"}
 
@@ -415,88 +409,3 @@ def test_the_commands_say_what_they_did_and_what_comes_next(
     said = capsys.readouterr().out
     assert f"restored {state} as of" in said
     assert "next: `make status`" in said
-
-
-# --- a platform that is lost and restored: slow, because MLflow is
-
-
-CHECKED = """
-import sys, tempfile
-from pathlib import Path
-from serving.deployment import promotion, registry
-target = promotion.serving_target("tiny")
-with tempfile.TemporaryDirectory() as folder:
-    registry.download_artifact(target.version, Path(folder))
-print(target.version.version, target.report["verdict"])
-"""
-
-
-@pytest.fixture
-def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state with a registry, two signed promotions, keys, a served log, an online store and looks at the holdout."""
-    state = tmp_path / "state"
-    state.mkdir()
-    shutil.copyfile(empty_registry, state / "mlflow.db")
-    monkeypatch.setenv("TIDEGATE_STATE", str(state))
-    monkeypatch.delenv("TIDEGATE_GATE_KEY")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for seed in (1, 2):
-        promotion.promote("tiny", registry.register_version("tiny", artifacts[seed]), REPORT)
-    keys.add_key(state / "edge/keys.json", keys.create_key("ann")[1])
-    load_secret("", state / "edge/user.key")
-    log = LineLog(state / "edge/served", 10, lambda outcome, lines: None)
-    log.append(b'{"request_id":"r-1"}')
-    log.close()
-    connect("tiny", StoreSettings(f"sqlite:///{state}/online.db"), writing=True).close()
-    return state
-
-
-@pytest.mark.slow
-def test_a_restored_platform_may_deploy_and_knows_its_keys(platform: Path, tmp_path: Path) -> None:
-    kept = {name: (platform / name).read_bytes() for name in ("gate.key", "edge/keys.json", "edge/user.key")}
-    save(platform, tmp_path / "one.tar.gz")
-    registry_client().set_registered_model_tag("tiny", "later", "than the backup")
-    shutil.rmtree(platform)
-    restore(tmp_path / "one.tar.gz", platform)
-    assert {name: (platform / name).read_bytes() for name in kept} == kept
-    assert [key.user_id for key in keys.read_keys(platform / "edge/keys.json")] == ["ann"]
-    done = subprocess.run([sys.executable, "-c", CHECKED], cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.stdout.split() == ["2", "PROMOTE"], done.stderr
-
-
-@pytest.mark.slow
-def test_a_state_that_is_restored_at_another_place_serves_there(
-    platform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(platform, tmp_path / "one.tar.gz")
-    moved = tmp_path / "other machine" / "state"
-    shutil.rmtree(platform)
-    restore(tmp_path / "one.tar.gz", moved)
-    monkeypatch.setenv("TIDEGATE_STATE", str(moved))
-    target = promotion.serving_target("tiny")
-    assert target.version.version == "2"
-    (tmp_path / "artifact").mkdir()
-    registry.download_artifact(target.version, tmp_path / "artifact")
-    assert promotion.roll_back_aliases("tiny").version.version == "1"
-
-
-@pytest.mark.slow
-def test_a_backup_taken_between_two_alias_changes_is_accepted_after_the_restore(
-    platform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # This machine remembers the newest alias change. A backup with a newer memory than registry could not be deployed.
-    copy = backup._copy_database
-
-    def roll_back_first(path: Path, scratch: Path) -> Path:
-        monkeypatch.setattr(backup, "_copy_database", copy)
-        promotion.roll_back_aliases("tiny")
-        return copy(path, scratch)
-
-    monkeypatch.setattr(backup, "_copy_database", roll_back_first)
-    save(platform, tmp_path / "one.tar.gz")
-    restore(tmp_path / "one.tar.gz", tmp_path / "new")
-    serials = alias_changes.newest_serials_path().relative_to(platform)
-    assert list(json.loads((tmp_path / "new" / serials).read_bytes()).values()) == [2]
-    assert list(json.loads((platform / serials).read_bytes()).values()) == [3]
-    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "new"))
-    assert promotion.settle_aliases("tiny").serial == 3

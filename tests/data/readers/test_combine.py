@@ -6,14 +6,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from table_files import FORMAT
 
-from config.params import EventsFormat
 from data.files import DataError
 from data.readers.combine import locate_rows
 from data.readers.reading import read_named_columns
 from data.readers.table import to_text
 
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 LARGE = 2**53 + 1
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from table_files import FORMAT
 
-from config.params import EventsFormat
 from data.files import DataError
 from data.readers.delimited import read_delimited
-
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 
 
 def read(content: str, **changes: object):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import codecs
 
 import pytest
+from table_files import FORMAT
 
-from config.params import EventsFormat
 from data.files import DataError
 from data.readers.encodings import decode, describe_invalid, show
 
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 TEXT = "user,item\nИван,é\n"
 
 

@@ -6,18 +6,21 @@ import gzip
 from pathlib import Path
 
 import pytest
+from table_files import FORMAT
 
-from config.params import EventsFormat
 from data.files import DataError
-from data.readers.json_records import read_json_table, read_records
-from data.readers.packed import Part
-
-FORMAT = EventsFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
+from data.readers.encodings import decode
+from data.readers.json_records import parse_objects, read_json_table
+from data.readers.packed import Part, list_parts
+from data.readers.reading import read_named_columns
 
 
 def records_of(path: Path) -> tuple[list, list]:
-    broken: list = []
-    return list(read_records(path, FORMAT, broken)), broken
+    """The objects of a file and what is none, with their numbers."""
+    (part,) = list_parts(path)
+    found = list(enumerate(parse_objects(str(part), *decode(str(part), part.read(), FORMAT)), 1))
+    records = [(number, record) for number, record in found if isinstance(record, dict)]
+    return records, [(number, *record) for number, record in found if not isinstance(record, dict)]
 
 
 def table_of(content: bytes):
@@ -40,10 +43,10 @@ def test_records_of_a_folder_are_numbered_through_and_hidden_files_are_skipped(t
     (tmp_path / "._a.jsonl").write_bytes(b"\0\0")
     (tmp_path / "_SUCCESS").touch()
 
-    records, broken = records_of(tmp_path)
+    table = read_named_columns(tmp_path, FORMAT)
 
-    assert records == [(1, {"n": 1}), (3, {"n": 3})]
-    assert [(row, raw) for row, raw, _ in broken] == [(2, '{"n": ')]
+    assert table.rows["n"].astype(int).to_dict() == {1: 1, 3: 3}
+    assert table.broken[["source_row", "raw"]].to_numpy().tolist() == [[2, '{"n": ']]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_files import FORMAT
 
 from config import params
-from config.params import TableFormat
 from data.files import DataError
 from data.readers import nested
 from data.readers.encodings import decode
@@ -22,7 +22,6 @@ from data.readers.sources import read_source
 
 ROOT = Path(__file__).resolve().parents[3]
 
-FORMAT = TableFormat(encoding=None, delimiter=None, quote='"', na_values=[], time_format=None, timezone="UTC")
 SHAPE = {"id": int, "note": object, "parts": [{"sku": str, "price": float}]}
 
 texts = st.none() | st.text('a7é😀"\\\n\t\0 {[', max_size=3)

@@ -8,8 +8,8 @@ import lzma
 import zipfile
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from table_files import zstd_compress
 
 from data.files import DataError
 from data.readers import packed
@@ -18,14 +18,7 @@ from data.readers.packed import Part, list_parts
 CONTENT = b"user_id,item_id,event_time\n" + b"u,i,2024-01-01\n" * 50
 
 
-def zstd(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as file:
-        file.write(content)
-    return sink.getvalue().to_pybytes()
-
-
-PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd_compress}
 
 
 def write_zip(path: Path, **members: bytes) -> Path:

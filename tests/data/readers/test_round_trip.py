@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_files import PLAIN, zstd_compress
 
 from config.params import EventsFormat
 from data.files import DataError
 from data.readers.reading import read_named_columns
 from data.readers.table import to_text
 
-PLAIN = {"encoding": None, "delimiter": None, "quote": '"', "na_values": [], "time_format": None, "timezone": "UTC"}
 NAMES = ["user_id", "item_id", "event_time"]
 
 
@@ -38,13 +38,6 @@ def zip_compress(content: bytes) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("log", content)
     return file.getvalue()
-
-
-def zstd_compress(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(content)
-    return sink.getvalue().to_pybytes()
 
 
 CHECKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zip_compress}

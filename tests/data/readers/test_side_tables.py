@@ -6,33 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from table_files import write_lines
 
 from config import params
 from data.files import DataError
-from data.readers.sources import Source, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
 
 
-@pytest.fixture
-def read_from(ingest_settings):
-    """Read a path with the given settings of `ingest`."""
-
-    def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
-        return read_source(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
-
-    return run
-
-
-def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding=encoding)
-    return path
-
-
 def test_of_a_zip_code_only_the_first_digit_stays(tmp_path, read_from):
-    write(tmp_path / "u.data", "196\t242\t3\t881250949")
-    write(tmp_path / "u.user", "196|49|M|writer|05201", "7|57|F|artist|V3N4P")
+    write_lines(tmp_path / "u.data", "196\t242\t3\t881250949")
+    write_lines(tmp_path / "u.user", "196|49|M|writer|05201", "7|57|F|artist|V3N4P")
 
     users = read_from(tmp_path).users
 
@@ -41,8 +25,8 @@ def test_of_a_zip_code_only_the_first_digit_stays(tmp_path, read_from):
 
 
 def test_users_of_movielens_1m_have_traits(tmp_path, read_from):
-    write(tmp_path / "ratings.dat", "1::1193::5::978300760")
-    write(tmp_path / "users.dat", "1::F::1::10::48067")
+    write_lines(tmp_path / "ratings.dat", "1::1193::5::978300760")
+    write_lines(tmp_path / "users.dat", "1::F::1::10::48067")
 
     users = read_from(tmp_path).users
 
@@ -50,8 +34,8 @@ def test_users_of_movielens_1m_have_traits(tmp_path, read_from):
 
 
 def test_side_tables_of_any_format_are_found_by_name_or_map(tmp_path, read_from):
-    events = write(tmp_path / "log.csv", "user_id,product,event_time", "a,01,2024-01-01")
-    items = write(tmp_path / "things.csv", "product,name,released,price,code", "01,Lamp,x,9.5,007")
+    events = write_lines(tmp_path / "log.csv", "user_id,product,event_time", "a,01,2024-01-01")
+    items = write_lines(tmp_path / "things.csv", "product,name,released,price,code", "01,Lamp,x,9.5,007")
     users = tmp_path / "people.parquet"
     pd.DataFrame({"user_id": ["a"], "plan": ["free"], "zip_code": ["94110"]}).to_parquet(users)
 
@@ -62,8 +46,8 @@ def test_side_tables_of_any_format_are_found_by_name_or_map(tmp_path, read_from)
 
 
 def test_a_side_table_without_ids_is_refused(tmp_path, read_from):
-    path = write(tmp_path / "log.csv", "user_id,item_id,event_time", "a,i,2024-01-01")
-    items = write(tmp_path / "things.csv", "colour,size", "red,1")
+    path = write_lines(tmp_path / "log.csv", "user_id,item_id,event_time", "a,i,2024-01-01")
+    items = write_lines(tmp_path / "things.csv", "colour,size", "red,1")
 
     with pytest.raises(DataError, match=r"things\.csv: no column item_id; it holds 'colour', 'size'"):
         read_from(path, items=str(items))

@@ -6,29 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from table_files import write_lines
 
 from config import params
 from data.cleaning import clean
 from data.files import DataError
-from data.readers.sources import Source, detect_format, read_source
+from data.readers.sources import detect_format, read_source
 
 SIMULATE = params.load(Path(__file__).resolve().parents[3] / "params.yaml").simulate
-
-
-@pytest.fixture
-def read_from(ingest_settings):
-    """Read a path with the given settings of `ingest`."""
-
-    def run(path: Path, context: tuple[str, ...] = (), **changes: object) -> Source:
-        return read_source(ingest_settings(path=str(path), **changes), SIMULATE, 0, context)
-
-    return run
-
-
-def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding=encoding)
-    return path
 
 
 def flags(*names: str) -> str:
@@ -49,15 +34,15 @@ def flags(*names: str) -> str:
 @pytest.fixture
 def movielens_100k(tmp_path):
     folder = tmp_path / "ml-100k"
-    write(folder / "u.data", "196\t242\t3\t881250949", "7\t1\t5\t891717742")
-    write(
+    write_lines(folder / "u.data", "196\t242\t3\t881250949", "7\t1\t5\t891717742")
+    write_lines(
         folder / "u.item",
         f"242|Kolya (1996)|24-Jan-1997||http://x|{flags('Comedy', 'Drama')}",
         f"1|Misérables, Les (1995)|01-Jan-1995||http://x|{flags('Drama')}",
         f"267|unknown||||{flags('unknown')}",
         encoding="latin-1",
     )
-    write(folder / "u.user", "196|49|M|writer|05201", "7|57|F|artist|V3N4P")
+    write_lines(folder / "u.user", "196|49|M|writer|05201", "7|57|F|artist|V3N4P")
     return folder
 
 
@@ -88,9 +73,9 @@ def test_the_file_u_data_itself_reads_like_its_folder(movielens_100k, read_from)
 
 
 def test_dat_files_keep_leading_zeros_and_drop_twitter_ids(tmp_path, read_from):
-    write(tmp_path / "ratings.dat", "1::0114508::8::1381006850", "2::0104257::9::1364690142")
-    write(tmp_path / "movies.dat", "0114508::Species: II (1995)::Action|Horror", "0104257::Le Bébé (1992)::")
-    write(tmp_path / "users.dat", "1::18405182", "2::31260677")
+    write_lines(tmp_path / "ratings.dat", "1::0114508::8::1381006850", "2::0104257::9::1364690142")
+    write_lines(tmp_path / "movies.dat", "0114508::Species: II (1995)::Action|Horror", "0104257::Le Bébé (1992)::")
+    write_lines(tmp_path / "users.dat", "1::18405182", "2::31260677")
 
     source = read_from(tmp_path)
 
@@ -115,7 +100,7 @@ def test_dat_files_keep_leading_zeros_and_drop_twitter_ids(tmp_path, read_from):
 )
 def test_common_column_names_need_no_map(tmp_path, read_from, header):
     delimiter = next(mark for mark in ",\t;" if mark in header)
-    path = write(tmp_path / "log.csv", header, delimiter.join(["007", "a", "1700000000"]))
+    path = write_lines(tmp_path / "log.csv", header, delimiter.join(["007", "a", "1700000000"]))
 
     events = read_from(path).events
 
@@ -123,7 +108,7 @@ def test_common_column_names_need_no_map(tmp_path, read_from, header):
 
 
 def test_the_map_wins_and_context_is_kept(tmp_path, read_from):
-    path = write(tmp_path / "shop.csv", "buyer,user_id,sku,when,screen,junk", "b1,seller,s1,2024-01-01,phone,zzz")
+    path = write_lines(tmp_path / "shop.csv", "buyer,user_id,sku,when,screen,junk", "b1,seller,s1,2024-01-01,phone,zzz")
 
     events = read_from(
         path,
@@ -147,9 +132,9 @@ def test_parquet_integers_become_text_ids_even_where_one_is_missing(tmp_path, re
 
 
 def test_a_folder_with_one_table_of_events_takes_its_side_tables_along(tmp_path, read_from):
-    write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp", "1,31,2.5,1260759144")
-    write(tmp_path / "movies.csv", "movieId,title,genres", '31,"Dangerous Minds (1995)",Drama')
-    write(tmp_path / "tags.csv", "userId,movieId,tag,timestamp", "1,31,dull,1260759144")
+    write_lines(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp", "1,31,2.5,1260759144")
+    write_lines(tmp_path / "movies.csv", "movieId,title,genres", '31,"Dangerous Minds (1995)",Drama')
+    write_lines(tmp_path / "tags.csv", "userId,movieId,tag,timestamp", "1,31,dull,1260759144")
 
     source = read_from(tmp_path)
 
@@ -158,7 +143,7 @@ def test_a_folder_with_one_table_of_events_takes_its_side_tables_along(tmp_path,
 
 
 def test_an_id_that_reads_na_is_an_id(tmp_path, read_from):
-    path = write(tmp_path / "log.csv", "user_id,item_id,event_time", "NA,null,2024-01-01", ",i,2024-01-01")
+    path = write_lines(tmp_path / "log.csv", "user_id,item_id,event_time", "NA,null,2024-01-01", ",i,2024-01-01")
 
     events = read_from(path).events
 
@@ -173,7 +158,7 @@ def format_of(**changes: object) -> dict[str, dict]:
 
 
 def test_na_values_are_no_value_in_typed_columns_and_no_id(tmp_path, read_from):
-    path = write(
+    path = write_lines(
         tmp_path / "log.csv",
         "user_id,item_id,event_time,rating,received_at,session_id",
         r"u,i,2024-01-01,\N,\N,\N",
@@ -192,7 +177,7 @@ def test_na_values_are_no_value_in_typed_columns_and_no_id(tmp_path, read_from):
 
 
 def test_encoding_delimiter_and_quote_can_be_set(tmp_path, read_from):
-    path = write(tmp_path / "log.csv", "user_id:item_id:event_time", "'Иван:1':i:5", encoding="cp1251")
+    path = write_lines(tmp_path / "log.csv", "user_id:item_id:event_time", "'Иван:1':i:5", encoding="cp1251")
 
     source = read_from(path, formats=format_of(encoding="cp1251", delimiter=":", quote="'"))
 
@@ -217,7 +202,7 @@ def test_csv_in_quotes_with_commas_line_breaks_and_a_byte_order_mark(tmp_path, r
 
 
 def test_lines_of_the_wrong_length_are_kept_with_their_number(tmp_path, read_from):
-    path = write(tmp_path / "log.csv", "user_id,item_id,event_time", "a,i,1", "torn", "b,j,2", "c,k,3,4")
+    path = write_lines(tmp_path / "log.csv", "user_id,item_id,event_time", "a,i,1", "torn", "b,j,2", "c,k,3,4")
 
     source = read_from(path)
 
@@ -260,7 +245,7 @@ GOOD = ("user_id,item_id,event_time", "a,i,2024-01-01")
     ],
 )
 def test_a_wrong_table_is_named_in_one_line(tmp_path, read_from, lines, changes, message):
-    path = write(tmp_path / "log.csv", *lines)
+    path = write_lines(tmp_path / "log.csv", *lines)
 
     with pytest.raises(DataError, match=message) as error:
         read_from(path, **changes)
@@ -271,7 +256,7 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):
     (tmp_path / "empty.csv").touch()
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
-    write(tmp_path / "notes.doc", "hello")
+    write_lines(tmp_path / "notes.doc", "hello")
     (tmp_path / "hollow").mkdir()
 
     for name, message in {
@@ -287,8 +272,8 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path, read_from):
 
 
 def test_a_folder_with_several_tables_asks_which(tmp_path, read_from):
-    write(tmp_path / "a.csv", *GOOD)
-    write(tmp_path / "b.csv", *GOOD)
+    write_lines(tmp_path / "a.csv", *GOOD)
+    write_lines(tmp_path / "b.csv", *GOOD)
 
     with pytest.raises(DataError, match=r"several tables \(a\.csv, b\.csv\)"):
         read_from(tmp_path)
