@@ -11,10 +11,10 @@ import time
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.current_user import current_user
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
-from serving.deployment.rollout_stage import current_user
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from config.current_user import current_user
 from config.paths import DEPLOYMENTS
 from data import files
 from data.times import now_iso
@@ -28,7 +29,6 @@ from serving.deployment.registry import (
     registry_client,
     version_number,
 )
-from serving.deployment.rollout_stage import current_user
 from serving.deployment.signature import SignatureError
 from training.tracking import tracking_uri
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
+from config.current_user import current_user
 from serving.deployment import alias_changes, registry, signature
 from serving.deployment.alias_changes import OVERRIDE, PROMOTION, ROLLBACK, AliasChange, how_to_justify
 from serving.deployment.registry import (
@@ -25,7 +26,6 @@ from serving.deployment.registry import (
     version_by_alias,
     version_number,
 )
-from serving.deployment.rollout_stage import current_user
 from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"

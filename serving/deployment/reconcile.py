@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import alias_changes, promotion, registry, rollout_stage
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
-from serving.deployment.rollout_stage import Phase, RolloutStage, current_user, registered_version
+from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe

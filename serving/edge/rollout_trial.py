@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
+from config.current_user import current_user
 from serving.deployment import rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
@@ -295,7 +296,7 @@ class RolloutWatch:
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
         if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollout_stage.rollback_stage(current, reason, rollout_stage.current_user())
+            self._path, current, rollout_stage.rollback_stage(current, reason, current_user())
         ):
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()
