@@ -193,14 +193,14 @@ def rollback_stage(stage: RolloutStage, reason: str, by: str) -> RolloutStage:
 
 def answering_versions(stage: RolloutStage) -> set[str]:
     """The versions whose answers users may get in this stage."""
-    answering = {
+    answering: dict[Phase, set[str | None]] = {
         Phase.SHADOW: {stage.previous},
         Phase.CANARY: {stage.previous, stage.version},
         Phase.SWITCH: {stage.previous, stage.version},
         Phase.SERVES: {stage.version},
         Phase.ROLLBACK: {stage.previous},
-    }[stage.phase]
-    return {version for version in answering if version is not None}
+    }
+    return {version for version in answering[stage.phase] if version is not None}
 
 
 def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> list[str]:
