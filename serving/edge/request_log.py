@@ -21,6 +21,7 @@ import orjson
 
 from config.command import UserError
 from data.files import append_lines, write_bytes
+from serving.edge.log_limit import RepeatLimit
 from serving.key_file import read_key_file
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,8 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"lines": {"()": JsonLines}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "filters": {"repeats": {"()": RepeatLimit}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines", "filters": ["repeats"]}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {"serving": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
 }
