@@ -191,6 +191,18 @@ def rollback_stage(stage: RolloutStage, reason: str, by: str) -> RolloutStage:
     return stage.model_copy(update=changes)
 
 
+def answering_versions(stage: RolloutStage) -> set[str]:
+    """The versions whose answers users may get in this stage."""
+    answering: dict[Phase, set[str | None]] = {
+        Phase.SHADOW: {stage.previous},
+        Phase.CANARY: {stage.previous, stage.version},
+        Phase.SWITCH: {stage.previous, stage.version},
+        Phase.SERVES: {stage.version},
+        Phase.ROLLBACK: {stage.previous},
+    }
+    return {version for version in answering[stage.phase] if version is not None}
+
+
 def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> list[str]:
     """What is missing before a version on trial takes its next step, in words; empty for nothing."""
     plan = stage.plan

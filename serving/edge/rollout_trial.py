@@ -57,6 +57,7 @@ class ArmSplit:
 
     def __init__(self, name: str, arms: Mapping[str, Arm]) -> None:
         self.name = name or None
+        self.versions = {arm.version for arm in arms.values() if arm.version is not None}
         self._salt = name.encode()
         self._ends: list[tuple[float, Bucket]] = []
         end = 0.0
@@ -94,6 +95,13 @@ class RolloutTrial:
     def is_running(self) -> bool:
         """Whether calls are counted."""
         return self.stage is not None and self.stage.on_trial
+
+    def may_answer(self, version: str) -> bool:
+        """Whether a cached answer of a version may be given: the stage no longer wants what it replaced or rolled back."""
+        stage = self.stage
+        if stage is None:  # nothing was deployed from here, so nothing says otherwise
+            return True
+        return version in rollout_stage.answering_versions(stage) or version in self.experiment.versions
 
     def enter(self, new: RolloutStage | None) -> None:
         """Follow the rollout to a stage. Counts begin anew with each stage."""
