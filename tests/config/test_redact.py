@@ -108,7 +108,6 @@ raise RuntimeError("{URL}")
 
 
 def test_the_worker_logs_where_an_error_was_raised_and_not_its_text(capsys: pytest.CaptureFixture[str]) -> None:
-    before = logging.getLogRecordFactory()
     logger = logging.getLogger("of_this_test")
     handler = logging.StreamHandler()
     logger.addHandler(handler)
@@ -119,7 +118,6 @@ def test_the_worker_logs_where_an_error_was_raised_and_not_its_text(capsys: pyte
         except KeyError:
             logger.exception("the model failed")
     finally:
-        logging.setLogRecordFactory(before)
         logger.removeHandler(handler)
     logged = capsys.readouterr().err
 
