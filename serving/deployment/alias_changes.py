@@ -19,7 +19,8 @@ from config.paths import DEPLOYMENTS
 from data import files
 from data.times import now_iso
 from serving import settings
-from serving.deployment import signature
+from serving.deployment import key_pairs, signature
+from serving.deployment.errors import SignatureError
 from serving.deployment.registry import (
     CHAMPION,
     PREVIOUS,
@@ -29,11 +30,10 @@ from serving.deployment.registry import (
     registry_client,
     version_number,
 )
-from serving.deployment.signature import SignatureError
 from training.tracking import tracking_uri
 
 PROMOTION, ROLLBACK, OVERRIDE = "promotion", "rollback", "override"
-SIGNED_KIND = "alias change"
+ACTIONS = (PROMOTION, ROLLBACK, OVERRIDE)  # also the kinds of their signatures
 INTENT_TAG = "alias_change_intent"
 ENTRY_NAME = re.compile(r"alias_change\.(\d{6,})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
@@ -164,13 +164,13 @@ class AliasRecord:
         return _hash(self.entries[serial]) if serial in self.entries else ""
 
     def _verify(self, text: str, name: str) -> AliasChange:
-        keys = signature.load_keys()  # a missing key is an error of its own, for which an override is no help
+        key_pairs.trusted()  # missing keys are an error of their own, for which an override is no help
         try:
-            statement = keys.verify(SIGNED_KIND, text, f"{self.dataset}: {name}")
+            statement = signature.verify(ACTIONS, text, f"{self.dataset}: {name}")
         except SignatureError as error:
             raise SignatureError(f"{error}; {OVERRIDE_HINT}") from None
-        if statement["dataset"] != self.dataset:
-            raise RegistryError(f"{self.dataset}: {name} is of {statement['dataset']}")
+        if (statement["dataset"], statement["action"]) != (self.dataset, statement["kind"]):
+            raise RegistryError(f"{self.dataset}: {name} is a {statement['action']} of {statement['dataset']}")
         return AliasChange(**{field: value for field, value in statement.items() if field not in ("kind", "key")})
 
 
@@ -183,12 +183,6 @@ def read_record(dataset: str) -> AliasRecord:
     # A digest, because the address of a registry may hold a password.
     model_key = _hash(f"{tracking_uri().partition('?')[0]} {dataset} {created}")[:32]
     return AliasRecord(dataset, model_key, entries, tags.get(INTENT_TAG))
-
-
-def anything_signed() -> bool:
-    """Whether the registry holds a signed alias change of any dataset: then a missing key is lost, not yet to be made."""
-    tags = (tag for model in registry_client().search_registered_models() for tag in model.tags)
-    return any(tag == INTENT_TAG or ENTRY_NAME.fullmatch(tag) for tag in tags)
 
 
 def apply_change(
@@ -216,9 +210,7 @@ def apply_change(
         after=after,
         previous_entry=record.last_hash,
     )
-    registry_client().set_registered_model_tag(
-        dataset, INTENT_TAG, signature.load_keys(create=not anything_signed()).sign(SIGNED_KIND, asdict(change))
-    )
+    registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(action, asdict(change)))
     complete_change(dataset)
     if (written := read_record(dataset).last()) != change:
         raise RegistryError(f"{dataset}: somebody else changed its aliases at the same time ({written}); try again")
