@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from config.command import UserError
+from config.redact import redact
 from data.files import append_lines, write_bytes
 from serving.edge.log_limit import RepeatLimit
 from serving.key_file import read_key_file
@@ -162,7 +163,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": redact(record.getMessage()),
         }
         if (request_id := getattr(record, "request_id", None)) is not None:
             line["request_id"] = request_id
