@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
-from serving.edge import models, settings
+from serving.edge import connections, models, settings
 from serving.edge.answer import client_body, log_line
 from serving.edge.consent import UNKNOWN, OnlineProfileReader, ProfileReader
 from serving.edge.keys import ApiKey
@@ -60,12 +60,12 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     service = EdgeService(edge, profiles or OnlineProfileReader.from_environment(edge.dataset))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await service.start()
         drain_on_sigterm(service.begin_to_drain, edge.drain_seconds)
         end_with_parent()
         try:
-            yield
+            yield {connections.STATE: service.connections}
         finally:
             await service.stop()
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
 from serving.edge.cache import Cache, MemoryCache, RedisCache
+from serving.edge.connections import ConnectionLimiter, allow_open_files
 from serving.edge.consent import ConsentCheck, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
 from serving.edge.keys import Authenticator
@@ -21,7 +22,7 @@ from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog, load_secret
 from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
-from serving.edge.settings import EdgeSettings
+from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Metrics:
         self.late = counter("late", "Answers after their deadline", "source")
         self.refusals = counter("refusals", "Refused requests", "status", "reason")
         self.upstream = histogram("upstream_seconds", "Calls of TorchServe, by how they ended", "kind")
+        self.closed = counter("connections_closed", "Connections closed to hold a limit", "reason")
         self.opened = counter("breaker_opened", "Times that a circuit breaker opened", "part")
         self.served = counter("served_lines", "Lines of the served log", "outcome")
         self.consent = counter("consent", "Requests by the user's consent", "consent")
@@ -76,6 +78,14 @@ class EdgeService:
         self.authenticator = Authenticator(settings.keys_path)
         self.limits = Limits(settings)
         self.heavy_bodies = HeavyBodies()
+        self.connections = ConnectionLimiter(
+            allow_open_files(settings.max_connections),
+            settings.head_seconds,
+            settings.body_seconds,
+            UVICORN_OPTIONS["timeout_keep_alive"],
+            settings.max_body_bytes,
+            lambda reason: self.metrics.closed.labels(reason).inc(),
+        )
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.kept_requests: LineLog | None = None
         self.draining = False
@@ -109,7 +119,7 @@ class EdgeService:
             cache_seconds=settings.cache_seconds,
             stale_seconds=settings.stale_seconds,
         )
-        loops = (self._refresh_popular_list(), self._watch.run(), self.shadow.run())
+        loops = (self._refresh_popular_list(), self._watch.run(), self.shadow.run(), self.connections.run())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks through it while a request waits

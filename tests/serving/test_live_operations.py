@@ -28,6 +28,13 @@ from serving.worker.handler import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 pytestmark = pytest.mark.slow
 
 NAME = "tiny"
+PLANTED = (
+    "TIDEGATE_GATE_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "TIDEGATE_EDGE_USER_SECRET",
+    "ANY_TOKEN",
+)
 HISTORY = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
 
 
@@ -48,6 +55,8 @@ def serving(
     server.stop(live)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
+        for name in PLANTED:
+            patch.setenv(name, "planted-secret-of-this-test")
         server.start(live)
     settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
     install(archives["1.0"], settings, lambda line: None)
@@ -85,6 +94,19 @@ def test_every_worker_answers_the_golden_requests_before_the_version_becomes_def
     log = (serving.server_home / "logs" / "worker.log").read_text(encoding="utf-8")
     lines = re.findall(r"tiny 1\.0 loaded in \S+ s, (\d+) golden requests answered", log)
     assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
+
+
+def test_no_secret_of_the_starting_process_is_in_the_environment_of_the_server_or_a_worker(
+    serving: ServerSettings,
+) -> None:
+    process = server.find(serving)
+    assert process is not None
+    children = process.children(recursive=True)
+    environments = [Path(f"/proc/{one.pid}/environ").read_bytes() for one in (process, *children)]
+
+    assert {worker for version in described(serving).values() for worker in version.pids} <= {c.pid for c in children}
+    assert all(b"TIDEGATE_STORE=" in text for text in environments)
+    assert not [text for text in environments if b"planted-secret" in text]
 
 
 def test_the_metrics_port_counts_answers_refusals_and_store_queries(
