@@ -103,9 +103,11 @@ class _Restoration:
             return None
 
     def _load(self, archive: ModelArchive) -> None:
-        # If the server dies, nobody else starts it again.
-        runs = lambda: server.find(self.settings) is not None  # noqa: E731
-        load_version(archive, self.client, self.settings, self.progress, runs)
+        # A server that dies meanwhile is not waited for: the caller is the one that starts it again.
+        load_version(archive, self.client, self.settings, self.progress, waits=self._server_runs)
+
+    def _server_runs(self) -> bool:
+        return server.find(self.settings) is not None
 
     def _is_ready(self, version: str) -> bool:
         live = self.client.describe(self.dataset).get(version)

@@ -207,6 +207,7 @@ def test_restore_serves_what_was_installed_last_whatever_is_the_default_now(serv
     assert restore(NAME, serving, lambda line: None) == "2.0"
     assert described(serving)["2.0"].default
     with TorchServe.from_settings(serving) as client:
+        client.scale(NAME, "1.0", 2)
         client.set_default(NAME, "1.0")
     rollout_stage.stage_path(NAME, serving).unlink()
 
