@@ -115,6 +115,7 @@ class EdgeService:
             cache=self._cache(),
             fallback=FallbackChain(static),
             secret=self.secret,
+            dataset=settings.dataset,
             reserve=settings.reserve_ms / 1000,
             cache_seconds=settings.cache_seconds,
             stale_seconds=settings.stale_seconds,
