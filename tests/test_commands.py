@@ -42,6 +42,7 @@ OTHER_COMMANDS = {
     "serving.ask": "sends one request to the endpoint",
     "serving.backup": "saves and restores state/",
     "serving.batch": "writes recommendations for all users to a file",
+    "serving.container": "runs the supervisor and the edge until it is stopped, as in a container",
     "serving.edge.keys": "creates and revokes API keys of the edge",
     "serving.edge.serve": "runs the edge until it is stopped",
     "serving.signing_keys": "lists, creates, rotates, trusts and forgets the keys of signatures",
