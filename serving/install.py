@@ -1,22 +1,21 @@
 """Serve a .mar without a registry, as in a container: start TorchServe, load the archive, make it the default.
 
-The gate judged the archive where it was built: `serving.deploy` writes archives to out/serving/torchserve/models.
+`serving.deploy` writes archives to out/serving/torchserve/models. They carry the gate's signed statement and are signed, so
+this machine needs the trusted public keys (docs/deployment.md), and no code of an archive runs before it is verified.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from config.command import UserError, exits_cleanly
-from data import files
 from serving import settings as environment
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
+from serving.deployment.archive_signature import store_verified
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.edge import settings as edge
 from serving.settings import ServerSettings
@@ -32,16 +31,12 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     """Copy an archive into the model store, load it and make it the default; the former default stays loaded.
 
     Raises:
-        PackageError: it is not a Tidegate archive.
+        PackageError: it is not a Tidegate archive, or a byte of it was changed.
+        SignatureError: no trusted key signed it, or the gate's statement in it is of another artifact.
         DeployError: it does not answer its golden requests as at export; the former default still answers.
         ServerStartError: TorchServe does not start.
     """
-    archive = read_archive(path)
-    stored = settings.model_store / f"{archive.name}-{archive.version}.mar"
-    if path.resolve() != stored.resolve():
-        with files.replacing(stored) as partial:  # durable: there may be no registry to build it from again
-            shutil.copyfile(path, partial)
-    archive = replace(archive, path=stored)
+    archive = store_verified(path, settings.model_store)
     with server.lock(settings, "deploy"):
         server.start(settings)
         with TorchServe.from_settings(settings) as client:
@@ -60,7 +55,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print) 
 
     Raises:
         InstallError: there is neither.
-        PackageError, DeployError, ServerStartError: as in `install`.
+        PackageError, SignatureError, DeployError, ServerStartError: as in `install`.
     """
     server.start(settings)
     with TorchServe.from_settings(settings) as client:
