@@ -12,7 +12,7 @@ from base64 import b64decode
 from cryptography.exceptions import InvalidSignature
 
 from serving.deployment import key_pairs
-from serving.deployment.errors import SignatureError
+from serving.deployment.errors import SignatureError, UntrustedKeyError
 
 SIGNED, SIGNATURE, FORMER_SIGNATURE = "signed", "ed25519", "hmac_sha256"
 
@@ -29,7 +29,9 @@ def verify(kind: str | tuple[str, ...], text: str, subject: str) -> dict:
     known, name = key_pairs.trusted(), str(signed.get("key"))
     key = known.keys.get(name)
     if key is None:
-        raise SignatureError(f"{subject} was signed by the key {name}; {known.origin} trusts {', '.join(known.keys)}")
+        raise UntrustedKeyError(
+            f"{subject} was signed by the key {name}; {known.origin} trusts {', '.join(known.keys)}"
+        )
     try:
         key.verifier.verify(signature, message(signed))
     except InvalidSignature:
