@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_registered_models()
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Undoes config.redact.install, which each command and worker calls, after a test that runs one in this process."""
+    before = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
+    yield
+    logging.setLogRecordFactory(before[0])
+    sys.excepthook, threading.excepthook = before[1:]
 
 
 @pytest.fixture
