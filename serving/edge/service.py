@@ -7,7 +7,7 @@ import gc
 import logging
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
@@ -57,6 +57,12 @@ class Metrics:
         self.shadow = counter("shadow", "Requests also sent to a version on trial, unseen", "outcome")
         self.rollbacks = counter("rollbacks", "Rollbacks because a limit was passed")
         self.errors = counter("errors", "Faults of the edge itself")
+        self.degraded = Gauge(
+            "tidegate_edge_degraded",
+            "1 while the model does not answer",
+            registry=registry,
+            multiprocess_mode="mostrecent",  # a process that was killed must not leave its last value
+        )
 
 
 class EdgeService:
@@ -82,6 +88,8 @@ class EdgeService:
         )
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.kept_requests: LineLog | None = None
+        self.draining = False
+        self._model_answered = False  # when it was last asked for the popular list
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
@@ -130,31 +138,50 @@ class EdgeService:
         if self.kept_requests is not None:
             self.kept_requests.close()
 
-    def readiness(self) -> Readiness:
-        """The state of each part.
+    def begin_to_drain(self) -> None:
+        """Report from now on that no more requests should come; those that do are answered."""
+        log.info("draining for %g s", self.settings.drain_seconds)
+        self.draining = True
 
-        A TorchServe that is down does not make the edge unready: the edge still answers, and names the source. If it
-        were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
+    def readiness(self) -> Readiness:
+        """The state of each part, and what answers.
+
+        Without the model the edge is degraded, not unready: it still answers, and names the source. If it were
+        unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
-        pipeline = self.pipeline
+        pipeline, cache = self.pipeline, self.pipeline.cache
         has_keys = self.authenticator.has_keys
         has_popular, has_static = pipeline.fallback.popular is not None, bool(pipeline.fallback.static.items)
+        sources = {
+            "model": self._model_answers,
+            "cache": self.settings.cache != "off" and (not isinstance(cache, RedisCache) or cache.breaker.closed),
+            "popular": has_popular,
+            "static": has_static,
+        }
+        status = "ready" if self._model_answers else "degraded"
         return Readiness(
-            status="ready" if has_keys and (has_popular or has_static) else "not ready",
+            status="draining" if self.draining else status if has_keys and (has_popular or has_static) else "not ready",
+            sources=[source for source, answers in sources.items() if answers],
             keys=has_keys,
-            torchserve=self.trial.champion.breaker.closed and bool(pipeline.version),
+            torchserve=self._model_answers,
             store=pipeline.consent.breaker.closed,
             popular_list=has_popular,
             static_list=has_static,
             model_version=pipeline.version or None,
         )
 
+    @property
+    def _model_answers(self) -> bool:
+        return self._model_answered and self.trial.champion.breaker.closed
+
     async def _refresh_popular_list(self) -> None:
-        """Keep the popular list and the version fresh; while the circuit is open, try TorchServe again."""
+        """Keep the popular list and the version fresh; while TorchServe does not answer, try again soon."""
         settings, fallback = self.settings, self.pipeline.fallback
         while True:
+            answered = False
             try:
                 await self.pipeline.refresh_popular_list(settings.call_seconds)
+                self._model_answered = answered = True
                 if fallback.popular is not None and not fallback.static.items:
                     # No artifact can be read: TorchServe's list is the static one, for the next process too.
                     fallback.static = fallback.popular
@@ -163,8 +190,9 @@ class EdgeService:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("the popular list is not refreshed or saved")
-            healthy = self.trial.champion.breaker.closed and fallback.popular is not None
-            await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
+            self._model_answered = answered
+            self.metrics.degraded.set(not self._model_answers)
+            await asyncio.sleep(settings.popular_seconds if self._model_answers else settings.breaker_seconds)
 
     def _open_logs(self) -> None:
         settings = self.settings

@@ -92,6 +92,8 @@ class EdgeSettings(BaseSettings):
     body_seconds: Seconds = 10
     max_connections: Count = 1000  # of each process; a new one takes the place of the one that is idle for longest
 
+    drain_seconds: Annotated[float, Field(ge=0)] = 0  # between SIGTERM, when /readyz turns 503, and closing the port
+
     deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may ask for a shorter one
     reserve_ms: Milliseconds = 30  # of the deadline, kept for answering without TorchServe
     store_ms: Milliseconds = 100  # for reading the profile store

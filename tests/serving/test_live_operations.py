@@ -16,8 +16,10 @@ import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
 from serving.artifact import archive
+from serving.deployment import rollout_stage
 from serving.deployment.load_version import DeployError
-from serving.install import InstallError, install, restore
+from serving.deployment.restore import RestoreError, restore
+from serving.install import install
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
@@ -198,6 +200,18 @@ def settings_of(live: LoadedVersion) -> tuple:
     return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
+def test_restore_serves_what_was_installed_last_whatever_is_the_default_now(serving: ServerSettings) -> None:
+    stage = rollout_stage.read_stage(rollout_stage.stage_path(NAME, serving))
+    assert stage is not None
+    assert (stage.version, stage.previous) == ("2.0", "1.0")
+    assert restore(NAME, serving, lambda line: None) == "2.0"
+    assert described(serving)["2.0"].default
+    with TorchServe.from_settings(serving) as client:
+        client.scale(NAME, "1.0", 2)
+        client.set_default(NAME, "1.0")
+    rollout_stage.stage_path(NAME, serving).unlink()
+
+
 def test_restore_loads_nothing_where_a_version_serves(serving: ServerSettings) -> None:
     before = described(serving)
     assert restore(NAME, serving) == "1.0"
@@ -226,7 +240,7 @@ def test_restore_serves_the_newest_archive_where_no_model_is_loaded(
             client.unregister(NAME, version)
     for path in serving.model_store.glob("*.mar"):
         path.unlink()
-    with pytest.raises(InstallError, match="holds no archive of tiny"):
+    with pytest.raises(RestoreError, match="holds no archive of tiny"):
         restore(NAME, serving)
     for version in ("2.0", "1.0"):
         shutil.copyfile(archives[version], serving.model_store / f"{version}-of-tiny.mar")
