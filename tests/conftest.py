@@ -16,10 +16,10 @@ import signing
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them.
-THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"  # with other test processes, or alone
-os.environ.setdefault("OMP_NUM_THREADS", THREADS)
-os.environ.setdefault("MKL_NUM_THREADS", THREADS)
+# Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them. One thread each,
+# because several test processes share the cores: threads that wait for one another would spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
