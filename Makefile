@@ -149,7 +149,7 @@ docs: $(STAMP) ## build the documentation site in out/docs
 bench: $(STAMP) ## measure speed and memory against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \
 	  name=$$(basename "$$file" .py); \
-	  case $$name in _*|ncf_paper) continue;; esac; \
+	  case $$name in _*|ncf_paper|chaos) continue;; esac; \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 
@@ -158,6 +158,12 @@ bench-serving: export GIVEN_RUNS = $(call given,RUNS)
 bench-serving: export GIVEN_SOAK = $(call given,SOAK)
 bench-serving: $(STAMP) ## measure the endpoint under load against TorchServe's no-op handler [RUNS=3 SOAK=requests]
 	@$(PY) -m benchmarks.serving $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"} $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
+
+.PHONY: bench-chaos
+bench-chaos: export GIVEN_MINUTES = $(call given,MINUTES)
+bench-chaos: export GIVEN_KILLS = $(call given,KILLS)
+bench-chaos: $(STAMP) ## kill processes at random while versions change, and count what clients saw [MINUTES=10 KILLS=20]
+	@$(PY) -m benchmarks.chaos $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"}
 
 .PHONY: bench-training
 bench-training: $(STAMP) ## compare training speed with RecTools' SASRec, which it installs on first use: SOURCE=... as for demo

@@ -244,7 +244,7 @@ def memory(requests: int) -> dict[str, float]:
 def edge_server(home: Path, **settings: object) -> Iterator[Endpoint]:
     """Run the edge with the given settings and without a rate limit."""
     port, metrics_port = free_ports(2)
-    limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000}
+    limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000, "bytes_per_second": 1_000_000_000}
     values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
     key, entry = keys.create_key()
     keys.add_key(home / "keys.json", entry)

@@ -36,7 +36,7 @@ WORKSPACES = OUT / "workspaces"  # of the project: <dataset>
 TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snapshots of the server
 
 STATE = "TIDEGATE_STATE"
-GATE_KEY = "gate.key"  # in the state folder: signs gate reports and alias changes
+KEYS = "keys"  # in the state folder: private keys that sign, and the trusted public keys
 SQLITE_LOCK_SECONDS = 60  # how long a process waits for another one; the default of 5 s is short
 DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage and newest serials seen, of each dataset
 

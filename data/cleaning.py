@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
+from data.consent import MODEL_TRAINING, NEVER_ASKED, Answer, ConsentRecord, Decision, decide, merge
 from data.files import DataError
 from data.id_columns import id_errors, match_ids, unify_ids
 from data.outliers import find_outliers
@@ -293,7 +294,13 @@ def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
             f"users: {columns.TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
             f"{users[USER][unclear].iloc[0]!r}; expected true or false"
         )
-    return set(users[USER][text.isin(YES)]) - set(users[USER][~text.isin(YES)])
+    # A table has no times: its answers are of the moment at which it is read, and of a yes and a no the no holds.
+    moment_us = now_us()
+    answers = {yes: ConsentRecord({MODEL_TRAINING: Answer(yes, moment_us, "users")}) for yes in (True, False)}
+    records: dict[str, ConsentRecord] = {}
+    for user, is_yes in zip(users[USER].tolist(), text.isin(YES).tolist(), strict=True):
+        records[user] = merge(records.get(user, NEVER_ASKED), answers[is_yes])
+    return {user for user, record in records.items() if decide(record, MODEL_TRAINING, moment_us) is Decision.GRANTED}
 
 
 def keep_positives(events: pd.DataFrame, settings: params.Ingest, counts: dict[str, Any]) -> pd.DataFrame:

@@ -12,11 +12,12 @@ from datetime import datetime
 
 from config import params
 from config.command import UserError, exits_cleanly
+from config.current_user import current_user
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
 from serving.deployment.load_version import DeployError, check_serves
-from serving.deployment.rollout_stage import Phase, RollbackError, current_user, registered_version
+from serving.deployment.rollout_stage import Phase, RollbackError, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from config import params
 from config.command import exits_cleanly
+from config.current_user import current_user
 from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import promotion, reconcile, rollout_evidence, rollout_stage
 from serving.deployment.load_version import DeployError, Progress
 from serving.deployment.registry import RegistryError, is_unavailable
-from serving.deployment.rollout_stage import Phase, RolloutStage, current_user
+from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.settings import ServerSettings
 
 POLL_SECONDS = 0.5

@@ -1,4 +1,4 @@
-"""Settings of the model server: addresses, folders, limits and the gate's key. From environment variables only."""
+"""Settings of the model server: addresses, folders, limits and signing keys. From environment variables only."""
 
 from __future__ import annotations
 
@@ -49,8 +49,13 @@ class ServerSettings(BaseSettings):
     load_seconds: Count = 120  # how long a new version may take to load
     answer_seconds: Count = 10  # after which a request is given up and its worker restarted
 
-    gate_key: SecretStr = SecretStr("")  # signs gate reports and alias changes; see serving/deployment/signature.py
-    gate_key_file: Path | None = None  # the same in a file; None: gate.key in `state`
+    # Keys of signatures; see serving/deployment/key_pairs.py. None: the file is in `keys`.
+    gate_key: SecretStr = SecretStr("")  # the private key as text, in PEM form
+    gate_key_file: Path | None = None
+    operator_key: SecretStr = SecretStr("")
+    operator_key_file: Path | None = None
+    trusted_keys: str = ""  # public keys as text, one per line
+    trusted_keys_file: Path | None = None
 
     @property
     def inference_url(self) -> str:
@@ -65,8 +70,12 @@ class ServerSettings(BaseSettings):
         return self.server_home / "models"
 
     @property
-    def gate_key_path(self) -> Path:
-        return self.gate_key_file or self.state / paths.GATE_KEY
+    def keys(self) -> Path:
+        return self.state / paths.KEYS
+
+    @property
+    def trusted_keys_path(self) -> Path:
+        return self.trusted_keys_file or self.keys / "trusted"
 
     @property
     def key_file(self) -> Path:

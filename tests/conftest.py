@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import signing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,8 +21,10 @@ os.environ.setdefault("MKL_NUM_THREADS", THREADS)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
-os.environ["TIDEGATE_GATE_KEY"] = "of-the-tests-alone-and-no-secret"  # tests neither create nor use this clone's key
-os.environ.pop("TIDEGATE_GATE_KEY_FILE", None)
+os.environ["TIDEGATE_GATE_KEY"] = signing.pem(signing.GATE_SEED)  # tests neither create nor use this clone's keys
+os.environ["TIDEGATE_OPERATOR_KEY"] = signing.pem(signing.OPERATOR_SEED)
+for name in ("GATE_KEY_FILE", "OPERATOR_KEY_FILE", "TRUSTED_KEYS", "TRUSTED_KEYS_FILE"):
+    os.environ.pop(f"TIDEGATE_{name}", None)
 os.environ["TIDEGATE_STATE"] = "out/state"  # relative to a test's working folder
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a test must never write into a real tracking server
 

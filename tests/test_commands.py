@@ -44,7 +44,7 @@ OTHER_COMMANDS = {
     "serving.batch": "writes recommendations for all users to a file",
     "serving.edge.keys": "creates and revokes API keys of the edge",
     "serving.edge.serve": "runs the edge until it is stopped",
-    "serving.gate_key": "lists, rotates and forgets the keys that sign gate reports",
+    "serving.signing_keys": "lists, creates, rotates, trusts and forgets the keys of signatures",
     "serving.install": "serves an archive without a registry, as in a container",
     "serving.supervisor": "keeps TorchServe running until it is stopped",
     "serving.server": "starts and stops TorchServe on this machine",

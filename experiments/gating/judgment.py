@@ -21,6 +21,7 @@ import pandas as pd
 
 from config import params
 from config.command import UserError
+from config.current_user import current_user
 from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_ledger
 from data import files
 from data.columns import DAY
@@ -38,7 +39,6 @@ from features import feature_files
 from features.feature_files import Features
 from serving.deployment import promotion, registry
 from serving.deployment.registry import RegisteredVersion
-from serving.deployment.rollout_stage import current_user
 from serving.worker.recommender import Recommender
 from training.models import artifact
 

@@ -19,9 +19,9 @@ import yaml
 
 from config import params
 from config.command import UserError
+from config.current_user import current_user
 from config.paths import EXPERIMENTS, ROOT, STATE, state
 from experiments.orchestration import workspace
-from serving.deployment.rollout_stage import current_user
 from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config import paths
+from config.current_user import current_user
 from data import files
 from serving import settings
-from serving.deployment import signature
+from serving.deployment import key_pairs, signature
+from serving.deployment.errors import SignatureError
 from serving.deployment.registry import (
     CHAMPION,
     PREVIOUS,
@@ -29,12 +31,11 @@ from serving.deployment.registry import (
     registry_client,
     version_number,
 )
-from serving.deployment.rollout_stage import current_user, utc_now
-from serving.deployment.signature import SignatureError
+from serving.deployment.rollout_stage import utc_now
 from training.tracking import tracking_uri
 
 PROMOTION, ROLLBACK, OVERRIDE, ROLLOUT_STEP = "promotion", "rollback", "override", "rollout step"
-SIGNED_KIND = "decision"
+ACTIONS = (PROMOTION, ROLLBACK, OVERRIDE, ROLLOUT_STEP)  # also the kinds of their signatures
 INTENT_TAG = "decision_intent"
 ENTRY_NAME = re.compile(r"decision\.(\d{6,})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
@@ -237,13 +238,13 @@ class DecisionLog:
         return None
 
     def _verify(self, text: str, name: str) -> Decision:
-        keys = signature.load_keys()  # a missing key is an error of its own, for which an override is no help
+        key_pairs.trusted()  # missing keys are an error of their own, for which an override is no help
         try:
-            statement = keys.verify(SIGNED_KIND, text, f"{self.dataset}: {name}")
+            statement = signature.verify(ACTIONS, text, f"{self.dataset}: {name}")
         except SignatureError as error:
             raise SignatureError(f"{error}; {OVERRIDE_HINT}") from None
-        if statement["dataset"] != self.dataset:
-            raise RegistryError(f"{self.dataset}: {name} is of {statement['dataset']}")
+        if (statement["dataset"], statement["action"]) != (self.dataset, statement["kind"]):
+            raise RegistryError(f"{self.dataset}: {name} is a {statement['action']} of {statement['dataset']}")
         return _parse(statement)
 
 
@@ -258,12 +259,6 @@ def read_log(dataset: str) -> DecisionLog:
         address = paths.STATE  # a backup may be restored in another place
     # A digest, because the address of a registry may hold a password.
     return DecisionLog(dataset, _hash(f"{address} {dataset}")[:32], entries, tags.get(INTENT_TAG))
-
-
-def anything_signed() -> bool:
-    """Whether the registry holds a signed decision of any dataset: then a missing key is lost, not yet to be made."""
-    tags = (tag for model in registry_client().search_registered_models() for tag in model.tags)
-    return any(tag == INTENT_TAG or ENTRY_NAME.fullmatch(tag) for tag in tags)
 
 
 def apply_decision(
@@ -290,9 +285,7 @@ def apply_decision(
         "previous_entry": log.last_hash,
     }
     decision = Decision(**values | facts)
-    registry_client().set_registered_model_tag(
-        dataset, INTENT_TAG, signature.load_keys(create=not anything_signed()).sign(SIGNED_KIND, asdict(decision))
-    )
+    registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(action, asdict(decision)))
     complete_decision(dataset)
     if (written := read_log(dataset).last()) != decision:
         raise RegistryError(f"{dataset}: somebody else decided at the same time ({written}); try again")

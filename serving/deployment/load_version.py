@@ -67,7 +67,7 @@ def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSett
     except (ServerError, GoldenRequestError) as error:
         cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
         live = client.describe(archive.name)
-        if archive.version in live:  # TorchServe itself unloads a version whose worker never started
+        if archive.version in live:
             _unload(archive, live, client)
         default = [version.version for version in client.describe(archive.name).values() if version.default]
         still = f"{archive.name} {default[0]} still answers" if default else f"no version of {archive.name} answers"

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 
+from config.current_user import current_user
 from data.times import from_iso
 from serving.deployment import decisions, registry, signature
 from serving.deployment.decisions import OVERRIDE, PROMOTION, ROLLBACK, ROLLOUT_STEP, Decision, how_to_justify
@@ -27,7 +28,7 @@ from serving.deployment.registry import (
     version_by_alias,
     version_number,
 )
-from serving.deployment.rollout_stage import Phase, RolloutStage, current_user, describe_stage, registered_version
+from serving.deployment.rollout_stage import Phase, RolloutStage, describe_stage, registered_version
 from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"
@@ -205,8 +206,7 @@ def override(dataset: str, version: str, reason: str) -> ServingTarget:
     candidate = find_version(dataset, version)
     if stored_digest(candidate) != candidate.artifact:
         raise RegistryError(f"{candidate}: its artifact is not the one that was registered")
-    # Only the first decision may create a key: who has lost the key gets an error, not a second key.
-    signature.load_keys(create=not decisions.anything_signed())
+    signature.signing_key(OVERRIDE)  # who cannot sign it gets the error before anything changes
     try:
         last = settle_aliases(dataset)
     except RegistryError:
@@ -296,7 +296,7 @@ def store_report(version: RegisteredVersion, report: dict, html: str | None) -> 
     uri = f"runs:/{version.run_id}/{folder}/report.json"
     statement = {key: report.get(key) for key in ("verdict", "dataset", "version", "artifact", "date")}
     statement |= {"policy": _sha256(canonical_json(report.get("policy"))), "sha256": digest, "uri": uri}
-    signed = signature.load_keys(create=not decisions.anything_signed()).sign(SIGNED_KIND, statement)
+    signed = signature.sign(SIGNED_KIND, statement)
     mlflow.set_model_version_tag(version.dataset, version.version, SIGNATURE_TAG, signed)
     mlflow.set_model_version_tag(version.dataset, version.version, REPORT_TAG, uri)
     registry.set_verdict(version.dataset, version.version, report)
@@ -373,7 +373,7 @@ def _signed_statement(version: RegisteredVersion) -> dict:
     if SIGNATURE_TAG not in tags:
         problem = "its gate report is not signed" if REPORT_TAG in tags else "it has no gate report"
         raise RegistryError(f"{version}: {problem}; {how_to_justify(version.version)}")
-    return signature.load_keys().verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
+    return signature.verify(SIGNED_KIND, tags[SIGNATURE_TAG], f"{version}: its gate report")
 
 
 def _sha256(content: bytes) -> str:

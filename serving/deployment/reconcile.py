@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import decisions, promotion, registry, rollout_stage
@@ -21,7 +22,7 @@ from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, Decis
 from serving.deployment.load_version import DeployError, Progress, check_serves, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
-from serving.deployment.rollout_stage import Phase, RolloutStage, current_user, registered_version
+from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
@@ -45,7 +46,7 @@ def deploy(
 ) -> Deployment:
     """Reconcile until the stage stays unchanged. With a plan, a new champion is put on trial; without, it serves at once.
 
-    The server was asked for what this returns, after its last change.
+    The stage says that a version serves only after the server has said so.
 
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
@@ -104,10 +105,12 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
         try:
             promotion.roll_back_aliases(dataset, ordered=stage)
         except RegistryError as error:
+            if registry.is_unavailable(error):
+                raise
             raise RegistryError(
                 f"{dataset} {stage.previous} answers since a rollback ({stage.reason}), which cannot be recorded: {error}; "
                 f"`python -m serving.deploy --override {target} --reason ...` keeps it"
-            ) from error
+            ) from None
     return decisions.read_log(dataset)
 
 
@@ -153,8 +156,8 @@ class _Reconciliation:
                 self._continue_trial(new, old, champion)
             else:
                 old = self._serve(new, previous.version if previous else None, champion)
-            self._remove_others({new.version} | ({old.version} if old else set()))
-            check_serves(self.dataset, default.version, self.client)
+            with suppress(ServerError):  # what is left over harms nobody, and the next deployment removes it
+                self._remove_others({new.version} | ({old.version} if old else set()))
         if rollout_stage.read_stage(self.stage_path) != self.stage:
             raise StageChangedError
         return Deployment(default.version, target.report.get("label"), len(default.golden_requests))
@@ -186,6 +189,8 @@ class _Reconciliation:
     def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
         """Whether the champion is to answer next to the previous version, not in its place."""
         stage = self.stage
+        if self.plan is None and self.log.standing_override():
+            return False  # an override serves at once
         if stage is not None and stage.on_trial:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")
             if on_trial == (champion.version, previous.version):
@@ -204,6 +209,7 @@ class _Reconciliation:
 
     def _continue_trial(self, new: ModelArchive, old: ModelArchive, champion: ServingTarget) -> None:
         make_default(old, self.client, self.settings, self.progress)
+        check_serves(self.dataset, old.version, self.client)
         self._load(new)
         self._scale(new, self.settings.workers)
         stage = self.stage
@@ -223,6 +229,7 @@ class _Reconciliation:
         if rollout_stage.read_stage(self.stage_path) != self.stage:
             raise StageChangedError
         make_default(new, self.client, self.settings, self.progress)
+        check_serves(self.dataset, new.version, self.client)
         old = None if previous is None else self._load_previous(previous, 1)
         stage, rollback_reason, reason = self.stage, "", _reason(champion)
         if stage is not None and old is not None:

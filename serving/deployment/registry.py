@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from config.command import UserError
 from data import files
+from serving.deployment.errors import RegistryError
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 from training.tracking import connect, experiment_id, is_missing, mlflow_errors, tracking_uri
 
@@ -39,10 +39,6 @@ MODEL_DESCRIPTION = """Recommends items of **{dataset}**: one version per export
 - Each decision is signed, in the tags `decision.N`. An alias that was changed by hand is not deployed.
 - The run of a version holds its parameters, dataset, curves and plots.
 """
-
-
-class RegistryError(UserError):
-    """The registry does not hold, or does not justify, what was requested; the text says why."""
 
 
 def is_unavailable(error: RegistryError) -> bool:

@@ -9,9 +9,6 @@ done: if a process is killed, the next one knows what was intended. The log next
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,6 +18,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.command import UserError
+from config.current_user import current_user
 from config.params import Rollout
 from config.paths import DEPLOYMENTS
 from data import files
@@ -108,15 +106,6 @@ class RolloutStage(BaseModel):
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def current_user() -> str:
-    """The user and the machine, as user@host."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container without this user in its password file
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def registered_version(version: str) -> str:
@@ -228,6 +217,18 @@ def accept_decision(path: Path, serial: int, entry: str, decided_at: datetime) -
             new = stage.model_copy(update={"serial": serial, "entry": entry})
         if replace_stage(path, stage, new):
             return
+
+
+def answering_versions(stage: RolloutStage) -> set[str]:
+    """The versions whose answers users may get in this stage."""
+    answering: dict[Phase, set[str | None]] = {
+        Phase.SHADOW: {stage.previous},
+        Phase.CANARY: {stage.previous, stage.version},
+        Phase.SWITCH: {stage.previous, stage.version},
+        Phase.SERVES: {stage.version},
+        Phase.ROLLBACK: {stage.previous},
+    }
+    return {version for version in answering[stage.phase] if version is not None}
 
 
 def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> list[str]:

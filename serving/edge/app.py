@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +27,16 @@ from serving.edge.keys import ApiKey
 from serving.edge.models import ApiError, Health, Readiness, RequestHeaders
 from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
 from serving.edge.request_log import kept_request, pseudonym
-from serving.edge.request_parsing import HeaderCheck, parse_headers, parse_query, read_json, read_key, usable_request_id
+from serving.edge.request_parsing import (
+    HeaderCheck,
+    check_structure,
+    parse_headers,
+    parse_json,
+    parse_query,
+    read_body,
+    read_key,
+    usable_request_id,
+)
 from serving.edge.rollout_trial import NO_BUCKET
 from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
@@ -101,16 +111,26 @@ def add_routes(app: FastAPI) -> None:
 async def recommend(request: Request) -> Response:
     """Recommend items to a user. GET takes the request from the query string, with context.NAME and filters.NAME."""
     service: EdgeService = request.app.state.service
-    limits = service.settings
     key = service.authenticator.authenticate(read_key(request))
+    limits = service.limits.of(key)
+    limits.take_request(key)
     headers = parse_headers(request)
+    check = partial(
+        checked_call,
+        key=key,
+        headers=headers,
+        max_deadline_ms=service.settings.deadline_ms,
+        numeric_ids=service.pipeline.fallback.numeric_ids,
+    )
     if request.method == "POST":
-        body = await read_json(request, limits.max_body_bytes, limits.body_seconds)
+        count = partial(limits.take_bytes, key)
+        content = await read_body(request, limits.max_body_bytes, service.settings.body_seconds, count)
+        check_structure(content, limits.max_values)
+        begun = asyncio.get_running_loop().time()
+        call = await service.heavy_bodies.run(len(content), lambda: check(parse_json(content), begun=begun))
     else:
-        body = parse_query(request.scope["query_string"])
-    begun = asyncio.get_running_loop().time()
-    numeric_ids = service.pipeline.fallback.numeric_ids
-    call = checked_call(body, key, headers, limits.deadline_ms, begun, numeric_ids)
+        begun = asyncio.get_running_loop().time()
+        call = check(parse_query(request.scope["query_string"]), begun=begun)
     request.state.request_id = request_id = call.request.request_id or request_id_of(request)
     result = await answer(service, call, request_id)
     seconds = asyncio.get_running_loop().time() - begun
@@ -219,7 +239,7 @@ def request_id_of(request: Request) -> str:
 
 def error_response(request: Request, error: ApiError) -> Response:
     """{"code", "field", "message"}, counted."""
-    request.app.state.service.metrics.refusals.labels(error.status_code).inc()
+    request.app.state.service.metrics.refusals.labels(error.status_code, error.reason).inc()
     body = {"code": error.status_code, "field": error.field, "message": error.detail}
     response = json_response(json.dumps(body).encode(), request_id_of(request), error.status_code)
     response.headers.update(error.headers or {})

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -127,30 +125,11 @@ def _update(path: Path) -> Iterator[list[ApiKey]]:
         write_bytes(path, KEY_LIST.dump_json(keys, indent=1), mode=0o600)
 
 
-@dataclass
-class RateLimit:
-    """Token bucket per key, in this process: `per_second` tokens come back, up to `burst`, which is at least 1."""
-
-    per_second: float
-    burst: float
-    clock: Callable[[], float] = time.monotonic
-    buckets: dict[str, tuple[float, float]] = field(default_factory=dict)  # key id -> (tokens, as of when)
-
-    def take(self, key_id: str) -> float:
-        """0 where the request may go on, else the seconds until one may."""
-        now = self.clock()
-        tokens, since = self.buckets.get(key_id, (self.burst, now))
-        tokens = min(self.burst, tokens + (now - since) * self.per_second)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self.per_second
-        self.buckets[key_id] = (tokens if wait else tokens - 1), now
-        return wait
-
-
 class Authenticator:
     """Checks API keys against the key file, which may change at any time. Raises KeyFileError: it cannot be read."""
 
-    def __init__(self, path: Path, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._limit, self._clock = path, limit, clock
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
         self._next_check = 0.0
         self._loaded = self._file_version()
         self._keys = {key.sha256: key for key in read_keys(path)}
@@ -161,11 +140,7 @@ class Authenticator:
         return bool(self._keys)
 
     def authenticate(self, text: str | None) -> ApiKey:
-        """The stored key of a key's text.
-
-        Raises:
-            ApiError: 401 where the text is no valid key; 429 where the key sends too many requests.
-        """
+        """The stored key of a key's text. Raises ApiError: 401 where it is no valid key."""
         if not text:
             message = "expected `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise ApiError(401, "authorization", message, CHALLENGE)
@@ -175,9 +150,6 @@ class Authenticator:
             raise ApiError(401, "authorization", "the API key is unknown or was revoked", CHALLENGE)
         if key.is_expired(datetime.now(UTC)):
             raise ApiError(401, "authorization", f"the API key expired at {key.expires}", CHALLENGE)
-        if wait := self._limit.take(key.id):
-            message = f"the API key sends too many requests; wait {wait:.2f} s"
-            raise ApiError(429, None, message, {"Retry-After": str(math.ceil(wait))})
         return key
 
     def reload(self, force: bool = False) -> None:

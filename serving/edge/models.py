@@ -22,15 +22,30 @@ SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+REASONS = {  # of a refusal, by its status
+    400: "malformed",
+    401: "key",
+    403: "other_user",
+    404: "path",
+    405: "method",
+    408: "slow_body",
+    413: "long_body",
+    431: "long_headers",
+}
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class ApiError(HTTPException):
-    """An error for the client: its status, the part of the request that is wrong (None: no part), and what to do."""
+    """An error for the client: its status, the part of the request that is wrong (None: no part), and what to do.
 
-    def __init__(self, status: int, field: str | None, message: str, headers: dict[str, str] | None = None) -> None:
+    `reason` labels a metric: one of a short fixed list, by default the one of the status.
+    """
+
+    def __init__(
+        self, status: int, field: str | None, message: str, headers: dict[str, str] | None = None, reason: str = ""
+    ) -> None:
         super().__init__(status, message, headers)
-        self.field = field
+        self.field, self.reason = field, reason or REASONS.get(status, "other")
 
 
 class RequestHeaders(BaseModel):
@@ -113,7 +128,8 @@ ERRORS = {
     400: "The request is malformed; `field` names what is wrong.",
     401: "There is no API key, or it is unknown, revoked or expired.",
     403: "The API key is for one user, and this is another.",
-    429: "The API key sends too many requests; Retry-After says when to go on.",
+    429: "The API key sends too many requests or bytes; `message` names the limit, and Retry-After says when to go on.",
+    431: "The headers are too long or too many.",
 }
 BODY_ERRORS = {408: "The body did not arrive in time.", 413: "The body is too long."}
 

@@ -135,9 +135,10 @@ class RecommendationPipeline:
         if packed is None:
             return None
         try:
-            return Answer.unpack(packed)
+            answer = Answer.unpack(packed)
         except ValueError:  # another program's bytes under our key
             return None
+        return answer if self.torchserve.may_answer(answer.version) else None
 
     def _seconds_to_spend(self, call: Call) -> float:
         """Seconds until the reserve for a fallback begins."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
@@ -22,11 +22,16 @@ MAX_K_DIGITS = 9
 CONTEXT, FILTERS = "context", "filters"  # ?context.device=tv&filters.genres=Drama
 UNREPEATABLE_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-deadline-ms", b"x-consent"})
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+MAX_HEADERS, MAX_HEADER_BYTES = 100, 32_768
+HEAVY_BYTES = 65_536  # longer bodies are parsed in a thread
+MAX_HEAVY = 4  # long bodies that wait or are parsed: more would wait past their deadlines
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
+
+Value = TypeVar("Value")
 
 
 class HeaderCheck:
-    """ASGI middleware that refuses headers which a proxy in front may have read differently."""
+    """ASGI middleware that refuses headers which a proxy in front may have read differently, and too many of them."""
 
     def __init__(self, app: ASGIApp, refuse: Callable[[Request, ApiError], Response]) -> None:
         self._app, self._refuse = app, refuse
@@ -41,6 +46,10 @@ class HeaderCheck:
 
 def check_headers(headers: list[tuple[bytes, bytes]]) -> ApiError | None:
     """What is wrong with a request's headers, if anything."""
+    if len(headers) > MAX_HEADERS:
+        return ApiError(431, "headers", f"are {len(headers)}; the limit is {MAX_HEADERS}", CLOSE)
+    if (length := sum(len(name) + len(value) for name, value in headers)) > MAX_HEADER_BYTES:
+        return ApiError(431, "headers", f"are {length} bytes long; the limit is {MAX_HEADER_BYTES}", CLOSE)
     seen: set[bytes] = set()
     for name, _ in headers:
         if name in seen and name in UNREPEATABLE_HEADERS:
@@ -71,16 +80,19 @@ def parse_headers(request: Request) -> RequestHeaders:
         raise ApiError(400, str(fault["loc"][0]), error_message(fault)) from None
 
 
-async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any:
-    """The JSON value of the body.
+async def read_body(request: Request, max_bytes: int, max_seconds: float, count: Callable[[int], None]) -> bytes:
+    """The body. `count` is called with its length before it is read, or where it has none, with that of each part.
 
     Raises:
-        ApiError: 400 where the body is not JSON, 408 where it takes too long, 413 where it is too long.
+        ApiError: 408 where the body takes too long, 413 where it is too long, and what `count` raises.
         ClientDisconnect: the client left.
     """
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_bytes:
+    is_declared = length.isascii() and length.isdigit()
+    if is_declared and int(length) > max_bytes:
         raise ApiError(413, "body", f"is {length} bytes long; the limit is {max_bytes}", CLOSE)
+    if is_declared:
+        count(int(length))
     content = bytearray()
     try:
         async with asyncio.timeout(max_seconds):
@@ -88,9 +100,40 @@ async def read_json(request: Request, max_bytes: int, max_seconds: float) -> Any
                 content += chunk
                 if len(content) > max_bytes:
                     raise ApiError(413, "body", f"is longer than {max_bytes} bytes", CLOSE)
+                if not is_declared:
+                    count(len(chunk))
     except TimeoutError:
         raise ApiError(408, "body", f"did not arrive within {max_seconds:g} s", CLOSE) from None
-    return parse_json(bytes(content))
+    return bytes(content)
+
+
+def check_structure(content: bytes, max_values: int) -> None:
+    """Raises ApiError where a JSON text may hold too many values to be parsed quickly; characters of texts count too."""
+    found = sum(content.count(mark) for mark in (b"{", b"[", b","))
+    if found > max_values:
+        raise ApiError(400, "body", f"holds about {found} values; the limit is {max_values}", reason="many_values")
+
+
+class HeavyBodies:
+    """Parses long bodies in a thread, one at a time, so that other requests wait for a moment of it at most."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
+
+    async def run(self, length: int, parse: Callable[[], Value]) -> Value:
+        """What `parse` returns for a body of this length. Raises ApiError: 429 where too many wait."""
+        if length <= HEAVY_BYTES:
+            return parse()
+        if self._waiting >= MAX_HEAVY:
+            message = f"{MAX_HEAVY} long bodies wait to be parsed: heavy_bodies is the limit"
+            raise ApiError(429, "body", message, {"Retry-After": "1"}, reason="heavy_bodies")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(parse)
+        finally:
+            self._waiting -= 1
 
 
 def parse_json(content: bytes) -> Any:

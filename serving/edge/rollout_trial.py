@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
+from config.current_user import current_user
 from serving.deployment import rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
@@ -56,6 +57,7 @@ class ArmSplit:
 
     def __init__(self, name: str, arms: Mapping[str, Arm]) -> None:
         self.name = name or None
+        self.versions = {arm.version for arm in arms.values() if arm.version is not None}
         self._salt = name.encode()
         self._ends: list[tuple[float, Bucket]] = []
         end = 0.0
@@ -93,6 +95,13 @@ class RolloutTrial:
     def is_running(self) -> bool:
         """Whether calls are counted."""
         return self.stage is not None and self.stage.on_trial
+
+    def may_answer(self, version: str) -> bool:
+        """Whether a cached answer of a version may be given: the stage no longer wants what it replaced or rolled back."""
+        stage = self.stage
+        if stage is None:  # nothing was deployed from here, so nothing says otherwise
+            return True
+        return version in rollout_stage.answering_versions(stage) or version in self.experiment.versions
 
     def enter(self, new: RolloutStage | None) -> None:
         """Follow the rollout to a stage. Counts begin anew with each stage."""
@@ -287,7 +296,7 @@ class RolloutWatch:
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
         if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollout_stage.rollback_stage(current, reason, rollout_stage.current_user())
+            self._path, current, rollout_stage.rollback_stage(current, reason, current_user())
         ):
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()

@@ -14,10 +14,12 @@ from serving.circuit_breaker import Breaker
 from serving.edge.cache import Cache, MemoryCache, RedisCache
 from serving.edge.consent import ConsentCheck, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
-from serving.edge.keys import Authenticator, RateLimit
+from serving.edge.keys import Authenticator
+from serving.edge.limits import Limits
 from serving.edge.models import ApiError, Readiness
 from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog, load_secret
+from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
 from serving.edge.settings import EdgeSettings
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
@@ -45,7 +47,7 @@ class Metrics:
         self.answers = counter("answers", "Answers", "source", "cache", "bucket")
         self.seconds = histogram("answer_seconds", "From the whole request to its answer", "source")
         self.late = counter("late", "Answers after their deadline", "source")
-        self.refusals = counter("refusals", "Refused requests", "status")
+        self.refusals = counter("refusals", "Refused requests", "status", "reason")
         self.upstream = histogram("upstream_seconds", "Calls of TorchServe, by how they ended", "kind")
         self.opened = counter("breaker_opened", "Times that a circuit breaker opened", "part")
         self.served = counter("served_lines", "Lines of the served log", "outcome")
@@ -65,9 +67,9 @@ class EdgeService:
     def __init__(self, settings: EdgeSettings, profiles: ProfileReader) -> None:
         self.settings, self._profiles = settings, profiles
         self.metrics = Metrics()
-        share = settings.workers  # requests spread over the processes, and so do a key's tokens
-        limit = RateLimit(settings.rate_per_second / share, max(1.0, settings.rate_burst / share))
-        self.authenticator = Authenticator(settings.keys_path, limit)
+        self.authenticator = Authenticator(settings.keys_path)
+        self.limits = Limits(settings)
+        self.heavy_bodies = HeavyBodies()
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.kept_requests: LineLog | None = None
         self._tasks: list[asyncio.Task] = []

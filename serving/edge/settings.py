@@ -42,6 +42,7 @@ UVICORN_OPTIONS: dict[str, Any] = {
 
 Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
 Seconds = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
 HttpUrl = Annotated[str, Field(pattern=r"^http://[^/]+$")]
 
 
@@ -77,9 +78,16 @@ class EdgeSettings(BaseSettings):
     connections: Count = 64  # to TorchServe, of each process
 
     key_file: Path | None = None  # hashed API keys; None: keys.json in `home`
-    rate_per_second: Seconds = 1000  # of each API key, over all processes
+    # What each API key may send over all processes; a key for one user (`user_`) may send less. A key's bytes may come
+    # in bursts of one second, or of the longest body.
+    rate_per_second: Rate = 1000
     rate_burst: Count = 1000
+    bytes_per_second: Rate = 5_000_000  # of bodies
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # as TorchServe's own limit
+    user_rate_per_second: Rate = 20
+    user_rate_burst: Count = 40
+    user_bytes_per_second: Rate = 32_768
+    user_max_body_bytes: Annotated[int, Field(ge=1024)] = 65_536
     body_seconds: Seconds = 10
 
     deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may ask for a shorter one

@@ -16,6 +16,7 @@ from serving.settings import ServerSettings
 INFERENCE, MANAGEMENT = "inference", "management"
 MAX_REFUSALS = 3  # of a token: as it is, read again, renewed
 KEY_FILE_READS, KEY_FILE_PAUSE = 5, 0.05  # TorchServe rewrites the file in place, so a read may see half of it
+LOADING_PAUSE = 0.1  # seconds between two looks at workers that load
 
 
 class ServerError(UserError):
@@ -118,23 +119,26 @@ class TorchServe:
         """Load an archive of the model store, which holds its version, and wait for its workers.
 
         Raises:
-            ServerError: 409 where that version is loaded already; 500 where its worker fails.
+            ServerError: 409 where that version is loaded already; 500 where its worker fails, and TorchServe tries again
+                until the version is unregistered.
         """
         options = {
             "url": archive,
             "model_name": name,
             "initial_workers": workers,
-            "synchronous": "true",
             "batch_size": batch_size,
             "max_batch_delay": batch_delay_ms,
             "response_timeout": answer_seconds,
         }
         self._request(MANAGEMENT, "POST", "/models", params=options, timeout=self.load_timeout)
+        (version,) = (live.version for live in self.describe(name).values() if live.archive == archive)
+        self._wait_for_workers(name, version, workers)
 
     def scale(self, name: str, version: str, workers: int) -> None:
-        """Start or stop workers of a version until it has this many, and wait for them."""
-        options = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+        """Start or stop workers of a version until it has this many, and wait for them. Raises ServerError: one fails."""
+        options = {"min_worker": workers, "max_worker": workers}
         self._request(MANAGEMENT, "PUT", f"/models/{name}/{version}", params=options, timeout=self.load_timeout)
+        self._wait_for_workers(name, version, workers)
 
     def set_default(self, name: str, version: str) -> None:
         """Let this version answer requests that name none."""
@@ -143,6 +147,29 @@ class TorchServe:
     def unregister(self, name: str, version: str) -> None:
         """Unload a version. TorchServe refuses (403) to unload the default while others are loaded."""
         self._request(MANAGEMENT, "DELETE", f"/models/{name}/{version}", timeout=self.load_timeout)
+
+    def _wait_for_workers(self, name: str, version: str, count: int) -> None:
+        """Wait until a version has this many workers and all can answer.
+
+        We ask again and again, because a call with `synchronous` blocks one of TorchServe's few network threads, and
+        with it every connection for predictions that this thread serves.
+        """
+        deadline = time.monotonic() + self.load_timeout
+        loaded: set[str] = set()
+        loading: dict[str, int] = {}  # worker -> its process; another one means that the first failed
+        while True:
+            (about,) = self._request(MANAGEMENT, "GET", f"/models/{name}/{version}")
+            workers = about.get("workers", [])
+            loaded |= {worker["id"] for worker in workers if worker["status"] == "READY"}
+            if len(workers) == count and all(worker["status"] == "READY" for worker in workers):
+                return
+            for worker in workers:
+                process = worker["pid"]  # -1 before it started
+                if worker["id"] not in loaded and process > 0 and loading.setdefault(worker["id"], process) != process:
+                    raise ServerError(f"a worker of {name} {version} ended while it loaded the model", 500)
+            if time.monotonic() > deadline:
+                raise ServerError(f"{name} {version} has not {count} workers after {self.load_timeout:g} s", 500)
+            time.sleep(LOADING_PAUSE)
 
     def token(self, kind: str, refusals: int = 0) -> str | None:
         """The token of an API, None without authorization. It is read again after one refusal and renewed after two."""

@@ -26,9 +26,9 @@ from serving.settings import PORTS, ServerSettings, variable
 
 FRONTEND = "org.pytorch.serve.ModelServer"
 LONGEST_SOCKET_FOLDER = 80  # a Unix socket's path holds 107 characters, and TorchServe adds its own name
-# Would put other code on a worker's path, override the server's settings, or give the gate's key to workers.
+# Would put other code on a worker's path, override the server's settings, or give signing keys to workers.
 DROPPED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE")
-SECRET_FIELDS = ("gate_key", "gate_key_file")
+SECRET_FIELDS = ("gate_key", "gate_key_file", "operator_key", "operator_key_file")
 SNAPSHOTS_KEPT = 5
 
 

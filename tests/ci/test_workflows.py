@@ -75,6 +75,11 @@ def secret_faults(workflow: dict[str, Any]) -> list[str]:
             found.append("secrets outside the protected environment")
         if "secrets" in str(job.get("env")) or any("secrets" in str(step) for step in job["steps"] if "uses" in step):
             found.append("secrets for more than the commands that need them")
+        with_gate_key = [
+            step.get("run") for step in job["steps"] if "secrets.TIDEGATE_GATE_KEY }" in str(step.get("env"))
+        ]
+        if with_gate_key != ["make gate"]:
+            found.append("the gate's key is not with the gate alone")
         if "secrets" in str([step for step in job["steps"] if step.get("run") == ".ci/install"]):
             found.append("secrets while packages are installed")
     return found
@@ -182,6 +187,12 @@ MUTATIONS = [  # file, what it says, what it would say, the fault
         "    env:\n      TIDEGATE_GATE_KEY: ${{ secrets.TIDEGATE_GATE_KEY }}\n",
         "more than the commands",
     ),
+    (
+        "promote.yml",
+        "secrets.TIDEGATE_OPERATOR_KEY }}",
+        "secrets.TIDEGATE_GATE_KEY }}",
+        "gate's key is not with the gate",
+    ),
     ("promote.yml", ".ci/install", ".ci/install\n      env: {A: '${{ secrets.A }}'}", "packages are installed"),
     (
         "promote.yml",
@@ -238,9 +249,10 @@ def test_the_verdict_survives_a_deployment_that_fails() -> None:
 def test_promotion_without_its_key_and_registry_fails_at_once(ready: str, code: int) -> None:
     first = next(step for step in steps(WORKFLOWS["promote.yml"]) if "run" in step)
 
-    ended = subprocess.run(["bash", "-e", "-c", first["run"]], env={"READY": ready}, capture_output=True)
+    ended = subprocess.run(["bash", "-e", "-c", first["run"]], env=first["env"] | {"READY": ready}, capture_output=True)
 
     assert ended.returncode == code
-    for name in ("TIDEGATE_GATE_KEY", "MLFLOW_TRACKING_URI"):
-        assert f"secrets.{name} != ''" in first["env"]["READY"]
+    secrets = ("TIDEGATE_GATE_KEY", "TIDEGATE_OPERATOR_KEY", "MLFLOW_TRACKING_URI")
+    for name in (*secrets, "TIDEGATE_TRUSTED_KEYS"):
+        assert f"{'secrets' if name in secrets else 'vars'}.{name} != ''" in first["env"]["READY"]
         assert (name.encode() in ended.stdout) == bool(code)

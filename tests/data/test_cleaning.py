@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import cleaning, consent
 from data.cleaning import Ingested, clean
 from data.columns import event_id
 from data.files import DataError
@@ -184,6 +185,20 @@ def test_only_a_yes_is_consent(run):
     assert result.events["user_id"].tolist() == ["yes"]
     assert result.counts["without_consent"] == 4
     assert result.counts["users_without_consent"] == 3
+
+
+def test_consent_to_training_is_decided_by_the_one_rule(run, monkeypatch):
+    asked = []
+
+    def rule(record, purpose, now_us):
+        asked.append((record.answers[purpose].granted, purpose))
+        return consent.Decision.GRANTED
+
+    monkeypatch.setattr(cleaning, "decide", rule)
+    users = [{"user_id": "yes", "consent_training": "yes"}, {"user_id": "no", "consent_training": "no"}]
+
+    assert run([event(user="yes"), event(user="no")], users=users).counts["without_consent"] == 0
+    assert asked == [(True, "model_training"), (False, "model_training")]
 
 
 def test_an_unclear_consent_is_refused(run):

@@ -30,18 +30,18 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small state: a database with uncheckpointed changes, a key, two logs, a lock, and what a killed writer left."""
     monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "state"))
     folder = tmp_path / "state"
-    for name in ("deployments", "edge/served", "edge/requests"):
+    for name in ("keys", "deployments", "edge/served", "edge/requests"):
         (folder / name).mkdir(parents=True)
     (folder / "edge/requests").chmod(0o700)
     for name, text in {
-        "gate.key": "k" * 64 + "\n",
+        "keys/gate.pem": "k" * 64 + "\n",
         "deployments/demo.json": '{"version": "1.0"}',
         "edge/served/served-2026-01-01-7.jsonl": '{"request_id":"a"}\n' * 1000,
-        "gate.key.lock": "",
-        ".gate.key.12.partial": "half",
+        "keys/keys.lock": "",
+        "keys/.gate.pem.12.partial": "half",
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "gate.key").chmod(0o600)
+    (folder / "keys/gate.pem").chmod(0o600)
     database = sqlite3.connect(folder / "online.db", isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("CREATE TABLE records (key INTEGER)")
@@ -133,14 +133,14 @@ def test_an_archive_is_its_owners_alone_and_lists_a_digest_of_each_file(archive:
 
 
 def test_a_restore_refuses_a_state_that_is_not_empty_and_keeps_it_aside_if_told_to(state: Path, archive: Path) -> None:
-    (state / "gate.key").write_text("another", encoding="utf-8")
+    (state / "keys/gate.pem").write_text("another", encoding="utf-8")
     before = contents(state)
     with pytest.raises(BackupError, match=rf"{state} is not empty; REPLACE=1 \(--replace\) keeps it aside"):
         restore(archive, state)
     assert contents(state) == before
     _, aside = restore(archive, state, replace=True)
     assert aside is not None
-    assert (state / "gate.key").read_text(encoding="utf-8") == "k" * 64 + "\n"
+    assert (state / "keys/gate.pem").read_text(encoding="utf-8") == "k" * 64 + "\n"
     assert contents(aside) == before
 
 
@@ -202,7 +202,7 @@ def test_a_backup_that_is_killed_leaves_no_archive_and_the_next_one_removes_its_
 
 def test_a_restore_that_is_killed_is_done_or_can_be_run_again(state: Path, archive: Path, tmp_path: Path) -> None:
     before = contents(state)
-    (state / "gate.key").write_text("of the former state", encoding="utf-8")
+    (state / "keys/gate.pem").write_text("of the former state", encoding="utf-8")
     former = contents(state)
     ends = set()
     for step in range(1, 5):
@@ -318,12 +318,12 @@ def of(name: str, content: bytes | None) -> Callable:
         (added("/tmp/evil"), "it holds /tmp/evil"),
         (added("state"), "it holds state,"),
         (added("state/link", tarfile.SYMTYPE, "/etc"), "it holds state/link"),
-        (added("state/link", tarfile.LNKTYPE, "state/gate.key"), "it holds state/link"),
+        (added("state/link", tarfile.LNKTYPE, "state/keys/gate.pem"), "it holds state/link"),
         (added("state/device", tarfile.CHRTYPE), "it holds state/device"),
-        (added("state/gate.key"), "it holds state/gate.key"),
+        (added("state/keys/gate.pem"), "it holds state/keys/gate.pem"),
         (added("state/new"), "is damaged: state/new"),
-        (of("state/gate.key", b"x" * 65), "is damaged: state/gate.key; use another backup"),
-        (of("state/gate.key", None), "is damaged: state/gate.key"),
+        (of("state/keys/gate.pem", b"x" * 65), "is damaged: state/keys/gate.pem; use another backup"),
+        (of("state/keys/gate.pem", None), "is damaged: state/keys/gate.pem"),
         (of("SHA256SUMS", None), "is damaged: .*use another backup"),
         (of("backup.json", None), "is no backup of Tidegate"),
         (of("backup.json", b"[]"), "is no backup of Tidegate"),
@@ -366,10 +366,12 @@ def test_no_changed_byte_of_an_archive_changes_the_state(state: Path, archive: P
 def test_what_lies_elsewhere_is_named_without_its_password(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/mlflow")
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{state}/online.db")
-    monkeypatch.setenv("TIDEGATE_GATE_KEY", "of-the-tests-alone-and-no-secret")
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", "operator ed25519 AAAA name\n" * 20)
     assert backup.not_included(state) == [
         "runs, models and aliases (MLFLOW_TRACKING_URI)",
         "the gate's key (TIDEGATE_GATE_KEY)",
+        "the operator's key (TIDEGATE_OPERATOR_KEY)",
+        "the trusted keys (TIDEGATE_TRUSTED_KEYS)",
     ]
 
 
@@ -378,7 +380,7 @@ def test_a_restore_refuses_while_something_uses_the_state(
 ) -> None:
     holds = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", holds, state / "gate.key"], **pipes) as user:  # type: ignore[call-overload]
+    with subprocess.Popen([sys.executable, "-c", holds, state / "keys/gate.pem"], **pipes) as user:  # type: ignore[call-overload]
         user.stdout.readline()
         assert backup.main(["restore", "--replace", str(archive)]) == 2
         assert f"(pid {user.pid})" in capsys.readouterr().err

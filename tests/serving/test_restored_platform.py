@@ -38,7 +38,8 @@ def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytes
     state.mkdir()
     shutil.copyfile(empty_registry, state / "mlflow.db")
     monkeypatch.setenv("TIDEGATE_STATE", str(state))
-    monkeypatch.delenv("TIDEGATE_GATE_KEY")
+    for role in ("GATE", "OPERATOR"):
+        monkeypatch.delenv(f"TIDEGATE_{role}_KEY")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for seed in (1, 2):
         promotion.promote("tiny", registry.register_version("tiny", artifacts[seed]), REPORT)
@@ -53,7 +54,8 @@ def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_restored_platform_may_deploy_and_knows_its_keys(platform: Path, tmp_path: Path) -> None:
-    kept = {name: (platform / name).read_bytes() for name in ("gate.key", "edge/keys.json", "edge/user.key")}
+    names = ("keys/gate.pem", "keys/operator.pem", "keys/trusted", "edge/keys.json", "edge/user.key")
+    kept = {name: (platform / name).read_bytes() for name in names}
     save(platform, tmp_path / "one.tar.gz")
     registry_client().set_registered_model_tag("tiny", "later", "than the backup")
     shutil.rmtree(platform)
@@ -84,7 +86,7 @@ def test_a_state_that_is_restored_at_another_place_serves_there(
 def test_a_backup_taken_between_two_decisions_is_accepted_after_the_restore(
     platform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # This machine remembers the newest alias change. A backup with a newer memory than registry could not be deployed.
+    # This host remembers the newest decision. A backup with a newer memory than registry could not be deployed.
     copy = backup._copy_database
 
     def roll_back_first(path: Path, scratch: Path) -> Path:

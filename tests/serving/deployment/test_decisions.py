@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import signing
 
 from data import files
 from serving import deploy
 from serving.deployment import decisions, promotion, reconcile, registry
-from serving.deployment.decisions import INTENT_TAG, SIGNED_KIND, entry_tag
+from serving.deployment.decisions import INTENT_TAG, entry_tag
 from serving.deployment.reconcile import Deployment
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, registry_client
-from serving.deployment.signature import GateKeys
 from serving.deployment.status import registry_lines
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -166,7 +166,7 @@ def test_a_change_of_another_dataset_is_refused(signed, artifacts) -> None:
     registry.register_version("other", artifacts[1])
     registry_client().set_registered_model_tag("other", entry_tag(1), json.dumps(entry(1)))
     registry_client().set_registered_model_alias("other", CHAMPION, "1")
-    with pytest.raises(RegistryError, match=r"other: its entry decision.000001 is of tiny"):
+    with pytest.raises(RegistryError, match=r"other: its entry decision.000001 is a promotion of tiny"):
         promotion.serving_target("other")
 
 
@@ -180,7 +180,7 @@ def test_an_intent_signed_by_an_unknown_key_changes_nothing(signed) -> None:
         "after": {CHAMPION: "1", PREVIOUS: None},
     }
     registry_client().set_registered_model_tag(
-        "tiny", INTENT_TAG, GateKeys(("s" * 32,), "elsewhere").sign(SIGNED_KIND, forged)
+        "tiny", INTENT_TAG, signing.signed(signing.STRANGER_SEED, "promotion", forged)
     )
     with pytest.raises(RegistryError, match="its tag decision_intent was signed by the key"):
         decisions.complete_decision("tiny")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.gating import report_page
-from serving import deploy, gate_key
+from serving import deploy, signing_keys
 from serving.deployment import promotion, reconcile, registry
 from serving.deployment.decisions import entry_tag
 from serving.deployment.reconcile import Deployment
@@ -147,26 +147,32 @@ def test_an_override_works_if_the_record_was_tampered_with(overridden) -> None:
     assert promotion.serving_target("tiny").version.version == "1"
 
 
+def lose_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "state"))
+    for role in ("GATE", "OPERATOR"):
+        monkeypatch.delenv(f"TIDEGATE_{role}_KEY")
+
+
 def test_an_override_creates_no_second_key_if_the_first_is_missing(overridden, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.delenv("TIDEGATE_GATE_KEY")
-    monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
-    with pytest.raises(RegistryError, match="there is no key at"):
+    lose_keys(tmp_path, monkeypatch)
+    with pytest.raises(RegistryError, match="there is no operator key at"):
         promotion.override("tiny", "1", REASON)
-    assert not (tmp_path / "gate").exists()
+    assert not list(tmp_path.rglob("*.pem"))
 
 
 def test_no_signature_makes_a_second_key_if_the_first_is_missing_and_a_new_one_is_made_by_command(
     overridden, artifacts, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.delenv("TIDEGATE_GATE_KEY")
-    monkeypatch.setenv("TIDEGATE_GATE_KEY_FILE", str(tmp_path / "gate"))
+    lose_keys(tmp_path, monkeypatch)
     other = registry.register_version("other", artifacts[1])  # of a dataset for which nothing was signed yet
     for dataset, version in (("tiny", "1"), ("other", other)):
-        with pytest.raises(RegistryError, match=r"there is no key at .*restore it from a backup.*gate_key create"):
+        with pytest.raises(
+            RegistryError, match=r"there (is no gate key|are no trusted keys) at .*from a backup.*signing_keys create"
+        ):
             promotion.promote(dataset, version, PROMOTED)
-    assert not (tmp_path / "gate").exists()
+    assert not list(tmp_path.rglob("*.pem"))
 
-    assert gate_key.main(["create"]) == 0
+    assert signing_keys.main(["create"]) == 0
     with pytest.raises(RegistryError, match="was signed by the key"):
         promotion.serving_target("tiny")
     promotion.override("tiny", "1", REASON)

@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from signing import OPERATOR_SEED, STRANGER_SEED, signed
 
 from config import params
 from config.paths import ROOT
-from serving.deployment import promotion, registry, status
+from serving.deployment import promotion, registry, signature, status
 from serving.deployment.promotion import REPORT_TAG, SIGNATURE_TAG
 from serving.deployment.registry import RegistryError, registry_client
-from serving.deployment.signature import GateKeys
 from serving.deployment.status import registry_lines
 
 DATASET = params.load(ROOT / "params.yaml").dataset
@@ -82,12 +82,18 @@ def test_a_tampered_report_is_refused_even_if_its_hash_is_updated(
     assert_refused(r"tiny 1: its gate report was changed after it was signed \(the signature differs\)")
 
 
-def test_a_report_signed_by_an_unknown_key_is_refused(promoted: str) -> None:
+@pytest.mark.parametrize(
+    ("seed", "problem"),
+    [
+        (STRANGER_SEED, "the key .*; this machine .* trusts"),
+        (OPERATOR_SEED, "the operator key .*, which may not sign a gate report"),
+    ],
+)
+def test_a_report_that_the_gate_did_not_sign_is_refused(promoted: str, seed: bytes, problem: str) -> None:
     envelope = signed_tag(promoted)
-    stranger = GateKeys(("s" * 32,), "elsewhere")
     statement = {key: value for key, value in envelope["signed"].items() if key not in ("kind", "key")}
-    set_tag(promoted, json.loads(stranger.sign(promotion.SIGNED_KIND, statement)))
-    assert_refused("tiny 1: its gate report was signed by the key .*; TIDEGATE_GATE_KEY holds")
+    set_tag(promoted, json.loads(signed(seed, promotion.SIGNED_KIND, statement)))
+    assert_refused(f"tiny 1: its gate report was signed by {problem}")
 
 
 def test_the_report_of_another_version_is_refused(two) -> None:
@@ -118,7 +124,7 @@ def test_an_unsigned_newer_report_does_not_replace_the_signed_one(promoted: str,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(GateKeys, "sign", killed)  # the new report is written, and not yet signed
+        patch.setattr(signature, "sign", killed)  # the new report is written, and not yet signed
         with pytest.raises(KeyboardInterrupt):
             promotion.promote("tiny", promoted, REPORT | {"reason": "better still"})
     assert promotion.serving_target("tiny").report["reason"] == "better by 5%"

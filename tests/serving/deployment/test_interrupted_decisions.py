@@ -1,4 +1,4 @@
-"""An alias change that is killed before any of its writes ends in the same state when it is run again."""
+"""A decision that is killed before any of its writes ends in the same state when it is run again."""
 
 from __future__ import annotations
 

@@ -132,12 +132,14 @@ def test_every_status_that_occurs_is_declared(start: Start) -> None:
             edge.ask({"user_id": "bob"}, key=ann).status_code,
             edge.ask(b" " * 2000).status_code,
             408,  # test_request_parsing.py brings this about
+            edge.ask({}, x_long="a" * 40_000).status_code,
         },
         "get": {
             edge.get().status_code,
             edge.get("k=0").status_code,
             edge.get(key="none").status_code,
             edge.get("user_id=bob", key=ann).status_code,
+            edge.get(x_long="a" * 40_000).status_code,
         },
     }
     while edge.ask({}).status_code != 429:

@@ -110,6 +110,28 @@ def test_users_of_the_canary_are_answered_by_the_new_version_and_see_it(on_trial
     assert lines == {answer["request_id"]: (answer["bucket"], answer["model_version"]) for answer in answers}
 
 
+def test_a_cached_answer_of_a_version_that_was_rolled_back_is_not_given_again(
+    on_trial, torchserve: FakeTorchServe
+) -> None:
+    edge = on_trial(Phase.SERVES)
+    torchserve.version = NEW
+    bad = [edge.answer({"user_id": "ann"}) for _ in range(2)]
+    assert [(answer["model_version"], answer["cache"]) for answer in bad] == [(NEW, "miss"), (NEW, "hit")]
+    torchserve.version = OLD
+    enter(edge, Phase.ROLLBACK)
+    assert edge.answer({"user_id": "ann"})["model_version"] == OLD
+
+
+def test_the_last_answer_of_a_version_that_was_rolled_back_is_no_fallback(on_trial, torchserve: FakeTorchServe) -> None:
+    edge = on_trial(Phase.SERVES, cache_seconds=0)
+    torchserve.version = NEW
+    edge.answer({"user_id": "ann"})
+    torchserve.mode = "failing"
+    assert edge.answer({"user_id": "ann"})["source"] == "cached"
+    enter(edge, Phase.ROLLBACK)
+    assert edge.answer({"user_id": "ann"})["source"] == "popular"
+
+
 def test_users_stay_with_the_new_version_as_its_share_grows(on_trial) -> None:
     edge = on_trial(Phase.CANARY, 0.2)
     users = [f"staying-{number}" for number in range(60)]
