@@ -10,6 +10,9 @@ import select
 import sys
 from collections.abc import Callable
 
+from config.redact import install as install_redaction
+from config.redact import redact
+
 # OpenMP threads spin while they wait for each other. If other processes use the cores, each waits for a thread that does
 # not run: a fit next to another one took 150 s instead of 20. If they sleep at once, they wake up too slowly: a fit alone
 # took 31 s instead of 15. So they spin for a moment, then sleep. Torch's OpenMP runtime (GNU, or Intel's and LLVM's) reads
@@ -23,7 +26,10 @@ INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports them: 128 + SIGINT, 12
 
 
 class UserError(ValueError):
-    """An error that the user can fix. The message says what is wrong and where."""
+    """An error that the user can fix. The message says what is wrong and where; its text holds no password."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
@@ -32,11 +38,12 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     A UserError is printed as `error: ...` on stderr and returns 2, and so is a file that cannot be read or written for
     want of permission or space. An interrupt returns 130. If the reader of stdout
     has gone (`... | head`), the command stops silently and returns 141. Characters that stdout's encoding lacks are
-    printed as escapes, such as `\\u2013`.
+    printed as escapes, such as `\\u2013`. Passwords are redacted in all log messages and tracebacks.
     """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        install_redaction()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:

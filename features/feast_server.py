@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from config.redact import without_credentials
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import Swap
 
@@ -80,7 +81,7 @@ class ServerEngine:
             raise StoreError(
                 f"{url} needs Feast's library, which is not loaded; read through `feast serve`: feast+http://host:port"
             )
-        self.location = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.location = without_credentials(url)
         # The server is internal, so the environment's proxies do not apply.
         self._http = httpx.Client(base_url=url.removeprefix("feast+"), timeout=timeout_s, trust_env=False)
 

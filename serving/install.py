@@ -9,27 +9,28 @@ import argparse
 import shutil
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from config.command import UserError, exits_cleanly
+from config.command import exits_cleanly
+from config.current_user import current_user
 from data import files
 from serving import settings as environment
-from serving.artifact.archive import ModelArchive, PackageError, read_archive
+from serving.artifact.archive import ModelArchive, read_archive
+from serving.deployment import rollout_stage
 from serving.deployment.load_version import Progress, load_version, make_default
+from serving.deployment.restore import restore
+from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.edge import settings as edge
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe
 
 
-class InstallError(UserError):
-    """There is nothing to serve."""
-
-
 def install(path: Path, settings: ServerSettings, progress: Progress = print) -> ModelArchive:
     """Copy an archive into the model store, load it and make it the default; the former default stays loaded.
+
+    The rollout stage then says that it serves.
 
     Raises:
         PackageError: it is not a Tidegate archive.
@@ -52,36 +53,39 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
                 for version in sorted(client.describe(archive.name).keys() - former - {archive.version}):
                     client.unregister(archive.name, version)
                     progress(f"unloaded {archive.name} {version}")
+            kept = client.describe(archive.name).keys() - {archive.version}
+        _record(archive, next(iter(kept), None), settings)
     return archive
 
 
-def restore(dataset: str, settings: ServerSettings, progress: Progress = print) -> str:
-    """Start TorchServe with what it served last, else with the newest archive of its model store; the version.
-
-    Raises:
-        InstallError: there is neither.
-        PackageError, DeployError, ServerStartError: as in `install`.
-    """
-    server.start(settings)
-    with TorchServe.from_settings(settings) as client:
-        for live in client.describe(dataset).values():
-            if live.default and live.ready:
-                return live.version
-    stored = []
-    for path in settings.model_store.glob("*.mar"):
-        with suppress(PackageError):  # a copy that was interrupted
-            stored.append(read_archive(path))
-    own = [archive for archive in stored if archive.name == dataset]
-    if not own:
-        raise InstallError(f"{settings.model_store} holds no archive of {dataset}; install one")
-    newest = max(own, key=lambda archive: [int(part) for part in archive.version.split(".")])
-    return install(newest.path, settings, progress).version
+def _record(archive: ModelArchive, previous: str | None, settings: ServerSettings) -> None:
+    """Write to the rollout stage that the archive serves, so that a repair restores it."""
+    path = rollout_stage.stage_path(archive.name, settings)
+    while True:
+        stage = rollout_stage.read_stage(path)
+        if stage is not None and (stage.phase, stage.version, stage.previous) == (
+            Phase.SERVES,
+            archive.version,
+            previous,
+        ):
+            return
+        new = RolloutStage(
+            dataset=archive.name,
+            phase=Phase.SERVES,
+            version=archive.version,
+            previous=previous,
+            since=rollout_stage.utc_now(),
+            reason=f"installed {archive.path.name}",
+            by=current_user(),
+        )
+        if rollout_stage.replace_stage(path, stage, new):
+            return
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.install", description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path, nargs="?", help="a .mar; default: what was served last, else the newest")
+    parser.add_argument("archive", type=Path, nargs="?", help="a .mar; default: what was served last")
     path = parser.parse_args(argv).archive
     settings, begun = environment.load(), time.monotonic()
     if path is None:

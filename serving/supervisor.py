@@ -1,8 +1,9 @@
 """Keep TorchServe serving: check it every two seconds, and repair what does not recover by itself.
 
-It starts the server with its models, restarts it if it stays unresponsive or without a worker, and deploys what is
-missing. It also completes a rollback that the edge ordered. SIGTERM or Ctrl-C stops it and the server, and so does
-`python -m serving.server stop`.
+It starts the server, restarts it if it stays unresponsive or without a worker, and loads what served, from the archives
+on this machine: the registry need not be reachable, and a promoted version is not switched to. A rollback that the edge
+ordered is done on the server at once, and then recorded in the registry. SIGTERM or Ctrl-C stops the supervisor and the
+server, and so does `python -m serving.server stop`. If the supervisor is killed, the server that it started ends, too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from enum import StrEnum
 from config import params
 from config.command import UserError, exits_cleanly
 from config.paths import ROOT
+from config.processes import END_WITH_PARENT
 from serving import settings as environment
 from serving.deployment import rollout_stage
+from serving.deployment.restore import restore
 from serving.deployment.rollout_stage import Phase, StageError
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -40,7 +43,7 @@ class State(StrEnum):
     UNRESPONSIVE = "does not answer"
     NO_MODEL = "has no version loaded"
     NO_WORKER = "has no worker for its default version"
-    ROLLBACK_PENDING = "serves the previous version after a rollback that the registry does not record yet"
+    ROLLBACK_PENDING = "does not serve the version that a rollback ordered"
 
 
 MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself, within GRACE_SECONDS
@@ -53,32 +56,62 @@ def check(dataset: str, settings: ServerSettings) -> State:
     urls = settings.inference_url, settings.management_url
     try:
         with TorchServe(*urls, settings.key_file, timeout=ANSWER_SECONDS) as client:
-            loaded = client.describe(dataset).values()
+            loaded = client.describe(dataset)
     except ServerError:
         return State.UNRESPONSIVE
     if not loaded:
         return State.NO_MODEL
-    if not any(version.default and version.ready for version in loaded):
+    default = next((version for version, live in loaded.items() if live.default and live.ready), None)
+    if default is None:
         return State.NO_WORKER
+    ordered = ordered_rollback(dataset, settings)
+    return State.SERVING if ordered in (None, default) else State.ROLLBACK_PENDING
+
+
+def ordered_rollback(dataset: str, settings: ServerSettings) -> str | None:
+    """The version that a rollback in the stage wants, if the registry does not record it yet."""
     with suppress(StageError):  # a deployment will report it
         stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
         if stage is not None and stage.phase is Phase.ROLLBACK:
-            return State.ROLLBACK_PENDING
-    return State.SERVING
+            return stage.previous
+    return None
 
 
 def repair(state: State, again: bool, dataset: str, settings: ServerSettings) -> None:
     """Repair a state; `again` if the first repair did not help. Raises UserError if the repair fails."""
-    if state is State.NOT_RUNNING:
-        server.start(settings)
-    elif state is State.UNRESPONSIVE or (state is State.NO_WORKER and not again):
+    if state is State.UNRESPONSIVE or (state is State.NO_WORKER and not again):
         server.stop(settings)
-        server.start(settings)
-    else:
+    restore(dataset, settings, _print, end_with_parent=True)
+
+
+class RollbackRecorder:
+    """Records an ordered rollback in the registry, by a process of its own: the registry may take minutes, or be away."""
+
+    def __init__(
+        self, dataset: str, is_pending: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         # A process of its own: the registry's client is large, and nothing in it may end the supervisor.
-        command = [sys.executable, "-m", "serving.deploy", "--dataset", dataset]
-        if subprocess.run(command, cwd=ROOT).returncode:
-            raise UserError("the deployment failed; see its output above")
+        self._command = [*END_WITH_PARENT, sys.executable, "-m", "serving.deploy", "--settle", "--dataset", dataset]
+        self._is_pending, self._clock = is_pending, clock
+        self._process: subprocess.Popen | None = None
+        self._attempts, self._next_attempt = 0, 0.0
+
+    def step(self) -> None:
+        """Start an attempt if a rollback is pending and it is time to."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        if not self._is_pending():
+            self._attempts, self._next_attempt = 0, 0.0
+        elif self._clock() >= self._next_attempt:
+            self._process = subprocess.Popen(self._command, cwd=ROOT)
+            self._attempts += 1
+            self._next_attempt = self._clock() + min(CHECK_SECONDS * 2**self._attempts, LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """End an attempt that runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
 
 
 class Supervisor:
@@ -97,12 +130,15 @@ class Supervisor:
         self._has_run = False  # whether the server has been seen to run
         self._failing_since: float | None = None
         self._repairs = 0  # since it last served
+        self._repaired: State | None = None  # by the last of them
+        self._next_repair = 0.0  # of the same state; another state is repaired at once
 
     def step(self) -> float | None:
         """Check once, and repair if it is time to. Seconds until the next check; None to end."""
         state = self._state()
         if state is State.SERVING:
-            return self._serving()
+            self._serving()
+            return CHECK_SECONDS
         if self._has_run and not self._repairs and self._was_stopped():
             self._log("TorchServe was stopped on purpose; the supervisor ends")
             return None
@@ -112,7 +148,9 @@ class Supervisor:
         is_recent = self._clock() - self._failing_since < GRACE_SECONDS
         if state in MAY_RECOVER and is_recent and not self._repairs:
             return CHECK_SECONDS
-        return self._attempt_repair(state)
+        if state is not self._repaired or self._clock() >= self._next_repair:
+            self._attempt_repair(state)
+        return CHECK_SECONDS
 
     def _state(self) -> State:
         try:
@@ -121,13 +159,12 @@ class Supervisor:
             self._log(f"error: {error!r}")
             return State.UNRESPONSIVE
 
-    def _serving(self) -> float:
+    def _serving(self) -> None:
         if self._repairs or not self._has_run:
             self._log(f"TorchServe {State.SERVING}")
-        self._has_run, self._failing_since, self._repairs = True, None, 0
-        return CHECK_SECONDS
+        self._has_run, self._failing_since, self._repairs, self._repaired = True, None, 0, None
 
-    def _attempt_repair(self, state: State) -> float:
+    def _attempt_repair(self, state: State) -> None:
         self._repairs += 1
         self._log(f"TorchServe {state}")
         try:
@@ -135,8 +172,10 @@ class Supervisor:
         except Exception as error:  # for instance a full disk, which may have room at the next attempt
             self._log(f"error: {error if isinstance(error, UserError) else repr(error)}")
         if self._state() is State.SERVING:  # now: at the next check it may have failed again, in another way
-            return self._serving()
-        return min(CHECK_SECONDS * 2 ** (self._repairs - 1), LONGEST_PAUSE)
+            self._serving()
+            return
+        self._repaired = state
+        self._next_repair = self._clock() + min(CHECK_SECONDS * 2 ** (self._repairs - 1), LONGEST_PAUSE)
 
 
 @exits_cleanly
@@ -145,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m serving.supervisor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: params.dataset")
+    parser.add_argument("--no-registry", action="store_true", help="record no rollback: there is no registry")
     arguments = parser.parse_args(argv)
     dataset = arguments.dataset or params.load(ROOT / "params.yaml").dataset
     settings = environment.load()
@@ -154,12 +194,18 @@ def main(argv: list[str] | None = None) -> int:
         lambda: server.was_stopped(settings),
         log=_print,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, which ends a running deployment too
+    recorder = RollbackRecorder(
+        dataset, lambda: not arguments.no_registry and ordered_rollback(dataset, settings) is not None
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises
     try:
         while (pause := supervisor.step()) is not None:
+            recorder.step()
             time.sleep(pause)
     except KeyboardInterrupt:
         server.stop(settings)
+    finally:
+        recorder.close()
     return 0
 
 

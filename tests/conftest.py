@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ import signing
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them.
-THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"  # with other test processes, or alone
-os.environ.setdefault("OMP_NUM_THREADS", THREADS)
-os.environ.setdefault("MKL_NUM_THREADS", THREADS)
+# Set before torch, numpy or MLflow are imported: they read these once. Child processes inherit them. One thread each,
+# because several test processes share the cores: threads that wait for one another would spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "true"
@@ -45,6 +47,15 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_registered_models()
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Undoes config.redact.install, which each command and worker calls, after a test that runs one in this process."""
+    before = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
+    yield
+    logging.setLogRecordFactory(before[0])
+    sys.excepthook, threading.excepthook = before[1:]
 
 
 @pytest.fixture

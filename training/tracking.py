@@ -22,6 +22,7 @@ from filelock import FileLock
 from config import params
 from config.command import UserError
 from config.paths import INGESTED, SQLITE_LOCK_SECONDS, mlflow_database, sqlite_file, sqlite_url
+from config.redact import redact
 from features.feature_files import Features
 from training import mlflow_views, plots, provenance
 
@@ -122,7 +123,7 @@ def _reason(text: str) -> str:
         return f"{file} is damaged; restore it from a backup, or move it away to begin anew"
     if deleted := re.search(r"The (run|experiment) (\w+) must be in the 'active' state", text):
         return _deleted(deleted[1], deleted[2])
-    return " ".join(text.partition("\n")[0].split())[:300]
+    return redact(" ".join(text.partition("\n")[0].split()))[:300]
 
 
 def _deleted(kind: str, number: str) -> str:
@@ -132,7 +133,7 @@ def _deleted(kind: str, number: str) -> str:
 
 def _mlflow_command(arguments: str) -> str:
     """A command line of MLflow's own tool on this store."""
-    uri = shlex.quote(tracking_uri())
+    uri = shlex.quote(tracking_uri()) if redact(tracking_uri()) == tracking_uri() else '"$MLFLOW_TRACKING_URI"'
     if arguments.startswith("db "):
         return f".venv/bin/mlflow {arguments} {uri}"
     return f"MLFLOW_TRACKING_URI={uri} .venv/bin/mlflow {arguments}" if _database() else f".venv/bin/mlflow {arguments}"
@@ -295,7 +296,7 @@ def closing(
         yield run
     except BaseException as error:
         with suppress(TrackingError):  # such as that the run was deleted, which may be the error itself
-            run.tag(error=" ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH])
+            run.tag(error=redact(" ".join(f"{type(error).__name__}: {error}".split()))[:ERROR_LENGTH])
             run.close("KILLED" if isinstance(error, gave_up) else "FAILED")
         raise
     run.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from config.paths import SPLIT, sqlite_file
+from config.redact import redact
 from experiments.lineage.served_log import Line, LineageError
 from serving.deployment import registry
 from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
@@ -25,8 +25,7 @@ def registry_place() -> str:
     uri = tracking_uri()
     if (file := sqlite_file(uri)) and not file.is_file():
         raise LineageError(f"there is no registry at {uri}; MLFLOW_TRACKING_URI names another one")
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc}/", f"{parts.hostname}/", 1) if "@" in parts.netloc else uri
+    return redact(uri)
 
 
 def find_version(line: Line) -> RegisteredVersion:

@@ -23,6 +23,7 @@ from filelock import FileLock
 from config import params
 from config.command import UserError
 from config.paths import SQLITE_LOCK_SECONDS, sqlite_file, sqlite_url, studies_database
+from config.redact import redact
 from features import fit
 from features.feature_files import Features
 from features.fit import SplitTables
@@ -110,8 +111,8 @@ def open_storage(url: str):
                 return JournalStorage(journal.JournalRedisBackend(url))
             return _open_database(url)
     except Exception as error:  # each driver has its own exceptions
-        reason = hide_password(" ".join(str(error.__cause__ or error).split()))[:200]
-        raise UserError(f"{VARIABLE}: {hide_password(url)} cannot be opened: {reason}") from None
+        reason = redact(" ".join(str(error.__cause__ or error).split()))[:200]
+        raise UserError(f"{VARIABLE}: {redact(url)} cannot be opened: {reason}") from None
 
 
 def _open_database(url: str):
@@ -137,11 +138,6 @@ def _open_database(url: str):
             return open_once({})
         time.sleep(seconds)
     return open_once({})
-
-
-def hide_password(text: str) -> str:
-    """The text with the passwords of URLs replaced by ***."""
-    return re.sub(r"://([^:/@\s]*):[^@\s]*@", r"://\1:***@", text)
 
 
 def study_name(label: str, features: Features, settings: params.Params) -> str:

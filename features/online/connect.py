@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.paths import online_store
+from config.redact import without_credentials
 from features.online.errors import StoreAbsent, StoreError, StoreUnavailable
 from features.online.store import Engine, ProfileStore, Swap
 
@@ -200,8 +200,7 @@ return 1
 """
 
     def __init__(self, url: str, timeout_s: float, single: bool = False) -> None:
-        parts = urlsplit(url)
-        self.location = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.location = without_credentials(url)
         # Retry once if a connection broke, since an idle one may have been closed. Never after a timeout, which would
         # double the wait. The library's default would back off for seconds.
         retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))

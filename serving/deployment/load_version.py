@@ -29,15 +29,17 @@ class GoldenRequestError(UserError):
     """A loaded version does not answer its golden requests as its artifact did at export."""
 
 
-def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_seconds: float) -> None:
-    """Check that this version answers each golden request as at export.
+def check_golden_requests(
+    archive: ModelArchive, client: TorchServe, wait_seconds: float, waits: Callable[[], bool] = lambda: True
+) -> None:
+    """Check that this version answers each golden request as at export, retrying as long as `waits` returns True.
 
     Raises:
         GoldenRequestError: an answer differs, or a worker that is starting gives none in `wait_seconds`.
     """
     deadline = time.monotonic() + wait_seconds
     for number, case in enumerate(archive.golden_requests):
-        answer = _predict(archive, case["request"], client, deadline)
+        answer = _predict(archive, case["request"], client, deadline, waits)
         fault = find_difference(case["answer"], answer)
         if fault is None and answer.get("model_version") != archive.version:
             fault = f"model_version is {answer.get('model_version')}, not {archive.version}"
@@ -45,8 +47,14 @@ def check_golden_requests(archive: ModelArchive, client: TorchServe, wait_second
             raise GoldenRequestError(f"the answer to golden request {number} differs from that at export: {fault}")
 
 
-def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSettings, progress: Progress) -> None:
-    """Load a version next to the others and check its golden requests.
+def load_version(
+    archive: ModelArchive,
+    client: TorchServe,
+    settings: ServerSettings,
+    progress: Progress,
+    waits: Callable[[], bool] = lambda: True,
+) -> None:
+    """Load a version next to the others and check its golden requests, as `check_golden_requests` does.
 
     Raises:
         DeployError: it cannot be loaded or its answers differ; it is unloaded again.
@@ -54,7 +62,7 @@ def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSett
     live = client.describe(archive.name)
     if archive.version in live:
         try:
-            check_golden_requests(archive, client, settings.load_seconds)
+            check_golden_requests(archive, client, settings.load_seconds, waits)
             return
         except GoldenRequestError as error:
             progress(f"{archive} is loaded, but {error}; loading it again")
@@ -63,7 +71,7 @@ def load_version(archive: ModelArchive, client: TorchServe, settings: ServerSett
     try:
         batching = {"batch_size": settings.batch_size, "batch_delay_ms": settings.batch_delay_ms}
         client.register(archive.path.name, archive.name, **batching, answer_seconds=settings.answer_seconds)
-        check_golden_requests(archive, client, settings.load_seconds)
+        check_golden_requests(archive, client, settings.load_seconds, waits)
     except (ServerError, GoldenRequestError) as error:
         cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
         live = client.describe(archive.name)
@@ -113,12 +121,14 @@ def check_serves(name: str, version: str, client: TorchServe, wait_seconds: floa
         time.sleep(RETRY_SECONDS)
 
 
-def _predict(archive: ModelArchive, request: dict, client: TorchServe, deadline: float) -> dict:
+def _predict(
+    archive: ModelArchive, request: dict, client: TorchServe, deadline: float, waits: Callable[[], bool]
+) -> dict:
     while True:
         try:
             return client.predict(archive.name, request, archive.version)
         except ServerError as error:
-            if error.status not in STARTING_STATUSES or time.monotonic() > deadline:
+            if error.status not in STARTING_STATUSES or time.monotonic() > deadline or not waits():
                 raise GoldenRequestError(f"it does not answer: {error}") from None
             time.sleep(RETRY_SECONDS)
 

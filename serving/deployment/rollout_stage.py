@@ -80,11 +80,6 @@ class RolloutStage(BaseModel):
     entry: str = ""  # its hash
 
     @property
-    def default(self) -> str:
-        """The version that answers by default: all users, or those outside of the canary."""
-        return self.version if self.previous is None or self.phase in (Phase.SERVES, Phase.SWITCH) else self.previous
-
-    @property
     def on_trial(self) -> bool:
         """Whether `version` is on trial next to `previous`."""
         return self.phase in (Phase.SHADOW, Phase.CANARY) and self.plan is not None and self.previous is not None

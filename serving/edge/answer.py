@@ -22,6 +22,8 @@ FIELDS = (
 )
 LOGGED_FIELDS = ("inputs", "computed_on")  # a worker sends these for the served log only
 CLIENT_FIELDS = ("request_id", "experiment", "bucket", "cache")  # the edge adds these to every answer
+# Of packed answers: releases whose answers have other fields do not read each other's. Count on when `pack` changes.
+PACKED_FORMAT = "2-" + blake2b(",".join(FIELDS + LOGGED_FIELDS).encode(), digest_size=4).hexdigest()
 
 
 class Answer(NamedTuple):

@@ -20,11 +20,11 @@ from starlette.routing import Route
 
 from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
-from serving.edge import models, settings
+from serving.edge import connections, models, settings
 from serving.edge.answer import client_body, log_line
 from serving.edge.consent import UNKNOWN, OnlineProfileReader, ProfileReader
 from serving.edge.keys import ApiKey
-from serving.edge.models import ApiError, Health, Readiness, RequestHeaders
+from serving.edge.models import ApiError, Liveness, Readiness, RequestHeaders
 from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
 from serving.edge.request_log import kept_request, pseudonym
 from serving.edge.request_parsing import (
@@ -40,6 +40,7 @@ from serving.edge.request_parsing import (
 from serving.edge.rollout_trial import NO_BUCKET
 from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
+from serving.edge.shutdown import CloseWhileDraining, drain_on_sigterm, end_with_parent
 from serving.worker.request import RequestError, parse
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,12 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     service = EdgeService(edge, profiles or OnlineProfileReader.from_environment(edge.dataset))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await service.start()
+        drain_on_sigterm(service.begin_to_drain, edge.drain_seconds)
+        end_with_parent()
         try:
-            yield
+            yield {connections.STATE: service.connections}
         finally:
             await service.stop()
 
@@ -77,6 +80,7 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     app.state.service = service
     add_routes(app)
     app.add_middleware(HeaderCheck, refuse=error_response)
+    app.add_middleware(CloseWhileDraining, is_draining=lambda: service.draining)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ClientDisconnect, lambda request, error: Response(status_code=CLIENT_GONE))
     models.add_components(app.openapi())
@@ -103,8 +107,8 @@ def add_routes(app: FastAPI) -> None:
         responses=models.describe_responses(models.ERRORS),
         openapi_extra=models.describe_operation(reads_body=False),
     )
-    app.add_api_route("/healthz", health, operation_id="health")
-    not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Readiness, "description": "Not ready."}}
+    app.add_api_route("/livez", liveness, operation_id="liveness")
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"model": Readiness, "description": "Not ready, or draining."}}
     app.add_api_route("/readyz", readiness, operation_id="readiness", responses=not_ready)
 
 
@@ -146,15 +150,15 @@ async def recommend(request: Request) -> Response:
     return json_response(client_body(result.answer, client_fields), request_id)
 
 
-async def health() -> Health:
+async def liveness() -> Liveness:
     """Whether the process answers."""
-    return Health()
+    return Liveness()
 
 
 async def readiness(request: Request, response: Response) -> Readiness:
-    """Whether every request with a valid key can be answered, and the state of each part."""
+    """Whether every request with a valid key can be answered, from what, and the state of each part."""
     state = request.app.state.service.readiness()
-    response.status_code = 200 if state.status == "ready" else 503
+    response.status_code = 200 if state.status in ("ready", "degraded") else 503
     return state
 
 

@@ -106,16 +106,21 @@ class ErrorResponse(BaseModel, extra="forbid"):
     message: str = Field(description="What is wrong with it.")
 
 
-class Health(BaseModel):
+class Liveness(BaseModel):
     """The process answers."""
 
     status: Literal["alive"] = "alive"
 
 
 class Readiness(BaseModel):
-    """Whether every request with a valid key can be answered, and the state of each part."""
+    """Whether every request with a valid key can be answered, from what, and the state of each part."""
 
-    status: Literal["ready", "not ready"]
+    status: Literal["ready", "degraded", "not ready", "draining"] = Field(
+        description="Degraded: requests are answered, but not by the model. Draining: the process ends soon."
+    )
+    sources: list[Literal["model", "cache", "popular", "static"]] = Field(
+        description="What answers now; a request takes the first that has an answer for it."
+    )
     keys: bool = Field(description="At least one API key exists.")
     torchserve: bool = Field(description="TorchServe answers.")
     store: bool = Field(description="The profile store answers.")

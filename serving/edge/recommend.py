@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from hmac import compare_digest
 from typing import Any, NamedTuple
 
 import orjson
 
-from serving.edge.answer import Answer, build_answer
+from serving.edge.answer import PACKED_FORMAT, Answer, build_answer
 from serving.edge.cache import Cache, SharedCalls
 from serving.edge.consent import ConsentCheck, ConsentDecision
 from serving.edge.fallback import FallbackChain, PopularList
@@ -25,6 +26,7 @@ HIT, MISS, SHARED, NONE = "hit", "miss", "shared", "none"
 IMPERSONAL_FIELDS = ("exclude", "filters", "k", "time")  # these say nothing of the user
 UNLOGGED_FIELDS = ("context", "exclude", "filters", "history")  # may say much of a user: never in the served log
 POPULAR_REQUEST = orjson.dumps({"history": [], "k": MAX_K})
+SEAL_BYTES = 16  # before each cached answer
 MAX_RESERVE_SHARE = 1 / 4  # of a short deadline; or nothing would be left to call TorchServe
 
 
@@ -72,6 +74,7 @@ class RecommendationPipeline:
     cache: Cache
     fallback: FallbackChain
     secret: bytes  # keys the hashes under which answers are cached, so that a shared cache names no user
+    dataset: str  # part of these keys, as is the format of what is cached
     reserve: float  # seconds of each deadline that are kept for a fallback
     cache_seconds: float  # how long an answer is given again
     stale_seconds: float  # how long a user's last answer may serve as a fallback
@@ -125,20 +128,27 @@ class RecommendationPipeline:
         packed = answer.pack()
         # Without a personal answer for a profile, the worker may have failed to read it: that must not be repeated.
         if answer.source == "personalized" or not (decision.is_personal and decision.version):
-            self.cache.put(key + answer.version.encode(), packed, self.cache_seconds)
+            self._store(key + answer.version.encode(), packed, self.cache_seconds)
         if decision.is_personal and answer.source != "popular":  # everybody's list is not this user's last answer
-            self.cache.put(self._last_answer_key(call), packed, self.stale_seconds)
+            self._store(self._last_answer_key(call), packed, self.stale_seconds)
         return answer
 
     async def _cached(self, key: bytes, call: Call) -> Answer | None:
-        packed = await self.cache.get(key, max(0.0, call.seconds_left()))
-        if packed is None:
+        entry = await self.cache.get(key, max(0.0, call.seconds_left()))
+        if entry is None:
             return None
-        try:
-            answer = Answer.unpack(packed)
-        except ValueError:  # another program's bytes under our key
+        seal, packed = entry[:SEAL_BYTES], entry[SEAL_BYTES:]
+        if not compare_digest(seal, self._seal(key, packed)):  # damaged, or not ours
             return None
+        answer = Answer.unpack(packed)
         return answer if self.torchserve.may_answer(answer.version) else None
+
+    def _store(self, key: bytes, packed: bytes, seconds: float) -> None:
+        self.cache.put(key, self._seal(key, packed) + packed, seconds)
+
+    def _seal(self, key: bytes, packed: bytes) -> bytes:
+        """A hash that only the holder of the secret can make: a cache may be shared with other programs."""
+        return blake2b(key + packed, key=self.secret, digest_size=SEAL_BYTES).digest()
 
     def _seconds_to_spend(self, call: Call) -> float:
         """Seconds until the reserve for a fallback begins."""
@@ -153,7 +163,7 @@ class RecommendationPipeline:
     def _hash(self, kind: bytes, content: bytes) -> bytes:
         hasher = blake2b(key=self.secret, digest_size=16)
         hasher.update(len(kind).to_bytes(4, "big") + kind + content)
-        return hasher.hexdigest().encode()
+        return f"{PACKED_FORMAT}:{self.dataset}:{hasher.hexdigest()}".encode()
 
 
 def build_worker_request(call: Call, decision: ConsentDecision) -> WorkerRequest:

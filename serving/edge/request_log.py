@@ -20,7 +20,9 @@ from typing import Any
 import orjson
 
 from config.command import UserError
+from config.redact import redact
 from data.files import append_lines, write_bytes
+from serving.edge.log_limit import RepeatLimit
 from serving.key_file import read_key_file
 
 log = logging.getLogger(__name__)
@@ -161,7 +163,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": redact(record.getMessage()),
         }
         if (request_id := getattr(record, "request_id", None)) is not None:
             line["request_id"] = request_id
@@ -176,7 +178,8 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"lines": {"()": JsonLines}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "filters": {"repeats": {"()": RepeatLimit}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines", "filters": ["repeats"]}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {"serving": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
 }

@@ -7,11 +7,12 @@ import gc
 import logging
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
 from serving.edge.cache import Cache, MemoryCache, RedisCache
+from serving.edge.connections import ConnectionLimiter, allow_open_files
 from serving.edge.consent import ConsentCheck, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
 from serving.edge.keys import Authenticator
@@ -21,7 +22,7 @@ from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog, load_secret
 from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
-from serving.edge.settings import EdgeSettings
+from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,19 @@ class Metrics:
         self.late = counter("late", "Answers after their deadline", "source")
         self.refusals = counter("refusals", "Refused requests", "status", "reason")
         self.upstream = histogram("upstream_seconds", "Calls of TorchServe, by how they ended", "kind")
+        self.closed = counter("connections_closed", "Connections closed to hold a limit", "reason")
         self.opened = counter("breaker_opened", "Times that a circuit breaker opened", "part")
         self.served = counter("served_lines", "Lines of the served log", "outcome")
         self.consent = counter("consent", "Requests by the user's consent", "consent")
         self.shadow = counter("shadow", "Requests also sent to a version on trial, unseen", "outcome")
         self.rollbacks = counter("rollbacks", "Rollbacks because a limit was passed")
         self.errors = counter("errors", "Faults of the edge itself")
+        self.degraded = Gauge(
+            "tidegate_edge_degraded",
+            "1 while the model does not answer",
+            registry=registry,
+            multiprocess_mode="mostrecent",  # a process that was killed must not leave its last value
+        )
 
 
 class EdgeService:
@@ -70,8 +78,18 @@ class EdgeService:
         self.authenticator = Authenticator(settings.keys_path)
         self.limits = Limits(settings)
         self.heavy_bodies = HeavyBodies()
+        self.connections = ConnectionLimiter(
+            allow_open_files(settings.max_connections),
+            settings.head_seconds,
+            settings.body_seconds,
+            UVICORN_OPTIONS["timeout_keep_alive"],
+            settings.max_body_bytes,
+            lambda reason: self.metrics.closed.labels(reason).inc(),
+        )
         self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
         self.kept_requests: LineLog | None = None
+        self.draining = False
+        self._model_answered = False  # when it was last asked for the popular list
         self._tasks: list[asyncio.Task] = []
 
     async def start(self) -> None:
@@ -97,11 +115,12 @@ class EdgeService:
             cache=self._cache(),
             fallback=FallbackChain(static),
             secret=self.secret,
+            dataset=settings.dataset,
             reserve=settings.reserve_ms / 1000,
             cache_seconds=settings.cache_seconds,
             stale_seconds=settings.stale_seconds,
         )
-        loops = (self._refresh_popular_list(), self._watch.run(), self.shadow.run())
+        loops = (self._refresh_popular_list(), self._watch.run(), self.shadow.run(), self.connections.run())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         gc.collect()
         gc.freeze()  # what was imported stays: no collection looks through it while a request waits
@@ -119,31 +138,50 @@ class EdgeService:
         if self.kept_requests is not None:
             self.kept_requests.close()
 
-    def readiness(self) -> Readiness:
-        """The state of each part.
+    def begin_to_drain(self) -> None:
+        """Report from now on that no more requests should come; those that do are answered."""
+        log.info("draining for %g s", self.settings.drain_seconds)
+        self.draining = True
 
-        A TorchServe that is down does not make the edge unready: the edge still answers, and names the source. If it
-        were unready, a load balancer would take all edges out at once and turn a degradation into an outage.
+    def readiness(self) -> Readiness:
+        """The state of each part, and what answers.
+
+        Without the model the edge is degraded, not unready: it still answers, and names the source. If it were
+        unready, a load balancer would take all edges out at once and turn a degradation into an outage.
         """
-        pipeline = self.pipeline
+        pipeline, cache = self.pipeline, self.pipeline.cache
         has_keys = self.authenticator.has_keys
         has_popular, has_static = pipeline.fallback.popular is not None, bool(pipeline.fallback.static.items)
+        sources = {
+            "model": self._model_answers,
+            "cache": self.settings.cache != "off" and (not isinstance(cache, RedisCache) or cache.breaker.closed),
+            "popular": has_popular,
+            "static": has_static,
+        }
+        status = "ready" if self._model_answers else "degraded"
         return Readiness(
-            status="ready" if has_keys and (has_popular or has_static) else "not ready",
+            status="draining" if self.draining else status if has_keys and (has_popular or has_static) else "not ready",
+            sources=[source for source, answers in sources.items() if answers],
             keys=has_keys,
-            torchserve=self.trial.champion.breaker.closed and bool(pipeline.version),
+            torchserve=self._model_answers,
             store=pipeline.consent.breaker.closed,
             popular_list=has_popular,
             static_list=has_static,
             model_version=pipeline.version or None,
         )
 
+    @property
+    def _model_answers(self) -> bool:
+        return self._model_answered and self.trial.champion.breaker.closed
+
     async def _refresh_popular_list(self) -> None:
-        """Keep the popular list and the version fresh; while the circuit is open, try TorchServe again."""
+        """Keep the popular list and the version fresh; while TorchServe does not answer, try again soon."""
         settings, fallback = self.settings, self.pipeline.fallback
         while True:
+            answered = False
             try:
                 await self.pipeline.refresh_popular_list(settings.call_seconds)
+                self._model_answered = answered = True
                 if fallback.popular is not None and not fallback.static.items:
                     # No artifact can be read: TorchServe's list is the static one, for the next process too.
                     fallback.static = fallback.popular
@@ -152,8 +190,9 @@ class EdgeService:
                 log.debug("no popular list: %s", error)
             except Exception:  # this task must outlive whatever happens in it: recovery depends on it
                 log.exception("the popular list is not refreshed or saved")
-            healthy = self.trial.champion.breaker.closed and fallback.popular is not None
-            await asyncio.sleep(settings.popular_seconds if healthy else settings.breaker_seconds)
+            self._model_answered = answered
+            self.metrics.degraded.set(not self._model_answers)
+            await asyncio.sleep(settings.popular_seconds if self._model_answers else settings.breaker_seconds)
 
     def _open_logs(self) -> None:
         settings = self.settings

@@ -24,7 +24,7 @@ CONTENT_POLICY = (  # FastAPI's documentation page has inline scripts and styles
 )
 UVICORN_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
-    "http": "httptools",
+    "http": "serving.edge.connections:BoundedConnection",  # httptools, with bounds
     "ws": "none",
     "lifespan": "on",
     "access_log": False,  # the served log says more, and query strings may name users
@@ -88,7 +88,11 @@ class EdgeSettings(BaseSettings):
     user_rate_burst: Count = 40
     user_bytes_per_second: Rate = 32_768
     user_max_body_bytes: Annotated[int, Field(ge=1024)] = 65_536
+    head_seconds: Seconds = 10  # within which a request's line and headers must arrive
     body_seconds: Seconds = 10
+    max_connections: Count = 1000  # of each process; a new one takes the place of the one that is idle for longest
+
+    drain_seconds: Annotated[float, Field(ge=0)] = 0  # between SIGTERM, when /readyz turns 503, and closing the port
 
     deadline_ms: Milliseconds = 300  # from the whole request to its answer; a client may ask for a shorter one
     reserve_ms: Milliseconds = 30  # of the deadline, kept for answering without TorchServe

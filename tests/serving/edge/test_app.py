@@ -6,7 +6,7 @@ import re
 
 import pytest
 from fake_torchserve import FakeTorchServe
-from running import Edge, Start
+from running import Edge, Start, wait_until
 
 from serving.edge.answer import CLIENT_FIELDS, FIELDS, SOURCES
 from serving.edge.models import ErrorResponse, Readiness, RecommendationResponse
@@ -23,18 +23,19 @@ def test_the_errors_of_unknown_paths_and_methods_name_what_exists(edge: Edge) ->
     for path in ("/v2/recommendations", "/metrics", "/v1/recommendations/"):  # metrics have an address of their own
         got = edge.http.get(path)
         assert (got.status_code, got.json()["field"]) == (404, "path")
-    for path, allowed in ((PATH, "GET, POST"), ("/healthz", "GET"), ("/openapi.json", "GET")):
+    for path, allowed in ((PATH, "GET, POST"), ("/livez", "GET"), ("/openapi.json", "GET")):
         got = edge.http.delete(path)
         assert (got.status_code, got.json()["code"], got.json()["field"]) == (405, 405, "method")
         assert set(allowed.split(", ")) <= set(got.headers["allow"].split(", "))
 
 
 def test_health_and_readiness_need_no_key(edge: Edge) -> None:
-    assert edge.http.get("/healthz").json() == {"status": "alive"}
+    assert edge.http.get("/livez").json() == {"status": "alive"}
     got = edge.http.get("/readyz")
     assert got.status_code == 200
     assert got.json() == {
         "status": "ready",
+        "sources": ["model", "cache", "popular", "static"],
         "keys": True,
         "torchserve": True,
         "store": True,
@@ -45,11 +46,21 @@ def test_health_and_readiness_need_no_key(edge: Edge) -> None:
 
 
 def test_an_edge_stays_ready_while_torchserve_is_down_and_shows_it(start: Start, torchserve: FakeTorchServe) -> None:
+    before = start()
     torchserve.stop()
-    got = start(warm=False).http.get("/readyz")
+    got = start(warm=False, cache="off").http.get("/readyz")
     assert (got.status_code, got.json()["torchserve"]) == (200, False)
+    assert (got.json()["status"], got.json()["sources"]) == ("degraded", ["static"])
+    wait_until(lambda: before.http.get("/readyz").json()["status"] == "degraded")  # without any request
+    assert before.http.get("/readyz").json()["sources"] == ["cache", "popular", "static"]
+    wait_until(lambda: before.count("tidegate_edge_degraded") == 1)
+    torchserve.start()
+    wait_until(lambda: before.http.get("/readyz").json()["status"] == "ready")
+    wait_until(lambda: before.count("tidegate_edge_degraded") == 0)
+    torchserve.stop()
     bare = start(warm=False, artifact=None, dataset="never-exported")
-    assert bare.http.get("/readyz").status_code == 503
+    got = bare.http.get("/readyz")
+    assert (got.status_code, got.json()["status"]) == (503, "not ready")
     bare.settings.keys_path.write_text("[]", encoding="utf-8")
     bare.service.authenticator.reload(force=True)
     assert bare.http.get("/readyz").json()["keys"] is False
@@ -159,7 +170,7 @@ def test_the_declared_headers_carry_a_key(edge: Edge) -> None:
     (header,) = [scheme["name"] for scheme in schemes if scheme["type"] == "apiKey"]
     assert [scheme["scheme"] for scheme in schemes if scheme["type"] == "http"] == ["bearer"]
     assert edge.http.get(PATH, headers={header: edge.key}).status_code == 200
-    for path in ("/healthz", "/readyz"):
+    for path in ("/livez", "/readyz"):
         assert "security" not in description(edge)["paths"][path]["get"]
 
 

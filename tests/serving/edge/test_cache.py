@@ -16,8 +16,11 @@ from fake_torchserve import FakeTorchServe
 from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
+from serving.edge import recommend
+from serving.edge.answer import PACKED_FORMAT
 from serving.edge.cache import ENTRY_BYTES, MemoryCache
 from serving.edge.consent import UserProfile
+from serving.edge.recommend import SEAL_BYTES
 
 
 class ManualClock(MemoryCache):
@@ -99,6 +102,72 @@ def test_an_answer_of_a_worker_that_missed_the_profile_is_not_repeated(
 
     assert edge.answer({"user_id": "ann"})["source"] == "personalized"
     assert edge.answer({"user_id": "nobody knows"})["cache"] == "hit"  # of whom there is nothing that could be missed
+
+
+class StoredAnswers:
+    """A cache whose entries the test can read and change."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, bytes] = {}
+
+    async def get(self, key: bytes, seconds: float) -> bytes | None:
+        return self.entries.get(key)
+
+    def put(self, key: bytes, value: bytes, keep_seconds: float) -> None:
+        self.entries[key] = value
+
+    async def close(self) -> None:
+        return None
+
+
+def change_byte(entry: bytes, position: int) -> bytes:
+    return entry[:position] + bytes([entry[position] ^ 1]) + entry[position + 1 :]
+
+
+DAMAGES = {
+    "empty": lambda entry: b"",
+    "cut off": lambda entry: entry[:-20],
+    "longer": lambda entry: entry + b"}",
+    "a changed byte at its start": lambda entry: change_byte(entry, 0),
+    "a changed byte in the middle": lambda entry: change_byte(entry, len(entry) // 2),
+    "without its seal": lambda entry: entry[SEAL_BYTES:],
+    "another program's": lambda entry: b'{"items": []}',
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_or_foreign_entry_is_a_miss(start: Start, how: str) -> None:
+    edge = start()
+    stored = edge.service.pipeline.cache = StoredAnswers()
+    first = edge.answer({"user_id": "ann"})
+    assert edge.answer({"user_id": "ann"})["cache"] == "hit"
+    stored.entries = {key: DAMAGES[how](entry) for key, entry in stored.entries.items()}
+    assert edge.answer({"user_id": "ann"}) | {"request_id": ""} == first | {"request_id": ""}
+
+
+def test_an_entry_under_another_key_is_a_miss(start: Start) -> None:
+    edge = start()
+    stored = edge.service.pipeline.cache = StoredAnswers()
+    edge.answer({"user_id": "ann"})
+    anns = set(stored.entries)
+    edge.answer({"user_id": "bob"})
+    bobs = next(stored.entries[key] for key in stored.entries if key not in anns)
+    stored.entries = dict.fromkeys(stored.entries, bobs)
+    answer = edge.answer({"user_id": "ann"})
+    assert (answer["cache"], answer["items"][0]["item_id"]) == ("miss", "ann-000")
+
+
+def test_datasets_and_releases_never_read_each_others_answers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "the same on every machine"
+    one, other = start(user_secret=secret), start(user_secret=secret, dataset="tiny/other", warm=False)
+    stored = one.service.pipeline.cache = other.service.pipeline.cache = StoredAnswers()
+    other.service.pipeline.version = "1.0"
+    one.answer({"user_id": "ann"})
+    assert one.answer({"user_id": "ann"})["cache"] == "hit"
+    assert other.answer({"user_id": "ann"})["cache"] != "hit"
+    assert all(PACKED_FORMAT.encode() + b":tiny" in key for key in stored.entries)
+    monkeypatch.setattr(recommend, "PACKED_FORMAT", "of another release")
+    assert one.answer({"user_id": "ann"})["cache"] == "miss"
 
 
 @pytest.mark.parametrize("settings", [{"cache": "off"}, {"cache_seconds": 0}])

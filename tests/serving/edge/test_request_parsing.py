@@ -206,7 +206,7 @@ def test_two_requests_in_one_read_get_their_own_answers(edge: Edge) -> None:
     head = (START + "Content-Length: 7\r\n\r\n").format(key=edge.key)
     host, port = edge.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as client:
-        last = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        last = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         client.sendall(f'{head}{{"k":3}}{head}{{"k":0}}{last}'.encode())
         got = b"".join(read_until_closed(client))
     assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400", b"200"]
@@ -218,7 +218,7 @@ def test_an_offer_of_another_protocol_is_ignored(edge: Edge, offer: str) -> None
         assert len(edge.get("k=1", connection="Upgrade", upgrade=offer).json()["items"]) == 1
 
 
-@pytest.mark.parametrize("path", ["POST /v1/recommendations", "GET /healthz"])
+@pytest.mark.parametrize("path", ["POST /v1/recommendations", "GET /livez"])
 @pytest.mark.parametrize("offer", ["websocket", "h2c"])
 def test_no_second_request_hides_behind_an_offer_of_another_protocol(untouched: Edge, path: str, offer: str) -> None:
     hidden = (START + "Content-Length: 17\r\n\r\n").format(key=untouched.key) + '{"user_id":"bob"}'

@@ -90,7 +90,7 @@ def test_every_query(case: schemathesis.Case, unlimited: Edge, session: requests
     check_answer(case, unlimited, session)
 
 
-@cases_of("GET", "/healthz")
+@cases_of("GET", "/livez")
 def test_health(case: schemathesis.Case, unlimited: Edge, session: requests.Session) -> None:
     check_answer(case, unlimited, session)
 

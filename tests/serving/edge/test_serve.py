@@ -52,7 +52,7 @@ def running(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Pa
 
 def alive(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/livez", trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -52,6 +53,20 @@ def test_java_and_its_logs_accept_any_path(tmp_path: Path, monkeypatch: pytest.M
 
     assert kept["LC_ALL"] == "C.UTF-8"
     assert (kept["LOG_LOCATION"], kept["LOG_PATTERN"]) == ("/srv/100% réal/logs", "/srv/100%% réal/logs")
+
+
+def test_nothing_that_the_server_does_not_need_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "TIDEGATE_GATE_KEY", "TIDEGATE_EDGE_USER_SECRET", "MLFLOW_TRACKING_URI", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN",
+        "TS_CONFIG_FILE", "PYTHONPATH", "JAVA_TOOL_OPTIONS", "HTTPS_PROXY", "ANYTHING_ELSE",
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "planted-secret")
+    monkeypatch.setenv("TIDEGATE_STORE", "redis://:its-own-password@cache/0")
+    passed = environment(tmp_path, tmp_path)
+
+    assert "planted-secret" not in passed.values()
+    assert passed["TIDEGATE_STORE"] == "redis://:its-own-password@cache/0"
+    assert passed["PATH"] == os.environ["PATH"]
 
 
 def about(version: str, default: bool) -> dict:

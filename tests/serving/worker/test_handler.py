@@ -101,7 +101,7 @@ def test_an_exception_is_a_500_for_one_request_and_is_logged(caplog: pytest.LogC
     assert statuses == [200, 500, 200]
     assert [answers[0]["echo"], answers[2]["echo"]] == [{"a": 1}, {"a": 2}]
     assert "inside the model" not in json.dumps(answers[1])
-    assert "ZeroDivisionError: inside the model" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
     assert handler.recommender.calls == [3, 1, 1, 1]
 
 

@@ -1,0 +1,106 @@
+"""Hide passwords, tokens and keys in text that is logged, raised or stored.
+
+Hidden are: what stands before the @ of a URL, except a user name that a password follows; values of parameters such as
+password=, sslpassword=, token= or X-Amz-Signature=, also percent-encoded; AWS key ids; and the secrets that this
+process's environment holds, however a driver quotes them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from functools import partial
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote
+
+HIDDEN = "***"
+MIN_LENGTH = 6  # of a known secret: a shorter one would also hide parts of ordinary words
+
+# To the last @, because a password that nobody percent-encoded may hold one, or a slash. file:///a@b has no host.
+CREDENTIALS = re.compile(r"""(://|%3a%2f%2f)(?!/|%2f)([^\s'"<>]*)(@|%40)""", re.IGNORECASE)
+USER = re.compile(r"[\w.+-]*(:|%3a)", re.IGNORECASE)
+PARAMETER = re.compile(
+    r"""((?:[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|credentials?
+    |signature)|\bsig|\bpass)(?:["']?\s?(?:=|%3d)\s?|["']\s?:\s?))
+    ('[^']*'|"[^"]*"|(?:(?!%26)[^\s&;,'"<>)])+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+AUTHORIZATION = re.compile(r"""(authorization["']?\s?[:=]\s?["']?(?:bearer|basic)\s+)[^\s'",]+""", re.IGNORECASE)
+AWS_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+SECRET_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|_KEY|ACCESS_KEY_ID)$")
+URL_PASSWORD = re.compile(r"://[^:/@\s]*:(\S+)@")
+
+
+def redact(text: str) -> str:
+    """The text without secrets; `***` stands for each."""
+    for secret in _known_secrets():
+        text = text.replace(secret, HIDDEN)
+    text = CREDENTIALS.sub(_hide_credentials, text)
+    text = PARAMETER.sub(rf"\1{HIDDEN}", text)
+    text = AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
+    return AWS_KEY_ID.sub(HIDDEN, text)
+
+
+def without_credentials(url: str) -> str:
+    """A URL to show: without user, password and parameters."""
+    return CREDENTIALS.sub(r"\1", url).partition("?")[0]
+
+
+def install(error_texts: bool = True) -> None:
+    """Redact all log messages of this process, and the tracebacks that it logs or ends with. Safe to call twice.
+
+    Args:
+        error_texts: False leaves the texts of exceptions out of logged tracebacks: they may quote what a client sent.
+    """
+    logging.setLogRecordFactory(partial(RedactedRecord, error_texts))
+    sys.excepthook = _print_traceback
+    threading.excepthook = lambda caught: _print_traceback(caught.exc_type, caught.exc_value, caught.exc_traceback)
+
+
+class RedactedRecord(logging.LogRecord):
+    """A log record whose message and traceback are redacted."""
+
+    def __init__(self, error_texts: bool, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info and self.exc_info[0] is not None:
+            lines = traceback.format_exception(*self.exc_info) if error_texts else _frames(self.exc_info[1])
+            self.exc_text = redact("".join(lines).rstrip("\n"))  # formatters use it instead of their own
+
+    def getMessage(self) -> str:
+        return redact(super().getMessage())
+
+
+def _frames(error: BaseException | None) -> list[str]:
+    """A traceback without the text of its error."""
+    frames = traceback.format_tb(error.__traceback__) if error else []
+    return ["Traceback (most recent call last):\n", *frames, type(error).__qualname__]
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
+    """As Python prints an error that nobody caught."""
+    if sys.stderr is not None:
+        print(redact("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)
+
+
+def _hide_credentials(found: re.Match[str]) -> str:
+    user = USER.match(found[2])
+    return f"{found[1]}{user[0] if user else ''}{HIDDEN}{found[3]}"
+
+
+def _known_secrets() -> list[str]:
+    """Values of the environment that are secret, and passwords of its URLs as they are written and decoded."""
+    known: set[str] = set()
+    for name, value in os.environ.items():
+        if "://" in value:
+            found = URL_PASSWORD.search(value)
+            if found:
+                # A parser that takes a / or # of the password for the end of the host quotes what it believes to be a port.
+                known |= {found[1], unquote(found[1]), *(f"'{part}'" for part in re.split("[/#?@:]", found[1]))}
+        elif SECRET_VARIABLE.search(name):
+            known |= set(value.split())
+    return sorted((secret for secret in known if len(secret) >= MIN_LENGTH), key=len, reverse=True)

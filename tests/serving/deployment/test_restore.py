@@ -1,0 +1,233 @@
+"""A repair restores what the stage says, from archives alone, and never switches to another version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rollout_stages import PLAN, make_stage
+
+from serving.artifact import archive
+from serving.deployment import restore as module
+from serving.deployment import rollout_stage
+from serving.deployment.load_version import DeployError
+from serving.deployment.restore import RestoreError, restore
+from serving.deployment.rollout_stage import Phase, StageError
+from serving.settings import ServerSettings
+from serving.torchserve import server
+from serving.torchserve.client import ServerError, TorchServe
+
+NAME = "tiny"
+
+
+@dataclass
+class Live:
+    version: str
+    default: bool
+    ready: int
+    workers: int = 1
+
+
+class Server:
+    """What TorchServe does with versions, without TorchServe."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.loaded: dict[str, Live] = {}
+        self.calls: list[str] = []
+        self.is_dead = False
+        self.on_register: Any = lambda version: None
+
+    def holds(self, default: str | None, *others: str) -> None:
+        self.loaded = {version: Live(version, version == default, 1) for version in filter(None, (default, *others))}
+
+    @property
+    def default(self) -> str:
+        (version,) = [live.version for live in self.loaded.values() if live.default]
+        return version
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def describe(self, name: str) -> dict[str, Live]:
+        assert name == NAME
+        return dict(self.loaded)
+
+    def register(self, file: str, name: str, **_: object) -> None:
+        version = archive.read_archive(self.store / file).version
+        self.on_register(version)
+        self.calls.append(f"register {version}")
+        self.loaded[version] = Live(version, not self.loaded, 1)
+
+    def unregister(self, name: str, version: str) -> None:
+        del self.loaded[version]
+
+    def scale(self, name: str, version: str, workers: int) -> None:
+        self.loaded[version].workers = self.loaded[version].ready = workers
+
+    def set_default(self, name: str, version: str) -> None:
+        self.calls.append(f"default {version}")
+        for live in self.loaded.values():
+            live.default = live.version == version
+
+    def predict(self, name: str, request: dict, version: str) -> dict:
+        if self.is_dead:
+            raise ServerError("http://127.0.0.1 cannot be reached")
+        with zipfile.ZipFile(next(self.store.glob(f"*{version}.mar"))) as mar:
+            cases = map(json.loads, mar.read("artifact/golden.jsonl").splitlines())
+        return next(case["answer"] for case in cases if case["request"] == request) | {"model_version": version}
+
+
+@pytest.fixture
+def here(settings: ServerSettings, tmp_path: Path) -> ServerSettings:
+    return settings.model_copy(update={"server_home": tmp_path / "home", "state": tmp_path / "state", "workers": 2})
+
+
+@pytest.fixture(scope="module")
+def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archives")
+    for version, seed in {"1.0": 1, "2.0": 2, "10.0": 2}.items():
+        archive.build_archive(artifacts[seed], folder / f"{NAME}-{version}.mar", NAME, version)
+    return folder
+
+
+@pytest.fixture
+def torchserve(here: ServerSettings, monkeypatch: pytest.MonkeyPatch, archives: Path) -> Server:
+    """A server with nothing loaded, and a model store with 1.0, 2.0 and 10.0. There is no registry."""
+    shutil.copytree(archives, here.model_store)
+    running = Server(here.model_store)
+    monkeypatch.setattr(server, "start", lambda *_: True)
+    monkeypatch.setattr(server, "find", lambda _: None if running.is_dead else running)
+    monkeypatch.setattr(TorchServe, "from_settings", lambda *_, **__: running)
+    return running
+
+
+def write_stage(here: ServerSettings, phase: Phase, version: str, previous: str | None) -> None:
+    path = rollout_stage.stage_path(NAME, here)
+    new = make_stage(phase, version, previous, plan=PLAN)
+    assert rollout_stage.replace_stage(path, rollout_stage.read_stage(path), new)
+
+
+@pytest.mark.parametrize(
+    ("phase", "default", "workers"),
+    [
+        (Phase.SERVES, "2.0", {"2.0": 2, "1.0": 1}),
+        (Phase.SWITCH, "2.0", {"2.0": 2, "1.0": 1}),
+        (Phase.SHADOW, "1.0", {"1.0": 2, "2.0": 2}),
+        (Phase.CANARY, "1.0", {"1.0": 2, "2.0": 2}),
+        (Phase.ROLLBACK, "1.0", {"1.0": 2, "2.0": 1}),
+    ],
+)
+@pytest.mark.parametrize("loaded", [(), ("1.0", "2.0"), ("2.0", "1.0"), ("1.0",), ("2.0",)])
+def test_the_stage_says_what_serves_and_what_is_loaded_next_to_it(
+    here: ServerSettings,
+    torchserve: Server,
+    phase: Phase,
+    default: str,
+    workers: dict[str, int],
+    loaded: tuple[str, ...],
+) -> None:
+    torchserve.holds(*loaded) if loaded else torchserve.holds(None)
+    write_stage(here, phase, "2.0", "1.0")
+    assert restore(NAME, here, lambda line: None) == default
+    assert torchserve.default == default
+    assert {version: live.workers for version, live in torchserve.loaded.items()} == workers
+
+
+def test_a_newer_archive_that_was_not_rolled_out_is_not_switched_to(here: ServerSettings, torchserve: Server) -> None:
+    write_stage(here, Phase.SERVES, "1.0", None)
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert set(torchserve.loaded) == {"1.0"}
+
+
+def test_without_a_stage_what_served_last_is_restored(here: ServerSettings, torchserve: Server) -> None:
+    torchserve.holds("1.0", "2.0")
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert torchserve.calls == []
+
+
+def test_without_a_stage_and_a_loaded_version_the_newest_archive_is_served(
+    here: ServerSettings, torchserve: Server
+) -> None:
+    assert restore(NAME, here, lambda line: None) == "10.0"
+    torchserve.loaded.clear()
+    for path in here.model_store.glob("*.mar"):
+        path.unlink()
+    with pytest.raises(RestoreError, match="holds no archive of tiny"):
+        restore(NAME, here)
+
+
+def test_a_version_without_an_archive_is_not_replaced_by_another_one(here: ServerSettings, torchserve: Server) -> None:
+    write_stage(here, Phase.SERVES, "3.0", "1.0")
+    with pytest.raises(RestoreError, match=r"tiny 3\.0 served, but .* does not hold its archive"):
+        restore(NAME, here)
+    torchserve.holds("1.0", "3.0")
+    lines: list[str] = []
+    assert restore(NAME, here, lines.append) == "3.0", "it is still loaded"
+    assert torchserve.default == "3.0"
+
+
+def test_a_version_on_trial_that_cannot_be_loaded_does_not_keep_the_other_from_serving(
+    here: ServerSettings, torchserve: Server
+) -> None:
+    def refuse(version: str) -> None:
+        if version == "2.0":
+            raise ServerError("its worker died", 500)
+
+    torchserve.on_register = refuse
+    write_stage(here, Phase.CANARY, "2.0", "1.0")
+    lines: list[str] = []
+    assert restore(NAME, here, lines.append) == "1.0"
+    assert torchserve.default == "1.0"
+    assert "tiny 2.0 is not loaded next to the version that serves" in lines[-1]
+
+
+def test_a_rollback_that_is_ordered_during_a_repair_holds(here: ServerSettings, torchserve: Server) -> None:
+    def order(version: str) -> None:
+        if version == "2.0":
+            write_stage(here, Phase.ROLLBACK, "2.0", "1.0")
+            torchserve.holds("1.0")
+
+    torchserve.on_register = order
+    write_stage(here, Phase.SERVES, "2.0", "1.0")
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert torchserve.default == "1.0"
+
+
+def test_a_repair_does_not_wait_for_a_server_that_died(here: ServerSettings, torchserve: Server) -> None:
+    def die(version: str) -> None:
+        torchserve.is_dead = True
+
+    torchserve.on_register = die
+    with pytest.raises(DeployError, match="cannot be reached"):
+        restore(NAME, here.model_copy(update={"load_seconds": 3600}))
+
+
+def test_a_rollback_does_not_wait_for_a_deployment(
+    here: ServerSettings, torchserve: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEPLOYMENT_SECONDS", 0.1)
+    torchserve.holds("2.0", "1.0")
+    write_stage(here, Phase.ROLLBACK, "2.0", "1.0")
+    with server.lock(here, "deploy"), pytest.raises(RestoreError, match="a deployment of tiny is at work"):
+        restore(NAME, here)
+    assert torchserve.default == "1.0"
+
+
+def test_a_stage_that_cannot_be_read_changes_nothing_that_is_loaded(here: ServerSettings, torchserve: Server) -> None:
+    path = rollout_stage.stage_path(NAME, here)
+    path.parent.mkdir(parents=True)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(StageError):
+        restore(NAME, here)
+    assert not torchserve.loaded
+    torchserve.holds("1.0", "2.0")
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert torchserve.calls == []

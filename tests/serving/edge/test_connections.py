@@ -1,0 +1,221 @@
+"""Connections that send nothing, too slowly, too much or read nothing make room; a request in progress never does."""
+
+from __future__ import annotations
+
+import re
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from fake_torchserve import FakeTorchServe
+from running import Edge, Start, wait_until
+
+from serving.edge import connections
+from serving.edge.connections import (
+    BUSY,
+    IDLE,
+    LONG_REQUEST,
+    MAX_HEAD_BYTES,
+    MAX_UNANSWERED,
+    REFUSED,
+    SENT_AHEAD,
+    SHED,
+    SLOW_READER,
+    SLOW_REQUEST,
+    YOUNG_SECONDS,
+    allow_open_files,
+)
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = "POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n"
+
+Connect = Callable[[Edge], socket.socket]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    with ExitStack() as stack:
+
+        def begin(edge: Edge) -> socket.socket:
+            host, port = edge.url.removeprefix("http://").split(":")
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+
+        yield begin
+
+
+def closed(edge: Edge, reason: str) -> float:
+    return edge.count("tidegate_edge_connections_closed_total", reason=reason)
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the server has not closed a connection on which it has nothing to say."""
+    client.settimeout(0.05)
+    try:
+        return client.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def answered(client: socket.socket, request: bytes = HEALTH) -> bool:
+    """Whether a request on an open connection is answered with 200."""
+    client.settimeout(10)
+    client.sendall(request)
+    return client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_is_served_while_2000_connections_are_silent(start: Start, connect: Connect) -> None:
+    edge = start(max_connections=100)
+    own = connect(edge)
+    for _ in range(20):
+        for _ in range(100):
+            connect(edge)
+        assert edge.answer({"user_id": "ann"})["source"] == "personalized"
+    wait_until(lambda: closed(edge, SHED) >= 1900)
+    assert len(edge.service.connections) <= 100
+    assert not is_open(own)
+
+
+def test_the_silent_go_before_the_idle_and_the_longest_of_each_first(start: Start, connect: Connect) -> None:
+    edge = start(max_connections=6)
+    idle = [connect(edge) for _ in range(3)]
+    assert all(map(answered, idle))
+    silent = [connect(edge) for _ in range(3)]
+    wait_until(lambda: len(edge.service.connections) == 6)
+    time.sleep(YOUNG_SECONDS + 0.1)
+
+    young = [connect(edge)]
+    for gone in (*silent, idle[0], young[0]):  # at last most have just come, and one of them goes
+        wait_until(lambda: closed(edge, SHED) == len(young))
+        assert not is_open(gone)
+        if gone is not young[0]:
+            young.append(connect(edge))
+    assert [*map(is_open, idle)] == [False, True, True]
+    assert [*map(is_open, young)] == [False, True, True, True, True]
+
+
+def test_a_request_in_progress_is_never_closed_for_another(
+    start: Start, torchserve: FakeTorchServe, connect: Connect
+) -> None:
+    edge = start(max_connections=2, deadline_ms=5000)
+    torchserve.delay = 1.0
+    busy = [connect(edge), connect(edge)]
+    for number, client in enumerate(busy):
+        body = f'{{"user_id":"{number}"}}'
+        client.sendall((POST.format(edge.key, len(body)) + body).encode())
+    wait_until(lambda: len(torchserve.requested_users()) == 2)
+    refused = connect(edge)
+    assert refused.recv(65_536) == BUSY.encode()
+    assert closed(edge, REFUSED) == 1
+    assert [client.recv(65_536)[9:12] for client in busy] == [b"200", b"200"]
+    assert answered(connect(edge))  # both are idle now
+
+
+def test_a_body_that_does_not_come_makes_room(start: Start, connect: Connect) -> None:
+    edge = start(max_connections=2)
+    slow = [connect(edge), connect(edge)]
+    for client in slow:
+        client.sendall(POST.format(edge.key, 1000).encode() + b"{")
+    wait_until(lambda: len(edge.service.connections) == 2)
+    time.sleep(YOUNG_SECONDS + 0.1)
+    assert answered(connect(edge))
+    assert [*map(is_open, slow)] == [False, True]
+
+
+def trickle(client: socket.socket, seconds: float) -> bool:
+    """Send a byte now and then; whether the server closed the connection within these seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            client.sendall(b"a")
+        except OSError:
+            return True
+        if not is_open(client):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_head_that_does_not_become_whole_is_closed_however_often_a_byte_comes(
+    start: Start, connect: Connect, is_first: bool
+) -> None:
+    edge = start(head_seconds=0.5)
+    client = connect(edge)
+    assert is_first or answered(client)
+    client.sendall(b"GET /")
+    assert trickle(client, 8)
+    assert closed(edge, SLOW_REQUEST) == 1
+
+
+def test_a_connection_that_sends_nothing_is_closed_in_time(start: Start, connect: Connect) -> None:
+    edge = start(head_seconds=0.5)
+    client = connect(edge)
+    wait_until(lambda: closed(edge, IDLE) == 1)
+    assert not is_open(client)
+
+
+def test_a_body_that_goes_on_after_its_refusal_is_closed(start: Start, connect: Connect) -> None:
+    edge = start(body_seconds=0.5)
+    client = connect(edge)
+    client.sendall(POST.format("none", 10**9).encode())
+    assert client.recv(65_536).startswith(b"HTTP/1.1 401")
+    assert trickle(client, 10)
+    assert closed(edge, SLOW_REQUEST) == 1
+
+
+def is_cut_off(client: socket.socket, first: bytes, part: bytes, times: int) -> bool:
+    """Whether the server closes the connection while these bytes come."""
+    try:
+        for content in [first, *[part] * times]:
+            client.sendall(content)
+            time.sleep(0.001)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("first", [b"GET /", b"GET /healthz HTTP/1.1\r\nX-Long: ", HEALTH + b"GET /"])
+def test_a_head_without_an_end_is_closed_before_it_fills_memory(edge: Edge, connect: Connect, first: bytes) -> None:
+    assert is_cut_off(connect(edge), first, b"a" * MAX_HEAD_BYTES, 100)
+    assert closed(edge, LONG_REQUEST) == 1
+
+
+def test_trailers_without_an_end_are_closed(edge: Edge, connect: Connect) -> None:
+    head = "POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    first = f"{head}X-API-Key: {edge.key}\r\n\r\n2\r\n{{}}\r\n0\r\n"
+    assert is_cut_off(connect(edge), first.encode(), b"X-More: a\r\n" * 1000, 1000)
+    assert closed(edge, LONG_REQUEST) == 1
+
+
+def test_many_requests_sent_ahead_are_closed_and_a_few_are_answered(edge: Edge, connect: Connect) -> None:
+    few, many = connect(edge), connect(edge)
+    few.sendall(HEALTH * 5)
+    got = b""
+    while got.count(b"HTTP/1.1 200") < 5:
+        got += few.recv(65_536)
+    many.sendall(HEALTH * 5 * MAX_UNANSWERED)
+    wait_until(lambda: closed(edge, SENT_AHEAD) == 1)
+
+
+def test_a_client_that_reads_nothing_is_closed(start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALLED_SECONDS", 0.5)
+    edge = start()
+    (script,) = re.findall(r'src="([^"]+bundle[^"]*)"', edge.http.get("/docs").text)  # of more than a megabyte
+    client = connect(edge)
+    client.sendall(f"GET {script} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 10)
+    wait_until(lambda: closed(edge, SLOW_READER) == 1)
+    assert len(edge.service.connections) == 1  # the edge's own client
+
+
+def test_the_limit_of_open_files_leaves_room_for_the_connections() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        assert allow_open_files(1000) == 1000
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
