@@ -15,10 +15,10 @@ from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
+from data.consent import PERSONALIZATION
 from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, read_settings
-from features.online.profile import PERSONALIZATION
 from serving.artifact.archive import build_archive
 from serving.deployment import promotion
 from serving.edge.consent import OnlineProfileReader

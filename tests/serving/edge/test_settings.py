@@ -74,7 +74,7 @@ def test_a_second_edge_fails_before_it_touches_anything_of_the_first(
     with serve.only_edge(first), ExitStack() as listening:
         counts = serve.share_counts(first.home)
         listening.callback(shutil.rmtree, counts)
-        (counts / "counter_1.db").write_text("of the first")
+        (counts / "counter_1.db").write_text("of the first", encoding="utf-8")
         for port in own:
             listening.enter_context(socket.create_server(("127.0.0.1", port)))
         before = {path: path.stat().st_mtime_ns for folder in (tmp_path, counts) for path in folder.rglob("*")}
