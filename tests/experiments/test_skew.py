@@ -167,7 +167,7 @@ def test_a_group_that_cannot_be_compared_says_why(here: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "group", "why"),
     [
-        ("edge/user.key", "history", NO_SECRET),
+        ("edge-keys/1.key", "history", NO_SECRET),
         ("out/features/test", "trends", "out/features/test is not here (`dvc pull`)"),
         ("edge/requests", "traits", CONTEXT_MISSING),
     ],

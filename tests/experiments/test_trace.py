@@ -110,10 +110,10 @@ def test_an_answer_without_stored_events_says_why(here: Path, capsys, name: str,
 
 
 def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
-    (here / "edge/user.key").unlink()
+    (here / "edge-keys/1.key").unlink()
     found = run(trace, capsys, "stored")
 
-    assert found["events"]["note"].startswith("the user is unknown: the edge's secret is missing")
+    assert found["events"]["note"].startswith("the user is unknown: the key of the log's pseudonyms is missing")
     assert "u000001" not in json.dumps(found)
 
 
