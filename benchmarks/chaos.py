@@ -33,9 +33,10 @@ from config import params
 from config.command import UserError, exits_cleanly
 from config.params import Params, Rollout
 from config.paths import ROOT
+from data.consent import PERSONALIZATION, Answer
 from features.feature_files import Features
 from features.online import connect
-from features.online.profile import PERSONALIZATION, TimedValue, make_profile
+from features.online.profile import make_profile
 from features.online.store import Policy
 from serving import settings as torchserve
 from serving.deployment import promotion, registry
@@ -168,7 +169,7 @@ def store_refusal(user: str) -> None:
     """Raises StoreError: the refusal is not stored."""
     now = time.time_ns() // 1000
     store = connect.connect(NAME, connect.read_settings(), writing=True)
-    store.upsert([make_profile(user, consent={PERSONALIZATION: TimedValue(now, f"refusal-{now}", now, False)})])
+    store.upsert([make_profile(user, consent={PERSONALIZATION: Answer(False, now, "benchmark")})])
     store.close()
 
 

@@ -38,7 +38,7 @@ TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snap
 STATE = "TIDEGATE_STATE"
 KEYS = "keys"  # in the state folder: private keys that sign, and the trusted public keys
 SQLITE_LOCK_SECONDS = 60  # how long a process waits for another one; the default of 5 s is short
-DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage and newest serials seen, of each dataset
+DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage, and the newest decisions and looks seen
 
 
 def state() -> Path:
@@ -59,11 +59,6 @@ def mlflow_database() -> Path:
 def studies_database() -> Path:
     """Optuna's studies: a study's budget is time, so it cannot be repeated exactly."""
     return state() / "studies.db"
-
-
-def gate_ledger() -> Path:
-    """The gate's looks at the holdout: each spends alpha."""
-    return state() / "ledger.jsonl"
 
 
 def online_store() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from features.feast_server import FEATURE_NAMES, ServerEngine, entity_columns, locate_row, select_records
+from features.feast_server import FEATURE_NAMES, VIEWS, ServerEngine, entity_columns, locate_row, select_records
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.store import Engine, Swap
 
@@ -78,7 +78,7 @@ class SdkEngine:
 
     def _write(self, changed: Mapping[bytes, bytes | None]) -> None:
         now = datetime.now(UTC)
-        by_view: dict[str, list[dict[str, Any]]] = {"profile": [], "shared": []}
+        by_view: dict[str, list[dict[str, Any]]] = {view: [] for view in reversed(VIEWS)}  # consent before profiles
         for key, raw in changed.items():
             row = locate_row(key)
             by_view[row.view].append({**row.entities, "record": raw, "erased": raw is None, "event_timestamp": now})

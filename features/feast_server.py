@@ -11,16 +11,17 @@ import httpx
 
 from config.redact import without_credentials
 from features.online.errors import StoreError, StoreUnavailable
-from features.online.store import Swap
+from features.online.store import CONSENT_PREFIX, Swap
 
-# Every request reads both views, so that profiles and their policy take one round trip. Full names: `view__feature`.
-FEATURE_NAMES = ["profile:record", "profile:erased", "shared:record", "shared:erased"]
+VIEWS = ("profile", "consent", "shared")
+# Every request reads all views, so that profiles, consent and the policy take one round trip.
+FEATURE_NAMES = [f"{view}:{feature}" for view in VIEWS for feature in ("record", "erased")]
 ENTITIES = ("dataset", "user_id", "part")
 _USER_SEPARATOR = b":profile:"  # as in the keys of `features.online.store`
 
 
 class FeastRow(NamedTuple):
-    """One row of the view `profile` or `shared`. Entities that the view does not have are empty."""
+    """One row of a view. Entities that the view does not have are empty."""
 
     view: str
     dataset: str
@@ -34,6 +35,9 @@ class FeastRow(NamedTuple):
 
 def locate_row(key: bytes) -> FeastRow:
     """The row that holds a key of the online store."""
+    if key.startswith(CONSENT_PREFIX):
+        dataset, _, user = key.removeprefix(CONSENT_PREFIX).partition(b":")
+        return FeastRow("consent", safe_text(dataset), safe_text(user), "")
     dataset, found, user = key.removeprefix(b"tidegate:").partition(_USER_SEPARATOR)
     if found:
         return FeastRow("profile", safe_text(dataset), safe_text(user), "")

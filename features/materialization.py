@@ -13,6 +13,7 @@ import pandas as pd
 from config import params
 from config.command import UserError
 from data.columns import DEFAULT_EVENT_TYPE, EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, USER, VALUE, event_id
+from data.consent import CLOCK_TOLERANCE_US, Answer
 from data.ids import canonical_id, id_problem
 from data.tables import microseconds, trait_columns
 from data.times import from_iso, now_us
@@ -24,8 +25,10 @@ from features.online.store import ProfileStore
 from features.trends import last_refresh
 
 TRAITS, CONSENT = "traits", "consent"
-LINE_FIELDS = (USER, EVENT_TIME, KNOWN_TIME, EVENT_ID, ITEM, EVENT_TYPE, VALUE, TRAITS, CONSENT)
+SOURCE, EXPIRES = "source", "expires"  # of consent: who collected it, and when a yes ends
+LINE_FIELDS = (USER, EVENT_TIME, KNOWN_TIME, EVENT_ID, ITEM, EVENT_TYPE, VALUE, TRAITS, CONSENT, SOURCE, EXPIRES)
 NO_EVENT_ID = "-"
+DEFAULT_SOURCE = "events"
 BATCH_SIZE = 500  # users or lines per write
 
 
@@ -86,11 +89,13 @@ def write_profiles(store: ProfileStore, profiles: Iterator[Profile]) -> int:
 # From JSON lines
 
 
-def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest, numeric_ids: Collection[str] = ()) -> None:
+def write_lines(
+    store: ProfileStore, lines: TextIO, ingest: params.Ingest, numeric_ids: Collection[str] = ()
+) -> list[str]:
     """Store what JSON lines contain, and print `stored N lines` after each batch that is safely stored.
 
     `numeric_ids` names those of user_id and item_id that are numbers in the dataset; see `data.ids`.
-    Raises MaterializeError at the end, with each invalid line and why; all other lines are stored.
+    Returns each invalid line and why; all other lines are stored.
     """
     errors: list[str] = []
     read = 0
@@ -104,8 +109,7 @@ def write_lines(store: ProfileStore, lines: TextIO, ingest: params.Ingest, numer
         store.upsert(changes)
         read += len(batch)
         print(f"stored {read - len(errors):,} lines", flush=True)
-    if errors:
-        raise MaterializeError("\n".join(errors))
+    return errors
 
 
 def parse_line(
@@ -140,7 +144,9 @@ def parse_line(
         raise ProfileError("line", f"expected one of {ITEM}, {TRAITS}, {CONSENT}; got {found}")
     if kinds == [ITEM]:
         return _parse_event(body, time_us, known_us, event_types, min_value)
-    return [_parse_values(body, kinds[0], time_us, known_us)]
+    if kinds == [CONSENT]:
+        return [_parse_consent(body, time_us, now_us)]
+    return [_parse_traits(body, time_us, known_us)]
 
 
 def _parse_id(name: str, text: str, is_numeric: bool) -> str:
@@ -176,11 +182,25 @@ def _parse_event(
     return [profile] if is_right_type and is_high else []
 
 
-def _parse_values(body: dict[str, Any], kind: str, time_us: int, known_us: int) -> Profile:
-    """Traits or consent. Without an id they get none: `join_profiles` decides between two of the same time."""
-    fields = body[kind]
-    if not isinstance(fields, dict):
-        raise ProfileError(kind, f"expected an object, got {fields!r}"[:120])
+def _parse_traits(body: dict[str, Any], time_us: int, known_us: int) -> Profile:
+    """Without an id they get none: `join_profiles` decides between two of the same time."""
     identifier = NO_EVENT_ID if body.get(EVENT_ID) is None else body[EVENT_ID]
-    values = {name: TimedValue(time_us, identifier, known_us, value) for name, value in fields.items()}
-    return make_profile(body[USER], **{kind: values})
+    values = {name: TimedValue(time_us, identifier, known_us, value) for name, value in _object(body, TRAITS).items()}
+    return make_profile(body[USER], traits=values)
+
+
+def _parse_consent(body: dict[str, Any], time_us: int, now_us: int) -> Profile:
+    """A no is taken whatever its time. A yes from the future is refused: it would outrank each no until then."""
+    expires_us = None if body.get(EXPIRES) is None else parse_time(EXPIRES, body[EXPIRES])
+    source = DEFAULT_SOURCE if body.get(SOURCE) is None else body[SOURCE]
+    answers = {name: Answer(value, time_us, source, expires_us) for name, value in _object(body, CONSENT).items()}
+    change = make_profile(body[USER], consent=answers)
+    if time_us > now_us + CLOCK_TOLERANCE_US and any(answer.granted for answer in answers.values()):
+        raise ProfileError(EVENT_TIME, "is in the future; consent counts from when it is given")
+    return change
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(body[name], dict):
+        raise ProfileError(name, f"expected an object, got {body[name]!r}"[:120])
+    return body[name]

@@ -1,6 +1,7 @@
 """Write recommendations for every user of the dataset to one Parquet file, from an artifact and without a server.
 
-The endpoint would answer the same at that time, with the histories and trends that the online store would hold.
+The endpoint would answer the same at that time, with the histories and trends that the online store would hold. Users
+who do not consent to personalization now, according to the online store, get the popular list, as from the endpoint.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +29,26 @@ from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
 from data import files
 from data.columns import USER
+from data.consent import NEVER_ASKED, PERSONALIZATION, ConsentRecord, Decision, decide
 from data.tables import read_table
-from data.times import to_iso
+from data.times import now_us, to_iso
+from features.feast_sdk import open_feast
 from features.feature_files import load_features
 from features.materialization import parse_time, profiles_at, trends_at
+from features.online.connect import connect_to_read, read_settings
+from features.online.errors import StoreAbsent
 from features.online.profile import Profile
 from features.online.records import ItemTrends
 from features.online.store import Policy
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
 from serving.deployment import promotion, registry
+from serving.edge import settings as edge_settings
 from serving.worker.recommender import ArtifactError, Recommender
 from serving.worker.request import MAX_K, Request
 from serving.worker.users import User, user_from_reading
 
+NOT_ASKED = "this user was not asked to agree to personalization"
 BATCH_USERS = 512  # memory holds the profiles of one batch
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -72,21 +80,44 @@ class UserHistories:
     profiles: dict[str, Profile]  # by user id
     policy: Policy
     item_trends: ItemTrends  # as of the time of the requests
+    consent: Mapping[str, ConsentRecord | None]  # by user id, as of now
+    personalizes_by_default: bool  # whether users who were not asked for consent get personal answers
 
     def find_users(self, requests: Sequence[Request], repeats: str) -> list[User]:
-        users = []
-        for request in requests:
-            reading = self.policy.reading(self.profiles.get(request.user_id or ""), request.time_us)
-            users.append(user_from_reading(reading, request.time_us, repeats))
-        return users
+        moment_us = now_us()
+        return [self._find_user(request.user_id or "", request.time_us, repeats, moment_us) for request in requests]
+
+    def _find_user(self, user_id: str, time_us: int, repeats: str, now_us: int) -> User:
+        consent = self.consent[user_id]
+        if not self.personalizes_by_default and decide(consent, PERSONALIZATION, now_us) is Decision.NOT_ASKED:
+            return User(reason=NOT_ASKED)
+        return user_from_reading(
+            self.policy.reading(self.profiles.get(user_id), consent, time_us), time_us, repeats, now_us
+        )
 
     def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         is_usable = newer_than_us < self.item_trends.time_us <= as_of_us
         return self.item_trends.snapshot(vocabulary) if is_usable else None
 
 
+def read_consent(dataset: str, user_ids: list[str]) -> dict[str, ConsentRecord | None]:
+    """User id -> consent, from the online store that the environment names. Raises StoreError if it does not answer."""
+    try:
+        with closing(connect_to_read(dataset, read_settings(), open_feast)) as store:
+            found = store.read(user_ids, [now_us()] * len(user_ids))
+    except StoreAbsent:  # nothing was ever stored, so nobody was asked
+        return dict.fromkeys(user_ids, NEVER_ASKED)
+    return {user: reading.consent for user, reading in zip(user_ids, found, strict=True)}
+
+
 def batches_of_users(
-    events: pd.DataFrame, users: pd.DataFrame, until_us: int, policy: Policy, trends: ItemTrends
+    events: pd.DataFrame,
+    users: pd.DataFrame,
+    until_us: int,
+    policy: Policy,
+    trends: ItemTrends,
+    consent_of: Callable[[list[str]], dict[str, ConsentRecord | None]],
+    personalizes_by_default: bool,
 ) -> Iterator[tuple[list[str], UserHistories]]:
     """Every user of the two tables with their histories until a time, ordered by id, in batches."""
     events, users = (table.sort_values(USER, kind="stable") for table in (events, users))
@@ -94,7 +125,8 @@ def batches_of_users(
     for begin in range(0, len(user_ids), BATCH_USERS):
         batch = user_ids[begin : begin + BATCH_USERS]
         read = profiles_at(_rows_of(events, batch), _rows_of(users, batch), until_us)
-        yield batch, UserHistories({profile.user_id: profile for profile in read}, policy, trends)
+        profiles = {profile.user_id: profile for profile in read}
+        yield batch, UserHistories(profiles, policy, trends, consent_of(batch), personalizes_by_default)
 
 
 def answer_users(
@@ -189,7 +221,15 @@ def main(argv: list[str] | None = None) -> int:
         if until_us < (fit_until_us := recommender.manifest["fit_until_us"]):
             until, fit_until = to_iso(until_us), to_iso(fit_until_us)
             raise BatchError(f"--at is {until}; the artifact was fitted on events until {fit_until}")
-        batches = batches_of_users(events, users, until_us, policy, trends_at(features, until_us))
+        batches = batches_of_users(
+            events,
+            users,
+            until_us,
+            policy,
+            trends_at(features, until_us),
+            partial(read_consent, settings.dataset),
+            edge_settings.load().personalize_by_default,
+        )
         total = len({*events[USER], *users[USER]})
         sources = write_file(answer_users(recommender, batches, until_us, arguments.k), arguments.out, total)
     counts = ", ".join(f"{count:,} {source}" for source, count in sources.most_common())

@@ -1,23 +1,22 @@
 """Serve a .mar without a registry, as in a container: start TorchServe, load the archive, make it the default.
 
-The gate judged the archive where it was built: `serving.deploy` writes archives to out/serving/torchserve/models.
+`serving.deploy` writes archives to out/serving/torchserve/models. They carry the gate's signed statement and are signed, so
+this machine needs the trusted public keys (docs/deployment.md), and no code of an archive runs before it is verified.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from config.command import exits_cleanly
 from config.current_user import current_user
-from data import files
 from serving import settings as environment
-from serving.artifact.archive import ModelArchive, read_archive
+from serving.artifact.archive import ModelArchive
 from serving.deployment import rollout_stage
+from serving.deployment.archive_signature import store_verified
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.restore import restore
 from serving.deployment.rollout_stage import Phase, RolloutStage
@@ -33,16 +32,12 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     The rollout stage then says that it serves.
 
     Raises:
-        PackageError: it is not a Tidegate archive.
+        PackageError: it is not a Tidegate archive, or a byte of it was changed.
+        SignatureError: no trusted key signed it, or the gate's statement in it is of another artifact.
         DeployError: it does not answer its golden requests as at export; the former default still answers.
         ServerStartError: TorchServe does not start.
     """
-    archive = read_archive(path)
-    stored = settings.model_store / f"{archive.name}-{archive.version}.mar"
-    if path.resolve() != stored.resolve():
-        with files.replacing(stored) as partial:  # durable: there may be no registry to build it from again
-            shutil.copyfile(path, partial)
-    archive = replace(archive, path=stored)
+    archive = store_verified(path, settings.model_store)
     with server.lock(settings, "deploy"):
         server.start(settings)
         with TorchServe.from_settings(settings) as client:

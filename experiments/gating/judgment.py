@@ -1,7 +1,7 @@
 """Judge a candidate, and promote it on PROMOTE. docs/gate.md describes the whole.
 
-The order: preconditions, the look at the holdout, the verdict, the report, the alias. Every look is recorded in the
-ledger, because each one makes the next test stricter.
+The order: preconditions, the look at the holdout, the verdict, the report, the alias. Every look is recorded
+(experiments/gating/looks.py), because each one makes the next test stricter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +21,13 @@ import pandas as pd
 
 from config import params
 from config.command import UserError
-from config.current_user import current_user
-from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT, gate_ledger
-from data import files
+from config.paths import ARTIFACTS, FEATURES, INGESTED, METRICS, SPLIT
 from data.columns import DAY
 from data.times import to_iso
 from experiments.evaluation.cases import SegmentSlices
 from experiments.evaluation.comparison import best_on_validation, read_metrics
 from experiments.evaluation.ranking import cases_since
-from experiments.gating import evidence, preconditions, report_page, verdict
+from experiments.gating import evidence, looks, preconditions, report_page, verdict
 from experiments.gating.evidence import CANDIDATE
 from experiments.gating.preconditions import CodeState
 from experiments.gating.verdict import BASELINE, CHAMPION, GateDecision
@@ -98,8 +96,7 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
     known = {"version": version, "decided_before": True}
     if candidate.version == champion.version:
         return target.report | known | {"champion_note": note, "overrides": standing_overrides(dataset)}
-    split_id = features.description["split_id"]
-    earlier = earlier_report(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
+    earlier = looks.earlier_report(dataset, question_of(settings, features, candidate, champion))
     if earlier is not None and earlier["verdict"] != verdict.PROMOTE:
         return earlier | known | {"overrides": earlier["overrides"] + standing_overrides(dataset)}
     promotion.set_challenger(dataset, version)
@@ -180,7 +177,7 @@ class GateCase:
 
 
 def judge(case: GateCase) -> dict[str, Any]:
-    """Judge a candidate and return the report. A look at the holdout is in the ledger before anybody sees it."""
+    """Judge a candidate and return the report. A look at the holdout is recorded before anybody sees it."""
     policy = case.settings.gate
     refusal = (
         (None if case.override else preconditions.uncommitted_code(case.code))
@@ -207,39 +204,51 @@ def judge(case: GateCase) -> dict[str, Any]:
         if decision := verdict.broken_budget(budgets):
             return build_report(case, decision, {"budgets": budgets}) | known
         undecided = leakage_report.undecided(case.audit)
+        look = looks.begin(
+            case.settings.dataset, question_of(case.settings, case.features, case.candidate, case.champion)
+        )
         found = {
             "budgets": budgets,
             "golden_answers": len(recommenders[CHAMPION].golden_cases()),
             "leakage_checks": len(case.audit["checks"]) - len(undecided),
             "leakage_undecided": undecided,
-            **look_at_holdout(case, recommenders, manifests),
+            **look_at_holdout(case, recommenders, manifests, look.number),
         }
     span = {"holdout_start": to_iso(found["start_us"]), "holdout_end": to_iso(until_us)}
     report = build_report(case, verdict.decide(found, policy), found) | known | span | {"looks": found["looks"]}
-    record_look(report["split_id"], case.candidate.artifact, case.champion.artifact, report)
+    looks.finish(look, case.candidate, report)
     return report
 
 
+def question_of(
+    settings: params.Params, features: Features, candidate: RegisteredVersion, champion: RegisteredVersion
+) -> looks.Question:
+    """What a look at this holdout would answer."""
+    split_id = features.description["split_id"]
+    return looks.Question(split_id, candidate.artifact, champion.artifact, policy_hash(settings.gate))
+
+
 def look_at_holdout(
-    case: GateCase, recommenders: Mapping[str, Recommender], manifests: Mapping[str, dict]
+    case: GateCase, recommenders: Mapping[str, Recommender], manifests: Mapping[str, dict], look_number: int
 ) -> dict[str, Any]:
     """Score all roles on the holdout and compare them; the evidence of the verdict."""
     settings, features = case.settings, case.features
     begin = time.perf_counter()
     start_us = evidence.holdout_start(features, manifests)
     cases = cases_since(features, start_us)
-    looks = len(looks_at(features.description["split_id"])) + 1
     events, users = pd.read_parquet(SPLIT / "events.parquet"), pd.read_parquet(INGESTED / "users.parquet")
     scores = evidence.score_all(recommenders, features, cases, events, users, settings.train.eval_batch_size)
     parts = evidence.user_parts(features, cases, SegmentSlices.of(settings.segments.plain(), features))
-    found = evidence.compare(scores, cases, parts, features, settings.gate, settings.seed, looks)
+    found = evidence.compare(scores, cases, parts, features, settings.gate, settings.seed, look_number)
     reason = evidence.why_no_same_data_refit(manifests[CANDIDATE], manifests[CHAMPION], features, settings.gate.refit)
     refit: dict[str, Any] = {"reason": reason}
     if reason is None:
         ours, theirs = (
             {target: scored.ndcg for target, scored in scores[role].items()} for role in (CANDIDATE, CHAMPION)
         )
-        refit |= evidence.same_data_refit(manifests[CHAMPION]["params"], ours, theirs, cases, features, settings, looks)
+        refit |= evidence.same_data_refit(
+            manifests[CHAMPION]["params"], ours, theirs, cases, features, settings, look_number
+        )
     age_days = (case.now_us - features.description["until_us"]) / DAY
     seconds = round(time.perf_counter() - begin, 1)
     return found | {"refit": refit, "start_us": start_us, "age_days": age_days, "seconds": seconds}
@@ -300,39 +309,3 @@ def policy_hash(policy: params.Gate) -> str:
     """blake2b of the policy as canonical JSON. Two reports with the same hash were decided by the same rule."""
     text = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-# --- the ledger of looks at the holdout
-
-
-def looks_at(split_id: str) -> list[dict]:
-    """Ledger entries of one split, oldest first. A line torn by a crash is left out: its look was never reported."""
-    entries = []
-    if gate_ledger().exists():
-        for line in gate_ledger().read_bytes().splitlines():
-            with suppress(ValueError):
-                entries.append(json.loads(line))
-    return [entry for entry in entries if entry["split_id"] == split_id]
-
-
-def earlier_report(split_id: str, candidate: str, champion: str, policy_hash: str) -> dict | None:
-    """The report of an earlier look at the same two artifacts under the same policy; None if there is none."""
-    for entry in looks_at(split_id):
-        report = entry["report"]
-        if (entry["candidate"], entry["champion"], report["policy_hash"]) == (candidate, champion, policy_hash):
-            return report
-    return None
-
-
-def record_look(split_id: str, candidate: str, champion: str, report: dict[str, Any]) -> None:
-    """Append a look to the ledger."""
-    entry = {
-        "split_id": split_id,
-        "candidate": candidate,
-        "champion": champion,
-        "who": current_user(),
-        "date": report["date"],
-        "report": report,
-    }
-    files.make_folder(gate_ledger().parent)
-    files.append_lines(gate_ledger(), (json.dumps(entry, sort_keys=True) + "\n").encode())

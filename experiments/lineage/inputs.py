@@ -15,9 +15,10 @@ import pandas as pd
 from config import params
 from config.paths import FEATURES, INGESTED, SPLIT
 from data.columns import KNOWN_TIME, MINUTE, USER
+from data.consent import NEVER_ASKED
 from data.ids import canonical_id
 from data.tables import microseconds
-from data.times import from_iso
+from data.times import from_iso, now_us
 from experiments.lineage.served_log import Line, LineageError
 from features import feature_files
 from features.feature_files import Features
@@ -71,7 +72,11 @@ class OfflineUsers:
 
     def user(self, user_id: str, time_us: int, repeats: str) -> User:
         """The user as a request at this time should find them; `repeats` is of the artifact's config."""
-        return user_from_reading(self.policy.reading(self.profile(user_id, time_us), time_us), time_us, repeats)
+        return user_from_reading(self.reading(user_id, time_us, time_us), time_us, repeats, now_us())
+
+    def reading(self, user_id: str, until_us: int, time_us: int) -> Reading:
+        """What a store that learned until a time would return at another. The dataset does not know who refused."""
+        return self.policy.reading(self.profile(user_id, until_us), NEVER_ASKED, time_us)
 
 
 def dataset_users() -> list[str]:
@@ -212,7 +217,7 @@ def _user_readings(
     # Traits are digested together with the context, so without it only the history can be compared.
     compared = USER_PARTS if context is not None or "context" not in line["unlogged_fields"] else USER_PARTS[:1]
     for source, held in _user_sources(line, user_id, time_us, settings):
-        user = user_from_reading(held, time_us, repeats)
+        user = user_from_reading(held, time_us, repeats, now_us())
         events = profile.visible_events(held.profile, time_us, repeats) if held.profile and user.items else []
         differs = changed_parts(line, response.input_digests(request, user, ""), secret, compared)
         yield UserReading(source, user, events, differs)
@@ -223,7 +228,7 @@ def _user_sources(line: Line, user_id: str, time_us: int, settings: params.Param
     if offline is not None:
         # As the store knew the user then: it may have been behind.
         until_us = from_iso(line["feature_time"]) + 1 if line["feature_time"] else LATEST_US
-        yield str(EVENTS), offline.policy.reading(offline.profile(user_id, until_us), time_us)
+        yield str(EVENTS), offline.reading(user_id, until_us, time_us)
     try:
         with closing(connect_to_read(settings.dataset, store_settings())) as store:
             yield "the online store", store.read([user_id], [time_us])[0]

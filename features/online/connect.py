@@ -6,7 +6,9 @@ Settings are environment variables, read without pydantic, which the serving wor
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,9 @@ from redis.retry import Retry
 from config.paths import online_store
 from config.redact import without_credentials
 from features.online.errors import StoreAbsent, StoreError, StoreUnavailable
-from features.online.store import Engine, ProfileStore, Swap
+from features.online.store import CONSENT_PREFIX, Engine, ProfileStore, Swap
+
+log = logging.getLogger(__name__)
 
 STORE_VARIABLE = "TIDEGATE_STORE"
 READ_MS_VARIABLE = "TIDEGATE_STORE_READ_MS"
@@ -113,33 +117,70 @@ def connect_to_read(
 ) -> ProfileStore:
     """Open the store without creating it: an empty new file would look like a store that lost its data.
 
-    Raises StoreAbsent if the embedded store has not been created.
+    Raises:
+        StoreAbsent: the embedded store has not been created.
+        StoreUnavailable: its profiles are gone, and the consent of users is there.
     """
-    path = settings.store.removeprefix(SQLITE_SCHEME)
-    if path != settings.store and not Path(path).exists():
-        raise StoreAbsent(f"{settings.store} does not exist; run features.materialize")
+    if settings.store.startswith(SQLITE_SCHEME):
+        path = Path(settings.store.removeprefix(SQLITE_SCHEME))
+        if not path.exists():
+            kind = StoreUnavailable if consent_file(path).exists() else StoreAbsent
+            raise kind(f"{settings.store} does not exist; run features.materialize")
     return connect(namespace, settings, open_feast=open_feast, single=single)
+
+
+def consent_file(path: Path) -> Path:
+    """The file next to an embedded store that holds consent: who deletes or loses the profiles loses no answer."""
+    return path.with_suffix(f".consent{path.suffix}")
+
+
+def _schema(key: bytes) -> str:
+    """SQLite's name for the file that holds a key."""
+    return "consent" if key.startswith(CONSENT_PREFIX) else "main"
 
 
 class SqliteEngine:
     """An engine on one SQLite connection that threads share. Readers never wait for a writer (WAL).
 
-    The file is created if missing, readable by its owner only. A writer waits up to `timeout_s` for another.
+    Consent lies in a second file, see `consent_file`. Files are created if missing, readable by their owner only. If one
+    is replaced, by a restored backup for example, the next call opens the new one. A writer waits up to `timeout_s` for
+    another.
     """
 
-    CREATE_TABLE = "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
     MAX_KEYS = 10_000  # per statement; SQLite allows 32,766
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.location = f"{SQLITE_SCHEME}{path}"
+        self._files, self._timeout_s = {"main": str(path), "consent": str(consent_file(path))}, timeout_s
         self._lock = threading.Lock()
-        with self._locked():
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # profiles are personal data
-            self._database = sqlite3.connect(path, timeout_s, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")  # acknowledged writes survive a power failure
-            self._database.execute(self.CREATE_TABLE)
+            for file in self._files.values():
+                os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # profiles are personal data
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"{self.location}: {error}") from error
+
+    def _open(self) -> None:
+        inodes = self._present_inodes()
+        self._database = sqlite3.connect(
+            self._files["main"], self._timeout_s, isolation_level=None, check_same_thread=False
+        )
+        self._database.execute("ATTACH DATABASE ? AS consent", [self._files["consent"]])
+        for name in self._files:
+            self._database.execute(f"PRAGMA {name}.journal_mode = WAL")
+            self._database.execute(f"PRAGMA {name}.synchronous = FULL")  # acknowledged writes survive a power failure
+            self._database.execute(
+                f"CREATE TABLE IF NOT EXISTS {name}.records (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
+            )
+        # Profiles first: consent is written before them, so none is missing for a profile that was found.
+        self._database.execute(
+            "CREATE TEMP VIEW records AS SELECT * FROM main.records UNION ALL SELECT * FROM consent.records"
+        )
+        self._inodes = inodes
+
+    def _present_inodes(self) -> list[tuple[int, int]]:
+        return [(found.st_dev, found.st_ino) for found in map(os.stat, self._files.values())]
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         values: dict[bytes, bytes] = {}
@@ -159,6 +200,9 @@ class SqliteEngine:
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
+            # Leave nothing in a write-ahead log: it would change whatever file replaces the present one.
+            for schema in {_schema(swap.key) for swap in swaps}:
+                self._database.execute(f"PRAGMA {schema}.wal_checkpoint(TRUNCATE)")
         return done
 
     def close(self) -> None:
@@ -167,17 +211,21 @@ class SqliteEngine:
 
     def _swap_one(self, swap: Swap) -> bool:
         key, old, new = swap
-        run = self._database.execute
+        run, table = self._database.execute, f"{_schema(key)}.records"
         if old is None:
-            return run("INSERT OR IGNORE INTO records VALUES (?, ?)", (key, new)).rowcount == 1
+            return run(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (key, new)).rowcount == 1
         if new is None:
-            return run("DELETE FROM records WHERE key = ? AND value = ?", (key, old)).rowcount == 1
-        return run("UPDATE records SET value = ? WHERE key = ? AND value = ?", (new, key, old)).rowcount == 1
+            return run(f"DELETE FROM {table} WHERE key = ? AND value = ?", (key, old)).rowcount == 1
+        return run(f"UPDATE {table} SET value = ? WHERE key = ? AND value = ?", (new, key, old)).rowcount == 1
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        """Alone with a connection to the files that are there now."""
         with self._lock:
             try:
+                if self._present_inodes() != self._inodes:
+                    self._database.close()
+                    self._open()
                 yield
             except (sqlite3.Error, OSError) as error:
                 raise StoreUnavailable(f"{self.location}: {error}") from error
@@ -205,12 +253,30 @@ return 1
         # double the wait. The library's default would back off for seconds.
         retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        options = {"retry": retry, "retry_on_timeout": False, "single_connection_client": single}
+        options = {
+            "retry": retry,
+            "retry_on_timeout": False,
+            "single_connection_client": single,
+            "redis_connect_func": self._on_connect,
+        }
         with self._translated_errors():
             try:
                 self._redis = redis.Redis.from_url(url, **timeouts, **options)
             except ValueError as error:
                 raise StoreError(f"{STORE_VARIABLE} is not a Redis URL: {error}") from None
+
+    def _on_connect(self, connection: redis.Connection) -> None:
+        """Refuse a server that may evict keys without time-to-live: a no would be lost. Asked of each connection."""
+        connection.on_connect()
+        connection.send_command("INFO", "memory", check_health=False)
+        try:
+            found = re.search(rb"^maxmemory_policy:(\S+)", connection.read_response(), re.MULTILINE)
+        except redis.ResponseError as error:  # not permitted to this account
+            log.warning("%s: whether it evicts keys is not known: %s", self.location, error)
+            return
+        if found and found[1].startswith(b"allkeys-"):
+            policy = found[1].decode()
+            raise redis.RedisError(f"maxmemory-policy is {policy}, which evicts answers to consent; set noeviction")
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._translated_errors():

@@ -2,7 +2,8 @@
 
 Profiles form a join-semilattice: `join_profiles` is commutative, associative and idempotent. So all stores end with the
 same profile, in whatever order events arrive, however often and however late. (Shapiro et al. 2011, "Conflict-free
-replicated data types": events are a bounded grow-only set, traits and consent last-writer-wins registers.)
+replicated data types": events are a bounded grow-only set, traits last-writer-wins registers.) Consent is stored apart:
+see `data.consent`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from operator import add
 from typing import Any, NamedTuple
 
 from data.columns import MICROSECONDS
+from data.consent import Answer, ConsentRecord, merge
 from data.ids import MAX_LENGTH
 from features.online.errors import ProfileError
 
 EARLIEST_US = 31_536_000 * MICROSECONDS  # 1971 and 2100, the bounds of `data.time_columns`
 LATEST_US = 4_102_444_800 * MICROSECONDS
-PERSONALIZATION = "personalization"  # the consent purpose that personalized recommendations need
 
 
 class Event(NamedTuple):
@@ -78,12 +79,12 @@ class EventColumns(Sequence[Event]):
 
 
 class TimedValue(NamedTuple):
-    """The latest value of one trait or consent purpose. Of two, the one with the greater (time_us, event_id) wins."""
+    """The latest value of one trait. Of two, the one with the greater (time_us, event_id) wins."""
 
     time_us: int
     event_id: str
     known_us: int
-    value: Any  # of a trait: text, a number, a flag, or None if it was removed; of consent: a flag
+    value: Any  # text, a number, a flag, or None if the trait was removed
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Profile:
 
     Attributes:
         events: the newest in total order, each (time_us, event_id) once, including repeats of items.
-        traits, consent: column or purpose -> latest value.
+        traits: column -> latest value.
+        consent: of a change, the answers in it. The store keeps them apart from the profile: a profile that was read
+            has None, unless its record is of format 1, which held them.
         feature_time_us: when the platform last learned anything of the user; the time-to-live starts here.
         truncated: whether older events were dropped to limit the size, or lost with a damaged record.
     """
@@ -100,7 +103,7 @@ class Profile:
     user_id: str
     events: Sequence[Event] = ()
     traits: Mapping[str, TimedValue] = field(default_factory=dict)
-    consent: Mapping[str, TimedValue] = field(default_factory=dict)
+    consent: ConsentRecord | None = None
     feature_time_us: int = 0
     truncated: bool = False
 
@@ -109,19 +112,21 @@ def make_profile(
     user_id: str,
     events: Iterable[Event] = (),
     traits: Mapping[str, TimedValue] | None = None,
-    consent: Mapping[str, TimedValue] | None = None,
+    consent: Mapping[str, Answer] | None = None,
 ) -> Profile:
     """Create a validated profile. Raises ProfileError, naming the field and what was expected."""
     check_text("user_id", user_id)
-    events, traits, consent = list(events), dict(traits or {}), dict(consent or {})
+    events, traits = list(events), dict(traits or {})
     for event in events:
         _check_event(event)
-    for kind, values in (("traits", traits), ("consent", consent)):
-        for name, value in values.items():
-            _check_value(kind, name, value)
-    known = [event.known_us for event in events]
-    known += [value.known_us for value in (*traits.values(), *consent.values())]
-    return Profile(user_id, _union(events), traits, consent, max(known, default=0))
+    for name, value in traits.items():
+        _check_trait(name, value)
+    record = None
+    if consent is not None:
+        check_consent(consent)
+        record = ConsentRecord(dict(consent))
+    known = [event.known_us for event in events] + [value.known_us for value in traits.values()]
+    return Profile(user_id, _union(events), traits, record, max(known, default=0))
 
 
 def join_profiles(one: Profile, other: Profile, max_events: int) -> Profile:
@@ -137,7 +142,7 @@ def join_profiles(one: Profile, other: Profile, max_events: int) -> Profile:
         one.user_id,
         events[-max_events:],
         _latest(one.traits, other.traits, json.dumps),
-        _latest(one.consent, other.consent, lambda granted: not granted),  # at a full tie a refusal wins
+        merge(one.consent, other.consent) if one.consent and other.consent else one.consent or other.consent,
         max(one.feature_time_us, other.feature_time_us),
         one.truncated or other.truncated or len(events) > max_events,
     )
@@ -171,12 +176,16 @@ def check_text(name: str, value: object) -> None:
         raise ProfileError(name, f"expected at most {MAX_LENGTH} characters, got {len(value)}")
 
 
+def _check_time(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ProfileError(name, f"expected whole microseconds, got {value!r}"[:120])
+    if not EARLIEST_US <= value < LATEST_US:
+        raise ProfileError(name, f"{value} is out of range (1971 to 2100, in microseconds)")
+
+
 def _check_times(time_us: object, known_us: object) -> None:
-    for name, value in (("event_time", time_us), ("known_time", known_us)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ProfileError(name, f"expected whole microseconds, got {value!r}"[:120])
-        if not EARLIEST_US <= value < LATEST_US:
-            raise ProfileError(name, f"{value} is out of range (1971 to 2100, in microseconds)")
+    _check_time("event_time", time_us)
+    _check_time("known_time", known_us)
     if known_us < time_us:  # type: ignore[operator]
         raise ProfileError("known_time", f"{known_us} is before event_time {time_us}")
 
@@ -187,17 +196,27 @@ def _check_event(event: Event) -> None:
     _check_times(event.time_us, event.known_us)
 
 
-def _check_value(kind: str, name: str, timed: TimedValue) -> None:
-    check_text(kind, name)
+def check_consent(answers: Mapping[str, Answer]) -> None:
+    """Raise a ProfileError unless every answer is well formed. An answer may be from the future: see `data.consent`."""
+    for purpose, answer in answers.items():
+        check_text("consent", purpose)
+        if not isinstance(answer.granted, bool):
+            raise ProfileError(f"consent.{purpose}", f"expected true or false, got {answer.granted!r}"[:120])
+        _check_time("event_time", answer.time_us)
+        check_text("source", answer.source)
+        if answer.expires_us is not None:
+            _check_time("expires", answer.expires_us)
+
+
+def _check_trait(name: str, timed: TimedValue) -> None:
+    check_text("traits", name)
     check_text("event_id", timed.event_id)
     _check_times(timed.time_us, timed.known_us)
     value = timed.value
-    if kind == "consent" and not isinstance(value, bool):
-        raise ProfileError(f"consent.{name}", f"expected true or false, got {value!r}"[:120])
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ProfileError(f"{kind}.{name}", f"expected text, a finite number, a flag or null, got {value!r}"[:120])
+        raise ProfileError(f"traits.{name}", f"expected text, a finite number, a flag or null, got {value!r}"[:120])
     if isinstance(value, int) and not -(2**63) <= value < 2**63:  # orjson reads larger integers as floats
-        raise ProfileError(f"{kind}.{name}", f"expected a whole number of at most 64 bits, got {value!r}"[:120])
+        raise ProfileError(f"traits.{name}", f"expected a whole number of at most 64 bits, got {value!r}"[:120])
 
 
 def visible_events(profile: Profile, as_of_us: int, repeats: str) -> list[Event]:
@@ -251,15 +270,8 @@ def visible_traits(profile: Profile, as_of_us: int) -> dict[str, object]:
 
     Only the latest value is stored: a trait that changed after the moment is unknown at the moment.
     """
-    return {name: value for name, value in _known_values(profile.traits, as_of_us).items() if value is not None}
-
-
-def visible_consent(profile: Profile, as_of_us: int) -> dict[str, bool]:
-    """Purpose -> whether the user agreed, for the purposes that the user was asked about by then."""
-    return _known_values(profile.consent, as_of_us)
-
-
-def _known_values(values: Mapping[str, TimedValue], as_of_us: int) -> dict:
     return {
-        name: value.value for name, value in values.items() if value.time_us <= as_of_us and value.known_us <= as_of_us
+        name: trait.value
+        for name, trait in profile.traits.items()
+        if trait.time_us <= as_of_us and trait.known_us <= as_of_us and trait.value is not None
     }

@@ -1,4 +1,4 @@
-"""How the online store keeps profiles and item trends as bytes: magic, format, checksum, then the content.
+"""How the online store keeps profiles, consent and item trends as bytes: magic, format, checksum, then the content.
 
 Legend: N items, C channels.
 """
@@ -15,19 +15,21 @@ from zlib import crc32
 import numpy as np
 import orjson
 
-from features.online.errors import NewerRecord, RecordError
-from features.online.profile import EventColumns, Profile, TimedValue
+from data.consent import Answer, ConsentRecord
+from features.online.errors import NewerRecord, ProfileError, RecordError
+from features.online.profile import EventColumns, Profile, TimedValue, check_consent
 from features.trends import TrendLog, TrendSnapshot
 from features.vocabulary import PAD, Vocabulary
 
-PROFILE_MAGIC, PROFILE_FORMAT = b"TGP", 1
+PROFILE_MAGIC, PROFILE_FORMAT = b"TGP", 2  # format 1 held consent too
+CONSENT_MAGIC, CONSENT_FORMAT = b"TGC", 1
 TRENDS_MAGIC, TRENDS_FORMAT = b"TGT", 1
 HEADER_BYTES = 8  # magic 3, format 1, checksum 4
 STORED_DTYPE = np.dtype("<f4")
 
 
 def encode_profile(profile: Profile) -> bytes:
-    """Encode a profile. Equal profiles give equal bytes, whatever the order in which traits were learned.
+    """Encode a profile without its consent. Equal profiles give equal bytes, in whatever order traits were learned.
 
     Events are stored by column, which decodes without creating an object per event.
     """
@@ -42,7 +44,6 @@ def encode_profile(profile: Profile) -> bytes:
         "types": type_names,
         "type": [type_names.index(name) for name in types],
         "traits": dict(sorted(profile.traits.items())),
-        "consent": dict(sorted(profile.consent.items())),
         "feature_time": profile.feature_time_us,
         "truncated": profile.truncated,
     }
@@ -54,7 +55,7 @@ def decode_profile(raw: bytes, user_id: str) -> Profile:
     try:
         body = _parse_json(_unseal(PROFILE_MAGIC, PROFILE_FORMAT, raw))
         if body["user"] != user_id:
-            raise RecordError(f"the record of user {user_id!r} is of user {body['user']!r}")
+            raise RecordError("a profile record lies under the key of another user")
         columns = list(accumulate(body["times"])), body["ids"], body["lags"], body["items"]
         if {*map(len, columns)} != {len(body["type"])}:
             raise ValueError("its columns differ in length")
@@ -62,14 +63,40 @@ def decode_profile(raw: bytes, user_id: str) -> Profile:
             user_id,
             EventColumns(*columns, body["types"], body["type"]),
             {name: TimedValue(*value) for name, value in body["traits"].items()},
-            {name: TimedValue(*value) for name, value in body["consent"].items()},
+            _consent_of_format_1(body["consent"]) if raw[3] == 1 else None,
             body["feature_time"],
             body["truncated"],
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         if isinstance(error, RecordError):
             raise
-        raise RecordError(f"the record of user {user_id!r} is corrupt: {error!r}") from None
+        raise RecordError(f"a profile is corrupt: {error!r}") from None
+
+
+def _consent_of_format_1(purposes: dict[str, list]) -> ConsentRecord:
+    """Each value was [time, event id, known time, whether the person agreed]."""
+    return ConsentRecord({name: Answer(value[3], value[0], "profile") for name, value in purposes.items()})
+
+
+def encode_consent(record: ConsentRecord, user_id: str) -> bytes:
+    """Encode a person's consent. Equal records give equal bytes."""
+    body = {"user": user_id, "answers": dict(sorted(record.answers.items())), "lost": record.lost_us}
+    return _seal(CONSENT_MAGIC, CONSENT_FORMAT, json.dumps(body, separators=(",", ":")).encode())
+
+
+def decode_consent(raw: bytes, user_id: str) -> ConsentRecord:
+    """Decode the consent of `user_id`. Raises RecordError if it is damaged or of another user, or NewerRecord."""
+    try:
+        body = _parse_json(_unseal(CONSENT_MAGIC, CONSENT_FORMAT, raw))
+        if body["user"] != user_id:
+            raise RecordError("a consent record lies under the key of another user")
+        answers = {purpose: Answer(*value) for purpose, value in body["answers"].items()}
+        check_consent(answers)
+        return ConsentRecord(answers, int(body["lost"]))
+    except (ValueError, KeyError, TypeError, AttributeError, ProfileError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"a consent record is corrupt: {error!r}") from None
 
 
 def _parse_json(body: bytes) -> dict:
@@ -130,7 +157,7 @@ def _seal(magic: bytes, version: int, body: bytes) -> bytes:
 def _unseal(magic: bytes, version: int, raw: bytes) -> bytes:
     if raw[:3] != magic or len(raw) < HEADER_BYTES:
         raise RecordError(f"a record begins with {raw[:8]!r}; expected {magic!r}")
-    if raw[3] != version:
+    if not 1 <= raw[3] <= version:
         raise NewerRecord(f"a record is of format {raw[3]}; this code reads and writes {version}")
     body = raw[HEADER_BYTES:]
     if crc32(body) != int.from_bytes(raw[4:HEADER_BYTES], "big"):

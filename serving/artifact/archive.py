@@ -1,23 +1,26 @@
-"""Build and read a .mar, the archive that TorchServe loads: an artifact folder and the worker code.
+"""Build, read and check a .mar, the archive that TorchServe loads: an artifact folder and the worker code.
 
-A .mar is a zip with MAR-INF/MANIFEST.json. The same artifact and code give the same bytes. The worker code is every module
-of this project that `serving.worker.handler` imports, found by reading the sources.
+A .mar is a zip with MAR-INF/MANIFEST.json and, if it is signed, MAR-INF/SIGNATURE.json. The same artifact, code and signature
+give the same bytes, so an archive is checked by building it again from what it holds. The worker code is every module of this
+project that `serving.worker.handler` imports, found by reading the sources.
 """
 
 from __future__ import annotations
 
 import ast
+import filecmp
 import hashlib
 import io
 import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from operator import itemgetter
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from config.command import UserError
 from config.paths import ROOT
@@ -26,7 +29,7 @@ from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
 ARTIFACT_FOLDER = "artifact"  # inside the archive, as serving.worker.handler reads it
 ENTRY_MODULE = "tidegate_handler"
-INNER_MANIFEST = "MAR-INF/MANIFEST.json"
+INNER_MANIFEST, SIGNATURE_ENTRY = "MAR-INF/MANIFEST.json", "MAR-INF/SIGNATURE.json"
 UNREGISTERED = "0.0"  # version of an archive that no registry knows
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
@@ -69,7 +72,7 @@ class ModelArchive:
     name: str  # of the model: the dataset
     version: str  # as TorchServe names it
     artifact: str  # digest of the artifact's manifest
-    content: str  # hash over all entries but the manifest: code and artifact, whatever the version
+    content: str  # hash over all entries outside of MAR-INF: code and artifact, whatever the version
     path: Path
 
     def __str__(self) -> str:
@@ -81,11 +84,32 @@ class ModelArchive:
         with zipfile.ZipFile(self.path) as mar:
             return [json.loads(line) for line in mar.read(f"{ARTIFACT_FOLDER}/golden.jsonl").splitlines()]
 
+    @property
+    def signature(self) -> str | None:
+        """What `sign` of `build_archive` returned; None if the archive is not signed."""
+        with zipfile.ZipFile(self.path) as mar:
+            return mar.read(SIGNATURE_ENTRY).decode(errors="replace") if SIGNATURE_ENTRY in mar.namelist() else None
+
+
+class _Entry(NamedTuple):
+    """A file of an archive."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
 
 def build_archive(
-    artifact: Path, target: Path, name: str, version: str = UNREGISTERED, root: Path = ROOT
+    artifact: Path,
+    target: Path,
+    name: str,
+    version: str = UNREGISTERED,
+    root: Path = ROOT,
+    sign: Callable[[ModelArchive], str] | None = None,
 ) -> ModelArchive:
     """Write an artifact folder and the worker code of `root` to the archive `target`, atomically.
+
+    `sign` returns the signature of the archive, which it gets without a file.
 
     Raises:
         PackageError: the artifact is corrupt.
@@ -93,14 +117,33 @@ def build_archive(
     """
     manifest, entries = _read_entries(artifact, root)
     built = ModelArchive(name, version, digest_of(manifest), _hash_entries(entries), target)
-    with (
-        files.replacing(target, durable=False) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,  # weights do not compress
-    ):
-        _write_entry(archive, INNER_MANIFEST, _inner_manifest(built))
-        for entry, source in entries:
-            _write_entry(archive, entry, source)
+    signature = sign(built) if sign else None
+    with files.replacing(target, durable=False) as unfinished:
+        _write_archive(unfinished, built, signature, entries)
     return built
+
+
+def copy_archive(archive: ModelArchive, target: Path) -> None:
+    """Copy an archive of which every byte is what `build_archive` writes for its manifest's name, version and hashes.
+
+    Raises:
+        PackageError: a byte differs, or it holds another artifact or content than its manifest states.
+    """
+    changed = PackageError(f"{archive.path} was changed after it was built; copy it again from where it was built")
+    try:
+        with zipfile.ZipFile(archive.path) as mar:
+            infos = [info for info in mar.infolist() if info.filename not in (INNER_MANIFEST, SIGNATURE_ENTRY)]
+            if any(info.compress_type != zipfile.ZIP_STORED for info in mar.infolist()):
+                raise changed
+            entries = [_Entry(info.filename, info.file_size, partial(mar.open, info)) for info in infos]
+            artifact = digest_of(json.loads(mar.read(f"{ARTIFACT_FOLDER}/{MANIFEST}")))
+            if (artifact, _hash_entries(entries)) != (archive.artifact, archive.content):
+                raise changed
+            _write_archive(target, archive, archive.signature, entries)
+    except (ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile):
+        raise changed from None
+    if not filecmp.cmp(archive.path, target, shallow=False):
+        raise changed
 
 
 def content_hash(artifact: Path, root: Path = ROOT) -> str:
@@ -165,16 +208,22 @@ def _imports(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:
             yield from _imports(child, at_load and not in_function)
 
 
-def _read_entries(artifact: Path, root: Path) -> tuple[dict, list[tuple[str, Path | bytes]]]:
-    """The artifact's manifest, and every entry's name in the archive and source, sorted."""
+def _read_entries(artifact: Path, root: Path) -> tuple[dict, list[_Entry]]:
+    """The artifact's manifest, and every entry outside of MAR-INF, sorted by name."""
     try:
         manifest = verify(artifact)
     except ArtifactError as error:
         raise PackageError(str(error)) from None
-    entries: list[tuple[str, Path | bytes]] = [(f"{ENTRY_MODULE}.py", ENTRY_SOURCE.encode())]
-    entries += [(path.relative_to(root).as_posix(), path) for path in worker_modules(root).values()]
-    entries += [(f"{ARTIFACT_FOLDER}/{file}", artifact / file) for file in (MANIFEST, *manifest["files"])]
-    return manifest, sorted(entries, key=itemgetter(0))
+    entries = [_entry_of(f"{ENTRY_MODULE}.py", ENTRY_SOURCE.encode())]
+    entries += [_entry_of(path.relative_to(root).as_posix(), path) for path in worker_modules(root).values()]
+    entries += [_entry_of(f"{ARTIFACT_FOLDER}/{file}", artifact / file) for file in (MANIFEST, *manifest["files"])]
+    return manifest, sorted(entries, key=attrgetter("name"))
+
+
+def _entry_of(name: str, source: Path | bytes) -> _Entry:
+    if isinstance(source, bytes):
+        return _Entry(name, len(source), partial(io.BytesIO, source))
+    return _Entry(name, source.stat().st_size, lambda: source.open("rb"))
 
 
 def _inner_manifest(archive: ModelArchive) -> bytes:
@@ -188,22 +237,24 @@ def _inner_manifest(archive: ModelArchive) -> bytes:
     return json.dumps(manifest, indent=1, sort_keys=True).encode()
 
 
-def _hash_entries(entries: list[tuple[str, Path | bytes]]) -> str:
+def _hash_entries(entries: Iterable[_Entry]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for entry, source in entries:
-        digest.update(f"{entry}\0".encode())
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
-            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    for entry in entries:
+        digest.update(f"{entry.name}\0".encode())
+        with entry.open() as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())  # type: ignore[arg-type]  # it only reads
     return digest.hexdigest()
 
 
-def _write_entry(archive: zipfile.ZipFile, entry: str, source: Path | bytes) -> None:
-    info = zipfile.ZipInfo(entry, EPOCH)
-    info.external_attr = 0o644 << 16
-    info.create_system = 3  # Unix, whatever builds it
-    if isinstance(source, bytes):
-        archive.writestr(info, source)
-        return
-    info.file_size = source.stat().st_size
-    with source.open("rb") as stream, archive.open(info, "w") as sink:
-        shutil.copyfileobj(stream, sink, 1 << 20)
+def _write_archive(target: Path, archive: ModelArchive, signature: str | None, entries: list[_Entry]) -> None:
+    head = [_entry_of(INNER_MANIFEST, _inner_manifest(archive))]
+    if signature is not None:
+        head.append(_entry_of(SIGNATURE_ENTRY, signature.encode()))
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as mar:  # weights do not compress
+        for entry in [*head, *entries]:
+            info = zipfile.ZipInfo(entry.name, EPOCH)
+            info.external_attr = 0o644 << 16
+            info.create_system = 3  # Unix, whatever builds it
+            info.file_size = entry.size
+            with entry.open() as stream, mar.open(info, "w") as sink:
+                shutil.copyfileobj(stream, sink, 1 << 20)

@@ -11,3 +11,7 @@ class RegistryError(UserError):
 
 class SignatureError(RegistryError):
     """Nothing can be signed or verified, or a signature is not of a trusted key; the text says why."""
+
+
+class UntrustedKeyError(SignatureError):
+    """The key of a signature is not trusted, or not any more, so nothing is known about what it signed."""

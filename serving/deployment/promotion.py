@@ -265,6 +265,15 @@ def verified_target(version: RegisteredVersion) -> ServingTarget:
     return ServingTarget(version, report)
 
 
+def justification(version: RegisteredVersion) -> str:
+    """The signed text that lets a version serve: the override that made it champion, else the gate's statement."""
+    record = alias_changes.read_record(version.dataset)
+    override = record.standing_override()
+    if override is not None and override.champion == version.version:
+        return record.entries[override.serial]
+    return registry_client().get_model_version(version.dataset, version.version).tags[SIGNATURE_TAG]
+
+
 def report_digest(version: RegisteredVersion) -> str:
     """Hash of a version's report, as the gate signed it."""
     return str(_signed_statement(version)["sha256"])

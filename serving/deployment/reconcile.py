@@ -15,7 +15,7 @@ from pathlib import Path
 from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
-from serving.deployment import alias_changes, promotion, registry, rollout_stage
+from serving.deployment import alias_changes, archive_signature, promotion, registry, rollout_stage, signature
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
@@ -183,7 +183,8 @@ class _Reconciliation:
         artifact = registry.download_artifact(version, folder)
         name = f"{version.version}.{self._archive_number(version.version, content_hash(artifact))}"
         path = self.settings.model_store / f"{version.dataset}-{name}.mar"
-        return build_archive(artifact, path, version.dataset, name)
+        sign = archive_signature.signer(promotion.justification(version), signature.sign)
+        return build_archive(artifact, path, version.dataset, name, sign=sign)
 
     def _archive_number(self, version: str, content: str) -> int:
         """The number of the version's archive with this content, if it is loaded with these settings, else a new one."""

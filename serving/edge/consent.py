@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from data.consent import PERSONALIZATION, Decision, decide
 from data.times import to_iso
 from features.feast_server import ServerEngine
 from features.online import profile as online_profile
 from features.online import store as online_store
 from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
-from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALIZATION, Profile
+from features.online.errors import StoreAbsent
+from features.online.profile import Profile
 from serving.circuit_breaker import Breaker
 from serving.worker.request import MAX_HISTORY
 
-GRANTED, DENIED, NOT_ASKED, UNKNOWN = "granted", "denied", "not_asked", "unknown"
+LOST, UNKNOWN = "lost", "unknown"  # of the metric and the served log, next to the values of Decision
 DENIED_REASON = "the user does not consent to personalization"
+LOST_REASON = "the user's consent to personalization was lost, which counts as a no"
 NOT_ASKED_REASON = "the user was not asked for consent to personalization"
 
 
@@ -31,12 +33,13 @@ NOT_ASKED_REASON = "the user was not asked for consent to personalization"
 class UserProfile:
     """What the edge needs to know of a user."""
 
-    consent: bool | None  # the user's answer; None where the user was not asked
+    consent: Decision  # to personalization
     version: str  # changes whenever the stored profile does; the key of cached answers includes it
     features: dict[str, Any] | None = None  # history and context to send, where the worker cannot read the store
+    lost_consent: bool = False  # whether the store had an answer and cannot read it
 
 
-NO_PROFILE = UserProfile(None, "")
+NO_PROFILE = UserProfile(Decision.NOT_ASKED, "")
 
 
 class ProfileReader(Protocol):
@@ -73,13 +76,11 @@ class OnlineProfileReader:
             return NO_PROFILE
         now_us = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now_us])
-        if reading.state is online_store.ReadingState.CORRUPT:  # it may hold a denial
-            raise StoreError(f"the profile of a user cannot be read: {reading.detail}")
+        consent, is_lost = decide(reading.consent, PERSONALIZATION, now_us), reading.consent is None
         if reading.profile is None:
-            return NO_PROFILE
-        consent = online_profile.visible_consent(reading.profile, now_us).get(PERSONALIZATION)
+            return UserProfile(consent, "", lost_consent=is_lost)
         features = request_features(reading.profile, now_us) if self.sends_features else None
-        return UserProfile(consent, profile_version(reading.profile), features)
+        return UserProfile(consent, profile_version(reading.profile), features, is_lost)
 
     def close(self) -> None:
         if self._store is not None:
@@ -108,7 +109,7 @@ def request_features(profile: Profile, now_us: int) -> dict[str, Any]:
 class ConsentDecision(NamedTuple):
     """What an answer may use; `version` and `features` are the profile's."""
 
-    consent: str  # granted, denied, not_asked or unknown
+    consent: str  # granted, denied, not_asked, lost or unknown
     refusal: str | None  # why the answer may not be personal; None: it may
     version: str = ""
     features: dict[str, Any] | None = None
@@ -135,16 +136,18 @@ class ConsentCheck:
             seconds: until the request must be answered.
         """
         if client_consent is False:
-            return ConsentDecision(DENIED, DENIED_REASON)
+            return ConsentDecision(Decision.DENIED, DENIED_REASON)
         profile = NO_PROFILE if user_id is None else await self._read(user_id, seconds)
         if isinstance(profile, str):
             return ConsentDecision(UNKNOWN, f"{profile}, so the user's consent to personalization is not known")
-        if profile.consent is False:
-            return ConsentDecision(DENIED, DENIED_REASON)
-        if profile.consent or client_consent:
-            return ConsentDecision(GRANTED, None, profile.version, profile.features)
+        if profile.lost_consent:
+            return ConsentDecision(LOST, LOST_REASON)
+        if profile.consent is Decision.DENIED:
+            return ConsentDecision(Decision.DENIED, DENIED_REASON)
+        if profile.consent is Decision.GRANTED or client_consent:
+            return ConsentDecision(Decision.GRANTED, None, profile.version, profile.features)
         refusal = None if self.personalizes_by_default else NOT_ASKED_REASON
-        return ConsentDecision(NOT_ASKED, refusal, profile.version, profile.features)
+        return ConsentDecision(Decision.NOT_ASKED, refusal, profile.version, profile.features)
 
     async def _read(self, user_id: str, seconds: float) -> UserProfile | str:
         """The user's profile, or why the store gave none within `seconds` and the timeout; clients read the text."""

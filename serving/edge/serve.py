@@ -8,11 +8,14 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from filelock import FileLock, Timeout
 
 from config.command import UserError, exits_cleanly
 from serving.edge import settings
@@ -26,20 +29,42 @@ SHARED_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 SHARED_MEMORY = Path("/dev/shm")  # Linux's files in memory
 
 
+@contextmanager
+def only_edge(edge: EdgeSettings) -> Iterator[None]:
+    """Hold the edge's folder, so that no second edge touches the files and counts of the first.
+
+    Raises:
+        UserError: a port cannot be used, or another edge has the folder; nothing was written.
+    """
+    for field, host, port in (("port", edge.host, edge.port), ("metrics_port", edge.metrics_host, edge.metrics_port)):
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            raise _unusable_port(field, host, port, error) from None
+    edge.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(edge.home / "edge.lock", blocking=False)  # the operating system releases that of a killed process
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{variable('home')}: another edge runs with {edge.home}; give this one a folder of its own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check(edge: EdgeSettings) -> None:
     """Check that every process will be able to start: one that cannot would be started again and again.
 
     Raises:
-        UserError: a port cannot be used, or the keys or the secret that hides users are invalid.
+        UserError: the keys or the secret that hides users are invalid.
     """
     if not read_keys(edge.keys_path):
         lost = " (if there were some, restore them from a backup)" if (edge.home / "served").exists() else ""
         print(f"no API key exists yet: make one with `python -m serving.edge.keys make`{lost}", file=sys.stderr)
     load_keys(edge)
-    try:
-        socket.create_server((edge.host, edge.port)).close()
-    except OSError as error:
-        raise _unusable_port("port", edge.host, edge.port, error) from None
 
 
 def share_counts(home: Path) -> Path:
@@ -76,6 +101,19 @@ def _unusable_port(field: str, host: str, port: int, error: OSError) -> UserErro
     return UserError(f"{variable(field)}: {host}:{port} cannot be used ({error.strerror})")
 
 
+def run(edge: EdgeSettings) -> None:
+    """Serve until stopped."""
+    counts = share_counts(edge.home)
+    try:
+        serve_metrics(edge)
+        print(f"serving http://{edge.host}:{edge.port}/docs; metrics at port {edge.metrics_port}", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after a clean stop
+        address: dict[str, Any] = {"host": edge.host, "port": edge.port, "workers": edge.workers}
+        uvicorn.run(APP, factory=True, log_config=LOGGING, **address, **UVICORN_OPTIONS)
+    finally:
+        shutil.rmtree(counts, ignore_errors=True)
+
+
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.edge.serve", description=__doc__)
@@ -86,16 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         if value is not None:
             os.environ[variable(field)] = str(value)
     edge = settings.load()
-    check(edge)
-    counts = share_counts(edge.home)
-    try:
-        serve_metrics(edge)
-        print(f"serving http://{edge.host}:{edge.port}/docs; metrics at port {edge.metrics_port}", flush=True)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after a clean stop
-        address: dict[str, Any] = {"host": edge.host, "port": edge.port, "workers": edge.workers}
-        uvicorn.run(APP, factory=True, log_config=LOGGING, **address, **UVICORN_OPTIONS)
-    finally:
-        shutil.rmtree(counts, ignore_errors=True)
+    with only_edge(edge):
+        check(edge)
+        run(edge)
     return 0
 
 

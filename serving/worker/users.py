@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from data.consent import PERSONALIZATION, Decision, decide
+from data.times import now_us
 from features.encode import resolve_history
 from features.online import profile as profile_module
 from features.online.connect import connect_to_read, read_settings
 from features.online.errors import StoreAbsent, StoreError
-from features.online.profile import PERSONALIZATION
 from features.online.store import ProfileStore, Reading, ReadingState
 from features.trends import TrendSnapshot
 from features.vocabulary import Vocabulary
@@ -78,7 +79,11 @@ class StoreLookup:
         readings, reason = self._query(lambda store: store.read(ids, times))
         if readings is None:
             return [User(reason=reason)] * len(requests)
-        return [user_from_reading(reading, time_us, repeats) for reading, time_us in zip(readings, times, strict=True)]
+        moment_us = now_us()
+        return [
+            user_from_reading(reading, time_us, repeats, moment_us)
+            for reading, time_us in zip(readings, times, strict=True)
+        ]
 
     def find_trends(self, vocabulary: Vocabulary, as_of_us: int, newer_than_us: int) -> TrendSnapshot | None:
         found, _ = self._query(lambda store: store.read_trends(as_of_us, newer_than_us))
@@ -105,13 +110,16 @@ class StoreLookup:
         return result, ""
 
 
-def user_from_reading(reading: Reading, time_us: int, repeats: str) -> User:
-    """The user as a request at a time may see them; without history where it may see none."""
+def user_from_reading(reading: Reading, time_us: int, repeats: str, now_us: int) -> User:
+    """The user as a request at a time may see them; without history where it may see none.
+
+    Consent is what it is now, also for a request of another time.
+    """
+    if decide(reading.consent, PERSONALIZATION, now_us) is Decision.DENIED:
+        return User(reason=NO_CONSENT)
     if reading.profile is None:
         return User(reason=NO_PROFILE[reading.state])
     profile = reading.profile
-    if profile_module.visible_consent(profile, time_us).get(PERSONALIZATION) is False:
-        return User(reason=NO_CONSENT)
     items, times = profile_module.visible_items(profile, time_us, repeats)
     return User(items, times, profile_module.visible_traits(profile, time_us), "", profile.feature_time_us)
 

@@ -52,7 +52,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another clone: products as DVC brings them, the served log and its secret; no store, nothing else."""
     folder, _ = answered
-    for name in ("out/data", "out/features/test", "edge", "params.yaml"):
+    for name in ("out/data", "out/features/test", "edge", "edge-keys", "params.yaml"):
         source = folder / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ def test_two_keys_never_share_a_place(one: bytes, other: bytes) -> None:
 def test_a_profile_lies_under_its_users_id_and_a_policy_under_its_name() -> None:
     assert locate_row(KEY) == ("profile", "d", "a", "")
     assert locate_row(b"tidegate:d:policy") == ("shared", "d", "", "policy")
+    assert locate_row(b"tidegate-consent:d:a:b") == ("consent", "d", "a:b", "")
 
 
 def test_a_row_that_lost_its_record_is_corrupt_not_unknown() -> None:
@@ -94,9 +95,10 @@ def test_a_store_reads_through_the_server_engine_as_through_any() -> None:
 
 def _one_policy(request: httpx.Request) -> httpx.Response:
     """The policy in base64, and a record that is none."""
-    names = ["profile__record", "profile__erased", "shared__record", "shared__erased"]
+    names = [f"{view}__{name}" for view in ("profile", "consent", "shared") for name in ("record", "erased")]
     policy = "eyJtYXhfZXZlbnRzIjogNSwgInR0bF91cyI6IG51bGx9"  # {"max_events": 5, "ttl_us": null}
-    values = [[None, "cnViYmlzaA=="], [None, False], [policy, None], [False, None]]
+    nothing = [None, None, None]
+    values = [[None, "cnViYmlzaA==", None], [None, False, None], nothing, nothing, [policy, None, None], nothing]
     return httpx.Response(
         200, json={"metadata": {"feature_names": names}, "results": [{"values": each} for each in values]}
     )

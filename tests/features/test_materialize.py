@@ -13,7 +13,9 @@ import pytest
 from config import params
 from config.paths import ROOT
 from data.columns import DAY, HOUR
+from data.consent import PERSONALIZATION, decide
 from data.tables import write_table
+from data.times import now_us
 from features import materialization, materialize
 from features.feature_files import load_features, save_features
 from features.fit import fit_features
@@ -184,6 +186,83 @@ def test_lines_may_come_from_standard_input(project: pd.DataFrame, monkeypatch: 
 
     assert materialize.main(["--events", "-"]) == 0
     assert profile.visible_traits(stored("new", T + 400 * DAY), T + 400 * DAY) == {"plan": "free"}
+
+
+NO = {"user_id": "u3", "event_time": "2026-01-02T00:00:00Z", "consent": {"personalization": False}}
+
+
+def consent_of(user: str) -> str:
+    (reading,) = connect(SETTINGS.dataset, StoreSettings()).read([user], [CUT])
+    return decide(reading.consent, PERSONALIZATION, now_us())
+
+
+def test_a_no_outlives_each_way_to_materialize_again(project: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(json.dumps(NO) + "\n", encoding="utf-8")
+    assert materialize.main([]) == materialize.main(["--events", "lines"]) == 0
+    assert [consent_of(user) for user in ("u3", "u4", "nobody")] == ["denied", "not_asked", "not_asked"]
+
+    (tmp_path / "older").write_text(
+        json.dumps(NO | {"event_time": "2026-01-01T00:00:00Z", "consent": {"personalization": True}}), encoding="utf-8"
+    )
+    for arguments in ([], ["--until", "2026-01-15"], ["--events", "older"], ["--no-answer", "not-asked"]):
+        assert materialize.main(arguments) == 0
+        assert consent_of("u3") == "denied"
+
+    for path in Path("out/state").glob("online.db*"):  # the profiles are lost
+        path.unlink()
+    assert materialize.main([]) == 0
+    assert [consent_of(user) for user in ("u3", "u4")] == ["denied", "not_asked"]
+
+    for path in Path("out/state").glob("online.consent.db*"):  # the answers are lost
+        path.unlink()
+    assert materialize.main([]) == 0
+    assert [consent_of(user) for user in ("u3", "u4")] == ["denied", "denied"]
+
+
+@pytest.fixture
+def emptied_redis(project: pd.DataFrame, own_redis, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("TIDEGATE_STORE", own_redis.url)
+    return own_redis.url
+
+
+def test_an_emptied_redis_is_materialized_only_if_it_is_known_whether_answers_were_lost(
+    emptied_redis: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines").write_text(json.dumps(NO) + "\n", encoding="utf-8")
+    for arguments in ([], ["--events", "lines"]):
+        assert materialize.main(arguments) == 2
+        assert "is empty: it is new, or it lost its data" in capsys.readouterr().err
+
+    assert materialize.main(["--no-answer", "denied"]) == 0
+    store = connect(SETTINGS.dataset, StoreSettings(emptied_redis))
+    assert materialize.main([]) == 0  # stays as it was set
+    decisions = [decide(one.consent, PERSONALIZATION, now_us()) for one in store.read(["u3", "nobody"], [CUT] * 2)]
+    assert decisions == ["denied", "denied"]
+
+
+def test_a_new_redis_is_materialized_and_its_answers_stay(emptied_redis: str, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(json.dumps(NO) + "\n", encoding="utf-8")
+    assert materialize.main(["--events", "lines", "--no-answer", "not-asked"]) == 0
+    assert materialize.main([]) == 0
+
+    store = connect(SETTINGS.dataset, StoreSettings(emptied_redis))
+    decisions = [decide(one.consent, PERSONALIZATION, now_us()) for one in store.read(["u3", "u4"], [CUT] * 2)]
+    assert decisions == ["denied", "not_asked"]
+
+
+def test_nobody_is_read_while_the_answers_of_a_new_store_are_loaded(
+    project: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lines").write_text(json.dumps(NO) + "\n", encoding="utf-8")
+
+    def look(*arguments: object) -> list[str]:
+        with pytest.raises(StoreError, match="is incomplete"):
+            stored("u3", CUT)
+        return materialization.write_lines(*arguments)
+
+    monkeypatch.setattr(materialize, "write_lines", look)
+    assert materialize.main(["--events", "lines"]) == 0
+    assert consent_of("u3") == "denied"
 
 
 def test_a_profile_older_than_the_ttl_is_not_served(project: pd.DataFrame) -> None:

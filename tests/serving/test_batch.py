@@ -16,13 +16,15 @@ from safetensors.torch import save_file
 from config import params
 from config.paths import ROOT
 from data.columns import DAY, HOUR
+from data.consent import PERSONALIZATION, Answer
 from data.tables import write_table
-from data.times import to_iso
+from data.times import now_us, to_iso
 from features import materialize
 from features.feature_files import load_features
 from features.feature_files import save_features as write_features
 from features.fit import fit_features
 from features.online.connect import StoreSettings, connect
+from features.online.profile import make_profile
 from serving import batch
 from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
@@ -117,6 +119,52 @@ def test_everybody_gets_what_the_endpoint_would_answer_at_that_moment(
         for name in ("time", "feature_time", "trends_time"):
             assert row[name] == (answer[name] and pd.Timestamp(answer[name]))
     assert {row["source"] for row in rows[:8]} == {"personalized"} or until_us > END
+
+
+def refuse(user_id: str) -> None:
+    store = connect(SETTINGS.dataset, StoreSettings(), writing=True)
+    store.upsert([make_profile(user_id, consent={PERSONALIZATION: Answer(False, now_us(), "page")})])
+    store.close()
+
+
+def test_who_does_not_consent_gets_the_popular_list_as_from_the_endpoint(project: Path) -> None:
+    assert materialize.main([]) == 0
+    refuse("u3")
+    assert run() == 0
+
+    rows = {row["user_id"]: row for row in written()}
+    (answer,) = served(["u3"], END, 20)
+    assert rows["u3"]["item_ids"] == [item["item_id"] for item in answer["items"]]
+    assert (rows["u3"]["source"], rows["u3"]["segments"], rows["u3"]["feature_time"]) == ("popular", [], None)
+    assert rows["u3"]["reason"].startswith("this user has not agreed to personalization")
+    assert {rows[user]["source"] for user in USERS[:3]} == {"personalized"}
+
+
+def test_whose_consent_was_lost_gets_the_popular_list(project: Path) -> None:
+    assert materialize.main([]) == 0
+    for path in (project / "out/state").glob("online.consent.db*"):
+        path.unlink()
+    assert run() == 0
+
+    assert {row["source"] for row in written()[:8]} == {"popular"}
+
+
+def test_who_was_not_asked_gets_what_the_edge_is_set_to_give(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_EDGE_PERSONALIZE_BY_DEFAULT", "false")
+    assert run() == 0
+
+    assert {row["source"] for row in written()[:8]} == {"popular"}
+    assert "was not asked" in written()[0]["reason"]
+
+
+def test_nothing_is_written_while_the_online_store_does_not_answer(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEGATE_STORE", "redis://127.0.0.1:1/0")
+
+    assert run() == 2
+    assert "redis://127.0.0.1:1/0" in capsys.readouterr().err
+    assert not Path("made/all.parquet").exists()
 
 
 def test_the_moment_is_the_end_of_the_data_unless_stated(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,9 @@ import grimp
 import httpx
 import pytest
 from dockerfile import Image
+from signed_archives import TRUSTED, signed_archive
 
 from config.paths import ROOT
-from serving.artifact import archive
 from serving.edge.settings import EdgeSettings
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -86,7 +86,12 @@ def variables(image: Image) -> Iterator[dict[str, str]]:
     ports = {name: str(probe.getsockname()[1]) for name, probe in zip(names, probes, strict=True)}
     for probe in probes:
         probe.close()
-    yield {**ports, "TIDEGATE_EDGE_HOST": "127.0.0.1", "TIDEGATE_EDGE_DATASET": "tiny"}
+    yield {
+        **ports,
+        "TIDEGATE_EDGE_HOST": "127.0.0.1",
+        "TIDEGATE_EDGE_DATASET": "tiny",
+        "TIDEGATE_TRUSTED_KEYS": TRUSTED,
+    }
     server.stop(settings_of(image, ports))
 
 
@@ -119,7 +124,7 @@ def ask(variables: dict[str, str], key: str) -> dict:
 def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_a_restart(
     image: Image, variables: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
-    archive.build_archive(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
+    signed_archive(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
     assert not (image.folder / "out").exists()
     container = image.start(**variables)
     try:

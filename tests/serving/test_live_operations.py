@@ -14,6 +14,7 @@ import promql
 import pytest
 import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
+from signed_archives import signed_archive
 
 from serving.artifact import archive
 from serving.deployment import rollout_stage
@@ -43,7 +44,7 @@ def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactor
     """Version -> an archive, as the deploy of another machine writes it."""
     folder = tmp_path_factory.mktemp("archives")
     for seed, artifact in artifacts.items():
-        archive.build_archive(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
+        signed_archive(artifact, folder / f"{seed}.0.mar", NAME, f"{seed}.0")
     return {path.stem: path for path in folder.glob("*.mar")}
 
 
@@ -226,7 +227,7 @@ def test_an_archive_with_other_golden_answers_is_not_installed(
     golden = broken / "golden.jsonl"
     golden.write_text(golden.read_text(encoding="utf-8").replace("item-03", "item-99"), encoding="utf-8")
     tiny_artifact.seal(broken, 2)
-    archive.build_archive(broken, tmp_path / "3.0.mar", NAME, "3.0")
+    signed_archive(broken, tmp_path / "3.0.mar", NAME, "3.0")
     with pytest.raises(DeployError, match=r"golden request \d .*differ.*; tiny 1\.0 still answers"):
         install(tmp_path / "3.0.mar", serving)
     assert set(described(serving)) == {"1.0", "2.0"}

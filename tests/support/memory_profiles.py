@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.edge.consent import UserProfile
+from serving.edge.consent import NO_PROFILE, UserProfile
 
 
 class MemoryProfiles:
@@ -12,7 +12,7 @@ class MemoryProfiles:
         self.profiles = profiles or {}
 
     async def read(self, user_id: str) -> UserProfile:
-        return self.profiles.get(user_id, UserProfile(None, ""))
+        return self.profiles.get(user_id, NO_PROFILE)
 
     def close(self) -> None:
         return None

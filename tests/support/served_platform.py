@@ -15,10 +15,10 @@ from running import Edge, make_settings, wait_until
 from small_pipeline import inside
 
 from config import params
+from data.consent import PERSONALIZATION
 from experiments.gating import judgment
 from features import materialize
 from features.online.connect import connect, read_settings
-from features.online.profile import PERSONALIZATION
 from serving.artifact.archive import build_archive
 from serving.deployment import promotion
 from serving.edge.consent import OnlineProfileReader
@@ -49,7 +49,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
-        patch.setenv("TIDEGATE_EDGE_USER_KEYS", f"{folder}/edge-keys")
+        patch.setenv("TIDEGATE_EDGE_USER_KEYS", "edge-keys")  # relative: tests break copies of them
         version = judgment.register(DATASET, LABEL)
         promotion.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n", encoding="utf-8")

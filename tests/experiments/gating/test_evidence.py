@@ -23,7 +23,7 @@ from config.paths import INGESTED, ROOT
 from experiments.evaluation import ranking
 from experiments.evaluation.cases import Catalog
 from experiments.evaluation.ranking import ScoredCases, cases_since, score_cases
-from experiments.gating import evidence, judgment
+from experiments.gating import evidence, judgment, looks
 from experiments.gating.evidence import (
     TIMED_ROUNDS,
     budget_rows,
@@ -351,7 +351,7 @@ def test_a_sound_model_is_promoted_over_the_first_champion_and_judged_once(
     assert first["reason"].startswith("first")
     assert promotion.serving_target(settings.dataset).report["label"] == "two_tower"
     assert again["decided_before"] is True
-    assert len(judgment.looks_at(report["split_id"])) == 1
+    assert len(looks.read(settings.dataset).at(report["split_id"])) == 1
 
 
 @pytest.mark.slow
@@ -397,7 +397,7 @@ def test_an_index_that_finds_too_little_is_rejected_before_the_look(project: Pat
     assert report["reason"].startswith(
         "its index finds 0.9800 of the exact best 20, below gate.min_index_recall = 0.99"
     )
-    assert judgment.looks_at(manifest["split_id"]) == []
+    assert looks.read(settings.dataset).at(manifest["split_id"]) == []
     shown = registry.registry_client().get_model_version(settings.dataset, report["version"])
     assert "its index finds 0.9800" in shown.description
     assert promotion.serving_target(settings.dataset).report["reason"].startswith("first")

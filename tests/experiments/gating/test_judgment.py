@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from small_pipeline import inside
 from config import params
 from experiments import gate
 from experiments.evaluation import bootstrap
-from experiments.gating import evidence, judgment
+from experiments.gating import evidence, judgment, looks
 from experiments.gating.judgment import GateCase
 from experiments.gating.preconditions import CodeState
 from experiments.gating.report_page import page
@@ -28,50 +27,6 @@ from serving.deployment import promotion, registry
 from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.worker.recommender import Recommender
 from training.models.artifact import MANIFEST, hash_file
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty state folder."""
-    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path))
-
-
-def test_looks_are_counted_per_split(ledger: None) -> None:
-    assert judgment.looks_at("one") == []
-    for split_id in ("one", "one", "other", "one"):
-        judgment.record_look(split_id, "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
-
-    assert len(judgment.looks_at("one")) == 3
-    assert len(judgment.looks_at("other")) == 1
-
-
-def test_the_same_artifacts_and_policy_find_their_report(ledger: None) -> None:
-    report = {"date": "2026-01-01T00:00:00Z", "policy_hash": "p", "verdict": "HOLD"}
-    judgment.record_look("one", "candidate", "champion", report)
-
-    assert judgment.earlier_report("one", "candidate", "champion", "p") == report
-    for question in (("one", "candidate", "champion", "q"), ("one", "candidate", "other", "p"),
-                     ("one", "other", "champion", "p"), ("two", "candidate", "champion", "p")):  # fmt: skip
-        assert judgment.earlier_report(*question) is None
-
-
-def test_a_look_that_a_crash_tore_hides_no_later_one_and_breaks_no_reading(ledger: None, tmp_path: Path) -> None:
-    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
-    path = tmp_path / "ledger.jsonl"
-    path.write_bytes(path.read_bytes() + path.read_bytes()[:-30])
-    assert len(judgment.looks_at("one")) == 1
-    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-02T00:00:00Z"})
-
-    assert len(judgment.looks_at("one")) == 2
-
-
-def test_a_look_is_on_disk_before_its_report_is_shown(ledger: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name))
-    judgment.record_look("one", "candidate", "champion", {"date": "2026-01-01T00:00:00Z"})
-
-    assert "ledger.jsonl" in synced
-
 
 COMMITTED = CodeState("0123", None, None)
 CLEAN: dict[str, Any] = {"clean": True, "audited": "a", "checks": []}
@@ -117,21 +72,34 @@ def tiny_gate(tracked: Path, monkeypatch: pytest.MonkeyPatch):
     return SimpleNamespace(judge=judge, looked=looked)
 
 
-def test_a_look_is_written_to_the_ledger(tiny_gate) -> None:
+def test_a_look_and_its_report_are_recorded(tiny_gate) -> None:
     report = tiny_gate.judge()
 
     assert tiny_gate.looked == [1]
-    (entry,) = judgment.looks_at("s")
-    assert entry["report"] == report
-    assert {"who", "date", "candidate", "champion"} <= set(entry)
-    assert report["policy_hash"] == judgment.policy_hash(POLICY)
+    (look,) = looks.read("tiny").at("s")
+    stated = looks.read("tiny").statements[look]
+    question = looks.Question(*(stated[field] for field in looks.Question._fields))
+    assert looks.earlier_report("tiny", question) == report
+    assert stated["policy_hash"] == report["policy_hash"] == judgment.policy_hash(POLICY)
+    assert {"by", "date"} <= set(stated)
+
+
+def test_a_look_is_recorded_before_the_holdout_is_scored(tiny_gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judgment, "look_at_holdout", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_gate.judge()
+    assert len(looks.read("tiny").at("s")) == 1
 
 
 def no_look(tiny_gate, report: dict, verdict: str, reason: str) -> None:
     assert report["verdict"] == verdict
     assert report["reason"].startswith(reason), report["reason"]
     assert tiny_gate.looked == []
-    assert judgment.looks_at("s") == []
+    assert looks.read("tiny").at("s") == []
 
 
 def measured(matched: int, compared: int) -> dict[str, Any]:

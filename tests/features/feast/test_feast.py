@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from config import params
+from data.consent import PERSONALIZATION, decide
 from features.feast_server import ServerEngine
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError, StoreUnavailable
@@ -76,14 +77,16 @@ def test_materialized_profiles_are_read_through_the_feature_server(
     feast_python: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(
-        [feast_python, "-m", "features.materialize", "--events", "-"],
+        [feast_python, "-m", "features.materialize", "--events", "-", "--no-answer", "not-asked"],
         cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, encoding="utf-8",
         input="\n".join(map(json.dumps, LINES)),
     )  # fmt: skip
     with serving(feast_python, repository) as url:
         store = connect(NAME, StoreSettings(url, read_ms=5000), open_feast=ServerEngine)
         readings = store.read(["bob", "nobody", "ann"], [time.time_ns() // 1000] * 3)
-        assert [one.state for one in readings] == [ReadingState.FOUND, ReadingState.UNKNOWN, ReadingState.FOUND]
+        assert [one.state for one in readings] == [ReadingState.FOUND, ReadingState.UNKNOWN, ReadingState.UNKNOWN]
+        decisions = [decide(one.consent, PERSONALIZATION, time.time_ns() // 1000) for one in readings]
+        assert decisions == ["not_asked", "not_asked", "denied"]
         assert [event.item_id for event in readings[0].profile.events] == ["m1", "m2"]
         assert store.engine.location == url
         with pytest.raises(StoreError, match="is read only; write through feast:///FOLDER"):
@@ -92,7 +95,7 @@ def test_materialized_profiles_are_read_through_the_feature_server(
         monkeypatch.setenv("TIDEGATE_STORE", url)
         monkeypatch.setenv("TIDEGATE_STORE_READ_MS", "5000")
         ann, bob = (asyncio.run(OnlineProfileReader.from_environment(NAME).read(user)) for user in ("ann", "bob"))
-        assert (ann.consent, bob.consent) == (False, None)
+        assert (ann.consent, bob.consent) == ("denied", "not_asked")
         assert [event["item_id"] for event in bob.features["history"]] == ["m1", "m2"]
         assert bob.features["context"] == {"plan": "free"}
     with pytest.raises(StoreUnavailable, match=re.escape(url)):
@@ -105,5 +108,5 @@ def test_its_ui_shows_the_views(feast_python: Path, repository: Path) -> None:
         views = httpx.get(asked, trust_env=False).json()["featureViews"]
 
     shown = {view["spec"]["name"]: [one["name"] for one in view["spec"]["features"]] for view in views}
-    assert shown.keys() == {"profile", "shared"}
-    assert set(shown["profile"]) == {"record", "erased"}
+    assert shown.keys() == {"profile", "consent", "shared"}
+    assert set(shown["profile"]) == set(shown["consent"]) == {"record", "erased"}

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 
-from features.online.connect import StoreSettings, connect, read_settings
+from data.consent import PERSONALIZATION, Answer, decide
+from features.online.connect import StoreSettings, connect, connect_to_read, read_settings
 from features.online.errors import StoreError, StoreUnavailable
 from features.online.profile import Event, make_profile
-from features.online.store import Policy, ReadingState
+from features.online.store import Policy, ProfileStore, ReadingState
 from serving.artifact.archive import worker_modules
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,6 +72,100 @@ def test_an_embedded_store_is_readable_by_its_owner_only(tmp_path: Path) -> None
     connect("d", StoreSettings(f"sqlite:///{tmp_path}/deep/store.db")).configure(Policy(5, None))
 
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "deep").iterdir()} == {"0o600"}
+
+
+def refused(store: ProfileStore, user: str) -> str:
+    return decide(store.read([user], [T])[0].consent, PERSONALIZATION, T)
+
+
+def test_consent_outlives_the_file_of_the_profiles_and_its_own_loss_denies(tmp_path: Path) -> None:
+    settings = StoreSettings(f"sqlite:///{tmp_path}/store.db")
+    played = [Event(T - 1, "e", T - 1, "i", "play")]
+    no = make_profile("a", played, consent={PERSONALIZATION: Answer(False, T, "page")})
+
+    def write() -> None:
+        store = connect("d", settings, writing=True)
+        store.configure(Policy(5, None))
+        store.upsert([make_profile("a", played), make_profile("b", played)])
+        store.close()
+
+    write()
+    connect("d", settings).upsert([no])
+    (tmp_path / "store.db").unlink()
+    with pytest.raises(StoreUnavailable, match=r"run features\.materialize") as missing:
+        connect_to_read("d", settings)
+    assert missing.type is StoreUnavailable, "StoreAbsent would mean that nobody was asked"
+    write()
+    assert [refused(connect("d", settings), user) for user in ("a", "b")] == ["denied", "not_asked"]
+
+    (tmp_path / "store.consent.db").unlink()
+    write()
+    assert [refused(connect("d", settings), user) for user in ("a", "b")] == ["denied", "denied"]
+
+
+def test_a_file_that_is_replaced_under_a_running_process_is_opened_again(tmp_path: Path) -> None:
+    url, other = f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/other/store.db"
+    running, writer = connect("d", StoreSettings(url)), connect("d", StoreSettings(url), writing=True)
+    writer.configure(Policy(5, None))
+    writer.upsert([make_profile("old", [Event(T - 1, "e", T - 1, "i", "play")])])
+    assert running.read(["old"], [T])[0].state == ReadingState.FOUND
+    later = connect("d", StoreSettings(other), writing=True)
+    later.configure(Policy(5, None))
+    no = {PERSONALIZATION: Answer(False, T - 1, "page")}
+    later.upsert([make_profile("new", [Event(T - 1, "e", T - 1, "i", "play")], consent=no)])
+    later.close()
+
+    for name in ("store.db", "store.consent.db"):
+        (tmp_path / "other" / name).replace(tmp_path / name)
+
+    assert [one.state for one in running.read(["old", "new"], [T, T])] == [ReadingState.UNKNOWN, ReadingState.FOUND]
+    assert refused(running, "new") == "denied"
+    writer.upsert([make_profile("third", [Event(T - 1, "e", T - 1, "i", "play")])])  # into the new file
+    assert connect("d", StoreSettings(url)).read(["third"], [T])[0].state == ReadingState.FOUND
+
+
+def test_a_file_that_is_gone_is_an_error_until_it_is_back(tmp_path: Path) -> None:
+    store = connect("d", StoreSettings(f"sqlite:///{tmp_path}/store.db"))
+    store.configure(Policy(5, None))
+    for name in ("store.db", "store.consent.db"):
+        (tmp_path / name).rename(tmp_path / "aside")
+        with pytest.raises(StoreUnavailable, match="No such file"):
+            store.policy()
+        (tmp_path / "aside").rename(tmp_path / name)
+        assert store.policy() == Policy(5, None)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
+def test_a_redis_that_may_evict_a_no_is_refused(own_redis, policy: str) -> None:
+    client = redis.Redis.from_url(own_redis.url)
+    connect("d", StoreSettings(own_redis.url)).configure(Policy(5, None))
+    client.config_set("maxmemory-policy", policy)
+
+    for single in (True, False):
+        with pytest.raises(StoreUnavailable, match=f"maxmemory-policy is {policy}.*set noeviction"):
+            connect("d", StoreSettings(own_redis.url), single=single).policy()
+    client.config_set("maxmemory-policy", "volatile-lru")  # evicts only keys with a time-to-live, and none has one
+    assert connect("d", StoreSettings(own_redis.url)).policy() == Policy(5, None)
+
+
+def test_a_redis_that_does_not_say_whether_it_evicts_is_logged(own_redis, caplog: pytest.LogCaptureFixture) -> None:
+    redis.Redis.from_url(own_redis.url).acl_setuser(
+        "app", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"]
+    )
+    url = own_redis.url.replace("redis://", "redis://app:any@")
+
+    connect("d", StoreSettings(url)).configure(Policy(5, None))
+
+    assert "whether it evicts keys is not known" in caplog.text
+
+
+def test_no_key_in_redis_has_a_time_to_live(own_redis) -> None:
+    store = connect("d", StoreSettings(own_redis.url))
+    store.configure(Policy(5, ttl_us=1))
+    store.upsert([make_profile("a", consent={PERSONALIZATION: Answer(False, T, "page")})])
+
+    client = redis.Redis.from_url(own_redis.url)
+    assert {client.ttl(key) for key in client.scan_iter()} == {-1}
 
 
 def test_a_locked_file_is_an_error_within_the_timeout(tmp_path: Path) -> None:

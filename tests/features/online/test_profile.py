@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.columns import DAY
+from data.consent import NEVER_ASKED, Answer, ConsentRecord
 from data.time_columns import EARLIEST, LATEST
 from features.online.errors import NewerRecord, ProfileError, RecordError
 from features.online.profile import EARLIEST_US, LATEST_US, Event, Profile, TimedValue, join_profiles, make_profile
-from features.online.records import decode_profile, encode_profile
+from features.online.records import decode_consent, decode_profile, encode_consent, encode_profile
 
 T = 1_700_000_000_000_000
 MOST = 5
@@ -28,14 +29,16 @@ traits = st.builds(
     lambda when, name, value: TimedValue(when[0], f"e{name}", when[1], value),
     times, st.integers(0, 2), st.sampled_from(["free", "paid", 3, 3.0, True, None]),
 )  # fmt: skip
-consents = st.builds(
-    lambda when, name, value: TimedValue(when[0], f"e{name}", when[1], value), times, st.integers(0, 1), st.booleans()
-)
+answers = st.builds(
+    lambda value, when, source, expires: Answer(value, T + when, source, expires),
+    st.booleans(), few, st.sampled_from(["page", "\ud800"]), st.none() | few.map(lambda days: T + days * DAY),
+)  # fmt: skip
+consents = st.dictionaries(st.sampled_from(["training", "ads"]), answers, max_size=2)
 changes = st.builds(
     lambda listed, words, agreed: make_profile("u", listed, words, agreed),
     st.lists(events, max_size=3),
     st.dictionaries(st.sampled_from(["plan", "age"]), traits, max_size=2),
-    st.dictionaries(st.just("training"), consents, max_size=1),
+    st.none() | consents,
 )
 profiles = st.lists(changes, max_size=4).map(lambda parts: merged(parts))
 
@@ -94,10 +97,9 @@ def test_the_latest_word_holds_whenever_it_arrives() -> None:
 
 
 def test_of_a_yes_and_a_no_at_the_same_moment_the_no_holds() -> None:
-    yes, no = (make_profile("u", consent={"training": TimedValue(T, "a", T, agreed)}) for agreed in (True, False))
+    yes, no = (make_profile("u", consent={"training": Answer(agreed, T, "page")}) for agreed in (True, False))
 
-    assert merged([yes, no]).consent["training"].value is False
-    assert merged([no, yes]).consent["training"].value is False
+    assert merged([yes, no]).consent == merged([no, yes]).consent == no.consent
 
 
 def test_an_event_that_arrives_again_keeps_the_time_at_which_it_was_first_known() -> None:
@@ -143,8 +145,11 @@ def test_times_are_bounded_as_ingest_bounds_them() -> None:
         ("traits.age", {"traits": {"age": TimedValue(T, "e", T, [7])}}),
         ("traits", {"traits": {"": TimedValue(T, "e", T, 7)}}),
         ("traits.plan", {"traits": {"plan": TimedValue(T, "e", T, 2**63)}}),
-        ("consent.training", {"consent": {"training": TimedValue(T, "e", T, "yes")}}),
-        ("event_time", {"consent": {"training": TimedValue(True, "e", T, True)}}),
+        ("consent.training", {"consent": {"training": Answer("yes", T, "page")}}),
+        ("consent", {"consent": {" ": Answer(True, T, "page")}}),
+        ("event_time", {"consent": {"training": Answer(True, True, "page")}}),
+        ("source", {"consent": {"training": Answer(True, T, "")}}),
+        ("expires", {"consent": {"training": Answer(True, T, "page", 5)}}),
     ],
 )
 def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict) -> None:
@@ -159,8 +164,8 @@ def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict
 
 @given(profiles)
 @settings(max_examples=200, deadline=None)
-def test_a_record_gives_back_the_profile(profile: Profile) -> None:
-    assert decode_profile(encode_profile(profile), "u") == profile
+def test_a_record_gives_back_the_profile_without_its_consent(profile: Profile) -> None:
+    assert decode_profile(encode_profile(profile), "u") == replace(profile, consent=None)
     for name, stated in decode_profile(encode_profile(profile), "u").traits.items():
         assert type(stated.value) is type(profile.traits[name].value)  # 3 and 3.0 are other rows of a table
 
@@ -189,13 +194,48 @@ def test_arbitrary_bytes_are_not_a_record(raw: bytes) -> None:
 
 
 def test_another_users_record_is_refused() -> None:
-    with pytest.raises(RecordError, match=r"'v'.*'u'"):
+    with pytest.raises(RecordError, match="a profile record lies under the key of another user"):
         decode_profile(encode_profile(make_profile("u", [GOOD])), "v")
+    with pytest.raises(RecordError, match="a consent record lies under the key of another user"):
+        decode_consent(encode_consent(NEVER_ASKED, "u"), "v")
 
 
 def test_a_later_format_is_named() -> None:
     raw = bytearray(encode_profile(replace(make_profile("u", [GOOD]), truncated=True)))
-    raw[3] = 2
+    raw[3] = 3
 
-    with pytest.raises(NewerRecord, match="format 2"):
+    with pytest.raises(NewerRecord, match="format 3"):
         decode_profile(bytes(raw), "u")
+    with pytest.raises(NewerRecord, match="format 2"):
+        decode_consent(b"TGC\x02" + encode_consent(NEVER_ASKED, "u")[4:], "u")
+
+
+# Consent as bytes
+
+
+@given(st.builds(ConsentRecord, consents, few))
+def test_a_record_gives_back_the_consent(record: ConsentRecord) -> None:
+    assert decode_consent(encode_consent(record, "\ud800"), "\ud800") == record
+
+
+@given(st.builds(ConsentRecord, consents, few), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_changed_or_missing_byte_of_consent_is_noticed(record: ConsentRecord, data: st.DataObject) -> None:
+    raw = bytearray(encode_consent(record, "u"))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    shorter = bytes(raw[:at])
+    raw[at] ^= data.draw(st.integers(1, 255))
+
+    for damaged in (bytes(raw), shorter):
+        with pytest.raises(RecordError):
+            decode_consent(damaged, "u")
+
+
+@pytest.mark.parametrize(
+    "answer", [["yes", T, "page", None], [1, T, "page", None], [True, "now", "page", None], [True]]
+)
+def test_an_answer_of_another_type_is_no_record(answer: list) -> None:
+    record = ConsentRecord({"training": tuple(answer)})  # type: ignore[dict-item]
+
+    with pytest.raises(RecordError, match="a consent record is corrupt"):
+        decode_consent(encode_consent(record, "u"), "u")

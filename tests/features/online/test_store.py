@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -15,9 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.columns import DAY
+from data.consent import NEVER_ASKED, PERSONALIZATION, Answer, decide
+from data.times import now_us
 from features.online.errors import NewerRecord, StoreConflict, StoreError
 from features.online.profile import Event, Profile, TimedValue, make_profile
-from features.online.records import ItemTrends, encode_profile
+from features.online.records import ItemTrends, encode_consent, encode_profile
 from features.online.store import Policy, ProfileStore, ReadingState, Swap
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,8 +46,8 @@ def key_of(store: ProfileStore, user: str) -> bytes:
     return store._profile_key(user)
 
 
-def plant(store: ProfileStore, key: bytes, raw: bytes) -> None:
-    """Put bytes in the place of whatever is there."""
+def plant(store: ProfileStore, key: bytes, raw: bytes | None) -> None:
+    """Put bytes, or nothing, in the place of whatever is there."""
     (held,) = store.engine.get([key])
     assert store.engine.swap([Swap(key, held, raw)]) == [True]
 
@@ -49,10 +55,11 @@ def plant(store: ProfileStore, key: bytes, raw: bytes) -> None:
 class TestProfiles:
     def test_what_was_written_is_read(self, store: ProfileStore, reopen: Callable[[], ProfileStore]) -> None:
         stated = TimedValue(T, "e", T, 31)
-        profile = make_profile("ü", played("ü", 1).events, {"age": stated}, {"training": TimedValue(T, "e", T, False)})
+        profile = make_profile("ü", played("ü", 1).events, {"age": stated}, {"training": Answer(False, T, "page")})
         store.upsert([profile])
 
-        assert reopen().read(["ü"], [T])[0].profile == profile
+        (reading,) = reopen().read(["ü"], [T])
+        assert (reading.profile, reading.consent) == (replace(profile, consent=None), profile.consent)
 
     def test_readings_come_in_the_order_asked_for(self, store: ProfileStore) -> None:
         store.upsert([played("a", 1), played("b", 2)])
@@ -165,7 +172,6 @@ class TestBadRecords:
         bad, good = store.read(["a", "b"], [T + DAY] * 2)
 
         assert (bad.state, bad.profile, good.state) == (ReadingState.CORRUPT, None, ReadingState.FOUND)
-        assert bad.detail
         assert "record" in caplog.text
 
     def test_new_data_replaces_a_corrupt_record_and_marks_the_profile_truncated(self, store: ProfileStore) -> None:
@@ -179,15 +185,146 @@ class TestBadRecords:
         assert numbers_of(store, "a") == [2]
 
     def test_records_of_newer_code_are_not_overwritten(self, store: ProfileStore) -> None:
-        newer = b"TGP\x02" + encode_profile(played("a", 1))[4:]
+        newer = b"TGP\x03" + encode_profile(played("a", 1))[4:]
         store.upsert([played("a", 1)])
         plant(store, key_of(store, "a"), newer)
 
-        with pytest.raises(NewerRecord, match="format 2"):
+        with pytest.raises(NewerRecord, match="format 3"):
             store.upsert([played("a", 2), played("b", 2)])
 
         assert store.engine.get([key_of(store, "a")]) == [newer]
         assert numbers_of(store, "b") == [2]
+
+
+def asked(granted: bool, at: int = T) -> dict[str, Answer]:
+    return {PERSONALIZATION: Answer(granted, at, "page")}
+
+
+def decision(store: ProfileStore, user: str, at: int = T + DAY) -> str:
+    return decide(store.read([user], [at])[0].consent, PERSONALIZATION, at)
+
+
+def format_1(consent: dict[str, list]) -> bytes:
+    """The record of user `a` as the code before format 2 wrote it, without events."""
+    fields = {name: [] for name in ("times", "ids", "lags", "items", "types", "type")}
+    body = {"user": "a", **fields, "traits": {}, "consent": consent, "feature_time": T, "truncated": False}
+    text = json.dumps(body).encode()
+    return b"TGP\x01" + crc32(text).to_bytes(4, "big") + text
+
+
+class TestConsent:
+    def test_the_newest_answer_holds_in_whatever_order_answers_arrive(self, store: ProfileStore) -> None:
+        yes, no = (make_profile("a", consent=asked(granted, T + at)) for granted, at in ((True, 1), (False, 2)))
+        for order in ([yes, no], [no, yes]):
+            store.upsert(order)
+            assert decision(store, "a") == "denied"
+
+        store.upsert([make_profile("a", consent=asked(True, T + 3)), make_profile("b", consent=asked(True))])
+        assert [decision(store, user) for user in ("a", "b", "nobody")] == ["granted", "granted", "not_asked"]
+
+    def test_a_no_outlives_the_time_to_live_of_the_profile(self, store: ProfileStore) -> None:
+        store.upsert([make_profile("a", played("a", 0).events, consent=asked(False))])
+
+        (reading,) = store.read(["a"], [T + 400 * DAY])
+        assert reading.state == ReadingState.EXPIRED
+        assert decision(store, "a", T + 400 * DAY) == "denied"
+
+    def test_a_no_outlives_the_damage_the_loss_and_the_erasure_of_the_profile(self, store: ProfileStore) -> None:
+        store.upsert([make_profile("a", played("a", 0).events, consent=asked(False))])
+        plant(store, key_of(store, "a"), b"rubbish")
+        assert decision(store, "a") == "denied"
+        store.upsert([played("a", 1)])
+        assert decision(store, "a") == "denied"
+        store.erase(["a"])
+        assert decision(store, "a") == "denied"
+        store.upsert([played("a", 2)])
+        assert decision(store, "a") == "denied"
+
+    def test_answers_alone_are_no_news_of_the_profile(self, store: ProfileStore) -> None:
+        store.upsert([make_profile("a", consent=asked(True)), make_profile("b", played("b", 0).events)])
+        store.upsert([make_profile("b", consent=asked(True, T + 29 * DAY))])
+
+        readings = store.read(["a", "b"], [T + 31 * DAY] * 2)
+        assert [reading.state for reading in readings] == [ReadingState.UNKNOWN, ReadingState.EXPIRED]
+
+    def test_a_bulk_load_marks_who_was_not_asked_and_changes_no_answer(self, store: ProfileStore) -> None:
+        store.upsert([make_profile("no", consent=asked(False)), make_profile("yes", consent=asked(True))])
+        before = store.engine.get([store._consent_key("no"), store._consent_key("yes")])
+        for _ in range(2):
+            store.upsert([played("no", 1), played("yes", 1), played("new", 1)])
+
+        assert [decision(store, user) for user in ("no", "yes", "new")] == ["denied", "granted", "not_asked"]
+        assert store.engine.get([store._consent_key("no"), store._consent_key("yes")]) == before
+        assert store.engine.get([store._consent_key("new")]) != [None]
+
+    @pytest.mark.parametrize("raw", [None, b"", b"rubbish", b"TGC\x02" + encode_consent(NEVER_ASKED, "a")[4:]])
+    def test_a_lost_or_damaged_record_is_a_no_that_no_bulk_load_ends(self, store: ProfileStore, raw, caplog) -> None:
+        store.upsert([make_profile("a", played("a", 0).events, consent=asked(False)), played("b", 0)])
+        plant(store, store._consent_key("a"), raw)
+
+        assert [decision(store, user) for user in ("a", "b")] == ["denied", "not_asked"]
+        with suppress(NewerRecord):
+            store.upsert([played("a", 1)])
+        assert store.engine.get([store._consent_key("a")]) == [raw]
+        assert decision(store, "a") == "denied"
+        assert raw is None or "consent record" in caplog.text or "a record" in caplog.text
+
+    @pytest.mark.parametrize("raw", [None, b"rubbish"])
+    def test_after_a_loss_only_an_answer_that_is_given_now_is_a_yes(self, store: ProfileStore, raw) -> None:
+        now = now_us()
+        store.upsert([make_profile("a", played("a", 0).events, consent=asked(False))])
+        plant(store, store._consent_key("a"), raw)
+
+        store.upsert([make_profile("a", consent=asked(True, now - DAY))])  # replayed: the lost no may be newer
+        assert decision(store, "a", now) == "denied"
+        store.upsert([make_profile("a", consent=asked(True, now))])
+        assert decision(store, "a", now) == "granted"
+
+    def test_in_a_store_that_lost_answers_nobody_counts_as_not_asked(self, store: ProfileStore) -> None:
+        store.configure(Policy(50, None, lost_consent=True))
+        store.upsert([played("a", 0)])
+
+        assert [decision(store, user) for user in ("a", "nobody")] == ["denied", "denied"]
+        now = now_us()
+        store.upsert([make_profile("a", consent=asked(True, now - DAY)), make_profile("b", consent=asked(True, now))])
+        assert [decision(store, user, now) for user in ("a", "b")] == ["denied", "granted"]
+
+    @pytest.mark.parametrize(
+        ("held", "expected"),
+        [({PERSONALIZATION: [T, "e", T, False]}, "denied"), ({PERSONALIZATION: [T, "e", T, True]}, "granted"),
+         ({}, "not_asked")],
+    )  # fmt: skip
+    def test_answers_in_profiles_of_format_1_hold_and_move(
+        self, store: ProfileStore, held: dict, expected: str
+    ) -> None:
+        plant(store, key_of(store, "a"), format_1(held))
+        assert decision(store, "a") == expected
+        assert decision(store, "a", T + 400 * DAY) == expected
+
+        store.upsert([played("a", 1)])
+        assert store.engine.get([key_of(store, "a")])[0][3] == 2
+        assert store.engine.get([store._consent_key("a")]) != [None]
+        assert decision(store, "a") == expected
+        assert numbers_of(store, "a") == [1]
+
+    def test_half_a_surrogate_pair_may_refuse(self, store: ProfileStore) -> None:
+        store.upsert([make_profile("\ud800", consent=asked(False))])
+
+        assert decision(store, "\ud800") == "denied"
+
+    def test_a_killed_writer_leaves_no_profile_whose_no_is_missing(
+        self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        swap = store.engine.swap
+
+        def killed(swaps: list[Swap]) -> list[bool]:
+            swap(swaps[:1])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store.engine, "swap", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.upsert([make_profile("a", played("a", 0).events, consent=asked(False))])
+        assert decision(store, "a") == "denied"
 
 
 class TestWritersAtOnce:

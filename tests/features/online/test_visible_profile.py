@@ -204,12 +204,3 @@ def test_a_trait_is_unknown_before_it_was_set_and_after_it_was_removed() -> None
     profile = make_profile("u", traits={"plan": TimedValue(T, "e", T + 2, "free"), "age": TimedValue(T, "e", T, None)})
 
     assert [profile_module.visible_traits(profile, T + at) for at in (-1, 1, 2)] == [{}, {}, {"plan": "free"}]
-
-
-def test_consent_is_as_of_the_moment() -> None:
-    profile = make_profile(
-        "u", consent={"training": TimedValue(T, "e", T, False), "ads": TimedValue(T + 5, "e", T + 5, True)}
-    )
-
-    assert profile_module.visible_consent(profile, T) == {"training": False}
-    assert profile_module.visible_consent(profile, T + 5) == {"training": False, "ads": True}

@@ -16,6 +16,7 @@ from fake_torchserve import FakeTorchServe
 from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
+from data.consent import Decision
 from serving.edge import recommend
 from serving.edge.answer import PACKED_FORMAT
 from serving.edge.cache import ENTRY_BYTES, MemoryCache
@@ -84,17 +85,17 @@ def test_only_the_same_request_gets_the_cached_answer(start: Start) -> None:
 
 
 def test_a_changed_profile_makes_cached_answers_invalid(start: Start) -> None:
-    users = MemoryProfiles({"ann": UserProfile(True, "after 1 event")})
+    users = MemoryProfiles({"ann": UserProfile(Decision.GRANTED, "after 1 event")})
     edge = start(users)
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
-    users.profiles["ann"] = UserProfile(True, "after 2 events")
+    users.profiles["ann"] = UserProfile(Decision.GRANTED, "after 2 events")
     assert [edge.answer({"user_id": "ann"})["cache"] for _ in range(2)] == ["miss", "hit"]
 
 
 def test_an_answer_of_a_worker_that_missed_the_profile_is_not_repeated(
     start: Start, torchserve: FakeTorchServe
 ) -> None:
-    edge = start(MemoryProfiles({"ann": UserProfile(True, "after 1 event")}))
+    edge = start(MemoryProfiles({"ann": UserProfile(Decision.GRANTED, "after 1 event")}))
     torchserve.misses_profiles = True
     blind = edge.answer({"user_id": "ann"})
     assert (blind["source"], edge.answer({"user_id": "nobody knows"})["source"]) == ("popular", "popular")

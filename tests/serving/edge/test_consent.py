@@ -12,12 +12,13 @@ from fake_torchserve import FakeTorchServe
 from memory_profiles import MemoryProfiles
 from running import Start, wait_until
 
+from data.consent import PERSONALIZATION, Answer, Decision
 from features.online.connect import StoreSettings, connect
 from features.online.profile import Event, TimedValue, make_profile
 from features.online.store import Policy, ProfileStore
-from serving.edge.consent import OnlineProfileReader, UserProfile
+from serving.edge.consent import NO_PROFILE, OnlineProfileReader, UserProfile
 
-GRANTED, DENIED, NOT_ASKED = UserProfile(True, "s1"), UserProfile(False, "s1"), UserProfile(None, "s1")
+GRANTED, DENIED, NOT_ASKED = (UserProfile(Decision(name), "s1") for name in ("granted", "denied", "not_asked"))
 BODY = {
     "user_id": "ann",
     "history": [{"item_id": "ann-009", "event_time": "2026-01-01T00:00:00Z"}],
@@ -139,7 +140,7 @@ def test_a_request_without_a_user_reads_no_profile(start: Start) -> None:
 
 
 def test_users_who_share_an_answer_do_not_share_its_reason(start: Start) -> None:
-    edge = start(MemoryProfiles({"ann": DENIED, "bob": UserProfile(None, "")}), personalize_by_default=False)
+    edge = start(MemoryProfiles({"ann": DENIED, "bob": NO_PROFILE}), personalize_by_default=False)
     answers = [edge.answer({"user_id": user}) for user in ("ann", "bob", "ann")]
     denied, not_asked = "does not consent", "was not asked"
     assert all(reason in answer["reason"] for reason, answer in zip((denied, not_asked, denied), answers, strict=True))
@@ -162,9 +163,8 @@ def event(minutes_ago: int, item: str) -> Event:
     return Event(moment, f"e{minutes_ago}", NOW - MINUTE, item, "play")
 
 
-def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, TimedValue]:
-    moment = NOW - minutes_ago * MINUTE
-    return {"personalization": TimedValue(moment, "c", moment, granted)}
+def consent_given(granted: bool, minutes_ago: int = 5) -> dict[str, Answer]:
+    return {PERSONALIZATION: Answer(granted, NOW - minutes_ago * MINUTE, "page")}
 
 
 def read(store: ProfileStore, user: str) -> UserProfile:
@@ -181,18 +181,78 @@ def test_consent_is_the_users_last_answer(store: ProfileStore) -> None:
     )
     store.upsert([make_profile("bob", consent=consent_given(False, 5))])
 
-    assert [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")] == [True, False, None, None]
+    found = [read(store, user).consent for user in ("ann", "bob", "eve", "nobody")]
+    assert found == ["granted", "denied", "not_asked", "not_asked"]
 
 
-def test_a_profile_that_cannot_be_read_grants_nothing(store: ProfileStore, tmp_path: Path, start: Start) -> None:
-    store.upsert([make_profile("ann", [event(9, "a")], None, consent_given(False))])
-    with sqlite3.connect(tmp_path / "online.db") as database:
-        database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) LIKE '%ann'")
+@pytest.mark.parametrize("file", ["online.db", "online.consent.db"])
+def test_a_no_holds_when_a_record_is_damaged_and_no_yes_does_when_its_own_is(
+    store: ProfileStore, tmp_path: Path, start: Start, file: str
+) -> None:
+    store.upsert(
+        [
+            make_profile("ann", [event(9, "a")], None, consent_given(False)),
+            make_profile("bob", [event(9, "a")], None, consent_given(True)),
+        ]
+    )
+    with sqlite3.connect(tmp_path / file) as database:
+        database.execute("UPDATE records SET value = x'00' WHERE CAST(key AS TEXT) NOT LIKE '%:policy'")
+    edge = start(OnlineProfileReader(lambda: store))
 
-    answer = start(OnlineProfileReader(lambda: store)).answer({"user_id": "ann"})
+    answers = [edge.answer({"user_id": user}) for user in ("ann", "bob", "eve")]
 
-    assert answer["source"] == "popular"
-    assert "the profile store failed" in answer["reason"]
+    lost = "consent to personalization was lost, which counts as a no"
+    if file == "online.db":
+        assert [answer["source"] for answer in answers] == ["popular", "personalized", "personalized"]
+        assert "does not consent" in answers[0]["reason"]
+    else:
+        assert [answer["source"] for answer in answers] == ["popular", "popular", "personalized"]
+        assert all(lost in answer["reason"] for answer in answers[:2])
+        assert edge.count("tidegate_edge_consent_total", consent="lost") == 2
+        assert edge.answer({"user_id": "bob"}, x_consent="granted")["source"] == "popular"
+
+
+@pytest.mark.parametrize("minutes_ago", [5, -60], ids=["earlier", "stamped by a clock that runs ahead"])
+def test_a_no_holds_after_the_profile_expired_and_after_all_profiles_are_written_again(
+    store: ProfileStore, tmp_path: Path, start: Start, minutes_ago: int
+) -> None:
+    old = Event(NOW - 900 * MINUTE, "e", NOW - 900 * MINUTE, "a", "play")
+    profiles = [make_profile("ann", [old]), make_profile("eve", [old])]
+    store.upsert([*profiles, make_profile("ann", consent=consent_given(False, minutes_ago))])
+    edge = start(OnlineProfileReader(lambda: store))
+    assert [edge.answer({"user_id": user})["source"] for user in ("ann", "eve")] == ["popular", "personalized"]
+
+    store.configure(Policy(max_events=100, ttl_us=MINUTE))
+    assert read(store, "ann") == UserProfile(Decision.DENIED, "")
+    assert "does not consent" in edge.answer({"user_id": "ann", "k": 3})["reason"]
+
+    for name in ("online.db", "online.db-wal", "online.db-shm"):
+        (tmp_path / name).unlink()
+    assert "was not read" not in edge.answer({"user_id": "ann", "k": 4})["reason"]
+    assert edge.answer({"user_id": "ann", "k": 5})["source"] == "popular"
+    again = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
+    again.configure(Policy(max_events=100, ttl_us=None))
+    again.upsert(profiles)
+    wait_until(lambda: "does not consent" in edge.answer({"user_id": "ann", "k": 6})["reason"])
+    assert edge.answer({"user_id": "eve", "k": 6})["source"] == "personalized"
+
+
+def test_a_running_edge_reads_the_file_that_replaced_its_store(
+    store: ProfileStore, tmp_path: Path, start: Start
+) -> None:
+    store.upsert([make_profile("ann", [event(9, "a")], None, consent_given(True))])
+    edge = start(OnlineProfileReader(lambda: connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"))))
+    assert edge.answer({"user_id": "ann"})["source"] == "personalized"
+
+    other = connect("made", StoreSettings(f"sqlite:///{tmp_path}/other/online.db"), writing=True)
+    other.configure(Policy(max_events=100, ttl_us=None))
+    other.upsert([make_profile("ann", [event(9, "a")], None, consent_given(False))])
+    other.close()
+    store.close()
+    for path in sorted((tmp_path / "other").iterdir()):
+        path.rename(tmp_path / path.name)
+
+    assert "does not consent" in edge.answer({"user_id": "ann"})["reason"]
 
 
 def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_reading(
@@ -200,13 +260,13 @@ def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_readin
 ) -> None:
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
     users = OnlineProfileReader.from_environment("made")
-    assert asyncio.run(users.read("ann")) == UserProfile(None, "")
+    assert asyncio.run(users.read("ann")) == NO_PROFILE
     assert not (tmp_path / "online.db").exists()
 
     filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))
     filled.upsert([make_profile("ann", consent=consent_given(False))])
-    assert asyncio.run(users.read("ann")).consent is False
+    assert asyncio.run(users.read("ann")).consent is Decision.DENIED
 
 
 @pytest.mark.parametrize("spelling", ["7", " 7 ", "7.0"])

@@ -19,9 +19,10 @@ from outage import Client, Disk, Line, Redis, Row, process, readiness, until
 from own_registry import use_registry
 
 from benchmarks._load import free_ports
+from data.consent import PERSONALIZATION, Answer
 from features.online.connect import STORE_VARIABLE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
-from features.online.profile import PERSONALIZATION, Event, Profile, TimedValue, make_profile
+from features.online.profile import Event, Profile, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
 from serving.deployment import promotion, registry
@@ -48,8 +49,7 @@ def profile(user: str, agrees: bool, *numbers: int) -> Profile:
         Event(NOW - (60 - item) * MINUTE, f"e{item}", NOW - (60 - item) * MINUTE, tiny_artifact.ITEMS[item], "play")
         for item in numbers
     ]
-    word = TimedValue(NOW - 90 * MINUTE, "c", NOW - 90 * MINUTE, agrees)
-    return make_profile(user, events, None, {PERSONALIZATION: word})
+    return make_profile(user, events, consent={PERSONALIZATION: Answer(agrees, NOW - 90 * MINUTE, "page")})
 
 
 PROFILES = [profile(f"yes-{number}", True, number, number + 1) for number in range(8)]
@@ -226,7 +226,7 @@ def test_a_full_redis_answers_reads_and_tells_writers_that_it_is_full(stack: Sta
         begin = len(stack.client.rows)
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             stack.store.upsert([more])
-        stack.store.erase(["no-7"])  # an erased user is erased all the same
+        stack.store.erase(["no-7"])  # an erased user is erased all the same, and their no stays
         time.sleep(1)
         stack.settles("known", {"personalized"})
         asked = [row.source for row in stack.client.rows[begin:] if row.kind == "known"]

@@ -211,7 +211,9 @@ def test_a_running_edge_removes_what_has_expired_of_both_logs(start: Start, tmp_
         folder.mkdir(parents=True)
         old.append(folder / f"{name}-2020-01-01-1-0001.jsonl")
         old[-1].write_bytes(b"{}\n")
-    edge = start(home=tmp_path / "edge-0", user_secret="of this test alone")  # it keeps no requests now, an earlier one did
+    edge = start(
+        home=tmp_path / "edge-0", user_secret="of this test alone"
+    )  # it keeps no requests now, an earlier one did
     edge.answer({"user_id": "ann"})
 
     wait_until(lambda: not any(file.exists() for file in old))

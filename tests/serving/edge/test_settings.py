@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from benchmarks._load import free_ports
 from serving.edge import serve, settings
 from serving.settings import SettingsError
 
@@ -54,6 +58,34 @@ def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
     monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", value)
     with pytest.raises(SettingsError, match=f"^{message}"):
         settings.load()
+
+
+@pytest.mark.parametrize("shared", ["PORT", "METRICS_PORT", "HOME"])
+def test_a_second_edge_fails_before_it_touches_anything_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: str
+) -> None:
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setenv(serve.SHARED_COUNTS, "")
+    own, others = free_ports(2), free_ports(2)
+    environment = {"HOME": str(tmp_path / "edge"), "PORT": str(own[0]), "METRICS_PORT": str(own[1])}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", value)
+    first = settings.load()
+    with serve.only_edge(first), ExitStack() as listening:
+        counts = serve.share_counts(first.home)
+        listening.callback(shutil.rmtree, counts)
+        (counts / "counter_1.db").write_text("of the first", encoding="utf-8")
+        for port in own:
+            listening.enter_context(socket.create_server(("127.0.0.1", port)))
+        before = {path: path.stat().st_mtime_ns for folder in (tmp_path, counts) for path in folder.rglob("*")}
+        for name, port in zip(("PORT", "METRICS_PORT"), others, strict=True):
+            if name != shared:
+                monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", str(port))
+        assert serve.main([]) == 2
+        after = {path: path.stat().st_mtime_ns for folder in (tmp_path, counts) for path in folder.rglob("*")}
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: TIDEGATE_EDGE_{shared}: ")
+    assert after == before
 
 
 @pytest.mark.parametrize(

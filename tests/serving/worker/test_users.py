@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.columns import DAY
+from data.consent import PERSONALIZATION, Answer
 from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreUnavailable
 from features.online.profile import Event, TimedValue, make_profile
@@ -37,8 +38,8 @@ def event(days_ago: int, item: str) -> Event:
     return Event(moment, f"e-{days_ago}-{item}", moment, item, "play")
 
 
-def consent(agreed: bool) -> dict[str, TimedValue]:
-    return {"personalization": TimedValue(NOW - DAY, "c", NOW - DAY, agreed)}
+def consent(agreed: bool, time_us: int = NOW - DAY) -> dict[str, Answer]:
+    return {PERSONALIZATION: Answer(agreed, time_us, "page")}
 
 
 def test_a_known_user_has_history_traits_and_the_time_of_the_newest_fact(store: ProfileStore) -> None:
@@ -75,10 +76,12 @@ def test_a_new_event_is_in_the_next_history(store: ProfileStore) -> None:
 def test_a_user_without_consent_has_no_history_and_no_traits(store: ProfileStore) -> None:
     store.upsert([make_profile("shy", [event(5, "a")], None, consent(False))])
 
-    (user,) = StoreLookup(lambda: store).find_users([request("shy")], "first")
+    # A no holds from when it is known, also for a request of a time before it.
+    for moment in (NOW, NOW - 3 * DAY):
+        (user,) = StoreLookup(lambda: store).find_users([request("shy", moment)], "first")
 
-    assert (list(user.items), dict(user.traits)) == ([], {})
-    assert user.reason == "this user has not agreed to personalization"
+        assert (list(user.items), dict(user.traits)) == ([], {})
+        assert user.reason == "this user has not agreed to personalization"
 
 
 def test_each_user_has_their_own_reason(store: ProfileStore) -> None:
