@@ -96,7 +96,7 @@ def keys_of_users() -> list[UserKey]:
 def secret_of(line: Line, keys: Sequence[UserKey]) -> bytes | None:
     """The secret of a line's pseudonyms; None if its key is not here."""
     key = of_line(keys, line)
-    return key and key.secret
+    return None if key is None else key.secret
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:

@@ -205,7 +205,7 @@ def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_non
 
     assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
     message = refused(trace, capsys, "never")
-    assert message == "no answer in edge/served has the request id 'never'; --served names another folder"
+    assert message.startswith("no answer in edge/served has the request id 'never': --served names another folder, and")
 
 
 def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:
