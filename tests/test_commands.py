@@ -42,6 +42,7 @@ OTHER_COMMANDS = {
     "serving.ask": "sends one request to the endpoint",
     "serving.backup": "saves and restores state/",
     "serving.batch": "writes recommendations for all users to a file",
+    "serving.container": "runs the supervisor and the edge until it is stopped, as in a container",
     "serving.edge.keys": "creates and revokes API keys of the edge",
     "serving.edge.user_keys": "rotates and lists the keys of pseudonyms in the served log",
     "serving.edge.serve": "runs the edge until it is stopped",

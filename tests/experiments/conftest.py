@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from made_board import SKILL, write_model
 from made_rankings import made_cases, made_items, rank
 from small_pipeline import BASELINES, run_stages
@@ -13,8 +15,17 @@ from small_pipeline import BASELINES, run_stages
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the stages have run in: not to be changed (copy what you want to break)."""
-    return run_stages(tmp_path_factory.mktemp("pipeline"), (*BASELINES, "two_tower"))
+    """A folder that the stages have run in: not to be changed (copy what you want to break).
+
+    All test processes share one, because it takes half a minute: the first that needs it makes it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "pipeline"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            made = run_stages(tmp_path_factory.mktemp("pipeline"), (*BASELINES, "two_tower"))
+            folder.symlink_to(made)  # only now, and not moved: its database names files by their full paths
+    return folder.resolve()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -82,11 +83,13 @@ def test_labels_that_params_lack_are_left_out_of_the_default_and_refused_when_na
 
 
 @pytest.mark.slow
-def test_the_command_writes_the_report_and_prints_its_path(pipeline: Path, capsys: pytest.CaptureFixture) -> None:
-    with inside(pipeline):
+def test_the_command_writes_the_report_and_prints_its_path(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with inside(shutil.copytree(pipeline, tmp_path / "copy")) as copy:
         assert sensitivity.main([]) == 0
 
-    written = json.loads((pipeline / "out/experiments/sensitivity.json").read_text(encoding="utf-8"))
+    written = json.loads((copy / "out/experiments/sensitivity.json").read_text(encoding="utf-8"))
     assert set(written["models"]) == {"popularity", "popularity_7d", "item_knn", "ease"}
     assert len(written["protocols"]) == 7
     last = capsys.readouterr().out.splitlines()[-1]
