@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 # git's own variables, set where a hook runs the tests, would lead git and DVC out of the clone.
-LEFT_OUT = ("PYTHONPATH", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "TIDEGATE_DVC_CACHE", "TIDEGATE_COMMIT")
+LEFT_OUT = ("PYTHONPATH", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "TIDEGATE_DVC_CACHE")
 
 pytestmark = pytest.mark.slow
 Do = Callable[..., str]

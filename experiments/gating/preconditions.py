@@ -29,7 +29,7 @@ class CodeState(NamedTuple):
     """The commit of the code that judges.
 
     Attributes:
-        changed: the tracked code or locks that differ from the commit; None if nothing differs.
+        changed: the code, settings or locks that differ from the commit; None if nothing differs.
         unknown: why the commit cannot be known; None if it is known.
     """
 
@@ -39,10 +39,7 @@ class CodeState(NamedTuple):
 
 
 def code_state() -> CodeState:
-    """The state of this checkout. A workspace is a copy, and takes it from TIDEGATE_COMMIT."""
-    if commit := os.environ.get("TIDEGATE_COMMIT"):
-        changed = "tracked code differs from the commit (see git status)" if commit.endswith(CHANGES_SUFFIX) else None
-        return CodeState(commit, changed, "the project's commit is unknown" if commit == UNKNOWN else None)
+    """The state of this code: a checkout, or a workspace, which is a copy of one."""
     try:
         commit, names = provenance.checkout()
     except UnknownCommitError as error:
@@ -55,7 +52,9 @@ def code_state() -> CodeState:
 
 def add_override_option(parser: argparse.ArgumentParser) -> None:
     """Add --allow-uncommitted, which the environment can set too."""
-    about = f"judge although code or locks have uncommitted changes; the report shows it (or {ALLOW_VARIABLE}=1)"
+    about = (
+        f"judge although code, settings or locks have uncommitted changes; the report shows it (or {ALLOW_VARIABLE}=1)"
+    )
     allowed = bool(os.environ.get(ALLOW_VARIABLE))
     parser.add_argument(ALLOW_OPTION, dest="override", action="store_true", default=allowed, help=about)
 
@@ -67,6 +66,14 @@ def uncommitted_code(code: CodeState) -> GateDecision | None:
     reason = f"refused: the code has uncommitted changes: {code.changed}"
     advice = f"commit, run `dvc repro`, and run the gate again; or use {ALLOW_OPTION}, which the report shows"
     return GateDecision(HOLD, reason, advice)
+
+
+def rolled_back(problem: str | None) -> GateDecision | None:
+    """Refuse to judge an artifact that a rollback removed (`serving.deployment.promotion.bar_problem`)."""
+    if problem is None:
+        return None
+    advice = "ingest newer events and run the gate again, or fit another model"
+    return GateDecision(HOLD, f"refused: the candidate was {problem}", advice)
 
 
 def failed_audit(audit: dict) -> GateDecision | None:

@@ -22,7 +22,6 @@ from config.command import UserError
 from config.current_user import current_user
 from config.paths import EXPERIMENTS, ROOT, STATE, state
 from experiments.orchestration import workspace
-from training import provenance
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -32,7 +31,6 @@ def environment() -> dict[str, str]:
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         STATE: str(state().resolve()),
-        "TIDEGATE_COMMIT": provenance.commit(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",

@@ -194,6 +194,7 @@ def _copy(folder: Path) -> None:
     for name in FILES:
         if (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
+    provenance.write_commit(folder)
     environment = folder / ".venv"  # so that commands begin with .venv/bin here too
     if not environment.is_symlink():
         environment.symlink_to(PROJECT / ".venv")

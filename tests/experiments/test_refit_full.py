@@ -33,6 +33,7 @@ from features import feature_files
 from serving.deployment import promotion, registry
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.status import registry_lines
+from training import provenance
 from training.fitting import fit
 
 
@@ -305,10 +306,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("parent_serves")
 def test_other_code_refuses_a_refit(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEGATE_COMMIT", "later")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("later", []))
     assert "demo 2 cannot be refitted here: its code commit is later, its parent's tested; check" in refused(capsys)
 
-    monkeypatch.setenv("TIDEGATE_COMMIT", "tested+changes")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("tested", ["params.yaml"]))
     assert "refused: the code has uncommitted changes" in refused(capsys)
 
 
@@ -356,7 +357,7 @@ def test_other_settings_refuse_a_refit(settings: params.Params, monkeypatch: pyt
     (line,) = refit_full.differences_from(parent, other)
     assert line.startswith("its rule for repeats is other, its parent's ")
 
-    monkeypatch.setenv("TIDEGATE_COMMIT", "unknown")
+    monkeypatch.setattr(provenance, "commit", lambda: "unknown")
     assert refit_full.differences_from(parent, settings)[0].startswith("its code commit is unknown, its parent's ")
 
 

@@ -27,7 +27,7 @@ from experiments.tuning.study import (
     study_name,
     this_process,
 )
-from training import tracking
+from training import provenance, tracking
 from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -57,7 +57,7 @@ def fitted(configuration, features, settings, seed, on_epoch, deadline=None):
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit that takes no time."""
     monkeypatch.setattr(trials, "fit", fitted)
-    monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("abc", []))
     return tracked
 
 

@@ -15,7 +15,7 @@ from data import ingest, split
 from experiments import evaluate
 from features import featurize
 from serving import export
-from training import train
+from training import provenance, train
 
 BASELINES = ("popularity", "popularity_7d", "item_knn", "ease")
 SMALL_NETWORK = {
@@ -37,7 +37,7 @@ def inside(folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_STATE", f"{folder}/state")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.setenv("TIDEGATE_COMMIT", "tested")
+        patch.setattr(provenance, "checkout", lambda: ("tested", []))
         os.chdir(folder)
         try:
             yield folder

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 
 from config import params
 from config.paths import ROOT
-from training import mlflow_views, tracking
+from training import mlflow_views, provenance, tracking
 from training.fitting import FitError, FitResult, fit
 from training.tracking import NOTE, param_text
 
@@ -30,7 +30,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("abc", []))
 
 
 def logged(label: str, values: dict) -> tuple[Run, FitResult]:

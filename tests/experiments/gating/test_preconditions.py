@@ -13,7 +13,6 @@ from training import provenance
 
 
 def test_a_clone_names_its_uncommitted_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
     monkeypatch.setattr(provenance, "checkout", lambda: ("0123", ["a.py", "b.py", "c.py", "d.py"]))
     assert preconditions.code_state() == CodeState("0123+changes", "a.py, b.py, c.py and 1 more", None)
     monkeypatch.setattr(provenance, "checkout", lambda: ("0123", []))
@@ -21,8 +20,8 @@ def test_a_clone_names_its_uncommitted_changes(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_reason_of_an_unknown_commit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIDEGATE_COMMIT", raising=False)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
 
     state = preconditions.code_state()
 
@@ -31,11 +30,13 @@ def test_the_reason_of_an_unknown_commit_is_named(tmp_path: Path, monkeypatch: p
     )
 
 
-def test_a_workspace_takes_its_commit_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEGATE_COMMIT", "0123+changes")
-    assert preconditions.code_state().changed is not None
-    monkeypatch.setenv("TIDEGATE_COMMIT", "0123")
-    assert preconditions.code_state() == CodeState("0123", None, None)
+def test_the_environment_cannot_declare_a_commit_or_changed_code_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "checkout", lambda: ("0123", ["params.yaml"]))
+    monkeypatch.setenv("TIDEGATE_COMMIT", "4567")
+    assert preconditions.code_state() == CodeState("0123+changes", "params.yaml", None)
+    decision = preconditions.uncommitted_code(preconditions.code_state())
+    assert decision is not None
+    assert (decision.verdict, decision.reason) == ("HOLD", "refused: the code has uncommitted changes: params.yaml")
 
 
 @pytest.mark.parametrize("recall", [0.99, 1.0])

@@ -21,6 +21,7 @@ from experiments import audit
 from experiments.leakage import report as leakage_report
 from experiments.leakage.report import CUT_CHECKS, SPLIT_CHECKS, page, run_checks
 from features.sequences import InteractionLog
+from training import provenance
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def inside(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy to work in."""
     shutil.copytree(products, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("TIDEGATE_COMMIT", "tested")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("tested", []))
     return tmp_path / "here"
 
 

@@ -20,7 +20,7 @@ from experiments import tune
 from experiments.tuning import trials
 from experiments.tuning.study import Budget, study_name
 from experiments.tuning.trials import measure_objectives, objectives_text
-from training import validation
+from training import provenance, validation
 from training.fitting import FitError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
@@ -105,7 +105,7 @@ def fitted(configuration, features, settings, seed, on_epoch, deadline=None):
 def studied(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder of its own, and a fit and a diversity that take no time."""
     monkeypatch.setattr(trials, "fit", fitted)
-    monkeypatch.setenv("TIDEGATE_COMMIT", "abc")
+    monkeypatch.setattr(provenance, "checkout", lambda: ("abc", []))
     monkeypatch.setitem(
         trials.OBJECTIVES, "diversity", lambda result, *_: -abs(result.hyperparameters["dropout"] - 0.25)
     )
