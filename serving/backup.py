@@ -53,9 +53,10 @@ ELSEWHERE = {  # variables that can keep a part of the state outside of the fold
     "TIDEGATE_OPERATOR_KEY_FILE": "the operator's key",
     "TIDEGATE_TRUSTED_KEYS": "the trusted keys",
     "TIDEGATE_TRUSTED_KEYS_FILE": "the trusted keys",
-    "TIDEGATE_EDGE_HOME": "API keys, user secret and served log",
+    "TIDEGATE_EDGE_HOME": "API keys and served log",
     "TIDEGATE_EDGE_KEY_FILE": "API keys",
-    "TIDEGATE_EDGE_USER_SECRET": "the user secret",
+    "TIDEGATE_EDGE_USER_KEYS": "the keys of pseudonyms",
+    "TIDEGATE_EDGE_USER_SECRET": "the keys of pseudonyms",
 }
 SERVERS = ("serving.edge.serve", "serving.supervisor")
 # Columns in which MLflow keeps absolute addresses of artifacts.
@@ -217,7 +218,7 @@ def _walk(state: Path) -> Iterator[Path]:
 def _in_order(state: Path) -> Iterator[Path]:
     """What to save, in an order that keeps together what belongs together.
 
-    First what remembers the registry: a machine refuses a registry that is older than the newest alias change it has seen.
+    First what remembers the registry: a host refuses a registry without the newest decision it has seen.
     Then databases. Then what they name: artifacts, also those that are new meanwhile, and the keys of their signatures.
     """
 
