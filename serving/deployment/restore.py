@@ -12,6 +12,8 @@ from filelock import Timeout
 from config.command import UserError
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
 from serving.deployment import rollout_stage
+from serving.deployment.archive_signature import store_verified
+from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.settings import ServerSettings
@@ -36,7 +38,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print, 
     Raises:
         RestoreError: the version's archive is gone, there is no archive at all, or a deployment is at work.
         StageError: the stage cannot be read, and no version is loaded.
-        PackageError, DeployError, ServerStartError: as in `serving.install`.
+        PackageError, SignatureError, DeployError, ServerStartError: as in `serving.install`.
     """
     server.start(settings, end_with_parent)
     with TorchServe.from_settings(settings) as client:
@@ -103,6 +105,7 @@ class _Restoration:
             return None
 
     def _load(self, archive: ModelArchive) -> None:
+        archive = store_verified(archive.path, self.settings.model_store)  # it may have been changed in the store
         # A server that dies meanwhile is not waited for: the caller is the one that starts it again.
         load_version(archive, self.client, self.settings, self.progress, waits=self._server_runs)
 
@@ -130,7 +133,7 @@ class _Restoration:
             self._load(archive)
             if self.client.describe(self.dataset)[version].workers != workers:
                 self.client.scale(self.dataset, version, workers)
-        except (RestoreError, PackageError, DeployError, ServerError) as error:
+        except (RestoreError, PackageError, SignatureError, DeployError, ServerError) as error:
             self.progress(f"{self.dataset} {version} is not loaded next to the version that serves: {error}")
 
     def _stored_archives(self) -> dict[str, ModelArchive]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from rollout_stages import PLAN, make_stage
+from signed_archives import signed_archive
 
 from serving.artifact import archive
 from serving.deployment import restore as module
 from serving.deployment import rollout_stage
+from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.deployment.rollout_stage import Phase, StageError
@@ -94,7 +96,7 @@ def here(settings: ServerSettings, tmp_path: Path) -> ServerSettings:
 def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     for version, seed in {"1.0": 1, "2.0": 2, "10.0": 2}.items():
-        archive.build_archive(artifacts[seed], folder / f"{NAME}-{version}.mar", NAME, version)
+        signed_archive(artifacts[seed], folder / f"{NAME}-{version}.mar", NAME, version)
     return folder
 
 
@@ -162,6 +164,22 @@ def test_without_a_stage_and_a_loaded_version_the_newest_archive_is_served(
         path.unlink()
     with pytest.raises(RestoreError, match="holds no archive of tiny"):
         restore(NAME, here)
+
+
+def test_an_archive_that_was_changed_in_the_model_store_is_not_loaded(
+    here: ServerSettings, torchserve: Server, artifacts: dict[int, Path]
+) -> None:
+    write_stage(here, Phase.SERVES, "2.0", "1.0")
+    archive.build_archive(artifacts[1], here.model_store / "tiny-1.0.mar", NAME, "1.0")
+    lines: list[str] = []
+    assert restore(NAME, here, lines.append) == "2.0"
+    assert set(torchserve.loaded) == {"2.0"}
+    assert "tiny-1.0.mar is not signed" in lines[-1]
+    archive.build_archive(artifacts[1], here.model_store / "tiny-2.0.mar", NAME, "2.0")
+    torchserve.loaded.clear()
+    with pytest.raises(SignatureError, match=r"tiny-2\.0\.mar is not signed"):
+        restore(NAME, here)
+    assert torchserve.loaded == {}
 
 
 def test_a_version_without_an_archive_is_not_replaced_by_another_one(here: ServerSettings, torchserve: Server) -> None:
