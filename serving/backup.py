@@ -217,7 +217,7 @@ def _walk(state: Path) -> Iterator[Path]:
 def _in_order(state: Path) -> Iterator[Path]:
     """What to save, in an order that keeps together what belongs together.
 
-    First what remembers the registry: a machine refuses a registry that is older than the newest alias change it has seen.
+    First what remembers the registry: a host refuses a registry without the newest decision it has seen.
     Then databases. Then what they name: artifacts, also those that are new meanwhile, and the keys of their signatures.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from datetime import datetime
 
 from config import params
 from config.command import UserError, exits_cleanly
@@ -15,6 +16,8 @@ from config.current_user import current_user
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
+from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment.rollout_stage import Phase, RollbackError, registered_version
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 
@@ -23,30 +26,82 @@ def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool =
     """Roll back to the version before, at once: it is still loaded, so only TorchServe's default changes.
 
     The order is written to the stage first, or the next deployment would switch forward again. Returns one line that says
-    which version answers. Raises RollbackError if there is no version to roll back to.
+    which version answers.
+
+    Raises:
+        RollbackError: there is no version to roll back to.
+        ServerError, DeployError: the version before does not answer yet; the order stays.
     """
     begun = time.perf_counter()
     ordered = rollout_stage.order_rollback(rollout_stage.stage_path(dataset, settings), reason, current_user(), force)
-    try:
-        with TorchServe.from_settings(settings) as client:
-            client.set_default(dataset, ordered.previous or "")
-    except ServerError as error:
-        return f"ordered the rollback of {dataset} to {ordered.previous}; it has to be loaded first: {error}"
+    with TorchServe.from_settings(settings) as client:
+        client.set_default(dataset, ordered.previous or "")
+        check_serves(dataset, ordered.previous or "", client)
     seconds = time.perf_counter() - begun
     return f"rolled back {dataset} from {ordered.version} to {ordered.previous} in {seconds:.3f} s"
 
 
-def _roll_back_anywhere(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:
-    if rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings)) is not None:
-        print(roll_back(dataset, settings, reason, force), flush=True)
+def _roll_back_and_record(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:
+    """Roll back on this host, then in the registry; raise UserError unless both are done and the version before serves."""
+    path = rollout_stage.stage_path(dataset, settings)
+    if rollout_stage.read_stage(path) is None:
+        _roll_back_in_registry(dataset, reason, force)
+        _deploy(dataset, settings)
         return
-    from serving.deployment import promotion
+    try:
+        done = roll_back(dataset, settings, reason, force)
+    except (ServerError, DeployError) as error:
+        done = f"ordered the rollback of {dataset}; the version before has to be loaded first: {error}"
+    print(done, flush=True)
+    ordered = rollout_stage.read_stage(path)
+    try:
+        version = _deploy(dataset, settings)
+    except UserError as error:
+        raise UserError(
+            f"the rollback stays ordered on this host, but it is not complete: {error}; repeat "
+            "`python -m serving.deploy --settle`"
+        ) from None
+    if ordered is not None and ordered.phase is Phase.ROLLBACK:
+        _check_version(dataset, version, registered_version(ordered.previous or ""))
 
-    version = promotion.roll_back_aliases(dataset, reason).version  # nothing was deployed from here yet
-    print(f"rolled back {dataset} to version {version.version} in the registry")
+
+def _check_version(dataset: str, version: str, wanted: str) -> None:
+    """Raise UserError if another version serves than this command wanted."""
+    if registered_version(version) != wanted:
+        raise UserError(f"{dataset} {version} serves, not {wanted}: somebody else decided meanwhile; see `make status`")
 
 
-def _deploy(dataset: str, settings: ServerSettings) -> None:
+def _roll_back_in_registry(dataset: str, reason: str, force: bool) -> None:
+    """Make the previous version champion where nothing was deployed from here yet."""
+    from serving.deployment import decisions, promotion
+    from serving.deployment.registry import PREVIOUS
+
+    previous = promotion.serving_target(dataset, PREVIOUS).version
+    if not force and (bar := decisions.read_log(dataset).bar(previous.artifact)):
+        raise RollbackError(f"the {bar.rollback} removed {previous}; --force makes it serve again")
+    promotion.roll_back_aliases(dataset, reason)
+
+
+def _override(dataset: str, settings: ServerSettings, version: str, reason: str) -> None:
+    from serving.deployment import decisions, promotion
+
+    promotion.override(dataset, version, reason)
+    log = decisions.read_log(dataset)
+    if last := log.last():
+        path, decided_at = rollout_stage.stage_path(dataset, settings), datetime.fromisoformat(last.decided_at)
+        rollout_stage.accept_decision(path, log.last_serial, log.last_hash, decided_at)
+    _check_version(dataset, _deploy(dataset, settings), version)
+
+
+def _settle(dataset: str, settings: ServerSettings) -> None:
+    from serving.deployment import reconcile
+
+    version = reconcile.settle_rollback(dataset, settings)
+    print(f"completed the rollback: {dataset} {version} serves" if version else "no rollback is pending")
+
+
+def _deploy(dataset: str, settings: ServerSettings) -> str:
+    """Deploy, say what serves, and return its version."""
     from serving.deployment import reconcile
 
     begun = time.monotonic()
@@ -57,6 +112,7 @@ def _deploy(dataset: str, settings: ServerSettings) -> None:
         f"deployed {dataset} version {deployment.version}{label} in {time.monotonic() - begun:.1f} s; TorchServe answers "
         f"{count} of {count} golden requests at {settings.inference_url}/predictions/{dataset}"
     )
+    return deployment.version
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -67,7 +123,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--rollback": "make the previous champion serve again",
         "--status": "print what serves, since when and why, and what comes next",
         "--history": "print each deployment and rollback with its time, reason and author",
-        "--restore": "set aliases that were changed by hand back to the last signed change",
+        "--settle": "complete a rollback that was ordered here, and switch to no other version",
+        "--restore": "set aliases that were changed by hand back to the last signed decision",
     }
     for flag, purpose in flags.items():
         action.add_argument(flag, action="store_true", help=purpose)
@@ -95,15 +152,17 @@ def main(argv: list[str] | None = None) -> int:
         print((status.deployment_status if arguments.status else status.history_table)(dataset, settings))
         return 0
     if arguments.rollback:
-        _roll_back_anywhere(dataset, settings, arguments.reason or "ordered on the command line", arguments.force)
-    if arguments.restore or arguments.override:
-        from serving.deployment import promotion
-
+        _roll_back_and_record(dataset, settings, arguments.reason or "ordered on the command line", arguments.force)
+    elif arguments.settle:
+        _settle(dataset, settings)
+    elif arguments.override:
+        _override(dataset, settings, arguments.override, arguments.reason)
+    else:
         if arguments.restore:
-            print(f"restored the aliases to the last signed change: {promotion.restore_aliases(dataset)}")
-        else:
-            promotion.override(dataset, arguments.override, arguments.reason)
-    _deploy(dataset, settings)
+            from serving.deployment import promotion
+
+            print(f"restored the aliases to the last signed decision: {promotion.restore_aliases(dataset)}")
+        _deploy(dataset, settings)
     return 0
 
 

@@ -19,8 +19,9 @@ from config.current_user import current_user
 from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
-from serving.deployment import reconcile, rollout_evidence, rollout_stage
+from serving.deployment import promotion, reconcile, rollout_evidence, rollout_stage
 from serving.deployment.load_version import DeployError, Progress
+from serving.deployment.registry import RegistryError, is_unavailable
 from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.settings import ServerSettings
 
@@ -30,6 +31,8 @@ PROGRESS_SECONDS = 30.0  # between two lines on what the rollout waits for
 
 def rollout(dataset: str, settings: ServerSettings, plan: Rollout, progress: Progress = print) -> RolloutStage:
     """Take every step of the rollout; the stage at its end: `serves`, with `rollback_reason` if a limit stopped it.
+
+    The decision log records each step before it is taken. While the registry is away, the present step goes on.
 
     Raises:
         RegistryError, ServerStartError, DeployError: as `serving.deployment.reconcile.deploy`.
@@ -44,11 +47,20 @@ def rollout(dataset: str, settings: ServerSettings, plan: Rollout, progress: Pro
         evidence = rollout_evidence.total_evidence(path, stage.since.isoformat())
         missing = rollout_stage.missing_for_next_step(stage, evidence, rollout_stage.utc_now())
         if not missing:
-            following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
-            if rollout_stage.replace_stage(path, stage, following):
-                progress(rollout_stage.describe_stage(following))
-                rollout_evidence.remove_other_steps(path, following.since.isoformat())
-            continue
+            try:
+                following = rollout_stage.next_stage(stage, rollout_stage.utc_now())
+                recorded = promotion.record_rollout_step(dataset, following)
+            except RegistryError as error:
+                if not is_unavailable(error):
+                    raise
+                missing.append(f"the registry: {error}")  # no step without its record
+            else:
+                if recorded is None:
+                    _reconcile(dataset, settings, plan, progress)  # another version is champion by now
+                elif rollout_stage.replace_stage(path, stage, recorded):
+                    progress(rollout_stage.describe_stage(recorded))
+                    rollout_evidence.remove_other_steps(path, recorded.since.isoformat())
+                continue
         if time.monotonic() - reported > PROGRESS_SECONDS:
             progress(f"{rollout_stage.describe_stage(stage)}; the next step waits for {' and '.join(missing)}")
             reported = time.monotonic()

@@ -91,7 +91,7 @@ class RollbackRecorder:
         self, dataset: str, is_pending: Callable[[], bool], clock: Callable[[], float] = time.monotonic
     ) -> None:
         # A process of its own: the registry's client is large, and nothing in it may end the supervisor.
-        self._command = [*END_WITH_PARENT, sys.executable, "-m", "serving.deploy", "--dataset", dataset]
+        self._command = [*END_WITH_PARENT, sys.executable, "-m", "serving.deploy", "--settle", "--dataset", dataset]
         self._is_pending, self._clock = is_pending, clock
         self._process: subprocess.Popen | None = None
         self._attempts, self._next_attempt = 0, 0.0

@@ -43,18 +43,19 @@ from training.models import artifact
 # --- the run: choose candidate and champion, judge, promote
 
 
-def run(settings: params.Params, label: str | None, override: bool = False) -> list[dict]:
+def run(settings: params.Params, label: str | None, override: bool = False, again: str = "") -> list[dict]:
     """Judge the candidate against the champion; a platform without a champion first gets the best baseline.
 
     Args:
         label: the candidate; None takes the best learned model on validation.
         override: judge although the code has uncommitted changes.
+        again: why an artifact that a rollback removed may be promoted without later events; empty if it may not.
 
     Returns:
         One report for each judgment.
     """
     reports = []
-    if promotion.settle_aliases(settings.dataset) is None:  # no champion, or one from before alias changes were signed
+    if promotion.settle_aliases(settings.dataset) is None:  # no champion, or one from before decisions were signed
         baseline = best_label(settings, learned=False)
         if baseline is None:
             raise UserError("train.models in params.yaml holds no baseline; the first champion must be one")
@@ -63,7 +64,7 @@ def run(settings: params.Params, label: str | None, override: bool = False) -> l
             return reports  # without a champion there is nothing to judge against
     label = label or best_label(settings, learned=True)
     if label is not None:
-        reports.append(judge_label(settings, label, override))
+        reports.append(judge_label(settings, label, override, again))
     return reports
 
 
@@ -85,7 +86,7 @@ def promote_first_champion(settings: params.Params, label: str, override: bool) 
     return settle(settings.dataset, version, report | {"against_version": None, "evidence": {}})
 
 
-def judge_label(settings: params.Params, label: str, override: bool) -> dict:
+def judge_label(settings: params.Params, label: str, override: bool, again: str = "") -> dict:
     """Judge a label's artifact and promote it on PROMOTE. The same question again returns the earlier report."""
     dataset = settings.dataset
     version = register(dataset, label)
@@ -107,8 +108,11 @@ def judge_label(settings: params.Params, label: str, override: bool) -> dict:
         baseline=exported_artifact(baseline) if baseline else None, code=preconditions.code_state(),
         audit=leakage_report.up_to_date(settings), skew=skew_report.last(dataset), override=override,
         now_us=time.time_ns() // 1000,
+        bar=None if again else promotion.bar_problem(
+            dataset, candidate.artifact, to_iso(features.description["until_us"])
+        ),
     )  # fmt: skip
-    return settle(dataset, version, judge(case))
+    return settle(dataset, version, judge(case) | ({"again": again} if again else {}))
 
 
 def register(dataset: str, label: str) -> str:
@@ -159,6 +163,7 @@ class GateCase:
         skew: last report of `experiments.skew` on this dataset; None if nothing was measured.
         override: judge although the code has uncommitted changes.
         now_us: the time of the judgment.
+        bar: why a rollback bars the candidate; None if it does not.
     """
 
     settings: params.Params
@@ -174,6 +179,7 @@ class GateCase:
     now_us: int
     skew: dict[str, Any] | None = None
     champion_note: str | None = None
+    bar: str | None = None
 
 
 def judge(case: GateCase) -> dict[str, Any]:
@@ -181,6 +187,7 @@ def judge(case: GateCase) -> dict[str, Any]:
     policy = case.settings.gate
     refusal = (
         (None if case.override else preconditions.uncommitted_code(case.code))
+        or preconditions.rolled_back(case.bar)
         or preconditions.failed_audit(case.audit)
         or preconditions.skewed_serving(case.skew, policy)
     )

@@ -68,6 +68,14 @@ def uncommitted_code(code: CodeState) -> GateDecision | None:
     return GateDecision(HOLD, reason, advice)
 
 
+def rolled_back(problem: str | None) -> GateDecision | None:
+    """Refuse to judge an artifact that a rollback removed (`serving.deployment.promotion.bar_problem`)."""
+    if problem is None:
+        return None
+    advice = "ingest newer events and run the gate again, or fit another model"
+    return GateDecision(HOLD, f"refused: the candidate was {problem}", advice)
+
+
 def failed_audit(audit: dict) -> GateDecision | None:
     """Refuse to judge on data that leaks: its numbers do not predict live results."""
     if audit["clean"]:

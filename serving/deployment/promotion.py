@@ -1,8 +1,9 @@
 """Which version may serve, and how a version becomes champion: by promotion, rollback or emergency override.
 
-An alias alone proves nothing, because anybody can set one. A version may serve if the last signed alias change made it
-champion (serving/deployment/alias_changes.py) and its own signed gate report says PROMOTE for this version and artifact.
-The report of a refit on all events names its parent, and is valid only as long as the parent's report is.
+An alias alone proves nothing, because anybody can set one. A version may serve if the newest signed decision made it
+champion (serving/deployment/decisions.py) and its own signed gate report says PROMOTE for this version and artifact.
+The report of a refit on all events names its parent, and is valid only as long as the parent's report is. A rollback bars
+the artifact that it removed from promotion until there is new evidence.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from config.current_user import current_user
-from serving.deployment import alias_changes, registry, signature
-from serving.deployment.alias_changes import OVERRIDE, PROMOTION, ROLLBACK, AliasChange, how_to_justify
+from data.times import from_iso
+from serving.deployment import decisions, registry, signature
+from serving.deployment.decisions import OVERRIDE, PROMOTION, ROLLBACK, ROLLOUT_STEP, Decision, how_to_justify
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -26,6 +28,7 @@ from serving.deployment.registry import (
     version_by_alias,
     version_number,
 )
+from serving.deployment.rollout_stage import Phase, RolloutStage, describe_stage, registered_version
 from serving.deployment.signature import canonical_json
 
 PROMOTE = "PROMOTE"
@@ -45,19 +48,19 @@ class ServingTarget:
 
 
 def serving_target(dataset: str, alias: str = CHAMPION) -> ServingTarget:
-    """The version that an alias names, if a signed change and a gate report, or an override, justify it.
+    """The version that an alias names, if a signed decision and a gate report, or an override, justify it.
 
     Raises:
         RegistryError: the alias does not exist or was changed by hand, or as `verified_target`.
     """
-    version, record = version_by_alias(dataset, alias), alias_changes.read_record(dataset)
-    if problem := record.alias_problem(alias, version.version if version else None):
+    version, log = version_by_alias(dataset, alias), decisions.read_log(dataset)
+    if problem := log.alias_problem(alias, version.version if version else None):
         raise RegistryError(problem)
     if version is None:
         raise RegistryError(f"{dataset} has no {alias}; a version becomes one by passing the gate")
-    for change in (record.last(), record.pending()):
-        if change is not None and change.action == OVERRIDE and change.champion == version.version:
-            return ServingTarget(version, _override_report(version, change))
+    for decision in (log.last_change(), log.pending()):
+        if decision is not None and decision.action == OVERRIDE and decision.champion == version.version:
+            return ServingTarget(version, _override_report(version, decision))
     return verified_target(version)
 
 
@@ -83,8 +86,8 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
     If this is interrupted and run again, it ends in the same state. `html` is the report as a page.
 
     Raises:
-        RegistryError: the verdict is not PROMOTE, the report is of another version or artifact, or its parent's report
-            is not valid.
+        RegistryError: the verdict is not PROMOTE, the report is of another version or artifact, its parent's report is
+            not valid, or a rollback bars the artifact.
     """
     candidate = find_version(dataset, version)
     subject = {"dataset": dataset, "version": version, "artifact": stored_digest(candidate)}
@@ -99,9 +102,14 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
         _check_refit_parent(candidate, report["under"])
         if last is not None and last.champion not in (version, report["under"]["version"]):
             raise RegistryError(f"{candidate}: the champion is now {last.champion}, not its parent")
+    is_new = last is None or last.champion != version or last.action == OVERRIDE
+    again, holdout_end = report.get("again"), report.get("holdout_end")
+    if is_new and not again and (problem := bar_problem(dataset, subject["artifact"], holdout_end)):
+        raise RegistryError(f"{candidate}: {problem}")
     store_report(candidate, report, html)
-    if last is None or last.champion != version or last.action == OVERRIDE:
-        _change_champion(candidate, PROMOTION, str(report.get("reason", "")), last)
+    if is_new:
+        reason = f"again: {again}; {report.get('reason', '')}" if again else str(report.get("reason", ""))
+        _change_champion(candidate, PROMOTION, reason, last, holdout_end=holdout_end)
     if version_number(dataset, CHALLENGER) == version:
         registry_client().delete_registered_model_alias(dataset, CHALLENGER)
     return serving_target(dataset)
@@ -115,32 +123,77 @@ def record_verdict(dataset: str, version: str, report: dict) -> None:
     registry.set_verdict(dataset, version, report)
 
 
-def roll_back_aliases(dataset: str, reason: str = "") -> ServingTarget:
-    """Swap champion and previous in the registry.
+def bar_problem(dataset: str, artifact: str, holdout_end: str | None) -> str | None:
+    """One line if a rollback removed an artifact and the gate has no later events than those that promoted it; else None.
+
+    `holdout_end` is the time of the last event that the gate judges by.
+    """
+    bar = decisions.read_log(dataset).bar(artifact)
+    if bar is None or (holdout_end is not None and from_iso(holdout_end) > from_iso(bar.evidence_end)):
+        return None
+    rollback = bar.rollback
+    return (
+        f"rolled back on {rollback.decided_at[:10]} by {rollback.decided_by} ({rollback.reason or 'no reason was given'}); "
+        f"it needs evidence on events after {bar.evidence_end[:19]}, or `python -m experiments.gate --again --reason ...`"
+    )
+
+
+def roll_back_aliases(dataset: str, reason: str = "", ordered: RolloutStage | None = None) -> ServingTarget:
+    """Make the version before the champion again: `previous`, or the one to which a host's stage orders the rollback.
 
     If this is interrupted and run again, it rolls back once. A version that was champion only by an override does not
-    become `previous`.
+    become `previous`. The artifact that is removed may not be promoted again without new evidence (`bar_problem`).
 
     Raises:
         RegistryError: there is no previous version, its report does not justify it, or an alias was changed by hand.
     """
-    completed = alias_changes.complete_change(dataset)
-    if completed is not None and completed.action == ROLLBACK:
+    completed = decisions.complete_decision(dataset)
+    if completed is not None and completed.action == ROLLBACK and ordered is None:
         return serving_target(dataset)
-    record = alias_changes.read_record(dataset)
+    log = decisions.read_log(dataset)
     champion = version_number(dataset, CHAMPION)
-    problem = record.alias_problem(CHAMPION, champion)
-    if problem and not (champion is None and record.deleted_version(CHAMPION)):
+    problem = log.alias_problem(CHAMPION, champion)
+    if problem and not (champion is None and log.deleted_version(CHAMPION)):
         raise RegistryError(problem)
-    target = serving_target(dataset, PREVIOUS)
-    _change_champion(target.version, ROLLBACK, reason, record.last())
+    last = log.last_change()
+    removed = champion or (last.champion if last else None)
+    if ordered is None:
+        target, facts = serving_target(dataset, PREVIOUS), {}
+    else:
+        removed = registered_version(ordered.version)
+        target = verified_target(find_version(dataset, registered_version(ordered.previous or "")))
+        facts = {"decided_by": ordered.by, "decided_at": ordered.since.isoformat()}
+        reason = ordered.reason
+    _change_champion(target.version, ROLLBACK, reason, last, former=removed, removed=log.artifact_of(removed), **facts)
     return target
+
+
+def record_rollout_step(dataset: str, stage: RolloutStage) -> RolloutStage | None:
+    """Record a step of a rollout, once; the stage, with this decision as the newest that this host has seen.
+
+    None if another version is champion by now, so that the step is not wanted.
+
+    Raises:
+        RegistryError: the registry is out of reach, or does not hold what this host has seen.
+    """
+    decisions.complete_decision(dataset)
+    log, share = decisions.read_log(dataset), 1.0 if stage.phase is Phase.SWITCH else stage.share
+    log.check_holds(stage.serial, stage.entry)
+    last = log.last()
+    if last is None or last.champion != registered_version(stage.version):
+        return None
+    if (last.action, last.phase, last.share) != (ROLLOUT_STEP, stage.phase, share):
+        reason = describe_stage(stage)
+        facts = {"phase": str(stage.phase), "share": share}
+        decisions.apply_decision(dataset, ROLLOUT_STEP, reason, last.artifact, last.after, last, **facts)
+        log = decisions.read_log(dataset)
+    return stage.model_copy(update={"serial": log.last_serial, "entry": log.last_hash})
 
 
 def override(dataset: str, version: str, reason: str) -> ServingTarget:
     """Make a version the champion without the gate's approval, in an emergency.
 
-    This is the only way forward if the record of alias changes itself cannot be trusted any more.
+    This is the only way forward if the decision log itself cannot be trusted any more.
 
     Raises:
         RegistryError: the reason is too short, there is no such version, its artifact is not the one registered, or the
@@ -166,50 +219,57 @@ def override(dataset: str, version: str, reason: str) -> ServingTarget:
     return serving_target(dataset)
 
 
-def standing_override(dataset: str) -> AliasChange | None:
+def standing_override(dataset: str) -> Decision | None:
     """The emergency override that made the present champion; None if the gate promoted it."""
-    return alias_changes.read_record(dataset).standing_override()
+    return decisions.read_log(dataset).standing_override()
 
 
-def describe_override(override: AliasChange) -> str:
+def describe_override(override: Decision) -> str:
     """One line for logs, status and reports."""
-    by = f"{override.changed_by}, {override.changed_at}"
+    by = f"{override.decided_by}, {override.decided_at[:19]}Z"
     return f"{override.dataset} {override.champion} is champion {WITHOUT_GATE}: {override.reason} ({by})"
 
 
-def settle_aliases(dataset: str) -> AliasChange | None:
-    """Complete an alias change that was interrupted; the last signed change, None if nothing was ever signed."""
-    alias_changes.complete_change(dataset)
-    return alias_changes.read_record(dataset).last()
+def settle_aliases(dataset: str) -> Decision | None:
+    """Complete a decision that was interrupted; the newest one that changed the aliases, None if nothing was ever signed."""
+    decisions.complete_decision(dataset)
+    return decisions.read_log(dataset).last_change()
 
 
-def restore_aliases(dataset: str) -> AliasChange:
-    """Set aliases that were changed by hand to what the last signed change names.
+def restore_aliases(dataset: str) -> Decision:
+    """Set aliases that were changed by hand to what the last signed decision names.
 
     Raises:
-        RegistryError: there is no such change, or its champion was deleted.
+        RegistryError: there is no such decision, or its champion was deleted.
     """
     last = settle_aliases(dataset)
     if last is None:
         raise RegistryError(
-            f"{dataset}: no alias change is signed, so there is nothing to restore: the model is new, or was deleted in "
-            "MLflow; `python -m experiments.gate` finds a first champion"
+            f"{dataset}: no decision is signed, so there is nothing to restore; `python -m experiments.gate` finds a first "
+            "champion"
         )
-    if problem := alias_changes.read_record(dataset).deleted_version(CHAMPION):
+    if problem := decisions.read_log(dataset).deleted_version(CHAMPION):
         raise RegistryError(problem)
-    alias_changes.set_aliases(last)
+    decisions.set_aliases(last)
     return last
 
 
-def _change_champion(champion: RegisteredVersion, action: str, reason: str, last: AliasChange | None) -> None:
-    """Sign and apply the alias change that makes a version champion; `last` is the change before.
+def _change_champion(
+    champion: RegisteredVersion,
+    action: str,
+    reason: str,
+    last: Decision | None,
+    former: str | None = None,
+    **facts: str | None,
+) -> None:
+    """Sign and apply the decision that makes a version champion; `last` is the one that changed the aliases before.
 
     The former champion becomes `previous`, or the version before it if only an override justified it.
     """
-    former = last.champion if last else None
+    former = former or (last.champion if last else None)
     if last and former == champion.version:
         former = last.after[PREVIOUS]
-    elif last and former and last.action == OVERRIDE:
+    elif last and former and (last.action == OVERRIDE or former != last.champion):
         try:
             verified_target(find_version(champion.dataset, former))
         except RegistryError:
@@ -217,7 +277,7 @@ def _change_champion(champion: RegisteredVersion, action: str, reason: str, last
     if last and former and not registry.is_registered(champion.dataset, former):
         former = last.after[PREVIOUS]
     after = {CHAMPION: champion.version, PREVIOUS: former if former != champion.version else None}
-    alias_changes.apply_change(champion.dataset, action, reason, champion.artifact, after, last)
+    decisions.apply_decision(champion.dataset, action, reason, champion.artifact, after, last, **facts)
 
 
 # --- the gate's reports
@@ -267,10 +327,10 @@ def verified_target(version: RegisteredVersion) -> ServingTarget:
 
 def justification(version: RegisteredVersion) -> str:
     """The signed text that lets a version serve: the override that made it champion, else the gate's statement."""
-    record = alias_changes.read_record(version.dataset)
-    override = record.standing_override()
+    log = decisions.read_log(version.dataset)
+    override = log.standing_override()
     if override is not None and override.champion == version.version:
-        return record.entries[override.serial]
+        return log.entries[override.serial]
     return registry_client().get_model_version(version.dataset, version.version).tags[SIGNATURE_TAG]
 
 
@@ -287,7 +347,7 @@ def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
         raise RegistryError(f"{version}: its gate report names version {parent.version}, of which it is no refit")
     if registry.refit_parent(parent) is not None:
         raise RegistryError(f"{subject} is a refit itself, which was not judged on later events")
-    if not alias_changes.read_record(version.dataset).was_promoted(parent.version):
+    if not decisions.read_log(version.dataset).was_promoted(parent.version):
         raise RegistryError(f"{subject} was never promoted by the gate")
     try:
         verified_target(parent)
@@ -297,7 +357,7 @@ def _check_refit_parent(version: RegisteredVersion, under: dict) -> None:
         raise RegistryError(f"{subject} has another gate report than at the time of the refit")
 
 
-def _override_report(version: RegisteredVersion, override: AliasChange) -> dict:
+def _override_report(version: RegisteredVersion, override: Decision) -> dict:
     """What takes the place of the gate's report for a champion that an emergency override made."""
     if not override.artifact == version.artifact == stored_digest(version):
         raise RegistryError(f"{version}: its override is of another artifact")
@@ -312,7 +372,7 @@ def _override_report(version: RegisteredVersion, override: AliasChange) -> dict:
         "against_version": override.before.get(CHAMPION),
         "policy": {},
         "evidence": {},
-        "date": override.changed_at,
+        "date": override.decided_at,
         "advice": "find a candidate that passes the gate: its promotion ends the override",
     }
 

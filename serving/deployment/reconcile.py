@@ -1,6 +1,7 @@
-"""Make TorchServe serve what the registry and the rollout stage name, in steps that are each safe to repeat.
+"""Make TorchServe serve what the newest decision names, in steps that are each safe to repeat.
 
-If a deployment is killed at any moment and run again, it converges. The old version answers until the new one has passed
+A rollback that this host ordered while the registry was out of reach lies in the rollout stage, and is recorded first. If a
+deployment is killed at any moment and run again, it converges. The old version answers until the new one has passed
 its golden requests on the live server. A version that is on trial (`python -m serving.rollout`) stays on trial.
 """
 
@@ -10,13 +11,15 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
-from serving.deployment import alias_changes, archive_signature, promotion, registry, rollout_stage, signature
-from serving.deployment.load_version import DeployError, Progress, load_version, make_default
+from serving.deployment import archive_signature, decisions, promotion, registry, rollout_stage, signature
+from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
+from serving.deployment.load_version import DeployError, Progress, check_serves, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
@@ -26,7 +29,7 @@ from serving.torchserve.client import ServerError, TorchServe
 
 
 class StageChangedError(Exception):
-    """Another process changed the stage, so the next step may not be wanted any more."""
+    """Another process changed the stage or the champion, so the next step may not be wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def deploy(
 ) -> Deployment:
     """Reconcile until the stage stays unchanged. With a plan, a new champion is put on trial; without, it serves at once.
 
+    The stage says that a version serves only after the server has said so.
+
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
         DeployError: the new version failed on the server and was unloaded.
@@ -54,10 +59,73 @@ def deploy(
                 with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
                     return _Reconciliation(dataset, settings, Path(scratch), progress, plan).run()
             except StageChangedError:
-                progress("another process changed the rollout stage; starting again")
+                progress("another process decided meanwhile; starting again")
             except DeployError as error:
                 rollout_stage.log_failure(rollout_stage.stage_path(dataset, settings), str(error))
                 raise
+
+
+def settle_rollback(dataset: str, settings: ServerSettings, progress: Progress = print) -> str | None:
+    """Complete a rollback that was ordered here: the version before answers, and the registry records it. Never forward.
+
+    A newer decision of the registry is not carried out; `deploy` does that.
+
+    Returns:
+        The version that answers; None if no rollback was ordered.
+
+    Raises:
+        RegistryError: the registry is out of reach, or does not hold what this host has seen. The order stays.
+        ServerError, DeployError: the version before does not answer.
+    """
+    with server.lock(settings, "deploy"):
+        path = rollout_stage.stage_path(dataset, settings)
+        stage = rollout_stage.read_stage(path)
+        if stage is None or stage.phase is not Phase.ROLLBACK or stage.previous is None:
+            return None
+        with TorchServe.from_settings(settings) as client:
+            client.set_default(dataset, stage.previous)
+            check_serves(dataset, stage.previous, client)
+        log = _record_rollback(dataset, stage, progress)
+        rollout_stage.replace_stage(path, stage, rollout_stage.rolled_back_stage(stage, log.last_serial, log.last_hash))
+        return stage.previous
+
+
+def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> DecisionLog:
+    """Record an ordered rollback, unless the registry holds a newer decision or holds it already; the log after that."""
+    decisions.complete_decision(dataset)
+    log = decisions.read_log(dataset)
+    log.check_holds(stage.serial, stage.entry)
+    target = registered_version(stage.previous or "")
+    if newer := _decision_after(log, stage):
+        if (newer.action, newer.decided_at) != (ROLLBACK, stage.since.isoformat()):
+            progress(
+                f"the rollback to {stage.previous} ordered at {stage.since:%H:%M:%S} UTC gives way to the newer {newer}"
+            )
+    elif registry.version_number(dataset, registry.CHAMPION) != target:
+        try:
+            promotion.roll_back_aliases(dataset, ordered=stage)
+        except RegistryError as error:
+            if registry.is_unavailable(error):
+                raise
+            raise RegistryError(
+                f"{dataset} {stage.previous} answers since a rollback ({stage.reason}), which cannot be recorded: {error}; "
+                f"`python -m serving.deploy --override {target} --reason ...` keeps it"
+            ) from None
+    return decisions.read_log(dataset)
+
+
+def _decision_after(log: DecisionLog, stage: RolloutStage) -> Decision | None:
+    """The newest decision after an ordered rollback: not seen by this host when it ordered, and later; None if none is.
+
+    A step of the rollout that was rolled back is not: it only carries out what the rollback ends.
+    """
+    for decision in log.history():
+        if decision.serial <= stage.serial:
+            return None
+        is_ended = decision.action == ROLLOUT_STEP and decision.champion == registered_version(stage.version)
+        if not is_ended:
+            return decision if datetime.fromisoformat(decision.decided_at) >= stage.since else None
+    return None
 
 
 class _Reconciliation:
@@ -71,12 +139,9 @@ class _Reconciliation:
         self.stage = rollout_stage.read_stage(self.stage_path)
 
     def run(self) -> Deployment:
-        if interrupted := alias_changes.complete_change(self.dataset):
-            self.progress(f"completed the interrupted {interrupted}")
-        if override := promotion.standing_override(self.dataset):
+        self.log = self._follow_decisions()
+        if override := self.log.standing_override():
             self.progress(f"OVERRIDE: {promotion.describe_override(override)}")
-        else:
-            self._complete_ordered_rollback()
         champion = promotion.serving_target(self.dataset)
         previous = self._previous_target(champion.version)
         if server.start(self.settings):
@@ -91,24 +156,26 @@ class _Reconciliation:
                 self._continue_trial(new, old, champion)
             else:
                 old = self._serve(new, previous.version if previous else None, champion)
-            self._remove_others({new.version} | ({old.version} if old else set()))
+            with suppress(ServerError):  # what is left over harms nobody, and the next deployment removes it
+                self._remove_others({new.version} | ({old.version} if old else set()))
+        if rollout_stage.read_stage(self.stage_path) != self.stage:
+            raise StageChangedError
         return Deployment(default.version, target.report.get("label"), len(default.golden_requests))
 
-    def _complete_ordered_rollback(self) -> None:
-        """Change the registry's aliases as an ordered rollback wants, before anything is done by them."""
-        stage = self.stage
-        if stage is None or stage.phase is not Phase.ROLLBACK or stage.previous is None:
-            return
-        wanted = registered_version(stage.previous)
-        if registry.version_number(self.dataset, registry.CHAMPION) == wanted:
-            return
-        if registry.version_number(self.dataset, registry.PREVIOUS) != wanted:
-            raise RegistryError(
-                f"{self.dataset} {stage.previous} answers since a rollback ({stage.reason}), but the registry no longer "
-                f"names {wanted} as previous; `python -m serving.deploy --override` with {wanted} keeps it, and with "
-                "another version serves that one"
-            )
-        promotion.roll_back_aliases(self.dataset, stage.reason)
+    def _follow_decisions(self) -> DecisionLog:
+        """Complete and record what was decided, before anything is done by it; the log."""
+        if interrupted := decisions.complete_decision(self.dataset):
+            self.progress(f"completed the interrupted {interrupted}")
+        stage, log = self.stage, decisions.read_log(self.dataset)
+        if stage is None:
+            return log
+        if stage.phase is not Phase.ROLLBACK or stage.previous is None:
+            log.check_holds(stage.serial, stage.entry)
+            return log
+        log = _record_rollback(self.dataset, stage, self.progress)
+        if registry.version_number(self.dataset, registry.CHAMPION) != registered_version(stage.previous):
+            self._replace_stage(rollout_stage.rolled_back_stage(stage, log.last_serial, log.last_hash))
+        return log
 
     def _previous_target(self, champion: RegisteredVersion) -> ServingTarget | None:
         try:
@@ -122,6 +189,8 @@ class _Reconciliation:
     def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
         """Whether the champion is to answer next to the previous version, not in its place."""
         stage = self.stage
+        if self.plan is None and self.log.standing_override():
+            return False  # an override serves at once
         if stage is not None and stage.on_trial:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")
             if on_trial == (champion.version, previous.version):
@@ -140,12 +209,17 @@ class _Reconciliation:
 
     def _continue_trial(self, new: ModelArchive, old: ModelArchive, champion: ServingTarget) -> None:
         make_default(old, self.client, self.settings, self.progress)
+        check_serves(self.dataset, old.version, self.client)
         self._load(new)
         self._scale(new, self.settings.workers)
         stage = self.stage
         if stage is None or not stage.on_trial or (stage.version, stage.previous) != (new.version, old.version):
             plan = self.plan or (stage.plan if stage else None)
-            self._set_stage(Phase.SHADOW, new, old, _reason(champion), plan=plan)
+            shadow = self._new_stage(Phase.SHADOW, new, old, _reason(champion), plan=plan)
+            recorded = promotion.record_rollout_step(self.dataset, shadow)
+            if recorded is None:
+                raise StageChangedError  # another version is champion by now
+            self._replace_stage(recorded)
 
     def _serve(
         self, new: ModelArchive, previous: RegisteredVersion | None, champion: ServingTarget
@@ -155,24 +229,34 @@ class _Reconciliation:
         if rollout_stage.read_stage(self.stage_path) != self.stage:
             raise StageChangedError
         make_default(new, self.client, self.settings, self.progress)
+        check_serves(self.dataset, new.version, self.client)
         old = None if previous is None else self._load_previous(previous, 1)
         stage, rollback_reason, reason = self.stage, "", _reason(champion)
-        if stage is not None and stage.phase is Phase.ROLLBACK and new.version == stage.previous and old:
-            rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
-        kept = old.version if old else None
+        if stage is not None and old is not None:
+            if stage.phase is Phase.ROLLBACK and _is_build(new, stage.previous):
+                rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
+            elif stage.phase is Phase.SERVES and _is_build(new, stage.version) and _is_build(old, stage.previous):
+                rollback_reason = stage.rollback_reason
         if stage is None or (stage.phase, stage.version) != (Phase.SERVES, new.version):
-            self._set_stage(Phase.SERVES, new, old, reason, rollback_reason=rollback_reason)
-        elif stage.previous != kept:
-            self._replace_stage(stage.model_copy(update={"previous": kept, "rollback_reason": ""}))
+            self._replace_stage(self._new_stage(Phase.SERVES, new, old, reason, rollback_reason=rollback_reason))
+        else:
+            changes = {"previous": old.version if old else None, "rollback_reason": rollback_reason}
+            self._replace_stage(self._seen(stage.model_copy(update=changes)))
         return old
 
-    def _set_stage(self, phase: Phase, new: ModelArchive, old: ModelArchive | None, reason: str, **fields) -> None:
+    def _new_stage(
+        self, phase: Phase, new: ModelArchive, old: ModelArchive | None, reason: str, **fields
+    ) -> RolloutStage:
         versions = {"version": new.version, "previous": old.version if old else None}
         fields |= versions | {"since": rollout_stage.utc_now(), "reason": reason, "by": current_user()}
-        self._replace_stage(RolloutStage(dataset=self.dataset, phase=phase, **fields))
+        return self._seen(RolloutStage(dataset=self.dataset, phase=phase, **fields))
+
+    def _seen(self, stage: RolloutStage) -> RolloutStage:
+        """The stage with the newest decision that this deployment has seen."""
+        return stage.model_copy(update={"serial": self.log.last_serial, "entry": self.log.last_hash})
 
     def _replace_stage(self, new: RolloutStage) -> None:
-        if not rollout_stage.replace_stage(self.stage_path, self.stage, new):
+        if new != self.stage and not rollout_stage.replace_stage(self.stage_path, self.stage, new):
             raise StageChangedError
         self.stage = new
 
@@ -234,6 +318,11 @@ class _Reconciliation:
         for version, path in self._stored_archives().items():
             if version not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _is_build(archive: ModelArchive, version: str | None) -> bool:
+    """Whether an archive is of the same registered version as another one."""
+    return version is not None and registered_version(archive.version) == registered_version(version)
 
 
 def _reason(target: ServingTarget) -> str:

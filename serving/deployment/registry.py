@@ -36,9 +36,14 @@ MODEL_DESCRIPTION = """Recommends items of **{dataset}**: one version per export
 
 - `champion` is the version that should serve, `previous` the champion before it; `challenger` waits for the gate.
 - A version becomes champion only with a signed gate report that says PROMOTE for its artifact (tags `gate_verdict` and `gate_report`).
-- Each alias change is signed, in the tags `alias_change.N`. An alias that was changed by hand is not deployed.
+- Each decision is signed, in the tags `decision.N`. An alias that was changed by hand is not deployed.
 - The run of a version holds its parameters, dataset, curves and plots.
 """
+
+
+def is_unavailable(error: RegistryError) -> bool:
+    """Whether MLflow or its database failed, in contrast to what the registry holds."""
+    return error.__cause__ is not None and not is_missing(error)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class RolloutStage(BaseModel):
     step: int = 0  # position in the plan's canary shares
     rollback_reason: str = ""  # why `previous` was rolled back from; empty if it was not
     plan: Rollout | None = None  # by which `version` is rolled out
+    serial: int = 0  # of the newest decision that this host has seen (serving/deployment/decisions.py)
+    entry: str = ""  # its hash
 
     @property
     def on_trial(self) -> bool:
@@ -189,6 +191,27 @@ def rollback_stage(stage: RolloutStage, reason: str, by: str) -> RolloutStage:
     """The stage that orders a rollback from `stage.version` to `stage.previous`."""
     changes = {"phase": Phase.ROLLBACK, "since": utc_now(), "reason": reason, "by": by, "share": 0.0, "step": 0}
     return stage.model_copy(update=changes)
+
+
+def rolled_back_stage(stage: RolloutStage, serial: int, entry: str) -> RolloutStage:
+    """The stage after an ordered rollback: the version before serves. `serial` and `entry` are the newest decision."""
+    assert stage.previous is not None
+    return RolloutStage(
+        dataset=stage.dataset, phase=Phase.SERVES, version=stage.previous, previous=stage.version, since=utc_now(),
+        reason=f"back from {stage.version}: {stage.reason}", by=stage.by, rollback_reason=stage.reason,
+        serial=serial, entry=entry,
+    )  # fmt: skip
+
+
+def accept_decision(path: Path, serial: int, entry: str, decided_at: datetime) -> None:
+    """Take a decision as the newest that this host has seen; a rollback that was ordered before it is over."""
+    while (stage := read_stage(path)) is not None:
+        if stage.phase is Phase.ROLLBACK and stage.previous is not None and stage.since <= decided_at:
+            new = rolled_back_stage(stage, serial, entry)
+        else:
+            new = stage.model_copy(update={"serial": serial, "entry": entry})
+        if replace_stage(path, stage, new):
+            return
 
 
 def answering_versions(stage: RolloutStage) -> set[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from config import params
 from config.command import UserError
 from config.paths import ROOT, WORKSPACES
-from serving.deployment import alias_changes, promotion, rollout_evidence, rollout_stage
-from serving.deployment.alias_changes import AliasRecord
+from serving.deployment import decisions, promotion, rollout_evidence, rollout_stage
+from serving.deployment.decisions import DecisionLog
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -61,14 +61,14 @@ def history_table(dataset: str, settings: ServerSettings) -> str:
 
 
 def registry_lines(dataset: str) -> list[str]:
-    """One line per alias, one on the last signed change, and one per thing that needs attention."""
+    """One line per alias, one on the newest decision, and one per thing that needs attention."""
     versions = {alias: version_by_alias(dataset, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)}
     lines = [(alias, _version_text(version) if version else "-") for alias, version in versions.items()]
-    record = alias_changes.read_record(dataset)
+    log = decisions.read_log(dataset)
     try:
-        if last := record.last():
-            lines.append(("last change", str(last)))
-        problems = _registry_problems(record, versions)
+        if last := log.last():
+            lines.append(("decision", f"{last.serial}: {last}"))
+        problems = _registry_problems(log, versions)
     except RegistryError as error:
         problems = [str(error)]
     lines += [("ATTENTION", problem) for problem in problems]
@@ -97,16 +97,16 @@ def policy_difference(report: dict, current: dict | None) -> str | None:
     return text if changes else None
 
 
-def _registry_problems(record: AliasRecord, versions: dict[str, RegisteredVersion | None]) -> list[str]:
+def _registry_problems(log: DecisionLog, versions: dict[str, RegisteredVersion | None]) -> list[str]:
     numbers = {alias: version.version if version else None for alias, version in versions.items()}
-    problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := record.alias_problem(alias, numbers[alias]))]
-    if pending := record.pending():
+    problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := log.alias_problem(alias, numbers[alias]))]
+    if pending := log.pending():
         problems.append(f"the {pending} was interrupted; `python -m serving.deploy` completes it")
     if versions[CHAMPION] and not problems:
-        report = promotion.serving_target(record.dataset).report
-        if difference := policy_difference(report, current_policy(record.dataset)):
+        report = promotion.serving_target(log.dataset).report
+        if difference := policy_difference(report, current_policy(log.dataset)):
             problems.append(difference)
-    if override := record.standing_override():
+    if override := log.standing_override():
         problems.append(f"OVERRIDE: {promotion.describe_override(override)}")
     return problems
 

@@ -315,7 +315,7 @@ class failing_champion:
 
     def __exit__(self, *_: object) -> None:
         for version in reversed(self.before):
-            promotion.promote(NAME, version.version, PROMOTED)
+            promotion.promote(NAME, version.version, PROMOTED | {"again": "as before the test"})
 
 
 def test_newer_worker_code_is_a_new_build_of_the_version(

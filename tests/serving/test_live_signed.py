@@ -37,10 +37,10 @@ def serving(settings: ServerSettings) -> str:
         return torchserve.predict(NAME, {"k": 1})["model_version"]
 
 
-def test_an_alias_changed_by_hand_does_not_change_what_serves(deployed: ServerSettings) -> None:
+def test_an_decisiond_by_hand_does_not_change_what_serves(deployed: ServerSettings) -> None:
     registry_client().set_registered_model_alias(NAME, CHAMPION, "1")
     for _ in range(2):
-        with pytest.raises(RegistryError, match="it names 1, the last signed change names 2"):
+        with pytest.raises(RegistryError, match="it names 1, the last signed decision names 2"):
             reconcile.deploy(NAME, deployed)
         assert serving(deployed) == "2.0"
     promotion.restore_aliases(NAME)

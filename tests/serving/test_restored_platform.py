@@ -14,7 +14,7 @@ from config.paths import ROOT
 from features.online.connect import StoreSettings, connect
 from serving import backup
 from serving.backup import restore, save
-from serving.deployment import alias_changes, promotion, registry
+from serving.deployment import decisions, promotion, registry
 from serving.deployment.registry import registry_client
 from serving.edge import keys
 from serving.edge.request_log import LineLog, load_secret
@@ -83,10 +83,10 @@ def test_a_state_that_is_restored_at_another_place_serves_there(
 
 
 @pytest.mark.slow
-def test_a_backup_taken_between_two_alias_changes_is_accepted_after_the_restore(
+def test_a_backup_taken_between_two_decisions_is_accepted_after_the_restore(
     platform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # This machine remembers the newest alias change. A backup with a newer memory than registry could not be deployed.
+    # This host remembers the newest decision. A backup with a newer memory than registry could not be deployed.
     copy = backup._copy_database
 
     def roll_back_first(path: Path, scratch: Path) -> Path:
@@ -97,8 +97,8 @@ def test_a_backup_taken_between_two_alias_changes_is_accepted_after_the_restore(
     monkeypatch.setattr(backup, "_copy_database", roll_back_first)
     save(platform, tmp_path / "one.tar.gz")
     restore(tmp_path / "one.tar.gz", tmp_path / "new")
-    serials = alias_changes.newest_serials_path().relative_to(platform)
-    assert list(json.loads((tmp_path / "new" / serials).read_bytes()).values()) == [2]
-    assert list(json.loads((platform / serials).read_bytes()).values()) == [3]
+    serials = decisions.memory_path().relative_to(platform)
+    assert [serial for serial, _ in json.loads((tmp_path / "new" / serials).read_bytes()).values()] == [2]
+    assert [serial for serial, _ in json.loads((platform / serials).read_bytes()).values()] == [3]
     monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "new"))
     assert promotion.settle_aliases("tiny").serial == 3

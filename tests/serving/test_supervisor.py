@@ -186,7 +186,7 @@ def test_a_rollback_is_recorded_by_a_process_of_its_own_at_growing_intervals(mon
 
     class Process:
         def __init__(self, command: list[str], **_: object) -> None:
-            assert command[-4:] == ["-m", "serving.deploy", "--dataset", "tiny"]
+            assert command[-5:] == ["-m", "serving.deploy", "--settle", "--dataset", "tiny"]
             started.append(now)
 
         def poll(self) -> int | None:

@@ -239,7 +239,7 @@ def settings(pipeline: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_champion_from_before_alias_changes_were_signed_is_judged_again(settings: params.Params) -> None:
+def test_a_champion_from_before_decisions_were_signed_is_judged_again(settings: params.Params) -> None:
     version = judgment.register(settings.dataset, "two_tower")
     registry_client().set_registered_model_alias(settings.dataset, CHAMPION, version)
     reports = judgment.run(settings, "two_tower", override=True)
@@ -252,7 +252,7 @@ def test_an_alias_set_by_hand_refuses_the_judgment(settings: params.Params) -> N
     judgment.run(settings, "two_tower", override=True)
     registry_client().delete_registered_model_alias(settings.dataset, CHAMPION)
     with pytest.raises(
-        RegistryError, match="champion was changed by hand: it names nothing, the last signed change names"
+        RegistryError, match="champion was changed by hand: it names nothing, the last signed decision names"
     ):
         judgment.run(settings, "two_tower", override=True)
 
@@ -279,3 +279,25 @@ def test_every_report_shows_an_override_until_a_promotion_ends_it(settings: para
     (report,) = judgment.run(settings, "two_tower", override=True)
     assert report["decided_before"]
     assert not [text for text in report["overrides"] if REASON in text]
+
+
+@pytest.mark.slow
+def test_a_gate_run_after_a_rollback_promotes_the_same_artifact_only_with_an_explicit_again(
+    settings: params.Params, capsys
+) -> None:
+    _, promoted = judgment.run(settings, "two_tower", override=True)
+    promotion.roll_back_aliases(settings.dataset, "it lists nonsense")
+    before = promotion.serving_target(settings.dataset).version
+
+    (report,) = judgment.run(settings, "two_tower", override=True)
+    assert report["verdict"] == HOLD
+    assert "refused: the candidate was rolled back on " in report["reason"]
+    assert "(it lists nonsense); it needs evidence on events after " in report["reason"]
+    assert "looks" not in report, "it spends no look"
+    assert promotion.serving_target(settings.dataset).version == before
+
+    assert gate.main(["--model", "two_tower", "--again", "--allow-uncommitted"]) == 2
+    assert "--again needs --reason" in capsys.readouterr().err
+    (report,) = judgment.run(settings, "two_tower", override=True, again="the store was at fault")
+    assert (report["verdict"], report["again"]) == ("PROMOTE", "the store was at fault")
+    assert promotion.serving_target(settings.dataset).version.version == promoted["version"]

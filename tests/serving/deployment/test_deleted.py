@@ -61,13 +61,17 @@ def test_without_its_previous_version_the_champion_serves_and_aliases_can_be_res
             command("tiny")
 
 
-def test_without_its_model_a_dataset_begins_anew(served, artifacts: dict[int, Path]) -> None:
+def test_without_its_model_a_dataset_begins_anew_only_by_an_override(served, artifacts: dict[int, Path]) -> None:
     MlflowClient().delete_registered_model("tiny")
 
-    with pytest.raises(RegistryError, match=r"or was deleted in MLflow; `python -m experiments\.gate` finds a first"):
-        promotion.restore_aliases("tiny")
-    promotion.promote("tiny", registry.register_version("tiny", artifacts[1]), PROMOTED)
-    assert promotion.serving_target("tiny").version.version == "1"
+    says = r"decision 2, which this host has seen, is gone .*or its model was made anew; .*--override VERSION"
+    new = registry.register_version("tiny", artifacts[1])
+    for command in (promotion.restore_aliases, lambda dataset: promotion.promote(dataset, new, PROMOTED)):
+        with pytest.raises(RegistryError, match=says):
+            command("tiny")
+    assert promotion.override("tiny", new, REASON).version.version == "1"
+    promotion.promote("tiny", "1", PROMOTED)
+    assert promotion.serving_target("tiny").report["verdict"] == "PROMOTE"
 
 
 @pytest.mark.parametrize("lost", ["artifact-*", "gate-v2"])

@@ -11,7 +11,7 @@ import pytest
 from experiments.gating import report_page
 from serving import deploy, signing_keys
 from serving.deployment import promotion, reconcile, registry
-from serving.deployment.alias_changes import entry_tag
+from serving.deployment.decisions import entry_tag
 from serving.deployment.reconcile import Deployment
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, registry_client
 from serving.deployment.status import registry_lines
@@ -72,7 +72,7 @@ def test_an_override_is_signed(overridden) -> None:
 def test_a_change_by_hand_is_no_override(overridden) -> None:
     promotion.promote("tiny", "1", PROMOTED)
     registry_client().set_registered_model_alias("tiny", CHAMPION, "2")
-    with pytest.raises(RegistryError, match="it names 2, the last signed change names 1"):
+    with pytest.raises(RegistryError, match="it names 2, the last signed decision names 1"):
         promotion.serving_target("tiny")
 
 

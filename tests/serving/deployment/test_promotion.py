@@ -97,7 +97,7 @@ def test_a_rollback_needs_a_justified_previous_version(two) -> None:
         promotion.roll_back_aliases("tiny")
     registry_client().set_registered_model_alias("tiny", PREVIOUS, two[1])
     with pytest.raises(
-        RegistryError, match="previous was changed by hand: it names 2, the last signed change names nothing"
+        RegistryError, match="previous was changed by hand: it names 2, the last signed decision names nothing"
     ):
         promotion.roll_back_aliases("tiny")
     assert promotion.serving_target("tiny").version.version == two[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.deployment import alias_changes, promotion, registry
+from serving.deployment import decisions, promotion, registry
 from serving.deployment.promotion import SIGNATURE_TAG
 from serving.deployment.registry import PREVIOUS, RegistryError, registry_client
 from serving.deployment.status import registry_lines
@@ -156,7 +156,7 @@ def test_a_refit_whose_report_hides_its_parent_is_refused(child: str, registry_f
 
 def test_only_a_promotion_counts_as_one(parent: str, child: str) -> None:
     promotion.roll_back_aliases("tiny")
-    record = alias_changes.read_record("tiny")
+    record = decisions.read_log("tiny")
 
     assert record.was_promoted(parent)
     assert record.was_promoted(child)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.deployment import alias_changes, promotion, registry
+from serving.deployment import decisions, promotion, registry
 from serving.deployment.registry import RegistryError, registry_client
 
 pytestmark = pytest.mark.usefixtures("registry_folder")
@@ -51,8 +51,8 @@ def test_what_the_registry_names_is_on_disk_before_it_is_named(
     promotion.promote("tiny", version, {"verdict": "PROMOTE", "reason": "a test"})
     stored = registry_folder / "mlartifacts"
     assert {str(path) for path in [stored, *stored.rglob("*")]} <= synced
-    assert str(alias_changes.newest_serials_path().resolve()) in {
-        path.replace(f".{alias_changes.newest_serials_path().name}.{os.getpid()}.partial", "newest_alias_changes.json")
+    assert str(decisions.memory_path().resolve()) in {
+        path.replace(f".{decisions.memory_path().name}.{os.getpid()}.partial", "newest_decisions.json")
         for path in synced
     }
 

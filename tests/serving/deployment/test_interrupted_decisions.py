@@ -1,4 +1,4 @@
-"""An alias change that is killed before any of its writes ends in the same state when it is run again."""
+"""A decision that is killed before any of its writes ends in the same state when it is run again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from serving.deployment import alias_changes, promotion, registry
-from serving.deployment.alias_changes import entry_tag
+from serving.deployment import decisions, promotion, registry
+from serving.deployment.decisions import entry_tag
 from serving.deployment.registry import CHALLENGER, CHAMPION, PREVIOUS, registry_client
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def rollback() -> object:
 
 def forge() -> None:
     """Overwrite the last entry of the record, so that only an override is possible."""
-    last = max(alias_changes.read_record("tiny").entries)
+    last = max(decisions.read_log("tiny").entries)
     registry_client().set_registered_model_tag("tiny", entry_tag(last), "{}")
 
 
@@ -102,7 +102,7 @@ def killed_before(write: int) -> Iterator[list[str]]:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a registry, and forget the newest serials that this machine has seen."""
-    alias_changes.newest_serials_path().unlink(missing_ok=True)
+    decisions.memory_path().unlink(missing_ok=True)
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
 
@@ -118,7 +118,7 @@ def serves() -> str | None:
 
 
 def is_settled(entries: int) -> bool:
-    record = alias_changes.read_record("tiny")
+    record = decisions.read_log("tiny")
     return (
         record.intent is None
         and len(record.entries) == entries
@@ -136,7 +136,7 @@ def test_a_change_that_is_killed_before_any_write_and_run_again_converges(
         step()
     database, kept = registry_folder / "mlflow.db", registry_folder / "kept.db"
     copy(database, kept)
-    entries = len(alias_changes.read_record("tiny").entries)
+    entries = len(decisions.read_log("tiny").entries)
     write = 0
     while True:
         with killed_before(write) as begun:
@@ -157,7 +157,7 @@ def test_a_change_that_is_killed_before_any_write_and_run_again_converges(
 
         copy(killed, database)
         if case.trusted:  # or a deployment runs first
-            alias_changes.complete_change("tiny")
+            decisions.complete_decision("tiny")
             assert aliases() in (case.old, case.new)
             assert is_settled(entries) or is_settled(entries + 1)
             if aliases() == case.old:

@@ -1,0 +1,279 @@
+"""The newest decision wins: a rollback that a host ordered is recorded unless the registry holds a newer decision."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import tiny_artifact
+from rollout_stages import make_stage
+
+from serving import deploy
+from serving.deployment import decisions, promotion, reconcile, registry, rollout_stage
+from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
+from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.settings import ServerSettings
+from serving.torchserve.client import LoadedVersion, ServerError
+
+pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+
+PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
+REASON = "the champion shows nothing at all"
+
+
+class StubServer:
+    """A server with two versions; the second one is the default."""
+
+    def __init__(self) -> None:
+        self.default = "2.0"
+        self.is_up = True
+
+    def from_settings(self, _: ServerSettings) -> StubServer:
+        return self
+
+    def __enter__(self) -> StubServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_default(self, _: str, version: str) -> None:
+        if not self.is_up:
+            raise ServerError("TorchServe cannot be reached")
+        self.default = version
+
+    def describe(self, _: str) -> dict[str, LoadedVersion]:
+        versions = ("1.0", "2.0")
+        return {name: LoadedVersion(name, "", name == self.default, 1, 1, (), 8, 1) for name in versions}
+
+    def predict(self, _: str, request: dict) -> dict:
+        return {"model_version": self.default}
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> StubServer:
+    stub = StubServer()
+    for module in (reconcile, deploy):
+        monkeypatch.setattr(module, "TorchServe", stub)
+    return stub
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    """A host with a state of its own."""
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "state"))
+    settings = ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
+    monkeypatch.setattr(deploy.environment, "load", lambda: settings)
+    return settings
+
+
+@pytest.fixture
+def served(two, host: ServerSettings, stub: StubServer) -> ServerSettings:
+    """Version 2 was promoted and serves, version 1 is kept."""
+    for version in two:
+        promotion.promote("tiny", version, PROMOTED)
+    write_stage(host, make_stage(Phase.SERVES))
+    return host
+
+
+def write_stage(host: ServerSettings, stage: RolloutStage) -> None:
+    """Write a stage that has seen all decisions up to now."""
+    log, path = decisions.read_log("tiny"), rollout_stage.stage_path("tiny", host)
+    seen = stage.model_copy(update={"serial": log.last_serial, "entry": log.last_hash})
+    assert rollout_stage.replace_stage(path, rollout_stage.read_stage(path), seen)
+
+
+def stage_of(host: ServerSettings) -> RolloutStage:
+    stage = rollout_stage.read_stage(rollout_stage.stage_path("tiny", host))
+    assert stage is not None
+    return stage
+
+
+def order(host: ServerSettings) -> None:
+    """Order a rollback on the host, as the edge does: the registry is not asked."""
+    rollout_stage.order_rollback(rollout_stage.stage_path("tiny", host), "it lists nonsense", "edge@host")
+
+
+def aliases() -> tuple[str | None, str | None]:
+    return registry.version_number("tiny", CHAMPION), registry.version_number("tiny", PREVIOUS)
+
+
+def test_an_ordered_rollback_is_recorded_as_it_was_ordered(served: ServerSettings, stub: StubServer) -> None:
+    order(served)
+    since = stage_of(served).since
+    assert reconcile.settle_rollback("tiny", served) == "1.0"
+    assert (aliases(), stub.default) == (("1", "2"), "1.0")
+    last = decisions.read_log("tiny").last()
+    assert (last.action, last.reason, last.decided_by) == ("rollback", "it lists nonsense", "edge@host")
+    assert last.decided_at == since.isoformat()
+    stage = stage_of(served)
+    assert (stage.phase, stage.version, stage.previous, stage.serial) == (Phase.SERVES, "1.0", "2.0", 3)
+    assert reconcile.settle_rollback("tiny", served) is None
+    with pytest.raises(RegistryError, match="it lists nonsense"):
+        promotion.promote("tiny", "2", PROMOTED)
+
+
+def test_a_rollback_ordered_while_an_override_stands_ends_the_override(served: ServerSettings) -> None:
+    promotion.override("tiny", "1", REASON)
+    write_stage(served, make_stage(Phase.SERVES, "1.0", "2.0"))
+    order(served)
+    assert reconcile.settle_rollback("tiny", served) == "2.0"
+    assert aliases()[0] == "2"
+    assert promotion.standing_override("tiny") is None
+    assert promotion.serving_target("tiny").version.version == "2"
+
+
+def test_a_rollback_goes_back_to_what_served_here_although_another_version_was_promoted(
+    served: ServerSettings, tmp_path: Path
+) -> None:
+    third = registry.register_version("tiny", tiny_artifact.write(tmp_path / "third", 7))
+    promotion.promote("tiny", third, PROMOTED)  # by the nightly gate; nobody deployed it
+    order(served)
+    assert reconcile.settle_rollback("tiny", served) == "1.0"
+    assert aliases() == ("1", "2")
+    promotion.promote("tiny", third, PROMOTED)  # the rollback did not remove it
+    with pytest.raises(RegistryError, match="rolled back on"):
+        promotion.promote("tiny", "2", PROMOTED)
+
+
+def test_a_decision_that_is_newer_than_the_ordered_rollback_wins_and_this_is_said(served: ServerSettings) -> None:
+    order(served)
+    promotion.override("tiny", "2", REASON)  # on another host: this one has not seen it
+    lines: list[str] = []
+    assert reconcile.settle_rollback("tiny", served, lines.append) == "1.0"
+    assert aliases()[0] == "2"
+    assert [line for line in lines if "gives way to the newer override of 2" in line]
+    assert (stage_of(served).phase, stage_of(served).version) == (Phase.SERVES, "1.0"), "only a deployment goes forward"
+
+
+def test_a_step_of_the_rollout_that_was_rolled_back_is_not_newer(served: ServerSettings) -> None:
+    write_stage(served, make_stage(Phase.SHADOW))
+    order(served)
+    step = make_stage(Phase.CANARY, share=0.1, since=stage_of(served).since + timedelta(seconds=1))
+    assert promotion.record_rollout_step("tiny", step) is not None  # the command lost the race against the edge
+    assert reconcile.settle_rollback("tiny", served) == "1.0"
+    assert aliases() == ("1", "2")
+
+
+def test_a_recorded_rollback_is_recorded_once(served: ServerSettings) -> None:
+    order(served)
+    promotion.roll_back_aliases("tiny", ordered=stage_of(served))  # killed before the stage was written
+    lines: list[str] = []
+    assert reconcile.settle_rollback("tiny", served, lines.append) == "1.0"
+    assert (decisions.read_log("tiny").last_serial, lines) == (3, [])
+
+
+def test_a_rollback_stays_ordered_while_the_registry_is_away(
+    served: ServerSettings, stub: StubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no such folder/mlflow.db")
+        (tmp_path / "no such folder").write_text("", encoding="utf-8")
+        assert deploy.main(["--dataset", "tiny", "--rollback", "--reason", "it lists nonsense"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "the rollback stays ordered on this host, but it is not complete" in line
+        assert deploy.main(["--dataset", "tiny", "--settle"]) == 2
+    assert (stub.default, stage_of(served).phase) == ("1.0", Phase.ROLLBACK)
+    assert aliases() == ("2", "1")
+    assert deploy.main(["--dataset", "tiny", "--settle"]) == 0
+    assert "completed the rollback: tiny 1.0 serves" in capsys.readouterr().out
+    assert aliases() == ("1", "2")
+
+
+def test_no_command_says_that_a_rollback_is_done_if_the_server_does_not(
+    served: ServerSettings, stub: StubServer
+) -> None:
+    stub.is_up = False
+    with pytest.raises(ServerError):
+        deploy.roll_back("tiny", served, "it lists nonsense")
+    assert stage_of(served).phase is Phase.ROLLBACK
+
+
+def test_a_version_serves_only_if_it_is_the_default_and_answers(stub: StubServer, monkeypatch) -> None:
+    check_serves("tiny", "2.0", stub, 0)
+    with pytest.raises(DeployError, match=r"tiny 1\.0 does not serve: 2\.0 is the default"):
+        check_serves("tiny", "1.0", stub, 0)
+    monkeypatch.setattr(stub, "predict", lambda *_: {"model_version": "1.0"})
+    with pytest.raises(DeployError, match=r"tiny 2\.0 is the default, but it does not serve: 1\.0 answered"):
+        check_serves("tiny", "2.0", stub, 0)
+
+
+@pytest.mark.parametrize("how", ["older", "made anew"])
+def test_a_deployment_refuses_a_registry_without_the_decision_that_this_host_follows(
+    served: ServerSettings, artifacts, how: str
+) -> None:
+    decisions.memory_path().unlink()  # the stage remembers it, too
+    mlflow = registry.registry_client()
+    if how == "older":
+        mlflow.delete_registered_model_tag("tiny", decisions.entry_tag(2))
+        mlflow.set_registered_model_alias("tiny", CHAMPION, "1")
+        mlflow.delete_registered_model_alias("tiny", PREVIOUS)
+    else:
+        mlflow.delete_registered_model("tiny")
+        promotion.promote("tiny", registry.register_version("tiny", artifacts[1]), PROMOTED)
+    for command in (reconcile.deploy, with_rollback(reconcile.deploy), reconcile.settle_rollback):
+        with pytest.raises(RegistryError, match=r"decision 2, which this host has seen, is gone .*--override VERSION"):
+            command("tiny", served)
+
+
+def with_rollback(command):
+    def ordered(dataset: str, host: ServerSettings) -> object:
+        order(host)
+        return command(dataset, host)
+
+    return ordered
+
+
+def test_an_override_on_this_host_accepts_the_other_registry_and_ends_an_older_rollback(
+    served: ServerSettings, artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order(served)
+    registry.registry_client().delete_registered_model("tiny")
+    version = registry.register_version("tiny", artifacts[1])
+    deployed: list[str] = []
+    monkeypatch.setattr(deploy, "_deploy", lambda *_: deployed.append("1.0") or "1.0")
+    assert deploy.main(["--dataset", "tiny", "--override", version, "--reason", REASON]) == 0
+    log, stage = decisions.read_log("tiny"), stage_of(served)
+    assert (stage.phase, stage.serial, stage.entry) == (Phase.SERVES, 1, log.last_hash)
+    assert deployed
+
+
+def test_a_command_fails_if_another_version_serves_than_it_wanted(two, host, stub, monkeypatch, capsys) -> None:
+    promotion.promote("tiny", two[0], PROMOTED)
+    monkeypatch.setattr(deploy, "_deploy", lambda *_: "1.0")
+    assert deploy.main(["--dataset", "tiny", "--override", two[1], "--reason", REASON]) == 2
+    assert "tiny 1.0 serves, not 2: somebody else decided meanwhile" in capsys.readouterr().err
+
+
+def test_a_second_rollback_on_a_host_that_never_deployed_needs_force(two, host, stub, monkeypatch, capsys) -> None:
+    for version in two:
+        promotion.promote("tiny", version, PROMOTED)
+    monkeypatch.setattr(deploy, "_deploy", lambda *_: "1.0")
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 0
+    assert aliases() == ("1", "2")
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 2
+    assert "--force makes it serve again" in capsys.readouterr().err
+    assert aliases() == ("1", "2")
+    assert deploy.main(["--dataset", "tiny", "--rollback", "--force"]) == 0
+    assert aliases() == ("2", "1")
+
+
+def test_a_rollout_step_is_recorded_once_and_only_for_the_champion(served: ServerSettings) -> None:
+    canary = make_stage(Phase.CANARY, share=0.1)
+    first = promotion.record_rollout_step("tiny", canary)
+    assert promotion.record_rollout_step("tiny", canary) == first
+    last = decisions.read_log("tiny").last()
+    assert (last.serial, last.action, last.phase, last.share) == (3, "rollout step", "canary", 0.1)
+    assert (first.serial, first.entry) == (3, decisions.read_log("tiny").last_hash)
+    assert last.before == last.after == {CHAMPION: "2", PREVIOUS: "1"}
+    promotion.roll_back_aliases("tiny")
+    assert promotion.record_rollout_step("tiny", canary) is None
+
+
+def test_a_rollout_step_hides_no_override(served: ServerSettings) -> None:
+    promotion.override("tiny", "1", REASON)
+    assert promotion.record_rollout_step("tiny", make_stage(Phase.SWITCH, "1.0", "2.0")) is not None
+    assert promotion.standing_override("tiny") is not None
+    assert promotion.serving_target("tiny").report["verdict"] == "OVERRIDE"
