@@ -13,7 +13,7 @@ import psutil
 import pytest
 from rollout_stages import make_stage
 from running import wait_until
-from signed_archives import signed_archive
+from signed_archives import TRUSTED, signed_archive
 
 from config.paths import ROOT, STATE
 from serving.deployment import rollout_stage
@@ -36,7 +36,12 @@ def environment(settings: ServerSettings, artifacts: dict[int, Path]) -> dict[st
     stage = make_stage(Phase.SERVES, "1.0", None)
     assert rollout_stage.replace_stage(rollout_stage.stage_path(NAME, settings), None, stage)
     own = {variable(field): str(getattr(settings, field)) for field in (*PORTS, "server_home")}
-    own |= {STATE: str(settings.state), "TIDEGATE_EDGE_DATASET": NAME, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    own |= {
+        "TIDEGATE_TRUSTED_KEYS": TRUSTED,
+        STATE: str(settings.state),
+        "TIDEGATE_EDGE_DATASET": NAME,
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
     return {**os.environ, **own}
 
 

@@ -97,6 +97,7 @@ def make_settings(home: Path, url: str, **more: Any) -> EdgeSettings:
     """Settings as `serving.edge.settings.load` would fill them, without the machine's own environment."""
     quick: dict[str, Any] = {
         "home": home,
+        "user_keys": home.with_name(f"{home.name}-keys"),
         "upstream": url,
         "management": "http://127.0.0.1:9",  # where nothing is
         "dataset": "tiny",
