@@ -28,6 +28,7 @@ from benchmarks import _synthetic
 from benchmarks._synthetic import NAME
 from config import params
 from config.paths import ROOT
+from config.processes import END_WITH_PARENT
 from features.feature_files import Features
 from features.online import connect
 from features.online.store import Policy
@@ -199,7 +200,7 @@ def model_servers(home: Path, artifact: Path, features: Features) -> Iterator[tu
         store.close()
         settings = torchserve.load()
         chosen = {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")}
-        server.start(settings)
+        server.start(settings, end_with_parent=True)
         try:
             archive = settings.model_store / f"{NAME}.mar"
             build_archive(artifact, archive, NAME)
@@ -252,7 +253,7 @@ def edge_server(home: Path, **settings: object) -> Iterator[Endpoint]:
     home.mkdir(parents=True, exist_ok=True)
     log = home / "edge.log"
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", "serving.edge.serve"]
+        command = [*END_WITH_PARENT, sys.executable, "-m", "serving.edge.serve"]
         process = subprocess.Popen(command, env=environ, stdout=stream, stderr=subprocess.STDOUT)
     try:
         _await_edge(f"http://127.0.0.1:{port}/readyz", process, log)

@@ -67,8 +67,13 @@ def online_store() -> str:
 
 
 def edge() -> Path:
-    """API keys, user secret, served log and kept requests of the edge."""
+    """API keys, served log and kept requests of the edge."""
     return state() / "edge"
+
+
+def user_keys() -> Path:
+    """Keys of the pseudonyms in the served log: not in the folder of the log that they protect."""
+    return state() / KEYS / "users"
 
 
 def sqlite_url(path: Path) -> str:

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from serving import settings as environment
 from serving.deployment import registry
 from serving.deployment.registry import RegisteredVersion, RegistryError, registry_client
 from serving.edge.request_log import FROM_STORE, pseudonym
+from serving.edge.user_keys import UserKey
 from serving.torchserve.client import ServerError, TorchServe
 
 RUNS_PER_QUERY = 1000
@@ -72,7 +73,7 @@ def dataset_impact(hash_prefix: str, folder: Path, settings: params.Params) -> l
 
 
 def events_impact(
-    kind: str, name: str, folder: Path, secret: bytes | None, settings: params.Params
+    kind: str, name: str, folder: Path, keys: Sequence[UserKey], settings: params.Params
 ) -> list[ReportPart]:
     """The impact of an event, or of all events of a user or an item.
 
@@ -88,7 +89,7 @@ def events_impact(
     found = events[events[ID_COLUMNS[kind]] == name]
     if not len(found):
         reason = f"there is no {kind} {name!r} among the {len(events):,} events of version {dataset_hash} in {EVENTS}"
-        answers = _answers_to(kind, name, name, 0, folder, secret) if kind != "event" else ReportPart("answers")
+        answers = _answers_to(kind, name, name, 0, folder, keys) if kind != "event" else ReportPart("answers")
         if not answers.rows:
             raise LineageError(reason)
         return [ReportPart(kind, {"id": name, "events": 0}, note=reason), answers]
@@ -108,7 +109,7 @@ def events_impact(
         ReportPart(kind, facts),
         runs_part(origin),
         versions_part(origin, holds),
-        _answers_to(kind, name, str(found[USER].iloc[0]), origin.since_us, folder, secret),
+        _answers_to(kind, name, str(found[USER].iloc[0]), origin.since_us, folder, keys),
     ]
 
 
@@ -188,19 +189,19 @@ def _live_versions(dataset: str) -> tuple[dict[str, str], str]:
     return {name.partition(".")[0]: "default" if one.default else "loaded" for name, one in live.items()}, ""
 
 
-def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path, secret: bytes | None) -> ReportPart:
+def _answers_to(kind: str, name: str, user_id: str, since_us: int, folder: Path, keys: Sequence[UserKey]) -> ReportPart:
     """The answers that list an item, went to a user, or could read an event."""
     if kind == "item":
         return _answers_part(folder, "answers that list it", lambda line: name in line["items"])
-    if secret is None:
+    if not keys:
         return ReportPart("answers", note=f"{NO_SECRET}, so no user can be found in the served log")
-    hidden_id = pseudonym(secret, user_id)
+    hidden_ids = {pseudonym(key.secret, user_id) for key in keys}
     if kind == "user":
-        return _answers_part(folder, "answers to this user", lambda line: line["user"] == hidden_id)
+        return _answers_part(folder, "answers to this user", lambda line: line["user"] in hidden_ids)
 
     def could_read(line: Line) -> bool:
         """It was computed for the user, from the stored history, after the event was known."""
-        computed = line["user"] == hidden_id and line["cache"] != NOT_COMPUTED
+        computed = line["user"] in hidden_ids and line["cache"] != NOT_COMPUTED
         return computed and line["history_source"] == FROM_STORE and from_iso(line["time"]) >= since_us
 
     return _answers_part(folder, "answers that could read it", could_read)
@@ -232,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     if kind == "dataset":
         parts = dataset_impact(name, folder, settings)
     else:
-        parts = events_impact(kind, name, folder, report.user_secret(folder), settings)
+        parts = events_impact(kind, name, folder, report.keys_of_users(), settings)
     report.show(f"impact of {kind} {name}", parts, arguments)
     return 0
 

@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     report.add_options(parser)
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
-    line, secret = find_lines(folder, arguments.request_id)[-1], report.user_secret(folder)
+    line = find_lines(folder, arguments.request_id)[-1]
+    secret = report.secret_of(line, report.keys_of_users())
     recomputed = recompute(line, folder, secret, arguments.user, params.load())
     compared = compare(line, recomputed)
     if arguments.body is not None:

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings, folder = params.load(), report.served_folder(arguments)
     since_us = 0 if arguments.since is None else parse_time("--since", arguments.since)
-    record = skew_report.measure(folder, report.user_secret(folder), settings, arguments.since, since_us)
+    record = skew_report.measure(folder, report.keys_of_users(), settings, arguments.since, since_us)
     skew_report.write(record)
     report.show(skew_report.title(record), skew_report.parts(record), arguments)
     if not arguments.json:

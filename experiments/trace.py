@@ -1,6 +1,6 @@
 """Trace an answer back to its version, gate report, run, code, dataset version and the events that it read.
 
-The served log holds pseudonyms. Only the edge's secret, together with the events themselves, shows who a user is.
+The served log holds pseudonyms. Only the key of a line, together with the events themselves, shows who a user is.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = report.served_folder(arguments)
     lines = find_lines(folder, arguments.request_id)
-    parts = trace(lines[-1], report.user_secret(folder), arguments.user, params.load())
+    secret = report.secret_of(lines[-1], report.keys_of_users())
+    parts = trace(lines[-1], secret, arguments.user, params.load())
     repeated = f", the last of {len(lines)} answers with this id" if len(lines) > 1 else ""
     report.show(f"trace of {arguments.request_id}{repeated}", parts, arguments)
     return 0

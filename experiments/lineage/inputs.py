@@ -41,7 +41,7 @@ from serving.worker.users import User, user_from_reading
 EVENTS, USERS = SPLIT / "events.parquet", INGESTED / "users.parquet"
 TEST_FEATURES = FEATURES / "test"
 USER_PARTS = ("history", "traits")  # the digests of serving.worker.response that concern the user
-NO_SECRET = "the edge's secret is missing (user.key next to the served log, or TIDEGATE_EDGE_USER_SECRET)"
+NO_SECRET = "the key of the log's pseudonyms is missing (TIDEGATE_EDGE_USER_KEYS, or TIDEGATE_EDGE_USER_SECRET)"
 
 
 # --- the dataset as of any time

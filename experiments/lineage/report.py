@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from data import pages
+from experiments.lineage.served_log import Line
 from serving.edge import settings as edge
-from serving.edge.request_log import derive_secret, read_secret
+from serving.edge.user_keys import UserKey, of_line, read_keys
 
 MAX_ROWS = 10  # of a table in text; JSON and the page hold all
 MAX_WIDTH = 110
@@ -87,12 +88,15 @@ def served_folder(arguments: argparse.Namespace) -> Path:
     return arguments.served or edge.load().home / "served"
 
 
-def user_secret(folder: Path) -> bytes | None:
-    """The secret of a served log's pseudonyms: from the environment, or `user.key` next to the folder; None without."""
-    secret, path = edge.load().user_secret.get_secret_value(), folder.parent / "user.key"
-    if secret:
-        return derive_secret(secret, edge.variable("user_secret"))
-    return read_secret(path) if path.exists() else None
+def keys_of_users() -> list[UserKey]:
+    """The keys of the served log's pseudonyms that are here, newest first."""
+    return read_keys(edge.load())
+
+
+def secret_of(line: Line, keys: Sequence[UserKey]) -> bytes | None:
+    """The secret of a line's pseudonyms; None if its key is not here."""
+    key = of_line(keys, line)
+    return None if key is None else key.secret
 
 
 def show(title: str, parts: Sequence[ReportPart], arguments: argparse.Namespace) -> None:

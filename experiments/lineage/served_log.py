@@ -25,7 +25,11 @@ class LineageError(UserError):
 def read_lines(folder: Path, name: str = SERVED, holding: bytes = b"") -> Iterator[dict[str, Any]]:
     """Every line that contains these bytes, of all files of a folder, by day. Lines that were torn by a crash are skipped."""
     for path in sorted(folder.glob(f"{name}-*.jsonl")):
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # it has just expired
+            continue
+        with file:
             for raw in file:
                 if holding in raw:
                     with suppress(orjson.JSONDecodeError):
@@ -41,7 +45,10 @@ def find_lines(folder: Path, request_id: str) -> list[dict[str, Any]]:
     lines = read_lines(folder, holding=orjson.dumps(request_id))
     found = [line for line in lines if line["request_id"] == request_id]
     if not found:
-        raise LineageError(f"no answer in {folder} has the request id {request_id!r}; --served names another folder")
+        raise LineageError(
+            f"no answer in {folder} has the request id {request_id!r}: --served names another folder, and lines expire "
+            "after TIDEGATE_EDGE_RETENTION_DAYS"
+        )
     return found
 
 

@@ -1,7 +1,7 @@
 """Compare what served answers read with what the dataset says they should have read, and report it.
 
 There are three groups of features: history, traits and item trends. The served log holds digests of what was read, under
-the edge's secret, so it shows whether a group matches. What should have been read is computed from the dataset as of the
+the key of the line, so it shows whether a group matches. What should have been read is computed from the dataset as of the
 answer's time.
 """
 
@@ -30,6 +30,7 @@ from experiments.lineage.report import ReportPart
 from experiments.lineage.served_log import FROM_EDGE, NOT_COMPUTED, Line, LineageError
 from serving.edge import request_log
 from serving.edge.request_log import hash_inputs, pseudonym
+from serving.edge.user_keys import UserKey
 from serving.worker import response
 from serving.worker.fallback_level import PERSONALIZED
 from serving.worker.recommender import Recommender
@@ -87,15 +88,16 @@ class SkewComparison:
     Args:
         lines: the answers.
         folder: of the served log.
-        secret: of the log's digests; None if it is not here.
+        keys: of the log's pseudonyms and digests, as far as they are here.
         scratch: an empty folder for artifacts.
     """
 
     def __init__(
-        self, lines: Sequence[Line], folder: Path, secret: bytes | None, settings: params.Params, scratch: Path
+        self, lines: Sequence[Line], folder: Path, keys: Sequence[UserKey], settings: params.Params, scratch: Path
     ) -> None:
-        self.secret, self.scratch = secret, scratch
-        self.user_ids = {pseudonym(secret, user): user for user in inputs.dataset_users()} if secret is not None else {}
+        self.keys, self.scratch = keys, scratch
+        used = {report.secret_of(line, keys) for line in lines} - {None}
+        self.user_ids = {pseudonym(secret, user): user for user in inputs.dataset_users() for secret in used if secret}
         some = {self.user_ids[line["user"]] for line in lines if line["user"] in self.user_ids}
         self.users = OfflineUsers.load(some, settings.online)
         self.known_until_us = inputs.dataset_known_until() if self.users else 0
@@ -132,7 +134,11 @@ class SkewComparison:
         context, context_unknown = self._context(line)
         due = User() if user_id is None else self.users.user(user_id, time_us, repeats)
         request = Request(user_id, [], False, line["k"], time_us, context, None)
-        due_digests, empty_digests = (self._hashed(request, user) for user in (due, User()))
+        secret = report.secret_of(line, self.keys)
+        assert secret is not None
+        due_digests, empty_digests = (
+            hash_inputs(secret, response.input_digests(request, user, "")) or {} for user in (due, User())
+        )
         outcomes = {}
         for group in USER_GROUPS:
             kind = compare_digests(line["inputs"].get(group), due_digests[group], empty_digests[group])
@@ -151,7 +157,7 @@ class SkewComparison:
             return f"consent {line['consent']}: the edge withheld the user from the worker"
         if line["history_source"] != request_log.FROM_STORE:
             return OWN_HISTORY if line["history_source"] == request_log.FROM_REQUEST else NO_USER
-        if self.secret is None:
+        if report.secret_of(line, self.keys) is None:
             return NO_SECRET
         if self.users is None:
             return NO_EVENTS
@@ -167,11 +173,6 @@ class SkewComparison:
         kept = self.requests.get((line["request_id"], line["request_time"]), {})
         unknown = "context" in line["unlogged_fields"] and not kept
         return dict(kept.get("context") or {}), CONTEXT_MISSING if unknown else ""
-
-    def _hashed(self, request: Request, user: User) -> dict[str, str]:
-        """The digests of the log's line if the worker had read this user."""
-        assert self.secret is not None
-        return hash_inputs(self.secret, response.input_digests(request, user, "")) or {}
 
     def _compare_trends(self, line: Line, model: Recommender) -> SkewOutcome:
         trends = self.trends
@@ -228,7 +229,7 @@ def _why_trends_not_comparable(line: Line, model: Recommender, trends: OfflineTr
 
 
 def measure(
-    folder: Path, secret: bytes | None, settings: params.Params, since: str | None, since_us: int
+    folder: Path, keys: Sequence[UserKey], settings: params.Params, since: str | None, since_us: int
 ) -> dict[str, Any]:
     """Compare a sample of the answers of a served log with the dataset; the record as plain data.
 
@@ -241,7 +242,7 @@ def measure(
         raise LineageError(f"{folder} holds no answer to compare with the dataset; --served names another folder")
     times = sorted(line["request_time"] for line in lines)
     with tempfile.TemporaryDirectory(prefix="tidegate-skew-") as scratch, one_thread():  # one thread, as in a worker
-        comparison = SkewComparison(lines, folder, secret, settings, Path(scratch))
+        comparison = SkewComparison(lines, folder, keys, settings, Path(scratch))
         answers = [comparison.compare(line) for line in lines]
     return {
         "dataset": settings.dataset,

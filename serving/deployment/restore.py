@@ -6,12 +6,15 @@ A repair never changes which version serves: only a deployment, a rollout, a rol
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from filelock import Timeout
 
 from config.command import UserError
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
 from serving.deployment import rollout_stage
+from serving.deployment.archive_signature import store_verified
+from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.settings import ServerSettings
@@ -31,14 +34,15 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print, 
 
     Starts TorchServe if it does not run, with `end_with_parent` as in `server.start`. The version on trial and the
     one that is kept for a rollback are loaded, too. A rollback in the stage is done on the server, not in the registry.
-    Returns the default version.
+    Archives are verified before they are loaded. Returns the default version.
 
     Raises:
         RestoreError: the version's archive is gone, there is no archive at all, or a deployment is at work.
         StageError: the stage cannot be read, and no version is loaded.
-        PackageError, DeployError, ServerStartError: as in `serving.install`.
+        PackageError, SignatureError, DeployError, ServerStartError: as in `serving.install`.
     """
-    server.start(settings, end_with_parent)
+    if server.find(settings) is None:  # it loads archives while it starts
+        server.start(settings, end_with_parent, _verified_archives(dataset, settings, progress).__contains__)
     with TorchServe.from_settings(settings) as client:
         restoration = _Restoration(dataset, settings, client, progress)
         stage = restoration.read_stage()
@@ -60,6 +64,24 @@ def served_versions(stage: RolloutStage) -> tuple[str, str | None]:
     if stage.phase in PREVIOUS_SERVES and stage.previous is not None:
         return stage.previous, stage.version
     return stage.version, stage.previous
+
+
+def _verified_archives(dataset: str, settings: ServerSettings, progress: Progress) -> set[Path]:
+    """The archives of the model store that are verified; none if the one that serves is not among them.
+
+    The server would take another version as its default then.
+    """
+    verified = set()
+    for path in sorted(settings.model_store.glob("*.mar")):
+        try:
+            verified.add(store_verified(path, settings.model_store).path)
+        except (PackageError, SignatureError) as error:
+            progress(f"not loaded: {error}")
+    with suppress(StageError):
+        stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
+        if stage and settings.model_store / f"{dataset}-{served_versions(stage)[0]}.mar" not in verified:
+            return set()
+    return verified
 
 
 class _Restoration:
@@ -103,6 +125,8 @@ class _Restoration:
             return None
 
     def _load(self, archive: ModelArchive) -> None:
+        if archive.version not in self.client.describe(self.dataset):
+            archive = store_verified(archive.path, self.settings.model_store)
         # A server that dies meanwhile is not waited for: the caller is the one that starts it again.
         load_version(archive, self.client, self.settings, self.progress, waits=self._server_runs)
 
@@ -130,7 +154,7 @@ class _Restoration:
             self._load(archive)
             if self.client.describe(self.dataset)[version].workers != workers:
                 self.client.scale(self.dataset, version, workers)
-        except (RestoreError, PackageError, DeployError, ServerError) as error:
+        except (RestoreError, PackageError, SignatureError, DeployError, ServerError) as error:
             self.progress(f"{self.dataset} {version} is not loaded next to the version that serves: {error}")
 
     def _stored_archives(self) -> dict[str, ModelArchive]:

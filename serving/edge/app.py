@@ -210,7 +210,8 @@ def record(
     request_time = to_iso(call.request.time_us)
     fields = {
         **client_fields,
-        "user": None if user_id is None else pseudonym(service.secret, user_id),
+        "user": None if user_id is None else pseudonym(service.user_key.secret, user_id),
+        "user_key": service.user_key.id,
         "consent": result.consent,
         "dataset": service.settings.dataset,
         "history_source": result.worker_request.history_source,

@@ -1,61 +1,96 @@
 """What the edge writes down: the served log (one JSON line per answer, for lineage), and its own log as JSON lines.
 
-The served log names users by a keyed hash. Nobody waits for the disk, and a full disk costs lines only.
+The served log names users by a keyed hash (see user_keys.py). Files expire. Nobody waits for the disk, and a full disk costs lines only.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from config.command import UserError
 from config.redact import redact
-from data.files import append_lines, write_bytes
+from data.files import append_lines
 from serving.edge.log_limit import RepeatLimit
-from serving.key_file import read_key_file
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.2
 WRITTEN, DROPPED, FAILED = "written", "dropped", "failed"
-MIN_SECRET_LENGTH = 16
-RECOVERY = (
-    "restore it from a backup (docs/runbook.md), or move it and the folder served away: a new secret is made then, and "
-    "nobody can find a user's answers in the old log"
-)
+LARGEST_FILE = 64_000_000
+HOUSEKEEPING_SECONDS = 600
 PUBLIC_INPUT = "trends"  # of the parts of `serving.worker.response.input_digests`: it comes from everybody's events
 # Whose history an answer rests on: nobody's, since the worker got nothing of the user; the request's own; the user's in
 # the online store; none at all.
 WITHHELD, FROM_REQUEST, FROM_STORE, NO_HISTORY = "withheld", "request", "store", "none"
 
 
-class SecretError(UserError):
-    """The secret that hides users is missing, or is too short."""
+@dataclass(frozen=True)
+class Retention:
+    """How long logs are kept, and how much of the disk the files of each of them may take."""
+
+    days: int
+    max_bytes: int
+
+    @property
+    def file_bytes(self) -> int:
+        """The size at which a file is followed by a new one: an eighth of a log can be removed at a time."""
+        return min(LARGEST_FILE, self.max_bytes // 8)
+
+    def remove_expired(self, folder: Path, name: str, today: date) -> None:
+        """Remove files of days before the kept ones, then the oldest ones of a log that is too large."""
+        oldest = f"{name}-{today - timedelta(self.days)}"
+        kept = []
+        for file in folder.glob(f"{name}-*.jsonl"):
+            with suppress(OSError):  # another process has just removed it
+                if file.name < oldest:
+                    file.unlink()
+                else:
+                    kept.append((file.stat().st_mtime, file.stat().st_size, file))
+        excess = sum(size for _, size, _ in kept) - self.max_bytes
+        for _, size, file in sorted(kept):
+            if excess <= 0:
+                break
+            with suppress(OSError):
+                file.unlink()
+                excess -= size
+                log.warning("%s was removed before its %d days: the %s log was too large", file.name, self.days, name)
 
 
 class LineLog:
-    """Up to `max_lines` lines wait in memory for a thread that appends them to one file per day and process.
+    """Up to `max_lines` lines wait in memory for a thread that appends them to files of one day and process.
 
     Args:
-        folder: of the files, NAME-DAY-PID.jsonl; made with `mode`.
+        folder: of the files, NAME-DAY-PID-NUMBER.jsonl; made with `mode`.
         count: called with (outcome, lines): written, dropped (too many waited) or failed (the disk refused them).
+        file_bytes: a file of at least this size is followed by the next number.
+        housekeeping: called by the thread at its start, when a file is full, and every 10 minutes.
     """
 
     def __init__(
-        self, folder: Path, max_lines: int, count: Callable[[str, int], None], name: str = "served", mode: int = 0o777
+        self,
+        folder: Path,
+        max_lines: int,
+        count: Callable[[str, int], None],
+        name: str = "served",
+        mode: int = 0o777,
+        file_bytes: int = LARGEST_FILE,
+        housekeeping: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._max_lines, self._count, self._name, self._mode = folder, max_lines, count, name, mode
+        self._file_bytes, self._housekeeping, self._clean_at = file_bytes, housekeeping, 0.0
         self._waiting: deque[bytes] = deque()
         self._stop = threading.Event()
         self._writing = threading.Lock()
@@ -83,8 +118,7 @@ class LineLog:
                 return
             try:
                 self._folder.mkdir(self._mode, parents=True, exist_ok=True)
-                file = self._folder / f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl"
-                append_lines(file, b"".join(line + b"\n" for line in lines), durable=False)
+                append_lines(self._file(), b"".join(line + b"\n" for line in lines), durable=False)
             except OSError as error:
                 if self._healthy:  # logged once: a full disk would not gain from a line per attempt
                     log.error("the %s log is not written: %s", self._name, error)
@@ -94,9 +128,24 @@ class LineLog:
                 self._healthy = True
                 self._count(WRITTEN, len(lines))
 
+    def _file(self) -> Path:
+        """The file to write: today's newest of this process, or the one after it if that is full."""
+        stem = f"{self._name}-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}"
+        file = max(self._folder.glob(f"{stem}-*.jsonl"), default=self._folder / f"{stem}-0001.jsonl")
+        if not file.exists() or file.stat().st_size < self._file_bytes:
+            return file
+        self._clean_at = 0.0
+        return self._folder / f"{stem}-{int(file.stem.rpartition('-')[2]) + 1:04}.jsonl"
+
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_SECONDS):
             self.flush()
+            if time.monotonic() >= self._clean_at:
+                self._clean_at = time.monotonic() + HOUSEKEEPING_SECONDS
+                try:
+                    self._housekeeping()
+                except Exception:  # this thread must go on writing
+                    log.exception("the housekeeping of the %s log failed", self._name)
         self.flush()
 
 
@@ -104,33 +153,6 @@ def kept_request(worker_body: bytes, request_id: str, time: str) -> bytes:
     """A line for replaying a request that holds more than the served log may; it names no user."""
     body = {name: value for name, value in orjson.loads(worker_body).items() if name != "user_id"}
     return orjson.dumps({"request_id": request_id, "request_time": time, "body": body})
-
-
-def load_secret(text: str, path: Path) -> bytes:
-    """The secret of a text or, where that is empty, of the file, which is made at first use for its owner alone.
-
-    Raises:
-        SecretError: it is too short to hide anything, the file is damaged, or it is missing and a served log depends on it.
-    """
-    if text:
-        return derive_secret(text, "TIDEGATE_EDGE_USER_SECRET")
-    if not path.exists():
-        if any(path.parent.glob("served/served-*.jsonl")):
-            raise SecretError(f"{path} is missing, and the served log next to it depends on it; {RECOVERY}")
-        write_bytes(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)
-    return read_secret(path)
-
-
-def read_secret(path: Path) -> bytes:
-    """The secret of a file. Raises SecretError: it is too short, or the file is damaged or open to others."""
-    return derive_secret(read_key_file(path, RECOVERY, SecretError).strip(), path)
-
-
-def derive_secret(text: str, origin: object) -> bytes:
-    """The key of the hashes for a text. Raises SecretError: the text is too short."""
-    if len(text) < MIN_SECRET_LENGTH:
-        raise SecretError(f"{origin} holds {len(text)} characters; expected at least {MIN_SECRET_LENGTH}")
-    return blake2b(text.encode(), digest_size=32).digest()
 
 
 def pseudonym(secret: bytes, user_id: str) -> str:

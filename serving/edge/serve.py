@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from config.command import UserError, exits_cleanly
 from serving.edge import settings
 from serving.edge.keys import read_keys
-from serving.edge.request_log import LOGGING, load_secret
+from serving.edge.request_log import LOGGING
 from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings, variable
+from serving.edge.user_keys import load_keys
 
 APP = "serving.edge.app:create_app"
 SHARED_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
@@ -63,7 +64,7 @@ def check(edge: EdgeSettings) -> None:
     if not read_keys(edge.keys_path):
         lost = " (if there were some, restore them from a backup)" if (edge.home / "served").exists() else ""
         print(f"no API key exists yet: make one with `python -m serving.edge.keys make`{lost}", file=sys.stderr)
-    load_secret(edge.user_secret.get_secret_value(), edge.secret_path)
+    load_keys(edge)
 
 
 def share_counts(home: Path) -> Path:

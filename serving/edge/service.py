@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
+from serving.edge import user_keys
 from serving.edge.cache import Cache, MemoryCache, RedisCache
 from serving.edge.connections import ConnectionLimiter, allow_open_files
 from serving.edge.consent import ConsentCheck, ProfileReader
@@ -19,7 +22,7 @@ from serving.edge.keys import Authenticator
 from serving.edge.limits import Limits
 from serving.edge.models import ApiError, Readiness
 from serving.edge.recommend import RecommendationPipeline
-from serving.edge.request_log import LineLog, load_secret
+from serving.edge.request_log import LineLog, Retention
 from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
 from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
@@ -86,7 +89,7 @@ class EdgeService:
             settings.max_body_bytes,
             lambda reason: self.metrics.closed.labels(reason).inc(),
         )
-        self.secret = load_secret(settings.user_secret.get_secret_value(), settings.secret_path)
+        self.user_key = user_keys.load_keys(settings)[0]
         self.kept_requests: LineLog | None = None
         self.draining = False
         self._model_answered = False  # when it was last asked for the popular list
@@ -114,7 +117,7 @@ class EdgeService:
             ),
             cache=self._cache(),
             fallback=FallbackChain(static),
-            secret=self.secret,
+            secret=self.user_key.secret,
             dataset=settings.dataset,
             reserve=settings.reserve_ms / 1000,
             cache_seconds=settings.cache_seconds,
@@ -200,10 +203,22 @@ class EdgeService:
         def count(outcome: str, lines: int) -> None:
             self.metrics.served.labels(outcome).inc(lines)
 
-        self.served_log = LineLog(settings.home / "served", settings.served_queue, count)
+        retention = Retention(settings.retention_days, settings.log_mb * 1_000_000)
+        served, requests = settings.home / "served", settings.home / "requests"
+
+        def clean() -> None:
+            today = datetime.now(UTC).date()
+            retention.remove_expired(served, "served", today)
+            retention.remove_expired(requests, "requests", today)  # also where none are kept any more
+            user_keys.mark_used(settings, self.user_key)
+            user_keys.remove_expired(settings, time.time())
+
+        size = retention.file_bytes
+        self.served_log = LineLog(served, settings.served_queue, count, file_bytes=size, housekeeping=clean)
         if settings.keep_requests:
-            folder = settings.home / "requests"
-            self.kept_requests = LineLog(folder, settings.served_queue, count, "requests", FOR_OWNER_ONLY)
+            self.kept_requests = LineLog(
+                requests, settings.served_queue, count, "requests", FOR_OWNER_ONLY, size, clean
+            )
 
     def _torchserve(self, part: str) -> TorchServeClient:
         settings = self.settings

@@ -108,11 +108,15 @@ class EdgeSettings(BaseSettings):
     stale_seconds: Seconds = 21_600  # how long a user's last answer is given again while TorchServe fails
     popular_seconds: Seconds = 10  # how often the popular list is read from TorchServe
 
-    user_secret: SecretStr = SecretStr("")  # keys the hash of users in logs and caches; empty: user.key in `home`
+    # Key the hash of users in logs and caches (user_keys.py): one per line, the newest first, or a folder of key files.
+    user_secret: SecretStr = SecretStr("")
+    user_keys: Path = Field(default_factory=paths.user_keys)
     served_queue: Count = 20_000  # lines that may wait for the disk
     # Keep histories, contexts, exclusions and filters of requests in `home`/requests, for experiments.replay. They are
     # personal data that the served log does not hold: turn it on to investigate something, then remove the folder.
     keep_requests: bool = False
+    retention_days: Count = 30  # after which the lines of both logs are removed
+    log_mb: Annotated[int, Field(ge=8)] = 10_000  # for each of the two, over all processes; then the oldest are removed
 
     rollout: Path | None = None  # the stage of a version on trial; None: the file of this project's own server
     shadow_queue: Count = 64  # requests of each process that may wait to be put to a version on trial
@@ -131,10 +135,6 @@ class EdgeSettings(BaseSettings):
     @property
     def keys_path(self) -> Path:
         return self.key_file or self.home / "keys.json"
-
-    @property
-    def secret_path(self) -> Path:
-        return self.home / "user.key"
 
     @property
     def stage_path(self) -> Path:

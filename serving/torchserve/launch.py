@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -149,8 +150,8 @@ def render_properties(settings: ServerSettings, snapshot: dict | None) -> str:
     return "".join(f"{key}={_escape(str(value))}\n" for key, value in values.items())
 
 
-def last_snapshot(folder: Path, store: Path) -> dict | None:
-    """The models of the newest snapshot whose archives still exist; None where none is left.
+def last_snapshot(folder: Path, store: Path, usable: Callable[[Path], bool] = Path.is_file) -> dict | None:
+    """The models of the newest snapshot whose archives are usable; None where none is left.
 
     TorchServe writes a snapshot after every change of a model. The server's other settings in it are ignored: they
     come from the environment of the start that wrote them.
@@ -159,7 +160,7 @@ def last_snapshot(folder: Path, store: Path) -> dict | None:
         text = path.read_text(encoding="utf-8")
         if found := re.search(r"^model_snapshot=((?:.*\\\n)*.*)$", text, re.MULTILINE):
             with suppress(ValueError):  # cut short by a crash: the snapshot before it is used
-                return _without_missing(json.loads(_unescape(found[1])), store)
+                return _without_unusable(json.loads(_unescape(found[1])), store, usable)
     return None
 
 
@@ -169,10 +170,10 @@ def delete_old_snapshots(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _without_missing(snapshot: dict, store: Path) -> dict | None:
+def _without_unusable(snapshot: dict, store: Path, usable: Callable[[Path], bool]) -> dict | None:
     models = {}
     for name, versions in snapshot.get("models", {}).items():
-        kept = {version: about for version, about in versions.items() if (store / about["marName"]).is_file()}
+        kept = {version: about for version, about in versions.items() if usable(store / about["marName"])}
         if kept and not any(about.get("defaultVersion") for about in kept.values()):
             newest = max(kept, key=lambda version: [int(part) for part in version.split(".")])
             kept[newest]["defaultVersion"] = True

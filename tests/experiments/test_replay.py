@@ -52,7 +52,7 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another clone: products as DVC brings them, the served log and its secret; no store, nothing else."""
     folder, _ = answered
-    for name in ("out/data", "out/features/test", "edge", "params.yaml"):
+    for name in ("out/data", "out/features/test", "edge", "edge-keys", "params.yaml"):
         source = folder / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +105,10 @@ def test_a_missing_event_is_a_different_input(here: Path, capsys) -> None:
 
 
 def test_without_the_secret_a_named_user_is_believed_and_the_bytes_decide(here: Path, capsys) -> None:
-    (here / "edge/user.key").unlink()
+    (here / "edge-keys/1.key").unlink()
 
-    assert run(capsys, "stored") == (2, "error: the user is unknown: the edge's secret is missing "
-                                     "(user.key next to the served log, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
+    assert run(capsys, "stored") == (2, "error: the user is unknown: the key of the log's pseudonyms is missing "
+                                     "(TIDEGATE_EDGE_USER_KEYS, or TIDEGATE_EDGE_USER_SECRET)\n")  # fmt: skip
     code, printed = run(capsys, "stored", "--user", "u000001")
     assert (code, "identical bytes" in printed, "history and traits are not compared" in printed) == (0, True, True)
     assert run(capsys, "stored", "--user", "u000003")[0] == 1

@@ -31,7 +31,8 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def here(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A clone with the products, the online store, and an edge's folder of its own."""
     folder, _ = answered
-    shutil.copytree(folder / "edge", tmp_path / "edge")
+    for name in ("edge", "edge-keys"):
+        shutil.copytree(folder / name, tmp_path / name)
     (tmp_path / "out").mkdir()
     for name in ("out/data", "out/features", "params.yaml"):
         (tmp_path / name).symlink_to(folder / name)
@@ -167,7 +168,7 @@ def test_a_group_that_cannot_be_compared_says_why(here: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "group", "why"),
     [
-        ("edge/user.key", "history", NO_SECRET),
+        ("edge-keys/1.key", "history", NO_SECRET),
         ("out/features/test", "trends", "out/features/test is not here (`dvc pull`)"),
         ("edge/requests", "traits", CONTEXT_MISSING),
     ],

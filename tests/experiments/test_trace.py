@@ -14,6 +14,7 @@ from served_platform import edge, log, platform, rewrite
 from experiments import impact, trace
 from serving.backup import restore, save
 from serving.deployment import promotion, registry
+from serving.edge import user_keys
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,8 @@ def answered(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def here(answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The platform with a served log of one's own to break."""
-    shutil.copytree(answered / "edge", tmp_path / "edge")
+    for name in ("edge", "edge-keys"):
+        shutil.copytree(answered / name, tmp_path / name)
     (tmp_path / "out").mkdir()
     for name in ("out/data", "out/features", "params.yaml"):
         (tmp_path / name).symlink_to(answered / name)
@@ -110,10 +112,10 @@ def test_an_answer_without_stored_events_says_why(here: Path, capsys, name: str,
 
 
 def test_without_the_secret_nobody_is_named(here: Path, capsys) -> None:
-    (here / "edge/user.key").unlink()
+    (here / "edge-keys/1.key").unlink()
     found = run(trace, capsys, "stored")
 
-    assert found["events"]["note"].startswith("the user is unknown: the edge's secret is missing")
+    assert found["events"]["note"].startswith("the user is unknown: the key of the log's pseudonyms is missing")
     assert "u000001" not in json.dumps(found)
 
 
@@ -122,6 +124,8 @@ def test_an_answer_is_traced_as_before_after_the_state_was_lost_and_restored(
 ) -> None:
     state = here / "state"
     shutil.copytree(here / "edge", state / "edge")
+    shutil.copytree(here / "edge-keys", state / "keys/users")
+    monkeypatch.delenv("TIDEGATE_EDGE_USER_KEYS")
     monkeypatch.setenv("TIDEGATE_STATE", str(state))
 
     def traced() -> dict:
@@ -135,6 +139,16 @@ def test_an_answer_is_traced_as_before_after_the_state_was_lost_and_restored(
 
     assert traced() == before
     assert before["events"]["as the answer read them"] == "yes, by their digest"
+
+
+def test_an_answer_is_traced_as_before_after_its_key_was_replaced(here: Path, capsys) -> None:
+    before = run(trace, capsys, "stored")
+    assert user_keys.main(["rotate"]) == 0
+    capsys.readouterr()
+
+    assert run(trace, capsys, "stored") == before
+    assert before["events"]["user"] == "u000001"
+    assert sorted(file.name for file in (here / "edge-keys").iterdir()) == ["1.key", "2.key"]
 
 
 def test_events_that_differ_from_those_read_are_reported(here: Path, capsys) -> None:
@@ -191,7 +205,7 @@ def test_an_unknown_request_names_the_place_searched_and_a_broken_line_hides_non
 
     assert run(trace, capsys, "stored")["answer"]["request id"] == "stored"
     message = refused(trace, capsys, "never")
-    assert message == "no answer in edge/served has the request id 'never'; --served names another folder"
+    assert message.startswith("no answer in edge/served has the request id 'never': --served names another folder, and")
 
 
 def test_a_repeated_request_id_is_reported(here: Path, capsys) -> None:

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from rollout_stages import make_stage
 from running import wait_until
+from signed_archives import TRUSTED, signed_archive
 
 from config.paths import ROOT, STATE
-from serving.artifact import archive
 from serving.deployment import rollout_stage
 from serving.deployment.rollout_stage import Phase
 from serving.settings import PORTS, ServerSettings, variable
@@ -32,11 +32,16 @@ SECONDS = 60  # a worker that waits for a server that is gone gives up after 30
 def environment(settings: ServerSettings, artifacts: dict[int, Path]) -> dict[str, str]:
     """Of a host without a registry that serves 1.0, and whose model store also holds a newer archive."""
     for seed, artifact in artifacts.items():
-        archive.build_archive(artifact, settings.model_store / f"{NAME}-{seed}.0.mar", NAME, f"{seed}.0")
+        signed_archive(artifact, settings.model_store / f"{NAME}-{seed}.0.mar", NAME, f"{seed}.0")
     stage = make_stage(Phase.SERVES, "1.0", None)
     assert rollout_stage.replace_stage(rollout_stage.stage_path(NAME, settings), None, stage)
     own = {variable(field): str(getattr(settings, field)) for field in (*PORTS, "server_home")}
-    own |= {STATE: str(settings.state), "TIDEGATE_EDGE_DATASET": NAME, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    own |= {
+        "TIDEGATE_TRUSTED_KEYS": TRUSTED,
+        STATE: str(settings.state),
+        "TIDEGATE_EDGE_DATASET": NAME,
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
     return {**os.environ, **own}
 
 

@@ -7,17 +7,20 @@ lock, which takes 42 s and 1.2 GB. Without it, this environment's packages are u
 from __future__ import annotations
 
 import os
-import signal
+import re
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dockerfile
 import grimp
 import httpx
+import psutil
 import pytest
 from dockerfile import Image
 from signed_archives import TRUSTED, signed_archive
@@ -31,13 +34,30 @@ from serving.torchserve.client import TorchServe
 PATH = ROOT / "serving" / "Dockerfile"
 BUILD = "TIDEGATE_BUILD_IMAGE"
 FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
-ENTRY_MODULES = ("serving.install", "serving.edge.serve", "serving.edge.app", "serving.edge.keys", "serving.server")
+ENTRY_MODULES = (
+    "serving.container",
+    "serving.supervisor",
+    "serving.install",
+    "serving.edge.serve",
+    "serving.edge.app",
+    "serving.edge.keys",
+    "serving.server",
+)
+# As `docker run --read-only` does. Memory stays writable at /dev/shm there, too.
+READ_ONLY = """
+mount --bind "$STATE" "$STATE" && mount -o remount,bind,ro / || exit 99
+for folder in /tmp /var/tmp; do mountpoint -q $folder && mount -o remount,bind,ro $folder; done
+touch "$STATE/../written" 2>/dev/null && exit 98
+touch /tmp/written 2>/dev/null && exit 98
+cd "$STATE/.." && exec "$@"
+"""
 
 
 def test_every_instruction_is_known_to_these_tests() -> None:
     known = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT"}
     assert {name for name, _ in dockerfile.steps(PATH)} <= known
-    assert dockerfile.arguments(PATH, "FROM") == ["python:3.11-slim"]
+    (base,) = dockerfile.arguments(PATH, "FROM")
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", base)
     assert dockerfile.arguments(PATH, "WORKDIR") == [dockerfile.WORKDIR]
 
 
@@ -116,40 +136,70 @@ def inside(image: Image, variables: dict[str, str], *command: str) -> str:
 def ask(variables: dict[str, str], key: str) -> dict:
     url = f"http://127.0.0.1:{variables['TIDEGATE_EDGE_PORT']}/v1/recommendations"
     body = {"history": [{"item_id": "item-01", "event_time": "2026-01-01T00:00:00Z"}], "k": 3}
+    body["exclude"] = [secrets.token_hex(8)]  # so that no answer comes from the cache
     got = httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)
     return got.json() if got.status_code == 200 else {"source": f"none: status {got.status_code}"}
 
 
+def read_only(image: Image) -> list[str]:
+    """A command that runs its arguments where only the state can be written; none where this machine does not allow it."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], stderr=subprocess.DEVNULL).returncode:
+        return []
+    return [*namespace, "env", f"STATE={image.folder / 'state'}", "sh", "-c", READ_ONLY, "sh"]
+
+
+def answers(variables: dict[str, str], key: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return ask(variables, key)["source"] == "personalized"
+    return False
+
+
 @pytest.mark.slow
-def test_the_image_starts_installs_an_archive_answers_and_serves_it_again_after_a_restart(
+def test_the_image_installs_an_archive_heals_drains_and_serves_it_again_with_only_its_state_writable(
     image: Image, variables: dict[str, str], artifacts: dict[int, Path], tmp_path: Path
 ) -> None:
     signed_archive(artifacts[1], tmp_path / "tiny-3.0.mar", "tiny", "3.0")
+    settings = settings_of(image, variables)
     assert not (image.folder / "out").exists()
-    container = image.start(**variables)
+    container = image.start(*read_only(image), **variables)
     try:
         key = inside(image, variables, "serving.edge.keys", "make").split()[-1]
+        wait_until(lambda: server.find(settings) is not None)
         inside(image, variables, "serving.install", str(tmp_path / "tiny-3.0.mar"))
         wait_until(lambda: image.healthy(**variables))
-        wait_until(lambda: ask(variables, key)["source"] == "personalized")
+        wait_until(lambda: answers(variables, key))
         assert ask(variables, key)["model_version"] == "3.0"
-    finally:
-        end(container)
-    assert not image.healthy(**variables)
-    server.find(settings_of(image, variables)).kill()  # as the end of the container does
-    wait_until(lambda: server.find(settings_of(image, variables)) is None)
 
-    container = image.start(**variables)
-    try:
+        server.find(settings).kill()
+        wait_until(lambda: answers(variables, key))
         wait_until(lambda: image.healthy(**variables))
-        wait_until(lambda: ask(variables, key)["source"] == "personalized")
-        with TorchServe.from_settings(settings_of(image, variables)) as client:
-            assert client.describe("tiny")["3.0"].default
+        (edge,) = [each for each in children(container) if "serving.edge.serve" in each.cmdline()]
+        edge.kill()
+        wait_until(lambda: answers(variables, key))
+
+        processes = children(container)
+        assert len(processes) >= 4  # supervisor, edge, Java, worker
+        url = f"http://127.0.0.1:{variables['TIDEGATE_EDGE_PORT']}/readyz"
+        container.terminate()
+        wait_until(lambda: httpx.get(url, trust_env=False).status_code == 503, 5)
+        assert answers(variables, key), "it drains"
+        assert container.wait(60) == 0
     finally:
-        end(container)
+        container.kill()
+    assert not [each for each in processes if each.is_running()]
+
+    container = image.start(*read_only(image), **variables)
+    try:
+        wait_until(lambda: answers(variables, key))
+        with TorchServe.from_settings(settings) as client:
+            assert client.describe("tiny")["3.0"].default
+        processes = children(container)
+    finally:
+        container.kill()  # leaves nothing behind
+        container.wait()
+    wait_until(lambda: not [each for each in processes if each.is_running()])
 
 
-def end(container: subprocess.Popen[bytes]) -> None:
-    """Stop a container as `docker stop` does. The whole group, in case the shell has not become the edge yet."""
-    os.killpg(container.pid, signal.SIGTERM)
-    container.wait(30)
+def children(container: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(container.pid).children(recursive=True)

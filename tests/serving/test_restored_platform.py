@@ -16,8 +16,9 @@ from serving import backup
 from serving.backup import restore, save
 from serving.deployment import decisions, promotion, registry
 from serving.deployment.registry import registry_client
-from serving.edge import keys
-from serving.edge.request_log import LineLog, load_secret
+from serving.edge import keys, user_keys
+from serving.edge.request_log import LineLog
+from serving.edge.settings import EdgeSettings
 
 REPORT = {"verdict": "PROMOTE", "reason": "a test"}
 CHECKED = """
@@ -44,7 +45,7 @@ def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytes
     for seed in (1, 2):
         promotion.promote("tiny", registry.register_version("tiny", artifacts[seed]), REPORT)
     keys.add_key(state / "edge/keys.json", keys.create_key("ann")[1])
-    load_secret("", state / "edge/user.key")
+    user_keys.load_keys(EdgeSettings(home=state / "edge", user_keys=state / "keys/users"))
     log = LineLog(state / "edge/served", 10, lambda outcome, lines: None)
     log.append(b'{"request_id":"r-1"}')
     log.close()
@@ -54,7 +55,7 @@ def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_restored_platform_may_deploy_and_knows_its_keys(platform: Path, tmp_path: Path) -> None:
-    names = ("keys/gate.pem", "keys/operator.pem", "keys/trusted", "edge/keys.json", "edge/user.key")
+    names = ("keys/gate.pem", "keys/operator.pem", "keys/trusted", "edge/keys.json", "keys/users/1.key")
     kept = {name: (platform / name).read_bytes() for name in names}
     save(platform, tmp_path / "one.tar.gz")
     registry_client().set_registered_model_tag("tiny", "later", "than the backup")

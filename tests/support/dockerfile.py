@@ -44,11 +44,11 @@ class Image:
         self.environment = {**kept, "PATH": f"{bin}:{os.environ['PATH']}"}
 
     def build(self, run_pip: bool = True) -> None:
-        """Run the steps; with `run_pip` False, all except those of pip."""
+        """Run the steps except those of apt; with `run_pip` False, except those of pip, too."""
         for instruction, rest in steps(self.path):
             if instruction == "COPY":
                 self._copy(*shlex.split(rest))
-            elif instruction == "RUN" and (run_pip or "pip" not in rest):
+            elif instruction == "RUN" and "apt-get" not in rest and (run_pip or "pip" not in rest):
                 subprocess.run(["sh", "-c", rest], cwd=self.folder, env=self.environment, check=True)
             elif instruction in ("ENV", "ARG"):
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(rest))
@@ -56,11 +56,13 @@ class Image:
                 # A build argument comes from the environment of the build, else it has its default.
                 self.environment |= values if instruction == "ENV" else {**values, **_from_environment(values)}
 
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start what the container runs, as the head of a process group."""
+    def start(self, *wrapper: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start what tini starts in the container, by a command that runs its arguments."""
         (entry,) = arguments(self.path, "ENTRYPOINT")
+        init, separator, *command = json.loads(entry)
+        assert (init, separator) == ("tini", "--")
         variables = {**self.environment, **environment}
-        return subprocess.Popen(json.loads(entry), cwd=self.folder, env=variables, start_new_session=True)
+        return subprocess.Popen([*wrapper, *command], cwd=self.folder, env=variables, start_new_session=True)
 
     def healthy(self, **environment: str) -> bool:
         """Whether the health check passes."""

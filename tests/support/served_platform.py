@@ -49,6 +49,7 @@ def platform(pipeline: Path, folder: Path) -> Iterator[Path]:
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{folder}/state/online.db")
         patch.setenv("TIDEGATE_MANAGEMENT_PORT", "9")  # where nothing is
         patch.delenv("TIDEGATE_EDGE_USER_SECRET", raising=False)
+        patch.setenv("TIDEGATE_EDGE_USER_KEYS", "edge-keys")  # relative: tests break copies of them
         version = judgment.register(DATASET, LABEL)
         promotion.promote(DATASET, version, {"verdict": "PROMOTE", "reason": "better by 5%", "label": LABEL})
         (folder / "consent.jsonl").write_text(json.dumps(DENIED) + "\n", encoding="utf-8")

@@ -114,9 +114,8 @@ def measured(here: Path, phase: str, *arguments: str, status: int = 1) -> dict:
     lines = [one for one in log(here).read_text(encoding="utf-8").splitlines(True) if f'"request_id":"{phase}-' in one]
     (here / "of/served").mkdir(parents=True, exist_ok=True)
     (here / "of/served/served-x.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name in ("user.key", "requests"):
-        if (here / "edge" / name).exists() and not (here / "of" / name).exists():
-            (here / "of" / name).symlink_to(here / "edge" / name)
+    if (here / "edge/requests").exists() and not (here / "of/requests").exists():
+        (here / "of/requests").symlink_to(here / "edge/requests")
     assert skew.main(["--served", "of/served", *arguments]) == status
     return json.loads((here / "out/experiments/skew.json").read_text(encoding="utf-8"))
 

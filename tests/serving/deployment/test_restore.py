@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rollout_stages import PLAN, make_stage
+from signed_archives import TRUSTED, signed_archive
+from signing import STRANGER_SEED, line
 
 from serving.artifact import archive
+from serving.artifact.archive import PackageError
 from serving.deployment import restore as module
 from serving.deployment import rollout_stage
+from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.deployment.rollout_stage import Phase, StageError
@@ -40,8 +45,14 @@ class Server:
         self.store = store
         self.loaded: dict[str, Live] = {}
         self.calls: list[str] = []
-        self.is_dead = False
+        self.runs = False
+        self.started_with: set[str] = set()  # archives that it may load while it starts
         self.on_register: Any = lambda version: None
+
+    def start(self, settings: ServerSettings, end_with_parent: bool, usable: Callable[[Path], bool]) -> bool:
+        self.runs = True
+        self.started_with = {path.name for path in self.store.glob("*.mar") if usable(path)}
+        return True
 
     def holds(self, default: str | None, *others: str) -> None:
         self.loaded = {version: Live(version, version == default, 1) for version in filter(None, (default, *others))}
@@ -78,7 +89,7 @@ class Server:
             live.default = live.version == version
 
     def predict(self, name: str, request: dict, version: str) -> dict:
-        if self.is_dead:
+        if not self.runs:
             raise ServerError("http://127.0.0.1 cannot be reached")
         with zipfile.ZipFile(next(self.store.glob(f"*{version}.mar"))) as mar:
             cases = map(json.loads, mar.read("artifact/golden.jsonl").splitlines())
@@ -94,7 +105,7 @@ def here(settings: ServerSettings, tmp_path: Path) -> ServerSettings:
 def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     for version, seed in {"1.0": 1, "2.0": 2, "10.0": 2}.items():
-        archive.build_archive(artifacts[seed], folder / f"{NAME}-{version}.mar", NAME, version)
+        signed_archive(artifacts[seed], folder / f"{NAME}-{version}.mar", NAME, version)
     return folder
 
 
@@ -102,9 +113,10 @@ def archives(artifacts: dict[int, Path], tmp_path_factory: pytest.TempPathFactor
 def torchserve(here: ServerSettings, monkeypatch: pytest.MonkeyPatch, archives: Path) -> Server:
     """A server with nothing loaded, and a model store with 1.0, 2.0 and 10.0. There is no registry."""
     shutil.copytree(archives, here.model_store)
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", TRUSTED)
     running = Server(here.model_store)
-    monkeypatch.setattr(server, "start", lambda *_: True)
-    monkeypatch.setattr(server, "find", lambda _: None if running.is_dead else running)
+    monkeypatch.setattr(server, "start", running.start)
+    monkeypatch.setattr(server, "find", lambda _: running if running.runs else None)
     monkeypatch.setattr(TorchServe, "from_settings", lambda *_, **__: running)
     return running
 
@@ -203,7 +215,7 @@ def test_a_rollback_that_is_ordered_during_a_repair_holds(here: ServerSettings, 
 
 def test_a_repair_does_not_wait_for_a_server_that_died(here: ServerSettings, torchserve: Server) -> None:
     def die(version: str) -> None:
-        torchserve.is_dead = True
+        torchserve.runs = False
 
     torchserve.on_register = die
     with pytest.raises(DeployError, match="cannot be reached"):
@@ -219,6 +231,33 @@ def test_a_rollback_does_not_wait_for_a_deployment(
     with server.lock(here, "deploy"), pytest.raises(RestoreError, match="a deployment of tiny is at work"):
         restore(NAME, here)
     assert torchserve.default == "1.0"
+
+
+def test_only_verified_archives_are_loaded(
+    here: ServerSettings, torchserve: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stage(here, Phase.CANARY, "2.0", "1.0")
+    changed = here.model_store / "tiny-2.0.mar"
+    changed.write_bytes(changed.read_bytes().replace(b"item-01", b"item-99"))
+    lines: list[str] = []
+    assert restore(NAME, here, lines.append) == "1.0"
+    assert torchserve.started_with == {"tiny-1.0.mar", "tiny-10.0.mar"}
+    assert set(torchserve.loaded) == {"1.0"}
+    assert all("tiny-2.0.mar was changed after it was built" in line for line in (lines[0], lines[-1]))
+
+    write_stage(here, Phase.SERVES, "2.0", "1.0")
+    torchserve.holds(None)
+    torchserve.runs = False
+    with pytest.raises(PackageError, match="was changed after it was built"):
+        restore(NAME, here, lambda line: None)
+    assert torchserve.started_with == set(), "or the server would make the other one the default"
+    assert not torchserve.loaded
+
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", line("operator", STRANGER_SEED))
+    write_stage(here, Phase.SERVES, "1.0", None)
+    with pytest.raises(SignatureError):
+        restore(NAME, here, lambda line: None)
+    assert not torchserve.loaded
 
 
 def test_a_stage_that_cannot_be_read_changes_nothing_that_is_loaded(here: ServerSettings, torchserve: Server) -> None:

@@ -9,7 +9,7 @@ import logging.config
 import os
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import fake_torchserve
@@ -24,10 +24,8 @@ from serving.edge.request_log import (
     LOGGING,
     JsonLines,
     LineLog,
-    SecretError,
+    Retention,
     hash_inputs,
-    load_secret,
-    pseudonym,
 )
 
 PERSONAL = ("ann-lee", "ann@example.org", "25-34", "seen-item")
@@ -94,7 +92,7 @@ def test_digests_of_inputs_are_hashed_under_the_secret(start: Start, torchserve:
     for edge in (start(), start()):  # each with a secret of its own
         edge.answer({"user_id": "ann"})
         (line,) = edge.served()
-        assert line["inputs"] == hash_inputs(edge.service.secret, torchserve.inputs)
+        assert line["inputs"] == hash_inputs(edge.service.user_key.secret, torchserve.inputs)
         assert line["inputs"]["trends"] == "89ab"  # everybody's events
         assert "0123" not in json.dumps(line)
         names.append(line["inputs"]["history"])
@@ -152,11 +150,74 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_line_that_a_killed_edge_left_unfinished_hides_no_later_line(tmp_path: Path) -> None:
     # In a container each edge has the same process id, so a new one writes on in the old one's file.
-    (tmp_path / f"served-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}.jsonl").write_bytes(b'{"request_id":"a"}\n{"requ')
+    (tmp_path / f"served-{datetime.now(UTC):%Y-%m-%d}-{os.getpid()}-0001.jsonl").write_bytes(
+        b'{"request_id":"a"}\n{"requ'
+    )
     log = LineLog(tmp_path, 2, lambda outcome, lines: None)
     log.append(b'{"request_id":"b"}')
     log.close()
     assert [line["request_id"] for line in read_lines(tmp_path)] == ["a", "b"]
+
+
+def test_a_full_file_is_followed_by_the_next_and_all_are_read(tmp_path: Path) -> None:
+    log = LineLog(tmp_path, 100, lambda outcome, lines: None, file_bytes=40)
+    for number in range(6):
+        log.append(b'{"request_id":"r-%d"}' % number)
+        log.flush()
+    log.close()
+
+    assert len(list(tmp_path.iterdir())) == 3
+    assert [line["request_id"] for line in read_lines(tmp_path)] == [f"r-{number}" for number in range(6)]
+
+
+TODAY = date(2026, 3, 31)
+
+
+def write_days(folder: Path, *days: str) -> None:
+    for age, day in enumerate(sorted(days, reverse=True)):
+        file = folder / f"served-2026-{day}-1-0001.jsonl"
+        file.write_bytes(b"x" * 99 + b"\n")
+        os.utime(file, (1_800_000_000 - age, 1_800_000_000 - age))
+
+
+def days_in(folder: Path) -> list[str]:
+    return sorted(file.name[12:17] for file in folder.iterdir())
+
+
+def test_lines_expire_by_the_day(tmp_path: Path) -> None:
+    write_days(tmp_path, "03-31", "03-25", "03-24", "03-23", "01-01")
+    (tmp_path / "served-2026-03-01-7.jsonl").write_bytes(b"named as before files had numbers")
+    Retention(7, 10_000).remove_expired(tmp_path, "served", TODAY)
+
+    assert days_in(tmp_path) == ["03-24", "03-25", "03-31"]
+
+
+def test_the_oldest_files_of_a_log_that_is_too_large_are_removed_before_their_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_days(tmp_path, "03-31", "03-30", "03-29", "03-28")
+    (tmp_path / "requests-2026-03-01-1-0001.jsonl").write_bytes(b"of another log")
+    Retention(30, 250).remove_expired(tmp_path, "served", TODAY)
+
+    (tmp_path / "requests-2026-03-01-1-0001.jsonl").unlink()
+    assert days_in(tmp_path) == ["03-30", "03-31"]
+    assert caplog.text.count("was removed before its 30 days") == 2
+
+
+def test_a_running_edge_removes_what_has_expired_of_both_logs(start: Start, tmp_path: Path) -> None:
+    old = []
+    for name in ("served", "requests"):
+        folder = tmp_path / "edge-0" / name
+        folder.mkdir(parents=True)
+        old.append(folder / f"{name}-2020-01-01-1-0001.jsonl")
+        old[-1].write_bytes(b"{}\n")
+    edge = start(
+        home=tmp_path / "edge-0", user_secret="of this test alone"
+    )  # it keeps no requests now, an earlier one did
+    edge.answer({"user_id": "ann"})
+
+    wait_until(lambda: not any(file.exists() for file in old))
+    assert len(edge.served()) == 1
 
 
 def test_no_line_of_the_served_log_waits_for_the_disk(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,49 +237,6 @@ def test_waiting_lines_are_written_at_the_end(start: Start, monkeypatch: pytest.
     (file,) = (edge.settings.home / "served").iterdir()
     assert len(file.read_text(encoding="utf-8").splitlines()) == 1
     edge.close = lambda: None
-
-
-def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path) -> None:
-    path = tmp_path / "home" / "user.key"
-    first = load_secret("", path)
-    assert load_secret("", path) == first
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["user.key"]
-    assert load_secret("given and long enough", path) != first
-    assert pseudonym(first, "ann") != pseudonym(first, "bob")
-
-
-def test_a_secret_that_is_too_short_is_refused(tmp_path) -> None:
-    with pytest.raises(SecretError, match="TIDEGATE_EDGE_USER_SECRET holds 5 characters; expected at least 16"):
-        load_secret("short", tmp_path / "user.key")
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "message"),
-    [
-        (b"", 0o600, "is empty; restore it from a backup"),
-        (b"0123456789abcdef" * 3, 0o600, "was cut off: its last key has 48 of 64 digits .*; restore it from a backup"),
-        (b"\0" * 64, 0o600, "is damaged: it is not text; restore it from a backup"),
-        (b"0123456789abcdef" * 4, 0o640, r"is open to other users \(mode 0640\); chmod 600 it"),
-    ],
-)
-def test_a_damaged_secret_is_refused_with_the_way_to_recover(tmp_path, content: bytes, mode: int, message: str) -> None:
-    path = tmp_path / "user.key"
-    path.write_bytes(content)
-    path.chmod(mode)
-    with pytest.raises(SecretError, match=f"{path} {message}"):
-        load_secret("", path)
-    assert path.read_bytes() == content
-
-
-def test_no_second_secret_is_made_if_a_served_log_depends_on_the_first(edge: Edge) -> None:
-    edge.answer({"user_id": "ann"})
-    assert len(edge.served()) == 1
-    path = edge.settings.secret_path
-    path.unlink()
-    with pytest.raises(SecretError, match=f"{path} is missing, and the served log .* depends on it; restore it from a"):
-        load_secret("", path)
-    assert not path.exists()
 
 
 SECRETS = ("secret-user", "what-she-watched", "what-she-hid", "where-she-is", "what-she-wants")
@@ -290,7 +308,7 @@ def test_nothing_that_is_written_names_a_user_or_the_content_of_a_request(
     send_every_kind_of_request(silent_edge, torchserve, monkeypatch)
     assert len(silent_edge.served()) == 8
     files = [path for path in silent_edge.settings.home.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"keys.json", "user.key", "static.json"}
+    assert {path.name for path in files} >= {"keys.json", "static.json"}
     written = {str(path): path.read_text(encoding="utf-8") for path in files} | {
         "log": "\n".join(map(json.dumps, lines(logged)))
     }
