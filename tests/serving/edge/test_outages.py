@@ -25,7 +25,7 @@ from features.online.errors import StoreUnavailable
 from features.online.profile import Event, Profile, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
-from serving.deployment import promotion, registry
+from serving.deployment import promotion, reconcile, registry
 from serving.edge.keys import add_key, create_key
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
@@ -174,6 +174,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         key, stored = create_key()
         add_key(disk.folder / "edge" / "keys.json", stored)
 
+        reconcile.deploy(NAME, torchserve.load(), lambda line: None)
         stack.enter_context(process(["serving.supervisor", "--dataset", NAME], home / "keep.log"))
         edge = stack.enter_context(process(["serving.edge.serve"], home / "edge.log"))
         url = f"http://127.0.0.1:{edge_port}"
