@@ -49,10 +49,6 @@ def test_a_process_is_started_again_at_once_and_then_after_growing_pauses(monkey
     assert FakeProcess.started[-1] == FakeProcess.now
 
 
-@pytest.mark.parametrize(
-    ("http", "status", "code"),
-    [(200, "ready", 0), (200, "degraded", 1), (503, "not ready", 1), (503, "draining", 1)],
-)
 def test_a_full_disk_under_the_log_does_not_end_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -67,6 +63,10 @@ def test_a_full_disk_under_the_log_does_not_end_the_container(monkeypatch: pytes
     assert len(FakeProcess.started) == 2
 
 
+@pytest.mark.parametrize(
+    ("http", "status", "code"),
+    [(200, "ready", 0), (200, "degraded", 1), (503, "not ready", 1), (503, "draining", 1)],
+)
 def test_the_health_check_passes_only_while_the_model_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, http: int, status: str, code: int
 ) -> None:
