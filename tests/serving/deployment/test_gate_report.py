@@ -19,6 +19,8 @@ from serving.deployment.promotion import REPORT_TAG, SIGNATURE_TAG
 from serving.deployment.registry import RegistryError, registry_client
 from serving.deployment.status import registry_lines
 
+pytestmark = pytest.mark.slow
+
 DATASET = params.load(ROOT / "params.yaml").dataset
 REPORT = {
     "verdict": "PROMOTE",
