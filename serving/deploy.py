@@ -16,8 +16,9 @@ from config.current_user import current_user
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
-from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment.errors import DeployError
 from serving.deployment.rollout_stage import Phase, RollbackError, registered_version
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 

@@ -20,10 +20,13 @@ from config.params import Rollout
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import promotion, reconcile, rollout_evidence, rollout_stage
-from serving.deployment.load_version import DeployError, Progress
+from serving.deployment.errors import DeployError
+from serving.deployment.load_version import Progress
 from serving.deployment.registry import RegistryError, is_unavailable
 from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
+from serving.torchserve.client import TorchServe
 
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 30.0  # between two lines on what the rollout waits for
@@ -67,6 +70,8 @@ def rollout(
             progress(f"{rollout_stage.describe_stage(stage)}; the next step waits for {' and '.join(missing)}")
             reported = time.monotonic()
         time.sleep(POLL_SECONDS)
+    with TorchServe.from_settings(settings) as client:  # another process may have ended it
+        check_serves(dataset, stage.version, client)
     return stage
 
 

@@ -19,10 +19,12 @@ from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.load_version import DeployError, Progress, check_serves, load_version, make_default
+from serving.deployment.errors import DeployError
+from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe

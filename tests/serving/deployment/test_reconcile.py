@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import pytest
 import tiny_artifact
 from rollout_stages import PLAN, make_stage
 
+from config.paths import ROOT
 from serving import deploy
 from serving.deployment import decisions, policy, promotion, reconcile, registry, rollout_stage
-from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment.errors import DeployError
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve.client import LoadedVersion, ServerError
 
@@ -277,6 +281,12 @@ def test_a_rollout_step_hides_no_override(served: ServerSettings) -> None:
     assert promotion.record_rollout_step("tiny", make_stage(Phase.SWITCH, "1.0", "2.0")) is not None
     assert promotion.standing_override("tiny") is not None
     assert promotion.serving_target("tiny").report["verdict"] == "OVERRIDE"
+
+
+def test_a_rollback_by_command_loads_neither_torch_nor_mlflow() -> None:
+    code = "import sys, serving.deploy; print({'torch', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 # --- the policy under which the champion passed
