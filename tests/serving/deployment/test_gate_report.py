@@ -106,7 +106,7 @@ def test_public_keys_alone_verify_all_that_deployment_and_status_read(promoted: 
     target = promotion.serving_target("tiny")
     assert target.version.version == promoted
     assert promotion.justification(target.version)
-    assert registry_lines("tiny")[3].startswith("registry  last")
+    assert registry_lines("tiny")[3].startswith("registry  decision    1: promotion of 1")
     with pytest.raises(RegistryError, match="there is no gate key at"):
         promotion.store_report(target.version, REPORT, None)
 
