@@ -145,6 +145,7 @@ def _launch(settings: ServerSettings, end_with_parent: bool, usable: Callable[[P
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
+            umask=0o077,  # tokens, logs and uploads in its temporary folder are for its own user only
             start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
         )
     _pid_file(settings).write_text(str(process.pid), encoding="ascii")
