@@ -159,6 +159,11 @@ bench-serving: export GIVEN_SOAK = $(call given,SOAK)
 bench-serving: $(STAMP) ## measure the endpoint under load against TorchServe's no-op handler [RUNS=3 SOAK=requests]
 	@$(PY) -m benchmarks.serving $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"} $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
 
+.PHONY: bench-fairness
+bench-fairness: export GIVEN_RUNS = $(call given,RUNS)
+bench-fairness: $(STAMP) ## measure what a hostile user key costs everybody else [RUNS=3]
+	@$(PY) -m benchmarks.fairness $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"}
+
 .PHONY: bench-chaos
 bench-chaos: export GIVEN_MINUTES = $(call given,MINUTES)
 bench-chaos: export GIVEN_KILLS = $(call given,KILLS)

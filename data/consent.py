@@ -75,6 +75,19 @@ def merge(one: ConsentRecord, other: ConsentRecord) -> ConsentRecord:
     return ConsentRecord({**one.answers, **other.answers, **both}, max(one.lost_us, other.lost_us))
 
 
+def outrank_future(answers: ConsentRecord, held: ConsentRecord, now_us: int) -> ConsentRecord:
+    """New answers before they are merged with what is held: a no takes the time of a held yes from the future.
+
+    A clock that ran ahead stamped that yes. Without this, it would outrank the later no as soon as its time has come.
+    """
+    moved = {}
+    for purpose, answer in answers.answers.items():
+        before = held.answers.get(purpose)
+        if before is not None and before.granted and not answer.granted and before.time_us > now_us:
+            moved[purpose] = answer._replace(time_us=max(answer.time_us, before.time_us))
+    return ConsentRecord({**answers.answers, **moved}, answers.lost_us)
+
+
 def _rank(answer: Answer) -> tuple:
     """At the same time a no outranks a yes, and what expires earlier outranks what expires later."""
     expires = float("inf") if answer.expires_us is None else answer.expires_us

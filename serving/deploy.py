@@ -16,8 +16,9 @@ from config.current_user import current_user
 from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
-from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment.errors import DeployError
 from serving.deployment.rollout_stage import Phase, RollbackError, registered_version
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
 
@@ -100,12 +101,12 @@ def _settle(dataset: str, settings: ServerSettings) -> None:
     print(f"completed the rollback: {dataset} {version} serves" if version else "no rollback is pending")
 
 
-def _deploy(dataset: str, settings: ServerSettings) -> str:
+def _deploy(dataset: str, settings: ServerSettings, accept_policy: bool = False) -> str:
     """Deploy, say what serves, and return its version."""
     from serving.deployment import reconcile
 
     begun = time.monotonic()
-    deployment = reconcile.deploy(dataset, settings)
+    deployment = reconcile.deploy(dataset, settings, accept_policy=accept_policy)
     label = f" ({deployment.label})" if deployment.label else ""
     count = deployment.golden_requests
     print(
@@ -133,9 +134,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reason", metavar="TEXT", help="why; required for --override, possible for --rollback")
     force_help = "roll back even to the version that the last rollback removed"
     parser.add_argument("--force", action="store_true", help=force_help)
+    policy_help = "also serve a champion that passed the gate under another policy than the committed one"
+    parser.add_argument("--accept-policy", action="store_true", help=policy_help)
     arguments = parser.parse_args(argv)
     if arguments.reason is not None and not (arguments.override or arguments.rollback):
         raise UserError("--reason needs --override or --rollback")
+    if arguments.accept_policy and (arguments.override or arguments.rollback or arguments.settle):
+        raise UserError("--accept-policy is for a champion that the gate promoted")
     if arguments.override and not arguments.reason:
         raise UserError("--override needs --reason: why the gate does not decide")
     return arguments
@@ -162,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             from serving.deployment import promotion
 
             print(f"restored the aliases to the last signed decision: {promotion.restore_aliases(dataset)}")
-        _deploy(dataset, settings)
+        _deploy(dataset, settings, arguments.accept_policy)
     return 0
 
 

@@ -58,20 +58,17 @@ def _record(archive: ModelArchive, previous: str | None, settings: ServerSetting
     path = rollout_stage.stage_path(archive.name, settings)
     while True:
         stage = rollout_stage.read_stage(path)
-        if stage is not None and (stage.phase, stage.version, stage.previous) == (
-            Phase.SERVES,
-            archive.version,
-            previous,
-        ):
+        serves = {"phase": Phase.SERVES, "version": archive.version, "previous": previous}
+        if stage is not None and serves == stage.model_dump(include=set(serves)):
             return
+        seen = {"serial": stage.serial, "entry": stage.entry} if stage else {}  # the newest decision of the registry
         new = RolloutStage(
             dataset=archive.name,
-            phase=Phase.SERVES,
-            version=archive.version,
-            previous=previous,
             since=rollout_stage.utc_now(),
             reason=f"installed {archive.path.name}",
             by=current_user(),
+            **serves,
+            **seen,
         )
         if rollout_stage.replace_stage(path, stage, new):
             return

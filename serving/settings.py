@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +92,12 @@ def variable(field: str) -> str:
 
 def load() -> ServerSettings:
     """Read the environment. Raises SettingsError with one line per invalid variable."""
+    return _load(tuple(entry for entry in os.environ.items() if entry[0].upper().startswith(PREFIX)))
+
+
+@lru_cache(maxsize=1)  # reading takes a millisecond, and each check of a signature reads several times
+def _load(environment: tuple[tuple[str, str], ...]) -> ServerSettings:
+    """The settings of this process's environment, whose variables are given to notice a change."""
     try:
         settings = ServerSettings()
     except ValidationError as error:

@@ -63,6 +63,15 @@ def checkout() -> tuple[str, list[str]]:
     return head, list(dict.fromkeys([*changed_at_copy, *now]))
 
 
+def committed_settings() -> dict:
+    """What params.yaml holds in the last commit of the project. Raises UnknownCommitError outside git."""
+    _git("ls-files", "--error-unmatch", "params.yaml")
+    try:
+        return yaml.safe_load(_git("show", "HEAD:./params.yaml"))
+    except yaml.YAMLError:
+        raise UnknownCommitError("params.yaml of the last commit is not YAML") from None
+
+
 def lock_hash() -> str:
     """BLAKE2b of the locked dependencies."""
     return hashlib.blake2b((ROOT / "requirements.lock").read_bytes(), digest_size=16).hexdigest()

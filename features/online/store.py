@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from data.columns import DAY
-from data.consent import CLOCK_TOLERANCE_US, NEVER_ASKED, ConsentRecord, merge
+from data.consent import CLOCK_TOLERANCE_US, NEVER_ASKED, ConsentRecord, merge, outrank_future
 from data.times import now_us
 from features.online.errors import NewerRecord, RecordError, StoreConflict, StoreError
 from features.online.profile import Profile, join_profiles
@@ -327,8 +327,10 @@ class ProfileStore:
             held = None
         if answers is None:
             return held
+        moment_us = now_us()
         # What was lost may have been a no: only answers that are given from now on can be a yes.
-        return merge(held or ConsentRecord(lost_us=now_us() - CLOCK_TOLERANCE_US), answers)
+        held = held or ConsentRecord(lost_us=moment_us - CLOCK_TOLERANCE_US)
+        return merge(held, outrank_future(answers, held, moment_us))
 
     def _replace(self, key: bytes, update: Callable[[bytes | None], bytes | None]) -> None:
         """Set a key to `update(current value)`."""

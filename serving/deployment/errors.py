@@ -1,4 +1,4 @@
-"""The errors of the registry and of signatures, apart from both because a host that only serves has no MLflow."""
+"""Errors of the registry, of signatures and of deployments, apart from these, which load MLflow or torch."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ class SignatureError(RegistryError):
 
 class UntrustedKeyError(SignatureError):
     """The key of a signature is not trusted, or not any more, so nothing is known about what it signed."""
+
+
+class DeployError(UserError):
+    """A version does not serve; the text says why, and what answers instead."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from config.command import UserError
 from serving.artifact.archive import ModelArchive
+from serving.deployment.errors import DeployError
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
@@ -19,10 +20,6 @@ RETRY_SECONDS = 0.25
 STARTING_STATUSES = (None, 503, 507)  # of a worker that is starting or restarting
 
 Progress = Callable[[str], None]
-
-
-class DeployError(UserError):
-    """The new version does not serve; the text says why, and what answers instead."""
 
 
 class GoldenRequestError(UserError):
@@ -96,29 +93,6 @@ def make_default(archive: ModelArchive, client: TorchServe, settings: ServerSett
     if not live.default:
         client.set_default(archive.name, archive.version)
         progress(f"{archive} is the default version")
-
-
-def check_serves(name: str, version: str, client: TorchServe, wait_seconds: float = 10.0) -> None:
-    """Ask the server whether a version answers by default, so that no command says so of what it only ordered.
-
-    Raises:
-        DeployError: another version is the default, or no answer of this one came in `wait_seconds`.
-    """
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        default = [live.version for live in client.describe(name).values() if live.default]
-        if default != [version]:
-            raise DeployError(f"{name} {version} does not serve: {default[0] if default else 'nothing'} is the default")
-        try:
-            answered = client.predict(name, {"k": 1}).get("model_version")
-            if answered == version:
-                return
-            problem = f"{answered} answered"
-        except ServerError as error:
-            problem = str(error)
-        if time.monotonic() > deadline:
-            raise DeployError(f"{name} {version} is the default, but it does not serve: {problem}")
-        time.sleep(RETRY_SECONDS)
 
 
 def _predict(

@@ -17,12 +17,14 @@ from pathlib import Path
 from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
-from serving.deployment import archive_signature, decisions, promotion, registry, rollout_stage, signature
+from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.load_version import DeployError, Progress, check_serves, load_version, make_default
+from serving.deployment.errors import DeployError
+from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
@@ -42,11 +44,16 @@ class Deployment:
 
 
 def deploy(
-    dataset: str, settings: ServerSettings, progress: Progress = print, plan: Rollout | None = None
+    dataset: str,
+    settings: ServerSettings,
+    progress: Progress = print,
+    plan: Rollout | None = None,
+    accept_policy: bool = False,
 ) -> Deployment:
     """Reconcile until the stage stays unchanged. With a plan, a new champion is put on trial; without, it serves at once.
 
-    The stage says that a version serves only after the server has said so.
+    The stage says that a version serves only after the server has said so. `accept_policy` also serves a new champion
+    that passed the gate under another policy than the committed one, and the stage's reason says so.
 
     Raises:
         RegistryError: nothing may serve, or the artifact is gone or corrupt; what served before still does.
@@ -57,7 +64,7 @@ def deploy(
         while True:
             try:
                 with tempfile.TemporaryDirectory(prefix="tidegate-") as scratch:
-                    return _Reconciliation(dataset, settings, Path(scratch), progress, plan).run()
+                    return _Reconciliation(dataset, settings, Path(scratch), progress, plan, accept_policy).run()
             except StageChangedError:
                 progress("another process decided meanwhile; starting again")
             except DeployError as error:
@@ -132,9 +139,16 @@ class _Reconciliation:
     """One attempt, valid as long as nobody else changes the stage. Artifacts are downloaded to `scratch`."""
 
     def __init__(
-        self, dataset: str, settings: ServerSettings, scratch: Path, progress: Progress, plan: Rollout | None
+        self,
+        dataset: str,
+        settings: ServerSettings,
+        scratch: Path,
+        progress: Progress,
+        plan: Rollout | None,
+        accept_policy: bool,
     ) -> None:
         self.dataset, self.settings, self.scratch, self.progress, self.plan = dataset, settings, scratch, progress, plan
+        self.accept_policy = accept_policy
         self.stage_path = rollout_stage.stage_path(dataset, settings)
         self.stage = rollout_stage.read_stage(self.stage_path)
 
@@ -143,6 +157,8 @@ class _Reconciliation:
         if override := self.log.standing_override():
             self.progress(f"OVERRIDE: {promotion.describe_override(override)}")
         champion = promotion.serving_target(self.dataset)
+        self.reason = f"{champion.report.get('verdict')}: {champion.report.get('reason', 'no reason was given')}"
+        self._check_policy(champion)
         previous = self._previous_target(champion.version)
         if server.start(self.settings):
             self.progress("started TorchServe")
@@ -153,9 +169,9 @@ class _Reconciliation:
                 old = self._load_previous(previous.version, self.settings.workers)  # first, because it answers
             if previous is not None and old is not None:
                 default, target = old, previous
-                self._continue_trial(new, old, champion)
+                self._continue_trial(new, old)
             else:
-                old = self._serve(new, previous.version if previous else None, champion)
+                old = self._serve(new, previous.version if previous else None)
             with suppress(ServerError):  # what is left over harms nobody, and the next deployment removes it
                 self._remove_others({new.version} | ({old.version} if old else set()))
         if rollout_stage.read_stage(self.stage_path) != self.stage:
@@ -176,6 +192,22 @@ class _Reconciliation:
         if registry.version_number(self.dataset, registry.CHAMPION) != registered_version(stage.previous):
             self._replace_stage(rollout_stage.rolled_back_stage(stage, log.last_serial, log.last_hash))
         return log
+
+    def _check_policy(self, champion: ServingTarget) -> None:
+        """Refuse a new champion that passed the gate under another policy than the committed one, unless it is accepted."""
+        stage = self.stage
+        served = (
+            [registered_version(version) for version in (stage.version, stage.previous) if version] if stage else []
+        )
+        difference = policy.policy_difference(champion.report, policy.committed_policy(self.dataset))
+        if difference is None or champion.version.version in served:
+            return
+        if not self.accept_policy:
+            raise RegistryError(
+                f"{difference}; judge it again (`python -m experiments.gate`), or serve it all the same with "
+                "--accept-policy, which the deployment log records"
+            )
+        self.reason += f"; accepted: {difference}"
 
     def _previous_target(self, champion: RegisteredVersion) -> ServingTarget | None:
         try:
@@ -207,7 +239,7 @@ class _Reconciliation:
             )
         return True
 
-    def _continue_trial(self, new: ModelArchive, old: ModelArchive, champion: ServingTarget) -> None:
+    def _continue_trial(self, new: ModelArchive, old: ModelArchive) -> None:
         make_default(old, self.client, self.settings, self.progress)
         check_serves(self.dataset, old.version, self.client)
         self._load(new)
@@ -215,15 +247,13 @@ class _Reconciliation:
         stage = self.stage
         if stage is None or not stage.on_trial or (stage.version, stage.previous) != (new.version, old.version):
             plan = self.plan or (stage.plan if stage else None)
-            shadow = self._new_stage(Phase.SHADOW, new, old, _reason(champion), plan=plan)
+            shadow = self._new_stage(Phase.SHADOW, new, old, self.reason, plan=plan)
             recorded = promotion.record_rollout_step(self.dataset, shadow)
             if recorded is None:
                 raise StageChangedError  # another version is champion by now
             self._replace_stage(recorded)
 
-    def _serve(
-        self, new: ModelArchive, previous: RegisteredVersion | None, champion: ServingTarget
-    ) -> ModelArchive | None:
+    def _serve(self, new: ModelArchive, previous: RegisteredVersion | None) -> ModelArchive | None:
         """Make a version the default; returns the previous one if it could be kept loaded."""
         self._load(new)
         if rollout_stage.read_stage(self.stage_path) != self.stage:
@@ -231,7 +261,7 @@ class _Reconciliation:
         make_default(new, self.client, self.settings, self.progress)
         check_serves(self.dataset, new.version, self.client)
         old = None if previous is None else self._load_previous(previous, 1)
-        stage, rollback_reason, reason = self.stage, "", _reason(champion)
+        stage, rollback_reason, reason = self.stage, "", self.reason
         if stage is not None and old is not None:
             if stage.phase is Phase.ROLLBACK and _is_build(new, stage.previous):
                 rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
@@ -323,7 +353,3 @@ class _Reconciliation:
 def _is_build(archive: ModelArchive, version: str | None) -> bool:
     """Whether an archive is of the same registered version as another one."""
     return version is not None and registered_version(archive.version) == registered_version(version)
-
-
-def _reason(target: ServingTarget) -> str:
-    return f"{target.report.get('verdict')}: {target.report.get('reason', 'no reason was given')}"

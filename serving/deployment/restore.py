@@ -5,6 +5,7 @@ A repair never changes which version serves: only a deployment, a rollout, a rol
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.settings import ServerSettings
-from serving.torchserve import server
+from serving.torchserve import launch, server
 from serving.torchserve.client import ServerError, TorchServe
 
 DEPLOYMENT_SECONDS = 30.0  # left to a running deployment, which repairs the server as well
@@ -71,6 +72,8 @@ def _verified_archives(dataset: str, settings: ServerSettings, progress: Progres
 
     The server would take another version as its default then.
     """
+    # What the last server unpacked: a full disk has no room for it and for the copy that verifies an archive.
+    shutil.rmtree(launch.scratch_folder(settings.server_home.resolve()), ignore_errors=True)
     verified = set()
     for path in sorted(settings.model_store.glob("*.mar")):
         try:
@@ -143,7 +146,10 @@ class _Restoration:
             if live.default:
                 return live.version
         if not stored:
-            raise RestoreError(f"{self.settings.model_store} holds no archive of {self.dataset}; install one")
+            raise RestoreError(
+                f"{self.settings.model_store} holds no archive of {self.dataset}; run `python -m serving.deploy`, or "
+                "`python -m serving.install FILE.mar` where there is no registry"
+            )
         return max(stored, key=lambda version: [int(part) for part in version.split(".")])
 
     def _load_other(self, version: str, archive: ModelArchive | None, workers: int) -> None:

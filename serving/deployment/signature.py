@@ -52,7 +52,7 @@ def signing_key(kind: str) -> tuple[str, Ed25519PrivateKey]:
                 )
             return role, key
     raise SignatureError(
-        f"there is no {roles[0]} key at {key_pairs.key_path(roles[0])} to sign a {kind} with; if it is lost, "
+        f"there is no {roles[0]} key at {key_pairs.key_path(roles[0])} to sign the {kind} with; if it is lost, "
         f"{key_pairs.lost(roles[0])}"
     )
 

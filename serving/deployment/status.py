@@ -6,11 +6,9 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from config import params
-from config.command import UserError
-from config.paths import ROOT, WORKSPACES
 from serving.deployment import decisions, promotion, rollout_evidence, rollout_stage
 from serving.deployment.decisions import DecisionLog
+from serving.deployment.policy import committed_policy, policy_difference
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -28,7 +26,6 @@ from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 
 START_EVENTS = (str(Phase.SERVES), str(Phase.ROLLBACK))  # events of the deployment log after which a version serves
 COLUMNS = ("when (UTC)", "event", "from", "to", "result", "by", "reason")
-IGNORED_POLICY_FIELDS = {"refit"}  # options of one run of the gate, on which no verdict rests
 
 
 def deployment_status(dataset: str, settings: ServerSettings) -> str:
@@ -75,28 +72,6 @@ def registry_lines(dataset: str) -> list[str]:
     return [f"registry  {label:<11} {text}" for label, text in lines]
 
 
-def current_policy(dataset: str, root: Path = ROOT) -> dict | None:
-    """The gate's policy in the params.yaml of a dataset: the project's, or a workspace's; None if neither has this dataset."""
-    for path in (root / "params.yaml", root / WORKSPACES / dataset / "params.yaml"):
-        with suppress(OSError, UserError):  # commands that run with this file report its errors
-            settings = params.load(path)
-            if settings.dataset == dataset:
-                return settings.gate.model_dump(mode="json")
-    return None
-
-
-def policy_difference(report: dict, current: dict | None) -> str | None:
-    """One line on how the policy of a report differs from the current one; None if they agree or cannot be compared."""
-    old, new = report.get("policy"), current
-    if not old or new is None:
-        return None
-    names = sorted((old.keys() | new.keys()) - IGNORED_POLICY_FIELDS)
-    changes = [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
-    version = f"{report.get('dataset')} {report.get('version')}"
-    text = f"{version} passed the gate under another policy than that of params.yaml: {', '.join(changes)}"
-    return text if changes else None
-
-
 def _registry_problems(log: DecisionLog, versions: dict[str, RegisteredVersion | None]) -> list[str]:
     numbers = {alias: version.version if version else None for alias, version in versions.items()}
     problems = [problem for alias in (CHAMPION, PREVIOUS) if (problem := log.alias_problem(alias, numbers[alias]))]
@@ -104,7 +79,7 @@ def _registry_problems(log: DecisionLog, versions: dict[str, RegisteredVersion |
         problems.append(f"the {pending} was interrupted; `python -m serving.deploy` completes it")
     if versions[CHAMPION] and not problems:
         report = promotion.serving_target(log.dataset).report
-        if difference := policy_difference(report, current_policy(log.dataset)):
+        if difference := policy_difference(report, committed_policy(log.dataset)):
             problems.append(difference)
     if override := log.standing_override():
         problems.append(f"OVERRIDE: {promotion.describe_override(override)}")

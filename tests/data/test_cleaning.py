@@ -327,7 +327,7 @@ rows_of_items = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=rows_of_events, items=rows_of_items, rule=st.sampled_from(["first", "last", "all"]), data=st.data())
 def test_shuffling_the_source_changes_nothing(ingest_settings, rows, items, rule, data):
     config = ingest_settings(repeats=rule)

@@ -80,7 +80,7 @@ USERS = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     events=st.lists(EVENTS, min_size=1, max_size=40),
     users=st.none() | st.lists(USERS, min_size=1, max_size=6),

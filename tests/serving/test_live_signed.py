@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from own_registry import use_registry
 
+from serving import deploy
 from serving.deployment import promotion, reconcile, registry
 from serving.deployment.registry import CHAMPION, RegistryError, registry_client
 from serving.settings import ServerSettings
@@ -58,3 +59,21 @@ def test_every_deployment_reports_an_override_until_a_promotion_ends_it(deployed
     lines = []
     assert reconcile.deploy(NAME, deployed, lines.append).version == "1.0"
     assert lines == []
+
+
+def test_a_rollback_ends_a_standing_override_and_stays_through_later_deployments(
+    deployed: ServerSettings, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(deploy.environment, "load", lambda: deployed)
+    before = serving(deployed)
+    other = "2" if before.startswith("1.") else "1"
+    assert deploy.main(["--dataset", NAME, "--override", other, "--reason", REASON]) == 0
+    assert serving(deployed).startswith(f"{other}.")
+
+    assert deploy.main(["--dataset", NAME, "--rollback"]) == 0
+    assert f"to {before} in " in capsys.readouterr().out
+    for _ in range(2):
+        assert serving(deployed) == before
+        assert deploy.main(["--dataset", NAME]) == 0
+    assert promotion.standing_override(NAME) is None
+    assert registry.version_number(NAME, CHAMPION) == before.partition(".")[0]

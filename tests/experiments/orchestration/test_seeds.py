@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,14 @@ TABLES = {seed: rank(RNG, ITEMS, CASES, skill=3.0) for seed in range(3)}
 VALIDATION = {0: 0.2, 1: 0.4, 2: 0.3}  # of the learned model, by seed
 
 
+@cache
+def measured(seed: int) -> dict:
+    return measure(TABLES[seed], ITEMS, seed=0, resamples=200)
+
+
 def facts_of(label: str, learned: bool, seed: int) -> dict:
     """What evaluate writes of one model under one seed."""
-    targets = measure(TABLES[seed], ITEMS, seed=0, resamples=200)
+    targets = measured(seed)
     frozen = {"users": 1, "cases": 2, "metrics": {"ndcg@10": {"mean": 0.1 * seed, "low": 0.0, "high": 1.0}}}
     return ORIGIN | {
         "label": label, "model": "two_tower", "params": {"embedding_dim": 8}, "fit_seconds": 1.0 + seed, "baseline": not learned,

@@ -57,7 +57,7 @@ def test_a_writer_waits_for_another_no_longer_than_its_timeout(repository: Path,
         begun = time.perf_counter()
         with pytest.raises(StoreUnavailable, match=f"{url}.*another writer"):
             store.configure(Policy(5, None))
-        assert time.perf_counter() - begun < 2
+        assert time.perf_counter() - begun < 20  # it would wait for ever
     store.configure(Policy(5, None))
 
 

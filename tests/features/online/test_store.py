@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.columns import DAY
+from data.columns import DAY, HOUR
 from data.consent import NEVER_ASKED, PERSONALIZATION, Answer, decide
 from data.times import now_us
 from features.online.errors import NewerRecord, StoreConflict, StoreError
@@ -221,6 +221,18 @@ class TestConsent:
 
         store.upsert([make_profile("a", consent=asked(True, T + 3)), make_profile("b", consent=asked(True))])
         assert [decision(store, user) for user in ("a", "b", "nobody")] == ["granted", "granted", "not_asked"]
+
+    def test_a_no_is_not_outranked_by_an_earlier_yes_that_a_clock_ahead_stamped(self, store: ProfileStore) -> None:
+        now = now_us()
+        store.upsert([make_profile("a", consent=asked(True, now + HOUR))])  # by a writer whose clock runs ahead too
+        assert decision(store, "a", now) == "denied"
+
+        no = make_profile("a", consent=asked(False, now + 1))
+        store.upsert([no])
+        store.upsert([no, make_profile("a", consent=asked(True, now + HOUR))])  # replayed
+        assert [decision(store, "a", now + moment) for moment in (2, HOUR, DAY)] == ["denied"] * 3
+        store.upsert([make_profile("a", consent=asked(True, now + 2 * HOUR))])
+        assert decision(store, "a", now + 2 * HOUR) == "granted"
 
     def test_a_no_outlives_the_time_to_live_of_the_profile(self, store: ProfileStore) -> None:
         store.upsert([make_profile("a", played("a", 0).events, consent=asked(False))])

@@ -13,7 +13,7 @@ from signing import OPERATOR_SEED, STRANGER_SEED, signed
 
 from config import params
 from config.paths import ROOT
-from serving.deployment import promotion, registry, signature, status
+from serving.deployment import policy, promotion, registry, signature
 from serving.deployment.promotion import REPORT_TAG, SIGNATURE_TAG
 from serving.deployment.registry import RegistryError, registry_client
 from serving.deployment.status import registry_lines
@@ -138,10 +138,10 @@ def test_a_policy_difference_is_named_with_both_values() -> None:
     message = (
         "tiny 3 passed the gate under another policy than that of params.yaml: margin 0.5 -> 0.02, power None -> 0.8"
     )
-    assert status.policy_difference(report, now) == message
-    assert status.policy_difference(report | {"policy": now}, now) is None
-    assert status.policy_difference(report, None) is None
-    assert status.policy_difference(report | {"policy": {}}, now) is None, "an override has no policy"
+    assert policy.policy_difference(report, now) == message
+    assert policy.policy_difference(report | {"policy": now}, now) is None
+    assert policy.policy_difference(report, None) is None
+    assert policy.policy_difference(report | {"policy": {}}, now) is None, "an override has no policy"
 
 
 def test_the_current_policy_is_read_from_the_datasets_own_params(tmp_path: Path) -> None:
@@ -153,17 +153,17 @@ def test_the_current_policy_is_read_from_the_datasets_own_params(tmp_path: Path)
         text.replace(f"dataset: {DATASET} ", "dataset: shop ").replace("margin: 0.02", "margin: 0.03", 1),
         encoding="utf-8",
     )
-    project, workspace = status.current_policy(DATASET, tmp_path), status.current_policy("shop", tmp_path)
+    project, workspace = policy.committed_policy(DATASET, tmp_path), policy.committed_policy("shop", tmp_path)
     assert project is not None
     assert workspace is not None
     assert (project["margin"], workspace["margin"]) == (0.02, 0.03)
-    assert status.current_policy("nobody", tmp_path) is None
+    assert policy.committed_policy("nobody", tmp_path) is None
     own.write_text("gate: [", encoding="utf-8")
-    assert status.current_policy("shop", tmp_path) is None
+    assert policy.committed_policy("shop", tmp_path) is None
 
 
 def test_the_status_shows_a_champion_that_passed_under_a_looser_policy(artifacts, registry_folder: Path) -> None:
-    now = status.current_policy(DATASET)
+    now = policy.committed_policy(DATASET)
     assert now is not None
     version = registry.register_version(DATASET, artifacts[1])
     promotion.promote(DATASET, version, {"verdict": "PROMOTE", "policy": now})

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import tiny_artifact
-from rollout_stages import make_stage
+from rollout_stages import PLAN, make_stage
 
+from config.paths import ROOT
 from serving import deploy
-from serving.deployment import decisions, promotion, reconcile, registry, rollout_stage
-from serving.deployment.load_version import DeployError, check_serves
+from serving.deployment import decisions, policy, promotion, reconcile, registry, rollout_stage
+from serving.deployment.errors import DeployError
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage
+from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve.client import LoadedVersion, ServerError
 
@@ -277,3 +281,55 @@ def test_a_rollout_step_hides_no_override(served: ServerSettings) -> None:
     assert promotion.record_rollout_step("tiny", make_stage(Phase.SWITCH, "1.0", "2.0")) is not None
     assert promotion.standing_override("tiny") is not None
     assert promotion.serving_target("tiny").report["verdict"] == "OVERRIDE"
+
+
+def test_a_rollback_by_command_loads_neither_torch_nor_mlflow() -> None:
+    code = "import sys, serving.deploy; print({'torch', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+# --- the policy under which the champion passed
+
+
+@pytest.fixture
+def other_policy(two, host: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    """Version 1 serves; version 2 was promoted under a looser policy than the committed one."""
+    monkeypatch.setattr(policy, "committed_policy", lambda _: {"margin": 0.02})
+    promotion.promote("tiny", two[0], PROMOTED)
+    stub.default = "1.0"
+    write_stage(host, make_stage(Phase.SERVES, "1.0", None))
+    promotion.promote("tiny", two[1], PROMOTED | {"policy": {"margin": 0.5}})
+    monkeypatch.setattr(reconcile.server, "start", lambda *_: False)
+    monkeypatch.setattr(reconcile, "load_version", lambda *_: None)
+    monkeypatch.setattr(reconcile, "make_default", lambda archive, *_: stub.set_default("tiny", archive.version))
+    return host
+
+
+@pytest.mark.parametrize("plan", [None, PLAN])
+def test_a_champion_that_passed_another_policy_is_neither_deployed_nor_rolled_out(
+    other_policy: ServerSettings, stub: StubServer, plan
+) -> None:
+    with pytest.raises(RegistryError, match=r"tiny 2 passed .* margin 0\.5 -> 0\.02; judge it again .*--accept-policy"):
+        reconcile.deploy("tiny", other_policy, plan=plan)
+    assert (stub.default, stage_of(other_policy).version) == ("1.0", "1.0")
+
+
+def test_another_policy_that_is_accepted_is_recorded_in_the_reason(
+    other_policy: ServerSettings, stub: StubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy.main(["--dataset", "tiny", "--accept-policy"]) == 0
+    assert (stub.default, stage_of(other_policy).version) == ("2.0", "2.0")
+    assert "better by 5%; accepted: tiny 2 passed the gate under another policy" in stage_of(other_policy).reason
+    assert reconcile.deploy("tiny", other_policy, print).version == "2.0"  # it serves already
+
+
+def test_a_champion_that_serves_already_and_an_override_are_not_refused(
+    other_policy: ServerSettings, two, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "committed_policy", lambda _: {"margin": 0.5})
+    assert reconcile.deploy("tiny", other_policy, print).version == "2.0"
+    monkeypatch.setattr(policy, "committed_policy", lambda _: {"margin": 0.02})
+    assert reconcile.deploy("tiny", other_policy, print).version == "2.0"
+    promotion.override("tiny", two[0], REASON)
+    assert reconcile.deploy("tiny", other_policy, print).version == "1.0"

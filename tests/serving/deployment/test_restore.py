@@ -23,6 +23,7 @@ from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.deployment.rollout_stage import Phase, StageError
+from serving.install import install
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
@@ -49,7 +50,9 @@ class Server:
         self.started_with: set[str] = set()  # archives that it may load while it starts
         self.on_register: Any = lambda version: None
 
-    def start(self, settings: ServerSettings, end_with_parent: bool, usable: Callable[[Path], bool]) -> bool:
+    def start(
+        self, settings: ServerSettings, end_with_parent: bool = False, usable: Callable[[Path], bool] = Path.is_file
+    ) -> bool:
         self.runs = True
         self.started_with = {path.name for path in self.store.glob("*.mar") if usable(path)}
         return True
@@ -121,9 +124,9 @@ def torchserve(here: ServerSettings, monkeypatch: pytest.MonkeyPatch, archives: 
     return running
 
 
-def write_stage(here: ServerSettings, phase: Phase, version: str, previous: str | None) -> None:
+def write_stage(here: ServerSettings, phase: Phase, version: str, previous: str | None, **fields) -> None:
     path = rollout_stage.stage_path(NAME, here)
-    new = make_stage(phase, version, previous, plan=PLAN)
+    new = make_stage(phase, version, previous, plan=PLAN, **fields)
     assert rollout_stage.replace_stage(path, rollout_stage.read_stage(path), new)
 
 
@@ -151,6 +154,21 @@ def test_the_stage_says_what_serves_and_what_is_loaded_next_to_it(
     assert restore(NAME, here, lambda line: None) == default
     assert torchserve.default == default
     assert {version: live.workers for version, live in torchserve.loaded.items()} == workers
+
+
+def test_what_is_installed_is_what_a_repair_restores(here: ServerSettings, torchserve: Server, archives: Path) -> None:
+    write_stage(here, Phase.CANARY, "10.0", "2.0", serial=7, entry="a hash")
+    torchserve.holds("2.0", "10.0")
+    install(archives / f"{NAME}-1.0.mar", here, lambda line: None)
+    stage = rollout_stage.read_stage(rollout_stage.stage_path(NAME, here))
+    assert stage is not None
+    assert (stage.phase, stage.version, stage.previous) == (Phase.SERVES, "1.0", "2.0")
+    assert (stage.serial, stage.entry) == (7, "a hash"), "what this host has seen of the registry"
+    install(archives / f"{NAME}-1.0.mar", here, lambda line: None)
+    assert rollout_stage.read_stage(rollout_stage.stage_path(NAME, here)) == stage, "nothing new was decided"
+    torchserve.loaded.clear()
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert set(torchserve.loaded) == {"1.0", "2.0"}
 
 
 def test_a_newer_archive_that_was_not_rolled_out_is_not_switched_to(here: ServerSettings, torchserve: Server) -> None:

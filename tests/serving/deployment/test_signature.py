@@ -61,7 +61,7 @@ def test_a_host_with_public_keys_alone_verifies_everything(serving_host: None) -
 
 def test_a_host_with_public_keys_alone_signs_nothing(serving_host: None, tracked: Path) -> None:
     for kind, role in ((REPORT, GATE), (ROLLBACK, OPERATOR)):
-        with pytest.raises(SignatureError, match=f"there is no {role} key at .*/{role}.pem to sign a {kind} with"):
+        with pytest.raises(SignatureError, match=f"there is no {role} key at .*/{role}.pem to sign the {kind} with"):
             signature.sign(kind, STATEMENT)
     assert not list(tracked.rglob("*.pem"))
 

@@ -92,15 +92,18 @@ def test_no_request_is_refused_or_broken_where_the_balancer_obeys_readyz(serve: 
     clients = [threading.Thread(target=ask_until, args=(ends if number else late,)) for number in range(4)]
     for client in clients:
         client.start()
-    time.sleep(0.5)
-    process.terminate()
-    wait_until(lambda: status(url) == "draining", 10)
-    during = len(answers)
-    ends.set()  # all clients but one that is slow to notice
-    wait_until(lambda: len(answers) >= during + 10, DRAIN_SECONDS)
-    late.set()
-    for client in clients:
-        client.join()
+    try:
+        time.sleep(0.5)
+        process.terminate()
+        wait_until(lambda: status(url) == "draining", 10)
+        during = len(answers)
+        ends.set()  # all clients but one that is slow to notice
+        wait_until(lambda: len(answers) >= during + 10, DRAIN_SECONDS)
+    finally:
+        ends.set()
+        late.set()
+        for client in clients:
+            client.join()
     assert process.poll() is None, "it is still draining, so the answers above were given while it did"
     assert process.wait(SECONDS) == 0
     assert not errors

@@ -36,15 +36,16 @@ def test_a_port_that_is_released_in_time_is_waited_for(listener: socket.socket, 
     settings = on_port_of(listener, tmp_path)
     started = time.monotonic()
     threading.Timer(0.3, listener.close).start()
-    check_ports(settings, wait_seconds=10)
-    assert 0.3 <= time.monotonic() - started < 10
+    check_ports(settings, wait_seconds=60)
+    assert time.monotonic() - started >= 0.3
 
 
-def test_a_taken_port_is_named_at_once_where_nothing_is_waited_for(listener: socket.socket, tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_a_taken_port_is_named_at_once_where_nothing_is_waited_for(
+    listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     with listener, pytest.raises(ServerStartError, match=r"TIDEGATE_INFERENCE_PORT is \d+, which cannot be used"):
         check_ports(on_port_of(listener, tmp_path))
-    assert time.monotonic() - started < 1
 
 
 def test_java_and_its_logs_accept_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
