@@ -129,7 +129,8 @@ def _launch(settings: ServerSettings, end_with_parent: bool, usable: Callable[[P
     for folder in (home, logs, settings.model_store):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)  # models that a killed server unpacked
-    scratch.mkdir(parents=True)
+    scratch.mkdir(mode=0o700, parents=True)
+    logs.chmod(0o700)
     settings.key_file.unlink(missing_ok=True)  # or a client would read the tokens of the last run
     snapshots = logs / "config"
     snapshot = last_snapshot(snapshots, settings.model_store, usable)

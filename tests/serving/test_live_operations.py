@@ -25,7 +25,7 @@ from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.install import install
 from serving.settings import PORTS, ServerSettings
-from serving.torchserve import server
+from serving.torchserve import launch, server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 from serving.worker.handler import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
@@ -122,7 +122,7 @@ def test_every_port_is_on_loopback_and_the_tokens_and_logs_are_for_the_servers_u
 
     assert {address.port for address in listening} == {getattr(serving, field) for field in PORTS}
     assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    for path in (serving.key_file, *(serving.server_home / "logs").glob("*.log"), serving.server_home / "tmp"):
+    for path in (serving.key_file, serving.server_home / "logs", launch.scratch_folder(serving.server_home.resolve())):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
