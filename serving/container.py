@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
@@ -48,7 +49,8 @@ class Child:
             self.failures = self.failures + 1 if now - self._started < STEADY_SECONDS else 1
             pause = 0.0 if self.failures == 1 else min(2.0 ** (self.failures - 2), LONGEST_PAUSE)
             self._next_start = now + pause
-            print(f"{self.command[0]} ended with {code}; it is started again in {pause:g} s", flush=True)
+            with suppress(OSError):  # standard output may go to a full disk
+                print(f"{self.command[0]} ended with {code}; it is started again in {pause:g} s", flush=True)
         if self._process is None and now >= self._next_start:
             self._started = now
             # A session of its own: Ctrl-C ends this command, which then ends its children in order.

@@ -22,7 +22,7 @@ from serving.settings import ServerSettings
 from serving.torchserve import launch, server
 from serving.torchserve.client import ServerError, TorchServe
 
-DEPLOYMENT_SECONDS = 30.0  # left to a running deployment, which repairs the server as well
+DEPLOYMENT_SECONDS = 5.0  # left to a running deployment, which repairs the server as well; then the next check is due
 PREVIOUS_SERVES = (Phase.SHADOW, Phase.CANARY, Phase.ROLLBACK)
 
 

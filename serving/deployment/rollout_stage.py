@@ -271,7 +271,7 @@ def describe_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: date
     if stage.phase is Phase.SERVES:
         return "nothing, until the registry names another champion"
     if not stage.on_trial:
-        return "`python -m serving.deploy` completes it"
+        return f"`python -m serving.deploy{' --settle' if stage.phase is Phase.ROLLBACK else ''}` completes it"
     condition = " and ".join(missing_for_next_step(stage, evidence, now)) or "`python -m serving.rollout` runs"
     rollback = f"; if it exceeds a limit, {stage.previous} answers all users at once"
     return f"{describe_stage(next_stage(stage, now))}, after {condition}{rollback}"

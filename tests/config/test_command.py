@@ -114,6 +114,7 @@ def test_an_interrupt_is_exit_code_130() -> None:
     assert main() == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", COMPUTING)
 def test_waiting_threads_sleep_in_every_command_that_computes(module: str) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}

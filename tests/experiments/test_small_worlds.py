@@ -34,6 +34,7 @@ def run_world(folder: Path, events: list[Event], models: tuple[str, ...]) -> Pat
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_stage_ends_and_the_audit_passes_or_decides_nothing(
     tmp_path: Path, world: str, capsys: pytest.CaptureFixture[str]

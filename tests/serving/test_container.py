@@ -49,6 +49,20 @@ def test_a_process_is_started_again_at_once_and_then_after_growing_pauses(monkey
     assert FakeProcess.started[-1] == FakeProcess.now
 
 
+def test_a_full_disk_under_the_log_does_not_end_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(subprocess, "Popen", FakeProcess)
+    monkeypatch.setattr(FakeProcess, "started", [])
+    monkeypatch.setattr("builtins.print", full)
+    child = Child(["serving.edge.serve"], lambda: FakeProcess.now)
+    child.keep()
+    child._process.code = 1
+    child.keep()
+    assert len(FakeProcess.started) == 2
+
+
 @pytest.mark.parametrize(
     ("http", "status", "code"),
     [(200, "ready", 0), (200, "degraded", 1), (503, "not ready", 1), (503, "draining", 1)],

@@ -124,6 +124,7 @@ def test_the_environment_cannot_declare_changed_code_clean(outer: Path, monkeypa
     git(outer, "update-index", "--assume-unchanged", "training/code.py")
 
     assert provenance.checkout() == (head, ["training/code.py", "training/new.py"])
+    assert provenance.commit() == f"{head}+changes"
 
 
 def test_committed_settings_are_those_of_the_commit(

@@ -170,6 +170,7 @@ def test_saved_views_filter_by_tags_and_order_by_metrics_that_runs_have(tracked:
     assert view[2] in run.data.metrics
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_one_line_with_the_command_that_restores_it(tracked: Path) -> None:
     client = tracking.connect()
     made = tracking.experiment_id(client, "shop")

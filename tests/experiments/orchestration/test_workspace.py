@@ -16,6 +16,8 @@ from config.paths import ROOT
 from experiments.orchestration import workspace
 from experiments.orchestration.workspace import make, name_of, parse_columns
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

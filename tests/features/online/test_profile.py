@@ -48,7 +48,7 @@ def merged(parts: list[Profile]) -> Profile:
 
 
 @given(st.lists(changes, max_size=12), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_shuffled_repeated_and_late_arrival_give_the_same_profile(parts: list[Profile], data: st.DataObject) -> None:
     again = data.draw(st.lists(st.sampled_from(parts), max_size=6)) if parts else []
     arrived = data.draw(st.permutations(parts + again))
@@ -58,7 +58,7 @@ def test_shuffled_repeated_and_late_arrival_give_the_same_profile(parts: list[Pr
 
 
 @given(profiles, profiles, profiles)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_profiles_join_in_any_grouping(one: Profile, other: Profile, third: Profile) -> None:
     assert join_profiles(one, other, MOST) == join_profiles(other, one, MOST)
     assert join_profiles(join_profiles(one, other, MOST), third, MOST) == join_profiles(

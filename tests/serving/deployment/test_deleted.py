@@ -11,6 +11,8 @@ from mlflow import MlflowClient
 from serving.deployment import promotion, registry, status
 from serving.deployment.registry import PREVIOUS, RegistryError
 
+pytestmark = pytest.mark.slow
+
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 REASON = "the champion was deleted"
 

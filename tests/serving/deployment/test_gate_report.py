@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from signed_archives import TRUSTED
 from signing import OPERATOR_SEED, STRANGER_SEED, signed
 
 from config import params
@@ -17,6 +18,8 @@ from serving.deployment import policy, promotion, registry, signature
 from serving.deployment.promotion import REPORT_TAG, SIGNATURE_TAG
 from serving.deployment.registry import RegistryError, registry_client
 from serving.deployment.status import registry_lines
+
+pytestmark = pytest.mark.slow
 
 DATASET = params.load(ROOT / "params.yaml").dataset
 REPORT = {
@@ -94,6 +97,18 @@ def test_a_report_that_the_gate_did_not_sign_is_refused(promoted: str, seed: byt
     statement = {key: value for key, value in envelope["signed"].items() if key not in ("kind", "key")}
     set_tag(promoted, json.loads(signed(seed, promotion.SIGNED_KIND, statement)))
     assert_refused(f"tiny 1: its gate report was signed by {problem}")
+
+
+def test_public_keys_alone_verify_all_that_deployment_and_status_read(promoted: str, monkeypatch) -> None:
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", TRUSTED)
+    for role in ("GATE", "OPERATOR"):
+        monkeypatch.delenv(f"TIDEGATE_{role}_KEY")
+    target = promotion.serving_target("tiny")
+    assert target.version.version == promoted
+    assert promotion.justification(target.version)
+    assert registry_lines("tiny")[3].startswith("registry  decision    1: promotion of 1")
+    with pytest.raises(RegistryError, match="there is no gate key at"):
+        promotion.store_report(target.version, REPORT, None)
 
 
 def test_the_report_of_another_version_is_refused(two) -> None:

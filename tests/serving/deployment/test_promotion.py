@@ -11,7 +11,7 @@ import pytest
 from serving.deployment import promotion, registry
 from serving.deployment.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError, registry_client
 
-pytestmark = pytest.mark.usefixtures("registry_folder")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("registry_folder")]
 
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 
