@@ -182,7 +182,7 @@ def load_recommender(artifact: Path | None, dataset: str) -> Iterator[Recommende
 
 def _row(user_id: str, answer: dict | Exception) -> dict:
     if isinstance(answer, Exception):
-        raise BatchError(f"user {user_id!r}: {answer}")
+        raise BatchError(f"the request of a user is refused: {answer}")
     return {
         "user_id": user_id,
         **{name: answer[name] for name in SCHEMA.names if name in answer},

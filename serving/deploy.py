@@ -45,9 +45,18 @@ def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool =
 def _roll_back_and_record(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:
     """Roll back on this host, then in the registry; raise UserError unless both are done and the version before serves."""
     path = rollout_stage.stage_path(dataset, settings)
-    if rollout_stage.read_stage(path) is None:
+    stage = rollout_stage.read_stage(path)
+    if stage is None:
         _roll_back_in_registry(dataset, reason, force)
         _deploy(dataset, settings)
+        return
+    if stage.phase is Phase.SERVES and stage.rollback_reason and not force:  # repeated, or completed by the supervisor
+        with TorchServe.from_settings(settings) as client:
+            check_serves(dataset, stage.version, client)
+        print(
+            f"nothing changed: {dataset} {stage.version} serves since the last rollback removed {stage.previous} "
+            f"({stage.rollback_reason}); --force makes {stage.previous} serve again"
+        )
         return
     try:
         done = roll_back(dataset, settings, reason, force)

@@ -136,7 +136,7 @@ def join_profiles(one: Profile, other: Profile, max_events: int) -> Profile:
     arrival, and no later join can miss it.
     """
     if one.user_id != other.user_id:
-        raise ValueError(f"profiles of two users, {one.user_id!r} and {other.user_id!r}, do not join")
+        raise ValueError("profiles of two users do not join")
     events = _union([*one.events, *other.events]) if one.events and other.events else one.events or other.events
     return Profile(
         one.user_id,

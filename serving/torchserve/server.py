@@ -129,7 +129,8 @@ def _launch(settings: ServerSettings, end_with_parent: bool, usable: Callable[[P
     for folder in (home, logs, settings.model_store):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)  # models that a killed server unpacked
-    scratch.mkdir(parents=True)
+    scratch.mkdir(mode=0o700, parents=True)
+    logs.chmod(0o700)
     settings.key_file.unlink(missing_ok=True)  # or a client would read the tokens of the last run
     snapshots = logs / "config"
     snapshot = last_snapshot(snapshots, settings.model_store, usable)
@@ -145,6 +146,7 @@ def _launch(settings: ServerSettings, end_with_parent: bool, usable: Callable[[P
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
+            umask=0o077,  # tokens, logs and uploads in its temporary folder are for its own user only
             start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
         )
     _pid_file(settings).write_text(str(process.pid), encoding="ascii")

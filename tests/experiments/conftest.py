@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_pipeline import BASELINES, run_stages
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pipeline(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Path:
     """A folder that the stages have run in: not to be changed (copy what you want to break).
 
     All test processes share one, because it takes half a minute: the first that needs it makes it.
@@ -23,7 +24,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "pipeline"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            made = run_stages(tmp_path_factory.mktemp("pipeline"), (*BASELINES, "two_tower"))
+            made = tmp_path_factory.mktemp("pipeline")
+            shutil.copyfile(empty_registry, made / "mlflow.db")
+            run_stages(made, (*BASELINES, "two_tower"))
             folder.symlink_to(made)  # only now, and not moved: its database names files by their full paths
     return folder.resolve()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,12 @@ def as_file(pipeline: Path, folder: Path, renumber: bool = False, shuffle: bool 
 
 
 @pytest.fixture(scope="module")
-def runs(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(pipeline: Path, tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> dict[str, Path]:
     """The same events three times: as they are, with rows shuffled, and with items renumbered as well."""
     made = {}
     for name, changes in (("plain", {}), ("shuffled", {"shuffle": True}), ("renumbered", {"renumber": True, "shuffle": True})):  # fmt: skip
         folder = tmp_path_factory.mktemp(name)
+        shutil.copyfile(empty_registry, folder / "mlflow.db")
         log = as_file(pipeline, folder / "source", **changes)
         made[name] = run_stages(folder, BASELINES, source="auto", path=str(log), event_types=None)
     return made

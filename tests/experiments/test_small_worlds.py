@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ WORLDS: dict[str, list[Event]] = {
     "new users and new items only": [(f"u{k}", f"i{k}", START + k * HOUR) for k in range(12)],
 }
 NEW_ITEMS: list[Event] = [(f"u{k % 2}", f"i{k}", START + k * HOUR) for k in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def registry(tmp_path: Path, empty_registry: Path) -> None:
+    """The database of the stages, which each world would take seconds to make."""
+    shutil.copyfile(empty_registry, tmp_path / "mlflow.db")
 
 
 def run_world(folder: Path, events: list[Event], models: tuple[str, ...]) -> Path:

@@ -196,7 +196,7 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(
 
     assert run("--k", "1500") == 2
 
-    assert "user 'u0': k: input should be less than or equal to 1000" in capsys.readouterr().err
+    assert "the request of a user is refused: k: input should be less than or equal to 1000" in capsys.readouterr().err
     assert written() == before
     assert [path.name for path in Path("made").iterdir()] == ["all.parquet"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import promql
+import psutil
 import pytest
 import tiny_artifact
 from monitoring_files import EXPRESSIONS, TORCHSERVES, WORKERS
@@ -21,8 +24,8 @@ from serving.deployment import rollout_stage
 from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.install import install
-from serving.settings import ServerSettings
-from serving.torchserve import server
+from serving.settings import PORTS, ServerSettings
+from serving.torchserve import launch, server
 from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
 from serving.worker.handler import ANSWERS, BATCHES, MEMORY, REFUSED, STORE
 
@@ -108,6 +111,57 @@ def test_no_secret_of_the_starting_process_is_in_the_environment_of_the_server_o
     assert {worker for version in described(serving).values() for worker in version.pids} <= {c.pid for c in children}
     assert all(b"TIDEGATE_STORE=" in text for text in environments)
     assert not [text for text in environments if b"planted-secret" in text]
+
+
+def test_every_port_is_on_loopback_and_the_tokens_and_logs_are_for_the_servers_user_only(
+    serving: ServerSettings,
+) -> None:
+    process = server.find(serving)
+    assert process is not None
+    listening = [one.laddr for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+
+    assert {address.port for address in listening} == {getattr(serving, field) for field in PORTS}
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    for path in (serving.key_file, serving.server_home / "logs", launch.scratch_folder(serving.server_home.resolve())):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_http_ports_speak_no_http_2_and_decompress_nothing(serving: ServerSettings) -> None:
+    for port in (serving.inference_port, serving.management_port, serving.metrics_port):
+        with socket.create_connection((serving.host, port), 10) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert connection.recv(9) in (b"HTTP/1.1 ", b"HTTP/1.0 ", b"")
+    with TorchServe.from_settings(serving) as client:
+        headers = {"Authorization": f"Bearer {client.token('inference')}", "Content-Encoding": "gzip"}
+    url = f"{serving.inference_url}/predictions/{NAME}"
+    refused = httpx.post(url, content=gzip.compress(b'{"k": 1}'), headers=headers, trust_env=False)
+    assert (refused.status_code, refused.json()["field"]) == (400, "body")
+
+
+def test_no_user_id_is_logged_by_the_server_or_its_workers(serving: ServerSettings) -> None:
+    user = "user-that-no-log-may-name"
+    url = f"{serving.inference_url}/predictions/{NAME}"
+    with TorchServe.from_settings(serving) as client:
+        client.predict(NAME, {"user_id": user, "k": 1})
+        for body in ({"user_id": user, "k": 0}, {"user_id": [user]}, {user: 1}, f'{{"user_id": "{user}"'.encode()):
+            with pytest.raises(ServerError):
+                client.predict(NAME, body)
+        with pytest.raises(ServerError):
+            client.predict(user, {"user_id": user})
+        token = client.token("inference")
+    for path, headers in (
+        (f"?user_id={user}", {}),
+        (f"/9.9?user_id={user}", {}),
+        (f"?user_id={user}", {"X-User": user}),
+    ):
+        httpx.post(url + path, json={"user_id": user}, headers=headers, trust_env=False)
+        httpx.post(url + path, json={"user_id": user}, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    httpx.get(f"{serving.inference_url}/users/{user}", trust_env=False)
+    time.sleep(1.5)
+    files = [path for path in serving.server_home.rglob("*") if path.suffix in (".log", ".json", ".cfg", ".properties")]
+
+    assert {"console.log", "worker.log"} <= {path.name for path in files}
+    assert [path.name for path in files if user.encode() in path.read_bytes()] == []
 
 
 def test_the_metrics_port_counts_answers_refusals_and_store_queries(

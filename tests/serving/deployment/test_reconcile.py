@@ -289,6 +289,19 @@ def test_a_rollback_by_command_loads_neither_torch_nor_mlflow() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
+def test_a_repeated_rollback_changes_nothing_and_asks_the_server(
+    served: ServerSettings, stub: StubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order(served)
+    reconcile.settle_rollback("tiny", served)  # as the supervisor does after a command that met no registry
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 0
+    assert "nothing changed: tiny 1.0 serves since the last rollback removed 2.0" in capsys.readouterr().out
+    assert (stub.default, aliases()) == ("1.0", ("1", "2"))
+    stub.default = "2.0"
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 2
+    assert "tiny 1.0 does not serve: 2.0 is the default" in capsys.readouterr().err
+
+
 # --- the policy under which the champion passed
 
 
