@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data.columns import MINUTE
 
-PERSONALIZATION, MODEL_TRAINING = "personalization", "model_training"  # purposes
+PURPOSES = PERSONALIZATION, MODEL_TRAINING = "personalization", "model_training"
 CLOCK_TOLERANCE_US = MINUTE  # how far the clocks of two machines may differ
 
 
@@ -70,7 +70,7 @@ def decide(record: ConsentRecord | None, purpose: str, now_us: int) -> Decision:
 
 
 def merge(one: ConsentRecord, other: ConsentRecord) -> ConsentRecord:
-    """Both records of a person in one: the newest answer for each purpose, and of two at the same time the no."""
+    """Both records of a person in one: the newest answer for each purpose, and of two at about the same time the no."""
     both = {name: max(one.answers[name], other.answers[name], key=_rank) for name in one.answers.keys() & other.answers}
     return ConsentRecord({**one.answers, **other.answers, **both}, max(one.lost_us, other.lost_us))
 
@@ -89,6 +89,10 @@ def outrank_future(answers: ConsentRecord, held: ConsentRecord, now_us: int) -> 
 
 
 def _rank(answer: Answer) -> tuple:
-    """At the same time a no outranks a yes, and what expires earlier outranks what expires later."""
+    """A no outranks a yes of up to `CLOCK_TOLERANCE_US` later, which a clock that runs ahead may have stamped.
+
+    At the same time, what expires earlier outranks what expires later.
+    """
     expires = float("inf") if answer.expires_us is None else answer.expires_us
-    return answer.time_us, not answer.granted, -expires, answer.source
+    lead_us = 0 if answer.granted else CLOCK_TOLERANCE_US
+    return answer.time_us + lead_us, not answer.granted, -expires, answer.source

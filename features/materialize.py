@@ -18,12 +18,13 @@ from typing import TextIO
 
 from config import params
 from config.command import exits_cleanly
-from config.paths import FEATURES, INGESTED, SPLIT
+from config.paths import DEPLOYMENTS, FEATURES, INGESTED, SPLIT, edge, state
+from config.redact import without_credentials
 from data.tables import read_table
 from features.feast_sdk import open_feast
 from features.feature_files import Features, load_features
 from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
-from features.online.connect import SQLITE_SCHEME, connect, read_settings
+from features.online.connect import SQLITE_SCHEME, connect, consent_file, read_settings
 from features.online.profile import LATEST_US
 from features.online.store import Policy, ProfileStore
 
@@ -42,50 +43,66 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-answer",
         choices=(NOT_ASKED, DENIED),
-        help="whether users without an answer to consent count as not asked or as denied; required where a shared store "
-        "is empty, since it is either new or has lost all answers",
+        help="whether users without an answer to consent count as not asked or as denied; required where answers may be "
+        "lost: a shared store is empty, files of the embedded one are gone, or a backup was restored",
     )
     arguments = parser.parse_args(argv)
     settings = params.load(arguments.params)
-    store = connect(settings.dataset, read_settings(), writing=True, open_feast=open_feast)
+    store = _open_store(settings.dataset, arguments.no_answer)
     current = store.policy()
+    is_restored = current is not None and not current.complete and current.restored_us
+    if is_restored and arguments.events is None and arguments.no_answer is None:
+        raise MaterializeError(
+            f"{store.engine.location} was restored from a backup, which lacks later answers to consent. Load them with "
+            f"--events FILE. If all are there, add --no-answer {NOT_ASKED}; else --no-answer {DENIED}: no yes from "
+            "before the restore holds, and nobody without an answer gets personal answers"
+        )
+    before = current or Policy(0, None, complete=False, lost_consent=arguments.no_answer == DENIED)
     policy = replace(
         Policy.from_days(settings.online.max_events, settings.online.ttl_days),
-        lost_consent=_lost_consent(arguments.no_answer, store, current),
+        complete=arguments.events is None or current is None or current.complete or arguments.no_answer is not None,
+        lost_consent=before.lost_consent if arguments.no_answer is None else arguments.no_answer == DENIED,
+        restored_us=0 if arguments.no_answer == NOT_ASKED else before.restored_us,
+        numeric_ids=before.numeric_ids,
     )
-    if arguments.events is not None:
-        if current is not None:
-            policy = replace(policy, complete=current.complete, numeric_ids=current.numeric_ids)
+    if arguments.events is None or current is None:
+        features = load_features(FEATURES / "test")
+        policy = replace(policy, numeric_ids=tuple(features.description["numeric_ids"]))
+    # What holds for consent changes once all is stored. A store that already serves continues to serve meanwhile.
+    meanwhile = {name: getattr(before, name) for name in ("complete", "lost_consent", "restored_us")}
+    if arguments.events is None:
+        store.configure(replace(policy, **meanwhile))
+        _write_dataset(store, features, arguments.until)
+    else:
         with sys.stdin if arguments.events == "-" else _open(arguments.events) as lines:
-            # Nobody is read from a new store while a file may still hold their no; standard input may never end.
-            is_readable = policy.complete and (current is not None or arguments.events == "-")
-            store.configure(replace(policy, complete=is_readable))
+            store.configure(replace(policy, **meanwhile))
             errors = write_lines(store, lines, settings.ingest, policy.numeric_ids)
-        store.configure(policy)
-        if errors:
+        if errors:  # each may be a no
             raise MaterializeError("\n".join(errors))
-        return 0
-    features = load_features(FEATURES / "test")
-    policy = replace(policy, numeric_ids=tuple(features.description["numeric_ids"]))
-    # A store that already serves continues to serve meanwhile.
-    store.configure(replace(policy, complete=current is not None and current.complete))
-    _write_dataset(store, features, arguments.until)
     store.configure(policy)
+    if not policy.complete:
+        print(f"nobody is read from {store.engine.location} until features.materialize stores the dataset")
     return 0
 
 
-def _lost_consent(no_answer: str | None, store: ProfileStore, current: Policy | None) -> bool:
-    """Whether users without a consent record may have lost it."""
-    if no_answer is not None:
-        return no_answer == DENIED
-    if current is not None:
-        return current.lost_consent
-    if not store.engine.location.startswith(SQLITE_SCHEME):
-        raise MaterializeError(
-            f"{store.engine.location} is empty: it is new, or it lost its data. If nobody was asked for consent before, "
-            f"add --no-answer {NOT_ASKED}; else --no-answer {DENIED}: nobody without an answer gets personal answers"
-        )
-    return False  # the consent of an embedded store lies in a file of its own
+def _open_store(dataset: str, no_answer: str | None) -> ProfileStore:
+    """The store to write. Raises MaterializeError if it may have lost answers, and `no_answer` does not say so."""
+    settings = read_settings()
+    is_embedded, path = settings.store.startswith(SQLITE_SCHEME), Path(settings.store.removeprefix(SQLITE_SCHEME))
+    has_file = not is_embedded or consent_file(path).exists()
+    # Who has served had a store. API keys and served log are of all datasets, as is the file.
+    has_served = (state() / DEPLOYMENTS / f"{dataset}.json").exists() or (not has_file and any(edge().glob("*")))
+    lost = MaterializeError(
+        f"{without_credentials(settings.store)} holds no answers to consent: it is new, or it lost them. If nobody was "
+        f"asked before, add --no-answer {NOT_ASKED}; else --no-answer {DENIED}: nobody without an answer gets personal "
+        "answers"
+    )
+    if no_answer is None and not has_file and (has_served or path.exists()):
+        raise lost  # before the files are created, which would look like a store that holds all answers
+    store = connect(dataset, settings, True, open_feast, creates_consent=no_answer is not None)
+    if no_answer is None and (has_served or not is_embedded) and store.policy() is None:
+        raise lost
+    return store
 
 
 def _write_dataset(store: ProfileStore, features: Features, until: str | None) -> None:

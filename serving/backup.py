@@ -5,6 +5,8 @@ it; its last one, SHA256SUMS, has the digest of every other. Each file in it is 
 where it ended when it was read, and other files are replaced atomically by their writers.
 
 A restore checks the archive and unpacks it next to the state folder, then renames the folder: it is done or not begun.
+Answers to consent that came after the backup are lost. So nobody is read from a restored online store until
+`features.materialize --no-answer` says what holds.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from filelock import FileLock
 from config import paths
 from config.command import UserError, exits_cleanly
 from data import files
-from data.times import now_iso
+from data.times import now_iso, now_us
+from features.online.connect import mark_restored
 from serving import settings as environment
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -122,6 +125,8 @@ def restore(archive: Path, state: Path, replace: bool = False) -> tuple[dict, Pa
             with tarfile.open(archive, "r:gz") as tar:
                 tar.extractall(scratch, filter="tar")
             _move_addresses(scratch / STATE / "mlflow.db", Path(about["state"]), state)
+            for path in filter(_is_database, _walk(scratch / STATE)):
+                mark_restored(path, now_us())
             files.sync_tree(scratch / STATE)
             if is_used:
                 state.rename(aside)
@@ -339,6 +344,11 @@ def _restore_command(arguments: argparse.Namespace) -> None:
         print(f"the former state is kept in {aside}; remove it when you no longer need it")
     for missing in about["not_included"]:
         print(f"not in the backup: {missing}")
+    print("answers to consent since then are lost. No user gets personal answers until you say what holds:")
+    print(
+        "load them: `.venv/bin/python -m features.materialize --events FILE --no-answer not-asked`; or, without them,"
+    )
+    print("`.venv/bin/python -m features.materialize --no-answer denied`: no yes from before the restore holds then")
     print("next: `make status` shows what is missing, `make stage` serves the champion, `make edge` starts the edge")
 
 

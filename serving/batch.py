@@ -29,14 +29,13 @@ from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
 from data import files
 from data.columns import USER
-from data.consent import NEVER_ASKED, PERSONALIZATION, ConsentRecord, Decision, decide
+from data.consent import PERSONALIZATION, ConsentRecord, Decision, decide
 from data.tables import read_table
 from data.times import now_us, to_iso
 from features.feast_sdk import open_feast
 from features.feature_files import load_features
 from features.materialization import parse_time, profiles_at, trends_at
 from features.online.connect import connect_to_read, read_settings
-from features.online.errors import StoreAbsent
 from features.online.profile import Profile
 from features.online.records import ItemTrends
 from features.online.store import Policy
@@ -102,11 +101,8 @@ class UserHistories:
 
 def read_consent(dataset: str, user_ids: list[str]) -> dict[str, ConsentRecord | None]:
     """User id -> consent, from the online store that the environment names. Raises StoreError if it does not answer."""
-    try:
-        with closing(connect_to_read(dataset, read_settings(), open_feast)) as store:
-            found = store.read(user_ids, [now_us()] * len(user_ids))
-    except StoreAbsent:  # nothing was ever stored, so nobody was asked
-        return dict.fromkeys(user_ids, NEVER_ASKED)
+    with closing(connect_to_read(dataset, read_settings(), open_feast)) as store:
+        found = store.read(user_ids, [now_us()] * len(user_ids))
     return {user: reading.consent for user, reading in zip(user_ids, found, strict=True)}
 
 

@@ -6,13 +6,14 @@ Settings are environment variables, read without pydantic, which the serving wor
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from redis.retry import Retry
 from config.paths import online_store
 from config.redact import without_credentials
 from features.online.errors import StoreAbsent, StoreError, StoreUnavailable
-from features.online.store import CONSENT_PREFIX, Engine, ProfileStore, Swap
+from features.online.store import CONSENT_PREFIX, POLICY, Engine, ProfileStore, Swap
 
 log = logging.getLogger(__name__)
 
@@ -86,21 +87,24 @@ def connect(
     writing: bool = False,
     open_feast: EngineFactory | None = None,
     single: bool = False,
+    creates_consent: bool = False,
 ) -> ProfileStore:
     """Open the store of a dataset, the namespace; `writing` uses the timeout of a writer.
 
     Args:
         open_feast: opens a Feast URL. The worker cannot, since it does not have Feast's dependencies.
         single: keep a single connection for a single thread; see `RedisEngine`.
+        creates_consent: create the consent file of an embedded store that has profiles.
 
     Raises:
-        StoreUnavailable: SQLite's file cannot be opened. Redis is contacted at the first call, unless `single` is set.
+        StoreUnavailable: SQLite's file cannot be opened, or consent is lost. Redis is contacted at the first call,
+            unless `single` is set.
         StoreError: the URL is malformed, or is Feast's and `open_feast` is None.
     """
     url, timeout_s = settings.store, (settings.write_ms if writing else settings.read_ms) / 1000
     engine: Engine
     if url.startswith(SQLITE_SCHEME):
-        engine = SqliteEngine(Path(url.removeprefix(SQLITE_SCHEME)), timeout_s)
+        engine = SqliteEngine(Path(url.removeprefix(SQLITE_SCHEME)), timeout_s, creates_consent)
     elif not url.startswith(FEAST_SCHEMES):
         engine = RedisEngine(url, timeout_s, single)
     elif open_feast is not None:
@@ -118,8 +122,8 @@ def connect_to_read(
     """Open the store without creating it: an empty new file would look like a store that lost its data.
 
     Raises:
-        StoreAbsent: the embedded store has not been created.
-        StoreUnavailable: its profiles are gone, and the consent of users is there.
+        StoreAbsent: the embedded store has no file.
+        StoreUnavailable: it has only one of its two files.
     """
     if settings.store.startswith(SQLITE_SCHEME):
         path = Path(settings.store.removeprefix(SQLITE_SCHEME))
@@ -134,6 +138,22 @@ def consent_file(path: Path) -> Path:
     return path.with_suffix(f".consent{path.suffix}")
 
 
+def mark_restored(database: Path, moment_us: int) -> None:
+    """Note in a database of a restored backup, if it is an embedded store, that newer answers to consent may be lost.
+
+    Nobody is read from it until `features.materialize --no-answer` says what holds.
+    """
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('records')")}
+        if columns != {"key", "value"}:
+            return
+        # A user's key may end likewise, but a profile does not begin like JSON.
+        is_policy = f"substr(key, -7) = CAST(':{POLICY}' AS BLOB) AND substr(value, 1, 1) = CAST('{{' AS BLOB)"
+        for key, value in connection.execute(f"SELECT key, value FROM records WHERE {is_policy}").fetchall():
+            policy = json.dumps(json.loads(value) | {"complete": False, "restored_us": moment_us}).encode()
+            connection.execute("UPDATE records SET value = ? WHERE key = ?", (policy, key))
+
+
 def _schema(key: bytes) -> str:
     """SQLite's name for the file that holds a key."""
     return "consent" if key.startswith(CONSENT_PREFIX) else "main"
@@ -142,20 +162,25 @@ def _schema(key: bytes) -> str:
 class SqliteEngine:
     """An engine on one SQLite connection that threads share. Readers never wait for a writer (WAL).
 
-    Consent lies in a second file, see `consent_file`. Files are created if missing, readable by their owner only. If one
-    is replaced, by a restored backup for example, the next call opens the new one. A writer waits up to `timeout_s` for
-    another.
+    Consent lies in a second file, see `consent_file`. Files are created if missing, readable by their owner only; but a
+    missing consent file next to profiles, which lost all answers, only with `creates_consent`. If one is replaced, by a
+    restored backup for example, the next call opens the new one. A writer waits up to `timeout_s` for another.
     """
 
     MAX_KEYS = 10_000  # per statement; SQLite allows 32,766
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: Path, timeout_s: float, creates_consent: bool = False) -> None:
         self.location = f"{SQLITE_SCHEME}{path}"
         self._files, self._timeout_s = {"main": str(path), "consent": str(consent_file(path))}, timeout_s
+        if path.exists() and not consent_file(path).exists() and not creates_consent:
+            raise StoreUnavailable(
+                f"{self.location} lost all answers to consent: {consent_file(path)} is missing; restore it, or run "
+                "features.materialize --no-answer"
+            )
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for file in self._files.values():
+            for file in reversed(self._files.values()):  # consent first: a killed process leaves no profiles alone
                 os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # profiles are personal data
             self._open()
         except (sqlite3.Error, OSError) as error:

@@ -14,7 +14,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreAbsent(StoreUnavailable):
-    """The file of the embedded store does not exist: nothing was ever stored."""
+    """The files of the embedded store do not exist: nothing was ever stored, all is lost, or the path is wrong."""
 
 
 class StoreConflict(StoreError):

@@ -17,7 +17,7 @@ from operator import add
 from typing import Any, NamedTuple
 
 from data.columns import MICROSECONDS
-from data.consent import Answer, ConsentRecord, merge
+from data.consent import PURPOSES, Answer, ConsentRecord, merge
 from data.ids import MAX_LENGTH
 from features.online.errors import ProfileError
 
@@ -124,6 +124,9 @@ def make_profile(
     record = None
     if consent is not None:
         check_consent(consent)
+        for purpose in consent:
+            if purpose not in PURPOSES:
+                raise ProfileError("consent", f"{purpose[:40]!r} is not a purpose; expected {' or '.join(PURPOSES)}")
         record = ConsentRecord(dict(consent))
     known = [event.known_us for event in events] + [value.known_us for value in traits.values()]
     return Profile(user_id, _union(events), traits, record, max(known, default=0))

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 from data.columns import DAY
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 100  # each failed one means that another writer succeeded
 USERS_PER_WRITE = 500  # a writer that loses repeats at most so many
+POLICY = "policy"  # the last part of its key
 CONSENT_PREFIX = b"tidegate-consent:"  # of the keys of consent records; all other keys begin with "tidegate:"
 
 
@@ -86,6 +87,8 @@ class Policy:
             consent is not stored yet would count as one who was never asked.
         lost_consent: whether the store lost answers to consent: then nobody without a record counts as never asked.
         numeric_ids: those of user_id and item_id that are numbers in the dataset; see `data.ids`.
+        restored_us: when a backup replaced the store, so that later answers are lost: a yes until then does not hold;
+            0: never, or all answers were loaded again.
     """
 
     max_events: int
@@ -93,6 +96,7 @@ class Policy:
     complete: bool = True
     lost_consent: bool = False
     numeric_ids: tuple[str, ...] = ()
+    restored_us: int = 0
 
     @classmethod
     def from_days(cls, max_events: int, ttl_days: float | None) -> Policy:
@@ -137,7 +141,7 @@ class ProfileStore:
         self.engine = engine
         self._prefix = f"tidegate:{namespace}:".encode()
         self._consent_prefix = CONSENT_PREFIX + f"{namespace}:".encode()
-        self._policy_key, self._time_key, self._trends_key = map(self._key, ("policy", "trends-time", "trends"))
+        self._policy_key, self._time_key, self._trends_key = map(self._key, (POLICY, "trends-time", "trends"))
 
     def configure(self, policy: Policy) -> None:
         """Set the policy. Readers and writers obey it from their next call on. Required once, before any write."""
@@ -183,6 +187,7 @@ class ProfileStore:
     def erase(self, user_ids: Sequence[str]) -> None:
         """Delete profiles. A later change starts a new one. Consent stays: a no still holds if the user comes back."""
         for user in user_ids:
+            self._replace(self._consent_key(user), partial(self._consent_to_keep, user))
             self._replace(self._profile_key(user), lambda current: None)
 
     def write_trends(self, trends: ItemTrends) -> None:
@@ -250,6 +255,8 @@ class ProfileStore:
         except RecordError as error:
             log.error("%s: %s; it counts as a no", self.engine.location, error)
             consent = None
+        if consent is not None and policy.restored_us:
+            consent = merge(consent, ConsentRecord(lost_us=policy.restored_us))
         state = corrupt or policy.state(profile, as_of_us)
         return Reading(state, profile if state is ReadingState.FOUND else None, consent)
 
@@ -260,6 +267,17 @@ class ProfileStore:
         if stored.profile is not None:
             return profile.consent if profile is not None else None
         return None if policy.lost_consent else NEVER_ASKED
+
+    def _consent_to_keep(self, user_id: str, raw: bytes | None) -> bytes | None:
+        """The consent record of a user whose profile goes: it may hold the answers, or show that they are lost."""
+        (raw_profile,) = self.engine.get([self._profile_key(user_id)])
+        if raw is not None or raw_profile is None:
+            return raw
+        try:
+            held = decode_profile(raw_profile, user_id).consent
+        except RecordError:
+            held = None
+        return encode_consent(held or ConsentRecord(lost_us=now_us()), user_id)
 
     def _write(self, waiting: dict[str, list[Profile]]) -> list[NewerRecord]:
         """Write the changes of some users. Returns the errors of records that must not be overwritten."""

@@ -18,7 +18,6 @@ from features.feast_server import ServerEngine
 from features.online import profile as online_profile
 from features.online import store as online_store
 from features.online.connect import FEAST_SCHEMES, STORE_VARIABLE, connect_to_read, read_settings
-from features.online.errors import StoreAbsent
 from features.online.profile import Profile
 from serving.circuit_breaker import Breaker
 from serving.worker.request import MAX_HISTORY
@@ -70,10 +69,7 @@ class OnlineProfileReader:
         return await asyncio.to_thread(self._read, user_id)
 
     def _read(self, user_id: str) -> UserProfile:
-        try:
-            self._store = self._store or self.open_store()
-        except StoreAbsent:  # nothing was ever stored, so no user was asked
-            return NO_PROFILE
+        self._store = self._store or self.open_store()
         now_us = time.time_ns() // 1000
         (reading,) = self._store.read([user_id], [now_us])
         consent, is_lost = decide(reading.consent, PERSONALIZATION, now_us), reading.consent is None

@@ -53,23 +53,23 @@ def test_traits_and_consent_have_the_time_of_their_line() -> None:
     assert parse(about | {"traits": {"plan": "free", "age": None}})[0].traits == {
         "plan": TimedValue(T, "e", NOW, "free"), "age": TimedValue(T, "e", NOW, None),
     }  # fmt: skip
-    (change,) = parse(about | {"consent": {"training": False}})
-    assert change.consent == ConsentRecord({"training": Answer(False, T, "events")})
+    (change,) = parse(about | {"consent": {"model_training": False}})
+    assert change.consent == ConsentRecord({"model_training": Answer(False, T, "events")})
     more = {"source": "banner", "expires": "2026-06-02T20:00:00Z"}
-    (change,) = parse(about | {"consent": {"training": True}} | more)
-    assert change.consent == ConsentRecord({"training": Answer(True, T, "banner", T + DAY)})
+    (change,) = parse(about | {"consent": {"model_training": True}} | more)
+    assert change.consent == ConsentRecord({"model_training": Answer(True, T, "banner", T + DAY)})
 
 
 def test_a_no_is_taken_whatever_its_time_and_a_yes_from_the_future_is_refused() -> None:
     ahead = {"user_id": "u", "event_time": "2026-06-01T21:00:00Z"}  # an hour: the clock that stamped it runs ahead
 
-    (change,) = parse(ahead | {"consent": {"training": False}})
-    assert change.consent == ConsentRecord({"training": Answer(False, T + HOUR, "events")})
+    (change,) = parse(ahead | {"consent": {"model_training": False}})
+    assert change.consent == ConsentRecord({"model_training": Answer(False, T + HOUR, "events")})
     with pytest.raises(ProfileError, match="event_time: is in the future"):
-        parse(ahead | {"consent": {"training": False, "ads": True}})
+        parse(ahead | {"consent": {"model_training": False, "personalization": True}})
     with pytest.raises(ProfileError, match="event_time: is in the future"):
-        parse(ahead | {"consent": {"ads": True}, "known_time": "2026-06-01T21:00:00Z"})
-    assert parse(ahead | {"event_time": "2026-06-01T20:00:30Z", "consent": {"ads": True}})
+        parse(ahead | {"consent": {"personalization": True}, "known_time": "2026-06-01T21:00:00Z"})
+    assert parse(ahead | {"event_time": "2026-06-01T20:00:30Z", "consent": {"personalization": True}})
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,14 @@ def test_events_that_ingest_would_drop_are_dropped(types, min_value, more: dict,
         ("value", EVENT | {"value": True}),
         ("traits", {"user_id": "u", "event_time": "2026-06-01", "traits": [1]}),
         ("traits.age", {"user_id": "u", "event_time": "2026-06-01", "traits": {"age": [1]}}),
-        ("consent.ads", {"user_id": "u", "event_time": "2026-06-01", "consent": {"ads": 1}}),
-        ("consent", {"user_id": "u", "event_time": "2026-06-01", "consent": ["ads"]}),
-        ("source", {"user_id": "u", "event_time": "2026-06-01", "consent": {"ads": True}, "source": 7}),
-        ("expires", {"user_id": "u", "event_time": "2026-06-01", "consent": {"ads": True}, "expires": "soon"}),
+        ("consent.personalization", {"user_id": "u", "event_time": "2026-06-01", "consent": {"personalization": 1}}),
+        ("consent", {"user_id": "u", "event_time": "2026-06-01", "consent": ["personalization"]}),
+        ("source", {"user_id": "u", "event_time": "2026-06-01", "consent": {"personalization": True}, "source": 7}),
+        ("consent", {"user_id": "u", "event_time": "2026-06-01", "consent": {"Personalization": False}}),
+        (
+            "expires",
+            {"user_id": "u", "event_time": "2026-06-01", "consent": {"model_training": True}, "expires": "soon"},
+        ),
     ],
 )
 def test_the_error_names_the_wrong_field(field: str, body: object) -> None:

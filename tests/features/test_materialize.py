@@ -24,6 +24,7 @@ from features.online.connect import StoreSettings, connect
 from features.online.errors import StoreError
 from features.online.store import Policy
 from features.vocabulary import PAD
+from serving.backup import restore, save
 
 SETTINGS = params.load(ROOT / "params.yaml")
 T = 1_767_300_000_000_000
@@ -169,6 +170,8 @@ def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
     good = '{"user_id": "new", "event_time": "2026-06-01T20:00:00Z", "item_id": "i1", "event_type": "play"}'
     skip = good.replace("play", "skip")  # params.yaml counts plays
     (tmp_path / "lines").write_text("\n".join([good, good.replace('"i1"', "7"), "{", skip, good]), encoding="utf-8")
+    materialize.main([])
+    capsys.readouterr()
 
     assert materialize.main(["--events", "lines"]) == 2
 
@@ -215,8 +218,68 @@ def test_a_no_outlives_each_way_to_materialize_again(project: pd.DataFrame, tmp_
 
     for path in Path("out/state").glob("online.consent.db*"):  # the answers are lost
         path.unlink()
-    assert materialize.main([]) == 0
+    assert materialize.main([]) == 2
+    assert materialize.main(["--no-answer", "not-asked"]) == 0
     assert [consent_of(user) for user in ("u3", "u4")] == ["denied", "denied"]
+
+
+@pytest.mark.parametrize("served", ["deployments/DATASET.json", "edge/keys.json"])
+def test_a_platform_that_has_served_creates_no_store_unless_it_is_known_whether_answers_were_lost(
+    project: pd.DataFrame, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    evidence = Path("out/state", served.replace("DATASET", SETTINGS.dataset))
+    evidence.parent.mkdir(parents=True)
+    evidence.write_text("{}", encoding="utf-8")
+    monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/typo.db")
+    for _ in range(2):
+        assert materialize.main([]) == 2
+        assert "holds no answers to consent: it is new, or it lost them" in capsys.readouterr().err
+    assert not any(tmp_path.glob("typo.*"))
+
+    assert materialize.main(["--no-answer", "denied"]) == materialize.main([]) == 0
+    store = connect(SETTINGS.dataset, StoreSettings(f"sqlite:///{tmp_path}/typo.db"))
+    decisions = [decide(one.consent, PERSONALIZATION, now_us()) for one in store.read(["u3", "nobody"], [CUT] * 2)]
+    assert decisions == ["denied", "denied"]
+
+
+def test_a_new_store_in_which_a_line_is_missing_is_not_read(project: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(json.dumps(NO | {"consent": {"Personalization": False}}), encoding="utf-8")
+    assert materialize.main(["--events", "lines"]) == 2
+    with pytest.raises(StoreError, match="is incomplete"):
+        stored("u3", CUT)
+    (tmp_path / "lines").write_text(json.dumps(NO), encoding="utf-8")
+    assert materialize.main(["--events", "lines", "--no-answer", "not-asked"]) == 0
+    assert consent_of("u3") == "denied"
+
+
+def test_answers_that_come_before_the_dataset_have_its_spelling_of_ids(project: pd.DataFrame, tmp_path: Path) -> None:
+    description = Path("out/features/test/description.json")
+    numeric = json.loads(description.read_text(encoding="utf-8")) | {"numeric_ids": ["user_id"]}
+    description.write_text(json.dumps(numeric), encoding="utf-8")
+    (tmp_path / "lines").write_text(json.dumps(NO | {"user_id": "7.0"}), encoding="utf-8")
+    assert materialize.main(["--events", "lines"]) == 0
+    assert [consent_of(user) for user in ("7", "7.0")] == ["denied", "not_asked"]
+
+
+def test_from_a_restored_store_nobody_is_read_until_it_is_said_whether_its_answers_are_all(
+    project: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yes, later_no = (NO | {"user_id": "u3", "event_time": f"2026-01-0{day}", "consent": {"personalization": day < 3}}
+                     for day in (2, 3))  # fmt: skip
+    (tmp_path / "yes").write_text(json.dumps(yes), encoding="utf-8")
+    (tmp_path / "no").write_text(json.dumps(later_no), encoding="utf-8")
+    assert materialize.main([]) == materialize.main(["--events", "yes"]) == 0
+    save(Path("out/state"), tmp_path / "one.tar.gz")
+    assert materialize.main(["--events", "no"]) == 0
+    for loads, no_answer, expected in (("no", "not-asked", ["denied", "not_asked"]), (None, "denied", ["denied"] * 2)):
+        restore(tmp_path / "one.tar.gz", Path("out/state"), replace=True)
+        assert materialize.main([]) == 2
+        assert "was restored from a backup, which lacks later answers" in capsys.readouterr().err
+        with pytest.raises(StoreError, match="is incomplete"):
+            stored("u3", CUT)
+        events = ["--events", loads] if loads else []
+        assert materialize.main([*events, "--no-answer", no_answer]) == materialize.main([]) == 0
+        assert [consent_of(user) for user in ("u3", "u4")] == expected
 
 
 @pytest.fixture
@@ -231,7 +294,7 @@ def test_an_emptied_redis_is_materialized_only_if_it_is_known_whether_answers_we
     (tmp_path / "lines").write_text(json.dumps(NO) + "\n", encoding="utf-8")
     for arguments in ([], ["--events", "lines"]):
         assert materialize.main(arguments) == 2
-        assert "is empty: it is new, or it lost its data" in capsys.readouterr().err
+        assert "holds no answers to consent: it is new, or it lost them" in capsys.readouterr().err
 
     assert materialize.main(["--no-answer", "denied"]) == 0
     store = connect(SETTINGS.dataset, StoreSettings(emptied_redis))

@@ -410,4 +410,6 @@ def test_the_commands_say_what_they_did_and_what_comes_next(
     assert backup.main(["restore", str(archive)]) == 0
     said = capsys.readouterr().out
     assert f"restored {state} as of" in said
+    assert "answers to consent since then are lost" in said
+    assert "features.materialize --no-answer denied" in said
     assert "next: `make status`" in said

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from features.feature_files import save_features as write_features
 from features.fit import fit_features
 from features.online.connect import StoreSettings, connect
 from features.online.profile import make_profile
+from features.online.store import Policy
 from serving import batch
 from serving.artifact import export_artifact
 from serving.artifact.export_artifact import SideTables
@@ -75,6 +78,9 @@ def project(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     for name in ("TIDEGATE_STORE", "TIDEGATE_STORE_READ_MS", "TIDEGATE_STORE_WRITE_MS"):
         monkeypatch.delenv(name, raising=False)
+    store = connect(SETTINGS.dataset, StoreSettings(), writing=True)  # that nobody has answered
+    store.configure(Policy(50, None))
+    store.close()
     return tmp_path
 
 
@@ -142,11 +148,20 @@ def test_who_does_not_consent_gets_the_popular_list_as_from_the_endpoint(project
 
 def test_whose_consent_was_lost_gets_the_popular_list(project: Path) -> None:
     assert materialize.main([]) == 0
-    for path in (project / "out/state").glob("online.consent.db*"):
-        path.unlink()
+    with closing(sqlite3.connect(project / "out/state/online.consent.db", isolation_level=None)) as database:
+        database.execute("DELETE FROM records")
     assert run() == 0
 
     assert {row["source"] for row in written()[:8]} == {"popular"}
+
+
+@pytest.mark.parametrize("lost", ["online.*", "online.db*", "online.consent.db*"])
+def test_nothing_is_written_where_a_file_of_the_store_is_gone(project: Path, lost: str) -> None:
+    refuse("u3")
+    for path in (project / "out/state").glob(lost):
+        path.unlink()
+    assert run() == 2
+    assert not Path("made/all.parquet").exists()
 
 
 def test_who_was_not_asked_gets_what_the_edge_is_set_to_give(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

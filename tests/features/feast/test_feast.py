@@ -34,6 +34,13 @@ LINES = [
     {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "item_id": "m1", **PLAYED},
     {"user_id": "bob", "event_time": "2026-01-01T20:00:00Z", "traits": {"plan": "free"}},
 ]
+CONFIGURE = """
+import sys
+from features.feast_sdk import open_feast
+from features.online.connect import StoreSettings, connect
+from features.online.store import Policy
+connect(sys.argv[2], StoreSettings(sys.argv[1]), True, open_feast).configure(Policy(50, None))
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -76,8 +83,9 @@ def test_it_keeps_the_contract_of_every_store(feast_python: Path) -> None:
 def test_materialized_profiles_are_read_through_the_feature_server(
     feast_python: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    subprocess.run([feast_python, "-c", CONFIGURE, f"feast://{repository}", NAME], cwd=ROOT, check=True)
     subprocess.run(
-        [feast_python, "-m", "features.materialize", "--events", "-", "--no-answer", "not-asked"],
+        [feast_python, "-m", "features.materialize", "--events", "-"],
         cwd=ROOT, env=os.environ | {"TIDEGATE_STORE": f"feast://{repository}"}, check=True, encoding="utf-8",
         input="\n".join(map(json.dumps, LINES)),
     )  # fmt: skip

@@ -63,7 +63,8 @@ def test_the_password_stays_out_of_errors() -> None:
 
 
 def test_an_error_names_a_file_that_is_not_a_database(tmp_path: Path) -> None:
-    (tmp_path / "store.db").write_text("rubbish " * 200, encoding="utf-8")
+    for name in ("store.db", "store.consent.db"):
+        (tmp_path / name).write_text("rubbish " * 200, encoding="utf-8")
     with pytest.raises(StoreUnavailable, match=r"store\.db.*not a database"):
         connect("d", StoreSettings(f"sqlite:///{tmp_path}/store.db"))
 
@@ -83,8 +84,8 @@ def test_consent_outlives_the_file_of_the_profiles_and_its_own_loss_denies(tmp_p
     played = [Event(T - 1, "e", T - 1, "i", "play")]
     no = make_profile("a", played, consent={PERSONALIZATION: Answer(False, T, "page")})
 
-    def write() -> None:
-        store = connect("d", settings, writing=True)
+    def write(creates_consent: bool = False) -> None:
+        store = connect("d", settings, writing=True, creates_consent=creates_consent)
         store.configure(Policy(5, None))
         store.upsert([make_profile("a", played), make_profile("b", played)])
         store.close()
@@ -94,12 +95,16 @@ def test_consent_outlives_the_file_of_the_profiles_and_its_own_loss_denies(tmp_p
     (tmp_path / "store.db").unlink()
     with pytest.raises(StoreUnavailable, match=r"run features\.materialize") as missing:
         connect_to_read("d", settings)
-    assert missing.type is StoreUnavailable, "StoreAbsent would mean that nobody was asked"
+    assert missing.type is StoreUnavailable
     write()
     assert [refused(connect("d", settings), user) for user in ("a", "b")] == ["denied", "not_asked"]
 
     (tmp_path / "store.consent.db").unlink()
-    write()
+    for opened in (connect_to_read, connect):
+        with pytest.raises(StoreUnavailable, match="lost all answers to consent"):
+            opened("d", settings)
+    assert not (tmp_path / "store.consent.db").exists()
+    write(creates_consent=True)
     assert [refused(connect("d", settings), user) for user in ("a", "b")] == ["denied", "denied"]
 
 

@@ -33,7 +33,7 @@ answers = st.builds(
     lambda value, when, source, expires: Answer(value, T + when, source, expires),
     st.booleans(), few, st.sampled_from(["page", "\ud800"]), st.none() | few.map(lambda days: T + days * DAY),
 )  # fmt: skip
-consents = st.dictionaries(st.sampled_from(["training", "ads"]), answers, max_size=2)
+consents = st.dictionaries(st.sampled_from(["model_training", "personalization"]), answers, max_size=2)
 changes = st.builds(
     lambda listed, words, agreed: make_profile("u", listed, words, agreed),
     st.lists(events, max_size=3),
@@ -97,7 +97,7 @@ def test_the_latest_word_holds_whenever_it_arrives() -> None:
 
 
 def test_of_a_yes_and_a_no_at_the_same_moment_the_no_holds() -> None:
-    yes, no = (make_profile("u", consent={"training": Answer(agreed, T, "page")}) for agreed in (True, False))
+    yes, no = (make_profile("u", consent={"model_training": Answer(agreed, T, "page")}) for agreed in (True, False))
 
     assert merged([yes, no]).consent == merged([no, yes]).consent == no.consent
 
@@ -145,11 +145,11 @@ def test_times_are_bounded_as_ingest_bounds_them() -> None:
         ("traits.age", {"traits": {"age": TimedValue(T, "e", T, [7])}}),
         ("traits", {"traits": {"": TimedValue(T, "e", T, 7)}}),
         ("traits.plan", {"traits": {"plan": TimedValue(T, "e", T, 2**63)}}),
-        ("consent.training", {"consent": {"training": Answer("yes", T, "page")}}),
+        ("consent.model_training", {"consent": {"model_training": Answer("yes", T, "page")}}),
         ("consent", {"consent": {" ": Answer(True, T, "page")}}),
-        ("event_time", {"consent": {"training": Answer(True, True, "page")}}),
-        ("source", {"consent": {"training": Answer(True, T, "")}}),
-        ("expires", {"consent": {"training": Answer(True, T, "page", 5)}}),
+        ("event_time", {"consent": {"model_training": Answer(True, True, "page")}}),
+        ("source", {"consent": {"model_training": Answer(True, T, "")}}),
+        ("expires", {"consent": {"model_training": Answer(True, T, "page", 5)}}),
     ],
 )
 def test_what_is_malformed_is_refused_by_its_field(field: str, given_parts: dict) -> None:
@@ -235,7 +235,7 @@ def test_a_changed_or_missing_byte_of_consent_is_noticed(record: ConsentRecord, 
     "answer", [["yes", T, "page", None], [1, T, "page", None], [True, "now", "page", None], [True]]
 )
 def test_an_answer_of_another_type_is_no_record(answer: list) -> None:
-    record = ConsentRecord({"training": tuple(answer)})  # type: ignore[dict-item]
+    record = ConsentRecord({"model_training": tuple(answer)})  # type: ignore[dict-item]
 
     with pytest.raises(RecordError, match="a consent record is corrupt"):
         decode_consent(encode_consent(record, "u"), "u")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.columns import DAY, HOUR
+from data.columns import DAY, HOUR, MINUTE
 from data.consent import NEVER_ASKED, PERSONALIZATION, Answer, decide
 from data.times import now_us
 from features.online.errors import NewerRecord, StoreConflict, StoreError
@@ -55,7 +55,9 @@ def plant(store: ProfileStore, key: bytes, raw: bytes | None) -> None:
 class TestProfiles:
     def test_what_was_written_is_read(self, store: ProfileStore, reopen: Callable[[], ProfileStore]) -> None:
         stated = TimedValue(T, "e", T, 31)
-        profile = make_profile("ü", played("ü", 1).events, {"age": stated}, {"training": Answer(False, T, "page")})
+        profile = make_profile(
+            "ü", played("ü", 1).events, {"age": stated}, {"model_training": Answer(False, T, "page")}
+        )
         store.upsert([profile])
 
         (reading,) = reopen().read(["ü"], [T])
@@ -214,12 +216,13 @@ def format_1(consent: dict[str, list]) -> bytes:
 
 class TestConsent:
     def test_the_newest_answer_holds_in_whatever_order_answers_arrive(self, store: ProfileStore) -> None:
-        yes, no = (make_profile("a", consent=asked(granted, T + at)) for granted, at in ((True, 1), (False, 2)))
+        # By clocks that differ by less than a minute, so that the no was given later or at about the same time.
+        yes, no = (make_profile("a", consent=asked(granted, T + at)) for granted, at in ((True, MINUTE), (False, 1)))
         for order in ([yes, no], [no, yes]):
             store.upsert(order)
             assert decision(store, "a") == "denied"
 
-        store.upsert([make_profile("a", consent=asked(True, T + 3)), make_profile("b", consent=asked(True))])
+        store.upsert([make_profile("a", consent=asked(True, T + HOUR)), make_profile("b", consent=asked(True))])
         assert [decision(store, user) for user in ("a", "b", "nobody")] == ["granted", "granted", "not_asked"]
 
     def test_a_no_is_not_outranked_by_an_earlier_yes_that_a_clock_ahead_stamped(self, store: ProfileStore) -> None:
@@ -251,6 +254,17 @@ class TestConsent:
         assert decision(store, "a") == "denied"
         store.upsert([played("a", 2)])
         assert decision(store, "a") == "denied"
+
+    @pytest.mark.parametrize("raw", ["a no of format 1", "rubbish", "a profile without consent"])
+    def test_no_erasure_removes_a_no_or_the_evidence_that_one_was_lost(self, store: ProfileStore, raw: str) -> None:
+        profiles = {"a no of format 1": format_1({PERSONALIZATION: [T, "e", T, False]}), "rubbish": b"rubbish"}
+        plant(store, key_of(store, "a"), profiles.get(raw) or encode_profile(played("a", 1)))
+        store.erase(["a", "nobody"])
+
+        assert store.engine.get([key_of(store, "a")]) == [None]
+        assert [decision(store, user) for user in ("a", "nobody")] == ["denied", "not_asked"]
+        store.upsert([make_profile("a", consent=asked(True, T - DAY))])
+        assert decision(store, "a", now_us()) == "denied"
 
     def test_answers_alone_are_no_news_of_the_profile(self, store: ProfileStore) -> None:
         store.upsert([make_profile("a", consent=asked(True)), make_profile("b", played("b", 0).events)])
@@ -300,6 +314,19 @@ class TestConsent:
         now = now_us()
         store.upsert([make_profile("a", consent=asked(True, now - DAY)), make_profile("b", consent=asked(True, now))])
         assert [decision(store, user, now) for user in ("a", "b")] == ["denied", "granted"]
+
+    def test_in_a_restored_store_no_earlier_yes_holds_and_what_is_written_stays_as_it_was_given(
+        self, store: ProfileStore
+    ) -> None:
+        store.upsert([make_profile("a", consent=asked(True)), make_profile("b", consent=asked(False)), played("c", 0)])
+        store.configure(Policy(50, None, restored_us=T + HOUR))
+        store.upsert([make_profile("a", consent=asked(True, T + 1)), make_profile("d", consent=asked(True, T + DAY))])
+        users = ("a", "b", "c", "nobody", "d")
+        assert [decision(store, user) for user in users] == ["denied"] * 4 + ["granted"]
+
+        store.configure(Policy(50, None))
+        expected = ["granted", "denied", "not_asked", "not_asked", "granted"]
+        assert [decision(store, user) for user in users] == expected
 
     @pytest.mark.parametrize(
         ("held", "expected"),

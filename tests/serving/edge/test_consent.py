@@ -255,13 +255,18 @@ def test_a_running_edge_reads_the_file_that_replaced_its_store(
     assert "does not consent" in edge.answer({"user_id": "ann"})["reason"]
 
 
-def test_a_store_that_does_not_exist_denies_nothing_and_is_not_created_by_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_store_no_user_gets_personal_answers_and_reading_creates_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
 ) -> None:
     monkeypatch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path}/online.db")
     users = OnlineProfileReader.from_environment("made")
-    assert asyncio.run(users.read("ann")) == NO_PROFILE
-    assert not (tmp_path / "online.db").exists()
+    edge = start(users, breaker_failures=100)
+    for body in ({"user_id": "ann"}, {"user_id": "ann", "history": BODY["history"]}):
+        answer = edge.answer(body, x_consent="granted")
+        assert answer["source"] == "popular"
+        assert "consent to personalization is not known" in answer["reason"]
+    assert edge.answer({"history": BODY["history"]})["source"] == "personalized", "it names nobody"
+    assert not any(tmp_path.glob("online.*"))
 
     filled = connect("made", StoreSettings(f"sqlite:///{tmp_path}/online.db"), writing=True)
     filled.configure(Policy(max_events=100, ttl_us=None))

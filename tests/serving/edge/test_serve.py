@@ -75,7 +75,7 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
 
     def ask() -> httpx.Response:  # a connection of its own each, so that both processes meet some
         headers = {"Authorization": f"Bearer {text}"}
-        return httpx.get(f"{url}/v1/recommendations?user_id=ann", headers=headers, trust_env=False, timeout=30)
+        return httpx.get(f"{url}/v1/recommendations?k=2", headers=headers, trust_env=False, timeout=30)
 
     wait_until(lambda: ask().status_code == 200, 60)
     answers = [ask() for _ in range(20)]
