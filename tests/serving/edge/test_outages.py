@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from outage import Client, Disk, Line, Redis, Row, process, readiness, until
 from own_registry import use_registry
 
 from benchmarks._load import free_ports
+from config.command import UserError
 from data.consent import PERSONALIZATION, Answer
 from features.online.connect import STORE_VARIABLE, StoreSettings, connect
 from features.online.errors import StoreUnavailable
@@ -149,6 +150,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artifacts, empty_registry: P
         store = connect(NAME, StoreSettings(f"redis://127.0.0.1:{redis_port}/0"), writing=True)
         stack.callback(store.close)
         fill(store)
+        patch.setenv(variable("state"), str(home / "state"))
         use_registry(home, empty_registry, patch)
         promotion.promote(NAME, registry.register_version(NAME, artifacts[1]), {"verdict": "PROMOTE"})
 
@@ -253,7 +255,13 @@ def test_a_killed_torchserve_comes_back(stack: Stack) -> None:
         stack.falls("stated", {"cached", "popular"}, "TorchServe")
 
 
-def test_a_model_whose_files_are_gone_is_deployed_again(stack: Stack) -> None:
+def test_a_model_whose_files_are_gone_comes_back_with_the_next_deployment(stack: Stack) -> None:
+    def deployed() -> bool:
+        with suppress(UserError):  # the supervisor restarts the server meanwhile, and finds nothing to load
+            reconcile.deploy(NAME, stack.server, lambda line: None)
+            return True
+        return False
+
     with stack.watched():
         for archive in stack.server.model_store.glob("*.mar"):
             archive.unlink()
@@ -261,6 +269,7 @@ def test_a_model_whose_files_are_gone_is_deployed_again(stack: Stack) -> None:
         stack.settles("known", {"personalized"})  # a loaded model does not need them
         os.kill(stack.worker(), 9)
         stack.falls("known", {"cached", "popular"}, "TorchServe")
+        until(deployed, PATIENCE)
     assert list(stack.server.model_store.glob("*.mar"))
 
 
