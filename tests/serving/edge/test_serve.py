@@ -22,6 +22,8 @@ from running import wait_until
 
 from benchmarks._load import free_ports
 from config.paths import ROOT
+from features.online.connect import StoreSettings, connect
+from features.online.store import Policy
 from serving.edge import keys
 
 pytestmark = pytest.mark.slow
@@ -40,7 +42,10 @@ def running(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Pa
         "TOKEN_FILE": str(tmp_path / "no-tokens"),
         "DEADLINE_MS": "5000",
     }
-    nobody = {"TIDEGATE_STORE": f"sqlite:///{tmp_path}/none.db"}  # whatever lies in this checkout's own
+    nobody = {"TIDEGATE_STORE": f"sqlite:///{tmp_path}/none.db"}  # in which nobody has answered
+    store = connect("tiny", StoreSettings(nobody["TIDEGATE_STORE"]), writing=True)
+    store.configure(Policy(50, None))
+    store.close()
     environment = {**os.environ, **nobody, **{f"TIDEGATE_EDGE_{name}": value for name, value in own.items()}}
     command = [sys.executable, "-m", "serving.edge.serve", "--port", str(port), "--workers", "2"]
     with (tmp_path / "edge.log").open("wb") as log:
@@ -75,7 +80,7 @@ def test_two_processes_answer_and_are_counted_together(running, tmp_path: Path) 
 
     def ask() -> httpx.Response:  # a connection of its own each, so that both processes meet some
         headers = {"Authorization": f"Bearer {text}"}
-        return httpx.get(f"{url}/v1/recommendations?k=2", headers=headers, trust_env=False, timeout=30)
+        return httpx.get(f"{url}/v1/recommendations?user_id=ann", headers=headers, trust_env=False, timeout=30)
 
     wait_until(lambda: ask().status_code == 200, 60)
     answers = [ask() for _ in range(20)]
