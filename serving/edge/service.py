@@ -109,7 +109,9 @@ class EdgeService:
             lambda outcome: self.metrics.shadow.labels(outcome).inc(),
         )
         store = torchserve_settings.load().model_store
-        static = update_static_list(settings.home / STATIC_LIST, settings.artifact, store, settings.dataset)
+        static = update_static_list(
+            settings.home / STATIC_LIST, settings.artifact, store, settings.dataset, self.trial.stage
+        )
         self.pipeline = RecommendationPipeline(
             torchserve=self.trial,
             consent=ConsentCheck(
