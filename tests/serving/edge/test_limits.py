@@ -116,7 +116,8 @@ def test_a_user_key_sends_small_bodies_only(edge: Edge) -> None:
         got = post(edge, body, ann)
         assert (got.status_code, got.json()["field"]) == (413, "body")
     assert refusals(edge, 413, "long_body") == 2
-    assert post(edge, padded(large - 1), ann).status_code == 200
+    other = edge.key_of("ann")  # what was read of a body without a length counts for the first key
+    assert post(edge, padded(large - 1), other).status_code == 200
 
 
 @pytest.mark.parametrize("value", [b"{},", b"[],", b"1,", b'{"a":1},', b"[[", b'{"a":['])
