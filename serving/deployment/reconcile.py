@@ -246,9 +246,9 @@ class _Reconciliation:
                 return True
         if self.plan is None or _removal(self.log, previous.artifact):
             return False
-        if stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK):  # of this champion, or it is on trial
-            if registered_version(served_versions(stage)[0]) == champion.version:
-                return False
+        has_begun = stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK)
+        if stage is not None and has_begun and registered_version(served_versions(stage)[0]) == champion.version:
+            return False
         default = [live.version for live in self.client.describe(self.dataset).values() if live.default]
         if not default or registered_version(default[0]) == champion.version:
             return False
@@ -293,7 +293,9 @@ class _Reconciliation:
             elif stage.phase is Phase.SERVES and _is_build(new, stage.version) and _is_build(old, stage.previous):
                 rollback_reason = rollback_reason or stage.rollback_reason
         if stage is None or (stage.phase, stage.version) != (Phase.SERVES, new.version):
-            self._replace_stage(self._new_stage(Phase.SERVES, new, old_version, reason, rollback_reason=rollback_reason))
+            self._replace_stage(
+                self._new_stage(Phase.SERVES, new, old_version, reason, rollback_reason=rollback_reason)
+            )
         else:
             changes = {"previous": old_version, "rollback_reason": rollback_reason}
             self._replace_stage(self._seen(stage.model_copy(update=changes)))
@@ -320,9 +322,7 @@ class _Reconciliation:
                     self.client.set_default(self.dataset, served_versions(changed)[0])
             raise StageChangedError
 
-    def _new_stage(
-        self, phase: Phase, new: ModelArchive, previous: str | None, reason: str, **fields
-    ) -> RolloutStage:
+    def _new_stage(self, phase: Phase, new: ModelArchive, previous: str | None, reason: str, **fields) -> RolloutStage:
         versions = {"version": new.version, "previous": previous}
         fields |= versions | {"since": rollout_stage.utc_now(), "reason": reason, "by": current_user()}
         return self._seen(RolloutStage(dataset=self.dataset, phase=phase, **fields))

@@ -165,4 +165,3 @@ class _Restoration:
                 self.client.scale(self.dataset, version, workers)
         except (RestoreError, PackageError, SignatureError, DeployError, ServerError) as error:
             self.progress(f"{self.dataset} {version} is not loaded next to the version that serves: {error}")
-

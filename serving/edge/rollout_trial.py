@@ -233,7 +233,9 @@ class RolloutWatch:
         self._evidence_file = rollout_evidence.evidence_folder(path) / name
         self._file_version: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
-        self._unwritten: tuple[RolloutStage, RolloutStage] | None = None  # a stage, and its rollback that holds here only
+        self._unwritten: tuple[RolloutStage, RolloutStage] | None = (
+            None  # a stage, and its rollback that holds here only
+        )
         # The lock is taken in worker threads, and a process that dies releases it.
         self._judge_lock = FileLock(path.with_suffix(".judge"), blocking=False, thread_local=False)
         self._healthy = True
