@@ -19,7 +19,7 @@ from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.errors import DeployError
+from serving.deployment.errors import DecidedMeanwhileError, DeployError
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
@@ -110,7 +110,9 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
             )
     elif registry.version_number(dataset, registry.CHAMPION) != target:
         try:
-            promotion.roll_back_aliases(dataset, ordered=stage)
+            promotion.roll_back_aliases(dataset, ordered=stage, seen=log)
+        except DecidedMeanwhileError:
+            return _record_rollback(dataset, stage, progress)
         except RegistryError as error:
             if registry.is_unavailable(error):
                 raise
