@@ -233,7 +233,7 @@ def require_usable_rows(raw: pd.DataFrame, reasons: pd.Series, num_broken: int) 
     reason, column = counts.index[0], counts.index[0].split()[0]
     rows = raw.loc[reasons.index[reasons == reason]]
     values = rows[column].dropna() if column in rows else pd.Series()
-    example = f"; first: {str(values.iloc[0])!r}" if len(values) else ""
+    example = f"; first: {str(values.iloc[0])!r}" if len(values) and column != USER else ""
     raise DataError(f"ingest: none of {total} rows could be used, {counts.iloc[0]} because {reason}{example}")
 
 
@@ -273,8 +273,8 @@ def require_common_ids(users: pd.DataFrame | None, events: pd.DataFrame) -> None
     match = match_ids(users[USER], events[USER])
     if match["both"] == 0:
         raise DataError(
-            f"ingest: {USER} differs between users and events: none of {match['ids']} ids of users, such as "
-            f"{match['only_in_table']}, is among the {match['events']} ids of events, such as "
+            f"ingest: {USER} differs between users and events: none of {match['ids']} ids of users, of shapes such as "
+            f"{match['only_in_table']}, is among the {match['events']} ids of events, of shapes such as "
             f"{match['only_in_events']}; so no user's {columns.TRAINING_CONSENT} is known"
         )
 
@@ -291,8 +291,8 @@ def consenting_users(users: pd.DataFrame | None) -> set[str] | None:
     unclear = ~text.isin(YES | NO | {""})
     if unclear.any():
         raise DataError(
-            f"users: {columns.TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} for user "
-            f"{users[USER][unclear].iloc[0]!r}; expected true or false"
+            f"users: {columns.TRAINING_CONSENT} is {consent[unclear].iloc[0]!r} in source_row "
+            f"{consent[unclear].index[0]}; expected true or false"
         )
     # A table has no times: its answers are of the moment at which it is read, and of a yes and a no the no holds.
     moment_us = now_us()

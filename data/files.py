@@ -136,10 +136,12 @@ def require_file(path: Path, command: str) -> None:
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield a new empty folder that replaces `folder` when the block ends without an error.
 
-    If the block fails or the process is killed, the old folder stays as it was.
+    If the block fails or the process is killed, the old folder stays as it was, or comes back with the next call.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "old"))
+    if old.exists() and not folder.exists():  # a process was killed between the two renames
+        os.replace(old, folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unicodedata import normalize
@@ -10,7 +10,7 @@ from unicodedata import normalize
 import pandas as pd
 
 from data.columns import ITEM, USER
-from data.ids import TRIMMED, are_numeric, canonical_id, id_problem
+from data.ids import TRIMMED, are_numeric, canonical_id, id_problem, id_shape
 from data.readers.sources import Source
 
 MAX_EXAMPLES = 3
@@ -23,7 +23,7 @@ class UnifiedIds:
     Attributes:
         numeric: of user_id and item_id those that are numbers in one of their tables.
         counts: "ids": column -> distinct spellings that were trimmed, normalized (NFC) or shortened (100.0 to 100),
-            and an example [before, after] of each; "matches": side table -> how many of its ids the events hold.
+            and an example [before, after] of each, of users its shape; "matches": side table -> how many of its ids the events hold.
     """
 
     events: pd.DataFrame
@@ -43,7 +43,7 @@ def unify_ids(source: Source) -> UnifiedIds:
         numeric += [column] if is_numeric else []
         texts = list(dict.fromkeys(text for one in distinct.values() for text in one))
         spelling = {text: canonical_id(text, is_numeric) for text in texts}
-        counts[column] = {"numeric": is_numeric, **_describe_changes(spelling)}
+        counts[column] = {"numeric": is_numeric, **_describe_changes(spelling, id_shape if column == USER else str)}
         for name in distinct:
             table = tables[name]
             assert table is not None
@@ -67,14 +67,15 @@ def replace_ids(values: pd.Series, spelling: Mapping[str, str]) -> pd.Series:
 
 
 def match_ids(side: pd.Series, events: pd.Series) -> dict[str, Any]:
-    """How many distinct ids each of two columns holds, how many are in both, and examples of the others."""
+    """How many distinct ids each of two columns holds, how many are in both, and examples of the others: of users their shapes."""
     own, seen = set(side.dropna()), set(events.dropna())
+    shown = id_shape if side.name == USER else str
     return {
         "ids": len(own),
         "events": len(seen),
         "both": len(own & seen),
-        "only_in_table": sorted(own - seen)[:MAX_EXAMPLES],
-        "only_in_events": sorted(seen - own)[:MAX_EXAMPLES],
+        "only_in_table": sorted(map(shown, own - seen))[:MAX_EXAMPLES],
+        "only_in_events": sorted(map(shown, seen - own))[:MAX_EXAMPLES],
     }
 
 
@@ -93,7 +94,7 @@ def _distinct(values: pd.Series) -> list[str]:
     return [text for text in values.unique() if isinstance(text, str)]
 
 
-def _describe_changes(spelling: Mapping[str, str]) -> dict[str, Any]:
+def _describe_changes(spelling: Mapping[str, str], shown: Callable[[str], str]) -> dict[str, Any]:
     changed: dict[str, list[list[str]]] = {"trimmed": [], "normalized": [], "shortened": []}
     for before, after in spelling.items():
         if before == after:
@@ -103,5 +104,5 @@ def _describe_changes(spelling: Mapping[str, str]) -> dict[str, Any]:
         changed["trimmed"] += [[before, after]] if trimmed != before else []
         changed["normalized"] += [[before, after]] if normal != trimmed else []
         changed["shortened"] += [[before, after]] if after != normal else []
-    examples = {kind: pairs[0] for kind, pairs in changed.items() if pairs}
+    examples = {kind: list(map(shown, pairs[0])) for kind, pairs in changed.items() if pairs}
     return {**{kind: len(pairs) for kind, pairs in changed.items()}, "examples": examples}

@@ -54,6 +54,11 @@ def are_numeric(texts: Collection[str]) -> bool:
     return bool(texts) and all(_INTEGER.fullmatch(text) or _integer_of_float(text) is not None for text in canonical)
 
 
+def id_shape(text: str) -> str:
+    """What an id looks like, without naming anybody: digits as 9, letters as A and a."""
+    return "".join("9" if char.isdigit() else "aA"[char.isupper()] if char.isalpha() else char for char in text)
+
+
 def id_problem(text: str, is_numeric: bool = False) -> str | None:
     """Why a canonical id cannot be used; None if it can."""
     if not text:

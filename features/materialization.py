@@ -126,9 +126,9 @@ def parse_line(
     try:
         body = json.loads(line)
     except (ValueError, RecursionError):
-        raise ProfileError("line", f"is not JSON: {line.strip()[:60]!r}") from None
+        raise ProfileError("line", "is not JSON") from None
     if not isinstance(body, dict):
-        raise ProfileError("line", f"expected a JSON object, got {line.strip()[:60]!r}")
+        raise ProfileError("line", "expected a JSON object")
     for name in body:
         if name not in LINE_FIELDS:
             raise ProfileError(name[:100], f"is not a known field; known are {', '.join(LINE_FIELDS)}")
@@ -202,5 +202,5 @@ def _parse_consent(body: dict[str, Any], time_us: int, now_us: int) -> Profile:
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(body[name], dict):
-        raise ProfileError(name, f"expected an object, got {body[name]!r}"[:120])
+        raise ProfileError(name, f"expected an object, got {type(body[name]).__name__}")
     return body[name]

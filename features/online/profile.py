@@ -171,7 +171,7 @@ def _latest(one: Mapping[str, TimedValue], other: Mapping[str, TimedValue], key:
 def check_text(name: str, value: object) -> None:
     """Raise a ProfileError unless the value is text that is not blank and not too long."""
     if not isinstance(value, str) or not value.strip():
-        raise ProfileError(name, f"expected text that is not blank, got {value!r}"[:120])
+        raise ProfileError(name, f"expected text that is not blank, got {type(value).__name__}")
     if len(value) > MAX_LENGTH:
         raise ProfileError(name, f"expected at most {MAX_LENGTH} characters, got {len(value)}")
 

@@ -339,7 +339,7 @@ class ProfileStore:
             new = update(current)
             if new == current or self.engine.swap([Swap(key, current, new)])[0]:
                 return
-        raise StoreConflict(f"{self.engine.location}: {key!r} changed during {MAX_ATTEMPTS} attempts to write")
+        raise StoreConflict(f"{self.engine.location}: a record changed during {MAX_ATTEMPTS} attempts to write")
 
 
 @lru_cache(8)  # read with every batch, and hardly ever different

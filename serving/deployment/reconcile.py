@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,9 @@ from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
+
+# From the switch until the former version is unloaded. TorchServe never answers what its workers hold by then.
+DRAIN_SECONDS = 2.0
 
 
 class StageChangedError(Exception):
@@ -344,7 +348,10 @@ class _Reconciliation:
             self.client.scale(archive.name, archive.version, workers)
 
     def _remove_others(self, kept: set[str]) -> None:
-        for version in sorted(self.client.describe(self.dataset).keys() - kept):
+        others = sorted(self.client.describe(self.dataset).keys() - kept)
+        if others:
+            time.sleep(DRAIN_SECONDS)
+        for version in others:
             self.client.unregister(self.dataset, version)
             self.progress(f"unloaded {self.dataset} {version}")
         for version, path in self._stored_archives().items():

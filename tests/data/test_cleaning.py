@@ -94,6 +94,11 @@ def test_an_id_of_two_different_events_is_an_error_not_a_duplicate(run):
     assert result.quarantine["reason"].tolist() == ["event_id is taken by another event"]
 
 
+def test_unusable_user_ids_are_not_quoted(run):
+    with pytest.raises(DataError, match=r"user_id is longer than 256 characters$"):
+        run([event(user="alice" * 100)])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -202,7 +207,7 @@ def test_consent_to_training_is_decided_by_the_one_rule(run, monkeypatch):
 
 
 def test_an_unclear_consent_is_refused(run):
-    with pytest.raises(DataError, match=r"consent_training is 'maybe' for user 'u'; expected true or false"):
+    with pytest.raises(DataError, match=r"consent_training is 'maybe' in source_row 0; expected true or false"):
         run([event()], users=[{"user_id": "u", "consent_training": "maybe"}])
 
 
@@ -484,8 +489,8 @@ def test_of_two_spellings_in_a_side_table_one_row_stays_whatever_their_order(run
 
 def test_consent_under_other_ids_is_an_error_that_shows_both(run):
     message = (
-        r"user_id differs between users and events: none of 1 ids of users, such as \['id-7'\], is among the 1 ids "
-        r"of events, such as \['7'\]"
+        r"user_id differs between users and events: none of 1 ids of users, of shapes such as \['aa-9'\], is among the 1 ids "
+        r"of events, of shapes such as \['9'\]"
     )
     with pytest.raises(DataError, match=message):
         run([event(user="7")], users=[{"user_id": "id-7", "consent_training": "true"}])

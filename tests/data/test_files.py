@@ -26,6 +26,17 @@ def test_a_run_that_fails_while_writing_keeps_the_old_folder(tmp_path):
     assert (folder / "a").read_text(encoding="utf-8") == "old"
 
 
+def test_a_folder_of_a_run_that_was_killed_between_its_renames_comes_back(tmp_path):
+    folder = tmp_path / "product"
+    folder.mkdir()
+    (folder / "a").write_text("old", encoding="utf-8")
+    folder.rename(tmp_path / ".product.old")  # as the killed run left it
+
+    with pytest.raises(RuntimeError), files.replace_folder(folder):
+        raise RuntimeError
+    assert (folder / "a").read_text(encoding="utf-8") == "old"
+
+
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     files.write_json(tmp_path / "a.json", {"old": 1})
 

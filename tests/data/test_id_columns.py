@@ -45,7 +45,7 @@ def test_changes_are_counted_by_distinct_spelling_with_an_example():
     assert ids.counts["ids"] == {
         "user_id": {
             "numeric": True, "trimmed": 1, "normalized": 0, "shortened": 1,
-            "examples": {"trimmed": [" 1", "1"], "shortened": ["2.0", "2"]},
+            "examples": {"trimmed": [" 9", "9"], "shortened": ["9.9", "9"]},
         },
         "item_id": {
             "numeric": False, "trimmed": 0, "normalized": 1, "shortened": 0,
@@ -62,6 +62,12 @@ def test_a_match_names_ids_that_only_one_table_holds():
     match = match_ids(pd.Series(["a", "b", None]), pd.Series(["b", "b", "c"]))
 
     assert match == {"ids": 2, "events": 2, "both": 1, "only_in_table": ["a"], "only_in_events": ["c"]}
+
+
+def test_a_match_of_users_shows_what_their_ids_look_like_and_names_nobody():
+    match = match_ids(pd.Series(["Al_2@example.org"], name="user_id"), pd.Series(["17"], name="user_id"))
+
+    assert (match["only_in_table"], match["only_in_events"]) == (["Aa_9@aaaaaaa.aaa"], ["99"])
 
 
 def test_an_unusable_id_is_an_error_of_its_row():

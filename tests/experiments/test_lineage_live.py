@@ -56,7 +56,7 @@ def test_a_live_answer_comes_back_byte_for_byte_without_the_store(
     answered, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, bodies = answered
-    for product in ("out/data", "out/features/test", "edge"):
+    for product in ("out/data", "out/features/test", "edge", "edge-keys"):
         shutil.copytree(folder / product, tmp_path / product)
     shutil.copyfile(folder / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)

@@ -163,6 +163,17 @@ def test_a_moment_before_all_events_stores_nothing(project: pd.DataFrame, capsys
     assert "materialized 0 profiles" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("line", [
+    "alice@example.org", '"alice@example.org"', '{"user_id": ["alice@example.org"], "event_time": "2026-06-01"}',
+    '{"user_id": "u", "event_time": "2026-06-01", "traits": "alice@example.org"}',
+])  # fmt: skip
+def test_a_refused_line_is_not_quoted(line: str, project: pd.DataFrame, tmp_path: Path, capfd) -> None:
+    (tmp_path / "lines").write_text(line, encoding="utf-8")
+
+    assert materialize.main(["--events", "lines"]) == 2
+    assert "alice" not in "".join(capfd.readouterr())
+
+
 def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
     project: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +185,7 @@ def test_lines_are_stored_and_bad_ones_are_named_by_number_and_field(
 
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
-        "error: line 2: item_id: expected text that is not blank, got 7", "error: line 3: line: is not JSON: '{'",
+        "error: line 2: item_id: expected text that is not blank, got int", "error: line 3: line: is not JSON",
     ]  # fmt: skip
     assert printed.out.splitlines() == ["stored 1 lines", "stored 2 lines", "stored 3 lines"]
     assert [event.item_id for event in stored("new", T + 300 * DAY).events] == ["i1"]

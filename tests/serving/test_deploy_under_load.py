@@ -55,6 +55,27 @@ def test_a_build_that_is_replaced_and_unloaded_at_once_costs_no_request(
     assert min(after - before for before, after in spans) >= 5, answered
 
 
+SLOW = """
+    def handle(self, *arguments):
+        import time
+
+        time.sleep(0.5)
+        return super().handle(*arguments)
+"""
+
+
+def test_requests_in_a_slow_worker_are_answered_before_its_version_is_unloaded(
+    deployed: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "ENTRY_SOURCE", archive.ENTRY_SOURCE + SLOW)
+        slow = reconcile.deploy(NAME, deployed).version
+    with steady_load(deployed, NAME) as load:
+        fast = reconcile.deploy(NAME, deployed).version
+    assert load.failures() == []
+    assert [connection.changes for connection in load.connections] == [[slow, fast]] * CONNECTIONS
+
+
 def test_a_new_version_and_the_way_back_cost_no_request(deployed: ServerSettings, artifacts: dict[int, Path]) -> None:
     old = reconcile.deploy(NAME, deployed).version
     with steady_load(deployed, NAME) as load:

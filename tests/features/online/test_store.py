@@ -363,12 +363,15 @@ class TestWritersAtOnce:
     def test_a_writer_that_always_loses_raises_and_overwrites_nothing(
         self, store: ProfileStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        store.upsert([played("a", 1)])
+        store.upsert([played("alice", 1)])
         monkeypatch.setattr(store.engine, "swap", lambda swaps: [False] * len(swaps))
 
         with pytest.raises(StoreConflict, match="1 users"):
-            store.upsert([played("a", 2)])
-        assert numbers_of(store, "a") == [1]
+            store.upsert([played("alice", 2)])
+        with pytest.raises(StoreConflict) as conflict:
+            store.erase(["alice"])
+        assert numbers_of(store, "alice") == [1]
+        assert "alice" not in str(conflict.value)
 
     def test_a_swap_refuses_what_is_not_as_it_was(self, store: ProfileStore) -> None:
         key = b"tidegate:" + os.urandom(8)

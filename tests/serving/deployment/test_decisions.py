@@ -114,7 +114,7 @@ def test_deploy_leaves_the_server_alone_if_the_champion_was_changed_by_hand(
         in shown
     )
 
-    monkeypatch.setattr(reconcile, "deploy", lambda *_: Deployment("2.0", None, 3))
+    monkeypatch.setattr(reconcile, "deploy", lambda *_, **__: Deployment("2.0", None, 3))
     assert deploy.main(["--dataset", "tiny", "--restore"]) == 0
     assert "restored the aliases to the last signed decision: promotion of 2 by" in capsys.readouterr().out
     assert aliases() == ("2", "1")

@@ -195,7 +195,7 @@ def test_the_command_line_deploys_the_version_of_an_override(two, tmp_path: Path
         deploy.environment, "load", lambda: ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
     )
 
-    def record(dataset: str, *_: object) -> Deployment:
+    def record(dataset: str, *_: object, **__: object) -> Deployment:
         deployed.append(promotion.serving_target(dataset).version.version)
         return Deployment(f"{deployed[-1]}.0", None, 3)
 
