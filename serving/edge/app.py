@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from config.redact import install as install_redaction
 from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
 from serving.edge import connections, models, settings
@@ -56,6 +57,7 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     Raises:
         SettingsError, KeyFileError, SecretError: the environment, the keys or the secret are invalid.
     """
+    install_redaction()  # each of several workers is a process of its own
     edge = edge or settings.load()
     service = EdgeService(edge, profiles or OnlineProfileReader.from_environment(edge.dataset))
 
