@@ -108,8 +108,8 @@ class RolloutTrial:
         if new == self.stage:
             return
         self.stage, self.evidence, self._arms = new, RolloutEvidence(), None
-        if new is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
-            return
+        if new is None or new.plan is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
+            return  # a switch without a trial is TorchServe's alone
         share = new.share if new.phase is Phase.CANARY else 1.0
         arms = {CANARY: Arm(share=share, version=new.version), CHAMPION: Arm(share=1 - share)}
         # Salted by the version only: its users stay as shares grow, and the next version begins with others.
@@ -233,6 +233,9 @@ class RolloutWatch:
         self._evidence_file = rollout_evidence.evidence_folder(path) / name
         self._file_version: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
+        self._unwritten: tuple[RolloutStage, RolloutStage] | None = (
+            None  # a stage, and its rollback that holds here only
+        )
         # The lock is taken in worker threads, and a process that dies releases it.
         self._judge_lock = FileLock(path.with_suffix(".judge"), blocking=False, thread_local=False)
         self._healthy = True
@@ -242,7 +245,7 @@ class RolloutWatch:
         counted = 0.0
         while True:
             self.check_stage()
-            if self._trial.is_running and time.monotonic() - counted >= EVIDENCE_SECONDS:
+            if (self._trial.is_running or self._unwritten) and time.monotonic() - counted >= EVIDENCE_SECONDS:
                 counted = time.monotonic()
                 await self._report()
             await asyncio.sleep(STAGE_CHECK_SECONDS)
@@ -258,7 +261,7 @@ class RolloutWatch:
             return
         try:
             self._trial.enter(rollout_stage.read_stage(self._path))
-            self._file_version = version
+            self._file_version, self._unwritten = version, None
         except StageError as error:  # the last known stage still holds
             if self._healthy:
                 log.error("%s", error)
@@ -272,31 +275,44 @@ class RolloutWatch:
         assert current is not None
         counts = deepcopy(self._trial.evidence)  # a thread writes it while requests are counted on
         try:
-            await asyncio.to_thread(self._write_and_judge, current, counts)
-        except Exception:  # a full disk: the trial waits, and answers go on
+            if self._unwritten is not None:
+                await asyncio.to_thread(rollout_stage.replace_stage, self._path, *self._unwritten)
+            else:
+                await asyncio.to_thread(self._write_and_judge, current, counts)
+        except Exception:  # a full disk: the trial waits or is rolled back in this process, and answers go on
             if self._healthy:
                 log.exception("the counts of the trial are not written")
             self._healthy = False
         else:
             self._healthy = True
+        if self._unwritten is not None:
+            self._trial.enter(self._unwritten[1])
 
     def _write_and_judge(self, current: RolloutStage, counts: RolloutEvidence) -> None:
         step = current.since.isoformat()
-        rollout_evidence.write_evidence(self._evidence_file, step, counts)
-        if current.plan is None:
-            return
         try:
+            rollout_evidence.write_evidence(self._evidence_file, step, counts)
             self._judge_lock.acquire()  # or it is this process's already
         except Timeout:
             return
-        total = rollout_evidence.total_evidence(self._path, step)
-        look = rollout_evidence.number_of_looks(total)
-        if (step, look) == self._judged or look == 0:
+        except OSError:  # a full disk: each process judges what it counted itself
+            self._judge(current, counts)
+            raise
+        self._judge(current, rollout_evidence.total_evidence(self._path, step))
+
+    def _judge(self, current: RolloutStage, total: RolloutEvidence) -> None:
+        step, look = current.since.isoformat(), rollout_evidence.number_of_looks(total)
+        if (step, look) == self._judged or look == 0 or current.plan is None:
             return
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
-        if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollout_stage.rollback_stage(current, reason, current_user())
-        ):
+        if reason is None:
+            return
+        rollback = rollout_stage.rollback_stage(current, reason, current_user())
+        try:
+            is_done = rollout_stage.replace_stage(self._path, current, rollback)
+        except OSError:  # it holds in this process until it can be written
+            self._unwritten, is_done = (current, rollback), True
+        if is_done:
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()

@@ -211,6 +211,33 @@ def test_a_manual_rollback_reaches_the_canary(on_trial) -> None:
     wait_until(lambda: {answer["model_version"] for answer in ask(edge, 5)} == {OLD})
 
 
+def test_a_rollback_on_a_full_disk_holds_in_the_process_until_it_can_be_written(
+    on_trial, torchserve: FakeTorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    torchserve.faults = {NEW: "failing"}
+    edge = on_trial(Phase.CANARY, 0.6)
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_stage.files, "write_bytes", full)
+        wait_until(lambda: ask(edge, 5) and not edge.service.trial.is_running, 30)
+        assert {(answer["model_version"], answer["bucket"]) for answer in ask(edge, 20)} == {(OLD, None)}
+        assert standing(edge).phase is Phase.CANARY
+    wait_until(lambda: standing(edge).phase is Phase.ROLLBACK)
+    assert standing(edge).reason.startswith("errors")
+    assert edge.count("tidegate_edge_rollbacks_total") == 1
+
+
+def test_a_switch_without_a_trial_is_left_to_torchserve(on_trial) -> None:
+    edge = on_trial(Phase.SHADOW)
+    before = standing(edge)
+    switch = before.model_copy(update={"phase": Phase.SWITCH, "plan": None})
+    assert rollout_stage.replace_stage(edge.settings.rollout, before, switch)
+    wait_until(lambda: edge.service.trial.stage == switch)
+    assert {(answer["model_version"], answer["bucket"]) for answer in ask(edge, 10)} == {(OLD, None)}
+
+
 def test_shadow_requests_delay_nobody_and_a_full_queue_drops_them(on_trial, torchserve: FakeTorchServe) -> None:
     torchserve.faults = {NEW: "slow"}
     edge = on_trial(Phase.SHADOW, shadow_queue=2)
