@@ -20,7 +20,7 @@ from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.errors import DeployError
+from serving.deployment.errors import DecidedMeanwhileError, DeployError
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
@@ -117,7 +117,9 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
             removal = _removal(log, registry.find_version(dataset, target).artifact)
             if removal and not stage.forced:
                 raise RegistryError(f"the {removal} removed {target}; `--rollback --force` makes it serve again")
-            promotion.roll_back_aliases(dataset, ordered=stage)
+            promotion.roll_back_aliases(dataset, ordered=stage, seen=log)
+        except DecidedMeanwhileError:
+            return _record_rollback(dataset, stage, progress)
         except RegistryError as error:
             if registry.is_unavailable(error):
                 raise
