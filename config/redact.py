@@ -1,8 +1,8 @@
 """Hide passwords, tokens and keys in text that is logged, raised or stored.
 
 Hidden are: what stands before the @ of a URL, except a user name that a password follows; values of parameters such as
-password=, sslpassword=, token= or X-Amz-Signature=, also percent-encoded; AWS key ids; and the secrets that this
-process's environment holds, however a driver quotes them.
+password=, sslpassword=, token= or X-Amz-Signature=, also percent-encoded; API keys, AWS key ids and private keys; and the
+secrets that this process's environment holds, however a driver quotes them.
 """
 
 from __future__ import annotations
@@ -21,34 +21,46 @@ from urllib.parse import unquote
 HIDDEN = "***"
 MIN_LENGTH = 6  # of a known secret: a shorter one would also hide parts of ordinary words
 
-# To the last @, because a password that nobody percent-encoded may hold one, or a slash. file:///a@b has no host.
-CREDENTIALS = re.compile(r"""(://|%3a%2f%2f)(?!/|%2f)([^\s'"<>]*)(@|%40)""", re.IGNORECASE)
-USER = re.compile(r"[\w.+-]*(:|%3a)", re.IGNORECASE)
-PARAMETER = re.compile(
-    r"""((?:[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|credentials?
-    |signature)|\bsig|\bpass)(?:["']?\s?(?:=|%3d)\s?|["']\s?:\s?))
-    ('[^']*'|"[^"]*"|(?:(?!%26)[^\s&;,'"<>)])+)""",
+# To the last @ of the word, because a password that nobody percent-encoded may hold any character. file:///a@b has no host.
+CREDENTIALS = re.compile(r"(://|%(?:25)*3a%(?:25)*2f%(?:25)*2f)(?!/|%(?:25)*2f)(\S*)(@|%(?:25)*40)", re.IGNORECASE)
+USER = re.compile(r"[\w.+-]*(:|%(?:25)*3a)", re.IGNORECASE)
+SECRET_NAME = r"""(?:[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?
+    |account[_-]?key|private[_-]?key|credentials?|signature)|\bsig|\bpass)"""
+PARAMETER = re.compile(  # a quoted value, or one that ends at white space or &, less the punctuation behind it
+    rf"""({SECRET_NAME}(?:["']?\s?(?:=|%(?:25)*3d)\s?|["']\s?:\s?))
+    ('[^']*'|"[^"]*"|(?:(?!%(?:25)*26)[^\s&])*(?:(?!%(?:25)*26)[^\s&,;'"<>)\]}}]))""",
     re.IGNORECASE | re.VERBOSE,
 )
-AUTHORIZATION = re.compile(r"""(authorization["']?\s?[:=]\s?["']?(?:bearer|basic)\s+)[^\s'",]+""", re.IGNORECASE)
-AWS_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+YAML_VALUE = re.compile(rf"({SECRET_NAME}:[ ]+)(\S+)(?=\s*$)", re.IGNORECASE | re.VERBOSE | re.MULTILINE)
+HEADER = re.compile(
+    r"""((?:authorization["']?\s?[:=]\s?["']?(?:bearer|basic)\s|x-api-key["']?\s?[:=])\s*["']?)[^\s'",)}\]]+""",
+    re.IGNORECASE,
+)
+KEY = re.compile(  # of AWS, of this project's endpoint, and private keys in PEM
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\btidegate_[0-9a-f]{8}_[\w-]+"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
 SECRET_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|_KEY|ACCESS_KEY_ID)$")
 URL_PASSWORD = re.compile(r"://[^:/@\s]*:(\S+)@")
 
 
 def redact(text: str) -> str:
     """The text without secrets; `***` stands for each."""
+    text = KEY.sub(HIDDEN, text)
     for secret in _known_secrets():
         text = text.replace(secret, HIDDEN)
     text = CREDENTIALS.sub(_hide_credentials, text)
-    text = PARAMETER.sub(rf"\1{HIDDEN}", text)
-    text = AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
-    return AWS_KEY_ID.sub(HIDDEN, text)
+    for pattern in (HEADER, PARAMETER, YAML_VALUE):
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
 
 
 def without_credentials(url: str) -> str:
     """A URL to show: without user, password and parameters."""
-    return CREDENTIALS.sub(r"\1", url).partition("?")[0]
+    scheme, separator, rest = url.partition("://")
+    place = rest if rest.startswith("/") else rest.rpartition("@")[2]
+    return f"{scheme}{separator}{place}".partition("?")[0]
 
 
 def install(error_texts: bool = True) -> None:
@@ -70,6 +82,8 @@ class RedactedRecord(logging.LogRecord):
         if self.exc_info and self.exc_info[0] is not None:
             lines = traceback.format_exception(*self.exc_info) if error_texts else _frames(self.exc_info[1])
             self.exc_text = redact("".join(lines).rstrip("\n"))  # formatters use it instead of their own
+        if self.stack_info:
+            self.stack_info = redact(self.stack_info)
 
     def getMessage(self) -> str:
         return redact(super().getMessage())
@@ -102,5 +116,5 @@ def _known_secrets() -> list[str]:
                 # A parser that takes a / or # of the password for the end of the host quotes what it believes to be a port.
                 known |= {found[1], unquote(found[1]), *(f"'{part}'" for part in re.split("[/#?@:]", found[1]))}
         elif SECRET_VARIABLE.search(name):
-            known |= set(value.split())
+            known |= {line.strip() for line in value.splitlines()}
     return sorted((secret for secret in known if len(secret) >= MIN_LENGTH), key=len, reverse=True)

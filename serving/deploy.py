@@ -26,20 +26,33 @@ from serving.torchserve.client import ServerError, TorchServe
 def roll_back(dataset: str, settings: ServerSettings, reason: str, force: bool = False) -> str:
     """Roll back to the version before, at once: it is still loaded, so only TorchServe's default changes.
 
-    The order is written to the stage first, or the next deployment would switch forward again. Returns one line that says
-    which version answers.
+    The order is written to the stage first, or the next deployment would switch forward again. If the disk is full, the
+    server is switched all the same. Returns one line that says which version answers.
 
     Raises:
-        RollbackError: there is no version to roll back to.
+        RollbackError: there is no version to roll back to, or the version before answers without a written order.
         ServerError, DeployError: the version before does not answer yet; the order stays.
     """
-    begun = time.perf_counter()
-    ordered = rollout_stage.order_rollback(rollout_stage.stage_path(dataset, settings), reason, current_user(), force)
+    begun, path, problem = time.perf_counter(), rollout_stage.stage_path(dataset, settings), None
+    try:
+        ordered = rollout_stage.order_rollback(path, reason, current_user(), force)
+    except OSError as error:  # a full disk; what may not be rolled back was refused before
+        stage = rollout_stage.read_stage(path)
+        assert stage is not None
+        ordered, problem = stage, error
     with TorchServe.from_settings(settings) as client:
         client.set_default(dataset, ordered.previous or "")
+        if problem and ordered.phase in (Phase.CANARY, Phase.SWITCH):  # the edge asks it by its version
+            client.unregister(dataset, ordered.version)
         check_serves(dataset, ordered.previous or "", client)
     seconds = time.perf_counter() - begun
-    return f"rolled back {dataset} from {ordered.version} to {ordered.previous} in {seconds:.3f} s"
+    done = f"rolled back {dataset} from {ordered.version} to {ordered.previous} in {seconds:.3f} s"
+    if problem:
+        raise RollbackError(
+            f"{done}, but the order cannot be written ({problem.strerror}): a restart of TorchServe or a deployment brings "
+            f"{ordered.version} back; free space, then repeat this command"
+        )
+    return done
 
 
 def _roll_back_and_record(dataset: str, settings: ServerSettings, reason: str, force: bool) -> None:

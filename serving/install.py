@@ -18,7 +18,7 @@ from serving.artifact.archive import ModelArchive
 from serving.deployment import rollout_stage
 from serving.deployment.archive_signature import store_verified
 from serving.deployment.load_version import Progress, load_version, make_default
-from serving.deployment.restore import restore
+from serving.deployment.restore import restore, stored_archives
 from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.edge import settings as edge
 from serving.settings import ServerSettings
@@ -43,22 +43,27 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
         with TorchServe.from_settings(settings) as client:
             former = {live.version for live in client.describe(archive.name).values() if live.default}
             load_version(archive, client, settings, progress)
+            if former and archive.version not in former:
+                _record(archive, Phase.SWITCH, next(iter(former)), settings)
             make_default(archive, client, settings, progress)
             if archive.version not in former:  # installed again, it keeps the version that is loaded for a rollback
                 for version in sorted(client.describe(archive.name).keys() - former - {archive.version}):
                     client.unregister(archive.name, version)
                     progress(f"unloaded {archive.name} {version}")
             kept = client.describe(archive.name).keys() - {archive.version}
-        _record(archive, next(iter(kept), None), settings)
+        _record(archive, Phase.SERVES, next(iter(kept), None), settings)
+        for version, stored in stored_archives(archive.name, settings).items():
+            if version not in (archive.version, *kept):  # or the volume would grow with each installation
+                stored.path.unlink(missing_ok=True)
     return archive
 
 
-def _record(archive: ModelArchive, previous: str | None, settings: ServerSettings) -> None:
-    """Write to the rollout stage that the archive serves, so that a repair restores it."""
+def _record(archive: ModelArchive, phase: Phase, previous: str | None, settings: ServerSettings) -> None:
+    """Write to the rollout stage that the archive is to serve, or serves, so that a repair restores it."""
     path = rollout_stage.stage_path(archive.name, settings)
     while True:
         stage = rollout_stage.read_stage(path)
-        serves = {"phase": Phase.SERVES, "version": archive.version, "previous": previous}
+        serves = {"phase": phase, "version": archive.version, "previous": previous}
         if stage is not None and serves == stage.model_dump(include=set(serves)):
             return
         seen = {"serial": stage.serial, "entry": stage.entry} if stage else {}  # the newest decision of the registry

@@ -80,7 +80,7 @@ def ordered_rollback(dataset: str, settings: ServerSettings) -> str | None:
 def repair(state: State, again: bool, dataset: str, settings: ServerSettings) -> None:
     """Repair a state; `again` if the first repair did not help. Raises UserError if the repair fails."""
     if state is State.UNRESPONSIVE or (state is State.NO_WORKER and not again):
-        server.stop(settings)
+        server.stop(settings, on_purpose=False)
     restore(dataset, settings, _print, end_with_parent=True)
 
 
@@ -139,7 +139,7 @@ class Supervisor:
         if state is State.SERVING:
             self._serving()
             return CHECK_SECONDS
-        if self._has_run and not self._repairs and self._was_stopped():
+        if self._has_run and self._was_stopped():
             self._log("TorchServe was stopped on purpose; the supervisor ends")
             return None
         self._has_run |= state is not State.NOT_RUNNING

@@ -44,7 +44,7 @@ OTHER_COMMANDS = {
     "serving.batch": "writes recommendations for all users to a file",
     "serving.container": "runs the supervisor and the edge until it is stopped, as in a container",
     "serving.edge.keys": "creates and revokes API keys of the edge",
-    "serving.edge.user_keys": "rotates and lists the keys of pseudonyms in the served log",
+    "serving.edge.user_keys": "rotates, lists and expires the keys of pseudonyms in the served log",
     "serving.edge.serve": "runs the edge until it is stopped",
     "serving.signing_keys": "lists, creates, rotates, trusts and forgets the keys of signatures",
     "serving.install": "serves an archive without a registry, as in a container",

@@ -30,6 +30,11 @@ class UnknownCommitError(Exception):
     """The commit of this folder cannot be known; the text says why."""
 
 
+def is_repository() -> bool:
+    """Whether the project is a git repository, also where git cannot be run or does not read it."""
+    return (PROJECT / ".git").exists()
+
+
 def commit() -> str:
     """The commit of the code, `+changes` where it differs from it, `unknown` outside git."""
     try:

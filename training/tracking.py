@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -29,8 +30,9 @@ from training import mlflow_views, plots, provenance
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow reads both when it is imported, which the functions below do: it takes seconds.
+# MLflow reads the first and last when it is imported, which the functions below do: it takes seconds.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if "%" in (_packages := sysconfig.get_path("purelib")):
@@ -42,6 +44,7 @@ if "%" in (_packages := sysconfig.get_path("purelib")):
 DVC_LOCK = Path("dvc.lock")
 DIGEST_LENGTH = 36  # MLflow's limit
 ERROR_LENGTH = 500  # of the tag that says why a run failed
+SERVER_CREDENTIALS = re.compile(r"(https?://)([^/?#:@]+):([^/?#]+)@(.*)")
 NOTE = "mlflow.note.content"  # what the UI shows as the description of a run
 
 
@@ -50,7 +53,14 @@ class TrackingError(UserError):
 
 
 def tracking_uri() -> str:
-    """Where runs are kept: MLFLOW_TRACKING_URI, or SQLite in the state folder."""
+    """Where runs are kept: MLFLOW_TRACKING_URI, or SQLite in the state folder.
+
+    User and password of a server move to the variables that MLflow and child processes read, because MLflow prints URLs.
+    """
+    if found := SERVER_CREDENTIALS.fullmatch(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        os.environ["MLFLOW_TRACKING_URI"] = found[1] + found[4]
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(found[2])
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(found[3])
     uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(mlflow_database())
     return f"{uri}?timeout={SQLITE_LOCK_SECONDS}" if sqlite_file(uri) and "?" not in uri else uri
 

@@ -35,7 +35,7 @@ from experiments.leakage import report as leakage_report
 from experiments.lineage import skew_report
 from features import feature_files
 from features.feature_files import Features
-from serving.deployment import promotion, registry
+from serving.deployment import decisions, promotion, registry
 from serving.deployment.registry import RegisteredVersion
 from serving.worker.recommender import Recommender
 from training.models import artifact
@@ -100,6 +100,8 @@ def judge_label(settings: params.Params, label: str, override: bool, again: str 
     earlier = looks.earlier_report(dataset, question_of(settings, features, candidate, champion))
     if earlier is not None and earlier["verdict"] != verdict.PROMOTE:
         return earlier | known | {"overrides": earlier["overrides"] + standing_overrides(dataset)}
+    if decisions.read_log(dataset).was_promoted(version):
+        earlier = None
     promotion.set_challenger(dataset, version)
     baseline = best_label(settings, learned=False)
     case = GateCase(
@@ -108,9 +110,8 @@ def judge_label(settings: params.Params, label: str, override: bool, again: str 
         baseline=exported_artifact(baseline) if baseline else None, code=preconditions.code_state(),
         audit=leakage_report.up_to_date(settings), skew=skew_report.last(dataset), override=override,
         now_us=time.time_ns() // 1000,
-        bar=None if again else promotion.bar_problem(
-            dataset, candidate.artifact, to_iso(features.description["until_us"])
-        ),
+        bar=None if again else promotion.bar_problem(candidate, to_iso(features.description["until_us"])),
+        never_promoted=earlier,
     )  # fmt: skip
     return settle(dataset, version, judge(case) | ({"again": again} if again else {}))
 
@@ -164,6 +165,7 @@ class GateCase:
         override: judge although the code has uncommitted changes.
         now_us: the time of the judgment.
         bar: why a rollback bars the candidate; None if it does not.
+        never_promoted: the report of an earlier look that says PROMOTE, if the gate was killed before it promoted.
     """
 
     settings: params.Params
@@ -180,6 +182,7 @@ class GateCase:
     skew: dict[str, Any] | None = None
     champion_note: str | None = None
     bar: str | None = None
+    never_promoted: dict[str, Any] | None = None
 
 
 def judge(case: GateCase) -> dict[str, Any]:
@@ -193,6 +196,8 @@ def judge(case: GateCase) -> dict[str, Any]:
     )
     if refusal:
         return build_report(case, refusal, {})
+    if case.never_promoted:
+        return case.never_promoted
     with open_artifacts(case) as folders:
         manifests = {role: artifact.verify(folder) for role, folder in folders.items()}
         known = {"artifacts": {role: describe_artifact(manifest) for role, manifest in manifests.items()}}

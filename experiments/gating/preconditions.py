@@ -29,7 +29,8 @@ class CodeState(NamedTuple):
     """The commit of the code that judges.
 
     Attributes:
-        changed: the code, settings or locks that differ from the commit; None if nothing differs.
+        changed: the code, settings or locks that differ from the commit, `unknown` if git cannot say so of its own
+            repository; None if nothing differs, or outside git.
         unknown: why the commit cannot be known; None if it is known.
     """
 
@@ -43,7 +44,8 @@ def code_state() -> CodeState:
     try:
         commit, names = provenance.checkout()
     except UnknownCommitError as error:
-        return CodeState(UNKNOWN, None, f"{error}, so the commit is unknown")
+        changed = UNKNOWN if provenance.is_repository() else None
+        return CodeState(UNKNOWN, changed, f"{error}, so the commit is unknown")
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return CodeState(
         f"{commit}{CHANGES_SUFFIX}" if names else commit, ", ".join(names[:3]) + more if names else None, None
@@ -63,7 +65,9 @@ def uncommitted_code(code: CodeState) -> GateDecision | None:
     """Refuse to judge with uncommitted code: nobody could reproduce the decision."""
     if code.changed is None:
         return None
-    reason = f"refused: the code has uncommitted changes: {code.changed}"
+    reason = f"refused: {code.unknown or f'the code has uncommitted changes: {code.changed}'}"
+    if code.unknown:
+        return GateDecision(HOLD, reason, f"make git work here; or use {ALLOW_OPTION}, which the report shows")
     advice = f"commit, run `dvc repro`, and run the gate again; or use {ALLOW_OPTION}, which the report shows"
     return GateDecision(HOLD, reason, advice)
 

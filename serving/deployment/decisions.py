@@ -1,8 +1,9 @@
 """The decision log of a dataset: promotions, rollbacks, overrides and rollout steps in one order, and rollback protection.
 
 Each decision is one signed entry, stored as a tag `decision.N` of the registered model, with the hash of the entry before
-it. It is written in three steps: intent, aliases, entry; `complete_decision` finishes an interrupted one. Each host
-remembers the newest entry that it has seen, by serial and hash, and refuses a registry that does not hold it.
+it. It is written in three steps: intent, aliases, entry; `complete_decision` finishes an interrupted one. One process of a
+machine writes at a time. For writers on other machines the log is read again before each write, and one that was overtaken
+stops. Each host remembers the newest entry that it has seen, by serial and hash, and refuses a registry that does not hold it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from config import paths
 from config.current_user import current_user
 from data import files
 from serving import settings
 from serving.deployment import key_pairs, signature
-from serving.deployment.errors import SignatureError
+from serving.deployment.errors import DecidedMeanwhileError, SignatureError
 from serving.deployment.registry import (
     CHAMPION,
     PREVIOUS,
@@ -29,7 +32,6 @@ from serving.deployment.registry import (
     is_registered,
     registered_model,
     registry_client,
-    version_number,
 )
 from serving.deployment.rollout_stage import utc_now
 from training.tracking import tracking_uri
@@ -39,6 +41,7 @@ ACTIONS = (PROMOTION, ROLLBACK, OVERRIDE, ROLLOUT_STEP)  # also the kinds of the
 INTENT_TAG = "decision_intent"
 ENTRY_NAME = re.compile(r"decision\.(\d{6,})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
+LOCK_SECONDS = 60  # to wait for another writer; one that hangs must not prevent a rollback, and the log is read again
 MAX_REASON = 1000  # characters; MLflow limits a tag, and a long error must not prevent a rollback
 
 Versions = dict[str, str | None]  # alias -> version, None if the alias does not exist
@@ -60,6 +63,7 @@ class Decision:
     previous_entry: str  # hash of the entry before; empty for the first
     removed: str | None = None  # of a rollback: digest of the artifact that it took from the users
     holdout_end: str | None = None  # of a promotion: the last event that the gate judged by
+    recipe: str | None = None  # of the artifact: `registry.recipe_of`
     phase: str | None = None  # of a rollout step
     share: float | None = None  # of the users, of a rollout step
 
@@ -89,6 +93,7 @@ class DecisionLog:
     key: str  # identifies the log in this host's memory
     entries: dict[int, str]  # serial -> signed text
     intent: str | None  # signed text of a decision that has begun
+    aliases: Versions  # champion and previous, at the time of reading
 
     @property
     def last_serial(self) -> int:
@@ -145,6 +150,19 @@ class DecisionLog:
         """The newest decision that changed the aliases; None if nothing was ever signed."""
         return next((decision for decision in self.history() if decision.action != ROLLOUT_STEP), None)
 
+    def overwritten_change(self) -> Decision | None:
+        """The newest change of the aliases if they are those of an earlier one; None if they are not.
+
+        A writer on another machine that was late has set them. What was set by hand is rarely the same, and not told apart.
+        """
+        with suppress(RegistryError):  # whoever uses the log gets the error
+            changes = (decision for decision in self.history() if decision.action != ROLLOUT_STEP)
+            newest = next(changes, None)
+            if newest is None or self.aliases == newest.after or any(map(self.deleted_version, newest.after)):
+                return None
+            return newest if any(self.aliases == change.after for change in changes) else None
+        return None
+
     def pending(self) -> Decision | None:
         """The decision that has begun and is not complete; None also if a later one replaced it."""
         if self.intent is None or self.entry_is_written():
@@ -176,13 +194,17 @@ class DecisionLog:
         """Digest of a version's artifact when it was last made champion; None if it never was."""
         return next((decision.artifact for decision in self.history() if decision.champion == version), None)
 
-    def bar(self, artifact: str) -> Bar | None:
-        """The rollback that removed an artifact and that no later promotion has lifted; None if there is none."""
-        rollback = None
-        for decision in self.history():
-            if decision.action == ROLLBACK and decision.removed == artifact:
+    def bar(self, artifact: str, recipe: str | None = None) -> Bar | None:
+        """The rollback that removed an artifact, or another one of its recipe, and that no later promotion has lifted.
+
+        None if there is none.
+        """
+        history, rollback = list(self.history()), None
+        same = {artifact} | {decision.artifact for decision in history if recipe and decision.recipe == recipe}
+        for decision in history:
+            if decision.action == ROLLBACK and decision.removed in same:
                 rollback = rollback or decision
-            elif decision.action == PROMOTION and decision.artifact == artifact:
+            elif decision.action == PROMOTION and decision.artifact in same:
                 return Bar(rollback, decision.holdout_end or rollback.decided_at) if rollback else None
         return Bar(rollback, rollback.decided_at) if rollback else None
 
@@ -258,7 +280,9 @@ def read_log(dataset: str) -> DecisionLog:
     if file and file.resolve() == paths.mlflow_database().resolve():
         address = paths.STATE  # a backup may be restored in another place
     # A digest, because the address of a registry may hold a password.
-    return DecisionLog(dataset, _hash(f"{address} {dataset}")[:32], entries, tags.get(INTENT_TAG))
+    numbers = {alias: model.aliases.get(alias) if model else None for alias in (CHAMPION, PREVIOUS)}
+    aliases = {alias: None if number is None else str(number) for alias, number in numbers.items()}
+    return DecisionLog(dataset, _hash(f"{address} {dataset}")[:32], entries, tags.get(INTENT_TAG), aliases)
 
 
 def apply_decision(
@@ -266,61 +290,90 @@ def apply_decision(
 ) -> None:
     """Sign a decision that changes the aliases to `after`, and carry it out. `facts` are further fields of `Decision`.
 
+    `last` is the decision that this one was made after: the newest that changed the aliases, or of a rollout step the newest.
+
     Raises:
-        RegistryError: somebody else decided at the same time.
+        DecidedMeanwhileError: `last` is not the newest any more, or somebody else decided at the same time.
     """
-    log = read_log(dataset)
-    if action == OVERRIDE:  # it accepts an older log
-        _write_memory({key: seen for key, seen in _read_memory().items() if key != log.key})
-    values: dict[str, Any] = {
-        "dataset": dataset,
-        "serial": log.last_serial + 1,
-        "action": action,
-        "reason": reason[:MAX_REASON],
-        "decided_by": current_user(),
-        "decided_at": utc_now().isoformat(),
-        "artifact": artifact,
-        "before": last.after if last else {alias: version_number(dataset, alias) for alias in after},
-        "after": after,
-        "previous_entry": log.last_hash,
-    }
-    decision = Decision(**values | facts)
-    registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(action, asdict(decision)))
-    complete_decision(dataset)
-    if (written := read_log(dataset).last()) != decision:
-        raise RegistryError(f"{dataset}: somebody else decided at the same time ({written}); try again")
+    with _only_writer():
+        log = read_log(dataset)
+        if last is not None or action != OVERRIDE:  # without `last`, an override accepts a log that cannot be trusted
+            newest = log.last() if action == ROLLOUT_STEP else log.last_change()
+            if newest != last:
+                raise decided_meanwhile(dataset, newest)
+        if action == OVERRIDE:  # it accepts an older log
+            _write_memory({key: seen for key, seen in _read_memory().items() if key != log.key})
+        values: dict[str, Any] = {
+            "dataset": dataset,
+            "serial": log.last_serial + 1,
+            "action": action,
+            "reason": reason[:MAX_REASON],
+            "decided_by": current_user(),
+            "decided_at": utc_now().isoformat(),
+            "artifact": artifact,
+            "before": last.after if last else log.aliases,
+            "after": after,
+            "previous_entry": log.last_hash,
+        }
+        decision = Decision(**values | facts)
+        registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(action, asdict(decision)))
+        _complete(dataset)
+        if (written := read_log(dataset).last()) != decision:
+            raise decided_meanwhile(dataset, written)
 
 
 def complete_decision(dataset: str) -> Decision | None:
     """Complete a decision that was interrupted, if there is one, and remember the newest entry; the completed decision.
 
+    The newest decision is also completed again if a writer on another machine, which was late, set the aliases of an earlier one.
+
     Raises:
         RegistryError: the intent is not signed by a known key, or it names a version that does not exist.
     """
     log = read_log(dataset)
-    decision = None
-    if log.intent is not None:
-        mlflow = registry_client()
+    if log.intent is None and log.overwritten_change() is None:
+        _remember(log)
+        return None
+    with _only_writer():
+        return _complete(dataset)
+
+
+def _complete(dataset: str) -> Decision | None:
+    decision, wrote = None, False
+    while True:
+        log = read_log(dataset)
         if log.entry_is_written():
             decision = log.last()
-        elif decision := log.pending():
-            set_aliases(decision)
-            mlflow.set_registered_model_tag(dataset, entry_tag(decision.serial), log.intent)
-        mlflow.delete_registered_model_tag(dataset, INTENT_TAG)
-        log = read_log(dataset)
-    _remember(log)
-    return decision
+        elif pending := log.pending():
+            wrote = True
+            if set_aliases(pending, log) and _is_as_read(log):
+                tag = entry_tag(pending.serial)
+                registry_client().set_registered_model_tag(dataset, tag, log.intent or "")
+            continue  # with what the log holds now
+        if log.intent is None:
+            # A writer that was overtaken may have set an alias after the other one: the newest decision is set again.
+            change = log.last_change() if wrote else log.overwritten_change()
+            if change is None or set_aliases(change, log):
+                _remember(log)
+                return decision or (None if wrote else change)
+        elif _is_as_read(log):
+            registry_client().delete_registered_model_tag(dataset, INTENT_TAG)
 
 
-def set_aliases(decision: Decision) -> None:
-    """Set the aliases to what a decision names. A deleted version can no longer be the previous one.
+def set_aliases(decision: Decision, log: DecisionLog) -> bool:
+    """Set the aliases to what a decision names; False if somebody else wrote to the log, which ends it.
+
+    A deleted version can no longer be the previous one.
 
     Raises:
         RegistryError: the champion was deleted.
     """
     mlflow = registry_client()
     for alias in (PREVIOUS, CHAMPION):  # in this order the former champion always has an alias
-        old, new = version_number(decision.dataset, alias), decision.after.get(alias)
+        now = read_log(decision.dataset)
+        if not _is_same(now, log):
+            return False
+        old, new = now.aliases[alias], decision.after.get(alias)
         if new is not None and not is_registered(decision.dataset, new):
             if alias == CHAMPION:
                 raise RegistryError(
@@ -331,6 +384,31 @@ def set_aliases(decision: Decision) -> None:
             mlflow.set_registered_model_alias(decision.dataset, alias, new)
         elif new is None and old is not None:
             mlflow.delete_registered_model_alias(decision.dataset, alias)
+    return True
+
+
+@contextmanager
+def _only_writer() -> Iterator[None]:
+    """Let one process of this machine write decisions at a time. After `LOCK_SECONDS`, or on a full disk, go on without."""
+    file = paths.sqlite_file(tracking_uri())
+    lock = file.resolve().with_suffix(".decisions.lock") if file else memory_path().with_name("decisions.lock")
+    with ExitStack() as stack:
+        with suppress(OSError):  # Timeout is one
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock, LOCK_SECONDS))
+        yield
+
+
+def _is_as_read(log: DecisionLog) -> bool:
+    return _is_same(read_log(log.dataset), log)
+
+
+def _is_same(now: DecisionLog, log: DecisionLog) -> bool:
+    return (now.entries, now.intent) == (log.entries, log.intent)
+
+
+def decided_meanwhile(dataset: str, newest: Decision | None) -> DecidedMeanwhileError:
+    return DecidedMeanwhileError(f"{dataset}: somebody else decided at the same time ({newest}); try again")
 
 
 def how_to_justify(version: str) -> str:
@@ -370,7 +448,8 @@ def _write_memory(memory: dict[str, tuple[int, str]]) -> None:
 
 
 def _parse(statement: dict[str, Any]) -> Decision:
-    return Decision(**{field.name: statement[field.name] for field in fields(Decision)})
+    names = {field.name for field in fields(Decision)}  # older entries lack the newest fields, which have defaults
+    return Decision(**{name: value for name, value in statement.items() if name in names})
 
 
 def _hash(text: str) -> str:

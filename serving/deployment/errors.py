@@ -17,5 +17,9 @@ class UntrustedKeyError(SignatureError):
     """The key of a signature is not trusted, or not any more, so nothing is known about what it signed."""
 
 
+class DecidedMeanwhileError(RegistryError):
+    """Somebody else decided at the same time, so nothing was decided: the facts must be looked at again."""
+
+
 class DeployError(UserError):
     """A version does not serve; the text says why, and what answers instead."""

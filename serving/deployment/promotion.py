@@ -9,13 +9,23 @@ the artifact that it removed from promotion until there is new evidence.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
 from config.current_user import current_user
 from data.times import from_iso
 from serving.deployment import decisions, registry, signature
-from serving.deployment.decisions import OVERRIDE, PROMOTION, ROLLBACK, ROLLOUT_STEP, Decision, how_to_justify
+from serving.deployment.decisions import (
+    OVERRIDE,
+    PROMOTION,
+    ROLLBACK,
+    ROLLOUT_STEP,
+    Decision,
+    DecisionLog,
+    how_to_justify,
+)
+from serving.deployment.errors import DecidedMeanwhileError
 from serving.deployment.registry import (
     CHALLENGER,
     CHAMPION,
@@ -87,7 +97,7 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
 
     Raises:
         RegistryError: the verdict is not PROMOTE, the report is of another version or artifact, its parent's report is
-            not valid, or a rollback bars the artifact.
+            not valid, a rollback bars the artifact, or somebody else decided while the report was stored.
     """
     candidate = find_version(dataset, version)
     subject = {"dataset": dataset, "version": version, "artifact": stored_digest(candidate)}
@@ -104,7 +114,7 @@ def promote(dataset: str, version: str, report: dict, html: str | None = None) -
             raise RegistryError(f"{candidate}: the champion is now {last.champion}, not its parent")
     is_new = last is None or last.champion != version or last.action == OVERRIDE
     again, holdout_end = report.get("again"), report.get("holdout_end")
-    if is_new and not again and (problem := bar_problem(dataset, subject["artifact"], holdout_end)):
+    if is_new and not again and (problem := bar_problem(candidate, holdout_end)):
         raise RegistryError(f"{candidate}: {problem}")
     store_report(candidate, report, html)
     if is_new:
@@ -123,12 +133,14 @@ def record_verdict(dataset: str, version: str, report: dict) -> None:
     registry.set_verdict(dataset, version, report)
 
 
-def bar_problem(dataset: str, artifact: str, holdout_end: str | None) -> str | None:
-    """One line if a rollback removed an artifact and the gate has no later events than those that promoted it; else None.
+def bar_problem(candidate: RegisteredVersion, holdout_end: str | None) -> str | None:
+    """One line if a rollback removed this model and the gate has no later events than those that promoted it; else None.
 
-    `holdout_end` is the time of the last event that the gate judges by.
+    The same model is the same artifact, or another one of its recipe (`registry.recipe_of`): it was fitted or exported
+    again. `holdout_end` is the time of the last event that the gate judges by.
     """
-    bar = decisions.read_log(dataset).bar(artifact)
+    manifest = registry.read_manifest(candidate)
+    bar = decisions.read_log(candidate.dataset).bar(registry.digest_of(manifest), registry.recipe_of(manifest))
     if bar is None or (holdout_end is not None and from_iso(holdout_end) > from_iso(bar.evidence_end)):
         return None
     rollback = bar.rollback
@@ -138,20 +150,26 @@ def bar_problem(dataset: str, artifact: str, holdout_end: str | None) -> str | N
     )
 
 
-def roll_back_aliases(dataset: str, reason: str = "", ordered: RolloutStage | None = None) -> ServingTarget:
+def roll_back_aliases(
+    dataset: str, reason: str = "", ordered: RolloutStage | None = None, seen: DecisionLog | None = None
+) -> ServingTarget:
     """Make the version before the champion again: `previous`, or the one to which a host's stage orders the rollback.
 
+    `seen` is the log by which the order was found to be the newest decision.
     If this is interrupted and run again, it rolls back once. A version that was champion only by an override does not
     become `previous`. The artifact that is removed may not be promoted again without new evidence (`bar_problem`).
 
     Raises:
         RegistryError: there is no previous version, its report does not justify it, or an alias was changed by hand.
+        DecidedMeanwhileError: somebody else decided at the same time.
     """
     completed = decisions.complete_decision(dataset)
     if completed is not None and completed.action == ROLLBACK and ordered is None:
         return serving_target(dataset)
     log = decisions.read_log(dataset)
-    champion = version_number(dataset, CHAMPION)
+    if seen is not None and log.last_hash != seen.last_hash:
+        raise decisions.decided_meanwhile(dataset, log.last())
+    champion = log.aliases[CHAMPION]
     problem = log.alias_problem(CHAMPION, champion)
     if problem and not (champion is None and log.deleted_version(CHAMPION)):
         raise RegistryError(problem)
@@ -185,7 +203,10 @@ def record_rollout_step(dataset: str, stage: RolloutStage) -> RolloutStage | Non
     if (last.action, last.phase, last.share) != (ROLLOUT_STEP, stage.phase, share):
         reason = describe_stage(stage)
         facts = {"phase": str(stage.phase), "share": share}
-        decisions.apply_decision(dataset, ROLLOUT_STEP, reason, last.artifact, last.after, last, **facts)
+        try:
+            decisions.apply_decision(dataset, ROLLOUT_STEP, reason, last.artifact, last.after, last, **facts)
+        except DecidedMeanwhileError:
+            return record_rollout_step(dataset, stage)
         log = decisions.read_log(dataset)
     return stage.model_copy(update={"serial": log.last_serial, "entry": log.last_hash})
 
@@ -248,9 +269,11 @@ def restore_aliases(dataset: str) -> Decision:
             f"{dataset}: no decision is signed, so there is nothing to restore; `python -m experiments.gate` finds a first "
             "champion"
         )
-    if problem := decisions.read_log(dataset).deleted_version(CHAMPION):
+    log = decisions.read_log(dataset)
+    if problem := log.deleted_version(CHAMPION):
         raise RegistryError(problem)
-    decisions.set_aliases(last)
+    if not decisions.set_aliases(last, log):
+        raise decisions.decided_meanwhile(dataset, decisions.read_log(dataset).last())
     return last
 
 
@@ -277,6 +300,8 @@ def _change_champion(
     if last and former and not registry.is_registered(champion.dataset, former):
         former = last.after[PREVIOUS]
     after = {CHAMPION: champion.version, PREVIOUS: former if former != champion.version else None}
+    with suppress(RegistryError):  # the recipe is only for a later `bar_problem`
+        facts["recipe"] = registry.recipe_of(registry.read_manifest(champion))
     decisions.apply_decision(champion.dataset, action, reason, champion.artifact, after, last, **facts)
 
 

@@ -20,11 +20,11 @@ from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.errors import DeployError
+from serving.deployment.errors import DecidedMeanwhileError, DeployError
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
-from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version
+from serving.deployment.rollout_stage import Phase, RolloutStage, registered_version, served_versions
 from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve import server
@@ -114,7 +114,12 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
             )
     elif registry.version_number(dataset, registry.CHAMPION) != target:
         try:
-            promotion.roll_back_aliases(dataset, ordered=stage)
+            removal = _removal(log, registry.find_version(dataset, target).artifact)
+            if removal and not stage.forced:
+                raise RegistryError(f"the {removal} removed {target}; `--rollback --force` makes it serve again")
+            promotion.roll_back_aliases(dataset, ordered=stage, seen=log)
+        except DecidedMeanwhileError:
+            return _record_rollback(dataset, stage, progress)
         except RegistryError as error:
             if registry.is_unavailable(error):
                 raise
@@ -136,6 +141,16 @@ def _decision_after(log: DecisionLog, stage: RolloutStage) -> Decision | None:
         is_ended = decision.action == ROLLOUT_STEP and decision.champion == registered_version(stage.version)
         if not is_ended:
             return decision if datetime.fromisoformat(decision.decided_at) >= stage.since else None
+    return None
+
+
+def _removal(log: DecisionLog, artifact: str) -> Decision | None:
+    """The rollback that removed an artifact; None if none did, or the artifact became champion again."""
+    for decision in log.history():
+        if decision.action == ROLLBACK and decision.removed == artifact:
+            return decision
+        if decision.artifact == artifact:
+            return None
     return None
 
 
@@ -231,7 +246,10 @@ class _Reconciliation:
             on_trial = registered_version(stage.version), registered_version(stage.previous or "")
             if on_trial == (champion.version, previous.version):
                 return True
-        if self.plan is None or (stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK)):
+        if self.plan is None or _removal(self.log, previous.artifact):
+            return False
+        has_begun = stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK)
+        if stage is not None and has_begun and registered_version(served_versions(stage)[0]) == champion.version:
             return False
         default = [live.version for live in self.client.describe(self.dataset).values() if live.default]
         if not default or registered_version(default[0]) == champion.version:
@@ -251,7 +269,7 @@ class _Reconciliation:
         stage = self.stage
         if stage is None or not stage.on_trial or (stage.version, stage.previous) != (new.version, old.version):
             plan = self.plan or (stage.plan if stage else None)
-            shadow = self._new_stage(Phase.SHADOW, new, old, self.reason, plan=plan)
+            shadow = self._new_stage(Phase.SHADOW, new, old.version, self.reason, plan=plan)
             recorded = promotion.record_rollout_step(self.dataset, shadow)
             if recorded is None:
                 raise StageChangedError  # another version is champion by now
@@ -260,28 +278,54 @@ class _Reconciliation:
     def _serve(self, new: ModelArchive, previous: RegisteredVersion | None) -> ModelArchive | None:
         """Make a version the default; returns the previous one if it could be kept loaded."""
         self._load(new)
+        self._scale(new, self.settings.workers)
         if rollout_stage.read_stage(self.stage_path) != self.stage:
             raise StageChangedError
+        removal = previous and _removal(self.log, previous.artifact)  # by this host or another one
+        rollback_reason = (removal.reason or str(removal)) if removal else ""
+        self._begin_switch(new, rollback_reason)
         make_default(new, self.client, self.settings, self.progress)
+        self._follow_changed_stage()
         check_serves(self.dataset, new.version, self.client)
         old = None if previous is None else self._load_previous(previous, 1)
-        stage, rollback_reason, reason = self.stage, "", self.reason
+        stage, reason, old_version = self.stage, self.reason, old.version if old else None
         if stage is not None and old is not None:
             if stage.phase is Phase.ROLLBACK and _is_build(new, stage.previous):
                 rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
             elif stage.phase is Phase.SERVES and _is_build(new, stage.version) and _is_build(old, stage.previous):
-                rollback_reason = stage.rollback_reason
+                rollback_reason = rollback_reason or stage.rollback_reason
         if stage is None or (stage.phase, stage.version) != (Phase.SERVES, new.version):
-            self._replace_stage(self._new_stage(Phase.SERVES, new, old, reason, rollback_reason=rollback_reason))
+            self._replace_stage(
+                self._new_stage(Phase.SERVES, new, old_version, reason, rollback_reason=rollback_reason)
+            )
         else:
-            changes = {"previous": old.version if old else None, "rollback_reason": rollback_reason}
+            changes = {"previous": old_version, "rollback_reason": rollback_reason}
             self._replace_stage(self._seen(stage.model_copy(update=changes)))
         return old
 
-    def _new_stage(
-        self, phase: Phase, new: ModelArchive, old: ModelArchive | None, reason: str, **fields
-    ) -> RolloutStage:
-        versions = {"version": new.version, "previous": old.version if old else None}
+    def _begin_switch(self, new: ModelArchive, rollback_reason: str) -> None:
+        """Write to the stage which version is about to replace the default one, unless the stage says that it serves.
+
+        From now on a rollback, a repair and the next deployment know it.
+        """
+        wanted = served_versions(self.stage)[0] if self.stage else None
+        default = next((live.version for live in self.client.describe(self.dataset).values() if live.default), None)
+        former = next((version for version in (default, wanted) if version and not _is_build(new, version)), None)
+        if former is not None and not _is_build(new, wanted):
+            switch = self._new_stage(Phase.SWITCH, new, former, self.reason, rollback_reason=rollback_reason)
+            self._replace_stage(switch)
+
+    def _follow_changed_stage(self) -> None:
+        """If a rollback was ordered while the default was switched, undo the switch at once and start again."""
+        changed = rollout_stage.read_stage(self.stage_path)
+        if changed != self.stage:
+            with suppress(ServerError):  # the next attempt, or the supervisor, does it
+                if changed is not None:
+                    self.client.set_default(self.dataset, served_versions(changed)[0])
+            raise StageChangedError
+
+    def _new_stage(self, phase: Phase, new: ModelArchive, previous: str | None, reason: str, **fields) -> RolloutStage:
+        versions = {"version": new.version, "previous": previous}
         fields |= versions | {"since": rollout_stage.utc_now(), "reason": reason, "by": current_user()}
         return self._seen(RolloutStage(dataset=self.dataset, phase=phase, **fields))
 

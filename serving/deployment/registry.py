@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -180,6 +181,16 @@ def read_manifest(version: RegisteredVersion) -> dict:
 def stored_digest(version: RegisteredVersion) -> str:
     """Digest of the manifest that lies at the version's source now, whatever its tag says."""
     return digest_of(read_manifest(version))
+
+
+def recipe_of(manifest: dict) -> str:
+    """Hash of what an artifact was fitted with and on; fits with the same hash are the same model, or nearly so.
+
+    Run, commit, seed and label do not count. An artifact whose manifest lacks the parameters is known by its files.
+    """
+    names = ("params", "dataset", "dataset_hash", "split_id", "fit_until_us")
+    stated = {name: manifest.get(name) for name in (names if "params" in manifest else ("files",))}
+    return sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 def refit_parent(version: RegisteredVersion) -> str | None:

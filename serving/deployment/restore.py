@@ -17,13 +17,12 @@ from serving.deployment import rollout_stage
 from serving.deployment.archive_signature import store_verified
 from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
-from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
+from serving.deployment.rollout_stage import Phase, RolloutStage, StageError, served_versions
 from serving.settings import ServerSettings
 from serving.torchserve import launch, server
 from serving.torchserve.client import ServerError, TorchServe
 
 DEPLOYMENT_SECONDS = 5.0  # left to a running deployment, which repairs the server as well; then the next check is due
-PREVIOUS_SERVES = (Phase.SHADOW, Phase.CANARY, Phase.ROLLBACK)
 
 
 class RestoreError(UserError):
@@ -60,11 +59,15 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print, 
             raise RestoreError(f"a deployment of {dataset} is at work, so nothing was repaired") from None
 
 
-def served_versions(stage: RolloutStage) -> tuple[str, str | None]:
-    """The version that a stage makes the default, and the one that is loaded next to it."""
-    if stage.phase in PREVIOUS_SERVES and stage.previous is not None:
-        return stage.previous, stage.version
-    return stage.version, stage.previous
+def stored_archives(dataset: str, settings: ServerSettings) -> dict[str, ModelArchive]:
+    """Version -> archive of the dataset in the model store."""
+    stored = {}
+    for path in settings.model_store.glob("*.mar"):
+        with suppress(PackageError):  # a copy that was interrupted
+            archive = read_archive(path)
+            if archive.name == dataset:
+                stored[archive.version] = archive
+    return stored
 
 
 def _verified_archives(dataset: str, settings: ServerSettings, progress: Progress) -> set[Path]:
@@ -96,7 +99,7 @@ class _Restoration:
 
     def run(self, stage: RolloutStage | None) -> str:
         """Load and switch to what the stage says; returns the default version."""
-        stored = self._stored_archives()
+        stored = stored_archives(self.dataset, self.settings)
         default, other = served_versions(stage) if stage else (self._served_last(stored), None)
         self.switch(default)  # first: it may be loaded, and another one the default
         if default in stored:
@@ -162,13 +165,3 @@ class _Restoration:
                 self.client.scale(self.dataset, version, workers)
         except (RestoreError, PackageError, SignatureError, DeployError, ServerError) as error:
             self.progress(f"{self.dataset} {version} is not loaded next to the version that serves: {error}")
-
-    def _stored_archives(self) -> dict[str, ModelArchive]:
-        """Version -> archive of the dataset in the model store."""
-        stored = {}
-        for path in self.settings.model_store.glob("*.mar"):
-            with suppress(PackageError):  # a copy that was interrupted
-                archive = read_archive(path)
-                if archive.name == self.dataset:
-                    stored[archive.version] = archive
-        return stored

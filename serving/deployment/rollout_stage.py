@@ -40,9 +40,12 @@ class Phase(StrEnum):
 
     SHADOW = "shadow"  # it answers copies of requests, which no user sees
     CANARY = "canary"  # it answers a share of the users
-    SWITCH = "switch"  # it answers all users, and is to become TorchServe's default
+    SWITCH = "switch"  # it becomes TorchServe's default; after a trial the edge asks it for all users already
     SERVES = "serves"
     ROLLBACK = "rollback"  # the version before it answers all users, and is to become the registry's champion
+
+
+PREVIOUS_SERVES = (Phase.SHADOW, Phase.CANARY, Phase.ROLLBACK)
 
 
 class DeploymentEvent(BaseModel):
@@ -75,6 +78,7 @@ class RolloutStage(BaseModel):
     share: float = 0.0  # of the users that `version` answers in its canary
     step: int = 0  # position in the plan's canary shares
     rollback_reason: str = ""  # why `previous` was rolled back from; empty if it was not
+    forced: bool = False  # of a rollback: to a version that a rollback removed
     plan: Rollout | None = None  # by which `version` is rolled out
     serial: int = 0  # of the newest decision that this host has seen (serving/deployment/decisions.py)
     entry: str = ""  # its hash
@@ -174,15 +178,15 @@ def order_rollback(path: Path, reason: str, by: str, force: bool = False) -> Rol
         stage = read_stage(path)
         if stage is None:
             raise RollbackError(f"{path.stem} was never deployed here, so there is nothing to roll back")
-        if stage.phase is Phase.ROLLBACK:
+        if stage.phase is Phase.ROLLBACK and (stage.forced or not force):
             return stage
         if stage.previous is None:
             raise RollbackError(f"no version before {path.stem} {stage.version} is loaded, so none can answer")
-        if stage.rollback_reason and not force and stage.phase is Phase.SERVES:
+        if stage.rollback_reason and not force:
             raise RollbackError(
                 f"the last rollback removed {stage.previous} ({stage.rollback_reason}); --force makes it serve again"
             )
-        ordered = rollback_stage(stage, reason, by)
+        ordered = rollback_stage(stage, reason, by).model_copy(update={"forced": force})
         if replace_stage(path, stage, ordered):
             return ordered
 
@@ -224,6 +228,13 @@ def answering_versions(stage: RolloutStage) -> set[str]:
         Phase.ROLLBACK: {stage.previous},
     }
     return {version for version in answering[stage.phase] if version is not None}
+
+
+def served_versions(stage: RolloutStage) -> tuple[str, str | None]:
+    """The version that a stage makes the default, and the one that is loaded next to it."""
+    if stage.phase in PREVIOUS_SERVES and stage.previous is not None:
+        return stage.previous, stage.version
+    return stage.version, stage.previous
 
 
 def missing_for_next_step(stage: RolloutStage, evidence: RolloutEvidence, now: datetime) -> list[str]:

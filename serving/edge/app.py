@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from config.redact import install as install_redaction
 from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
 from serving.edge import connections, models, settings
@@ -56,6 +57,7 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     Raises:
         SettingsError, KeyFileError, SecretError: the environment, the keys or the secret are invalid.
     """
+    install_redaction()  # each of several workers is a process of its own
     edge = edge or settings.load()
     service = EdgeService(edge, profiles or OnlineProfileReader.from_environment(edge.dataset))
 
@@ -131,7 +133,7 @@ async def recommend(request: Request) -> Response:
         content = await read_body(request, limits.max_body_bytes, service.settings.body_seconds, count)
         check_structure(content, limits.max_values)
         begun = asyncio.get_running_loop().time()
-        call = await service.heavy_bodies.run(len(content), lambda: check(parse_json(content), begun=begun))
+        call = await service.heavy_bodies.run(key.id, len(content), lambda: check(parse_json(content), begun=begun))
     else:
         begun = asyncio.get_running_loop().time()
         call = check(parse_query(request.scope["query_string"]), begun=begun)
@@ -146,7 +148,7 @@ async def recommend(request: Request) -> Response:
     }
     record(service, call, key, result, client_fields, seconds)
     if result.cache == MISS:
-        service.shadow.offer(result.worker_request.body, result.answer)
+        service.shadow.offer(result.worker_request.body, result.answer, key.user_id)
     return json_response(client_body(result.answer, client_fields), request_id)
 
 
@@ -180,7 +182,7 @@ def checked_call(
         body = body | {"user_id": request.user_id}
     deadline_ms = min(headers.deadline_ms or max_deadline_ms, max_deadline_ms)
     consent = None if headers.consent is None else headers.consent == "granted"
-    return Call(request, body, consent, deadline_ms, begun + deadline_ms / 1000)
+    return Call(request, body, consent, deadline_ms, begun + deadline_ms / 1000, key.user_id)
 
 
 async def answer(service: EdgeService, call: Call, request_id: str) -> Recommendation:

@@ -21,6 +21,7 @@ STATE = "connections"  # where the application's lifespan state holds the proces
 SWEEP_SECONDS = 0.5
 YOUNG_SECONDS = 1.0  # a connection without a request yet is not yet suspicious
 STALLED_SECONDS = 10.0  # a client that reads nothing for this long is gone
+RESPONSE_SECONDS = 30.0  # within which a client must read a response, from its first pause on
 GRACE_SECONDS = 2.0  # the application answers a slow body itself, with a 408
 MAX_HEAD_BYTES = 65_536  # more than the application accepts, since it answers with a 431
 MAX_UNANSWERED = 16  # requests sent ahead on one connection
@@ -37,7 +38,7 @@ class ConnectionLimiter:
     """The connections of one process, in order of their last progress.
 
     Args:
-        max_connections: a new one beyond it takes the place of the one that is idle for longest.
+        max_connections: a new one beyond it takes the place of the slowest reader, or of the one that is idle for longest.
         head_seconds, body_seconds, idle_seconds: how long a head may take, a body, and the time between requests.
         max_body_bytes: of which a connection may send twice as much, since chunks have sizes.
         count: called with the reason of each connection that is closed.
@@ -59,14 +60,15 @@ class ConnectionLimiter:
         self._new: dict[BoundedConnection, None] = {}  # never answered
         self._idle: dict[BoundedConnection, None] = {}  # answered before, and no whole request is there
         self._busy: set[BoundedConnection] = set()
+        self._slow: dict[BoundedConnection, None] = {}  # of all these: the client does not read its response at once
 
     def __len__(self) -> int:
         return len(self._new) + len(self._idle) + len(self._busy)
 
     def admit(self, connection: BoundedConnection) -> bool:
-        """Take a new connection, and close the one that is idle for longest to make room; False where none is idle."""
+        """Take a new connection, and close another one to make room; False where all wait for their answers."""
         if len(self) >= self.max_connections:
-            oldest = self._longest_idle(connection.since)
+            oldest = self._least_useful(connection.since)
             if oldest is None:
                 self._count(REFUSED)
                 return False
@@ -76,7 +78,7 @@ class ConnectionLimiter:
 
     def progressed(self, connection: BoundedConnection) -> None:
         """A connection's head or request is whole, or was answered: it goes to the end of its queue."""
-        self.discard(connection)
+        self._leave_queue(connection)
         if connection.is_lost:  # answers to requests that were sent ahead may still come
             return
         if connection.is_busy:
@@ -86,7 +88,18 @@ class ConnectionLimiter:
         else:
             self._new[connection] = None
 
+    def slowed(self, connection: BoundedConnection) -> None:
+        """The client does not read a response as fast as it comes."""
+        self._slow[connection] = None  # one that is there keeps its place
+
+    def caught_up(self, connection: BoundedConnection) -> None:
+        self._slow.pop(connection, None)
+
     def discard(self, connection: BoundedConnection) -> None:
+        self._leave_queue(connection)
+        self.caught_up(connection)
+
+    def _leave_queue(self, connection: BoundedConnection) -> None:
         self._new.pop(connection, None)
         self._idle.pop(connection, None)
         self._busy.discard(connection)
@@ -105,10 +118,17 @@ class ConnectionLimiter:
 
     def sweep(self, now: float) -> None:
         for connection in [*self._new, *self._idle, *self._busy]:
-            if now - connection.stalled_since > STALLED_SECONDS:
+            if now - connection.stalled_since > STALLED_SECONDS or now - connection.slow_since > RESPONSE_SECONDS:
                 self.close(connection, SLOW_READER)
             elif not connection.is_busy and now > connection.deadline:
                 self.close(connection, SLOW_REQUEST if connection.is_receiving else IDLE)
+
+    def _least_useful(self, now: float) -> BoundedConnection | None:
+        """The slowest reader if it is slow for a while, or else one that is idle, or else a slow reader."""
+        slow, idle = next(iter(self._slow), None), self._longest_idle(now)
+        if slow is None or idle is None:
+            return slow or idle
+        return slow if now - slow.slow_since > YOUNG_SECONDS else idle
 
     def _longest_idle(self, now: float) -> BoundedConnection | None:
         """One that never had a request goes first, unless it has just come: its request may be on the way.
@@ -134,6 +154,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.since = self.loop.time()  # of the last progress
         self.deadline = self.since + self._limiter.head_seconds  # while it is not busy
         self.stalled_since = math.inf  # since when the client reads nothing
+        self.slow_since = math.inf  # since when it did not read its responses as fast as they came
         self.is_lost = False
 
     @property
@@ -175,10 +196,14 @@ class BoundedConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self.stalled_since = self.loop.time()
+        self.slow_since = min(self.slow_since, self.stalled_since)
+        self._limiter.slowed(self)
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self.stalled_since = math.inf
+        if not self.is_busy:
+            self._catch_up()
         super().resume_writing()
 
     # What the parser calls
@@ -196,9 +221,15 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._responses += 1
+        if self.stalled_since == math.inf:
+            self._catch_up()
         if not self._in_body:  # else its answer did not wait for the body
             self._progress(self._limiter.head_seconds if self.is_receiving else self._limiter.idle_seconds)
         super().on_response_complete()
+
+    def _catch_up(self) -> None:
+        self.slow_since = math.inf
+        self._limiter.caught_up(self)
 
     def _progress(self, seconds: float) -> None:
         """Until the next one there may be so many seconds."""

@@ -24,6 +24,7 @@ from safetensors.numpy import load as load_arrays
 from data import files
 from data.times import to_iso
 from features.vocabulary import PAD
+from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.edge.answer import Answer, build_answer, first_items, parse_answer
 from serving.worker.request import MAX_K, Request
 
@@ -124,13 +125,16 @@ class FallbackChain:
         return self.static.answer(STATIC, f"{reason}; {origin}", request.k, excluded)
 
 
-def update_static_list(path: Path, artifact: Path | None, model_store: Path, dataset: str) -> PopularList:
+def update_static_list(
+    path: Path, artifact: Path | None, model_store: Path, dataset: str, stage: RolloutStage | None = None
+) -> PopularList:
     """Write the artifact's popular list to `path`; the list that is there afterwards.
 
     Args:
-        artifact: a folder or a .mar; None takes the newest archive of the dataset in the model store.
+        artifact: a folder or a .mar; None takes the archive in the model store of the version that serves according
+            to the stage, or the newest one where there is no stage.
     """
-    source = artifact or newest_archive(model_store, dataset)
+    source = artifact or (serving_archive(model_store, stage) if stage else newest_archive(model_store, dataset))
     if source is not None:
         try:
             popular = artifact_list(source)
@@ -139,6 +143,13 @@ def update_static_list(path: Path, artifact: Path | None, model_store: Path, dat
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             log.error("no static list could be made from %s: %s", source, error)
     return PopularList.load(path) or EMPTY
+
+
+def serving_archive(model_store: Path, stage: RolloutStage) -> Path | None:
+    """The archive of the version that serves: never one that was rolled back, or that is on trial next to another."""
+    version = stage.version if stage.phase is Phase.SERVES else stage.previous or stage.version
+    path = model_store / f"{stage.dataset}-{version}.mar"
+    return path if path.exists() else None
 
 
 def newest_archive(model_store: Path, dataset: str) -> Path | None:

@@ -39,6 +39,7 @@ class Call:
     client_consent: bool | None  # the user's consent according to the client, if known
     deadline_ms: int  # from the whole request to its answer
     deadline: float  # when that is over, on the event loop's clock, in seconds
+    key_user: str | None  # the one user that the API key is for; None: any
 
     def seconds_left(self) -> float:
         return self.deadline - asyncio.get_running_loop().time()
@@ -118,7 +119,8 @@ class RecommendationPipeline:
     async def _ask_torchserve(
         self, call: Call, decision: ConsentDecision, body: bytes, version: str | None, key: bytes
     ) -> Answer:
-        fields = await self.torchserve.recommend(body, version, self._seconds_to_spend(call))
+        counted = self.torchserve.is_evidence("answer", call.key_user)
+        fields = await self.torchserve.recommend(body, version, self._seconds_to_spend(call), counted)
         if decision.refusal is not None:
             fields["reason"] = decision.refusal
         fields["inputs"] = hash_inputs(self.secret, fields.get("inputs"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -24,7 +25,8 @@ UNREPEATABLE_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-deadline-m
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 32_768
 HEAVY_BYTES = 65_536  # longer bodies are parsed in a thread
-MAX_HEAVY = 4  # long bodies that wait or are parsed: more would wait past their deadlines
+MAX_HEAVY = 4  # long bodies of one API key that wait or are parsed: more would wait past their deadlines
+MAX_HEAVY_KEYS = 16  # API keys whose long bodies wait or are parsed
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 Value = TypeVar("Value")
@@ -115,25 +117,32 @@ def check_structure(content: bytes, max_values: int) -> None:
 
 
 class HeavyBodies:
-    """Parses long bodies in a thread, one at a time, so that other requests wait for a moment of it at most."""
+    """Parses long bodies in a thread, one at a time, so that other requests wait for a moment of it at most.
+
+    The API keys take turns: a body waits for one body of each other key.
+    """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._turn = asyncio.Lock()  # these locks are fair: first come, first served
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # key id -> which of its bodies is next
+        self._waiting: Counter[str] = Counter()
 
-    async def run(self, length: int, parse: Callable[[], Value]) -> Value:
+    async def run(self, key_id: str, length: int, parse: Callable[[], Value]) -> Value:
         """What `parse` returns for a body of this length. Raises ApiError: 429 where too many wait."""
         if length <= HEAVY_BYTES:
             return parse()
-        if self._waiting >= MAX_HEAVY:
-            message = f"{MAX_HEAVY} long bodies wait to be parsed: heavy_bodies is the limit"
+        waiting = self._waiting[key_id]
+        if waiting >= MAX_HEAVY or (not waiting and len(self._waiting) >= MAX_HEAVY_KEYS):
+            message = "too many long bodies wait to be parsed: heavy_bodies is the limit"
             raise ApiError(429, "body", message, {"Retry-After": "1"}, reason="heavy_bodies")
-        self._waiting += 1
+        self._waiting[key_id] += 1
         try:
-            async with self._turn:
+            async with self._turns[key_id], self._turn:
                 return await asyncio.to_thread(parse)
         finally:
-            self._waiting -= 1
+            self._waiting[key_id] -= 1
+            if not self._waiting[key_id]:
+                del self._waiting[key_id], self._turns[key_id]
 
 
 def parse_json(content: bytes) -> Any:

@@ -26,7 +26,7 @@ from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.edge.answer import Answer
 from serving.edge.models import ApiError
 from serving.edge.settings import Arm
-from serving.edge.torchserve_client import MIN_SECONDS, NoAnswer, TorchServeClient
+from serving.edge.torchserve_client import MIN_SECONDS, NOT_COUNTED, REQUEST_FAILED, NoAnswer, TorchServeClient
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ class RolloutTrial:
     stage: RolloutStage | None = None
     evidence: RolloutEvidence = field(default_factory=RolloutEvidence)
     _arms: ArmSplit | None = None
+    _counted_users: set[tuple[str, str]] = field(default_factory=set)  # in this stage: what was counted, and whose key
 
     @property
     def is_running(self) -> bool:
@@ -107,9 +108,9 @@ class RolloutTrial:
         """Follow the rollout to a stage. Counts begin anew with each stage."""
         if new == self.stage:
             return
-        self.stage, self.evidence, self._arms = new, RolloutEvidence(), None
-        if new is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
-            return
+        self.stage, self.evidence, self._arms, self._counted_users = new, RolloutEvidence(), None, set()
+        if new is None or new.plan is None or new.phase not in (Phase.CANARY, Phase.SWITCH):
+            return  # a switch without a trial is TorchServe's alone
         share = new.share if new.phase is Phase.CANARY else 1.0
         arms = {CANARY: Arm(share=share, version=new.version), CHAMPION: Arm(share=1 - share)}
         # Salted by the version only: its users stay as shares grow, and the next version begins with others.
@@ -129,22 +130,45 @@ class RolloutTrial:
         """See `TorchServeClient.loaded_version`."""
         return (self.candidate if self._is_on_trial(version) else self.champion).loaded_version(version)
 
+    def is_evidence(self, what: str, key_user: str | None) -> bool:
+        """Whether to count a request: with an API key for one user, only the first in a stage.
+
+        Or the requests of one user, which may be slow for every version, could make up most of the evidence.
+        """
+        if key_user is None or not self.is_running:
+            return True
+        is_first = (what, key_user) not in self._counted_users
+        self._counted_users.add((what, key_user))
+        return is_first
+
     async def recommend(self, body: bytes, version: str | None, seconds: float, counted: bool = True) -> dict[str, Any]:
-        """See `TorchServeClient.recommend`; `counted` says whether a user waits for the answer."""
-        end = time.monotonic() + seconds
-        if self._is_on_trial(version):
-            try:
-                return await self.ask_candidate(body, version, seconds)
-            except NoAnswer:
-                if end - time.monotonic() < MIN_SECONDS:
-                    raise
-            version, counted = None, False  # what the champion takes with the time that is left is no fair measure
-        counts = self.evidence.champion if counted and version is None and self.is_running else None
-        return await _counted_call(self.champion, counts, body, version, end - time.monotonic())
+        """See `TorchServeClient.recommend`; `counted` says whether the call is evidence."""
+        if not self._is_on_trial(version):
+            counts = self.evidence.champion if counted and version is None and self.is_running else None
+            return await _counted_call(self.champion, counts, body, version, seconds)
+        counts = self.evidence.candidate if counted else None
+        begun = time.monotonic()
+        try:
+            return await _counted_call(self.candidate, counts, body, version, seconds)
+        except NoAnswer as error:
+            kind, spent = error.kind, time.monotonic() - begun
+            if seconds - spent < MIN_SECONDS:
+                raise
+        # Not counted: what the champion takes with the time that is left is no fair measure.
+        fields = await self.champion.recommend(body, None, seconds - spent)
+        if kind == REQUEST_FAILED and counts is not None:  # and the champion can answer this request
+            counts.count(True, spent)
+        return fields
 
     async def ask_candidate(self, body: bytes, version: str | None, seconds: float) -> dict[str, Any]:
-        """Ask the version on trial, and count the call."""
-        return await _counted_call(self.candidate, self.evidence.candidate, body, version, seconds)
+        """Ask the version on trial what the champion has answered, and count the call."""
+        counts, begun = self.evidence.candidate, time.monotonic()
+        try:
+            return await _counted_call(self.candidate, counts, body, version, seconds)
+        except NoAnswer as error:
+            if error.kind == REQUEST_FAILED:
+                counts.count(True, time.monotonic() - begun)
+            raise
 
     async def close(self) -> None:
         await self.champion.close()
@@ -157,12 +181,18 @@ class RolloutTrial:
 async def _counted_call(
     client: TorchServeClient, counts: VersionCounts | None, body: bytes, version: str | None, seconds: float
 ) -> dict[str, Any]:
-    """See `TorchServeClient.recommend`. A refused request is the client's fault and does not count."""
+    """See `TorchServeClient.recommend`. What may be due to the client and not to the version does not count.
+
+    That is: refused requests, those that TorchServe was not asked, those that the worker cannot answer, and all with
+    less than the fair time, or a client's short deadlines would be the version's errors.
+    """
+    if seconds < client.fair_seconds:
+        counts = None
     begun = time.perf_counter()
     try:
         fields = await client.recommend(body, version, seconds)
-    except NoAnswer:
-        if counts is not None:
+    except NoAnswer as error:
+        if counts is not None and error.kind not in NOT_COUNTED:
             counts.count(True, time.perf_counter() - begun)
         raise
     if counts is not None and version in (None, fields["model_version"]):  # else that version is not loaded
@@ -181,10 +211,12 @@ class ShadowRequests:
         self._waiting: asyncio.Queue[tuple[bytes, Answer]] = asyncio.Queue(max_waiting)
         self._due = 0.0
 
-    def offer(self, body: bytes, answer: Answer) -> None:
+    def offer(self, body: bytes, answer: Answer, key_user: str | None) -> None:
         """Take the plan's share of the requests that the champion has just answered, evenly as they come."""
         current = self._trial.stage
         if current is None or current.plan is None or not self._trial.is_running or answer.version != current.previous:
+            return
+        if not self._trial.is_evidence("shadow", key_user):
             return
         self._due += current.plan.shadow_share
         if self._due < 1:
@@ -233,6 +265,9 @@ class RolloutWatch:
         self._evidence_file = rollout_evidence.evidence_folder(path) / name
         self._file_version: tuple[int, int] | None = None
         self._judged: tuple[str, int] = ("", 0)
+        self._unwritten: tuple[RolloutStage, RolloutStage] | None = (
+            None  # a stage, and its rollback that holds here only
+        )
         # The lock is taken in worker threads, and a process that dies releases it.
         self._judge_lock = FileLock(path.with_suffix(".judge"), blocking=False, thread_local=False)
         self._healthy = True
@@ -242,7 +277,7 @@ class RolloutWatch:
         counted = 0.0
         while True:
             self.check_stage()
-            if self._trial.is_running and time.monotonic() - counted >= EVIDENCE_SECONDS:
+            if (self._trial.is_running or self._unwritten) and time.monotonic() - counted >= EVIDENCE_SECONDS:
                 counted = time.monotonic()
                 await self._report()
             await asyncio.sleep(STAGE_CHECK_SECONDS)
@@ -258,7 +293,7 @@ class RolloutWatch:
             return
         try:
             self._trial.enter(rollout_stage.read_stage(self._path))
-            self._file_version = version
+            self._file_version, self._unwritten = version, None
         except StageError as error:  # the last known stage still holds
             if self._healthy:
                 log.error("%s", error)
@@ -272,31 +307,44 @@ class RolloutWatch:
         assert current is not None
         counts = deepcopy(self._trial.evidence)  # a thread writes it while requests are counted on
         try:
-            await asyncio.to_thread(self._write_and_judge, current, counts)
-        except Exception:  # a full disk: the trial waits, and answers go on
+            if self._unwritten is not None:
+                await asyncio.to_thread(rollout_stage.replace_stage, self._path, *self._unwritten)
+            else:
+                await asyncio.to_thread(self._write_and_judge, current, counts)
+        except Exception:  # a full disk: the trial waits or is rolled back in this process, and answers go on
             if self._healthy:
                 log.exception("the counts of the trial are not written")
             self._healthy = False
         else:
             self._healthy = True
+        if self._unwritten is not None:
+            self._trial.enter(self._unwritten[1])
 
     def _write_and_judge(self, current: RolloutStage, counts: RolloutEvidence) -> None:
         step = current.since.isoformat()
-        rollout_evidence.write_evidence(self._evidence_file, step, counts)
-        if current.plan is None:
-            return
         try:
+            rollout_evidence.write_evidence(self._evidence_file, step, counts)
             self._judge_lock.acquire()  # or it is this process's already
         except Timeout:
             return
-        total = rollout_evidence.total_evidence(self._path, step)
-        look = rollout_evidence.number_of_looks(total)
-        if (step, look) == self._judged or look == 0:
+        except OSError:  # a full disk: each process judges what it counted itself
+            self._judge(current, counts)
+            raise
+        self._judge(current, rollout_evidence.total_evidence(self._path, step))
+
+    def _judge(self, current: RolloutStage, total: RolloutEvidence) -> None:
+        step, look = current.since.isoformat(), rollout_evidence.number_of_looks(total)
+        if (step, look) == self._judged or look == 0 or current.plan is None:
             return
         self._judged = step, look
         reason = rollout_evidence.exceeded_limit(total, current.plan)
-        if reason is not None and rollout_stage.replace_stage(
-            self._path, current, rollout_stage.rollback_stage(current, reason, current_user())
-        ):
+        if reason is None:
+            return
+        rollback = rollout_stage.rollback_stage(current, reason, current_user())
+        try:
+            is_done = rollout_stage.replace_stage(self._path, current, rollback)
+        except OSError:  # it holds in this process until it can be written
+            self._unwritten, is_done = (current, rollback), True
+        if is_done:
             log.warning("rolled back from %s: %s", current.version, reason)
             self._on_rollback()

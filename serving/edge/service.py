@@ -7,7 +7,6 @@ import gc
 import logging
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -22,7 +21,7 @@ from serving.edge.keys import Authenticator
 from serving.edge.limits import Limits
 from serving.edge.models import ApiError, Readiness
 from serving.edge.recommend import RecommendationPipeline
-from serving.edge.request_log import LineLog, Retention
+from serving.edge.request_log import LineLog
 from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
 from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
@@ -109,7 +108,9 @@ class EdgeService:
             lambda outcome: self.metrics.shadow.labels(outcome).inc(),
         )
         store = torchserve_settings.load().model_store
-        static = update_static_list(settings.home / STATIC_LIST, settings.artifact, store, settings.dataset)
+        static = update_static_list(
+            settings.home / STATIC_LIST, settings.artifact, store, settings.dataset, self.trial.stage
+        )
         self.pipeline = RecommendationPipeline(
             torchserve=self.trial,
             consent=ConsentCheck(
@@ -203,17 +204,13 @@ class EdgeService:
         def count(outcome: str, lines: int) -> None:
             self.metrics.served.labels(outcome).inc(lines)
 
-        retention = Retention(settings.retention_days, settings.log_mb * 1_000_000)
+        size = user_keys.retention(settings).file_bytes
         served, requests = settings.home / "served", settings.home / "requests"
 
         def clean() -> None:
-            today = datetime.now(UTC).date()
-            retention.remove_expired(served, "served", today)
-            retention.remove_expired(requests, "requests", today)  # also where none are kept any more
             user_keys.mark_used(settings, self.user_key)
-            user_keys.remove_expired(settings, time.time())
+            user_keys.expire(settings, time.time())
 
-        size = retention.file_bytes
         self.served_log = LineLog(served, settings.served_queue, count, file_bytes=size, housekeeping=clean)
         if settings.keep_requests:
             self.kept_requests = LineLog(

@@ -74,7 +74,9 @@ class EdgeSettings(BaseSettings):
     upstream: HttpUrl = Field(default_factory=lambda: torchserve.load().inference_url)
     management: HttpUrl = Field(default_factory=lambda: torchserve.load().management_url)
     token_file: Path = Field(default_factory=lambda: torchserve.load().key_file)
-    artifact: Path | None = None  # an artifact folder or .mar for the static list; None: the newest in the model store
+    artifact: Path | None = (
+        None  # an artifact folder or .mar for the static list; None: that of the version that serves
+    )
     connections: Count = 64  # to TorchServe, of each process
 
     key_file: Path | None = None  # hashed API keys; None: keys.json in `home`
@@ -90,7 +92,7 @@ class EdgeSettings(BaseSettings):
     user_max_body_bytes: Annotated[int, Field(ge=1024)] = 65_536
     head_seconds: Seconds = 10  # within which a request's line and headers must arrive
     body_seconds: Seconds = 10
-    max_connections: Count = 1000  # of each process; a new one takes the place of the one that is idle for longest
+    max_connections: Count = 1000  # of each process; a new one takes the place of a slow reader or an idle one
 
     drain_seconds: Annotated[float, Field(ge=0)] = 0  # between SIGTERM, when /readyz turns 503, and closing the port
 

@@ -1,4 +1,4 @@
-"""Keys of the pseudonyms that stand for users in the served log: create, rotate, list.
+"""Keys of the pseudonyms that stand for users in the served log: create, rotate, list, expire with the lines.
 
 Each line of the log names its key. The newest key hides users; an older one only serves to trace what was answered under
 it, until those lines have expired. Keys lie in a folder of their own, away from the log: who has both can test whether
@@ -12,9 +12,11 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from config.command import UserError, exits_cleanly
 from data.files import make_folder, write_bytes
 from data.times import MICROSECONDS, to_iso
 from serving.edge import settings
+from serving.edge.request_log import Retention
 from serving.edge.settings import EdgeSettings
 from serving.key_file import read_key_file
 
@@ -110,6 +113,18 @@ def mark_used(edge: EdgeSettings, key: UserKey) -> None:
                 os.utime(file)
 
 
+def retention(edge: EdgeSettings) -> Retention:
+    """How long the logs are kept, and how large they may become."""
+    return Retention(edge.retention_days, edge.log_mb * 1_000_000)
+
+
+def expire(edge: EdgeSettings, now: float) -> None:
+    """Remove lines, kept requests and replaced keys that have expired; `now` is in seconds since 1970."""
+    for name in ("served", "requests"):  # also where none are kept any more
+        retention(edge).remove_expired(edge.home / name, name, datetime.fromtimestamp(now, UTC).date())
+    remove_expired(edge, now)
+
+
 def remove_expired(edge: EdgeSettings, now: float) -> None:
     """Remove keys that were replaced, and under which no line can be left; `now` is in seconds since 1970."""
     for file in _files(edge.user_keys)[1:]:
@@ -142,8 +157,15 @@ def main(argv: list[str] | None = None) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="show the keys, newest first")
     actions.add_parser("rotate", help="create a key that hides users from the next start of the edge on")
+    actions.add_parser(
+        "expire", help="remove lines, kept requests and replaced keys that have expired, as the edge does"
+    )
     arguments = parser.parse_args(argv)
     edge = settings.load()
+    if arguments.action == "expire":
+        expire(edge, time.time())
+        print(f"removed what {edge.home} and {edge.user_keys} held for more than {edge.retention_days} days")
+        return 0
     if arguments.action == "rotate":
         key = rotate(edge)
         print(

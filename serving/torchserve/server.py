@@ -49,14 +49,18 @@ def start(
         return running is None
 
 
-def stop(settings: ServerSettings) -> bool:
-    """Stop the server and its workers, by force where needed. False if it was not running."""
+def stop(settings: ServerSettings, on_purpose: bool = True) -> bool:
+    """Stop the server and its workers, by force where needed. False if it was not running.
+
+    On purpose, it stays stopped: the supervisor ends, even if it is about to start the server again.
+    """
     with lock(settings):
         process = find(settings)
+        if on_purpose:
+            _pid_file(settings).unlink(missing_ok=True)  # first, so that the supervisor does not take this for a crash
         if process is None:
             return False
         workers = process.children(recursive=True)
-        _pid_file(settings).unlink(missing_ok=True)  # first, so that the supervisor does not take this for a crash
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
@@ -83,7 +87,7 @@ def find(settings: ServerSettings) -> psutil.Process | None:
 
 
 def was_stopped(settings: ServerSettings) -> bool:
-    """Whether `stop` ended the server, or it never ran. A server that was killed leaves its pid file."""
+    """Whether `stop` ended the server on purpose, or it never ran. A server that was killed leaves its pid file."""
     return not _pid_file(settings).exists()
 
 

@@ -190,7 +190,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
     assert {"stage rollback 0", "set_default tiny 1.0", "set_registered_model_alias tiny champion 1"} <= set(
         steps["rollback"]
     )
-    assert {"set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
+    assert {"stage switch 0", "set_default tiny 2.0", "stage serves 0"} <= set(steps["deploy"])
     events = rollout_stage.read_events(rollout_stage.stage_path(NAME, deployed))
     assert [(event.event, event.before, event.after) for event in events] == [
         ("serves", None, "1.0"),
@@ -200,6 +200,7 @@ def test_a_version_killed_at_every_step_of_its_life_converges_and_no_client_noti
         ("serves", "1.0", "2.0"),
         ("rollback", "2.0", "1.0"),
         ("serves", "2.0", "1.0"),
+        ("switch", "1.0", "2.0"),
         ("serves", "1.0", "2.0"),
     ]
 

@@ -144,6 +144,27 @@ def test_the_supervisor_ends_where_somebody_stopped_the_server(fake: FakeServer)
     assert not fake.repairs
 
 
+@pytest.mark.parametrize("state", [NO_MODEL, UNRESPONSIVE])
+def test_the_supervisor_ends_also_if_a_repair_had_not_helped_yet(fake: FakeServer, state: State) -> None:
+    fake.state = state  # for instance `make keep` without an archive
+    while not fake.repairs:
+        fake.step()
+    fake.state = NOT_RUNNING
+    fake.step()
+    assert fake.repairs[-1][0] is NOT_RUNNING, "a repair that stops the server does so to start it again"
+    fake.stopped = True
+    assert fake.step() is None
+
+
+def test_a_stop_on_purpose_is_seen_even_if_the_server_does_not_run(settings: ServerSettings, tmp_path: Path) -> None:
+    here = settings.model_copy(update={"server_home": tmp_path})
+    (tmp_path / "server.pid").write_text("1", encoding="ascii")  # of a server that was killed
+    server.stop(here, on_purpose=False)
+    assert not server.was_stopped(here)
+    server.stop(here)
+    assert server.was_stopped(here)
+
+
 def test_a_server_that_never_ran_is_started(fake: FakeServer) -> None:
     fake.state, fake.stopped = NOT_RUNNING, True
     assert fake.step() == CHECK_SECONDS
@@ -154,7 +175,7 @@ def test_a_server_that_never_ran_is_started(fake: FakeServer) -> None:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps of a repair, which are recorded instead of done."""
     done: list[str] = []
-    monkeypatch.setattr(server, "stop", lambda _: done.append("stop"))
+    monkeypatch.setattr(server, "stop", lambda _, on_purpose: done.append(f"stop {on_purpose}"))
     monkeypatch.setattr("serving.supervisor.restore", lambda *_, **options: done.append(f"restore {options}"))
     monkeypatch.setattr(subprocess, "run", None)
     monkeypatch.setattr(subprocess, "Popen", None)
@@ -168,7 +189,7 @@ def test_every_repair_restores_what_served_and_starts_no_deployment(
 ) -> None:
     repair(state, again, "tiny", settings)
     stops = state is UNRESPONSIVE or (state is NO_WORKER and not again)
-    assert done == ["stop"] * stops + ["restore {'end_with_parent': True}"]
+    assert done == ["stop False"] * stops + ["restore {'end_with_parent': True}"]
 
 
 def test_a_failed_repair_is_an_error(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:

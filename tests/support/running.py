@@ -56,10 +56,10 @@ class Edge:
         }
         return self.http.request(method, "/v1/recommendations", content=content, headers=named)
 
-    def answer(self, body: Any = None, **headers: str) -> dict:
+    def answer(self, body: Any = None, key: str | None = None, **headers: str) -> dict:
         """The answer, which must be one, and in time."""
         begun = time.perf_counter()
-        got = self.ask(body, **headers)
+        got = self.ask(body, key, **headers)
         milliseconds = (time.perf_counter() - begun) * 1000
         assert got.status_code == 200, got.text
         allowed = min(int(headers.get("x_deadline_ms", 60_000)), self.settings.deadline_ms)

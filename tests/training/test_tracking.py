@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -9,7 +10,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -245,3 +249,61 @@ def test_two_processes_may_meet_a_new_database_at_once(tmp_path: Path) -> None:
 
     assert [one.returncode for one in both] == [0, 0]
     assert ids[0] == ids[1]
+
+
+PASSWORD = "pl4nted-s3cret/x"
+SERVED_RUNS = """
+import os, subprocess, sys
+import mlflow
+from config.redact import install
+from training import tracking
+install()
+for setting in ({}, {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "false"}):
+    os.environ |= setting
+    with tracking.closing(tracking.start_run("demo", "n", {})) as run:
+        run.log_json({}, "facts")
+    mlflow.artifacts.list_artifacts(run_id="r")
+    print("MLflow's own:", mlflow.get_tracking_uri(), flush=True)
+subprocess.run([sys.executable, "-c", "import os; print('child:', os.environ['MLFLOW_TRACKING_URI'])"])
+"""
+
+
+class TrackingServer(BaseHTTPRequestHandler):
+    """As much of MLflow's REST API as a run needs that is started and closed."""
+
+    def do_GET(self) -> None:
+        place = {"artifact_uri": "mlflow-artifacts:/1/r/artifacts", "lifecycle_stage": "active"}
+        info = {"run_id": "r", "run_uuid": "r", "run_name": "n", "experiment_id": "1", "status": "RUNNING", **place}
+        experiment = {"experiment_id": "1", "name": "demo", "lifecycle_stage": "active"}
+        body = {"experiment": experiment, "run": {"info": info, "data": {}}, "run_info": info, "files": []}
+        expected = base64.b64encode(f"me@x:{PASSWORD}".encode()).decode()
+        self.send_response(200 if self.headers["Authorization"] == f"Basic {expected}" else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    do_PUT = do_POST
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_mlflow_gets_no_password_in_a_url_that_it_could_print_and_prints_none() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), TrackingServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        env = {**os.environ, "MLFLOW_TRACKING_URI": place.replace("//", f"//me%40x:{quote(PASSWORD, safe='')}@")}
+        command = [sys.executable, "-c", SERVED_RUNS]
+        ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=120)
+        server.shutdown()
+        thread.join()
+
+    assert ended.returncode == 0, ended.stderr
+    assert "pl4nted" not in ended.stdout + ended.stderr
+    first, *with_urls, after, child = ended.stdout.splitlines()
+    assert first == after == f"MLflow's own: {place}"
+    assert with_urls[0] == f"🏃 View run n at: {place}/#/experiments/1/runs/r"  # where a user lets MLflow print URLs
+    assert child == f"child: {place}"

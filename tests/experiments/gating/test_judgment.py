@@ -301,3 +301,27 @@ def test_a_gate_run_after_a_rollback_promotes_the_same_artifact_only_with_an_exp
     (report,) = judgment.run(settings, "two_tower", override=True, again="the store was at fault")
     assert (report["verdict"], report["again"]) == ("PROMOTE", "the store was at fault")
     assert promotion.serving_target(settings.dataset).version.version == promoted["version"]
+
+
+@pytest.mark.slow
+def test_a_gate_that_was_killed_before_it_promoted_promotes_without_another_look(
+    settings: params.Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = judgment.best_label(settings, learned=False)
+    assert label is not None
+    judgment.promote_first_champion(settings, label, override=True)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judgment, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            judgment.run(settings, "two_tower", override=True)
+    before = looks.read(settings.dataset).statements
+
+    monkeypatch.setattr(judgment, "look_at_holdout", killed)
+    (report,) = judgment.run(settings, "two_tower", override=True)
+    assert report["verdict"] == "PROMOTE"
+    assert looks.read(settings.dataset).statements == before
+    assert promotion.serving_target(settings.dataset).version.version == report["version"]

@@ -30,6 +30,33 @@ def test_the_reason_of_an_unknown_commit_is_named(tmp_path: Path, monkeypatch: p
     )
 
 
+@pytest.mark.parametrize("variables", [{"PATH": "/empty"}, {"GIT_DIR": "/empty", "PATH": ""}])
+def test_a_repository_in_which_git_cannot_be_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert preconditions.uncommitted_code(preconditions.code_state()) is None, "an unpacked archive"
+
+    (tmp_path / ".git").write_text("gitdir: elsewhere", encoding="utf-8")
+    decision = preconditions.uncommitted_code(preconditions.code_state())
+    assert decision is not None
+    assert decision.verdict == "HOLD"
+    assert decision.reason == "refused: git is not installed, so the commit is unknown"
+    assert "--allow-uncommitted" in decision.advice
+
+
+def test_a_repository_that_git_does_not_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    (tmp_path / ".git").mkdir()
+    state = preconditions.code_state()
+    assert (state.commit, state.changed) == ("unknown", "unknown")
+    assert preconditions.uncommitted_code(state) is not None
+
+
 def test_the_environment_cannot_declare_a_commit_or_changed_code_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "checkout", lambda: ("0123", ["params.yaml"]))
     monkeypatch.setenv("TIDEGATE_COMMIT", "4567")

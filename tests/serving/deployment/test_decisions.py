@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import signing
+import tiny_artifact
 
 from data import files
 from serving import deploy
@@ -17,6 +19,7 @@ from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, regis
 from serving.deployment.status import registry_lines
 from serving.settings import ServerSettings
 from serving.torchserve import server
+from training.models.artifact import MANIFEST
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
@@ -357,6 +360,43 @@ def test_the_bar_holds_for_the_artifact_under_another_number(two, artifacts) -> 
     assert again == "3"
     with pytest.raises(RegistryError, match="tiny 3: rolled back on"):
         promotion.promote("tiny", again, PROMOTED)
+
+
+SAME = {"params": {"name": "item_knn", "shrinkage": 1}, "dataset_hash": "d", "split_id": "s", "fit_until_us": 1}
+
+
+@pytest.mark.parametrize(
+    ("removed", "candidate", "is_barred"),
+    [
+        ({"run_id": "1", "commit": "a"}, {"run_id": "2", "commit": "b"}, True),  # without parameters: the same files
+        (SAME | {"run_id": "1", "seed": 1}, SAME | {"run_id": "2", "seed": 2, "files": {}}, True),  # fitted again
+        (SAME, SAME | {"params": {"name": "item_knn", "shrinkage": 2}}, False),
+        (SAME, SAME | {"fit_until_us": 2}, False),
+    ],
+)
+def test_the_bar_holds_for_the_same_model_fitted_or_exported_again_and_for_no_other(
+    two, artifacts, tmp_path: Path, removed: dict, candidate: dict, is_barred: bool
+) -> None:
+    versions = []
+    for name, stated in (("removed", removed), ("candidate", candidate)):
+        folder = shutil.copytree(artifacts[2], tmp_path / name)
+        if stated.get("files") == {}:  # nearly equal weights
+            tiny_artifact.write(tmp_path / "nearly", 7)
+            folder = tmp_path / "nearly"
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        stated = {key: value for key, value in stated.items() if key != "files"}
+        (folder / MANIFEST).write_text(json.dumps(manifest | stated), encoding="utf-8")
+        versions.append(registry.register_version("tiny", folder))
+    report = PROMOTED | {"holdout_end": "2026-01-01T00:00:00Z"}
+    promotion.promote("tiny", two[0], PROMOTED)
+    promotion.promote("tiny", versions[0], report)
+    promotion.roll_back_aliases("tiny", "it lists nonsense")
+    if not is_barred:
+        promotion.promote("tiny", versions[1], report)
+        return
+    with pytest.raises(RegistryError, match=f"tiny {versions[1]}: rolled back on "):
+        promotion.promote("tiny", versions[1], report)
+    promotion.promote("tiny", versions[1], PROMOTED | {"holdout_end": "2026-01-01T00:00:01Z"})
 
 
 def test_a_barred_version_may_be_overridden_and_stays_barred(two) -> None:

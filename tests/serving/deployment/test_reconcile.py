@@ -302,6 +302,130 @@ def test_a_repeated_rollback_changes_nothing_and_asks_the_server(
     assert "tiny 1.0 does not serve: 2.0 is the default" in capsys.readouterr().err
 
 
+# --- a switch is in the stage before it is done
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch, stub: StubServer) -> None:
+    """A server that loads whatever it is asked to."""
+    monkeypatch.setattr(policy, "committed_policy", lambda _: None)
+    monkeypatch.setattr(reconcile.server, "start", lambda *_: False)
+    monkeypatch.setattr(reconcile, "load_version", lambda *_: None)
+    monkeypatch.setattr(reconcile, "make_default", lambda archive, *_: stub.set_default("tiny", archive.version))
+
+
+@pytest.fixture
+def promoted(served: ServerSettings, stub: StubServer, live: None) -> ServerSettings:
+    """Version 2 was promoted over version 1, which still serves and came after one that is gone."""
+    stub.default = "1.0"
+    write_stage(served, make_stage(Phase.SERVES, "1.0", "0.0"))
+    return served
+
+
+def test_a_rollback_during_a_deployment_goes_back_to_what_it_replaces(
+    promoted: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = reconcile._Reconciliation._load_previous, []
+
+    def order(self: object, *arguments: object) -> object:
+        if not seen:
+            seen.append((stub.default, stage_of(promoted).phase))
+            deploy.roll_back("tiny", promoted, "it lists nonsense")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(reconcile._Reconciliation, "_load_previous", order)
+    assert reconcile.deploy("tiny", promoted).version == "1.0"
+    assert seen == [("2.0", Phase.SWITCH)]
+    assert (stub.default, aliases()) == ("1.0", ("1", "2"))
+    with pytest.raises(RegistryError, match="it lists nonsense"):
+        promotion.promote("tiny", "2", PROMOTED)
+
+
+def test_a_rollback_before_the_default_is_switched_undoes_the_switch_at_once(
+    promoted: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def order(archive: object, *_: object) -> None:
+        deploy.roll_back("tiny", promoted, "it lists nonsense")
+        stub.set_default("tiny", archive.version)  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile, "make_default", order)
+        attempt = reconcile._Reconciliation("tiny", promoted, promoted.state, print, None, False)
+        with pytest.raises(reconcile.StageChangedError):
+            attempt.run()
+        assert stub.default == "1.0"
+    assert reconcile.deploy("tiny", promoted).version == "1.0"
+
+
+def test_a_deployment_that_was_killed_after_the_switch_can_be_completed_or_rolled_back(
+    promoted: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile._Reconciliation, "_load_previous", kill)
+        with pytest.raises(KeyboardInterrupt):
+            reconcile.deploy("tiny", promoted)
+    stage = stage_of(promoted)
+    assert (stub.default, stage.phase, stage.version, stage.previous) == ("2.0", Phase.SWITCH, "2.0", "1.0")
+    assert rollout_stage.served_versions(stage) == ("2.0", "1.0"), "what a repair restores"
+    assert reconcile.deploy("tiny", promoted).version == "2.0"
+    assert stage_of(promoted).phase is Phase.SERVES
+    rollout_stage.replace_stage(rollout_stage.stage_path("tiny", promoted), stage_of(promoted), stage)
+    deploy.roll_back("tiny", promoted, "it lists nonsense")
+    assert reconcile.settle_rollback("tiny", promoted) == "1.0"
+    assert (stub.default, aliases()) == ("1.0", ("1", "2"))
+
+
+# --- what another host rolled back
+
+
+def test_a_host_that_follows_a_rollback_of_another_one_goes_back_to_what_was_removed_only_by_force(
+    served: ServerSettings, stub: StubServer, live: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promotion.roll_back_aliases("tiny", "it lists nonsense")
+    assert reconcile.deploy("tiny", served, plan=PLAN).version == "1.0", "at once, not on trial next to a bad version"
+    assert stage_of(served).rollback_reason == "it lists nonsense"
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 0
+    assert "nothing changed: tiny 1.0 serves since the last rollback removed 2.0" in capsys.readouterr().out
+    assert (stub.default, aliases()) == ("1.0", ("1", "2"))
+
+
+def test_a_rollback_to_what_another_host_removed_is_recorded_only_by_force(
+    served: ServerSettings, stub: StubServer, live: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promotion.roll_back_aliases("tiny", "it lists nonsense")
+    stub.default = "1.0"
+    write_stage(served, make_stage(Phase.SERVES, "1.0", "2.0"))  # which does not say why 2.0 was removed
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 2
+    assert "removed 2; `--rollback --force` makes it serve again" in capsys.readouterr().err
+    assert aliases() == ("1", "2")
+    assert deploy.main(["--dataset", "tiny", "--rollback", "--force"]) == 0
+    assert (stub.default, aliases()) == ("2.0", ("2", "1"))
+    assert not stage_of(served).forced
+
+
+# --- a full disk
+
+
+def test_a_rollback_on_a_full_disk_switches_the_server_and_fails(
+    served: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for function in ("write_bytes", "append_lines"):
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout_stage.files, function, full)
+            stub.default = "2.0"
+            assert deploy.main(["--dataset", "tiny", "--rollback"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "rolled back tiny from 2.0 to 1.0" in line
+        assert "the order cannot be written (No space left on device)" in line
+        assert (stub.default, aliases()) == ("1.0", ("2", "1"))
+
+
 # --- the policy under which the champion passed
 
 

@@ -162,11 +162,30 @@ def test_what_is_installed_is_what_a_repair_restores(here: ServerSettings, torch
     install(archives / f"{NAME}-1.0.mar", here, lambda line: None)
     stage = rollout_stage.read_stage(rollout_stage.stage_path(NAME, here))
     assert stage is not None
+    assert {path.name for path in here.model_store.iterdir()} == {"tiny-1.0.mar", "tiny-2.0.mar"}, "no other archive"
     assert (stage.phase, stage.version, stage.previous) == (Phase.SERVES, "1.0", "2.0")
     assert (stage.serial, stage.entry) == (7, "a hash"), "what this host has seen of the registry"
     install(archives / f"{NAME}-1.0.mar", here, lambda line: None)
     assert rollout_stage.read_stage(rollout_stage.stage_path(NAME, here)) == stage, "nothing new was decided"
     torchserve.loaded.clear()
+    assert restore(NAME, here, lambda line: None) == "1.0"
+    assert set(torchserve.loaded) == {"1.0", "2.0"}
+
+
+def test_an_installation_that_is_killed_after_the_switch_is_what_a_repair_restores(
+    here: ServerSettings, torchserve: Server, archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stage(here, Phase.SERVES, "2.0", None)
+    torchserve.holds("2.0")
+
+    def kill(name: str, version: str) -> None:
+        torchserve.holds(version, "2.0")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torchserve, "set_default", kill)
+        with pytest.raises(KeyboardInterrupt):
+            install(archives / f"{NAME}-1.0.mar", here, lambda line: None)
     assert restore(NAME, here, lambda line: None) == "1.0"
     assert set(torchserve.loaded) == {"1.0", "2.0"}
 

@@ -1,4 +1,4 @@
-"""Connections that send nothing, too slowly, too much or read nothing make room; a request in progress never does."""
+"""Connections that send nothing, too slowly, too much or read nothing make room; a request that waits for its answer never does."""
 
 from __future__ import annotations
 
@@ -209,6 +209,58 @@ def test_a_client_that_reads_nothing_is_closed(start: Start, connect: Connect, m
     client.sendall(f"GET {script} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 10)
     wait_until(lambda: closed(edge, SLOW_READER) == 1)
     assert len(edge.service.connections) == 1  # the edge's own client
+
+
+def ask_for_much(edge: Edge, connect: Connect) -> socket.socket:
+    """A client that asks for more than a megabyte, ten times, and reads none of it."""
+    (script,) = re.findall(r'src="([^"]+bundle[^"]*)"', edge.http.get("/docs").text)
+    client = connect(edge)
+    client.sendall(f"GET {script} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 10)
+    return client
+
+
+def test_clients_that_read_slowly_make_room_for_new_ones_the_slowest_first(start: Start, connect: Connect) -> None:
+    edge = start(max_connections=3)
+    slow = [ask_for_much(edge, connect), ask_for_much(edge, connect)]
+    wait_until(lambda: len(edge.service.connections._slow) == 2)
+    slow.append(ask_for_much(edge, connect))
+    wait_until(lambda: len(edge.service.connections._slow) == 3)  # the edge's own client made room
+    for number in range(1, 4):
+        assert answered(connect(edge))
+        assert closed(edge, SHED) == number + 1
+    assert closed(edge, REFUSED) == 0
+
+
+def test_a_slow_reader_goes_before_an_idle_client(start: Start, connect: Connect) -> None:
+    edge = start(max_connections=2)
+    slow = ask_for_much(edge, connect)
+    wait_until(lambda: len(edge.service.connections._slow) == 1)
+    time.sleep(YOUNG_SECONDS + 0.1)
+    assert edge.http.get("/livez").status_code == 200
+    assert answered(connect(edge))
+    assert closed(edge, SHED) == 1
+    assert is_cut(slow)
+
+
+def is_cut(client: socket.socket) -> bool:
+    """Whether the server closed the connection before it had sent everything."""
+    received = 0
+    try:
+        while content := client.recv(65_536):
+            received += len(content)
+    except ConnectionResetError:
+        pass
+    return received < 10_000_000
+
+
+def test_a_client_that_trickles_a_response_is_closed(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_SECONDS", 60.0)
+    monkeypatch.setattr(connections, "RESPONSE_SECONDS", 1.0)
+    edge = start()
+    client = ask_for_much(edge, connect)
+    wait_until(lambda: len(client.recv(1000)) > 0 and closed(edge, SLOW_READER) == 1)
 
 
 def test_the_limit_of_open_files_leaves_room_for_the_connections() -> None:

@@ -13,6 +13,7 @@ from running import Edge, Start, wait_until
 from safetensors.numpy import load_file
 
 from serving.artifact import archive
+from serving.deployment.rollout_stage import Phase, RolloutStage, utc_now
 from serving.edge.answer import build_answer, parse_answer
 from serving.edge.fallback import EMPTY, FallbackChain, PopularList, artifact_list, newest_archive, update_static_list
 from serving.worker.request import Request
@@ -111,6 +112,22 @@ def test_the_newest_archive_of_the_dataset_is_taken(artifacts: dict[int, Path], 
     assert (popular.model_version, popular.dataset_version) == ("10.1", "dataset-1")
     assert popular.items == artifact_list(artifacts[1]).items
     assert PopularList.load(tmp_path / "static.json") == popular
+
+
+@pytest.mark.parametrize(("phase", "serving"), [(phase, "2.0" if phase is Phase.SERVES else "1.0") for phase in Phase])
+def test_with_a_stage_the_list_is_that_of_the_version_that_serves(
+    artifacts: dict[int, Path], tmp_path: Path, phase: Phase, serving: str
+) -> None:
+    stage = RolloutStage(
+        dataset="tiny", phase=phase, version="2.0", previous="1.0", since=utc_now(), reason="a test", by="me@here"
+    )
+    store, path = tmp_path / "models", tmp_path / "static.json"
+    for version, seed in (("1.0", 1), ("2.0", 2), ("3.0", 2)):
+        archive.build_archive(artifacts[seed], store / f"tiny-{version}.mar", "tiny", version)
+    before = update_static_list(path, None, store, "tiny", stage)
+    assert before.model_version == serving
+    (store / f"tiny-{serving}.mar").unlink()
+    assert update_static_list(path, None, store, "tiny", stage) == before
 
 
 @pytest.mark.parametrize("name", ["trends.safetensors", "vocabulary.json"])

@@ -195,6 +195,64 @@ def test_each_limit_triggers_a_rollback(
     assert edge.count("tidegate_edge_rollbacks_total") == 1
 
 
+def canary_user(edge: Edge) -> str:
+    return next(user for user in USERS if edge.service.trial.bucket(user).arm == "canary")
+
+
+def test_short_deadlines_of_clients_are_no_errors_of_a_version(on_trial, torchserve: FakeTorchServe) -> None:
+    torchserve.delay = 0.1
+    edge = on_trial(Phase.CANARY, 0.3, deadline_ms=800)
+    user = canary_user(edge)
+    for number in range(10):
+        answer = edge.answer({"user_id": user, "k": 5 + number}, x_deadline_ms="60")
+        assert answer["source"] == "popular"
+    trial = edge.service.trial
+    assert (trial.evidence.candidate.calls, trial.evidence.champion.calls) == (0, 0)
+    assert edge.answer({"user_id": user, "k": 4})["model_version"] == NEW
+    assert (trial.evidence.candidate.calls, trial.evidence.candidate.errors) == (1, 0)
+
+
+def test_calls_that_an_open_circuit_prevents_are_no_errors_of_a_version(on_trial, torchserve: FakeTorchServe) -> None:
+    torchserve.faults = {NEW: "failing"}
+    edge = on_trial(Phase.CANARY, 0.3, breaker_failures=2, breaker_seconds=60)
+    user = canary_user(edge)
+    for number in range(10):
+        assert edge.answer({"user_id": user, "k": 5 + number})["model_version"] == OLD
+    counts = edge.service.trial.evidence.candidate
+    assert (counts.calls, counts.errors) == (2, 2)
+
+
+def test_a_key_for_one_user_counts_once_in_a_stage(on_trial) -> None:
+    edge = on_trial(Phase.CANARY, 0.3)
+    trial, user = edge.service.trial, canary_user(edge)
+    key = edge.key_of(user)
+    for number in range(5):
+        assert edge.answer({"user_id": user, "k": 5 + number}, key=key)["cache"] == "miss"
+    assert trial.evidence.candidate.calls == 1
+    enter(edge, Phase.CANARY, 0.6)
+    edge.answer({"user_id": user, "k": 20}, key=key)
+    edge.answer({"user_id": user, "k": 21})  # a server key speaks for many users
+    assert trial.evidence.candidate.calls == 2
+
+
+def test_a_key_for_one_user_gives_one_shadow_request_in_a_stage(on_trial) -> None:
+    edge = on_trial(Phase.SHADOW)
+    key = edge.key_of("ann")
+    compared = lambda: edge.service.trial.evidence.compared  # noqa: E731
+    for number in range(10):
+        edge.answer({"user_id": "ann", "k": 5 + number}, key=key)
+    ask(edge, 11)
+    wait_until(lambda: compared() >= 10)
+    assert compared() <= 12
+
+
+def test_a_request_that_no_version_can_answer_is_no_error_of_one(on_trial, torchserve: FakeTorchServe) -> None:
+    edge = on_trial(Phase.SWITCH)
+    for number in range(5):
+        assert edge.answer({"user_id": "who breaks the model", "k": 5 + number})["source"] == "popular"
+    assert edge.service.trial.evidence.candidate.errors == 0
+
+
 def test_a_failing_candidate_opens_its_own_circuit_only(on_trial, torchserve: FakeTorchServe) -> None:
     torchserve.faults = {NEW: "failing"}
     edge = on_trial(Phase.CANARY, 0.6, breaker_failures=2)
@@ -209,6 +267,33 @@ def test_a_manual_rollback_reaches_the_canary(on_trial) -> None:
     assert users
     rollout_stage.order_rollback(edge.settings.rollout, "by hand", "me@here")
     wait_until(lambda: {answer["model_version"] for answer in ask(edge, 5)} == {OLD})
+
+
+def test_a_rollback_on_a_full_disk_holds_in_the_process_until_it_can_be_written(
+    on_trial, torchserve: FakeTorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    torchserve.faults = {NEW: "failing"}
+    edge = on_trial(Phase.CANARY, 0.6)
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_stage.files, "write_bytes", full)
+        wait_until(lambda: ask(edge, 5) and not edge.service.trial.is_running, 30)
+        assert {(answer["model_version"], answer["bucket"]) for answer in ask(edge, 20)} == {(OLD, None)}
+        assert standing(edge).phase is Phase.CANARY
+    wait_until(lambda: standing(edge).phase is Phase.ROLLBACK)
+    assert standing(edge).reason.startswith("errors")
+    assert edge.count("tidegate_edge_rollbacks_total") == 1
+
+
+def test_a_switch_without_a_trial_is_left_to_torchserve(on_trial) -> None:
+    edge = on_trial(Phase.SHADOW)
+    before = standing(edge)
+    switch = before.model_copy(update={"phase": Phase.SWITCH, "plan": None})
+    assert rollout_stage.replace_stage(edge.settings.rollout, before, switch)
+    wait_until(lambda: edge.service.trial.stage == switch)
+    assert {(answer["model_version"], answer["bucket"]) for answer in ask(edge, 10)} == {(OLD, None)}
 
 
 def test_shadow_requests_delay_nobody_and_a_full_queue_drops_them(on_trial, torchserve: FakeTorchServe) -> None:

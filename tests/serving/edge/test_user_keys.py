@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from running import Edge, Start, make_settings
 
+from serving.edge import settings as edge_settings
 from serving.edge import user_keys
 from serving.edge.request_log import pseudonym
 from serving.edge.settings import EdgeSettings
@@ -172,3 +174,21 @@ def test_the_command_rotates_and_lists(tmp_path: Path, monkeypatch: pytest.Monke
     assert [line.split()[1] for line in printed[1:]] == ["2.key", "1.key"]
     assert printed[1].endswith("newest")
     assert "removed after 20" in printed[2]
+
+
+def test_the_command_expires_what_a_stopped_edge_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path))
+    assert user_keys.main(["rotate"]) == 0
+    edge = edge_settings.load()
+    os.utime(edge.user_keys / "1.key", (0, 0))
+    today = datetime.now(UTC).date()
+    for name in ("served", "requests"):
+        (edge.home / name).mkdir(parents=True)
+        for age in (0, edge.retention_days, edge.retention_days + 1):
+            (edge.home / name / f"{name}-{today - timedelta(age)}-1-1.jsonl").write_text("{}\n", encoding="utf-8")
+
+    assert user_keys.main(["expire"]) == 0
+    assert [file.name for file in edge.user_keys.iterdir()] == ["2.key"]
+    for name in ("served", "requests"):
+        kept = {f"{name}-{today - timedelta(age)}-1-1.jsonl" for age in (0, edge.retention_days)}
+        assert {file.name for file in (edge.home / name).iterdir()} == kept
