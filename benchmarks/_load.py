@@ -200,7 +200,7 @@ def model_servers(home: Path, artifact: Path, features: Features) -> Iterator[tu
         store.close()
         settings = torchserve.load()
         chosen = {name: getattr(settings, name) for name in ("workers", "batch_size", "batch_delay_ms")}
-        server.start(settings, end_with_parent=True)
+        server.start(settings, set, end_with_parent=True)
         try:
             archive = settings.model_store / f"{NAME}.mar"
             build_archive(artifact, archive, NAME)

@@ -86,11 +86,14 @@ def append_lines(path: Path, content: bytes, durable: bool = True) -> None:
         sync(path.parent)
 
 
-def make_folder(folder: Path, durable: bool = True) -> None:
-    """Create a folder and those above it, unless they exist; `durable` flushes their names to disk."""
+def make_folder(folder: Path, durable: bool = True, mode: int = 0o777) -> None:
+    """Create a folder and those above it, unless they exist; `durable` flushes their names to disk.
+
+    `mode` is that of the folder itself, less the umask.
+    """
     if not folder.is_dir():
         make_folder(folder.parent, durable)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
         if durable:
             sync(folder.parent)
 

@@ -16,7 +16,7 @@ from config.current_user import current_user
 from serving import settings as environment
 from serving.artifact.archive import ModelArchive
 from serving.deployment import rollout_stage
-from serving.deployment.archive_signature import store_verified
+from serving.deployment.archive_signature import store_verified, verified_archives
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.restore import restore, stored_archives
 from serving.deployment.rollout_stage import Phase, RolloutStage
@@ -39,7 +39,7 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     """
     archive = store_verified(path, settings.model_store)
     with server.lock(settings, "deploy"):
-        server.start(settings)
+        server.start(settings, lambda: verified_archives(settings.model_store, progress))
         with TorchServe.from_settings(settings) as client:
             former = {live.version for live in client.describe(archive.name).values() if live.default}
             load_version(archive, client, settings, progress)

@@ -7,6 +7,7 @@ import sys
 
 from config.command import exits_cleanly
 from serving import settings
+from serving.deployment.archive_signature import verified_archives
 from serving.torchserve import server
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     action = parser.parse_args(argv).action
     environment = settings.load()
     if action == "start":
-        started = server.start(environment)
+        started = server.start(environment, lambda: verified_archives(environment.model_store))
         print(f"{'started' if started else 'was running already'}: {server.describe(environment)}")
     elif action == "stop":
         print("stopped TorchServe" if server.stop(environment) else "TorchServe was not running")

@@ -50,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"the {key.role} key {key.id} is trusted here")
     elif arguments.action == "forget":
         key_pairs.forget(arguments.id)
-        print(f"forgot key {arguments.id}; run the gate again for versions whose reports it signed")
+        print(
+            f"forgot key {arguments.id}; if it signed decisions, `python -m serving.deploy --override VERSION --reason ...` "
+            "accepts the log; then run the gate again for versions whose reports it signed"
+        )
     else:
         known, own = key_pairs.trusted(), {key.id for key in key_pairs.own_keys()}
         for key in known.keys.values():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data import files
-from serving.artifact.archive import ModelArchive, copy_archive, read_archive
+from serving.artifact.archive import ModelArchive, PackageError, copy_archive, read_archive
 from serving.deployment.errors import SignatureError
 from serving.deployment.verify_signature import verify
 
@@ -45,6 +45,17 @@ def store_verified(path: Path, model_store: Path) -> ModelArchive:
     with files.replacing(stored) as partial:  # durable: there may be no registry to build it from again
         copy_archive(archive, partial)
     return read_archive(stored)
+
+
+def verified_archives(model_store: Path, progress: Callable[[str], None] = print) -> set[Path]:
+    """The archives of the model store that are verified, so that TorchServe may start with them."""
+    verified = set()
+    for path in sorted(model_store.glob("*.mar")):
+        try:
+            verified.add(store_verified(path, model_store).path)
+        except (PackageError, SignatureError) as error:
+            progress(f"not loaded: {error}")
+    return verified
 
 
 def _verify_signature(archive: ModelArchive) -> None:

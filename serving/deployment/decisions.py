@@ -112,11 +112,9 @@ class DecisionLog:
         """
         decision, serial = None, self.last_serial
         if self.entries:
-            decision = self._verify(self.entries[serial], f"its entry {entry_tag(serial)}")
-            if (decision.serial, decision.previous_entry) != (serial, self._entry_hash(serial - 1)):
-                raise RegistryError(
-                    f"{self.dataset}: its entry {entry_tag(serial)} does not follow the entry before it; {OVERRIDE_HINT}"
-                )
+            decision = self._entry(serial)
+            if decision.previous_entry != self._entry_hash(serial - 1):
+                raise self._out_of_order(serial)
         if seen := _read_memory().get(self.key):
             self.check_holds(*seen)
         return decision
@@ -136,15 +134,18 @@ class DecisionLog:
             )
 
     def history(self) -> Iterator[Decision]:
-        """All decisions, newest first. Each entry is proven by its hash in the one after it.
+        """All decisions, newest first. Each is signed by a key that may sign it, and its hash is in the one after it.
+
+        An override accepts entries before it whose signature does not verify, and the history ends there.
 
         Raises:
-            RegistryError: as `last`, or an entry in the middle was changed or removed.
+            RegistryError: as `last`, or an entry in the middle was changed or removed, or is not signed by a known key.
         """
-        decision = self.last()
+        decision, is_accepted = self.last(), False
         while decision is not None:
             yield decision
-            decision = self._before(decision)
+            is_accepted = is_accepted or decision.action == OVERRIDE
+            decision = self._before(decision, is_accepted)
 
     def last_change(self) -> Decision | None:
         """The newest decision that changed the aliases; None if nothing was ever signed."""
@@ -183,9 +184,9 @@ class DecisionLog:
 
     def was_promoted(self, version: str) -> bool:
         """Whether the gate ever promoted a version, by an entry that a known key still verifies."""
-        for serial, text in self.entries.items():
+        for serial in self.entries:
             with suppress(RegistryError):
-                decision = self._verify(text, f"its entry {entry_tag(serial)}")
+                decision = self._entry(serial)
                 if (decision.action, decision.champion) == (PROMOTION, version):
                     return True
         return False
@@ -243,8 +244,8 @@ class DecisionLog:
     def _entry_hash(self, serial: int) -> str:
         return _hash(self.entries[serial]) if serial in self.entries else ""
 
-    def _before(self, decision: Decision) -> Decision | None:
-        """The decision before one that can be trusted. An override may have accepted an entry that cannot."""
+    def _before(self, decision: Decision, is_accepted: bool) -> Decision | None:
+        """The decision before one that can be trusted; None if it is accepted that it cannot be."""
         serial = decision.serial - 1
         if self._entry_hash(serial) != decision.previous_entry:
             raise RegistryError(
@@ -253,11 +254,24 @@ class DecisionLog:
             )
         if not decision.previous_entry:
             return None
-        if decision.action != OVERRIDE:
-            return _parse(json.loads(self.entries[serial])["signed"])
-        with suppress(RegistryError):
-            return self._verify(self.entries[serial], f"its entry {entry_tag(serial)}")
-        return None
+        try:
+            return self._entry(serial)
+        except RegistryError:
+            if is_accepted:
+                return None
+            raise
+
+    def _entry(self, serial: int) -> Decision:
+        """A verified entry. Raises RegistryError also if it is that of another serial, put there later."""
+        decision = self._verify(self.entries[serial], f"its entry {entry_tag(serial)}")
+        if decision.serial != serial:
+            raise self._out_of_order(serial)
+        return decision
+
+    def _out_of_order(self, serial: int) -> RegistryError:
+        return RegistryError(
+            f"{self.dataset}: its entry {entry_tag(serial)} does not follow the entry before it; {OVERRIDE_HINT}"
+        )
 
     def _verify(self, text: str, name: str) -> Decision:
         key_pairs.trusted()  # missing keys are an error of their own, for which an override is no help

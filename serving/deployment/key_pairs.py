@@ -9,6 +9,7 @@ its public key verifies what it signed until it is forgotten.
 from __future__ import annotations
 
 import binascii
+import os
 import platform
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ GATE, OPERATOR = ROLES = ("gate", "operator")
 # What an operator's key may sign. Of an unknown kind only the gate's may, so a new kind is safe before it is listed.
 OPERATOR_KINDS = frozenset({"rollback", "override", "rollout step", "archive"})
 ALGORITHM, PUBLIC_BYTES = "ed25519", 32
-WRITABLE_BY_OTHERS = 0o022
+WRITABLE_BY_OTHERS, STICKY = 0o022, 0o1000
 COMMAND = "python -m serving.signing_keys"
 LINE = f"<role> {ALGORITHM} <base64> <name>"
 
@@ -238,13 +239,21 @@ def _id_of(line: str) -> str | None:
 
 
 def _read_trusted(path: Path) -> str:
-    """The text of the list. Raises SignatureError: it cannot be read, is no text, or other users may change it."""
+    """The text of the list. Raises SignatureError: it cannot be read, is no text, or other users may change it.
+
+    Who may write its folder may replace it, except in one like /tmp, where only its owner may.
+    """
     try:
-        mode, text = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8")
+        file, folder, text = path.stat(), path.parent.stat(), path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         raise SignatureError(f"{path} cannot be read ({fault}); {_restore_list()}") from None
-    if mode & WRITABLE_BY_OTHERS:
-        raise SignatureError(f"{path} can be changed by other users (mode {mode:04o}); check it, then chmod 644 it")
+    for place, found, mode in ((path, file, 644), (path.parent, folder, 755)):
+        is_open = found.st_mode & WRITABLE_BY_OTHERS and not (place != path and found.st_mode & STICKY)
+        if is_open or found.st_uid not in (0, os.geteuid()):
+            state = f"owner {found.st_uid}, mode {found.st_mode & 0o7777:04o}"
+            raise SignatureError(
+                f"{place} can be changed by other users ({state}); check the keys in {path.name}, then own and chmod {mode} it"
+            )
     return text
 
 
@@ -287,5 +296,5 @@ def _new_name() -> str:
 def _lock() -> FileLock:
     """Lets one process at a time change this machine's keys."""
     folder = environment.load().keys
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_folder(folder, mode=0o700)
     return FileLock(folder / "keys.lock")

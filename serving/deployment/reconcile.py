@@ -17,10 +17,10 @@ from pathlib import Path
 
 from config.current_user import current_user
 from config.params import Rollout
-from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash, read_archive
+from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
 from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
-from serving.deployment.errors import DecidedMeanwhileError, DeployError
+from serving.deployment.errors import DecidedMeanwhileError, DeployError, SignatureError
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
 from serving.deployment.registry import RegisteredVersion, RegistryError
@@ -179,7 +179,8 @@ class _Reconciliation:
         self.reason = f"{champion.report.get('verdict')}: {champion.report.get('reason', 'no reason was given')}"
         self._check_policy(champion)
         previous = self._previous_target(champion.version)
-        if server.start(self.settings):
+        store = self.settings.model_store
+        if server.start(self.settings, lambda: archive_signature.verified_archives(store, self.progress)):
             self.progress("started TorchServe")
         with TorchServe.from_settings(self.settings) as self.client:
             new = self._build(champion.version)
@@ -349,14 +350,18 @@ class _Reconciliation:
         return build_archive(artifact, path, version.dataset, name, sign=sign)
 
     def _archive_number(self, version: str, content: str) -> int:
-        """The number of the version's archive with this content, if it is loaded with these settings, else a new one."""
+        """The number of the version's archive with this content, if it is loaded with these settings, else a new one.
+
+        An archive that cannot be verified does not count: nobody knows what was loaded from it.
+        """
         live, stored = self.client.describe(self.dataset), self._stored_archives()
         numbers = sorted(int(name.partition(".")[2]) for name in stored if registered_version(name) == version)
         batching = (self.settings.batch_size, self.settings.batch_delay_ms)
         for number in numbers:
             loaded = live.get(f"{version}.{number}")
-            with suppress(PackageError):  # a file that was cut short
-                is_same = read_archive(stored[f"{version}.{number}"]).content == content
+            path = stored[f"{version}.{number}"]
+            with suppress(PackageError, SignatureError):  # a file that was cut short, changed or signed by nobody
+                is_same = archive_signature.store_verified(path, self.settings.model_store).content == content
                 if is_same and (loaded is None or (loaded.batch_size, loaded.batch_delay_ms) == batching):
                     return number
         return numbers[-1] + 1 if numbers else 0

@@ -5,7 +5,6 @@ A repair never changes which version serves: only a deployment, a rollout, a rol
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from filelock import Timeout
 from config.command import UserError
 from serving.artifact.archive import ModelArchive, PackageError, read_archive
 from serving.deployment import rollout_stage
-from serving.deployment.archive_signature import store_verified
+from serving.deployment.archive_signature import store_verified, verified_archives
 from serving.deployment.errors import SignatureError
 from serving.deployment.load_version import DeployError, Progress, load_version, make_default
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError, served_versions
 from serving.settings import ServerSettings
-from serving.torchserve import launch, server
+from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
 DEPLOYMENT_SECONDS = 5.0  # left to a running deployment, which repairs the server as well; then the next check is due
@@ -42,7 +41,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print, 
         PackageError, SignatureError, DeployError, ServerStartError: as in `serving.install`.
     """
     if server.find(settings) is None:  # it loads archives while it starts
-        server.start(settings, end_with_parent, _verified_archives(dataset, settings, progress).__contains__)
+        server.start(settings, lambda: _verified_archives(dataset, settings, progress), end_with_parent)
     with TorchServe.from_settings(settings) as client:
         restoration = _Restoration(dataset, settings, client, progress)
         stage = restoration.read_stage()
@@ -75,14 +74,7 @@ def _verified_archives(dataset: str, settings: ServerSettings, progress: Progres
 
     The server would take another version as its default then.
     """
-    # What the last server unpacked: a full disk has no room for it and for the copy that verifies an archive.
-    shutil.rmtree(launch.scratch_folder(settings.server_home.resolve()), ignore_errors=True)
-    verified = set()
-    for path in sorted(settings.model_store.glob("*.mar")):
-        try:
-            verified.add(store_verified(path, settings.model_store).path)
-        except (PackageError, SignatureError) as error:
-            progress(f"not loaded: {error}")
+    verified = verified_archives(settings.model_store, progress)
     with suppress(StageError):
         stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
         if stage and settings.model_store / f"{dataset}-{served_versions(stage)[0]}.mar" not in verified:

@@ -70,7 +70,8 @@ def load_keys(edge: EdgeSettings) -> list[UserKey]:
         SecretError: a key is too short to hide anything, damaged, or missing while a served log depends on it.
     """
     if not edge.user_secret.get_secret_value() and not _files(edge.user_keys):
-        make_folder(edge.user_keys)
+        for folder in (edge.user_keys.parent, edge.user_keys):  # the edge may be the first that needs a key
+            make_folder(folder, mode=0o700)
         former = edge.home / FORMER
         if former.exists():
             _parse(read_key_file(former, RECOVERY, SecretError), former)

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -150,8 +150,8 @@ def render_properties(settings: ServerSettings, snapshot: dict | None) -> str:
     return "".join(f"{key}={_escape(str(value))}\n" for key, value in values.items())
 
 
-def last_snapshot(folder: Path, store: Path, usable: Callable[[Path], bool] = Path.is_file) -> dict | None:
-    """The models of the newest snapshot whose archives are usable; None where none is left.
+def last_snapshot(folder: Path, store: Path, usable: Collection[Path]) -> dict | None:
+    """The models of the newest snapshot whose archives in `store` are usable; None where none is left.
 
     TorchServe writes a snapshot after every change of a model. The server's other settings in it are ignored: they
     come from the environment of the start that wrote them.
@@ -170,10 +170,10 @@ def delete_old_snapshots(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _without_unusable(snapshot: dict, store: Path, usable: Callable[[Path], bool]) -> dict | None:
+def _without_unusable(snapshot: dict, store: Path, usable: Collection[Path]) -> dict | None:
     models = {}
     for name, versions in snapshot.get("models", {}).items():
-        kept = {version: about for version, about in versions.items() if usable(store / about["marName"])}
+        kept = {version: about for version, about in versions.items() if store / about["marName"] in usable}
         if kept and not any(about.get("defaultVersion") for about in kept.values()):
             newest = max(kept, key=lambda version: [int(part) for part in version.split(".")])
             kept[newest]["defaultVersion"] = True

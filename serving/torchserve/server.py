@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,13 +30,12 @@ EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b")
 LOG_LINES, LOG_TAIL_BYTES = 12, 20_000  # shown in an error
 
 
-def start(
-    settings: ServerSettings, end_with_parent: bool = False, usable: Callable[[Path], bool] = Path.is_file
-) -> bool:
+def start(settings: ServerSettings, verified: Callable[[], Collection[Path]], end_with_parent: bool = False) -> bool:
     """Start the server unless it runs, and wait until it answers. True if it was started.
 
-    The models of its last run whose archives are `usable` are loaded again. With `end_with_parent`, the system kills the server when the thread
-    that called this ends; otherwise it stays until `stop`. Its workers end by themselves when it does.
+    The models of its last run are loaded again if their archives are among `verified()`, which is called before the
+    start: their code runs (`archive_signature.verified_archives`). With `end_with_parent`, the system kills the server
+    when the thread that called this ends; otherwise it stays until `stop`. Its workers end by themselves when it does.
 
     Raises:
         ServerStartError: a port is taken, or the server did not come up; shows its last log lines.
@@ -45,7 +44,7 @@ def start(
         running = find(settings)
         if running is None:
             launch.check_ports(settings, 0 if was_stopped(settings) else PORT_RELEASE_SECONDS)
-        _wait_until_ready(settings, running or _launch(settings, end_with_parent, usable))
+        _wait_until_ready(settings, running or _launch(settings, verified, end_with_parent))
         return running is None
 
 
@@ -127,17 +126,19 @@ def worker_log_size(settings: ServerSettings) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _launch(settings: ServerSettings, end_with_parent: bool, usable: Callable[[Path], bool]) -> psutil.Process:
+def _launch(
+    settings: ServerSettings, verified: Callable[[], Collection[Path]], end_with_parent: bool
+) -> psutil.Process:
     home = settings.server_home.resolve()
     logs, scratch = home / "logs", launch.scratch_folder(home)
     for folder in (home, logs, settings.model_store):
         folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)  # models that a killed server unpacked
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed server unpacked: a full disk has no room to verify then
     scratch.mkdir(mode=0o700, parents=True)
     logs.chmod(0o700)
     settings.key_file.unlink(missing_ok=True)  # or a client would read the tokens of the last run
     snapshots = logs / "config"
-    snapshot = last_snapshot(snapshots, settings.model_store, usable)
+    snapshot = last_snapshot(snapshots, settings.model_store, verified())
     delete_old_snapshots(snapshots)
     config = home / "config.properties"
     config.write_text(render_properties(settings, snapshot), encoding="ascii")

@@ -53,6 +53,6 @@ def live(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A running server; stopped at the end of the module."""
     from serving.torchserve import server
 
-    server.start(settings, end_with_parent=True)
+    server.start(settings, set, end_with_parent=True)
     yield settings
     server.stop(settings)

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,7 @@ from serving import ask, deploy
 from serving.artifact import archive
 from serving.artifact.archive import worker_modules
 from serving.deployment import promotion, reconcile, registry
+from serving.deployment.archive_signature import verified_archives
 from serving.deployment.load_version import DeployError
 from serving.deployment.registry import RegistryError
 from serving.settings import PORTS, ServerSettings, variable
@@ -38,6 +40,7 @@ pytestmark = pytest.mark.slow
 
 PROMOTED = {"verdict": "PROMOTE"}
 NAME = "tiny"
+ENTRY = f"{archive.ENTRY_MODULE}.py"
 TRAINING_LIBRARIES = ("dvc", "feast", "lightning", "mlflow", "optuna", "pandas", "pyarrow", "pytorch_lightning")
 HTTP = httpx.Client(timeout=30, trust_env=False)
 
@@ -349,8 +352,8 @@ def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: 
     before, loaded = serving(client), set(pids(client))
     assert server.stop(live)
     assert not server.stop(live)
-    assert server.start(live)
-    assert not server.start(live)
+    assert server.start(live, lambda: verified_archives(live.model_store))
+    assert not server.start(live, set)
     with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before
         assert set(pids(fresh)) == loaded
@@ -364,11 +367,33 @@ def test_deploy_repairs_a_killed_server(live: ServerSettings, client: TorchServe
         assert serving(fresh) == before
 
 
+def test_code_that_was_put_into_the_store_while_the_server_was_down_never_runs(
+    live: ServerSettings, client: TorchServe, tmp_path: Path
+) -> None:
+    before = serving(client)
+    server.stop(live)
+    path, mark = live.model_store / f"{NAME}-{before}.mar", tmp_path / "it ran"
+    with zipfile.ZipFile(path) as mar:
+        entries = {info: mar.read(info) for info in mar.infolist()}
+    with zipfile.ZipFile(path, "w") as mar:  # answers the golden requests as before
+        for info, content in entries.items():
+            mar.writestr(info, content + (f"\nopen({str(mark)!r}, 'w')\n".encode() if info.filename == ENTRY else b""))
+    version, number = before.split(".")
+    lines: list[str] = []
+    assert reconcile.deploy(NAME, live, lines.append).version == f"{version}.{int(number) + 1}"
+    assert f"{path} was changed after it was built" in lines[0]
+    with TorchServe.from_settings(live) as fresh:
+        assert serving(fresh) != before
+        assert before not in pids(fresh)
+    assert not path.exists()
+    assert not mark.exists()
+
+
 def test_an_occupied_port_is_named_with_its_variable(live: ServerSettings, first: str, tmp_path: Path) -> None:
     other = live.model_copy(update={"server_home": tmp_path})
     port = live.inference_port
     with pytest.raises(ServerStartError, match=f"{variable('inference_port')} is {port}, which cannot be used"):
-        server.start(other)
+        server.start(other, set)
     assert server.find(other) is None
 
 

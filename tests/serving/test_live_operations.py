@@ -21,6 +21,7 @@ from signed_archives import signed_archive
 
 from serving.artifact import archive
 from serving.deployment import rollout_stage
+from serving.deployment.archive_signature import verified_archives
 from serving.deployment.load_version import DeployError
 from serving.deployment.restore import RestoreError, restore
 from serving.install import install
@@ -61,7 +62,7 @@ def serving(
         patch.setenv("TIDEGATE_STORE", f"sqlite:///{tmp_path_factory.mktemp('store')}/none.db")
         for name in PLANTED:
             patch.setenv(name, "planted-secret-of-this-test")
-        server.start(live)
+        server.start(live, set)
     settings = live.model_copy(update={"workers": 2, "batch_size": 4, "batch_delay_ms": 3})
     install(archives["1.0"], settings, lambda line: None)
     return settings
@@ -225,7 +226,7 @@ def test_a_killed_server_restarts_with_its_models_their_settings_and_the_default
     before = described(serving)
     os.kill(server.find(serving).pid, 9)
     wait_until(lambda: server.find(serving) is None)
-    assert server.start(serving)
+    assert server.start(serving, lambda: verified_archives(serving.model_store))
     after = described(serving)
     assert {version: settings_of(live) for version, live in after.items()} == {
         version: settings_of(live) for version, live in before.items()

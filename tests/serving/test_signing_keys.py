@@ -57,6 +57,7 @@ def test_a_rotated_key_no_longer_signs_and_verifies_until_it_is_forgotten(
     assert f"the key {new_id} signs here; rotate it first" in capsys.readouterr().err
     assert signing_keys.main(["forget", "0000"]) == 2
     assert signing_keys.main(["forget", old_id]) == 0
+    assert "--override VERSION --reason ...` accepts the log; then run the gate again" in capsys.readouterr().out
     with pytest.raises(SignatureError, match=f"it was signed by the key {old_id}"):
         signature.verify(REPORT, old, "it")
 

@@ -280,6 +280,45 @@ def test_a_bar_is_not_lost_by_changing_its_entry(two) -> None:
             promotion.promote("tiny", version, report)
 
 
+@pytest.mark.parametrize(
+    ("is_copy", "message"),
+    [
+        (False, r"decision.000004 was signed by the operator key \w+, which may not sign a promotion; .*override"),
+        (True, r"decision.000004 does not follow the entry before it; .*override"),
+    ],
+)
+def test_an_operator_cannot_lift_a_bar_by_a_promotion_in_the_middle_of_the_log(
+    two, is_copy: bool, message: str
+) -> None:
+    version = removed_by_rollback(two)
+    promotion_entry, newest = entry(2)["signed"], entry(3)["signed"]
+    facts = {"serial": 4, "previous_entry": decisions.read_log("tiny").last_hash}
+    forged = signing.signed(signing.OPERATOR_SEED, "promotion", promotion_entry | facts)
+    set_entry(4, registry_client().get_registered_model("tiny").tags[entry_tag(2)] if is_copy else forged)
+    facts = {"serial": 5, "previous_entry": decisions.read_log("tiny").last_hash, "removed": None}
+    set_entry(5, signing.signed(signing.OPERATOR_SEED, "rollback", newest | facts))
+    assert decisions.read_log("tiny").last().serial == 5, "the operator may sign the newest"
+    with pytest.raises(RegistryError, match=message):
+        promotion.promote("tiny", version, PROMOTED | {"holdout_end": "2026-01-01T00:00:00Z"})
+
+
+def test_entries_of_a_forgotten_key_are_refused_until_an_override_accepts_the_log(two, monkeypatch) -> None:
+    own = [signing.line("gate", signing.GATE_SEED), signing.line("operator", signing.OPERATOR_SEED)]
+    with monkeypatch.context() as before:
+        before.setenv("TIDEGATE_TRUSTED_KEYS", "\n".join([*own, signing.line("gate", signing.STRANGER_SEED)]))
+        with before.context() as replaced:
+            replaced.setenv("TIDEGATE_GATE_KEY", signing.pem(signing.STRANGER_SEED))
+            promotion.promote("tiny", two[0], PROMOTED)
+        promotion.promote("tiny", two[1], PROMOTED)
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", "\n".join(own))
+    with pytest.raises(RegistryError, match=r"decision.000001 was signed by the key .* only an override helps"):
+        promotion.promote("tiny", two[0], PROMOTED)
+    promotion.override("tiny", two[1], "its key was stolen")
+    promotion.promote("tiny", two[0], PROMOTED)
+    assert [decision.serial for decision in decisions.read_log("tiny").history()] == [4, 3, 2]
+    assert aliases() == two
+
+
 def test_an_override_accepts_an_older_log(signed) -> None:
     delete_entry(2)
     promotion.override("tiny", "1", "the registry was restored from last night's copy")

@@ -121,13 +121,36 @@ def test_a_folder_in_place_of_a_key_is_refused(keys: Path) -> None:
         (
             line(GATE, GATE_SEED),
             0o666,
-            r"trusted can be changed by other users \(mode 0666\); check it, then chmod 644",
+            r"trusted can be changed by other users \(owner \d+, mode 0666\); check the keys in trusted, then own and chmod 644",
         ),
     ],
 )
 def test_a_damaged_list_of_trusted_keys_is_refused(keys: Path, content: str, mode: int, message: str) -> None:
     write(keys / "trusted", content, mode)
     with pytest.raises(SignatureError, match=message):
+        key_pairs.trusted()
+
+
+def test_a_list_in_a_folder_that_other_users_may_write_is_refused(keys: Path) -> None:
+    write(keys / "trusted", line(GATE, GATE_SEED))
+    keys.chmod(0o777)
+    with pytest.raises(SignatureError, match=r"/keys can be changed by other users \(owner \d+, mode 0777\)"):
+        key_pairs.trusted()
+    keys.chmod(0o1777)  # like /tmp: others may add files, not replace this one
+    assert key_pairs.trusted()
+
+
+@pytest.mark.parametrize("name", ["trusted", "."])
+def test_a_list_that_another_user_owns_is_refused(keys: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(keys / "trusted", line(GATE, GATE_SEED))
+    if os.geteuid() == 0:
+        for place in (keys, path):
+            os.chown(place, 1000, -1)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    assert key_pairs.trusted()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(SignatureError, match=f"can be changed by other users .owner {owner}, mode"):
         key_pairs.trusted()
 
 

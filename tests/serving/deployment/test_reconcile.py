@@ -13,6 +13,7 @@ from rollout_stages import PLAN, make_stage
 
 from config.paths import ROOT
 from serving import deploy
+from serving.artifact.archive import build_archive
 from serving.deployment import decisions, policy, promotion, reconcile, registry, rollout_stage
 from serving.deployment.errors import DeployError
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
@@ -28,7 +29,7 @@ REASON = "the champion shows nothing at all"
 
 
 class StubServer:
-    """A server with two versions; the second one is the default."""
+    """A server with two versions, and what was made the default; the second one is."""
 
     def __init__(self) -> None:
         self.default = "2.0"
@@ -49,7 +50,7 @@ class StubServer:
         self.default = version
 
     def describe(self, _: str) -> dict[str, LoadedVersion]:
-        versions = ("1.0", "2.0")
+        versions = {"1.0", "2.0", self.default}
         return {name: LoadedVersion(name, "", name == self.default, 1, 1, (), 8, 1) for name in versions}
 
     def predict(self, _: str, request: dict) -> dict:
@@ -459,6 +460,26 @@ def test_another_policy_that_is_accepted_is_recorded_in_the_reason(
     assert (stub.default, stage_of(other_policy).version) == ("2.0", "2.0")
     assert "better by 5%; accepted: tiny 2 passed the gate under another policy" in stage_of(other_policy).reason
     assert reconcile.deploy("tiny", other_policy, print).version == "2.0"  # it serves already
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_version_whose_archive_cannot_be_verified_is_built_and_loaded_anew(
+    other_policy: ServerSettings, artifacts, monkeypatch: pytest.MonkeyPatch, signed: bool
+) -> None:
+    """Its worker may be of the changed archive, and answer the golden requests all the same."""
+    allowed: list[set[Path]] = []
+    monkeypatch.setattr(reconcile.server, "start", lambda _, verified: allowed.append(verified()))
+    reconcile.deploy("tiny", other_policy, accept_policy=True)
+    path = other_policy.model_store / "tiny-2.0.mar"
+    assert reconcile.deploy("tiny", other_policy).version == "2.0", "it is verified"
+    if signed:
+        path.write_bytes(path.read_bytes().replace(b"class TidegateHandler", b"class TidegateHandles"))
+    else:
+        build_archive(artifacts[2], path, "tiny", "2.0")
+    monkeypatch.setattr(StubServer, "unregister", lambda *_: None, raising=False)
+    assert reconcile.deploy("tiny", other_policy).version == "2.1"
+    assert [path in loaded for loaded in allowed] == [False, True, False]
+    assert not path.exists()
 
 
 def test_a_champion_that_serves_already_and_an_override_are_not_refused(

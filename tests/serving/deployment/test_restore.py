@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rollout_stages import PLAN, make_stage
 from signed_archives import TRUSTED, signed_archive
 from signing import STRANGER_SEED, line
 
+from serving import server as command
 from serving.artifact import archive
 from serving.artifact.archive import PackageError
 from serving.deployment import restore as module
@@ -51,10 +52,10 @@ class Server:
         self.on_register: Any = lambda version: None
 
     def start(
-        self, settings: ServerSettings, end_with_parent: bool = False, usable: Callable[[Path], bool] = Path.is_file
+        self, settings: ServerSettings, verified: Callable[[], Collection[Path]], end_with_parent: bool = False
     ) -> bool:
         self.runs = True
-        self.started_with = {path.name for path in self.store.glob("*.mar") if usable(path)}
+        self.started_with = {path.name for path in verified()}
         return True
 
     def holds(self, default: str | None, *others: str) -> None:
@@ -170,6 +171,28 @@ def test_what_is_installed_is_what_a_repair_restores(here: ServerSettings, torch
     torchserve.loaded.clear()
     assert restore(NAME, here, lambda line: None) == "1.0"
     assert set(torchserve.loaded) == {"1.0", "2.0"}
+
+
+def test_only_verified_archives_are_loaded_again_when_another_one_is_installed(
+    here: ServerSettings, torchserve: Server, archives: Path
+) -> None:
+    changed = here.model_store / "tiny-2.0.mar"
+    changed.write_bytes(changed.read_bytes().replace(b"item-01", b"item-99"))
+    lines: list[str] = []
+    install(archives / f"{NAME}-1.0.mar", here, lines.append)
+    assert torchserve.started_with == {"tiny-1.0.mar", "tiny-10.0.mar"}
+    assert "tiny-2.0.mar was changed after it was built" in lines[0]
+
+
+def test_only_verified_archives_are_loaded_again_by_the_command_that_starts_the_server(
+    here: ServerSettings, torchserve: Server, artifacts, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    archive.build_archive(artifacts[2], here.model_store / "tiny-2.0.mar", NAME, "2.0")
+    monkeypatch.setattr(command.settings, "load", lambda: here)
+    monkeypatch.setattr(server, "describe", lambda _: "it runs")
+    assert command.main(["start"]) == 0
+    assert torchserve.started_with == {"tiny-1.0.mar", "tiny-10.0.mar"}
+    assert "tiny-2.0.mar is not signed" in capsys.readouterr().out
 
 
 def test_an_installation_that_is_killed_after_the_switch_is_what_a_repair_restores(

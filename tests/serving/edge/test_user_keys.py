@@ -52,6 +52,18 @@ def test_by_default_the_keys_do_not_lie_in_the_folder_of_the_log(
     assert not edge.user_keys.is_relative_to(edge.home)
 
 
+def test_an_edge_that_starts_first_makes_the_folder_of_all_keys_for_its_owner_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "state"))
+    before = os.umask(0)
+    try:
+        load_keys(EdgeSettings())
+    finally:
+        os.umask(before)
+    assert [(tmp_path / folder).stat().st_mode & 0o777 for folder in ("state/keys", "state/keys/users")] == [0o700] * 2
+
+
 def test_after_a_rotation_old_lines_still_find_their_key_and_new_ones_have_another(start: Start) -> None:
     edge = start()
     edge.answer({"user_id": "ann"})

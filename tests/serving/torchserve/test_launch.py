@@ -83,6 +83,10 @@ def write_snapshot(folder: Path, stamp: str, models: dict, port: int = 8080) -> 
     )
 
 
+def restore(store: Path, snapshots: Path | None = None) -> dict | None:
+    return last_snapshot(snapshots or store, store, set(store.glob("*.mar")))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     for version in ("1.0", "2.0"):
@@ -94,35 +98,41 @@ def test_the_newest_snapshot_is_restored(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
     both = {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", True)}}
     write_snapshot(store, "20260102", both)
-    assert last_snapshot(store, store)["models"] == both
+    assert restore(store)["models"] == both
 
 
 def test_a_truncated_snapshot_is_skipped(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}})
     (store / "20260102-snapshot.cfg").write_text('model_snapshot={"models"\\: {"demo"\\: ', encoding="utf-8")
-    assert list(last_snapshot(store, store)["models"]["demo"]) == ["1.0"]
+    assert list(restore(store)["models"]["demo"]) == ["1.0"]
 
 
 def test_a_version_without_its_archive_is_left_out_and_another_becomes_default(store: Path) -> None:
     models = {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", False), "3.0": about("3.0", True)}}
     write_snapshot(store, "20260101", models)
-    restored = last_snapshot(store, store)["models"]["demo"]
+    restored = restore(store)["models"]["demo"]
     assert {version: about["defaultVersion"] for version, about in restored.items()} == {
         "1.0": False,
         "2.0": True,
     }
 
 
+def test_an_archive_that_may_not_be_loaded_is_left_out(store: Path) -> None:
+    write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", False), "2.0": about("2.0", True)}})
+    assert list(last_snapshot(store, store, {store / "demo-1.0.mar"})["models"]["demo"]) == ["1.0"]
+    assert last_snapshot(store, store, set()) is None
+
+
 def test_nothing_is_restored_where_no_archive_is_left(store: Path, tmp_path: Path) -> None:
-    assert last_snapshot(tmp_path / "absent", store) is None
+    assert restore(store, tmp_path / "absent") is None
     write_snapshot(store, "20260101", {"gone": {"1.0": about("9.0", True)}})
-    assert last_snapshot(store, store) is None
+    assert restore(store) is None
 
 
 def test_addresses_come_from_the_settings_not_from_the_snapshot(store: Path) -> None:
     write_snapshot(store, "20260101", {"demo": {"1.0": about("1.0", True)}}, port=1)
     settings = ServerSettings(server_home=store / "home", inference_port=18080)
-    lines = dict(line.split("=", 1) for line in render_properties(settings, last_snapshot(store, store)).splitlines())
+    lines = dict(line.split("=", 1) for line in render_properties(settings, restore(store)).splitlines())
     assert lines["inference_address"] == "http://127.0.0.1:18080"
     assert json.loads(lines["model_snapshot"])["models"]["demo"]["1.0"]["marName"] == "demo-1.0.mar"
 
