@@ -33,6 +33,7 @@ class StubServer:
 
     def __init__(self) -> None:
         self.default = "2.0"
+        self.loaded = {"1.0", "2.0"}
         self.is_up = True
 
     def from_settings(self, _: ServerSettings) -> StubServer:
@@ -50,7 +51,7 @@ class StubServer:
         self.default = version
 
     def describe(self, _: str) -> dict[str, LoadedVersion]:
-        versions = {"1.0", "2.0", self.default}
+        versions = self.loaded | {self.default}
         return {name: LoadedVersion(name, "", name == self.default, 1, 1, (), 8, 1) for name in versions}
 
     def predict(self, _: str, request: dict) -> dict:
@@ -439,7 +440,7 @@ def other_policy(two, host: ServerSettings, stub: StubServer, monkeypatch: pytes
     write_stage(host, make_stage(Phase.SERVES, "1.0", None))
     promotion.promote("tiny", two[1], PROMOTED | {"policy": {"margin": 0.5}})
     monkeypatch.setattr(reconcile.server, "start", lambda *_: False)
-    monkeypatch.setattr(reconcile, "load_version", lambda *_: None)
+    monkeypatch.setattr(reconcile, "load_version", lambda archive, *_: stub.loaded.add(archive.version))
     monkeypatch.setattr(reconcile, "make_default", lambda archive, *_: stub.set_default("tiny", archive.version))
     return host
 
