@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -118,7 +119,7 @@ def restore(archive: Path, state: Path, replace: bool = False) -> tuple[dict, Pa
         )
     if state.is_mount():
         raise BackupError(f"{state} is a mount point, which cannot be renamed; set {paths.STATE} to a folder in it")
-    aside = state.with_name(f"{state.name}.before-{_now()}")
+    aside = _unused(state.with_name(f"{state.name}.before-{_now()}"))
     try:
         about, _ = check(archive)
         with _scratch_folder(state.parent, "restore") as scratch:
@@ -193,6 +194,12 @@ def users_of(state: Path, settings: ServerSettings) -> Iterator[str]:
             holds = any(Path(file.path).is_relative_to(state.resolve()) for file in process.open_files())
             if process.pid != os.getpid() and (serves or holds):
                 yield f"{'TorchServe' if process == torchserve else ' '.join(command[:3])} (pid {process.pid})"
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with -2, -3 ... where something has that name: two restores may fall into one second."""
+    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def test_a_second_retraining_says_who_runs_already_and_touches_nothing(
 
     printed = capsys.readouterr().err
     assert re.fullmatch(
-        rf"error: a retraining of shop runs already: pid {os.getpid()} by \S+@\S+, since \S+Z\n", printed
+        rf"error: a retraining of shop runs already: pid {os.getpid()} by \S+@\S+ \(OS user\), since \S+Z\n", printed
     ), printed
 
 
