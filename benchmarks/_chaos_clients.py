@@ -57,7 +57,7 @@ class Expectations:
 
 
 class Traffic(threading.Thread):
-    """Asks for one user after another, some of whom have refused, at a steady rate until `close`."""
+    """Requests recommendations for one user after another at a steady rate until `close`."""
 
     def __init__(self, url: str, key: str, users: list[str]) -> None:
         super().__init__(daemon=True)

@@ -124,7 +124,7 @@ def build_archive(
 
 
 def copy_archive(archive: ModelArchive, target: Path) -> None:
-    """Copy an archive of which every byte is what `build_archive` writes for its manifest's name, version and hashes.
+    """Copy an archive if every byte is what `build_archive` writes for its manifest's name, version and hashes.
 
     Raises:
         PackageError: a byte differs, or it holds another artifact or content than its manifest states.

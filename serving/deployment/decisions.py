@@ -80,9 +80,7 @@ class Bar(NamedTuple):
     """Why an artifact may not be promoted again before there is new evidence."""
 
     rollback: Decision  # that removed it
-    evidence_end: (
-        str  # the end of the events that it was promoted by, or the time of the rollback if the gate never did
-    )
+    evidence_end: str  # of the events that it was promoted by; the time of the rollback if the gate never promoted it
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class DecisionLog:
     def overwritten_change(self) -> Decision | None:
         """The newest change of the aliases if they are those of an earlier one; None if they are not.
 
-        A writer on another machine that was late has set them. What was set by hand is rarely the same, and not told apart.
+        A writer on another machine that was late has set them. The same values set by hand cannot be distinguished from that.
         """
         with suppress(RegistryError):  # whoever uses the log gets the error
             changes = (decision for decision in self.history() if decision.action != ROLLOUT_STEP)
@@ -293,10 +291,10 @@ def read_log(dataset: str) -> DecisionLog:
     address, file = tracking_uri().partition("?")[0], paths.sqlite_file(tracking_uri())
     if file and file.resolve() == paths.mlflow_database().resolve():
         address = paths.STATE  # a backup may be restored in another place
-    # A digest, because the address of a registry may hold a password.
+    key = _hash(f"{address} {dataset}")[:32]  # a digest, because the address of a registry may hold a password
     numbers = {alias: model.aliases.get(alias) if model else None for alias in (CHAMPION, PREVIOUS)}
     aliases = {alias: None if number is None else str(number) for alias, number in numbers.items()}
-    return DecisionLog(dataset, _hash(f"{address} {dataset}")[:32], entries, tags.get(INTENT_TAG), aliases)
+    return DecisionLog(dataset, key, entries, tags.get(INTENT_TAG), aliases)
 
 
 def apply_decision(

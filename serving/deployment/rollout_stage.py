@@ -220,14 +220,10 @@ def accept_decision(path: Path, serial: int, entry: str, decided_at: datetime) -
 
 def answering_versions(stage: RolloutStage) -> set[str]:
     """The versions whose answers users may get in this stage."""
-    answering: dict[Phase, set[str | None]] = {
-        Phase.SHADOW: {stage.previous},
-        Phase.CANARY: {stage.previous, stage.version},
-        Phase.SWITCH: {stage.previous, stage.version},
-        Phase.SERVES: {stage.version},
-        Phase.ROLLBACK: {stage.previous},
-    }
-    return {version for version in answering[stage.phase] if version is not None}
+    default, other = served_versions(stage)
+    if other is not None and stage.phase in (Phase.CANARY, Phase.SWITCH):
+        return {default, other}
+    return {default}
 
 
 def served_versions(stage: RolloutStage) -> tuple[str, str | None]:

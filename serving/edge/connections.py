@@ -40,7 +40,7 @@ class ConnectionLimiter:
     Args:
         max_connections: a new one beyond it takes the place of the slowest reader, or of the one that is idle for longest.
         head_seconds, body_seconds, idle_seconds: how long a head may take, a body, and the time between requests.
-        max_body_bytes: of which a connection may send twice as much, since chunks have sizes.
+        max_body_bytes: of one request. A connection may send twice as much, because chunks state their sizes.
         count: called with the reason of each connection that is closed.
     """
 

@@ -36,6 +36,15 @@ def two(artifacts: dict[int, Path], registry_folder: Path) -> tuple[str, str]:
     return first, registry.register_version("tiny", artifacts[2])
 
 
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty key folder: nothing is there yet, and no variable holds a key."""
+    monkeypatch.chdir(tmp_path)
+    for role in ("GATE", "OPERATOR"):
+        monkeypatch.delenv(f"TIDEGATE_{role}_KEY")
+    return tmp_path / "out/state/keys"
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     """A server of its own, on ports that were free a moment ago."""

@@ -6,40 +6,24 @@ from pathlib import Path
 
 import pytest
 from rollout_stages import PLAN, make_stage
+from stub_server import StubServer
 
 from serving import rollout
 from serving.deployment import promotion, rollout_stage
 from serving.deployment.errors import DeployError, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.settings import ServerSettings
-from serving.torchserve.client import LoadedVersion
 
 QUICK = PLAN.model_copy(update={"canary": [0.5]})
 
 
-class StubServer:
-    """A server whose default version is `default`."""
-
-    default = "2.0"
-
-    def from_settings(self, _: ServerSettings) -> StubServer:
-        return self
-
-    def __enter__(self) -> StubServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def describe(self, _: str) -> dict[str, LoadedVersion]:
-        return {self.default: LoadedVersion(self.default, "", True, 1, 1, (), 8, 1)}
-
-    def predict(self, *_: object) -> dict:
-        return {"model_version": self.default}
+@pytest.fixture
+def stub() -> StubServer:
+    return StubServer()
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+def host(tmp_path: Path, stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
     """2.0 answers half of the users and may take its last step; a deployment then makes it serve."""
     settings = ServerSettings(server_home=tmp_path / "home", state=tmp_path / "state")
     path = rollout_stage.stage_path("tiny", settings)
@@ -52,7 +36,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
 
     monkeypatch.setattr(rollout, "_reconcile", deploy)
     monkeypatch.setattr(rollout, "POLL_SECONDS", 0)
-    monkeypatch.setattr(rollout, "TorchServe", StubServer())
+    monkeypatch.setattr(rollout, "TorchServe", stub)
     monkeypatch.setattr(rollout_stage, "missing_for_next_step", lambda *_: [])
     return settings
 
@@ -89,8 +73,10 @@ def test_a_step_that_the_registry_refuses_ends_the_command(host: ServerSettings,
         rollout.rollout("tiny", host, QUICK)
 
 
-def test_a_rollout_whose_version_does_not_serve_at_its_end_fails(host: ServerSettings, monkeypatch) -> None:
+def test_a_rollout_whose_version_does_not_serve_at_its_end_fails(
+    host: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(promotion, "record_rollout_step", lambda _, following: following)
-    monkeypatch.setattr(StubServer, "default", "1.0")
+    stub.default = "1.0"
     with pytest.raises(DeployError, match=r"tiny 2\.0 does not serve: 1\.0 is the default"):
         rollout.rollout("tiny", host, QUICK, lambda _: None)

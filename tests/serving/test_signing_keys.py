@@ -14,14 +14,6 @@ from serving.deployment.errors import SignatureError
 REPORT = "gate report"
 
 
-@pytest.fixture
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for role in ("GATE", "OPERATOR"):
-        monkeypatch.delenv(f"TIDEGATE_{role}_KEY")
-    return tmp_path / "out/state/keys"
-
-
 def test_keys_are_created_only_where_there_are_none(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert signing_keys.main(["list"]) == 2
     assert "there are no trusted keys at" in capsys.readouterr().err

@@ -21,23 +21,10 @@ from serving.settings import ServerSettings
 from serving.torchserve import server
 from training.models.artifact import MANIFEST
 
-pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+# Each test takes little, all of them many seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("new_host")]
 
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that has seen no decision yet."""
-    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "here"))
-
-
-@pytest.fixture
-def signed(two) -> tuple[str, str]:
-    """Champion 2, previous 1."""
-    for version in two:
-        promotion.promote("tiny", version, PROMOTED)
-    return two
 
 
 def aliases() -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_artifact
 from rollout_stages import PLAN, make_stage
+from stub_server import StubServer
 
 from config.paths import ROOT
 from serving import deploy
@@ -20,42 +21,12 @@ from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError
 from serving.deployment.rollout_stage import Phase, RolloutStage
 from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
-from serving.torchserve.client import LoadedVersion, ServerError
+from serving.torchserve.client import ServerError
 
 pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
 
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 REASON = "the champion shows nothing at all"
-
-
-class StubServer:
-    """A server with two versions, and what was made the default; the second one is."""
-
-    def __init__(self) -> None:
-        self.default = "2.0"
-        self.loaded = {"1.0", "2.0"}
-        self.is_up = True
-
-    def from_settings(self, _: ServerSettings) -> StubServer:
-        return self
-
-    def __enter__(self) -> StubServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def set_default(self, _: str, version: str) -> None:
-        if not self.is_up:
-            raise ServerError("TorchServe cannot be reached")
-        self.default = version
-
-    def describe(self, _: str) -> dict[str, LoadedVersion]:
-        versions = self.loaded | {self.default}
-        return {name: LoadedVersion(name, "", name == self.default, 1, 1, (), 8, 1) for name in versions}
-
-    def predict(self, _: str, request: dict) -> dict:
-        return {"model_version": self.default}
 
 
 @pytest.fixture
@@ -76,10 +47,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
 
 
 @pytest.fixture
-def served(two, host: ServerSettings, stub: StubServer) -> ServerSettings:
+def served(host: ServerSettings, stub: StubServer, signed: tuple[str, str]) -> ServerSettings:
     """Version 2 was promoted and serves, version 1 is kept."""
-    for version in two:
-        promotion.promote("tiny", version, PROMOTED)
     write_stage(host, make_stage(Phase.SERVES))
     return host
 

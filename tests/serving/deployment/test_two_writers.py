@@ -19,29 +19,17 @@ from serving.deployment.errors import DecidedMeanwhileError
 from serving.deployment.registry import CHAMPION, PREVIOUS, RegistryError, registry_client
 from serving.deployment.rollout_stage import Phase
 
-pytestmark = pytest.mark.slow  # each test takes little, all of them many seconds
+# Each test takes little, all of them many seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("new_host")]
 
 PROMOTED = {"verdict": "PROMOTE", "reason": "better by 5%"}
 REASON = "it shows nothing at all"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "here"))
 
 
 @pytest.fixture
 def other_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers on several machines, between which no lock helps."""
     monkeypatch.setattr(decisions, "_only_writer", nullcontext)
-
-
-@pytest.fixture
-def signed(two) -> tuple[str, str]:
-    """Champion 2, previous 1."""
-    for version in two:
-        promotion.promote("tiny", version, PROMOTED)
-    return two
 
 
 def aliases() -> tuple[str | None, str | None]:
