@@ -33,9 +33,8 @@ from typing import IO
 import psutil
 from filelock import FileLock
 
-from config import paths
+from config import files, paths
 from config.command import UserError, exits_cleanly
-from data import files
 from data.times import now_iso, now_us
 from features.online.connect import mark_restored
 from serving import settings as environment
