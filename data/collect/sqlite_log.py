@@ -319,7 +319,12 @@ class _MessageIndex:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open()
+        try:
+            self._open()
+        except Exception as error:  # rocksdict raises plain exceptions: it is damaged, as after a copy of a running log
+            log.warning("the index of message ids cannot be opened, so it is derived from the log again: %s", error)
+            shutil.rmtree(folder, ignore_errors=True)
+            self._open()
 
     def _open(self) -> None:
         options, blocks = Options(raw_mode=True), BlockBasedOptions()
