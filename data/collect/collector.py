@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -73,9 +73,7 @@ class Collector:
     def __init__(self, event_log: EventLog, rejected: RejectedStore) -> None:
         self._log, self._rejected = event_log, rejected
 
-    async def collect(
-        self, raws: Sequence[bytes], source: str, arrival: Arrival, reading: Reading
-    ) -> list[Verdict]:
+    async def collect(self, raws: Sequence[bytes], source: str, arrival: Arrival, reading: Reading) -> list[Verdict]:
         """The verdict on each message, in order, once all that is accepted or rejected is stored.
 
         Args:
@@ -84,7 +82,16 @@ class Collector:
         read = [_read(raw, arrival, reading) for raw in raws]
         verdicts = await self._store(read, arrival.known_us, source)
         rejected = [
-            RejectedEvent(0, arrival.known_us, source, *verdict[2:5], verdict.message_id, one.raw)
+            RejectedEvent(
+                0,
+                arrival.known_us,
+                source,
+                verdict.reason or "",
+                verdict.field,
+                verdict.message or "",
+                verdict.message_id,
+                one.raw,
+            )
             for one, verdict in zip(read, verdicts, strict=True)
             if verdict.status is Status.REJECTED
         ]
@@ -95,30 +102,32 @@ class Collector:
         except (OSError, sqlite3.Error) as error:
             text = f"the rejected events cannot be stored: {error}"
             return [
-                Verdict(verdict.message_id, Status.RETRY, message=text) if verdict.status is Status.REJECTED else verdict
+                Verdict(verdict.message_id, Status.RETRY, message=text)
+                if verdict.status is Status.REJECTED
+                else verdict
                 for verdict in verdicts
             ]
         return verdicts
 
     async def _store(self, read: Sequence[_Read], known_us: int, source: str) -> list[Verdict]:
         new = [one.new for one in read if one.new is not None]
-        receipts: Iterator[Receipt] = iter(())
+        receipts: list[Receipt] = []
         failure: tuple[Status, str] | None = None
         try:
             if new:
-                receipts = iter(await asyncio.wrap_future(self._log.append(known_us, source, new)))
+                receipts = await asyncio.wrap_future(self._log.append(known_us, source, new))
         except LogFull as error:
             failure = Status.LIMITED, str(error)
         except LogUnavailable as error:
             failure = Status.RETRY, str(error)
-        verdicts = []
+        verdicts, stored = [], iter(receipts)
         for one in read:
             if one.new is None:
                 verdicts.append(_rejected(one))
             elif failure is not None:
                 verdicts.append(Verdict(one.message_id, failure[0], message=failure[1]))
             else:
-                verdicts.append(_stored(one, next(receipts)))
+                verdicts.append(_stored(one, next(stored)))
         return verdicts
 
 
@@ -141,7 +150,7 @@ def _read(raw: bytes, arrival: Arrival, reading: Reading) -> _Read:
     except Rejection as rejection:
         return _Read(raw, message_id or find_message_id(raw), rejection=rejection)
     first = events[0]
-    new = NewMessage(message_id, fingerprint(message), first.user_id or first.anonymous_id or "", content)
+    new = NewMessage(message.message_id or "", fingerprint(message), first.user_id or first.anonymous_id or "", content)
     return _Read(raw, message_id, new, first.purposes)
 
 

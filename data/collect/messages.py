@@ -146,17 +146,20 @@ def fingerprint(message: Message) -> bytes:
 
 def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Event]:
     """The events of a message, one per item. Raises Rejection: one of them is invalid."""
-    common = {
-        "event_time": event_time(message, arrival),
-        "user_id": _id("userId", message.user_id),
-        "anonymous_id": _id("anonymousId", message.anonymous_id),
-    }
-    if common["user_id"] is None and common["anonymous_id"] is None:
+    moment = event_time(message, arrival)
+    user_id, anonymous_id = _id("userId", message.user_id), _id("anonymousId", message.anonymous_id)
+    if user_id is None and anonymous_id is None:
         raise Rejection(Reason.SCHEMA, "userId", "expected userId, anonymousId or both")
     context = bytes(message.context)
     found = read_context(arrival.context if context == b"null" else context)
-    purposes = reading.default_purposes if found.purposes is None else found.purposes
-    common |= {"session_id": found.session_id, "purposes": purposes, "context": found.at(common["event_time"])}
+    common = {
+        "event_time": moment,
+        "user_id": user_id,
+        "anonymous_id": anonymous_id,
+        "session_id": found.session_id,
+        "purposes": reading.default_purposes if found.purposes is None else found.purposes,
+        "context": found.at(moment),
+    }
     fields = _fields(message, reading)
     if not fields:
         raise Rejection(Reason.SCHEMA, "properties", "the event lists no item")
@@ -314,11 +317,11 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value and len(value) <= MAX_TEXT else None
 
 
-def _choice(value: Any, choices: tuple[str, ...]) -> str | None:
+def _choice(value: Any, choices: tuple[str, ...]) -> Any:
     return value.lower() if isinstance(value, str) and value.lower() in choices else None
 
 
-def _device(kind: Any, model: Any) -> str | None:
+def _device(kind: Any, model: Any) -> Any:
     name = kind.lower() if isinstance(kind, str) else ""
     if name in TABLETS or (isinstance(model, str) and "ipad" in model.lower()):
         return "tablet"

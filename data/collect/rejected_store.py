@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.files import make_folder
+from config.files import make_folder
 
 FILE = "rejected.db"
 LOCK_SECONDS = 60

@@ -40,7 +40,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.events = Counter("tidegate_collect_events", "Events by verdict", ("source", "verdict"), registry=registry)
         self.rejected = Counter("tidegate_collect_rejected", "Rejected events", ("source", "reason"), registry=registry)
-        self.refusals = Counter("tidegate_collect_refusals", "Refused requests", ("status", "reason"), registry=registry)
+        self.refusals = Counter(
+            "tidegate_collect_refusals", "Refused requests", ("status", "reason"), registry=registry
+        )
         self.closed = Counter(
             "tidegate_collect_connections_closed", "Connections closed to hold a limit", ("reason",), registry=registry
         )

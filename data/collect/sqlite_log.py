@@ -24,6 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
+from config.files import make_folder, sync
 from data.collect.event_log import (
     LogError,
     LogFull,
@@ -35,7 +36,6 @@ from data.collect.event_log import (
     Receipt,
 )
 from data.columns import DAY
-from data.files import make_folder, sync
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,8 @@ class SqliteEventLog:
     def _sort_out(self, group: list[_Batch]) -> tuple[list[list[Receipt]], list[_Row], dict[bytes, _Entry]]:
         """The receipts of each batch, the rows to write, and the new entries of the index."""
         known = self._index.find([_key(message.message_id) for batch in group for message in batch.messages])
-        offset, receipts, rows, new = self._end, [], [], {}
+        offset, receipts, rows = self._end, [], []
+        new: dict[bytes, _Entry] = {}
         for batch in group:
             of_batch: list[Receipt] = []
             kept: list[_Message] = []
@@ -334,7 +335,8 @@ class _MessageIndex:
         options.set_write_buffer_size(MEMTABLE_BYTES)
         self._database = Rdict(str(self._folder), options)
         unlogged = WriteOptions()
-        unlogged.disable_wal = True  # what a kill loses is derived from the log again
+        # What a kill loses is derived from the log again. rocksdict's stubs call this property a method.
+        unlogged.disable_wal = True  # type: ignore[assignment, method-assign]
         self._database.set_write_options(unlogged)
         stored = self._database.get(END_KEY)
         self.end = 0 if stored is None else int.from_bytes(stored, "big")
@@ -351,10 +353,10 @@ class _MessageIndex:
 
     def find(self, keys: list[bytes]) -> dict[bytes, _Entry]:
         """What is known of these keys."""
-        found = zip(keys, self._database.get(keys), strict=True)
+        values: list[bytes | None] = self._database.get(keys)  # type: ignore[arg-type, assignment]
         return {
             key: _Entry(int.from_bytes(value[:NUMBER_BYTES], "big"), value[NUMBER_BYTES:])
-            for key, value in found
+            for key, value in zip(keys, values, strict=True)
             if value is not None
         }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.paths import ROOT
-from data.collect.event_log import LoggedMessage, LogError, LogFull, LogUnavailable, NewMessage, Outcome, Position
+from data.collect.event_log import LogError, LogFull, LoggedMessage, LogUnavailable, NewMessage, Outcome, Position
 from data.collect.sqlite_log import INDEX_FOLDER, SqliteEventLog, SqliteLogReader
 from data.columns import DAY
 
@@ -201,8 +202,12 @@ def test_senders_are_refused_while_too_many_wait(tmp_path: Path, monkeypatch: py
     log = SqliteEventLog(tmp_path)
     hold = threading.Event()
     monkeypatch.setattr(log, "_write_group", lambda group: hold.wait(30))
+    log.append(NOON, "web", [new("writing")])
+    while log._waiting.qsize():
+        time.sleep(0.01)
+    for number in range(3):
+        log.append(NOON, "web", [new(str(number))])
     with pytest.raises(LogFull):
-        for number in range(10):
-            log.append(NOON, "web", [new(str(number))])
+        log.append(NOON, "web", [new("one more")])
     hold.set()
     log.close()
