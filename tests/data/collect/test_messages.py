@@ -195,7 +195,7 @@ def test_a_repeated_message_has_the_same_fingerprint_and_a_changed_one_another()
 
 def test_a_users_mapping_adds_and_replaces_names(tmp_path: Path) -> None:
     own = tmp_path / "mapping.yaml"
-    own.write_text("Song Liked: {type: rating, item_id: [song.id], value: [stars]}\n")
+    own.write_text("Song Liked: {type: rating, item_id: [song.id], value: [stars]}\n", encoding="utf-8")
     raw = message(event="Song Liked", properties={"song": {"id": "s"}, "stars": 5})
     (event,) = read(raw, reading=Reading(load_rules(own)))
     assert (event.item_id, event.value) == ("s", 5)
@@ -213,7 +213,7 @@ def test_a_users_mapping_adds_and_replaces_names(tmp_path: Path) -> None:
 )
 def test_a_mapping_that_is_wrong_is_refused(tmp_path: Path, text: str, named: str) -> None:
     own = tmp_path / "mapping.yaml"
-    own.write_text(text)
+    own.write_text(text, encoding="utf-8")
     with pytest.raises(MappingError, match=named):
         load_rules(own)
 
