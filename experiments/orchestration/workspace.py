@@ -31,7 +31,7 @@ from training.model_factory import is_learned
 HOME = PROJECT / WORKSPACES
 SIMULATED = "simulated"  # dataset of the simulator in a workspace
 PRESETS = ROOT / "experiments" / "presets"
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
 FORMAT_OPTIONS = {  # of `ingest.formats`, for every table
     "encoding": "encoding such as cp1251 (default: UTF-8, or by the byte-order mark)",

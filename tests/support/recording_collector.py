@@ -16,13 +16,25 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """How one request is answered: a status, headers, and the verdict per message; `dropped` closes the connection."""
+    """How one request is answered.
+
+    Attributes:
+        verdict: of a message. By default a status of 200 accepts it, and another one has no verdicts.
+        body: instead of the verdicts.
+        dropped: the connection is closed without an answer.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    verdict: Callable[[Message], str | None] = lambda _: "accepted"
-    dropped: bool = False
+    verdict: Callable[[Message], str] | None = None
     body: bytes | None = None
+    dropped: bool = False
+
+    def verdicts(self, batch: list[Message]) -> dict[str, str]:
+        """By message id, as the sender gets them."""
+        if self.dropped or self.body is not None or (self.verdict is None and self.status != 200):
+            return {}
+        return {message["messageId"]: self.verdict(message) if self.verdict else "accepted" for message in batch}
 
 
 @dataclass(frozen=True)
@@ -98,9 +110,9 @@ class RecordingCollector:
             "Access-Control-Allow-Origin": "*",
             "Access-Control-Expose-Headers": "Retry-After",
         }
-        results = {message["messageId"]: {"status": answer.verdict(message)} for message in recorded.batch}
-        text = json.dumps({"results": results}).encode() if answer.body is None else answer.body
-        _respond(request, answer.status, headers | answer.headers, text)
+        results = {name: {"status": verdict} for name, verdict in answer.verdicts(recorded.batch).items()}
+        body = json.dumps({"results": results}).encode() if answer.body is None else answer.body
+        _respond(request, answer.status, headers | answer.headers, body)
 
     @property
     def sent(self) -> list[Message]:
@@ -109,13 +121,12 @@ class RecordingCollector:
 
     @property
     def accepted(self) -> list[Message]:
-        """Every message that was accepted."""
-        requests = [request for request in list(self.requests) if request.answer.status == 200]
+        """Every message that was accepted, as often as it was."""
         return [
             message
-            for request in requests
+            for request in list(self.requests)
             for message in request.batch
-            if not request.answer.dropped and request.answer.verdict(message) == "accepted"
+            if request.answer.verdicts([message]) == {message["messageId"]: "accepted"}
         ]
 
     @property

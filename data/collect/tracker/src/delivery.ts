@@ -123,8 +123,8 @@ async function post(batch: Batch): Promise<void> {
       credentials: "omit",
       signal: request.signal,
     });
-    const results: Results = (response.ok && (await response.json())?.results) || {};
-    if (allowed()) receive(batch, response, results, dropped);
+    const answer = response.ok ? await response.json() : await response.json().catch(() => null);
+    if (allowed()) receive(batch, response, answer?.results ?? {}, dropped);
   } catch {
     if (allowed()) pause(0, null); // no answer, or one that no collector has made
   }
@@ -133,17 +133,16 @@ async function post(batch: Batch): Promise<void> {
   end(batch);
 }
 
-/** Settle the events that have their final answer: all but those that the server wants again. */
+/** Settle the events that have their final answer: a verdict, or a status, that does not want them again. */
 function receive(batch: Batch, { status, headers }: Response, results: Results, dropped: number): void {
-  let again = status >= 500 || status === 408 || status === 429;
-  if (!again) {
-    if (dropped) addDropped(-dropped);
-    for (const key of batch.keys()) {
-      const verdict = results[messageIdOf(key)]?.status;
-      if (verdict === "retry" || verdict === "limited") again = true;
-      else settle(key);
-    }
+  const mayPass = status >= 500 || status === 408 || status === 429;
+  let again = 0;
+  for (const key of batch.keys()) {
+    const verdict = results[messageIdOf(key)]?.status;
+    if (verdict ? verdict === "retry" || verdict === "limited" : mayPass) again++;
+    else settle(key);
   }
+  if (again < batch.size && dropped) addDropped(-dropped);
   if (again) pause(status, headers.get("Retry-After"));
   else remove(RETRY);
 }

@@ -50,6 +50,7 @@ def collector() -> Iterator[RecordingCollector]:
 def site() -> Iterator[RecordingCollector]:
     """A site of another origin than the collector's."""
     server = RecordingCollector().start()
+    server.pages["/without-tracker"] = "<!doctype html>"
     server.pages["/tracker.js"] = (TRACKER / "tracker.js").read_text(encoding="utf-8")
     yield server
     server.stop()
@@ -91,4 +92,4 @@ def open_page(
         if number > 0:
             page.close()
         else:
-            page.goto("about:blank")
+            page.goto(f"{site.url}/without-tracker")  # a page of the same host keeps the browser's process
