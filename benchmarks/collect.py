@@ -120,7 +120,13 @@ def collector(home: Path) -> Iterator[tuple[str, str, psutil.Process]]:
     port, metrics_port = free_ports(2)
     text, key = create(WriteKey, None, source="bench", purposes=PURPOSES)
     add_key(CollectSettings(home=home).write_keys, key)
-    values = {"home": home, "port": port, "metrics_port": metrics_port, "events_per_second": 1e9, "bytes_per_second": 1e12}
+    values = {
+        "home": home,
+        "port": port,
+        "metrics_port": metrics_port,
+        "events_per_second": 1e9,
+        "bytes_per_second": 1e12,
+    }
     environ = os.environ | {PREFIX + name.upper(): str(value) for name, value in values.items()}
     with _running([sys.executable, "-m", "data.collect.serve"], environ, f"http://127.0.0.1:{port}/readyz") as process:
         yield f"http://127.0.0.1:{port}", text, process
@@ -167,7 +173,10 @@ def measure(seconds: float, runs: int) -> dict[str, list[dict[str, float]]]:
                     cpu = sum(process.cpu_times()[:2])
                     sent = pool.submit(send, url, key, case, seconds, f"{run}-{CONNECTIONS[case]}-{case[:1]}").result()
                     figures.append(_figures(sent, sum(process.cpu_times()[:2]) - cpu, process))
-                    print(f"{case}: {figures[-1]['events_per_second']:,.0f} events/s, p99 {figures[-1]['p99_ms']} ms", flush=True)
+                    print(
+                        f"{case}: {figures[-1]['events_per_second']:,.0f} events/s, p99 {figures[-1]['p99_ms']} ms",
+                        flush=True,
+                    )
         acknowledged = sum(one["events"] for case, figures in found.items() if case != FLOOR for one in figures)
         _check_log(home, int(acknowledged))
     return found
@@ -220,14 +229,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     keep_to_cores()
     found = measure(arguments.seconds, arguments.runs)
-    summary = {case: {name: _spread([one[name] for one in figures]) for name in figures[0]} for case, figures in found.items()}
+    summary = {
+        case: {name: _spread([one[name] for one in figures]) for name in figures[0]} for case, figures in found.items()
+    }
     for case, figures in summary.items():
         rate, p99, cpu = (figures[name] for name in ("events_per_second", "p99_ms", "server_cpu_us_per_event"))
         print(f"{case:<30}{rate['median']:>10,.0f} [{rate['low']:,.0f}, {rate['high']:,.0f}] events/s"
               f"   p99 {p99['median']:.1f} ms   {cpu['median']:.1f} µs of CPU an event")  # fmt: skip
     ratio = round(summary[BATCH]["events_per_second"]["median"] / summary[FLOOR]["events_per_second"]["median"], 3)
     print(f"ratio to the bare server: {ratio}; RudderStack's documentation names {RUDDERSTACK:,} events/s on 2 cores")
-    figures = {"cores": CORES, "reference": FLOOR, "ratio": ratio, "rudderstack_documented": RUDDERSTACK, "cases": summary}
+    figures = {
+        "cores": CORES,
+        "reference": FLOOR,
+        "ratio": ratio,
+        "rudderstack_documented": RUDDERSTACK,
+        "cases": summary,
+    }
     if arguments.soak:
         figures["soak"] = soak(arguments.soak)
     print(f"written to {write('collect', figures)}")

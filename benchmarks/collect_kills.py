@@ -130,7 +130,10 @@ def run(home: Path, kills: int, refusals: int, seconds: float, seed: int) -> dic
             else:
                 with suppress(psutil.NoSuchProcess):
                     collector.refuse_writes()
-            print(f"{number}/{len(order)}: {action}, {sum(len(client.acknowledged) for client in clients):,} acknowledged", flush=True)
+            print(
+                f"{number}/{len(order)}: {action}, {sum(len(client.acknowledged) for client in clients):,} acknowledged",
+                flush=True,
+            )
         stop.set()
         for future in running:
             future.result()

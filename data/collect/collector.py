@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -128,29 +128,31 @@ class Collector:
                 if verdict.status in (Status.ACCEPTED, Status.DUPLICATE):
                     outcomes.append(Replayed(event.number))
                 elif verdict.status is Status.REJECTED:
-                    outcomes.append(Replayed(event.number, verdict[2:5]))
+                    outcomes.append(
+                        Replayed(event.number, (verdict.reason or "", verdict.field, verdict.message or ""))
+                    )
         await asyncio.to_thread(self._rejected.settle, outcomes, now_us)
         return len(outcomes)
 
     async def _store(self, read: Sequence[_Read], known_us: int, source: str) -> list[Verdict]:
         new = [one.new for one in read if one.new is not None]
-        receipts: Iterator[Receipt] = iter(())
+        receipts: list[Receipt] = []
         failure: tuple[Status, str] | None = None
         try:
             if new:
-                receipts = iter(await asyncio.wrap_future(self._log.append(known_us, source, new)))
+                receipts = await asyncio.wrap_future(self._log.append(known_us, source, new))
         except LogFull as error:
             failure = Status.LIMITED, str(error)
         except LogUnavailable as error:
             failure = Status.RETRY, str(error)
-        verdicts = []
+        verdicts, stored = [], iter(receipts)
         for one in read:
             if one.new is None:
                 verdicts.append(_rejected(one))
             elif failure is not None:
                 verdicts.append(Verdict(one.message_id, failure[0], message=failure[1]))
             else:
-                verdicts.append(_stored(one, next(receipts)))
+                verdicts.append(_stored(one, next(stored)))
         return verdicts
 
 
@@ -173,7 +175,7 @@ def _read(raw: bytes, arrival: Arrival, reading: Reading) -> _Read:
     except Rejection as rejection:
         return _Read(raw, message_id or find_message_id(raw), rejection=rejection)
     first = events[0]
-    new = NewMessage(message_id, fingerprint(message), first.user_id or first.anonymous_id or "", content)
+    new = NewMessage(message.message_id or "", fingerprint(message), first.user_id or first.anonymous_id or "", content)
     return _Read(raw, message_id, new, first.purposes)
 
 
@@ -184,7 +186,18 @@ def _to_keep(raw: bytes, verdict: Verdict, source: str, arrival: Arrival, readin
         message_id = secrets.token_hex(16)
     body = _without_key(raw)[:MAX_EVENT_BYTES]
     how = arrival.sent_us, arrival.kind, arrival.context, ",".join(reading.default_purposes)
-    return RejectedEvent(0, arrival.known_us, source, *verdict[2:5], message_id, len(raw), body, *how)
+    return RejectedEvent(
+        0,
+        arrival.known_us,
+        source,
+        verdict.reason or "",
+        verdict.field,
+        verdict.message or "",
+        message_id,
+        len(raw),
+        body,
+        *how,
+    )
 
 
 def _without_key(raw: bytes) -> bytes:

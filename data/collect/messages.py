@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from data.collect.mapping import Rule
 from data.collect.schema import EVENT_TYPES, MAX_TEXT, PURPOSES, Alias, Context, Custom, Event, Group, Identify, Page
-from data.columns import MICROSECONDS, MINUTE
+from data.columns import MINUTE
 from data.ids import canonical_id, id_problem
 from data.times import from_iso
 
@@ -147,17 +147,20 @@ def fingerprint(message: Message) -> bytes:
 
 def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Event]:
     """The events of a message, one per item. Raises Rejection: one of them is invalid."""
-    common = {
-        "event_time": event_time(message, arrival),
-        "user_id": _id("userId", message.user_id),
-        "anonymous_id": _id("anonymousId", message.anonymous_id),
-    }
-    if common["user_id"] is None and common["anonymous_id"] is None:
+    moment = event_time(message, arrival)
+    user_id, anonymous_id = _id("userId", message.user_id), _id("anonymousId", message.anonymous_id)
+    if user_id is None and anonymous_id is None:
         raise Rejection(Reason.SCHEMA, "userId", "expected userId, anonymousId or both")
     context = bytes(message.context)
     found = read_context(arrival.context if context == b"null" else context)
-    purposes = reading.default_purposes if found.purposes is None else found.purposes
-    common |= {"session_id": found.session_id, "purposes": purposes, "context": found.at(common["event_time"])}
+    common = {
+        "event_time": moment,
+        "user_id": user_id,
+        "anonymous_id": anonymous_id,
+        "session_id": found.session_id,
+        "purposes": reading.default_purposes if found.purposes is None else found.purposes,
+        "context": found.at(moment),
+    }
     fields = _fields(message, reading)
     if not fields:
         raise Rejection(Reason.SCHEMA, "properties", "the event lists no item")
@@ -203,14 +206,20 @@ class MessageContext(NamedTuple):
 
     def at(self, moment_us: int) -> Context | None:
         """The context with the local time of a moment; None if nothing is known."""
-        context = self.context
-        if self.zone is not None:
-            try:
-                local = datetime.fromtimestamp(moment_us / MICROSECONDS, self.zone)
-            except (ValueError, OverflowError):
-                return context
-            context = msgspec.structs.replace(context, local_time=f"{local.hour:02d}:{local.minute:02d}")
+        context = _with_local_time(self.context, self.zone, moment_us // MINUTE)
         return None if context == EMPTY_CONTEXT else context
+
+
+@lru_cache(4096)
+def _with_local_time(context: Context, zone: ZoneInfo | None, minute: int) -> Context:
+    """The context with the local time of a minute since 1970, where the zone is known."""
+    if zone is None:
+        return context
+    try:
+        local = datetime.fromtimestamp(minute * 60, zone)
+    except (ValueError, OverflowError):
+        return context
+    return msgspec.structs.replace(context, local_time=f"{local.hour:02d}:{local.minute:02d}")
 
 
 @lru_cache(4096)  # a client's messages have the same context
@@ -295,10 +304,17 @@ def _id(field: str, value: Any) -> str | None:
         raise Rejection(Reason.SCHEMA, field, f"expected a text or a number, got {type(value).__name__}")
     if isinstance(value, float) and not value.is_integer():
         raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number with a fraction")
-    text = canonical_id(value if isinstance(value, str) else str(int(value)), False)
-    if problem := id_problem(text):
+    text, problem = _canonical(value if isinstance(value, str) else str(int(value)))
+    if problem:
         raise Rejection(Reason.SCHEMA, field, f"the id {problem}")
     return text
+
+
+@lru_cache(65_536)  # the same people and items come again and again
+def _canonical(text: str) -> tuple[str, str | None]:
+    """An id in its one spelling, and what is wrong with it."""
+    text = canonical_id(text, False)
+    return text, id_problem(text)
 
 
 def _scalars(traits: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -315,11 +331,11 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value and len(value) <= MAX_TEXT else None
 
 
-def _choice(value: Any, choices: tuple[str, ...]) -> str | None:
+def _choice(value: Any, choices: tuple[str, ...]) -> Any:
     return value.lower() if isinstance(value, str) and value.lower() in choices else None
 
 
-def _device(kind: Any, model: Any) -> str | None:
+def _device(kind: Any, model: Any) -> Any:
     name = kind.lower() if isinstance(kind, str) else ""
     if name in TABLETS or (isinstance(model, str) and "ipad" in model.lower()):
         return "tablet"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.files import make_folder
-from data.collect.messages import MAX_EVENT_BYTES
+from data.collect.messages import MAX_EVENT_BYTES, Kind
 
 FILE = "rejected.db"
 LOCK_SECONDS = 60
@@ -34,7 +34,7 @@ class RejectedEvent(NamedTuple):
     size: int  # bytes, as it came
     body: bytes  # as it came, without a write key; the first MAX_EVENT_BYTES
     sent_us: int | None  # these four: see `messages.Arrival` and `messages.Reading`
-    kind: str | None
+    kind: Kind | None
     context: bytes
     purposes: str  # comma-separated
     replayed_us: int | None = None  # when it was accepted after all

@@ -7,6 +7,7 @@ microseconds since 1970 in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from msgspec import Meta, Struct
 
 from data.consent import PURPOSES as CONSENT_PURPOSES
 
-VERSION = 1
+VERSION: Literal[1] = 1
 MAX_ID, MAX_TEXT, MAX_TRAITS = 200, 1_000, 100
 ANALYTICS = "analytics"
 PURPOSES = (ANALYTICS, *CONSENT_PURPOSES)  # that an event may serve
@@ -211,7 +212,7 @@ ITEM_TYPES = {name for name, cls in EVENT_TYPES.items() if issubclass(cls, ItemE
 _DECODER = msgspec.json.Decoder(list[AnyEvent])
 
 
-def decode_events(content: bytes) -> list[Event]:
+def decode_events(content: bytes) -> Sequence[Event]:
     """The events of a message in the log. Raises msgspec.MsgspecError: the content is damaged."""
     return _DECODER.decode(content)
 

@@ -24,6 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
+from config.files import make_folder, sync
 from data.collect.event_log import (
     LogError,
     LogFull,
@@ -35,13 +36,12 @@ from data.collect.event_log import (
     Receipt,
 )
 from data.columns import DAY
-from data.files import make_folder, sync
 
 log = logging.getLogger(__name__)
 
 WAITING_BATCHES = 1_000  # that may wait for the disk; more are refused
 GROUP_BATCHES = 256  # that are committed together
-LOCK_FILE, INDEX_FOLDER, FILES = "writer.lock", "message-ids", "events-*.db"
+LOCK_FILE, INDEX_FOLDER, FILES, NEW_FILE = "writer.lock", "message-ids", "events-*.db", "new.db"
 PARTITION = 0
 EPOCH = date(1970, 1, 1)
 LOCK_SECONDS = 10  # a reader waits this long for the writer's checkpoint
@@ -98,7 +98,7 @@ class SqliteEventLog:
         self._folder, self._retention_days = folder, retention_days
         self._cleaned_day: int | None = None
         make_folder(folder)
-        self._lock = FileLock(folder / LOCK_FILE)
+        self._lock = FileLock(folder / LOCK_FILE, thread_local=False)  # opened and closed by any thread
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
@@ -187,7 +187,8 @@ class SqliteEventLog:
     def _sort_out(self, group: list[_Batch]) -> tuple[list[list[Receipt]], list[_Row], dict[bytes, _Entry]]:
         """The receipts of each batch, the rows to write, and the new entries of the index."""
         known = self._index.find([_key(message.message_id) for batch in group for message in batch.messages])
-        offset, receipts, rows, new = self._end, [], [], {}
+        offset, receipts, rows = self._end, [], []
+        new: dict[bytes, _Entry] = {}
         for batch in group:
             of_batch: list[Receipt] = []
             kept: list[_Message] = []
@@ -263,16 +264,18 @@ class _DayFile:
 
     @classmethod
     def create(cls, folder: Path, day: int) -> _DayFile:
-        """Create the file and flush its name to disk."""
-        database = _connect(folder / _name(day), "rwc")
+        """Create the file whole, so that a kill leaves none without its table, and flush its name to disk."""
+        database = _connect(folder / NEW_FILE, "rwc")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(
             "CREATE TABLE IF NOT EXISTS batches"
             " (first INTEGER PRIMARY KEY, known_us INTEGER NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL,"
             " messages BLOB NOT NULL) STRICT"
         )
+        database.close()
+        (folder / NEW_FILE).rename(folder / _name(day))
         sync(folder)
-        return cls(day, database)
+        return cls.open(folder, day)
 
     @classmethod
     def open(cls, folder: Path, day: int, read_only: bool = False) -> _DayFile:
@@ -334,7 +337,8 @@ class _MessageIndex:
         options.set_write_buffer_size(MEMTABLE_BYTES)
         self._database = Rdict(str(self._folder), options)
         unlogged = WriteOptions()
-        unlogged.disable_wal = True  # what a kill loses is derived from the log again
+        # What a kill loses is derived from the log again. rocksdict's stubs call this property a method.
+        unlogged.disable_wal = True  # type: ignore[assignment, method-assign]
         self._database.set_write_options(unlogged)
         stored = self._database.get(END_KEY)
         self.end = 0 if stored is None else int.from_bytes(stored, "big")
@@ -351,10 +355,10 @@ class _MessageIndex:
 
     def find(self, keys: list[bytes]) -> dict[bytes, _Entry]:
         """What is known of these keys."""
-        found = zip(keys, self._database.get(keys), strict=True)
+        values: list[bytes | None] = self._database.get(keys)  # type: ignore[arg-type, assignment]
         return {
             key: _Entry(int.from_bytes(value[:NUMBER_BYTES], "big"), value[NUMBER_BYTES:])
-            for key, value in found
+            for key, value in zip(keys, values, strict=True)
             if value is not None
         }
 

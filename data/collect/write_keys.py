@@ -27,7 +27,9 @@ class WriteKey(StoredKey):
 
     kind: ClassVar[str] = "write key"
     command: ClassVar[str] = "data.collect.write_keys"
-    usage: ClassVar[str] = "`Authorization: Basic` with the key as user name, `Authorization: Bearer KEY`, or `writeKey`"
+    usage: ClassVar[str] = (
+        "`Authorization: Basic` with the key as user name, `Authorization: Bearer KEY`, or `writeKey`"
+    )
 
     source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]  # recorded with each event
     purposes: tuple[str, ...] = ()  # of an event that does not say which purposes the person allowed

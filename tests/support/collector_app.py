@@ -37,7 +37,8 @@ class RunningCollector:
         self._thread.start()
         deadline = time.monotonic() + WAIT_SECONDS
         while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < deadline, "the collector did not start"
+            assert self._thread.is_alive(), "the collector did not start"
+            assert time.monotonic() < deadline, "the collector did not start in time"
             time.sleep(0.01)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=WAIT_SECONDS)
 

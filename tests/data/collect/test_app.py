@@ -213,7 +213,8 @@ def test_traits_and_ids_arrive_as_they_were_sent(collector: RunningCollector) ->
     message = {"type": "identify", "messageId": "i", "userId": 7, "anonymousId": "device", "traits": traits}
     assert collector.send(message, view("v"))["i"]["status"] == "accepted"
     identify, viewed = collector.events()
-    assert isinstance(identify, Identify) and isinstance(viewed, View)
+    assert isinstance(identify, Identify)
+    assert isinstance(viewed, View)
     assert (identify.user_id, identify.anonymous_id) == ("7", "device")
     assert identify.traits == traits
 

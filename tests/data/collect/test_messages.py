@@ -38,14 +38,14 @@ from data.columns import MINUTE
 from data.times import from_iso
 
 NOW = from_iso("2026-03-01T12:00:00Z")
-READING = Reading(load_rules())
+ARRIVAL, READING = Arrival(NOW), Reading(load_rules())
 
 
 def message(**fields: Any) -> bytes:
     return json.dumps({"type": "track", "messageId": "m1", "userId": "ann", **fields}).encode()
 
 
-def read(raw: bytes, arrival: Arrival = Arrival(NOW), reading: Reading = READING) -> list[Event]:
+def read(raw: bytes, arrival: Arrival = ARRIVAL, reading: Reading = READING) -> list[Event]:
     return to_events(read_message(raw, arrival), arrival, reading)
 
 
@@ -195,7 +195,7 @@ def test_a_repeated_message_has_the_same_fingerprint_and_a_changed_one_another()
 
 def test_a_users_mapping_adds_and_replaces_names(tmp_path: Path) -> None:
     own = tmp_path / "mapping.yaml"
-    own.write_text("Song Liked: {type: rating, item_id: [song.id], value: [stars]}\n")
+    own.write_text("Song Liked: {type: rating, item_id: [song.id], value: [stars]}\n", encoding="utf-8")
     raw = message(event="Song Liked", properties={"song": {"id": "s"}, "stars": 5})
     (event,) = read(raw, reading=Reading(load_rules(own)))
     assert (event.item_id, event.value) == ("s", 5)
@@ -213,7 +213,7 @@ def test_a_users_mapping_adds_and_replaces_names(tmp_path: Path) -> None:
 )
 def test_a_mapping_that_is_wrong_is_refused(tmp_path: Path, text: str, named: str) -> None:
     own = tmp_path / "mapping.yaml"
-    own.write_text(text)
+    own.write_text(text, encoding="utf-8")
     with pytest.raises(MappingError, match=named):
         load_rules(own)
 
@@ -234,7 +234,8 @@ def test_unknown_names_and_properties_are_refused_where_that_is_the_rule() -> No
 def test_a_message_without_an_id_gets_one() -> None:
     raw = b'{"userId": "ann", "event": "view", "properties": {"item_id": "a"}}'
     one, other = (read(raw, Arrival(NOW, kind="track"))[0] for _ in range(2))
-    assert one.event_id and one.event_id != other.event_id
+    assert one.event_id
+    assert one.event_id != other.event_id
 
 
 def test_a_batchs_context_holds_for_messages_without_one() -> None:

@@ -188,31 +188,6 @@ def test_nothing_of_a_sender_without_a_valid_key_is_kept_but_it_is_counted(colle
     assert metrics.get_sample_value("tidegate_collect_refusals_total", {"status": "401", "reason": "key"}) == 1
 
 
-def test_the_oldest_are_dropped_and_counted_so_that_bad_events_cannot_fill_the_disk(tmp_path: Path) -> None:
-    dropped: list[int] = []
-    store = RejectedStore(tmp_path, 1_000_000, dropped.append)
-    body = b"x" * MAX_EVENT_BYTES
-    for number in range(200):
-        store.add([RejectedEvent(0, number, "web", "schema", None, "", str(number), 1, body, None, None, b"null", "")])
-    left = store.search()
-    assert [event.known_us for event in left] == list(range(199, 199 - len(left), -1))
-    assert 15 < len(left) < 31
-    assert len(left) + sum(dropped) == 200
-    store.close()
-    assert (tmp_path / "rejected.db").stat().st_size < 1_200_000
-
-
-def test_threads_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
-    store = RejectedStore(tmp_path)
-    event = RejectedEvent(0, 1, "web", "schema", None, "", "m", 1, b"x", None, None, b"null", "")
-    threads = [threading.Thread(target=lambda: [store.add([event]) for _ in range(20)]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(store.search()) == 160
-
-
 def test_list_and_show_find_an_event(
     collector: RunningCollector, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.paths import ROOT
-from data.collect.event_log import LoggedMessage, LogError, LogFull, LogUnavailable, NewMessage, Outcome, Position
-from data.collect.sqlite_log import INDEX_FOLDER, SqliteEventLog, SqliteLogReader
+from data.collect.event_log import LogError, LogFull, LoggedMessage, LogUnavailable, NewMessage, Outcome, Position
+from data.collect.sqlite_log import INDEX_FOLDER, NEW_FILE, SqliteEventLog, SqliteLogReader
 from data.columns import DAY
 
 NOON = 20_000 * DAY + DAY // 2
@@ -111,6 +112,23 @@ def test_offsets_go_on_behind_a_days_file_that_a_kill_left_empty(tmp_path: Path)
     assert [message.position.offset for message in read(tmp_path)] == [1, 2]
 
 
+def test_a_log_opens_after_a_kill_before_a_days_file_had_its_table(tmp_path: Path) -> None:
+    SqliteEventLog(tmp_path).close()
+    (tmp_path / NEW_FILE).touch()
+    log = SqliteEventLog(tmp_path)
+    assert outcomes(log, new("a")) == [Outcome.STORED]
+    log.close()
+    assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["events-2024-10-04.db"]
+
+
+def test_a_log_that_one_thread_opened_is_closed_by_another(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = SqliteEventLog(tmp_path)
+        closer = threading.Thread(target=log.close)
+        closer.start()
+        closer.join()
+
+
 def test_a_log_that_was_restored_to_an_earlier_state_takes_the_later_ids_again(tmp_path: Path) -> None:
     log = SqliteEventLog(tmp_path)
     outcomes(log, new("a"))
@@ -201,8 +219,12 @@ def test_senders_are_refused_while_too_many_wait(tmp_path: Path, monkeypatch: py
     log = SqliteEventLog(tmp_path)
     hold = threading.Event()
     monkeypatch.setattr(log, "_write_group", lambda group: hold.wait(30))
+    log.append(NOON, "web", [new("writing")])
+    while log._waiting.qsize():
+        time.sleep(0.01)
+    for number in range(3):
+        log.append(NOON, "web", [new(str(number))])
     with pytest.raises(LogFull):
-        for number in range(10):
-            log.append(NOON, "web", [new(str(number))])
+        log.append(NOON, "web", [new("one more")])
     hold.set()
     log.close()
