@@ -13,14 +13,18 @@ from config.paths import REJECTED_PAGE
 from data import pages
 from data.collect import settings
 from data.collect.rejected_store import FILE, Progress, RejectedEvent, RejectedStore, Search
+from data.columns import MICROSECONDS
 from data.files import write_text
-from data.times import from_iso, now_us, to_iso
+from data.times import from_iso, now_iso, now_us, to_iso
 
 LISTED, PAGE_EVENTS = 50, 1_000
 BODY_CHARACTERS = 2_000  # of a body in the page
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 10.0  # without progress, after which the collector does not seem to run
-STYLE = "body{max-width:80rem}td{overflow-wrap:anywhere}td:first-child{white-space:nowrap}pre{white-space:pre-wrap}"
+STYLE = (
+    "body{max-width:80rem}td{overflow-wrap:break-word}#events td:nth-child(-n+5){white-space:nowrap}"
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere}"
+)
 FILTER = (
     """<p><input id="text" size="40" placeholder="Search in these events" autofocus> <span id="found"></span></p>"""
 )
@@ -73,7 +77,7 @@ def build_page(store: RejectedStore) -> str:
     rows = [
         {
             "": f"#{event.number}",
-            "when": to_iso(event.known_us),
+            "when": to_iso(event.known_us // MICROSECONDS * MICROSECONDS),
             "source": event.source,
             "reason": event.reason,
             "field": event.field or "",
@@ -86,7 +90,7 @@ def build_page(store: RejectedStore) -> str:
     total = sum(count for _, _, count, _ in counts)
     body = [
         "<h1>Rejected events</h1>",
-        f"<p>As of {to_iso(now_us())}: {total:,} events are rejected and were not replayed. "
+        f"<p>As of {now_iso()}: {total:,} events are rejected and were not replayed. "
         "Fix the sender, the mapping or the schema, then run ",
         pages.markup("`python -m data.collect.rejected replay`."),
         f"<h2>Causes</h2>{pages.table(causes) or '<p>None.</p>'}",

@@ -19,7 +19,7 @@ from data.collect.messages import MAX_EVENT_BYTES
 from data.collect.rejected import build_page, main
 from data.collect.rejected_store import RejectedEvent, RejectedStore, Search
 from data.collect.schema import PURPOSES, View
-from data.times import from_iso, now_us
+from data.times import from_iso, now_us, to_iso
 
 Start = Callable[..., RunningCollector]
 PAST = "2026-01-02T03:04:05Z"
@@ -83,7 +83,7 @@ def test_a_replay_after_a_fix_keeps_the_time_of_the_event_and_is_known_from_now_
 def test_a_replay_corrects_the_senders_clock_as_at_the_arrival(strict: Start) -> None:
     first = strict()
     sent_us, happened_us = now_us() + HOUR_US, now_us() + HOUR_US // 2
-    times = {"sentAt": rejected.to_iso(sent_us), "batch": [watched(timestamp=rejected.to_iso(happened_us))]}
+    times = {"sentAt": to_iso(sent_us), "batch": [watched(timestamp=to_iso(happened_us))]}
     first.post("/v1/batch", times | {"context": {"locale": "de-DE"}})
     (event,) = kept(first)
     first.close()
