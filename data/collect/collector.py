@@ -175,7 +175,10 @@ def _read(raw: bytes, arrival: Arrival, reading: Reading) -> _Read:
     except Rejection as rejection:
         return _Read(raw, message_id or find_message_id(raw), rejection=rejection)
     first = events[0]
-    new = NewMessage(message.message_id or "", fingerprint(message), first.user_id or first.anonymous_id or "", content)
+    subject = (
+        first.user_id or first.anonymous_id or getattr(first, "item_id", "")
+    )  # only an item of the catalog is no person
+    new = NewMessage(message.message_id or "", fingerprint(message), subject, content)
     return _Read(raw, message_id, new, first.purposes)
 
 
