@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -183,7 +184,7 @@ class Pull:
                     if time.monotonic() > next_report:
                         next_report = time.monotonic() + REPORT_SECONDS
                         self._report(summary(checkpoint))
-        except (RowError, OSError, EOFError) as error:
+        except (RowError, OSError, EOFError, zlib.error) as error:
             raise UserError(f"{without_credentials(self._source)}, after row {checkpoint.rows}: {error}") from None
         checkpoint.done = True
         self._save(checkpoint)
@@ -230,7 +231,7 @@ def _encode(row: Row, number: int, name: str, target: Target, started_us: int) -
     if isinstance(message, dict):
         id_field = "messageId" if target == "events" else "message_id"
         if target != "events":
-            message = {"event_time": started_us} | message
+            message = {"event_time": started_us, **message}
         message.setdefault(id_field, blake2b(ENCODER.encode([name, number, message]), digest_size=16).hexdigest())
         content = ENCODER.encode(message)
         if len(content) <= BATCH_BYTES:
