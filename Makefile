@@ -149,6 +149,10 @@ docs: $(STAMP) ## build the documentation site in out/docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
 
+.PHONY: tracker
+tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 20 or later and npm
+	@cd data/collect/tracker && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent check && npm run --silent build
+
 .PHONY: bench
 bench: $(STAMP) ## measure speed and memory against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \
