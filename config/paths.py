@@ -27,6 +27,7 @@ ARTIFACTS = OUT / "serving" / "artifacts"  # <model>
 ARCHIVES = OUT / "serving" / "archives"  # <model>.mar
 REFITS = OUT / "refit"  # fitted/<model> and artifacts/<model>: on all events
 RECOMMENDATIONS = OUT / "serving" / "recommendations.parquet"
+REJECTED_PAGE = OUT / "collect" / "rejected.html"
 EXPERIMENTS = OUT / "experiments"  # reports of audit, gate, skew, sensitivity ...
 METRICS = EXPERIMENTS / "metrics"  # <model>.json
 RANKINGS = EXPERIMENTS / "rankings"  # <model>.parquet
@@ -69,6 +70,11 @@ def online_store() -> str:
 def edge() -> Path:
     """API keys, served log and kept requests of the edge."""
     return state() / "edge"
+
+
+def collect() -> Path:
+    """Event log, rejected events and write keys of the event collector."""
+    return state() / "collect"
 
 
 def user_keys() -> Path:

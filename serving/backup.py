@@ -56,12 +56,13 @@ ELSEWHERE = {  # variables that can keep a part of the state outside of the fold
     "TIDEGATE_OPERATOR_KEY_FILE": "the operator's key",
     "TIDEGATE_TRUSTED_KEYS": "the trusted keys",
     "TIDEGATE_TRUSTED_KEYS_FILE": "the trusted keys",
+    "TIDEGATE_COLLECT_HOME": "the event log, rejected events and write keys",
     "TIDEGATE_EDGE_HOME": "API keys and served log",
     "TIDEGATE_EDGE_KEY_FILE": "API keys",
     "TIDEGATE_EDGE_USER_KEYS": "the keys of pseudonyms",
     "TIDEGATE_EDGE_USER_SECRET": "the keys of pseudonyms",
 }
-SERVERS = ("serving.edge.serve", "serving.supervisor")
+SERVERS = ("data.collect.serve", "serving.edge.serve", "serving.supervisor")
 # Columns in which MLflow keeps absolute addresses of artifacts.
 ADDRESSES = {
     "experiments": "artifact_location",

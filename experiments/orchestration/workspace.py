@@ -186,7 +186,7 @@ def _copy(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written; the project runs in a folder that you may write")
     for name in FOLDERS:
-        no_products = shutil.ignore_patterns("__pycache__", "results")
+        no_products = shutil.ignore_patterns("__pycache__", "node_modules", "results")
         shutil.copytree(ROOT / name, folder / name, ignore=no_products, dirs_exist_ok=True)
         for path in (folder / name).rglob("*.py"):
             if not (ROOT / path.relative_to(folder)).exists():
