@@ -18,7 +18,10 @@ class InjectedError(NamedTuple):
 
 
 TWO_FAILURES_AND_A_LIMIT = (InjectedError(500), InjectedError(500), InjectedError(429, {"Retry-After": "1"}))
-CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After"}  # a browser's script sees it
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Retry-After",
+}  # a browser's script sees it
 
 
 class InjectedErrors:

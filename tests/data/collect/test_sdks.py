@@ -160,5 +160,7 @@ def test_the_documented_versions_are_the_tested_ones() -> None:
     tested = json.loads((SDKS / "package.json").read_text(encoding="utf-8"))["dependencies"]
     tested.pop("esbuild")
     tested |= {name: version(name) for name in ("segment-analytics-python", "rudder-sdk-python")}
-    documented = dict(re.findall(r"^\| `([@\w/-]+)` \| ([\d.]+) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
+    documented = dict(
+        re.findall(r"^\| `([@\w/-]+)` \| ([\d.]+) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert documented == tested
