@@ -142,7 +142,7 @@ def parse_rows(content: bytes, content_type: str, kind: Kind) -> list[bytes]:
         raise ApiError(415, "content-type", f"is {content_type[:60]!r}; expected one of {', '.join(CONTENT_TYPES)}")
     messages, size = [], 0
     try:
-        for row in read_rows(BytesIO(content), row_format):
+        for row in read_rows(BytesIO(content), row_format, MAX_BATCH_BYTES):
             messages.append(to_message(row, kind))
             size += len(messages[-1])
             if len(messages) > MAX_MESSAGES or size > MAX_BATCH_BYTES:

@@ -34,19 +34,32 @@ EVENT_COLUMNS = {  # of a flat row of an event -> field of a message
     "event_type": "event",
 }
 MESSAGE_FIELDS = set(Message.__struct_encode_fields__)
-PARQUET_ROWS = 500  # read at once
+PARQUET_ROWS = 100  # read at once
 MIN_TIME_DIGITS = 9  # from here on digits in text are microseconds since 1970; fewer may be a date or a year
 ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 class RowError(ValueError):
-    """The file is not of its format."""
+    """The file is not of its format, or too large."""
 
 
-def read_rows(file: BinaryIO, kind: Format) -> Iterator[Row]:
-    """The rows of a file, one at a time. Empty cells are left out; cells of CSV are text. Raises RowError."""
-    readers = {"jsonl": _read_json_lines, "csv": _read_csv, "parquet": _read_parquet}
-    for row in readers[kind](file):
+def read_rows(file: BinaryIO, kind: Format, max_bytes: int | None = None) -> Iterator[Row]:
+    """The rows of a file, one at a time. Empty cells are left out; cells of CSV are text.
+
+    Args:
+        max_bytes: of a Parquet file that is not compressed. None: no limit.
+
+    Raises:
+        RowError: the file is not of this format.
+    """
+    match kind:
+        case "jsonl":
+            rows = _read_json_lines(file)
+        case "csv":
+            rows = _read_csv(file)
+        case "parquet":
+            rows = _read_parquet(file, max_bytes)
+    for row in rows:
         yield {name: value for name, value in row.items() if not _is_empty(value)} if isinstance(row, dict) else row
 
 
@@ -115,12 +128,16 @@ def _read_csv(file: BinaryIO) -> Iterator[Row]:
         text.detach()
 
 
-def _read_parquet(file: BinaryIO) -> Iterator[Row]:
+def _read_parquet(file: BinaryIO, max_bytes: int | None) -> Iterator[Row]:
     import pyarrow as pa  # slow to import, and most collectors get no Parquet
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches(PARQUET_ROWS):
+        parquet = pq.ParquetFile(file)
+        size = sum(parquet.metadata.row_group(n).total_byte_size for n in range(parquet.num_row_groups))
+        if max_bytes is not None and size > max_bytes:
+            raise RowError(f"it has {size} bytes when it is not compressed; expected at most {max_bytes}")
+        for batch in parquet.iter_batches(PARQUET_ROWS):
             types = [
                 pa.timestamp("us", each.tz) if pa.types.is_timestamp(each) else each for each in batch.schema.types
             ]

@@ -170,6 +170,7 @@ def test_a_key_for_web_pages_cannot_send_profiles(collector: RunningCollector) -
         (b"{}\n" * (MAX_MESSAGES + 1), JSON_LINES, 400, "body"),
         (b"user_id,x\na," + b"x" * MAX_BATCH_BYTES, CSV, 400, "body"),
         (to_parquet({"user_id": ["a"] * 2000, "x": ["x" * 1000] * 2000}), PARQUET, 400, "body"),
+        (to_parquet({"user_id": ["a"], "x": ["x" * 10_000_000]}), PARQUET, 400, "body"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused_whole(

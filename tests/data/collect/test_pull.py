@@ -132,7 +132,9 @@ def test_an_unchanged_source_is_not_sent_again_and_a_changed_one_is(
 
 def test_a_value_that_returns_in_a_later_version_counts(collector: RunningCollector, run: Run, tmp_path: Path) -> None:
     for plan in ("free", "pro", "free"):
-        (tmp_path / "users.csv").write_text(f"user_id,plan,note\nann,{plan},{'x' * len(stored(collector))}\n")
+        (tmp_path / "users.csv").write_text(
+            f"user_id,plan,note\nann,{plan},{'x' * len(stored(collector))}\n", encoding="utf-8"
+        )
         run(tmp_path / "users.csv")
     plans = [event.traits["plan"] for event in collector.events() if isinstance(event, Identify)]
     assert plans == ["free", "pro", "free"]
