@@ -92,6 +92,7 @@ class Arrival(NamedTuple):
     sent_us: int | None = None  # by the sender's clock
     kind: Kind | None = None  # of a message that does not say it
     context: bytes = b"null"  # of a message that has none
+    message_id: str | None = None  # likewise; None: a new one
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read_message(raw: bytes | memoryview, arrival: Arrival) -> Message:
     if message.type is None:
         raise Rejection(Reason.SCHEMA, "type", f"expected one of {', '.join(KINDS)}")
     if message.message_id is None:
-        message.message_id = secrets.token_hex(16)
+        message.message_id = arrival.message_id or secrets.token_hex(16)
     elif not message.message_id.strip() or len(message.message_id) > MAX_MESSAGE_ID or PART.search(message.message_id):
         problem = f"expected 1 to {MAX_MESSAGE_ID} characters that do not end with # and a number"
         raise Rejection(Reason.SCHEMA, "messageId", problem)

@@ -62,6 +62,7 @@ class CollectSettings(BaseSettings):
     kafka_replicas: Count | None = None  # of such a topic; None: the brokers' default
     kafka_seconds: Seconds = 10  # how long events wait for Kafka's confirmation
     rejected_days: Count = 30  # how long rejected events are kept
+    rejected_mb: Count = 1_000  # of rejected events; the oldest are dropped where there are more
 
     mapping: Path | None = None  # more rules for names of events, as data/collect/mapping.yaml
     unknown: Literal["drop", "reject"] = "drop"  # names and properties of events that no rule uses
