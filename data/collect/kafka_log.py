@@ -92,7 +92,7 @@ class KafkaEventLog:
     ) -> None:
         self._topic, self._delivery_seconds = topic, delivery_seconds
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / LOCK_FILE)
+        self._lock = FileLock(folder / LOCK_FILE, thread_local=False)  # opened and closed by any thread
         try:
             self._lock.acquire(blocking=False)
         except Timeout:

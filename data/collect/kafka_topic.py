@@ -142,4 +142,5 @@ def _only(futures: Mapping[Any, Future[Result]]) -> Result:
 
 
 def _text(topic_id: Uuid) -> str:
-    return str(topic_id)
+    """A topic id as Kafka's tools show it."""
+    return str(topic_id).translate(str.maketrans("+/", "-_"))
