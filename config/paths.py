@@ -76,6 +76,11 @@ def edge() -> Path:
     return state() / "edge"
 
 
+def collect() -> Path:
+    """Event log, rejected events and write keys of the event collector."""
+    return state() / "collect"
+
+
 def user_keys() -> Path:
     """Keys of the pseudonyms in the served log: not in the folder of the log that they protect."""
     return state() / KEYS / "users"

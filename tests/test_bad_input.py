@@ -335,7 +335,7 @@ def test_a_demo_with_an_unusable_source_ends_at_once(
 @pytest.fixture
 def copy(project: Path) -> Path:
     """A copy of the project's code in the folder of its settings."""
-    for name in ("config", "data", "features", "training", "serving", "experiments"):
+    for name in ("config", "web", "data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
     return project
 

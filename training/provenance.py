@@ -17,7 +17,7 @@ import yaml
 from config.paths import PROJECT, ROOT
 
 CODE_FILES = ("*.py", "requirements*.lock", "dvc.yaml", "pyproject.toml", "params.yaml")
-CODE_FOLDERS = ("config/", "data/", "features/", "training/", "serving/", "experiments/")
+CODE_FOLDERS = ("config/", "web/", "data/", "features/", "training/", "serving/", "experiments/")
 # Of a workspace: orchestration copies the code and these files, and writes dvc.yaml and these sections of params.yaml.
 COPIED_FILES = ("requirements.lock",)
 WRITTEN_SECTIONS = ("dataset", "ingest", "split", "train", "tune")  # artifacts and reports contain what they were

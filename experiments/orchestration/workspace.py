@@ -31,7 +31,7 @@ from training.model_factory import is_learned
 HOME = PROJECT / WORKSPACES
 SIMULATED = "simulated"  # dataset of the simulator in a workspace
 PRESETS = ROOT / "experiments" / "presets"
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
 FORMAT_OPTIONS = {  # of `ingest.formats`, for every table
     "encoding": "encoding such as cp1251 (default: UTF-8, or by the byte-order mark)",
@@ -197,7 +197,7 @@ def _copy(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written; the project runs in a folder that you may write")
     for name in FOLDERS:
-        no_products = shutil.ignore_patterns("__pycache__", "results")
+        no_products = shutil.ignore_patterns("__pycache__", "node_modules", "results")
         shutil.copytree(ROOT / name, folder / name, ignore=no_products, dirs_exist_ok=True)
         for path in (folder / name).rglob("*.py"):
             if not (ROOT / path.relative_to(folder)).exists():

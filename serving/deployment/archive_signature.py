@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from data import files
+from config import files
 from serving.artifact.archive import ModelArchive, PackageError, copy_archive, read_archive
 from serving.deployment.errors import SignatureError
 from serving.deployment.verify_signature import verify
