@@ -11,11 +11,12 @@ import pandas as pd
 
 from config import params
 from config.command import exits_cleanly
+from config.files import write_bytes
 from config.paths import INGESTED, training_consent
 from data import ingest_report
 from data.cleaning import Ingested, clean
 from data.columns import TRAINING_CONSENT, USER
-from data.files import DataError, replace_folder, write_bytes, write_json, write_text
+from data.files import DataError, replace_folder, write_json, write_text
 from data.readers.sources import Source, read_source
 from data.tables import content_hash, write_table
 
