@@ -27,6 +27,7 @@ ARTIFACTS = OUT / "serving" / "artifacts"  # <model>
 ARCHIVES = OUT / "serving" / "archives"  # <model>.mar
 REFITS = OUT / "refit"  # fitted/<model> and artifacts/<model>: on all events
 RECOMMENDATIONS = OUT / "serving" / "recommendations.parquet"
+REJECTED_PAGE = OUT / "collect" / "rejected.html"
 EXPERIMENTS = OUT / "experiments"  # reports of audit, gate, skew, sensitivity ...
 METRICS = EXPERIMENTS / "metrics"  # <model>.json
 RANKINGS = EXPERIMENTS / "rankings"  # <model>.parquet

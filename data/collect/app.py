@@ -137,7 +137,7 @@ def collect_kind(kind: Kind | None) -> Any:
             verdicts = [Verdict(find_message_id(raw), Status.LIMITED, message=text) for raw in body.messages]
         else:
             wait = RETRY_SECONDS
-            reading = service.reading_for(key)
+            reading = service.reading_for(key.purposes)
             verdicts = await service.collector.collect(body.messages, key.source, body.arrival, reading)
         service.metrics.record(key.source, verdicts, time.perf_counter() - begun)
         return verdict_response(verdicts, wait)
@@ -149,7 +149,7 @@ async def validate_events(request: Request) -> Response:
     """Return the verdicts that these events would get; nothing is stored. Takes a batch, or one event with its `type`."""
     service: CollectService = request.app.state.service
     body, key = await read_request(request, None, or_single=True)
-    verdicts = validate(body.messages, body.arrival, service.reading_for(key))
+    verdicts = validate(body.messages, body.arrival, service.reading_for(key.purposes))
     return verdict_response(verdicts, RETRY_SECONDS)
 
 

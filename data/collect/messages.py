@@ -36,6 +36,9 @@ EARLIEST_US = 0  # 1970
 PHONES, TABLETS = {"ios", "android", "mobile", "phone", "smartphone"}, {"tablet", "ipad"}
 DEVICES = {"desktop", "tv"}
 EMPTY_CONTEXT = Context()
+MAX_ID_TEXT = 1_000  # characters with what is trimmed; longer ids and contexts are not worth remembering
+MAX_KNOWN_CONTEXT = 4 * 1024
+MAX_EXACT_FLOAT = 2**53  # from it on, floats of different integers are equal
 
 
 class Reason(StrEnum):
@@ -89,6 +92,7 @@ class Arrival(NamedTuple):
     sent_us: int | None = None  # by the sender's clock
     kind: Kind | None = None  # of a message that does not say it
     context: bytes = b"null"  # of a message that has none
+    message_id: str | None = None  # likewise; None: a new one
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def read_message(raw: bytes | memoryview, arrival: Arrival) -> Message:
     if message.type is None:
         raise Rejection(Reason.SCHEMA, "type", f"expected one of {', '.join(KINDS)}")
     if message.message_id is None:
-        message.message_id = secrets.token_hex(16)
+        message.message_id = arrival.message_id or secrets.token_hex(16)
     elif not message.message_id.strip() or len(message.message_id) > MAX_MESSAGE_ID or PART.search(message.message_id):
         problem = f"expected 1 to {MAX_MESSAGE_ID} characters that do not end with # and a number"
         raise Rejection(Reason.SCHEMA, "messageId", problem)
@@ -221,14 +225,20 @@ def _with_local_time(context: Context, zone: ZoneInfo | None, minute: int) -> Co
     return msgspec.structs.replace(context, local_time=f"{local.hour:02d}:{local.minute:02d}")
 
 
-@lru_cache(4096)  # a client's messages have the same context
 def read_context(raw: bytes) -> MessageContext:
     """Our context from Segment's. What does not fit the schema is left out: it is no reason to lose an event.
 
     https://segment.com/docs/connections/spec/common/#context and, for `consent`,
     https://segment.com/docs/privacy/consent-management/consent-in-segment-connections/. Raises Rejection: it is no object.
     """
-    context = msgspec.json.decode(raw)
+    return _known_context(raw) if len(raw) <= MAX_KNOWN_CONTEXT else _parse_context(raw)
+
+
+def _parse_context(raw: bytes) -> MessageContext:
+    try:
+        context = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise Rejection(Reason.SCHEMA, "context", f"cannot be read: {error}") from None
     context = {} if context is None else context
     if not isinstance(context, dict):
         raise Rejection(Reason.SCHEMA, "context", f"expected an object, got {type(context).__name__}")
@@ -249,6 +259,9 @@ def read_context(raw: bytes) -> MessageContext:
     )
     session_id = _id("context.sessionId", context.get("sessionId"))
     return MessageContext(read, _zone(context.get("timezone")), session_id, purposes if preferences else None)
+
+
+_known_context = lru_cache(4096)(_parse_context)  # a client's messages have the same context
 
 
 def _fields(message: Message, reading: Reading) -> list[tuple[type[Event], dict[str, Any]]]:
@@ -303,6 +316,10 @@ def _id(field: str, value: Any) -> str | None:
         raise Rejection(Reason.SCHEMA, field, f"expected a text or a number, got {type(value).__name__}")
     if isinstance(value, float) and not value.is_integer():
         raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number with a fraction")
+    if isinstance(value, float) and abs(value) >= MAX_EXACT_FLOAT:
+        raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number whose last digits are lost; send ids as text")
+    if isinstance(value, str) and len(value) > MAX_ID_TEXT:
+        raise Rejection(Reason.SCHEMA, field, f"the id has {len(value)} characters")
     text, problem = _canonical(value if isinstance(value, str) else str(int(value)))
     if problem:
         raise Rejection(Reason.SCHEMA, field, f"the id {problem}")
@@ -348,5 +365,5 @@ def _country(value: Any) -> str | None:
 def _zone(name: Any) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
-    except (ValueError, TypeError, OSError):  # no such zone
+    except (KeyError, ValueError, TypeError, OSError):  # no such zone
         return None

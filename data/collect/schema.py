@@ -18,6 +18,7 @@ from data.consent import PURPOSES as CONSENT_PURPOSES
 
 VERSION: Literal[1] = 1
 MAX_ID, MAX_TEXT, MAX_TRAITS = 200, 1_000, 100
+MAX_NUMBER = 1e18  # keeps infinity out, which JSON cannot say
 ANALYTICS = "analytics"
 PURPOSES = (ANALYTICS, *CONSENT_PURPOSES)  # that an event may serve
 RETENTION_DAYS, SEARCH_DAYS, PLACE_DAYS = 395, 90, 30  # 395: a year can be compared with the year before
@@ -140,22 +141,22 @@ class Scroll(ItemEvent, tag="scroll", kw_only=True, frozen=True):
 class Add(ItemEvent, tag="add", kw_only=True, omit_defaults=True, frozen=True):
     """The person put the item into a cart or list."""
 
-    quantity: Annotated[float, _field(Privacy.BEHAVIOR, "Number of pieces.", gt=0)] | None = None
+    quantity: Annotated[float, _field(Privacy.BEHAVIOR, "Number of pieces.", gt=0, le=MAX_NUMBER)] | None = None
 
 
 class Purchase(ItemEvent, tag="purchase", kw_only=True, omit_defaults=True, frozen=True):
     """The person bought the item."""
 
-    quantity: Annotated[float, _field(Privacy.BEHAVIOR, "Number of pieces.", gt=0)] | None = None
-    price: Annotated[float, _field(Privacy.BEHAVIOR, "Price of one piece.", ge=0)] | None = None
-    currency: Annotated[str, _field(Privacy.BEHAVIOR, "Currency, ISO 4217.", pattern="^[A-Z]{3}$")] | None = None
+    quantity: Annotated[float, _field(Privacy.BEHAVIOR, "Number of pieces.", gt=0, le=MAX_NUMBER)] | None = None
+    price: Annotated[float, _field(Privacy.BEHAVIOR, "Price of one piece.", ge=0, le=MAX_NUMBER)] | None = None
+    currency: Annotated[str, _field(Privacy.BEHAVIOR, "Currency, ISO 4217.", pattern=r"^[A-Z]{3}$(?!\n)")] | None = None
     order_id: Annotated[str, _id(Privacy.IDENTIFIER, "The order.")] | None = None
 
 
 class Rating(ItemEvent, tag="rating", kw_only=True, frozen=True):
     """The person rated the item."""
 
-    value: Annotated[float, _field(Privacy.BEHAVIOR, "The rating.")]
+    value: Annotated[float, _field(Privacy.BEHAVIOR, "The rating.", ge=-MAX_NUMBER, le=MAX_NUMBER)]
 
 
 class Share(ItemEvent, tag="share", kw_only=True, omit_defaults=True, frozen=True):

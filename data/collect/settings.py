@@ -38,6 +38,7 @@ class CollectSettings(BaseSettings):
     log: Literal["sqlite"] = "sqlite"
     retention_days: Count = 395  # of the embedded log: a year can be compared with the year before
     rejected_days: Count = 30  # how long rejected events are kept
+    rejected_mb: Count = 1_000  # of rejected events; the oldest are dropped where there are more
 
     mapping: Path | None = None  # more rules for names of events, as data/collect/mapping.yaml
     unknown: Literal["drop", "reject"] = "drop"  # names and properties of events that no rule uses

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 WAITING_BATCHES = 1_000  # that may wait for the disk; more are refused
 GROUP_BATCHES = 256  # that are committed together
-LOCK_FILE, INDEX_FOLDER, FILES = "writer.lock", "message-ids", "events-*.db"
+LOCK_FILE, INDEX_FOLDER, FILES, NEW_FILE = "writer.lock", "message-ids", "events-*.db", "new.db"
 PARTITION = 0
 EPOCH = date(1970, 1, 1)
 LOCK_SECONDS = 10  # a reader waits this long for the writer's checkpoint
@@ -98,7 +98,7 @@ class SqliteEventLog:
         self._folder, self._retention_days = folder, retention_days
         self._cleaned_day: int | None = None
         make_folder(folder)
-        self._lock = FileLock(folder / LOCK_FILE)
+        self._lock = FileLock(folder / LOCK_FILE, thread_local=False)  # opened and closed by any thread
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
@@ -264,16 +264,18 @@ class _DayFile:
 
     @classmethod
     def create(cls, folder: Path, day: int) -> _DayFile:
-        """Create the file and flush its name to disk."""
-        database = _connect(folder / _name(day), "rwc")
+        """Create the file whole, so that a kill leaves none without its table, and flush its name to disk."""
+        database = _connect(folder / NEW_FILE, "rwc")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(
             "CREATE TABLE IF NOT EXISTS batches"
             " (first INTEGER PRIMARY KEY, known_us INTEGER NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL,"
             " messages BLOB NOT NULL) STRICT"
         )
+        database.close()
+        (folder / NEW_FILE).rename(folder / _name(day))
         sync(folder)
-        return cls(day, database)
+        return cls.open(folder, day)
 
     @classmethod
     def open(cls, folder: Path, day: int, read_only: bool = False) -> _DayFile:
