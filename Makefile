@@ -101,6 +101,11 @@ status: $(STAMP) ## show what serves, since when, why, and the next step
 collect: $(STAMP) ## start the event collector
 	@$(PY) -m data.collect.serve
 
+.PHONY: snapshot
+snapshot: export GIVEN_TODAY = $(call given,TODAY)
+snapshot: $(STAMP) ## write what the event collector gained as daily partitions, for SOURCE=state/collect/events [TODAY=1]
+	@$(PY) -m data.collect.snapshot $${GIVEN_TODAY:+--today}
+
 .PHONY: rollout
 rollout: $(STAMP) ## roll out a new champion by shadow and canary; rolls back if a limit is exceeded
 	@$(PY) -m serving.rollout

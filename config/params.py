@@ -115,10 +115,11 @@ class Outliers(Section):
 
 class Ingest(Section):
     source: Literal[
-        "auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
+        "auto", "simulator", "events", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
         "segment-warehouse", "ga4", "rees46", "table",
     ]  # fmt: skip
     path: str | None
+    until: datetime | None  # read only collected events that became known before; None: all
     users: str | None
     items: str | None
     columns: dict[str, str]

@@ -78,7 +78,7 @@ def edge() -> Path:
 
 
 def collect() -> Path:
-    """Event log, rejected events and write keys of the event collector."""
+    """Event log, daily partitions, rejected events and write keys of the event collector."""
     return state() / "collect"
 
 

@@ -45,7 +45,7 @@ def write(folder: Path, result: Ingested, source: Source, settings: params.Param
     manifest = {
         "dataset": settings.dataset,
         "dataset_hash": content_hash(tables),
-        "source": {"name": source.name, "files": list(source.files)},
+        "source": {"name": source.name, "files": list(source.files), **_positions(source)},
         "rules": settings.ingest.model_dump(include={"event_types", "min_value", "repeats"}),
         "numeric_ids": result.numeric_ids,
         "counts": result.counts,
@@ -61,6 +61,12 @@ def write(folder: Path, result: Ingested, source: Source, settings: params.Param
         write_json(partial / "manifest.json", manifest)
         write_json(partial / "report.json", report)
         write_text(partial / "report.html", ingest_report.page(report))
+
+
+def _positions(source: Source) -> dict[str, Any]:
+    """Of collected events, the positions in the event log that were read."""
+    found = source.found.get("events", {})
+    return {"positions": found["positions"]} if "positions" in found else {}
 
 
 @exits_cleanly

@@ -21,6 +21,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
     plain = {
         "source": "auto",
         "path": None,
+        "until": None,
         "users": None,
         "items": None,
         "columns": {},
