@@ -40,6 +40,7 @@ OTHER_COMMANDS = {
     "data.collect.write_keys": "creates, lists and revokes the write keys of the event collector",
     "data.download": "downloads a public dataset for ingest",
     "data.simulate": "writes the simulated platform as files",
+    "data.collect.snapshot": "writes the event log as daily partitions, which ingest reads",
     "experiments.impact": "follows data to runs, versions, endpoints and answers",
     "experiments.replay": "computes a recorded answer again",
     "experiments.trace": "follows an answer back to the events that it read",

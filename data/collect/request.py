@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 from fastapi import Request
@@ -25,6 +26,7 @@ MAX_BODY_BYTES = 2 * MAX_BATCH_BYTES  # as sent; what is longer is not read
 MAX_MESSAGES = 2_500  # in a batch
 GZIP = 16 + zlib.MAX_WBITS  # makes zlib read gzip's format
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)  # a string (the last may lack its end), or a mark
+MAX_TOKENS = 50_000  # that are looked at in a body that is no JSON: more would hold up others for too long
 BATCH_START = re.compile(rb"\s*:\s*\[")
 
 
@@ -116,7 +118,7 @@ def _cut_batch(content: bytes) -> tuple[bytes, list[bytes]] | None:
     writes it, or nested deeper than the parser goes.
     """
     depth, begin, start, parts = 0, -1, 0, []
-    for match in TOKEN.finditer(content):
+    for match in islice(TOKEN.finditer(content), MAX_TOKENS):
         mark, at = match[0], match.start()
         depth += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
         if begin < 0:

@@ -85,6 +85,11 @@ class CollectSettings(BaseSettings):
         return self.home / "log"
 
     @property
+    def partitions(self) -> Path:
+        """Where `data.collect.snapshot` writes."""
+        return self.home / "events"
+
+    @property
     def write_keys(self) -> Path:
         return self.home / "write_keys.json"
 

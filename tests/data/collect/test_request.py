@@ -54,3 +54,8 @@ def test_a_body_that_is_no_json_around_its_batch_is_refused(content: bytes) -> N
 
 def test_a_batch_that_is_empty_stays_so() -> None:
     assert parse_body(b'{"batch": [ ]}', None).messages == []
+
+
+def test_a_body_of_very_many_parts_that_is_no_json_is_not_taken_apart() -> None:
+    with pytest.raises(ApiError, match="JSON"):
+        parse_body(b'{"batch": [NaN, "' + b'", "' * 100_000 + b'"]}', None)
