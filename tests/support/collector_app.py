@@ -14,9 +14,9 @@ import uvicorn
 
 from data.collect.app import create_app
 from data.collect.event_log import LoggedMessage
+from data.collect.open_log import open_reader
 from data.collect.schema import PURPOSES, Event, decode_events
 from data.collect.settings import CollectSettings
-from data.collect.sqlite_log import SqliteLogReader
 from data.collect.write_keys import WriteKey
 from web.keys import add_key, create
 from web.uvicorn_options import UVICORN_OPTIONS
@@ -62,7 +62,7 @@ class RunningCollector:
 
     def logged(self) -> list[LoggedMessage]:
         """The messages in the log."""
-        return list(SqliteLogReader(self.settings.log_folder).read())
+        return list(open_reader(self.settings).read())
 
     def events(self) -> list[Event]:
         """The events in the log."""
