@@ -27,6 +27,7 @@ ARTIFACTS = OUT / "serving" / "artifacts"  # <model>
 ARCHIVES = OUT / "serving" / "archives"  # <model>.mar
 REFITS = OUT / "refit"  # fitted/<model> and artifacts/<model>: on all events
 RECOMMENDATIONS = OUT / "serving" / "recommendations.parquet"
+REJECTED_PAGE = OUT / "collect" / "rejected.html"
 EXPERIMENTS = OUT / "experiments"  # reports of audit, gate, skew, sensitivity ...
 METRICS = EXPERIMENTS / "metrics"  # <model>.json
 RANKINGS = EXPERIMENTS / "rankings"  # <model>.parquet
@@ -66,13 +67,18 @@ def online_store() -> str:
     return f"sqlite:///{(state() / 'online.db').resolve()}"
 
 
+def training_consent(dataset: str) -> Path:
+    """The file that exists once a version of a dataset had a column of consent to training."""
+    return state() / "training_consent" / dataset
+
+
 def edge() -> Path:
     """API keys, served log and kept requests of the edge."""
     return state() / "edge"
 
 
 def collect() -> Path:
-    """Event log, rejected events and write keys of the event collector."""
+    """Event log, daily partitions, rejected events and write keys of the event collector."""
     return state() / "collect"
 
 

@@ -6,16 +6,20 @@ One bad message costs its batch nothing. What is accepted or rejected is stored 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
+from config.redact import HIDDEN, KEY
 from data.collect.event_log import EventLog, LogFull, LogUnavailable, NewMessage, Outcome, Receipt
 from data.collect.messages import (
+    MAX_EVENT_BYTES,
+    MAX_MESSAGE_ID,
     Arrival,
     Reading,
     Reason,
@@ -25,6 +29,7 @@ from data.collect.messages import (
     read_message,
     to_events,
 )
+from data.collect.rejected_store import Outcome as Replayed
 from data.collect.rejected_store import RejectedEvent, RejectedStore
 
 ENCODER = msgspec.json.Encoder()
@@ -82,16 +87,7 @@ class Collector:
         read = [_read(raw, arrival, reading) for raw in raws]
         verdicts = await self._store(read, arrival.known_us, source)
         rejected = [
-            RejectedEvent(
-                0,
-                arrival.known_us,
-                source,
-                verdict.reason or "",
-                verdict.field,
-                verdict.message or "",
-                verdict.message_id,
-                one.raw,
-            )
+            _to_keep(one.raw, verdict, source, arrival, reading)
             for one, verdict in zip(read, verdicts, strict=True)
             if verdict.status is Status.REJECTED
         ]
@@ -108,6 +104,35 @@ class Collector:
                 for verdict in verdicts
             ]
         return verdicts
+
+    async def replay(
+        self, events: Sequence[RejectedEvent], reading_for: Callable[[tuple[str, ...]], Reading], now_us: int
+    ) -> int:
+        """Read rejected events again as if they came when they came, and append what is accepted as known from now on.
+
+        What cannot be stored now stays requested. Repeated after a kill, it changes nothing: an event keeps its message id.
+        Returns the number of events that were accepted, or rejected again.
+
+        Args:
+            reading_for: the current rules, with these default purposes.
+        """
+        outcomes = []
+        for source in {event.source for event in events}:
+            of_source = [event for event in events if event.source == source]
+            read = []
+            for event in of_source:
+                arrival = Arrival(event.known_us, event.sent_us, event.kind, event.context, event.message_id)
+                purposes = tuple(filter(None, event.purposes.split(",")))
+                read.append(_read(event.body, arrival, reading_for(purposes)))
+            for event, verdict in zip(of_source, await self._store(read, now_us, source), strict=True):
+                if verdict.status in (Status.ACCEPTED, Status.DUPLICATE):
+                    outcomes.append(Replayed(event.number))
+                elif verdict.status is Status.REJECTED:
+                    outcomes.append(
+                        Replayed(event.number, (verdict.reason or "", verdict.field, verdict.message or ""))
+                    )
+        await asyncio.to_thread(self._rejected.settle, outcomes, now_us)
+        return len(outcomes)
 
     async def _store(self, read: Sequence[_Read], known_us: int, source: str) -> list[Verdict]:
         new = [one.new for one in read if one.new is not None]
@@ -150,8 +175,39 @@ def _read(raw: bytes, arrival: Arrival, reading: Reading) -> _Read:
     except Rejection as rejection:
         return _Read(raw, message_id or find_message_id(raw), rejection=rejection)
     first = events[0]
-    new = NewMessage(message.message_id or "", fingerprint(message), first.user_id or first.anonymous_id or "", content)
+    person = first.user_id or first.anonymous_id or str(getattr(first, "item_id", ""))  # an item is no person's
+    new = NewMessage(message.message_id or "", fingerprint(message), person, content)
     return _Read(raw, message_id, new, first.purposes)
+
+
+def _to_keep(raw: bytes, verdict: Verdict, source: str, arrival: Arrival, reading: Reading) -> RejectedEvent:
+    """What is kept of a rejected message. One without an id gets one here, so that it is stored once if replayed twice."""
+    message_id = verdict.message_id
+    if not message_id or len(message_id) > MAX_MESSAGE_ID:
+        message_id = secrets.token_hex(16)
+    body = _without_key(raw)[:MAX_EVENT_BYTES]
+    how = arrival.sent_us, arrival.kind, arrival.context, ",".join(reading.default_purposes)
+    return RejectedEvent(
+        0,
+        arrival.known_us,
+        source,
+        verdict.reason or "",
+        verdict.field,
+        verdict.message or "",
+        message_id,
+        len(raw),
+        body,
+        *how,
+    )
+
+
+def _without_key(raw: bytes) -> bytes:
+    """A message without its write key."""
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):  # it cannot be read
+        return KEY.sub(HIDDEN, raw.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    return raw if fields.pop("writeKey", None) is None else ENCODER.encode(fields)
 
 
 def _rejected(read: _Read) -> Verdict:

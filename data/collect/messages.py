@@ -20,7 +20,19 @@ import msgspec
 from msgspec import Struct
 
 from data.collect.mapping import Rule
-from data.collect.schema import EVENT_TYPES, MAX_TEXT, PURPOSES, Alias, Context, Custom, Event, Group, Identify, Page
+from data.collect.schema import (
+    EVENT_TYPES,
+    MAX_TEXT,
+    PURPOSES,
+    Alias,
+    Context,
+    Custom,
+    Event,
+    Group,
+    Identify,
+    Item,
+    Page,
+)
 from data.columns import MINUTE
 from data.ids import canonical_id, id_problem
 from data.times import from_iso
@@ -36,6 +48,9 @@ EARLIEST_US = 0  # 1970
 PHONES, TABLETS = {"ios", "android", "mobile", "phone", "smartphone"}, {"tablet", "ipad"}
 DEVICES = {"desktop", "tv"}
 EMPTY_CONTEXT = Context()
+MAX_ID_TEXT = 1_000  # characters with what is trimmed; longer ids and contexts are not worth remembering
+MAX_KNOWN_CONTEXT = 4 * 1024
+MAX_EXACT_FLOAT = 2**53  # from it on, floats of different integers are equal
 
 
 class Reason(StrEnum):
@@ -55,8 +70,10 @@ class Rejection(Exception):
         self.reason, self.field, self.message = reason, field, message
 
 
-Kind = Literal["track", "identify", "page", "screen", "group", "alias"]
-KINDS = get_args(Kind)
+Kind = Literal["track", "identify", "page", "screen", "group", "alias", "item"]
+ITEM: Kind = "item"  # ours, of the catalog; not in Segment's API
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != ITEM)
+ITEM_FIELDS = [name for name in Item.__struct_fields__ if name not in (*Event.__struct_fields__, "traits")]
 
 
 class Message(Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -89,6 +106,7 @@ class Arrival(NamedTuple):
     sent_us: int | None = None  # by the sender's clock
     kind: Kind | None = None  # of a message that does not say it
     context: bytes = b"null"  # of a message that has none
+    message_id: str | None = None  # likewise; None: a new one
 
 
 @dataclass(frozen=True)
@@ -119,11 +137,13 @@ def read_message(raw: bytes | memoryview, arrival: Arrival) -> Message:
         raise Rejection(Reason.SCHEMA, *_fault(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Rejection(Reason.SCHEMA, None, f"not JSON: {error}") from None
+    if message.type == ITEM and arrival.kind != ITEM:
+        raise Rejection(Reason.SCHEMA, "type", "items are sent to /v1/items")
     message.type = message.type or arrival.kind
     if message.type is None:
         raise Rejection(Reason.SCHEMA, "type", f"expected one of {', '.join(KINDS)}")
     if message.message_id is None:
-        message.message_id = secrets.token_hex(16)
+        message.message_id = arrival.message_id or secrets.token_hex(16)
     elif not message.message_id.strip() or len(message.message_id) > MAX_MESSAGE_ID or PART.search(message.message_id):
         problem = f"expected 1 to {MAX_MESSAGE_ID} characters that do not end with # and a number"
         raise Rejection(Reason.SCHEMA, "messageId", problem)
@@ -148,7 +168,7 @@ def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Even
     """The events of a message, one per item. Raises Rejection: one of them is invalid."""
     moment = event_time(message, arrival)
     user_id, anonymous_id = _id("userId", message.user_id), _id("anonymousId", message.anonymous_id)
-    if user_id is None and anonymous_id is None:
+    if user_id is None and anonymous_id is None and message.type != ITEM:
         raise Rejection(Reason.SCHEMA, "userId", "expected userId, anonymousId or both")
     context = bytes(message.context)
     found = read_context(arrival.context if context == b"null" else context)
@@ -160,7 +180,7 @@ def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Even
         "purposes": reading.default_purposes if found.purposes is None else found.purposes,
         "context": found.at(moment),
     }
-    fields = _fields(message, reading)
+    fields = _fields(message, found, reading)
     if not fields:
         raise Rejection(Reason.SCHEMA, "properties", "the event lists no item")
     if len(fields) > MAX_PARTS:
@@ -202,6 +222,7 @@ class MessageContext(NamedTuple):
     zone: ZoneInfo | None
     session_id: str | None
     purposes: tuple[str, ...] | None  # that the person allowed; None: it does not say
+    traits: Mapping[str, Any]  # RudderStack's SDK for Python sends those of an identify call here
 
     def at(self, moment_us: int) -> Context | None:
         """The context with the local time of a moment; None if nothing is known."""
@@ -221,14 +242,20 @@ def _with_local_time(context: Context, zone: ZoneInfo | None, minute: int) -> Co
     return msgspec.structs.replace(context, local_time=f"{local.hour:02d}:{local.minute:02d}")
 
 
-@lru_cache(4096)  # a client's messages have the same context
 def read_context(raw: bytes) -> MessageContext:
     """Our context from Segment's. What does not fit the schema is left out: it is no reason to lose an event.
 
     https://segment.com/docs/connections/spec/common/#context and, for `consent`,
     https://segment.com/docs/privacy/consent-management/consent-in-segment-connections/. Raises Rejection: it is no object.
     """
-    context = msgspec.json.decode(raw)
+    return _known_context(raw) if len(raw) <= MAX_KNOWN_CONTEXT else _parse_context(raw)
+
+
+def _parse_context(raw: bytes) -> MessageContext:
+    try:
+        context = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise Rejection(Reason.SCHEMA, "context", f"cannot be read: {error}") from None
     context = {} if context is None else context
     if not isinstance(context, dict):
         raise Rejection(Reason.SCHEMA, "context", f"expected an object, got {type(context).__name__}")
@@ -248,21 +275,28 @@ def read_context(raw: bytes) -> MessageContext:
         campaign=_text(_part(context, "campaign").get("name")),
     )
     session_id = _id("context.sessionId", context.get("sessionId"))
-    return MessageContext(read, _zone(context.get("timezone")), session_id, purposes if preferences else None)
+    allowed = purposes if preferences else None
+    return MessageContext(read, _zone(context.get("timezone")), session_id, allowed, _part(context, "traits"))
 
 
-def _fields(message: Message, reading: Reading) -> list[tuple[type[Event], dict[str, Any]]]:
+_known_context = lru_cache(4096)(_parse_context)  # a client's messages have the same context
+
+
+def _fields(message: Message, context: MessageContext, reading: Reading) -> list[tuple[type[Event], dict[str, Any]]]:
     """The class and the own fields of each event of a message."""
     properties = message.properties or {}
     match message.type:
         case "page" | "screen":
             return [(Page, {"name": message.name or _text(properties.get("name"))})]
         case "identify":
-            return [(Identify, {"traits": _scalars(message.traits)})]
+            return [(Identify, {"traits": _scalars(context.traits if message.traits is None else message.traits)})]
         case "alias":
             return [(Alias, {"previous_id": _id("previousId", message.previous_id)})]
         case "group":
             return [(Group, {"group_id": _id("groupId", message.group_id), "traits": _scalars(message.traits)})]
+        case "item":
+            own = {name: value for name in ITEM_FIELDS if (value := properties.get(name)) is not None}
+            return [(Item, _with_ids(own) | {"traits": _scalars(message.traits), "purposes": PURPOSES})]
     if not message.event:
         raise Rejection(Reason.SCHEMA, "event", "a track message needs the name of its event")
     rule = reading.rules.get(message.event)
@@ -303,6 +337,10 @@ def _id(field: str, value: Any) -> str | None:
         raise Rejection(Reason.SCHEMA, field, f"expected a text or a number, got {type(value).__name__}")
     if isinstance(value, float) and not value.is_integer():
         raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number with a fraction")
+    if isinstance(value, float) and abs(value) >= MAX_EXACT_FLOAT:
+        raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number whose last digits are lost; send ids as text")
+    if isinstance(value, str) and len(value) > MAX_ID_TEXT:
+        raise Rejection(Reason.SCHEMA, field, f"the id has {len(value)} characters")
     text, problem = _canonical(value if isinstance(value, str) else str(int(value)))
     if problem:
         raise Rejection(Reason.SCHEMA, field, f"the id {problem}")
@@ -348,5 +386,5 @@ def _country(value: Any) -> str | None:
 def _zone(name: Any) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
-    except (ValueError, TypeError, OSError):  # no such zone
+    except (KeyError, ValueError, TypeError, OSError):  # no such zone
         return None

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from data.collect.collector import Collector, Status, Verdict
 from data.collect.mapping import load_rules
 from data.collect.messages import Reading
+from data.collect.open_log import open_log
 from data.collect.rejected_store import RejectedStore
 from data.collect.request import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_MESSAGES
 from data.collect.settings import CollectSettings
-from data.collect.sqlite_log import SqliteEventLog
 from data.collect.write_keys import WriteKey
 from data.columns import DAY
 from data.times import now_us
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 FOR_OWNER_ONLY = 0o700
 CLEANING_SECONDS = 3600
+REPLAY_SECONDS = 1.0  # between looks for events to replay
+REPLAY_EVENTS = 200  # at once, so that replayed events do not hold up new ones
+MB = 1_000_000
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -40,6 +43,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.events = Counter("tidegate_collect_events", "Events by verdict", ("source", "verdict"), registry=registry)
         self.rejected = Counter("tidegate_collect_rejected", "Rejected events", ("source", "reason"), registry=registry)
+        self.rejected_dropped = Counter(
+            "tidegate_collect_rejected_dropped", "Rejected events dropped for want of space", registry=registry
+        )
         self.refusals = Counter(
             "tidegate_collect_refusals", "Refused requests", ("status", "reason"), registry=registry
         )
@@ -121,10 +127,11 @@ class CollectService:
         """Open the log and the store of rejected events. Raises LogError."""
         settings = self.settings
         settings.home.mkdir(mode=FOR_OWNER_ONLY, parents=True, exist_ok=True)
-        self.log = await asyncio.to_thread(SqliteEventLog, settings.log_folder, settings.retention_days)
-        self.rejected = RejectedStore(settings.home)
+        self.log = await asyncio.to_thread(open_log, settings)
+        self.rejected = RejectedStore(settings.home, settings.rejected_mb * MB, self.metrics.rejected_dropped.inc)
         self.collector = Collector(self.log, self.rejected)
         self._tasks = [asyncio.create_task(self.connections.run()), asyncio.create_task(self._clean_up())]
+        self._tasks.append(asyncio.create_task(self._replay_rejected()))
 
     async def stop(self) -> None:
         """Store what waits, and close."""
@@ -138,15 +145,20 @@ class CollectService:
     def begin_to_drain(self) -> None:
         self.draining = True
 
-    def reading_for(self, key: WriteKey) -> Reading:
-        """How the messages of a write key are read."""
-        return Reading(self._rules, key.purposes, self.settings.unknown == "reject")
+    def reading_for(self, default_purposes: tuple[str, ...]) -> Reading:
+        """How the messages of a write key with these purposes are read."""
+        return Reading(self._rules, default_purposes, self.settings.unknown == "reject")
 
     def readiness(self) -> dict[str, Any]:
         """The state of each part."""
         failing = self.metrics.is_failing
         status = "draining" if self.draining else "degraded" if failing else "ready"
-        return {"status": status, "log": not failing, "keys": self.authenticator.has_keys, "end": str(self.log.end)}
+        return {
+            "status": status,
+            "log": not failing,
+            "keys": self.authenticator.has_keys,
+            "end": " ".join(map(str, self.log.end)),
+        }
 
     async def _clean_up(self) -> None:
         """Delete rejected events that are too old, until cancelled."""
@@ -156,3 +168,15 @@ class CollectService:
             except sqlite3.Error:
                 log.exception("old rejected events could not be deleted")
             await asyncio.sleep(CLEANING_SECONDS)
+
+    async def _replay_rejected(self) -> None:
+        """Replay the rejected events of which it is requested, until cancelled."""
+        while True:
+            settled = 0
+            try:
+                if events := await asyncio.to_thread(self.rejected.waiting, REPLAY_EVENTS):
+                    settled = await self.collector.replay(events, self.reading_for, now_us())
+            except Exception:  # whatever is wrong with one of them, the collector goes on
+                log.exception("rejected events could not be replayed; tried again in %g s", REPLAY_SECONDS)
+            if settled < REPLAY_EVENTS:
+                await asyncio.sleep(REPLAY_SECONDS)

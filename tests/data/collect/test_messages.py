@@ -108,6 +108,12 @@ def test_the_other_calls() -> None:
     assert isinstance(events(type="group", groupId=5)[0], Group)
 
 
+def test_traits_of_a_person_may_come_in_the_context() -> None:
+    context = {"traits": {"plan": "free"}}
+    assert events(type="identify", context=context)[0].traits == {"plan": "free"}
+    assert events(type="identify", context=context, traits={"age": 3})[0].traits == {"age": 3}
+
+
 def test_ids_are_spelled_as_everywhere() -> None:
     (event,) = events(event="view", userId=" 12 ", anonymousId=3.0, properties={"item_id": 7})
     assert (event.user_id, event.anonymous_id, event.item_id) == ("12", "3", "7")
@@ -123,6 +129,20 @@ def test_the_context_is_read_as_far_as_it_fits() -> None:
         device="tablet", os="iPadOS", app="Shop", network="wifi", orientation="portrait", local_time="17:30",
         country="IN", city="Pune", page="/p",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Mars/Olympus", "America", "../etc", "a\0b", "z" * 5_000, "é", "", 5, ["UTC"]])
+def test_an_unknown_time_zone_costs_nothing_but_the_local_time(name: Any) -> None:
+    context = {"timezone": name, "os": {"name": "Linux"}}
+    assert events(event="view", properties={"item_id": "a"}, context=context)[0].context == Context(os="Linux")
+
+
+@pytest.mark.parametrize(
+    "context", [b'{"x": "\xff"}', b'{"x": 1e400}', b'{"x": ' + b"9" * 5_000 + b"}", b"[" * 900 + b"]" * 900]
+)
+def test_a_context_that_cannot_be_read_is_named(context: bytes) -> None:
+    raw = message(event="view", properties={"item_id": "a"}, context="CONTEXT").replace(b'"CONTEXT"', context)
+    assert rejection(raw) == (Reason.SCHEMA, "context")
 
 
 def test_consent_of_the_message_says_which_purposes_are_allowed() -> None:
@@ -163,6 +183,11 @@ def test_a_senders_clock_that_is_off_is_corrected() -> None:
         ({"event": "rating", "properties": {"item_id": "a", "value": "good"}}, Reason.SCHEMA, "value"),
         ({"event": "play", "properties": {"item_id": "a", "progress": 3}}, Reason.SCHEMA, "progress"),
         ({"event": "view", "properties": {"item_id": 1.5}}, Reason.SCHEMA, "item_id"),
+        ({"event": "rating", "properties": {"item_id": "a", "value": "nan"}}, Reason.SCHEMA, "value"),
+        ({"event": "purchase", "properties": {"item_id": "a", "quantity": "inf"}}, Reason.SCHEMA, "quantity"),
+        ({"event": "purchase", "properties": {"item_id": "a", "currency": "USD\n"}}, Reason.SCHEMA, "currency"),
+        ({"event": "view", "userId": float(2**53)}, Reason.SCHEMA, "userId"),
+        ({"event": "view", "userId": "a" * 30_000}, Reason.SCHEMA, "userId"),
         ({"event": "view", "timestamp": "yesterday"}, Reason.TIME, "timestamp"),
         ({"event": "view", "timestamp": "2026-03-02T12:00:00Z"}, Reason.TIME, "timestamp"),
         ({"event": "view", "timestamp": "1931-01-01"}, Reason.TIME, "timestamp"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from config.paths import ROOT
 from data.collect.event_log import LogError, LogFull, LoggedMessage, LogUnavailable, NewMessage, Outcome, Position
-from data.collect.sqlite_log import INDEX_FOLDER, SqliteEventLog, SqliteLogReader
+from data.collect.sqlite_log import INDEX_FOLDER, NEW_FILE, SqliteEventLog, SqliteLogReader
 from data.columns import DAY
 
 NOON = 20_000 * DAY + DAY // 2
@@ -110,6 +110,23 @@ def test_offsets_go_on_behind_a_days_file_that_a_kill_left_empty(tmp_path: Path)
     assert outcomes(log, new("a"), new("b"), at=NOON + DAY) == [Outcome.DUPLICATE, Outcome.STORED]
     log.close()
     assert [message.position.offset for message in read(tmp_path)] == [1, 2]
+
+
+def test_a_log_opens_after_a_kill_before_a_days_file_had_its_table(tmp_path: Path) -> None:
+    SqliteEventLog(tmp_path).close()
+    (tmp_path / NEW_FILE).touch()
+    log = SqliteEventLog(tmp_path)
+    assert outcomes(log, new("a")) == [Outcome.STORED]
+    log.close()
+    assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["events-2024-10-04.db"]
+
+
+def test_a_log_that_one_thread_opened_is_closed_by_another(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = SqliteEventLog(tmp_path)
+        closer = threading.Thread(target=log.close)
+        closer.start()
+        closer.join()
 
 
 def test_a_log_that_was_restored_to_an_earlier_state_takes_the_later_ids_again(tmp_path: Path) -> None:
