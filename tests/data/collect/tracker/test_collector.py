@@ -12,6 +12,8 @@ from tracked_site import NEVER, OpenPage, call, queued
 
 from data.collect.schema import Identify, Impression, Page, View
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., RunningCollector]
 
 

@@ -10,6 +10,8 @@ from playwright.sync_api import BrowserContext, Page
 from recording_collector import RecordingCollector
 from tracked_site import EVERYTHING, NEVER, OpenPage, call, queued, stored
 
+pytestmark = pytest.mark.slow
+
 GLOBAL_PRIVACY_CONTROL = "Object.defineProperty(navigator, 'globalPrivacyControl', {get: () => true})"
 
 

@@ -11,6 +11,8 @@ from playwright.sync_api import BrowserContext
 from recording_collector import Answer, Message, RecordingCollector
 from tracked_site import NEVER, OpenPage, call, queued, stored
 
+pytestmark = pytest.mark.slow
+
 FILL_STORAGE = """
     const chunk = "x".repeat(100_000);
     let size = chunk.length;
