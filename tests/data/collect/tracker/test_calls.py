@@ -262,11 +262,14 @@ def test_a_page_is_reported_at_the_start_and_when_the_path_changes(open_page: Op
     assert "secret" not in str(messages(page))
 
 
-def test_a_page_back_from_the_browsers_cache_is_reported_again(open_page: OpenPage) -> None:
-    page = open_page("/a", pages=True, flushMs=NEVER)
+def test_a_page_back_from_the_browsers_cache_is_reported_again(
+    open_page: OpenPage, collector: RecordingCollector
+) -> None:
+    page = open_page("/a", pages=True)
     page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    collector.wait(lambda: len(collector.delivered) == 2)
 
-    assert [message["type"] for message in messages(page)] == ["page", "page"]
+    assert [message["type"] for message in collector.delivered] == ["page", "page"]
 
 
 def test_a_page_that_is_rendered_ahead_is_reported_when_it_is_shown(open_page: OpenPage) -> None:
