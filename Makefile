@@ -36,12 +36,13 @@ $(ON_DATA): export GIVEN_NA_VALUES = $(call given,NA_VALUES)
 $(ON_DATA): export GIVEN_TIME_FORMAT = $(call given,TIME_FORMAT)
 $(ON_DATA): export GIVEN_TIMEZONE = $(call given,TIMEZONE)
 $(ON_DATA): export GIVEN_NAME = $(call given,NAME)
+$(ON_DATA): export GIVEN_NO_CONSENT = $(call given,NO_CONSENT)
 DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$GIVEN_USERS"} \
   $${GIVEN_ITEMS:+--items "$$GIVEN_ITEMS"} $${GIVEN_COLUMNS:+--columns "$$GIVEN_COLUMNS"} \
   $${GIVEN_ENCODING:+--encoding "$$GIVEN_ENCODING"} $${GIVEN_DELIMITER:+--delimiter "$$GIVEN_DELIMITER"} \
   $${GIVEN_QUOTE:+--quote "$$GIVEN_QUOTE"} $${GIVEN_NA_VALUES:+--na-values "$$GIVEN_NA_VALUES"} \
   $${GIVEN_TIME_FORMAT:+--time-format "$$GIVEN_TIME_FORMAT"} $${GIVEN_TIMEZONE:+--timezone "$$GIVEN_TIMEZONE"} \
-  $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
+  $${GIVEN_NAME:+--name "$$GIVEN_NAME"} $${GIVEN_NO_CONSENT:+--no-consent}
 
 .PHONY: demo
 demo: $(STAMP) ## run every step from events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]

@@ -129,6 +129,7 @@ class Ingest(Section):
     repeats: Literal["first", "last", "all"]
     max_quarantine: Annotated[float, Field(ge=0, le=1)]  # of the rows of any table; a greater share stops ingest
     min_matched: Annotated[float, Field(ge=0, le=1)]  # of the events' users and items in a side table; fewer stop it
+    require_consent: bool | None  # stop without a column of consent to training; None: if an earlier version had one
     clock_skew_seconds: Annotated[float, Field(ge=0)]  # known_time may be so much before event_time: it is raised to it
     outliers: Outliers
 

@@ -67,6 +67,11 @@ def online_store() -> str:
     return f"sqlite:///{(state() / 'online.db').resolve()}"
 
 
+def training_consent(dataset: str) -> Path:
+    """The file that exists once a version of a dataset had a column of consent to training."""
+    return state() / "training_consent" / dataset
+
+
 def edge() -> Path:
     """API keys, served log and kept requests of the edge."""
     return state() / "edge"

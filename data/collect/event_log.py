@@ -78,6 +78,10 @@ class Receipt(NamedTuple):
 class EventLog(Protocol):
     """What the collector needs of a log."""
 
+    @property
+    def end(self) -> list[Position]:
+        """The last position of each partition."""
+
     def append(self, known_us: int, source: str, messages: Sequence[NewMessage]) -> Future[list[Receipt]]:
         """Store a batch. The future holds a receipt for each message once all of them are safe.
 

@@ -164,7 +164,7 @@ def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Even
         "purposes": reading.default_purposes if found.purposes is None else found.purposes,
         "context": found.at(moment),
     }
-    fields = _fields(message, reading)
+    fields = _fields(message, found, reading)
     if not fields:
         raise Rejection(Reason.SCHEMA, "properties", "the event lists no item")
     if len(fields) > MAX_PARTS:
@@ -206,6 +206,7 @@ class MessageContext(NamedTuple):
     zone: ZoneInfo | None
     session_id: str | None
     purposes: tuple[str, ...] | None  # that the person allowed; None: it does not say
+    traits: Mapping[str, Any]  # RudderStack's SDK for Python sends those of an identify call here
 
     def at(self, moment_us: int) -> Context | None:
         """The context with the local time of a moment; None if nothing is known."""
@@ -258,20 +259,21 @@ def _parse_context(raw: bytes) -> MessageContext:
         campaign=_text(_part(context, "campaign").get("name")),
     )
     session_id = _id("context.sessionId", context.get("sessionId"))
-    return MessageContext(read, _zone(context.get("timezone")), session_id, purposes if preferences else None)
+    allowed = purposes if preferences else None
+    return MessageContext(read, _zone(context.get("timezone")), session_id, allowed, _part(context, "traits"))
 
 
 _known_context = lru_cache(4096)(_parse_context)  # a client's messages have the same context
 
 
-def _fields(message: Message, reading: Reading) -> list[tuple[type[Event], dict[str, Any]]]:
+def _fields(message: Message, context: MessageContext, reading: Reading) -> list[tuple[type[Event], dict[str, Any]]]:
     """The class and the own fields of each event of a message."""
     properties = message.properties or {}
     match message.type:
         case "page" | "screen":
             return [(Page, {"name": message.name or _text(properties.get("name"))})]
         case "identify":
-            return [(Identify, {"traits": _scalars(message.traits)})]
+            return [(Identify, {"traits": _scalars(context.traits if message.traits is None else message.traits)})]
         case "alias":
             return [(Alias, {"previous_id": _id("previousId", message.previous_id)})]
         case "group":

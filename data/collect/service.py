@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from data.collect.collector import Collector, Status, Verdict
 from data.collect.mapping import load_rules
 from data.collect.messages import Reading
+from data.collect.open_log import open_log
 from data.collect.rejected_store import RejectedStore
 from data.collect.request import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_MESSAGES
 from data.collect.settings import CollectSettings
-from data.collect.sqlite_log import SqliteEventLog
 from data.collect.write_keys import WriteKey
 from data.columns import DAY
 from data.times import now_us
@@ -127,7 +127,7 @@ class CollectService:
         """Open the log and the store of rejected events. Raises LogError."""
         settings = self.settings
         settings.home.mkdir(mode=FOR_OWNER_ONLY, parents=True, exist_ok=True)
-        self.log = await asyncio.to_thread(SqliteEventLog, settings.log_folder, settings.retention_days)
+        self.log = await asyncio.to_thread(open_log, settings)
         self.rejected = RejectedStore(settings.home, settings.rejected_mb * MB, self.metrics.rejected_dropped.inc)
         self.collector = Collector(self.log, self.rejected)
         self._tasks = [asyncio.create_task(self.connections.run()), asyncio.create_task(self._clean_up())]
@@ -153,7 +153,12 @@ class CollectService:
         """The state of each part."""
         failing = self.metrics.is_failing
         status = "draining" if self.draining else "degraded" if failing else "ready"
-        return {"status": status, "log": not failing, "keys": self.authenticator.has_keys, "end": str(self.log.end)}
+        return {
+            "status": status,
+            "log": not failing,
+            "keys": self.authenticator.has_keys,
+            "end": " ".join(map(str, self.log.end)),
+        }
 
     async def _clean_up(self) -> None:
         """Delete rejected events that are too old, until cancelled."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import paths
 from config.command import UserError
+from config.redact import HIDDEN
 from config.validation import describe_error
 
 PREFIX = "TIDEGATE_COLLECT_"
@@ -18,6 +20,22 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+SQLITE = "sqlite"
+LOG = r"^(sqlite|kafka://[^/@\s]+/[A-Za-z0-9._-]{1,200})$"
+
+
+def _parse_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("expected JSON") from None
+
+
+KafkaOptions = Annotated[dict[str, str | int | float | bool], NoDecode, BeforeValidator(_parse_json)]
 
 
 class CollectSettingsError(UserError):
@@ -35,8 +53,14 @@ class CollectSettings(BaseSettings):
     metrics_port: Port = 8071
     home: Path = Field(default_factory=paths.collect)
 
-    log: Literal["sqlite"] = "sqlite"
-    retention_days: Count = 395  # of the embedded log: a year can be compared with the year before
+    log: Annotated[str, Field(pattern=LOG)] = SQLITE
+    retention_days: Count = (
+        395  # of the log: a year can be compared with the year before. An existing topic has its own.
+    )
+    kafka_options: Annotated[KafkaOptions, Field(repr=False)] = {}  # of librdkafka, as JSON; may hold a password
+    kafka_partitions: Count = 12  # of a topic that the collector creates
+    kafka_replicas: Count | None = None  # of such a topic; None: the brokers' default
+    kafka_seconds: Seconds = 10  # how long events wait for Kafka's confirmation
     rejected_days: Count = 30  # how long rejected events are kept
     rejected_mb: Count = 1_000  # of rejected events; the oldest are dropped where there are more
 
@@ -80,8 +104,12 @@ def load() -> CollectSettings:
     try:
         return CollectSettings()
     except ValidationError as error:
-        lines = (describe_error(_name(fault), fault) for fault in error.errors())
+        lines = (describe_error(_name(fault), _without_secrets(fault)) for fault in error.errors())
         raise CollectSettingsError("\n".join(lines)) from None
+
+
+def _without_secrets(fault: Any) -> dict[str, Any]:
+    return {**fault, "input": HIDDEN} if fault["loc"][0] == "kafka_options" else fault
 
 
 def _name(fault: Any) -> str:

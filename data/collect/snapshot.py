@@ -25,6 +25,7 @@ from config import files
 from config.command import UserError, exits_cleanly
 from data.collect import settings
 from data.collect.event_log import EventReader, LogError, LoggedMessage, Position
+from data.collect.open_log import open_reader
 from data.collect.partitions import (
     CONTEXT,
     DAY_FOLDER,
@@ -38,7 +39,6 @@ from data.collect.partitions import (
     written_until,
 )
 from data.collect.schema import Alias, Context, Event, Group, Identify, ItemEvent, decode_events
-from data.collect.sqlite_log import SqliteLogReader
 from data.columns import DAY
 from data.times import EPOCH, now_us, to_iso
 
@@ -271,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     collect, now = settings.load(), now_us()
     until_us = now if arguments.today else now // DAY * DAY
-    parts = write_snapshot(SqliteLogReader(collect.log_folder), collect.partitions, until_us)
+    parts = write_snapshot(open_reader(collect), collect.partitions, until_us)
     print(describe(parts, collect.partitions))
     return 0
 

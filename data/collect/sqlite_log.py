@@ -1,28 +1,24 @@
 """The embedded event log: on disk before `append` answers, with an exact check for repeated message ids.
 
 One SQLite file holds the messages of one UTC day (WAL, synchronous FULL), a row per batch. One thread writes: it takes
-all batches that wait, commits them together, and then answers each (group commit). An index of message ids, a RocksDB
-folder, is derived from the log: it is written after the log, and what a kill kept from it is added later.
+all batches that wait, commits them together, and then answers each (group commit).
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date, timedelta
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from filelock import FileLock, Timeout
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from config.files import make_folder, sync
 from data.collect.event_log import (
@@ -35,6 +31,7 @@ from data.collect.event_log import (
     Position,
     Receipt,
 )
+from data.collect.message_index import CATCH_UP_MESSAGES, IndexEntry, MessageIndex, index_key
 from data.columns import DAY
 
 log = logging.getLogger(__name__)
@@ -45,11 +42,6 @@ LOCK_FILE, INDEX_FOLDER, FILES, NEW_FILE = "writer.lock", "message-ids", "events
 PARTITION = 0
 EPOCH = date(1970, 1, 1)
 LOCK_SECONDS = 10  # a reader waits this long for the writer's checkpoint
-KEY_BYTES, NUMBER_BYTES = 16, 8
-END_KEY = b"end"  # of another length than the others: the offset up to which the index is complete
-BLOOM_BITS = 10  # of memory per message id: one search in a hundred looks at the disk in vain
-MEMTABLE_BYTES, CACHE_BYTES = 16 << 20, 64 << 20
-CATCH_UP_BATCH = 10_000  # messages
 
 
 class _Message(NamedTuple):
@@ -67,13 +59,6 @@ class _Row(NamedTuple):
     known_us: int
     source: str
     messages: list[_Message]
-
-
-class _Entry(NamedTuple):
-    """What the index knows of a message id."""
-
-    offset: int
-    fingerprint: bytes
 
 
 @dataclass(frozen=True)
@@ -106,8 +91,8 @@ class SqliteEventLog:
         days = _days(folder)
         self._file = _DayFile.open(folder, days[-1]) if days else None
         self._first, self._end = _offsets(folder)
-        self._index = _MessageIndex(folder / INDEX_FOLDER)
-        if self._index.end > self._end:  # the log was restored to an earlier state, the index was not
+        self._index = MessageIndex(folder / INDEX_FOLDER)
+        if self._indexed > self._end:  # the log was restored to an earlier state, the index was not
             self._index.clear()
         self._update_index()
         self._waiting: queue.Queue[_Batch | None] = queue.Queue(WAITING_BATCHES)
@@ -115,9 +100,14 @@ class SqliteEventLog:
         self._writer.start()
 
     @property
-    def end(self) -> Position:
-        """The position of the last message; offset 0 of an empty log."""
-        return Position(PARTITION, self._end)
+    def end(self) -> list[Position]:
+        """See `EventLog.end`. Offset 0 of an empty log."""
+        return [Position(PARTITION, self._end)]
+
+    @property
+    def _indexed(self) -> int:
+        """The offset up to which the index is complete."""
+        return self._index.ends.get(PARTITION, 0)
 
     def append(self, known_us: int, source: str, messages: Sequence[NewMessage]) -> Future[list[Receipt]]:
         """See `EventLog.append`."""
@@ -161,7 +151,7 @@ class SqliteEventLog:
             return
         self._end += len(entries)
         try:
-            self._index.add(entries, self._end)
+            self._index.add(entries, {PARTITION: self._end})
         except Exception:  # the messages are safe; the next group waits until the index knows them
             log.exception("the index of message ids could not be written; it is derived from the log again")
         for batch, of_batch in zip(group, receipts, strict=True):
@@ -170,39 +160,39 @@ class SqliteEventLog:
 
     def _update_index(self) -> None:
         """Add to the index what the log holds beyond it."""
-        if self._index.end == self._end:
+        if self._indexed == self._end:
             return
         self._index.reopen()  # after an error, such as on a full disk, RocksDB refuses writes until then
-        entries: dict[bytes, _Entry] = {}
-        end = self._index.end
+        entries: dict[bytes, IndexEntry] = {}
+        end = self._indexed
         for row in _rows(self._folder, end):
             for offset, message in enumerate(row.messages, row.offset):
-                entries[_key(message.message_id)] = _Entry(offset, message.fingerprint)
+                entries[index_key(message.message_id)] = IndexEntry(Position(PARTITION, offset), message.fingerprint)
                 end = offset
-            if len(entries) >= CATCH_UP_BATCH:
-                self._index.add(entries, end)
+            if len(entries) >= CATCH_UP_MESSAGES:
+                self._index.add(entries, {PARTITION: end})
                 entries = {}
-        self._index.add(entries, end)
+        self._index.add(entries, {PARTITION: end})
 
-    def _sort_out(self, group: list[_Batch]) -> tuple[list[list[Receipt]], list[_Row], dict[bytes, _Entry]]:
+    def _sort_out(self, group: list[_Batch]) -> tuple[list[list[Receipt]], list[_Row], dict[bytes, IndexEntry]]:
         """The receipts of each batch, the rows to write, and the new entries of the index."""
-        known = self._index.find([_key(message.message_id) for batch in group for message in batch.messages])
+        known = self._index.find([index_key(message.message_id) for batch in group for message in batch.messages])
         offset, receipts, rows = self._end, [], []
-        new: dict[bytes, _Entry] = {}
+        new: dict[bytes, IndexEntry] = {}
         for batch in group:
             of_batch: list[Receipt] = []
             kept: list[_Message] = []
             for message in batch.messages:
-                key = _key(message.message_id)
+                key = index_key(message.message_id)
                 entry = new.get(key) or known.get(key)
-                if entry is None or entry.offset < self._first:  # that one was deleted
+                if entry is None or entry.position.offset < self._first:  # that one was deleted
                     offset += 1
-                    new[key] = _Entry(offset, message.fingerprint)
+                    new[key] = IndexEntry(Position(PARTITION, offset), message.fingerprint)
                     kept.append(_Message(message.message_id, message.fingerprint, message.events))
                     of_batch.append(Receipt(Outcome.STORED, Position(PARTITION, offset)))
                 else:
                     outcome = Outcome.DUPLICATE if entry.fingerprint == message.fingerprint else Outcome.CONFLICT
-                    of_batch.append(Receipt(outcome, Position(PARTITION, entry.offset)))
+                    of_batch.append(Receipt(outcome, entry.position))
             if kept:
                 rows.append(_Row(offset - len(kept) + 1, batch.known_us, batch.source, kept))
             receipts.append(of_batch)
@@ -228,7 +218,7 @@ class SqliteEventLog:
                     break
                 with _DayFile.open(self._folder, day, read_only=True) as old:
                     for row in old.rows(0):
-                        self._index.remove([_key(message.message_id) for message in row.messages])
+                        self._index.remove([index_key(message.message_id) for message in row.messages])
                 for path in self._folder.glob(f"{_name(day)}*"):
                     path.unlink()
                 log.info("deleted %s: its events are older than %d days", _name(day), self._retention_days)
@@ -317,72 +307,6 @@ class _DayFile:
         self._database.close()
 
 
-class _MessageIndex:
-    """Message ids by a hash. Its memory does not grow with the log, except for BLOOM_BITS per id."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            self._open()
-        except Exception as error:  # rocksdict raises plain exceptions: it is damaged, as after a copy of a running log
-            log.warning("the index of message ids cannot be opened, so it is derived from the log again: %s", error)
-            shutil.rmtree(folder, ignore_errors=True)
-            self._open()
-
-    def _open(self) -> None:
-        options, blocks = Options(raw_mode=True), BlockBasedOptions()
-        blocks.set_bloom_filter(BLOOM_BITS, False)
-        blocks.set_block_cache(Cache(CACHE_BYTES))
-        options.set_block_based_table_factory(blocks)
-        options.set_write_buffer_size(MEMTABLE_BYTES)
-        self._database = Rdict(str(self._folder), options)
-        unlogged = WriteOptions()
-        # What a kill loses is derived from the log again. rocksdict's stubs call this property a method.
-        unlogged.disable_wal = True  # type: ignore[assignment, method-assign]
-        self._database.set_write_options(unlogged)
-        stored = self._database.get(END_KEY)
-        self.end = 0 if stored is None else int.from_bytes(stored, "big")
-
-    def reopen(self) -> None:
-        self._database.close()
-        self._open()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._database.close()
-        shutil.rmtree(self._folder)
-        self._open()
-
-    def find(self, keys: list[bytes]) -> dict[bytes, _Entry]:
-        """What is known of these keys."""
-        values: list[bytes | None] = self._database.get(keys)  # type: ignore[arg-type, assignment]
-        return {
-            key: _Entry(int.from_bytes(value[:NUMBER_BYTES], "big"), value[NUMBER_BYTES:])
-            for key, value in zip(keys, values, strict=True)
-            if value is not None
-        }
-
-    def add(self, entries: Mapping[bytes, _Entry], end: int) -> None:
-        """Add the entries of the messages up to an offset."""
-        batch = WriteBatch(raw_mode=True)
-        for key, entry in entries.items():
-            batch.put(key, entry.offset.to_bytes(NUMBER_BYTES, "big") + entry.fingerprint)
-        batch.put(END_KEY, end.to_bytes(NUMBER_BYTES, "big"))
-        self._database.write(batch)
-        self.end = end
-
-    def remove(self, keys: list[bytes]) -> None:
-        """Remove ids of deleted messages, to save space: entries before the log's first offset do not count anyway."""
-        batch = WriteBatch(raw_mode=True)
-        for key in keys:
-            batch.delete(key)
-        self._database.write(batch)
-
-    def close(self) -> None:
-        self._database.flush()
-        self._database.close()
-
-
 def _rows(folder: Path, after: int) -> Iterator[_Row]:
     """The batches with a message after an offset, in order, as far as the log goes now."""
     days = _days(folder)
@@ -423,7 +347,3 @@ def _days(folder: Path) -> list[int]:
 
 def _name(day: int) -> str:
     return f"events-{EPOCH + timedelta(days=day)}.db"
-
-
-def _key(message_id: str) -> bytes:
-    return blake2b(message_id.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

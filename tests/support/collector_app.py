@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import uvicorn
 
 from data.collect.app import create_app
 from data.collect.event_log import LoggedMessage
+from data.collect.open_log import open_reader
 from data.collect.schema import PURPOSES, Event, decode_events
 from data.collect.settings import CollectSettings
-from data.collect.sqlite_log import SqliteLogReader
 from data.collect.write_keys import WriteKey
 from web.keys import add_key, create
 from web.uvicorn_options import UVICORN_OPTIONS
@@ -24,15 +25,15 @@ WAIT_SECONDS = 30
 
 
 class RunningCollector:
-    """A collector with one write key, `key`. Settings are given by field."""
+    """A collector with one write key, `key`. Settings are given by field; `wrap` puts an application in front."""
 
-    def __init__(self, home: Path, **settings: Any) -> None:
+    def __init__(self, home: Path, wrap: Callable[[Any], Any] = lambda app: app, **settings: Any) -> None:
         self.settings = CollectSettings(home=home, **settings)
         self.key = self.make_key("web")
         self.app = create_app(self.settings)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, **UVICORN_OPTIONS))
+        self._server = uvicorn.Server(uvicorn.Config(wrap(self.app), log_config=None, **UVICORN_OPTIONS))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         deadline = time.monotonic() + WAIT_SECONDS
@@ -61,7 +62,7 @@ class RunningCollector:
 
     def logged(self) -> list[LoggedMessage]:
         """The messages in the log."""
-        return list(SqliteLogReader(self.settings.log_folder).read())
+        return list(open_reader(self.settings).read())
 
     def events(self) -> list[Event]:
         """The events in the log."""

@@ -108,6 +108,12 @@ def test_the_other_calls() -> None:
     assert isinstance(events(type="group", groupId=5)[0], Group)
 
 
+def test_traits_of_a_person_may_come_in_the_context() -> None:
+    context = {"traits": {"plan": "free"}}
+    assert events(type="identify", context=context)[0].traits == {"plan": "free"}
+    assert events(type="identify", context=context, traits={"age": 3})[0].traits == {"age": 3}
+
+
 def test_ids_are_spelled_as_everywhere() -> None:
     (event,) = events(event="view", userId=" 12 ", anonymousId=3.0, properties={"item_id": 7})
     assert (event.user_id, event.anonymous_id, event.item_id) == ("12", "3", "7")
