@@ -156,7 +156,7 @@ docs: $(STAMP) ## build the documentation site in out/docs
 	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
 
 .PHONY: tracker
-tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 20 or later and npm
+tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 18 or later and npm
 	@cd data/collect/tracker && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent check && npm run --silent build
 
 .PHONY: bench

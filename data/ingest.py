@@ -22,12 +22,12 @@ from data.tables import content_hash, write_table
 
 
 def require_consent(source: Source, settings: params.Params) -> None:
-    """Raise a DataError if users have no column of consent to training, but an earlier version of the dataset had one.
+    """Raise a DataError if no column of users or events is consent to training, but an earlier version had one.
 
     Those who refused would be trained on. `ingest.require_consent` decides instead of the earlier versions if it is set.
     """
     earlier, required = training_consent(settings.dataset), settings.ingest.require_consent
-    if source.users is not None and TRAINING_CONSENT in source.users.columns:
+    if any(table is not None and TRAINING_CONSENT in table.columns for table in (source.events, source.users)):
         if source.name != "simulator":
             write_bytes(earlier, b"", replace=False)
     elif required or (required is None and earlier.exists()):

@@ -35,6 +35,7 @@ ALSO_READ = {"package": ["serving.worker.handler"]}
 # Modules that can be run but are not entry points of MLproject, and what they are for.
 OTHER_COMMANDS = {
     "data.collect.event_reference": "writes the pages of the event schema",
+    "data.collect.pull": "sends a file or URL of users, items or events to the event collector",
     "data.collect.rejected": "searches and replays rejected events",
     "data.collect.serve": "runs the event collector until it is stopped",
     "data.collect.write_keys": "creates, lists and revokes the write keys of the event collector",

@@ -7,6 +7,7 @@ from typing import Any
 from data.collect.collector import Status
 from data.collect.messages import KINDS, MAX_EVENT_BYTES, MAX_MESSAGE_ID, Kind, Reason
 from data.collect.request import MAX_BATCH_BYTES, MAX_MESSAGES
+from data.collect.rows import CONTENT_TYPES
 
 SECURITY = {
     "basic": {"type": "http", "scheme": "basic", "description": "The write key as user name, no password."},
@@ -64,6 +65,18 @@ RESULTS: dict[str, Any] = {
     "required": ["results"],
     "additionalProperties": False,
 }
+ROW_RESULTS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/Verdict"},
+            "description": "A verdict for each row, in order.",
+        },
+    },
+    "required": ["results"],
+    "additionalProperties": False,
+}
 ERROR: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -81,16 +94,17 @@ VERDICTS = {
 ERRORS = {
     400: "The body is not JSON, too large, or has no list of events.",
     401: "There is no write key, or it is unknown, revoked or expired.",
-    403: "The write key is for pages of another origin.",
+    403: "The write key is for pages of another origin, or may not send users and items.",
     408: "The body did not arrive in time.",
     413: "The body is too long to be read.",
+    415: "Users and items: the content type is none of those listed.",
     431: "The headers are too long or too many.",
 }
 
 
-def describe_responses() -> dict[int | str, dict[str, Any]]:
-    """The responses of an operation, as FastAPI takes them."""
-    schemas = {**dict.fromkeys(VERDICTS, "Results"), **dict.fromkeys(ERRORS, "Error")}
+def describe_responses(results: str = "Results") -> dict[int | str, dict[str, Any]]:
+    """The responses of an operation, as FastAPI takes them; `results` names the schema of the verdicts."""
+    schemas = {**dict.fromkeys(VERDICTS, results), **dict.fromkeys(ERRORS, "Error")}
     return {
         status: {"description": text, "content": _json(schemas[status])} for status, text in (VERDICTS | ERRORS).items()
     }
@@ -102,11 +116,24 @@ def describe_operation(kind: Kind | None) -> dict[str, Any]:
     return {"requestBody": body, "security": [{name: []} for name in SECURITY]}
 
 
+def describe_rows() -> dict[str, Any]:
+    """The body and the authorization of an operation that takes rows."""
+    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in CONTENT_TYPES}
+    return {"requestBody": {"required": True, "content": content}, "security": [{name: []} for name in SECURITY]}
+
+
 def add_components(openapi: dict[str, Any]) -> None:
     """Add what operations refer to."""
     components = openapi.setdefault("components", {})
     components["securitySchemes"] = SECURITY
-    schemas = {"Message": MESSAGE, "Batch": BATCH, "Verdict": VERDICT, "Results": RESULTS, "Error": ERROR}
+    schemas = {
+        "Message": MESSAGE,
+        "Batch": BATCH,
+        "Verdict": VERDICT,
+        "Results": RESULTS,
+        "RowResults": ROW_RESULTS,
+        "Error": ERROR,
+    }
     components.setdefault("schemas", {}).update(schemas)
 
 

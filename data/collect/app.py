@@ -6,6 +6,7 @@ https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -24,12 +25,13 @@ from starlette.routing import Route
 from config.redact import install as install_redaction
 from data.collect import api_schema, settings
 from data.collect.collector import Status, Verdict, validate
-from data.collect.messages import KINDS, Kind, find_message_id
-from data.collect.request import MAX_BODY_BYTES, Body, decompress, key_in_headers, parse_body
+from data.collect.messages import ITEM, KINDS, Arrival, Kind, find_message_id
+from data.collect.request import MAX_BODY_BYTES, Body, decompress, key_in_headers, parse_body, parse_rows
 from data.collect.schema import json_schema
 from data.collect.service import CollectService
 from data.collect.settings import CollectSettings
 from data.collect.write_keys import WriteKey
+from data.times import now_us
 from web import connections
 from web.errors import ApiError
 from web.header_check import HeaderCheck
@@ -50,6 +52,7 @@ COLLECT_PATHS: dict[str, Kind | None] = {
     "/v1/b": None,
     "/v1/import": None,
 }
+ROW_PATHS: dict[str, Kind] = {"/v1/users": "identify", "/v1/items": ITEM}
 WORST_FIRST = (Status.REJECTED, Status.RETRY, Status.LIMITED, Status.ACCEPTED, Status.DUPLICATE)
 
 
@@ -112,6 +115,15 @@ def add_routes(app: FastAPI) -> None:
             openapi_extra=api_schema.describe_operation(kind),
             include_in_schema=len(path.rpartition("/")[2]) > 1,
         )
+    for path, kind in ROW_PATHS.items():
+        app.add_api_route(
+            path,
+            upsert_kind(kind),
+            methods=["POST"],
+            operation_id=f"upsert_{path.rpartition('/')[2]}",
+            responses=api_schema.describe_responses("RowResults"),
+            openapi_extra=api_schema.describe_rows(),
+        )
     app.add_api_route(
         "/v1/validate",
         validate_events,
@@ -130,19 +142,45 @@ def collect_kind(kind: Kind | None) -> Any:
     async def collect(request: Request) -> Response:
         """Store events, and return a verdict on each once all that is accepted is on disk."""
         begun = time.perf_counter()
-        service: CollectService = request.app.state.service
         body, key = await read_request(request, kind)
-        if wait := service.limits.take(key, len(body.messages), sum(map(len, body.messages))):
-            text = "the write key sends too much"
-            verdicts = [Verdict(find_message_id(raw), Status.LIMITED, message=text) for raw in body.messages]
-        else:
-            wait = RETRY_SECONDS
-            reading = service.reading_for(key.purposes)
-            verdicts = await service.collector.collect(body.messages, key.source, body.arrival, reading)
-        service.metrics.record(key.source, verdicts, time.perf_counter() - begun)
-        return verdict_response(verdicts, wait)
+        return verdict_response(*await store(request, key, body.messages, body.arrival, begun))
 
     return collect
+
+
+def upsert_kind(kind: Kind) -> Any:
+    async def upsert(request: Request) -> Response:
+        """Store rows of users or items, and return a verdict on each once all that is accepted is on disk.
+
+        A row has an id, and may have an `event_time` and a `message_id`; what else it has are attributes.
+        """
+        begun = time.perf_counter()
+        service: CollectService = request.app.state.service
+        key = service.authenticator.authenticate(key_in_headers(request))
+        if not key.profiles:
+            raise ApiError(403, "authorization", "the write key may not send users and items", reason="profiles")
+        content = await read_body(request, MAX_BODY_BYTES, service.settings.body_seconds, lambda length: None)
+        content = decompress(content, request.headers.get("content-encoding", ""))
+        messages = await asyncio.to_thread(parse_rows, content, request.headers.get("content-type", ""), kind)
+        return row_response(*await store(request, key, messages, Arrival(now_us(), kind=kind), begun))
+
+    return upsert
+
+
+async def store(
+    request: Request, key: WriteKey, messages: Sequence[bytes], arrival: Arrival, begun: float
+) -> tuple[list[Verdict], float]:
+    """Store messages; the verdicts, and the seconds after which what has to be sent again can be."""
+    service: CollectService = request.app.state.service
+    if wait := service.limits.take(key, len(messages), sum(map(len, messages))):
+        text = "the write key sends too much"
+        verdicts = [Verdict(find_message_id(raw), Status.LIMITED, message=text) for raw in messages]
+    else:
+        wait = RETRY_SECONDS
+        reading = service.reading_for(key.purposes)
+        verdicts = await service.collector.collect(messages, key.source, arrival, reading)
+    service.metrics.record(key.source, verdicts, time.perf_counter() - begun)
+    return verdicts, wait
 
 
 async def validate_events(request: Request) -> Response:
@@ -212,11 +250,20 @@ def verdict_response(verdicts: Sequence[Verdict], wait: float) -> Response:
         known = results.get(name)
         if known is None or WORST_FIRST.index(verdict.status) < WORST_FIRST.index(known.status):
             results[name] = verdict
+    content = {"results": {name: verdict.public() for name, verdict in results.items()}}
+    return respond(content, verdicts, wait)
+
+
+def row_response(verdicts: Sequence[Verdict], wait: float) -> Response:
+    """As `verdict_response`, with a verdict for each row, in order."""
+    return respond({"results": [verdict.public() for verdict in verdicts]}, verdicts, wait)
+
+
+def respond(content: dict[str, Any], verdicts: Sequence[Verdict], wait: float) -> Response:
     statuses = {verdict.status for verdict in verdicts}
     status = 503 if Status.RETRY in statuses else 429 if Status.LIMITED in statuses else 200
     headers = {} if status == 200 else {"Retry-After": str(math.ceil(wait))}
-    content = ENCODER.encode({"results": {name: verdict.public() for name, verdict in results.items()}})
-    return Response(content, status, headers, media_type="application/json")
+    return Response(ENCODER.encode(content), status, headers, media_type="application/json")
 
 
 def error_response(request: Request, error: ApiError) -> Response:

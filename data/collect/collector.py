@@ -175,7 +175,8 @@ def _read(raw: bytes, arrival: Arrival, reading: Reading) -> _Read:
     except Rejection as rejection:
         return _Read(raw, message_id or find_message_id(raw), rejection=rejection)
     first = events[0]
-    new = NewMessage(message.message_id or "", fingerprint(message), first.user_id or first.anonymous_id or "", content)
+    person = first.user_id or first.anonymous_id or str(getattr(first, "item_id", ""))  # an item is no person's
+    new = NewMessage(message.message_id or "", fingerprint(message), person, content)
     return _Read(raw, message_id, new, first.purposes)
 
 
@@ -204,8 +205,8 @@ def _without_key(raw: bytes) -> bytes:
     """A message without its write key."""
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):  # it has no fields
-        return KEY.sub(HIDDEN, raw.decode(errors="replace")).encode()
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):  # it cannot be read
+        return KEY.sub(HIDDEN, raw.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     return raw if fields.pop("writeKey", None) is None else ENCODER.encode(fields)
 
 

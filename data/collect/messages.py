@@ -20,7 +20,19 @@ import msgspec
 from msgspec import Struct
 
 from data.collect.mapping import Rule
-from data.collect.schema import EVENT_TYPES, MAX_TEXT, PURPOSES, Alias, Context, Custom, Event, Group, Identify, Page
+from data.collect.schema import (
+    EVENT_TYPES,
+    MAX_TEXT,
+    PURPOSES,
+    Alias,
+    Context,
+    Custom,
+    Event,
+    Group,
+    Identify,
+    Item,
+    Page,
+)
 from data.columns import MINUTE
 from data.ids import canonical_id, id_problem
 from data.times import from_iso
@@ -58,8 +70,10 @@ class Rejection(Exception):
         self.reason, self.field, self.message = reason, field, message
 
 
-Kind = Literal["track", "identify", "page", "screen", "group", "alias"]
-KINDS = get_args(Kind)
+Kind = Literal["track", "identify", "page", "screen", "group", "alias", "item"]
+ITEM: Kind = "item"  # ours, of the catalog; not in Segment's API
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != ITEM)
+ITEM_FIELDS = [name for name in Item.__struct_fields__ if name not in (*Event.__struct_fields__, "traits")]
 
 
 class Message(Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -123,6 +137,8 @@ def read_message(raw: bytes | memoryview, arrival: Arrival) -> Message:
         raise Rejection(Reason.SCHEMA, *_fault(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Rejection(Reason.SCHEMA, None, f"not JSON: {error}") from None
+    if message.type == ITEM and arrival.kind != ITEM:
+        raise Rejection(Reason.SCHEMA, "type", "items are sent to /v1/items")
     message.type = message.type or arrival.kind
     if message.type is None:
         raise Rejection(Reason.SCHEMA, "type", f"expected one of {', '.join(KINDS)}")
@@ -152,7 +168,7 @@ def to_events(message: Message, arrival: Arrival, reading: Reading) -> list[Even
     """The events of a message, one per item. Raises Rejection: one of them is invalid."""
     moment = event_time(message, arrival)
     user_id, anonymous_id = _id("userId", message.user_id), _id("anonymousId", message.anonymous_id)
-    if user_id is None and anonymous_id is None:
+    if user_id is None and anonymous_id is None and message.type != ITEM:
         raise Rejection(Reason.SCHEMA, "userId", "expected userId, anonymousId or both")
     context = bytes(message.context)
     found = read_context(arrival.context if context == b"null" else context)
@@ -278,6 +294,9 @@ def _fields(message: Message, context: MessageContext, reading: Reading) -> list
             return [(Alias, {"previous_id": _id("previousId", message.previous_id)})]
         case "group":
             return [(Group, {"group_id": _id("groupId", message.group_id), "traits": _scalars(message.traits)})]
+        case "item":
+            own = {name: value for name in ITEM_FIELDS if (value := properties.get(name)) is not None}
+            return [(Item, _with_ids(own) | {"traits": _scalars(message.traits), "purposes": PURPOSES})]
     if not message.event:
         raise Rejection(Reason.SCHEMA, "event", "a track message needs the name of its event")
     rule = reading.rules.get(message.event)

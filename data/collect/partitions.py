@@ -1,8 +1,8 @@
 """Daily partitions: the collected events as Parquet, which datasets read.
 
 The folder `known_date=2026-11-30` holds what became known on that UTC day, in one part or several. Part 1 is
-`part-1.json`, which says what is in it, `events-1.parquet` (events about items) and `people-1.parquet` (identify, alias,
-group). A part exists as soon as its `part-1.json` does, and never changes.
+`part-1.json`, which says what is in it, `events-1.parquet` (events about items), `people-1.parquet` (identify, alias,
+group) and `items-1.parquet` (what the catalog says). A part exists as soon as its `part-1.json` does, and never changes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,24 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from data.collect.event_log import Position
-from data.columns import EVENT_ID, EVENT_TIME, EVENT_TYPE, ITEM, KNOWN_TIME, SESSION, USER, VALUE
+from data.columns import (
+    DESCRIPTION,
+    EVENT_ID,
+    EVENT_TIME,
+    EVENT_TYPE,
+    GENRES,
+    ITEM,
+    KNOWN_TIME,
+    RELEASE_TIME,
+    SESSION,
+    TITLE,
+    USER,
+    VALUE,
+)
 from data.files import DataError
 from data.times import from_iso
 
-EVENTS, PEOPLE = "events", "people"  # the tables
+EVENTS, PEOPLE, ITEMS = "events", "people", "items"  # the tables
 ANONYMOUS, PURPOSES, TRAITS, RECEIPT = "anonymous_id", "purposes", "traits", "receipt"
 # Those fields of an event's context that may serve training, and that are kept as long as the event itself.
 CONTEXT = ("device", "os", "app", "network", "orientation", "local_time", "locale", "page")
@@ -61,6 +74,21 @@ SCHEMAS = {
             "group_id": _TEXT,
             TRAITS: _TEXT,  # a JSON object
             PURPOSES: _TEXT,
+            "source": _TEXT,
+            RECEIPT: _TEXT,
+        }
+    ),
+    ITEMS: pa.schema(
+        {
+            EVENT_ID: _TEXT,
+            ITEM: _TEXT,
+            EVENT_TIME: _TIME,
+            KNOWN_TIME: _TIME,
+            TITLE: _TEXT,
+            GENRES: _TEXT,  # Drama|War
+            DESCRIPTION: _TEXT,
+            RELEASE_TIME: _TIME,
+            TRAITS: _TEXT,  # a JSON object
             "source": _TEXT,
             RECEIPT: _TEXT,
         }

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 
 import msgspec
@@ -18,6 +19,7 @@ from fastapi import Request
 from msgspec import Raw, Struct
 
 from data.collect.messages import Arrival, Kind
+from data.collect.rows import CONTENT_TYPES, RowError, read_rows, to_message
 from data.times import from_iso, now_us
 from web.errors import ApiError
 
@@ -131,6 +133,24 @@ def _cut_batch(content: bytes) -> tuple[bytes, list[bytes]] | None:
                 parts = [] if parts == [b""] else parts
                 return (content[:begin] + content[at:], parts) if all(parts) else None
     return None
+
+
+def parse_rows(content: bytes, content_type: str, kind: Kind) -> list[bytes]:
+    """The messages of the rows of a body. Raises ApiError: 415 for another format; 400, it is damaged or too long."""
+    row_format = CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
+    if row_format is None:
+        raise ApiError(415, "content-type", f"is {content_type[:60]!r}; expected one of {', '.join(CONTENT_TYPES)}")
+    messages, size = [], 0
+    try:
+        for row in read_rows(BytesIO(content), row_format, MAX_BATCH_BYTES):
+            messages.append(to_message(row, kind))
+            size += len(messages[-1])
+            if len(messages) > MAX_MESSAGES or size > MAX_BATCH_BYTES:
+                limit = f"{MAX_MESSAGES} rows and {MAX_BATCH_BYTES} bytes as JSON"
+                raise ApiError(400, "body", f"has too many rows; send at most {limit}")
+    except RowError as error:
+        raise ApiError(400, "body", str(error)) from None
+    return messages
 
 
 def key_in_headers(request: Request) -> str | None:

@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 from data.consent import PURPOSES as CONSENT_PURPOSES
 
 VERSION: Literal[1] = 1
-MAX_ID, MAX_TEXT, MAX_TRAITS = 200, 1_000, 100
+MAX_ID, MAX_TEXT, MAX_TRAITS, MAX_DESCRIPTION = 200, 1_000, 100, 10_000
+MIN_TIME, MAX_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999, in microseconds
 MAX_NUMBER = 1e18  # keeps infinity out, which JSON cannot say
 ANALYTICS = "analytics"
 PURPOSES = (ANALYTICS, *CONSENT_PURPOSES)  # that an event may serve
@@ -82,7 +83,8 @@ class Context(Struct, omit_defaults=True, frozen=True):
 
 
 class Event(Struct, kw_only=True, omit_defaults=True, frozen=True, tag_field="type"):
-    """What every event has. It names a person by `user_id`, `anonymous_id` or both."""
+    """What every event has. Unless it is about the catalog, it names a person: by `user_id`, `anonymous_id`
+    or both."""
 
     version: Annotated[Literal[1], _field(Privacy.TECHNICAL, "Version of this schema.")] = VERSION
     event_id: Annotated[str, _id(Privacy.TECHNICAL, "The message's id; with #2, #3 ... for its further items.")]
@@ -196,6 +198,25 @@ class Group(Event, tag="group", kw_only=True, omit_defaults=True, frozen=True):
     traits: Annotated[dict[str, Scalar], _field(Privacy.TRAIT, "Attributes of the group.", max_length=MAX_TRAITS)] = {}
 
 
+class Item(Event, tag="item", kw_only=True, omit_defaults=True, frozen=True):
+    """What the catalog says of an item since `event_time`. It names no person; attributes that it leaves out stay."""
+
+    item_id: Annotated[str, _id(Privacy.TECHNICAL, "The item, as the catalog names it.")]
+    title: Annotated[str, _text(Privacy.TECHNICAL, "Title.")] | None = None
+    genres: Annotated[tuple[str, ...], _field(Privacy.TECHNICAL, "Genres.", max_length=MAX_TRAITS)] | None = None
+    description: Annotated[str, _field(Privacy.TECHNICAL, "Description.", max_length=MAX_DESCRIPTION)] | None = None
+    release_time: (
+        Annotated[
+            int,
+            _field(Privacy.TECHNICAL, "When it came out, in microseconds since 1970.", ge=MIN_TIME, le=MAX_TIME),
+        ]
+        | None
+    ) = None
+    traits: Annotated[
+        dict[str, Scalar], _field(Privacy.TECHNICAL, "Further attributes of the item.", max_length=MAX_TRAITS)
+    ] = {}
+
+
 class Custom(Event, tag="custom", kw_only=True, frozen=True):
     """An event that the mapping does not know. Its name is kept, its properties are not."""
 
@@ -204,7 +225,7 @@ class Custom(Event, tag="custom", kw_only=True, frozen=True):
 
 AnyEvent = (
     View | Click | Impression | Play | Dwell | Scroll | Add | Purchase | Rating | Share
-    | Search | Page | Identify | Alias | Group | Custom
+    | Search | Page | Identify | Alias | Group | Item | Custom
 )  # fmt: skip
 EVENT_TYPES: dict[str, type[Event]] = {str(cls.__struct_config__.tag): cls for cls in AnyEvent.__args__}
 ITEM_TYPES = {name for name, cls in EVENT_TYPES.items() if issubclass(cls, ItemEvent)}

@@ -30,6 +30,7 @@ from data.collect.partitions import (
     CONTEXT,
     DAY_FOLDER,
     EVENTS,
+    ITEMS,
     PEOPLE,
     SCHEMAS,
     LogRange,
@@ -38,7 +39,7 @@ from data.collect.partitions import (
     read_parts,
     written_until,
 )
-from data.collect.schema import Alias, Context, Event, Group, Identify, ItemEvent, decode_events
+from data.collect.schema import Alias, Context, Event, Group, Identify, Item, ItemEvent, decode_events
 from data.columns import DAY
 from data.times import EPOCH, now_us, to_iso
 
@@ -109,7 +110,7 @@ class _PartWriter:
     def __init__(self, scratch: Path, day: int) -> None:
         self.known_date = str((EPOCH + timedelta(days=day)).date())
         self._scratch = scratch
-        self._rows: dict[str, list[tuple]] = {EVENTS: [], PEOPLE: []}
+        self._rows: dict[str, list[tuple]] = {EVENTS: [], PEOPLE: [], ITEMS: []}
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._counts: Counter[str] = Counter()
         self._positions: dict[str, LogRange] = {}
@@ -129,6 +130,8 @@ class _PartWriter:
                     self._rows[EVENTS].append((*_event_row(event, known_us), *receipt))
                 case Identify() | Alias() | Group():
                     self._rows[PEOPLE].append((*_person_row(event, known_us), *receipt))
+                case Item():
+                    self._rows[ITEMS].append((*_item_row(event, known_us), *receipt))
                 case _:
                     self._not_included[_type(event)] += 1
         partition, offset = message.position
@@ -214,6 +217,22 @@ def _person_row(event: Identify | Alias | Group, known_us: int) -> tuple:
         event.group_id if isinstance(event, Group) else None,
         None if isinstance(event, Alias) else msgspec.json.encode(event.traits).decode(),
         "|".join(event.purposes),
+    )
+
+
+def _item_row(event: Item, known_us: int) -> tuple:
+    """The row of what the catalog says about an item, without source and receipt."""
+    genres = None if event.genres is None else "|".join(genre.replace("|", "/") for genre in event.genres)
+    return (
+        event.event_id,
+        event.item_id,
+        event.event_time,
+        known_us,
+        event.title,
+        genres,
+        event.description,
+        event.release_time,
+        msgspec.json.encode(event.traits).decode(),
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import Annotated, ClassVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from config.command import UserError, exits_cleanly
 from config.validation import error_message
@@ -34,6 +34,7 @@ class WriteKey(StoredKey):
     source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]  # recorded with each event
     purposes: tuple[str, ...] = ()  # of an event that does not say which purposes the person allowed
     origins: tuple[Origin, ...] = ()  # of the web pages that may use the key; none: any sender
+    profiles: bool = False  # may send users and items; never a key for web pages
     events_per_second: Rate | None = None  # None: the collector's setting
     bytes_per_second: Rate | None = None
 
@@ -44,12 +45,19 @@ class WriteKey(StoredKey):
             raise ValueError(f"{', '.join(sorted(unknown))}; expected some of {', '.join(PURPOSES)}")
         return purposes
 
+    @model_validator(mode="after")
+    def _check_profiles(self) -> WriteKey:
+        if self.profiles and self.origins:
+            raise ValueError("a key for web pages is public, so it cannot send profiles; make two keys")
+        return self
+
 
 def format_key(key: WriteKey) -> str:
     """A stored key in one line."""
     purposes = f"for {', '.join(key.purposes)}" if key.purposes else "for the purposes that each event names"
     parts = [key.id, key.expiry, f"source {key.source}", purposes]
     parts += [f"from {', '.join(key.origins)}"] if key.origins else []
+    parts += ["with profiles"] if key.profiles else []
     parts += [f"{key.events_per_second:g} events/s"] if key.events_per_second else []
     parts += [f"{key.bytes_per_second:g} bytes/s"] if key.bytes_per_second else []
     return "  ".join(parts)
@@ -69,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         "`all`; default: none",
     )
     make.add_argument("--origin", action="append", default=[], metavar="URL", help="a web page's origin; repeatable")
+    make.add_argument("--profiles", action="store_true", help="also users and items; not for web pages")
     make.add_argument("--events-per-second", type=float, metavar="N")
     make.add_argument("--bytes-per-second", type=float, metavar="N")
     make.add_argument("--days", type=float, default=365, help="until it expires; default: %(default)s")
@@ -86,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
                 source=arguments.source,
                 purposes=purposes,
                 origins=tuple(arguments.origin),
+                profiles=arguments.profiles,
                 events_per_second=arguments.events_per_second,
                 bytes_per_second=arguments.bytes_per_second,
             )

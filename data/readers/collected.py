@@ -18,6 +18,7 @@ from data.collect.partitions import (
     CONTEXT,
     DAY_FOLDER,
     EVENTS,
+    ITEMS,
     PEOPLE,
     PURPOSES,
     TRAITS,
@@ -27,7 +28,20 @@ from data.collect.partitions import (
     written_until,
 )
 from data.collect.schema import MAX_TRAITS
-from data.columns import EVENT_COLUMNS, EVENT_ID, EVENT_TIME, EVENT_TYPE, KNOWN_TIME, TRAINING_CONSENT, USER
+from data.columns import (
+    DESCRIPTION,
+    EVENT_COLUMNS,
+    EVENT_ID,
+    EVENT_TIME,
+    EVENT_TYPE,
+    GENRES,
+    ITEM,
+    KNOWN_TIME,
+    RELEASE_TIME,
+    TITLE,
+    TRAINING_CONSENT,
+    USER,
+)
 from data.consent import MODEL_TRAINING
 from data.files import DataError
 from data.readers.table import RawTable, number_rows
@@ -35,6 +49,7 @@ from data.times import from_datetime, to_iso
 
 NAME = "events"  # in `ingest.source`
 IMPRESSION, IDENTIFY = "impression", "identify"
+OF_ITEMS = [TITLE, GENRES, DESCRIPTION, RELEASE_TIME]
 PEOPLE_COLUMNS = [EVENT_ID, EVENT_TYPE, USER, ANONYMOUS, EVENT_TIME, KNOWN_TIME, TRAITS, PURPOSES]
 
 
@@ -44,7 +59,7 @@ def is_collected(folder: Path) -> bool:
 
 
 def read_collected(folder: Path, until: datetime | None, context: Sequence[str]) -> RawTable:
-    """The events about items under our names, and what `identify` said about users.
+    """The events about items under our names, what `identify` said about users, and what `item` said about items.
 
     The user is the account, or the anonymous id where there is none. Impressions are no interactions: they are left out
     and counted. `consent_training` says for each event whether it may serve training.
@@ -83,8 +98,15 @@ def read_collected(folder: Path, until: datetime | None, context: Sequence[str])
     is_impression = rows[EVENT_TYPE] == IMPRESSION
     found["impressions"] = int(is_impression.sum())
     people = _read(folder, parts, PEOPLE, PEOPLE_COLUMNS)
+    said = people[(people[EVENT_TYPE] == IDENTIFY) & people[TRAINING_CONSENT] & (people[KNOWN_TIME] < before)]
+    names = [EVENT_ID, ITEM, EVENT_TIME, KNOWN_TIME, *OF_ITEMS, TRAITS]
+    items = pa.concat_tables([read_part(folder, part, ITEMS, names) for part in parts]).to_pandas()
     return RawTable(
-        folder, rows[~is_impression], found=found, users=_latest_traits(people[people[KNOWN_TIME] < before])
+        folder,
+        rows[~is_impression],
+        found=found,
+        users=_latest_traits(said, USER),
+        items=_latest_traits(items[items[KNOWN_TIME] < before], ITEM, OF_ITEMS),
     )
 
 
@@ -106,19 +128,21 @@ def _positions(parts: Sequence[Part]) -> dict[str, list[int]]:
     return positions
 
 
-def _latest_traits(people: pd.DataFrame) -> pd.DataFrame | None:
-    """One row per user: of each trait the value with the latest event time; None without traits.
+def _latest_traits(said: pd.DataFrame, key: str, columns: Sequence[str] = ()) -> pd.DataFrame | None:
+    """One row per user or item: of each trait the value with the latest event time; None without traits.
 
-    Of more than MAX_TRAITS names, the most frequent are kept: senders choose the names.
+    Of more than MAX_TRAITS names, the most frequent are kept: senders choose the names. `columns` are traits too, kept
+    always.
     """
-    said = people[(people[EVENT_TYPE] == IDENTIFY) & people[TRAINING_CONSENT]]
     said = said.sort_values([EVENT_TIME, KNOWN_TIME, EVENT_ID])
-    users: dict[str, dict[str, Any]] = {}
-    for user, traits in zip(said[USER], said[TRAITS], strict=True):
-        users.setdefault(user, {}).update(json.loads(traits))
-    counts = Counter(name for traits in users.values() for name in traits if name not in (USER, TRAINING_CONSENT))
-    names = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MAX_TRAITS])
+    known: dict[str, dict[str, Any]] = {}
+    for own_id, text, *values in zip(said[key], said[TRAITS], *(said[name] for name in columns), strict=True):
+        given = {name: value for name, value in zip(columns, values, strict=True) if not pd.isna(value)}
+        known.setdefault(own_id, {}).update(json.loads(text) | given)
+    counts = Counter(name for traits in known.values() for name in traits if name not in (key, TRAINING_CONSENT))
+    frequent = sorted((name for name in counts if name not in columns), key=lambda name: (-counts[name], name))
+    names = sorted([*frequent[:MAX_TRAITS], *(name for name in columns if name in counts)])
     if not names:
         return None
-    columns = {name: pd.Series([traits.get(name) for traits in users.values()], dtype=object) for name in names}
-    return number_rows(pd.DataFrame({USER: pd.Series(list(users), dtype=object), **columns}))
+    table = {name: pd.Series([traits.get(name) for traits in known.values()], dtype=object) for name in names}
+    return number_rows(pd.DataFrame({key: pd.Series(list(known), dtype=object), **table}))

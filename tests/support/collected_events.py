@@ -8,7 +8,7 @@ import msgspec
 
 from data.collect.event_log import NewMessage, Outcome
 from data.collect.partitions import Part
-from data.collect.schema import PURPOSES, Event, Identify, Play
+from data.collect.schema import PURPOSES, Event, Identify, Item, Play
 from data.collect.snapshot import write_snapshot
 from data.collect.sqlite_log import SqliteEventLog, SqliteLogReader
 from data.columns import DAY, HOUR
@@ -26,6 +26,12 @@ def identify(event_id: str, hours: float = 0, **fields: object) -> Identify:
     """What is known of a person from `hours` after START on."""
     about = {"user_id": "ann", "purposes": PURPOSES} | fields
     return Identify(event_id=event_id, event_time=int(START + hours * HOUR), **about)
+
+
+def item(event_id: str, hours: float = 0, **fields: object) -> Item:
+    """What the catalog says of an item from `hours` after START on."""
+    about = {"item_id": "film-1", "purposes": PURPOSES} | fields
+    return Item(event_id=event_id, event_time=int(START + hours * HOUR), **about)
 
 
 class CollectedEvents:

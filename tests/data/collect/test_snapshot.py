@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from collected_events import START, CollectedEvents, identify, play
+from collected_events import START, CollectedEvents, identify, item, play
 from filelock import FileLock
 
 from config.command import UserError
 from config.paths import ROOT
 from data.collect import snapshot
 from data.collect.event_log import LogError, LoggedMessage, Position
-from data.collect.partitions import CONTEXT, EVENTS, PEOPLE, SCHEMAS, events_at, read_parts
-from data.collect.schema import RETENTION_DAYS, Alias, Context, Page, json_schema
+from data.collect.partitions import CONTEXT, EVENTS, ITEMS, PEOPLE, SCHEMAS, events_at, read_parts
+from data.collect.schema import MIN_TIME, RETENTION_DAYS, Alias, Context, Page, json_schema
 from data.collect.snapshot import LOCK, write_snapshot
 from data.columns import DAY, HOUR
 from data.consent import MODEL_TRAINING
@@ -77,6 +77,19 @@ def test_events_about_people_are_in_a_table_of_their_own_and_pages_stay_in_the_l
     assert (first["event_type"], first["traits"], first["receipt"]) == ("identify", '{"plan":"free","age":30}', "0:1")
     assert (second["event_type"], second["previous_id"], second["traits"]) == ("alias", "anne", None)
     assert (part.messages, part.not_included, list(part.files)) == (3, {"page": 1}, [PEOPLE])
+
+
+def test_what_the_catalog_says_is_in_a_table_of_its_own(collected: CollectedEvents) -> None:
+    first_year = MIN_TIME
+    collected.add(1, item("i", title="Wings", genres=("Drama", "Sci|Fi"), release_time=first_year, traits={"stars": 5}))
+    (part,) = collected.write(24)
+
+    ((row,),) = rows(collected, ITEMS).values()
+    assert (row["item_id"], row["title"], row["genres"], row["traits"]) == (
+        "film-1", "Wings", "Drama|Sci/Fi", '{"stars":5}',
+    )  # fmt: skip
+    assert row["release_time"].year == 1
+    assert part.not_included == {}
 
 
 def test_context_holds_what_may_serve_training_as_long_as_the_event_is_kept() -> None:
@@ -257,7 +270,7 @@ def test_the_command_writes_days_that_have_ended_and_today_on_request(
 
 
 def test_the_tables_have_the_columns_of_their_schema(collected: CollectedEvents) -> None:
-    collected.add(1, play("a"), identify("b"))
+    collected.add(1, play("a"), identify("b"), item("c"))
     (part,) = collected.write(24)
 
     for table, schema in SCHEMAS.items():

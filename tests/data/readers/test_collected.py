@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from collected_events import CollectedEvents, identify, play
+from collected_events import CollectedEvents, identify, item, play
 
 from data import ingest
 from data.collect.schema import ANALYTICS, Impression
@@ -16,6 +17,7 @@ from data.columns import DAY
 from data.consent import MODEL_TRAINING
 from data.files import DataError
 from data.readers.sources import Source, detect_format
+from data.times import from_iso
 
 ReadFrom = Callable[..., Source]
 Ingest = Callable[..., dict]
@@ -129,6 +131,28 @@ def test_traits_are_the_latest_by_event_time_for_each_name(collected: CollectedE
     users = read_from(collected.partitions).users
     assert users is not None
     assert users.to_dict("records") == [{"user_id": "ann", "age": 30, "plan": "paid"}]
+
+
+def test_items_are_what_the_catalog_said_last_of_each_attribute(
+    collected: CollectedEvents, read_from: ReadFrom
+) -> None:
+    released = from_iso("1927-08-12")
+    collected.add(1, play("a"), item("b", 5, title="Wings (1927)", traits={"stars": 4}))
+    collected.add(2, item("c", 3, title="Wing", genres=("Drama", "War"), release_time=released, traits={"price": 2}))
+    collected.write(24)
+    collected.add(30, item("d", 30, title="Later", item_id="film-2"))
+    collected.write(48)
+
+    items = read_from(collected.partitions, until=datetime(2024, 10, 5, tzinfo=UTC)).items
+    assert items is not None
+    (row,) = items.to_dict("records")
+    assert row.pop("release_time").isoformat() == "1927-08-12T00:00:00+00:00"
+    assert row == {
+        "item_id": "film-1", "title": "Wings (1927)", "genres": "Drama|War", "stars": 4, "price": 2, "year": 1927,
+    }  # fmt: skip
+    later = read_from(collected.partitions).items
+    assert later is not None
+    assert later["item_id"].tolist() == ["film-1", "film-2"]
 
 
 def test_an_event_that_was_written_twice_counts_once(collected: CollectedEvents, ingested: Ingest) -> None:
