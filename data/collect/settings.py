@@ -87,7 +87,7 @@ class CollectSettings(BaseSettings):
     @property
     def partitions(self) -> Path:
         """Where `data.collect.snapshot` writes."""
-        return self.home / "events"
+        return self.home / paths.PARTITIONS
 
     @property
     def write_keys(self) -> Path:

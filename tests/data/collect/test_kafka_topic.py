@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
-from kafka_broker import KafkaBroker
 
+from benchmarks._kafka_broker import KafkaBroker
 from data.collect import kafka_topic
 from data.collect.event_log import LogError
 from data.collect.kafka_topic import DAY_MS, KafkaTopic, prepare_topic
