@@ -29,6 +29,9 @@ from data.collect.event_log import LogError, LogFull, LoggedMessage, LogUnavaila
 from data.collect.kafka_log import KafkaEventLog
 from data.collect.kafka_reader import KafkaLogReader, LogCut, decode, read_records
 from data.collect.kafka_topic import KafkaTopic, prepare_topic
+from data.collect.open_log import open_reader
+from data.collect.snapshot import write_snapshot
+from data.times import now_us
 
 EVENTS = b'[{"type":"alias","event_id":"e","event_time":1,"previous_id":"ann"}]'
 KNOWN_US = 1_700_000_000_000_000
@@ -440,3 +443,10 @@ def test_a_collector_on_kafka_acknowledges_what_is_in_the_topic(broker: KafkaBro
         assert collector.client.get("/readyz").json()["status"] == "ready"
         assert [message.message_id for message in collector.logged()] == ["m1", "m2", "m3"]
         assert [event.item_id for event in collector.events()] == ["film"] * 3
+        reader, partitions = open_reader(collector.settings), collector.settings.partitions
+        (part,) = write_snapshot(reader, partitions, now_us())
+        assert part.files["events"].rows == 3
+        assert collector.send({"messageId": "m4", **message})["m4"]["status"] == "accepted"
+        (part,) = write_snapshot(reader, partitions, now_us())
+        assert part.files["events"].rows == 1
+        assert write_snapshot(reader, partitions, now_us()) == []
