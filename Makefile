@@ -192,8 +192,9 @@ bench-collect: $(STAMP) ## measure the event collector against a bare HTTP serve
 
 .PHONY: bench-collect-kills
 bench-collect-kills: export GIVEN_KILLS = $(call given,KILLS)
-bench-collect-kills: $(STAMP) ## kill the event collector at random, and compare what it acknowledged with its log [KILLS=50]
-	@$(PY) -m benchmarks.collect_kills $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"}
+bench-collect-kills: export GIVEN_LOG = $(call given,LOG)
+bench-collect-kills: $(STAMP) ## kill the event collector at random, and compare what it acknowledged with its log [KILLS=50 LOG=kafka]
+	@$(PY) -m benchmarks.collect_kills $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"} $${GIVEN_LOG:+--log "$$GIVEN_LOG"}
 
 .PHONY: bench-training
 bench-training: $(STAMP) ## compare training speed with RecTools' SASRec, which it installs on first use: SOURCE=... as for demo
