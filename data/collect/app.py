@@ -60,7 +60,7 @@ def create_app(collect: CollectSettings | None = None) -> FastAPI:
     """The application. By default, with the settings of the environment.
 
     Raises:
-        CollectSettingsError, KeyFileError, MappingError: the environment, the write keys or the mapping are invalid.
+        SettingsError, KeyFileError, MappingError: the environment, the write keys or the mapping are invalid.
     """
     install_redaction()
     service = CollectService(collect or settings.load())
