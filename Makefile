@@ -156,7 +156,7 @@ docs: $(STAMP) ## build the documentation site in out/docs
 	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
 
 .PHONY: tracker
-tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 20 or later and npm
+tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 18 or later and npm
 	@cd data/collect/tracker && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent check && npm run --silent build
 
 .PHONY: bench
@@ -192,8 +192,9 @@ bench-collect: $(STAMP) ## measure the event collector against a bare HTTP serve
 
 .PHONY: bench-collect-kills
 bench-collect-kills: export GIVEN_KILLS = $(call given,KILLS)
-bench-collect-kills: $(STAMP) ## kill the event collector at random, and compare what it acknowledged with its log [KILLS=50]
-	@$(PY) -m benchmarks.collect_kills $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"}
+bench-collect-kills: export GIVEN_LOG = $(call given,LOG)
+bench-collect-kills: $(STAMP) ## kill the event collector at random, and compare what it acknowledged with its log [KILLS=50 LOG=kafka]
+	@$(PY) -m benchmarks.collect_kills $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"} $${GIVEN_LOG:+--log "$$GIVEN_LOG"}
 
 .PHONY: bench-training
 bench-training: $(STAMP) ## compare training speed with RecTools' SASRec, which it installs on first use: SOURCE=... as for demo

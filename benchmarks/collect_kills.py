@@ -2,7 +2,7 @@
 
 Clients send each batch until every event has the verdict accepted or duplicate, and now and then send one again. What
 counts: acknowledged events that the log lacks, events that it holds twice, and requests that end with another status than
-200, 429 or 503.
+200, 429 or 503. With `--log kafka`, half of the kills hit the Kafka broker.
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
 import psutil
 
+from benchmarks._kafka_broker import KafkaBroker
 from benchmarks._load import free_ports
 from benchmarks._record import write
 from config.command import exits_cleanly
+from data.collect.open_log import open_reader
 from data.collect.schema import PURPOSES
-from data.collect.settings import PREFIX, CollectSettings
-from data.collect.sqlite_log import SqliteLogReader
+from data.collect.settings import PREFIX, SQLITE, CollectSettings
 from data.collect.write_keys import WriteKey
 from web.keys import add_key, create
 
 CLIENTS, BATCH_EVENTS, REPEATED = 4, 20, 0.1
 REFUSING_SECONDS = 2.0
+BROKER_SECONDS = 3.0  # that a killed broker stays away, at most
 FINAL = {"accepted", "duplicate"}
 
 
 class Collector:
     """The collector's process, which is started again when it was killed."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, settings: CollectSettings) -> None:
         self.port, metrics_port = free_ports(2)
         self.key, key = create(WriteKey, None, source="kills", purposes=PURPOSES)
-        add_key(CollectSettings(home=home).write_keys, key)
-        values = {"home": home, "port": self.port, "metrics_port": metrics_port}
+        add_key(settings.write_keys, key)
+        values = {"home": settings.home, "log": settings.log, "port": self.port, "metrics_port": metrics_port}
         self._environ = os.environ | {PREFIX + name.upper(): str(value) for name, value in values.items()}
         self.start()
 
@@ -113,13 +115,15 @@ class Client:
             time.sleep(0.05)
 
 
-def run(home: Path, kills: int, refusals: int, seconds: float, seed: int) -> dict:
-    """The figures of one run."""
+def run(home: Path, kills: int, refusals: int, seconds: float, seed: int, broker: KafkaBroker | None = None) -> dict:
+    """The figures of one run, with the embedded log or that of a broker."""
     generator = random.Random(seed)
-    collector, stop = Collector(home), threading.Event()
+    settings = CollectSettings(home=home, log=f"kafka://{broker.address}/events" if broker else SQLITE)
+    collector, stop = Collector(settings), threading.Event()
     url = f"http://127.0.0.1:{collector.port}"
     clients = [Client(number, url, collector.key, stop) for number in range(CLIENTS)]
-    order = ["kill"] * kills + ["refuse"] * refusals
+    kills_of_broker = kills // 2 if broker else 0
+    order = ["kill"] * (kills - kills_of_broker) + ["kill the broker"] * kills_of_broker + ["refuse"] * refusals
     generator.shuffle(order)
     with ThreadPoolExecutor(CLIENTS) as pool:
         running = [pool.submit(client.run) for client in clients]
@@ -127,6 +131,10 @@ def run(home: Path, kills: int, refusals: int, seconds: float, seed: int) -> dic
             time.sleep(generator.uniform(0.2, 2 * seconds / len(order)))
             if action == "kill":
                 collector.kill()
+            elif broker and action == "kill the broker":
+                broker.kill()
+                time.sleep(generator.uniform(0, BROKER_SECONDS))
+                broker.start()
             else:
                 with suppress(psutil.NoSuchProcess):
                     collector.refuse_writes()
@@ -139,10 +147,12 @@ def run(home: Path, kills: int, refusals: int, seconds: float, seed: int) -> dic
             future.result()
     collector.stop()
     acknowledged = {message_id for client in clients for message_id in client.acknowledged}
-    logged = [message.message_id for message in SqliteLogReader(CollectSettings(home=home).log_folder).read()]
+    logged = [message.message_id for message in open_reader(settings).read()]
     statuses = sum((client.statuses for client in clients), Counter())
     return {
+        "log": "kafka" if broker else SQLITE,
         "kills": kills,
+        "of_the_broker": kills_of_broker,
         "refusals_of_the_disk": refusals,
         "acknowledged": len(acknowledged),
         "acknowledged_and_not_in_the_log": len(acknowledged - set(logged)),
@@ -159,13 +169,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--refusals", type=int, default=2, help="times that the disk refuses; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=150, help="about how long it takes; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--log", choices=("sqlite", "kafka"), default="sqlite", help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        broker = stack.enter_context(closing(KafkaBroker())) if arguments.log == "kafka" else None
         home = Path(folder) / "collect"
-        figures = run(home, arguments.kills, arguments.refusals, arguments.seconds, arguments.seed)
+        figures = run(home, arguments.kills, arguments.refusals, arguments.seconds, arguments.seed, broker)
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):<36}{value}")
-    print(f"-> {write('collect_kills', figures)}")
+    print(f"-> {write('collect_kills', figures, arguments.log if broker else None)}")
     bad = set(figures["requests_by_status"]) - {"200", "429", "503", "no answer"}
     failed = figures["acknowledged_and_not_in_the_log"] or figures["in_the_log_twice"] or bad
     return 1 if failed else 0

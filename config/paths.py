@@ -39,6 +39,8 @@ TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snap
 STATE = "TIDEGATE_STATE"
 KEYS = "keys"  # in the state folder: private keys that sign, and the trusted public keys
 SQLITE_LOCK_SECONDS = 60  # how long a process waits for another one; the default of 5 s is short
+COLLECT = "collect"  # in the state folder: what the event collector keeps
+PARTITIONS = "events"  # in it: the daily partitions
 DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage, and the newest decisions and looks seen
 
 
@@ -79,7 +81,7 @@ def edge() -> Path:
 
 def collect() -> Path:
     """Event log, daily partitions, rejected events and write keys of the event collector."""
-    return state() / "collect"
+    return state() / COLLECT
 
 
 def user_keys() -> Path:

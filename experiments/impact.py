@@ -125,11 +125,10 @@ def _events_at(position: Position) -> list[str]:
         LineageError: the dataset was not made of what lies there.
     """
     source = read_json(INGESTED / "manifest.json", "dvc pull")["source"]
-    read = source.get("positions", {})
-    first, last = read.get(str(position.partition), (0, -1))
-    if not first <= position.offset <= last:
-        ranges = " and ".join(f"{partition}:{first} to {partition}:{last}" for partition, (first, last) in read.items())
-        raise LineageError(f"the dataset read positions {ranges or 'of no event log'}, not {position}")
+    read = source.get("positions", [])
+    ranges = [[Position.parse(end) for end in text.split(" to ")] for text in read]
+    if not any(first <= position <= last for first, last in ranges):
+        raise LineageError(f"the dataset read positions {', '.join(read) or 'of no event log'}, not {position}")
     return events_at(Path(source["files"][0]), position)
 
 

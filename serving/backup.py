@@ -230,12 +230,14 @@ def _walk(state: Path) -> Iterator[Path]:
 def _in_order(state: Path) -> Iterator[Path]:
     """What to save, in an order that keeps together what belongs together.
 
-    First what remembers the registry: a host refuses a registry without the newest decision it has seen.
+    First what remembers the registry: a host refuses a registry without the newest decision it has seen; and the daily
+    partitions, so that the event log reaches as far as they do.
     Then databases. Then what they name: artifacts, also those that are new meanwhile, and the keys of their signatures.
     """
 
     def turn(path: Path) -> int:
-        return 0 if path.is_relative_to(state / paths.DEPLOYMENTS) else 1 if _is_database(path) else 2
+        early = (state / paths.DEPLOYMENTS, state / paths.COLLECT / paths.PARTITIONS)
+        return 0 if any(map(path.is_relative_to, early)) else 1 if _is_database(path) else 2
 
     first = sorted((path for path in _walk(state) if turn(path) < 2), key=turn)
     yield from first

@@ -43,14 +43,14 @@ from data.collect.kafka_reader import (
     read_headers,
     read_records,
 )
-from data.collect.kafka_topic import KafkaTopic, describe
+from data.collect.kafka_topic import ANSWER_SECONDS, KafkaTopic, describe
 from data.collect.message_index import CATCH_UP_MESSAGES, IndexEntry, MessageIndex, index_key
 
 log = logging.getLogger(__name__)
 
 WAITING_BATCHES = 1_000  # that may wait for Kafka; more are refused
 GROUP_MESSAGES = 10_000  # that are sent together, and up to a batch more
-SETTLE_SECONDS = 1.0  # how long a group waits for records of earlier groups
+SETTLE_SECONDS = 2.0  # how long a group waits until it is known what became of earlier groups
 FOLLOW_SECONDS = 5.0  # between readings of what other collectors wrote
 GIVE_UP_MS = 120_000  # after which the producer no longer tries to send a record; it may be in the topic
 LINGER_MS, RECONNECT_MS = 2, 1_000
@@ -121,6 +121,7 @@ class KafkaEventLog:
     def append(self, known_us: int, source: str, messages: Sequence[NewMessage]) -> Future[list[Receipt]]:
         """See `EventLog.append`. Of a batch that fails, messages may have been stored: repeated, they are duplicates."""
         batch = _Batch(known_us, source, messages, Future())
+        batch.answer.set_running_or_notify_cancel()  # so that a sender that goes away cannot cancel it
         try:
             self._waiting.put_nowait(batch)
         except queue.Full:
@@ -172,8 +173,10 @@ class KafkaEventLog:
         except Exception as error:
             trace = not isinstance(error, (LogUnavailable, LogError, KafkaException))
             log.warning("the event log could not store a group of %d batches: %s", len(group), error, exc_info=trace)
+            # Senders get no cause that names brokers.
+            told = error if isinstance(error, LogUnavailable) else LogUnavailable("events cannot be stored now")
             for batch in group:
-                batch.answer.set_exception(LogUnavailable(f"Kafka cannot be written: {error}"))
+                batch.answer.set_exception(told)
             return
         for batch, of_batch in zip(group, results, strict=True):
             try:
@@ -192,11 +195,11 @@ class KafkaEventLog:
         if self._sent:
             raise LogUnavailable(f"{len(self._sent)} earlier events are not confirmed yet")
         if self._doubt:
-            self._producer = self._open_producer()
             self._index.reopen()
-            self._read_on()
+            self._read_on(SETTLE_SECONDS)
+            self._producer = self._open_producer()
         elif self._behind and time.monotonic() - self._followed > FOLLOW_SECONDS:
-            self._read_on()
+            self._read_on(SETTLE_SECONDS)
 
     def _send(self, group: list[_Batch]) -> list[list[tuple[Outcome, Position | _Sent]]]:
         """Hand new messages to the producer. The outcome of each message of each batch, if those are stored."""
@@ -262,14 +265,14 @@ class KafkaEventLog:
             log.exception("the index of message ids could not be written; it is derived from the topic again")
             self._doubt = True
 
-    def _read_on(self) -> None:
+    def _read_on(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         """Add to the index what the topic holds beyond it. Raises LogError."""
         try:
-            self._add_records(read_records(self._topic, self._index.ends))
+            self._add_records(read_records(self._topic, self._index.ends, answer_seconds))
         except LogCut as error:
             log.warning("%s; the index of message ids is derived from it again", error)
             self._index.clear()
-            self._add_records(read_records(self._topic, {}))
+            self._add_records(read_records(self._topic, {}, answer_seconds))
         self._doubt = self._behind = False
         self._followed = time.monotonic()
 

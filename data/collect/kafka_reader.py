@@ -97,7 +97,9 @@ def decode(record: Message) -> LoggedMessage:
     return LoggedMessage(position_of(record), known_us, source, message_id, events)
 
 
-def read_records(topic: KafkaTopic, after: Mapping[int, int]) -> Iterator[list[Message]]:
+def read_records(
+    topic: KafkaTopic, after: Mapping[int, int], answer_seconds: float = ANSWER_SECONDS
+) -> Iterator[list[Message]]:
     """The records after an offset of each partition, as far as each goes now; in order within a partition.
 
     Raises:
@@ -113,7 +115,7 @@ def read_records(topic: KafkaTopic, after: Mapping[int, int]) -> Iterator[list[M
         fetch_wait_max_ms=50,
     )
     try:
-        yield from _Reading(consumer, topic, after).chunks()
+        yield from _Reading(consumer, topic, after, answer_seconds).chunks()
     except KafkaException as error:
         raise LogError(f"the topic {topic.name} cannot be read: {describe(error)}") from None
     finally:
@@ -123,13 +125,13 @@ def read_records(topic: KafkaTopic, after: Mapping[int, int]) -> Iterator[list[M
 class _Reading:
     """One pass over the partitions of a topic."""
 
-    def __init__(self, consumer: Consumer, topic: KafkaTopic, after: Mapping[int, int]) -> None:
-        self._consumer, self._topic, self._after = consumer, topic, after
+    def __init__(self, consumer: Consumer, topic: KafkaTopic, after: Mapping[int, int], answer_seconds: float) -> None:
+        self._consumer, self._topic, self._after, self._answer_seconds = consumer, topic, after, answer_seconds
         self._ends: dict[int, int] = {}  # the offset behind the last record that is to be read
         self._open: set[int] = set()  # partitions that are not read yet
 
     def chunks(self) -> Iterator[list[Message]]:
-        described = self._consumer.list_topics(self._topic.name, ANSWER_SECONDS).topics[self._topic.name]
+        described = self._consumer.list_topics(self._topic.name, self._answer_seconds).topics[self._topic.name]
         if described.error:
             raise LogError(f"the topic {self._topic.name} cannot be read: {describe(described.error)}")
         self._open = set(described.partitions)
@@ -180,7 +182,7 @@ class _Reading:
 
     def _go_on_at_the_first(self, partition: int) -> None:
         """Old records were deleted meanwhile, or the partition ends before."""
-        first, end = self._consumer.get_watermark_offsets(self._at(partition), ANSWER_SECONDS)
+        first, end = self._consumer.get_watermark_offsets(self._at(partition), self._answer_seconds)
         self._check_end(partition, end)
         self._consumer.incremental_unassign([self._at(partition)])
         self._consumer.incremental_assign([self._at(partition, first)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import paths
@@ -23,7 +24,13 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 SQLITE = "sqlite"
-LOG = r"^(sqlite|kafka://[^/@\s]+/[A-Za-z0-9._-]{1,200})$"
+KAFKA_LOG = re.compile(r"kafka://[^/@\s]+/[A-Za-z0-9._-]{1,200}")
+
+
+def _check_log(value: str) -> str:
+    if value != SQLITE and not KAFKA_LOG.fullmatch(value):
+        raise ValueError("expected sqlite or kafka://HOST:PORT[,HOST:PORT]/TOPIC")
+    return value
 
 
 def _parse_json(value: Any) -> Any:
@@ -53,7 +60,7 @@ class CollectSettings(BaseSettings):
     metrics_port: Port = 8071
     home: Path = Field(default_factory=paths.collect)
 
-    log: Annotated[str, Field(pattern=LOG)] = SQLITE
+    log: Annotated[str, AfterValidator(_check_log)] = SQLITE
     retention_days: Count = (
         395  # of the log: a year can be compared with the year before. An existing topic has its own.
     )
@@ -87,7 +94,7 @@ class CollectSettings(BaseSettings):
     @property
     def partitions(self) -> Path:
         """Where `data.collect.snapshot` writes."""
-        return self.home / "events"
+        return self.home / paths.PARTITIONS
 
     @property
     def write_keys(self) -> Path:

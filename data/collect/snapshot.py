@@ -180,7 +180,7 @@ class _PartWriter:
         return part
 
     def _path(self, table: str) -> Path:
-        return self._scratch / f"{table}-{self.known_date}.parquet"
+        return self._scratch / f"{table}-{self.known_date}.parquet{files.PARTIAL}"
 
 
 def _event_row(event: ItemEvent, known_us: int) -> tuple:

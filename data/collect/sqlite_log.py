@@ -112,6 +112,7 @@ class SqliteEventLog:
     def append(self, known_us: int, source: str, messages: Sequence[NewMessage]) -> Future[list[Receipt]]:
         """See `EventLog.append`."""
         batch = _Batch(known_us, source, messages, Future())
+        batch.answer.set_running_or_notify_cancel()  # so that a sender that goes away cannot cancel it
         try:
             self._waiting.put_nowait(batch)
         except queue.Full:

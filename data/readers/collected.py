@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.collect.event_log import Position
 from data.collect.partitions import (
     ANONYMOUS,
     CONTEXT,
@@ -95,6 +96,8 @@ def read_collected(folder: Path, until: datetime | None, context: Sequence[str])
     }
     before = pd.Timestamp(until_us, unit="us", tz="UTC")
     rows = rows[rows[KNOWN_TIME] < before]
+    # The collector takes events that are up to 5 minutes ahead of its clock.
+    rows = rows.assign(**{KNOWN_TIME: rows[[EVENT_TIME, KNOWN_TIME]].max(axis=1)})
     is_impression = rows[EVENT_TYPE] == IMPRESSION
     found["impressions"] = int(is_impression.sum())
     people = _read(folder, parts, PEOPLE, PEOPLE_COLUMNS)
@@ -119,13 +122,16 @@ def _read(folder: Path, parts: Sequence[Part], table: str, columns: list[str]) -
     return whole.drop_columns([ANONYMOUS, PURPOSES]).to_pandas()
 
 
-def _positions(parts: Sequence[Part]) -> dict[str, list[int]]:
-    """Partition of the event log -> the first and the last offset that the parts hold."""
-    positions: dict[str, list[int]] = {}
+def _positions(parts: Sequence[Part]) -> list[str]:
+    """For each partition of the event log, the first and the last position that the parts hold: `0:1 to 0:123`."""
+    ranges: dict[int, tuple[int, int]] = {}
     for part in parts:
         for partition, held in part.positions.items():
-            positions.setdefault(partition, [held.first, held.last])[1] = held.last
-    return positions
+            first, _ = ranges.get(int(partition), (held.first, held.last))
+            ranges[int(partition)] = first, held.last
+    return [
+        f"{Position(number, first)} to {Position(number, last)}" for number, (first, last) in sorted(ranges.items())
+    ]
 
 
 def _latest_traits(said: pd.DataFrame, key: str, columns: Sequence[str] = ()) -> pd.DataFrame | None:

@@ -254,7 +254,7 @@ def test_a_position_in_the_event_log_leads_to_what_its_event_reaches(
     (tmp_path / "out/data").unlink()
     (tmp_path / "out/data/ingest").mkdir(parents=True)
     (tmp_path / "out/data/split").symlink_to(answered / "out/data/split")
-    source = {"name": "events", "files": [str(collected.partitions)], "positions": {"0": [1, 2]}}
+    source = {"name": "events", "files": [str(collected.partitions)], "positions": ["0:1 to 0:2"]}
     (tmp_path / "out/data/ingest/manifest.json").write_text(json.dumps({"source": source}), encoding="utf-8")
 
     by_position = run(impact, capsys, "--event", "0:2")

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Message = dict[str, Any]
+WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,17 @@ class RecordingCollector:
         """The accepted track messages of this name."""
         return [message for message in self.accepted if message.get("event") == name]
 
-    def wait(self, condition: Callable[[], object], seconds: float = 10) -> None:
-        """Return when a condition holds. Raises AssertionError: it did not within this time."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"the collector got {[message.get('event') for message in self.sent]}"
-            time.sleep(0.01)
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Return when a condition holds. Raises AssertionError: it does not within ten seconds."""
+        wait_for(condition, lambda: f"the collector got {[message.get('event') for message in self.sent]}")
+
+
+def wait_for(condition: Callable[[], object], describe: Callable[[], str] = lambda: "it did not happen") -> None:
+    """Return when a condition holds. Raises AssertionError: it does not within ten seconds."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, describe()
+        time.sleep(0.01)
 
 
 def _respond(request: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes) -> None:

@@ -169,6 +169,14 @@ def test_a_disk_that_refuses_loses_no_confirmed_event_and_stores_no_refused_one(
     assert [(event.position.offset, event.message_id) for event in read(tmp_path)] == [(1, "a"), (2, "b")]
 
 
+def test_a_sender_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    log = SqliteEventLog(tmp_path)
+    answer = log.append(NOON, "web", [new("a")])
+    assert not answer.cancel()
+    assert outcomes(log, new("a"), new("b")) == [Outcome.DUPLICATE, Outcome.STORED]
+    log.close()
+
+
 WRITER = """
 import itertools, sys, time
 from pathlib import Path

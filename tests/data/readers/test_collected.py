@@ -115,11 +115,11 @@ def test_the_manifest_holds_the_positions_that_were_read(collected: CollectedEve
     collected.add(25, play("c", 1, item_id="film-2"))
     collected.write(48)
 
-    assert ingested()["source"]["positions"] == {"0": [1, 3]}
+    assert ingested()["source"]["positions"] == ["0:1 to 0:3"]
     assert ingested(until="2024-10-05T00:00:00Z")["source"] == {
         "name": "events",
         "files": [str(collected.partitions)],
-        "positions": {"0": [1, 2]},
+        "positions": ["0:1 to 0:2"],
     }
 
 
@@ -161,6 +161,17 @@ def test_an_event_that_was_written_twice_counts_once(collected: CollectedEvents,
     collected.write(24)
 
     assert (ingested()["counts"]["events"], ingested()["counts"]["duplicates"]) == (1, 1)
+
+
+def test_an_event_ahead_of_the_clock_of_the_collector_counts_as_known_when_it_happened(
+    collected: CollectedEvents, ingested: Ingest, tmp_path: Path
+) -> None:
+    collected.add(1, play("a", 1.08))
+    collected.write(24)
+
+    assert ingested()["counts"]["quarantined"] == 0
+    (event,) = pd.read_parquet(tmp_path / "ingest/events.parquet").to_dict("records")
+    assert event["known_time"] == event["event_time"] == pd.Timestamp("2024-10-04T01:04:48Z")
 
 
 def test_impressions_are_no_interactions(collected: CollectedEvents, read_from: ReadFrom) -> None:

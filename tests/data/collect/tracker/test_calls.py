@@ -15,6 +15,8 @@ from data.collect.mapping import load_rules
 from data.collect.messages import Arrival, Reading, read_message, to_events
 from data.times import from_iso
 
+pytestmark = pytest.mark.slow
+
 PHONE = (
     "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36"
 )

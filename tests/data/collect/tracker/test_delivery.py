@@ -11,6 +11,8 @@ from playwright.sync_api import BrowserContext
 from recording_collector import Answer, Message, RecordingCollector
 from tracked_site import NEVER, OpenPage, call, queued, stored
 
+pytestmark = pytest.mark.slow
+
 FILL_STORAGE = """
     const chunk = "x".repeat(100_000);
     let size = chunk.length;
@@ -149,7 +151,7 @@ def test_pauses_double_with_jitter(open_page: OpenPage, collector: RecordingColl
     shares = [pause / (40 * 2**number) for number, pause in enumerate(pauses)]
     assert len(pauses) == 4
     assert all(0.45 <= share <= 1.55 for share in shares), "half to one and a half of 40, 80, 160, 320 ms"
-    assert len({round(share, 2) for share in shares}) > 1
+    assert max(shares) - min(shares) > 0.05, "jitter"
 
 
 def test_events_of_a_time_offline_are_delivered_once(
@@ -162,6 +164,7 @@ def test_events_of_a_time_offline_are_delivered_once(
         page.wait_for_timeout(70)
     assert not collector.requests
     assert len(queued(page)) == 3
+    assert "tidegate.retry" not in stored(page), "being offline is no failure"
 
     profile.set_offline(False)
     collector.wait(lambda: len(collector.accepted) == 3)
@@ -208,11 +211,12 @@ def test_events_of_a_page_that_closed_in_vain_are_sent_by_the_next(
     assert names(collector.sent) == numbered(5)
 
 
+@pytest.mark.parametrize("text", ["x" * 500, "☕" * 90], ids=["one byte each", "three bytes each"])
 def test_a_hundred_kilobytes_at_unload_arrive_by_the_end_of_the_next_page(
-    open_page: OpenPage, collector: RecordingCollector
+    text: str, open_page: OpenPage, collector: RecordingCollector
 ) -> None:
     page = open_page(flushMs=NEVER)
-    page.evaluate(EVENTS_IN_A_ROW, [100, "x" * 500])
+    page.evaluate(EVENTS_IN_A_ROW, [100, text])
     ids = {message["messageId"] for message in queued(page)}
     size = sum(len(text) for text in stored(page).values())
     assert len(ids) == 100
@@ -231,14 +235,14 @@ def test_a_hundred_kilobytes_at_unload_arrive_by_the_end_of_the_next_page(
 def test_a_request_under_way_survives_the_page_and_the_rest_stays_below_the_quota(
     open_page: OpenPage, collector: RecordingCollector
 ) -> None:
-    collector.delay = 0.3
+    collector.delay = 2
     page = open_page(flushMs=1)
     page.evaluate(EVENTS_IN_A_ROW, [100, "x" * 500])
     collector.wait(lambda: collector.requests)
     page.close()
     collector.wait(lambda: len(collector.requests) == 2)
 
-    assert sum(len(request.body) for request in collector.requests) <= 60_000
+    assert 50_000 < sum(len(request.body) for request in collector.requests) <= 60_000
     assert len({message["messageId"] for message in collector.sent}) == len(collector.sent)
 
 
@@ -256,15 +260,20 @@ def test_events_are_delivered_without_storage(setup: str, open_page: OpenPage, c
 
 @pytest.mark.parametrize("setup", ["", WITHOUT_LOCKS], ids=["web locks", "lease"])
 def test_two_tabs_deliver_each_event_once(setup: str, open_page: OpenPage, collector: RecordingCollector) -> None:
-    collector.delay = 0.05
     tabs = [open_page(setup=setup), open_page(setup=setup, new_tab=True)]
-    for number in range(10):
+    collector.delay = 0.5
+    call(tabs[0], "track", "a0")
+    collector.wait(lambda: collector.requests)
+    call(tabs[1], "track", "b0")  # while the first tab waits for its answer
+    collector.wait(lambda: len(collector.accepted) >= 2)
+    collector.delay = 0.05
+    for number in range(1, 6):
         for name, tab in zip("ab", tabs, strict=True):
             call(tab, "track", f"{name}{number}")
-    collector.wait(lambda: len(collector.accepted) >= 20)
-    tabs[0].wait_for_timeout(300)
+    collector.wait(lambda: len(collector.delivered) == 12)
+    tabs[0].wait_for_timeout(200)
 
-    assert names(collector.sent) == sorted(f"{name}{number}" for name in "ab" for number in range(10))
+    assert names(collector.sent) == sorted(f"{name}{number}" for name in "ab" for number in range(6))
 
 
 def test_one_tab_sends_what_another_left(open_page: OpenPage, collector: RecordingCollector) -> None:

@@ -1,4 +1,4 @@
-"""The part of S3's protocol that tansu, the Kafka broker of the tests, keeps its log with. Objects are in memory.
+"""The part of S3's protocol that tansu, the Kafka broker of tests and benchmarks, keeps its log with. Objects are in memory.
 
 A broker that is killed loses nothing, as with a disk of its own.
 """

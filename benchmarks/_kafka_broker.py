@@ -1,4 +1,4 @@
-"""A Kafka broker for tests: tansu, which speaks Kafka's protocol over TCP. It can be killed, paused and started again."""
+"""A Kafka broker for tests and benchmarks: tansu, which speaks Kafka's protocol over TCP. It can be killed, paused and started again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from importlib.resources import files
 
-from object_store import ObjectStore
+from benchmarks._object_store import ObjectStore
 
 START_SECONDS = 20
 
