@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ UNREPEATABLE_HEADERS = (b"authorization", b"content-encoding")
 PREFLIGHT_SECONDS = 86_400
 RETRY_SECONDS = 1
 ENCODER = msgspec.json.Encoder()
+TRACKER = Path(__file__).with_name("tracker") / "tracker.js"
 CLIENT_GONE = 499  # nobody reads it
 SHORT_NAMES: dict[str, Kind] = {"t": "track", "i": "identify", "p": "page", "s": "screen", "g": "group", "a": "alias"}
 COLLECT_PATHS: dict[str, Kind | None] = {
@@ -139,6 +141,7 @@ def add_routes(app: FastAPI) -> None:
         operation_id="source_settings",
         responses={status: api_schema.describe_responses()[status] for status in (401, 403)},
     )
+    app.add_api_route("/tracker.js", tracker, include_in_schema=False)
     app.add_api_route("/livez", liveness, operation_id="liveness")
     app.add_api_route("/readyz", readiness, operation_id="readiness", responses={503: {"description": "Draining"}})
 
@@ -148,6 +151,8 @@ def collect_kind(kind: Kind | None) -> Any:
         """Store events, and return a verdict on each once all that is accepted is on disk."""
         begun = time.perf_counter()
         body, key = await read_request(request, kind)
+        if body.dropped:
+            request.app.state.service.metrics.dropped_by_senders.labels(key.source).inc(body.dropped)
         return verdict_response(*await store(request, key, body.messages, body.arrival, begun))
 
     return collect
@@ -208,6 +213,11 @@ async def source_settings(request: Request, write_key: str) -> dict[str, Any]:
     check_origin(request, key)
     host = f"{request.url.netloc}/v1"
     return {"integrations": {"Segment.io": {"apiKey": write_key, "apiHost": host, "protocol": request.url.scheme}}}
+
+
+async def tracker() -> Response:
+    """The browser tracker, to try it; a site serves the file itself, with its own caching."""
+    return Response(TRACKER.read_bytes(), media_type="text/javascript")
 
 
 async def liveness() -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -38,6 +39,7 @@ class _Envelope(Struct, rename="camel"):
     write_key: str | None = None
     sent_at: str | None = None
     context: Raw = Raw(b"null")
+    dropped: Any = None
     batch: list[Raw] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -48,6 +50,7 @@ class Body:
     messages: Sequence[bytes]
     arrival: Arrival
     write_key: str | None
+    dropped: int = 0  # events that the sender lost because its own queue was full
 
 
 def decompress(content: bytes, encoding: str) -> bytes:
@@ -90,7 +93,8 @@ def parse_body(content: bytes, kind: Kind | None, or_single: bool = False) -> Bo
     if len(envelope.batch) > MAX_MESSAGES:
         raise ApiError(400, "batch", f"has {len(envelope.batch)} events; expected at most {MAX_MESSAGES}")
     arrival = Arrival(now_us(), _sent_us(envelope.sent_at), None, bytes(envelope.context))
-    return Body([bytes(raw) for raw in envelope.batch], arrival, envelope.write_key)
+    dropped = envelope.dropped if isinstance(envelope.dropped, int) and envelope.dropped > 0 else 0
+    return Body([bytes(raw) for raw in envelope.batch], arrival, envelope.write_key, dropped)
 
 
 def _read_envelope(content: bytes) -> _Envelope:

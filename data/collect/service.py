@@ -46,6 +46,12 @@ class Metrics:
         self.rejected_dropped = Counter(
             "tidegate_collect_rejected_dropped", "Rejected events dropped for want of space", registry=registry
         )
+        self.dropped_by_senders = Counter(
+            "tidegate_collect_dropped_by_senders",
+            "Events that a sender's full queue lost",
+            ("source",),
+            registry=registry,
+        )
         self.refusals = Counter(
             "tidegate_collect_refusals", "Refused requests", ("status", "reason"), registry=registry
         )

@@ -225,6 +225,16 @@ def test_analytics_next_finds_the_collector_by_its_settings(collector: RunningCo
     assert collector.client.get("/v1/projects/wrong/settings").status_code == 401
 
 
+def test_the_tracker_is_served_and_what_its_queue_lost_is_counted(collector: RunningCollector) -> None:
+    response = collector.client.get("/tracker.js")
+    assert response.headers["content-type"].startswith("text/javascript")
+    assert "tidegate" in response.text
+    for dropped in (3, "many", -1, None):
+        assert collector.post("/v1/b", {"batch": [], "dropped": dropped}).status_code == 200
+    registry = collector.app.state.service.metrics.registry
+    assert registry.get_sample_value("tidegate_collect_dropped_by_senders_total", {"source": "web"}) == 3
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/batch", 405), ("POST", "/v1/nothing", 404)])
 def test_unknown_paths_and_methods_are_refused(
     collector: RunningCollector, method: str, path: str, status: int
