@@ -36,12 +36,13 @@ $(ON_DATA): export GIVEN_NA_VALUES = $(call given,NA_VALUES)
 $(ON_DATA): export GIVEN_TIME_FORMAT = $(call given,TIME_FORMAT)
 $(ON_DATA): export GIVEN_TIMEZONE = $(call given,TIMEZONE)
 $(ON_DATA): export GIVEN_NAME = $(call given,NAME)
+$(ON_DATA): export GIVEN_NO_CONSENT = $(call given,NO_CONSENT)
 DATA := $${GIVEN_SOURCE:+--source "$$GIVEN_SOURCE"} $${GIVEN_USERS:+--users "$$GIVEN_USERS"} \
   $${GIVEN_ITEMS:+--items "$$GIVEN_ITEMS"} $${GIVEN_COLUMNS:+--columns "$$GIVEN_COLUMNS"} \
   $${GIVEN_ENCODING:+--encoding "$$GIVEN_ENCODING"} $${GIVEN_DELIMITER:+--delimiter "$$GIVEN_DELIMITER"} \
   $${GIVEN_QUOTE:+--quote "$$GIVEN_QUOTE"} $${GIVEN_NA_VALUES:+--na-values "$$GIVEN_NA_VALUES"} \
   $${GIVEN_TIME_FORMAT:+--time-format "$$GIVEN_TIME_FORMAT"} $${GIVEN_TIMEZONE:+--timezone "$$GIVEN_TIMEZONE"} \
-  $${GIVEN_NAME:+--name "$$GIVEN_NAME"}
+  $${GIVEN_NAME:+--name "$$GIVEN_NAME"} $${GIVEN_NO_CONSENT:+--no-consent}
 
 .PHONY: demo
 demo: $(STAMP) ## run every step from events to a live endpoint; on your data: SOURCE=events.csv [USERS= ITEMS= COLUMNS= NAME=]
@@ -96,6 +97,15 @@ keep: $(STAMP) ## run TorchServe and restart it when it fails, until Ctrl-C or m
 status: $(STAMP) ## show what serves, since when, why, and the next step
 	@$(PY) -m serving.deploy --status
 
+.PHONY: collect
+collect: $(STAMP) ## start the event collector
+	@$(PY) -m data.collect.serve
+
+.PHONY: snapshot
+snapshot: export GIVEN_TODAY = $(call given,TODAY)
+snapshot: $(STAMP) ## write what the event collector gained as daily partitions, for SOURCE=state/collect/events [TODAY=1]
+	@$(PY) -m data.collect.snapshot $${GIVEN_TODAY:+--today}
+
 .PHONY: rollout
 rollout: $(STAMP) ## roll out a new champion by shadow and canary; rolls back if a limit is exceeded
 	@$(PY) -m serving.rollout
@@ -145,11 +155,15 @@ docs: $(STAMP) ## build the documentation site in out/docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "Wrote the documentation to out/docs; open out/docs/index.html"
 
+.PHONY: tracker
+tracker: ## build the browser tracker, data/collect/tracker/tracker.js; needs Node.js 18 or later and npm
+	@cd data/collect/tracker && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent check && npm run --silent build
+
 .PHONY: bench
 bench: $(STAMP) ## measure speed and memory against named references [ONLY=name]
 	@for file in benchmarks/$(or $(ONLY),*).py; do \
 	  name=$$(basename "$$file" .py); \
-	  case $$name in _*|ncf_paper|chaos) continue;; esac; \
+	  case $$name in _*|ncf_paper|chaos|collect_kills) continue;; esac; \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 
@@ -169,6 +183,18 @@ bench-chaos: export GIVEN_MINUTES = $(call given,MINUTES)
 bench-chaos: export GIVEN_KILLS = $(call given,KILLS)
 bench-chaos: $(STAMP) ## kill processes at random while versions change, and count what clients saw [MINUTES=10 KILLS=20]
 	@$(PY) -m benchmarks.chaos $${GIVEN_MINUTES:+--minutes "$$GIVEN_MINUTES"} $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"}
+
+.PHONY: bench-collect
+bench-collect: export GIVEN_RUNS = $(call given,RUNS)
+bench-collect: export GIVEN_SOAK = $(call given,SOAK)
+bench-collect: $(STAMP) ## measure the event collector against a bare HTTP server [RUNS=3 SOAK=events]
+	@$(PY) -m benchmarks.collect $${GIVEN_RUNS:+--runs "$$GIVEN_RUNS"} $${GIVEN_SOAK:+--soak "$$GIVEN_SOAK"}
+
+.PHONY: bench-collect-kills
+bench-collect-kills: export GIVEN_KILLS = $(call given,KILLS)
+bench-collect-kills: export GIVEN_LOG = $(call given,LOG)
+bench-collect-kills: $(STAMP) ## kill the event collector at random, and compare what it acknowledged with its log [KILLS=50 LOG=kafka]
+	@$(PY) -m benchmarks.collect_kills $${GIVEN_KILLS:+--kills "$$GIVEN_KILLS"} $${GIVEN_LOG:+--log "$$GIVEN_LOG"}
 
 .PHONY: bench-training
 bench-training: $(STAMP) ## compare training speed with RecTools' SASRec, which it installs on first use: SOURCE=... as for demo

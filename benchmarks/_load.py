@@ -39,6 +39,7 @@ from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, ServerSettings, variable
 from serving.torchserve import server
 from serving.torchserve.client import TorchServe, prediction_path
+from web.keys import add_key
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 PROGRAMS = ("wrk", "redis-server")  # named like their Debian packages
@@ -248,7 +249,7 @@ def edge_server(home: Path, **settings: object) -> Iterator[Endpoint]:
     limits = {"rate_per_second": 1_000_000, "rate_burst": 1_000_000, "bytes_per_second": 1_000_000_000}
     values = {"home": home, "port": port, "metrics_port": metrics_port, "dataset": NAME} | limits | settings
     key, entry = keys.create_key()
-    keys.add_key(home / "keys.json", entry)
+    add_key(home / "keys.json", entry)
     environ = os.environ | {edge_variable(field): str(value) for field, value in values.items()}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "edge.log"

@@ -41,6 +41,7 @@ from features.online.store import Policy
 from serving import settings as torchserve
 from serving.deployment import promotion, registry
 from serving.edge import keys
+from web.keys import add_key
 
 SIZE = Size(users=300, items=400, events=30, width=32)
 STEPS = (5, 10, 15)  # of training of each version: they must differ, and need not be good
@@ -180,7 +181,7 @@ def run(home: Path, seconds: float, kills: int, seed: int) -> dict[str, Any]:
     features = _synthetic.features(SIZE, settings)
     artifacts = [make_artifact(home / f"version-{steps}", features, settings, steps) for steps in STEPS]
     key, entry = keys.create_key()
-    keys.add_key(home / "keys.json", entry)
+    add_key(home / "keys.json", entry)
     platform = Platform(home, NAME, home / "keys.json")
     try:
         platform.start_stores()

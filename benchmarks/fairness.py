@@ -31,6 +31,7 @@ from config.command import UserError, exits_cleanly
 from config.paths import ROOT
 from serving.edge import keys
 from serving.edge.settings import EdgeSettings
+from web.keys import add_key
 
 ALONE = "alone"
 CONCURRENCY = 8
@@ -226,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"run {number} of {arguments.runs}", flush=True)
             home = Path(folder) / f"run-{number}"
             text, entry = keys.create_key("u000000")
-            keys.add_key(home / "edge" / "keys.json", entry)
+            add_key(home / "edge" / "keys.json", entry)
             with ExitStack() as stack:
                 stack.enter_context(_load.model_servers(home, artifact, features))
                 normal = stack.enter_context(_load.edge_server(home / "edge", cache="off"))

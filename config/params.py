@@ -115,10 +115,11 @@ class Outliers(Section):
 
 class Ingest(Section):
     source: Literal[
-        "auto", "simulator", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
+        "auto", "simulator", "events", "movielens-100k", "movielens-dat", "movielens-csv", "recbole", "mind", "otto", "segment",
         "segment-warehouse", "ga4", "rees46", "table",
     ]  # fmt: skip
     path: str | None
+    until: datetime | None  # read only collected events that became known before; None: all
     users: str | None
     items: str | None
     columns: dict[str, str]
@@ -128,6 +129,7 @@ class Ingest(Section):
     repeats: Literal["first", "last", "all"]
     max_quarantine: Annotated[float, Field(ge=0, le=1)]  # of the rows of any table; a greater share stops ingest
     min_matched: Annotated[float, Field(ge=0, le=1)]  # of the events' users and items in a side table; fewer stop it
+    require_consent: bool | None  # stop without a column of consent to training; None: if an earlier version had one
     clock_skew_seconds: Annotated[float, Field(ge=0)]  # known_time may be so much before event_time: it is raised to it
     outliers: Outliers
 

@@ -27,6 +27,7 @@ ARTIFACTS = OUT / "serving" / "artifacts"  # <model>
 ARCHIVES = OUT / "serving" / "archives"  # <model>.mar
 REFITS = OUT / "refit"  # fitted/<model> and artifacts/<model>: on all events
 RECOMMENDATIONS = OUT / "serving" / "recommendations.parquet"
+REJECTED_PAGE = OUT / "collect" / "rejected.html"
 EXPERIMENTS = OUT / "experiments"  # reports of audit, gate, skew, sensitivity ...
 METRICS = EXPERIMENTS / "metrics"  # <model>.json
 RANKINGS = EXPERIMENTS / "rankings"  # <model>.parquet
@@ -38,6 +39,8 @@ TORCHSERVE = PROJECT / OUT / "serving" / "torchserve"  # archives, logs and snap
 STATE = "TIDEGATE_STATE"
 KEYS = "keys"  # in the state folder: private keys that sign, and the trusted public keys
 SQLITE_LOCK_SECONDS = 60  # how long a process waits for another one; the default of 5 s is short
+COLLECT = "collect"  # in the state folder: what the event collector keeps
+PARTITIONS = "events"  # in it: the daily partitions
 DEPLOYMENTS = "deployments"  # in it: deployment log, rollout stage, and the newest decisions and looks seen
 
 
@@ -66,9 +69,19 @@ def online_store() -> str:
     return f"sqlite:///{(state() / 'online.db').resolve()}"
 
 
+def training_consent(dataset: str) -> Path:
+    """The file that exists once a version of a dataset had a column of consent to training."""
+    return state() / "training_consent" / dataset
+
+
 def edge() -> Path:
     """API keys, served log and kept requests of the edge."""
     return state() / "edge"
+
+
+def collect() -> Path:
+    """Event log, daily partitions, rejected events and write keys of the event collector."""
+    return state() / COLLECT
 
 
 def user_keys() -> Path:

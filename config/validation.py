@@ -1,17 +1,26 @@
-"""What all sections of settings share: their base class, common types, and how an invalid value is reported."""
+"""What all settings share: the base class of sections, common types, and how an invalid value is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from config.command import UserError
 
 Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class SettingsError(UserError):
+    """An environment variable has an invalid value; the message names it."""
 
 
 class Section(BaseModel):
@@ -36,6 +45,20 @@ def error_message(error: Mapping[str, Any]) -> str:
     """The message of an entry of `ValidationError.errors()`, as the second half of a sentence."""
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+def read_environment(settings: type[Settings], prefix: str) -> Settings:
+    """Settings from environment variables `<prefix><FIELD>`. Raises SettingsError: one line per invalid variable."""
+    try:
+        return settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(describe_error(_variable(f, prefix), f) for f in error.errors())) from None
+
+
+def _variable(error: Mapping[str, Any], prefix: str) -> str:
+    """The environment variable of an error, with the part of its value: TIDEGATE_EDGE_ARMS.a.share."""
+    field, *parts = error["loc"]
+    return prefix + str(field).upper().removeprefix(prefix) + "".join(f".{part}" for part in parts)
 
 
 class ModelSection(BaseModel):

@@ -195,7 +195,7 @@ def parse_events(
     reasons = _unreadable_cells(raw, events, times, named)
     # An event without a known time was known when it happened. Unreadable ones already have a reason.
     events[KNOWN_TIME] = events[KNOWN_TIME].fillna(events[EVENT_TIME])
-    for name in context:
+    for name in (*context, columns.TRAINING_CONSENT):
         if name in raw.columns and name not in events.columns:
             events[name] = raw[name]
     errors = find_errors(events, EVENT_SCHEMA)
@@ -254,10 +254,15 @@ def quarantine_rows(raw: pd.DataFrame, reasons: pd.Series, table: str) -> pd.Dat
 def keep_consenting(events: pd.DataFrame, users: pd.DataFrame | None, counts: dict[str, Any]) -> pd.DataFrame:
     """Keep events of users who consented to training, or all if the source has no consent column. Adds to `counts`.
 
+    Collected events have a consent of their own, which is required too.
     Raises DataError if that leaves none; the message says whether users refuse or their ids differ.
     """
     consenting = consenting_users(users)
     allowed = pd.Series(True, index=events.index) if consenting is None else events[USER].isin(consenting)
+    if columns.TRAINING_CONSENT in events:
+        if not events[columns.TRAINING_CONSENT].any():
+            raise DataError(f"ingest: none of {len(events)} events has {MODEL_TRAINING} among its purposes")
+        allowed &= events[columns.TRAINING_CONSENT]
     counts["without_consent"] = int((~allowed).sum())
     counts["users_without_consent"] = int(events[USER][~allowed].nunique())
     if not allowed.any():

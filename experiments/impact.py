@@ -15,8 +15,11 @@ import numpy as np
 
 from config import params
 from config.command import exits_cleanly
-from config.paths import SPLIT
+from config.paths import INGESTED, SPLIT
+from data.collect.event_log import Position
+from data.collect.partitions import events_at
 from data.columns import EVENT_ID, EVENT_TIME, ITEM, KNOWN_TIME, PART, USER
+from data.files import read_json
 from data.tables import microseconds, read_table
 from data.times import from_iso, to_iso
 from experiments.lineage import report, versions
@@ -79,7 +82,7 @@ def events_impact(
 
     Args:
         kind: event, user or item.
-        name: its id.
+        name: its id; of a collected event also its position in the event log.
         folder: of the served log.
 
     Raises:
@@ -87,6 +90,8 @@ def events_impact(
     """
     events, dataset_hash = read_table(EVENTS, "dvc pull"), versions.local_dataset_hash() or ""
     found = events[events[ID_COLUMNS[kind]] == name]
+    if kind == "event" and not len(found) and re.fullmatch(r"\d+:\d+", name):
+        found = events[events[EVENT_ID].isin(_events_at(Position.parse(name)))]
     if not len(found):
         reason = f"there is no {kind} {name!r} among the {len(events):,} events of version {dataset_hash} in {EVENTS}"
         answers = _answers_to(kind, name, name, 0, folder, keys) if kind != "event" else ReportPart("answers")
@@ -103,7 +108,7 @@ def events_impact(
     facts: dict[str, Any] = {"id": name, "dataset version": dataset_hash, "events": len(found)}
     facts |= {"first": to_iso(int(times.min())), "last": to_iso(int(times.max()))}
     if kind == "event":
-        facts |= {"user": found[USER].iloc[0], "item": found[ITEM].iloc[0]}
+        facts |= {"id": ", ".join(found[EVENT_ID]), "user": found[USER].iloc[0], "item": found[ITEM].iloc[0]}
     facts |= {"parts": {part: int(count) for part, count in found[PART].value_counts().items()}}
     return [
         ReportPart(kind, facts),
@@ -111,6 +116,20 @@ def events_impact(
         versions_part(origin, holds),
         _answers_to(kind, name, str(found[USER].iloc[0]), origin.since_us, folder, keys),
     ]
+
+
+def _events_at(position: Position) -> list[str]:
+    """The ids of the events at a position of the event log, from the partitions that the dataset was made of.
+
+    Raises:
+        LineageError: the dataset was not made of what lies there.
+    """
+    source = read_json(INGESTED / "manifest.json", "dvc pull")["source"]
+    read = source.get("positions", [])
+    ranges = [[Position.parse(end) for end in text.split(" to ")] for text in read]
+    if not any(first <= position <= last for first, last in ranges):
+        raise LineageError(f"the dataset read positions {', '.join(read) or 'of no event log'}, not {position}")
+    return events_at(Path(source["files"][0]), position)
 
 
 # --- runs, versions, answers
@@ -223,7 +242,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.impact", description=__doc__)
     data = parser.add_mutually_exclusive_group(required=True)
     for kind in ID_COLUMNS:
-        data.add_argument(f"--{kind}", metavar="ID")
+        text = "its id, or its position in the event log, such as 0:123" if kind == "event" else None
+        data.add_argument(f"--{kind}", metavar="ID", help=text)
     data.add_argument("--dataset", metavar="HASH", help="of a dataset version, or the beginning of it")
     report.add_options(parser)
     arguments = parser.parse_args(argv)

@@ -133,7 +133,9 @@ def retrain(arguments: argparse.Namespace, dataset: str) -> None:
     champion = read_manifest(version)
     columns, formats = workspace.parse_columns(arguments.columns), workspace.parse_formats(arguments)
     old_end_us = previous_end(workspace.HOME / dataset, champion["fit_until_us"])
-    folder = workspace.make(arguments.source, arguments.users, arguments.items, columns, dataset, True, formats)
+    folder = workspace.make(
+        arguments.source, arguments.users, arguments.items, columns, dataset, True, formats, arguments.no_consent
+    )
     env = steps.environment()
     steps.step("ingest", "dvc", ["repro", "ingest"], folder, env)
     times = pd.read_parquet(folder / INGESTED / "events.parquet", columns=[EVENT_TIME])[EVENT_TIME]

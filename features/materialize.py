@@ -21,6 +21,7 @@ from config.command import exits_cleanly
 from config.paths import DEPLOYMENTS, FEATURES, INGESTED, SPLIT, edge, state
 from config.redact import without_credentials
 from data.tables import read_table
+from data.times import now_us
 from features.feast_sdk import open_feast
 from features.feature_files import Features, load_features
 from features.materialization import MaterializeError, parse_time, profiles_at, trends_at, write_lines, write_profiles
@@ -46,10 +47,23 @@ def main(argv: list[str] | None = None) -> int:
         help="whether users without an answer to consent count as not asked or as denied; required where answers may be "
         "lost: a shared store is empty, files of the embedded one are gone, or a backup was restored",
     )
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="only note that a backup was restored: nobody is read until --no-answer says what holds",
+    )
     arguments = parser.parse_args(argv)
+    if arguments.restored and (arguments.events or arguments.until or arguments.no_answer):
+        parser.error("--restored takes no other option; load the answers after it")
     settings = params.load(arguments.params)
     store = _open_store(settings.dataset, arguments.no_answer)
     current = store.policy()
+    if arguments.restored:
+        if current is None:
+            raise MaterializeError(f"{store.engine.location} holds nothing of {settings.dataset}")
+        store.configure(replace(current, complete=False, restored_us=now_us()))
+        print(f"nobody is read from {store.engine.location} until features.materialize --no-answer says what holds")
+        return 0
     is_restored = current is not None and not current.complete and current.restored_us
     if is_restored and arguments.events is None and arguments.no_answer is None:
         raise MaterializeError(

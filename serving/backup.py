@@ -33,9 +33,8 @@ from typing import IO
 import psutil
 from filelock import FileLock
 
-from config import paths
+from config import files, paths
 from config.command import UserError, exits_cleanly
-from data import files
 from data.times import now_iso, now_us
 from features.online.connect import mark_restored
 from serving import settings as environment
@@ -57,12 +56,13 @@ ELSEWHERE = {  # variables that can keep a part of the state outside of the fold
     "TIDEGATE_OPERATOR_KEY_FILE": "the operator's key",
     "TIDEGATE_TRUSTED_KEYS": "the trusted keys",
     "TIDEGATE_TRUSTED_KEYS_FILE": "the trusted keys",
+    "TIDEGATE_COLLECT_HOME": "the event log, rejected events and write keys",
     "TIDEGATE_EDGE_HOME": "API keys and served log",
     "TIDEGATE_EDGE_KEY_FILE": "API keys",
     "TIDEGATE_EDGE_USER_KEYS": "the keys of pseudonyms",
     "TIDEGATE_EDGE_USER_SECRET": "the keys of pseudonyms",
 }
-SERVERS = ("serving.edge.serve", "serving.supervisor")
+SERVERS = ("data.collect.serve", "serving.edge.serve", "serving.supervisor")
 # Columns in which MLflow keeps absolute addresses of artifacts.
 ADDRESSES = {
     "experiments": "artifact_location",
@@ -230,12 +230,14 @@ def _walk(state: Path) -> Iterator[Path]:
 def _in_order(state: Path) -> Iterator[Path]:
     """What to save, in an order that keeps together what belongs together.
 
-    First what remembers the registry: a host refuses a registry without the newest decision it has seen.
+    First what remembers the registry: a host refuses a registry without the newest decision it has seen; and the daily
+    partitions, so that the event log reaches as far as they do.
     Then databases. Then what they name: artifacts, also those that are new meanwhile, and the keys of their signatures.
     """
 
     def turn(path: Path) -> int:
-        return 0 if path.is_relative_to(state / paths.DEPLOYMENTS) else 1 if _is_database(path) else 2
+        early = (state / paths.DEPLOYMENTS, state / paths.COLLECT / paths.PARTITIONS)
+        return 0 if any(map(path.is_relative_to, early)) else 1 if _is_database(path) else 2
 
     first = sorted((path for path in _walk(state) if turn(path) < 2), key=turn)
     yield from first

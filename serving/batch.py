@@ -24,10 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from config import params
+from config import files, params
 from config.command import UserError, exits_cleanly
 from config.paths import FEATURES, INGESTED, RECOMMENDATIONS, SPLIT
-from data import files
 from data.columns import USER
 from data.consent import PERSONALIZATION, ConsentRecord, Decision, decide
 from data.tables import read_table

@@ -72,6 +72,7 @@ class Child:
 def run() -> int:
     """Keep both until a signal, or until the edge cannot be kept. The exit code."""
     from serving.edge import settings  # not at the top: the health check needs none of it
+    from web.uvicorn_options import GRACEFUL_SECONDS
 
     edge_settings = settings.load()
     ends = threading.Event()
@@ -82,8 +83,7 @@ def run() -> int:
     while not ends.wait(CHECK_SECONDS) and edge.failures < EDGE_FAILURES:
         supervisor.keep()
         edge.keep()
-    graceful = settings.UVICORN_OPTIONS["timeout_graceful_shutdown"]
-    edge.stop(edge_settings.drain_seconds + 2 * graceful)
+    edge.stop(edge_settings.drain_seconds + 2 * GRACEFUL_SECONDS)
     supervisor.stop(STOP_SECONDS)
     if edge.failures < EDGE_FAILURES:
         return 0

@@ -8,22 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config import paths
-from config.command import UserError
-from config.validation import describe_error
+from config.validation import Count, Port, SettingsError, read_environment
 
 PREFIX = "TIDEGATE_"
 PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class SettingsError(UserError):
-    """An environment variable has an invalid value; the message names it."""
 
 
 class ServerSettings(BaseSettings):
@@ -98,11 +90,7 @@ def load() -> ServerSettings:
 @lru_cache(maxsize=1)  # reading takes a millisecond, and each check of a signature reads several times
 def _load(environment: tuple[tuple[str, str], ...]) -> ServerSettings:
     """The settings of this process's environment, whose variables are given to notice a change."""
-    try:
-        settings = ServerSettings()
-    except ValidationError as error:
-        fields = [(str(fault["loc"][0]).removeprefix(PREFIX.lower()), fault) for fault in error.errors()]
-        raise SettingsError("\n".join(describe_error(variable(field), fault) for field, fault in fields)) from None
+    settings = read_environment(ServerSettings, PREFIX)
     for one, other in combinations(PORTS, 2):
         if (port := getattr(settings, one)) == getattr(settings, other):
             raise SettingsError(f"{variable(one)} and {variable(other)} are both {port}")

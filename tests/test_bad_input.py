@@ -302,7 +302,8 @@ def test_an_unreadable_artifact_is_named_with_the_command_that_creates_it(
 @pytest.mark.parametrize("option", ["--users", "--items", "--columns", "--name"])
 def test_options_of_a_source_need_a_source(refused: Refused, option: str) -> None:
     assert (
-        refused("experiments.demo", option, "x") == "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"
+        refused("experiments.demo", option, "x")
+        == "USERS, ITEMS, COLUMNS, NAME and NO_CONSENT describe a SOURCE, which is missing"
     )
 
 
@@ -334,7 +335,7 @@ def test_a_demo_with_an_unusable_source_ends_at_once(
 @pytest.fixture
 def copy(project: Path) -> Path:
     """A copy of the project's code in the folder of its settings."""
-    for name in ("config", "data", "features", "training", "serving", "experiments"):
+    for name in ("config", "web", "data", "features", "training", "serving", "experiments"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
     return project
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
 PYTHON_M = re.compile(r"^(?:python|\$\{python\}) -m ([a-z_.]+)( |$)")
@@ -34,8 +34,14 @@ SECTION_OF = {"simulate": "ingest", "segments": "evaluate", "serve": "export", "
 ALSO_READ = {"package": ["serving.worker.handler"]}
 # Modules that can be run but are not entry points of MLproject, and what they are for.
 OTHER_COMMANDS = {
+    "data.collect.event_reference": "writes the pages of the event schema",
+    "data.collect.pull": "sends a file or URL of users, items or events to the event collector",
+    "data.collect.rejected": "searches and replays rejected events",
+    "data.collect.serve": "runs the event collector until it is stopped",
+    "data.collect.write_keys": "creates, lists and revokes the write keys of the event collector",
     "data.download": "downloads a public dataset for ingest",
     "data.simulate": "writes the simulated platform as files",
+    "data.collect.snapshot": "writes the event log as daily partitions, which ingest reads",
     "experiments.impact": "follows data to runs, versions, endpoints and answers",
     "experiments.replay": "computes a recorded answer again",
     "experiments.trace": "follows an answer back to the events that it read",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 TOP_LEVEL = {
     *FOLDERS, "benchmarks", "docs", "tests", "README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "MLproject", "Makefile",
     "dvc.yaml", "dvc.lock", "mkdocs.yml", "params.yaml", "pyproject.toml", "python_env.yaml", "requirements.lock",

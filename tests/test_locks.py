@@ -17,7 +17,7 @@ import yaml
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Wanted, though no line of ours imports it, and why.

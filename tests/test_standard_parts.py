@@ -11,7 +11,7 @@ import pytest
 
 from config.paths import ROOT
 
-FOLDERS = ("benchmarks", "config", "data", "experiments", "features", "serving", "training")
+FOLDERS = ("benchmarks", "config", "data", "experiments", "features", "serving", "training", "web")
 GENERATED = ("*_pb2.py", "*_pb2_grpc.py")
 NAMED_TUPLE = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}  # public despite the underscore
 PATCHERS = {"setattr", "delattr", "patch.object", "mock.patch.object"}

@@ -17,7 +17,7 @@ import yaml
 from config.paths import PROJECT, ROOT
 
 CODE_FILES = ("*.py", "requirements*.lock", "dvc.yaml", "pyproject.toml", "params.yaml")
-CODE_FOLDERS = ("config/", "data/", "features/", "training/", "serving/", "experiments/")
+CODE_FOLDERS = ("config/", "web/", "data/", "features/", "training/", "serving/", "experiments/")
 # Of a workspace: orchestration copies the code and these files, and writes dvc.yaml and these sections of params.yaml.
 COPIED_FILES = ("requirements.lock",)
 WRITTEN_SECTIONS = ("dataset", "ingest", "split", "train", "tune")  # artifacts and reports contain what they were
@@ -136,7 +136,11 @@ def _changed_sections(head: str) -> list[str]:
 def _git(*arguments: str) -> str:
     """What git prints in the project. Raises UnknownCommitError if it fails."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # they lead git elsewhere
-    command = ["git", "--no-optional-locks", *arguments]
+    command = ["git", "--no-optional-locks"]
+    for name, key in os.environ.items():  # of these only who may own the checkout
+        if name.startswith("GIT_CONFIG_KEY_") and key.lower() == "safe.directory":
+            command += ["-c", f"safe.directory={os.environ.get(name.replace('KEY', 'VALUE'), '')}"]
+    command += arguments
     try:
         done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, encoding="utf-8", errors="replace")
     except OSError:

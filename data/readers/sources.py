@@ -14,7 +14,7 @@ from config import params
 from data import columns
 from data.columns import EVENT_COLUMNS, EVENT_TIME, ITEM, USER
 from data.files import DataError
-from data.readers import mind, movielens, recbole
+from data.readers import collected, mind, movielens, recbole
 from data.readers.exports import EXPORTS, detect_export, read_export
 from data.readers.json_records import is_json
 from data.readers.nested import add_nested_columns
@@ -84,6 +84,10 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     check_mapping(ingest.columns, context)
     path = Path(ingest.path).expanduser()
     name = detect_format(path) if ingest.source == "auto" else ingest.source
+    if ingest.until is not None and name != collected.NAME:
+        raise DataError(
+            f"ingest.until is {ingest.until.isoformat()}; it applies to collected events only, not to {name}"
+        )
     if ingest.source == "auto" and name in EXPORTS and ingest.columns:
         name = "table"  # the user says which columns to take
     event_files, side_files = locate_files(path, name)
@@ -92,9 +96,10 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
     side_files |= {key: Path(value).expanduser() for key, value in configured if value}
     formats = {USER: ingest.formats.users, ITEM: ingest.formats.items}
     side_tables = {key: read_side_table(value, key, ingest.columns, formats[key]) for key, value in side_files.items()}
-    if events.items is not None and ITEM not in side_tables:
-        facts = {"files": [str(events.path)], "format": "from the events"}
-        side_tables[ITEM] = convert_side_table(RawTable(events.path, events.items, found=facts), ITEM, formats[ITEM])
+    for key, rows in ((USER, events.users), (ITEM, events.items)):
+        if rows is not None and key not in side_tables:
+            facts = {"files": [str(events.path)], "format": "from the events"}
+            side_tables[key] = convert_side_table(RawTable(events.path, rows, found=facts), key, formats[key])
     tables = {"events": events, "users": side_tables.get(USER), "items": side_tables.get(ITEM)}
     files = [*event_files, *side_files.values()]
     _require_mapping_used(ingest.columns, files, [table for table in tables.values() if table is not None])
@@ -108,7 +113,7 @@ def read_source(ingest: params.Ingest, simulation: params.Simulate, seed: int, c
 
 
 def _read_simulator(ingest: params.Ingest, settings: params.Simulate, seed: int) -> Source:
-    for key in ("path", "users", "items"):
+    for key in ("path", "until", "users", "items"):
         if getattr(ingest, key) is not None:
             raise DataError(
                 f"ingest.{key} is {getattr(ingest, key)!r}, but the simulator reads no file; set ingest.source: auto"
@@ -137,6 +142,8 @@ def _all_broken_lines(tables: Mapping[str, RawTable | None]) -> pd.DataFrame:
 def detect_format(path: Path) -> str:
     """The format at a path, a file or a folder, as `ingest.source` names it."""
     if path.is_dir():
+        if collected.is_collected(path):
+            return collected.NAME
         for name, file in _FILES.items():
             if (path / file).is_file() and (name not in _BEGINS_LIKE or _BEGINS_LIKE[name](path / file)):
                 return name
@@ -165,13 +172,13 @@ def locate_files(path: Path, name: str) -> tuple[list[Path], dict[str, Path]]:
 
     A table may be a folder, too, of parts in one or more files.
     """
-    files = _find_events(path, name) if path.is_dir() else [path]
+    files = _find_events(path, name) if path.is_dir() and name != collected.NAME else [path]
     for file in files:
         if not file.exists():
             raise DataError(
                 f"{file} does not exist" if file == path else f"{path} holds no {file.name}, which source {name} reads"
             )
-    if name in ("table", *EXPORTS) and files == [path]:
+    if name in ("table", collected.NAME, *EXPORTS) and files == [path]:
         return files, {}
     side_tables = {}
     for key, names in _SIDE_NAMES.items():
@@ -251,6 +258,8 @@ def _read_events(files: Sequence[Path], name: str, ingest: params.Ingest, contex
     table_format = ingest.formats.events
     if name == "table":
         table = read_named_columns(files, table_format)
+    elif name == collected.NAME:
+        table = collected.read_collected(files[0], ingest.until, context)
     elif name in EXPORTS:
         table = read_export(files, name, table_format)
     else:

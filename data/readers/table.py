@@ -58,6 +58,7 @@ class RawTable:
     # with broken ones)
     found: Mapping[str, Any] = field(default_factory=dict)
     items: pd.DataFrame | None = None  # what the rows of events say about items: item_id and traits
+    users: pd.DataFrame | None = None  # and what they say about users
 
 
 def to_text(values: pd.Series) -> pd.Series:

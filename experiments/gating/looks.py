@@ -18,9 +18,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config import files
 from config.current_user import current_user
 from config.paths import DEPLOYMENTS, state
-from data import files
 from data.times import now_iso
 from serving.deployment import registry, signature
 from serving.deployment.errors import UntrustedKeyError

@@ -21,7 +21,7 @@ import yaml
 
 from config import params
 from config.command import UserError
-from config.paths import FEATURES, FITTED, PROJECT, ROOT, WORKSPACES
+from config.paths import FEATURES, FITTED, PROJECT, ROOT, WORKSPACES, training_consent
 from data.files import DataError, write_text
 from data.readers.sources import detect_format, locate_files
 from data.readers.table import check_mapping
@@ -31,7 +31,7 @@ from training.model_factory import is_learned
 HOME = PROJECT / WORKSPACES
 SIMULATED = "simulated"  # dataset of the simulator in a workspace
 PRESETS = ROOT / "experiments" / "presets"
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 FILES = ("params.yaml", "dvc.yaml", "requirements.lock", ".dvcignore")
 FORMAT_OPTIONS = {  # of `ingest.formats`, for every table
     "encoding": "encoding such as cp1251 (default: UTF-8, or by the byte-order mark)",
@@ -95,18 +95,26 @@ def make(
     name: str | None,
     renewed: bool = False,
     formats: Mapping[str, object] | None = None,
+    no_consent: bool = False,
 ) -> Path:
     """Make or update the workspace of a source; its folder has the name of the dataset.
 
     Args:
-        renewed: this is a newer version of the dataset of that name, whatever the path of the older one.
+        renewed: this is a newer version of the dataset of that name, whatever the path of the older one. Of users, items,
+            columns and formats, what is not given stays as it was.
         formats: settings of `ingest.formats`, for every table.
+        no_consent: take the events of all users, though an earlier version had a column of consent to training.
 
     Raises:
         UserError: a path does not exist or has no known format, a column is unknown, or the name is not valid.
     """
-    source = _found(source, "SOURCE")
-    users, items = users and _found(users, "USERS"), items and _found(items, "ITEMS")
+    source, dataset = _found(source, "SOURCE"), checked(name or name_of(source))
+    dataset = dataset if renewed else _free(dataset, str(source))
+    before: dict = {"users": None, "items": None, "columns": {}, "formats": {}}
+    if renewed and (HOME / dataset / "params.yaml").exists():
+        before = _read(HOME / dataset / "params.yaml")["ingest"]
+    users, items, columns = users or before["users"], items or before["items"], columns or before["columns"]
+    users, items = users and _found(Path(users), "USERS"), items and _found(Path(items), "ITEMS")
     try:
         check_mapping(columns, _read(ROOT / "params.yaml")["featurize"]["context"])
     except DataError as error:
@@ -114,13 +122,16 @@ def make(
     # Ingest finds the side tables in the folder of a MovieLens file by itself.
     files, side_tables = locate_files(source, detect_format(source))
     read = [*([source] if source.is_dir() else [*files, *side_tables.values()]), *filter(None, (users, items))]
-    dataset = checked(name or name_of(source))
-    dataset = dataset if renewed else _free(dataset, str(source))
     paths = {key: path and str(path) for key, path in (("path", source), ("users", users), ("items", items))}
     with _copied(dataset) as (settings, pipeline):
         settings["ingest"] |= {"source": "auto", "event_types": None, **paths, "columns": columns}
-        for table in settings["ingest"]["formats"].values():
-            table |= formats or {}
+        for key, table in settings["ingest"]["formats"].items():
+            table |= {**before["formats"].get(key, {}), **(formats or {})}
+        if no_consent:
+            settings["ingest"]["require_consent"] = False
+        elif settings["ingest"]["require_consent"] is None and training_consent(dataset).exists():
+            # A setting of its own, or DVC could restore what ingest made before there was the column.
+            settings["ingest"]["require_consent"] = True
         pipeline["stages"]["ingest"]["deps"] += list(dict.fromkeys(map(str, read)))
         evaluate = pipeline["stages"]["evaluate"]
         evaluate["cmd"] = evaluate["cmd"].removesuffix(" --oracle")  # only the simulator has one
@@ -186,7 +197,7 @@ def _copy(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written; the project runs in a folder that you may write")
     for name in FOLDERS:
-        no_products = shutil.ignore_patterns("__pycache__", "results")
+        no_products = shutil.ignore_patterns("__pycache__", "node_modules", "results")
         shutil.copytree(ROOT / name, folder / name, ignore=no_products, dirs_exist_ok=True)
         for path in (folder / name).rglob("*.py"):
             if not (ROOT / path.relative_to(folder)).exists():
@@ -216,6 +227,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     for option, text in FORMAT_OPTIONS.items():
         parser.add_argument(f"--{option.replace('_', '-')}", help=text)
     parser.add_argument("--name", help="name of the dataset (default: from the source)")
+    parser.add_argument(
+        "--no-consent",
+        action="store_true",
+        help="take the events of all users, though an earlier version of the dataset said who consented to training",
+    )
 
 
 def workspace_of(arguments: argparse.Namespace) -> Path | None:
@@ -223,9 +239,17 @@ def workspace_of(arguments: argparse.Namespace) -> Path | None:
     if arguments.source:
         columns = parse_columns(arguments.columns)
         formats = parse_formats(arguments)
-        return make(arguments.source, arguments.users, arguments.items, columns, arguments.name, formats=formats)
-    if arguments.users or arguments.items or arguments.columns or arguments.name:
-        raise UserError("USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing")
+        return make(
+            arguments.source,
+            arguments.users,
+            arguments.items,
+            columns,
+            arguments.name,
+            formats=formats,
+            no_consent=arguments.no_consent,
+        )
+    if arguments.users or arguments.items or arguments.columns or arguments.name or arguments.no_consent:
+        raise UserError("USERS, ITEMS, COLUMNS, NAME and NO_CONSENT describe a SOURCE, which is missing")
     if formats := parse_formats(arguments):
         raise UserError(f"{next(iter(formats)).upper()} describes a SOURCE, which is missing")
     return None

@@ -163,8 +163,9 @@ class SqliteEngine:
     """An engine on one SQLite connection that threads share. Readers never wait for a writer (WAL).
 
     Consent lies in a second file, see `consent_file`. Files are created if missing, readable by their owner only; but a
-    missing consent file next to profiles, which lost all answers, only with `creates_consent`. If one is replaced, by a
-    restored backup for example, the next call opens the new one. A writer waits up to `timeout_s` for another.
+    missing or empty consent file next to a configured store, which lost all answers, only with `creates_consent`. If one
+    is replaced, by a restored backup for example, the next call opens the new one. A writer waits up to `timeout_s` for
+    another.
     """
 
     MAX_KEYS = 10_000  # per statement; SQLite allows 32,766
@@ -173,20 +174,23 @@ class SqliteEngine:
         self.location = f"{SQLITE_SCHEME}{path}"
         self._files, self._timeout_s = {"main": str(path), "consent": str(consent_file(path))}, timeout_s
         if path.exists() and not consent_file(path).exists() and not creates_consent:
-            raise StoreUnavailable(
-                f"{self.location} lost all answers to consent: {consent_file(path)} is missing; restore it, or run "
-                "features.materialize --no-answer"
-            )
+            raise self._lost_consent("missing")
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for file in reversed(self._files.values()):  # consent first: a killed process leaves no profiles alone
                 os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # profiles are personal data
-            self._open()
+            self._open(creates_consent)
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error
 
-    def _open(self) -> None:
+    def _lost_consent(self, state: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.location} lost all answers to consent: {self._files['consent']} is {state}; restore it, or run "
+            "features.materialize --no-answer"
+        )
+
+    def _open(self, creates_consent: bool = False) -> None:
         inodes = self._present_inodes()
         self._database = sqlite3.connect(
             self._files["main"], self._timeout_s, isolation_level=None, check_same_thread=False
@@ -195,6 +199,11 @@ class SqliteEngine:
         for name in self._files:
             self._database.execute(f"PRAGMA {name}.journal_mode = WAL")
             self._database.execute(f"PRAGMA {name}.synchronous = FULL")  # acknowledged writes survive a power failure
+            # A configured store has a policy in `main`, and had this table in both files.
+            has_table = self._database.execute(f"SELECT 1 FROM {name}.sqlite_master WHERE name = 'records'").fetchone()
+            may_create = has_table or name == "main" or creates_consent
+            if not may_create and self._database.execute("SELECT 1 FROM main.records").fetchone():
+                raise self._lost_consent("empty")
             self._database.execute(
                 f"CREATE TABLE IF NOT EXISTS {name}.records (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
             )

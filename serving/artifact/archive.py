@@ -22,9 +22,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from config import files
 from config.command import UserError
 from config.paths import ROOT
-from data import files
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 
 ARTIFACT_FOLDER = "artifact"  # inside the archive, as serving.worker.handler reads it

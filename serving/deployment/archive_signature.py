@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from data import files
+from config import files
 from serving.artifact.archive import ModelArchive, PackageError, copy_archive, read_archive
 from serving.deployment import rollout_stage
 from serving.deployment.errors import SignatureError

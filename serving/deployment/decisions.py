@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from config import paths
+from config import files, paths
 from config.current_user import current_user
-from data import files
 from serving import settings
 from serving.deployment import key_pairs, signature
 from serving.deployment.errors import DecidedMeanwhileError, SignatureError

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from filelock import FileLock
 
-from data import files
+from config import files
 from serving import settings as environment
 from serving.deployment.errors import SignatureError
 from serving.key_file import read_key_file

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from data import files
+from config import files
 from serving.deployment.errors import RegistryError
 from training.models.artifact import MANIFEST, ArtifactError, digest_of, verify
 from training.tracking import connect, experiment_id, is_missing, mlflow_errors, tracking_uri

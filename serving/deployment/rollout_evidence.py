@@ -16,8 +16,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from config import files
 from config.params import Rollout
-from data import files
 
 GROWTH = 1.05  # ratio of a latency bucket to the one before: a p99 is exact to 5%
 FIRST_BUCKET_SECONDS = 1e-4

@@ -17,11 +17,11 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config import files
 from config.command import UserError
 from config.current_user import current_user
 from config.params import Rollout
 from config.paths import DEPLOYMENTS
-from data import files
 from serving.deployment import rollout_evidence
 from serving.deployment.rollout_evidence import RolloutEvidence
 from serving.settings import ServerSettings

@@ -21,28 +21,31 @@ from starlette.routing import Route
 from config.redact import install as install_redaction
 from data.columns import EVENT_TIME, ITEM, USER
 from data.times import to_iso
-from serving.edge import connections, models, settings
+from serving.edge import models, settings
 from serving.edge.answer import client_body, log_line
 from serving.edge.consent import UNKNOWN, OnlineProfileReader, ProfileReader
 from serving.edge.keys import ApiKey
-from serving.edge.models import ApiError, Liveness, Readiness, RequestHeaders
+from serving.edge.models import Liveness, Readiness, RequestHeaders
 from serving.edge.recommend import MISS, NO_WORKER_REQUEST, NONE, Call, Recommendation
 from serving.edge.request_log import kept_request, pseudonym
 from serving.edge.request_parsing import (
-    HeaderCheck,
+    UNREPEATABLE_HEADERS,
     check_structure,
     parse_headers,
     parse_json,
     parse_query,
-    read_body,
     read_key,
     usable_request_id,
 )
 from serving.edge.rollout_trial import NO_BUCKET
 from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
-from serving.edge.shutdown import CloseWhileDraining, drain_on_sigterm, end_with_parent
 from serving.worker.request import RequestError, parse
+from web import connections
+from web.errors import ApiError
+from web.header_check import HeaderCheck
+from web.request_body import read_body
+from web.shutdown import CloseWhileDraining, drain_on_sigterm, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def create_app(edge: EdgeSettings | None = None, profiles: ProfileReader | None 
     )
     app.state.service = service
     add_routes(app)
-    app.add_middleware(HeaderCheck, refuse=error_response)
+    app.add_middleware(HeaderCheck, unrepeatable=UNREPEATABLE_HEADERS, refuse=error_response)
     app.add_middleware(CloseWhileDraining, is_draining=lambda: service.draining)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(ClientDisconnect, lambda request, error: Response(status_code=CLIENT_GONE))

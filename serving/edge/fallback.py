@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import load as load_arrays
 
-from data import files
+from config import files
 from data.times import to_iso
 from features.vocabulary import PAD
 from serving.deployment.rollout_stage import Phase, RolloutStage

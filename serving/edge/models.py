@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
 from serving.worker.request import RecommendationRequest
@@ -22,30 +21,7 @@ SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-REASONS = {  # of a refusal, by its status
-    400: "malformed",
-    401: "key",
-    403: "other_user",
-    404: "path",
-    405: "method",
-    408: "slow_body",
-    413: "long_body",
-    431: "long_headers",
-}
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-
-
-class ApiError(HTTPException):
-    """An error for the client: its status, the part of the request that is wrong (None: no part), and what to do.
-
-    `reason` labels a metric: one of a short fixed list, by default the one of the status.
-    """
-
-    def __init__(
-        self, status: int, field: str | None, message: str, headers: dict[str, str] | None = None, reason: str = ""
-    ) -> None:
-        super().__init__(status, message, headers)
-        self.field, self.reason = field, reason or REASONS.get(status, "other")
 
 
 class RequestHeaders(BaseModel):

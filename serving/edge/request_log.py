@@ -1,4 +1,4 @@
-"""What the edge writes down: the served log (one JSON line per answer, for lineage), and its own log as JSON lines.
+"""What the edge writes down of requests: the served log (one JSON line per answer, for lineage), and kept requests.
 
 The served log names users by a keyed hash (see user_keys.py). Files expire. Nobody waits for the disk, and a full disk costs lines only.
 """
@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,9 +20,7 @@ from typing import Any
 
 import orjson
 
-from config.redact import redact
-from data.files import append_lines
-from serving.edge.log_limit import RepeatLimit
+from config.files import append_lines
 
 log = logging.getLogger(__name__)
 
@@ -171,37 +168,3 @@ def hash_inputs(secret: bytes, inputs: Any) -> dict[str, str] | None:
         name: str(value) if name == PUBLIC_INPUT else pseudonym(secret, f"{name} {value}")
         for name, value in inputs.items()
     }
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per log record, with nothing of the user or the content of a request.
-
-    Fields: time, level, logger, event; request_id where the record belongs to one request; error and where for an
-    exception.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": redact(record.getMessage()),
-        }
-        if (request_id := getattr(record, "request_id", None)) is not None:
-            line["request_id"] = request_id
-        if record.exc_info and (error := record.exc_info[1]) is not None:  # not its text: it may quote a client
-            frames = traceback.extract_tb(error.__traceback__)
-            line["error"] = type(error).__qualname__
-            line["where"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-        return orjson.dumps(line).decode()
-
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"lines": {"()": JsonLines}},
-    "filters": {"repeats": {"()": RepeatLimit}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines", "filters": ["repeats"]}},
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"serving": {"level": "INFO"}, "uvicorn": {"level": "INFO"}},
-}

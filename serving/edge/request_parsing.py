@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Request, Response
+from fastapi import Request
 from pydantic import ValidationError
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.validation import error_message
-from serving.edge.models import HEADERS, ApiError, RequestHeaders
+from serving.edge.models import HEADERS, RequestHeaders
+from web.errors import ApiError
 
 MAX_QUERY_BYTES = 8192
 MAX_NAME_LENGTH = 100  # of a field that an error repeats
@@ -22,45 +22,11 @@ MAX_REQUEST_ID_LENGTH = 256
 MAX_K_DIGITS = 9
 CONTEXT, FILTERS = "context", "filters"  # ?context.device=tv&filters.genres=Drama
 UNREPEATABLE_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-deadline-ms", b"x-consent"})
-BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
-MAX_HEADERS, MAX_HEADER_BYTES = 100, 32_768
 HEAVY_BYTES = 65_536  # longer bodies are parsed in a thread
 MAX_HEAVY = 4  # long bodies of one API key that wait or are parsed: more would wait past their deadlines
 MAX_HEAVY_KEYS = 16  # API keys whose long bodies wait or are parsed
-CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 Value = TypeVar("Value")
-
-
-class HeaderCheck:
-    """ASGI middleware that refuses headers which a proxy in front may have read differently, and too many of them."""
-
-    def __init__(self, app: ASGIApp, refuse: Callable[[Request, ApiError], Response]) -> None:
-        self._app, self._refuse = app, refuse
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = check_headers(scope["headers"]) if scope["type"] == "http" else None
-        if error is None:
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(Request(scope), error)(scope, receive, send)
-
-
-def check_headers(headers: list[tuple[bytes, bytes]]) -> ApiError | None:
-    """What is wrong with a request's headers, if anything."""
-    if len(headers) > MAX_HEADERS:
-        return ApiError(431, "headers", f"are {len(headers)}; the limit is {MAX_HEADERS}", CLOSE)
-    if (length := sum(len(name) + len(value) for name, value in headers)) > MAX_HEADER_BYTES:
-        return ApiError(431, "headers", f"are {length} bytes long; the limit is {MAX_HEADER_BYTES}", CLOSE)
-    seen: set[bytes] = set()
-    for name, _ in headers:
-        if name in seen and name in UNREPEATABLE_HEADERS:
-            return ApiError(400, name.decode(), "is sent twice")
-        seen.add(name)
-    # httptools reads no body after an offer to upgrade: it would take the body for the next request.
-    if b"upgrade" in seen and not seen.isdisjoint(BODY_HEADERS):
-        return ApiError(400, "upgrade", "is offered by a request with a body; only HTTP/1.1 is spoken here", CLOSE)
-    return None
 
 
 def read_key(request: Request) -> str | None:
@@ -80,33 +46,6 @@ def parse_headers(request: Request) -> RequestHeaders:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise ApiError(400, str(fault["loc"][0]), error_message(fault)) from None
-
-
-async def read_body(request: Request, max_bytes: int, max_seconds: float, count: Callable[[int], None]) -> bytes:
-    """The body. `count` is called with its length before it is read, or where it has none, with that of each part.
-
-    Raises:
-        ApiError: 408 where the body takes too long, 413 where it is too long, and what `count` raises.
-        ClientDisconnect: the client left.
-    """
-    length = request.headers.get("content-length", "")
-    is_declared = length.isascii() and length.isdigit()
-    if is_declared and int(length) > max_bytes:
-        raise ApiError(413, "body", f"is {length} bytes long; the limit is {max_bytes}", CLOSE)
-    if is_declared:
-        count(int(length))
-    content = bytearray()
-    try:
-        async with asyncio.timeout(max_seconds):
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > max_bytes:
-                    raise ApiError(413, "body", f"is longer than {max_bytes} bytes", CLOSE)
-                if not is_declared:
-                    count(len(chunk))
-    except TimeoutError:
-        raise ApiError(408, "body", f"did not arrive within {max_seconds:g} s", CLOSE) from None
-    return bytes(content)
 
 
 def check_structure(content: bytes, max_values: int) -> None:

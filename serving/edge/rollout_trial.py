@@ -24,9 +24,9 @@ from serving.deployment import rollout_evidence, rollout_stage
 from serving.deployment.rollout_evidence import RolloutEvidence, VersionCounts
 from serving.deployment.rollout_stage import Phase, RolloutStage, StageError
 from serving.edge.answer import Answer
-from serving.edge.models import ApiError
 from serving.edge.settings import Arm
 from serving.edge.torchserve_client import MIN_SECONDS, NOT_COUNTED, REQUEST_FAILED, NoAnswer, TorchServeClient
+from web.errors import ApiError
 
 log = logging.getLogger(__name__)
 

@@ -14,18 +14,21 @@ from serving import settings as torchserve_settings
 from serving.circuit_breaker import Breaker
 from serving.edge import user_keys
 from serving.edge.cache import Cache, MemoryCache, RedisCache
-from serving.edge.connections import ConnectionLimiter, allow_open_files
 from serving.edge.consent import ConsentCheck, ProfileReader
 from serving.edge.fallback import FallbackChain, update_static_list
-from serving.edge.keys import Authenticator
+from serving.edge.keys import ApiKey
 from serving.edge.limits import Limits
-from serving.edge.models import ApiError, Readiness
+from serving.edge.models import Readiness
 from serving.edge.recommend import RecommendationPipeline
 from serving.edge.request_log import LineLog
 from serving.edge.request_parsing import HeavyBodies
 from serving.edge.rollout_trial import ArmSplit, RolloutTrial, RolloutWatch, ShadowRequests
-from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
+from serving.edge.settings import EdgeSettings
 from serving.edge.torchserve_client import NoAnswer, TorchServeClient
+from web.connections import ConnectionLimiter, allow_open_files
+from web.errors import ApiError
+from web.keys import Authenticator
+from web.uvicorn_options import IDLE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +80,14 @@ class EdgeService:
     def __init__(self, settings: EdgeSettings, profiles: ProfileReader) -> None:
         self.settings, self._profiles = settings, profiles
         self.metrics = Metrics()
-        self.authenticator = Authenticator(settings.keys_path)
+        self.authenticator = Authenticator(settings.keys_path, ApiKey)
         self.limits = Limits(settings)
         self.heavy_bodies = HeavyBodies()
         self.connections = ConnectionLimiter(
             allow_open_files(settings.max_connections),
             settings.head_seconds,
             settings.body_seconds,
-            UVICORN_OPTIONS["timeout_keep_alive"],
+            IDLE_SECONDS,
             settings.max_body_bytes,
             lambda reason: self.metrics.closed.labels(reason).inc(),
         )

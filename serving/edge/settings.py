@@ -6,39 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import params, paths
 from config.paths import ROOT
-from config.validation import Section, describe_error
+from config.validation import Count, Port, Section, SettingsError, read_environment
 from serving import settings as torchserve
 from serving.deployment import rollout_stage
-from serving.settings import Count, Port, SettingsError
 
 PREFIX = "TIDEGATE_EDGE_"
 SHARES_TOLERANCE = 1e-9
-CONTENT_POLICY = (  # FastAPI's documentation page has inline scripts and styles
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "frame-ancestors 'none'"
-)
-UVICORN_OPTIONS: dict[str, Any] = {
-    "loop": "uvloop",
-    "http": "serving.edge.connections:BoundedConnection",  # httptools, with bounds
-    "ws": "none",
-    "lifespan": "on",
-    "access_log": False,  # the served log says more, and query strings may name users
-    "server_header": False,
-    "proxy_headers": False,  # nothing here depends on the client's address
-    "timeout_keep_alive": 75,  # longer than common balancers keep idle connections, so that they meet no closed one
-    "timeout_graceful_shutdown": 5,
-    "timeout_worker_healthcheck": 30,  # a process that hangs this long is replaced; 5 s are soon over on a busy machine
-    "headers": [
-        ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Content-Security-Policy", CONTENT_POLICY),
-    ],
-}
 
 Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -155,18 +133,10 @@ def variable(field: str) -> str:
 
 def load() -> EdgeSettings:
     """Read the environment. Raises SettingsError: one line per invalid variable, or two that contradict each other."""
-    try:
-        settings = EdgeSettings()
-    except ValidationError as error:
-        raise SettingsError("\n".join(describe_error(_name(fault), fault) for fault in error.errors())) from None
+    settings = read_environment(EdgeSettings, PREFIX)
     if settings.arms and not settings.experiment:
         raise SettingsError(f"{variable('arms')} is set and {variable('experiment')} is not; an experiment has a name")
     if settings.reserve_ms >= settings.deadline_ms:
         within = f"{variable('deadline_ms')}, {settings.deadline_ms}"
         raise SettingsError(f"{variable('reserve_ms')} is {settings.reserve_ms}; expected less than {within}")
     return settings
-
-
-def _name(fault: Any) -> str:
-    field, *parts = fault["loc"]
-    return variable(str(field).lower().removeprefix(PREFIX.lower())) + "".join(f".{part}" for part in parts)

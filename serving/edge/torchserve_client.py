@@ -15,8 +15,8 @@ import orjson
 
 from serving.circuit_breaker import Breaker
 from serving.edge.answer import FIELDS, SOURCES
-from serving.edge.models import ApiError
 from serving.torchserve.client import ServerError, TorchServe, prediction_path, token_refused
+from web.errors import ApiError
 
 log = logging.getLogger(__name__)
 

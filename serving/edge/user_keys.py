@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from config.command import UserError, exits_cleanly
-from data.files import make_folder, write_bytes
+from config.files import make_folder, write_bytes
 from data.times import MICROSECONDS, to_iso
 from serving.edge import settings
 from serving.edge.request_log import Retention

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from config import paths
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 BUILT = re.compile(r"""Path\(f?"(out|state)\b|/ f?"(out|state)\b|"sqlite:///(out|state)""")
 
 

@@ -21,6 +21,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
     plain = {
         "source": "auto",
         "path": None,
+        "until": None,
         "users": None,
         "items": None,
         "columns": {},
@@ -30,6 +31,7 @@ def ingest_settings() -> Callable[..., params.Ingest]:
         "repeats": "first",
         "max_quarantine": 1,
         "min_matched": 0,
+        "require_consent": None,
         "clock_skew_seconds": 60,
         "outliers": yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ingest"]["outliers"],
     }

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from config import params
 from config.command import UserError
 from config.paths import EXPERIMENTS, SPLIT
+from data import ingest
 from data.columns import DAY
 from data.times import from_iso, to_iso
 from experiments import retrain
@@ -116,6 +120,50 @@ def test_a_newer_file_of_the_same_dataset_keeps_its_name(folder: Path, tmp_path:
 
     assert made[0] == made[1] == workspace.HOME / "shop"
     assert yaml.safe_load((made[1] / "params.yaml").read_text(encoding="utf-8"))["ingest"]["path"].endswith("april.csv")
+
+
+@pytest.fixture
+def ingest_shop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[str] | int]:
+    """Renew the workspace of `shop` and ingest; the users whose events are kept, or the exit code of an error."""
+    (tmp_path / "users.csv").write_text("user_id;optin\nyes;true\nno;false\n", encoding="utf-8")
+    (tmp_path / "events.csv").write_text(
+        "user_id;item_id;event_time\n" + "".join(f"{user};i{day};2026-01-{day:02}\n" for user in ("yes", "no")
+                                                for day in range(1, 9)), encoding="utf-8")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+
+    def run(users: str | None = None, columns: dict[str, str] | None = None, **given: object) -> set[str] | int:
+        shop = workspace.make(Path("events.csv"), users and Path(users), None, columns or {}, "shop", True, **given)
+        if code := ingest.main(["--params", str(shop / "params.yaml"), "--out", str(tmp_path / "ingested")]):
+            return code
+        return set(pd.read_parquet(tmp_path / "ingested/events.parquet")["user_id"])
+
+    return run
+
+
+def test_who_refused_stays_out_when_the_table_of_users_is_not_given_again(ingest_shop) -> None:
+    assert ingest_shop("users.csv", {"consent_training": "optin"}, formats={"delimiter": ";"}) == {"yes"}
+    assert ingest_shop() == {"yes"}
+    assert params.load(workspace.HOME / "shop/params.yaml").ingest.formats.users.delimiter == ";"
+
+
+def test_a_source_that_no_longer_says_who_refused_is_ingested_only_if_told_so(
+    ingest_shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ingest_shop() == {"yes", "no"}, "nobody was asked"
+    assert ingest_shop("users.csv", {"consent_training": "optin"}) == {"yes"}
+    (tmp_path / "users.csv").write_text("user_id;renamed\nyes;true\nno;false\n", encoding="utf-8")
+    for _ in range(2):
+        assert ingest_shop(columns={"user_id": "user_id"}) == 2
+        assert "users have no column consent_training" in capsys.readouterr().err
+    assert params.load(workspace.HOME / "shop/params.yaml").ingest.require_consent, (
+        "for DVC, other settings than before"
+    )
+    shutil.rmtree(workspace.HOME)
+    assert ingest_shop() == 2
+    assert "or add NO_CONSENT=1" in capsys.readouterr().err
+
+    assert ingest_shop(no_consent=True) == {"yes", "no"}
+    assert ingest_shop() == 2, "it holds for one run"
 
 
 def test_measurements_of_other_models_on_the_previous_split_are_removed(folder: Path) -> None:

@@ -55,7 +55,9 @@ def retrain_arguments(command: list[str]) -> list[str]:
 def test_retrain_accepts_the_command_of_the_cron_job(started) -> None:
     options = started(CONTAINER["command"])
 
-    assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", True)
+    assert (options.source, options.users) == (Path("/srv/events/events.parquet"), Path("/srv/events/users.parquet"))
+    assert (options.name, options.no_deploy, options.no_consent) == ("shop", True, False)
+    assert started([*CONTAINER["command"], "NO_CONSENT=1"]).no_consent
 
 
 def test_retrain_accepts_the_command_of_the_crontab(started) -> None:
@@ -64,7 +66,8 @@ def test_retrain_accepts_the_command_of_the_crontab(started) -> None:
 
     assert all(FIELD.fullmatch(field) for field in fields)
     assert "%" not in command, "cron takes it for a new line"
-    assert (options.source, options.name, options.no_deploy) == (Path("/srv/events/events.parquet"), "shop", False)
+    assert (options.source, options.users) == (Path("/srv/events/events.parquet"), Path("/srv/events/users.parquet"))
+    assert (options.name, options.no_deploy) == ("shop", False)
 
 
 def test_kubernetes_starts_one_job_at_a_time_and_mounts_what_it_reads(started) -> None:

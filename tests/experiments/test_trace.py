@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from collected_events import CollectedEvents, play
 from served_platform import edge, log, platform, rewrite
 
 from experiments import impact, trace
@@ -240,6 +241,27 @@ def test_an_event_reaches_the_fits_after_it_and_the_answers_to_its_user(here: Pa
     assert [row["request_id"] for row in early["answers that could read it"]["rows"]] == ["then", "stored"]
     assert [row["request_id"] for row in late["answers that could read it"]["rows"]] == ["stored"]
     assert early["versions"]["note"].startswith("TorchServe does not answer at ")
+
+
+def test_a_position_in_the_event_log_leads_to_what_its_event_reaches(
+    answered: Path, here: Path, tmp_path: Path, capsys
+) -> None:
+    event_id = events()["event_id"].iloc[0]
+    by_id = run(impact, capsys, "--event", event_id)
+    collected = CollectedEvents(tmp_path / "collect")
+    collected.add(1, play("other"), play(event_id))
+    collected.write(24)
+    (tmp_path / "out/data").unlink()
+    (tmp_path / "out/data/ingest").mkdir(parents=True)
+    (tmp_path / "out/data/split").symlink_to(answered / "out/data/split")
+    source = {"name": "events", "files": [str(collected.partitions)], "positions": ["0:1 to 0:2"]}
+    (tmp_path / "out/data/ingest/manifest.json").write_text(json.dumps({"source": source}), encoding="utf-8")
+
+    by_position = run(impact, capsys, "--event", "0:2")
+    by_id.pop("title"), by_position.pop("title")
+    assert by_position == by_id
+    assert refused(impact, capsys, "--event", "0:1").startswith("there is no event '0:1' among the")
+    assert refused(impact, capsys, "--event", "0:3") == "the dataset read positions 0:1 to 0:2, not 0:3"
 
 
 def test_a_user_an_item_and_a_dataset_version_reach_their_answers(here: Path, capsys) -> None:

@@ -12,15 +12,15 @@ import pytest
 
 from config import params
 from config.paths import ROOT
-from data.columns import DAY, HOUR
+from data.columns import DAY, HOUR, MINUTE
 from data.consent import PERSONALIZATION, decide
 from data.tables import write_table
-from data.times import now_us
+from data.times import now_us, to_iso
 from features import materialization, materialize
 from features.feature_files import load_features, save_features
 from features.fit import fit_features
 from features.online import profile
-from features.online.connect import StoreSettings, connect
+from features.online.connect import StoreSettings, connect, read_settings
 from features.online.errors import StoreError
 from features.online.store import Policy
 from features.vocabulary import PAD
@@ -206,7 +206,7 @@ NO = {"user_id": "u3", "event_time": "2026-01-02T00:00:00Z", "consent": {"person
 
 
 def consent_of(user: str) -> str:
-    (reading,) = connect(SETTINGS.dataset, StoreSettings()).read([user], [CUT])
+    (reading,) = connect(SETTINGS.dataset, read_settings()).read([user], [CUT])
     return decide(reading.consent, PERSONALIZATION, now_us())
 
 
@@ -291,6 +291,35 @@ def test_from_a_restored_store_nobody_is_read_until_it_is_said_whether_its_answe
         events = ["--events", loads] if loads else []
         assert materialize.main([*events, "--no-answer", no_answer]) == materialize.main([]) == 0
         assert [consent_of(user) for user in ("u3", "u4")] == expected
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_store_restored_by_its_own_backup_is_read_again_once_it_is_said_what_holds(
+    project: pd.DataFrame, tmp_path: Path, kind: str, request, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    if kind == "redis":
+        request.getfixturevalue("emptied_redis")
+    for name, time in (("yes", "2026-01-02T00:00:00Z"), ("later", to_iso(now_us() + MINUTE // 2))):
+        yes = NO | {"event_time": time, "consent": {"personalization": True}}
+        (tmp_path / name).write_text(json.dumps(yes), encoding="utf-8")
+    assert materialize.main(["--restored"]) == 2, "nothing lies there"
+    assert materialize.main(["--no-answer", "not-asked"]) == materialize.main(["--events", "yes"]) == 0
+    assert consent_of("u3") == "granted"
+
+    assert materialize.main(["--restored"]) == 0
+    with pytest.raises(StoreError, match="is incomplete"):
+        consent_of("u3")
+    assert materialize.main([]) == 2
+    assert "was restored from a backup, which lacks later answers" in capsys.readouterr().err
+    assert materialize.main(["--no-answer", "denied"]) == 0
+    assert [consent_of(user) for user in ("u3", "u4")] == ["denied", "denied"]
+    assert materialize.main(["--events", "later"]) == 0
+    assert consent_of("u3") == "granted"
+
+
+def test_that_a_backup_was_restored_is_noted_before_answers_are_loaded() -> None:
+    with pytest.raises(SystemExit):
+        materialize.main(["--restored", "--no-answer", "denied"])
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from collected_events import CollectedEvents, play
 
+from data.collect.event_log import Position
+from data.collect.partitions import events_at
 from serving import backup
 from serving.backup import BackupError, check, restore, save
 
@@ -172,6 +175,31 @@ def test_what_is_written_during_a_backup_is_in_it_whole_or_not_at_all(state: Pat
         lines = (restored / "edge/served/served-2026-01-01-7.jsonl").read_bytes()
         assert lines.endswith(b"}\n")
         assert len(contents(restored)["online.db"]) >= 2  # type: ignore[arg-type]
+
+
+def test_partitions_never_reach_beyond_the_event_log_that_is_saved_with_them(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = CollectedEvents(state / "collect")
+    collected.add(1, play("a"))
+    collected.write(24)
+    copy_database = backup._copy_database
+
+    def copy_while_events_come(path: Path, scratch: Path) -> Path:
+        copied = copy_database(path, scratch)
+        if path.parent == collected.log:
+            collected.add(30, play("b"))
+            collected.write(48)
+        return copied
+
+    monkeypatch.setattr(backup, "_copy_database", copy_while_events_come)
+    save(state, tmp_path / "racing.tar.gz")
+    restore(tmp_path / "racing.tar.gz", tmp_path / "restored")
+    restored = CollectedEvents(tmp_path / "restored" / "collect")
+    restored.add(50, play("c"))
+
+    assert [part.known_date for part in restored.write(72)] == ["2024-10-06"]
+    assert [events_at(restored.partitions, Position(0, offset)) for offset in (1, 2)] == [["a"], ["c"]]
 
 
 def test_a_backup_that_is_killed_leaves_no_archive_and_the_next_one_removes_its_leftovers(

@@ -33,7 +33,7 @@ from serving.torchserve.client import TorchServe
 
 PATH = ROOT / "serving" / "Dockerfile"
 BUILD = "TIDEGATE_BUILD_IMAGE"
-FOLDERS = ("config", "data", "features", "training", "serving", "experiments")
+FOLDERS = ("config", "web", "data", "features", "training", "serving", "experiments")
 ENTRY_MODULES = (
     "serving.container",
     "serving.supervisor",

@@ -19,6 +19,7 @@ from serving.deployment.registry import registry_client
 from serving.edge import keys, user_keys
 from serving.edge.request_log import LineLog
 from serving.edge.settings import EdgeSettings
+from web.keys import add_key, read_keys
 
 REPORT = {"verdict": "PROMOTE", "reason": "a test"}
 CHECKED = """
@@ -44,7 +45,7 @@ def platform(tmp_path: Path, artifacts, empty_registry: Path, monkeypatch: pytes
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for seed in (1, 2):
         promotion.promote("tiny", registry.register_version("tiny", artifacts[seed]), REPORT)
-    keys.add_key(state / "edge/keys.json", keys.create_key("ann")[1])
+    add_key(state / "edge/keys.json", keys.create_key("ann")[1])
     user_keys.load_keys(EdgeSettings(home=state / "edge", user_keys=state / "keys/users"))
     log = LineLog(state / "edge/served", 10, lambda outcome, lines: None)
     log.append(b'{"request_id":"r-1"}')
@@ -62,7 +63,7 @@ def test_a_restored_platform_may_deploy_and_knows_its_keys(platform: Path, tmp_p
     shutil.rmtree(platform)
     restore(tmp_path / "one.tar.gz", platform)
     assert {name: (platform / name).read_bytes() for name in kept} == kept
-    assert [key.user_id for key in keys.read_keys(platform / "edge/keys.json")] == ["ann"]
+    assert [key.user_id for key in read_keys(platform / "edge/keys.json", keys.ApiKey)] == ["ann"]
     done = subprocess.run([sys.executable, "-c", CHECKED], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stdout.split() == ["2", "PROMOTE"], done.stderr
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from config.paths import ROOT
+from config.validation import SettingsError
 from serving import settings
-from serving.settings import SettingsError
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from typing import Any
 import mlflow
 import sqlalchemy.orm
 
+from config import files
 from config.params import Rollout
-from data import files
 from serving import deploy, rollout
 from serving.artifact import archive
 from serving.deployment import promotion, reconcile, registry, rollout_stage

@@ -17,7 +17,9 @@ from serving.edge import keys
 from serving.edge.app import create_app
 from serving.edge.consent import ProfileReader
 from serving.edge.service import EdgeService
-from serving.edge.settings import UVICORN_OPTIONS, EdgeSettings
+from serving.edge.settings import EdgeSettings
+from web.keys import add_key
+from web.uvicorn_options import UVICORN_OPTIONS
 
 # Patient enough for a machine that is busy with other things; what hangs here hangs for ever, so a miss still shows.
 DEADLINE_MS, RESERVE_MS, SLACK_MS = 1500, 200, 10_000
@@ -29,7 +31,7 @@ class Edge:
     def __init__(self, settings: EdgeSettings, profiles: ProfileReader | None = None) -> None:
         self.settings = settings
         self.key, stored = keys.create_key()
-        keys.add_key(settings.keys_path, stored)
+        add_key(settings.keys_path, stored)
         app = create_app(settings, profiles or MemoryProfiles())
         self.service: EdgeService = app.state.service
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **UVICORN_OPTIONS))
@@ -69,7 +71,7 @@ class Edge:
     def key_of(self, user_id: str) -> str:
         """A key that may ask for one user; known within a second."""
         text, stored = keys.create_key(user_id)
-        keys.add_key(self.settings.keys_path, stored)
+        add_key(self.settings.keys_path, stored)
         self.service.authenticator.reload(force=True)
         return text
 

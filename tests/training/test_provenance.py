@@ -102,7 +102,9 @@ def test_without_git_the_commit_is_unknown(outer: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
-def test_a_checkout_of_another_user_says_how_git_reads_it(outer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_of_another_user_is_read_once_the_environment_says_so_and_git_gets_no_more_of_it(
+    outer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(outer.parent))
     for path in (outer, outer / ".git"):
         os.chown(path, 12345, 12345)
@@ -110,6 +112,12 @@ def test_a_checkout_of_another_user_says_how_git_reads_it(outer: Path, monkeypat
     assert provenance.commit() == "unknown"
     with pytest.raises(UnknownCommitError, match=r"belongs to another user.*safe\.directory"):
         provenance.checkout()
+    settings = {"core.abbrev": "no number", "safe.directory": outer}  # git refuses to run with the first
+    monkeypatch.setenv("GIT_CONFIG_COUNT", str(len(settings)))
+    for number, (key, value) in enumerate(settings.items()):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", key)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", str(value))
+    assert provenance.checkout()[1] == []
 
 
 def test_the_environment_cannot_declare_changed_code_clean(outer: Path, monkeypatch: pytest.MonkeyPatch) -> None:

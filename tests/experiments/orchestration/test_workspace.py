@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from collected_events import CollectedEvents, play
 
 from config import params
 from config.command import UserError
@@ -78,6 +79,17 @@ def test_a_folder_names_its_data_set(tmp_path: Path) -> None:
 def test_a_name_that_no_data_set_can_have_is_refused(source: Path) -> None:
     with pytest.raises(UserError, match=r"^NAME is 'My Shop'; expected"):
         make(source, None, None, {}, "My Shop")
+
+
+def test_collected_events_are_a_source_whose_partitions_the_pipeline_depends_on(tmp_path: Path) -> None:
+    collected = CollectedEvents(tmp_path)
+    collected.add(1, play("a"))
+    collected.write(24)
+    folder = make(collected.partitions, None, None, {}, None)
+
+    assert folder.name == "events"
+    assert settings_of(folder)["ingest"]["path"] == str(collected.partitions)
+    assert str(collected.partitions) in stages_of(folder)["ingest"]["deps"]
 
 
 # Formats and column maps

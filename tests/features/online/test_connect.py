@@ -108,6 +108,23 @@ def test_consent_outlives_the_file_of_the_profiles_and_its_own_loss_denies(tmp_p
     assert [refused(connect("d", settings), user) for user in ("a", "b")] == ["denied", "denied"]
 
 
+def test_a_consent_file_that_was_emptied_lost_all_answers(tmp_path: Path) -> None:
+    settings = StoreSettings(f"sqlite:///{tmp_path}/store.db")
+    running = connect("d", settings)
+    running.configure(Policy(5, None))
+    running.upsert([make_profile("a", consent={PERSONALIZATION: Answer(False, T, "page")})])
+    assert refused(running, "a") == "denied"
+
+    (tmp_path / "empty").touch()
+    (tmp_path / "empty").replace(tmp_path / "store.consent.db")
+    for _ in range(2):
+        for opened in (lambda *_: running.policy(), connect_to_read, connect):
+            with pytest.raises(StoreUnavailable, match=r"lost all answers to consent: .*store\.consent\.db is empty"):
+                opened("d", settings)
+    running.close()
+    assert refused(connect("d", settings, creates_consent=True), "a") == "denied"
+
+
 def test_a_file_that_is_replaced_under_a_running_process_is_opened_again(tmp_path: Path) -> None:
     url, other = f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/other/store.db"
     running, writer = connect("d", StoreSettings(url)), connect("d", StoreSettings(url), writing=True)

@@ -11,7 +11,7 @@ import signing
 import tiny_artifact
 from mlflow import MlflowClient
 
-from data import files
+from config import files
 from serving import deploy
 from serving.deployment import decisions, promotion, reconcile, registry
 from serving.deployment.decisions import INTENT_TAG, entry_tag

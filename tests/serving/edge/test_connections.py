@@ -1,9 +1,7 @@
-"""Connections that send nothing, too slowly, too much or read nothing make room; a request that waits for its answer never does."""
+"""The edge bounds its connections by its settings, and counts those that it closes."""
 
 from __future__ import annotations
 
-import re
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,20 +11,12 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
-from serving.edge import connections
-from serving.edge.connections import (
+from web.connections import (
     BUSY,
     IDLE,
-    LONG_REQUEST,
-    MAX_HEAD_BYTES,
-    MAX_UNANSWERED,
     REFUSED,
-    SENT_AHEAD,
     SHED,
-    SLOW_READER,
     SLOW_REQUEST,
-    YOUNG_SECONDS,
-    allow_open_files,
 )
 
 SMALL = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"  # answered at once, with a 404
@@ -80,24 +70,6 @@ def test_a_client_is_served_while_2000_connections_are_silent(start: Start, conn
     assert not is_open(own)
 
 
-def test_the_silent_go_before_the_idle_and_the_longest_of_each_first(start: Start, connect: Connect) -> None:
-    edge = start(max_connections=6)
-    idle = [connect(edge) for _ in range(3)]
-    assert all(map(answered, idle))
-    silent = [connect(edge) for _ in range(3)]
-    wait_until(lambda: len(edge.service.connections) == 6)
-    time.sleep(YOUNG_SECONDS + 0.1)
-
-    young = [connect(edge)]
-    for gone in (*silent, idle[0], young[0]):  # at last most have just come, and one of them goes
-        wait_until(lambda: closed(edge, SHED) == len(young))
-        assert not is_open(gone)
-        if gone is not young[0]:
-            young.append(connect(edge))
-    assert [*map(is_open, idle)] == [False, True, True]
-    assert [*map(is_open, young)] == [False, True, True, True, True]
-
-
 def test_a_request_in_progress_is_never_closed_for_another(
     start: Start, torchserve: FakeTorchServe, connect: Connect
 ) -> None:
@@ -115,17 +87,6 @@ def test_a_request_in_progress_is_never_closed_for_another(
     assert answered(connect(edge))  # both are idle now
 
 
-def test_a_body_that_does_not_come_makes_room(start: Start, connect: Connect) -> None:
-    edge = start(max_connections=2)
-    slow = [connect(edge), connect(edge)]
-    for client in slow:
-        client.sendall(POST.format(edge.key, 1000).encode() + b"{")
-    wait_until(lambda: len(edge.service.connections) == 2)
-    time.sleep(YOUNG_SECONDS + 0.1)
-    assert answered(connect(edge))
-    assert [*map(is_open, slow)] == [False, True]
-
-
 def trickle(client: socket.socket, seconds: float) -> bool:
     """Send a byte now and then; whether the server closed the connection within these seconds."""
     until = time.monotonic() + seconds
@@ -137,18 +98,6 @@ def trickle(client: socket.socket, seconds: float) -> bool:
         if not is_open(client):
             return True
     return False
-
-
-@pytest.mark.parametrize("is_first", [True, False])
-def test_a_head_that_does_not_become_whole_is_closed_however_often_a_byte_comes(
-    start: Start, connect: Connect, is_first: bool
-) -> None:
-    edge = start(head_seconds=0.5)
-    client = connect(edge)
-    assert is_first or answered(client)
-    client.sendall(b"GET /")
-    assert trickle(client, 8)
-    assert closed(edge, SLOW_REQUEST) == 1
 
 
 def test_a_connection_that_sends_nothing_is_closed_in_time(start: Start, connect: Connect) -> None:
@@ -165,109 +114,3 @@ def test_a_body_that_goes_on_after_its_refusal_is_closed(start: Start, connect: 
     assert client.recv(65_536).startswith(b"HTTP/1.1 401")
     assert trickle(client, 10)
     assert closed(edge, SLOW_REQUEST) == 1
-
-
-def is_cut_off(client: socket.socket, first: bytes, part: bytes, times: int) -> bool:
-    """Whether the server closes the connection while these bytes come."""
-    try:
-        for content in [first, *[part] * times]:
-            client.sendall(content)
-            time.sleep(0.001)
-    except OSError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("first", [b"GET /", b"GET /nothing HTTP/1.1\r\nX-Long: ", SMALL + b"GET /"])
-def test_a_head_without_an_end_is_closed_before_it_fills_memory(edge: Edge, connect: Connect, first: bytes) -> None:
-    assert is_cut_off(connect(edge), first, b"a" * MAX_HEAD_BYTES, 100)
-    assert closed(edge, LONG_REQUEST) == 1
-
-
-def test_trailers_without_an_end_are_closed(edge: Edge, connect: Connect) -> None:
-    head = "POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
-    first = f"{head}X-API-Key: {edge.key}\r\n\r\n2\r\n{{}}\r\n0\r\n"
-    assert is_cut_off(connect(edge), first.encode(), b"X-More: a\r\n" * 1000, 1000)
-    assert closed(edge, LONG_REQUEST) == 1
-
-
-def test_many_requests_sent_ahead_are_closed_and_a_few_are_answered(edge: Edge, connect: Connect) -> None:
-    few, many = connect(edge), connect(edge)
-    few.sendall(SMALL * 5)
-    got = b""
-    while got.count(b"HTTP/1.1 404") < 5:
-        got += few.recv(65_536)
-    many.sendall(SMALL * 5 * MAX_UNANSWERED)
-    wait_until(lambda: closed(edge, SENT_AHEAD) == 1)
-
-
-def test_a_client_that_reads_nothing_is_closed(start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALLED_SECONDS", 0.5)
-    edge = start()
-    (script,) = re.findall(r'src="([^"]+bundle[^"]*)"', edge.http.get("/docs").text)  # of more than a megabyte
-    client = connect(edge)
-    client.sendall(f"GET {script} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 10)
-    wait_until(lambda: closed(edge, SLOW_READER) == 1)
-    assert len(edge.service.connections) == 1  # the edge's own client
-
-
-def ask_for_much(edge: Edge, connect: Connect) -> socket.socket:
-    """A client that asks for more than a megabyte, ten times, and reads none of it."""
-    (script,) = re.findall(r'src="([^"]+bundle[^"]*)"', edge.http.get("/docs").text)
-    client = connect(edge)
-    client.sendall(f"GET {script} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 10)
-    return client
-
-
-def test_clients_that_read_slowly_make_room_for_new_ones_the_slowest_first(start: Start, connect: Connect) -> None:
-    edge = start(max_connections=3)
-    slow = [ask_for_much(edge, connect), ask_for_much(edge, connect)]
-    wait_until(lambda: len(edge.service.connections._slow) == 2)
-    slow.append(ask_for_much(edge, connect))
-    wait_until(lambda: len(edge.service.connections._slow) == 3)  # the edge's own client made room
-    for number in range(1, 4):
-        assert answered(connect(edge))
-        assert closed(edge, SHED) == number + 1
-    assert closed(edge, REFUSED) == 0
-
-
-def test_a_slow_reader_goes_before_an_idle_client(start: Start, connect: Connect) -> None:
-    edge = start(max_connections=2)
-    slow = ask_for_much(edge, connect)
-    wait_until(lambda: len(edge.service.connections._slow) == 1)
-    time.sleep(YOUNG_SECONDS + 0.1)
-    assert edge.http.get("/livez").status_code == 200
-    assert answered(connect(edge))
-    assert closed(edge, SHED) == 1
-    assert is_cut(slow)
-
-
-def is_cut(client: socket.socket) -> bool:
-    """Whether the server closed the connection before it had sent everything."""
-    received = 0
-    try:
-        while content := client.recv(65_536):
-            received += len(content)
-    except ConnectionResetError:
-        pass
-    return received < 10_000_000
-
-
-def test_a_client_that_trickles_a_response_is_closed(
-    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "STALLED_SECONDS", 60.0)
-    monkeypatch.setattr(connections, "RESPONSE_SECONDS", 1.0)
-    edge = start()
-    client = ask_for_much(edge, connect)
-    wait_until(lambda: len(client.recv(1000)) > 0 and closed(edge, SLOW_READER) == 1)
-
-
-def test_the_limit_of_open_files_leaves_room_for_the_connections() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        assert allow_open_files(1000) == 1000
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,16 +10,8 @@ from fake_torchserve import FakeTorchServe
 from running import Edge
 
 from serving.edge import keys
-from serving.edge.keys import (
-    Authenticator,
-    KeyFileError,
-    add_key,
-    create_key,
-    hash_key,
-    read_keys,
-    revoke_key,
-)
-from serving.edge.models import ApiError
+from serving.edge.keys import ApiKey, create_key
+from web.keys import add_key, hash_key, read_keys
 
 
 def refusal(edge: Edge, **headers: str) -> str:
@@ -60,32 +51,6 @@ def test_the_error_of_an_expired_key_names_its_end(edge: Edge) -> None:
     assert refusal(edge, authorization=f"Bearer {text}") == "the API key expired at 2026-01-01 00:00:00+00:00"
 
 
-def test_a_revoked_key_opens_nothing_without_a_restart(tmp_path: Path) -> None:
-    now = [0.0]
-    text, key = create_key()
-    authenticator = Authenticator(tmp_path / "keys.json", lambda: now[0])
-    assert not authenticator.has_keys
-    add_key(tmp_path / "keys.json", key)
-    now[0] = 2.0
-    assert authenticator.authenticate(text) == key
-    revoke_key(tmp_path / "keys.json", key.id)
-    now[0] = 4.0
-    with pytest.raises(ApiError) as error:
-        authenticator.authenticate(text)
-    assert error.value.detail == "the API key is unknown or was revoked"
-
-
-def test_keys_that_can_no_longer_be_read_stay_as_they_were(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    now = [0.0]
-    text, key = create_key()
-    add_key(tmp_path / "keys.json", key)
-    authenticator = Authenticator(tmp_path / "keys.json", lambda: now[0])
-    (tmp_path / "keys.json").write_text("[{", encoding="utf-8")
-    now[0] = 2.0
-    assert authenticator.authenticate(text) == key
-    assert "the API keys stay as they were" in caplog.text
-
-
 def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchServe) -> None:
     edge.answer({"user_id": "bob"})  # his cached answer is there to be stolen
     ann = edge.key_of("ann")
@@ -112,45 +77,6 @@ def test_a_users_key_asks_for_that_user_only(edge: Edge, torchserve: FakeTorchSe
         assert edge.ask({"k": 7}, key=ann).json()["items"][0]["item_id"] == "ann-000"
 
 
-@pytest.mark.parametrize(
-    ("text", "mode", "message"),
-    [
-        ("", 0o600, "is empty; restore it from a backup .*old keys stay invalid"),
-        ("[{", 0o600, "is not as .*invalid JSON: .*; restore it from a backup"),
-        ("[]", 0o620, r"may be changed by other users \(mode 0620\); chmod 600 it, and check its keys"),
-    ],
-)
-def test_a_damaged_key_file_is_refused_and_no_key_is_added_to_it(
-    tmp_path: Path, text: str, mode: int, message: str
-) -> None:
-    file = tmp_path / "keys.json"
-    file.write_text(text, encoding="utf-8")
-    file.chmod(mode)
-    with pytest.raises(KeyFileError, match=f"{file} {message}"):
-        add_key(file, create_key()[1])
-    assert file.read_text(encoding="utf-8") == text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", " is not as `serving.edge.keys` wrote it: invalid JSON"),
-        ("[1]", r"\[0\] is not as"),
-        ('[{"id": "a", "sha256": "b", "user_id": null}]', r"\[0\]\['expires'\] is not as .*: field required"),
-        ('[{"id": "a", "sha256": "b", "user_id": null, "expires": "soon"}]', r"\[0\]\['expires'\] is not as"),
-    ],
-)
-def test_an_error_of_stored_keys_names_the_place_and_the_fault(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "keys.json").write_text(text, encoding="utf-8")
-    with pytest.raises(KeyFileError, match=f"keys.json{message}"):
-        read_keys(tmp_path / "keys.json")
-
-
-def test_the_key_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    add_key(tmp_path / "keys.json", create_key()[1])
-    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TIDEGATE_EDGE_HOME", str(tmp_path))
@@ -162,13 +88,13 @@ def test_the_command_makes_lists_and_revokes(home: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out.strip()
     file = home / "keys.json"
     assert text not in file.read_text(encoding="utf-8")
-    (key,) = read_keys(file)
+    (key,) = read_keys(file, ApiKey)
     assert key.sha256 == hash_key(text)
     assert timedelta(days=29) < key.expires - datetime.now(UTC) < timedelta(days=31)
     assert keys.main(["list"]) == 0
     assert f"{key.id}  expires" in capsys.readouterr().out
     assert keys.main(["revoke", key.id]) == 0
-    assert read_keys(file) == []
+    assert read_keys(file, ApiKey) == []
 
 
 @pytest.mark.parametrize(

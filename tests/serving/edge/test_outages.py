@@ -27,11 +27,12 @@ from features.online.profile import Event, Profile, make_profile
 from features.online.store import Policy, ProfileStore
 from serving import settings as torchserve
 from serving.deployment import promotion, reconcile, registry
-from serving.edge.keys import add_key, create_key
+from serving.edge.keys import create_key
 from serving.edge.settings import variable as edge_variable
 from serving.settings import PORTS, variable
 from serving.torchserve import launch, server
 from serving.torchserve.client import TorchServe
+from web.keys import add_key
 
 pytestmark = pytest.mark.slow
 

@@ -1,13 +1,11 @@
-"""What the edge writes down: the served log, kept requests, its own log; and that none of it names a user."""
+"""What the edge writes down: the served log and kept requests; and that none of it names a user."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
-import logging.config
 import os
-import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,16 +15,15 @@ import pytest
 from fake_torchserve import FakeTorchServe
 from running import Edge, Start, wait_until
 
-from data.files import append_lines
+from config.files import append_lines
 from experiments.lineage.served_log import read_lines
 from serving.edge import request_log
 from serving.edge.request_log import (
-    LOGGING,
-    JsonLines,
     LineLog,
     Retention,
     hash_inputs,
 )
+from web.service_log import JsonLines
 
 PERSONAL = ("ann-lee", "ann@example.org", "25-34", "seen-item")
 
@@ -325,21 +322,3 @@ def test_each_log_line_is_an_object_and_names_its_request_if_there_is_one(
     (failure,) = [line for line in records if line["level"] == "error"]
     assert (failure["error"], failure["request_id"]) == ("KeyError", "r-1")
     assert any(place.startswith("test_request_log.py:") for place in failure["where"])
-
-
-def test_the_logging_configuration_writes_json_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    try:
-        logging.config.dictConfig(LOGGING)
-        root.handlers[0].setStream(sys.stderr)
-        logging.getLogger("serving.edge.app").info("logged")
-        logging.getLogger("httpx").info("not logged")
-    finally:
-        root.handlers[:], root.level = before
-    (line,) = capsys.readouterr().err.splitlines()
-    assert {name: json.loads(line)[name] for name in ("level", "logger", "event")} == {
-        "level": "info",
-        "logger": "serving.edge.app",
-        "event": "logged",
-    }

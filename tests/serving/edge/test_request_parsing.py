@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Edge, Start
 
-from serving.edge.models import ApiError
 from serving.edge.request_parsing import parse_query
 from serving.worker import request
 from serving.worker.request import MAX_FILTER_VALUES, MAX_HISTORY
+from web.errors import ApiError
 
 EVENT = b'{"item_id":"a","event_time":"2026-01-01T00:00:00Z"}'
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks._load import free_ports
+from config.validation import SettingsError
 from serving.edge import serve, settings
-from serving.settings import SettingsError
+from web import service
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +65,15 @@ def test_an_invalid_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
 def test_a_second_edge_fails_before_it_touches_anything_of_the_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, shared: str
 ) -> None:
-    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
-    monkeypatch.setenv(serve.SHARED_COUNTS, "")
+    monkeypatch.setattr(service.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setenv(service.SHARED_COUNTS, "")
     own, others = free_ports(2), free_ports(2)
     environment = {"HOME": str(tmp_path / "edge"), "PORT": str(own[0]), "METRICS_PORT": str(own[1])}
     for name, value in environment.items():
         monkeypatch.setenv(f"TIDEGATE_EDGE_{name}", value)
     first = settings.load()
-    with serve.only_edge(first), ExitStack() as listening:
-        counts = serve.share_counts(first.home)
+    with service.only_one(serve.NAME, first, settings.variable), ExitStack() as listening:
+        counts = service.share_counts(serve.NAME, first.home)
         listening.callback(shutil.rmtree, counts)
         (counts / "counter_1.db").write_text("of the first", encoding="utf-8")
         for port in own:
@@ -99,9 +100,9 @@ def test_a_second_edge_fails_before_it_touches_anything_of_the_first(
 def test_an_edge_that_cannot_start_prints_the_reason_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path, name: str, value, message: str
 ) -> None:
-    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setattr(service.uvicorn, "run", lambda *_, **__: pytest.fail("it started"))
     monkeypatch.setenv("TIDEGATE_EDGE_HOME", str(tmp_path))
-    monkeypatch.setenv(serve.SHARED_COUNTS, "")  # so that what main sets is taken back
+    monkeypatch.setenv(service.SHARED_COUNTS, "")  # so that what main sets is taken back
     with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as taken:
         free, port = probe.getsockname()[1], taken.getsockname()[1]
         probe.close()

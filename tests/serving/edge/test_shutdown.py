@@ -21,6 +21,7 @@ from running import wait_until
 from benchmarks._load import free_ports
 from config.paths import ROOT
 from serving.edge import keys
+from web.keys import add_key
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def serve(torchserve: FakeTorchServe, artifacts: dict[int, Path], tmp_path: Path
     def begin(workers: int) -> tuple[subprocess.Popen, str, dict[str, str]]:
         port, counts = free_ports(2)
         key, stored = keys.create_key()
-        keys.add_key(tmp_path / "keys.json", stored)
+        add_key(tmp_path / "keys.json", stored)
         own = {
             "UPSTREAM": torchserve.url,
             "DATASET": "tiny",

@@ -1,15 +1,18 @@
-"""Hostile requests cannot fill the disk through the edge's log."""
+"""A service logs JSON lines, and hostile requests cannot fill the disk through its log."""
 
 from __future__ import annotations
 
+import json
 import logging
+import logging.config
+import sys
 from collections.abc import Iterator
-from logging.config import dictConfig
 
 import pytest
 
-from serving.edge.log_limit import LINES, SECONDS, RepeatLimit
-from serving.edge.request_log import LOGGING
+from web.service_log import LINES, SECONDS, RepeatLimit, log_config
+
+LOGGING = log_config("serving")
 
 
 class ManualLimit:
@@ -35,16 +38,34 @@ def test_a_message_that_repeats_is_logged_some_times_and_then_counted() -> None:
 
 
 @pytest.fixture
-def edges_log() -> Iterator[None]:
-    """Log as the edge does."""
+def service_logging() -> Iterator[None]:
+    """Log as a service does."""
     root, loggers = logging.getLogger(), [logging.getLogger(name) for name in LOGGING["loggers"]]
     before = [(logger, logger.level, logger.handlers[:]) for logger in (root, *loggers)]
-    dictConfig(LOGGING)
+    logging.config.dictConfig(LOGGING)
     yield
     for logger, level, handlers in before:
         logger.level, logger.handlers = level, handlers
 
 
-def test_the_edges_log_is_bounded(edges_log: None) -> None:
+def test_the_log_of_a_service_is_bounded(service_logging: None) -> None:
     filters = [each for handler in logging.getLogger().handlers for each in handler.filters]
     assert any(isinstance(each, RepeatLimit) for each in filters)
+
+
+def test_the_logging_configuration_writes_json_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logging.config.dictConfig(LOGGING)
+        root.handlers[0].setStream(sys.stderr)
+        logging.getLogger("serving.edge.app").info("logged")
+        logging.getLogger("httpx").info("not logged")
+    finally:
+        root.handlers[:], root.level = before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert {name: json.loads(line)[name] for name in ("level", "logger", "event")} == {
+        "level": "info",
+        "logger": "serving.edge.app",
+        "event": "logged",
+    }

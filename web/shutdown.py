@@ -1,4 +1,4 @@
-"""How a process of the edge ends: it drains after SIGTERM, and it never outlives its parent.
+"""How a process of a service ends: it drains after SIGTERM, and it never outlives its parent.
 
 While it drains, /readyz answers 503, so that load balancers stop sending requests; those that come are answered still.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.edge.settings import UVICORN_OPTIONS
+from web.uvicorn_options import GRACEFUL_SECONDS
 
 
 def drain_on_sigterm(begin: Callable[[], None], seconds: float) -> None:
@@ -49,7 +49,7 @@ def end_with_parent() -> None:
     def watch() -> None:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(UVICORN_OPTIONS["timeout_graceful_shutdown"] + 1)
+        time.sleep(GRACEFUL_SECONDS + 1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
