@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.command import UserError
+from config.redact import HIDDEN
 
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -48,11 +49,17 @@ def error_message(error: Mapping[str, Any]) -> str:
 
 
 def read_environment(settings: type[Settings], prefix: str) -> Settings:
-    """Settings from environment variables `<prefix><FIELD>`. Raises SettingsError: one line per invalid variable."""
+    """Settings from environment variables `<prefix><FIELD>`.
+
+    Raises:
+        SettingsError: one line per invalid variable, without the values of fields that have `repr=False`.
+    """
     try:
         return settings()
     except ValidationError as error:
-        raise SettingsError("\n".join(describe_error(_variable(f, prefix), f) for f in error.errors())) from None
+        secret = {name for name, field in settings.model_fields.items() if not field.repr}
+        faults = [f | {"input": HIDDEN} if f["loc"][0] in secret else f for f in error.errors()]
+        raise SettingsError("\n".join(describe_error(_variable(fault, prefix), fault) for fault in faults)) from None
 
 
 def _variable(error: Mapping[str, Any], prefix: str) -> str:

@@ -60,7 +60,7 @@ def create_app(collect: CollectSettings | None = None) -> FastAPI:
     """The application. By default, with the settings of the environment.
 
     Raises:
-        CollectSettingsError, KeyFileError, MappingError: the environment, the write keys or the mapping are invalid.
+        SettingsError, KeyFileError, MappingError: the environment, the write keys or the mapping are invalid.
     """
     install_redaction()
     service = CollectService(collect or settings.load())
@@ -133,9 +133,14 @@ def add_routes(app: FastAPI) -> None:
         openapi_extra=api_schema.describe_operation(None),
     )
     app.add_api_route("/v1/schema", schema, operation_id="schema")
-    app.add_api_route("/v1/projects/{write_key}/settings", source_settings, operation_id="source_settings")
+    app.add_api_route(
+        "/v1/projects/{write_key}/settings",
+        source_settings,
+        operation_id="source_settings",
+        responses={status: api_schema.describe_responses()[status] for status in (401, 403)},
+    )
     app.add_api_route("/livez", liveness, operation_id="liveness")
-    app.add_api_route("/readyz", readiness, operation_id="readiness")
+    app.add_api_route("/readyz", readiness, operation_id="readiness", responses={503: {"description": "Draining"}})
 
 
 def collect_kind(kind: Kind | None) -> Any:

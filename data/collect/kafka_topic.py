@@ -56,15 +56,15 @@ class KafkaTopic:
         """The topic of records that cannot be read."""
         return self.name + DEAD_LETTERS
 
-    def client(self, kind: Callable[..., Result], **options: Option) -> Result:
-        """A producer, consumer or admin client; `_` stands for the dot in an option's name.
+    def client(self, kind: Callable[..., Result], **defaults: Option) -> Result:
+        """A producer, consumer or admin client with these defaults; `_` stands for the dot in an option's name.
 
         Raises:
             LogError: an option is invalid.
         """
-        own = {name.replace("_", "."): value for name, value in options.items()}
+        own = {name.replace("_", "."): value for name, value in defaults.items()}
         try:
-            return kind({**self.options, "bootstrap.servers": self.brokers, **own}, logger=log)
+            return kind({**own, **self.options, "bootstrap.servers": self.brokers}, logger=log)
         except KafkaException as error:
             raise LogError(f"Kafka's client cannot be set up: {describe(error)}") from None
 
@@ -103,7 +103,7 @@ def prepare_topic(topic: KafkaTopic, partitions: int, replicas: int | None, rete
 def describe(error: KafkaException | KafkaError) -> str:
     """The error in one line."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    return cause.str() if isinstance(cause, KafkaError) else str(cause)
+    return (cause.str() if isinstance(cause, KafkaError) else str(cause)).strip()
 
 
 def _create(admin: AdminClient, new: NewTopic) -> None:

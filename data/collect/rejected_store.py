@@ -18,6 +18,7 @@ from data.collect.messages import MAX_EVENT_BYTES, Kind
 
 FILE = "rejected.db"
 LOCK_SECONDS = 60
+MAX_JOURNAL_BYTES = 16 << 20
 OLDEST_PART = 20  # one part in this many of the events is dropped at once where space is short
 
 
@@ -84,8 +85,19 @@ class Progress(NamedTuple):
 
 
 ALL = Search()
-COLUMNS = ", ".join(RejectedEvent._fields)
-WAITING = "requested_us IS NOT NULL AND replayed_us IS NULL"
+# Bodies have a table of their own, so that a note on an event does not write its body again.
+TABLES = """
+CREATE TABLE IF NOT EXISTS events
+    (number INTEGER PRIMARY KEY AUTOINCREMENT, known_us INTEGER NOT NULL, source TEXT NOT NULL, reason TEXT NOT NULL,
+    field TEXT, message TEXT NOT NULL, message_id TEXT NOT NULL, size INTEGER NOT NULL, sent_us INTEGER, kind TEXT,
+    context BLOB NOT NULL, purposes TEXT NOT NULL, replayed_us INTEGER, requested_us INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS bodies
+    (number INTEGER PRIMARY KEY REFERENCES events ON DELETE CASCADE, body BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS requested ON events (replayed_us, number, requested_us) WHERE requested_us IS NOT NULL;
+"""
+COLUMNS = [name for name in RejectedEvent._fields if name not in ("number", "body")]
+INSERT = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
+SELECT = f"SELECT {', '.join(RejectedEvent._fields)} FROM events JOIN bodies USING (number)"
 
 
 class RejectedStore:
@@ -105,38 +117,33 @@ class RejectedStore:
         self._database = sqlite3.connect(folder / FILE, timeout=LOCK_SECONDS, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS rejected"
-            " (number INTEGER PRIMARY KEY AUTOINCREMENT, known_us INTEGER NOT NULL, source TEXT NOT NULL,"
-            " reason TEXT NOT NULL, field TEXT, message TEXT NOT NULL, message_id TEXT NOT NULL, size INTEGER NOT NULL,"
-            " body BLOB NOT NULL, sent_us INTEGER, kind TEXT, context BLOB NOT NULL, purposes TEXT NOT NULL,"
-            " replayed_us INTEGER, requested_us INTEGER) STRICT"
-        )
-        self._database.execute(f"CREATE INDEX IF NOT EXISTS waiting ON rejected (number) WHERE {WAITING}")
+        self._database.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL_BYTES}")  # once it is checkpointed
+        self._database.execute("PRAGMA foreign_keys = ON")
+        self._database.executescript(TABLES)
 
     def add(self, events: Iterable[RejectedEvent]) -> None:
         """Store events; they are on disk afterwards."""
-        places = ", ".join("?" * len(RejectedEvent._fields))
-        rows = [(None, *event[1:]) for event in events]  # None: the next number
         with self._transaction() as database:
-            database.executemany(f"INSERT INTO rejected ({COLUMNS}) VALUES ({places})", rows)
+            for event in events:
+                number = database.execute(INSERT, event._asdict()).lastrowid
+                database.execute("INSERT INTO bodies VALUES (?, ?)", (number, event.body))
             self._make_room(database)
 
     def search(self, search: Search = ALL, limit: int | None = None) -> list[RejectedEvent]:
         """The events that fit, newest first."""
         condition, values = search.where()
-        query = f"SELECT {COLUMNS} FROM rejected WHERE {condition} ORDER BY number DESC LIMIT ?"
+        query = f"{SELECT} WHERE {condition} ORDER BY number DESC LIMIT ?"
         return self._select(query, [*values, -1 if limit is None else limit])
 
     def find(self, number: int) -> RejectedEvent | None:
         """The event with this number; None if there is none."""
-        found = self._select(f"SELECT {COLUMNS} FROM rejected WHERE number = ?", [number])
+        found = self._select(f"{SELECT} WHERE number = ?", [number])
         return found[0] if found else None
 
     def counts(self) -> list[tuple[str, str | None, int, int]]:
         """(reason, field, events that were not replayed, number of the newest), most frequent first."""
         query = (
-            "SELECT reason, field, count(*), max(number) FROM rejected WHERE replayed_us IS NULL"
+            "SELECT reason, field, count(*), max(number) FROM events WHERE replayed_us IS NULL"
             " GROUP BY reason, field ORDER BY 3 DESC"
         )
         with self._lock:
@@ -150,36 +157,39 @@ class RejectedStore:
         condition, values = search.where()
         with self._transaction() as database:
             return database.execute(
-                f"UPDATE rejected SET requested_us = ? WHERE replayed_us IS NULL AND size <= ? AND {condition}",
+                "UPDATE events SET requested_us = ? WHERE replayed_us IS NULL AND size <= ? AND number IN"
+                f" (SELECT number FROM events JOIN bodies USING (number) WHERE {condition})",
                 [now_us, MAX_EVENT_BYTES, *values],
             ).rowcount
 
     def progress(self, requested_us: int) -> Progress:
         """How far a requested replay is."""
-        query = "SELECT count(replayed_us), count(*) - count(replayed_us) FROM rejected WHERE requested_us = ?"
+        query = "SELECT count(replayed_us), count(*) - count(replayed_us) FROM events WHERE requested_us = ?"
         with self._lock:
             return Progress(*self._database.execute(query, [requested_us]).fetchone())
 
     def waiting(self, limit: int) -> list[RejectedEvent]:
         """The oldest events whose replay was requested."""
-        return self._select(f"SELECT {COLUMNS} FROM rejected WHERE {WAITING} ORDER BY number LIMIT ?", [limit])
+        return self._select(
+            f"{SELECT} WHERE requested_us IS NOT NULL AND replayed_us IS NULL ORDER BY number LIMIT ?", [limit]
+        )
 
     def settle(self, outcomes: Sequence[Outcome], now_us: int) -> None:
         """Note what became of replayed events. What was rejected again has its new reason."""
         with self._transaction() as database:
             for number, rejection in outcomes:
                 if rejection is None:
-                    database.execute("UPDATE rejected SET replayed_us = ? WHERE number = ?", (now_us, number))
+                    database.execute("UPDATE events SET replayed_us = ? WHERE number = ?", (now_us, number))
                 else:
                     database.execute(
-                        "UPDATE rejected SET reason = ?, field = ?, message = ?, requested_us = NULL WHERE number = ?",
+                        "UPDATE events SET reason = ?, field = ?, message = ?, requested_us = NULL WHERE number = ?",
                         (*rejection, number),
                     )
 
     def drop_before(self, known_us: int) -> int:
         """Delete what came before a moment; the number of events deleted."""
         with self._transaction() as database:
-            return database.execute("DELETE FROM rejected WHERE known_us < ?", (known_us,)).rowcount
+            return database.execute("DELETE FROM events WHERE known_us < ?", (known_us,)).rowcount
 
     def close(self) -> None:
         with self._lock:
@@ -188,11 +198,11 @@ class RejectedStore:
     def _make_room(self, database: sqlite3.Connection) -> None:
         """Drop the oldest events while there are too many. SQLite writes to their pages again: the file does not grow."""
         while self._max_bytes is not None and self._used_bytes(database) > self._max_bytes:
-            first, last = database.execute("SELECT min(number), max(number) FROM rejected").fetchone()
+            first, last = database.execute("SELECT min(number), max(number) FROM events").fetchone()
             if first is None:
                 break
             oldest = first + (last - first) // OLDEST_PART
-            self._on_drop(database.execute("DELETE FROM rejected WHERE number <= ?", (oldest,)).rowcount)
+            self._on_drop(database.execute("DELETE FROM events WHERE number <= ?", (oldest,)).rowcount)
 
     @staticmethod
     def _used_bytes(database: sqlite3.Connection) -> int:

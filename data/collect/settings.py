@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import paths
-from config.command import UserError
-from config.redact import HIDDEN
-from config.validation import describe_error
+from config.validation import Count, Port, read_environment
 
 PREFIX = "TIDEGATE_COLLECT_"
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
-Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
-
-
 SQLITE = "sqlite"
-LOG = r"^(sqlite|kafka://[^/@\s]+/[A-Za-z0-9._-]{1,200})$"
+KAFKA_LOG = re.compile(r"kafka://[^/@\s]+/[A-Za-z0-9._-]{1,200}")
+
+
+def _check_log(value: str) -> str:
+    if value != SQLITE and not KAFKA_LOG.fullmatch(value):
+        raise ValueError("expected sqlite or kafka://HOST:PORT[,HOST:PORT]/TOPIC")
+    return value
 
 
 def _parse_json(value: Any) -> Any:
@@ -38,10 +39,6 @@ def _parse_json(value: Any) -> Any:
 KafkaOptions = Annotated[dict[str, str | int | float | bool], NoDecode, BeforeValidator(_parse_json)]
 
 
-class CollectSettingsError(UserError):
-    """An environment variable is invalid."""
-
-
 class CollectSettings(BaseSettings):
     """Each field is read from `TIDEGATE_COLLECT_<FIELD>`; an empty variable counts as unset."""
 
@@ -53,10 +50,9 @@ class CollectSettings(BaseSettings):
     metrics_port: Port = 8071
     home: Path = Field(default_factory=paths.collect)
 
-    log: Annotated[str, Field(pattern=LOG)] = SQLITE
-    retention_days: Count = (
-        395  # of the log: a year can be compared with the year before. An existing topic has its own.
-    )
+    log: Annotated[str, AfterValidator(_check_log)] = SQLITE
+    # Of the log: a year can be compared with the year before. A topic that exists already has its own.
+    retention_days: Count = 395
     kafka_options: Annotated[KafkaOptions, Field(repr=False)] = {}  # of librdkafka, as JSON; may hold a password
     kafka_partitions: Count = 12  # of a topic that the collector creates
     kafka_replicas: Count | None = None  # of such a topic; None: the brokers' default
@@ -100,17 +96,5 @@ def variable(field: str) -> str:
 
 
 def load() -> CollectSettings:
-    """Read the environment. Raises CollectSettingsError: one line per invalid variable."""
-    try:
-        return CollectSettings()
-    except ValidationError as error:
-        lines = (describe_error(_name(fault), _without_secrets(fault)) for fault in error.errors())
-        raise CollectSettingsError("\n".join(lines)) from None
-
-
-def _without_secrets(fault: Any) -> dict[str, Any]:
-    return {**fault, "input": HIDDEN} if fault["loc"][0] == "kafka_options" else fault
-
-
-def _name(fault: Any) -> str:
-    return variable(str(fault["loc"][0]).lower().removeprefix(PREFIX.lower()))
+    """Read the environment. Raises SettingsError: one line per invalid variable."""
+    return read_environment(CollectSettings, PREFIX)

@@ -15,6 +15,7 @@ TRACKER = ROOT / "data" / "collect" / "tracker"
 DOCUMENT = (ROOT / "docs" / "tracker.md").read_text(encoding="utf-8")
 NEVER = 3_600_000  # as `flushMs`: events leave with the page only
 EVERYTHING = {"analytics": True, "personalization": True, "model_training": True}
+SETTLED = "!Object.keys(localStorage).some((key) => key.startsWith('tidegate.q'))"  # no event waits in storage
 OpenPage = Callable[..., Page]
 
 

@@ -29,6 +29,10 @@ from data.collect.event_log import LogError, LogFull, LoggedMessage, LogUnavaila
 from data.collect.kafka_log import KafkaEventLog
 from data.collect.kafka_reader import KafkaLogReader, LogCut, decode, read_records
 from data.collect.kafka_topic import KafkaTopic, prepare_topic
+from data.collect.open_log import open_reader
+from data.collect.partitions import PEOPLE, RECEIPT, read_part, read_parts
+from data.collect.snapshot import write_snapshot
+from data.times import now_us
 
 EVENTS = b'[{"type":"alias","event_id":"e","event_time":1,"previous_id":"ann"}]'
 KNOWN_US = 1_700_000_000_000_000
@@ -126,6 +130,18 @@ def test_messages_read_back_and_those_of_a_person_are_in_order(topic: KafkaTopic
     assert [
         m.message_id for m in read(topic, ends | {receipts[50].position.partition: receipts[50].position.offset - 1})
     ] == ["50"]
+
+
+def test_snapshots_hold_every_message_of_every_partition_once(topic: KafkaTopic, start, tmp_path: Path) -> None:
+    log, folder = start(), tmp_path / "events"
+    for number in range(3):
+        outcomes(log, *(new(f"{n}", f"person {n}") for n in range(10 * number, 10 * number + 20)))
+        write_snapshot(KafkaLogReader(topic), folder, KNOWN_US + number + 1)
+
+    parts = read_parts(folder)
+    receipts = [row for part in parts for row in read_part(folder, part, PEOPLE, [RECEIPT])[RECEIPT].to_pylist()]
+    assert sorted(receipts) == sorted(str(message.position) for message in read(topic))
+    assert [part.messages for part in parts] == [20, 10, 10]
 
 
 def test_a_message_id_is_stored_once_over_batches_and_restarts(topic: KafkaTopic, start, tmp_path: Path) -> None:
@@ -440,3 +456,10 @@ def test_a_collector_on_kafka_acknowledges_what_is_in_the_topic(broker: KafkaBro
         assert collector.client.get("/readyz").json()["status"] == "ready"
         assert [message.message_id for message in collector.logged()] == ["m1", "m2", "m3"]
         assert [event.item_id for event in collector.events()] == ["film"] * 3
+        reader, partitions = open_reader(collector.settings), collector.settings.partitions
+        (part,) = write_snapshot(reader, partitions, now_us())
+        assert part.files["events"].rows == 3
+        assert collector.send({"messageId": "m4", **message})["m4"]["status"] == "accepted"
+        (part,) = write_snapshot(reader, partitions, now_us())
+        assert part.files["events"].rows == 1
+        assert write_snapshot(reader, partitions, now_us()) == []

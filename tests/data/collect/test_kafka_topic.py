@@ -35,7 +35,7 @@ def test_an_address_names_brokers_and_topic() -> None:
 )
 def test_another_address_is_refused(monkeypatch: pytest.MonkeyPatch, log: str) -> None:
     monkeypatch.setenv("TIDEGATE_COLLECT_LOG", log)
-    with pytest.raises(ValueError, match="TIDEGATE_COLLECT_LOG"):
+    with pytest.raises(ValueError, match=r"TIDEGATE_COLLECT_LOG is .*; expected sqlite or kafka://HOST:PORT"):
         load()
 
 
@@ -65,6 +65,11 @@ def test_options_on_which_the_guarantees_rest_are_refused() -> None:
 def test_an_option_that_kafka_does_not_know_is_named() -> None:
     with pytest.raises(LogError, match=r"sasl\.pasword"):
         KafkaTopic("a:9092", "events", {"sasl.pasword": PASSWORD}).client(Producer)
+
+
+def test_an_option_takes_the_place_of_a_default() -> None:
+    with pytest.raises(LogError, match=r"fetch\.wait\.max\.ms"):
+        KafkaTopic("a:9092", "events", {"fetch.wait.max.ms": -5}).client(Producer, fetch_wait_max_ms=50)
 
 
 def test_missing_topics_are_created_and_existing_ones_are_left_alone(broker: KafkaBroker) -> None:

@@ -137,7 +137,7 @@ def test_a_rejected_row_is_replayed_as_what_it_was(collector: RunningCollector, 
     assert replay(store, Search()) == (0, 1)
     fixed = store.search()[0].body.replace(b'"title":7', b'"title":"7"')
     with store._transaction() as database:  # in place of a fix of the schema
-        database.execute("UPDATE rejected SET body = ?", [fixed])
+        database.execute("UPDATE bodies SET body = ?", [fixed])
     assert replay(store, Search()) == (1, 0)
     (item,) = collector.events()
     assert isinstance(item, Item)

@@ -103,7 +103,7 @@ def test_a_message_without_an_id_is_stored_once_if_its_replay_is_repeated(strict
     store = RejectedStore(second.settings.home)
     assert rejected.replay(store, Search()) == (1, 0)
     with store._transaction() as database:  # as if the collector was killed before it noted the outcome
-        database.execute("UPDATE rejected SET replayed_us = NULL")
+        database.execute("UPDATE events SET replayed_us = NULL")
     assert rejected.replay(store, Search()) == (1, 0)
     assert len(second.events()) == 1
     assert rejected.replay(store, Search()) == (0, 0)

@@ -8,7 +8,7 @@ import pytest
 from collector_app import RunningCollector
 from injected_errors import InjectedErrors
 from recording_collector import RecordingCollector, wait_for
-from tracked_site import NEVER, OpenPage, call, queued
+from tracked_site import NEVER, SETTLED, OpenPage, call, queued
 
 from data.collect.schema import Identify, Impression, Page, View
 
@@ -25,7 +25,7 @@ def test_events_are_stored_once_through_two_failures_and_a_limit(start: Start, o
     for number in range(20):
         call(page, "track", "view", {"item_id": f"item-{number}"})
     wait_for(lambda: len(real.logged()) == 24)
-    page.wait_for_function("!Object.keys(localStorage).some((key) => key.startsWith('tidegate.q'))")
+    page.wait_for_function(SETTLED)
 
     events = real.events()
     assert [type(event) for event in events] == [Page, Identify, Impression, Impression, *[View] * 20]
@@ -44,7 +44,7 @@ def test_a_closed_page_and_the_next_one_store_its_events_once(start: Start, open
     ids = sorted(message["messageId"] for message in queued(page))
     page.close()
     page = open_page(endpoint=real.url, writeKey=real.key)
-    page.wait_for_function("!Object.keys(localStorage).some((key) => key.startsWith('tidegate.q'))")
+    page.wait_for_function(SETTLED)
 
     assert sorted(event.event_id for event in real.events()) == ids
 
@@ -58,6 +58,6 @@ def test_a_key_of_a_site_stores_events_of_its_pages_only(
     wait_for(lambda: real.client.get(f"/v1/projects/{key}/settings").status_code != 401)  # the collector knows the key
     page = open_page(endpoint=real.url, writeKey=key)
     call(page, "track", "view", {"item_id": "42"})
-    page.wait_for_function("!Object.keys(localStorage).some((key) => key.startsWith('tidegate.q'))")
+    page.wait_for_function(SETTLED)
 
     assert len(real.events()) == is_listed

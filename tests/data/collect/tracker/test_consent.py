@@ -70,15 +70,15 @@ def test_consent_holds_on_the_next_page_and_in_other_tabs(open_page: OpenPage, c
     collector.wait(lambda: len(collector.accepted) == 2)
 
 
-@pytest.mark.parametrize("answers", [{}, {"analytics": False}, {"analytics": "yes", "personalization": 1}])
-def test_only_a_yes_counts(answers: dict[str, Any], open_page: OpenPage, collector: RecordingCollector) -> None:
+def test_only_a_yes_counts(open_page: OpenPage, collector: RecordingCollector) -> None:
     page = open_page(consent="required")
-    call(page, "consent", answers)
-    call(page, "track", "view", {"item_id": "42"})
+    for answers in ({}, {"analytics": False}, {"analytics": "yes", "personalization": 1}):
+        call(page, "consent", answers)
+        call(page, "track", "view", {"item_id": "42"})
+        assert stored(page) == {}
     page.wait_for_timeout(150)
 
     assert not collector.requests
-    assert stored(page) == {}
 
 
 @pytest.mark.parametrize("consent", ["required", "granted"])
