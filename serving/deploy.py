@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 
 from config import params
@@ -17,7 +18,7 @@ from config.paths import ROOT
 from serving import settings as environment
 from serving.deployment import rollout_stage
 from serving.deployment.errors import DeployError
-from serving.deployment.rollout_stage import Phase, RollbackError, registered_version
+from serving.deployment.rollout_stage import Phase, RollbackError, registered_version, served_versions
 from serving.deployment.serving_check import check_serves
 from serving.settings import ServerSettings
 from serving.torchserve.client import ServerError, TorchServe
@@ -77,15 +78,31 @@ def _roll_back_and_record(dataset: str, settings: ServerSettings, reason: str, f
         done = f"ordered the rollback of {dataset}; the version before has to be loaded first: {error}"
     print(done, flush=True)
     ordered = rollout_stage.read_stage(path)
+    target = served_versions(ordered or stage)[0]
     try:
-        version = _deploy(dataset, settings)
+        version = _complete_rollback(dataset, settings, target)
     except UserError as error:
         raise UserError(
             f"the rollback stays ordered on this host, but it is not complete: {error}; repeat "
             "`python -m serving.deploy --settle`"
         ) from None
-    if ordered is not None and ordered.phase is Phase.ROLLBACK:
-        _check_version(dataset, version, registered_version(ordered.previous or ""))
+    _check_version(dataset, version, registered_version(target))
+
+
+def _complete_rollback(dataset: str, settings: ServerSettings, target: str) -> str:
+    """Record a rollback, and give the version that it goes back to all workers; the version that serves.
+
+    If another one is champion all the same, nothing is deployed: a rollback never brings a version that did not serve.
+    """
+    from serving.deployment import reconcile, registry
+
+    with suppress(ServerError, DeployError):  # the version before has to be loaded first
+        reconcile.settle_rollback(dataset, settings)
+        if registry.version_number(dataset, registry.CHAMPION) != registered_version(target):
+            with TorchServe.from_settings(settings) as client:
+                check_serves(dataset, target, client)
+            return target
+    return _deploy(dataset, settings)
 
 
 def _check_version(dataset: str, version: str, wanted: str) -> None:

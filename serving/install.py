@@ -39,7 +39,7 @@ def install(path: Path, settings: ServerSettings, progress: Progress = print) ->
     """
     archive = store_verified(path, settings.model_store)
     with server.lock(settings, "deploy"):
-        server.start(settings, lambda: verified_archives(settings.model_store, progress))
+        server.start(settings, lambda: verified_archives(settings, progress))
         with TorchServe.from_settings(settings) as client:
             former = {live.version for live in client.describe(archive.name).values() if live.default}
             load_version(archive, client, settings, progress)

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     action = parser.parse_args(argv).action
     environment = settings.load()
     if action == "start":
-        started = server.start(environment, lambda: verified_archives(environment.model_store))
+        started = server.start(environment, lambda: verified_archives(environment))
         print(f"{'started' if started else 'was running already'}: {server.describe(environment)}")
     elif action == "stop":
         print("stopped TorchServe" if server.stop(environment) else "TorchServe was not running")

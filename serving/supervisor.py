@@ -24,7 +24,7 @@ from config.processes import END_WITH_PARENT
 from serving import settings as environment
 from serving.deployment import rollout_stage
 from serving.deployment.restore import restore
-from serving.deployment.rollout_stage import Phase, StageError
+from serving.deployment.rollout_stage import Phase, RolloutStage, StageError, served_versions
 from serving.settings import ServerSettings
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
@@ -43,7 +43,7 @@ class State(StrEnum):
     UNRESPONSIVE = "does not answer"
     NO_MODEL = "has no version loaded"
     NO_WORKER = "has no worker for its default version"
-    ROLLBACK_PENDING = "does not serve the version that a rollback ordered"
+    WRONG_VERSION = "does not serve the version that the rollout stage names"
 
 
 MAY_RECOVER = (State.UNRESPONSIVE, State.NO_WORKER)  # by itself, within GRACE_SECONDS
@@ -61,19 +61,24 @@ def check(dataset: str, settings: ServerSettings) -> State:
         return State.UNRESPONSIVE
     if not loaded:
         return State.NO_MODEL
-    default = next((version for version, live in loaded.items() if live.default and live.ready), None)
-    if default is None:
-        return State.NO_WORKER
-    ordered = ordered_rollback(dataset, settings)
-    return State.SERVING if ordered in (None, default) else State.ROLLBACK_PENDING
+    default = next((version for version, live in loaded.items() if live.default), None)
+    stage = _read_stage(dataset, settings)
+    # On a full disk a rollback to the version before is not written, and must not be undone.
+    if stage and default not in (served_versions(stage)[0], None if stage.rollback_reason else stage.previous):
+        return State.WRONG_VERSION
+    return State.SERVING if default and loaded[default].ready else State.NO_WORKER
 
 
 def ordered_rollback(dataset: str, settings: ServerSettings) -> str | None:
     """The version that a rollback in the stage wants, if the registry does not record it yet."""
-    with suppress(StageError):  # a deployment will report it
-        stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
-        if stage is not None and stage.phase is Phase.ROLLBACK:
-            return stage.previous
+    stage = _read_stage(dataset, settings)
+    return stage.previous if stage is not None and stage.phase is Phase.ROLLBACK else None
+
+
+def _read_stage(dataset: str, settings: ServerSettings) -> RolloutStage | None:
+    """The rollout stage; None if it cannot be read, which a deployment reports."""
+    with suppress(StageError):
+        return rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
     return None
 
 

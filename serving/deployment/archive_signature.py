@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from config import files
 from serving.artifact.archive import ModelArchive, PackageError, copy_archive, read_archive
+from serving.deployment import rollout_stage
 from serving.deployment.errors import SignatureError
+from serving.deployment.rollout_stage import StageError, served_versions
 from serving.deployment.verify_signature import verify
+from serving.settings import ServerSettings
 
 SIGNED_KIND = "archive"
 JUSTIFICATIONS = ("gate report", "override")  # kinds of signed texts
@@ -47,15 +51,24 @@ def store_verified(path: Path, model_store: Path) -> ModelArchive:
     return read_archive(stored)
 
 
-def verified_archives(model_store: Path, progress: Callable[[str], None] = print) -> set[Path]:
-    """The archives of the model store that are verified, so that TorchServe may start with them."""
-    verified = set()
-    for path in sorted(model_store.glob("*.mar")):
+def verified_archives(settings: ServerSettings, progress: Callable[[str], None] = print) -> set[Path]:
+    """The verified archives of the model store, with which TorchServe may start.
+
+    None of a dataset whose version that serves is not among them: the server would take another one as its default.
+    """
+    store, verified = settings.model_store, []
+    for path in sorted(store.glob("*.mar")):
         try:
-            verified.add(store_verified(path, model_store).path)
+            verified.append(store_verified(path, store))
         except (PackageError, SignatureError) as error:
             progress(f"not loaded: {error}")
-    return verified
+    paths = {archive.path for archive in verified}
+    for name in {archive.name for archive in verified}:
+        with suppress(StageError):  # a deployment reports it
+            stage = rollout_stage.read_stage(rollout_stage.stage_path(name, settings))
+            if stage is not None and store / f"{name}-{served_versions(stage)[0]}.mar" not in paths:
+                paths -= {archive.path for archive in verified if archive.name == name}
+    return paths
 
 
 def _verify_signature(archive: ModelArchive) -> None:

@@ -41,7 +41,7 @@ INTENT_TAG = "decision_intent"
 ENTRY_NAME = re.compile(r"decision\.(\d{6,})")
 OVERRIDE_HINT = "if no key is missing here, only an override helps: see `python -m serving.deploy --help`"
 LOCK_SECONDS = 60  # to wait for another writer; one that hangs must not prevent a rollback, and the log is read again
-MAX_REASON = 1000  # characters; MLflow limits a tag, and a long error must not prevent a rollback
+MAX_REASON = 1000  # characters in JSON; MLflow limits a tag, and a long error must not prevent a rollback
 
 Versions = dict[str, str | None]  # alias -> version, None if the alias does not exist
 
@@ -312,13 +312,11 @@ def apply_decision(
             newest = log.last() if action == ROLLOUT_STEP else log.last_change()
             if newest != last:
                 raise decided_meanwhile(dataset, newest)
-        if action == OVERRIDE:  # it accepts an older log
-            _write_memory({key: seen for key, seen in _read_memory().items() if key != log.key})
         values: dict[str, Any] = {
             "dataset": dataset,
             "serial": log.last_serial + 1,
             "action": action,
-            "reason": reason[:MAX_REASON],
+            "reason": _shorten(reason),
             "decided_by": current_user(),
             "decided_at": utc_now().isoformat(),
             "artifact": artifact,
@@ -327,8 +325,9 @@ def apply_decision(
             "previous_entry": log.last_hash,
         }
         decision = Decision(**values | facts)
-        registry_client().set_registered_model_tag(dataset, INTENT_TAG, signature.sign(action, asdict(decision)))
-        _complete(dataset)
+        signed = signature.sign(action, asdict(decision))
+        registry_client().set_registered_model_tag(dataset, INTENT_TAG, signed)
+        _complete(dataset, signed if action == OVERRIDE else None)
         if (written := read_log(dataset).last()) != decision:
             raise decided_meanwhile(dataset, written)
 
@@ -349,11 +348,14 @@ def complete_decision(dataset: str) -> Decision | None:
         return _complete(dataset)
 
 
-def _complete(dataset: str) -> Decision | None:
+def _complete(dataset: str, override: str | None = None) -> Decision | None:
+    """As `complete_decision`; with a signed override, this host forgets the log that it has seen once that is written."""
     decision, wrote = None, False
     while True:
         log = read_log(dataset)
         if log.entry_is_written():
+            if log.intent == override:  # it accepts an older log
+                _write_memory({key: seen for key, seen in _read_memory().items() if key != log.key})
             decision = log.last()
         elif pending := log.pending():
             wrote = True
@@ -408,6 +410,14 @@ def _only_writer() -> Iterator[None]:
             lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(lock, LOCK_SECONDS))
         yield
+
+
+def _shorten(reason: str) -> str:
+    """The beginning of a reason that fits into an entry. JSON writes a letter beyond ASCII as six characters or more."""
+    reason = reason[:MAX_REASON]
+    while len(json.dumps(reason)) > MAX_REASON:
+        reason = reason[:-1]
+    return reason
 
 
 def _is_as_read(log: DecisionLog) -> bool:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from config.command import UserError
 from serving.artifact.archive import ModelArchive
+from serving.deployment import rollout_stage
 from serving.deployment.errors import DeployError
+from serving.deployment.rollout_stage import answering_versions
 from serving.settings import ServerSettings
 from serving.torchserve import server
-from serving.torchserve.client import LoadedVersion, ServerError, TorchServe
+from serving.torchserve.client import ServerError, TorchServe
 from serving.worker.response import find_difference
 
 RETRY_SECONDS = 0.25
@@ -56,14 +58,13 @@ def load_version(
     Raises:
         DeployError: it cannot be loaded or its answers differ; it is unloaded again.
     """
-    live = client.describe(archive.name)
-    if archive.version in live:
+    if archive.version in client.describe(archive.name):
         try:
             check_golden_requests(archive, client, settings.load_seconds, waits)
             return
         except GoldenRequestError as error:
             progress(f"{archive} is loaded, but {error}; loading it again")
-            _unload(archive, live, client)
+            _unload(archive, client, settings)
     log_size = server.worker_log_size(settings)
     try:
         batching = {"batch_size": settings.batch_size, "batch_delay_ms": settings.batch_delay_ms}
@@ -71,9 +72,8 @@ def load_version(
         check_golden_requests(archive, client, settings.load_seconds, waits)
     except (ServerError, GoldenRequestError) as error:
         cause = server.load_failure(settings, log_size) if isinstance(error, ServerError) else ""
-        live = client.describe(archive.name)
-        if archive.version in live:
-            _unload(archive, live, client)
+        if archive.version in client.describe(archive.name):
+            _unload(archive, client, settings)
         default = [version.version for version in client.describe(archive.name).values() if version.default]
         still = f"{archive.name} {default[0]} still answers" if default else f"no version of {archive.name} answers"
         raise DeployError(f"{archive}: {cause or error}; {still}") from None
@@ -107,8 +107,19 @@ def _predict(
             time.sleep(RETRY_SECONDS)
 
 
-def _unload(archive: ModelArchive, live: dict[str, LoadedVersion], client: TorchServe) -> None:
-    others = [other for other in live.values() if other.version != archive.version]
-    if live[archive.version].default and others:  # TorchServe keeps the default while others are loaded
-        client.set_default(archive.name, max(others, key=lambda other: other.ready).version)
+def _unload(archive: ModelArchive, client: TorchServe, settings: ServerSettings) -> None:
+    """Unload a version. If it is the default, so are the others, unless one of them may answer all users in its place.
+
+    Without any, the edge answers from its fallbacks. TorchServe does not unload the default while others are loaded.
+    """
+    live = client.describe(archive.name)
+    if live.pop(archive.version).default and live:
+        stage, allowed = rollout_stage.read_stage(rollout_stage.stage_path(archive.name, settings)), set(live)
+        if stage is not None:  # a version on trial may answer its share only
+            allowed &= answering_versions(stage) - ({stage.version} if stage.on_trial else set())
+        if allowed:
+            client.set_default(archive.name, max(allowed, key=lambda version: live[version].ready))
+        else:
+            for other in live:
+                client.unregister(archive.name, other)
     client.unregister(archive.name, archive.version)

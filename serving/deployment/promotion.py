@@ -155,6 +155,7 @@ def roll_back_aliases(
 ) -> ServingTarget:
     """Make the version before the champion again: `previous`, or the one to which a host's stage orders the rollback.
 
+    Another champion than the host's stays (`is_another_champion`), and what the host goes back to becomes `previous`.
     `seen` is the log by which the order was found to be the newest decision.
     If this is interrupted and run again, it rolls back once. A version that was champion only by an override does not
     become `previous`. The artifact that is removed may not be promoted again without new evidence (`bar_problem`).
@@ -175,15 +176,27 @@ def roll_back_aliases(
         raise RegistryError(problem)
     last = log.last_change()
     removed = champion or (last.champion if last else None)
+    former = removed
     if ordered is None:
         target, facts = serving_target(dataset, PREVIOUS), {}
     else:
-        removed = registered_version(ordered.version)
+        former = removed = registered_version(ordered.version)
         target = verified_target(find_version(dataset, registered_version(ordered.previous or "")))
         facts = {"decided_by": ordered.by, "decided_at": ordered.since.isoformat()}
         reason = ordered.reason
-    _change_champion(target.version, ROLLBACK, reason, last, former=removed, removed=log.artifact_of(removed), **facts)
+        if last is not None and is_another_champion(last, ordered):
+            former, target = target.version.version, serving_target(dataset)
+    _change_champion(target.version, ROLLBACK, reason, last, former=former, removed=log.artifact_of(removed), **facts)
     return target
+
+
+def is_another_champion(last: Decision, ordered: RolloutStage) -> bool:
+    """Whether the champion is neither what a host rolls back from nor what it goes back to: its rollback is not about it.
+
+    Only by force does it take such a champion from the other hosts.
+    """
+    versions = [registered_version(version) for version in (ordered.version, ordered.previous) if version]
+    return last.champion not in versions and not ordered.forced
 
 
 def record_rollout_step(dataset: str, stage: RolloutStage) -> RolloutStage | None:
@@ -287,9 +300,13 @@ def _change_champion(
 ) -> None:
     """Sign and apply the decision that makes a version champion; `last` is the one that changed the aliases before.
 
-    The former champion becomes `previous`, or the version before it if only an override justified it.
+    The former champion becomes `previous`, or the version before it if only an override justified it, or if it is still on
+    trial next to that one.
     """
-    former = former or (last.champion if last else None)
+    newest = decisions.read_log(champion.dataset).last() if last else None
+    is_on_trial = newest is not None and newest.action == ROLLOUT_STEP and newest.phase != Phase.SWITCH
+    if last and former is None:
+        former = last.after[PREVIOUS] if is_on_trial else last.champion
     if last and former == champion.version:
         former = last.after[PREVIOUS]
     elif last and former and (last.action == OVERRIDE or former != last.champion):

@@ -19,7 +19,7 @@ from config.current_user import current_user
 from config.params import Rollout
 from serving.artifact.archive import ModelArchive, PackageError, build_archive, content_hash
 from serving.deployment import archive_signature, decisions, policy, promotion, registry, rollout_stage, signature
-from serving.deployment.decisions import ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
+from serving.deployment.decisions import OVERRIDE, ROLLBACK, ROLLOUT_STEP, Decision, DecisionLog
 from serving.deployment.errors import DecidedMeanwhileError, DeployError, SignatureError
 from serving.deployment.load_version import Progress, load_version, make_default
 from serving.deployment.promotion import ServingTarget
@@ -106,7 +106,7 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
     decisions.complete_decision(dataset)
     log = decisions.read_log(dataset)
     log.check_holds(stage.serial, stage.entry)
-    target = registered_version(stage.previous or "")
+    target, last = registered_version(stage.previous or ""), log.last_change()
     if newer := _decision_after(log, stage):
         if (newer.action, newer.decided_at) != (ROLLBACK, stage.since.isoformat()):
             progress(
@@ -114,6 +114,14 @@ def _record_rollback(dataset: str, stage: RolloutStage, progress: Progress) -> D
             )
     elif registry.version_number(dataset, registry.CHAMPION) != target:
         try:
+            if last is not None and promotion.is_another_champion(last, stage):
+                progress(
+                    f"the rollback to {stage.previous} holds on this host only: the {last} stands; "
+                    f"`python -m serving.deploy` serves {last.champion}, `--override {target} --reason ...` serves {target}"
+                )
+                removed = log.artifact_of(registered_version(stage.version))
+                if last.action == OVERRIDE or (removed and _removal(log, removed)):
+                    return log
             removal = _removal(log, registry.find_version(dataset, target).artifact)
             if removal and not stage.forced:
                 raise RegistryError(f"the {removal} removed {target}; `--rollback --force` makes it serve again")
@@ -178,22 +186,21 @@ class _Reconciliation:
         champion = promotion.serving_target(self.dataset)
         self.reason = f"{champion.report.get('verdict')}: {champion.report.get('reason', 'no reason was given')}"
         self._check_policy(champion)
-        previous = self._previous_target(champion.version)
-        store = self.settings.model_store
-        if server.start(self.settings, lambda: archive_signature.verified_archives(store, self.progress)):
+        previous = registry.version_by_alias(self.dataset, registry.PREVIOUS)
+        if server.start(self.settings, lambda: archive_signature.verified_archives(self.settings, self.progress)):
             self.progress("started TorchServe")
         with TorchServe.from_settings(self.settings) as self.client:
             new = self._build(champion.version)
-            old, default, target = None, new, champion
-            if previous is not None and self._is_trial(champion.version, previous.version):
-                old = self._load_previous(previous.version, self.settings.workers)  # first, because it answers
-            if previous is not None and old is not None:
-                default, target = old, previous
-                self._continue_trial(new, old)
+            if self._is_trial(champion.version, previous):
+                target = promotion.serving_target(self.dataset, registry.PREVIOUS)
+                default = self._load_registered(target.version, self.settings.workers)  # first, because it answers
+                self._continue_trial(new, default)
+                other: str | None = default.version
             else:
-                old = self._serve(new, previous.version if previous else None)
+                target, default = champion, new
+                other = self._serve(new, previous)
             with suppress(ServerError):  # what is left over harms nobody, and the next deployment removes it
-                self._remove_others({new.version} | ({old.version} if old else set()))
+                self._remove_others({new.version, other})
         if rollout_stage.read_stage(self.stage_path) != self.stage:
             raise StageChangedError
         return Deployment(default.version, target.report.get("label"), len(default.golden_requests))
@@ -229,38 +236,30 @@ class _Reconciliation:
             )
         self.reason += f"; accepted: {difference}"
 
-    def _previous_target(self, champion: RegisteredVersion) -> ServingTarget | None:
-        try:
-            previous = promotion.serving_target(self.dataset, registry.PREVIOUS)
-        except RegistryError as error:
-            if registry.version_number(self.dataset, registry.PREVIOUS) is not None:
-                self.progress(f"the previous version is not kept for a rollback: {error}")
-            return None
-        return previous if previous.version.version != champion.version else None
+    def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion | None) -> bool:
+        """Whether the champion is to answer next to the previous version, not in its place.
 
-    def _is_trial(self, champion: RegisteredVersion, previous: RegisteredVersion) -> bool:
-        """Whether the champion is to answer next to the previous version, not in its place."""
+        Raises:
+            RegistryError: it is to, but the previous version is not the one that serves.
+        """
         stage = self.stage
-        if self.plan is None and self.log.standing_override():
+        is_on_trial = stage is not None and stage.on_trial and _is_build(champion.version, stage.version)
+        if self.plan is None and (not is_on_trial or self.log.standing_override()):
             return False  # an override serves at once
-        if stage is not None and stage.on_trial:
-            on_trial = registered_version(stage.version), registered_version(stage.previous or "")
-            if on_trial == (champion.version, previous.version):
+        serves = served_versions(stage)[0] if stage else self._default()
+        if serves is None or _is_build(champion.version, serves):
+            return False
+        if previous is not None:
+            removal = _removal(self.log, previous.artifact)
+            if _is_build(previous.version, serves) and (is_on_trial or not removal):
                 return True
-        if self.plan is None or _removal(self.log, previous.artifact):
-            return False
-        has_begun = stage is not None and stage.phase in (Phase.SWITCH, Phase.ROLLBACK)
-        if stage is not None and has_begun and registered_version(served_versions(stage)[0]) == champion.version:
-            return False
-        default = [live.version for live in self.client.describe(self.dataset).values() if live.default]
-        if not default or registered_version(default[0]) == champion.version:
-            return False
-        if registered_version(default[0]) != previous.version:
-            raise RegistryError(
-                f"{self.dataset} {default[0]} serves, but the registry's previous is {previous.version}: a trial could "
-                "not roll back to what serves; `python -m serving.deploy` switches at once"
-            )
-        return True
+            if removal:
+                return False
+        how = f" --override {champion.version} --reason ..." if is_on_trial else ""
+        raise RegistryError(
+            f"{self.dataset} {serves} serves, but the registry's previous is {previous.version if previous else 'none'}: a "
+            f"trial could not roll back to what serves; `python -m serving.deploy{how}` switches at once"
+        )
 
     def _continue_trial(self, new: ModelArchive, old: ModelArchive) -> None:
         make_default(old, self.client, self.settings, self.progress)
@@ -276,8 +275,8 @@ class _Reconciliation:
                 raise StageChangedError  # another version is champion by now
             self._replace_stage(recorded)
 
-    def _serve(self, new: ModelArchive, previous: RegisteredVersion | None) -> ModelArchive | None:
-        """Make a version the default; returns the previous one if it could be kept loaded."""
+    def _serve(self, new: ModelArchive, previous: RegisteredVersion | None) -> str | None:
+        """Make a version the default; returns the previous one, which is kept."""
         self._load(new)
         self._scale(new, self.settings.workers)
         if rollout_stage.read_stage(self.stage_path) != self.stage:
@@ -288,19 +287,19 @@ class _Reconciliation:
         make_default(new, self.client, self.settings, self.progress)
         self._follow_changed_stage()
         check_serves(self.dataset, new.version, self.client)
-        old = None if previous is None else self._load_previous(previous, 1)
-        stage, reason, old_version = self.stage, self.reason, old.version if old else None
+        old = self._keep_previous(previous) if previous else None
+        stage, reason = self.stage, self.reason
         if stage is not None and old is not None:
-            if stage.phase is Phase.ROLLBACK and _is_build(new, stage.previous):
+            if stage.phase is Phase.ROLLBACK and _is_build(new.version, stage.previous):
                 rollback_reason, reason = stage.reason, f"back from {stage.version}: {stage.reason}"
-            elif stage.phase is Phase.SERVES and _is_build(new, stage.version) and _is_build(old, stage.previous):
+            elif (
+                stage.phase is Phase.SERVES and _is_build(new.version, stage.version) and _is_build(old, stage.previous)
+            ):
                 rollback_reason = rollback_reason or stage.rollback_reason
         if stage is None or (stage.phase, stage.version) != (Phase.SERVES, new.version):
-            self._replace_stage(
-                self._new_stage(Phase.SERVES, new, old_version, reason, rollback_reason=rollback_reason)
-            )
+            self._replace_stage(self._new_stage(Phase.SERVES, new, old, reason, rollback_reason=rollback_reason))
         else:
-            changes = {"previous": old_version, "rollback_reason": rollback_reason}
+            changes = {"previous": old, "rollback_reason": rollback_reason}
             self._replace_stage(self._seen(stage.model_copy(update=changes)))
         return old
 
@@ -310,11 +309,14 @@ class _Reconciliation:
         From now on a rollback, a repair and the next deployment know it.
         """
         wanted = served_versions(self.stage)[0] if self.stage else None
-        default = next((live.version for live in self.client.describe(self.dataset).values() if live.default), None)
-        former = next((version for version in (default, wanted) if version and not _is_build(new, version)), None)
-        if former is not None and not _is_build(new, wanted):
+        versions = (self._default(), wanted)
+        former = next((version for version in versions if version and not _is_build(new.version, version)), None)
+        if former is not None and not _is_build(new.version, wanted):
             switch = self._new_stage(Phase.SWITCH, new, former, self.reason, rollback_reason=rollback_reason)
             self._replace_stage(switch)
+
+    def _default(self) -> str | None:
+        return next((live.version for live in self.client.describe(self.dataset).values() if live.default), None)
 
     def _follow_changed_stage(self) -> None:
         """If a rollback was ordered while the default was switched, undo the switch at once and start again."""
@@ -376,25 +378,31 @@ class _Reconciliation:
         try:
             load_version(archive, self.client, self.settings, self.progress)
         except DeployError:
-            archive.path.unlink(missing_ok=True)  # it can be built again from the registry
+            if self.stage is None or archive.version not in served_versions(self.stage):  # which a repair restores
+                archive.path.unlink(missing_ok=True)  # it can be built again from the registry
             raise
 
-    def _load_previous(self, version: RegisteredVersion, workers: int) -> ModelArchive | None:
-        """Load the previous champion. A failure is only a warning, because the champion serves."""
+    def _load_registered(self, version: RegisteredVersion, workers: int) -> ModelArchive:
+        archive = self._build(version)
+        self._load(archive)
+        self._scale(archive, workers)
+        return archive
+
+    def _keep_previous(self, version: RegisteredVersion) -> str | None:
+        """Load the previous champion. A failure is only a warning, because the champion serves, and what served stays."""
         try:
-            archive = self._build(version)
-            self._load(archive)
-            self._scale(archive, workers)
-            return archive
+            promotion.serving_target(self.dataset, registry.PREVIOUS)
+            return self._load_registered(version, 1).version
         except (DeployError, RegistryError, ServerError) as error:
-            self.progress(f"the previous version is not kept for a rollback: {error}")
-            return None
+            self.progress(f"the previous version is not loaded for a rollback: {error}")
+            former = self.stage.previous if self.stage else None
+            return former if _is_build(version.version, former) else None
 
     def _scale(self, archive: ModelArchive, workers: int) -> None:
         if self.client.describe(archive.name)[archive.version].workers != workers:
             self.client.scale(archive.name, archive.version, workers)
 
-    def _remove_others(self, kept: set[str]) -> None:
+    def _remove_others(self, kept: set[str | None]) -> None:
         others = sorted(self.client.describe(self.dataset).keys() - kept)
         if others:
             time.sleep(DRAIN_SECONDS)
@@ -406,6 +414,6 @@ class _Reconciliation:
                 path.unlink(missing_ok=True)
 
 
-def _is_build(archive: ModelArchive, version: str | None) -> bool:
-    """Whether an archive is of the same registered version as another one."""
-    return version is not None and registered_version(archive.version) == registered_version(version)
+def _is_build(version: str, other: str | None) -> bool:
+    """Whether two archives are of the same registered version."""
+    return other is not None and registered_version(version) == registered_version(other)

@@ -6,7 +6,6 @@ A repair never changes which version serves: only a deployment, a rollout, a rol
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 from filelock import Timeout
 
@@ -41,7 +40,7 @@ def restore(dataset: str, settings: ServerSettings, progress: Progress = print, 
         PackageError, SignatureError, DeployError, ServerStartError: as in `serving.install`.
     """
     if server.find(settings) is None:  # it loads archives while it starts
-        server.start(settings, lambda: _verified_archives(dataset, settings, progress), end_with_parent)
+        server.start(settings, lambda: verified_archives(settings, progress), end_with_parent)
     with TorchServe.from_settings(settings) as client:
         restoration = _Restoration(dataset, settings, client, progress)
         stage = restoration.read_stage()
@@ -67,19 +66,6 @@ def stored_archives(dataset: str, settings: ServerSettings) -> dict[str, ModelAr
             if archive.name == dataset:
                 stored[archive.version] = archive
     return stored
-
-
-def _verified_archives(dataset: str, settings: ServerSettings, progress: Progress) -> set[Path]:
-    """The archives of the model store that are verified; none if the one that serves is not among them.
-
-    The server would take another version as its default then.
-    """
-    verified = verified_archives(settings.model_store, progress)
-    with suppress(StageError):
-        stage = rollout_stage.read_stage(rollout_stage.stage_path(dataset, settings))
-        if stage and settings.model_store / f"{dataset}-{served_versions(stage)[0]}.mar" not in verified:
-            return set()
-    return verified
 
 
 class _Restoration:

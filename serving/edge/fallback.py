@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -78,10 +78,14 @@ EMPTY = PopularList([], "1970-01-01T00:00:00Z", None, "", "", [])  # before anyt
 
 @dataclass
 class FallbackChain:
-    """The static list, and TorchServe's last popular list: None before the first."""
+    """The static list, and TorchServe's last popular list: None before the first.
+
+    `may_answer` says whether answers of a version may be given; of one that was rolled back they may not.
+    """
 
     static: PopularList
     popular: PopularList | None = None
+    may_answer: Callable[[str], bool] = lambda version: True
 
     @property
     def numeric_ids(self) -> list[str]:
@@ -110,7 +114,7 @@ class FallbackChain:
         if request.filters:  # better nothing than what the filter is there to keep away
             reason = f"{reason}; filters cannot be applied without TorchServe, so nothing is listed"
             return EMPTY.answer(STATIC, reason, request.k, excluded)
-        if self.popular is not None:
+        if self.popular is not None and self.may_answer(self.popular.model_version):
             reason = f"{reason}; this is TorchServe's popular list of {self.popular.time}"
             return self.popular.answer(POPULAR, reason, request.k, excluded)
         return self.static_answer(request, reason, excluded)

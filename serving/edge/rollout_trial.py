@@ -98,7 +98,7 @@ class RolloutTrial:
         return self.stage is not None and self.stage.on_trial
 
     def may_answer(self, version: str) -> bool:
-        """Whether a cached answer of a version may be given: the stage no longer wants what it replaced or rolled back."""
+        """Whether a cached or popular answer of a version may be given: the stage no longer wants what it replaced or rolled back."""
         stage = self.stage
         if stage is None:  # nothing was deployed from here, so nothing says otherwise
             return True

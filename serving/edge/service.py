@@ -120,7 +120,7 @@ class EdgeService:
                 self._profiles, self._breaker("store"), settings.store_ms / 1000, settings.personalize_by_default
             ),
             cache=self._cache(),
-            fallback=FallbackChain(static),
+            fallback=FallbackChain(static, may_answer=self.trial.may_answer),
             secret=self.user_key.secret,
             dataset=settings.dataset,
             reserve=settings.reserve_ms / 1000,

@@ -352,7 +352,7 @@ def test_a_restarted_server_serves_what_it_served(live: ServerSettings, client: 
     before, loaded = serving(client), set(pids(client))
     assert server.stop(live)
     assert not server.stop(live)
-    assert server.start(live, lambda: verified_archives(live.model_store))
+    assert server.start(live, lambda: verified_archives(live))
     assert not server.start(live, set)
     with TorchServe.from_settings(live) as fresh:
         assert serving(fresh) == before

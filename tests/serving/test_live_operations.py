@@ -226,7 +226,7 @@ def test_a_killed_server_restarts_with_its_models_their_settings_and_the_default
     before = described(serving)
     os.kill(server.find(serving).pid, 9)
     wait_until(lambda: server.find(serving) is None)
-    assert server.start(serving, lambda: verified_archives(serving.model_store))
+    assert server.start(serving, lambda: verified_archives(serving))
     after = described(serving)
     assert {version: settings_of(live) for version, live in after.items()} == {
         version: settings_of(live) for version, live in before.items()

@@ -8,10 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rollout_stages import make_stage
 
 from config.command import UserError
 from serving.deployment import rollout_stage
 from serving.deployment.restore import RestoreError
+from serving.deployment.rollout_stage import Phase
 from serving.settings import ServerSettings
 from serving.supervisor import (
     CHECK_SECONDS,
@@ -26,7 +28,7 @@ from serving.supervisor import (
 from serving.torchserve import server
 from serving.torchserve.client import ServerError, TorchServe
 
-SERVING, NOT_RUNNING, UNRESPONSIVE, NO_MODEL, NO_WORKER, ROLLBACK_PENDING = State
+SERVING, NOT_RUNNING, UNRESPONSIVE, NO_MODEL, NO_WORKER, WRONG_VERSION = State
 
 
 class FakeServer:
@@ -65,7 +67,7 @@ def test_a_serving_server_is_left_alone(fake: FakeServer) -> None:
     assert (fake.repairs, fake.log) == ([], ["TorchServe is serving"])
 
 
-@pytest.mark.parametrize("state", [NOT_RUNNING, NO_MODEL, ROLLBACK_PENDING])
+@pytest.mark.parametrize("state", [NOT_RUNNING, NO_MODEL, WRONG_VERSION])
 def test_a_state_that_cannot_recover_is_repaired_at_once(fake: FakeServer, state: State) -> None:
     fake.step()
     fake.state = state
@@ -258,12 +260,36 @@ def test_a_check_requires_a_worker_of_the_default_version(
     assert check("tiny", settings) is expected
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_a_server_whose_default_is_another_version_than_the_stage_wants_is_not_serving(
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phase: Phase
+) -> None:
+    here = settings.model_copy(update={"state": tmp_path})
+    monkeypatch.setattr(server, "find", lambda _: object())
+    stage = make_stage(phase, rollback_reason="it lists nonsense")
+    rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), None, stage)
+    wanted, other = rollout_stage.served_versions(stage)
+    for default, expected in ((wanted, SERVING), (other, WRONG_VERSION)):
+        loaded = {name: version(name == default, 1) for name in (wanted, other)}
+        monkeypatch.setattr(TorchServe, "describe", lambda *_, loaded=loaded: loaded)
+        assert check("tiny", here) is expected
+
+
+def test_a_rollback_on_a_full_disk_is_not_undone_although_the_stage_does_not_say_so(
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = settings.model_copy(update={"state": tmp_path})
+    monkeypatch.setattr(server, "find", lambda _: object())
+    rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), None, make_stage(Phase.SERVES))
+    monkeypatch.setattr(TorchServe, "describe", lambda *_: {"1.0": version(True, 1), "2.0": version(False, 1)})
+    assert check("tiny", here) is SERVING
+
+
 def test_a_rollback_that_the_edge_ordered_is_pending_until_the_server_follows(
     settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here = settings.model_copy(update={"server_home": tmp_path, "state": tmp_path / "state"})
     monkeypatch.setattr(server, "find", lambda _: object())
-    monkeypatch.setattr(TorchServe, "describe", lambda *_: {"1.0": version(True, 1)})
     ends = {
         "dataset": "tiny",
         "version": "2.0",
@@ -274,10 +300,11 @@ def test_a_rollback_that_the_edge_ordered_is_pending_until_the_server_follows(
     }
     serves = rollout_stage.RolloutStage(phase=rollout_stage.Phase.SERVES, **ends)
     rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), None, serves)
-    assert check("tiny", here) is SERVING
+    assert ordered_rollback("tiny", here) is None
     ordered = serves.model_copy(update={"phase": rollout_stage.Phase.ROLLBACK})
     rollout_stage.replace_stage(rollout_stage.stage_path("tiny", here), serves, ordered)
+    monkeypatch.setattr(TorchServe, "describe", lambda *_: {"1.0": version(True, 1)})
     assert check("tiny", here) is SERVING, "only the registry does not know it yet"
     assert ordered_rollback("tiny", here) == "1.0"
     monkeypatch.setattr(TorchServe, "describe", lambda *_: {"2.0": version(True, 1), "1.0": version(False, 1)})
-    assert check("tiny", here) is ROLLBACK_PENDING
+    assert check("tiny", here) is WRONG_VERSION

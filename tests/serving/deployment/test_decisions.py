@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import signing
 import tiny_artifact
+from mlflow import MlflowClient
 
 from config import files
 from serving import deploy
@@ -313,6 +314,31 @@ def test_an_override_accepts_an_older_log(signed) -> None:
     assert promotion.serving_target("tiny").version.version == "1"
     promotion.promote("tiny", "2", PROMOTED)
     assert aliases() == ("2", "1")
+
+
+def test_an_override_that_fails_accepts_nothing(signed, monkeypatch: pytest.MonkeyPatch) -> None:
+    restore_first_decision()
+
+    def away(*_: object) -> None:
+        raise OSError("no connection")
+
+    for name in ("set_registered_model_tag", "set_registered_model_alias"):  # its intent, its aliases
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, away)
+            with pytest.raises(RegistryError, match="no connection"):
+                promotion.override("tiny", "2", "the registry was restored from last night's copy")
+        with pytest.raises(RegistryError, match=REFUSED.format("gone")):
+            promotion.serving_target("tiny")
+    promotion.override("tiny", "2", "the registry was restored from last night's copy")
+    assert promotion.serving_target("tiny").version.version == "2"
+
+
+@pytest.mark.parametrize("letter", ["a", "ß", "日", "😀", '"', "\n"])
+def test_a_long_reason_is_shortened_so_that_mlflow_can_store_it_in_any_script(signed, letter: str) -> None:
+    promotion.roll_back_aliases("tiny", "it fails: " + 3000 * letter)
+    text = registry_client().get_registered_model("tiny").tags[entry_tag(3)]
+    assert len(text) < 2500, "MLflow limits a tag to 5000 characters"
+    assert entry(3)["signed"]["reason"].startswith(f"it fails: {letter * 50}")
 
 
 def test_a_host_that_has_seen_nothing_accepts_what_is_signed(signed, tmp_path: Path, monkeypatch) -> None:

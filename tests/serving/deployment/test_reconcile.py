@@ -100,17 +100,50 @@ def test_a_rollback_ordered_while_an_override_stands_ends_the_override(served: S
     assert promotion.serving_target("tiny").version.version == "2"
 
 
-def test_a_rollback_goes_back_to_what_served_here_although_another_version_was_promoted(
-    served: ServerSettings, tmp_path: Path
+@pytest.fixture
+def third(served: ServerSettings, tmp_path: Path) -> str:
+    """A third version, which nobody has promoted yet."""
+    return registry.register_version("tiny", tiny_artifact.write(tmp_path / "third", 7))
+
+
+def test_a_rollback_goes_back_to_what_served_here_and_leaves_another_champion(
+    served: ServerSettings, stub: StubServer, third: str
 ) -> None:
-    third = registry.register_version("tiny", tiny_artifact.write(tmp_path / "third", 7))
-    promotion.promote("tiny", third, PROMOTED)  # by the nightly gate; nobody deployed it
+    promotion.promote("tiny", third, PROMOTED)  # by the nightly gate; this host has not deployed it
     order(served)
-    assert reconcile.settle_rollback("tiny", served) == "1.0"
-    assert aliases() == ("1", "2")
-    promotion.promote("tiny", third, PROMOTED)  # the rollback did not remove it
+    lines: list[str] = []
+    assert reconcile.settle_rollback("tiny", served, lines.append) == "1.0"
+    assert [line for line in lines if f"holds on this host only: the promotion of {third} by" in line]
+    assert (stub.default, aliases()) == ("1.0", (third, "1")), "and nobody goes back to what was removed"
+    assert promotion.serving_target("tiny").version.version == third
     with pytest.raises(RegistryError, match="rolled back on"):
         promotion.promote("tiny", "2", PROMOTED)
+
+
+@pytest.mark.parametrize("decided", ["rollback", "override"])
+def test_a_rollback_on_a_host_that_lags_behind_records_nothing(
+    served: ServerSettings, stub: StubServer, third: str, decided: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if decided == "rollback":  # on another host; then the gate found a better one
+        promotion.roll_back_aliases("tiny", "it lists nonsense")
+        promotion.promote("tiny", third, PROMOTED)
+    else:
+        promotion.override("tiny", third, REASON)
+    before = aliases(), decisions.read_log("tiny").last_hash
+    assert deploy.main(["--dataset", "tiny", "--rollback"]) == 0
+    assert f"holds on this host only: the {'promotion' if decided == 'rollback' else decided} of {third}" in (
+        capsys.readouterr().out
+    )
+    assert (aliases(), decisions.read_log("tiny").last_hash) == before
+    assert (stub.default, stage_of(served).phase, stage_of(served).version) == ("1.0", Phase.SERVES, "1.0")
+    assert promotion.serving_target("tiny").version.version == third
+
+
+def test_a_rollback_by_force_replaces_another_champion(served: ServerSettings, third: str) -> None:
+    promotion.promote("tiny", third, PROMOTED)
+    rollout_stage.order_rollback(rollout_stage.stage_path("tiny", served), "it lists nonsense", "me@host", force=True)
+    assert reconcile.settle_rollback("tiny", served) == "1.0"
+    assert aliases() == ("1", "2")
 
 
 def test_a_decision_that_is_newer_than_the_ordered_rollback_wins_and_this_is_said(served: ServerSettings) -> None:
@@ -281,7 +314,7 @@ def live(monkeypatch: pytest.MonkeyPatch, stub: StubServer) -> None:
     """A server that loads whatever it is asked to."""
     monkeypatch.setattr(policy, "committed_policy", lambda _: None)
     monkeypatch.setattr(reconcile.server, "start", lambda *_: False)
-    monkeypatch.setattr(reconcile, "load_version", lambda *_: None)
+    monkeypatch.setattr(reconcile, "load_version", lambda archive, *_: stub.loaded.add(archive.version))
     monkeypatch.setattr(reconcile, "make_default", lambda archive, *_: stub.set_default("tiny", archive.version))
 
 
@@ -296,7 +329,7 @@ def promoted(served: ServerSettings, stub: StubServer, live: None) -> ServerSett
 def test_a_rollback_during_a_deployment_goes_back_to_what_it_replaces(
     promoted: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, seen = reconcile._Reconciliation._load_previous, []
+    original, seen = reconcile._Reconciliation._keep_previous, []
 
     def order(self: object, *arguments: object) -> object:
         if not seen:
@@ -304,7 +337,7 @@ def test_a_rollback_during_a_deployment_goes_back_to_what_it_replaces(
             deploy.roll_back("tiny", promoted, "it lists nonsense")
         return original(self, *arguments)
 
-    monkeypatch.setattr(reconcile._Reconciliation, "_load_previous", order)
+    monkeypatch.setattr(reconcile._Reconciliation, "_keep_previous", order)
     assert reconcile.deploy("tiny", promoted).version == "1.0"
     assert seen == [("2.0", Phase.SWITCH)]
     assert (stub.default, aliases()) == ("1.0", ("1", "2"))
@@ -335,7 +368,7 @@ def test_a_deployment_that_was_killed_after_the_switch_can_be_completed_or_rolle
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reconcile._Reconciliation, "_load_previous", kill)
+        patch.setattr(reconcile._Reconciliation, "_keep_previous", kill)
         with pytest.raises(KeyboardInterrupt):
             reconcile.deploy("tiny", promoted)
     stage = stage_of(promoted)
@@ -347,6 +380,136 @@ def test_a_deployment_that_was_killed_after_the_switch_can_be_completed_or_rolle
     deploy.roll_back("tiny", promoted, "it lists nonsense")
     assert reconcile.settle_rollback("tiny", promoted) == "1.0"
     assert (stub.default, aliases()) == ("1.0", ("1", "2"))
+
+
+# --- a fault of the previous version
+
+
+@pytest.fixture
+def on_trial(served: ServerSettings, stub: StubServer, live: None, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    """Version 2 is on trial next to 1.0, which serves."""
+    stub.default = "1.0"
+    write_stage(served, make_stage(Phase.CANARY, share=0.1, plan=PLAN))
+    monkeypatch.setattr(StubServer, "unregister", lambda self, _, version: self.loaded.discard(version), raising=False)
+    return served
+
+
+def fail_for(version: str, error: Exception):
+    """A function that fails for a version (of the registry, or an archive's)."""
+
+    def fails(subject: object, *_: object) -> None:
+        if str(getattr(subject, "version", subject)).startswith(version):
+            raise error
+
+    return fails
+
+
+def unavailable() -> RegistryError:
+    error = RegistryError("MLflow refuses get_registered_model: no connection")
+    error.__cause__ = OSError("no connection")
+    return error
+
+
+FAULTS = {
+    "report": (promotion, "verified_target", RegistryError("its gate report cannot be read")),
+    "artifact": (registry, "download_artifact", unavailable()),
+    "golden": (reconcile, "load_version", DeployError("it does not answer its golden requests")),
+    "server": (reconcile, "load_version", ServerError("TorchServe cannot be reached")),
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Exception:
+    """Version 1 can be read, or loaded, no more."""
+    place, name, error = FAULTS[request.param]
+    real, fails = getattr(place, name), fail_for("1", error)
+    monkeypatch.setattr(place, name, lambda subject, *more: fails(subject) or real(subject, *more))
+    return error
+
+
+@pytest.mark.parametrize("plan", [None, PLAN])
+def test_a_fault_of_the_version_that_serves_ends_no_trial(
+    on_trial: ServerSettings, stub: StubServer, fault: Exception, plan
+) -> None:
+    before = stage_of(on_trial)
+    with pytest.raises(type(fault), match=str(fault)):
+        reconcile.deploy("tiny", on_trial, plan=plan)
+    assert (stub.default, stub.loaded, stage_of(on_trial)) == ("1.0", {"1.0", "2.0"}, before)
+
+
+def test_a_trial_next_to_a_version_that_was_deleted_goes_on_until_somebody_decides(
+    on_trial: ServerSettings, stub: StubServer
+) -> None:
+    registry.registry_client().delete_registered_model_alias("tiny", PREVIOUS)
+    registry.registry_client().delete_model_version("tiny", "1")
+    for plan in (None, PLAN):
+        with pytest.raises(RegistryError, match=r"1\.0 serves, but .* previous is none.*--override 2 --reason"):
+            reconcile.deploy("tiny", on_trial, plan=plan)
+    assert (stub.default, stage_of(on_trial).phase) == ("1.0", Phase.CANARY)
+
+
+def test_what_serves_according_to_the_stage_is_tried_against_although_the_server_is_empty(
+    promoted: ServerSettings, stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StubServer, "describe", lambda *_: {})  # its archive could not be verified
+    attempt = reconcile._Reconciliation("tiny", promoted, promoted.state, print, PLAN, False)
+    attempt.log, attempt.client = decisions.read_log("tiny"), stub
+    versions = registry.find_version("tiny", "2"), registry.find_version("tiny", "1")
+    assert attempt._is_trial(*versions)
+    with pytest.raises(
+        RegistryError, match=r"1\.0 serves, but .* previous is none.*`python -m serving.deploy` switches"
+    ):
+        attempt._is_trial(versions[0], None)
+
+
+def test_a_previous_version_with_a_fault_stays_loaded_with_its_archive(
+    on_trial: ServerSettings, stub: StubServer, fault: Exception, artifacts
+) -> None:
+    write_stage(on_trial, make_stage(Phase.SERVES, "1.0", None))
+    build_archive(artifacts[1], on_trial.model_store / "tiny-1.0.mar", "tiny", "1.0")
+    lines: list[str] = []
+    assert reconcile.deploy("tiny", on_trial, lines.append).version == "2.0"
+    assert [line for line in lines if line.endswith(str(fault))]
+    stage = stage_of(on_trial)
+    assert (stage.phase, stage.version, stage.previous) == (Phase.SERVES, "2.0", "1.0"), "a rollback goes back to it"
+    assert stub.loaded == {"1.0", "2.0"}
+    assert (on_trial.model_store / "tiny-1.0.mar").exists()
+
+
+def test_an_archive_that_a_repair_needs_is_kept_although_its_version_fails(
+    on_trial: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "load_version", fail_for("", DeployError("its worker died")))
+    for stage, is_kept in ((make_stage(Phase.SERVES), True), (make_stage(Phase.SERVES, "1.0", None), False)):
+        write_stage(on_trial, stage)
+        with pytest.raises(DeployError, match="its worker died"):
+            reconcile.deploy("tiny", on_trial)
+        assert (on_trial.model_store / "tiny-2.0.mar").exists() == is_kept
+
+
+# --- a decision during a trial
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [lambda third: promotion.promote("tiny", third, PROMOTED), lambda third: promotion.override("tiny", third, REASON)],
+)
+def test_what_is_on_trial_does_not_become_previous(
+    on_trial: ServerSettings, stub: StubServer, third: str, decide
+) -> None:
+    promotion.record_rollout_step("tiny", make_stage(Phase.CANARY, share=0.1))
+    decide(third)
+    assert aliases() == (third, "1")
+    assert reconcile.deploy("tiny", on_trial).version == f"{third}.0"
+    assert stage_of(on_trial).previous == "1.0"
+    assert stub.loaded == {"1.0", f"{third}.0"}, "the version on trial is unloaded"
+
+
+def test_what_was_rolled_out_becomes_previous(served: ServerSettings, third: str) -> None:
+    for phase in (Phase.SHADOW, Phase.CANARY, Phase.SWITCH):
+        promotion.record_rollout_step("tiny", make_stage(phase))
+    promotion.promote("tiny", third, PROMOTED)
+    assert aliases() == (third, "2")
 
 
 # --- what another host rolled back

@@ -49,6 +49,7 @@ class Server:
         self.calls: list[str] = []
         self.runs = False
         self.started_with: set[str] = set()  # archives that it may load while it starts
+        self.killed: set[str] = set()  # versions whose workers die again and again
         self.on_register: Any = lambda version: None
 
     def start(
@@ -82,7 +83,8 @@ class Server:
         self.loaded[version] = Live(version, not self.loaded, 1)
 
     def unregister(self, name: str, version: str) -> None:
-        del self.loaded[version]
+        if self.loaded.pop(version).default and self.loaded:
+            raise ServerError("the default version cannot be removed while others are loaded", 403)
 
     def scale(self, name: str, version: str, workers: int) -> None:
         self.loaded[version].workers = self.loaded[version].ready = workers
@@ -93,6 +95,8 @@ class Server:
             live.default = live.version == version
 
     def predict(self, name: str, request: dict, version: str) -> dict:
+        if version in self.killed:
+            raise ServerError("its worker died", 500)
         if not self.runs:
             raise ServerError("http://127.0.0.1 cannot be reached")
         with zipfile.ZipFile(next(self.store.glob(f"*{version}.mar"))) as mar:
@@ -157,6 +161,33 @@ def test_the_stage_says_what_serves_and_what_is_loaded_next_to_it(
     assert {version: live.workers for version, live in torchserve.loaded.items()} == workers
 
 
+@pytest.mark.parametrize(
+    ("phase", "failing", "remaining"),
+    [
+        (Phase.SERVES, "2.0", set()),  # the other one may have been rolled back
+        (Phase.SWITCH, "2.0", {"1.0"}),  # which has served until now
+        (Phase.SHADOW, "1.0", set()),
+        (Phase.CANARY, "1.0", set()),  # the other one may answer its share only
+        (Phase.ROLLBACK, "1.0", set()),
+        (None, "2.0", {"1.0"}),
+    ],
+)
+def test_no_version_that_may_not_answer_all_users_takes_the_place_of_one_that_fails(
+    here: ServerSettings, torchserve: Server, phase: Phase | None, failing: str, remaining: set[str]
+) -> None:
+    if phase is not None:
+        write_stage(here, phase, "2.0", "1.0")
+    torchserve.runs, torchserve.killed = True, {failing}
+    torchserve.holds(failing, "1.0" if failing == "2.0" else "2.0")
+    with pytest.raises(DeployError, match="1.0 still answers" if remaining else "no version of tiny answers"):
+        restore(NAME, here, lambda line: None)
+    assert set(torchserve.loaded) == remaining, "the edge answers from its fallbacks"
+    torchserve.killed.clear()
+    if phase is not None:
+        assert restore(NAME, here, lambda line: None) == failing, "its archive is still there"
+        assert torchserve.default == failing
+
+
 def test_what_is_installed_is_what_a_repair_restores(here: ServerSettings, torchserve: Server, archives: Path) -> None:
     write_stage(here, Phase.CANARY, "10.0", "2.0", serial=7, entry="a hash")
     torchserve.holds("2.0", "10.0")
@@ -193,6 +224,22 @@ def test_only_verified_archives_are_loaded_again_by_the_command_that_starts_the_
     assert command.main(["start"]) == 0
     assert torchserve.started_with == {"tiny-1.0.mar", "tiny-10.0.mar"}
     assert "tiny-2.0.mar is not signed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["start", "install"])
+def test_the_server_starts_with_no_version_if_the_one_that_serves_cannot_be_verified(
+    here: ServerSettings, torchserve: Server, artifacts, archives: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    write_stage(here, Phase.SERVES, "2.0", "1.0", rollback_reason="it lists nonsense")
+    archive.build_archive(artifacts[2], here.model_store / "tiny-2.0.mar", NAME, "2.0")  # which nobody signed
+    signed_archive(artifacts[1], here.model_store / "other-1.0.mar", "other", "1.0")
+    if how == "start":
+        monkeypatch.setattr(command.settings, "load", lambda: here)
+        monkeypatch.setattr(server, "describe", lambda _: "it runs")
+        assert command.main(["start"]) == 0
+    else:
+        install(archives / f"{NAME}-10.0.mar", here, lambda line: None)
+    assert torchserve.started_with == {"other-1.0.mar"}, "or the server would make another one the default"
 
 
 def test_an_installation_that_is_killed_after_the_switch_is_what_a_repair_restores(

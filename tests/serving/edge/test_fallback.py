@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tiny_artifact
 from fake_torchserve import FakeTorchServe, recommendations
+from rollout_stages import make_stage
 from running import Edge, Start, wait_until
 from safetensors.numpy import load_file
 
 from serving.artifact import archive
+from serving.deployment import rollout_stage
 from serving.deployment.rollout_stage import Phase, RolloutStage, utc_now
 from serving.edge.answer import build_answer, parse_answer
 from serving.edge.fallback import EMPTY, FallbackChain, PopularList, artifact_list, newest_archive, update_static_list
@@ -31,6 +33,19 @@ def test_the_last_answer_comes_before_the_popular_list_and_that_before_the_stati
     assert parse_answer(chain.answer(request(), "it fails", last_answer=last))["source"] == "cached"
     assert parse_answer(chain.answer(request(), "it fails"))["source"] == "popular"
     assert parse_answer(FallbackChain(LIST).answer(request(), "it fails"))["source"] == "static"
+
+
+def test_the_popular_list_of_a_version_that_was_rolled_back_is_not_given(
+    start: Start, torchserve: FakeTorchServe, tmp_path: Path
+) -> None:
+    path = tmp_path / "stage.json"
+    assert rollout_stage.replace_stage(path, None, make_stage(Phase.SERVES, torchserve.version, "0.9"))
+    edge = start(rollout=path)
+    torchserve.stop()
+    assert edge.answer({"user_id": "ann"})["source"] == "popular"
+    rollout_stage.order_rollback(path, "it lists nonsense", "me@host")
+    wait_until(lambda: edge.service.trial.stage.phase is Phase.ROLLBACK)
+    assert edge.answer({"user_id": "ann"})["source"] == "static"
 
 
 def test_a_list_that_cannot_be_filtered_is_not_given_under_a_filter() -> None:
