@@ -22,7 +22,8 @@ from data.collect.sqlite_log import SqliteLogReader
 from data.ids import canonical_id
 from data.times import from_iso
 
-EXAMPLES = int(os.environ.get("TIDEGATE_COLLECT_BATCHES") or 100)
+GIVEN = os.environ.get("TIDEGATE_COLLECT_BATCHES")
+EXAMPLES = int(GIVEN or 100)
 NOW = datetime.now(UTC)
 IDS = {
     "userId": "user_id", "anonymousId": "anonymous_id", "previousId": "previous_id", "groupId": "group_id",
@@ -186,7 +187,8 @@ def check_equal(sent: dict[str, Any], events: list[Event], known_us: int) -> Non
         assert [event.item_id for event in events] == [spelled(product["product_id"]) for product in products]
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=not GIVEN, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(messages(), min_size=2, max_size=8), order=st.randoms(use_true_random=False), data=st.data())
 def test_any_batch(read_back: ReadBack, drawn: list[tuple[dict, bytes]], order: Any, data: st.DataObject) -> None:
     batch = next(numbered)
@@ -226,7 +228,9 @@ def test_any_batch(read_back: ReadBack, drawn: list[tuple[dict, bytes]], order: 
     read_back.rejected()
 
 
-@settings(max_examples=max(1, EXAMPLES // 10), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=max(1, EXAMPLES // 10), deadline=None, derandomize=not GIVEN, suppress_health_check=list(HealthCheck)
+)
 @given(drawn=messages(), minutes=st.integers(-100_000, 100_000))
 def test_a_senders_clock_moves_times_and_nothing_else(
     read_back: ReadBack, drawn: tuple[dict, bytes], minutes: int

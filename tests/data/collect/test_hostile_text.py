@@ -23,7 +23,7 @@ OWN = [
     "\ue000", "\U0010ffff", "𝄞", "👩‍👩‍👧‍👦", "e\u0301", "\u0301", "\u212b", "ﬁ", "ß", "İ", "Ⅷ", "ﷺ" * 60, "Z" + "\u0335" * 90,
     "a" * MAX_MESSAGE_ID, "a" * (MAX_ID + 1), "é" * MAX_TEXT, "a" * (MAX_TEXT + 1), " " * 300 + "a", "a" * 20_000,
 ]  # fmt: skip
-BATCH = 20
+BATCH = 100
 numbered = count()
 
 
