@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -61,8 +60,7 @@ class Verdict(NamedTuple):
         return {name: value for name, value in zip(self._fields[1:], self[1:], strict=True) if value is not None}
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """A message that was read: what to store of it, or why it is rejected."""
 
     raw: bytes

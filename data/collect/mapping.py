@@ -57,10 +57,10 @@ class Rule:
         found = {}
         for field, paths in self.paths.items():
             for place in places:
-                for path in paths:
-                    value = _lookup(place, path) if "." in path else place.get(path)
-                    if value is not None and value != "" and field not in found:
-                        found[field] = value
+                value = _first(place, paths)
+                if value is not None:
+                    found[field] = value
+                    break
         return found
 
 
@@ -111,6 +111,15 @@ def _parse(place: str, entry: Any) -> Rule:
             raise MappingError(f"{place}: {field} is {names!r}; expected a list of properties")
         paths[field] = tuple(names)
     return Rule(entry[TYPE], paths, entry.get(EACH))
+
+
+def _first(place: Mapping[str, Any], paths: tuple[str, ...]) -> Any:
+    """The first value that is not empty; None if there is none."""
+    for path in paths:
+        value = _lookup(place, path) if "." in path else place.get(path)
+        if value is not None and value != "":
+            return value
+    return None
 
 
 def _lookup(place: Any, path: str) -> Any:

@@ -48,6 +48,9 @@ EARLIEST_US = 0  # 1970
 PHONES, TABLETS = {"ios", "android", "mobile", "phone", "smartphone"}, {"tablet", "ipad"}
 DEVICES = {"desktop", "tv"}
 EMPTY_CONTEXT = Context()
+# Of all types, besides those of every event.
+ID_FIELDS = sorted({field for cls in EVENT_TYPES.values() for field in cls.__struct_fields__ if field.endswith("_id")}
+                   - set(Event.__struct_fields__))  # fmt: skip
 MAX_ID_TEXT = 1_000  # characters with what is trimmed; longer ids and contexts are not worth remembering
 MAX_KNOWN_CONTEXT = 4 * 1024
 MAX_EXACT_FLOAT = 2**53  # from it on, floats of different integers are equal
@@ -226,15 +229,14 @@ class MessageContext(NamedTuple):
 
     def at(self, moment_us: int) -> Context | None:
         """The context with the local time of a moment; None if nothing is known."""
-        context = _with_local_time(self.context, self.zone, moment_us // MINUTE)
-        return None if context == EMPTY_CONTEXT else context
+        return _with_local_time(self.context, self.zone, moment_us // MINUTE)
 
 
 @lru_cache(4096)
-def _with_local_time(context: Context, zone: ZoneInfo | None, minute: int) -> Context:
-    """The context with the local time of a minute since 1970, where the zone is known."""
+def _with_local_time(context: Context, zone: ZoneInfo | None, minute: int) -> Context | None:
+    """The context with the local time of a minute since 1970, where the zone is known; None if nothing is known."""
     if zone is None:
-        return context
+        return None if context == EMPTY_CONTEXT else context
     try:
         local = datetime.fromtimestamp(minute * 60, zone)
     except (ValueError, OverflowError):
@@ -326,25 +328,34 @@ def _fault(error: msgspec.ValidationError) -> tuple[str | None, str]:
 
 
 def _with_ids(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {name: _id(name, value) for name, value in fields.items() if name.endswith("_id")}
+    for name in ID_FIELDS:
+        if name in fields:
+            fields[name] = _id(name, fields[name])
+    return fields
 
 
 def _id(field: str, value: Any) -> str | None:
     """An id in the spelling of data.ids; None for none. Raises Rejection."""
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str):
+        value = _text_of_number(field, value)
+    elif len(value) > MAX_ID_TEXT:
+        raise Rejection(Reason.SCHEMA, field, f"the id has {len(value)} characters")
+    text, problem = _canonical(value)
+    if problem:
+        raise Rejection(Reason.SCHEMA, field, f"the id {problem}")
+    return text
+
+
+def _text_of_number(field: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise Rejection(Reason.SCHEMA, field, f"expected a text or a number, got {type(value).__name__}")
     if isinstance(value, float) and not value.is_integer():
         raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number with a fraction")
     if isinstance(value, float) and abs(value) >= MAX_EXACT_FLOAT:
         raise Rejection(Reason.SCHEMA, field, f"{value!r} is a number whose last digits are lost; send ids as text")
-    if isinstance(value, str) and len(value) > MAX_ID_TEXT:
-        raise Rejection(Reason.SCHEMA, field, f"the id has {len(value)} characters")
-    text, problem = _canonical(value if isinstance(value, str) else str(int(value)))
-    if problem:
-        raise Rejection(Reason.SCHEMA, field, f"the id {problem}")
-    return text
+    return str(int(value))
 
 
 @lru_cache(65_536)  # the same people and items come again and again
