@@ -123,8 +123,11 @@ class Platform:
         if not running:
             return None
         victim = rng.choice(running)
-        with suppress(psutil.NoSuchProcess):
-            victim.send_signal(signal.SIGKILL)
+        # MLflow's command starts the server as a child, which would go on serving.
+        children = victim.children(recursive=True) if target == REGISTRY else []
+        for process in (victim, *children):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
         return victim.pid
 
     def close(self) -> None:
