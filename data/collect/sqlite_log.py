@@ -177,20 +177,21 @@ class SqliteEventLog:
 
     def _sort_out(self, group: list[_Batch]) -> tuple[list[list[Receipt]], list[_Row], dict[bytes, IndexEntry]]:
         """The receipts of each batch, the rows to write, and the new entries of the index."""
-        known = self._index.find([index_key(message.message_id) for batch in group for message in batch.messages])
+        keys = [[index_key(message.message_id) for message in batch.messages] for batch in group]
+        known = self._index.find([key for of_batch in keys for key in of_batch])
         offset, receipts, rows = self._end, [], []
         new: dict[bytes, IndexEntry] = {}
-        for batch in group:
+        for batch, keys_of_batch in zip(group, keys, strict=True):
             of_batch: list[Receipt] = []
             kept: list[_Message] = []
-            for message in batch.messages:
-                key = index_key(message.message_id)
+            for message, key in zip(batch.messages, keys_of_batch, strict=True):
                 entry = new.get(key) or known.get(key)
                 if entry is None or entry.position.offset < self._first:  # that one was deleted
                     offset += 1
-                    new[key] = IndexEntry(Position(PARTITION, offset), message.fingerprint)
+                    position = Position(PARTITION, offset)
+                    new[key] = IndexEntry(position, message.fingerprint)
                     kept.append(_Message(message.message_id, message.fingerprint, message.events))
-                    of_batch.append(Receipt(Outcome.STORED, Position(PARTITION, offset)))
+                    of_batch.append(Receipt(Outcome.STORED, position))
                 else:
                     outcome = Outcome.DUPLICATE if entry.fingerprint == message.fingerprint else Outcome.CONFLICT
                     of_batch.append(Receipt(outcome, entry.position))
