@@ -15,6 +15,12 @@ from data.readers.sources import Source, read_source
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest remembers that a dataset had a consent column: another test's dataset of this name must not count."""
+    monkeypatch.setenv("TIDEGATE_STATE", str(tmp_path / "state"))
+
+
 @pytest.fixture(scope="session")
 def ingest_settings() -> Callable[..., params.Ingest]:
     """The section `ingest` for a foreign source, with the given values changed."""

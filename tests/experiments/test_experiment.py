@@ -215,7 +215,7 @@ def test_an_interrupted_experiment_keeps_its_start(tmp_path: Path) -> None:
         (["--minutes", "inf"], "MINUTES is 'inf'; expected a number of minutes above 0"),
         (["--workers", "0"], "WORKERS is 0; expected at least 1"),
         (["--seeds", "0"], "SEEDS is 0; expected at least 1"),
-        (["--name", "x"], "USERS, ITEMS, COLUMNS and NAME describe a SOURCE, which is missing"),
+        (["--name", "x"], "USERS, ITEMS, COLUMNS, NAME and NO_CONSENT describe a SOURCE, which is missing"),
         (["--source", "gone.csv"], "SOURCE: gone.csv does not exist"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_killed_worker_and_a_killed_server_come_back_by_themselves(edge: Edge,
     os.kill(server.find(deployed).pid, 9)
     answer = ask(edge, {"history": [{"item_id": "item-02", "event_time": "2026-01-01T00:00:00Z"}], "k": 4})
     assert (answer["source"], len(answer["items"])) == ("popular", 4)
-    server.start(deployed, lambda: verified_archives(deployed.model_store))  # its tokens are new
+    server.start(deployed, lambda: verified_archives(deployed))  # its tokens are new
     recovers(edge, "server")
 
 
