@@ -35,7 +35,7 @@ from web.keys import add_key, create
 
 BATCH, SINGLE, PACED, FLOOR = "batches of 100", "single events", "5,000 events/s", "bare server, batches of 100"
 BATCH_EVENTS, PACED_RATE = 100, 5_000
-CONNECTIONS = {BATCH: 8, SINGLE: 32, PACED: 8, FLOOR: 8}
+CONNECTIONS = {BATCH: 24, SINGLE: 64, PACED: 8, FLOOR: 8}
 RUDDERSTACK = 1_700  # events/s on 2 cores and 8 GB, by its documentation (infrastructure provisioning)
 READY_SECONDS = 60
 EVENT = (
