@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sqlite3
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FOR_OWNER_ONLY = 0o700
 CLEANING_SECONDS = 3600
+COLLECT_AFTER = 50_000  # new objects, between runs of the garbage collector; the default of 700 are a few events
 REPLAY_SECONDS = 1.0  # between looks for events to replay
 REPLAY_EVENTS = 200  # at once, so that replayed events do not hold up new ones
 MB = 1_000_000
@@ -138,6 +140,9 @@ class CollectService:
         self.collector = Collector(self.log, self.rejected)
         self._tasks = [asyncio.create_task(self.connections.run()), asyncio.create_task(self._clean_up())]
         self._tasks.append(asyncio.create_task(self._replay_rejected()))
+        gc.collect()
+        gc.freeze()  # what was loaded stays
+        gc.set_threshold(COLLECT_AFTER)
 
     async def stop(self) -> None:
         """Store what waits, and close."""
