@@ -12,8 +12,10 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
@@ -24,7 +26,8 @@ MIN_LENGTH = 6  # of a known secret: a shorter one would also hide parts of ordi
 # To the last @ of the word, because a password that nobody percent-encoded may hold any character. file:///a@b has no host.
 CREDENTIALS = re.compile(r"(://|%(?:25)*3a%(?:25)*2f%(?:25)*2f)(?!/|%(?:25)*2f)(\S*)(@|%(?:25)*40)", re.IGNORECASE)
 USER = re.compile(r"[\w.+-]*(:|%(?:25)*3a)", re.IGNORECASE)
-SECRET_NAME = r"""(?:[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?
+# Its first part begins where a word does: from each letter of a long word on it would be searched anew.
+SECRET_NAME = r"""(?:(?<![\w.-])[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?
     |account[_-]?key|private[_-]?key|credentials?|signature)|\bsig|\bpass)"""
 PARAMETER = re.compile(  # a quoted value, or one that ends at white space or &, less the punctuation behind it
     rf"""({SECRET_NAME}(?:["']?\s?(?:=|%(?:25)*3d)\s?|["']\s?:\s?))
@@ -41,18 +44,26 @@ KEY = re.compile(  # of AWS, of this project's endpoint, and private keys in PEM
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+# What every match of the three patterns above holds: most log lines hold none of it, and need no search.
+SECRET_WORD = re.compile(r"pass|pwd|secret|token|key|credential|sig|authorization", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|_KEY|ACCESS_KEY_ID)$")
 URL_PASSWORD = re.compile(r"://[^:/@\s]*:(\S+)@")
 
 
 def redact(text: str) -> str:
     """The text without secrets; `***` stands for each."""
+    return _hide(text, _known_secrets())
+
+
+def _hide(text: str, secrets: Sequence[str]) -> str:
     text = KEY.sub(HIDDEN, text)
-    for secret in _known_secrets():
+    for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    text = CREDENTIALS.sub(_hide_credentials, text)
-    for pattern in (HEADER, PARAMETER, YAML_VALUE):
-        text = pattern.sub(rf"\1{HIDDEN}", text)
+    if "://" in text or "%" in text:
+        text = CREDENTIALS.sub(_hide_credentials, text)
+    if SECRET_WORD.search(text):
+        for pattern in (HEADER, PARAMETER, YAML_VALUE):
+            text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
 
 
@@ -69,6 +80,7 @@ def install(error_texts: bool = True) -> None:
     Args:
         error_texts: False leaves the texts of exceptions out of logged tracebacks: they may quote what a client sent.
     """
+    _recent_secrets.cache_clear()
     logging.setLogRecordFactory(partial(RedactedRecord, error_texts))
     sys.excepthook = _print_traceback
     threading.excepthook = lambda caught: _print_traceback(caught.exc_type, caught.exc_value, caught.exc_traceback)
@@ -86,7 +98,7 @@ class RedactedRecord(logging.LogRecord):
             self.stack_info = redact(self.stack_info)
 
     def getMessage(self) -> str:
-        return redact(super().getMessage())
+        return _hide(super().getMessage(), _recent_secrets(time.monotonic() // 1))
 
 
 def _frames(error: BaseException | None) -> list[str]:
@@ -104,6 +116,12 @@ def _print_traceback(kind: type[BaseException], error: BaseException | None, whe
 def _hide_credentials(found: re.Match[str]) -> str:
     user = USER.match(found[2])
     return f"{found[1]}{user[0] if user else ''}{HIDDEN}{found[3]}"
+
+
+@lru_cache(1)
+def _recent_secrets(second: float) -> list[str]:
+    """The known secrets as of this second: to look through the environment for each log line takes too long."""
+    return _known_secrets()
 
 
 def _known_secrets() -> list[str]:
