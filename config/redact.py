@@ -44,8 +44,9 @@ KEY = re.compile(  # of AWS, of this project's endpoint, and private keys in PEM
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
-# What every match of the three patterns above holds: most log lines hold none of it, and need no search.
-SECRET_WORD = re.compile(r"pass|pwd|secret|token|key|credential|sig|authorization", re.IGNORECASE)
+# Each match of a pattern above holds one of these words. Most log lines hold none, and need no search.
+KEY_WORDS = ("AKIA", "ASIA", "tidegate_", "-----BEGIN")
+SECRET_WORDS = ("pass", "pwd", "secret", "token", "key", "credential", "sig", "authorization")
 SECRET_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|_KEY|ACCESS_KEY_ID)$")
 URL_PASSWORD = re.compile(r"://[^:/@\s]*:(\S+)@")
 
@@ -56,12 +57,14 @@ def redact(text: str) -> str:
 
 
 def _hide(text: str, secrets: Sequence[str]) -> str:
-    text = KEY.sub(HIDDEN, text)
+    if any(word in text for word in KEY_WORDS):
+        text = KEY.sub(HIDDEN, text)
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     if "://" in text or "%" in text:
         text = CREDENTIALS.sub(_hide_credentials, text)
-    if SECRET_WORD.search(text):
+    lower = text.lower()
+    if any(word in lower for word in SECRET_WORDS):
         for pattern in (HEADER, PARAMETER, YAML_VALUE):
             text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
