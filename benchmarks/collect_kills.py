@@ -76,7 +76,7 @@ class Collector:
 
 
 class Client:
-    """Sends batches until told to stop; `acknowledged` holds the ids that it may forget."""
+    """Sends batches until told to stop; `acknowledged` holds the ids of delivered events."""
 
     def __init__(self, number: int, url: str, key: str, stop: threading.Event) -> None:
         self._number, self._url, self._key, self._stop = number, url, key, stop

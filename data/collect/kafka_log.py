@@ -174,9 +174,9 @@ class KafkaEventLog:
             trace = not isinstance(error, (LogUnavailable, LogError, KafkaException))
             log.warning("the event log could not store a group of %d batches: %s", len(group), error, exc_info=trace)
             # Senders get no cause that names brokers.
-            told = error if isinstance(error, LogUnavailable) else LogUnavailable("events cannot be stored now")
+            failure = error if isinstance(error, LogUnavailable) else LogUnavailable("events cannot be stored now")
             for batch in group:
-                batch.answer.set_exception(told)
+                batch.answer.set_exception(failure)
             return
         for batch, of_batch in zip(group, results, strict=True):
             try:

@@ -1,6 +1,6 @@
 """Rejected events: kept as they came, with the reason and the field, to be searched, and replayed after a fix.
 
-The collector replays: it looks here for the events of which a command requested it. So a request needs no connection to
+The collector replays: it looks here for the events that a command marked. So a request needs no connection to
 the collector, survives both processes, and is as safe as the folder.
 """
 

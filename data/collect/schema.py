@@ -33,7 +33,7 @@ class Privacy(StrEnum):
     BEHAVIOR = "behavior"  # what a person did
     TRAIT = "trait"  # what a person is
     CONTEXT = "context"  # where, and with what
-    TECHNICAL = "technical"  # says nothing of a person
+    TECHNICAL = "technical"  # nothing about a person
 
 
 def _field(

@@ -181,7 +181,7 @@ class CollectService:
             await asyncio.sleep(CLEANING_SECONDS)
 
     async def _replay_rejected(self) -> None:
-        """Replay the rejected events of which it is requested, until cancelled."""
+        """Replay the rejected events that a command requested, until cancelled."""
         while True:
             settled = 0
             try:

@@ -343,7 +343,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _days(folder: Path) -> list[int]:
-    """The days of which there is a file, as numbers since 1970, oldest first."""
+    """The days that have a file, as numbers since 1970, oldest first."""
     return sorted((date.fromisoformat(path.stem.removeprefix("events-")) - EPOCH).days for path in folder.glob(FILES))
 
 

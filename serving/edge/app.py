@@ -16,7 +16,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
 
 from config.redact import install as install_redaction
 from data.columns import EVENT_TIME, ITEM, USER
@@ -42,7 +41,7 @@ from serving.edge.service import EdgeService
 from serving.edge.settings import EdgeSettings
 from serving.worker.request import RequestError, parse
 from web import connections
-from web.errors import ApiError
+from web.errors import ApiError, as_api_error
 from web.header_check import HeaderCheck
 from web.request_body import read_body
 from web.shutdown import CloseWhileDraining, drain_on_sigterm, end_with_parent
@@ -258,12 +257,4 @@ def error_response(request: Request, error: ApiError) -> Response:
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if isinstance(error, ApiError):
-        return error_response(request, error)
-    if error.status_code == 404:
-        return error_response(request, ApiError(404, "path", "unknown; see /docs"))
-    if error.status_code == 405:  # of all routes with this path; Starlette names the methods of the first only
-        routes = [route for route in request.app.routes if isinstance(route, Route) and route.path == request.url.path]
-        allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
-        return error_response(request, ApiError(405, "method", f"expected {allowed}", {"Allow": allowed}))
-    return error_response(request, ApiError(error.status_code, None, error.detail, dict(error.headers or {})))
+    return error_response(request, as_api_error(request, error))

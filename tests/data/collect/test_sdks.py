@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -86,23 +87,11 @@ def check_delivered(collector: FailingCollector, expected: int = VIEWS + 2) -> l
     return events
 
 
-def test_segments_python_sdk(failing: FailingCollector) -> None:
-    from segment.analytics.client import Client
-
-    client = Client(failing.key, host=failing.url, gzip=True)
-    client.identify("ann", {"plan": "free"})
-    client.page("ann", name="Home")
-    for number in range(VIEWS):
-        client.track("ann", "view", {"item_id": f"item-{number}"})
-    client.flush()
-    client.join()
-    check_delivered(failing)
-
-
-def test_rudderstacks_python_sdk(failing: FailingCollector) -> None:
-    from rudderstack.analytics.client import Client
-
-    client = Client(failing.key, host=failing.url)
+@pytest.mark.parametrize(
+    ("module", "options"), [("segment.analytics.client", {"gzip": True}), ("rudderstack.analytics.client", {})]
+)
+def test_python_sdks(failing: FailingCollector, module: str, options: dict[str, bool]) -> None:
+    client = importlib.import_module(module).Client(failing.key, host=failing.url, **options)
     client.identify("ann", {"plan": "free"})
     client.page("ann", name="Home")
     for number in range(VIEWS):
